@@ -1,1 +1,1 @@
-"""The door for plugins: hooks, the registry of named parts, option schemas read off signatures, and the loader."""
+"""How plugins extend gantk: hooks, the registry of named parts, option schemas read from signatures, the loader."""

@@ -1,4 +1,4 @@
-"""The whole plugin surface: its hooks. A plugin is a module named in the entry-point group `gantk`."""
+"""Declares every hook that a plugin can implement. A plugin is a module named in the entry-point group `gantk`."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ hookimpl = pluggy.HookimplMarker("gantk")
 
 @hookspec
 def gantk_register(add: Add) -> None:
-    """Offer parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
+    """Register parts by name: `add.method("mygan", "my_package.model:MyGAN")`.
 
     `add` has one function per kind (`method`, `generator`, `discriminator`, `loss`, `source`, `order`, `metric`,
     `augment`, `optimizer`, `schedule`, `intensity`, `post`, `format`, `exporter`, `features`, `baseline`, `tracker`,
-    `uncertainty`), each taking a name and a callable or a `"package.module:attribute"` string, imported at first use.
-    `add.recipes("my_package.recipes")` offers a package that holds TOML recipes, `add.suites("my_package.suites")` one
-    that holds suites of `gantk bench`, `add.models("my_package.models")` one that holds folders made by `gantk pack`.
-    A source with a class method `accepts(path)` is one that `--data PATH` may find.
+    `uncertainty`); it takes a name and a callable or a `"package.module:attribute"` string, imported at first use.
+    `add.recipes("my_package.recipes")` registers a package of TOML recipes, `add.suites("my_package.suites")` one of
+    `gantk bench` suites, `add.models("my_package.models")` one of folders made by `gantk pack`.
+    `--data PATH` chooses among the sources that have a class method `accepts(path)`.
     """
 
 
 @hookspec
 def gantk_commands(cli: click.Group) -> None:
-    """Attach click commands to the `gantk` command line: `cli.add_command(my_command)`.
+    """Add click commands to the `gantk` command line: `cli.add_command(my_command)`.
 
-    `cli.commands["data"].add_command(my_command)` adds one to a group, such as `gantk data`.
+    `cli.commands["data"].add_command(my_command)` adds a command to a group, here `gantk data`.
     """
 
 
 @hookspec
 def gantk_step(run, stage, step, logs, batch) -> None:
-    """Watch a training: called at every log point, on the first rank.
+    """Observe a training: called whenever a line is logged, on rank 0 only.
 
     `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished steps, `logs` the
-    line written to log.jsonl (a dict), `batch` the training batch (a dict of tensors, detached fakes included). All of
-    it only to be read.
+    line written to log.jsonl (a dict), `batch` the training batch (a dict of tensors, detached fakes included). Do not
+    modify any of them.
     """
 
 
 @hookspec
 def gantk_tested(run, tested, result, scorer) -> None:
-    """Keep what the test images came to, on the first rank, before metrics.json is written.
+    """Use the evaluated test images, or add scores, on rank 0 before metrics.json is written.
 
-    `run` is the run folder (pathlib.Path), `tested` by direction, such as "a_to_b", a gantk.metrics.evaluate.Tested,
-    `result` what metrics.json will hold, to which scores may be added, and under `lines` what a person is told,
-    `scorer` the gantk.metrics.evaluate.Scorer.
+    `run` is the run folder (pathlib.Path), `tested` maps a direction, such as "a_to_b", to its
+    gantk.metrics.evaluate.Tested, `result` is the content of metrics.json, to which scores may be added, and its
+    `lines` are printed; `scorer` is the gantk.metrics.evaluate.Scorer.
     """
 
 
 @hookspec
 def gantk_report(record):
-    """Add a section to report.html; None: nothing to add.
+    """Return a section of report.html as a dict, or None for no section.
 
-    `record` is the gantk.report.run_record.RunRecord. A section is a dict: `folder` and `template` (a file there, which
-    sees the page's variables and itself as `section`), and as it needs them `styles` and `scripts` (files there), and
-    `policy`, what its scripts may do beyond drawing, by directive of a Content-Security-Policy.
+    `record` is the gantk.report.run_record.RunRecord. Keys: `folder`; `template`, a file in it that is rendered with
+    the page's variables and with the dict as `section`; optional `styles` and `scripts`, files in it; optional
+    `policy`, Content-Security-Policy directives for what the scripts may do beyond drawing.
     """
 
 
 @hookspec
 def gantk_check(model) -> None:
-    """Refuse a training, new or resumed, by a UserError before anything of it is written; on every rank.
+    """Raise a UserError to refuse a new or resumed training before it writes anything; called on every rank.
 
     `model` is the checked recipe, a gantk.recipe.tables.Model.
     """
@@ -76,7 +76,7 @@ def gantk_check(model) -> None:
 
 @hookspec
 def gantk_end(run) -> None:
-    """See a training off, on the first rank: finished with its scores and report, stopped by Ctrl-C, or failed.
+    """Called on rank 0 when a training ends: finished with scores and report, stopped by Ctrl-C, or failed.
 
     `run` is the run folder (pathlib.Path).
     """
@@ -84,111 +84,111 @@ def gantk_end(run) -> None:
 
 @hookspec
 def gantk_input(image, frame) -> str | None:
-    """A warning about an image that is about to be translated; None: nothing speaks against it.
+    """Check an image before its translation; returns a warning, or None.
 
-    `image` is a gantk.formats.image.Image, `frame` a gantk.inference.pipeline.Frame: what the model expects. The same
-    words for several images of a folder are one line with their number.
+    `image` is a gantk.formats.image.Image; `frame`, a gantk.inference.pipeline.Frame, describes what the model expects.
+    A warning that several images of a folder share is printed once, with the number of images.
     """
 
 
 @hookspec
 def gantk_output(given, made, frame) -> str | None:
-    """A warning about what became of an image, told as those of `gantk_input`; None: nothing speaks against it.
+    """Check a translation against its input; returns a warning, printed like those of `gantk_input`, or None.
 
-    `given` and `made` are arrays (C, *spatial) of the image and its translation, of large ones every n-th pixel;
-    `frame` as there.
+    `given` and `made` are arrays (C, *spatial) of the image and its translation, every n-th pixel of large ones;
+    `frame` as in `gantk_input`.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_results(files, target, frame, model):
-    """Name the results of a translation into a folder in another way than their inputs; None: not this plugin's affair.
+    """Choose the file names of a folder of translations; returns an object as below, or None for the default names.
 
-    `files` are the inputs' paths, `target` is the folder, `frame` a gantk.inference.pipeline.Frame, `model` the name
-    and sha256 of the weights. Returns an object with `name(files, tail, contrast)`, the path below the folder, without
-    suffix, of what becomes of these files (tail: "-2" of variants, "_uncertainty", else ""), or None to leave them out;
-    and `written(path, files, contrast)`, called for each result; `writing`, if it has one, with the same before each,
-    and `warned(files, line)` with each warning of plugins about an input.
+    `files` are the inputs' paths, `target` is the output folder, `frame` a gantk.inference.pipeline.Frame, `model` the
+    name and sha256 of the weights. The object has `name(files, tail, contrast)`: the result's path below the folder,
+    without suffix, or None to skip these inputs (tail: "-2" for variants, "_uncertainty", else ""); and
+    `written(path, files, contrast)`, called after each result. Optional: `writing`, called with the same arguments
+    before each result, and `warned(files, line)`, called with each plugin's warning about an input.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_done(folder, asked):
-    """Remember what is done of a translation into `folder`, for the next call of it; None: nothing is.
+    """Record which files of a translation into `folder` are finished, so that a repeated call skips them.
 
-    `asked` says by which weights and how. Returns a context manager with `results(job)`, the paths that a
-    gantk.inference.translation.Job became in an earlier call, or None, and `add(job, paths)`, called at its end.
+    `asked` identifies the weights and options. Returns a context manager, or None for no record. Its `results(job)` are
+    the paths an earlier call wrote for a gantk.inference.translation.Job, or None; `add(job, paths)` records a job.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_phases(method, phases, train, notes):
-    """Change how a training's phases are computed, before its first step; None: not this plugin's affair.
+    """Replace the phases of a training before its first step; returns a list of Phase, or None to keep them.
 
-    `method` is a gantk.Method on its device, `phases` its list of Phase, `train` the recipe's [train] table. Returns
-    the phases to run in their place, such as copies with another `loss`; what a user should know goes to `notes`.
+    `method` is a gantk.Method on its device, `phases` its list of Phase, `train` the recipe's [train] table. The
+    result may be copies of the phases with another `loss`; append messages for the user to `notes`.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_steps(engine, graph):
-    """Take a training's steps in another way than operator by operator; None: not this plugin's affair.
+    """Replace how training steps are executed, for example by a CUDA graph; returns a callable object, or None.
 
-    `engine` is a gantk.training.engine.Engine; `graph` as it was given. Returns an object that is called with a kind of
-    step and its batch, does what `engine.take(batch)` does and returns the same; `forget()` tells it of other shapes.
+    `engine` is a gantk.training.engine.Engine, `graph` its argument of that name. The object is called with the kind of
+    step and the batch; it does and returns what `engine.take(batch)` does. `forget()` is called when shapes change.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_load(model, device):
-    """Open a model of a kind of yours, as a gantk.inference.pipeline.TrainedModel; None: not this plugin's affair.
+    """Load a model of the plugin's own kind; returns a gantk.inference.pipeline.TrainedModel, or None for other kinds.
 
-    `model` is what `gantk.load` was given: a path, or several; `device` as there.
+    `model` (one or several paths) and `device` are the arguments of `gantk.load`.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_translate(model, images, to, look, progress, grad):
-    """Translate images of a library of yours, and return the same kind; None: not this plugin's affair.
+    """Translate images of another library's type; returns the same type, or None for types it does not know.
 
-    `model`, `images`, `to`, `look`, `progress`, `grad`: what `model.translate` is, and was given.
+    `model` is the trained model; `images`, `to`, `look`, `progress`, `grad` are the arguments of `model.translate`.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_model(address, say):
-    """The folder of a trained model that is named by an address, fetched where need be; None: not this plugin's affair.
+    """Return the folder of the trained model at an address, downloaded if necessary; None for unknown addresses.
 
-    `address` is a text such as "hf://user/name@revision"; `say` takes lines of text: which version it is.
+    `address` is a text such as "hf://user/name@revision"; `say` prints a line of text: which version was chosen.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_keep(data, folder, domains):
-    """Keep `data`, what `gantk.run(data=...)` was given, as files in `folder`; None: not this plugin's affair.
+    """Write `data`, the argument of `gantk.run(data=...)`, as files into `folder`; None for types it does not know.
 
-    `domains` are the recipe's. Returns its data.source, as a table, and in words what was kept.
+    `domains` are the recipe's. Returns the table for data.source and a sentence that describes what was written.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_split(records, file, folds, fold):
-    """Give images the set that a file says; None: not this plugin's affair.
+    """Assign images to training, validation and test sets as a file states; None for files it does not know.
 
-    `records` are gantk.Record, `file`, `folds` and `fold` as in data.split. Returns the records to be used, each with
-    its `split`, and what split.json keeps of the file, a dict.
+    `records` are gantk.Record; `file`, `folds` and `fold` are keys of data.split. Returns the records to use, each with
+    its `split`, and a dict about the file for split.json.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_subjects(items, how):
-    """The patient of each image whose folder says none; None: not this plugin's affair.
+    """Return the patient of each image, read from file names, where no folder names one; None: cannot tell.
 
-    `items` are gantk.data.sources.reader.Item; `how` an unsure reading is dealt with: "take" it, "ask" by a UserError,
-    "" drop it, a list drop it and add that UserError to the list.
+    `items` are gantk.data.sources.reader.Item. `how` handles uncertain results: "take" accepts them, "ask" raises a
+    UserError, "" drops them, a list drops them and receives that UserError.
     """
 
 
 @hookspec(firstresult=True)
 def gantk_html(run):
-    """HTML by which a notebook shows `run`, a gantk.Run; None: not this plugin's affair."""
+    """Return the HTML that a notebook displays for `run`, a gantk.Run; None for the plain text."""

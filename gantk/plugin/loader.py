@@ -1,4 +1,4 @@
-"""Finding and loading plugins: every installed distribution's `gantk` entry points, ours included, one by one."""
+"""Finds and loads plugins: the `gantk` entry points of every installed distribution, gantk's own included."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plugin:
-    """One entry point: its name, the distribution it came in, and why it did not load (None where it did)."""
+    """One entry point: its name, its distribution, and the error that stopped it from loading (None: it loaded)."""
 
     name: str
     distribution: str
@@ -35,7 +35,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one process works with: the registry, the hooks, and the plugins as found."""
+    """The plugins of one process: the registry, the hooks, and the list of entry points."""
 
     registry: Registry
     hook: pluggy.HookRelay
@@ -44,21 +44,21 @@ class Loaded:
 
 @functools.cache
 def load() -> Loaded:
-    """Load every plugin once per process; a broken one is recorded and its siblings load."""
+    """Load every plugin, once per process; a plugin that fails is recorded, and the others load."""
     manager = pluggy.PluginManager("gantk")
     manager.add_hookspecs(hookspecs)
     registry, plugins, owners = Registry(), [], {}
     _register(manager, registry, builtins, "gantk", "gantk")
     for point, distribution in sorted(_entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)):
         label, problem = point.name, None
-        if label in owners:  # pluggy would skip the second one in silence
+        if label in owners:  # pluggy would skip the second plugin without a message
             problem = f"the plugin name '{label}' is taken by the distribution '{owners[label]}'"
             label = f"{label}@{distribution.name}"
         else:
             owners[label] = distribution.name
             try:
                 _register(manager, registry, point.load(), label, distribution.name)
-            except (Exception, SystemExit) as error:  # whatever a third party's import raises must not stop the others
+            except (Exception, SystemExit) as error:  # no error of a plugin's import may stop the other plugins
                 problem = f"{type(error).__name__}: {told(error)}"
                 if manager.has_plugin(label):
                     manager.unregister(name=label)
@@ -69,12 +69,12 @@ def load() -> Loaded:
 
 
 def registry() -> Registry:
-    """The registry of this process, filled."""
+    """The registry with the parts of all plugins."""
     return load().registry
 
 
 def attach_commands(cli: click.Group) -> None:
-    """Let every plugin attach its commands; one that fails, or takes a command's name, is recorded and left out."""
+    """Add every plugin's commands to `cli`; a plugin that fails, or reuses a command name, is recorded and skipped."""
     loaded = load()
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
         before = dict(cli.commands)
@@ -94,31 +94,31 @@ def attach_commands(cli: click.Group) -> None:
 
 
 def _register(manager: pluggy.PluginManager, registry: Registry, plugin: Any, name: str, owner: str) -> None:
-    """Register one plugin and enter what it offers, all or nothing."""
+    """Register one plugin and all its parts; none of its parts where it raises."""
     manager.register(plugin, name=name)
     add = Add(owner)
     for implementation in manager.hook.gantk_register.get_hookimpls():
-        if implementation.plugin is plugin:  # alone, so that its entries know their owner
+        if implementation.plugin is plugin:  # only this plugin, so that its entries carry its owner
             _call(implementation, add)
     add.commit(registry)
 
 
 def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
-    """Call a plugin's own function; like pluggy, with the argument where it asks for it."""
+    """Call a plugin's function; like pluggy, passes the argument only where the function declares one."""
     implementation.function(*[argument for _ in implementation.argnames])
 
 
 def _entry_points():
-    """(entry point, distribution) once each: a distribution may be on the path twice, as in an editable install."""
+    """(entry point, distribution) without duplicates: an editable install puts a distribution on the path twice."""
     found = {}
     for distribution in importlib.metadata.distributions():
         if points := distribution.entry_points.select(group="gantk"):
-            # Asked for once: each time all of its metadata are parsed.
+            # Read once: each access to `name` or `version` parses all metadata again.
             known = SimpleNamespace(name=distribution.name, version=distribution.version)
             name = re.sub(r"[-_.]+", "-", known.name).lower()
             for point in points:
                 found.setdefault((name, point.name), (point, known))
-    if not any(name == "gantk" for name, _ in found):  # a checkout that nobody installed: `python -m gantk` there
+    if not any(name == "gantk" for name, _ in found):  # `python -m gantk` in a checkout that is not installed
         root, source = Path(__file__).parents[2], SimpleNamespace(name="gantk", version="source")
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         sys.path += [str(root / folder) for folder in ("plugins", "benchmarks") if str(root / folder) not in sys.path]
@@ -128,7 +128,7 @@ def _entry_points():
 
 
 def installed(name: str) -> str | None:
-    """The version of an installed distribution; None where there is none."""
+    """The version of an installed distribution; None where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Names to things: every part of gantk, ours or a third party's, is an entry here, and knows who registered it."""
+"""Maps (kind, name) to an entry: every part of gantk, its own or a third party's, with the distribution it is from."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ KINDS = {
     "schedule": "the learning rate over the training",
 }
 
-PACKAGES = ("recipes", "suites", "models")  # offered by the folder: (package, distribution), see `gantk_register`
-RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}  # names of 0.1
+PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
+RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}  # names in version 0.1
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name: its kind, its target (a callable, or "package.module:attribute") and who offered it."""
+    """One registered name: its kind, its target (a callable, or "package.module:attribute") and its distribution."""
 
     kind: str
     name: str
     target: Callable[..., Any] | str
-    owner: str  # the distribution that offered it
+    owner: str  # the distribution that registered it
 
     def load(self) -> Callable[..., Any]:
-        """The callable itself, imported now if it was a string; UserError naming the owner where that fails."""
+        """The target, imported first if it is a string; UserError that names the owner where the import fails."""
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
@@ -65,13 +65,13 @@ class Registry:
     """All entries, by kind and name."""
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # offered twice: by whom
+    contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # name registered twice -> by whom
     packages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {kind: [] for kind in PACKAGES})
     broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
-    cache: dict[str, Any] = field(default_factory=dict)  # what others derive from the entries, until one is added
+    cache: dict[str, Any] = field(default_factory=dict)  # values computed from the entries; cleared by `add`
 
     def add(self, entry: Entry) -> None:
-        """Keep an entry; a name offered twice belongs to nobody until one of the two packages gives it up."""
+        """Add an entry; a name that two distributions register can be used from neither until one is removed."""
         key = (entry.kind, entry.name)
         self.cache.clear()
         if key in self.contested:
@@ -109,7 +109,7 @@ class Registry:
 
 
 class Add:
-    """What a plugin's `gantk_register(add)` is given: one function per kind, `recipes`, `suites` and `models`."""
+    """The argument of a plugin's `gantk_register(add)`: one function per kind, and `recipes`, `suites`, `models`."""
 
     def __init__(self, owner: str):
         self._owner = owner
@@ -124,7 +124,7 @@ class Add:
         return lambda name, target: self._entries.append(Entry(kind, name, target, self._owner))
 
     def commit(self, registry: Registry) -> None:
-        """Enter all that was offered: called once the plugin has loaded without an error."""
+        """Add all collected entries to the registry: called once the plugin has loaded without an error."""
         for entry in self._entries:
             registry.add(entry)
         for kind, package in self._packages:

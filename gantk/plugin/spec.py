@@ -1,4 +1,4 @@
-"""The signature is the schema: what a recipe may say to a part is read off the part's keyword-only parameters."""
+"""The signature is the schema: the options of a part are its keyword-only parameters, checked by pydantic."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pydantic_core import PydanticCustomError, core_schema
 from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
 
-SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))  # how pydantic calls the ends of a range
+SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))  # pydantic's names for the bounds of a range
 
-Problem = UserError  # its name in 0.1, where it held the keys that lead to an `error`
+Problem = UserError  # its name in version 0.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Kind:
                 fit = [entry.name for entry in registry().of_kind(self.kind) if self._fits(entry.load())]
                 raise UserError(f"the {self.kind} '{part.name}' cannot be used here", allowed=fit)
             return part
-        except UserError as error:  # pydantic then knows which parameter it was
+        except UserError as error:  # as pydantic's own error, which records the parameter
             raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
     def _fits(self, target: Callable[..., Any]) -> bool:
@@ -99,7 +99,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-# What `help(gantk.Generator)` and the others say: how a method asks for such a part, its call and its result.
+# The text of `help(gantk.Generator)` and the others: a parameter of that type, the part's call and its result.
 SEEN = "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
 for _name, _words in {
     "Generator": f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
@@ -141,9 +141,9 @@ class Table(BaseModel):
 
 
 def bind(kind: str, value: Any) -> Part:
-    """The part that a recipe's value names: a bare name, or a table with `name` and options.
+    """Build the part that a recipe's value names; the value is a bare name, or a table with `name` and options.
 
-    UserError with the nearest spelling and what is allowed; its `path` holds the keys that lead to the mistake.
+    UserError with the nearest spelling and the allowed names; its `path` holds the keys that lead to the mistake.
     """
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
@@ -156,7 +156,7 @@ def bind(kind: str, value: Any) -> Part:
 
 
 def bind_or_raise(kind: str, value: Any) -> Part:
-    """`bind` for use outside a recipe: the error's place names the option itself."""
+    """`bind` for use outside a recipe: the error's `where` names the option."""
     try:
         return bind(kind, value)
     except UserError as error:
@@ -164,20 +164,20 @@ def bind_or_raise(kind: str, value: Any) -> Part:
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
-    """`values` as that model; UserError with the first mistake, in a recipe's words. `owner` is who has the options."""
+    """Validate `values` against a model, returned; UserError with the first mistake, `owner` as its subject."""
     try:
-        # JSON's rules are a recipe's: a list may stand for a tuple, a text never for a number
+        # Validated as JSON, whose rules recipes follow: a list may stand for a tuple, a text never for a number.
         return model.model_validate_json(json.dumps(_with_default_names(model, values)))
     except ValidationError as error:
-        # a misspelt key may also leave the right one missing: the spelling is the mistake
+        # A misspelt key often leaves the right one missing: report the misspelt key first.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise _in_our_words(model, first, owner) from None
-    except (TypeError, ValueError, RecursionError) as error:  # a number of thousands of digits, a list in itself
+    except (TypeError, ValueError, RecursionError) as error:  # such as 5,000 digits, or a list that contains itself
         raise UserError(f"{owner} has a value that no recipe can hold: {told(error)}") from None
 
 
 def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options alone are the default part's: `generator = { width = 32 }`, or `--set train.optimizer.lr=1e-4`."""
+    """Add the default `name` to tables without one: `generator = { width = 32 }`, `--set train.optimizer.lr=1e-4`."""
     named = dict(values)
     for key, field in model.model_fields.items():
         value, inner = named.get(key), field.annotation
@@ -191,7 +191,7 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
 
 
 def _in_our_words(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:
-    """pydantic's report as an error with its path: pydantic speaks JSON, a recipe is TOML."""
+    """Convert one pydantic error into a UserError with its path, with TOML's terms in place of JSON's."""
     *parents, key = path = tuple(error["loc"])
     if error["type"] == "gantk":
         found = error["ctx"]["error"]
@@ -223,7 +223,7 @@ def _fields_at(model: Any, path: list) -> list[str]:
 
 
 def _kind_of(marks: tuple) -> str | None:
-    """The kind of part that an annotation asks for; None where it is no part."""
+    """The kind of part in an annotation's metadata; None where the annotation is not a part."""
     return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
 
 
@@ -232,7 +232,7 @@ def _one(kind: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A bound value as TOML can hold it."""
+    """Convert a bound value to types that TOML has: tables for parts, lists for tuples, None left out."""
     if isinstance(value, Part):
         return value.table()
     if isinstance(value, (list, tuple)):
@@ -247,17 +247,17 @@ def plain(value: Any) -> Any:
 
 @functools.cache
 def options_model(target: Callable[..., Any]) -> type[BaseModel]:
-    """The options of a callable, its keyword-only parameters, as a pydantic model.
+    """The keyword-only parameters of a callable as a pydantic model.
 
-    A parameter whose default is a dataclass stands for its fields: parts share options by sharing the dataclass.
+    A parameter whose default is a dataclass is replaced by its fields, so that parts can share a group of options.
     """
     described = {name: (hint, default) for name, hint, default in _options(target)}
     return create_model(getattr(target, "__name__", "options"), __base__=Table, **described)
 
 
 def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(name, type, default or ... where there is none) of each option."""
-    # a dataclass' own hints are looked up where each was written: its fields may be another module's
+    """(name, type, default) of each option; the default is ... where the option is required."""
+    # Type hints of a dataclass come from the class: inherited fields may be annotated in another module.
     whole = "__dataclass_fields__" in vars(target) or _is_table(target)
     own = target.__init__ if inspect.isclass(target) and not whole else target
     hints = get_type_hints(own, include_extras=True)
@@ -274,14 +274,14 @@ def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
 
 @functools.cache
 def _groups(target: Callable[..., Any]) -> dict[str, type]:
-    """The keyword-only parameters that stand for the fields of a dataclass."""
+    """The keyword-only parameters whose default is a dataclass, with that dataclass."""
     found = inspect.signature(target).parameters.items()
     marked = {name: type(p.default) for name, p in found if p.kind is p.KEYWORD_ONLY}
     return {name: kind for name, kind in marked.items() if is_dataclass(kind)}
 
 
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
-    """(name, type, default, comment) of each option; the comment is the one that stands beside it in the source."""
+    """(name, type, default, comment) of each option; the comment is read from the option's line in the source."""
     comments, rows = _comments(target), []
     for group in _groups(target).values():
         comments |= _comments(group)
@@ -293,7 +293,7 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
 
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
-    """The trailing comment of each parameter's line in the signature; of a dataclass those of its fields."""
+    """The trailing comment of each parameter's line in the signature, or of each field's line of a dataclass."""
     comments: dict[str, str] = {}
     own = target.__init__ if inspect.isclass(target) and not _is_table(target) else target
     for source in target.__mro__[:-1] if is_dataclass(target) else [own]:
@@ -311,7 +311,7 @@ def _is_table(hint: Any) -> bool:
 
 
 def _type_in_words(hint: Any) -> str:
-    """What may be written: choices by their values, parts by their kind."""
+    """A type as shown to users: choices by their values, parts by their kind."""
     inner, origin = get_args(hint), get_origin(hint)
     if _is_table(hint):
         return "table"
