@@ -1,1 +1,1 @@
-"""What every exporter of trained models shares."""
+"""Code that all exporters of trained models share."""

@@ -1,4 +1,4 @@
-"""One direction of a trained model as an exporter gets it, compared with PyTorch on real images before it is kept."""
+"""Prepares one direction of a trained model for an exporter, and compares the written file with PyTorch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gantk.plugin.loader import registry
 from gantk.runs.checkpoint import load_meta
 from gantk.runs.models import data_of
 
-IMAGES = {2: 4, 3: 2}  # real images that are compared, by dimensions
-SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}  # that they are of: the first with any
-TOLERANCE = 1e-3  # of the range; float32 on both sides usually differs by a thousandth of that
+IMAGES = {2: 4, 3: 2}  # number of real images to compare, by dimensions
+SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}  # taken from the first set with images
+TOLERANCE = 1e-3  # of the range; two float32 implementations usually differ by a thousandth of that
 
 
 def export(run: Path, format: str, out: Path, to: str | None, tolerance: float | None, say: Callable) -> Path:
-    """See `gantk.api.export`."""
+    """Export a trained model to a file and return its path: see `gantk.api.export`."""
     tolerance = TOLERANCE if tolerance is None else tolerance
     exporter = registry().get("exporter", format).load()()
     exporter.check(out)
@@ -48,9 +48,9 @@ def export(run: Path, format: str, out: Path, to: str | None, tolerance: float |
 
 
 class Network(nn.Module):
-    """A method's translations of images (N, C, *size), or ("image") its images from noise (N, latent) and labels (N,).
+    """Translates images (N, C, *size) to a domain `letter`; "image" samples from noise (N, latent) and labels (N,).
 
-    Float32 on the CPU, in evaluation mode, and without the method's networks that take no part in it.
+    A float32 copy of the method on the CPU in evaluation mode, without the networks that the direction does not use.
     """
 
     def __init__(self, method: Any, letter: str, *inputs: Tensor):
@@ -66,7 +66,7 @@ class Network(nn.Module):
         for hook in hooks:
             hook.remove()
         for name in {name for name, _ in parts} - used:
-            vars(self.method)[name] = self.method._modules.pop(name)  # there, but no part of the network
+            vars(self.method)[name] = self.method._modules.pop(name)  # still an attribute, but no longer a submodule
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         noise = self.letter == "image"
@@ -74,11 +74,10 @@ class Network(nn.Module):
 
 
 class Direction:
-    """One direction of a trained model, or its images from noise, with all that an exporter asks of it.
+    """One direction of a trained model, or its sampling from noise, as an exporter needs it.
 
-    `network` is to be written, `inputs` (arrays, N > 1) and what PyTorch makes of them, `expected(*inputs)`, to be
-    compared; `name` and `on` say in words what the direction and the inputs are, `why` they are no real images;
-    `saved` is the checkpoint's meta.json.
+    `network` is the module to export; `inputs` are arrays (N > 1), `expected(*inputs)` PyTorch's outputs for them;
+    `name` describes the direction, `on` the inputs, `why` the reason for drawn inputs; `saved` is meta.json's content.
     """
 
     def __init__(self, translator: Translator, to: str | None):
@@ -88,7 +87,7 @@ class Direction:
             what = f"the method '{model.method.name}' cannot be exported: it does not offer its generator"
             raise UserError(what, remedy="make images with `gantk sample` instead")
         self.letter = "image" if self.samples else translator.domain(to)
-        self.target = translator.intensity[self.letter]  # the intensity mapping of what comes out
+        self.target = translator.intensity[self.letter]  # the intensity mapping of the outputs
         self.saved = load_meta(translator.checkpoint)
         if self.samples:
             classes = len(method.geometry.classes) if method.conditional else 0
@@ -102,7 +101,7 @@ class Direction:
         self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))
 
     def _images(self) -> np.ndarray:
-        """Real images as the network sees them, held-out ones where there are any; noise where the data are gone."""
+        """Real images in network intensities, held-out ones where there are any; noise where the data are missing."""
         model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
         count, size = IMAGES[model.data.dims], method.geometry.size
         try:
@@ -111,7 +110,7 @@ class Direction:
             shown = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
             split, records = next(each for each in shown if each[1])
             images = [data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]]
-            images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]  # their middle
+            images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]  # their centre
             self.on = f"{counted(images, f'{SPLITS[split]} image')} of {self.translator.frame(self.letter).source}"
             return np.stack(images if len(images) > 1 else [*images, np.flip(images[0], -1)])
         except (UserError, OSError) as error:
@@ -120,16 +119,17 @@ class Direction:
         return np.random.default_rng(0).uniform(*method.geometry.range, shape).astype(np.float32)
 
     def expected(self, *inputs: np.ndarray) -> np.ndarray:
-        """PyTorch's answer."""
+        """PyTorch's outputs for these inputs."""
         with torch.no_grad():
             return self.network(*map(torch.from_numpy, inputs)).numpy()
 
     def checked(
         self, found: Callable[..., np.ndarray], what: str, tolerance: float, *, batches: bool = True, larger: int = 0
     ) -> dict[str, Any]:
-        """How far a file's network `found` is from PyTorch's, in shares of the range; GantkError above the tolerance.
+        """Compare a file's network `found` with PyTorch; returns the differences, GantkError above the tolerance.
 
-        `batches` says whether it takes more than one image at a time, `larger` by how many pixels their sides may grow.
+        Differences are shares of the intensity range. `batches`: whether the file takes more than one image at a time;
+        `larger`: pixels by which the sides of a larger test image grow, 0 = no larger image.
         """
         low, high = self.target.range
         count = len(self.inputs[0])
@@ -153,7 +153,7 @@ class Direction:
 
 
 def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray, ...]) -> None:
-    """UserError where a network draws random numbers in use, or mixes the images of a batch: no file can do that."""
+    """UserError where a network is random in use, or mixes the images of a batch: an exported file cannot do that."""
     first, again = network(*inputs), network(*inputs)
     if not np.isfinite(first).all():
         raise UserError("the network answers with values that are not finite: its training has diverged")

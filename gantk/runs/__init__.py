@@ -1,1 +1,1 @@
-"""The run folder: its file names, its checkpoints, and the trained method read back out of it."""
+"""The run folder: its file names, its checkpoints, and loading a trained method from it."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that is there whole or not at all. Tensors are safetensors; nothing is ever unpickled."""
+"""Writes and reads checkpoints: folders that appear only when complete. Tensors are safetensors, never pickles."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None, meta: dict) -> Path:
-    """Write `folder/step-N` and return it.
+    """Write the checkpoint `folder/step-N` and return its path.
 
-    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json, its tensors to state.safetensors;
-    None writes none.
-    A state holds tensors, numbers, strings, None, lists and dicts; UserError where it holds anything else. Tuples come
-    back as lists, and texts that are whole numbers, as keys, as numbers.
+    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json and its tensors to
+    state.safetensors; no state files where `state` is None.
+    A state holds tensors, numbers, strings, None, lists and dicts; UserError for any other type. `load_state` returns
+    tuples as lists, and keys such as "12" as whole numbers.
     """
     held: dict[str, Tensor] = {}
 
@@ -49,7 +49,7 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
         return {"$tensor": name, "$order": order}
 
     with whole_folder(final := path_of(folder, step)) as made:
-        described = json.dumps(state, default=hold).encode()  # which fills `held`
+        described = json.dumps(state, default=hold).encode()  # fills `held`
         written = {"weights.safetensors": _safetensors(weights)}
         if state is not None:
             written |= {"state.json": [described], "state.safetensors": _safetensors(held)}
@@ -64,8 +64,8 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file in parts, a tensor each: a training's memory would not hold all of it a second time."""
-    ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))  # starts are aligned
+    """Yield a safetensors file tensor by tensor: a copy of the whole file may not fit into memory during training."""
+    ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))  # aligns the offsets
     header, end = {}, 0
     for name, tensor in ordered:
         if tensor.dtype not in DTYPES:
@@ -87,30 +87,30 @@ def _hashed(digest: Any, part: bytes | memoryview) -> bytes | memoryview:
 def prune(
     folder: Path, keep: int, also: Collection[int] = (), regular: Callable[[int], bool] = lambda step: True
 ) -> None:
-    """Drop all checkpoints but the newest `keep` regular ones, the newest `keep` after these, and the steps `also`."""
-    for stale in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote or dropped one
+    """Delete all checkpoints but the newest `keep` regular ones, the newest `keep` after them and the steps `also`."""
+    for stale in folder.glob(".step-*.tmp"):  # left by a process killed while it wrote or deleted a checkpoint
         shutil.rmtree(stale)
     steps = steps_saved(folder)
     kept = [step for step in steps if regular(step)]
     later = [step for step in steps if not kept or step > kept[-1]]
     for old in {*steps} - {*kept[-keep:], *later[-keep:], *also}:
-        checkpoint = path_of(folder, old)  # its name goes first: a half removed one is never taken for a whole one
+        checkpoint = path_of(folder, old)  # renamed first: a half deleted folder must not look like a checkpoint
         shutil.rmtree(checkpoint.rename(temporary_beside(checkpoint)))
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies, or would."""
+    """The path of a step's checkpoint, whether it exists or not."""
     return folder / f"step-{step:06d}"
 
 
 def steps_saved(folder: Path) -> list[int]:
-    """The steps of all whole checkpoints of a run, ascending."""
+    """The steps of all complete checkpoints of a run, ascending."""
     found = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*") if (path / "meta.json").is_file())
     return sorted(int(match[1]) for match in found if match)
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
-    """meta.json of a checkpoint."""
+    """The content of a checkpoint's meta.json; UserError where it is damaged or in a newer format."""
     meta = _read(checkpoint / "meta.json", lambda path: checked(content(path), SCHEMAS[path.name]))
     if meta["format"] > FORMAT:
         what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
@@ -119,13 +119,13 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
 
 
 def _sha256_of_meta(meta: dict[str, Any]) -> str:
-    """The SHA-256 of what meta.json says beside its list of them."""
+    """The SHA-256 of meta.json without its own "sha256" entry."""
     plain = {key: value for key, value in meta.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
-    """meta.json of a checkpoint that a recipe's method wrote; UserError where another one did."""
+    """The content of a checkpoint's meta.json; UserError where another method than `method` wrote it."""
     meta = load_meta(checkpoint)
     if meta.get("method") != method:
         what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{method}'"
@@ -134,14 +134,14 @@ def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Tensors by name; UserError where the file is damaged or something else dressed up as one."""
+    """The checkpoint's weights by name; UserError where the file is damaged or not a safetensors file."""
     return _read(checkpoint / "weights.safetensors", load_file)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Optimizers and the rest; of 0.1, state.pt by torch's restricted reader: a pickle that would run code is refused.
+    """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it fits the networks.
 
-    Nothing in it has been compared with what it is for: see `Engine.load_state_dict`.
+    A state.pt of version 0.1 is read by torch's restricted reader, which refuses a pickle that would run code.
     """
     old = checkpoint / "state.pt"
     if old.is_file():
@@ -159,14 +159,14 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _unpickled(path: Path) -> Any:
-    with zipfile.ZipFile(path) as parts:  # torch packs nothing: what grows is no state of a training
+    with zipfile.ZipFile(path) as parts:  # torch does not compress: a file that grows when unpacked is not torch's
         if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
             raise ValueError("it unpacks to more than it is")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load weights by name; UserError that names the first difference where they belong to another network."""
+    """Load weights into a module by name; UserError that names the first tensor that differs or is not finite."""
     check_same(module.state_dict(), weights, where)
     if wrong := [name for name, _ in module.named_parameters() if not weights[name].isfinite().all()]:
         what = f"'{wrong[0]}' of the checkpoint is not finite ({counted(wrong, 'tensor')})"
@@ -175,7 +175,7 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
 
 
 def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
-    """UserError that names the first difference where tensors differ in name, shape or type from those expected."""
+    """Compare tensors with those expected by name, shape and type; UserError that names the first difference."""
     expected, found = ({name: kind_of(tensor) for name, tensor in each.items()} for each in (expected, found))
     wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     if wrong:
@@ -186,7 +186,7 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
 
 
 def kind_of(value: Any) -> str:
-    """`float32 [4, 1, 3, 3]` of a tensor; of anything else the name of its type."""
+    """`float32 [4, 1, 3, 3]` for a tensor, the type's name for anything else."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
@@ -197,15 +197,15 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
         found, meta, seal = read(path), {}, None
-        with suppress(Exception):  # 0.1 sealed nothing
+        with suppress(Exception):  # version 0.1 wrote no SHA-256
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
         if seal and seal != (_sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)):
             raise ValueError("it is not what was saved, by its SHA-256")
         return found
-    except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
+    except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = told(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it nevertheless
+        if isinstance(error, pickle.UnpicklingError):  # torch's own message recommends weights_only=False
             detail = "it is damaged, or a pickle that may run code"
         detail = "it is missing" if isinstance(error, FileNotFoundError) else detail
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"

@@ -1,4 +1,4 @@
-"""The run folder: everything one training leaves behind, and the only place where its file names are written."""
+"""The run folder: reads and writes every file of a run, and alone defines their names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Run:
         object.__setattr__(self, "path", Path(self.path))
 
     def __fspath__(self) -> str:
-        return str(self.path)  # gantk.load(run), gantk.resume(run) and all others take the run itself
+        return str(self.path)  # gantk.load(run), gantk.resume(run) and all others accept a Run as a path
 
     def __repr__(self) -> str:
         steps, scores = checkpoint.steps_saved(self.checkpoints), []
@@ -67,13 +67,13 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """report.html, which opens offline."""
+        """The path of report.html, which opens offline."""
         return self.path / "report.html"
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The training as a table that pandas takes, a dict for each logged step: step, seconds, lr, losses.PHASE/NAME,
-        validation.DIRECTION.METRIC, whatever was logged at that step."""
+        """One dict per logged step, ready for pandas.DataFrame: step, seconds, lr, losses.PHASE/NAME,
+        validation.DIRECTION.METRIC, and whatever else was logged at that step."""
         rows: dict[int, dict[str, Any]] = {}
         for line in self.read_log():
             rows.setdefault(line["step"], {}).update(flat(line))
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def samples(self) -> dict[int, list[Path]]:
-        """The pictures of held-out images that the model made: step -> DIRECTION-NUMBER.png, the last step last."""
+        """The model's sample pictures of held-out images: step -> paths of DIRECTION-NUMBER.png, steps ascending."""
         steps = sorted((self.path / "samples").glob("step-*"))
         drawn = {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps if folder.name[5:].isdecimal()}
         return {step: [path for path in paths if inside(self.path, path)] for step, paths in drawn.items()}
@@ -94,13 +94,13 @@ class Run:
 
     @classmethod
     def create(cls, out: str | Path | None, name: str, holding: ExitStack, again: bool = False) -> Run:
-        """A new folder, held from now on, or with `again` one whose run is started again.
+        """Create and lock a new run folder, or with `again` lock one whose run is started again; returns its Run.
 
-        UserError where it already holds a run, or another process writes into it.
+        `holding` releases the lock. UserError where the folder holds a run already or another process has the lock.
         """
         path = Path(out) if out else None
         try:
-            str(path).encode()  # what is not UTF-8 could be made, and not be read by all
+            str(path).encode()  # refuse names that are not UTF-8: some programs could not read the folder
             path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             holding.enter_context(held(path))
@@ -113,7 +113,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """An existing run; UserError where the folder is not one."""
+        """Open an existing run; UserError where the folder is not a run."""
         path = Path(path)
         if not path.is_dir():
             what = f"'{path}' is a file, not a run folder" if path.is_file() else f"there is no folder '{path}'"
@@ -128,12 +128,12 @@ class Run:
         return self.path / "checkpoints"
 
     def recipe(self) -> Recipe:
-        """The recipe that the run was started with, every default filled in."""
+        """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
         text, tables = read_toml(path, str(path), "recipe", "`gantk recipes`, or restore it from a copy")
         source, kept = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
         if Path(str(source.get("path"))).parts[-2:] == kept.parts[-2:] and kept.is_file():
-            source["path"] = str(kept.absolute())  # the run's own images, wherever the run has been moved to
+            source["path"] = str(kept.absolute())  # images inside the run folder, which may have been moved
         return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
@@ -144,26 +144,26 @@ class Run:
 
     def add_to_log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl."""
-        with open(self.path / "log.jsonl", "ab") as file:  # in one write
+        with open(self.path / "log.jsonl", "ab") as file:  # a single write, so that lines do not mix
             file.write((json.dumps(line) + "\n").encode())
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All whole lines of log.jsonl; what a crash cut off, or damage made unreadable, is left out and told."""
+        """All readable lines of log.jsonl; prints a warning that counts damaged or cut-off lines."""
         lines = list(read_log(self.path / "log.jsonl", problems := []))
         for problem in problems:
             _warn(problem)
         return lines
 
     def rewind_log(self, step: int) -> float:
-        """Drop what was logged after `step`, which a resume will do again; the training seconds up to there."""
-        if step < 0:  # begun anew
+        """Delete the log lines after `step`, which a resume computes again; returns the training seconds up to it."""
+        if step < 0:  # training starts from the beginning
             shutil.rmtree(self.path / "samples", ignore_errors=True)
         kept = [line for line in self.read_log() if line["step"] <= step]
         write_file(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
         return max([line.get("seconds") or 0.0 for line in kept], default=0.0)
 
     def write_picture(self, group: str, name: str, image: np.ndarray, low: float, high: float) -> None:
-        """samples/GROUP/NAME.png: an image (C, *spatial) in network intensities, `low` black and `high` white."""
+        """Write samples/GROUP/NAME.png: an image (C, *spatial) in network intensities, `low` black, `high` white."""
         if image.ndim == 4:
             image = image[:, image.shape[1] // 2]  # the middle slice of a volume
         image = image[:3] if len(image) >= 3 else image[:1]
@@ -175,7 +175,7 @@ class Run:
         write_file(folder / f"{name}.png", content.getvalue())
 
     def latest(self) -> Path:
-        """The newest whole checkpoint; UserError where nothing has been saved yet."""
+        """The newest complete checkpoint; UserError where none has been saved yet."""
         steps = checkpoint.steps_saved(self.checkpoints)
         if not steps:
             what = "the run has no checkpoint: it ended before its first save"
@@ -183,7 +183,7 @@ class Run:
         return checkpoint.path_of(self.checkpoints, steps[-1])
 
     def occupied(self) -> UserError:
-        """That another run cannot be written here, and how this one goes on."""
+        """Return the UserError for an `--out` that holds a run already, with the command that continues that run."""
         begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
         go_on = f"go on with it: gantk resume {self.path}" if begun else f"start that one again: {self._again}"
         what, remedy = f"'{self.path}' already holds a run", f"choose another --out, or {go_on}"
@@ -195,7 +195,7 @@ class Run:
         return f"gantk run {quote(str(self.path / 'recipe.toml'))} --out {quote(str(self.path))}{leaks}"
 
     def best(self) -> Path:
-        """The checkpoint that best.json names; UserError where there is none, or no such file."""
+        """The checkpoint that best.json names; UserError where best.json or that checkpoint is missing."""
         step = read(self.path / "best.json").get("step")
         if step not in checkpoint.steps_saved(self.checkpoints):
             what = f"'{self.path}' has no best checkpoint: best.json names step {step}, which is not there"
@@ -204,21 +204,21 @@ class Run:
         return checkpoint.path_of(self.checkpoints, step)
 
     def chosen(self) -> Path:
-        """The checkpoint by which the run is used: its newest, or, by evaluate.checkpoint, the best one judged."""
+        """The checkpoint to use for inference: the newest or, where evaluate.checkpoint = "best", the best one."""
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
         judged = wanted == "best" and read(self.path / "best.json").get("step", 0) is not None
         return self.best() if judged else self.latest()
 
     def split(self) -> dict[str, Any]:
-        """split.json: who was trained on and who is held out, whatever came to the data since; UserError without it."""
+        """The content of split.json: the images of each set as they were at training; UserError where it is missing."""
         if found := read(self.path / "split.json"):
             return found
         what = f"'{self.path / 'split.json'}' is missing, and it alone says who was trained on"
         raise UserError(what, remedy="restore it from a copy")
 
     def usage(self) -> dict[str, Any]:
-        """usage.json, what the training used beside its steps; {} where it is absent, or (which is told) unreadable."""
+        """The content of usage.json (time, memory, energy); {} where it is absent or, with a warning, damaged."""
         try:
             return read(self.path / "usage.json")
         except UserError as error:
@@ -226,7 +226,7 @@ class Run:
             return {}
 
 
-RunFolder = Run  # its name in 0.1
+RunFolder = Run  # its name in version 0.1
 
 
 def _warn(what: str) -> None:
@@ -236,14 +236,14 @@ def _warn(what: str) -> None:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables with their dotted keys."""
+    """Yield (dotted key, value) for every value of nested tables."""
     for key, value in table.items():
         yield from flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
 
 
 @contextmanager
 def kept(data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]):
-    """A recipe on data that Python holds, and the run folder that keeps them: gone again where no run begins."""
+    """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where no run starts."""
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
     with ExitStack() as holding:
@@ -262,7 +262,7 @@ def kept(data: Any, recipe: Any, settings: Settings, profile: str | None, out: A
 
 
 def new_folder(path: Path) -> Path:
-    """Make the folder, or where there is one of that name `PATH-2`, `PATH-3` ...: no two processes get the same."""
+    """Create the folder, or `PATH-2`, `PATH-3` ... where it exists; returns a path that no other process gets."""
     for number in count(1):
         with suppress(FileExistsError):
             (made := path.with_name(f"{path.name}-{number}") if number > 1 else path).mkdir(parents=True)
@@ -270,7 +270,7 @@ def new_folder(path: Path) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """What made this run, beside the machine: versions, command, time."""
+    """The software that made this run: versions, command, start time."""
     return {
         "gantk": __version__,
         "packages": {name: installed(name) for name in PACKAGES},

@@ -1,4 +1,4 @@
-"""Trained models by path, by the name that a package offers one under, or by an address; packed ones: weights alone."""
+"""Finds trained models by path, by the name of an installed model or by address; checks packed (weights-only) ones."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gantk.files import sha256_of
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
 
-if TYPE_CHECKING:  # it imports torch, and a .onnx file is translated without
+if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not need
     from gantk.data.dataset import Data
     from gantk.recipe.tables import DataTable
     from gantk.runs.folder import Run
 
-CARD = "card.md"  # of a packed model: what it was trained on, how good it is and what it cannot do
-NAME = r"[\w.-]+"  # a name, and no path to anything
-WHO = ("domain", "key", "subject", "pair", "label", "sha256")  # what makes an image of split.json the same one
+CARD = "card.md"  # of a packed model: training data, scores and limits
+NAME = r"[\w.-]+"  # a model's name: no path separators
+WHO = ("domain", "key", "subject", "pair", "label", "sha256")  # keys that identify an image of split.json
 
 
 def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambda line: None) -> Path:
-    """Where a trained model lies: the path as typed, else a model of that name that a package offers, else hf://...
+    """The folder of a trained model: an existing path, else an installed model's name, or an address such as hf://...
 
-    `say` hears which one that is where the name leaves it open, and the limits that a packed model's card states.
-    UserError with the nearest name where there is none.
+    `say` prints which model was chosen where it is not a path, and the limits that a packed model's card states.
+    UserError with the nearest name where no model is found.
     """
     name, known = os.fspath(model), all_models()
     if "://" in name:
@@ -43,7 +43,7 @@ def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambd
         path, owner = known[name]
         say(f"model    {name}, shipped with {owner}, weights sha256 {weights_hash(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
-        return Path(name)  # what reads such files says that it is missing
+        return Path(name)  # the reader of such files reports that it is missing
     else:
         named = re.fullmatch(NAME, name)
         remedy = [did_you_mean(name, known), "name the folder that `gantk run` printed: runs/NAME-TIME"]
@@ -56,7 +56,7 @@ def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambd
 
 
 def all_models() -> dict[str, tuple[Path, str]]:
-    """name -> (folder, distribution) of every model that a package offers; of one name the first package's counts."""
+    """name -> (folder, distribution) of every installed model; the first package wins where two use one name."""
     return files_of(registry().packages["models"], lambda path: (path / "recipe.toml").is_file())
 
 
@@ -68,14 +68,14 @@ def weights_hash(path: Path) -> str:
 
 
 def packed(run: Run) -> dict[str, Any] | None:
-    """What `gantk pack` noted of a model that it made: name, left_out, split; None of a run that trained here."""
+    """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was trained here."""
     from gantk.runs.checkpoint import load_meta
 
     return load_meta(run.latest()).get("packed")
 
 
 def refuse_packed(run: Run) -> None:
-    """UserError where a run is a packed model, which holds nothing that a training could go on from."""
+    """UserError where a run is a packed model: it has no training state to resume from."""
     if packed(run) is not None:
         what = f"'{run.path}' is a packed model: it holds weights alone, and no state of the training"
         raise UserError(what, remedy="resume the run that it was packed from")
@@ -98,7 +98,7 @@ def limits_of(path: Path) -> str:
 
 
 def split_hash(splits: Mapping[str, Any]) -> str:
-    """The SHA-256 of which images are in which set of a split.json; where they lie does not matter."""
+    """The SHA-256 of the assignment of images to sets in a split.json; independent of the images' paths."""
     rows = sorted(
         repr((name, *(image.get(key) for key in WHO)))
         for name in ("train", "validation", "test")
@@ -108,7 +108,7 @@ def split_hash(splits: Mapping[str, Any]) -> str:
 
 
 def data_of(run: Run, table: DataTable, method: type) -> Data:
-    """A run's images, split as they were; UserError where a packed model's are not those that are found here."""
+    """The data of a run with its recorded split; UserError where a packed model was split on other images."""
     from gantk.data.dataset import Data
 
     noted = packed(run)
@@ -118,7 +118,7 @@ def data_of(run: Run, table: DataTable, method: type) -> Data:
 
 
 def require_split(noted: Mapping[str, Any] | None, data: Data) -> None:
-    """UserError where images are not split as those that a packed model was trained on and scored by."""
+    """UserError where the split of the images here differs from that of a packed model's training and scoring."""
     if noted is not None and noted.get("split") != split_hash(data.split_json()):
         what = "the images here are not those that this model was trained on and scored by, so some may be known to it"
         raise UserError(what, remedy="translate images of your own, then `gantk eval --pred FOLDER --truth FOLDER`")

@@ -1,4 +1,4 @@
-"""What may stand in the JSON files that a run leaves, and the functions that read them."""
+"""Schemas of the JSON files in a run folder, and the functions that read and check these files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gantk.errors import UserError, counted, told
 from gantk.plugin.spec import Share
 
-LARGEST, LONGEST = 2**26, 2**20  # bytes of a file, of a line of the log
+LARGEST, LONGEST = 2**26, 2**20  # bytes: the largest file, the longest line of the log
 Step = Annotated[int, Field(ge=0, le=10**15)]
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]  # of report.pictures
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
-Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]  # of a file's name: it leads nowhere else
+Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]  # part of a file name: no path separators
 
 
 def table(*required: str, **kinds: Any) -> type[BaseModel]:
-    """The schema of a JSON object: kinds by key. All but those required may be absent or null; others may be there."""
+    """The schema of a JSON object: a type per key. Keys not in `required` may be absent or null; others are ignored."""
     keys = {key: (kind, ...) if key in required else (kind | None, None) for key, kind in kinds.items()}
     return create_model("Table", __config__=ConfigDict(defer_build=True), **keys)
 
@@ -73,7 +73,7 @@ SCHEMAS = {
         ranks=list[dict[str, Any]],
         optimizers=dict[str, table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])],
     ),
-    "recipe.toml": table(  # what a report reads of it; all else see gantk.recipe
+    "recipe.toml": table(  # the keys that the report reads; gantk.recipe checks all keys
         summary=str,
         method=table(name=str),
         data=table(domains=list[str]),
@@ -86,7 +86,7 @@ SCHEMAS = {
             test=IMAGES, set_aside=IMAGES, left_out=list[Annotated[list[str], Field(min_length=2, max_length=2)]],
         ),
     ),
-    "log.jsonl": table(  # a line of it
+    "log.jsonl": table(  # one line
         "step", step=Step, seconds=Amount, images_per_s=Amount, lr=float, losses=dict[str, float | None], stage=str,
         validation=dict[str, dict[str, float | None]], selection=CHOSEN_BY, alarm=str, message=str, stopped=str,
     ),
@@ -105,9 +105,9 @@ SCHEMAS = {
 
 
 def read(path: Path, schema: Any = None, remedy: str = "copy the run again from where it was made") -> dict[str, Any]:
-    """A JSON or TOML file of a run as it stands, {} where there is none.
+    """Read and check a JSON or TOML file of a run; {} where it is absent.
 
-    UserError, naming file and key, where it is damaged, or not what a run writes.
+    UserError that names file and key where the file is damaged or does not match its schema.
     """
     try:
         return checked(
@@ -120,12 +120,12 @@ def read(path: Path, schema: Any = None, remedy: str = "copy the run again from 
 
 
 def inside(run: Path, path: Path) -> bool:
-    """Whether a path is a file of this run: what a link outside of it names is nobody's business."""
+    """Whether a path is a file inside this run folder, links followed: files outside must not be shown."""
     return path.is_file() and path.resolve().is_relative_to(run.resolve())
 
 
 def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """The lines of log.jsonl; what a crash cut off, or damage made unreadable, is left out, and named in `problems`."""
+    """Yield the readable lines of log.jsonl; damaged or cut-off lines are counted in a message added to `problems`."""
     lost, first = 0, ""
     if path.is_file():
         with open(path, "rb") as file:
@@ -139,15 +139,15 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def content(path: Path) -> str:
-    """The text of a file of a run; ValueError where it is none, or larger than a run writes."""
-    largest = LARGEST * (8 if path.name == "split.json" else 1)  # which has a line for every image
+    """The text of a file of a run; ValueError where it is not a file or larger than a run writes."""
+    largest = LARGEST * (8 if path.name == "split.json" else 1)  # split.json lists every image
     if path.stat().st_size > largest or not path.is_file():
         raise ValueError(f"it is no file, or one of more than {largest >> 20} MB")
     return path.read_bytes().decode()
 
 
 def checked(text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
-    """What a text says, in line with a schema; ValueError that names the first key where it is not."""
+    """Parse a text and check it against a schema; ValueError that names the first key that does not match."""
     try:
         found = parse(text)
         schema.model_validate(found, strict=True)

@@ -1,4 +1,4 @@
-"""What using a run takes: its method with live or averaged weights loaded, and the recipe's post-steps."""
+"""Builds a run's method, loads live or averaged weights into it, and runs the recipe's post-steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gantk.runs import checkpoint
 def build_method(
     model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
 ) -> Method:
-    """The recipe's method on the device, its weights drawn from train.seed; UserError where the size does not fit."""
+    """Build the recipe's method on the device, initialised with train.seed; UserError where the size does not fit."""
     torch.manual_seed(model.train.seed)
     size = model.data.patch or model.data.size
     names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
@@ -34,7 +34,7 @@ def build_method(
 def load_method(
     model: Model, saved: Path, meta: dict[str, Any], range: tuple[float, float], runtime: Runtime
 ) -> Method:
-    """The method as a checkpoint's images are made: averaged weights if any, evaluation mode, no gradients.
+    """Load a checkpoint's method for inference: averaged weights if any, evaluation mode, no gradients.
 
     `meta` is the checkpoint's meta.json, `range` the network intensities of black and white. UserError where the
     weights are damaged or another network's.
@@ -45,15 +45,15 @@ def load_method(
 
 
 def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(live weights, averaged weights) of a checkpoint, by the method's own names."""
+    """Split a checkpoint's weights into (live, averaged), each with the method's own parameter names."""
     live = {name[6:]: tensor for name, tensor in weights.items() if name.startswith("model.")}
     return live, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("ema.")}
 
 
 def inference_state(saved: Path) -> dict[str, Tensor]:
-    """What a checkpoint's images are made with: averaged weights where there are any, live ones elsewhere.
+    """The weights for inference: averaged where a tensor has an average, live otherwise.
 
-    Those that are kept in 16 bits become float32.
+    Weights stored as float16 become float32.
     """
     live, average = split_weights(checkpoint.load_weights(saved))
     both = live | average
@@ -61,37 +61,37 @@ def inference_state(saved: Path) -> dict[str, Tensor]:
 
 
 def completed(weights: dict[str, Tensor], method: Method, meta: dict[str, Any]) -> dict[str, Tensor]:
-    """A checkpoint's weights, with the method's own in place of what a packed one leaves out, as discriminators."""
+    """Add the method's own tensors for the networks that a packed checkpoint leaves out, such as discriminators."""
     left_out = tuple((meta.get("packed") or {}).get("left_out", ()))
     return {name: own for name, own in method.state_dict().items() if name.startswith(left_out)} | weights
 
 
 def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
-    """The `inference_state` of the run's other checkpoints."""
+    """The `inference_state` of each of the run's other checkpoints."""
     folders = [checkpoint.path_of(saved.parent, step) for step in checkpoint.steps_saved(saved.parent)]
     return [inference_state(folder) for folder in folders if folder != saved]
 
 
 class Posts:
-    """A recipe's post-steps, built once with (dims, range): each maps network intensities (N, C, *size) to as many."""
+    """Runs a recipe's post-steps, built once with (dims, range): each maps images (N, C, *size) to the same shape."""
 
     def __init__(self, model: Model, range: tuple[float, float]):
         self.steps = [part(model.data.dims, range) for part in model.post]
-        self.whole = any(getattr(step, "whole", False) for step in self.steps)  # all slices of a volume at once
+        self.whole = any(getattr(step, "whole", False) for step in self.steps)  # a step needs all slices of a volume
 
     def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
         for step in self.steps:
-            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # a step may optimise
+            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # a step may use gradients
                 images = step(images.detach().float(), examples).detach()
         return images
 
 
 class Examples:
-    """Real images for a post-step: `examples(n)` are n training images of the domain made, evenly spread.
+    """Real images for a post-step: `examples(n)` are n evenly spread training images of the target domain `letter`.
 
-    `examples.real(n)` is one for each of the n images made: what they were translated from, or of samples training
-    images, each of its sample's class. `made_from` are those inputs or these classes; `data` gives the run's Data;
-    `records` are those of the inputs; none: they are slices of one volume, in order.
+    `examples.real(n)` has one image for each of the n outputs: its input or, for images from noise, a training image of
+    its class. `made_from` holds those inputs or classes; `data()` returns the run's Data; `records` are the inputs'
+    records, empty where the inputs are the slices of one volume, in order.
     """
 
     def __init__(self, data: Callable[[], Any], letter: str, device: Any, made_from: Tensor | list[str], records=()):
