@@ -1,4 +1,4 @@
-"""What a run looked like: one HTML page, made from the files of the run folder alone."""
+"""Writes report.html, one page about a run, from the files of the run folder alone."""
 
 from gantk.report.build import write_report
 

@@ -33,9 +33,9 @@ FILTERS = ("number", "short_time", "joules", "metric_name", "decimals", "digits"
 
 
 def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path:
-    """Writes the run's report.html, whole or not at all, and returns its path; raises UserError where it is no run.
+    """Write the run's report.html atomically and return its path; UserError where `run` is not a run folder.
 
-    `renewed_after`: of a run that lives, the seconds since the page was last written; it then reloads itself.
+    `renewed_after`: seconds since the page of a running training was last written; the page then reloads itself.
     """
     record = RunRecord(Path(run))
     sections = [section for section in load().hook.gantk_report(record=record) if section]
@@ -60,7 +60,7 @@ def render(
     styles: Sequence[str] = ("page.css",),
     scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
 ) -> str:
-    """The page's HTML: all of `story` is escaped, and a script other than the page's own is refused by its policy."""
+    """Render a page and return its HTML: `story` is escaped, and the page's policy blocks scripts not its own."""
     templates = _templates(*folders, HERE)
     read = lambda name: templates.loader.get_source(templates, name)[0]  # noqa: E731
     style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
@@ -71,7 +71,7 @@ def render(
 
 @cache
 def _templates(*folders: Path) -> Environment:
-    """The templates of these folders; kept, since compiling one takes longer than filling it."""
+    """The templates of these folders, cached: compiling a template takes longer than rendering it."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     templates = Environment(loader=FileSystemLoader(folders), autoescape=True, **options)
     templates.filters |= {name: getattr(words, name) for name in FILTERS}
@@ -80,7 +80,7 @@ def _templates(*folders: Path) -> Environment:
 
 
 def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
-    """What page.html.j2 is filled with."""
+    """The variables of page.html.j2."""
     found = verdicts(run)
     sentence, tone = headline(found)
     steps, blocks = sample_blocks(run.samples)
@@ -107,9 +107,9 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": shlex.quote(str(run.path.relative_to(Path.cwd()) if here else run.path)),
-        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # each has the colour of its place
+        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # the position determines the colour
         "live": live,
-        "data": {  # what the page's script reads; the last step's pictures are in the page and travel as null
+        "data": {  # read by the page's script; null for the last step's pictures, which the page itself embeds
             "live": live,
             "steps": steps,
             "frames": {
@@ -125,8 +125,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
 
 
 def _curves(run: RunRecord) -> dict[str, list[Chart]]:
-    """Section -> its charts: one a group of losses, one a validation metric."""
-    labels = [direction.label for direction in run.directions]  # a direction has its colour in every chart
+    """Section -> its charts: one for each group of losses and each validation metric."""
+    labels = [direction.label for direction in run.directions]  # gives a direction the same colour in every chart
     sections = ("losses", "validation", "selection", "rejection", "reliability")
     found: dict[str, list[Chart | None]] = {name: [] for name in sections}
     for group, series in run.log.losses.items():
@@ -136,7 +136,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         for name, series in curves.items():
             named = {run.label(key) or metric_name(name): points for key, points in series.items()}
             found[section].append(chart(metric_name(name), named, names=labels))
-    # what is left of the error when the pixels that the model is least sure of are set aside
+    # Rejection curves: the remaining error when the most uncertain pixels are set aside.
     for direction, judged in (run.metrics.get("uncertainty") or {}).items():
         curve = judged.get("rejection") or {}
         aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
@@ -153,7 +153,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
-    """Steps worth a line in every chart: (step, kind, words)."""
+    """Vertical marks for every chart: (step, kind, label)."""
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
     if run.best.get("step") is not None:
         marks.append((run.best["step"], "best", "chosen checkpoint"))
@@ -175,7 +175,7 @@ def _title(run: RunRecord) -> str:
 
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
-    """Images and subjects of every set and domain, how they were parted, and a leak that was let pass."""
+    """Numbers of images and subjects by set and domain, how they were split, and a leak that was allowed."""
     found, names, rows = run.split.get("splits") or {}, dict(zip("ab", run.domains, strict=False)), []
     for name in ("train", "validation", "test"):
         records = found.get(name) or ()

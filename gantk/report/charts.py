@@ -1,4 +1,4 @@
-"""Curves as inline SVG paths with axes and ticks, drawn without a plotting library."""
+"""Draws curves as inline SVG paths with axes and ticks, without a plotting library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from gantk.report.run_record import Points
 from gantk.report.words import number
 
-SIDE = 1000  # the viewBox of every curve; the page stretches it, so text and dots are HTML placed by percentage
-MOST_POINTS = 500  # a curve with more is averaged in bins, which the page says
+SIDE = 1000  # side of the SVG viewBox; the page stretches it, so text and dots are HTML placed by percentage
+MOST_POINTS = 500  # longer curves are averaged in bins; the page states the bin size
 
 
 class Axis(NamedTuple):
@@ -24,16 +24,16 @@ class Axis(NamedTuple):
     ticks: list[tuple[float, str]]
 
     def place(self, values: Any) -> Any:
-        """The height of values, 0 at the top and 1 at the bottom."""
+        """The vertical positions of values, 0 at the top and 1 at the bottom."""
         return (self.high - (np.log10(values) if self.log else values)) / (self.high - self.low)
 
 
 class Chart:
-    """Named curves over training steps, or over what `x` says.
+    """Named curves over training steps, or over the quantity that `x` names.
 
-    `steps` are the places that are drawn, `bin` how many log entries a point is the mean of, `axes` the vertical axes
-    by name, `shown` the one that the page opens with. A curve has its name, values, latest value, and per axis an SVG
-    path and, where there are many values, one of their moving average; and the number of its colour.
+    `steps` are the horizontal positions, `bin` the number of log entries averaged into a point, `axes` the vertical
+    axes by name, `shown` the axis shown first. Each of `curves` is a dict: name, points, latest value, colour number,
+    and per axis an SVG path and, for 60 points or more, a path of their moving average.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Chart:
         series: dict[str, Points],
         *,
         from_zero: bool = False,  # whether the linear axis begins at 0
-        allow_log: bool = False,  # whether a logarithmic axis is offered where all is positive
-        x: str = "step {}",  # what a place on the horizontal axis is called
-        tick: str = "{}",  # the same beneath the axis
-        names: Sequence[str] = (),  # those that have a colour of their own in every chart, in order
-        joined: bool = False,  # whether series that were measured at different places are read off between their points
+        allow_log: bool = False,  # whether a logarithmic axis is offered where all values are positive
+        x: str = "step {}",  # label of a position on the horizontal axis
+        tick: str = "{}",  # label of a tick of that axis
+        names: Sequence[str] = (),  # curves with the same colour in every chart, in order
+        joined: bool = False,  # whether to interpolate between the points of series measured at different positions
     ):
         places, table, self.bin = _binned(series)
         finite = table[np.isfinite(table)]
@@ -73,7 +73,7 @@ class Chart:
         return {"name": name, "points": values, "latest": latest, "paths": self._paths(row), "trends": trends}
 
     def _paths(self, row: np.ndarray) -> dict[str, str]:
-        """By axis, an SVG path through the values that are known."""
+        """Axis name -> SVG path through the finite values."""
         known, paths = np.isfinite(row), {}
         across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[known]]
         for name, axis in self.axes.items():
@@ -82,7 +82,7 @@ class Chart:
         return paths
 
     def at(self, place: float) -> str:
-        """A place on the horizontal axis in words."""
+        """The label of a position on the horizontal axis."""
         return self.x.replace("{}", _counted(place))
 
     def x_percent(self, step: float) -> float:
@@ -90,14 +90,14 @@ class Chart:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the page's script needs to read values off the curves."""
+        """The data by which the page's script shows values at the pointer."""
         names, values = ([curve[key] for curve in self.curves] for key in ("name", "points"))
         axes = {name: axis[:3] for name, axis in self.axes.items()}
         return dict(steps=self.steps, names=names, values=values, axes=axes, shown=self.shown, x=self.x)
 
 
 def chart(title: str, series: dict[str, Points], **options: Any) -> Chart | None:
-    """Draws named series over steps, with the options of `Chart`; None where there is not one finite value."""
+    """Draw the named series that have finite values, with the options of `Chart`; None where no series has any."""
     series = {name: points for name, points in series.items() if any(map(math.isfinite, points.values()))}
     return Chart(title, series, **options) if series else None
 
@@ -113,12 +113,12 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def _counted(place: float) -> str:
-    """Whole numbers with their thousands apart, others to four digits."""
+    """Format a position: whole numbers as 12,000, others to four digits."""
     return f"{place:,.0f}" if float(place).is_integer() else f"{place:.4g}"
 
 
 def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Steps (S,), values (series, S) with NaN where absent, and how many log entries a point stands for."""
+    """Average series in bins; returns steps (S,), values (series, S), NaN where absent, and log entries per bin."""
     steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
     table = np.array([[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()])
     width = math.ceil(len(steps) / MOST_POINTS)
@@ -129,14 +129,14 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _trend(row: np.ndarray) -> np.ndarray:
-    """Centred moving average over a thirtieth of the curve."""
+    """The centred moving average over a thirtieth of the curve."""
     window, known = np.ones(2 * (len(row) // 60) + 1), np.isfinite(row)
     total = np.convolve(np.where(known, row, 0.0), window, mode="same")
     return np.where(known, total / np.convolve(known, window, mode="same").clip(1), math.nan)
 
 
 def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False) -> Axis:
-    """An axis with a margin at both ends; one that begins at 0, where nothing is below, has none there."""
+    """Build an axis with ticks and a margin at both ends; no margin at 0 where `from_zero` and no value is below."""
     if log:
         low, high = math.log10(low), math.log10(high)
     from_zero = from_zero and low >= 0

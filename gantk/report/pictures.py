@@ -1,4 +1,4 @@
-"""Sample pictures as data URIs for the page, and error maps on one fixed scale."""
+"""Encodes sample pictures as data URIs for the page, and draws error maps on one fixed scale."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 
 from gantk.report.run_record import Samples
 
-LOSSLESS_BUDGET = 4_000_000  # bytes of pictures that are embedded as they are; above it earlier steps become previews
-PREVIEW_BUDGET = 4_000_000  # bytes of previews; above it earlier steps are thinned out
+LOSSLESS_BUDGET = 4_000_000  # bytes of pictures embedded unchanged; above it earlier steps become small previews
+PREVIEW_BUDGET = 4_000_000  # bytes of previews; above it some earlier steps are left out
 ERROR_CEILING = 64  # grey levels of 255 at the top of the error scale: fixed, so that maps compare across runs
 # Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness, black for no error.
 INFERNO = (
@@ -26,9 +26,9 @@ Frame = dict[str, list[str]]  # "output" and "error": data URIs, "" where a file
 
 
 def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, Any]]]:
-    """The steps that the scrubber shows and, by direction, its pictures as data URIs, within the budget of bytes.
+    """The steps for the page's slider and one block of data URIs per direction, within the budget of bytes.
 
-    A block holds direction, inputs[i], truths[i], and frames["output" | "error" | "mean"][step][i].
+    A block holds direction, inputs[i], truths[i], and frames["output" | "error" | "mean"][step number][i].
     """
     if samples is None:
         return [], []
@@ -72,7 +72,7 @@ def _size(frames: list[Frame]) -> int:
 
 
 def evenly(items: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the items (two at least), evenly spread, the first and the last always among them."""
+    """Select at most `most` of the items (at least two), evenly spread, including the first and the last."""
     if len(items) <= most:
         return list(items)
     places = np.linspace(0, len(items) - 1, max(most, 2)).round().astype(int)
@@ -80,7 +80,7 @@ def evenly(items: Sequence[int], most: int) -> list[int]:
 
 
 def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, float]:
-    """Absolute error, channels averaged, on the colours of `error_scale`; and its mean in grey levels."""
+    """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in grey levels."""
     if output.size != truth.size:
         truth = truth.resize(output.size, Image.Resampling.BILINEAR)
     mode = "L" if output.mode == truth.mode == "L" else "RGB"
@@ -104,7 +104,7 @@ def _coloured(levels: np.ndarray) -> Image.Image:
 
 
 def _embedded(path: Path | None, small: bool = False) -> str:
-    """A PNG file as a data URI, byte for byte unless `small`; "" where it is missing."""
+    """A PNG file as a data URI, unchanged unless `small`; "" where it is missing."""
     if path is None:
         return ""
     if not small:
@@ -114,7 +114,7 @@ def _embedded(path: Path | None, small: bool = False) -> str:
 
 
 def preview(image: Image.Image, side: int = 192) -> str:
-    """A picture no larger than `side` as a lossy data URI, for the frames in between of a long or large run."""
+    """Shrink a picture to at most `side` pixels; returns a lossy data URI, for earlier steps of long or large runs."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
     return _encoded(small, "webp", quality=75)

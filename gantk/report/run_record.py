@@ -1,4 +1,4 @@
-"""The run folder as read by the report: a file that is missing or half written is named in `problems`, never fatal."""
+"""Reads a run folder for the report: a damaged or incomplete file is named in `problems` and never fatal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Curves = dict[str, dict[str, Points]]
 
 @dataclass
 class Log:
-    """`log.jsonl`, sorted: losses[group][name], validation[metric][direction], alarms, speed, stages.
+    """The curves of log.jsonl: losses[group][name], validation[metric][direction]; and alarms, speed, stages.
 
-    `selection[criterion][direction]` is what the checkpoint was chosen by; its criterion "score" has no direction ("").
+    `selection[criterion][direction]` are the values for choosing the checkpoint; the direction of "score" is "".
     """
 
     losses: Curves = field(default_factory=dict)
@@ -32,18 +32,18 @@ class Log:
     selection: Curves = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
-    stages: dict[str, int] = field(default_factory=dict)  # the first logged step of each
+    stages: dict[str, int] = field(default_factory=dict)  # stage -> its first logged step
     stopped: str | None = None  # why the training ended before its last step
     seconds: float | None = None
     last_step: int | None = None
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Sorts one line in."""
+        """Add the values of one line of the log to the curves."""
         step = entry["step"]
         self.last_step = max(step, self.last_step or 0)
 
         def note(curves: Curves, group: str, name: str, value: Any) -> None:
-            if not isinstance(value, str):  # a save that was barred says why
+            if not isinstance(value, str):  # text: the reason why a checkpoint was barred from the choice
                 curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan if value is None else float(value)
 
         for full_name, value in (entry.get("losses") or {}).items():
@@ -75,7 +75,7 @@ class Direction:
     source: str | None
     target: str
     count: int
-    images: tuple[dict[str, Any], ...] = ()  # whose each is: "patient", "image"; empty in older runs
+    images: tuple[dict[str, Any], ...] = ()  # "patient" and "image" of each picture; empty in older runs
 
     @property
     def label(self) -> str:
@@ -84,7 +84,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Samples:
-    """The pictures of `samples/`: which directions and steps exist, and where each file lies."""
+    """The pictures of `samples/`: existing directions and steps, and the path of each file."""
 
     folder: Path
     directions: tuple[Direction, ...]
@@ -94,9 +94,9 @@ class Samples:
     _looked_at: dict[Path, bool] = field(default_factory=dict)
 
     def picture(self, group: str | int, direction: Direction, i: int) -> Path | None:
-        """One file of the group "input" or "truth", or of the outputs of a step; None where it is no PNG of this run.
+        """The path of picture `i`: of the group "input" or "truth", or of a step's outputs; None where it is no PNG.
 
-        Links that lead out of the run are not followed.
+        Links that lead out of the run folder are refused.
         """
         group = f"step-{group:06d}" if isinstance(group, int) else group
         path = self.folder / group / f"{direction.key}-{i}.png"
@@ -109,21 +109,21 @@ class Samples:
 
 
 def wrong_picture(path: Path, run: Path) -> str:
-    """Why a file is no picture that a run drew: it lies elsewhere, or is damaged; "" where it is one."""
+    """The reason why a file is no sample picture of this run: outside the folder, damaged, too large; "" if it is."""
     if not inside(run, path):
         return "it is no file of this run"
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
             return "it is too large" if max(*image.size, path.stat().st_size >> 13) > 2**13 else ""
-    except Exception as error:  # whatever damaged bytes lead to
+    except Exception as error:  # damaged bytes can raise any exception
         return f"it is no PNG: {told(error)}"
 
 
 class RunRecord:
-    """All that the report knows of a run; an empty field is an absent file, `problems` names the unreadable ones.
+    """The content of a run folder; an absent file leaves its field empty, an unreadable one is named in `problems`.
 
-    UserError where `path` is no run folder.
+    UserError where `path` is not a run folder.
     """
 
     def __init__(self, path: Path):
@@ -159,7 +159,7 @@ class RunRecord:
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
-    """What index.json lists, without the pictures that are gone; None where nothing is left."""
+    """The pictures that index.json lists and that still exist; None where there are none."""
     last: dict[str, int] = {}  # the highest number of each direction's pictures
     for path in folder.glob("step-*/*.png"):
         key, _, number = path.stem.rpartition("-")

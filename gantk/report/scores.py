@@ -1,4 +1,4 @@
-"""metrics.json and best.json for the page: scores beside their baselines, verdicts in words, the chosen checkpoint."""
+"""Prepares metrics.json and best.json for the page: scores and baselines, verdict sentences, the chosen checkpoint."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gantk.report.words import (
 )
 from gantk.runs.folder import flat
 
-MOST_NAMED = 4  # metrics in one sentence; of more, the number is given
-SURE = 0.95  # of the bootstrap's draws must favour the model before a page says that it beats a baseline
+MOST_NAMED = 4  # metrics named in one sentence; more are only counted
+SURE = 0.95  # share of bootstrap draws that must favour the model before the page says that it beats a baseline
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
-SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)  # heads of names
-TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")  # the same of scores by a use of the images
+SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)  # first word of name
+TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")  # first words of downstream tasks' scores
 FIELDS = ("value", "ci95", "unit", "definition", "higher_is_better", "corrected", "per", "in_units")
 Baselines = dict[str, dict[str, Scored]]  # baseline -> metric -> its score
 
@@ -34,7 +34,7 @@ Baselines = dict[str, dict[str, Scored]]  # baseline -> metric -> its score
 
 
 def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Direction in words -> section -> its cards, in the order of metrics.json; uncertainty last."""
+    """Direction's label -> section -> its cards, in the order of metrics.json; uncertainty last."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         sections = found.setdefault(run.label(direction), {})
@@ -62,9 +62,9 @@ def _baselines(run: RunRecord, direction: str) -> Baselines:
 
 
 def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
-    """Scores (several: side by side) of the model and, beneath, of the baselines that have one of them.
+    """A card: the model's scores `names`, side by side, and beneath them those of the baselines that have any.
 
-    `whiskers[name]` are where the first score and the ends of its interval lie on an axis common to all, in percent.
+    `whiskers[name]`: positions in percent of the first score and its interval's ends, on one axis for all rows.
     """
     blank = dict.fromkeys(FIELDS)
     scores = {name: found for name, found in scores.items() if any(found.get(metric) for metric in names)}
@@ -82,11 +82,11 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
     return {"names": names, "score": rows["model"][0], "rows": rows, "whiskers": whiskers}
 
 
-# ---- verdicts: the model against its best baseline, in words
+# ---- verdicts: sentences that compare the model with its best baseline
 
 
 def tone_of(judged: dict[str, Any]) -> str:
-    """good, near (ahead, but within chance), bad, or "" where there was nothing to be judged against."""
+    """Returns "good", "near" (ahead, but within chance) or "bad"; "" where there was no baseline to compare with."""
     better, chance = judged.get("better"), judged.get("probability", 1.0)
     if better is None:
         return ""
@@ -94,7 +94,7 @@ def tone_of(judged: dict[str, Any]) -> str:
 
 
 def verdicts(run: RunRecord) -> list[dict[str, Any]]:
-    """One verdict a direction, its tone that of its worst finding; empty where nothing was measured."""
+    """One verdict per direction, with the tone of its worst finding; empty where nothing was measured."""
     found = []
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         judged, rivals = (run.metrics.get("verdict") or {}).get(direction) or {}, _baselines(run, direction)
@@ -113,7 +113,7 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _finding(metric: str, score: Scored, judged: dict[str, Any], rivals: Baselines) -> dict[str, str]:
-    """One metric against its best baseline and, where that one was fitted on pairs and wins, the best of the others."""
+    """Compare one metric with its best baseline and, if that was fitted on pairs and wins, with the best other one."""
     places, tone = decimals(score), tone_of(judged)
     also = {}
     if tone != "good" and judged.get("best_baseline") in FITTED_ON_PAIRS:
@@ -133,7 +133,7 @@ def _finding(metric: str, score: Scored, judged: dict[str, Any], rivals: Baselin
 
 
 def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int) -> str:
-    """`better than 18.50 dB, identity`; how sure it is where it is not; "" where there is no baseline."""
+    """`better than 18.50 dB, identity`, with the probability where it is within chance; "" without a baseline."""
     best, tone, chance = judged.get("best_baseline"), tone_of(judged), judged.get("probability", 1.0)
     if not best:
         return ""
@@ -184,12 +184,12 @@ def _sentence(findings: list[dict[str, str]]) -> str:
 
 
 def _doubt(findings: list[dict[str, str]]) -> str:
-    """Why those that are ahead may not be better."""
+    """The reason why metrics that are ahead may not be better."""
     return next((finding["doubt"] for finding in findings if finding["tone"] == "near"), "")
 
 
 def _named(findings: list[dict[str, str]], tone: str) -> str:
-    """The metrics of that tone by name or, where they are too many to read, by their number."""
+    """The names of the metrics with that tone, or their number where there are more than MOST_NAMED."""
     names = [f["metric"] for f in findings if f["tone"] == tone]
     if len(names) <= MOST_NAMED:
         return listed(names, "or" if tone == "bad" else "and") if names else ""
@@ -202,7 +202,7 @@ def _named(findings: list[dict[str, str]], tone: str) -> str:
 
 
 def chosen(run: RunRecord) -> dict[str, Any]:
-    """best.json: the step that was chosen, by which rule, and a table of what it was chosen from; {} where none was."""
+    """best.json for the page: the chosen step, the rule, and the table of candidates; {} where none was chosen."""
     step = run.best.get("step")
     if step is None:
         return {}

@@ -1,4 +1,4 @@
-"""Numbers, metrics and directions in words: `24.31 dB`, `12.4 kJ`, `MS-SSIM`, `T1 → T2`."""
+"""Formats numbers, metrics and directions as text: `24.31 dB`, `12.4 kJ`, `MS-SSIM`, `T1 → T2`."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def metric_name(name: str) -> str:
 
 
 def region_of(metric: str) -> str:
-    """`foreground`, `lesion`, or "" where the whole image is scored."""
+    """The region at the end of a metric's name, `foreground` or `lesion`; "" where the whole image is scored."""
     return next((region for region in REGIONS if metric.endswith(f"_{region}")), "")
 
 
 def baseline_name(name: str) -> str:
-    """`histogram` is histogram matching; a name of a plugin's, with spaces."""
+    """`histogram` is histogram matching; a plugin's baseline is its name, with spaces for underscores."""
     return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
@@ -72,7 +72,7 @@ def arrow(source: str, target: str) -> str:
 
 
 def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:
-    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor `domains` tell."""
+    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor `domains` name it."""
     if key.endswith("_post"):
         return f"{direction_name(key.removesuffix('_post'), domains, known)}, after the post-steps"
     if known and key in known:
@@ -85,7 +85,7 @@ def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | 
 
 
 def decimals(entry: Scored) -> int:
-    """Places after the point: 2 for decibels, 3 for scores near one; set by the model's value, so that rows line up."""
+    """Decimal places: 2 for decibels, 3 for scores near 1; from the model's value alone, so that rows line up."""
     size = abs(entry.get("value") or 0.0)
     if entry.get("unit") == "dB":
         return 2
@@ -93,7 +93,7 @@ def decimals(entry: Scored) -> int:
 
 
 def digits(value: float | None, places: int) -> str:
-    """A value with so many places, or as `number` writes it where it is not finite or too small for them."""
+    """A value with that many decimal places, or as `number` formats it where it is not finite or too small."""
     if value is None or not math.isfinite(value) or 0 < abs(value) < 1e-4:
         return number(value, 3)
     return f"{value:.{places}f}".replace("-", "−")
@@ -111,6 +111,6 @@ def interval(entry: Scored, places: int) -> str:
 
 
 def count(entry: Scored) -> str:
-    """How many stand behind a score: patients, and their images where that is another number."""
+    """The size of the sample behind a score: patients, and images where that number differs."""
     n, images = entry.get("n"), entry.get("images")
     return "" if n is None else f"n = {n} ({images} images)" if images and images != n else f"n = {n}"
