@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the source."""
+    """Register the source."""
     add.source("aligned", "gantk_aligned.source:Aligned")

@@ -20,10 +20,10 @@ from gantk.formats import files as io
 
 @dataclass(kw_only=True)
 class Aligned(FileSource):
-    """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: pairs in one file."""
+    """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: each file is a pair."""
 
-    order: Literal["AB", "BA"] = "AB"  # which domain is on the left: the first (AB) or the second (BA)
-    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = folders, or as "names" say
+    order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
+    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = from folder or file names
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
     found_for, guesses = (2,), True
@@ -38,7 +38,7 @@ class Aligned(FileSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where all folders are split folders and the first pictures are twice as wide as high."""
+        """Returns {"path": ...} if all folders are split folders and the first pictures are twice as wide as high."""
         items = of_one_domain(path, images_below(path))
         if not items or any(item.place or io.is_volume(item.source) for item in items):
             return None
@@ -48,7 +48,7 @@ class Aligned(FileSource):
         return None
 
     def records(self) -> list[Record]:
-        """Two records for every picture: its halves, a pair."""
+        """Two paired records for every picture, one for each half."""
         items = of_one_domain(self.root, io.list_images(self.root, recursive=True))
         wholes = self.records_of(named(items, self))
         read = {letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"}

@@ -1,4 +1,4 @@
-"""Scores of every contrast made from every other one alone, and from all others, on a run's test images."""
+"""Scores every contrast, translated from each single other one and from all others, on a run's test images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gantk.metrics.verdict import pair_verdict
 def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     """Add rows such as `T1_to_FLAIR`, and `others_to_FLAIR` from all contrasts but FLAIR, with baselines and verdicts.
 
-    Every row is of the same images; its baselines, the mean of what the network was shown and the best intensity map
-    of it, see no more than the network. Where a contrast is source and target, baselines of all contrasts at once see
-    their truth, and are taken out.
+    All rows use the same images. Their baselines, the mean of the network's inputs and the best intensity map from
+    them, see no more than the network. Baselines over all contrasts at once are removed where a contrast is both source
+    and target, because they see the truth.
     """
     method, data, known = scorer.method, tested.data, tested.references
     if set(method.sources) & set(method.targets):

@@ -1,11 +1,11 @@
-"""`gantk app`: a window in the browser into which a scan is dropped, and a REST endpoint beside it, on this machine."""
+"""`gantk app`: a browser window and a REST endpoint that translate uploaded scans on this machine."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Attach `gantk app`."""
+    """Add `gantk app`."""
     from gantk_app.command import command
 
     cli.add_command(command)

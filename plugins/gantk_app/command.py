@@ -1,4 +1,4 @@
-"""`gantk app`: a thin skin on `gantk.app`. Nothing heavy is imported before it runs."""
+"""`gantk app`: the command line of `gantk.app`. Gradio and torch are imported only when the command runs."""
 
 import click
 

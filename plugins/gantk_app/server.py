@@ -1,4 +1,4 @@
-"""The web server: Gradio's window, POST /translate, the files of results; for its own pages and this machine alone."""
+"""The web server: Gradio's page, POST /translate and result files, refused to other sites' pages and other machines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 SCRIPTS = {"niivue.js": files("gantk_niivue") / "niivue.umd.js", "viewer.js": HERE / "viewer.js"}
 PARTS = Environment(loader=FileSystemLoader(HERE), autoescape=True).get_template("parts.html.j2").module
 LOOPBACK = {"127.0.0.1", "localhost"}
-POLICY = (  # a page loads and asks nothing but this server; Gradio evaluates its own scripts, NiiVue runs WebAssembly
+POLICY = (  # pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; object-src 'none'; "
     "style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
@@ -36,7 +36,7 @@ CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/runs", "/gradio_
 
 
 class Guard:
-    """ASGI middleware: no other site's page may ask, no body is larger than allowed, no page loads from elsewhere."""
+    """ASGI middleware: refuses other sites' pages and too large uploads, and adds HEADERS to every response."""
 
     def __init__(self, app, hosts: set[str], most: int):
         self.app, self.hosts, self.most = app, hosts, most
@@ -66,7 +66,7 @@ class Guard:
 
 
 def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
-    """The endpoints, and the window at /."""
+    """Build the web application: the endpoints, and the page at /."""
     limits, ways = service.model.identity().get("limits", ""), service.directions
     app = FastAPI(title=service.run, description=f"To {', '.join(ways)}. {limits}", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, hosts=LOOPBACK if host in LOOPBACK else set(), most=service.most)
@@ -104,10 +104,10 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
 
 
 def window(service: Service, limits: str) -> gr.Blocks:
-    """What a clinician sees, and what its parts do."""
-    uploads, scores, cache = {}, {}, service.folder.resolve() / "uploads"  # uploads: by window
+    """Build the page that a user sees: upload, direction, result and viewer."""
+    uploads, scores, cache = {}, {}, service.folder.resolve() / "uploads"  # uploads: by browser session
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
-    with suppress(UserError, AttributeError):  # it was never scored, or is an exported file
+    with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
         scores = read(service.model.run.path / "metrics.json")
 
     def forget(request: gr.Request) -> None:
@@ -117,7 +117,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
     def take(given: str | None, request: gr.Request) -> gr.Button:
         forget(request)
         if path := given and Path(given).resolve():
-            if path.parent.parent != cache:  # which a mounted Gradio does not check: a client can name any file
+            if path.parent.parent != cache:  # a mounted Gradio does not check this: a client can name any file
                 raise gr.Error("This is no upload.")
             uploads[request.session_hash] = path.rename(service.place(path.name))
             with suppress(OSError):
@@ -154,14 +154,14 @@ def window(service: Service, limits: str) -> gr.Blocks:
         done.then(None, shown, None, js="(shown) => window.gantkShow(shown)")
         blocks.unload(forget)
 
-    # Gradio would fetch an address that a client names in place of a file, and leave an empty file behind.
+    # Otherwise Gradio downloads any URL that a client sends in place of a file, and leaves an empty file behind.
     upload.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
     upload.preprocess = lambda given: given and given.path
     return blocks
 
 
 def failure_of(error: Exception) -> str:
-    """What an error says to whoever sent a file; one that nobody foresaw is printed."""
+    """The message of an error for the sender of a file; an unexpected error is printed with its traceback."""
     if said := str(error) if isinstance(error, (GantkError, Full)) else machine_failure(error):
         return said
     traceback.print_exception(error)

@@ -1,4 +1,4 @@
-"""Translations for several people: one after the other, each in a folder of its own, errors told in words."""
+"""Runs translations for several users: one at a time, each in its own folder, with readable error messages."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from gantk.errors import GantkError, UserError, told
 from gantk.files import temporary_beside, write_file
 from gantk.formats.files import Scan, formats, read, scans, stem_of, suffix_of
 
-WAITING = 16  # translations that run or wait; the next one is asked to come again
-Tell = Callable[[float, str], None]  # (share that is done, what is at work)
+WAITING = 16  # translations that run or wait; a further one is refused
+Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
 class Result(NamedTuple):
-    """What a translation left."""
+    """The result of one translation."""
 
-    file: Path  # to be saved
-    notes: list[tuple[str, str]]  # of the scan: (warning, note or clipped; text)
-    views: list[dict[str, Any]]  # what the viewer shows, see `view`
-    waited: int  # translations that were before it
+    file: Path  # the translated image or zip
+    notes: list[tuple[str, str]]  # (warning, note or clipped; text)
+    views: list[dict[str, Any]]  # data for the viewer, see `view`
+    waited: int  # translations ahead of it in the queue
 
 
 class Service:
-    """One trained model, and the folder in which everything that is uploaded and made lies until it is deleted."""
+    """One trained model, its queue, and the folder of all uploads and results."""
 
     def __init__(self, run: str, folder: Path, most: int, device: str | None = None):
         from gantk import load
@@ -47,21 +47,21 @@ class Service:
         self.queue, self.moved = [], threading.Condition()
         self.model, self.directions = load(run, device=device), {}
         for letter in "ba":
-            with suppress(UserError):  # a direction that it lacks
+            with suppress(UserError):  # the model lacks this direction
                 frame = self.model.frame(self.model.domain(letter))
-                self.directions.setdefault(frame.target, frame.source)  # what is made: what it is made from
+                self.directions.setdefault(frame.target, frame.source)
         if not self.directions:
             raise UserError(f"'{run}' translates no images, it makes them from noise", where="RUN")
 
     def place(self, name: str) -> Path:
-        """Where an upload of this name goes: into a new folder of a name that nobody can guess."""
+        """The path for an upload of this name, in a new folder whose name cannot be guessed."""
         (folder := self.folder / secrets.token_urlsafe(16) / "in").mkdir(parents=True)
         plain = re.sub(r"[^\w. #()+-]", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")
         return folder / (plain.encode()[-200:].decode("utf-8", "ignore") or "file")
 
     @contextmanager
     def turn(self, tell: Tell) -> Iterator[int]:
-        """One at a time, in the order of arrival; yields how many were before. Full where that are too many."""
+        """Wait for one's turn in the queue; yields how many were ahead. queue.Full where too many are waiting."""
         with self.moved:
             if (before := len(self.queue)) >= WAITING:
                 raise Full(f"{WAITING} translations are waiting already. Try again in some minutes.")
@@ -80,7 +80,7 @@ class Service:
     def translate(
         self, upload: Path, to: str, *, show: bool = False, uncertainty: bool = False, tell: Tell = lambda *_: None
     ) -> Result:
-        """Translate a file at a `place` by `gantk.translate`; `show`: for the viewer, too. UserError of a bad file."""
+        """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a bad file."""
         from gantk import translate
 
         heard, packed, made = [], upload.suffix.lower() == ".zip", upload.parent.parent / "made"
@@ -102,12 +102,12 @@ class Service:
                 except GantkError as error:
                     if isinstance(error, UserError) or not any(out.iterdir()):
                         raise
-                    heard.append(f"warning  {error}")  # of some of a zip's files
+                    heard.append(f"warning  {error}")  # only some of the zip's files failed
                 tell(1.0, "Preparing the view")
                 found = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
                 found = [(scan, *paths) for scan in found if (paths := results(scan, out)[: 1 + uncertainty])]
                 views = [view(each, made, number) for number, each in enumerate(found[: 8 if show else 0])]
-                for path in (path for each in found for path in each[2:]):  # uncertainties: to be seen, not saved
+                for path in (path for each in found for path in each[2:]):  # uncertainty is shown, not saved
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
                 shutil.make_archive(file.with_suffix(""), "zip", out) if packed else (out / upload.name).rename(file)
@@ -117,7 +117,7 @@ class Service:
         return Result(file, [(kind, plain(text.strip())) for kind, _, text in lines], views, waited)
 
     def _unpacked(self, archive: Path, folder: Path) -> Path:
-        """The folder with a zip's files; UserError where it is damaged, holds too much, or would write elsewhere."""
+        """Unpack a zip and return the folder; UserError where it is damaged, too large, or has paths outside of it."""
         from gantk import unpack
 
         try:
@@ -127,31 +127,31 @@ class Service:
                 raise ValueError(f"it holds more than 20,000 files or {self.most >> 20} MB")
             folder.mkdir()
             unpack(archive, folder)
-        except Exception as error:  # zipfile and its decompressors answer a hostile file with every kind of error
+        except Exception as error:  # zipfile and its decompressors raise any exception for a malicious file
             what = f"'{archive.name}' cannot be unpacked: {told(error)}"
             raise UserError(what, allowed="a zip of DICOM series or images", remedy="pack it again") from None
         return folder
 
 
 def results(scan: Scan, out: Path) -> list[Path]:
-    """Where a scan's translation into the folder `out` lies, and its map of uncertainty, as far as they are there."""
-    target = out if scan.name == "." else out / scan.name  # a series that was the whole input becomes `out` itself
+    """The existing ones of a scan's translation below the folder `out` and its uncertainty map."""
+    target = out if scan.name == "." else out / scan.name  # a series that is the whole input is written to `out`
     stem = stem_of(target) if suffix_of(target) in formats() else target.name
     spread = target.with_name(f"{stem}_uncertainty{target.name[len(stem) :]}")
     return [path for path in (target, spread) if path.exists() and path.resolve().is_relative_to(out.parent.resolve())]
 
 
 def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str, Any]:
-    """NIfTI files of input, output, their difference in percent of the gray window, uncertainty; and the windows."""
+    """Write NIfTI files of input, output, their difference in % and uncertainty; returns their names and windows."""
     images = [read(each) for each in parts]
     volumes = [image.pixels.mean(axis=0).reshape(-1, *image.pixels.shape[-2:]) for image in images]
     windows = [[float(value) for value in np.percentile(volume, [0.5, 99.5])] for volume in volumes]
     first, second = ((volumes[n] - low) / ((high - low) or 1.0) for n, (low, high) in enumerate(windows[:2]))
     volumes.insert(2, 100 * abs(second - first))
     windows[2:] = [[0.0, 100.0], *([0.0, high] for _, high in windows[2:])]
-    thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))  # of more voxels than that, which the page says
+    thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))  # keep every n-th voxel above 2**25; the page says so
     z, y, x = (1.0, *images[0].spacing)[-3:]
-    affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])  # upright axes run to the patient's left, back and head
+    affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])  # array axes point to the patient's left, back and head
     files = {kind: f"{number}-{kind}.nii" for kind in ("input", "output", "difference", "uncertainty")[: len(volumes)]}
     for name, volume in zip(files.values(), volumes, strict=True):
         low, step = float(volume.min()), float(np.ptp(volume)) / 4095 or 1.0
@@ -167,9 +167,9 @@ def app(
     run: str = "t1t2", *, port: int = 7860, host: str = "127.0.0.1", max_mb: int = 512, device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Serve a window in the browser that translates scans with `run`, and POST /translate beside it, until Ctrl-C.
+    """Serve a web page and POST /translate, which translate scans with `run`, until Ctrl-C.
 
-    Port 0 takes a free one; any host but this machine's own lets others in. `max_mb`: of an upload, unzipped, too.
+    Port 0 chooses a free one; any host but 127.0.0.1 gives other machines access. `max_mb`: largest upload, unzipped.
     """
     try:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2")}
@@ -184,10 +184,10 @@ def app(
     except OSError as error:
         what = f"nothing can listen on {host}, port {port}: {error.strerror}"
         raise UserError(what, where="--host, --port", remedy="choose another; --port 0 takes a free one") from None
-    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")  # and what a killed one left is deleted
+    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")  # also deletes those of killed processes
     folder.mkdir(mode=0o700)
     try:
-        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # else uploads would stay
+        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # so that `finally` deletes uploads
             signal.signal(stop, signal.default_int_handler)
         served = application(Service(run, folder, max_mb << 20, device), host)
         say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)")

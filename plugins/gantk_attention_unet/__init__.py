@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One generator, for any method that takes one."""
+    """Register the generator."""
     add.generator("attention_unet", "gantk_attention_unet.network:AttentionUNet")

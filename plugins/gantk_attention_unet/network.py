@@ -1,4 +1,4 @@
-"""The attention U-Net (Oktay et al., 2018): its skips pass gates that choose among what they carry."""
+"""The attention U-Net (Oktay et al., 2018): attention gates weigh the features of its skip connections."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Units = Annotated[int, Field(ge=2, le=12)]  # encoder units
 
 
 class AttentionUNet(b.Network):
-    """U-Net generator whose skips pass attention gates (Oktay et al., 2018, section 2.2 and figure 1).
+    """U-Net generator with attention gates on its skip connections (Oktay et al., 2018, section 2.2 and figure 1).
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth, at least twice that.
     `depth` encoder units of two 3x3 convolutions, each followed by 2x2 max pooling, one more unit at the bottom, and
-    as many decoder units, each of which sees the enlarged map below it and the gated skip. As published, the skip at
-    full resolution has no gate: its features are too simple to be chosen among. Filters double from `width` at every
-    level up to width x max_multiplier.
+    `depth` decoder units, whose input is the upsampled map below and the gated skip. As published, the skip at full
+    resolution has no gate, because its features are too simple. Filters double from `width` at every level up to
+    width x max_multiplier.
 
-    With down="stride" a unit is one convolution, LeakyReLU and norm, in this order, the first 3x3 at full resolution,
-    the others and the bottom 4x4 of stride 2 in place of pooling; a decoder unit is the enlargement with the same two
-    behind it, beside the skip; all skips are gated, and a 3x3 convolution makes the image.
+    With down="stride" a unit is one convolution, LeakyReLU and norm, in this order: 3x3 at full resolution, 4x4 of
+    stride 2 in place of pooling below. A decoder unit is the upsampling, LeakyReLU and norm, concatenated with the
+    skip; all skips are gated, and a 3x3 convolution produces the image.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class AttentionUNet(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters at full resolution
-        depth: Units = 4,  # encoder units, each of which halves the size; sides must be multiples of 2**depth
-        down: Literal["pool", "stride"] = "pool",  # two 3x3 and max pooling a unit, or one of stride 2
+        depth: Units = 4,  # encoder units, each halves the size; sides must be multiples of 2**depth
+        down: Literal["pool", "stride"] = "pool",  # a unit: two 3x3 and max pooling, or one 4x4 of stride 2
         max_multiplier: Width = 16,  # filters never exceed width x this
         norm: NormKind = "instance",  # "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
-        dropout: Fraction = 0.0,  # in the first three decoder units, as pix2pix has it
-        attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
+        dropout: Fraction = 0.0,  # in the first three decoder units, as in pix2pix
+        attention: tuple[int, ...] = (),  # numbers of halvings after which to insert a self-attention block
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
@@ -53,7 +53,7 @@ class AttentionUNet(b.Network):
         b.check_levels(attention, 0, depth)
         self.dims, self.depth, self.strided = dims, depth, strided
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth + 1)]
-        bias = norm == "none"  # an offset just ahead of a norm is subtracted again
+        bias = norm == "none"  # a norm subtracts the bias of the layer before it
 
         def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
             return [layer, b.norm(norm, channels, dims, affine=affine)]
@@ -97,13 +97,13 @@ class AttentionUNet(b.Network):
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError unless every side halves `depth` times without a rest and leaves two pixels or more."""
+        """Raises a UserError unless every side is a multiple of 2**depth and at least twice that."""
         multiple = 2**self.depth
         who = f"an attention U-Net of depth {self.depth}"
         b.require_size(size, multiple, 2 * multiple, who, "lower the generator's depth")
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The encoder's maps, shallow to deep: one at full resolution and one for every halving."""
+        """The encoder's feature maps, shallow to deep: one at full resolution and one for every halving."""
         x, maps = b.in_layout_of(self, x), []
         for level, unit in enumerate(self.encoder):
             pool = level and not self.strided
@@ -119,23 +119,22 @@ class AttentionUNet(b.Network):
             if step < len(self.gates):
                 skip = self.gates[step](skip, x)
             x = unit(Join.apply(enlarge(x), skip))
-        # On one CPU thread torch answers a 1x1x1 convolution of channels-last volumes in channels-first.
+        # On one CPU thread torch returns a 1x1x1 convolution of channels-last volumes as channels-first.
         return self.activation_out(self.last(x).contiguous(memory_format=b.memory_format(x)))
 
 
 class AttentionGate(nn.Module):
-    """Weighs each place of a skip by how well it fits what the decoder sees there (Oktay et al., 2018, equation 1).
+    """Multiplies a skip by an attention map computed from the skip and the decoder (Oktay et al., 2018, equation 1).
 
-    The skip (N, channels, *size) and the gating map g (N, gating, *half of size) to the skip times alpha, where
-    alpha = sigmoid(psi(ReLU(W_x skip + W_g g))), one value a place from 0 to 1. Both are taken to half as many filters
-    as the skip has, on the grid of g: W_x is 2x2 with stride 2. Alpha comes back to the skip's grid by linear
-    interpolation.
+    Takes the skip (N, channels, *size) and the gating map g (N, gating, *half of size); returns the skip times alpha,
+    alpha = sigmoid(psi(ReLU(W_x skip + W_g g))), one value from 0 to 1 per pixel. W_x (2x2, stride 2) and W_g map both
+    to channels / 2 filters on the grid of g; linear interpolation upsamples alpha to the skip's grid.
     """
 
     def __init__(self, dims: int, channels: int, gating: int):
         super().__init__()
         inner = max(1, channels // 2)
-        self.w_x = b.conv(dims, channels, inner, 2, stride=2, padding=0, bias=False)  # W_g's offset serves both
+        self.w_x = b.conv(dims, channels, inner, 2, stride=2, padding=0, bias=False)  # W_g has the bias for both
         self.w_g = b.conv(dims, gating, inner, 1)
         self.psi = b.conv(dims, inner, 1, 1)
         self.enlarge = "bilinear" if dims == 2 else "trilinear"

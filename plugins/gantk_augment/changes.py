@@ -1,4 +1,4 @@
-"""Random flips, turns, crops, contrasts, uneven coils, blur, noise, cutout. What moves in repeats the border, not 0."""
+"""Random flips, rotations, crops, contrasts, bias fields, blur, noise, cutout. Warps repeat the image's border."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class VFlip(HFlip):
 
 
 class Rot90(Augment):
-    """Turn by 90, 180 or 270 degrees in the plane of the last two axes; by 180 alone where they differ in length."""
+    """Rotate by 90, 180 or 270 degrees in the plane of the last two axes; only by 180 where they differ in length."""
 
     geometric = True
 
@@ -48,12 +48,12 @@ class Rot90(Augment):
 
 @option_fields
 class Affine(Augment):
-    """A small turn, shift and change of size, about the middle."""
+    """A small random rotation, shift and scaling about the centre."""
 
-    degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest turn, about every axis
+    degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest rotation, about every axis
     shift: Share = 0.05  # largest shift, as a share of each side
     scale: Annotated[float, Field(ge=0, le=0.99)] = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
-    nearest: bool = False  # each pixel is the nearest one's: label maps, and noise, stay what they are
+    nearest: bool = False  # nearest-neighbour interpolation, for label maps and for keeping noise
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Affine(Augment):
 
 @option_fields
 class Rotate(Affine):
-    """A random turn about the centre, by up to `degrees`."""
+    """A random rotation about the centre, by up to `degrees`."""
 
     shift: Share = field(default=0.0, init=False)
     scale: Annotated[float, Field(ge=0, le=0.99)] = field(default=0.0, init=False)
@@ -96,7 +96,7 @@ class Crop(Augment):
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
-        power = 2 if self.dims == 2 else 1  # of pictures every area is as likely, of volumes every side
+        power = 2 if self.dims == 2 else 1  # uniform in the area of pictures, in the side of volumes
         part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
         place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
         return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], in_pixels(place, image))
@@ -135,7 +135,7 @@ class Noise(Augment):
 
 @option_fields
 class Curve(Augment):
-    """Map intensities by a random rising curve: another scanner's or sequence's contrast, tissues in the same order.
+    """Map intensities by a random increasing curve: imitates another scanner's contrast, tissues in the same order.
 
     Black, the image's smallest value, stays; `by` is the deviation of the logarithm of each of 8 slopes, after the
     random contrasts of SynthSeg (Billot et al. 2023), which draws every tissue's value.
@@ -160,7 +160,7 @@ class Curve(Augment):
 class BiasField(Augment):
     """Multiply by a smooth random field, as an uneven coil does; black, the image's smallest value, stays."""
 
-    by: Weight = 0.3  # deviation of the field's logarithm where it is drawn, at 4 places along each side
+    by: Weight = 0.3  # standard deviation of the field's logarithm, drawn at 4 points along each side
 
     def apply(self, image: Tensor) -> Tensor:
         drawn = torch.randn(len(image), 1, *[4] * self.dims, device=image.device) * self.by
@@ -172,7 +172,7 @@ class BiasField(Augment):
 
 @option_fields
 class Blur(Augment):
-    """Soften by up to `by` of what a 5-pixel binomial filter takes away; below 0 it sharpens."""
+    """Blend with a 5-pixel binomial blur by a random share from `by`; negative shares sharpen."""
 
     by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)  # least and most
 
@@ -187,10 +187,10 @@ class Blur(Augment):
 
 @option_fields
 class Cutout(Augment):
-    """Hide a box: it takes the image's smallest value, which is air."""
+    """Fill a random box with the image's smallest value, which is air."""
 
     side: Annotated[float, Field(ge=0.01, le=1)] = 0.3  # side of the box, as a share of the image's
-    geometric = True  # registered images lose the same
+    geometric = True  # registered images lose the same box
 
     def apply(self, image: Tensor) -> Tensor:
         shown = torch.zeros((), dtype=torch.bool, device=image.device)
@@ -203,15 +203,15 @@ class Cutout(Augment):
 
 
 def in_pixels(shares: Tensor, image: Tensor) -> Tensor:
-    """Shifts (N, dims) as shares of an image's sides, x first, in pixels."""
+    """Convert shifts (N, dims), x first, from shares of an image's sides to pixels."""
     return torch.stack([x * side for x, side in zip(shares.T, image.shape[:1:-1], strict=True)], 1)
 
 
 def warp(image: Tensor, linear: Tensor, shift: Tensor, mode: str = "bilinear") -> Tensor:
-    """Images (N, C, *spatial), each sampled at `linear` (N, dims, dims) times a pixel's place, plus `shift` (N, dims).
+    """Resample images (N, C, *spatial) at `linear` (N, dims, dims) times the pixel coordinates plus `shift` (N, dims).
 
-    In pixels from the middle, x first. Linear interpolation unless `mode` is "nearest", borders repeated; places are
-    float32 under any autocast.
+    Coordinates are pixels from the centre, x first, float32 under any autocast. Linear interpolation unless `mode` is
+    "nearest"; the border is repeated outside the image.
     """
     from kornia.geometry.transform import homography_warp, homography_warp3d
 
