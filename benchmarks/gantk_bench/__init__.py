@@ -1,4 +1,4 @@
-"""The `gantk bench` command: every recipe trained and scored the same way, one row each.
+"""The `gantk bench` command: trains and scores every recipe in the same way and writes one row for each.
 
 `gantk_bench.bench(["dualgan_t1t2"], seeds=3)` does what `gantk bench dualgan_t1t2 --seeds 3` does.
 """
@@ -10,7 +10,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the bundled suites."""
+    """Register the bundled suites."""
     add.suites("gantk_bench.suites")
 
 

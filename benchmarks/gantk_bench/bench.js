@@ -1,4 +1,4 @@
-// The table: sorted by a click on a heading, filtered by words, with the columns that were chosen.
+// The table: sorts on a click on a heading, filters by words, shows the chosen columns and each system's seeds.
 const rows = document.getElementById("rows");
 const heads = all("thead th", rows);
 const groups = all("tbody", rows);

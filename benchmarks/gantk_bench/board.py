@@ -1,4 +1,4 @@
-"""What a bench shows: a live table while it runs, plain lines where there is no terminal, and a table at the end."""
+"""Terminal output of a bench: a live table while it runs (plain lines without a terminal) and a table at the end."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gantk_bench.systems import systems as grouped
 from gantk_bench.systems import value_of
 
 COLOURS = {"ok": "green", "skipped": "dim", "failed": "bold red", "killed": "bold red", "out of time": "bold red"}
-KEY_METRICS = ("psnr", "ssim", "kid_random")  # shown where there are any; else the first two
+KEY_METRICS = ("psnr", "ssim", "kid_random")  # shown if scored; if none is, the first two metrics
 
 
 class Board:
-    """Shows how a bench goes; a context manager that leaves the terminal as it was, Ctrl-C included.
+    """Shows the progress of a bench of `total` rows; a context manager that restores the terminal, also on Ctrl-C.
 
-    `total` rows are to be measured. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is set, each row is a
-    plain line when it starts and one when it ends.
+    Without a terminal, or if NO_COLOR, CI or TERM=dumb is set, prints one plain line when a row starts and one when it
+    ends.
     """
 
     def __init__(self, total: int, console: Console):
@@ -35,7 +35,7 @@ class Board:
         wanted = not (os.environ.get("NO_COLOR") or os.environ.get("CI"))
         self.plain = not (wanted and console.is_terminal and not console.is_dumb_terminal)
         self.ended: list[dict[str, Any]] = []
-        self.running: list[tuple[str, int, int | None, float]] = []  # label, step, of how many, seconds
+        self.running: list[tuple[str, int, int | None, float]] = []  # label, step, total steps, seconds
         self._live: Live | None = None
 
     def __enter__(self) -> Board:
@@ -49,17 +49,17 @@ class Board:
             self._live.stop()
 
     def started(self, job: Job) -> None:
-        """A row begins."""
+        """Show that a row's training starts."""
         if self.plain:
             self._write(f"start    {job.label}")
 
     def progress(self, children: Sequence[Child]) -> None:
-        """How far the running ones are."""
+        """Update step and time of the running trainings."""
         if not self.plain:
             self.running = [(child.job.label, child.step(), child.steps(), child.seconds) for child in children]
 
     def finished(self, row: dict[str, Any]) -> None:
-        """A row is done, in whatever way."""
+        """Show a row that has ended, with any status."""
         self.ended.append(row)
         self.running = [one for one in self.running if one[0] != row["label"]]
         if self.plain:
@@ -71,7 +71,7 @@ class Board:
         print(line, file=self.console.file, flush=True)
 
     def _render(self) -> Table:
-        """The running rows, the last ended ones that fit above them, and how many wait."""
+        """Table of the running rows, above them as many ended rows as fit, and the number of waiting ones."""
         table = Table(box=None, pad_edge=False, expand=True)
         for header in ("row", "", "step", "time"):
             table.add_column(header, no_wrap=True, justify="right" if header in ("step", "time") else "left")
@@ -99,7 +99,7 @@ def brief(row: dict[str, Any]) -> Iterator[str]:
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One line for each row and direction, then mean and deviation of each group of seeds."""
+    """One line for each row and direction, then mean and standard deviation of each group of seeds."""
     table = Table(box=None, pad_edge=False)
     for header in ("row", "direction", "scores", "verdict", "step", "time"):
         table.add_column(header, overflow="fold", justify="right" if header in ("step", "time") else "left")
@@ -127,7 +127,7 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _directions(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(direction, key scores, verdict on the first of them) of a row."""
+    """(direction, key scores, verdict on the first score) of a row."""
     for direction, scores in row.get("metrics", {}).items():
         names = _key_metrics(scores)
         found = row.get("verdict", {}).get(direction, {}).get(names[0]) if names else None
@@ -141,7 +141,7 @@ def _key_metrics(names: Sequence[str]) -> list[str]:
 
 
 def _number(score: dict[str, Any]) -> str:
-    """A value with its unit; - where it could not be computed."""
+    """A value with its unit; "-" if it could not be computed."""
     value = value_of(score)
     return "-" if value is None else f"{value:.4g} {score.get('unit') or ''}".strip().replace("e-0", "e-")
 

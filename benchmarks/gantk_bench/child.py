@@ -1,4 +1,4 @@
-"""One training in a process of its own: started, watched, stopped in time, and its end put into words."""
+"""Runs one training in a process of its own: starts it, follows its log, enforces its limit, reports how it ended."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 from gantk_bench.plan import Job
 from gantk_bench.rows import without_places
 
-GRACE = 10.0  # seconds between asking a process to stop and killing it
-# `python -m gantk`, which ends when its standard input does: a bench that was killed leaves no training behind.
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+# `python -m gantk` that ends when its standard input closes, so that killing the bench ends its trainings too.
 WATCHED = f"""
 import os, runpy, signal, threading, time
 
@@ -41,7 +41,7 @@ REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library cras
 
 @dataclass(frozen=True)
 class End:
-    """How a child ended: "ok", "failed", "out of time", "killed" or "skipped"; why, in one line; after how long."""
+    """Status of a child ("ok", "failed", "out of time", "killed", "skipped"), the error in one line, and seconds."""
 
     status: str
     error: str | None
@@ -49,10 +49,10 @@ class End:
 
 
 class Child:
-    """`python -m gantk run` of one job: its run folder is `run`, what it prints goes to the file `log`.
+    """Process `python -m gantk run` of one job, with run folder `run`; writes its output to the file `log`.
 
-    `threads` is how many each of its libraries may use. It leads a process group of its own, so that Ctrl-C reaches it
-    through us alone, and that all it started ends with it.
+    Each numeric library in it uses `threads` threads. The process leads its own process group: the terminal's Ctrl-C
+    does not reach it directly, and signals to the group also end the processes that it started.
     """
 
     def __init__(self, job: Job, run: Path, log: Path, threads: int, device: str | None):
@@ -61,11 +61,11 @@ class Child:
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONUNBUFFERED": "1"}
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
         self.started, self._began = now(), time.perf_counter()
-        self._stopping: tuple[str, float] | None = None  # why, and since when
+        self._stopping: tuple[str, float] | None = None  # reason, and seconds at which SIGTERM was sent
         self._read, self._step, self._steps = 0, 0, job.steps
         self.process = subprocess.Popen(
             [*PROGRAM, "run", *words],
-            stdin=subprocess.PIPE,  # whose other end nobody else has
+            stdin=subprocess.PIPE,  # closes when this process ends: no other process holds the writing end
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -74,17 +74,17 @@ class Child:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._began
 
     def stop(self, why: str) -> None:
-        """Ask the whole group to stop; `poll` kills it where it does not."""
+        """Send SIGTERM to the process group; `poll` kills it if it still runs after GRACE seconds."""
         if self._stopping is None:
             self._stopping = why, self.seconds
             self._signal(signal.SIGTERM)
 
     def poll(self) -> End | None:
-        """How it ended, None while it runs. Stops it at its limit."""
+        """The child's End, or None while it runs. Stops it at its time limit."""
         code = self.process.poll()
         if code is None:
             if self.job.limit is not None and self.seconds > self.job.limit:
@@ -93,7 +93,7 @@ class Child:
                 self._signal(KILL)
             return None
         if self._stopping or code < 0:
-            self._signal(KILL)  # what it may have started
+            self._signal(KILL)  # processes that it may have started
         self._close()
         if self._stopping:
             why = self._stopping[0]
@@ -106,14 +106,14 @@ class Child:
         return End("failed", self._error(code), self.seconds) if code else End("ok", None, self.seconds)
 
     def kill(self) -> None:
-        """End the whole group at once, and wait for it."""
+        """Kill the process group and wait for the process to end."""
         if self.process.poll() is None:
             self._signal(KILL)
             self.process.wait()
         self._close()
 
     def step(self) -> int:
-        """Steps trained so far, of the run's log."""
+        """Steps trained so far, read from the run's log."""
         with suppress(OSError), open(self.run / "log.jsonl", "rb") as file:
             file.seek(self._read)
             fresh = file.read()
@@ -125,14 +125,14 @@ class Child:
         return self._step
 
     def steps(self) -> int | None:
-        """Steps in all; None until the run has counted what its epochs make."""
+        """Total steps; None until a run that counts epochs has printed its number of steps."""
         if self._steps is None and self._step:
             found = re.search(r"^train .*?(\d+) steps?,", self.log.read_text("utf-8", "replace"), re.M)
             self._steps = int(found[1]) if found else None
         return self._steps
 
     def _error(self, code: int) -> str:
-        """The line that says why: gantk's own message, or the last one of a traceback."""
+        """The line that gives the reason: gantk's last error message, or the last line of the output."""
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
         own = [line[5:].strip() for line in lines if line.startswith("error  ")]
         last = (own or lines or [f"exit code {code}, and nothing was printed"])[-1]
@@ -143,7 +143,7 @@ class Child:
         self.process.stdin.close()
 
     def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # it has ended by itself
+        with suppress(ProcessLookupError, PermissionError):  # the process has already ended
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, number)
             elif self.process.poll() is None:
@@ -151,7 +151,7 @@ class Child:
 
 
 def attended(folder: str, *given: Any) -> tuple[str, End]:
-    """When a child started that works in `folder`, and how it ended: of a Ray worker, whose cancelling stops it."""
+    """(start time, End) of a child run in `folder`, for a Ray worker: cancelling the Ray task stops the child."""
     os.chdir(folder)
     child = Child(*given)
     try:
@@ -166,5 +166,5 @@ def attended(folder: str, *given: Any) -> tuple[str, End]:
 
 
 def now() -> str:
-    """The time of day with its zone, ISO 8601, to the second."""
+    """Date and time with time zone, ISO 8601, to the second."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

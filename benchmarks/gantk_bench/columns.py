@@ -1,4 +1,4 @@
-"""The columns of the bench page: what a cell says, the small print beneath it, and what it is sorted by."""
+"""The columns of the bench page: each turns a Line into a cell with its text, its small print and its sort key."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gantk.report.words import baseline_name, digits, interval, joules, metric_n
 from gantk.terminal import duration
 from gantk_bench.systems import FIRST, Judgement, Line
 
-LARGEST = 1e308  # stands for infinity, which a page's script reads only under another name
+LARGEST = 1e308  # replaces infinity: JavaScript does not parse Python's "inf"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in the table; `sort` is a number as text, "" for nothing, or words where the column has words."""
+    """Contents of one table cell; `sort` is the sort key: a number as text, words in a column of words, or ""."""
 
     text: str = "–"
     small: str = ""
@@ -27,19 +27,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table and what it says of a line."""
+    """A column of the table, with the function that makes its cell from a Line."""
 
     title: str
     cell: Callable[[Line], Cell]
     words: bool = False  # sorted as words, else as numbers
-    shown: bool = True
-    left: bool = False  # numbers are to the right, what is read to the left
-    falling: bool = False  # whether the first click sorts the largest first
+    shown: bool = True  # else hidden until the reader chooses it
+    left: bool = False  # text aligned left, else right as for numbers
+    falling: bool = False  # whether the first click sorts in descending order
     note: str = ""
 
 
 def columns(lines: Sequence[Line]) -> list[Column]:
-    """The columns for these lines: all that any of them has a figure for."""
+    """The columns that have a figure for at least one of these lines."""
     scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
     metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
     mains = {metric for line in lines for metric in line.main}
@@ -63,7 +63,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
 
 
 def sortable(value: float | None) -> str:
-    """A number that a script reads as one; "" for nothing."""
+    """A number as text that JavaScript parses; "" for None and NaN."""
     if value is None or math.isnan(value):
         return ""
     return repr(max(-LARGEST, min(LARGEST, value)))
@@ -123,7 +123,7 @@ def _score(line: Line, metric: str) -> Cell:
 
 
 def spread(line: Line, metric: str) -> str:
-    """Beneath a score: the lowest and the highest of several seeds, else the interval."""
+    """Small print of a score: lowest and highest value of several seeds, or the interval of one."""
     figure, places = line.figure(metric), line.places(metric)
     if figure and len(figure.values) > 1:
         return f"{digits(figure.low, places)} to {digits(figure.high, places)}"
@@ -131,12 +131,12 @@ def spread(line: Line, metric: str) -> str:
 
 
 def best(line: Line) -> Cell:
-    """The baseline that is best in each main metric, by name; sorted by the first."""
+    """Cell with the best baseline in each main metric: scores, with names beneath; sorted by the first metric."""
     return of_baselines(line, [line.best(metric) for metric in line.main])
 
 
 def of_baselines(line: Line, names: Sequence[str | None]) -> Cell:
-    """In each main metric the figure of the baseline named for it; what is neither PSNR nor SSIM has its name."""
+    """Cell with one baseline's score for each main metric; metrics other than PSNR and SSIM are named."""
     known = []
     for metric, name in zip(line.main, names, strict=True):
         if name and (figure := line.rival(name, metric)):
@@ -149,7 +149,7 @@ def of_baselines(line: Line, names: Sequence[str | None]) -> Cell:
 
 
 def published(line: Line) -> Cell:
-    """Published figures of the system that a recipe reproduces."""
+    """Cell with the published figures of the system that a recipe reproduces."""
     figures = list(line.published.items())
     if not figures:
         return Cell()
@@ -162,7 +162,7 @@ def published(line: Line) -> Cell:
 
 
 def figure_name(metric: str) -> str:
-    """What a published figure is called: an accuracy, of which no report says what is classified, says so."""
+    """Name of a published figure; marks an accuracy as undefined, as no report says what is classified."""
     return metric_name(metric) + ", undefined in the report:" * metric.startswith("accuracy")
 
 

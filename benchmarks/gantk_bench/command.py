@@ -1,4 +1,4 @@
-"""`gantk bench` on the command line: a thin skin on `gantk_bench.bench`. Nothing heavy is imported before it runs."""
+"""`gantk bench` on the command line: passes its options to `gantk_bench.bench`, which is imported when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed between two benches: row by row, with the scores' own intervals as the measure of what counts."""
+"""Compares two benches row by row: a score has changed if the interval of its difference leaves 0 out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 NO_CHANGE, BETTER, REGRESSION, CHANGED = "no change", "better", "REGRESSION", "changed"
 NEW, MISSING, OTHER = "new", "missing", "not comparable"
 
-SPEED_TOLERANCE = 0.2  # of the median step, where a training had the machine to itself
-SHARED_TOLERANCE = 0.5  # where others trained beside it: the same training then takes half as long again, or not
-MEMORY_TOLERANCE = 0.2  # of the peak
+SPEED_TOLERANCE = 0.2  # relative change of the median step time, for a training alone on the machine
+SHARED_TOLERANCE = 0.5  # the same for several trainings at once: one training then varies by up to half
+MEMORY_TOLERANCE = 0.2  # relative change of the peak memory
 SAME_MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One score of one row, before and now, and what to make of it."""
+    """One quantity of one row, before and now, with the verdict on its change."""
 
     label: str
     what: str  # "psnr a_to_b", "step", "memory", "row"
@@ -28,15 +28,15 @@ class Change:
     before: float | None = None
     now: float | None = None
     unit: str = ""
-    reason: str = ""  # why it is no plain better or worse
+    reason: str = ""  # explains the verdict, if it needs an explanation
 
 
 def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) -> list[Change]:
-    """What became of each row, matched by label: metrics, time of a step, memory; new and missing rows beside them.
+    """Changes of each row, matched by label: metrics, step time and peak memory, and new and missing rows.
 
-    A score has changed where 0 lies outside the 95 % interval of the difference, made of the two scores' own intervals
-    as if they were independent (Zou and Donner 2008, equations 7 and 8): wider than a paired one, so that what is
-    called a regression is one. Scores without an interval count as changed at any difference.
+    A score has changed if 0 lies outside the 95 % interval of the difference. That interval is computed from the two
+    scores' intervals as if they were independent (Zou and Donner 2008, equations 7 and 8); it is wider than a paired
+    one, so that false regressions are rare. Scores without an interval count as changed at any difference.
     """
     now, then = {row["label"]: row for row in rows}, {row["label"]: row for row in before}
     changes: list[Change] = []
@@ -54,7 +54,7 @@ def regressed(changes: Iterable[Change]) -> bool:
 
 
 def listed(changes: Sequence[Change]) -> Iterator[str]:
-    """What differs, a line each; the last line counts them, and is `no change` where nothing differs."""
+    """One line of text for each difference, then a line that counts them, or `no change`."""
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
         values = [f"{value:.4g} {change.unit}".strip() for value in (change.before, change.now) if value is not None]
@@ -85,7 +85,7 @@ def _changes_of(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterat
 
 
 def _of_status(label: str, row: dict[str, Any], then: dict[str, Any]) -> Change:
-    """Rows of which one at least has no figures."""
+    """The change of a row that is not "ok" now, or was not before."""
     if row["status"] == then["status"]:
         return Change(label, "row", NO_CHANGE)
     reason = f"{then['status']} before, {row['status']} now"
@@ -113,7 +113,7 @@ def _of_score(label: str, what: str, now: dict[str, Any], before: dict[str, Any]
 
 
 def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tuple[float, float] | None:
-    """95 % interval of now - before; None where one of the two has no interval of its own."""
+    """95 % interval of now - before; None if one of the two scores has no interval."""
     if not now.get("ci95") or not before.get("ci95"):
         return None
     (low, high), (low_before, high_before) = now["ci95"], before["ci95"]
@@ -124,7 +124,7 @@ def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tupl
 
 
 def _of_machine(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
-    """Time of a step and memory, where both were measured on the same kind of machine in the same way."""
+    """Changes of step time and peak memory, if both rows were measured on the same kind of machine in the same way."""
     here, there = ({key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
                    for r in (row, then))  # fmt: skip
     differing = [key for key in here if here[key] != there[key]]
@@ -133,7 +133,7 @@ def _of_machine(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterat
         return
     before, now = (r.get("speed", {}).get("step_seconds") or [] for r in (then, row))
     if now and before:
-        # medians that differ, with middle halves that lie apart: a neighbour's load passes
+        # changed only if the interquartile ranges do not overlap either: a passing load of the machine does not count
         (low, middle, high), (old_low, old_middle, old_high) = _quarters(now), _quarters(before)
         tolerance = SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE
         verdict = _beyond(middle / old_middle if old_middle else 1.0, tolerance)
@@ -146,7 +146,7 @@ def _of_machine(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterat
 
 
 def _beyond(ratio: float, tolerance: float) -> str:
-    """The verdict on something that is better when it is less, now divided by before."""
+    """The verdict for `ratio`, now / before, of a quantity where lower is better."""
     if ratio > 1 + tolerance:
         return REGRESSION
     return BETTER if ratio < 1 / (1 + tolerance) else NO_CHANGE

@@ -1,4 +1,4 @@
-"""Sample pictures of all rows in one place: small copies of what each run drew last, within a budget of bytes."""
+"""Sample pictures of all rows: small copies of each run's last samples, within a limit of bytes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gantk.report.words import digits, metric_name
 from gantk_bench.systems import Line, System
 
 BUDGET = 5_000_000  # bytes of pictures in the page
-SIZES = ((3, 160), (3, 96), (1, 96), (1, 64))  # samples a direction, pixels: the first that fits
-WALL = 3  # as many pictures of images from noise as a strip of so many translations has
+SIZES = ((3, 160), (3, 96), (1, 96), (1, 64))  # (samples per direction, pixels); the first pair within BUDGET is used
+WALL = 3  # images generated from noise, for each sample that a translation would show
 
 
 @dataclass(frozen=True)
 class Strip:
-    """What one run made in one direction: rows of input, output and truth, or a wall of images from noise."""
+    """One run's pictures in one direction: rows of input, output and truth, or images generated from noise."""
 
     name: str
     direction: str
-    scores: str  # what it was scored at, in short
+    scores: str  # its main scores as text
     heads: tuple[str, ...]
     samples: tuple[tuple[str, ...], ...]  # data URIs; "" where a file is missing
 
@@ -35,7 +35,7 @@ class Strip:
 
 
 def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) -> tuple[dict[str, list[Strip]], int]:
-    """Direction in words -> a strip a run, first seeds first; and how many strips there was no room for."""
+    """(direction label -> strips, one per run, each system's first seed first; number of strips beyond `budget`)."""
     sources = [source[1:] for source in sorted(_sources(systems, folder), key=lambda source: source[0])]
     for count, side in SIZES:
         strips = [_strip(*source, count, side) for source in sources]
@@ -52,7 +52,7 @@ def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) ->
 
 
 def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str, str, Samples, Direction]]:
-    """(which seed of its system, name, scores, a run's samples, a direction of them)."""
+    """(seed's position in its system, name, scores, the run's samples, one of their directions)."""
     for system in systems:
         for place, row in enumerate(system.rows):
             samples = _samples(folder, row.get("run"))
@@ -65,7 +65,7 @@ def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str
 
 
 def _samples(folder: Path, run: object) -> Samples | None:
-    """The samples of a row's run folder, which lies inside the bench folder."""
+    """The samples of a row's run folder; None if it has none or does not lie inside the bench folder."""
     if not isinstance(run, str) or not run:
         return None
     try:

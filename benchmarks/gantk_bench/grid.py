@@ -1,4 +1,4 @@
-"""Settings of a bench: sweeps `KEY=V1,V2` with all their combinations, and a suite's tables as `--set` takes them."""
+"""Settings of a bench: all combinations of the `KEY=V1,V2` grids, and a suite's tables as `--set` arguments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.recipe.load import parse_setting
 
-SEED = "train.seed"  # the one key that makes the same experiment again, not another
+SEED = "train.seed"  # rows that differ in this key alone repeat the same experiment
 OPENING, CLOSING = "[{", "]}"
 
 
 @dataclass(frozen=True)
 class Value:
-    """One value of one key, as written and as TOML reads it."""
+    """One value of one key: its text and its parsed TOML value."""
 
     key: str
     text: str
@@ -26,12 +26,12 @@ class Value:
 
     @property
     def setting(self) -> str:
-        """What `gantk run --set` takes."""
+        """The argument of `gantk run --set`."""
         return f"{self.key}={self.text}"
 
 
 def parse_axis(text: str) -> list[Value]:
-    """The values of `KEY=V1,V2`; commas inside brackets and quotes belong to a value. UserError where it is none."""
+    """The values of `KEY=V1,V2`; commas inside brackets and quotes belong to a value. UserError for invalid text."""
     key, equals, values = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
@@ -52,7 +52,7 @@ def parse_axis(text: str) -> list[Value]:
 
 
 def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tuple[Value, ...]]:
-    """All combinations of the axes' values, the seeds (0 to `seeds` - 1) varying fastest. UserError for a key twice."""
+    """All combinations of the axes' values; seeds (0 to `seeds` - 1) vary fastest. UserError for a repeated key."""
     parsed = [parse_axis(axis) for axis in axes]
     if seeds is not None:
         parsed.append([Value(SEED, str(seed), seed) for seed in range(seeds)])
@@ -66,7 +66,7 @@ def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tupl
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Each dotted key by its last parts: as many as tell it from the others."""
+    """Dotted key -> the shortest ending that no other key has."""
     keys, found = list(keys), {}
     for key in keys:
         parts = key.split(".")
@@ -77,7 +77,7 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that stand neither inside brackets nor inside quotes."""
+    """Split at commas outside brackets and quotes."""
     parts, depth, quote, escaped = [""], 0, "", False
     for letter in text:
         if quote:
@@ -95,7 +95,7 @@ def _split(text: str) -> list[str]:
 
 
 def settings_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`key=value` for every value of nested tables; a table with a name is one part of a recipe, and stays whole."""
+    """`key=value` for every value of nested tables; a table with a `name` (a component) is one inline value."""
     for key, value in table.items():
         if isinstance(value, Mapping) and "name" not in value:
             yield from settings_of(value, f"{prefix}{key}.")
@@ -104,12 +104,12 @@ def settings_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML writes it, on one line."""
+    """A value as one line of TOML."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(key)} = {toml_value(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(toml_value, value)) + "]"
-    # JSON's texts, numbers and truths are TOML's, but for one character that TOML wants escaped
+    # TOML writes strings, numbers and booleans like JSON, but also requires U+007F to be escaped
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 

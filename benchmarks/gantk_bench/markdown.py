@@ -1,4 +1,4 @@
-"""bench.md: a Markdown table for a README, one row a system, its directions in it, definitions beneath."""
+"""Writes bench.md: a Markdown table for a README with one row for each system, and definitions beneath."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gantk_bench.systems import FIRST, Judgement, Line, Row, mapping, systems
 NOTHING = "–"
 HEADS = ("system", "direction", "gantk", "best baseline", "L1 regression", "identity", "published, other data",
          "verdict", "training", "images/s")  # fmt: skip
-LONGEST_ERROR = 100  # characters; the page has all of it
+LONGEST_ERROR = 100  # characters; bench.html has the whole text
 
 
 def table(rows: Iterable[Row]) -> str:
-    """A Markdown table of any rows, failed ones too, and what its figures mean; seeds are mean (lowest-highest)."""
+    """A Markdown table of rows, also of failed ones, and a legend; several seeds appear as mean (lowest-highest)."""
     found = systems(rows)
     body = [HEADS, ["---"] * len(HEADS)]
-    for system in found:  # the directions in one row; what is the same for all of them is said once
+    for system in found:  # one row for all directions; equal cells are written once
         cells = zip(*map(_cells, system.lines), strict=True)
         body.append([each[0] if len(set(each)) == 1 else "<br>".join(each) for each in cells])
     lines = [line for system in found for line in system.lines]
@@ -29,7 +29,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    """One direction of a system."""
+    """The cells of one direction of a system."""
     system, rival = line.system, best(line)
     seconds, rate = line.speed("seconds"), line.speed("images_per_s")
     verdict = "; without pairs ".join(
@@ -69,7 +69,7 @@ def _judged(judgement: Judgement) -> str:
 
 
 def _legend(lines: list[Line]) -> list[str]:
-    """What the figures are; every definition once."""
+    """The legend: what the figures are, with the definition of each metric."""
     definitions = {m: str(line.entry(m).get("definition") or "") for line in lines for m in line.main}
     seeds = max((len(line.system.rows) for line in lines), default=0)
     machines = {str(mapping(row.get("machine")).get("cpu") or "") for line in lines for row in line.system.rows} - {""}
@@ -88,6 +88,6 @@ def _legend(lines: list[Line]) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """One line that breaks neither the table nor the page it stands on."""
+    """Text on one line, with the characters escaped that have a meaning in Markdown tables and HTML."""
     shown = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
     return shown.replace("<", "&lt;")

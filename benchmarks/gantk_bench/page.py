@@ -1,4 +1,4 @@
-"""bench.html: all rows of a bench folder in one file that opens offline: table, curves, pictures, conditions."""
+"""Writes bench.html: all rows of a bench folder (table, curves, pictures, conditions) in one file for offline use."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from gantk_bench.gallery import gallery
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
 
-Numbered = Callable[[Chart | None], list[tuple[int, Chart]]]  # a chart with its place in what the script reads
+Numbered = Callable[[Chart | None], list[tuple[int, Chart]]]  # (index in the script's data, chart); [] for None
 
 HERE = Path(__file__).parent
-MOST_NAMED = 6  # recipes in a command; of more, it is all of them
-MOST_CURVES = 16  # in one plot; of more, the best
-MINUTES = 600.0  # seconds; a plot that goes on for longer counts in minutes
+MOST_NAMED = 6  # recipes named in a command; for more it has --all
+MOST_CURVES = 16  # curves in one plot; of more, the best are shown
+MINUTES = 600.0  # seconds; the axis of a longer plot is in minutes
 
 
 def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | None = None) -> Path:
-    """Writes the folder's bench.html, whole or not at all, and returns its path.
+    """Write the folder's bench.html atomically; returns its path.
 
-    `rows` may have any status and any metrics; their sample pictures are looked for in the folder. `changes` are what
-    `gantk_bench.comparison.compare` found against earlier rows; None where nothing was compared.
+    `rows` may have any status and any metrics; their sample pictures are read from the folder. `changes` is the result
+    of `gantk_bench.comparison.compare`; None if nothing was compared.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
 
 
 def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
-    """What differs from last time, each with its tone, and the count of all."""
+    """Table rows of the differences, each with its tone, and a summary; None if nothing was compared."""
     if changes is None:
         return None
     *_, summary = listed(changes)
@@ -101,7 +101,7 @@ def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
 
 
 def facts(rows: list[Row], found: list[System]) -> list[tuple[str, str]]:
-    """The strip under the title."""
+    """(name, value) pairs of the strip under the title; empty values are left out."""
     good = sum(row.get("status") == "ok" for row in rows)
     judged = [line.judgement for system in found for line in system.lines if line.judgement.tone]
     walls = [value for row in rows if (value := value_of(row.get("wall_s"))) is not None]
@@ -124,7 +124,7 @@ def facts(rows: list[Row], found: list[System]) -> list[tuple[str, str]]:
 
 
 def _one(values: Iterable[Any]) -> str:
-    """What all rows say; the number of answers where they differ."""
+    """The value that all rows share; "N different" if they differ, "" if none has one."""
     known = list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
     return known[0] if len(known) == 1 else f"{len(known)} different" if known else ""
 
@@ -135,7 +135,7 @@ def _commit(row: Row) -> str:
 
 
 def _group(line: Line, shown: list[Column]) -> dict[str, Any]:
-    """A line of the table and, beneath it, one for each of several seeds."""
+    """Cells of a line of the table and, if it has several seeds, of a line for each seed."""
     seeds = []
     for system in line.system.apart if len(line.system.rows) > 1 else ():
         alone = Line(system, line.direction if system.scored else "")
@@ -144,7 +144,7 @@ def _group(line: Line, shown: list[Column]) -> dict[str, Any]:
 
 
 def commands(rows: list[Row], folder: Path) -> list[tuple[str, str]]:
-    """What goes on from this page: the same rows once more, held against these."""
+    """(title, command) pairs: the command that measures these rows again and compares with them."""
     recipes = list(dict.fromkeys(str(row["recipe"]) for row in rows if row.get("recipe") and not row.get("peer")))
     suite = next((str(row["suite"]) for row in rows if row.get("suite")), "quick")
     words = ["gantk", "bench", *(recipes if len(recipes) <= MOST_NAMED else ["--all"]), "--suite", suite]
@@ -161,7 +161,7 @@ def commands(rows: list[Row], folder: Path) -> list[tuple[str, str]]:
 
 
 def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int]]]]]:
-    """Heading -> name -> the answers of the rows, each with how many gave it."""
+    """Heading -> (name, [(value, number of rows with it)]), most frequent values first."""
     groups: dict[str, dict[str, dict[str, int]]] = {"Machine": {}, "Versions": {}, "Source": {}}
     for row in rows:
         git = mapping(row.get("git"))
@@ -183,7 +183,7 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
 
 
 def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
-    """Score against seconds of training: a plot for each metric and direction, and what it leaves out."""
+    """(plot of score against training time, note on curves left out) for each metric and direction."""
     found: dict[tuple[str, str], dict[str, Points]] = {}
     higher: dict[str, bool] = {}
     for line in lines:
@@ -203,7 +203,7 @@ def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
 
 
 def timed(title: str, series: dict[str, Points]) -> Chart | None:
-    """A plot over seconds, or over minutes where they are many."""
+    """A plot over seconds, or over minutes if longer than MINUTES."""
     longest = max((max(points) for points in series.values()), default=0.0)
     unit, size = ("min", 60.0) if longest > MINUTES else ("s", 1.0)
     scaled = {name: {round(t / size, 3): value for t, value in points.items()} for name, points in series.items()}
@@ -211,7 +211,7 @@ def timed(title: str, series: dict[str, Points]) -> Chart | None:
 
 
 def detail(system: System, numbered: Numbered) -> dict[str, Any]:
-    """All that is to be said of one system: scores beside every baseline, curves, the command."""
+    """The page's section on one system: scores beside every baseline, curves, alarms, the command, hashes."""
     curves: dict[str, dict[str, dict[float, float]]] = {}
     for line in system.lines:
         for metric, points in line.curves.items():
@@ -236,7 +236,7 @@ def detail(system: System, numbered: Numbered) -> dict[str, Any]:
 
 
 def _table(line: Line) -> dict[str, Any]:
-    """One direction: a column a metric, the model above every baseline."""
+    """The table of one direction: a column for each metric, the model in the first row, then each baseline."""
     metrics = line.metrics
 
     def told(figure: Any, metric: str) -> str:
@@ -259,11 +259,11 @@ def _table(line: Line) -> dict[str, Any]:
 
 
 def command(row: Row) -> str:
-    """What trains this row again."""
+    """The command that trains this row again."""
     words = ["gantk", "run", str(row.get("recipe") or "RECIPE")]
     words += ["--profile", str(row["profile"])] if row.get("profile") else []
     settings = {str(setting).partition("=")[0]: str(setting) for setting in row.get("settings") or ()}
-    for setting in settings.values():  # of a key that was set twice, the last
+    for setting in settings.values():  # the last setting of each key
         words += ["--set", setting]
     words += ["--seed", str(row["seed"])] if row.get("seed") is not None else []
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""What a bench is going to do: a job for each recipe, combination and seed, all checked before the first one runs."""
+"""Plan of a bench: a job for each recipe, grid combination and seed, all checked before the first one runs."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk_bench.grid import SEED, Value, combinations, settings_of, short_keys, toml_value
 from gantk_bench.suite import RecipeTable, Suite
 
-ABOUT = ("summary", "paper")  # what a recipe says of itself; it changes no figure
+ABOUT = ("summary", "paper")  # recipe keys that describe it and do not change a result
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row to be: a recipe with all its settings, or the reason why it cannot run."""
+    """One row to measure: a recipe with all its settings, or the reason why it cannot run."""
 
     label: str  # unique: `dualgan_t1t2 structure=1 seed=0`
     recipe: str  # the recipe's name
-    source: str  # what `gantk run` is given: the name, or a path
+    source: str  # the recipe argument of `gantk run`: a name or a path
     profile: str | None
     settings: tuple[str, ...]  # `key=value`, in the order in which they apply
-    values: tuple[Value, ...] = ()  # of the grid and the seeds; they apply last
+    values: tuple[Value, ...] = ()  # grid values and seed; they apply last
     data: str | None = None  # the folder or file that replaces the recipe's source
     limit: float | None = None  # seconds
-    facts: dict[str, Any] = field(default_factory=dict)  # fields of the row that are known before it is trained
-    steps: int | None = None  # None where the recipe counts epochs
-    skip: str | None = None
-    problem: str | None = None  # found by the check; such a row has failed without having run
+    facts: dict[str, Any] = field(default_factory=dict)  # fields of the row that are known before training
+    steps: int | None = None  # None: the recipe counts epochs
+    skip: str | None = None  # the suite's reason to leave this recipe out
+    problem: str | None = None  # error of the check before the run; the row then counts as failed
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `gantk run`."""
+        """The command-line arguments after `gantk run`."""
         settings = [*self.settings, *(value.setting for value in self.values)]
         words = [word for setting in settings for word in ("--set", setting)]
         profile = ["--profile", self.profile] if self.profile else []
@@ -46,16 +46,16 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """The label as the name of a folder."""
+        """The label as a folder name."""
         slug = re.sub(r"[^\w.=+-]+", "-", self.label).strip("-.")
         if slug == self.label.replace(" ", "-") and len(slug) <= 100:
             return slug
-        return f"{slug[:90]}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"  # others may look the same
+        return f"{slug[:90]}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"  # slugs may collide
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for on the command line, for every recipe alike."""
+    """Command-line options that apply to every recipe."""
 
     grid: tuple[str, ...] = ()
     seeds: int | None = None
@@ -65,9 +65,9 @@ class Wish:
 
 
 def jobs_for(names: Sequence[str], suite: Suite, wish: Wish, *, named: bool) -> list[Job]:
-    """The jobs of some recipes; UserError where a setting, a key of the grid or a named recipe is wrong.
+    """Jobs of the recipes `names`; raises UserError for an invalid setting or grid key, or an invalid `named` recipe.
 
-    A recipe that was not `named` and is wrong by itself, a third party's perhaps, becomes a job with a problem.
+    If the recipes come from --all (not `named`), an invalid recipe file becomes a job with a `problem`.
     """
     choices = list(combinations(wish.grid, wish.seeds))
     short = short_keys(value.key for value in choices[0])
@@ -93,7 +93,7 @@ def _jobs_of(
         loaded = load_recipe(name)
         profiles = loaded.tables.get("profile", {})
         profile = suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
-        profile = profile if own.profile is None else own.profile or None  # one named for this recipe has to exist
+        profile = profile if own.profile is None else own.profile or None  # a profile set for this recipe must exist
         loaded = loaded.override([], profile)
         loaded.check()
         settings = _suite_settings(loaded, suite, own, wish.data)
@@ -107,9 +107,9 @@ def _jobs_of(
 
 
 def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None) -> tuple[str, ...]:
-    """The suite's settings, its metrics for this kind of method, its limit of steps, then the recipe's own."""
+    """Settings in order: the suite's, its metrics for this kind of method, its step limit, then `recipe.NAME.set`."""
     settings = list(settings_of(suite.set))
-    # what the suite says of a recipe's own source says nothing of the data that replace it
+    # with --data, the suite's settings for the recipe's original source do not apply
     apart = [s for s in settings_of(own.set) if data is None or not s.startswith("data.source")]
     try:
         model = loaded.override(settings).check()
@@ -128,7 +128,7 @@ def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | 
 
 
 def _checked(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
-    """The job of one combination; UserError where a setting or a value does not fit the recipe."""
+    """The job of one grid combination; raises UserError if the recipe does not accept a setting or value."""
     try:
         model = loaded.override([*job.settings, *(value.setting for value in values)]).check()
     except UserError as error:
@@ -149,9 +149,9 @@ def _checked(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[st
 
 
 def recipe_hash(tables: Mapping[str, Any], data: str | None = None) -> str:
-    """SHA-256 of a resolved recipe's canonical JSON, in hex, without what it says of itself.
+    """SHA-256 (hex) of a resolved recipe's canonical JSON without the keys in `ABOUT`.
 
-    `data`, the path that replaced its source, counts by its last name: the same folder may lie elsewhere.
+    Of `data`, the path that replaces the recipe's source, only the last name is hashed: parent folders may differ.
     """
     kept = {key: value for key, value in tables.items() if key not in ABOUT}
     if data is not None:
@@ -160,7 +160,7 @@ def recipe_hash(tables: Mapping[str, Any], data: str | None = None) -> str:
 
 
 def recipe_names(names: Iterable[str], everything: bool, suite: Suite) -> tuple[list[str], bool]:
-    """(recipes to run, whether they were named one by one); UserError where neither or both were asked for."""
+    """(recipes to run, whether they were named one by one); raises UserError for names with --all, or neither."""
     named = list(names)
     if everything and named:
         raise UserError("--all already means every recipe", where="gantk bench", remedy="leave the names or --all out")

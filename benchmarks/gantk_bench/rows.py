@@ -1,4 +1,4 @@
-"""Rows of a bench: one JSON object per line, one line per training; read, written, and filled from a finished run."""
+"""Rows of a bench: JSON lines, one per training; reads and writes them, and collects a finished run's figures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gantk.files import write_file
 from gantk.runs.folder import Run, RunFolder
 
 FORMAT = 1
-# an absolute path of two names or more: between quotes with its blanks, or up to the next blank
+# an absolute path of two names or more: between quotes it may contain blanks, else it ends at the next blank
 ROOT = r"(?:[A-Za-z]:)?[\\/]"
 PLACE = re.compile(rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*")
 MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks", "cuda", "platform")
-SEEN = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")  # of [data]: how images are shown
+SEEN = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")  # [data] keys that shape a test image
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
 Row = dict[str, Any]
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a JSONL file; UserError where it is missing, or a line is no row of this format."""
+    """The rows of a JSONL file; raises UserError if it cannot be read or a line is not a row of this format."""
     path = Path(path)
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -53,7 +53,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """All rows, there whole or as they were before; GantkError where the disk does not take them."""
+    """Replace a file by all rows, atomically; raises GantkError if it cannot be written."""
     text = "".join(json.dumps(_finite(row), ensure_ascii=False, default=float) + "\n" for row in rows)
     try:
         write_file(path, text.encode())
@@ -63,7 +63,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def figures(run: Path) -> Row:
-    """The figures of a finished run folder; GantkError where it lacks what a finished run has."""
+    """The figures of a finished run folder; raises GantkError if a file of a finished run is missing or broken."""
 
     def read(name: str) -> Any:
         return json.loads((run / name).read_text("utf-8"))
@@ -93,8 +93,8 @@ def figures(run: Path) -> Row:
 
 
 def _patients(run: Path, split: Row) -> Row:
-    """The scores of each test patient, by direction and metric under a hash of the name; and a hash of what they were
-    scored on: the test images, and how the recipe shows them. {} where the run keeps none."""
+    """`patients`: direction -> metric -> hash of a patient's name -> score; `test_images`: a hash of the test split,
+    the data source and the [data] keys that shape an image. {} if the run has no patients.json."""
     if not (run / "patients.json").is_file():
         return {}
     kept, data = json.loads((run / "patients.json").read_text("utf-8")), Run(run).recipe().tables["data"]
@@ -111,12 +111,12 @@ def _patients(run: Path, split: Row) -> Row:
 
 
 def without_places(text: str) -> str:
-    """Text with every absolute path cut to its last name: a row says nothing of the machine's folders."""
+    """Text with every absolute path cut to its last name, so that rows reveal no folders of the machine."""
     return PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], text)
 
 
 def commit() -> Row | None:
-    """{"commit": ..., "dirty": ...} of the checkout that holds gantk; None where it is installed, or git is missing."""
+    """{"commit": ..., "dirty": ...} of gantk's git checkout; None for an installed package or without git."""
     package = Path(gantk.__file__).parent
 
     def git(*words: str) -> str | None:
@@ -127,13 +127,13 @@ def commit() -> Row | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # A checkout that merely surrounds an installed gantk is not it: git has to know the file.
+    # The file must be tracked: an installed gantk may lie inside another project's checkout.
     head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") is not None else None
     return head and {"commit": head, "dirty": bool(git("status", "--porcelain", ":/"))}
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows neither nan nor infinity: what is no number is not known."""
+    """Replace NaN and infinity, which JSON lacks, by None in nested values."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""`gantk bench` from the names of recipes to the table: plan, run in processes, keep each row, compare."""
+"""Runs `gantk bench`: plans the rows, trains each in a process, saves each row, compares, and writes the tables."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from gantk_bench.statistics import sentences
 from gantk_bench.suite import Suite, load_suite
 from gantk_bench.systems import systems as grouped
 
-LOOK_EVERY = 0.2  # seconds between looks at the children
-# (folder, threads, device, jobs) -> while it is open: what is called as Child is, how many at once, threads of each
+LOOK_EVERY = 0.2  # seconds between polls of the children
+# (folder, threads, device, jobs) -> a context manager of (a callable like Child, children at once, threads of each)
 Workers = Callable[[Path, int, str | None, int | None], AbstractContextManager[tuple[Callable[..., Child], int, int]]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a bench left: its rows, its folder, and what changed since the rows it was held against, or the last time.
+    """Result of a bench: its rows, its folder, and the changes since `against` or since the folder's earlier rows.
 
-    `judged`: whether a change for the worse is a failure, as it is against rows that were asked for.
+    `judged`: whether a regression makes the bench fail, as it does with `against`.
     """
 
     rows: list[dict[str, Any]]
@@ -48,12 +48,12 @@ class Outcome:
 
     @property
     def bad(self) -> list[dict[str, Any]]:
-        """Rows that neither ended well nor were left out on purpose."""
+        """Rows that are neither "ok" nor "skipped"."""
         return [row for row in self.rows if row["status"] not in ("ok", "skipped")]
 
     @property
     def good(self) -> bool:
-        """Whether every row is there and none got worse."""
+        """Whether no row failed and, if `judged`, no score regressed."""
         return not self.bad and not (self.judged and comparison.regressed(self.changes or []))
 
 
@@ -76,28 +76,28 @@ def bench(
     workers: Workers | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Train and score recipes the same way, each in a process of its own, one row each.
+    """Train and score recipes the same way, each in a process of its own; returns one row for each.
 
     Args:
         names: names or paths of recipes; none with `all`.
-        all: the suite's recipes, or every recipe there is, third parties' too.
+        all: the suite's recipes, or every installed recipe, third parties' too.
         suite: the name of a suite, or a TOML file.
-        against: rows (JSONL) of an earlier bench to compare with; None: those of the same folder, if there are any.
-        json: a file that gets the rows too.
+        against: rows (JSONL) of an earlier bench to compare with; None: the folder's earlier rows, if it has any.
+        json: a second file to write the rows to.
         out: the bench folder; None: runs/bench-SUITE. Rows of other recipes in it stay.
-        resume: keep rows of the folder that are ok and would be measured again with the same recipe, settings and seed.
+        resume: skip rows of the folder that are "ok" and have the same recipe, settings and seed.
         seeds: train with the seeds 0 to `seeds` - 1.
         grid: `key=v1,v2` sweeps; a row for each combination.
-        set: `key=value` settings over the suite's.
-        jobs: how many train at once; None: the suite's.
-        limit: seconds for one recipe; None: the suite's.
-        data: a file or folder that all recipes train on instead.
-        device: "cpu", "cuda", ...; None: the best there is.
-        workers: what starts children elsewhere than on this machine, as --address does.
-        console: where to show how it goes; None: standard output.
+        set: `key=value` settings, applied after the suite's.
+        jobs: trainings at the same time; None: the suite's number.
+        limit: seconds for one recipe; None: the suite's limit.
+        data: a file or folder that replaces the data source of all recipes.
+        device: "cpu", "cuda", ...; None: the best available device.
+        workers: starts children on other machines, as --address does; None: this machine.
+        console: where progress is shown; None: standard output.
 
-    Raises UserError before anything runs where the input is wrong, Interrupted on Ctrl-C, after the children have been
-    stopped and all finished rows kept.
+    Raises UserError for invalid input before anything runs, and Interrupted on Ctrl-C, once the children have stopped
+    and all finished rows are saved.
     """
     chosen = load_suite(str(suite))
     names = [names] if isinstance(names, str | Path) else names
@@ -109,12 +109,12 @@ def bench(
     if copy and not copy.absolute().parent.is_dir():
         raise UserError(f"there is no folder '{copy.parent}'", where="--json", remedy="make it first")
     if device is not None and workers is None:
-        start(device, "fp32")  # raises where there is no such device
+        start(device, "fp32")  # raises if the device does not exist
     console = console or standard_output()
     done = Bench(planned, chosen, path, jobs, device, console)
     done.run(resume, workers)
     rivals = done.before if before is None else before
-    if rivals is not None and (named or before is None):  # recipes that were not named now are not missing
+    if rivals is not None and (named or before is None):  # a recipe that this bench does not run is not "missing"
         rivals = [row for row in rivals if row.get("recipe") in {job.recipe for job in planned}]
     changes = comparison.compare(done.own(), rivals) if rivals or before is not None else None
     outcome = Outcome(done.own(), path, changes, before is not None)
@@ -125,10 +125,10 @@ def bench(
 
 
 class Bench:
-    """The jobs of one bench, so many at once, each in a process of its own, and its folder.
+    """Runs the jobs of one bench, `jobs` at a time, each in a process of its own, and writes its folder.
 
-    The folder holds rows.jsonl, on the disk as soon as a row is known, the runs and what they printed. Rows of other
-    labels stay; `before` are the folder's rows of the last time, which are copied to rows.before.jsonl.
+    The folder holds rows.jsonl, saved after each row, the run folders (runs/) and their output (logs/). Rows of other
+    labels stay; `before` are the folder's rows of the bench before, which are copied to rows.before.jsonl.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Bench:
         self.before: list[dict[str, Any]] | None = None
 
     def run(self, resume: bool, workers: Workers | None = None) -> None:
-        """Measure all that is to be measured; with `resume` all but what the folder has already."""
+        """Measure all planned rows; with `resume` only those that the folder does not have yet."""
         with ExitStack() as holding:
             if workers:
                 there = workers(self.path, self.threads, self.device, self.asked)
@@ -163,17 +163,17 @@ class Bench:
             self._measure(todo, board, stopped)
 
     def own(self) -> list[dict[str, Any]]:
-        """The rows of this bench, in its order."""
+        """The rows of this bench, in the order of its jobs."""
         return [self.rows[job.label] for job in self.planned if job.label in self.rows]
 
     def ordered(self) -> Iterator[dict[str, Any]]:
-        """Earlier rows of others first, then this bench's."""
+        """Earlier rows of other labels first, then this bench's."""
         labels = {job.label for job in self.planned}
         yield from (row for label, row in self.rows.items() if label not in labels)
         yield from self.own()
 
     def _open(self, holding: ExitStack, *, aside: bool) -> None:
-        """Make the folder or take over an earlier bench's; UserError where it has anything else, or another writes."""
+        """Create the folder or reuse a bench folder; UserError for other contents, or if another process holds it."""
         if self.path.is_dir() and not self.file.is_file() and any(self.path.iterdir()):
             what = f"'{self.path}' holds other things and no rows.jsonl: it is not a bench folder"
             raise UserError(what, where="--out", remedy="name a new folder, or one of an earlier bench")
@@ -192,7 +192,7 @@ class Bench:
         write_rows(self.file, self.ordered())
 
     def _done(self, job: Job) -> bool:
-        """Whether the folder has a good row of the very same job."""
+        """Whether the folder has a row of the same job with status "ok"."""
         row = self.rows.get(job.label, {"status": ""})
         return row["status"] == "ok" and all(row.get(key) == value for key, value in self._head(job).items())
 
@@ -219,7 +219,7 @@ class Bench:
             _stop(children)
 
     def _started(self, waiting: Iterator[Job], free: int, board: Board) -> Iterator[Child]:
-        """As many children as there is room for; a job that cannot run is a row at once."""
+        """Start children until `free` of them run; a job that cannot start becomes a row at once."""
         for job in waiting if free > 0 else ():
             run = self.path / "runs" / job.folder
             if job.skip or job.problem:
@@ -228,10 +228,10 @@ class Bench:
                 continue
             try:
                 if run.is_dir():
-                    with held(run):  # the child of a bench that was killed may still be saving
-                        shutil.rmtree(run, ignore_errors=True)  # what an earlier attempt left
+                    with held(run):  # the child of a killed bench may still be saving its checkpoint
+                        shutil.rmtree(run, ignore_errors=True)  # files of an earlier attempt
                 child = self.child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
-            except (UserError, OSError) as error:  # neither memory nor disk left for one more process
+            except (UserError, OSError) as error:  # such as no memory or disk space for another process
                 why = getattr(error, "strerror", error)
                 self._keep(job, End("failed", f"it could not be started: {why}"), now(), board)
                 continue
@@ -242,7 +242,7 @@ class Bench:
                 return
 
     def _head(self, job: Job) -> dict[str, Any]:
-        """The fields that say which measurement a row is."""
+        """The fields that identify a measurement."""
         return {
             "format": FORMAT,
             "suite": self.suite.name,
@@ -256,7 +256,7 @@ class Bench:
         }
 
     def _keep(self, job: Job, end: End, started: str, board: Board) -> None:
-        """Add or replace a row."""
+        """Add or replace the row of a job, with the run's figures if it ended well, and save all rows."""
         run = self.path / "runs" / job.folder
         row = self._head(job) | job.facts | {"status": end.status, "error": end.error, "started": started}
         row |= {"wall_s": round(end.seconds, 1), "run": f"runs/{job.folder}" if run.is_dir() else None}
@@ -272,7 +272,7 @@ class Bench:
 
 
 def _stop(children: list[Child]) -> None:
-    """End what still runs: asked first, killed where it does not listen or Ctrl-C comes again."""
+    """End all running children: SIGTERM first, then SIGKILL after GRACE seconds or on a second Ctrl-C."""
     try:
         for child in children:
             child.stop("stopped")
@@ -285,7 +285,7 @@ def _stop(children: list[Child]) -> None:
 
 
 def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Change] | None) -> list[Path]:
-    """bench.md and bench.html; their paths."""
+    """Write bench.md and bench.html; returns their paths."""
     from gantk_bench.markdown import table
     from gantk_bench.page import write_page
 
@@ -298,7 +298,7 @@ def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Chan
 
 
 def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
-    """The table of results, what is not as it should be, what changed, and where it all is."""
+    """Print the table of results, the failed rows, the statistics, the changes and the paths of the files."""
     out.print(result_table(outcome.rows))
     for row in outcome.bad:
         _say(out, f"{row['status']:<11}  {row['label']}: {row['error']}")

@@ -14,9 +14,9 @@ Rows = list[dict[str, Any]]
 
 
 def statistics(found: Sequence[System]) -> dict[str, Rows]:
-    """In the main metrics: `baselines`, the test of each system against its best baseline, of seeds the least sure, all
-    corrected together; `ranks` of systems on the same test images, means over seeds; `tests` of the first of these
-    against the others, corrected over all pairs. What a failed training made is left out.
+    """For the main metrics: `baselines`, the test of each system against its best baseline (that of the seed with the
+    largest p), corrected together; `ranks` of systems on the same test images, by means over seeds; `tests` of the
+    first system against the others, corrected over all pairs. Failed trainings are left out.
     """
     baselines, scores, senses = [], {}, {}
     for line in (line for system in found for line in system.lines if not line.judgement.failed):
@@ -30,7 +30,7 @@ def statistics(found: Sequence[System]) -> dict[str, Rows]:
                 baselines.append({"label": line.label, "score": metric} | who | least["test"])
             seeds = [mapping(dig(row, "patients", line.direction, metric)) for row in rows]
             score = (*dict.fromkeys(row.get("test_images") for row in rows), line.label, metric)
-            if all(seeds):  # seeds with other test images share them with no other system
+            if all(seeds):  # if seeds differ in their test images, `score` matches no other system's
                 shared = [patient for patient in seeds[0] if all(value_of(of.get(patient)) is not None for of in seeds)]
                 scores.setdefault(name, {})[score] = {patient: fmean(of[patient] for of in seeds) for patient in shared}
                 senses[score] = line.entry(metric).get("higher_is_better")
@@ -44,7 +44,7 @@ def statistics(found: Sequence[System]) -> dict[str, Rows]:
 
 
 def sentences(found: Sequence[System]) -> Iterator[str]:
-    """What the tests and ranks come to, in words; nothing where no patients are known."""
+    """The results of the tests and ranks as sentences; none if the rows have no scores per patient."""
     made, groups = statistics(found), {}
     if tests := made["baselines"]:
         better, worse = (sum(t["holm"] < 0.05 and t["gain"] * sign > 0 for t in tests) for sign in (1, -1))

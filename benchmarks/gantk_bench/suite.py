@@ -1,4 +1,4 @@
-"""Suites: a TOML file says how recipes are shortened, limited and scored, so that their rows can stand side by side."""
+"""Suites: TOML files that set the length, time limit and metrics of all recipes, so that their rows are comparable."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from gantk.recipe.load import all_recipes, at_its_key, files_of, place, read_tom
 
 
 class Scored(Table):
-    """Metrics for every recipe of one kind; None leaves each recipe its own."""
+    """Metrics for every recipe of one kind; None: each recipe keeps its own metrics."""
 
     translate: list[Any] | None = None  # methods that translate images; names, or tables with a name
-    noise: list[Any] | None = None  # methods that make images from noise
+    noise: list[Any] | None = None  # methods that generate images from noise
 
 
 class RecipeTable(Table):
-    """What one recipe gets apart from the others."""
+    """Settings of one recipe that replace the suite's."""
 
-    profile: str | None = None  # instead of the suite's; "" is none
-    set: dict[str, Any] = {}  # over the suite's settings
+    profile: str | None = None  # instead of the suite's profile; "": no profile
+    set: dict[str, Any] = {}  # applied after the suite's settings
     limit: float | None = Field(None, gt=0)  # seconds
-    skip: str | None = Field(None, min_length=1)  # the reason why it is left out
+    skip: str | None = Field(None, min_length=1)  # the reason why this recipe is left out
 
 
 class Suite(Table):
-    """What all recipes of a bench have in common, and what single ones have apart."""
+    """Settings for all recipes of a bench, and for single recipes in `recipe`."""
 
     format: Literal[1] = 1
     summary: str = ""
-    recipes: list[str] | None = None  # what --all means; None: every recipe there is
-    profile: str | None = None  # applied where a recipe has it
-    limit: float | None = Field(None, gt=0)  # seconds for one recipe; None: as long as it takes
-    jobs: int = Field(1, ge=1)  # recipes that train at once
-    threads: int | None = Field(None, ge=1)  # of each; None: the cores, shared out among the jobs
+    recipes: list[str] | None = None  # the recipes of --all; None: every installed recipe
+    profile: str | None = None  # applied to each recipe that has a profile of this name
+    limit: float | None = Field(None, gt=0)  # seconds for one recipe; None: no limit
+    jobs: int = Field(1, ge=1)  # recipes that train at the same time
+    threads: int | None = Field(None, ge=1)  # CPU threads of each training; None: cores / jobs
     max_steps: int | None = Field(
         None, ge=0
-    )  # longer trainings, and those in epochs, are cut to it; a `set` may differ
-    set: dict[str, Any] = {}  # settings for every recipe, as `gantk run --set` takes them
+    )  # shortens longer trainings and those counted in epochs; `recipe.NAME.set` may choose more
+    set: dict[str, Any] = {}  # settings for every recipe, as in `gantk run --set`
     metrics: Scored = Field(default_factory=Scored)
     recipe: dict[str, RecipeTable] = {}  # [recipe.NAME]
 
@@ -55,7 +55,7 @@ class Suite(Table):
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by its path or name; UserError with the key, the line and the nearest name where something is wrong."""
+    """Load a suite by its path or name; raises UserError with the key, the line and the nearest valid name."""
     path, origin = _find(name)
     text, tables = read_toml(path, origin, "suite", "`gantk bench --help`")
     try:
@@ -73,7 +73,7 @@ def load_suite(name: str) -> Suite:
 
 
 def all_suites() -> dict[str, tuple[Path, str]]:
-    """name -> (file, distribution) of every suite that a plugin offers; gantk's own win."""
+    """name -> (file, distribution) of every registered suite; of two with one name, gantk's own is taken."""
     return files_of(sorted(registry().packages["suites"], key=lambda pair: pair[1] != "gantk"))
 
 

@@ -1,4 +1,4 @@
-"""Bench rows as a table reads them: the seeds of an experiment together, a line for each direction."""
+"""Groups bench rows for tables: a System holds the seeds of one experiment, a Line one direction of a System."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gantk.report.scores import tone_of
 from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, direction_name, metric_name, region_of
 
 Row = dict[str, Any]
-FIRST = ("psnr", "ssim")  # what a translation is known by
-UNTAUGHT = ("identity", "noise")  # what a training that taught anything beats: the input itself, pixels drawn by chance
-NO_RIVAL = ("real_split",)  # real images as if they were made: a ceiling, not a baseline
+FIRST = ("psnr", "ssim")  # main metrics of a translation
+UNTAUGHT = ("identity", "noise")  # baselines that any successful training beats: the unchanged input, random pixels
+NO_RIVAL = ("real_split",)  # real images scored as if generated: an upper bound, not a baseline
 SEED = re.compile(r"\s*\bseed=\S+")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of each seed."""
+    """One quantity, with a value for each seed."""
 
     values: tuple[float, ...]
 
@@ -42,17 +42,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The model against the best baseline: words, tone (good, near, bad, ""), probability, what it falls short in."""
+    """The model against the best baseline: words, tone (good, near, bad, ""), probability, metrics with a loss."""
 
     words: str
     tone: str
     probability: float | None
     short_in: tuple[str, ...] = ()
-    failed: bool = False  # whether the training taught nothing
+    failed: bool = False  # whether the model is worse than the unchanged input or random pixels
 
     @property
     def rank(self) -> float | None:
-        """For sorting: surely better first, surely not better and then failed last; None where nothing was judged."""
+        """Number to sort by: highest for surely better, lowest for a failed training; None if nothing was judged."""
         if self.failed:
             return -0.5
         if not self.tone:
@@ -62,7 +62,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class System:
-    """The rows of one experiment, which differ in their seed alone."""
+    """The rows of one experiment, which differ only in their seed."""
 
     name: str
     rows: tuple[Row, ...]
@@ -77,7 +77,7 @@ class System:
 
     @property
     def status(self) -> str:
-        """`ok`, or what befell the first row that is not."""
+        """`ok`, or the status of the first row that is not ok."""
         return next((str(row.get("status") or "unknown") for row in self.failed), "ok")
 
     @property
@@ -85,7 +85,7 @@ class System:
         return next((str(row["error"]) for row in self.failed if row.get("error")), "")
 
     def first(self, key: str) -> Any:
-        """What the first row that knows the key says."""
+        """The first row's value that is not empty for this key; None if all are empty."""
         return next((row[key] for row in self.rows if row.get(key) not in (None, "", [], {})), None)
 
     @property
@@ -95,7 +95,7 @@ class System:
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
-        """One a direction; a single one without a direction where nothing was scored."""
+        """One Line for each direction; if nothing was scored, one Line with direction ""."""
         directions = dict.fromkeys(key for row in self.scored for key in row["metrics"]) or {"": None}
         return tuple(Line(self, direction) for direction in directions)
 
@@ -118,30 +118,30 @@ class Line:
 
     @property
     def metrics(self) -> list[str]:
-        """What was scored, as the rows have it."""
+        """The metrics of this direction, in the order of the rows."""
         found = (name for row in self.system.scored for name in mapping(row["metrics"].get(self.direction)))
         return list(dict.fromkeys(found))
 
     @property
     def main(self) -> list[str]:
-        """The one or two metrics that stand for all of a line."""
+        """The main metrics: PSNR and SSIM where scored, else the first metric."""
         scored = self.metrics
         return [name for name in FIRST if name in scored] or scored[:1]
 
     def entry(self, metric: str) -> Row:
-        """The first seed's score with its interval, unit and definition."""
+        """The first seed's entry: value, interval, unit and definition; {} if there is none."""
         rows = (dig(row, "metrics", self.direction, metric) for row in self.system.scored)
         return next((row for row in rows if isinstance(row, dict)), {})
 
     def places(self, metric: str) -> int:
-        """Digits behind the point, the same in every line for what most lines have."""
+        """Digits after the decimal point; the same in every line for PSNR and SSIM."""
         return {"psnr": 2, "ssim": 3}.get(metric) or decimals(self.entry(metric))
 
     def figure(self, metric: str) -> Figure | None:
         return self._over(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
 
     def rival(self, baseline: str, metric: str) -> Figure | None:
-        """A baseline's score; post-steps are held against what the plain direction is held against."""
+        """A baseline's score; for a direction with post-steps (`_post`) also the baselines of the plain direction."""
         plain = self.direction.removesuffix("_post")
 
         def of(row: Row) -> float | None:
@@ -152,7 +152,7 @@ class Line:
 
     @property
     def curves(self) -> dict[str, dict[float, float]]:
-        """metric -> seconds of training -> validation score, averaged over seeds that were scored at the same step."""
+        """metric -> seconds of training -> validation score, averaged over the seeds scored at the same step."""
         gathered: dict[str, dict[Any, list[tuple[float, float]]]] = {}
         for row in self.system.rows:
             for entry in map(mapping, row.get("curve") or ()):
@@ -170,12 +170,12 @@ class Line:
 
     @property
     def baselines(self) -> list[str]:
-        """Those that have a score in this direction."""
+        """Baselines that have a score in this direction."""
         names = dict.fromkeys(name for row in self.system.scored for name in mapping(row.get("baselines")))
         return [name for name in names if any(self.rival(name, metric) for metric in self.metrics)]
 
     def best(self, metric: str) -> str | None:
-        """The best baseline's name, as it was judged or, failing that, as its score says."""
+        """Name of the best baseline: that of the recorded verdict, else the one with the best score."""
         for row in self.system.scored:
             judged = dig(row, "verdict", self.direction, metric, "best_baseline")
             if judged:
@@ -187,7 +187,7 @@ class Line:
 
     @property
     def published(self) -> dict[str, float]:
-        """Published figures by metric: those of this direction, or those that name no direction."""
+        """Published figures by metric: those of this direction, else those given without a direction."""
         found = mapping(self.system.first("published"))
         flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
         entries = mapping(found.get(self.direction.removesuffix("_post"))) or flat
@@ -205,7 +205,7 @@ class Line:
 
     @cached_property
     def judgement(self) -> Judgement:
-        for name in UNTAUGHT:  # worse in all that a line is known by, as a mean over seeds
+        for name in UNTAUGHT:  # worse in all main metrics, by the mean over seeds
             pairs = [(self.figure(metric), self.rival(name, metric), self._sign(metric)) for metric in self.main]
             if pairs and all(own and other and own.mean * sign < other.mean * sign for own, other, sign in pairs):
                 return Judgement(f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True)
@@ -213,7 +213,7 @@ class Line:
 
     @cached_property
     def without_pairs(self) -> Judgement | None:
-        """Against the baselines that needed no pairs, where the best one of all was fitted on pairs and not beaten."""
+        """Judgement against baselines fitted without pairs, if the best baseline needs pairs and was not beaten."""
         best = [self.best(metric) for metric in self.main]
         if self.judgement.tone == "good" or self.judgement.failed or not any(name in FITTED_ON_PAIRS for name in best):
             return None
@@ -221,7 +221,7 @@ class Line:
         return judged if judged.tone else None
 
     def _sign(self, metric: str) -> int:
-        """1 where higher is better, -1 where lower is, 0 where neither."""
+        """1 if higher is better, -1 if lower is better, 0 if neither."""
         higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
         return 0 if higher is None else 1 if higher else -1
 
@@ -246,7 +246,7 @@ class Line:
 
 
 def _of_seed(judged: dict[str, Row]) -> Judgement:
-    """All that was scored over the whole image; the probability is that of the metric that is least sure of it."""
+    """One seed's judgement from all whole-image metrics; its probability is that of the least certain metric."""
     tones = {name: tone_of(entry) for name, entry in judged.items() if not region_of(name) and tone_of(entry)}
     if not tones:
         return Judgement("", "", None)
@@ -256,7 +256,7 @@ def _of_seed(judged: dict[str, Row]) -> Judgement:
         return Judgement("not better", "bad", max(chances, default=None))
     if losses:
         return Judgement("partly better", "near", None, tuple(metric_name(name) for name in losses))
-    # Where nothing varies, such as a precision of 0, there is no interval and no chance to speak of: the others decide.
+    # A metric without variance, such as a precision of 0, has no interval and no probability: the others decide.
     known = [t for name, t in tones.items() if not chances or value_of(judged[name].get("probability")) is not None]
     words, tone = ("better, within chance", "near") if "near" in known else ("better", "good")
     words = words if chances else "better, one patient: no probability"
@@ -264,7 +264,7 @@ def _of_seed(judged: dict[str, Row]) -> Judgement:
 
 
 def systems(rows: Iterable[Row]) -> list[System]:
-    """Rows that differ in their seed alone, together and in the order of the first."""
+    """Groups of rows that differ only in their seed, in the order of their first rows."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         settings = [s for s in row.get("settings") or () if not str(s).startswith("train.seed=")]
@@ -286,14 +286,14 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def dig(row: Any, *keys: str) -> Any:
-    """What lies under the keys, one in the other; None where one of them is absent."""
+    """The value under nested keys; None if one of them is missing."""
     for key in keys:
         row = mapping(row).get(key)
     return row
 
 
 def value_of(entry: Any) -> float | None:
-    """A score's value, or a bare number; None for what is no number."""
+    """The number in a score entry, or a bare number; None if it is missing, NaN or not a number."""
     value = entry.get("value") if isinstance(entry, dict) else entry
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None

@@ -1,1 +1,1 @@
-"""Suites: TOML files that say which recipes are run, and how."""
+"""Bundled suites: TOML files with the recipes of a bench, their settings, limits and metrics."""
