@@ -1,4 +1,4 @@
-"""What the discriminators see is changed at random: always, or only as far as they overfit (Karras et al., 2020)."""
+"""Random augmentation of all images that a discriminator sees, at a fixed or an adaptive rate (Karras et al., 2020)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gantk.plugin.spec import Part
 
 
 class DiscriminatorAugment(nn.Module):
-    """Random, differentiable changes of all images on their way to one discriminator, real and fake alike.
+    """Augments all images that one discriminator sees, real and fake alike, by random, differentiable changes.
 
-    With `target` 0 every image takes each change with the change's own p. With a target in (0, 1), 0.6 in the paper,
-    they are applied, all together, to a share `p` of the images only. `p` starts at 0, rises while the discriminator
-    overfits, and falls otherwise: r_t = E[sign(D(real))] of equation 1 is held at the target, 0 for a discriminator
-    that cannot tell, 1 for one that knows every training image. `augments` are parts to build the changes from; `game`
-    says at which logit its discriminator is undecided (None: 0). Everything remembered is in buffers, and nothing waits
-    for the device. Like the image pool, each process of several keeps its own.
+    With `target` 0 each change is applied with its own p. With a target in (0, 1), 0.6 in the paper, all are applied
+    together, to a share `p` of the images. `p` starts at 0, rises while the discriminator overfits, and falls
+    otherwise, which holds r_t = E[sign(D(real))] of equation 1 at the target: r_t is 0 for a discriminator that cannot
+    tell real from fake, 1 for one that has memorised the training images. `augments`: parts to build the changes from;
+    `game`: the adversarial loss, which sets the logit of an undecided discriminator (None: 0). All state is in buffers
+    and is updated without a device synchronisation. Each rank keeps its own, as it keeps its own image pool.
     """
 
     INTERVAL: ClassVar[int] = 16  # real images between two changes of p; 4 batches of 64 in the paper
@@ -36,8 +36,8 @@ class DiscriminatorAugment(nn.Module):
         self.target = target
         if target:
             self.undecided = undecided(game) if game is not None else 0.0
-            for name in ("p", "signs", "images"):  # share of images that are changed; since it last moved: the sum of
-                self.register_buffer(name, torch.zeros(()))  # mean signs, and over how many images
+            for name in ("p", "signs", "images"):  # share of images that are changed; since its last update:
+                self.register_buffer(name, torch.zeros(()))  # sum of the images' mean signs, number of images
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, *size) to the same shape; each image draws its own, from the global generator of its device."""
@@ -47,11 +47,11 @@ class DiscriminatorAugment(nn.Module):
         if not self.target:
             return changed
         left = torch.rand(len(image), *[1] * (image.ndim - 1), device=image.device) >= self.p
-        return torch.where(left, image, changed)  # the first of the two gives the result its memory format
+        return torch.where(left, image, changed)  # the result has the memory format of the first
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
-        """Note what the discriminator said of real images, (N, ...) raw logits; nothing where the target is 0."""
+        """Count signs of raw logits (N, ...) of real images, and update `p` when due; nothing if the target is 0."""
         if not self.target:
             return
         signs = torch.sign(real_logits.detach().float() - self.undecided)
@@ -66,9 +66,9 @@ class DiscriminatorAugment(nn.Module):
 
 
 def undecided(game: Adversarial) -> float:
-    """The logit that serves a discriminator best where real and fake look the same: 1/2 for least squares, else 0.
+    """The logit of least discriminator loss where real and fake look the same: 1/2 for least squares, else 0.
 
-    Found by trying logits from -1 to 1; where many are as good as the best (hinge, Wasserstein), it is their middle.
+    Searched from -1 to 1; where several logits are equally good (hinge, Wasserstein), the middle of them.
     """
     logits = torch.linspace(-1, 1, 401, device="cpu")
     losses = torch.stack([game.discriminator(logit[None], logit[None]) for logit in logits])

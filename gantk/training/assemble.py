@@ -1,4 +1,4 @@
-"""From a recipe to what trains: its data, method, batches and engine; and their state in a checkpoint and back."""
+"""Builds data, method, batches and engine from a recipe, and saves and restores their state in checkpoints."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from gantk.training.engine import Engine
 
 @dataclass(frozen=True)
 class Start:
-    """What a training starts from: `lines` for its user, `record` for environment.json, and whom it has seen."""
+    """Result of loading `train.start`: lines to print, a record for environment.json, and a leakage error or None."""
 
     lines: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
-    leaks: UserError | None = None  # that the start was trained on images that are held out here
+    leaks: UserError | None = None  # set if the start was trained on images that are held out here
 
 
 @dataclass
 class Parts:
-    """What a recipe turns into before the first step: nothing has been written yet."""
+    """All objects that a recipe describes, before the first step; nothing has been written to disk yet."""
 
     model: Model
     runtime: Runtime
@@ -45,11 +45,11 @@ class Parts:
     engine: Engine
     scorer: Scorer
     threads: Threads
-    start: Start = field(default_factory=Start)  # of a new run, on the first rank, whose weights all get
+    start: Start = field(default_factory=Start)  # set for a new run, on rank 0, which broadcasts its weights
 
 
 def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
-    """Data (of a run that exists by `known`, its split.json), method, batches, engine; mistakes are found here."""
+    """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an existing run."""
     train, threads = model.train, Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
     def prepared() -> tuple[Data, Method, Batches, Scorer, Start]:
@@ -85,9 +85,9 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
 
 
 def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] | None = None) -> Path:
-    """Weights (live and averaged), engine state, and what inference needs: intensities, channels, method.
+    """Save weights (live and averaged), engine state, and what inference needs; returns the checkpoint's folder.
 
-    `own` are the buffers of each rank, see `own_buffers`. No earlier save is dropped.
+    `own`: the buffers of each rank, see `own_buffers`. Earlier checkpoints stay.
     """
     engine = parts.engine
     weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
@@ -109,15 +109,15 @@ def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] |
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:
-    """What each rank remembers for itself, on the host: image pools, statistics of norms."""
+    """The buffers, which differ between ranks, copied to the CPU: image pools, statistics of norms."""
     shared = {name for name, _ in method.named_parameters()}
     return {name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared}
 
 
 def restore(parts: Parts, folder: Path) -> None:
-    """Put a checkpoint's weights and engine state back, to the bit; UserError where they are not this training's.
+    """Restore a checkpoint's weights and engine state bit by bit; UserError if they belong to another training.
 
-    Of a packed model the weights alone, by which it can be scored.
+    A packed model has weights alone: enough to score it, not to resume its training.
     """
     meta = checkpoint.load_meta_of(parts.model.method.name, folder)
     if meta.get("packed") is not None:

@@ -1,4 +1,4 @@
-"""The engine: phases in turn, every step alike, whatever the method. It knows no model by name."""
+"""The engine: runs the phases of a method in turn, every step in the same way. It knows no method by name."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gantk.training.optim import move_state, state_to_load
 
 
 class Engine:
-    """Trains one method for `steps` steps as a recipe's [train] table says; `step` is the number of finished ones.
+    """Trains one method for `steps` steps as a recipe's [train] table says; `step` counts the finished ones.
 
-    `graph`, in the place of CUDA's graphs, makes what records a step. UserError where the table names a phase that the
+    `graph` builds what records a step, instead of a CUDA graph. UserError if the table names a phase that the
     method does not have, or a network cannot take the size of a stage.
     """
 
@@ -32,7 +32,7 @@ class Engine:
         self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
         self.schedule = table.schedule()
         self.step = 0
-        self.doing = ""  # what of a step is being computed, for whoever waits for it
+        self.doing = ""  # which part of a step is being computed, for the progress display
         self.phases = method.phases()
         self._check()
         self.parameters = {phase.name: _trained_by(phase) for phase in self.phases}
@@ -45,12 +45,12 @@ class Engine:
         self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
-        self.notes: list[str] = []  # what the step does otherwise than it could, and why
-        self.capture = load().hook.gantk_steps(engine=self, graph=graph)  # takes steps in another way than `take`
-        self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since they were last looked at
+        self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
+        self.capture = load().hook.gantk_steps(engine=self, graph=graph)  # called instead of `take`
+        self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since `check_finite`
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
-        """Run the steps that are left; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
+        """Run the remaining steps; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
         last = 0
         for stage in self.method.stages(self.steps):
             last, begun = last + stage.steps, False
@@ -68,9 +68,9 @@ class Engine:
                 yield stage, batch, losses
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step: every phase's losses, gradients, reduction over ranks, update; then the moving average.
+        """Take one step: losses, gradients, reduction over ranks and update of every phase, then the moving average.
 
-        The losses are tensors on the device; nothing waits for them.
+        Returns the losses as tensors on the device, without a synchronisation.
         """
         if not self.method.training:
             self.method.train()
@@ -81,12 +81,12 @@ class Engine:
             self.ema.updates += 1
         if not losses:
             return {}
-        values = torch.stack(list(losses.values()))  # of this step: a graph writes the next one's over them
+        values = torch.stack(list(losses.values()))  # a copy: a CUDA graph overwrites them in the next step
         self._seen.append((self.step + 1, list(losses), values))
         return dict(zip(losses, values.unbind(), strict=True))
 
     def set_time(self, ahead: int) -> None:
-        """All that follows the step's number, as tensors: for this step, or one so many steps ahead."""
+        """Set progress, learning rates and EMA share, as tensors, for this step or the one `ahead` steps later."""
         progress = min(1.0, (self.step + ahead) / max(1, self.steps))
         self.method.progress.fill_(progress)
         factor = self.schedule(progress)
@@ -100,22 +100,22 @@ class Engine:
             self.ema.prepare(ahead)
 
     def take(self, batch: Batch) -> dict[str, Tensor]:
-        """The step itself: operations on tensors alone, so that it can be recorded."""
+        """Compute one step and return its losses: tensor operations only, so that a CUDA graph can record them."""
         losses: dict[str, Tensor] = {}
         for phase in self.phases:
             if self.step % phase.every == 0:
                 updated = set(self.parameters[phase.name])
-                for parameter in self._trained:  # gradients for what the phase updates alone: the rest costs no pass
+                for parameter in self._trained:  # only what the phase updates gets gradients, which saves time
                     parameter.requires_grad_(parameter in updated)
                 self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
-        for parameter in self._trained:  # as before the step: what stays frozen is what the method froze
+        for parameter in self._trained:  # as before; what the method froze is not in this list
             parameter.requires_grad_(True)
         if self.ema is not None:
             self.ema.average_in()
         return losses
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
-        """Losses and gradients of one phase, in microbatches where the recipe asks for them."""
+        """Compute losses and gradients of a phase, in microbatches if the recipe sets them; returns their sum."""
         for parameter in self._trained:
             parameter.grad = None
         parts = _split(batch, self.table.microbatch)
@@ -141,19 +141,19 @@ class Engine:
         losses.update(sums)
         if len(parts) > 1:
             _join(batch, [part for part, _ in parts])
-        if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:  # it decides by the loss whether to go on
+        if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:  # L-BFGS: all ranks need one loss
             total = self.runtime.mean(total)
         return total
 
     def check_finite(self, saved: str) -> None:
-        """Stop where a loss since the last look was not finite: one wait for all steps between log points."""
+        """GantkError if a loss since the last call was not finite: one device synchronisation for all these steps."""
         seen, self._seen = self._seen, []
         totals = torch.stack([losses.sum() for _, _, losses in seen]).tolist() if seen else []
         for (step, names, values), total in zip(seen, totals, strict=True):
             if math.isfinite(total):
                 continue
             bad = [name for name, loss in zip(names, values.tolist(), strict=True) if not math.isfinite(loss)] or names
-            bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # the others caught it
+            bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # NaN reached later phases through it
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
             raise GantkError(
                 f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
@@ -161,7 +161,7 @@ class Engine:
             )
 
     def state_dict(self) -> dict:
-        """All that a resume needs beside the method's weights: tensors, numbers, lists and dicts."""
+        """Everything that a resume needs besides the method's weights: tensors, numbers, lists and dicts."""
         return {
             "step": self.step,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -169,9 +169,9 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict, average: dict[str, Tensor], where: str = "a checkpoint") -> None:
-        """Take over what `state_dict` gave; `average` are the moving average's tensors by name.
+        """Load a `state_dict`; `average` holds the moving average's tensors by name.
 
-        UserError, saying `where` it comes from, and nothing taken over, where it is not of this training.
+        UserError that names `where` the state is from, with nothing loaded, if it belongs to another training.
         """
         name, ready = "step", {}
         try:
@@ -182,7 +182,7 @@ class Engine:
                 name, runs = f"optimizer of the {phase.name}", -(-step // phase.every)
                 saved, make = state["optimizers"][phase.name], self._maker(phase)
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
-        except Exception as error:  # a damaged state leads to whatever it leads to
+        except Exception as error:  # a damaged state may raise any error
             what = f"this is not the state of this training: {name}: {told(error)}"
             remedy = "use another checkpoint of the run, and the recipe.toml that it was trained with"
             raise UserError(what, where=where, remedy=remedy) from None
@@ -222,12 +222,12 @@ class Engine:
 
 
 def _trained_by(phase: Phase) -> list[torch.nn.Parameter]:
-    """What a phase updates; parameters that a method froze itself, as of a pretrained encoder, stay frozen."""
+    """The parameters that a phase updates, without those that the method froze, such as a pretrained encoder's."""
     return list(dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad))
 
 
 def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
-    """Microbatches with the weight of each in the whole; the batch itself where there is one only."""
+    """Split a batch into microbatches of at most `size` images; returns each with its share of the images."""
     count = len(next(iter(batch.values())))
     if size is None or size >= count:
         return [(batch, 1.0)]
@@ -237,7 +237,7 @@ def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
 
 
 def _join(batch: Batch, parts: list[Batch]) -> None:
-    """Bring back what the microbatches left behind, or put anew, for a later phase."""
+    """Concatenate tensors that a phase added or replaced in the microbatches into the batch, for later phases."""
     for name, tensor in parts[0].items():
         if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
             batch[name] = torch.cat([part[name] for part in parts])

@@ -1,4 +1,4 @@
-"""How a training goes, on a terminal: a line at each log point, and below them a bar; lines alone elsewhere."""
+"""Training progress on a terminal: a line at each log point, above a progress bar; elsewhere lines only."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from gantk.errors import printable
 from gantk.terminal import duration
 
 SHORT = {"generators": "g", "discriminators": "d"}
-PACE, LONG = 60.0, 10.0  # seconds: what the remaining time is reckoned from; a step that shows how far it is
+PACE, LONG = 60.0, 10.0  # seconds: window of the speed estimate; a step beyond this shows what it computes
 
 
 class LiveView:
-    """Shows how a training goes; a context manager that leaves the terminal as it was, Ctrl-C included.
+    """Shows training progress; a context manager that leaves the terminal as it was, also after Ctrl-C.
 
-    `total_steps` is the length of the whole training, `console` where to write (None: stdout), `clock` a source of
-    seconds; `shown` False is for ranks that do not print; `doing` says what of a step is being computed. `busy` is what
-    is done between two steps, None where nothing is. Away from a terminal, and where NO_COLOR, CI or TERM=dumb is set,
-    it writes plain lines without a control character, one a minute at least while steps are taken. In a notebook the
-    lines that tell losses alone take each other's place. `gone` is the error after which nothing is written any more:
-    the reader of a pipe has ended, a terminal was closed.
+    `total_steps`: length of the whole training; `console`: where to write (None: stdout); `clock`: returns seconds;
+    `shown`: False on ranks that do not print; `doing`: returns the part of a step that is being computed. `busy`: the
+    work between two steps, None if there is none. Without a terminal, or with NO_COLOR, CI or TERM=dumb, it writes
+    plain lines without control characters, at least one a minute while steps are taken. In a notebook a line of losses
+    replaces the previous one. `gone`: the error after which nothing is written any more, such as a pipe whose reader
+    has ended or a closed terminal.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LiveView:
         self.busy, self._doing, self._speed = None, doing, ""
         self.gone: OSError | None = None
         self._begun = self._printed = clock()
-        self._passing = None  # the line of a notebook that changes
+        self._passing = None  # handle of the notebook line that is replaced
         self._pace: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
         columns = BarColumn(None), _Words(self)
         self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=2, expand=True)
@@ -63,7 +63,7 @@ class LiveView:
                 self._bar.stop()
 
     def step(self, step: int) -> None:
-        """Move the bar: so many steps are done. To be called after each."""
+        """Set the number of finished steps, which moves the bar; call it after each step."""
         if not self.shown:
             return
         now = self.clock()
@@ -85,7 +85,7 @@ class LiveView:
         losses: dict[str, float] | None = None,
         validation: dict[str, dict[str, float]] | None = None,
     ) -> None:
-        """What is known after `step`, as a line: losses by "phase/name", scores by direction and metric.
+        """Print a line for `step`: losses by "phase/name", scores by direction and metric.
 
         `step 200/2400  8%  31.2 images/s  left 1 min 12 s  g: cycle 1.2  psnr a_to_b 20.1`
         """
@@ -106,11 +106,11 @@ class LiveView:
         self.print("  ".join(parts), passing=not metrics)
 
     def print(self, *lines: str, style: str = "", passing: bool = False) -> None:
-        """Lines that stay, above the bar, or in a notebook as long as they are `passing`; no markup is read in them."""
+        """Print lines above the bar, markup unread; in a notebook the next `passing` line replaces the previous one."""
         try:
             for line in map(printable, lines if self.shown else ()):
                 if passing and self.console.is_jupyter:
-                    if self._passing is None:  # no import: where there is a notebook, IPython is loaded
+                    if self._passing is None:  # a notebook has imported IPython already
                         self._passing = sys.modules["IPython"].display.display("", display_id=True)
                     self._passing.update({"text/plain": line}, raw=True)
                 elif self.plain:
@@ -119,16 +119,16 @@ class LiveView:
                     self.console.print(Text(line, style=style))
         except OSError as error:
             self.gone = error
-            with suppress(OSError):  # what is left to be written is not tried again
+            with suppress(OSError):  # discards what is still buffered
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
 
     def _place(self) -> list[str]:
         step = self._pace[-1][1] if self._pace else 0
-        percent = 100 * step // self.total if self.total else 100  # a training of no steps is at its end
+        percent = 100 * step // self.total if self.total else 100  # a training of 0 steps is finished
         return [f"step {step}/{self.total}", f"{percent}%"]
 
     def _left(self) -> str | None:
-        """The time to the end at the pace of the last minute; None before there are two steps, and at the end."""
+        """Remaining time at the speed of the last minute; None before the second step and after the last."""
         if len(self._pace) < 2 or not self._pace[0][1] < self._pace[-1][1] < self.total:
             return None
         (first, from_step), (last, to_step) = self._pace[0], self._pace[-1]
@@ -136,7 +136,7 @@ class LiveView:
         return f"left {duration(max(ahead - (self.clock() - last), 0.0))}"
 
     def words(self, width: int) -> str:
-        """What stands beside the bar: as much of it as fits into `width` characters, the most telling first."""
+        """The text beside the bar: step and current work, then as much of the rest as fits into `width` characters."""
         now = self.clock()
         waited = now - (self._pace[-1][0] if self._pace else self._begun)
         doing = self.busy or (self._doing() if waited > LONG else "")
@@ -147,7 +147,7 @@ class LiveView:
 
 
 class _Words(ProgressColumn):
-    """A view's words, beside a bar of at least ten characters."""
+    """Progress column that shows a view's text beside a bar of at least ten characters."""
 
     def __init__(self, view: LiveView):
         super().__init__(Column(no_wrap=True))

@@ -31,13 +31,13 @@ from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
-REPORTING = 0.03  # of the wall clock that renewing report.html may take
-AGAIN = 10.0  # seconds after a stop in which schedulers and shells may send their signal once more
+REPORTING = 0.03  # share of the wall time that rewriting report.html may take
+AGAIN = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
 SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
 class Training:
-    """Runs the steps that are left and keeps the run folder: logs, samples, validation, checkpoints."""
+    """Runs the remaining steps and writes the run folder: logs, samples, validation, checkpoints."""
 
     def __init__(self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: StepProfile | None = None):
         self.parts, self.run, self.profile = parts, run, profile
@@ -50,21 +50,21 @@ class Training:
         self.criterion = Criterion(parts.scorer)
         self.choice = Choice(self.criterion.rule, self.criterion.higher)
         self.used = Used(run.usage() if run else {}, self.runtime.device)
-        # Of training, earlier sittings included; validation and saving apart.
+        # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
         self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
-        self._noted = 0  # of the engine's notes, how many were passed on
-        self._reported, self._report_cost = time.perf_counter(), 0.0  # when report.html was renewed, what it took
+        self._noted = 0  # how many of the engine's notes are logged
+        self._reported, self._report_cost = time.perf_counter(), 0.0  # time of the last report.html; seconds it took
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
         last, table = self.engine.steps, self.table
-        if self.runtime.main:  # what earlier sittings chose: one killed in a save may not have written it down
+        if self.runtime.main:  # from the log: a kill during a save may have lost best.json
             log = self.run.read_log()
             self._known = {line.get("note") for line in log}
             self.choice.take(log, self._regular)
             if self.choice.best not in checkpoint.steps_saved(self.run.checkpoints):
-                self.choice.take(log, lambda step: True)  # once a save at an interruption could win
+                self.choice.take(log, lambda step: True)  # in older runs a save at an interruption could win
             self._keep_best()
         traced = self.profile.profiler if self.profile else nullcontext()
         shown = LiveView(last, shown=self.runtime.main, doing=lambda: self.engine.doing)
@@ -72,12 +72,12 @@ class Training:
             view.step(self.engine.step)
             if self.engine.step == 0:
                 self._samples(view)
-            if last == 0:  # untrained weights are a result too: a run to compare with
+            if last == 0:  # untrained weights are saved too, to compare with
                 self._save(view)
             if self.table.patience:
                 enough = counted(self.table.patience, "save")
                 view.print(f"patience {enough} without a better score, which looks at {self.criterion.sees}")
-            if self._out_of_patience(view):  # before a resume
+            if self._out_of_patience(view):  # it had ended before this resume
                 return
             tracing.enter_context(traced)
             self._mark = time.perf_counter()
@@ -112,14 +112,14 @@ class Training:
                     self.runtime.wait()
                     if not self.runtime.main:
                         raise Elsewhere(0, Interrupted.exit_code)
-                    reader = view.gone and view.gone.errno in (errno.EPIPE, errno.EIO)  # of a pipe, a terminal
+                    reader = view.gone and view.gone.errno in (errno.EPIPE, errno.EIO)  # pipe or terminal closed
                     if view.gone and not (stopped or reader):  # such as a full disk
                         raise view.gone
                     said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
                     raise Interrupted(f"{said}gantk resume {self.run.path}")
 
     def _out_of_patience(self, view: LiveView) -> bool:
-        """Whether `train.patience` ends the training here; the log then says why. Ranks hear it of the first one."""
+        """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it does."""
         if not self.table.patience or not self.choice.table and self.runtime.world == 1:
             return False
         step, (waited, best) = self.engine.step, self.choice.patience_used()
@@ -133,7 +133,7 @@ class Training:
         return True
 
     def _stopping(self, stopped: object, step: int) -> bool:
-        """Whether to stop after this step. Ranks agree on it at log points: at every step it would cost them a wait."""
+        """Whether to stop after this step. Ranks agree on it at log points only, since that synchronises them."""
         if self.runtime.world == 1:
             return bool(stopped)
         return step % self.table.log_every == 0 and any(self.runtime.gather(bool(stopped)))
@@ -151,10 +151,10 @@ class Training:
         speed = (step - self._logged) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
         self._interval, self._logged = 0.0, step
         self.seconds += elapsed
-        energy(self.runtime.device)  # so that no turn of its counter is missed
+        energy(self.runtime.device)  # read often enough to notice each overflow of its counter
         if not self.runtime.main:
             return
-        values = torch.stack(list(losses.values())).tolist() if losses else []  # in one wait for the device
+        values = torch.stack(list(losses.values())).tolist() if losses else []  # one synchronisation
         line = {
             "step": step,
             "epoch": step // self.parts.batches.steps_per_epoch,
@@ -166,7 +166,7 @@ class Training:
         }
         self.run.add_to_log(line)
         for note in self.engine.notes[self._noted :]:
-            if note not in self._known:  # by an earlier sitting
+            if note not in self._known:  # logged before a resume
                 self.run.add_to_log({"step": step, "note": note})
             view.print(note, style="yellow")
         self._noted = len(self.engine.notes)
@@ -174,7 +174,7 @@ class Training:
         load().hook.gantk_step(run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch)
 
     def _samples(self, view: LiveView) -> None:
-        """Pictures of held-out images, and their scores where the truth is known."""
+        """Write pictures of held-out images; log their scores, if the truth is known, and alarms."""
         if self.runtime.main:
             step, view.busy = self.engine.step, "samples and their scores"
             with inference_weights(self.parts.method, self.engine):
@@ -188,7 +188,7 @@ class Training:
                 self.run.add_to_log({"step": step, "alarm": name, "message": message})
                 view.print(f"alarm: {message}", style="yellow")
             view.busy = None
-        self.runtime.wait()  # the others' next gradients would not wait as long as this may take
+        self.runtime.wait()  # else the other ranks' next reduction may time out
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
         low, high = self.parts.data.range
@@ -210,7 +210,7 @@ class Training:
         own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
             step, view.busy = self.engine.step, "judging and saving the weights"
-            if self._regular(step):  # no interruption has a say in which save is used, and how many threads go on
+            if self._regular(step):  # a save at an interruption is not scored and keeps the threads
                 self._judge(view)
                 if line := self.parts.threads.choose(step):
                     self.run.add_to_log({"step": step, "note": line})
@@ -225,7 +225,7 @@ class Training:
         with inference_weights(self.parts.method, self.engine):
             try:
                 judged = self.criterion()
-            except UserError as error:  # too few images for a distance: no reason to lose a training
+            except UserError as error:  # too few images for a distance must not end a training
                 judged = {"score": None, "barred": str(error)}
                 if self.table.patience:
                     view.print(f"patience this save does not count: {error}", style="yellow")
@@ -233,11 +233,11 @@ class Training:
         self.run.add_to_log({"step": self.engine.step, "selection": judged})
 
     def _regular(self, step: int) -> bool:
-        """Whether an undisturbed training saves there."""
+        """Whether a training without interruptions saves at this step."""
         return step % self.table.save_every == 0 or step == self.engine.steps
 
     def _renew_report(self, view: LiveView) -> None:
-        """report.html as the run stands, which reloads itself; left for later where that would cost much time."""
+        """Rewrite report.html, which reloads itself, unless that would take more than `REPORTING` of the wall time."""
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORTING:
             return
         view.busy = "renewing report.html"
@@ -246,7 +246,7 @@ class Training:
         began = time.perf_counter()
         try:
             write_report(self.run.path, renewed_after=since)
-        except Exception as error:  # a page that cannot be drawn is no reason to lose a training
+        except Exception as error:  # an error in the report must not end a training
             view.print(f"report.html could not be renewed: {told(error)}", style="yellow")
         self._reported, view.busy = time.perf_counter(), None
         self._report_cost = self._reported - began
@@ -263,7 +263,7 @@ class Training:
 
     @contextmanager
     def _clock_stopped(self):
-        """The clock runs while steps are taken, not while pictures are drawn, scores computed or files written."""
+        """Context manager: leaves its body (pictures, scores, files) out of the training time."""
         self.runtime.synchronize()
         self._interval += time.perf_counter() - self._mark
         yield
@@ -271,14 +271,14 @@ class Training:
 
 
 def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
-    """Images and masks of a batch at a stage's size, averaged where they shrink; labels as they are."""
+    """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they are."""
     other = {name: tensor for name, tensor in batch.items() if tensor.ndim > 2 and tensor.shape[2:] != tuple(size)}
     return Batch(batch | {name: F.interpolate(tensor, size, mode="area") for name, tensor in other.items()})
 
 
 @contextmanager
 def inference_weights(method: Method, engine: Engine):
-    """Averaged weights, evaluation mode, no gradients; the random state is as before afterwards."""
+    """Context manager: averaged weights, evaluation mode, no gradients; restores training mode and random state."""
     state = torch.get_rng_state()
     average = engine.ema.applied() if engine.ema else nullcontext()
     with torch.no_grad(), average:
@@ -290,11 +290,11 @@ def inference_weights(method: Method, engine: Engine):
 
 @contextmanager
 def stop_on_ctrl_c() -> Iterator[list[int]]:
-    """A list that becomes true at Ctrl-C, SIGTERM, or when the terminal is closed; a second Ctrl-C interrupts at once.
+    """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP (closed terminal).
 
-    What `nohup` started does not hear of the terminal. SIGTERM and SIGHUP may come again, for `AGAIN` seconds after the
-    end too. Not an exception wherever the work happens to be: a file half written, or a child that is just being
-    started, would be forgotten.
+    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be repeated, up to `AGAIN`
+    seconds after the end. It raises nothing: an exception could interrupt the writing of a file or the start of a
+    child process.
     """
     stopped: list[int] = []
 
@@ -312,7 +312,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
         numbers.append(signal.SIGHUP)
     try:
         before = {number: signal.signal(number, stop) for number in numbers}
-    except ValueError:  # not the main thread: whoever owns it decides
+    except ValueError:  # not the main thread, which alone may set handlers
         before = {}
     try:
         yield stopped
@@ -324,9 +324,9 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
 
 
 class StepProfile:
-    """Traces `count` steps with torch.profiler once a training has settled; a table and a trace go to `folder`.
+    """Traces `count` steps with torch.profiler after `SETTLING` others; writes a table and a trace into `folder`.
 
-    UserError where a training of so many `steps` is too short for it.
+    UserError if the training has too few `steps` for that.
     """
 
     folder: Path  # set before the first step
@@ -338,7 +338,7 @@ class StepProfile:
         kinds = torch.profiler.ProfilerActivity
         self.lines, self.kind = [], device.type
         if device.type != "cuda":
-            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it prints that there is no GPU
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints that there is no GPU
         self.profiler = torch.profiler.profile(
             activities=[kinds.CPU, kinds.CUDA] if device.type == "cuda" else [kinds.CPU],
             schedule=torch.profiler.schedule(wait=SETTLING - 1, warmup=1, active=count),
@@ -347,7 +347,7 @@ class StepProfile:
         )
 
     def step(self) -> list[str]:
-        """To be called after every step; the lines to print, once the trace is written."""
+        """Advance the profiler, after every step; returns the lines to print, once the trace is written."""
         self.profiler.step()
         lines, self.lines = self.lines, []
         return lines

@@ -1,4 +1,4 @@
-"""What a training takes less memory with, and the error that says so when memory ends."""
+"""Settings that lower a training's memory, and the out-of-memory error that names them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
-    """Settings that lower the memory of a training and are not in force, the mildest first."""
+    """Yield sets of settings that lower the memory of a training and are not in force, the mildest first."""
     train, data = model.train, model.data
     base = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
     again = () if train.recompute else ("train.recompute=true",)
@@ -32,7 +32,7 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
 
 @contextmanager
 def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
-    """Around a training: where memory runs out, GantkError with the settings that would take less."""
+    """Context manager: turns an out-of-memory error into a GantkError that names settings which take less."""
     try:
         yield
     except RuntimeError as error:
@@ -46,5 +46,5 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ended, of a device or of the process."""
+    """Whether an error says that the memory of a device or of the process is exhausted."""
     return isinstance(error, torch.OutOfMemoryError) or memory_ended(error)

@@ -1,4 +1,4 @@
-"""Update rules and learning-rate schedules, torch's without its compiler; more of them are plugins'."""
+"""Optimizers and learning-rate schedules: torch's, without importing its compiler. Plugins register others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gantk.plugin.spec import Fraction, Share, Weight
 from gantk.runs.checkpoint import kind_of
 
-WAYS = ("params", "fused", "foreach", "capturable", "differentiable")  # how is computed here, whatever was saved
+WAYS = ("params", "fused", "foreach", "capturable", "differentiable")  # options of this machine, never loaded
 
 
 def adam(
@@ -38,9 +38,9 @@ def sgd(
 
 
 class Untraced:
-    """For an optimizer of torch's, named first among its bases: it computes the same and imports no compiler.
+    """Mixin, first base class of a torch optimizer: skips the wrappers that import torch's compiler. Same results.
 
-    That import takes nearly as long as torch's own, before the first step; what is compiled here are losses alone.
+    That import takes nearly as long as torch's own, before the first step; gantk compiles losses only.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
@@ -50,13 +50,13 @@ class Untraced:
 
     def __init_subclass__(cls, **options) -> None:
         super().__init_subclass__(**options)
-        if hasattr(cls, "step"):  # a class that only passes this on has none
+        if hasattr(cls, "step"):  # other mixins have none
             cls.step = torch.no_grad()(inspect.unwrap(cls.step))
 
 
 class SameOrder(Untraced):
-    """For fused kernels, which go through memory as it lies: gradients in another order than their weights, as hooks
-    may leave them, are brought into theirs."""
+    """Mixin for fused kernels, which read elements in storage order: copies each gradient whose memory layout differs
+    from its weight's, as hooks may leave it, into that layout."""
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         answer = super()._init_group(group, params, gradients, *others)
@@ -67,10 +67,10 @@ class SameOrder(Untraced):
 
 
 class StorageOrder(SameOrder):
-    """For an Adam of torch's: weights, gradients and moments are handed to the kernel as they lie in memory.
+    """Mixin for torch's Adam: passes weights, gradients and moments to the kernel as views in storage order.
 
-    On a CPU the fused kernel would copy those that are channels-last. Every element is updated by itself, so any order
-    does, as long as it is the same for all four.
+    On a CPU the fused kernel would copy channels-last tensors. Every element is updated by itself, so any order is
+    right that is the same for all four.
     """
 
     def _init_group(self, group: dict, params: list, *others: list) -> bool:
@@ -92,7 +92,7 @@ class SGD(SameOrder, torch.optim.SGD):
 
 
 def storage_order(tensor: Tensor) -> list[int] | None:
-    """The order of dimensions in which a tensor is contiguous; None where it is so already, or in no order."""
+    """The permutation in which a tensor is contiguous; None if it is contiguous already, or in no order."""
     if tensor.is_contiguous():
         return None
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
@@ -100,15 +100,15 @@ def storage_order(tensor: Tensor) -> list[int] | None:
 
 
 def same_order(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape lie in memory alike."""
+    """Whether two tensors of one shape have the same memory layout."""
     strides = zip(one.shape, one.stride(), other.stride(), strict=True)
     return one.stride() == other.stride() or all(a == b for side, a, b in strides if side > 1)
 
 
 def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -> None:
-    """Learning rates and counts of steps where the update rule computes, so that a recorded step follows them.
+    """Move learning rates and step counts to the device of the update, so that a CUDA graph reads their latest values.
 
-    `fused` false: one parameter after the other, for comparison. To be called again after `load_state_dict`.
+    `fused` false: one parameter at a time, for comparison. Call it again after `load_state_dict`.
     """
     cuda = device.type == "cuda"
     for group in optimizer.param_groups:
@@ -125,16 +125,15 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
                 state[name] = torch.empty_like(weight).copy_(value)
             elif name == "step" and cuda and isinstance(value, Tensor):
                 state[name] = value.to(device)
-    optimizer._warned_capturable_if_run_uncaptured = cuda  # steps that warm up are meant to
+    optimizer._warned_capturable_if_run_uncaptured = cuda  # warm-up steps are meant to
 
 
 def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The `state_dict` that was saved after so many steps, compared with the optimizer; ValueError, or whatever a
-    damaged one leads to, where it is another's.
+    """Check a `state_dict` saved after `steps` steps; returns the one to load. ValueError if it is another optimizer's.
 
-    Names, shapes and types are those that a new optimizer, which `make` makes of parameters, has after two steps from
-    zero: a fused kernel goes through memory by the weights' sizes, whatever size the moments have. Torch's own
-    optimizers change none of their options but the learning rate, and keep the recipe's.
+    Damaged ones may raise any error. Names, shapes and types must be those of a new optimizer, built by `make`, after
+    two steps from zero: a fused kernel reads as many elements as the weights have, whatever size the moments have.
+    Torch's optimizers keep the recipe's options, since a training changes none but the learning rate.
     """
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if [group["params"] for group in groups] != [group["params"] for group in own]:
@@ -150,7 +149,7 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
     except Exception:
         if torchs:
             raise
-        expected = {}  # a plugin's may need what zeros on a CPU are not
+        expected = {}  # a plugin's optimizer may not work on zeros on a CPU
     if not saved["state"].keys() <= set(range(len(parameters))) or (expected and not saved["state"]):
         raise ValueError(f"it remembers {len(saved['state'])} of {len(parameters)} weights")
     for place, found in saved["state"].items():
@@ -169,7 +168,7 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
 
 
 def _after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
-    """What an optimizer remembers of each parameter after so many steps, whose slopes are those of a valley."""
+    """The optimizer's state for each parameter after `steps` (at most 2) steps, with gradients 1.0 and -0.5."""
     for slope in (1.0, -0.5)[:steps]:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -179,7 +178,7 @@ def _after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
 
 
 def _kinds(value: Any) -> set[str]:
-    """The kind of a value, or those in a list; numbers are alike, as tensors of no dimension too."""
+    """The kind of a value, or the kinds in a list; all numbers and 0-dimensional tensors are "a number"."""
     if isinstance(value, list):
         return {kind for each in value for kind in _kinds(each)}
     number = isinstance(value, int | float) and not isinstance(value, bool)

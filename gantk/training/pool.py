@@ -1,4 +1,4 @@
-"""The image pool: discriminators are shown earlier fakes too, which keeps the two players from circling."""
+"""The image pool: discriminators see earlier fakes too, which damps oscillation between the two networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ImagePool(nn.Module):
     """A store of earlier fakes (Shrivastava et al. 2017, section 2.3; 50 images in Zhu et al. 2017).
 
     Until it is full every image is stored and returned; then each image is, with probability one half, exchanged for a
-    random stored one. It is a buffer of the method, so that a resumed run goes on with the same fakes.
+    random stored one. The store is a buffer, so that a resumed run continues with the same fakes.
     """
 
     def __init__(self, capacity: int, channels: int, size: tuple[int, ...]):
@@ -23,7 +23,7 @@ class ImagePool(nn.Module):
         self.register_buffer("sides", torch.tensor(size))  # of the images inside, which may be smaller than the store
 
     def expect(self, size: tuple[int, ...]) -> None:
-        """Images of this size come from now on; stored ones of another size are forgotten."""
+        """Set the size of the next images; stored images of another size are dropped."""
         if self.sides.tolist() != list(size):
             self.sides.copy_(torch.tensor(size))
             self.count.zero_()
@@ -36,7 +36,7 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, *size) in, as many out, as if they came one by one: two of a batch may meet at one place.
+        """Exchange images (N, C, *size) with the store as if one by one; returns as many. Two may draw the same place.
 
         Random choices come from the global generator of the images' device.
         """
@@ -45,21 +45,21 @@ class ImagePool(nn.Module):
         store = self.images[(slice(None), slice(None), *(slice(side) for side in images.shape[2:]))]
         if self.images.is_contiguous():
             return self._exchange(images, store)
-        # Channels-last memory is copied in whole rows where the channels are the last axis too.
+        # With channels-last memory, moving the channels to the last axis lets whole rows be copied.
         return self._exchange(images.movedim(1, -1), store.movedim(1, -1)).movedim(-1, 1)
 
     def _exchange(self, images: Tensor, store: Tensor) -> Tensor:
         batch, capacity = len(images), self.capacity
-        drawn = torch.randint(2 * capacity, (batch,), device=images.device)  # heads: a place; tails: none
+        drawn = torch.randint(2 * capacity, (batch,), device=images.device)  # below capacity: the place to exchange
         order = torch.arange(batch, device=images.device)
         full = self.count + order >= capacity
         place = torch.where(full, drawn % capacity, self.count + order)
         exchanged = full & (drawn < capacity)
-        passed = full ^ exchanged  # given back, and not stored
+        passed = full ^ exchanged  # returned, and not stored
         stored = store.index_select(0, place)
         given = kept = images
         if batch > 1:
-            met = (place == place[:, None]) & ~passed  # row i: the images that are put where image i looks
+            met = (place == place[:, None]) & ~passed  # row i: images stored at image i's place
             met = torch.where(met, order, -1)
             before, last = torch.where(order < order[:, None], met, -1).amax(1), met.amax(1)
             given = images.index_select(0, torch.where(exchanged & (before >= 0), before, order))
@@ -69,7 +69,7 @@ class ImagePool(nn.Module):
         def either(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
             return torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other)
 
-        # Places may repeat; then the same is written there each time, so that the order does not matter.
+        # A place may occur twice: the same value is written each time, so that the order does not matter.
         store.index_copy_(0, place, either(passed, stored, kept.to(store.dtype)))
         self.count.add_(batch).clamp_(max=capacity)
         return either(exchanged, stored.to(images.dtype), given)

@@ -1,4 +1,4 @@
-"""Starts a method from another training's weights: what fits by name and shape is taken, all else stays as drawn."""
+"""Starts a method from another training's weights: copies what fits by name and shape, keeps the rest as drawn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gantk.runs.schemas import read
 from gantk.training.assemble import Start
 
 WHERE = "train.start"
-LEAST = 0.01  # of the weights: where fewer fit, as a few offsets always may, these are other networks
+LEAST = 0.01  # share of weights that must fit: a few biases fit between any two networks
 
 
 def found(name: str) -> Path:
@@ -34,10 +34,10 @@ def found(name: str) -> Path:
 
 
 def start_from(name: str, method: Method, data: Data) -> Start:
-    """Put the weights that `name` holds, averaged ones where there are any, into the method, in place.
+    """Copy the weights of checkpoint or file `name`, averaged ones if there are any, into the method; returns a Start.
 
-    What phases update is taken where name, shape and kind of number agree, its buffers too; image pools are not.
-    UserError where next to nothing fits, or a number that would is not finite.
+    Copies parameters, and buffers of modules that a phase updates (no image pools), if name, shape and float or integer
+    type agree. UserError if less than `LEAST` of the weights fit, or one that fits is not finite.
     """
     place = found(name)
     meta, file = (checkpoint.load_meta(place), place / "weights.safetensors") if place.is_dir() else ({}, place)
@@ -50,7 +50,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     drawn = sorted(here.keys() - there.keys())
     both = {key: (there[key], here[key]) for key in sorted(here.keys() & there.keys())}
     alike = {key for key, pair in both.items() if len({(one.shape, one.is_floating_point()) for one in pair}) == 1}
-    taken = {key: one for key, (one, _) in both.items() if key in alike}  # 16 bits may become 32
+    taken = {key: one for key, (one, _) in both.items() if key in alike}  # float16 may become float32
     other = [f"{key} {', here '.join(map(checkpoint.kind_of, both[key]))}" for key in both if key not in taken]
     count, every = (sum(tensor.numel() for tensor in each.values()) for each in (taken, here))
     if count < LEAST * every:
@@ -76,7 +76,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
 
 
 def _layers(keys: list[str], every: dict[str, Tensor]) -> str:
-    """Networks of which all is among the keys, and the layers of others: `d_a, d_b, g_ab.head.0`."""
+    """Names of networks whose tensors are all among the keys, else of their layers: `d_a, d_b, g_ab.head.0`."""
     partly = {key.split(".")[0] for key in every if key not in keys}
     heads = ((key, key.split(".")[0]) for key in keys)
     layers = [key.rpartition(".")[0] if head in partly else head for key, head in heads]
@@ -84,13 +84,13 @@ def _layers(keys: list[str], every: dict[str, Tensor]) -> str:
 
 
 def _differences(meta: dict[str, Any], data: Data) -> list[str]:
-    """What the weights were trained for and what they meet here, where these are not alike."""
+    """Lines on domains and intensity settings that differ between the start's training and this one."""
     before, now, said = meta.get("domains"), [*data.table.domains], []
     if before and [*map(str.lower, before)] != [*map(str.lower, now)]:
         said.append(f"the start's domains are {' and '.join(before)}, in this order; here {' and '.join(now)}")
     for letter, new in data.intensity_state().items():
         old = meta.get("intensity", {}).get(letter, new)
-        learned = ("fitted", "contrasts", "lines")  # this may differ from set to set
+        learned = ("fitted", "contrasts", "lines")  # fitted to each data set, so they may differ
         keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in learned]
         other = [f"{key} = {old.get(key)} (here {new.get(key)})" for key in keys]
         said += [f"the start saw other intensities: {', '.join(other)}"] if other else []
@@ -98,13 +98,13 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
 
 
 def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserError | None:
-    """That held-out files are among those that the start was trained on; None where no file is."""
+    """A UserError if the start was trained on files that are held out here; None if it was not."""
     made = (meta.get("packed") or {}).get("seen")
     made = made or read(place.parent.parent / "split.json").get("splits", {"train": ()})
     before = {image.get("sha256") for image in made["train"]}
     paths = {record.path for each in ("validation", "test") for record in data.splits[each] if record.path}
     seen = [path.name for path, digest in data.preparation.sha256(paths).items() if digest in before]
-    if not seen or "block" in (made.get("by"), getattr(data.splits, "by", None)):  # where files are on both sides
+    if not seen or "block" in (made.get("by"), getattr(data.splits, "by", None)):  # its files are in both sets
         return None
     what = f"'{name}' was trained on {counted(seen, 'file')} that are held out here, such as '{seen[0]}'"
     remedy = "split as it did, hold out other patients, or overrule with --allow-leakage, which the run records"

@@ -1,4 +1,4 @@
-"""Two-way translation without pairs: what CycleGAN and DualGAN share, and options that other methods have as well."""
+"""Two-way translation without pairs: the method behind CycleGAN and DualGAN, and options that others use as well."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PairFinder = Annotated[Part, Kind("loss", having=("companions",))]
 
 @dataclass(frozen=True, kw_only=True)
 class Additions(StructureTerms):
-    """Options of unpaired methods beyond their papers; all are off unless a recipe asks for them."""
+    """Options of unpaired methods beyond their papers; all are off unless a recipe sets them."""
 
-    low_res_warmup: Share = 0.0  # share of the steps that come first, at half the size
+    low_res_warmup: Share = 0.0  # share of the steps, the first ones, at half the size
     augment: list[Augment] = field(default_factory=list)  # differentiable changes of all that discriminators see
     adapt: Fraction = 0.0  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
 
     def augmented(self, dims: int, game: Adversarial) -> DiscriminatorAugment:
-        """The changes of what one discriminator of that game sees."""
+        """The augmentation for one discriminator that is trained with the adversarial loss `game`."""
         return DiscriminatorAugment(self.augment, dims, self.adapt, game)
 
 
@@ -38,9 +38,9 @@ class Additions(StructureTerms):
 class TwoWayOptions(Additions):
     """Options of two-way methods beyond their papers."""
 
-    defense: Weight = 0.0  # deviation of noise on fakes before they are brought back: nothing can be hidden in them
+    defense: Weight = 0.0  # deviation of noise on fakes before they are translated back: nothing can be hidden in them
     lesion: Weight = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
-    pairs: PairFinder | None = None  # finds like images of the other domain, and compares outputs with them
+    pairs: PairFinder | None = None  # finds similar images of the other domain and compares outputs with them
 
 
 PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
@@ -72,10 +72,10 @@ class CycleMethod(Method):
     Args:
         generator, discriminator, adversarial: parts to build the networks and the adversarial loss from.
         terms: the loss weights.
-        pool: how many earlier fakes the discriminators are shown too (Shrivastava et al. 2017); 0 = none.
+        pool: how many earlier fakes are kept for the discriminators (Shrivastava et al. 2017); 0 = none.
         critic: discriminator steps per generator step.
-        low_res_warmup: share of the steps that come first, at half the size. Which tissue becomes how bright is
-            decided there, where one patch of the discriminator sees the whole head; None: as the terms say.
+        low_res_warmup: share of the steps, the first ones, at half the size, where one patch of the
+            discriminator sees the whole head; this settles how bright each tissue becomes. None: the terms' value.
     """
 
     def __init__(
@@ -98,22 +98,22 @@ class CycleMethod(Method):
         self.pool_a, self.pool_b = ImagePool(pool, a, geometry.size), ImagePool(pool, b, geometry.size)
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
-        """For each image like ones of the other domain, where the option `pairs` has them found."""
+        """Similar images of the other domain for each image, if the option `pairs` is set; else {}."""
         return self.pairs.companions(sets) if self.pairs else {}
 
     def phases(self) -> list[Phase]:
-        """Generators, then discriminators on the fakes that the first phase left."""
+        """Generators, then discriminators, on the fakes that the first phase put into the batch."""
         return [
             Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, every=self.critic, ema=True),
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
+        """One stage at the recipe's size, after one at half the size if `low_res_warmup` is above 0."""
         return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
 
     def begin(self, stage: Stage, batch: Batch) -> None:
-        """Fakes of another size leave the pools."""
+        """Set the pools to the stage's size, which drops fakes of another size."""
         self.pool_a.expect(stage.size)
         self.pool_b.expect(stage.size)
 
@@ -155,16 +155,16 @@ class CycleMethod(Method):
         return losses
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images of `a` as `b`, or of `b` as `a`."""
+        """Translate images of `a` to `b`, or of `b` to `a`."""
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
     def _defended(self, fake: Tensor) -> Tensor:
-        """A fake with noise: what the generator hides in it for the way back drowns (Bashkirova et al. 2019, 4.2)."""
+        """Add noise to a fake, which drowns what is hidden in it for the way back (Bashkirova et al. 2019, 4.2)."""
         return fake + self.terms.defense * torch.randn_like(fake) if self.terms.defense else fake
 
 
 def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
-    """`steps` steps at `size`; that share of them comes first, at half the size."""
+    """The stages of a training: the first `share` of the steps at half the size, the others at `size`."""
     first = round(share * steps)
     whole = Stage("main", steps - first, size)
     return [Stage("low_res", first, tuple(side // 2 for side in size)), whole] if first else [whole]

@@ -1,4 +1,4 @@
-"""All that makes a training step faster or smaller without changing its result: `accelerate` puts it in force."""
+"""Everything that makes a training step faster or smaller without changing its result; `accelerate` applies it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gantk.recipe.tables import TrainTable
 
 
 def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: TrainTable, notes: list[str]):
-    """The phases as they are to be run; the method and this process are set as `train.fast` and `recompute` say.
+    """Set up the method and this process as `train.fast` and `train.recompute` say; returns the phases to run.
 
-    What falls back is told in `notes`. The rest is set elsewhere: the memory format by `Runtime.place`, fused updates
-    and CUDA graphs by the engine, pinned batches by the feed.
+    Fallbacks are added to `notes`. The rest is set elsewhere: the memory format by `Runtime.place`, fused updates and
+    CUDA graphs by the engine, pinned batches by the prefetcher.
     """
     fast = train.fast
     method.batched = fast.batched_forward

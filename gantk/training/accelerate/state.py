@@ -1,4 +1,4 @@
-"""Snapshots of what a trial step may change: tensors, and what Python itself remembers of a training."""
+"""Snapshots of what a trial step may change: tensors, and plain Python attributes of modules and optimizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAIN = (int, float, complex, str, bytes, type(None))
 
 
 class TensorState:
-    """Tensors by kind as they were when this was made; `restore` puts that back into the same tensors."""
+    """Copies of tensors, by kind, made at construction; `restore` copies them back into the same tensors."""
 
     def __init__(self, kinds: dict[str, list[Tensor]]):
         self.kinds = {
@@ -23,13 +23,13 @@ class TensorState:
         }
 
     def restore(self) -> None:
-        """The same tensors with their former values."""
+        """Copy the saved values back into the tensors."""
         for pairs in self.kinds.values():
             for tensor, value in pairs:
                 tensor.copy_(value)
 
     def distances(self, other: TensorState) -> dict[str, float]:
-        """How far two states are apart: the norm of all differences, kind by kind."""
+        """The distance of two states for each kind: the L2 norm of all differences."""
         found = {}
         for kind, pairs in self.kinds.items():
             both = zip(pairs, other.kinds[kind], strict=True)
@@ -39,15 +39,15 @@ class TensorState:
 
 
 class PythonState:
-    """Numbers and texts, and lists, dicts, sets and tuples of them, among the attributes of a module, its parts and
-    optimizers; and the states of Python's and NumPy's random numbers. No graph and no compiler would change them."""
+    """Copies of numbers and texts, and of containers of them, among the attributes of a module, its parts and
+    optimizers; and of the random states of Python and NumPy. A CUDA graph or a compiled step would not update them."""
 
     def __init__(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()):
         self._owners = [*module.named_modules(), *((f"optimizer {type(o).__name__}", o) for o in optimizers)]
         self._before, self._random = copy.deepcopy(dict(self._plain())), (random.getstate(), np.random.get_state())
 
     def expect_same(self) -> None:
-        """ValueError that names what a step changed."""
+        """Raise a ValueError that names what a step changed, if it changed anything."""
         now, before, missing = dict(self._plain()), self._before, object()
         found = [place for place in before | now if before.get(place, missing) != now.get(place, missing)]
         names = [".".join(filter(None, (self._owners[owner][0], attribute))) for owner, attribute in found]
@@ -58,7 +58,7 @@ class PythonState:
             raise ValueError(f"every step changes {', '.join(names)} in Python; hold it in a buffer, as a tensor")
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Set attributes and random states to their saved values."""
         for owner, attribute in [place for place, _ in self._plain() if place not in self._before]:
             delattr(self._owners[owner][1], attribute)
         for (owner, attribute), value in self._before.items():
