@@ -1,9 +1,9 @@
-"""Back-translation as a gantk plugin: trained generators go on with unpaired images of one scanner."""
+"""Back-translation as a gantk plugin: fine-tunes trained generators on unpaired images of one scanner."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One method; its networks, losses and changes are the core's or anyone's."""
+    """Register the method; it takes any registered networks, losses and augmentations."""
     add.method("back_translation", "gantk_back_translation.model:BackTranslation")

@@ -5,13 +5,13 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the source."""
+    """Register the source."""
     add.source("bids", "gantk_bids.bids:Bids")
 
 
 @hookimpl
 def gantk_results(files, target, frame, model):
-    """Derivatives' names, sidecars and dataset_description.json where the inputs have names of BIDS."""
+    """BIDS derivatives' names, sidecars and dataset_description.json, where the inputs have BIDS names."""
     if not any(file.name.startswith("sub-") for file in files):
         return None
     from gantk_bids.derivatives import derivatives

@@ -23,22 +23,22 @@ from gantk_bids.names import SUFFIXES, Named, parsed
 class Bids(VolumeSource):
     """A BIDS dataset: T1 is `_T1w`, T2 `_T2w`, FLAIR `_FLAIR`, PD `_PDw`, T1CE `_T1w` with a `ce-` entity, CT `_ct`.
 
-    Every session is a study of its own, of one patient. Its images are registered pairs where they lie on one grid, or
-    with `onto`. Of several images of a contrast in one session (run-, acq-, rec-) the first is taken, the one with the
-    fewest entities and the lowest run, unless `runs` is "all": then those are pairs that share their entities.
-    A column `split` of participants.tsv says who is in training, validation and test.
+    Each session is a study of its subject. Its images are registered pairs if they have the same grid, or with `onto`.
+    If a session has several images of a contrast (run-, acq-, rec-), the one with the fewest entities and the lowest
+    run is used; with `runs` "all" every image is used, and images with the same entities are pairs.
+    A column `split` of participants.tsv assigns subjects to training, validation and test.
     """
 
     a: str = ""  # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
     b: str = ""  # the same for the second domain
-    runs: Literal["first", "all"] = "first"  # which of several images of a contrast in a session
+    runs: Literal["first", "all"] = "first"  # which one to use of several images of a contrast in a session
     onto: Onto = "none"  # resample a session's other image onto the grid of this one, by their headers
     mask: str = ""  # word or glob that names lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
     label: str = ""  # column of participants.tsv that is a patient's class; "" = none
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where sub-*/ folders hold anat/, or dataset_description.json lies beside some."""
+        """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json lies beside them."""
         subjects = [folder for folder in path.glob("sub-*") if folder.is_dir()]
         described = bool(subjects) and (path / "dataset_description.json").is_file()
         held = any(next(folder.glob(f"{deep}anat/sub-*.nii*"), None) for folder in subjects for deep in ("", "ses-*/"))
@@ -48,7 +48,7 @@ class Bids(VolumeSource):
         """One record for every scan, or for every plane of it; UserError where a domain has none."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         masks = list(filter(None, map(parsed, masks)))
-        # derivatives/ and sourcedata/ hold subjects' folders of their own
+        # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
         scans = [n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)]
         people, items = self._participants(), []
         for letter in self.names:
@@ -60,7 +60,7 @@ class Bids(VolumeSource):
         return self.records_of(items)
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
-        """The scans of a domain in natural order; with `runs` "first" one for each session."""
+        """The scans of a domain in natural order; with `runs` "first" one per session."""
         name = self.names[letter]
         text = self.asked[letter] or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
         text = text or next((scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name)
@@ -77,7 +77,7 @@ class Bids(VolumeSource):
         return sorted(chosen if self.runs == "all" else first.values(), key=lambda scan: io.natural(scan.path))
 
     def _mask_of(self, scan: Named, masks: Sequence[Named]) -> Path | None:
-        """The mask of the same session, else of the same subject; of several the one on the scan's grid."""
+        """The mask of the scan's session, else of its subject; of several masks the one on the scan's grid."""
         paths = [mask.path for mask in masks if mask.study == scan.study]
         paths = paths or [m.path for m in masks if m.subject == scan.subject and "ses" not in m.entities]
         if len(paths) > 1:
@@ -88,7 +88,7 @@ class Bids(VolumeSource):
         return paths[0] if paths else None
 
     def columns(self) -> list[str]:
-        """The columns of participants.tsv, which `about` tells of a subject."""
+        """The columns of participants.tsv; [] without that file."""
         path = self.root / "participants.tsv"
         return read_rows(path)[0] if path.is_file() else []
 
@@ -99,7 +99,7 @@ class Bids(VolumeSource):
         return [known.get(record.subject, {}) for record in records]
 
     def _participants(self) -> dict[str, dict[str, str]]:
-        """`split` and `label` of every subject of participants.tsv that has them."""
+        """Subject -> its `split` and `label` in participants.tsv."""
         path, label = self.root / "participants.tsv", self.label.lower()
         columns, rows = read_rows(path) if label or path.is_file() else ([], [])
         if label and label not in columns:
@@ -114,12 +114,12 @@ class Bids(VolumeSource):
 
 
 def subject_of(row: dict[str, str]) -> str:
-    """The folder of a row of participants.tsv, whether or not its name begins with `sub-` there."""
+    """The subject's folder for a row of participants.tsv, whose participant_id may lack the `sub-`."""
     return f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
 
 
 def split_named(value: str, where: str) -> str | None:
-    """`train`, `validation` or `test` of a cell; None of an empty one (or n/a), a UserError of anything else."""
+    """Parse a cell of the column `split`: train, validation or test; None if it is empty or n/a, else a UserError."""
     if not value or value.lower() == "n/a":
         return None
     split = split_of((value,))

@@ -19,17 +19,17 @@ from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk.formats.files import stem_of, suffix_of
 from gantk_bids.names import SUFFIXES, Named, parsed
 
-VERSION = "1.9.0"  # of BIDS
+VERSION = "1.9.0"  # version of BIDS
 LAST = ("space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc")  # entities at the end, in order
-SOURCE = "raw"  # what URIs call the dataset of the inputs
+SOURCE = "raw"  # name of the inputs' dataset in BIDS URIs
 DESCRIPTION = "dataset_description.json"
 
 
 def derivatives(files: Sequence[Path], target: Path, frame: Any, model: dict[str, str]) -> Derivatives | None:
-    """How the translations of these files are named and described; None where they are no BIDS images.
+    """Build the `Derivatives` that name and describe translations of these files; None if they are not BIDS images.
 
-    They are where one lies in the folder of its subject, or all have such names. UserError where `target` holds a
-    dataset that is no derivative.
+    They are BIDS images if one lies in its subject's folder, or if all have BIDS names. UserError where `target` holds
+    a BIDS dataset that is not a derivative.
     """
     named = {file: parsed(file) for file in files if suffix_of(file) in (".nii", ".nii.gz")}
     scans = [scan for scan in named.values() if scan]
@@ -39,15 +39,15 @@ def derivatives(files: Sequence[Path], target: Path, frame: Any, model: dict[str
 
 
 class Derivatives:
-    """Names of translations below a folder, and what lies beside them there."""
+    """Chooses the file names of translations below a folder; writes their sidecars and the dataset's description."""
 
     def __init__(self, scans: Sequence[Named], target: Path, frame: Any, model: dict[str, str]):
         self.target, self.frame, self.model, self.written_to = target, frame, model, False
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
-        inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ hold others
+        inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ have other roots
         told = [scan for scan in inside if any(_is(scan, contrast) for contrast in frame.source.split("+"))]
         self.scans = {scan.path: scan for scan in told or inside}
-        self.warnings: dict[Path, list[str]] = {}  # by the first file of an input
+        self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
             what = f"'{target}' is a BIDS dataset, and no derivative"
@@ -55,9 +55,9 @@ class Derivatives:
             raise UserError(what, where="OUTPUT", remedy=remedy)
 
     def name(self, files: Sequence[Path], tail: str, contrast: str) -> str | None:
-        """`sub-01/ses-1/anat/sub-01_ses-1_space-T1w_desc-gantk_T2w`; None for other contrasts than the source.
+        """A result's path: `sub-01/ses-1/anat/sub-01_ses-1_space-T1w_desc-gantk_T2w`; None for files not of the source.
 
-        A contrast that BIDS has no suffix for keeps the source's, and is named in `desc`.
+        A contrast without a BIDS suffix gets the source's suffix, and its name goes to `desc`.
         """
         scan = next((self.scans[file] for file in files if file in self.scans), None)
         if scan is None:
@@ -72,16 +72,16 @@ class Derivatives:
         return "/".join([*study, folder, "_".join([*(f"{key}-{known[key]}" for key in entities), suffix])])
 
     def warned(self, files: Sequence[Path], line: str) -> None:
-        """Keep a warning about an input for the sidecars of its results."""
+        """Store a warning about an input for the sidecars of its results."""
         self.warnings.setdefault(files[0], []).append(line)
 
     def writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
-        """Remove a sidecar that says something else than the result will have: none is better than a wrong one."""
+        """Delete an older sidecar that differs from the one to be written: none is better than a wrong one."""
         if _read(_sidecar(path)) != self._told(files, contrast):
             _sidecar(path).unlink(missing_ok=True)
 
     def written(self, path: Path, files: Sequence[Path], contrast: str) -> None:
-        """Write the sidecar of a result, and before the first one dataset_description.json."""
+        """Write the sidecar of a result; with the first one also dataset_description.json."""
         if not self.written_to:
             self.written_to = True
             self._describe()
@@ -117,13 +117,13 @@ class Derivatives:
 
 
 def _root(scan: Named) -> Path:
-    """The dataset that a scan lies in: what holds its subject's folder; without one its own folder."""
+    """The root of a scan's dataset: the parent of its subject's folder, or the scan's own folder without one."""
     subjects = [folder for folder in scan.path.parents if folder.name == scan.subject]
     return subjects[-1].parent if subjects else scan.path.parent
 
 
 def _is(scan: Named, contrast: str) -> bool:
-    """Whether a scan is of a contrast by its suffix and entities."""
+    """Whether a scan's suffix and entities are those of a contrast."""
     *needed, suffix = SUFFIXES.get(CONTRASTS.get(one_word(contrast), ""), contrast).split("_")
     return scan.suffix == suffix and scan.has([entity.removesuffix("-*") for entity in needed])
 

@@ -1,11 +1,11 @@
-"""`gantk card`: a run as a study file by CLAIM and TRIPOD+AI, filled where the run knows and open by name where not."""
+"""`gantk card`: a model card by the items of CLAIM and TRIPOD+AI, filled from the run; open items are listed."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Attach `gantk card`."""
+    """Add `gantk card`."""
     from gantk_card.command import command
 
     cli.add_command(command)

@@ -1,4 +1,4 @@
-"""The card of a run: what two reporting guidelines ask, answered from the run's files, as Markdown and JSON."""
+"""Answers the items of two reporting guidelines from a run's files, and writes them as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ AnyPath = str | os.PathLike[str]
 def write_card(
     run: AnyPath, *, out: AnyPath | None = None, json: AnyPath | None = None, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """A run's model card and study file: `facts`, `items` of CLAIM and TRIPOD+AI with answers, `scores`.
+    """Write a run's model card; returns a dict: `facts`, `items` of CLAIM and TRIPOD+AI with answers, `metrics`.
 
-    An item has `answers`, the facts that are known, and `open`, in words what is to be filled in, "" where nothing is.
-    Markdown goes to the file `out`, None: to `say`; JSON to the file `json`. UserError where a folder is missing.
+    An item has `answers`, the known facts, and `open`, a description of what is left to fill in ("" = nothing).
+    Markdown goes to the file `out`, or to `say` if None; JSON to the file `json`. UserError where a folder is missing.
     """
     for path in map(Path, filter(None, (out, json))):
         if not path.absolute().parent.is_dir():
@@ -49,7 +49,7 @@ def write_card(
 
 
 def score_table(found: dict[str, Any]) -> str:
-    """A Markdown table of metrics.json: each score with its interval, and the best baseline's."""
+    """A Markdown table of metrics.json: each score with its interval, beside the best baseline's score."""
     rows, names = [], dict(zip("ab", found.get("domains") or "ab", strict=False))
     for direction, metrics in (found.get("metrics") or {}).items():
         way = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
@@ -75,7 +75,7 @@ def _number(row: dict[str, Any]) -> str:
 
 
 def _answered(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
-    """An item with the facts that are known, and what is left open: all of it where none is."""
+    """An item with its known facts as `answers`, and `open`: the whole item where no fact is known."""
     answers = {name: facts[name] for name in item.get("known", ()) if name in facts}
     left = item.get("open") or ("" if answers else item["asks"][:1].lower() + item["asks"][1:])
     about = {"guideline": guideline, "number": item["number"], "asks": item["asks"]}
@@ -98,5 +98,5 @@ def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 
 def _cell(text: object) -> str:
-    """One line that does not break a table."""
+    """A text on one line, with | escaped, as a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")

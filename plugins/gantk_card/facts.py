@@ -1,4 +1,4 @@
-"""What a run knows of itself, in sentences by the names that items.toml has for them; no names of patients or files."""
+"""Collects facts from a run's files as sentences, keyed as in items.toml, without names of patients or files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENTS = RootModel[dict[str, table("patients", patients=list[table("scores", s
 
 
 def facts_of(record: RunRecord) -> dict[str, str]:
-    """Fact -> sentence, without those that the run does not know."""
+    """Fact -> sentence, for all facts that the run's files contain."""
     saved = any((record.path / "checkpoints").glob("step-*"))
     noted = (packed(Run(record.path)) if saved else None) or {}
     found = _data(record, noted) | _training(record, noted) | _evaluation(record)
@@ -35,7 +35,7 @@ def facts_of(record: RunRecord) -> dict[str, str]:
 
 
 def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """`batch 4, optimizer adam (lr 0.0002)`: keys of a recipe's table in words, without what is not set."""
+    """Format keys of a recipe's table as `batch 4, optimizer adam (lr 0.0002)`; keys without a value are left out."""
     said = []
     for key in keys:
         value = table.get(key)
@@ -48,7 +48,7 @@ def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
 
 
 def _placeless(value: Any) -> Any:
-    """A source's options without folders and without tables of files: these may name patients."""
+    """Remove folders and tables of files from a source's options: they may name patients."""
     if isinstance(value, dict):
         return {k: Path(str(v)).name if k == "path" else _placeless(v) for k, v in value.items() if k != "table"}
     return [_placeless(each) for each in value] if isinstance(value, list) else value
@@ -84,7 +84,7 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights(run: Run) -> Iterator[str]:
-    """The hash of the weights by which the run is used; nothing where it has saved none."""
+    """Yield a line with the hash of the weights used for inference; nothing where none are saved."""
     if any(run.checkpoints.glob("step-*")):
         chosen = run.chosen()
         yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"
@@ -149,7 +149,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
 
 
 def _worst(run: RunRecord) -> Iterator[str]:
-    """The worst patient's score beside the median, by direction, without a name."""
+    """Yield one line per direction: the worst patient's score and the median, without the patient's name."""
     for key, one in read(run.path / "patients.json", PATIENTS, f"gantk eval {run.path} writes it again").items():
         scores = [next(iter(row["scores"].items())) for row in one["patients"] if row["scores"]]
         if values := [value for _, value in scores if value is not None]:

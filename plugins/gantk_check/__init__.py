@@ -1,4 +1,4 @@
-"""`gantk data check` as a gantk plugin: what images are and what is wrong with them, before anything is trained."""
+"""`gantk data check` as a gantk plugin: describes images and finds problems in them before a training."""
 
 import sys
 
@@ -45,5 +45,5 @@ def check_command(path, json_file, **options) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """`gantk data check PATH`."""
+    """Add `gantk data check PATH`."""
     cli.commands["data"].add_command(check_command)

@@ -1,4 +1,4 @@
-"""`gantk data check`: what images are, how a training would use them, and what is wrong with them, as JSON."""
+"""`gantk data check`: describes images, how a training would use them, and problems in them, as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gantk_check.findings import Problem, listed, problem
 from gantk_check.inspect import Inspected, inspect
 from gantk_check.usage import Usage, absolute, assign, split_up, usage_by_guess, usage_by_recipe
 
-FORMAT = 1  # of the result; raised when something in it changes its meaning
+FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
 
 
@@ -28,17 +28,17 @@ SEVERITIES = ("error", "warning", "note")
 def check(
     path: str | Path,
     *,
-    recipe: str | Path | None = None,  # check the images as this recipe would use them; None: as well as can be guessed
-    set: Iterable[str] = (),  # `data.KEY=value` settings over either
-    every: bool = False,  # look at the pixels of every image of a very large set too, and not at a sample of them
-    progress: Callable[[float, str], None] | None = None,  # told what share is done, and what is being done
+    recipe: str | Path | None = None,  # check the images as this recipe would use them; None: guess the use
+    set: Iterable[str] = (),  # `data.KEY=value` settings that override the recipe's or the guessed ones
+    every: bool = False,  # read the pixels of every image, even of a very large set, instead of a sample
+    progress: Callable[[float, str], None] | None = None,  # called with the finished share and the current operation
 ) -> dict[str, Any]:
-    """What the images of a folder, a DICOM tree, a CSV or one file are, and what is wrong with them, as JSON.
+    """Describe the images of a folder, a DICOM tree, a CSV or one file, and the problems in them, as JSON.
 
-    `files` has the facts of every image that was looked at, as `gantk_check.inspect.inspect` finds them, with its
-    domain, patient and split; `problems` are sorted by severity: an error would spoil a training, a warning may, a
-    note is good to know. Nothing is written. One image is in memory at a time. No such path, or no image below it:
-    UserError; broken files are problems.
+    `files` has the facts of every inspected image, see `gantk_check.inspect.inspect`, with its domain, patient and
+    split; `problems` are sorted by severity: an error would spoil a training, a warning may, a note is good to know.
+    Writes nothing, and holds one image in memory at a time. UserError where the path does not exist or has no image;
+    unreadable files are problems.
     """
     path, usage, tell, start = Path(path), None, progress or (lambda share, what: None), 0.0
     tell(0.0, f"reading {path.name}")
@@ -76,11 +76,11 @@ def check(
     except UserError as error:
         if (error.where or "").startswith("--set"):
             raise
-        # Too little to train on is no mistake where nobody said that it should be trained on.
+        # Without a recipe, too few images for a training are only a warning.
         little = recipe is None and error.what.startswith(("no ", "only one image"))
         what = f"no training could use this: {error.what}"
         problems.append(problem("source", "warning" if little else "error", what, (), error.remedy))
-        for item in items:  # what names say has to do
+        for item in items:  # domains from file names alone
             item.domains = [CONTRASTS.get(item.said, item.said).upper()] if item.said else []
     tell(0.95, "comparisons")
     problems += _compared([item for item in items if item.error is None], usage)
@@ -108,7 +108,7 @@ def check(
 
 
 class _Passes:
-    """Tells how much of a table was read: it is read three times, a fifth of all that is told."""
+    """Reports progress while a table is read, which happens three times and counts as a fifth of the check."""
 
     def __init__(self, name: str, tell: Callable[[float, str], None]):
         self.name, self.tell, self.passes, self.share = name, tell, 0, 0.0
@@ -120,7 +120,7 @@ class _Passes:
 
 
 def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
-    """Findings in readable images; files outside a source's domains are skipped."""
+    """Problems found by comparing readable images; files outside a source's domains are skipped."""
     items = [item for item in items if item.domains or usage is None]
     found = list(findings.about_each(items))
     groups: dict[tuple, list[Inspected]] = defaultdict(list)
@@ -138,7 +138,7 @@ def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
             found += finding(group, of)
     frequent = [domain for domain, _ in Counter(domain for item in items for domain in item.domains).most_common(2)]
     found += findings.wrong_contrast(items, list(usage.names.values()) if usage else sorted(frequent))
-    if usage and usage.recipe is not None:  # problems that a recipe's own settings answer
+    if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
         settings = {"channels": usage.table.source.options.get("channels"), "spacing": usage.table.spacing}
         found = [each for each in found if not settings.get(each["kind"])]
     return found + list(findings.copies(items))
@@ -155,7 +155,7 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
 
 
 def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dict[str, str]:
-    """Lines for a person, by what they are about."""
+    """Topic -> a line of text about it."""
 
     def shares(values: Iterable) -> str:
         counts = Counter(map(str, values)).most_common()

@@ -1,7 +1,7 @@
 """Findings of `data check`: each is a function that compares headers or pixels of images and yields problems.
 
-A problem is a dict: its `kind`, its `severity` (an error would spoil a training, a warning may, a note is good to
-know), `what` is wrong, the `files` that it is about, and a `remedy` or None.
+A problem is a dict: `kind`, `severity` (an error would spoil a training, a warning may, a note is good to know),
+`what` is wrong, the names of the `files` concerned, and a `remedy` or None.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from gantk.errors import counted
 from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk_check.inspect import Inspected
 
-ENOUGH = 12  # images of each domain from which on statistics tell an odd one out
-NEIGHBOURS = 2_000  # images of each domain that all are compared with
-FEW = 0.25  # share of the images up to which those that differ from the others are called odd
-SHOWN = 4  # files that a sentence names
+ENOUGH = 12  # minimum images per domain for finding outliers
+NEIGHBOURS = 2_000  # reference images per domain to compare all images with
+FEW = 0.25  # largest share of the images that may be reported as outliers
+SHOWN = 4  # file names per sentence
 
 Problem = dict[str, Any]
 
 
 def problem(kind: str, severity: str, what: str, files: Sequence[str] = (), remedy: str | None = None) -> Problem:
-    """A problem; where its sentence ends with a colon, the first of its files are named behind it."""
+    """Build a problem; where `what` ends with a colon, the first few files are named after it."""
     what += f" {listed([repr(file) for file in files])}" if what.endswith(":") else ""
     return {"kind": kind, "severity": severity, "what": what.rstrip("."), "files": list(files), "remedy": remedy}
 
 
 def listed(texts: Sequence[str], between: str = ", ") -> str:
-    """The first of some texts, and how many more there are."""
+    """Join the first few texts, and add the number of the others."""
     return between.join(texts[:SHOWN]) + (f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else "")
 
 
 # --- single images
 
-OF_EACH = (  # kind, severity, whether it is so by an image's facts, words, remedy
+OF_EACH = (  # kind, severity, condition on an image's facts, words, remedy
     ("constant", "warning", lambda facts: facts["constant"], "of one value throughout", "leave them out"),
     ("empty", "warning", lambda facts: not facts["constant"] and facts["content"] < 0.005,
      "nearly empty, below 0.5 % of the pixels", "look at them, or leave them out"),
@@ -51,7 +51,7 @@ OF_EACH = (  # kind, severity, whether it is so by an image's facts, words, reme
 
 
 def broken(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """One error for every image that cannot be read, with the reader's own message."""
+    """One error for every image that cannot be read, with the reader's message."""
     for item in items:
         if item.error is not None:
             kind = "not-finite" if "not finite" in item.error.what else "unreadable"
@@ -59,7 +59,7 @@ def broken(items: Sequence[Inspected]) -> Iterator[Problem]:
 
 
 def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Images without contrast, nearly empty ones, lossy ones, and what their readers remarked."""
+    """Finds constant, nearly empty and lossy images, and passes on the readers' remarks."""
     for kind, severity, is_so, words, remedy in OF_EACH:
         names = [item.name for item in items if is_so(item.facts)]
         if names:
@@ -70,9 +70,9 @@ def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
         yield problem("slices" if lacking else "remark", "warning" if lacking else "note", f"{remark}:", names)
 
 
-# --- images of one domain that are unlike the others
+# --- images that differ from the others of their domain
 
-UNLIKE = (  # kind, severity, an image's value by its facts or None, words, remedy
+UNLIKE = (  # kind, severity, function from an image's facts to a value or None, words, remedy
     ("planes", "warning", lambda facts: None if facts["plane"] == "any" else facts["plane"],
      "lie in different planes", "keep one plane, or choose it by data.plane"),
     ("dimensions", "warning", lambda facts: "picture" if len(facts["shape"]) == 2 else "volume",
@@ -85,7 +85,7 @@ UNLIKE = (  # kind, severity, an image's value by its facts or None, words, reme
      "are stored in different types", "check that their intensities mean the same"),
 )  # fmt: skip
 PER_VOLUME = 'convert them alike, or map each scan on its own: intensity = { name = "percentile", per = "volume" }'
-FAR = (  # kind, an image's numbers by its facts or None, from which ratio to most on they are far, words, remedy
+FAR = (  # kind, function from an image's facts to numbers or None, largest ratio to the median, words, remedy
     ("spacing", lambda facts: facts["spacing"], 1.2, "mm", "set data.spacing, or leave them out"),
     ("scale", lambda facts: [facts["range"][1] - facts["range"][0]] if facts["range"][1] > facts["range"][0] else None,
      8.0, "wide", PER_VOLUME),
@@ -93,7 +93,7 @@ FAR = (  # kind, an image's numbers by its facts or None, from which ratio to mo
 
 
 def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Planes, kinds, sizes, channels and types that not all images of a domain have."""
+    """Finds planes, dimensions, sizes, channels and types that differ between images of a domain."""
     for kind, severity, value, words, remedy in UNLIKE:
         values = {item.name: each for item in items if (each := value(item.facts)) is not None}
         counts = Counter(values.values()).most_common()
@@ -104,7 +104,7 @@ def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 
 def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Spacings and ranges of intensities that are far from most of a domain's."""
+    """Finds spacings and intensity ranges that are far from the domain's median."""
     for kind, value, ratio, words, remedy in FAR:
         for dims in (1, 2, 3):
             some = [item for item in items if len(value(item.facts) or ()) == dims]
@@ -119,17 +119,17 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 
 def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Pictures, which say no plane, that are wider and less symmetric than the others may be sagittal."""
+    """Finds pictures that may be sagittal: wider and less symmetric than the others. (Pictures state no plane.)"""
     items = [item for item in items if item.facts["plane"] is None and len(item.facts["shape"]) == 2]
     items = [item for item in items if item.seen.thumbnails is not None]
     if len(items) < ENOUGH:
         return
     frames, contents = np.float32([item.seen.thumbnails[:, 0] for item in items]).swapaxes(0, 1)
     symmetry = np.array([np.corrcoef(one.ravel(), one[:, ::-1].ravel())[0, 1] for one in contents])
-    boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE  # height and width of what is there
+    boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE  # height and width of the content
     height, width = (boxes * [item.facts["shape"] for item in items]).T
     area, aspect = boxes.prod(axis=1), height / width
-    # Most have to be seen from above. The lowest and highest slices of a head are small, and of any shape.
+    # Most must be axial. Small contents are left out: the lowest and highest slices of a head have any shape.
     odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
     odd &= np.median(symmetry) >= 0.7 and np.median(aspect) >= 1.05
     names = [item.name for item, is_odd in zip(items, odd, strict=True) if is_odd]
@@ -139,11 +139,11 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         yield problem("planes", "warning", what, names, remedy)
 
 
-# --- images that are not what they are called
+# --- images in the wrong domain
 
 
 def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterator[Problem]:
-    """Images that are, by their DICOM header or by their looks, of the other domain."""
+    """Finds images that belong to the other domain by their DICOM header or by their appearance."""
     odd = _look_like_the_other(items, domains)
     for domain, other in zip(domains, domains[::-1], strict=False):
         own = [item for item in items if item.domains == [domain]]
@@ -169,9 +169,9 @@ def _speaks_against(item: Inspected, domain: str) -> bool:
 
 
 def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> list[Inspected]:
-    """Images of which the third nearest neighbour in the other domain is nearer by a fifth than that in their own.
+    """Images whose third nearest neighbour is nearer by a fifth in the other domain than in their own.
 
-    Patients of their own aside, where each domain has 12 images and the two can be told apart at all.
+    Neighbours are of other patients. [] where a domain has fewer than 12 images or the domains look alike.
     """
     items = [item for item in items if item.domains in [[name] for name in domains]]
     items = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
@@ -182,7 +182,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     places = [np.flatnonzero(side) for side in (first, ~first)]
     shown = np.concatenate([place[:: -(-len(place) // NEIGHBOURS)] for place in places])
     traits = np.stack([_traits(item.seen.thumbnails) for item in items])
-    traits -= traits.mean(axis=0)  # small numbers: their squares' differences are precise
+    traits -= traits.mean(axis=0)  # smaller numbers lose less precision in the differences of squares
     squares = (traits**2).mean(axis=1)
     distance = squares[:, None] + squares[shown] - 2 / traits.shape[1] * (traits @ traits[shown].T)
     np.sqrt(np.maximum(distance, 1e-8, out=distance), out=distance)
@@ -192,15 +192,15 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     for side in (first, ~first):
         own, other = (np.partition(distance[side][:, each[shown]], 2, axis=1)[:, 2] for each in (side, ~side))
         ratio[side] = [np.log(x / y) if np.isfinite(x + y) else -np.inf for x, y in zip(own, other, strict=True)]
-        if np.median(ratio[side]) > -0.4:  # the two cannot be told apart
+        if np.median(ratio[side]) > -0.4:  # the two domains look alike
             return []
     odd = [item for item, by in zip(items, ratio, strict=True) if by > 0.25]
     return odd if len(odd) <= FEW * min(first.sum(), (~first).sum()) else []
 
 
 def _traits(thumbnails: np.ndarray) -> np.ndarray:
-    """float32 numbers from 0 to 1 by which contrasts differ: brightness shared out over what is in an image, and over
-    its places. Native intensities have no part in it."""
+    """float32 features from 0 to 1 by which contrasts differ: quantiles of the content's brightness, and the mean
+    brightness of 8 x 8 blocks. Independent of the native intensities' scale."""
     traits = []
     for view in thumbnails[1].astype(np.float32) / 255:
         inside = view[np.abs(view - background(view)) > 0.1]
@@ -214,7 +214,7 @@ def _traits(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Exact copies of pixels, and near copies of images that are not of one known patient."""
+    """Finds exact copies of pixels, and near copies of images that are not of one known patient."""
     exact: dict[str, list[Inspected]] = defaultdict(list)
     for item in items:
         if item.seen is not None and item.seen.digest:

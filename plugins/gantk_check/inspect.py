@@ -1,4 +1,4 @@
-"""Inspection of one image: what its header and pixels say, as numbers that outlive the pixels."""
+"""Inspects one image: reads header and pixels, and keeps numbers about them but not the pixels."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in
 from gantk.formats.image import Image
 
-AXES = ("axial", "coronal", "sagittal")  # how slices lie that are stacked along an upright volume's z, y or x
-THICK = 1.5  # a stack whose slices are so much farther apart than pixels was acquired in slices
+AXES = ("axial", "coronal", "sagittal")  # plane of slices along the z, y or x axis of an upright volume
+THICK = 1.5  # a volume was acquired in slices if their distance exceeds the pixel size by this factor
 LOSSY = (".jpg", ".jpeg")
-SAMPLE = 500_000  # pixels, evenly spread, of which percentiles are taken
+SAMPLE = 500_000  # evenly spread pixels for computing percentiles
 
 
 @dataclass(eq=False)
 class Inspected:
-    """What is kept of one image: `facts` as JSON, and what comparing images needs; `error` where it cannot be read."""
+    """One inspected image: `facts` as JSON, data for comparing images, and `error` where it cannot be read."""
 
     scan: io.Scan
     facts: dict[str, Any]
     error: UserError | None = None
     seen: Fingerprint | None = None
     remarks: tuple[str, ...] = ()
-    domains: list[str] = field(default_factory=list)  # filled in by whoever knows
+    domains: list[str] = field(default_factory=list)  # filled in by `check`
     patient: str = ""
-    said: str = ""  # contrast that file or folder name, the nearest first
-    header_says: str = ""  # contrast that a DICOM header names
+    said: str = ""  # contrast in the file's name, else in the nearest folder's
+    header_says: str = ""  # contrast in the DICOM header
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return self.scan.name
 
 
 def inspect(scan: io.Scan) -> Inspected:
-    """One scan read once: the first volume of a file of several. Whatever is wrong with it is its `error`, not raised.
+    """Read a scan once (the first volume of a file of several); a failure becomes its `error` and is not raised.
 
     Facts: `shape` (upright, without channels), `spacing` in mm and `plane` where the file knows them, `dtype` as saved,
     `channels`, `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of pixels that differ from the
@@ -59,7 +59,7 @@ def inspect(scan: io.Scan) -> Inspected:
         digest = hashlib.sha256()
         for file in scan.files if len(scan.files) != 1 else ():
             with file.open("rb") as content:
-                hashlib.file_digest(content, lambda: digest)  # noqa: B023 - it goes on with the one before
+                hashlib.file_digest(content, lambda: digest)  # noqa: B023 - one digest over all files
         of_all = sha256_of(scan.files[0]) if len(scan.files) == 1 else digest.hexdigest()
         item.facts |= {"files": len(scan.files), "sha256": of_all}
         image = _read(item)
@@ -73,7 +73,7 @@ def inspect(scan: io.Scan) -> Inspected:
     said = dict(image.facts)
     item.patient, item.header_says = said.pop("patient", ""), said.pop("contrast", "")
     item.facts |= said | {"lossy": said.get("lossy", False) or suffix in LOSSY}
-    # Messages name the image themselves: alike remarks of several become one.
+    # Remove the image's name from remarks, so that equal ones of several images become one.
     named, remarks = f"'{scan.path}'", (*item.remarks, *image.remarks)
     item.remarks = tuple(remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks)
     return item
@@ -112,9 +112,9 @@ def _facts(image: Image) -> dict[str, Any]:
 
 
 def plane_of(image: Image) -> str | None:
-    """`axial`, `coronal` or `sagittal` for a slice, or a volume of thick slices; `any` for about cubic voxels.
+    """`axial`, `coronal` or `sagittal` for a slice or a volume of thick slices; `any` for nearly cubic voxels.
 
-    None where the file does not say how it lies in the patient.
+    None where the file does not state its orientation.
     """
     if image.affine is None:
         return None
@@ -128,5 +128,5 @@ def plane_of(image: Image) -> str | None:
 
 
 def _rounded(value: float, digits: int = 6) -> float:
-    """Digits that mean something, and the same on every machine."""
+    """Round to `digits` significant digits, which are the same on every machine."""
     return float(f"{float(value):.{digits}g}")

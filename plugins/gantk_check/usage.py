@@ -1,4 +1,4 @@
-"""What a training would make of images: which source fits, which domains and patients it finds, how it splits them."""
+"""Finds how a training would use images: the source that fits, the domains and patients, and the split."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", 
 
 @dataclass
 class Usage:
-    """A [data] table at work, as far as it goes without training."""
+    """The records, problems and splits that a [data] table yields, without training."""
 
     table: DataTable
-    method: type  # which domains it reads, and whether it learns from registered pairs
+    method: type  # its `reads` and `paired` are used
     names: dict[str, str]  # domain letter -> human name
     records: list[Record]
-    recipe: str | None = None  # where the table is from; None: a guess
+    recipe: str | None = None  # the table's recipe; None: a guess
     problems: list[Problem] = field(default_factory=list)
     splits: Splits | None = None
-    how: str = ""  # how the split was made, in words
+    how: str = ""  # description of the split
 
 
 def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
-    """How a recipe would use the images below a path."""
+    """The use of the images below a path by a recipe."""
     from gantk.recipe.load import load_recipe
 
     loaded = load_recipe(recipe).with_data(path).override(set)
@@ -55,17 +55,17 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
     names, listed, unsure = dict(zip(domain_letters(table.domains), table.domains, strict=True)), table, []
     if recipe is None and "channels" in table.source.options:
-        # A guessed source would refuse a mixture of gray and colour, which is a problem of its own: the rest goes on.
+        # A mixture of gray and colour, which a guessed source would refuse, is reported as a separate problem.
         part = bind_or_raise("source", table.source.table() | {"channels": 1})
         listed = table.model_copy(update={"source": part})
     usage = Usage(table, method, names, records_of(listed, method, unsure), recipe)
-    severity = "warning" if recipe is None else "error"  # a run with this recipe would stop here and ask
+    severity = "warning" if recipe is None else "error"  # a run with this recipe would stop with this error
     usage.problems += [problem("patients", severity, each.what, (), each.remedy) for each in unsure]
     return usage
 
 
 def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[str] = ()) -> Usage:
-    """How they would be used by domains that names or headers say, else as two groups, else as images of one domain."""
+    """The likely use of images: domains named by files or headers, else two groups, else one domain."""
     refusal = None
     for domains in _guesses(path, items):
         try:
@@ -77,7 +77,7 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
             usage = _usage(table, type("AnyMethod", (), {"paired": False, "reads": domain_letters(domains)}))
         except UserError as error:
             refusal = refusal or error
-            if not error.what.startswith("no "):  # domains that are there and of no use are for the user to hear of
+            if not error.what.startswith("no "):  # the domains exist but cannot be used: report that error
                 break
             continue
         if domains == ("A", "B"):
@@ -107,17 +107,17 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
 
 
 def absolute(path: Path) -> str:
-    """A path from the root on, as text: of every row of a table, where `Path.absolute` takes five times as long."""
+    """An absolute path as text; five times as fast as `Path.absolute`, which matters for large tables."""
     text = os.fspath(path)
     return text if text.startswith(os.sep) else os.path.join(os.getcwd(), text)
 
 
 def assign(usage: Usage, items: Sequence[Inspected]) -> None:
-    """Tell every image its domains and its patient."""
+    """Set the domains and the patient of every image."""
     by_file = {absolute(file): item for item in items for file in item.scan.files}
     own = {record.path for record in usage.records}
     for record in usage.records:
-        # Further files belong to a record where nobody else claims them: others are on whose grid it was brought.
+        # A record's further files count unless they are another record's own, used here only as the target grid.
         for file in (file for file in record.files if file == record.path or file not in own):
             item = by_file.get(absolute(file))
             if item is not None:
@@ -126,12 +126,12 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
-    """Split the records as a training would, without those that cannot be read; what speaks against it is a problem."""
+    """Split the readable records as a training would; leaks and impossible splits become problems."""
     asked, table = usage.recipe is not None, usage.table
     unreadable = {absolute(file) for item in items if item.error is not None for file in item.scan.files}
     records = [r for r in usage.records if not unreadable or unreadable.isdisjoint(map(absolute, r.files))]
     usage.problems += _incomplete(usage, records)
-    # Pictures that a training sees as they are have been looked at.
+    # Reuse fingerprints of pictures that a training would use without resampling.
     items = items if table.dims == 2 and table.plane == "axial" and table.spacing is None else ()
     items = [item for item in items if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2]
     whole = {item.scan.files: item.seen for item in items}

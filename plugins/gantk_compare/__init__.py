@@ -1,4 +1,4 @@
-"""`gantk eval --pred DIR --truth DIR` as a gantk plugin: files of any tool scored against the true ones."""
+"""`gantk eval --pred DIR --truth DIR` as a gantk plugin: scores any tool's image files against the true ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = [
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Let `gantk eval` score files against the truth too, in place of a run."""
+    """Add options to `gantk eval` that score files against the truth instead of a run."""
     command = cli.commands["eval"]
     if OPTIONS[0] in command.params:
         return

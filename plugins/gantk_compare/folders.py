@@ -1,4 +1,4 @@
-"""Comparison of folders: any tool's files scored against the true ones by name, or as sets; no model is needed."""
+"""Compares folders of images: scores files against true ones of the same name, or as sets, without a model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gantk.metrics.verdict import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
 
 WHERE = "--pred, --truth"
-SAMPLES = 100_000  # pixels of a pair that a line is fitted to
-SLOPES = 0.4, 2.5  # beyond these the truth is on another scale ...
-SEEN, LEFT = 0.05, 0.5  # ... and where the error is more than this share of its range, and a line leaves less than half
+SAMPLES = 100_000  # pixels per pair for fitting the line
+SLOPES = 0.4, 2.5  # the truth is on another scale if the line's slope is outside these ...
+SEEN, LEFT = 0.05, 0.5  # ... or if the error exceeds this share of its range, and the line removes more than half of it
 
 
 def compare(
@@ -36,8 +36,8 @@ def compare(
 ) -> dict[str, Any]:
     """Score a folder (or file) of images against another, matched by file name; no model is needed.
 
-    With `match` the predictions are brought onto the truth's scale first, by one line for all. `patient` is a regular
-    expression whose group is the patient in a file's name, over whom scores are then averaged.
+    With `match` one linear function, fitted to all pairs, first maps the predictions to the truth's scale. `patient` is
+    a regular expression whose group is the patient in a file's name; scores are then averaged per patient.
     """
     result = compare_folders(Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient)
     lines = [*summary_lines(result), scale_line(result["scale"]), result["patients_unknown"] and NAMELESS]
@@ -49,15 +49,15 @@ def compare(
 def compare_folders(
     predicted: Path, truth: Path, metrics: list[str], device: Any = "cpu", match: bool = False, patient: str = ""
 ) -> dict[str, Any]:
-    """Scores of files against files; the data range is the file type's, or the set's for floats.
+    """Score files against files; returns a result like metrics.json, with `scale` and `patients_unknown`.
 
-    `scale` of the result is the line that brings the predictions of pairs onto the truth's scale, and whether they are
-    on `another`; with `match` they are brought there before they are scored. `patient` is a regular expression whose
-    group is the patient in a file's name; `patients_unknown` says whether images count as patients for want of better.
+    The data range is the file type's, or the set's for floats. `scale` is the linear function from predictions to the
+    truth's scale and whether they are on `another` scale; with `match` it is applied before scoring. `patient` is a
+    regular expression whose group is the patient in a file's name; `patients_unknown`: each image counts as a patient.
 
-    Metrics of pairs take files of the same name, on the same grid; those of sets, such as kid, take each folder as a
-    whole, whatever the names, and then the truth stands for training images too. UserError, before anything is scored,
-    where names or grids do not match; for a file that cannot be read, or holds NaN; and where the truth is constant.
+    Pair metrics compare files of the same name and grid; set metrics, such as kid, compare whole folders, and then use
+    the truth as training images too. UserError, before anything is scored, where names or grids do not match, where a
+    file cannot be read or holds NaN, and where the truth is constant.
     """
     parts, whose = [bind_or_raise("metric", name) for name in metrics], _patients(patient)
     for part in parts:
@@ -79,7 +79,7 @@ def compare_folders(
 
 
 def scale_line(scale: dict[str, Any]) -> str:
-    """What a result's `scale` comes to, in a line for a person; "" where there is nothing to say."""
+    """Describe a result's `scale` in one line; "" if predictions were not matched and are on the truth's scale."""
     if not (scale and (scale["matched"] or scale["another"])):
         return ""
     words = "matched  all predictions by one line:" if scale["matched"] else "warning  another scale? --match takes"
@@ -92,12 +92,12 @@ NAMELESS += " (--patient REGEX finds the patient in their names)"
 
 
 def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
-    """What has the same name up to the suffix; UserError that lists what stands on one side only."""
+    """Pairs of files with the same name up to the suffix; UserError that lists names in one folder only."""
     folders, sides = (predicted, truth), [_files(folder) for folder in (predicted, truth)]
     if predicted.is_file() and truth.is_file():
         return [(sides[0][0], sides[1][0])]
     named = [{scan.name.removesuffix(suffix_of(scan.name)): scan for scan in side} for side in sides]
-    # sorted into other sub-folders, the names alone will do where each is unique
+    # Ignore sub-folders where they differ, if file names alone are unique.
     bare = [{name.rpartition("/")[2]: scan for name, scan in names.items()} for names in named]
     if named[0].keys() != named[1].keys() and [*map(len, bare)] == [*map(len, sides)]:
         named = bare
@@ -116,16 +116,16 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
 
 
 def _alike(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:
-    """The pairs; UserError where a prediction is on another grid than its truth."""
+    """Return the pairs unchanged; UserError where a prediction is on another grid than its truth."""
     for made, real in pairs:
-        if differs := difference(made, real):  # told from headers alone
+        if differs := difference(made, real):  # compares headers only
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
             raise UserError(what, where=WHERE, remedy="resample the one onto the other's grid first")
     return pairs
 
 
 def _both(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
-    """The pixels of a prediction and of its truth; UserError where they have not the same channels."""
+    """The pixels of a prediction and of its truth; UserError where their shapes differ."""
     made, real = (read(scan).pixels for scan in pair)
     if made.shape != real.shape:
         shapes = f"{list(made.shape)} against {list(real.shape)} (channels first)"
@@ -135,10 +135,10 @@ def _both(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
 
 
 def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
-    """The line that brings predictions onto the truth's scale, the ranges of both, and whether it is `another`.
+    """Fit the linear function from predictions to the truth's scale; returns it, both ranges, and whether `another`.
 
-    Its slope is the ratio of their spreads (reduced major axis) without pixels far off the line: unlike a regression it
-    does not shrink a poor prediction to the mean, which would flatter it.
+    Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off the line. A regression
+    would shrink a poor prediction to the mean, and so score it too well.
     """
     both = [np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _both(pair)]) for pair in pairs]
     x, y = np.concatenate(both, axis=1).astype(np.float64)
@@ -186,7 +186,7 @@ def _set_rows(
 
 
 def _patients(pattern: str) -> Callable[[Scan], str]:
-    """The patient of an image: what the pattern finds, else its numbered folder, as in `patient07`, else the image."""
+    """A function from image to patient: the pattern's group, else a numbered folder (`patient07`), else the image."""
     if found := regex_option(pattern):
         return lambda scan: patient_of(scan.name, found)
     folders = lambda scan: Path(scan.name).parts[:-1]  # noqa: E731
@@ -194,7 +194,7 @@ def _patients(pattern: str) -> Callable[[Scan], str]:
 
 
 def _files(path: Path) -> list[Scan]:
-    """The images below a folder, or the one that is named."""
+    """The images below a folder, or the one image that the path names."""
     found = [Scan(path, (path,), path.name)] if path.is_file() else scans(path)
     if not found:
         raise UserError(f"no images in the folder '{path}'", where=WHERE, allowed=readable())
@@ -202,7 +202,7 @@ def _files(path: Path) -> list[Scan]:
 
 
 def _scale(truths: list[Scan]) -> tuple[float, float]:
-    """Black and the data range: of whole numbers of one or two bytes all that they can say, else the set's extremes."""
+    """Black and the data range: those of the type for uint8 and uint16, else the set's extremes."""
     kinds, extremes = set(), []
     for scan in truths:
         image = read(scan)
@@ -211,7 +211,7 @@ def _scale(truths: list[Scan]) -> tuple[float, float]:
     low, high = min(extremes), max(extremes)
     if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
         full = float(max(np.iinfo(kind).max for kind in kinds))
-        if low >= 0 and high <= full:  # else a header rescales them
+        if low >= 0 and high <= full:  # otherwise a header rescales the values
             return 0.0, full
     if high <= low:
         what = f"the truth is {low:g} throughout, in all {len(truths)} images from '{truths[0].path}' on"
