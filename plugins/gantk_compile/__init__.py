@@ -5,7 +5,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_phases(method, phases, train, notes):
-    """The phases, compiled where the recipe asks for it."""
+    """Return compiled phases where the recipe sets train.fast.compile, else None."""
     if not train.fast.compile:
         return None
     from gantk_compile.phases import compile_phases  # torch's compiler takes a second to import

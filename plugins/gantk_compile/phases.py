@@ -1,9 +1,9 @@
-"""torch.compile for the losses of every phase: many small operators become few larger kernels.
+"""Compiles the losses of every phase with torch.compile: many small operators become few larger kernels.
 
-A phase is compiled as a whole, or runs operator by operator. What was compiled is tried before it is used: from the
-same state and the same random numbers, losses, gradients and all that the phase leaves behind must be those of the
-plain phase. (torch 2.11 has been seen to lose gradients without a word.) Every kind of call is tried by itself: another
-size of the batch, another stage. Weights keep their names, and inference uses the networks as they are.
+A phase is compiled as a whole, or runs operator by operator. Compiled code is tested before use: from the same state
+and random numbers, its losses, gradients, buffers and outputs must match those of the plain phase, because torch 2.11
+has been seen to lose gradients without a message. Each kind of call (batch size, stage) is tested separately. Weights
+keep their names, and inference uses the networks uncompiled.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from gantk.nets.blocks import summed_kernel
 from gantk.training.accelerate.state import PythonState, TensorState
 
 Losses = dict[str, Tensor]
-KINDS = 64  # of calls that are compiled; beyond, something is another one at every step
+KINDS = 64  # most kinds of calls to compile; more mean that something differs at every step
 LIMITS = {"recompile_limit": KINDS, "accumulated_recompile_limit": 16 * KINDS}
-# Relative differences that rounding stays below, in bfloat16 too; what is wrong differs by about 1.
+# Relative differences: rounding stays below these, even in bfloat16; wrong results differ by about 1.
 TOLERANCE = {"losses": 0.05, "images": 0.05, "buffers": 0.05, "gradients": 0.25}
 
 
 def compile_phases(method: Method, phases: list[Phase], notes: list[str], backend: str = "inductor") -> list[Phase]:
-    """The phases with losses that are compiled when they are first called; what falls back is told in `notes`."""
-    # Dynamo is not to look into these: it loses gradients where a function writes in place, and misreads *range(...).
+    """Return the phases with losses compiled at their first call; a phase that falls back adds a line to `notes`."""
+    # Dynamo must not trace these: it loses gradients where a function writes in place, and misreads *range(...).
     for function in (summed_kernel, *_own_functions()):
         torch.compiler.allow_in_graph(function)
     return [replace(phase, loss=CompiledLoss(method, phase, notes, backend)) for phase in phases]
 
 
 class CompiledLoss:
-    """A phase's loss: batch -> {name: scalar}, compiled where that can be; what it puts into the batch is there."""
+    """A phase's loss: batch -> {name: scalar}, compiled if possible; adds the same tensors to the batch."""
 
     def __init__(self, method: Method, phase: Phase, notes: list[str], backend: str):
         self.method, self.phase, self.notes = method, phase, notes
@@ -45,7 +45,7 @@ class CompiledLoss:
         self._run: Callable | None = _compiled(phase.loss, backend)
 
     def __call__(self, batch: Batch) -> Losses:
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # no time to try anything
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # testing is impossible then
         kind = self._kind(batch)
         if self._run is not None and kind not in self._known and not capturing:
             why = self._why_not(batch) if len(self._known) < KINDS else f"there are more than {KINDS} kinds of steps"
@@ -55,14 +55,14 @@ class CompiledLoss:
                 self.notes.append(f"train.fast.compile: the phase '{self.phase.name}' runs operator by operator: {why}")
         if self._run is None or kind not in self._known:
             return self.phase.loss(batch)
-        with torch.compiler.set_stance("eager_on_recompile"):  # nothing runs that was not tried
+        with torch.compiler.set_stance("eager_on_recompile"):  # run only compiled code that was tested
             return self._called(batch)
 
     def _kind(self, batch: Batch) -> Hashable:
-        """What calls may differ in: the batch's shapes, and what the method itself remembers of its stage."""
+        """The key of a kind of call: the batch's shapes, and the method's hashable attributes, such as its stage."""
         own = []
         for name, value in vars(self.method).items():
-            with suppress(TypeError):  # tables of modules and the like, which stay what they are
+            with suppress(TypeError):  # unhashable: tables of modules and the like, which do not change
                 own.append((name, value, hash(value)))
         return tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()), tuple(own)
 
@@ -72,14 +72,14 @@ class CompiledLoss:
         return losses
 
     def _why_not(self, batch: Batch) -> str | None:
-        """Why what was compiled cannot be used for such a batch; None where it can. All is as before afterwards."""
+        """Test the compiled loss on a batch; returns why it cannot be used, or None. Restores all state."""
         python = PythonState(self.method)
         expected = self._outcome(self.phase.loss, batch)
         try:
             python.expect_same()
             with torch._dynamo.config.patch(LIMITS), _silence():
                 found = self._outcome(self._called, batch)
-        except Exception as error:  # whatever it is: training goes on without
+        except Exception as error:  # any error of the compiler: training continues uncompiled
             while inner := getattr(error, "inner_exception", None) or error.__cause__:
                 error = inner
             lines = [line.strip() for line in str(error).split("\n") if line.strip()] or ["no message"]
@@ -92,7 +92,7 @@ class CompiledLoss:
         return f"what was compiled is wrong: {', '.join(wrong)}" if wrong else None
 
     def _outcome(self, loss: Callable[[Batch], Losses], batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """Losses, gradients and what else a call leaves behind. Buffers and random numbers are as before afterwards."""
+        """Losses, gradients, added images and buffers of one call. Restores buffers and random numbers."""
         inside, devices = Batch(batch), {image.device for image in batch.values() if image.is_cuda}
         places = [(part, n, t) for part in self.method.modules() for n, t in part._buffers.items() if t is not None]
         before = TensorState({"buffers": [tensor for *_, tensor in places]})
@@ -109,15 +109,15 @@ class CompiledLoss:
                 "gradients": {str(number): grad for number, grad in enumerate(gradients) if grad is not None},
             }
         finally:
-            for part, name, tensor in places:  # a step may have put others in their places
+            for part, name, tensor in places:  # a step may have replaced the tensors
                 part._buffers[name] = tensor
             before.restore()
 
 
 def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
-    """dict of images -> losses and the images that were put beside them, in one compiled function.
+    """Compile a loss as a function from a dict of images to (losses, images added to the batch).
 
-    Random numbers are drawn as they are without: a seed then gives the same step, and steps can be compared.
+    Draws random numbers as uncompiled code does, so that a seed gives the same step and steps can be compared.
     """
 
     def run(images: dict[str, Tensor]) -> tuple[Losses, dict[str, Tensor]]:
@@ -125,7 +125,7 @@ def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
         losses = loss(inside)
         return losses, {name: image for name, image in inside.items() if image is not images.get(name)}
 
-    # What was compiled is kept with the code: copies of it keep theirs apart, and count their kinds apart.
+    # torch caches by code object: a copy of it has its own cache and its own limit of recompilations.
     run.__code__ = run.__code__.replace(co_name=f"run_{id(run)}")
     options = {"fallback_random": True} if backend == "inductor" else None
     return torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
@@ -133,7 +133,7 @@ def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the pages that torch writes where something cannot be compiled: a note says it in a line."""
+    """Suppress torch's long messages about code that cannot be compiled; a note says it in one line."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -144,7 +144,7 @@ def _silence() -> Iterator[None]:
 
 
 def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The distance between two sets of tensors, relative to the first."""
+    """The Euclidean distance between two sets of tensors, relative to the norm of the first."""
     if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
         return float("inf")
     pairs = [(one[name].double().nan_to_num(), other[name].double().nan_to_num()) for name in one]
@@ -153,7 +153,7 @@ def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def _own_functions(kind: type = torch.autograd.Function) -> Iterator[type]:
-    """All that is differentiated in a way of its own, torch's own things left out."""
+    """Yield all subclasses of torch.autograd.Function outside torch."""
     for each in kind.__subclasses__():
         if not each.__module__.startswith("torch."):
             yield each

@@ -16,19 +16,19 @@ from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import usual_contrast
 
-ENOUGH = 3  # contrasts in a folder from which on it is taken for a patient's when nobody said so
+ENOUGH = 3  # known contrasts that make `accepts` take a folder for a patient's
 
 
 @dataclass(kw_only=True)
 class Contrasts(VolumeSource):
     """Patients' folders that hold one file for each contrast, all on one grid: registered pairs of N and M channels.
 
-    A domain such as "T1+T1ce+FLAIR" becomes one image with a channel for each contrast, matched by the words of the
-    files' names. A contrast that a patient lacks is a channel of NaN (`Record.missing` names it); a domain without
-    any has no record. Where most folders are numbered, the others (templates, atlases) are left alone.
+    A domain such as "T1+T1ce+FLAIR" becomes one image with a channel for each contrast, found by words in file names.
+    A contrast that a patient lacks is a channel of NaN (listed in `Record.missing`); a patient without any contrast of
+    a domain has no record there. If most folders are numbered, others (templates, atlases) are ignored.
     """
 
-    a: str = ""  # the contrasts of the first domain as the files call them, such as T1w+FLAIR; "" = its name
+    a: str = ""  # the first domain's contrasts as written in file names, such as T1w+FLAIR; "" = its name
     b: str = ""  # the same for the second domain
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*; "" = there are none
     patient: str = ""  # regex whose group is the patient, searched in the folder's path; "" = its numbered part
@@ -37,7 +37,7 @@ class Contrasts(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where two folders, or one of volumes, hold three or more contrasts known by name each."""
+        """Returns {"path": ...} if two folders, or one with volumes, each hold three or more known contrasts."""
         images = names.images_below(path)
         folders: dict[Path, Counter] = defaultdict(Counter)
         for image in images:
@@ -48,7 +48,7 @@ class Contrasts(VolumeSource):
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
 
     def records(self) -> list[Record]:
-        """One record of each domain for every patient, or for every plane; UserError for files on different grids."""
+        """One record per domain and patient, or per plane of the patient; UserError for files on different grids."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         wanted = tuple(dict.fromkeys(name for said in self.words.values() for name in contrast_names(said)))
         files = names.contrast_files(images, wanted)
@@ -69,7 +69,7 @@ class Contrasts(VolumeSource):
         return sorted(records, key=lambda record: (places[record.scan_key or record.key], record.position or 0.0))
 
     def _of_patient(self, folder: Path, files: names.Files, masks: Sequence[Path]) -> list[Item]:
-        """The images of one patient's folder, whose files lie on one grid."""
+        """One item per domain for a patient's folder; UserError where its files are on different grids."""
         parts = folder.relative_to(self.root).parts
         key = "/".join(parts) or folder.resolve().name
         own = [part for part in parts if not names.SPLIT_WORD.match(part)] or [key]

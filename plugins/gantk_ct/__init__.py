@@ -1,11 +1,11 @@
-"""CT in Hounsfield units: one window, or most of the range for the brain's; a mapping for each domain, errors in HU."""
+"""CT in Hounsfield units: intensity windows, a separate mapping for each domain, a loss, and errors in HU."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the mappings, the loss and the metrics."""
+    """Register the mappings, the loss and the metrics."""
     add.intensity("window", "gantk_ct.intensity:Window")
     add.intensity("ct", "gantk_ct.intensity:Windows")
     add.intensity("domains", "gantk_ct.intensity:Domains")

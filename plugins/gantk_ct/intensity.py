@@ -1,4 +1,4 @@
-"""Hounsfield units to the networks' range, by one line or by windows; a mapping for each domain. Needs numpy alone."""
+"""Maps Hounsfield units to the networks' range, linearly or by windows; separate mappings per domain. Numpy only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gantk.data.intensity import Linear, Mapping, MinMax, Percentile, option_fie
 from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Intensity
 
-PADDING = 200.0  # HU below air, from which on values are padding
-FAINT = 0.01  # of the range that padding has, and as much what lies between it and air
+PADDING = 200.0  # values more than this many HU below air are padding
+FAINT = 0.01  # share of the range for padding, and for the values between padding and air
 
 
 @option_fields
 class Window(Linear, name="window"):
-    """Two native values chosen by hand go to the ends of the range: Hounsfield units, or any calibrated scale."""
+    """Maps two given native values to the ends of the range: for Hounsfield units, or any calibrated scale."""
 
-    low: float = -1000.0  # native value that goes to the start of the range; air in Hounsfield units
-    high: float = 2000.0  # native value that goes to its end; dense bone in Hounsfield units
+    low: float = -1000.0  # native value mapped to the start of the range; air in Hounsfield units
+    high: float = 2000.0  # native value mapped to its end; dense bone in Hounsfield units
 
     def __post_init__(self):
         super().__post_init__()
@@ -33,18 +33,18 @@ class Window(Linear, name="window"):
 
 @option_fields
 class Windows(Mapping, name="ct"):
-    """Hounsfield units by a polygon of three pieces: air, the window of soft tissue, bone. Nothing is learnt or lost.
+    """Maps Hounsfield units by three linear pieces: air, the soft-tissue window, bone. Needs no fit, is invertible.
 
-    One line from -1000 to 2000 HU leaves 4 % of the range to a brain window of 120 HU, and a network whose errors are
-    2 % of it cannot show a brain. Here the window has `share` of the range, air to window half of what is left, window
-    to bone the other half. Values beyond the ends go on along the outer pieces, so that the inverse is exact.
+    One line from -1000 to 2000 HU gives a brain window of 120 HU only 4 % of the range, and a network with errors of
+    2 % of the range cannot show a brain. Here the window gets `share` of the range; air to window and window to bone
+    get half of the rest each. Values beyond the ends continue the outer pieces, so that the inverse is exact.
     """
 
     low: float = -20.0  # HU where the window begins: below cerebrospinal fluid
     high: float = 100.0  # HU where it ends: above fresh blood
-    air: float = -1000.0  # HU that goes to the start of the range
-    bone: float = 2000.0  # HU that goes to its end: dense bone
-    share: Fraction = 0.7  # of the range that the window has
+    air: float = -1000.0  # HU mapped to the start of the range
+    bone: float = 2000.0  # HU mapped to its end: dense bone
+    share: Fraction = 0.7  # share of the range for the window
     no_hu: Literal["refuse", "percentile", "minmax"] = "refuse"  # images without HU: an error, or mapped by this line
 
     def __post_init__(self):
@@ -56,16 +56,16 @@ class Windows(Mapping, name="ct"):
         self._take_windows()
 
     def _take_windows(self) -> None:
-        """The corners, and from where on it is no air: halfway from it to the window, at -510 HU."""
+        """Set the corners, and the intensity above which there is tissue: halfway from air to the window, -510 HU."""
         (start, end), outside = self.range, (1 - self.share) / 2
         places = [start + place * (end - start) for place in (0.0, outside, outside + self.share, 1.0)]
         self.fitted = [[self.air, self.low, self.high, self.bone], places, sum(places[:2]) / 2]
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Learn how dark padding is; images that hold no Hounsfield units, such as pictures, are a UserError.
+        """Fit the value of padding; UserError for images without Hounsfield units, such as pictures.
 
-        Padding (-2000, -3024) is drawn together just below air: a corner far below black would tell a discriminator
-        which images are real.
+        Padding (-2000, -3024) is mapped to just below air: values far below black would show the discriminator which
+        images are real.
         """
         low, high = min(float(image.min()) for image in images), max(float(image.max()) for image in images)
         if low >= 0 and self.no_hu != "refuse":
@@ -86,12 +86,12 @@ class Windows(Mapping, name="ct"):
             self.fitted = [[low, self.air - PADDING / 4, *native], places, tissue]
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Hounsfield units and their places in the range."""
+        """The corners of the mapping: Hounsfield units, and their values in the range."""
         return self.fitted[0], self.fitted[1]
 
     @property
     def note(self) -> str:
-        """What a run says: that the training images hold no Hounsfield units, and how they are mapped; else ""."""
+        """A message for the user if the training images hold no Hounsfield units, with their mapping; else ""."""
         return f"no Hounsfield units, so mapped by {self.no_hu} and not by windows" if len(self.fitted[0]) == 2 else ""
 
     @property
@@ -101,9 +101,9 @@ class Windows(Mapping, name="ct"):
 
 
 class Domains:
-    """A mapping of its own for each domain: `{ name = "domains", a = "ct", b = "percentile" }`.
+    """A separate mapping for each domain: `{ name = "domains", a = "ct", b = "percentile" }`.
 
-    Both have `range`, which is the networks'.
+    Both map to the same `range`, that of the networks.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Domains:
         *,
         a: Intensity = "ct",  # of the first domain
         b: Intensity = "percentile",  # of the second domain
-        range: tuple[float, float] = (-1.0, 1.0),  # what the networks see of both
+        range: tuple[float, float] = (-1.0, 1.0),  # network intensities of black and white, for both
     ):
         self.range, own = tuple(map(float, range)), [list(part().range) for part in (a, b)]
         if any(each not in ([-1.0, 1.0], list(self.range)) for each in own):
@@ -122,6 +122,6 @@ class Domains:
         }
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """UserError: a recipe of one domain has no second one."""
+        """Always a UserError: called only for recipes of one domain."""
         what = "'domains' gives two domains a mapping each, and this recipe has one"
         raise UserError(what, where="data.intensity", remedy='name that one\'s mapping: intensity = "ct"')

@@ -1,4 +1,4 @@
-"""A loss that lets one tissue become any other, but the same everywhere: CT's order of tissues is not that of MR."""
+"""A loss for MR to CT, whose tissues differ in order of brightness: any function of the source's intensity is free."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from gantk.errors import UserError
 from gantk.losses.structure import widened
 from gantk.plugin.spec import Positive, Share, Side, Weight, Window
 
-BINS = 16  # of the source's intensities; the function is linear between their middles
+BINS = 16  # bins of the source's intensity; the function is linear between their centres
 
 
 class CorrelationRatio:
     """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is no function of the source.
 
-    Over the pixels whose window in the source is tissue alone: where bone and air are equally dark, nothing is asked
-    for. 0 is best. Unlike local NCC's line the function is free: white matter is the brightest in T1, and between fluid
-    and gray matter in CT. With `fluid` a correlation with the square of how far the source lies below its mean,
-    which fluid dominates, costs what it lacks of 0.5: else networks that make dark bone bright make fluid bright too.
-    While the skull is unsettled, in the half-size steps of `low_res_warmup`, it would turn the skull over instead.
+    0 is best. Only pixels whose window in the source is soft tissue count: bone and air are equally dark in MR. Local
+    NCC assumes a linear function, here any is allowed: white matter is the brightest in T1, and between fluid and gray
+    matter in CT. `fluid` adds a penalty: 0.5 minus the correlation of the output with the squared distance below the
+    source's mean, which fluid dominates, else networks that make dark bone bright make fluid bright too. In the
+    half-size steps of `low_res_warmup`, before the skull is learnt, the penalty would invert the skull instead.
     """
 
     def __init__(
         self,
         *,
-        weight: Weight = 0.5,  # of the loss
-        tissue: tuple[Share, Share] = (0.1, 0.85),  # shares of the range between which the source is soft tissue
-        fluid: Literal["any", "dark", "bright"] = "dark",  # what the source's darkest tissue is in the output
-        fluid_from: Side = 64,  # pixels of the shortest side from which on that counts: not in half-size steps
+        weight: Weight = 0.5,  # weight of the loss
+        tissue: tuple[Share, Share] = (0.1, 0.85),  # soft tissue in the source lies between these shares of the range
+        fluid: Literal["any", "dark", "bright"] = "dark",  # brightness in the output of the source's darkest tissue
+        fluid_from: Side = 64,  # shortest side in pixels for `fluid` to count: not in half-size steps
         window: Window = 5,  # side in pixels; even ones count as one more
         floor: Positive = 0.003,  # deviations below this share of data_range count as none
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]

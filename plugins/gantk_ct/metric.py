@@ -1,4 +1,4 @@
-"""The error of made CT in Hounsfield units."""
+"""Scores synthetic CT in Hounsfield units."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ RANGE = 4024.0  # HU, from -1024 to 3000
 
 
 class HounsfieldMAE(MAE):
-    """Mean absolute error of made CT in Hounsfield units (HU), by the inverse of the recipe's intensity mapping.
+    """Mean absolute error of synthetic CT in Hounsfield units (HU), by the inverse of the recipe's intensity mapping.
 
-    Scored where the images that are made are CT in HU: a domain called CT, of NIfTI, DICOM or other volumes whose air
-    is near -1000. Pictures (PNG, JPEG) hold gray values, which are no HU: a UserError before the training.
-    With `within` it is named `mae_hu_within`, and images whose reference has no such value score nan.
+    Scored if the target is CT in HU: a domain called CT, of NIfTI, DICOM or other volumes whose air is near -1000.
+    Pictures (PNG, JPEG) hold gray values instead of HU: a UserError before the training.
+    With `within` its name is `mae_hu_within`, and images whose reference has no such value score nan.
     """
 
     name, unit, in_units = "mae_hu", "HU", None
-    of_unit = "HU"  # it is called with native intensities, of domains that have this unit alone
+    of_unit = "HU"  # called with native intensities, and only for domains with this unit
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class HounsfieldMAE(MAE):
         dims: int,
         *,
         no_hu: Literal["refuse", "skip"] = "refuse",  # data without Hounsfield units: an error, or no score
-        within: tuple[float, float] | None = None,  # HU of the reference that count, (-20, 100): soft tissue
+        within: tuple[float, float] | None = None,  # score only where the reference is in it; (-20, 100): soft tissue
     ):
         super().__init__(data_range, dims)
         if within and not within[0] < within[1]:
@@ -53,14 +53,14 @@ class HounsfieldMAE(MAE):
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
     def means(self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-        """As MAE's; with `within` over its values alone."""
+        """As `MAE.means`; with `within` only over pixels whose reference lies in it."""
         if self.within:
             masks = [(reference >= self.within[0]) & (reference <= self.within[1])] * len(masks)
         return super().means(output, reference, masks)
 
     @property
     def in_mask(self) -> str | None:
-        """None with `within`, which is a region of its own: no foreground or lesion beside it."""
+        """None with `within`, which is already a region: no additional scores of foreground or lesion."""
         return None if self.within else super().in_mask
 
     def _method(self) -> str:
@@ -69,9 +69,9 @@ class HounsfieldMAE(MAE):
 
 
 class HounsfieldPSNR(HounsfieldMAE):
-    """Peak signal-to-noise ratio of made CT in Hounsfield units over a fixed range of 4024 HU, as SynthRAD 2023 has it.
+    """Peak signal-to-noise ratio of synthetic CT in HU over a fixed range of 4024 HU, as in SynthRAD 2023.
 
-    Options and conditions are those of `mae_hu`; unlike `psnr` it is the same whatever maps HU to the networks' range.
+    Options and conditions are those of `mae_hu`; unlike `psnr` it does not depend on the intensity mapping.
     """
 
     name, unit, higher_is_better = "psnr_hu", "dB", True

@@ -1,10 +1,10 @@
-"""A whole training step as one CUDA graph: the host launches once a step, instead of once for each operator.
+"""Records a whole training step as one CUDA graph: one launch by the host per step, instead of one per operator.
 
-A graph runs the operations that it was recorded with, on the same memory. So batches are copied to where the recorded
-one lies, and what changes from step to step (learning rates, `progress`, the average's share) is a tensor that the
-engine fills before it. Every kind of step (its phases, the shapes of its batch) has a graph of its own, compared once
-with steps operator by operator. Where anything stands in the way, all is put back, and a note says why. No card has
-measured it yet.
+A graph repeats the recorded operations on the same memory. So each batch is copied into the recorded batch's memory,
+and values that change between steps (learning rates, `progress`, the average's share) are tensors that the engine fills
+before a replay. Every kind of step (its phases, the shapes of its batch) has its own graph, compared once with steps
+run operator by operator. If recording fails, all state is restored, and a note gives the reason. Its speed has not yet
+been measured on a GPU.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from gantk.training.accelerate.state import PythonState, TensorState
 if TYPE_CHECKING:
     from gantk.training.engine import Engine
 
-WARM_UP = 3  # steps of each kind before it is recorded: memory is claimed, kernels are chosen, optimizers make states
-TRIED, AHEAD = 2, 1000  # a fresh graph is compared over so many steps, at a point so many steps later, at most
-TOLERANCE, MOVED = 0.05, 0.5  # relative differences of losses, and of what a step changes (rounding moves Adam)
+WARM_UP = 3  # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
+TRIED, AHEAD = 2, 1000  # a new graph is tested over this many steps, at most this many steps later in the training
+TOLERANCE, MOVED = 0.05, 0.5  # relative differences of losses, and of a step's changes (rounding affects Adam)
 Losses = dict[str, Tensor]
-After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors behind them
+After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors after them
 
 
 class Graph:
-    """One recorded call, run again in the same memory by `replay`. Nothing is computed while it is recorded."""
+    """One recorded call; `replay` runs it again in the same memory. Recording itself computes nothing."""
 
     def __init__(self, stream: torch.cuda.Stream, pool: Any):
         self._stream, self._pool, self._graph = stream, pool, torch.cuda.CUDAGraph()
         self.replay = self._graph.replay
 
     def record(self, call: Callable[[], Losses]) -> Losses:
-        """What `call` gives, in memory that every replay fills."""
+        """Record `call` and return its result, whose memory every replay fills."""
         gc.collect()
-        gc.disable()  # what is collected meanwhile may have to ask the device, and that breaks the recording off
-        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}  # readers go on
+        gc.disable()  # collecting an object may call the device, which aborts the recording
+        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}  # for data threads
         try:
             with torch.cuda.graph(self._graph, **options):
                 return call()
         except BaseException:
-            # The generator waits for the end of a recording that never comes, and would not draw outside of one.
+            # Reset the generator: after an aborted recording it refuses to draw outside of one.
             generator = torch.cuda.default_generators[self._stream.device_index]
             generator.graphsafe_set_state(generator.clone_state())
             raise
@@ -56,7 +56,7 @@ class Graph:
 
 
 class Capture:
-    """Takes an engine's steps: by graph as soon as that is possible. `graph` makes one; None: CUDA's, on a card."""
+    """Runs an engine's steps, by graph as soon as possible. `graph` creates a graph object; None: a CUDA graph."""
 
     def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
         self.engine, self.device = engine, engine.runtime.device
@@ -64,14 +64,14 @@ class Capture:
         for name, rule in engine.optimizers.items():
             if not all(group.get("fused") or group.get("capturable") for group in rule.param_groups):
                 why.append(f"the optimizer of the {name} ({type(rule).__name__}) keeps its state on the host")
-        self.obstacle = next(iter(why), None)  # why no step is recorded
+        self.obstacle = next(iter(why), None)  # the reason why no step is recorded
         engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and not self.obstacle else None
         self._graph = graph or (lambda: Graph(self._stream, self._pool))
         self.forget()
 
     def __call__(self, kind: Hashable, batch: Batch) -> Losses:
-        """One step; what it leaves for later is put into `batch`. `kind`: what beside shapes makes steps differ."""
+        """Run one step and return its losses; adds its images to `batch`. Equal `kind` and shapes share a graph."""
         if self.obstacle is not None:
             return self.engine.take(batch)
         key = kind, tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items())
@@ -88,13 +88,13 @@ class Capture:
             return losses
 
     def forget(self) -> None:
-        """Let go of all graphs and their memory: steps of another size come."""
+        """Delete all graphs and free their memory, before steps of another size."""
         self._counts: dict[Hashable, int] = {}
-        self.graphs: dict[Hashable, tuple[Graph, Batch, Batch, Losses]] = {}  # with what they read, leave and give
-        self._pool = torch.cuda.graph_pool_handle() if self._stream else None  # one no graph is left of cannot serve
+        self.graphs: dict[Hashable, tuple[Graph, Batch, Batch, Losses]] = {}  # key: graph, inputs, batch, losses
+        self._pool = torch.cuda.graph_pool_handle() if self._stream else None  # a pool without graphs cannot be reused
 
     def _record(self, key: Hashable, batch: Batch) -> bool:
-        """Record a step and compare two replays, later in the training, with two steps; all is as before afterwards."""
+        """Record a step, and compare two replays with two plain steps; returns success. Restores all state."""
         engine, before, why = self.engine, None, None
         python = PythonState(engine.method, engine.optimizers.values())
         with torch.random.fork_rng([self.device] if self._stream else []):
@@ -108,7 +108,7 @@ class Capture:
                 losses = graph.record(lambda: engine.take(inside))
                 before.restore()
                 why = _difference(wanted, self._after(lambda: graph.replay() or losses, before), before)
-            except Exception as error:  # whatever it is: training goes on without
+            except Exception as error:  # any error: training continues without graphs
                 why = told(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {told(error)}"
             if before is not None:
                 before.restore()
@@ -122,7 +122,7 @@ class Capture:
         return False
 
     def _after(self, step: Callable[[], Losses], before: TensorState) -> After:
-        """Losses of a few steps later in the training, and the tensors after them, which are put back."""
+        """Run a few steps as if later in the training; returns losses and tensors after them, and restores `before`."""
         self.engine.set_time(max(1, min(AHEAD, (self.engine.steps - self.engine.step) // 2)))
         torch.manual_seed(0)
         losses = torch.stack([torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)])
@@ -132,7 +132,7 @@ class Capture:
 
     @contextmanager
     def _on_stream(self):
-        """Graphs must not be recorded on the default stream, and what warms up must run where the graph will."""
+        """Run on the capture stream: graphs cannot be recorded on the default stream, and warm-up must use the same."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield
@@ -153,7 +153,7 @@ def _tensors_of(engine: Engine) -> TensorState:
 
 
 def _difference(wanted: After, found: After, before: TensorState) -> str | None:
-    """What of replayed steps differs from those taken operator by operator; None where nothing does."""
+    """Describe how replayed steps differ from those run operator by operator; None where they agree."""
     near = torch.allclose(found[0], wanted[0], rtol=TOLERANCE, atol=TOLERANCE / 1000, equal_nan=True)
     apart, moved = found[1].distances(wanted[1]), wanted[1].distances(before)
     wrong = ([] if near else ["losses"]) + [k for k in moved if not apart[k] <= MOVED * max(moved[k], 1e-12)]

@@ -15,17 +15,17 @@ from gantk.plugin.spec import AdversarialLoss, Discriminator, Few, Kind, Part, P
 from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_cut.patchnce import PatchNCE
 
-Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that shows its encoder's maps
+Encoding = Annotated[Part, Kind("generator", having=("features",))]  # a generator that returns its encoder's maps
 Places = Annotated[int, Field(ge=2, le=2**20)]
 
 
 class CUT(Method):
-    """Unpaired one-way translation, a -> b: adversarial + patchwise contrastive loss, no way back (Park et al. 2020).
+    """Unpaired one-way translation, a -> b: adversarial + patchwise contrastive loss, no cycle (Park et al. 2020).
 
     One generator and one discriminator: about half of CycleGAN's cost. The weights are equation 5's, with
-    lambda_X = lambda_Y = `nce`; `nce = 10.0` with `nce_identity = false` is the paper's FastCUT. The paper compares the
-    image itself, both halvings and the first and fifth block of a ResNet: layers = [0, 2, 3, 4, 5] with generator
-    "resnet". Structure losses, low_res_warmup and adapt are additions, 0 = the paper.
+    lambda_X = lambda_Y = `nce`; `nce = 10.0` with `nce_identity = false` is the paper's FastCUT. The paper compares
+    features of the image itself, both halvings and the first and fifth block of a ResNet: layers = [0, 2, 3, 4, 5] with
+    generator "resnet". Structure losses, low_res_warmup and adapt are additions, 0 = the paper.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class CUT(Method):
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
         nce: Weight = 1.0,  # weight of the contrastive loss; 10 in FastCUT
-        nce_identity: bool = True,  # a contrastive loss for images of b as well, which should stay; off in FastCUT
+        nce_identity: bool = True,  # contrastive loss of g_ab(b) against b too (identity); false in FastCUT
         layers: tuple[Few, ...] | None = None,  # maps compared: 0 the image, 1, 2, ... the encoder's; None: all
-        width: Width = 256,  # of the heads that the maps are compared through
-        patches: Places = 256,  # places of each map that are compared: one is right, all others are wrong
-        temperature: Positive = 0.07,  # below 1 sharpens the choice among the places
+        width: Width = 256,  # features of the heads' layers
+        patches: Places = 256,  # places compared per map: one positive, all others negatives
+        temperature: Positive = 0.07,  # of the softmax over places: below 1 sharpens it
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
@@ -58,7 +58,7 @@ class CUT(Method):
         self.weight, self.nce_identity = nce, nce_identity and nce > 0
 
     def phases(self) -> list[Phase]:
-        """The generator with the contrastive heads, then the discriminator on the fakes that the first phase left."""
+        """The generator with the contrastive heads, then the discriminator on the first phase's fakes."""
         return [
             Phase("generator", (self.g_ab, self.nce), self.generator_losses, ema=True),
             Phase("discriminator", (self.d_b,), self.discriminator_losses),
@@ -69,11 +69,11 @@ class CUT(Method):
         return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def directions(self) -> list[str]:
-        """`b` only: there is no way back."""
+        """Only `b`: the method does not translate back."""
         return ["b"]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial and contrastive losses (equation 5), and structure losses where they have weight."""
+        """Adversarial and contrastive losses (equation 5), and structure losses with a weight above 0."""
         real_a, real_b = batch["a"], batch["b"]
         fake_b, *same_b = self.batched_forward(self.g_ab, real_a, *([real_b] if self.nce_identity else []))
         batch["fake_b"] = fake_b.detach()
@@ -89,14 +89,14 @@ class CUT(Method):
         return self.telling_apart("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b)
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images of `a` as `b`."""
+        """Translate images of `a` to `b`."""
         if to != "b":
             remedy = "swap data.domains and train again, or use cyclegan for both ways"
             raise UserError("cut translates a to b only", where="to", allowed="b", remedy=remedy)
         return self.g_ab(image)
 
     def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
-        """The contrastive loss of each output against its source, all seen by the generator's encoder."""
+        """The contrastive loss of each output against its source, on features of the generator's encoder."""
         with torch.no_grad():
             keys = self.batched_forward(self.g_ab, *sources, call=self._maps)
         queries = self.batched_forward(self.g_ab, *outputs, call=self._maps)
@@ -108,14 +108,14 @@ class CUT(Method):
 
 
 def feature_channels(generator: torch.nn.Module, channels: int, size: tuple[int, ...]) -> list[int]:
-    """The channels of each of the generator's feature maps; computed without numbers, at no cost."""
+    """The channels of each of the generator's feature maps; computed on the meta device, without arithmetic."""
     shapes = copy.deepcopy(generator).to("meta")
     with torch.no_grad():
         return [each.shape[1] for each in shapes.features(torch.empty(1, channels, *size, device="meta"))]
 
 
 def check_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
-    """The maps to compare, in order; UserError for one that the generator does not have."""
+    """The numbers of the maps to compare, sorted; UserError for one that the generator does not have."""
     chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
         what = f"layers = {list(layers or ())} names maps that the generator does not have"

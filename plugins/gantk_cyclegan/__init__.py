@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One method; its networks and losses are the core's or anyone's."""
+    """Register the method; it takes any registered networks and losses."""
     add.method("cyclegan", "gantk_cyclegan.model:CycleGAN")

@@ -5,6 +5,6 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """The method and its discriminator; its generator lies beside them, its losses are the core's or anyone's."""
+    """Register the method and its discriminator; the generator is the method's own, the losses any registered ones."""
     add.discriminator("dcgan", "gantk_dcgan.network:DCGANDiscriminator")
     add.method("dcgan", "gantk_dcgan.model:DCGAN")

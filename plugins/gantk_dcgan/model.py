@@ -15,17 +15,17 @@ from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fr
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_dcgan.network import DCGANGenerator
 
-CHUNK = 16  # images that are made at once
-GOLDEN = 0.618034  # its multiples fill the unit interval evenly
-SETTLED = 128  # images that batch norm's statistics for inference are taken of
+CHUNK = 16  # images generated at once
+GOLDEN = 0.618034  # multiples of the golden ratio, modulo 1, fill the unit interval evenly
+SETTLED = 128  # images for computing batch norm's statistics for inference
 
 
 class DCGAN(Method):
     """Images from noise: transposed convolutions against a convolutional discriminator (Radford et al. 2016).
 
-    The paper's game is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional` both networks are told
-    the class of an image: the generator beside the noise, the discriminator as maps of 0 and 1 (Mirza & Osindero
-    2014). The noise is normal, as in most code since; `noise = "uniform"` is the paper's, from -1 to 1.
+    The paper's loss is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional` both networks get the
+    class of an image as input: the generator concatenated with the noise, the discriminator as maps of 0 and 1 (Mirza &
+    Osindero 2014). The noise is normal, as in most later code; the paper's is `noise = "uniform"`, from -1 to 1.
     """
 
     reads = ("image",)
@@ -34,17 +34,17 @@ class DCGAN(Method):
         self,
         geometry: Geometry,
         *,
-        discriminator: Discriminator = "dcgan",  # one more of its depth for every doubling of the size beyond 64
+        discriminator: Discriminator = "dcgan",  # add 1 to its depth for every doubling of the size beyond 64
         adversarial: AdversarialLoss = "bce",
-        latent: Width = 100,  # numbers that an image is made from
-        width: Width = 64,  # filters of the generator's last map; eight times as many at the first
-        up: UpKind = "transpose",  # how the generator doubles a map; resize leaves no checkerboard
-        noise: Literal["normal", "uniform"] = "normal",  # of mean 0: of deviation 1, or even from -1 to 1
+        latent: Width = 100,  # length of the noise vector
+        width: Width = 64,  # filters of the generator's last map; the first has eight times as many
+        up: UpKind = "transpose",  # upsampling in the generator; resize leaves no checkerboard
+        noise: Literal["normal", "uniform"] = "normal",  # standard normal, or uniform from -1 to 1
         slope: Fraction = 0.0,  # of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
-        attention: tuple[int, ...] = (),  # self-attention in the generator, so many doublings before the image
-        conditional: bool = False,  # images of a class that is asked for; needs data.labels
+        attention: tuple[int, ...] = (),  # self-attention in the generator, this many doublings before the image
+        conditional: bool = False,  # generate images of a given class; needs data.labels
         critic: Count = 1,  # discriminator steps per generator step
-        augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
+        augment: list[Augment] = [],  # differentiable changes of the discriminator's inputs, for small data sets
         adapt: Fraction = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
     ):
         super().__init__(geometry)
@@ -70,18 +70,18 @@ class DCGAN(Method):
         )
         self.discriminator = discriminator(channels + self.classes, geometry.dims)
         self.adversarial = adversarial()
-        self.register_buffer("shown", torch.zeros(self.classes))  # images of each class so far
+        self.register_buffer("shown", torch.zeros(self.classes))  # training images of each class so far
         self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
 
     def phases(self) -> list[Phase]:
-        """The generator, then the discriminator on the fakes that the first phase left."""
+        """The generator, then the discriminator on the first phase's fakes."""
         return [
             Phase("generator", (self.generator,), self.generator_losses, every=self.critic, ema=True),
             Phase("discriminator", (self.discriminator,), self.discriminator_losses),
         ]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The adversarial loss of new images, of the classes that the batch has."""
+        """The adversarial loss of generated images, with the classes of the batch."""
         label = self._label(batch)
         if self.classes:
             self.shown += one_hot(label, self.classes).sum(dim=0)
@@ -90,10 +90,10 @@ class DCGAN(Method):
         return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake, each in a pass of its own where batch norm would mix them (section 3 of the paper).
+        """Real against fake, in separate passes where batch norm would mix them (section 3 of the paper).
 
-        Real images are cut off at black and white: what lies beyond, no generator that ends in tanh can make, and a
-        discriminator that knows them by it stops teaching.
+        Real images are clipped at black and white: a generator that ends in tanh cannot produce values beyond, and a
+        discriminator that recognises real images by them gives no useful gradient.
         """
         label = self._label(batch)
         image = batch["image"].clamp(*self.geometry.range)
@@ -108,9 +108,9 @@ class DCGAN(Method):
         return losses if penalty is None else losses | {"penalty": penalty}
 
     def train(self, mode: bool = True) -> DCGAN:
-        """Before inference, batch norm's statistics are taken anew: averaged weights need statistics of their own.
+        """Set the mode; on the change to inference, recompute batch norm's statistics for the averaged weights.
 
-        Those of the training belong to the weights of its last steps, and brightness is off with them. Brock et al.
+        Statistics from training belong to the weights of its last steps, and give a wrong brightness. Brock et al.
         2019, section 4.1, call this standing statistics.
         """
         starting = self.training and not mode
@@ -121,12 +121,12 @@ class DCGAN(Method):
 
     @torch.no_grad()
     def _settle(self) -> None:
-        """Statistics over images of one fixed noise, of classes as often as the training showed them."""
+        """Compute batch norm's statistics over fixed noise, with classes as frequent as in training."""
         norms = [layer for layer in self.generator.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         momenta = [layer.momentum for layer in norms]
         for layer in norms:
             layer.reset_running_stats()
-            layer.momentum = None  # a plain mean over all that follows
+            layer.momentum = None  # a plain mean over all batches
             layer.train()
         noise, labels = self._noise(SETTLED, seed=0), None
         if self.classes:
@@ -141,17 +141,17 @@ class DCGAN(Method):
             layer.eval()
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
-        """`n` images, (n, C, *size); number k of a seed is the same whatever `n`. `labels` None: classes in turn."""
+        """Generate `n` images (n, C, *size); image k of a seed is the same for any `n`. Default: classes in turn."""
         noise = self._noise(n, seed)
         parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
         return torch.cat([self._generate(*part) for part in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """What makes images of noise (n, latent), and of labels (n,) where the method knows classes."""
+        """The function from noise (n, latent), and labels (n,) where the method has classes, to images."""
         return self._generate
 
     def _noise(self, n: int, seed: int) -> Tensor:
-        """(n, latent), row k the same for the same seed whatever n; drawn where every device draws the same."""
+        """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for every device."""
         generator = torch.Generator().manual_seed(seed)
         rows = [self._drawn((self.latent,), generator=generator, device="cpu") for _ in range(n)]
         return torch.stack(rows).to(next(self.generator.parameters()).device)
@@ -166,7 +166,7 @@ class DCGAN(Method):
         return batch["label"] if self.classes else None
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        """The class goes beside the noise: the first layer then holds a learned map for each class."""
+        """Generate images from noise, concatenated with the one-hot class: the first layer learns a map per class."""
         if self.classes:
             noise = torch.cat([noise, one_hot(label, self.classes).to(noise.dtype)], dim=1)
         return self.generator(noise)
@@ -175,7 +175,7 @@ class DCGAN(Method):
         return self.discriminator(self._labelled(image, label))
 
     def _labelled(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """The image, with one more channel for each class: 1 for its own, 0 for the others."""
+        """Append one channel per class to an image: 1 for its own class, 0 for the others."""
         if not self.classes:
             return image
         maps = one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
@@ -183,7 +183,7 @@ class DCGAN(Method):
 
 
 class Judge:
-    """The discriminator of a DCGAN for images of these labels; a function of images alone, as penalties need it."""
+    """The discriminator of a DCGAN with fixed labels: a function of images alone, as penalties require."""
 
     def __init__(self, method: DCGAN, label: Tensor | None):
         self.batch_independent = getattr(method.discriminator, "batch_independent", True)

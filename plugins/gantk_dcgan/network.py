@@ -13,14 +13,14 @@ from gantk.nets import discriminators
 from gantk.nets.blocks import NormKind, UpKind
 from gantk.plugin.spec import Depth, Width
 
-SMALLEST, LARGEST = 4, 16  # shortest side of the map that the noise becomes; 4 sides become the one logit
+SMALLEST, LARGEST = 4, 16  # bounds of the first map's shortest side; the discriminator's last map has side 4
 
 
 def doublings(size: tuple[int, ...]) -> int:
-    """How often the first map is doubled to become an image of `size`: 4 times at 64 px, 5 at 128, 6 at 256.
+    """The number of doublings from the first map to an image of `size`: 4 at 64 px, 5 at 128, 6 at 256.
 
-    The most that leave a first map of whole sides, the shortest 4 pixels or more. A UserError with the nearest sizes
-    where the shortest would be longer than 16: a map that large should not be drawn from noise at once.
+    The largest for which all sides of the first map are whole numbers, and the shortest 4 or more. UserError with the
+    nearest sizes where that side would exceed 16: a linear layer from noise to such a map would be too large.
     """
     shortest = max(min(size), 2 * SMALLEST)
     least = max(1, ceil(log2(shortest / LARGEST)))
@@ -41,11 +41,11 @@ class DCGANGenerator(nn.Module):
     `width`, with batch norm and ReLU, or LeakyReLU; tanh at the end. No layer has a bias, as batch norm brings one.
 
     Args:
-        inputs: length of the noise, with the class where there is one.
-        size: of the image, 2 or 3 sides; see `doublings` for what is possible.
+        inputs: length of the noise vector, one-hot class included.
+        size: of the image, 2 or 3 sides; see `doublings` for the allowed sizes.
         width: filters of the last map before the image.
         up: "transpose" as published; "resize" or "linear" leave no checkerboard.
-        attention: where self-attention stands: how many doublings before the image.
+        attention: positions of self-attention blocks, in doublings before the image.
         slope: of the activation below 0; 0 is a ReLU.
         ends: network intensities of black and white.
     """
@@ -95,9 +95,9 @@ class DCGANDiscriminator(b.Network):
     """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
 
     (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from `width` up to 8 x width.
-    A map of 4 pixels a side meets the last convolution as it is: with depth=4 that is the published network at 64 px.
-    A larger one is averaged down to 4 pixels a side, so that the network takes any size and still knows where in the
-    image things are; better than averaging far is one `depth` more for every doubling of the size.
+    A map of 4 pixels a side goes to the last convolution unchanged: with depth=4 this is the published network at
+    64 px. A larger map is averaged to 4 pixels a side, so that the network takes any size and keeps coarse positions;
+    a `depth` larger by 1 for every doubling of the size is better than averaging large maps.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class DCGANDiscriminator(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters of the first convolution
-        depth: Depth = 4,  # convolutions ahead of the last, each of which halves the size: 4 at 64 px, 5 at 128 px
+        depth: Depth = 4,  # convolutions before the last, each halves the size: 4 at 64 px, 5 at 128 px
         first_stride: Literal[1, 2] = 2,  # 1: the first of them keeps the size
         norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
         affine: bool = False,  # learned scale and offset in instance norm

@@ -5,7 +5,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_load(model, device):
-    """An ensemble, where several models are named, a pattern of them, or a folder of folds."""
+    """Load an ensemble if `model` is a list, `RUN1,RUN2`, a glob pattern or a folder of folds; else None."""
     from gantk_ensemble.ensemble import load
 
     return load(model, device)

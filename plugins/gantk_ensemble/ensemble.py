@@ -1,4 +1,4 @@
-"""Several trained models as one: the mean of their translations, and how far these differ."""
+"""Combines several trained models: the mean of their translations, and its standard deviation as uncertainty."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from gantk.formats.files import natural
 from gantk.formats.image import Image
 from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress, TrainedModel
 
-KINDS = ("members", "auto")  # of uncertainty: both mean how far the members differ
+KINDS = ("members", "auto")  # kinds of uncertainty: both are the standard deviation between members
 
 
 def load(model: Any, device: str | None) -> Ensemble | None:
-    """The models that are named, as one; None where it is one model."""
+    """Load several models as an Ensemble; None where `model` names a single one."""
     from gantk import load as load_one
 
     paths = member_paths(model)
@@ -32,13 +32,13 @@ def load(model: Any, device: str | None) -> Ensemble | None:
 
 
 def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:
-    """The models of a list, of `RUN1,RUN2`, of a pattern or of a folder of folds, in order; None: one model is named.
+    """The paths in a list, `RUN1,RUN2`, a glob pattern or a folder of folds, in order; None for a single model.
 
-    UserError where a fold is missing or not trained to its end: the mean of the others would be another model.
+    UserError where a fold is missing or not fully trained: the mean of the others would be another model.
     """
     if isinstance(model, (str, os.PathLike)):
         path, text = Path(model), os.fspath(model)
-        if os.path.exists(path):  # Path's own raises where a text is longer than names may be
+        if os.path.exists(path):  # Path.exists raises for a text longer than file names may be
             return _folds(path) if path.is_dir() and not (path / "recipe.toml").exists() else None
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)
         if not parts:
@@ -53,16 +53,16 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
 
 
 def _one(model: Any) -> Any:
-    """A path as such; an address, hf://USER/NAME, as it is."""
+    """Convert a model's name to a Path; addresses such as hf://USER/NAME stay unchanged."""
     return model if "://" in os.fspath(model) else Path(model)
 
 
 def _folds(path: Path) -> list[Path] | None:
-    """The runs of a folder that `gantk run RECIPE --folds K` wrote; None where it is no such folder."""
+    """The runs in a folder written by `gantk run RECIPE --folds K`; None for other folders."""
     runs = sorted((each.parent for each in path.glob("fold-*/recipe.toml")), key=natural)
     if not runs:
         return None
-    from gantk.runs.checkpoint import steps_saved  # these import torch, which exported models do without
+    from gantk.runs.checkpoint import steps_saved  # these import torch, which exported models do not need
     from gantk.runs.folder import Run
 
     folds = Run.open(runs[0]).recipe().check().data.split.folds
@@ -74,11 +74,11 @@ def _folds(path: Path) -> list[Path] | None:
 
 
 class Ensemble(TrainedModel):
-    """Models of the same domains as one, whose translation is the mean of theirs.
+    """Models of the same domains as one model, whose translation is the mean of theirs.
 
-    The mean is taken of native intensities, after each member's own mapping back: members of other folds or data have
-    other mappings, by which one value of a network means two intensities. So members may be of any size, network,
-    method or dims, runs or exported files. UserError where they translate other domains.
+    The mean is taken over native intensities, after each member's inverse mapping: members of different folds or data
+    have different mappings, so that equal network outputs mean different intensities. Members may differ in size,
+    network, method and dims, and be runs or exported files. UserError where their domains differ.
     """
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
@@ -87,22 +87,22 @@ class Ensemble(TrainedModel):
         for member, name in zip(members, names, strict=True):
             try:
                 found = _ends(member, first[1])
-            except UserError:  # it makes no such domain
+            except UserError:  # the member has no such domain
                 found = _ends(member, None)
             if [each.lower() for each in found] != [each.lower() for each in first]:
                 what = f"'{names[0]}' translates {' to '.join(first)}, and '{name}' {' to '.join(found)}"
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
     def domain(self, name: str | None) -> str:
-        """The letter of a domain, as the first member has it."""
+        """The letter of a domain in the first member."""
         return self.members[0].domain(name)
 
     def contrasts(self, letter: str) -> list[str]:
-        """The contrasts of a domain, as the first member has them."""
+        """The contrasts of a domain in the first member."""
         return self.members[0].contrasts(letter)
 
     def frame(self, letter: str) -> Frame:
-        """That of the first member; what the target's values may be is what they are in any member's training."""
+        """The first member's frame; the range of the target's values covers those of all members."""
         frame = self.members[0].frame(letter)
         all_values = [member.frame(member.domain(frame.target)).values for member in self.members]
         if not all(all_values):
@@ -112,27 +112,27 @@ class Ensemble(TrainedModel):
         return replace(frame, values=frame.values | {"target": known[0] | ends})
 
     def identity(self) -> dict[str, str]:
-        """What says whether two translations are by the same weights."""
+        """Name and hash of the members' weights, equal for two translations by the same members."""
         found = [member.identity() for member in self.members]
         names = ", ".join(dict.fromkeys(each["name"] for each in found))
         digest = hashlib.sha256(" ".join(each["sha256"] for each in found).encode()).hexdigest()
         return {"name": f"mean of {len(found)}: {names}", "sha256": digest}
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The first member's way alone."""
+        """The pipeline of the first member."""
         return self.members[0].pipeline(letter, self._plain(look))
 
     def sample_to(self, *options: Any) -> list[Path]:
-        """No images from noise: UserError."""
+        """Always a UserError: an ensemble makes no images from noise."""
         raise UserError("several models make no images from noise together", where="RUN", remedy="name one run")
 
     def translate(
         self, images: Any, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None, *, grad=False
     ) -> Any:
-        """As `TrainedModel.translate`; with an uncertainty the mean and the deviation, an axis ahead of all others."""
+        """As `TrainedModel.translate`; with uncertainty, mean and standard deviation stacked on a new first axis."""
         if isinstance(images, (list, tuple)):
             return [self.translate(each, to, look, progress, grad=grad) for each in images]
-        if not hasattr(images, "__array__"):  # a file or an image, of which `images` makes the mean
+        if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean
             return super().translate(images, to, look, progress, grad=grad)
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
@@ -144,10 +144,10 @@ class Ensemble(TrainedModel):
     def images(
         self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
     ) -> list[Image]:
-        """One file's image, on its grid: the mean, and behind it how far the members differ where that is asked for."""
+        """Translate an image on its own grid; returns [mean], or [mean, standard deviation] with `look.uncertainty`."""
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            seen = replace(image, own=image.own and number == len(self.members))  # the others need it too
+            seen = replace(image, own=image.own and number == len(self.members))  # only the last may overwrite it
             (made,) = member.images(seen, name, self._plain(look), share)
             if mean is None:
                 mean = made.pixels
@@ -165,14 +165,14 @@ class Ensemble(TrainedModel):
     def _in_turn(
         self, to: str | None, progress: Progress | None
     ) -> Iterator[tuple[TrainedModel, str, Progress | None]]:
-        """Each member with the name of the domain to make, and its share of the progress."""
+        """Yield each member with the target domain's name and a callback for its part of the progress."""
         name = to if to and len(to) > 1 else self.members[0].frame(self.domain(to)).target
         count = len(self.members)
         for k, member in enumerate(self.members):
             yield member, name, progress and (lambda done, all, k=k: progress(k * all + done, count * all))
 
     def _plain(self, look: Look) -> Look:
-        """What each member is asked for: the same object for the same one, by which members know it again."""
+        """The options for each member; returns the same object for the same `look`, since members cache by identity."""
         if look is not self._asked:
             if look.variants is not None:
                 what = "variants are drawn at random, and several models draw different ones: their mean is blurred"
@@ -185,13 +185,13 @@ class Ensemble(TrainedModel):
 
 
 def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:
-    """The domains between which a model translates."""
+    """The source and target domain of a model."""
     frame = member.frame(member.domain(to))
     return frame.source, frame.target
 
 
 def _with(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
-    """Mean and summed squares of deviations with one value more, the `number`th (Welford 1962)."""
+    """Update the mean and the sum of squared deviations with the `number`th value (Welford 1962)."""
     apart = value - mean
     mean = mean + apart / number
     return mean, square + apart * (value - mean)
