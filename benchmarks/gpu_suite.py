@@ -1,19 +1,19 @@
-"""What gantk's training steps cost on a GPU, beside what the GPU can do: one run of minutes, a JSONL file of rows.
+"""Times gantk's training steps on a GPU and the peak rates of that GPU, within some minutes, into a JSONL file of rows.
 
     python benchmarks/gpu_suite.py                          # benchmarks/results/gpu-NAME.jsonl, NAME is the card's
     python benchmarks/gpu_suite.py --peer reference=FOLDER  # another toolkit in the same run
     python benchmarks/gpu_suite.py --device cpu --tiny      # everything once, small, to see that it works
     python benchmarks/gpu_suite.py --table FILE             # a run's rows as Markdown; nothing is measured
 
-gantk need not be installed. Rows are written as they come, most important first; what does not fit into the minutes is
-a row that says so. What is timed stands in benchmarks/gpu/cases.toml, what is to be reached in benchmarks/gpu/table.py.
+gantk need not be installed. Rows are written one by one, most important first; measurements beyond the time limit
+become rows "skipped". benchmarks/gpu/cases.toml lists what is timed, benchmarks/gpu/table.py the targets.
 """
 
 from __future__ import annotations
 
 import time
 
-BEGAN = time.monotonic()  # the budget counts from here: imports are part of it
+BEGAN = time.monotonic()  # the time limit counts from here: imports are part of it
 
 import argparse  # noqa: E402
 import os  # noqa: E402
@@ -23,7 +23,7 @@ from pathlib import Path  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
-# An installed gantk goes first, as it is most often this very folder; the process that measures finds the same.
+# At the end of the path, so that an installed gantk comes first; PYTHONPATH gives the measuring process the same.
 sys.path += [folder for folder in FOLDERS if folder not in sys.path]
 os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *FOLDERS])
 
@@ -36,12 +36,12 @@ from gantk.errors import GantkError, UserError  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where rows were measured, 1 where the device was lost on the way, 2 for a wrong command line or device."""
+    """Run the suite; returns 0 if rows were measured, 1 if the device failed, 2 for a wrong command line or device."""
     options = parsed(arguments)
     if options.table:
         print(markdown(list(read_rows(Path(options.table)))), end="")
         return 0
-    if options.tiny:  # so little work is slower on several threads, and much slower on a busy machine
+    if options.tiny:  # so small a step is slower on several threads, much slower on a busy machine
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     worker = Worker(options.device)
     try:
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; it ends with a message where it is wrong."""
+    """The parsed command line; exits with a message if it is invalid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu. Default: cuda")
     parser.add_argument("--minutes", type=float, default=8.0, help="the longest that the run may take. Default: 8")

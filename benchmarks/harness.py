@@ -34,33 +34,33 @@ from gantk_bench.rows import commit
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-WARM = 2  # steps before anything is timed: memory is claimed, kernels are chosen
-ROUNDS = (4, 60)  # the fewest that give an interval, and more than are ever needed
-SAMPLE = 0.25  # seconds that one sample should last, so that the clock is no part of it
-STEPS = 20  # in a sample, at most
+WARM = 2  # untimed steps first: memory is allocated, kernels are chosen
+ROUNDS = (4, 60)  # fewest rounds for an interval, and most rounds
+SAMPLE = 0.25  # least seconds of one sample, so that the clock's resolution does not matter
+STEPS = 20  # most steps in a sample
 DRAWS = 2000  # bootstrap samples of an interval
-# Every part of the fast path by the setting that changes it alone; `compile` is off by default, all others are on.
+# label -> setting that changes one part of the fast path; `compile` is off by default, all others are on.
 SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
     f"{'without' if field.default else 'with'} {name}": f"train.fast.{name}={'false' if field.default else 'true'}"
     for name, field in FastTable.model_fields.items()
-    if name != "pipelined"  # of translating
+    if name != "pipelined"  # applies to translation only
 }
-ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}  # without effect elsewhere
+ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}  # no effect on other devices
 PLAIN = ("train.fast=false", 'train.precision="fp32"')  # everything switched off
 
-_keeps_memory = False  # as a process starts
+_keeps_memory = False  # current state of this process
 
 
 def switches(device: torch.device) -> dict[str, str]:
-    """label -> setting: every part of the fast path that matters on this device, switched alone."""
+    """label -> setting that switches one part of the fast path; only the parts with an effect on this device."""
     elsewhere = {name for kind, names in ONLY.items() if kind != device.type for name in names}
     return {label: setting for label, setting in SWITCHES.items() if label.split()[1] not in elsewhere}
 
 
 def keep_memory(keep: bool) -> bool:
-    """Handle freed memory as train.fast.keep_memory = `keep` does; returns whether that is a change.
+    """Handle freed memory as train.fast.keep_memory = `keep` does; returns whether that changes the current state.
 
-    On a change all free memory goes back to the system: no side profits from what the one before it kept.
+    On a change all free memory is returned to the system, so that no side reuses memory that another has kept.
     """
     global _keeps_memory
     machine.keep_memory(keep)
@@ -72,10 +72,10 @@ def keep_memory(keep: bool) -> bool:
 
 
 class Turn:
-    """One side of a comparison: `step` is timed, the device synchronised on both sides.
+    """One side of a comparison: times `step`, with the device synchronised before and after.
 
-    `keep`: whether this side keeps freed memory. `settling`: untimed steps before its first turn, such as those that a
-    CUDA graph is recorded after. `digest` tells what the side was handed; sides with different ones cannot be compared.
+    `keep`: whether this side keeps freed memory. `settling`: untimed steps before its first turn, such as those before
+    a CUDA graph is captured. `digest`: hash of the side's batches; sides with different ones cannot be compared.
     """
 
     digest = ""
@@ -84,18 +84,18 @@ class Turn:
         self.step, self.device, self.keep, self._settling = step, device, keep, settling
 
     def settle(self) -> None:
-        """Untimed steps: at first, and one where memory is now handled otherwise than in the turn before."""
+        """Take untimed steps: before the first turn, and one whenever the side before handled memory differently."""
         changed = keep_memory(self.keep)
         for _ in range(max(int(changed), self._settling)):
             self.step()
         self._settling = 0
 
     def calls(self, steps: int) -> list[Callable[[], object]]:
-        """What is timed in one sample; making it ready is not."""
+        """The calls that one sample times; preparing them here is not timed."""
         return [self.step] * steps
 
     def take(self, steps: int = 1) -> float:
-        """Mean seconds of so many steps."""
+        """Take `steps` steps; returns their mean time in seconds."""
         calls = self.calls(steps)
         synchronize(self.device)
         began = time.perf_counter()
@@ -106,7 +106,7 @@ class Turn:
 
 
 def in_turns(ways: dict[str, Callable[[], T]], rounds: int, warm: int = 0) -> dict[str, list[T]]:
-    """name -> what each call returned: every way once a round, the order reversed every other round."""
+    """name -> results of its calls, one per round; each round calls every function, every other one in reverse."""
     for way in ways.values():
         for _ in range(warm):
             way()
@@ -118,9 +118,9 @@ def in_turns(ways: dict[str, Callable[[], T]], rounds: int, warm: int = 0) -> di
 
 
 def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[float]]:
-    """name -> samples in seconds per step, of rounds that together take about `seconds`, and are four at least.
+    """name -> samples in seconds per step, one per round: at least four rounds, about `seconds` in all.
 
-    Raises GantkError where the sides were handed different batches.
+    Raises GantkError if the sides received different batches.
     """
     guess = {}
     for name, turn in turns.items():
@@ -140,7 +140,7 @@ def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[
 
 
 def ratio(longer: Sequence[float], shorter: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """How many times as long the first takes: the median over rounds, with a bootstrap 95 % interval."""
+    """The median over rounds of longer / shorter, with a bootstrap 95 % interval."""
     ratios = np.asarray(longer) / np.asarray(shorter)
     draws = np.random.default_rng(seed).choice(ratios, (DRAWS, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
@@ -148,7 +148,7 @@ def ratio(longer: Sequence[float], shorter: Sequence[float], seed: int = 0) -> d
 
 
 def written(found: dict[str, Any] | None) -> str:
-    """`1.42 [1.39, 1.57]`."""
+    """A ratio as text: `1.42 [1.39, 1.57]`; "" for None."""
     return f"{found['median']:.2f} [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found else ""
 
 
@@ -163,7 +163,7 @@ def samples(
 ) -> list[float]:
     """Seconds of single calls, back to back: as many as fit into `seconds`, from `least` to `most`. No warm-up.
 
-    On a GPU they lie between events on the stream: waiting after each call would hide that Python runs ahead.
+    On a GPU they are measured by events on the stream: waiting after each call would hide that Python runs ahead.
     """
 
     def timed(count: int) -> list[float]:
@@ -184,7 +184,7 @@ def samples(
 
 
 def summary(found: list[float]) -> dict[str, Any]:
-    """The samples, their median, and over it their interquartile range and their 5th to 95th percentile."""
+    """The samples, their median, and their interquartile range and 5th to 95th percentile, both over the median."""
     low, middle, high = statistics.quantiles(found if len(found) > 1 else found * 2, n=4)
     ends = np.percentile(found, [5, 95])
     spread_90 = float(ends[1] - ends[0]) / middle
@@ -192,7 +192,7 @@ def summary(found: list[float]) -> dict[str, Any]:
 
 
 def with_interval(values: Sequence[float], places: int = 2) -> str:
-    """The mean over patients, one value each, with its bootstrap 95 % interval: "1.25 [1.10, 1.38]"."""
+    """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10, 1.38]"."""
     found = estimate(values, [*map(str, range(len(values)))])
     ends = [f"{end:.{places}f}" for end in found.ci95 or ()]
     return f"{found.value:.{places}f}" + (f" [{', '.join(ends)}]" if ends else "")
@@ -205,7 +205,7 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def parser(doc: str, *, rounds: int | None = None, seconds: float | None = None) -> argparse.ArgumentParser:
-    """A command line with what most benchmarks take: --json, --device, --set, and --rounds or --seconds."""
+    """A parser with the options of most benchmarks: --json, --device, --set, and --rounds or --seconds."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
     found.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
@@ -220,20 +220,20 @@ def parser(doc: str, *, rounds: int | None = None, seconds: float | None = None)
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
-    """The command line for the record: files by their own names, not by where they lie on this machine."""
+    """The command line for the record, with paths shortened to file names."""
     words = sys.argv[1:] if arguments is None else arguments
     plain = [re.sub(r"(^|=)[^=]*/", r"\1", each.rstrip("/")) for each in words]
     return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(plain)}".strip()
 
 
 def record(runtime: Runtime, **values: Any) -> dict[str, Any]:
-    """What a JSON file says of the circumstances, and `values`."""
+    """A record for JSON: date, command, machine and commit, followed by `values`."""
     machine = describe(runtime) | {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
     return {"date": date.today().isoformat(), "command": command(), "machine": machine, "git": commit()} | values
 
 
 def write(file: Path | None, content: dict[str, Any]) -> None:
-    """Writes the record, whole or not at all; None: nowhere."""
+    """Write the record atomically; does nothing if `file` is None."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, (json.dumps(content, indent=1, default=float) + "\n").encode())

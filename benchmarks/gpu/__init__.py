@@ -1,1 +1,1 @@
-"""What gantk's training step costs on a GPU, beside what that GPU can do: the parts of `benchmarks/gpu_suite.py`."""
+"""Parts of `benchmarks/gpu_suite.py`: times gantk's training steps on a GPU and the peak rates of that GPU."""

@@ -1,4 +1,4 @@
-"""The device itself: its name, driver, clocks and power, and what it reaches in products, convolutions and copies."""
+"""Measures the device: name, driver, clocks and power, and peak rates of matrix products, convolutions and copies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gantk.runs.folder import environment as software
 from gantk_bench.rows import commit
 from gpu.rows import Row, row
 
-QUERY = {  # key of a row -> (what nvidia-smi calls it, how its answer is read)
+QUERY = {  # key of a row -> (field of nvidia-smi, type of its value)
     "driver": ("driver_version", str),
     "power_limit_w": ("power.limit", float),
     "power_w": ("power.draw", float),
@@ -27,11 +27,11 @@ QUERY = {  # key of a row -> (what nvidia-smi calls it, how its answer is read)
     "clock_memory_mhz": ("clocks.mem", float),
     "temperature_c": ("temperature.gpu", float),
 }
-LOADED = 1.5  # seconds of work on the card while it is looked at
+LOADED = 1.5  # seconds of matrix products during which nvidia-smi is asked for clocks and power
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-SIDE = 8192  # of the matrices
+SIDE = 8192  # rows and columns of the matrices
 COPIED = 1 << 30  # bytes
-# channels and (N, *size) of the 3x3(x3) convolutions, from the widest image at the fewest channels down, as in networks
+# dims -> channels -> (N, *size) of the 3x3(x3) convolutions: as in networks, more channels at smaller sizes
 SHAPES = {
     2: {64: (32, 256, 256), 128: (32, 128, 128), 256: (32, 64, 64), 512: (32, 32, 32)},
     3: {32: (2, 96, 96, 96), 64: (2, 96, 96, 96), 128: (2, 48, 48, 48)},
@@ -39,7 +39,7 @@ SHAPES = {
 
 
 def environment(task: dict[str, Any], device: str) -> Iterator[Row]:
-    """One row: the machine at rest, or, where task["when"] is "under load", while matrices are multiplied."""
+    """One row: the machine at rest, or during matrix products if task["when"] is "under load"."""
     place, values = torch.device(device), {}
     if place.type == "cuda":
         if task["when"] == "under load":
@@ -54,7 +54,7 @@ def environment(task: dict[str, Any], device: str) -> Iterator[Row]:
 
 
 def _card(device: torch.device) -> dict[str, Any]:
-    """What torch and nvidia-smi, which counts cards otherwise, say of the card."""
+    """Properties of the GPU from torch and nvidia-smi; selected by UUID, as the two may number GPUs differently."""
     properties = torch.cuda.get_device_properties(device)
     card = f"GPU-{uuid}" if (uuid := getattr(properties, "uuid", None)) else str(device.index or 0)
     names = ",".join(name for name, _ in QUERY.values())
@@ -70,7 +70,7 @@ def _card(device: torch.device) -> dict[str, Any]:
 
 
 def answers(said: str) -> dict[str, Any]:
-    """One line of nvidia-smi, read: "[N/A]" and what is missing are None."""
+    """Parse one line of nvidia-smi: key of `QUERY` -> value; None for "[N/A]" and missing values."""
     cells = [cell.strip() for cell in said.split(",")]
     found: dict[str, Any] = dict.fromkeys(QUERY)
     if len(cells) == len(QUERY):
@@ -81,14 +81,14 @@ def answers(said: str) -> dict[str, Any]:
 
 
 def _work_for(seconds: float, device: torch.device) -> None:
-    """Fill the card's queue with so many seconds of matrix products, and do not wait for them."""
+    """Queue about `seconds` of matrix products on the GPU without waiting for them."""
     a, b = (torch.randn(SIDE, SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(min(2000, int(seconds / Turn(lambda: a @ b, device).take()) + 1)):
         a @ b
 
 
 def ceilings(task: dict[str, Any], device: str) -> Iterator[Row]:
-    """One row for a matrix product or a copy, one for each width and direction of a convolution."""
+    """Rows of peak rates: one for a matrix product or a copy; for convolutions, two for each number of channels."""
     place, tiny, precision = torch.device(device), task["tiny"], task["precision"]
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = place.type == "cuda"
@@ -122,7 +122,7 @@ def ceilings(task: dict[str, Any], device: str) -> Iterator[Row]:
 def _convolutions(
     dims: int, width: int, shape: tuple[int, ...], dtype: torch.dtype, place: torch.device
 ) -> tuple[Callable[[], Tensor], Callable[[], tuple[Tensor, ...]]]:
-    """A 3x3(x3) convolution, and the same with its gradients."""
+    """(function that computes a 3x3(x3) convolution, function that computes it with both gradients)."""
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
     convolve = F.conv2d if dims == 2 else F.conv3d
     x = torch.randn(shape[0], width, *shape[1:], device=place, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Training steps, alone and beside other toolkits; each function gives the rows of one task."""
+"""Measures training steps, alone and in turns with other toolkits; `measure` yields the rows of one task."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gpu.rows import FAILED, MEMORY, SKIPPED, Row, first_line, row
 from gpu.tasks import MODES, OWN, PLAIN
 
 EFFORT = {"seconds": 0.6, "least": 3, "most": 40}  # samples of one row
-BAR = {"seconds": 1.5, "least": 40, "most": 80}  # of a step that a target is set for: its spread is looked at
+BAR = {"seconds": 1.5, "least": 40, "most": 80}  # samples of a step with a target, whose spread is measured
 TINY = {"seconds": 0.0, "least": 2, "most": 2}
-TURNS = 8.0  # seconds of steps that are taken in turns
-WAITS = 20, 2.0  # steps and seconds, at most, in which the host's waits are counted
+TURNS = 8.0  # seconds of steps in turns
+WAITS = 20, 2.0  # most steps and seconds in which the host's waits are counted
 SYNCHRONIZING = "called a synchronizing CUDA operation"
 
 
@@ -36,7 +36,7 @@ def measure(task: dict[str, Any], device: str) -> Iterator[Row]:
 
 
 def step(task: dict[str, Any], device: str) -> Iterator[Row]:
-    """One row: a case in one mode. What goes wrong is a row too; nothing is raised."""
+    """One row: a case in one mode. An error becomes a row "failed" or "out of memory"; nothing is raised."""
     about = {key: task[key] for key in ("case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")}
     own = [f"train.batch={task['batch']}", f'train.precision="{task["precision"]}"']
     with memory_watched(device) as peak:
@@ -54,10 +54,10 @@ def step(task: dict[str, Any], device: str) -> Iterator[Row]:
 
 
 def own_values(subject: RecipeStep, effort: dict[str, Any], countable: bool = True) -> dict[str, Any]:
-    """What `values` measures of gantk's step, how often the host waits in it, and the notes of its engine."""
+    """The values of `values` for gantk's step, how often the host waits for the device, and the engine's notes."""
     images = len(next(iter(subject.batch.values())))
     found = values(subject, images, subject.device, effort, subject.settling, countable)
-    subject.engine.check_finite("")  # numbers that are not finite may be quicker than others
+    subject.engine.check_finite("")  # computing with NaN or infinity may take another time
     steps = max(2, min(WAITS[0], int(WAITS[1] / found["median_s"])))
     places = host_waits(subject, subject.device, steps)
     notes = subject.notes + [f"the host waits at {place}" for place in list(dict.fromkeys(places or ()))[:5]]
@@ -67,11 +67,11 @@ def own_values(subject: RecipeStep, effort: dict[str, Any], countable: bool = Tr
 def values(
     work: Callable[[], object], images: int, device: torch.device, effort: dict, settling: int, countable: bool = True
 ) -> dict[str, Any]:
-    """What a step over `images` images of each domain takes and computes.
+    """Time, throughput and floating-point operations of a step over `images` images of each domain.
 
     Args:
         settling: steps before the first timed one.
-        countable: whether its operations can be counted while it settles, as they cannot where it is compiled.
+        countable: whether operations can be counted in those steps; not possible for a compiled step.
     """
     first = Turn(work, device).take()
     flops = attempt(lambda: counted(work))[0] if countable else None
@@ -85,7 +85,7 @@ def values(
 class Counter(TorchDispatchMode):
     """Counts the floating-point operations of convolutions, matrix products and attention by torch's own formulas.
 
-    torch's FlopCounterMode also follows modules, by hooks that a gradient inside a loss does not get past.
+    torch's FlopCounterMode also installs module hooks, which fail for a loss that computes a gradient itself.
     """
 
     flops = 0
@@ -99,14 +99,14 @@ class Counter(TorchDispatchMode):
 
 
 def counted(work: Callable[[], object]) -> int:
-    """Floating-point operations of one call, which is carried out."""
+    """Call `work` once; returns its floating-point operations."""
     with Counter() as counter:
         work()
     return counter.flops
 
 
 def host_waits(work: Callable[[], object], device: torch.device, steps: int) -> list[str] | None:
-    """The places, `file.py:line`, at which the host waited in so many steps; None where torch does not count it."""
+    """The places, `file.py:line`, at which the host waited for the device in `steps` steps; None without CUDA."""
     if device.type != "cuda":
         return None
     before = torch.cuda.get_sync_debug_mode()
@@ -122,7 +122,7 @@ def host_waits(work: Callable[[], object], device: torch.device, steps: int) -> 
 
 
 def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
-    """A row "peer" for each of task["sides"] by itself, then one "ratio" for all that could, taking turns."""
+    """A row "peer" for each of task["sides"] alone, then one row "ratio" of all that ran, timed in turns."""
     from peers.cases import CASES
 
     case = replace(CASES[task["case"]], batch=task["batch"], size=task["size"])
@@ -141,7 +141,7 @@ def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
             yield row("peer", *(why or ()), **about, peer=name, **measured)
             if not why:
                 ready[name] = work
-            entry = work = found = None  # one that failed gives its memory back before the next is built
+            entry = work = found = None  # frees the memory of a failed side before the next is built
     if OWN not in ready or len(ready) < 2:
         yield row("ratio", SKIPPED, "gantk has nobody beside it" if OWN in ready else "gantk's step failed", **about)
         return
@@ -152,7 +152,7 @@ def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
 
 
 def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Any, dict[str, Any], Any]:
-    """(its step, or why it takes no part; what is known of it; what measures it)."""
+    """(step of a side, or the reason why it cannot run; known fields of its row; function that measures it)."""
     if name in (OWN, PLAIN):
         settings = list(SWITCHED_OFF) if name == PLAIN else []
         subject = RecipeStep.build(case.tables(), [*settings, f"train.batch={case.batch}"], device)
@@ -179,7 +179,7 @@ def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Any,
 
 @contextlib.contextmanager
 def memory_watched(device: str) -> Iterator[Callable[[], float | None]]:
-    """Gives what asks for the peak since then, in GiB (None where the device does not count); leaves nothing behind."""
+    """Yields a function that returns the peak memory since entry in GiB, None on a CPU; empties the cache at exit."""
     cuda = torch.device(device).type == "cuda"
     gc.collect()
     before = 0
@@ -194,17 +194,17 @@ def memory_watched(device: str) -> Iterator[Callable[[], float | None]]:
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, tuple[str, str] | None]:
-    """(result, None), or (None, (status, reason)) where it raised; the frames of the error are let go."""
+    """(result, None), or (None, (status, reason)) after an exception, whose frames (and their tensors) are freed."""
     try:
         return work(), None
-    except Exception as error:  # one cell's failure, of whatever kind, is a row and never the end
+    except Exception as error:  # any failure of one cell becomes a row and does not end the run
         text = str(error).lower()
         full = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
         return None, (MEMORY if full else FAILED, first_line(error))
 
 
 def healthy(device: str) -> bool:
-    """Whether the device still computes: a capture that was broken off may leave its random numbers or memory stuck."""
+    """Whether the device still computes: an interrupted graph capture may leave its generator or memory unusable."""
     if torch.device(device).type != "cuda":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Rows: one JSON object a line, written out as they come; what their fields mean."""
+"""Rows of a GPU run: JSON lines, flushed one by one; their fields are defined in `DEFINITIONS`."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ DEFINITIONS = {
 
 
 def row(part: str, status: str = "ok", why: str | None = None, **values: Any) -> Row:
-    """A row that JSON can hold: what is not finite becomes None."""
+    """A row for JSON: NaN and infinity become None."""
     return {"part": part, "status": status, "why": why} | plain(values)
 
 
 def blank(task: dict[str, Any], status: str, why: str) -> list[Row]:
-    """The rows of a task that gave none: what it was about, and why there is nothing."""
+    """Rows for a task without results: its parameters, `status` and the reason `why`."""
     about = {key: task[key] for key in ABOUT if key in task}
     if task["part"] != "peer":
         return [row(task["part"], status, why, **about)]
@@ -68,13 +68,13 @@ def plain(value: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """Class and first line of an error, with files named by themselves and not by where they lie on this machine."""
+    """Class and first line of an error, with paths shortened to file names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return FOLDERS.sub("", f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "))[:300]
 
 
 def best(rows: list[Row], kind: str, precision: str, dims: int | None = None) -> float | None:
-    """The highest rate of that kind among the rows, in TFLOP/s; None where there is none."""
+    """The highest measured peak rate of a kind ("matmul", "conv") in TFLOP/s; None if there is none."""
     rates = [
         one["reached"]
         for one in rows
@@ -85,7 +85,7 @@ def best(rows: list[Row], kind: str, precision: str, dims: int | None = None) ->
 
 
 class Writer:
-    """Appends rows to a new file, each flushed to the disk: what was measured stays, whatever ends the run."""
+    """Writes rows to a new file, each synced to the disk, so that an interrupted run keeps its rows."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Writer:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The whole rows of a file; one that was cut off is left out."""
+    """The rows of a file; a truncated line is skipped."""
     for line in path.read_text("utf-8").splitlines():
         try:
             yield json.loads(line)

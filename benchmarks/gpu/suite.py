@@ -1,6 +1,6 @@
-"""The whole run: tasks in the order of their importance, one budget of time, a row for everything.
+"""Runs tasks in order of importance within one time limit and writes a row for each, measured or not.
 
-Measuring happens in a process of its own: a card that was left in a bad state, or a crash, costs it and not the rows.
+A separate process measures: if it crashes or leaves the GPU in a bad state, it is replaced, and all rows are kept.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gpu.table import bars
 
 START = 120.0  # seconds that a process may take to start
 LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "peer": 150}  # seconds for a task
-COMPILING = 240.0  # for one that compiles
-LEAST = 3.0  # seconds below which nothing is begun
+COMPILING = 240.0  # seconds for a task that uses torch.compile
+LEAST = 3.0  # seconds that must remain to start another task
 
 
 class Clock:
@@ -40,9 +40,9 @@ class Clock:
 
 
 def serve(connection: Connection, device: str) -> None:
-    """In the process that measures: say ("ready", the device's name), or a UserError where it cannot be computed on;
-    then take tasks until None comes. To each it answers with rows, ("failed", reason) where it broke off, and last with
-    ("done", whether the device still works)."""
+    """Loop of the measuring process: sends ("ready", device name), or a UserError if the device cannot be used; then
+    receives tasks until None. For each task it sends its rows, ("failed", reason) after an error, and last ("done",
+    whether the device still works)."""
     from gantk.machine.runtime import describe, start
     from gpu.measure import healthy, measure
 
@@ -55,13 +55,13 @@ def serve(connection: Connection, device: str) -> None:
         try:
             for one in measure(task, device):
                 connection.send(one)
-        except Exception as error:  # what a part did not make a row of itself
+        except Exception as error:  # an error that the measurement did not turn into a row
             connection.send(("failed", first_line(error)))
         connection.send(("done", healthy(device)))
 
 
 class Worker:
-    """A process that measures on a device; it can be asked, waited for, and ended."""
+    """A separate process that measures on a device, with methods to wait for it, send it tasks and end it."""
 
     def __init__(self, device: str):
         context = multiprocessing.get_context("spawn")  # a forked process could not use the card
@@ -69,11 +69,11 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, device), daemon=True)
         self.process.start()
         theirs.close()
-        self.device_name: str | None = None  # once it has answered
+        self.device_name: str | None = None  # None until the process is ready
 
     def meet(self, seconds: float = START) -> str:
-        """Wait until it is ready; the device's name. UserError where it cannot be computed on, GantkError where the
-        process dies or takes too long."""
+        """Wait until the process is ready; returns the device's name. Raises UserError if the device cannot be used,
+        GantkError if the process ends or takes longer than `seconds`."""
         try:
             answered = self.connection.poll(seconds)
             said = self.connection.recv() if answered else f"the process that measures took {seconds:.0f} s to start"
@@ -88,7 +88,7 @@ class Worker:
         return said[1]
 
     def answers(self, task: dict[str, Any], clock: Clock, limit: float) -> Iterator[Any]:
-        """What it says to a task, up to ("done", ...); ("killed", reason) where it dies or takes too long."""
+        """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends or exceeds `limit`."""
         try:
             if self.device_name is None:
                 self.meet(min(clock.left(), START))
@@ -106,7 +106,7 @@ class Worker:
             yield KILLED, f"the process that measured ended with code {self.process.exitcode}"
 
     def end(self) -> None:
-        """Make it stop: by itself where it has nothing to do, else at once."""
+        """End the process: it stops by itself if idle, and is killed after 2 seconds."""
         with contextlib.suppress(OSError):
             self.connection.send(None)
         self.process.join(2.0)
@@ -116,7 +116,7 @@ class Worker:
 
 
 class Suite:
-    """Runs tasks and keeps their rows in `file`. `start` makes a process that measures; `worker` is the first one."""
+    """Runs tasks and writes their rows to `file`. `start` creates a measuring process; `worker` is the first one."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class Suite:
         say: Callable[[str], None] = print,
     ):
         self.clock, self.start, self.worker, self.say = clock, start, worker, say
-        self.killed: dict[tuple[str, str], str] = {}  # (case, mode) -> what it did to the process
+        self.killed: dict[tuple[str, str], str] = {}  # (case, mode) -> reason why it killed the process
         self.writer = Writer(file)
 
     def run(self, tasks: Iterator[dict[str, Any]]) -> list[Row]:
-        """Everything, most important first; what does not fit into the time is a row that says so."""
+        """Run all tasks in order; returns all rows. Tasks beyond the time limit become rows "skipped"."""
         try:
             self.writer(row("definitions", format=FORMAT, text=DEFINITIONS))
             for task in tasks:
@@ -162,7 +162,7 @@ class Suite:
                 self._end_worker()
 
     def _write(self, one: Row) -> Row:
-        """Keep a row; what only the whole run knows is added."""
+        """Write a row, with its share of the measured peak rates; returns it."""
         if one["part"] == "step" and one["status"] == "ok" and not one.get("flops"):
             self._counts_of_another_mode(one)
         if one.get("tflops_per_s") and one["part"] in ("step", "peer"):
@@ -180,14 +180,14 @@ class Suite:
         return one
 
     def _missing(self, task: dict[str, Any], status: str, why: str, told: list[Row]) -> None:
-        """Rows in the place of those that a task did not give."""
+        """Write a row with `status` and `why` for each row that a task should have measured and did not."""
         measured = [(one["part"], one.get("peer")) for one in told]
         for one in blank(task, status, why):
             if (one["part"], one.get("peer")) not in measured:
                 self._write(one)
 
     def _counts_of_another_mode(self, one: Row) -> None:
-        """What a step computes is the same in every mode: taken from where it could be counted."""
+        """Copy `flops` from the same step in another mode: every mode computes the same operations."""
         cell = ("case", "size", "batch", "precision")
         for other in self.writer.rows:
             if other["part"] == "step" and other.get("flops") and all(other[key] == one[key] for key in cell):

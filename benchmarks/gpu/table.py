@@ -1,4 +1,4 @@
-"""The rows of a run as Markdown, and the targets that a card is to reach."""
+"""Formats the rows of a run as Markdown, and compares them with the targets for a GPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gpu.rows import Row, row
 from gpu.tasks import MODES, OWN, tables
 
 REFERENCE = "reference"
-FASTER = {1: 5.0, 16: 2.0}  # batch -> times the reference implementation's speed
-CEILING = {16: 0.5}  # batch -> share of the best convolution that was measured in the same run
-SPREAD = 0.03  # of single steps, 5th to 95th percentile over the median; below it
-SINGLE = 30  # steps that a spread needs
-WAITS = 0  # of the host for the device in a step between two log points
+FASTER = {1: 5.0, 16: 2.0}  # batch -> least speed, as a multiple of the reference implementation's
+CEILING = {16: 0.5}  # batch -> least FLOP rate, as a share of the best convolution measured in the same run
+SPREAD = 0.03  # upper limit of single steps' 5th to 95th percentile over their median
+SINGLE = 30  # steps that are needed to measure the spread
+WAITS = 0  # how often the host may wait for the device in a step between two log points
 SIGNS = {">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
 def bars(rows: list[Row]) -> Iterator[Row]:
-    """A row for every target: its value and whether that is enough, or why it was not measured."""
+    """A row for each target: its value and whether that meets the target, or why it was not measured."""
 
     def find(part: str, about: Row, **more: Any) -> Row | None:
         wanted = {"part": part, "size": [256, 256]} | about | more
@@ -53,7 +53,7 @@ def bars(rows: list[Row]) -> Iterator[Row]:
 
 
 def _bar(about: Row, sign: str, limit: float, form: str, value: float | None, source: Row | None, unknown: str) -> Row:
-    """`source`: the row that the value is from; `unknown`: why that may have none although it was measured."""
+    """The row of one target. `source`: the row with the value; `unknown`: the reason to give if it has no value."""
     about = about | {"needed": f"{sign} {form.format(limit)}"}
     if value is not None:
         return row("bar", **about, value=value, met=SIGNS[sign](value, limit), text=form.format(value))
@@ -62,12 +62,12 @@ def _bar(about: Row, sign: str, limit: float, form: str, value: float | None, so
 
 
 def markdown(rows: list[Row]) -> str:
-    """The whole file: machine, targets, ceilings, steps, peers, and what is missing."""
+    """All rows as Markdown: machine, targets, peak rates, steps, peers, and a table of missing measurements."""
     by_part: dict[str, list[Row]] = {}
     for one in rows:
         if one["status"] == "ok":
             by_part.setdefault(one["part"], []).append(one)
-    by_part["bar"] = list(bars(rows))  # anew: a run that was cut off has none
+    by_part["bar"] = list(bars(rows))  # computed again: an interrupted run has not written them
     lines: list[str] = []
     for part, (heads, section) in SECTIONS.items():
         if part in by_part:
@@ -141,7 +141,7 @@ def _steps(rows: list[Row]) -> Iterator[str]:
 
 
 def _notes(rows: list[Row]) -> Iterator[str]:
-    """What steps did otherwise than they were asked to, each said once."""
+    """Notes on steps that ran otherwise than their settings say, each once with its number of rows."""
     noted = Counter(note for one in rows for note in one.get("notes") or ())
     yield from ["", *(f"{count} of these rows: {note}" for note, count in noted.items())] if noted else []
 

@@ -1,4 +1,4 @@
-"""What a run measures, in its order: read from cases.toml. Nothing heavy is imported: this process computes nothing."""
+"""The tasks of a run, in order, read from cases.toml. Imports no torch: the process that lists them only waits."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("cases.toml")
-MODES = {  # of a step -> what a recipe sets for it
+MODES = {  # mode of a step -> settings of the recipe
     "captured": (),  # the default
     "eager": ("train.fast.cuda_graph=false",),
     "compiled": ("train.fast.cuda_graph=false", "train.fast.compile=true"),
 }
 PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")
-OWN, PLAIN = "gantk", "gantk plain"  # its default path, and the one with everything turned off
-TOOLKITS = ("reference", "cut", "monai", "konfai")  # of benchmarks/peers, whose modules are heavy
+OWN, PLAIN = "gantk", "gantk plain"  # gantk's default path, and its path with all acceleration switched off
+TOOLKITS = ("reference", "cut", "monai", "konfai")  # names in benchmarks/peers, which is slow to import
 Task = dict[str, Any]
 
 
 def tables() -> dict[str, Any]:
-    """The file's tables."""
+    """The tables of cases.toml."""
     return tomllib.loads(FILE.read_text("utf-8"))
 
 
@@ -32,13 +32,13 @@ def labels() -> list[str]:
 
 
 def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: str) -> Iterator[Task]:
-    """The machine and its ceilings, then what cases.toml lists, the most important first and each cell once.
+    """Tasks in order of importance: the machine, its peak rates, then the rounds of cases.toml, each cell once.
 
     Args:
-        tiny: the shortened form with networks of a few filters.
+        tiny: the short form with networks of a few filters.
         chosen: the cases of part "step"; None: all.
-        peers: where toolkits lie, by their names.
-        command: what was typed, for the row about the machine.
+        peers: name of a toolkit -> its folder.
+        command: the command line, recorded in the row about the machine.
     """
     file = tables()
     cases = [case for case in file["case"] if not chosen or case["label"] in chosen]
@@ -62,7 +62,7 @@ def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: 
 
 
 def ceilings(dims: int, tiny: bool) -> Iterator[Task]:
-    """What is measured of the device itself: convolutions of so many dimensions, with 2 of them the rest too."""
+    """Tasks for the device's peak rates: convolutions in `dims` dimensions; for 2 also matrix products and a copy."""
     kinds = [("conv", precision) for precision in PRECISIONS]
     if dims == 2:
         kinds += [*(("matmul", precision) for precision in PRECISIONS), ("copy", "bf16")]
@@ -72,7 +72,7 @@ def ceilings(dims: int, tiny: bool) -> Iterator[Task]:
 
 
 def cells(each: dict[str, Any], cases: list[dict[str, Any]], tiny: bool) -> Iterator[Task]:
-    """The steps of one round, a case's cells of one size together: they share the kernels that were chosen for it."""
+    """The steps of one round, grouped by case and image size, so that consecutive steps reuse the chosen kernels."""
     for side, case in product(each.get("sides", ()), cases):
         dims, label = case.get("dims", 2), case["label"]
         if dims != each["dims"] or (not tiny and side not in case.get("sides", [side])):

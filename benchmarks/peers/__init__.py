@@ -1,1 +1,1 @@
-"""Other toolkits beside gantk: their own classes on the same batches, timed by the same driver."""
+"""Times training steps of other toolkits, with their own classes, in turns with gantk's on the same batches."""

@@ -1,4 +1,4 @@
-"""What is compared: method, image size, batch and networks of each case, as gantk's recipe says it."""
+"""The cases of the comparison: method, image size, batch and networks, with gantk's recipe for each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from harness import PLAIN
 
 from gantk.errors import UserError, did_you_mean
 
-DEPTHS = {128: 7, 256: 8}  # halvings down to one pixel: the reference's unet_128 and unet_256
-WINDOWS, OVERLAP = 4, 0.25  # by windows: how many go at once, and how far neighbours share their pixels
+DEPTHS = {128: 7, 256: 8}  # image side -> halvings down to one pixel: the reference's unet_128 and unet_256
+WINDOWS, OVERLAP = 4, 0.25  # windows in a batch, overlap of neighbouring windows as a share of their side
 BLOCKS = {"resnet9": 9, "resnet6": 6, "resnet6-shallow": 6}
 PEERS = ("reference", "cut", "monai", "konfai")
 WAYS: dict[str, tuple[str, ...]] = {"gantk": (), "gantk plain": PLAIN}  # gantk's own sides and their settings
@@ -19,17 +19,17 @@ WAYS: dict[str, tuple[str, ...]] = {"gantk": (), "gantk plain": PLAIN}  # gantk'
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: seconds per training step, or per translation by windows, taking turns."""
+    """One comparison of seconds per training step, or per translation by windows."""
 
     name: str
     method: Literal["cyclegan", "pix2pix", "cut"]
     generator: Literal["unet", "resnet9", "resnet6", "resnet6-shallow"]
-    size: int  # pixels a side
+    size: int  # image side in pixels
     batch: int = 1
     width: int = 64  # filters of the generator's first level
     judge: int = 64  # filters of the discriminator's first level
-    window: int = 0  # translation by windows of this side instead of training steps
-    costly: bool = False  # left out unless asked for: minutes on a CPU
+    window: int = 0  # window side in pixels: times translation by windows; 0: times training steps
+    costly: bool = False  # takes minutes on a CPU: runs only if --cases names it
 
     @property
     def paired(self) -> bool:
@@ -42,16 +42,16 @@ class Case:
         return f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
 
     def with_filters(self, count: int) -> Case:
-        """The same with other networks, under a name of its own."""
+        """The same case with `count` filters in both networks' first levels, under a name of its own."""
         return replace(self, name=f"{self.name}-f{count}", width=count, judge=count)
 
     def settings(self, way: str) -> tuple[str, ...]:
-        """What is set over the recipe on one of gantk's paths; by windows the plain one blends as other toolkits do."""
+        """Settings for one of gantk's paths; the plain path translates in overlapping windows as other toolkits do."""
         alone = ('translate.statistics="window"',) if self.window and way == "gantk plain" else ()
         return alone + WAYS[way]
 
     def tables(self, seed: int = 0) -> dict[str, Any]:
-        """gantk's recipe: the peers' published method settings, their layers, gantk's defaults for all else."""
+        """gantk's recipe with the peers' published method settings and layers, and gantk's defaults for the rest."""
         return {
             "format": 1,
             "summary": self.summary,

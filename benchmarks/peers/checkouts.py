@@ -1,4 +1,4 @@
-"""The reference CycleGAN and pix2pix, and CUT, out of their authors' checkouts, of which nothing is left behind."""
+"""The reference CycleGAN and pix2pix, and CUT, imported from checkouts of their authors' repositories."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from gantk.errors import UserError
 from peers.cases import Case
 from peers.sides import Setup, Side, full_precision
 
-PACKAGES = ("data", "models", "options", "util")  # the top-level names that these repositories share
+PACKAGES = ("data", "models", "options", "util")  # top-level packages in each of these repositories
 GENERATORS = {"resnet9": "resnet_9blocks", "resnet6": "resnet_6blocks"}
 
 
 class CheckoutSide(Side):
-    """A model with the interface that these repositories share: `set_input`, `optimize_parameters`."""
+    """A model with the common interface of these repositories: `set_input`, `optimize_parameters`."""
 
     url, files = "", ()
     notes = ("its data loader is left out: gantk's prepared images go to set_input",)
 
     @classmethod
     def find(cls, folder: Path | None) -> tuple[str, str] | str:
-        """(version, "checkout"), or what to do to have one; UserError where the folder is not one."""
+        """(version, "checkout"), or how to get one if `folder` is None; UserError if the folder is not a checkout."""
         if folder is None:
             return f"clone it with `git clone {cls.url}`, and pass --peer {cls.name}=FOLDER"
         where = f"--peer {cls.name}={folder}"
@@ -49,10 +49,10 @@ class CheckoutSide(Side):
         with full_precision():
             self.model = built_model(folder, setup, self.flags(setup.case), first if self.looks_first else None)
 
-    looks_first = False  # whether the model looks at a batch before it is set up
+    looks_first = False  # whether the model needs a batch to create its networks
 
     def flags(self, case: Case) -> dict[str, Any]:
-        """The command line of its train.py that names the case's model; all else is at its defaults."""
+        """Flags of the checkout's train.py for the case's model; other flags keep their defaults."""
         raise NotImplementedError(type(self).__name__)
 
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -74,7 +74,7 @@ class Reference(CheckoutSide):
 
     @staticmethod
     def unable(case: Case) -> str | None:
-        """Why it cannot run a case, or None."""
+        """The reason why it cannot run a case, or None."""
         if case.method not in ("cyclegan", "pix2pix"):
             return f"it has no {case.method}"
         return "its ResNets halve twice" if case.generator == "resnet6-shallow" else None
@@ -103,12 +103,12 @@ class Cut(CheckoutSide):
 
 
 def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[str, Tensor] | None) -> Any:
-    """The checkout's model for training, as its own train.py builds it: its options, its defaults, its setup.
+    """The checkout's model, built as in its own train.py with the given `flags` (name -> value).
 
-    Batch size, channels, filters and size are the case's; all that `flags` does not name stays at its defaults.
+    Batch size, channels, filters and image size are the case's; flags that are not given keep their defaults.
     """
     case = setup.case
-    with tempfile.TemporaryDirectory(prefix="peer-") as scratch:  # its options are written down there
+    with tempfile.TemporaryDirectory(prefix="peer-") as scratch:  # the checkout's code writes its options there
         own = {"dataroot": scratch, "checkpoints_dir": scratch, "batch_size": case.batch, "crop_size": case.size}
         own |= {"input_nc": setup.channels["a"], "output_nc": setup.channels["b"]}
         flags = own | {"ngf": case.width, "ndf": case.judge} | flags
@@ -116,7 +116,7 @@ def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
             flags["gpu_ids"] = str(setup.device.index or 0) if setup.device.type == "cuda" else "-1"
         with imported_from(folder, [part for name, value in flags.items() for part in (f"--{name}", str(value))]):
             options = importlib.import_module("options.train_options").TrainOptions().parse()
-            options.device = setup.device  # the newer versions ask for it, the older take gpu_ids
+            options.device = setup.device  # newer versions read it, older ones use gpu_ids
             torch.manual_seed(setup.seed)
             model = importlib.import_module("models").create_model(options)
             if first is not None:
@@ -127,10 +127,10 @@ def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
 
 @contextlib.contextmanager
 def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
-    """Inside, `import models` is the checkout's, and the command line is `train.py` with these flags.
+    """Inside, `import models` imports the checkout's package, and sys.argv is `train.py` with these flags.
 
-    Afterwards the names are free again, for another checkout that uses them. Its printing is swallowed, and no
-    compiled files are left in it.
+    At exit the packages are removed from sys.modules, so that another checkout can be imported. Printed output is
+    discarded, and no compiled files are written into the checkout.
     """
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in PACKAGES}
     path, arguments, no_bytecode = list(sys.path), sys.argv, sys.dont_write_bytecode
@@ -140,7 +140,7 @@ def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as complaint:
             yield
-    except SystemExit as error:  # argparse: a flag that this version does not have
+    except SystemExit as error:  # argparse: this version lacks a flag
         lines = complaint.getvalue().strip().splitlines() or [f"exit {error.code}"]
         raise RuntimeError(f"the checkout refused its options: {lines[-1]}") from None
     finally:
@@ -151,18 +151,18 @@ def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
 
 
 def as_theirs(batch: dict[str, Tensor]) -> dict[str, Any]:
-    """A batch by the names that `set_input` reads."""
+    """A batch under the names that `set_input` reads."""
     return {"A": batch["a"], "B": batch["b"], "A_paths": [], "B_paths": []}
 
 
 def version_of(folder: Path) -> str:
-    """The commit of a git checkout, with `+changes` where its Python files differ; else a digest of those files."""
+    """The commit of a git checkout, with `+changes` if Python files were edited; without git a hash of those files."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    if (folder / ".git").exists():  # a folder inside another repository would answer with that one's commit
+    if (folder / ".git").exists():  # else git would give the commit of a surrounding repository
         with contextlib.suppress(OSError):
             commit = git("rev-parse", "HEAD")
             return commit[:12] + ("+changes" if git("status", "--porcelain", "--", "*.py") else "")

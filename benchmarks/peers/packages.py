@@ -1,4 +1,4 @@
-"""MONAI and KonfAI: their networks and losses in a plain PyTorch loop, as they bring no training of translators."""
+"""MONAI and KonfAI: their networks and losses in a plain PyTorch loop, as they have no training of translators."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ CRITERIA = {"cyclegan": "least_squares", "pix2pix": "bce"}
 
 @dataclass(frozen=True)
 class Networks:
-    """A toolkit's classes: makers of networks, and its adversarial loss of a discriminator's answer."""
+    """Functions that create a toolkit's networks, and its adversarial loss."""
 
-    generator: Callable[[int, int], nn.Module]  # channels in, channels out
-    judge: Callable[[int], nn.Module]  # channels in
-    adversarial: Callable[[object, bool, bool], Tensor]  # (answer, is it to be real, for the discriminator)
+    generator: Callable[[int, int], nn.Module]  # (input channels, output channels) -> generator
+    judge: Callable[[int], nn.Module]  # input channels -> discriminator
+    adversarial: Callable[[object, bool, bool], Tensor]  # (logits, target is real, for the discriminator) -> loss
 
 
 class Loop(Side):
-    """CycleGAN: adversarial + 10 x cycle + 5 x identity (Zhu et al. 2017). Pix2Pix: adversarial + 100 x L1, the
-    discriminator sees input and output side by side (Isola et al. 2017). Adam 2e-4, beta1 0.5.
+    """CycleGAN: adversarial + 10 x cycle + 5 x identity (Zhu et al. 2017). Pix2Pix: adversarial + 100 x L1, with the
+    discriminator on the concatenated input and output (Isola et al. 2017). Adam 2e-4, beta1 0.5.
     """
 
     notes = ("the training loop is plain PyTorch around its networks and losses", "it has no image pool")
@@ -66,7 +66,7 @@ class Loop(Side):
             self._update(1, sum(self.adversarial(answer, truth, True) for answer, truth in answers) / 2)
 
     def losses(self, real: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The generators' loss, and the fakes it was computed with."""
+        """(the generators' loss, the fakes that it was computed from)."""
         fakes = {to: network(real[OTHER[to]]) for to, network in self.generators.items()}
         loss = torch.zeros((), device=self.setup.device)
         for to, network in self.generators.items():
@@ -95,11 +95,11 @@ class Loop(Side):
 
 
 class Package(Loop):
-    """A loop around an installed package of this name."""
+    """A Loop with networks of the installed package `name`."""
 
     @classmethod
     def find(cls, folder: Path | None) -> tuple[str, str] | str:
-        """(version, where), or what to do to have it; UserError for a folder."""
+        """(version, where), or how to install it; UserError if a folder is given."""
         remedy = f"install it with `pip install {cls.name}`"
         if folder is not None:
             where = f"--peer {cls.name}={folder}"
@@ -108,14 +108,14 @@ class Package(Loop):
 
 
 class Monai(Package):
-    """Its U-Net, PatchDiscriminator and PatchAdversarialLoss."""
+    """A Loop with MONAI's U-Net, PatchDiscriminator and PatchAdversarialLoss."""
 
     name = "monai"
     notes = (*Loop.notes, "UNet channels, which have no default, are the case's; its other options are defaults")
 
     @staticmethod
     def unable(case: Case) -> str | None:
-        """Why it cannot run a case, or None."""
+        """The reason why it cannot run a case, or None."""
         if case.method not in CRITERIA:
             return f"it has no part of {case.method}"
         return None if case.generator == "unet" else "it has no ResNet generator"
@@ -132,14 +132,14 @@ class Monai(Package):
         made = Networks(  # images are in [-1, 1]
             lambda inputs, outputs: nn.Sequential(UNet(2, inputs, outputs, filters, strides), nn.Tanh()),
             lambda inputs: PatchDiscriminator(2, case.judge, inputs),
-            # its discriminator gives the features of every layer, the map of logits last
+            # MONAI's discriminator returns the features of every layer, with the logits last
             lambda answer, real, judging: loss(answer[-1], target_is_real=real, for_discriminator=judging),
         )
         super().__init__(made, setup)
 
 
 class MonaiWindows(Side):
-    """Its SlidingWindowInferer around gantk's own generator, windows blended by a Gaussian; fp32."""
+    """MONAI's SlidingWindowInferer with gantk's generator, windows blended by a Gaussian; fp32."""
 
     name = "monai"
     notes = ("the network is gantk's: what is compared is the way windows are cut and blended",)
@@ -162,7 +162,7 @@ class MonaiWindows(Side):
 
 
 class Konfai(Package):
-    """A CycleGAN of the blocks that its CycleGanGeneratorV1 and CycleGanDiscriminator are made of, in 2-D."""
+    """A 2-D CycleGAN with the blocks of KonfAI's CycleGanGeneratorV1 and CycleGanDiscriminator."""
 
     name = "konfai"
     notes = (*Loop.notes, "weights as PyTorch draws them")

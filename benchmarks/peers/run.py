@@ -1,11 +1,11 @@
-"""gantk beside other toolkits: training steps on the same batches, images and sizes, in one process, taking turns.
+"""Times training steps of gantk and other toolkits on the same batches, in one process and in turns.
 
     python benchmarks/peers/run.py --peer reference=CHECKOUT --peer cut=CHECKOUT --peer monai --json FILE
     python benchmarks/peers/run.py --peer reference=CHECKOUT --cases 'cyclegan-256-*' --seconds 120 --json FILE
     python benchmarks/peers/run.py --table --json FILE          # a file's rows as Markdown; nothing is measured
 
 Peers: reference (CycleGAN and pix2pix, a checkout), cut (a checkout), monai and konfai (packages); without --peer all
-are tried. One that is not here, or that can run none of the cases, is a row with status "skipped" that says why.
+are tried. One that is not installed or can run none of the cases becomes a row "skipped" with the reason.
 Each case runs with every peer that has its parts; without --cases, those that take minutes on a CPU are left out.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-if __name__ == "__main__":  # this folder's own files must not stand in for packages of the same name
+if __name__ == "__main__":  # replaces this folder in the path: its files could shadow packages of the same name
     sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from harness import WARM, parser, ratio, take_turns, written
@@ -41,14 +41,14 @@ from peers.packages import Konfai, Monai, MonaiWindows
 from peers.sides import HandedTurn, Own, Setup, Side, checked, fix_seeds
 
 Row = dict[str, Any]
-# Another toolkit is a class with `find`, `unable` and the constructor of these, and a name in PEERS.
+# To add a toolkit: a class with the `find`, `unable` and constructor of these, and its name in PEERS.
 KINDS: dict[str, Any] = dict(zip(PEERS, (Reference, Cut, Monai, Konfai), strict=True))
-BATCHES = 4  # that a timing goes round
+BATCHES = 4  # different batches, used in turn
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A toolkit, found (version, where) or not, and then `reason` says what to do."""
+    """A toolkit; `found` is (version, where), or None with the `reason` and what to do."""
 
     name: str
     folder: Path | None = None
@@ -56,13 +56,13 @@ class Peer:
     reason: str | None = None
 
     def unable(self, case: Case) -> str | None:
-        """Why it cannot run a case, or None."""
+        """The reason why the toolkit cannot run a case, or None."""
         if case.window:
             return None if self.name == "monai" else "it has no inference by windows"
         return KINDS[self.name].unable(case)
 
     def build(self, setup: Setup, first: dict[str, Any], host: Own | None = None) -> Side:
-        """Its side of a case; `host` is gantk's, whose generator goes by windows."""
+        """The toolkit's side of a case; for translation by windows it uses the generator of `host`, gantk's side."""
         fix_seeds(setup.seed)
         if setup.case.window:
             return MonaiWindows(host.generator, setup.case)
@@ -70,7 +70,7 @@ class Peer:
 
 
 def asked_for(arguments: Iterable[str]) -> list[Peer]:
-    """The peers of `name` and `name=folder`, all where none is named; UserError for a wrong name or folder."""
+    """The peers of arguments `name` or `name=folder`; all if there are none. UserError for a wrong name or folder."""
     found = []
     for argument in arguments or KINDS:
         name, _, folder = argument.partition("=")
@@ -103,7 +103,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row]:
-    """gantk's default path, its plain one and the peer, taking turns: three rows, or one that says what went wrong."""
+    """Times gantk's default path, its plain path and the peer in turns: three rows, or one row "failed"."""
     start = time.monotonic()
     try:
         host, plain = (own_side(case, way, options) for way in ("gantk", "gantk plain"))
@@ -117,7 +117,7 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
             side.check_finite()
     except UserError:
         raise
-    except Exception as error:  # a peer's code may raise anything; the other rows are safe
+    except Exception as error:  # a peer's code may raise anything; other cases go on
         at = traceback.extract_tb(error.__traceback__)[-1]
         words = (str(error).strip().splitlines() or [""])[-1]
         if not isinstance(error, GantkError):
@@ -131,7 +131,7 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
         row["speed"]["steps"] = turns[label].taken - WARM
         row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name}
         row["wall_s"] = time.monotonic() - start
-        if own:  # measured anew beside every peer
+        if own:  # measured again with every peer
             row["label"] += f" beside {peer.name}"
         else:
             row["machine"] |= {"precision": "fp32", "channels_last": False}
@@ -141,13 +141,13 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
 
 
 def own_side(case: Case, way: str, options: argparse.Namespace) -> Own:
-    """gantk on one of its paths."""
+    """gantk's side of a case on its path `way`, a key of WAYS."""
     settings = [*options.set, *case.settings(way)]
     return Own(checked(case, settings, data=options.data, seed=options.seed), options.device, bool(case.window))
 
 
 def begun(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
-    """What a row says whatever came of it, in the shape of `gantk bench`'s; `peer` is None for gantk's own sides."""
+    """The fields that every row has, also a failed one, as in `gantk bench`; `peer` is None for gantk's own sides."""
     version, where = (peer.found or (None, None)) if peer else (__version__, None)
     return {
         "format": FORMAT, "suite": "peers", "recipe": case.name, "label": f"{case.name} {label}", "profile": None,
@@ -159,7 +159,7 @@ def begun(case: Case, label: str, peer: Peer | None, options: argparse.Namespace
 
 
 def measured(host: Own, samples: list[float]) -> Row:
-    """What a finished row says besides; `samples` are seconds per step."""
+    """The further fields of a measured row; `samples` are seconds per step."""
     model = host.model
     return {
         "method": model.method.name, "domains": list(model.data.domains), "paired": host.parts.data.paired,
@@ -171,7 +171,7 @@ def measured(host: Own, samples: list[float]) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """All rows as Markdown, those without figures with their reason."""
+    """All rows as Markdown; rows without figures are in a second table with their reasons."""
     lines, rest = [], []
     for row in rows:
         if row["status"] != "ok":
@@ -190,14 +190,14 @@ def table(rows: list[Row]) -> str:
 
 
 def joined(before: list[Row], new: list[Row]) -> list[Row]:
-    """Rows that were measured again in the place of those of the same label, new ones behind; none skipped any more."""
+    """Old rows, replaced by new ones of the same label, then other new rows; drops "skipped" rows of measured peers."""
     again, here = {row["label"]: row for row in new}, {row["peer"] for row in new if row["status"] != "skipped"}
     kept = [again.pop(row["label"], row) for row in before if row["status"] != "skipped" or row["peer"] not in here]
     return kept + [row for row in new if row["label"] in again]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a row failed, 2 the command line was wrong."""
+    """Run the command line; returns the exit code: 0 done, 1 a row failed, 2 an invalid command line."""
     found = parser(__doc__, seconds=40.0)
     found.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
     found.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")

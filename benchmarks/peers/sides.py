@@ -1,4 +1,4 @@
-"""One side of a comparison: takes training steps on the batches that it is handed; gantk's own sides."""
+"""Sides of a comparison: `Side`, which takes training steps on given batches, and `Own`, gantk's side."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OTHER = {"a": "b", "b": "a"}
 
 @dataclass
 class Setup:
-    """What a peer's side is built from."""
+    """Arguments to build a peer's side."""
 
     case: Case
     channels: dict[str, int]  # by domain
@@ -41,34 +41,34 @@ class Setup:
 
 
 class Side:
-    """Base of every side. `name` is what rows call it, `notes` say what differs from the published defaults."""
+    """Base of every side. `name` stands in the rows, `notes` say what differs from the published defaults."""
 
     name: str = ""
     notes: tuple[str, ...] = ()
     keep = False  # whether it keeps freed memory
-    settling = 0  # steps before the first timed one, beside those that all sides take
+    settling = 0  # further untimed steps before the first timed one, besides those of all sides
 
     def step(self, batch: dict[str, Tensor]) -> None:
-        """One training step on host tensors `a` and `b`, (N, C, H, W) in [-1, 1]; bringing them over is part of it."""
+        """One training step on CPU tensors `a` and `b`, (N, C, H, W) in [-1, 1], with their copy to the device."""
         raise NotImplementedError(type(self).__name__)
 
     def networks(self) -> Iterable[nn.Module]:
-        """Everything that is trained."""
+        """All trained networks."""
         raise NotImplementedError(type(self).__name__)
 
     @property
     def weights(self) -> int:
-        """Trained numbers in all networks."""
+        """Number of parameters of all networks."""
         return sum(p.numel() for network in self.networks() for p in network.parameters())
 
     def check_finite(self) -> None:
-        """GantkError where a weight is no longer a number: the steps of such a side say nothing."""
+        """Raises GantkError if a weight is NaN or infinite, as the times of such steps mean nothing."""
         if not all(bool(torch.isfinite(p).all()) for network in self.networks() for p in network.parameters()):
             raise GantkError(f"the weights of {self.name} are no longer finite, so its steps say nothing")
 
 
 class HandedTurn(Turn):
-    """A side's place in the rounds: it is handed clones of the batches in order; `digest` is the sha256 of them all."""
+    """A side's turns: gives it clones of the batches in order; `digest` is the SHA-256 of all of them."""
 
     def __init__(self, side: Side, batch_at: Callable[[int], dict[str, Tensor]], device: torch.device):
         super().__init__(lambda: side.step(clone(batch_at(0))), device, side.keep, side.settling)
@@ -92,7 +92,7 @@ def clone(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checked(case: Case, settings: Iterable[str] = (), *, data: str | None = None, seed: int = 0) -> Model:
-    """The case's recipe, pointed at a folder where one is given."""
+    """The case's checked recipe with `settings`; `data`, a folder, replaces its source."""
     tables: dict[str, Any] = case.tables(seed)
     if data is not None:
         tables["data"]["source"] = source_for(Path(data), 2, None)
@@ -100,10 +100,10 @@ def checked(case: Case, settings: Iterable[str] = (), *, data: str | None = None
 
 
 class Own(Side):
-    """gantk's engine on a case's recipe; `parts` are its data and batches too.
+    """gantk's engine on a case's recipe; `parts` holds its data, batches, method and runtime.
 
-    Where the case has windows, its step is the translation of a batch larger than what the networks are trained on: by
-    default whole, as long as memory allows; with translate.statistics = "window" in overlapping windows.
+    With `windows`, a step translates a batch of images larger than the training patches: by default whole, if memory
+    allows; with translate.statistics = "window" in overlapping windows.
     """
 
     name = "gantk"
@@ -134,7 +134,7 @@ class Own(Side):
         return [self.generator if self.windows else self.parts.method]
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The images that step sees, on the host; whole ones where the step is a translation by windows."""
+        """The images of a step, on the CPU: a training batch, or whole images for translation by windows."""
         if not self.windows:
             return self.parts.batches.at(step)
         data, found = self.parts.data, {}
@@ -156,7 +156,7 @@ class Own(Side):
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 products in float32, torch's own default: gantk's runtime lowers it to TF32 on a GPU."""
+    """Inside, float32 products are computed in float32, torch's default; gantk's runtime sets TF32 on a GPU."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -166,7 +166,7 @@ def full_precision() -> Iterator[None]:
 
 
 def fix_seeds(seed: int) -> None:
-    """All global generators: peers draw from any of them."""
+    """Seed all global random generators, as peers may draw from any of them."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
