@@ -1,10 +1,10 @@
-"""A training step's rate beside a process that keeps a core busy: with one thread, with all, with those gantk chooses.
+"""Times training steps with one thread, all threads and gantk's own choice, while another process keeps a core busy.
 
     python benchmarks/busy_machine.py [--rounds 5] [--seconds 3] [--set KEY=VALUE]... [--json FILE]
 
-In turns, alone and beside a process that spins. "chosen": at the start and again at a save in the middle of a sample.
-Rates are multiples of those of one thread alone, of the same round. `others` are the cores that other processes kept
-busy: the first places are worth nothing where any were.
+Samples in turns, each alone ("alone") and with a second process in an endless loop ("beside"). With "chosen", gantk
+chooses its threads at the start of a sample and at a save in its middle. Rates are multiples of the rate of one thread
+alone in the same round. `others`: cores used by other processes; the rows "alone" are invalid unless it is about 0.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from gantk.machine.cores import Threads, look, threads_beside
 
 
 def main() -> None:
-    """Print a Markdown table of the default recipe's step, and write all samples."""
+    """Print a Markdown table for a step of the default recipe, and write all samples."""
     options = parser(__doc__, rounds=5, seconds=3.0).parse_args()
     step, every, rows = RecipeStep.build("dualgan_t1t2", options.set, "cpu"), torch.get_num_threads(), []
     step.turn().settle()
 
     def sample(threads: int, place: str) -> tuple[float, int, float]:
-        """Seconds per step, the threads at its end, and the cores that others kept busy."""
+        """(seconds per step, threads at the end of the sample, cores used by other processes)."""
         with ExitStack() as ending:
             if place == "beside":
                 spin = ending.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
                 ending.callback(spin.kill)
-                time.sleep(0.5)  # until it spins
+                time.sleep(0.5)  # until its loop runs
             torch.set_num_threads(threads or every)
             chosen, taken, before = Threads(fixed=threads > 0), [], look()
             for save in (0, 1):

@@ -1,8 +1,8 @@
-"""What a cluster's constants are on this machine: Ray's calls, a sweep's reports, saves, the ledger of a translation.
+"""Times single operations of a cluster on this machine: Ray calls, Tune reports, checkpoints, a translation's ledger.
 
     python benchmarks/cluster_costs.py [RECIPE]... [--seconds 3] [--json FILE]
 
-Medians of single calls; in brackets their tenth (on a shared machine nearer the truth) and ninetieth percentile.
+Medians of single calls; in brackets the 10th and 90th percentile (the 10th is the least disturbed by other processes).
 """
 
 import os
@@ -25,7 +25,7 @@ from gantk_done.ledger import Ledger
 
 
 def save_of(recipe: str, folder: Path) -> tuple[Callable[[int], Path], int]:
-    """What writes a save of the recipe under a number, and the bytes of gradients that a rank hands over in a step."""
+    """(function that writes the recipe's checkpoint with a number, bytes of gradients that a rank sends in a step)."""
     model, runtime = load_recipe(recipe).check(), start("cpu", "fp32")
     channels = dict.fromkeys(model.method.target.reads, 1)
     engine = Engine(build_method(model, channels, (), (-1.0, 1.0), runtime), model.train, 1, runtime)
@@ -40,7 +40,7 @@ def save_of(recipe: str, folder: Path) -> tuple[Callable[[int], Path], int]:
 
 
 def reports(save: Path | None = None) -> list[float]:
-    """Seconds of each report of a trial to Ray Tune, with a copy of the save in this folder or with none."""
+    """Seconds of each report of a trial to Ray Tune, with the checkpoint in folder `save`, or without one."""
     from ray import tune
 
     def trial(config: dict) -> None:
@@ -52,7 +52,7 @@ def reports(save: Path | None = None) -> list[float]:
 
 
 def main() -> None:
-    """Print the constants, and write the record."""
+    """Print the times, and write the record."""
     options = parser(__doc__, seconds=3.0)
     options.add_argument("recipes", nargs="*", default=["dualgan_t1t2", "cyclegan_ct_mr"])
     asked, numbers = options.parse_args(), count()

@@ -1,10 +1,10 @@
-"""What fills up first at 1,000 trials, 1,000,000 files and 512 GPUs: simulated, with the costs of cluster_costs.py.
+"""Simulates which shared resource saturates first at 1,000 trials, 1,000,000 files and 512 GPUs.
 
     python benchmarks/cluster_simulation.py [--costs FILE] [--json FILE]
 
-Workers take turns at what they share, first come, first served: a file system of 10 GB/s and 10,000 new names a second
-(assumed) and the one process that takes reports or hands out files (measured: the tenth percentile of its calls). Work
-itself differs by 10 % (assumed, normal). `efficiency` is the time with nothing shared over the simulated time.
+Workers queue, first come, first served, for shared resources: a file system of 10 GB/s and 10,000 new files a second
+(assumed), and one process that receives reports or assigns files (10th percentiles measured by cluster_costs.py).
+Durations of work vary by 10 % (assumed, normal). `efficiency`: time without shared resources over simulated time.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from harness import parser, record, table, write
 
 from gantk.machine.runtime import start
 
-BYTES, NAMES = 10e9, 10e3  # a second, of the file system of all nodes together
-SIZES = {"dualgan_t1t2": 19.3e6, "cyclegan_ct_mr": 254e6}  # bytes of a save
-SAVES, SPREAD = 10, 0.1  # saves of a trial; deviation of a piece of work, over its mean
-NAMES_OF_A_SAVE = 10  # four files and their folder, by the run and by Tune
-MESSAGES = {"dualgan_t1t2": 1.37e-3, "cyclegan_ct_mr": 2.23e-3}  # seconds of a step on 512 GPUs, modelled in scaling.md
+BYTES, NAMES = 10e9, 10e3  # bytes and new files per second of the shared file system, for all nodes together
+SIZES = {"dualgan_t1t2": 19.3e6, "cyclegan_ct_mr": 254e6}  # bytes of a checkpoint
+SAVES, SPREAD = 10, 0.1  # checkpoints of a trial; standard deviation of a work duration over its mean
+NAMES_OF_A_SAVE = 10  # four files and their folder, written by the run and again by Tune
+MESSAGES = {"dualgan_t1t2": 1.37e-3, "cyclegan_ct_mr": 2.23e-3}  # seconds to reduce a step's gradients (scaling.md)
 
 
 @dataclass
 class Shared:
-    """What serves one at a time: until when it is taken, and for how long it worked in all."""
+    """A resource that serves one request at a time: the time at which it is free, and its total busy seconds."""
 
     free: float = 0.0
     worked: float = 0.0
 
     def serve(self, asked: float, seconds: float) -> float:
-        """When what is asked for at a time is done."""
+        """Time at which a request made at time `asked` is finished."""
         self.free, self.worked = max(self.free, asked) + seconds, self.worked + seconds
         return self.free
 
 
 def simulated(workers: list[Iterator[tuple[Shared | None, float]]]) -> float:
-    """Seconds until all workers, each a series of (what is shared or None, seconds of it), are done."""
+    """Seconds until all workers are done; each yields pairs (shared resource or None, seconds of it)."""
     events, now = [(0.0, number) for number in range(len(workers))], 0.0
     heapify(events)
     while events:
@@ -53,19 +53,19 @@ def simulated(workers: list[Iterator[tuple[Shared | None, float]]]) -> float:
 
 
 def times(mean: float, rng: np.random.Generator) -> Iterator[float]:
-    """Endless durations of a piece of work."""
+    """Endless random durations of work with this mean."""
     while True:
         yield from np.maximum(rng.normal(1.0, SPREAD, 1000), 0.1) * mean
 
 
 def row(name: str, seconds: float, ideal: float, shared: dict[str, Shared]) -> list:
-    """A line of the table: the share of time that each of `shared` worked."""
+    """A row of the table, with the share of time for which each resource was busy."""
     busy = ", ".join(f"{each} {100 * one.worked / seconds:.0f}%" for each, one in shared.items())
     return [name, f"{seconds:.0f}", f"{100 * ideal / seconds:.0f}%", busy]
 
 
 def trials(recipe: str, every: float, cost: dict[str, float]) -> list:
-    """1,000 trials on 512 workers, each with a save of `recipe` after every so many seconds, ten times."""
+    """1,000 trials on 512 workers; each saves and reports ten checkpoints of `recipe`, one every `every` seconds."""
     shared = {name: Shared() for name in ("bytes", "names", "reports")}
     waiting, rng = iter(range(1000)), np.random.default_rng(0)
     work, own = times(every, rng), cost[f"{recipe}: a save"] + cost[f"{recipe}: a report with its save"]
@@ -84,7 +84,7 @@ def trials(recipe: str, every: float, cost: dict[str, float]) -> list:
 
 
 def files(workers: int, each: float, cost: dict[str, float], count: int = 1_000_000) -> list:
-    """So many files of 0.2 MB on so many workers, each of which takes `each` seconds a file."""
+    """`count` files of 0.2 MB on `workers` workers that each take `each` seconds for a file."""
     shared, waiting = {name: Shared() for name in ("hands out", "names", "bytes")}, iter(range(count))
     work, own = times(each, np.random.default_rng(0)), cost["a result of 0.2 MB, on the disk"]
 
@@ -100,7 +100,7 @@ def files(workers: int, each: float, cost: dict[str, float], count: int = 1_000_
 
 
 def training(recipe: str, spread: float, cost: dict[str, float], steps: int = 4000, step: float = 0.03) -> list:
-    """One training on 512 GPUs: all wait for the slowest of each step, for gradients, and for the save by one rank."""
+    """One training on 512 GPUs: all ranks wait for the slowest in each step, for gradients and for rank 0's saves."""
     rng, saves = np.random.default_rng(0), steps / 400 * cost[f"{recipe}: a save"]
     slowest = sum(rng.normal(1.0, spread, 512).max() for _ in range(steps)) * step - steps * step
     lost = {"slowest rank": slowest, "gradients": steps * MESSAGES[recipe], "saves": saves}

@@ -1,9 +1,9 @@
-"""What the losses `feature` and `body_l1` gain: lesions that an independent segmenter finds, and error inside the body.
+"""Measures the gain of the losses `feature` and `body_l1`: an independent segmenter's Dice, and error inside the body.
 
     python benchmarks/feature_loss.py [--seeds 0 1 2] [--out DIR] [--json FILE]
 
-T1 -> T2 of synthetic heads by one U-Net, equal steps. The loss looks through a segmenter of the training patients; one
-of other heads and another seed judges. Intervals (95 %) are of drawing patients, each the mean of the seeds.
+T1 -> T2 of synthetic heads with one U-Net, equal steps. The loss uses a segmenter trained on the training patients;
+another one, of other heads and another seed, scores. Intervals (95 %): bootstrap of patients, on means over seeds.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def trained(recipe, out, changes, seed=0):
 
 
 def scored(run, judge):
-    """(patients, 2): Dice of the lesions that the judge finds, mean absolute error in the body."""
+    """(patients, 2): Dice of the lesions found by the segmenter `judge`, mean absolute error in the body."""
     model, method = run.recipe().check(), run.load("cpu").method
     reals = RealImages(Data(model.data, model.method.target, run.split()), "cpu")
     pairs = reals.data.pairs("test")

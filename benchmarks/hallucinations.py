@@ -1,12 +1,12 @@
-"""Are planted inventions and erasures found? Discs in the outputs of trained T1 -> T2 models, by size and contrast.
+"""Measures how well hallucination maps detect discs planted into outputs of T1 -> T2 models, by size and contrast.
 
     python benchmarks/hallucinations.py RUN... [--json FILE] [--discs 8]
 
-An invention is a disc in the output alone; an erasure is one in input and truth that the output lacks. Each lies in
-the tissue of a test image of the run. A disc's score is the highest value of a map within 6 pixels of its middle, and
-that of the same place without a disc is what it is told from: AUROC with a 95 % interval from drawing subjects. The
-maps: against the truth, and `suspicion` from input and output alone. Flips are taken of the clean image, as if the
-network made the same disc in every one: otherwise the network itself would say where it was not.
+An invention is a disc in the output alone; an erasure is a disc in input and truth that the output lacks. Each lies in
+the tissue of a test image of the run. A disc's score is the highest value of a map within 6 pixels of its centre; the
+negative is the score at the same place without the disc: AUROC with a 95 % interval from drawing subjects. The maps:
+against the truth, and `suspicion` from input and output alone. The spread over flips is computed on the clean image,
+as if the network drew the disc for every flip: otherwise the flips without the disc would reveal it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from gantk.runs.models import data_of
 from gantk_hallucination.maps import FINE, blurred, suspicion
 from gantk_hallucination.sfrc import SFRC, against_truth
 
-SIZES, CONTRASTS, KINDS = (4, 6, 8, 10, 12), (0.05, 0.1, 0.2, 0.4), ("invention", "erasure")  # pixels; of the range
-REACH, FINER = 6, 4  # pixels around a middle; samples of a pixel along each axis
+SIZES, CONTRASTS, KINDS = (4, 6, 8, 10, 12), (0.05, 0.1, 0.2, 0.4), ("invention", "erasure")  # pixels; share of range
+REACH, FINER = 6, 4  # pixels around a centre; samples per pixel along each axis
 
 
 def disc(side: int, row: float, column: float, diameter: float) -> Tensor:
-    """(side, side): how much of each pixel the disc covers."""
+    """(side, side): the share of each pixel that the disc covers."""
     at = (torch.arange(side * FINER) + 0.5) / FINER - 0.5
     inside = (at[:, None] - row).square() + (at - column).square() <= diameter**2 / 4
     return inside.float().reshape(side, FINER, side, FINER).mean((1, 3))
 
 
 def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
-    """For each map and disc: its score with and without the disc; and whose image it lies in."""
+    """Planted discs of one run, their scores (with disc, without disc) in each map, and their patients."""
     model = gantk.load(path, device="cpu")
     data = data_of(RunFolder(Path(path)), model.model.data, type(model.method))
     data.intensity.update(model.intensity)
@@ -90,7 +90,7 @@ def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
 
 
 def auroc(scores: np.ndarray, patients: list[str]) -> str:
-    """AUROC of scores (n, 2), with the disc and without, and its interval."""
+    """AUROC of scores (n, 2), with the disc and without, and its 95 % interval, as text."""
     value = lambda at: roc_auc_score(np.repeat([1, 0], len(at)), scores[at].T.ravel())  # noqa: E731
     low, high = drawn_interval(value, patients, draws=500)
     return f"{value(np.arange(len(scores))):.3f} [{low:.3f}, {high:.3f}]"

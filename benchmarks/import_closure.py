@@ -1,12 +1,12 @@
-"""Which of our modules an entry point imports, read from the source without running it.
+"""Lists the gantk modules that an entry point imports, read from the source without running it.
 
     python benchmarks/import_closure.py translate run
     python benchmarks/import_closure.py gantk.api:export gantk.formats.nifti
 
-An entry is a module, a module's function (`package.module:function`), or a name in ENTRIES. Of every module the imports
-at its top count, but not what stands under `if TYPE_CHECKING`. Imports inside functions count for the function that an
-entry names, and for those of its own module that it calls. Parts that a recipe names are strings in the registry,
-imported at first use: they do not count, and neither does a package's `__init__` with nothing but a docstring.
+An entry is a module, a function (`package.module:function`), or a name in ENTRIES. Counts imports at module level, but
+not under `if TYPE_CHECKING`, and imports inside the function that an entry names and inside functions of its module
+that it calls. Does not count components that a recipe names (the registry imports them at first use), nor a package's
+`__init__` with nothing but a docstring.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENTRIES = {"translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti")
 
 
 def closure(entries: Iterable[str]) -> list[str]:
-    """The names of all our modules that the entries import, themselves included, sorted."""
+    """Sorted names of all gantk modules that the entries import, with the entries themselves."""
     waiting, found = [], {}
     for entry in entries:
         module, _, function = entry.partition(":")
@@ -59,7 +59,7 @@ def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def _inside(tree: ast.Module, function: str) -> list[str]:
-    """What a function, and those of its module that it calls, import when they run."""
+    """Modules imported inside a function and inside the functions of its module that it calls."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     waiting, seen = [function], {}
     while waiting:

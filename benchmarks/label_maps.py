@@ -1,8 +1,8 @@
-"""What images made of label maps teach a segmenter, alone and beside real ones, tested on 20 other synthetic heads.
+"""Measures the Dice of segmenters trained on images generated from label maps, alone and together with real images.
 
     python benchmarks/label_maps.py [--patients 5] [--set KEY=VALUE] [--out DIR] [--json FILE]
 
-`spade_tumour --profile cpu` learns from 8 slices a head and makes images of 200 maps. Intervals are over heads.
+`spade_tumour --profile cpu` trains on 8 slices per head and makes 200 images; tests on 20 other heads, with intervals.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ SOURCE, SIZE, LESION, HEADS, NEW = {"name": "phantom", "lesions": 1, "radius": [
 
 
 def dice(count: int, seed: int, options) -> dict[str, list[float]]:
-    """The Dice in each tested head, by what a segmenter of 200 steps learned from."""
+    """Training set -> Dice in each test head of a segmenter that is trained on it for 200 steps."""
     out, found, sets = options.out / f"spade-{count}-{seed}", {}, []
     for source in (SOURCE | {"subjects": HEADS, "seed": 1000}, SOURCE | {"subjects": count, "seed": seed}):
         records = bind_or_raise("source", source)(("map", "FLAIR"), 2, SIZE).records()

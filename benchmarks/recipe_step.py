@@ -1,4 +1,4 @@
-"""One training step of any recipe on a batch of noise that stays on the device: what all step benchmarks time."""
+"""The training step that all step benchmarks time: of any recipe, on a batch of noise that stays on the device."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
 from gantk_cuda_graph.capture import WARM_UP
 
-STEPS = 100_000  # of the training that the step is one of: schedules stand at their beginning
+STEPS = 100_000  # length of the training, so that schedules are at their beginning
 NO_GRAPHS = "not captured: graphs need a CUDA device"
 
 
 @dataclass
 class RecipeStep:
-    """A recipe's engine with the batch that it steps over."""
+    """A recipe's engine with one batch; a call takes one training step."""
 
     model: Model
     engine: Engine
@@ -43,16 +43,16 @@ class RecipeStep:
         graph: Callable[[], Any] | None = None,
         ranks: Runtime | None = None,
     ) -> RecipeStep:
-        """The recipe's method and engine as a training makes them.
+        """Build the recipe's method and engine as a training does.
 
-        `graph` records steps in the place of CUDA's graphs; `ranks` is the runtime of several processes.
+        `graph` replaces the CUDA graph that captures steps; `ranks` is the runtime of several processes.
         """
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         model = loaded.override(list(settings)).check()
         runtime = ranks or start(device, model.train.precision, model.train.fast.channels_last)
         method, channels = method_of(model, runtime)
         runtime.broadcast(method.state_dict().values())
-        stage = method.stages(STEPS)[-1]  # the whole size, nothing faded in
+        stage = method.stages(STEPS)[-1]  # full image size, without fade-in
         images = noise(model, channels, stage, runtime)
         method.begin(stage, images)
         engine = Engine(method, model.train, STEPS, runtime, graph)
@@ -60,26 +60,26 @@ class RecipeStep:
         return cls(model, engine, images, runtime.device)
 
     def __call__(self) -> dict[str, Tensor]:
-        """One step, as `Engine.fit` takes it."""
+        """Take one training step as `Engine.fit` does; returns its losses."""
         engine = self.engine
         engine.runtime.seed(engine.table.seed, engine.step)
-        losses = engine.train_step(Batch(self.batch))  # a batch of its own: phases leave their fakes in it
+        losses = engine.train_step(Batch(self.batch))  # a copy, as phases add their fakes to it
         engine.step += 1
         return losses
 
     def turn(self) -> Turn:
-        """Its place among others that take turns."""
+        """This step as a side of a comparison."""
         cpu = self.device.type == "cpu"
         return Turn(self, self.device, cpu and self.model.train.fast.keep_memory, 0 if cpu else self.settling)
 
     @property
     def settling(self) -> int:
-        """Steps until every kind of step is as it stays: taken by hand, then recorded where that can be."""
+        """Warm-up steps until every kind of step has been captured as a CUDA graph, where capture is possible."""
         return (WARM_UP + 1) * max(phase.every for phase in self.engine.phases)
 
     @property
     def notes(self) -> list[str]:
-        """What the step does otherwise than it was asked to, and why."""
+        """Settings that the step could not apply, with the reasons."""
         engine = self.engine
         found = list(engine.notes)
         asked, capture = engine.table.fast.cuda_graph and not engine.table.recompute, engine.capture
@@ -93,9 +93,9 @@ class RecipeStep:
 
 
 def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
-    """The recipe's method for images of noise, and their channels by domain: one for a contrast, labels are two.
+    """(the recipe's method, channels of each domain): one channel for each contrast, two classes for labels.
 
-    On a GPU the first weights are drawn there where that can be, which saves seconds.
+    On a GPU the initial weights are drawn there if the method allows it, which saves seconds.
     """
     table = model.data
     own = table.source.table().get("channels")
@@ -111,7 +111,7 @@ def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
 
 
 def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:
-    """Images of noise in [-1, 1] as a step of the stage gets them, with labels and masks where the recipe has them."""
+    """A batch of uniform noise in [-1, 1] at the stage's size, with labels and masks if the recipe has them."""
     table, count, batch = model.data, model.train.batch, Batch()
     for name in model.method.target.reads:
         batch[name] = torch.rand(count, channels[name], *stage.size) * 2 - 1

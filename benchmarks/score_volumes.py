@@ -1,15 +1,15 @@
-"""Score translated volumes against true scans of the same person, by code that shares nothing with gantk.
+"""Scores translated volumes against true scans of the same person, with code that shares nothing with gantk.
 
     python benchmarks/score_volumes.py PRED TRUTH [INPUT]
 
-1. PRED and INPUT are put on TRUTH's grid by their headers (linear) where grid or affine differ.
-2. Each volume is divided by its own 99.5th percentile there and clipped to [0, 1].
-3. Axial slices (by TRUTH's affine) count that have more than 15 % tissue (truth > 0.05) of which 95 % lie inside the
-   field of view of PRED and INPUT.
-4. PSNR and SSIM (Gaussian 11 x 11, sigma 1.5, range 1, border left out) are means over these slices. The jump from
-   slice to slice, the mean absolute second difference of tissue along the axis, is in units of the truth's.
-5. With INPUT the same for INPUT itself, and for the best rising or falling intensity map fitted on these very slices:
-   it has seen the truth, and bounds in mean squared error whatever changes intensities alone and keeps their order.
+1. PRED and INPUT are resampled onto TRUTH's grid by their affines (linear) if grid or affine differ.
+2. Each volume is divided by its own 99.5th percentile on that grid and clipped to [0, 1].
+3. Scores use the axial slices (by TRUTH's affine) with more than 15 % tissue (truth > 0.05), if at least 95 % of that
+   tissue lies inside the field of view of PRED and INPUT.
+4. PSNR and SSIM (Gaussian 11 x 11, sigma 1.5, range 1, border left out) are means over these slices. The jump is the
+   mean absolute second difference of tissue along the slice axis, divided by that of the truth.
+5. With INPUT also scores INPUT itself, and the best monotonic intensity map, fitted on these slices and their truth:
+   a lower bound on the mean squared error of any method that only changes intensities and keeps their order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TISSUE, SHARE, COVERED = 0.05, 0.15, 0.95
 
 
 def load(path: str) -> nib.Nifti1Image:
-    """The first volume of a file, its axes in the order right, anterior, superior."""
+    """The first volume of a file, with axes reordered to right, anterior, superior."""
     image = nib.load(path)
     data = np.asanyarray(image.dataobj).astype(np.float32)
     data = data.reshape(*data.shape[:3], -1)[..., 0]
@@ -33,7 +33,7 @@ def load(path: str) -> nib.Nifti1Image:
 
 
 def onto(image: nib.Nifti1Image, grid: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
-    """An image on another's grid, and where that grid lies inside its field of view."""
+    """(`image` resampled onto the grid of `grid`, mask of the grid's voxels inside the field of view of `image`)."""
     data = image.get_fdata(dtype=np.float32)
     if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
         return data, np.ones(grid.shape, bool)
@@ -62,7 +62,7 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
-    """Mean PSNR in dB, at most 100, and mean SSIM of slices along the last axis; jump from slice to slice."""
+    """(mean PSNR in dB, at most 100, mean SSIM, jump over the truth's jump) of the slices along the last axis."""
     tissue = truth[..., 1:-1] > TISSUE
     one, other = (np.abs(np.diff(volume, 2))[tissue].mean() if tissue.any() else np.nan for volume in (made, truth))
     errors = np.maximum(((made - truth) ** 2).mean((0, 1)), 1e-10)
@@ -71,7 +71,7 @@ def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
 
 
 def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, float, float]]:
-    """PSNR, SSIM and jump of what is scored: the prediction, and with `source` the input itself and its best map."""
+    """Volume name -> (PSNR, SSIM, jump): the prediction and, with `source`, the input and its best intensity map."""
     grid = load(true)
     truth = scaled(grid.get_fdata(dtype=np.float32))
     volumes, inside = {}, np.ones(grid.shape, bool)

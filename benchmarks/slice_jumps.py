@@ -1,10 +1,10 @@
-"""How much the slices of translated volumes differ from each other, as made and after the post-step `slices`.
+"""Measures how much adjacent slices of translated volumes differ, before and after the post-step `slices`.
 
     python benchmarks/slice_jumps.py RECIPE [--profile NAME] [--set KEY=VALUE] [--data PATH] [--seeds 0 1] [--json FILE]
 
-Each seed trains the recipe where DIR has no run of it. `jump` is the mean absolute second difference from slice to
-slice, of tissue, in units of the truth's; PSNR is of volumes. Both are means over test volumes and seeds, with 95 %
-intervals of drawing volumes.
+Trains the recipe once for each seed, unless --out has that run. `jump` is the mean absolute second difference along the
+slice axis, in tissue, divided by that of the truth; PSNR is of whole volumes. Both are means over test volumes and
+seeds, with 95 % intervals from drawing volumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gantk_slices.post import AgreeingSlices, jump, spot
 
 
 def scored(run: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """By direction and what was done, the (jump, PSNR) of each test volume."""
+    """(direction, "made" or "slices") -> (jump, PSNR) of each test volume."""
     model, found = gantk.load(run, device="cpu"), {}
     data = data_of(RunFolder(run), model.model.data, type(model.method))
     data.intensity.update(model.intensity)

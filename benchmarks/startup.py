@@ -1,10 +1,10 @@
-"""How long gantk takes to start: what a user waits for before anything happens, beside the interpreter and torch alone.
+"""Times the start of gantk's commands, compared with starting Python and importing torch.
 
     python benchmarks/startup.py [--rounds 10] [--only NAME]... [--json FILE]
 
-Every sample is a process of its own. Seconds are of the wall, from the start of the process to its end; of "first step"
-to the end of the first training step of a small recipe (usage.json). CPU seconds, of all threads, stand beside them:
-they suffer less from other load on the machine.
+Every sample is a process of its own. Wall seconds run from the start of the process to its end; for "first step" to the
+end of the first training step of a small recipe (usage.json). CPU seconds, of all threads, are given as well: other
+load on the machine changes them less.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ALWAYS = tuple(WAYS)[:2]
 
 
 def spent(name: str, folder: Path, out: str | None = None) -> tuple[float, float]:
-    """Wall and CPU seconds of one Python process that ends well."""
+    """(wall seconds, CPU seconds) of one Python process; raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         run = Path(place) / "run" if out is None else folder / out
         words = [*WAYS[name], *(["--out", str(run)] if name == "first step" else [])]

@@ -1,12 +1,12 @@
-"""What each part of the fast path is worth: a recipe's training step with it and without, in one process, in turns.
+"""Times a recipe's training step with and without the parts of the fast path, in one process and in turns.
 
-Fast is what a recipe gets by default; plain is `train.fast = false` in float32; `--each` also switches one part of
-`train.fast` at a time. The batch lies ready on the device: reading and augmentation are no part of the step.
+Fast is the default of a recipe; plain is `train.fast = false` in float32; `--each` also switches one part of
+`train.fast` at a time. The batch is already on the device: reading and augmentation are not timed.
 
     python benchmarks/step_speed.py [WHAT]... [--each] [--only PATTERN]... [--seconds 60] [--json FILE]
     python benchmarks/step_speed.py 'cyclegan-*' --each --json FILE     # CycleGAN at published widths: minutes a case
 
-WHAT is a case of peers/cases.py, a pattern of them, or a recipe. Rows of the file that are measured again are replaced.
+WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured again are replaced.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gantk.recipe.load import Recipe, load_recipe
 
 
 def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
-    """(name, recipe) of every case that fits, and of every recipe that is named."""
+    """(name, recipe) of every case that matches a pattern; an argument that matches none is a recipe."""
     for what in chosen:
         found = [case for case in CASES.values() if fnmatch(case.name, what) and not case.window]
         yield from ((case.name, load_recipe(case.tables())) for case in found)
@@ -36,7 +36,7 @@ def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
 
 
 def measure(name: str, recipe: Recipe, options) -> dict:
-    """All ways of one recipe: a row."""
+    """The row of one recipe: seconds per step of its default path, of the plain path and of the chosen switches."""
     ways = {"fast": (), "plain": PLAIN}
     for label, setting in switches(start(options.device).device).items() if options.each else ():
         if not options.only or any(fnmatch(label, only) for only in options.only):
@@ -56,7 +56,7 @@ def measure(name: str, recipe: Recipe, options) -> dict:
 
 
 def markdown(rows: list[dict]) -> str:
-    """Seconds of the fast step, and how many times as long the others take."""
+    """Markdown table: seconds of the fast step, and the other steps' times as multiples of it."""
     labels = list(dict.fromkeys(label for row in rows for label in row["ratio_to_fast"]))
     lines = []
     for row in rows:
@@ -67,7 +67,7 @@ def markdown(rows: list[dict]) -> str:
 
 
 def main(arguments: list[str] | None = None, doc: str = __doc__, measure=measure, markdown=markdown) -> int:
-    """Measure every recipe that is named, write the rows and print them; floor.py has its own way of measuring."""
+    """Measure every named recipe, write the rows and print them; floor.py passes its own `measure` and `markdown`."""
     options = parser(doc, seconds=60.0)
     options.add_argument("what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2")
     if doc == __doc__:

@@ -1,12 +1,12 @@
-"""How long a volume takes to translate beside the plain loop over its slices.
+"""Times the translation of a volume by gantk, by an exported ONNX model and by a plain loop over its slices.
 
     python benchmarks/translate_speed.py VOLUME [--case NAME]... [--rounds 3] [--json FILE]
 
-Plain is what research scripts do: read the volume; for each axial slice, in float32, channels-first, one at a time, the
-network, with torch's own instance norm, at the same size; write. gantk's is `gantk.translate` on the same file, from
-reading the run to the written file; onnx is the same from the file of `gantk export`, by ONNX Runtime in float32. All
-have the same generator from the same untrained checkpoint: how long a network takes does not depend on what it has
-learned. Memory is the peak of a process of its own over what the interpreter held.
+"plain" is the loop of research scripts: reads the volume, applies the network to one axial slice at a time (float32,
+channels-first, torch's own instance norm, the same image size), writes the result. "gantk" is `gantk.translate` on the
+same file, from loading the run to the written file; "onnx" is the same with the file of `gantk export`, in ONNX Runtime
+and float32. All use the same generator from one untrained checkpoint, as its time does not depend on the weights.
+Memory is the peak of a separate process, minus its memory after the imports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gantk.nets.blocks import InstanceNorm
 UNET = {"name": "unet", "width": 32, "depth": 5}
 RESNET = {"name": "resnet", "width": 32, "blocks": 9}
 WAYS = ("plain", "gantk", "onnx")
-CASES = {  # name: generator, sides that it sees, how slices are brought to them
+CASES = {  # name -> (generator, image size of the network, data.fit)
     "unet at 96 x 96": (UNET, [96, 96], "pad"),
     "unet at the volume's own size": (UNET, [224, 192], "crop"),
     "resnet at 96 x 96": (RESNET, [96, 96], "pad"),
@@ -45,7 +45,7 @@ CASES = {  # name: generator, sides that it sees, how slices are brought to them
 
 
 def make_run(case: str, folder: Path) -> Path:
-    """A run of no steps, as a training would leave it."""
+    """The path of a run with 0 training steps."""
     generator, size, fit = CASES[case]
     recipe = {
         "method": {"name": "cyclegan", "generator": generator, "discriminator": {"name": "patchgan", "width": 4}},
@@ -60,12 +60,12 @@ def make_run(case: str, folder: Path) -> Path:
 
 
 def ours(run: Path, source: Path, output: Path) -> None:
-    """What a user calls."""
+    """Translate with `gantk.translate`, as a user does."""
     gantk.translate(run, source, output, device="cpu", say=lambda line: None)
 
 
 class Plain:
-    """The loop over slices; the network is built and loaded ahead of the time that counts."""
+    """The plain loop over slices; its network is loaded beforehand, outside the timed part."""
 
     def __init__(self, case: str, run: Path):
         _, self.size, fit = CASES[case]
@@ -103,13 +103,13 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def resident_peak() -> int:
-    """Bytes of memory that this process held at most (Linux; getrusage starts from what the parent process held)."""
+    """Peak memory of this process in bytes (Linux; getrusage would start from the parent's peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def of_volume(case: str, volume: Path, folder: Path, rounds: int) -> dict:
-    """Time of both ways in turns, and memory of each alone in a process."""
+    """The row of one case: seconds of each way in turns, their ratios, and memory of each in a separate process."""
     run, memory = make_run(case, folder / "run"), {}
     onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
     for way in WAYS:

@@ -1,11 +1,11 @@
-"""What options of unpaired training save of a plain CycleGAN's error between CT and MR.
+"""Measures by how much options of unpaired training reduce a plain CycleGAN's error between CT and MR.
 
     python benchmarks/unpaired_options.py [--systems plain recipe] [--seeds 0] [--data FOLDER] [--out DIR] [--json FILE]
 
 All have the networks, optimizer, batch and steps of `cyclegan_ct_mr_matched --profile cpu`: `recipe` is that recipe,
-`plain` is `cyclegan_ct_mr`, the others are `plain` with one option. A patient gives one domain; true pairs of others
-score alone, by mean absolute error in network intensities, -1 to 1. `saved`: what a patient's error is smaller by, in
-the mean of the seeds, with an interval (95 %) of drawing patients. Runs that are in DIR are not trained again.
+`plain` is `cyclegan_ct_mr`, the others are `plain` with one option. Each training patient contributes one domain; true
+pairs of other patients are used for scores only (mean absolute error in network intensities, -1 to 1). `saved`: mean
+relative reduction of a patient's error over seeds, with a 95 % interval from drawing patients. Skips runs in DIR.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OWN = [r"data.source.patient='(\d+)\d{3}[.]'", "data.split.test=0.34", "data.spl
 
 
 def scored(system: str, seed: int, options) -> dict[str, dict[str, dict[str, float]]]:
-    """By direction and patient the scores of a run, which is trained where it is not there."""
+    """Direction -> patient -> scores of a run, which is trained first if it is missing."""
     out, name = options.out / f"{system}-{seed}", "cyclegan_ct_mr" + "_matched" * (system == "recipe")
     if not (out / "patients.json").exists():
         sets = [*LENGTH, *SYSTEMS[system], *(OWN if options.data else []), *options.set]
