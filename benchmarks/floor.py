@@ -3,8 +3,9 @@
 A step is recorded operator by operator. A convolution takes as long as the quickest way to it that is known: torch's,
 channels-last or contiguous or with weights packed beforehand, or gantk's own; the gradients of input and of weights
 each for themselves. A matrix product is as called. All else takes as long as a copy of the bytes that it reads and
-writes; views, and memory that is only asked for, nothing. Step and floor take turns: the share is floor / step, round
-by round. Untested on CUDA.
+writes; views, and memory that is only asked for, nothing. That copy stays in the cache as far as it fits; in the floor
+`memory` a byte costs no less than in a copy that no cache holds. Step and floors take turns: a share is floor / step,
+round by round. Untested on CUDA.
 
     python benchmarks/floor.py [WHAT]... [--device cuda] [--set KEY=VALUE] [--seconds 60] [--json FILE]
 """
@@ -32,6 +33,7 @@ from gantk.nets import kernels, winograd
 from gantk.recipe.load import Recipe
 
 ALONE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")  # timed alone; all else by its bytes
+BEYOND = 1 << 29  # bytes of a buffer that leaves no last-level cache holding two of them
 BYTES = [1 << power for power in range(12, 27, 2)]  # read and written by the copies that are timed
 RECORDED, TAKEN, KEPT, SHOWN = 3, 3, 20, 12  # steps; calls, of which the quickest counts; operations told, and shown
 KEYS = ("name", "arguments", "calls", "recorded_ms", "floor_ms", "ways")  # of an operation's row
@@ -50,11 +52,12 @@ class Alone:
             name = min(taken, key=taken.__getitem__)
             self.best[part + name] = Turn(ways[name], device)
 
-    def floor(self, per_byte: Callable[[int], float]) -> float:
-        """Seconds of a step's calls at their best."""
-        called = self.called
-        alone = sum(map(quickest, self.best.values())) if self.best else called.moved * per_byte(called.moved)
-        return alone * called.calls / RECORDED
+    def floor(self, per_byte: Callable[[int], float], from_memory: float) -> list[float]:
+        """Seconds of a step's calls at their best, bytes from the cache and from memory."""
+        called, warm = self.called, per_byte(self.called.moved)
+        copies = [called.moved * each for each in (warm, max(warm, from_memory))]
+        alone = [sum(map(quickest, self.best.values()))] * 2 if self.best else copies
+        return [each * called.calls / RECORDED for each in alone]
 
 
 def quickest(turn: Turn) -> float:
@@ -104,15 +107,16 @@ def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
         for _ in range(RECORDED):
             step()
     found = [Alone(called, step.device) for called in recorder.found.values()]
-    pairs = [torch.zeros(2, size // 2, dtype=torch.uint8, device=step.device) for size in BYTES]
+    pairs = [torch.ones(2, size // 2, dtype=torch.uint8, device=step.device) for size in [*BYTES, 2 * BEYOND]]
 
-    def floors() -> list[float]:
-        per_byte = [quickest(Turn(partial(a.copy_, b), step.device)) / 2 / len(a) for a, b in pairs]
-        return [one.floor(lambda size: float(np.interp(size, BYTES, per_byte))) for one in found]
+    def floors() -> list[list[float]]:
+        *per_byte, beyond = [quickest(Turn(partial(a.copy_, b), step.device)) / 2 / len(a) for a, b in pairs]
+        return [one.floor(lambda size: float(np.interp(size, BYTES, per_byte)), beyond) for one in found]
 
-    rounds = int(np.clip(options.seconds / ((1 + TAKEN) * sum(floors()) + turn.take()), *ROUNDS))
+    rounds = int(np.clip(options.seconds / ((1 + TAKEN) * np.sum(floors(), 0)[0] + turn.take()), *ROUNDS))
     samples = in_turns({"step": turn.take, "floor": floors}, rounds)
-    seconds, alone = samples | {"floor": [sum(each) for each in samples["floor"]]}, np.median(samples["floor"], 0)
+    floor, memory = np.sum(samples["floor"], 1).T.tolist()
+    seconds, alone = samples | {"floor": floor, "memory": memory}, np.median(samples["floor"], 0)[:, 0]
     rows = []
     for one, least in zip(found, alone, strict=True):
         called = one.called
@@ -122,18 +126,20 @@ def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
         values = called.name, said[:160], called.calls, 1e3 * called.seconds, 1e3 * RECORDED * least
         rows.append(dict(zip(KEYS, [*values[:2], *(each / RECORDED for each in values[2:]), [*one.best]], strict=True)))
     rows.sort(key=lambda row: row["floor_ms"] - row["recorded_ms"])
-    share = ratio(seconds["floor"], seconds["step"])
-    return {"name": name, "set": options.set, "share": share, "seconds": seconds, "operations": rows[:KEPT]}
+    share, of_memory = (ratio(each, seconds["step"]) for each in (floor, memory))
+    found = {"share": share, "share_from_memory": of_memory, "seconds": seconds, "operations": rows[:KEPT]}
+    return {"name": name, "set": options.set} | found
 
 
 def markdown(rows: list[dict]) -> str:
     """Step, floor and share, and of the last row the operations that take most beyond their floor."""
-    lines = [(row, *map(median, row["seconds"].values())) for row in rows]
-    cells = [
-        [" ".join([row["name"], *row["set"]]), f"{a:.4f}", f"{b:.4f}", written(row["share"])] for row, a, b in lines
-    ]
+    cells = []
+    for row in rows:
+        taken, shares = row["seconds"].values(), [written(row.get(key)) for key in ("share", "share_from_memory")]
+        cells.append([" ".join([row["name"], *row["set"]]), *(f"{median(each):.4f}" for each in taken), *shares])
     told = [[f"{one[k]:.2f}" if "_ms" in k else one[k] for k in KEYS] for one in rows[-1]["operations"][:SHOWN]]
-    return f"{table(['recipe', 'step, s', 'floor, s', 'share'], cells)}\n\n{table(KEYS, told)}"
+    heads = ["recipe", "step, s", "floor, s", "memory, s", "share", "share from memory"]
+    return f"{table(heads, cells)}\n\n{table(KEYS, told)}"
 
 
 if __name__ == "__main__":

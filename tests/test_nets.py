@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.nets import kernels, winograd
-from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ResizeConv, SelfAttention, channels_last, conv
+from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ReLU, ResizeConv, SelfAttention, channels_last, conv
 from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
 from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
@@ -94,6 +94,30 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
     mine = torch.autograd.grad((y.float() * weight).sum(), x)[0].float()
     theirs = torch.autograd.grad((reference * weight).sum(), x)[0].float()
     assert torch.allclose(mine, theirs, atol=1e-4 if dtype == torch.float32 else 3e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("shape", [(3, 16, 32, 32), (3, 8, 12, 20, 20)])
+def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients(shape, last, dtype):
+    form = LAST[len(shape) - 2] if last else torch.contiguous_format
+    drawn = [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(3)]
+
+    def found(layer: nn.Module, part: slice = slice(None)) -> list[Tensor]:
+        x, gradient, again = (each[part].clone() for each in drawn)
+        y = layer(x.requires_grad_() * 1)
+        once = torch.autograd.grad(y, x, gradient, retain_graph=True)
+        (of_x,) = torch.autograd.grad(y, x, gradient.requires_grad_(), create_graph=True)
+        return [y.detach(), *once, of_x.detach(), *torch.autograd.grad(of_x, gradient, again)]
+
+    for layer in (InstanceNorm(shape[1]), ReLU()):
+        images = zip(*(found(layer, slice(i, i + 1)) for i in range(3)), strict=True)
+        assert all(torch.equal(batch, torch.cat(each)) for batch, each in zip(found(layer), images, strict=True))
+    drawn[0][0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf]).view(4, *[1] * (len(shape) - 2))
+    for mine, theirs in zip(found(ReLU()), found(nn.ReLU(inplace=True)), strict=True):
+        assert torch.equal(mine, theirs) and mine.stride() == theirs.stride()
+    drawn[0][0, :2] = torch.tensor([torch.nan, -torch.nan]).view(2, *[1] * (len(shape) - 2))
+    assert found(ReLU())[0][0, :2].isnan().all()  # nan is never hidden, whatever its sign
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -43,7 +43,7 @@ class ResNet(b.Network):
         filters = [width * 2**level for level in range(downs + 1)]
 
         def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
-            return [layer, b.norm(norm, channels, dims, affine=affine), nn.ReLU(inplace=True)]
+            return [layer, b.norm(norm, channels, dims, affine=affine), b.ReLU()]
 
         def block() -> nn.Module:
             c = filters[-1]

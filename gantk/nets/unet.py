@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
+from gantk.nets import kernels
 from gantk.nets.blocks import NormKind, OutputKind, UpKind
 from gantk.plugin.spec import Depth, Few, Fraction, Width
 
@@ -88,7 +89,7 @@ class UNet(b.Network):
 
         layers, wide = [], width * (2 if stem else 1)
         for _ in range(head - 1):
-            layers += [b.conv(dims, wide, width, 3, bias=normed_bias), normed(width), nn.ReLU(inplace=True)]
+            layers += [b.conv(dims, wide, width, 3, bias=normed_bias), normed(width), b.ReLU()]
             wide = width
         self.head = nn.Sequential(*layers, *([b.conv(dims, wide, out_channels, 3)] if head else []))
         self.activation_out = b.output_activation(activation_out)
@@ -130,7 +131,7 @@ class Join(torch.autograd.Function):
     def forward(ctx, x: Tensor, skip: Tensor, relu_skip: bool = True) -> Tensor:
         out = torch.cat([x, skip], 1)
         ctx.channels, ctx.passed = x.shape[1], out.shape[1] if relu_skip else x.shape[1]
-        out[:, : ctx.passed].relu_()
+        kernels.Rectified.apply(out[:, : ctx.passed])
         ctx.save_for_backward(out)
         return out
 
@@ -139,8 +140,8 @@ class Join(torch.autograd.Function):
         (out,) = ctx.saved_tensors
         form = b.memory_format(out)
         if ctx.passed == out.shape[1]:
-            gradient = torch.ops.aten.threshold_backward(gradient.contiguous(memory_format=form), out, 0)
+            gradient = kernels.rectified_gradient(gradient.contiguous(memory_format=form), out)
         first, second = gradient[:, : ctx.channels], gradient[:, ctx.channels :]
         if ctx.passed < out.shape[1]:
-            first = torch.ops.aten.threshold_backward(first, out[:, : ctx.channels], 0)
+            first = kernels.rectified_gradient(first, out[:, : ctx.channels])
         return first.contiguous(memory_format=form), second.contiguous(memory_format=form), None
