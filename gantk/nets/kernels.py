@@ -1,4 +1,4 @@
-"""Convolutions as matrix products, where a CPU's convolution kernels are badly off: small maps and single outputs.
+"""What a CPU's own kernels are slow at: convolutions of small maps and single outputs (as products), ReLU in bfloat16.
 
 oneDNN brings the weights into an order of its own at every call, and their gradient back: most of the time on a map of
 a few positions. Forward and backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images of 8 x 8
