@@ -1,1 +1,1 @@
-"""Trained models at work: native images in, native images out, of any size, a file or a folder at a time."""
+"""Inference: a trained model applied to native images of any size, to single files and to folders."""

@@ -1,4 +1,4 @@
-"""From a native image through a network and back, numpy alone: grid, slices, size, intensities, and all of it inverted.
+"""One image through a network and back, in numpy alone: resampling, intensities, and the inverse of each.
 
 sampling grid (plane, spacing) -> slices -> size -> intensities -> network -> the same backwards, onto the file's grid.
 """
@@ -25,24 +25,24 @@ from gantk.plugin.loader import load
 
 OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
-WINDOW = 3  # pixels a side, at the networks' size, of the windows in which `with_detail` fits its lines
-FLAT = 1e-10  # of the squared range: windows with less variance than this have no slope
-WHOLE = 512  # slices that a post-step sees at once where it has to see whole volumes
-CROPPED = 5  # volumes that a 3-D model with fit = "crop" takes beside the input, which it sees at full resolution
-MIRRORED = ((-1,),)  # axes of what the network sees that `tta` turns round: columns
+WINDOW = 3  # side in pixels, at the networks' size, of the windows in which `line_of` fits lines
+FLAT = 1e-10  # share of the squared range: windows with less variance than this get slope 0
+WHOLE = 512  # slices per batch for post-steps that need whole volumes
+CROPPED = 5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
+MIRRORED = ((-1,),)  # axes of the network's input that `tta` flips: columns
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
 
 @dataclass(frozen=True)
 class Look:
-    """Which of a model's answers is wanted; by default the method's own, deterministic translation."""
+    """Options of one translation; the defaults give the method's own, deterministic result."""
 
-    variants: int | None = None  # so many different ones, from styles drawn at random ...
+    variants: int | None = None  # this many results, from styles drawn at random ...
     seed: int = 0  # ... with this seed
-    example: Image | None = None  # or the one in the style of this image of the target domain
-    planes: str | None = None  # which slices of a volume a 2-D network sees; "all": the median of the three planes
-    uncertainty: str | None = None  # the kind of uncertainty that comes along as a second map
-    tta: bool = False  # whether the network sees every image mirrored too, and the mean is taken
+    example: Image | None = None  # or one result in the style of this image of the target domain
+    planes: str | None = None  # the slices of a volume for a 2-D network; "all": the median over the three planes
+    uncertainty: str | None = None  # the kind of uncertainty returned as a second map
+    tta: bool = False  # whether to average with the result for the mirrored image
 
 
 PLAIN = Look()
@@ -50,46 +50,46 @@ PLAIN = Look()
 
 @dataclass(frozen=True)
 class Frame:
-    """One direction of a trained model in plain values, as a recipe says them and an exported file keeps them."""
+    """One direction of a trained model as plain values, as recipes and exported files hold them."""
 
     source: str  # the domains' human names
     target: str
-    dims: int  # axes of what the network sees
-    size: tuple[int, ...]  # its sides
+    dims: int  # spatial axes of the network's input
+    size: tuple[int, ...]  # of the network's input
     channels: int  # of one native image: contrasts, or 3 for colour
     range: tuple[float, float]  # network intensities of black and white
     fit: str = "pad"
-    neighbours: int = 0  # slices on each side that come along as channels
+    neighbours: int = 0  # slices on each side given as further channels
     plane: str = "axial"
     spacing: tuple[float, ...] | None = None  # mm
-    missing: str = "refuse"  # what happens where a patient lacks a contrast
+    missing: str = "refuse"  # what to do if a patient lacks a contrast
     batch: int = 16  # slices per pass
-    detail: str = "guided"  # how results are brought to a larger grid
-    masked: bool = False  # whether what is masked out of an image is masked out of its translation
+    detail: str = "guided"  # how results are enlarged
+    masked: bool = False  # whether regions masked out of the input are masked in the result
     values: dict[str, dict] = field(default_factory=dict)  # by "source" and "target", see `contrasts.values_of`
-    pipelined: bool = True  # whether files are read ahead, and written, while the network is at work
+    pipelined: bool = True  # whether files are read and written while the network runs
 
 
 class Pipeline:
-    """One direction of a trained model on native images."""
+    """Applies one direction of a trained model to native images."""
 
     def __init__(
         self,
         frame: Frame,  # what the network sees
         source: Any,  # the fitted intensity mappings of both domains
         target: Any,
-        run: Callable[[np.ndarray], np.ndarray] | None,  # (N, C, *size) in network intensities -> (N, maps x D, *size)
-        maps: Sequence[Literal["image", "spread"]] = ("image",),  # side by side; "spread": a deviation from the image
-        tta: bool = False,  # whether `run` sees every image mirrored too
+        run: Callable[[np.ndarray], np.ndarray] | None,  # network intensities (N, C, *size) -> (N, maps x D, *size)
+        maps: Sequence[Literal["image", "spread"]] = ("image",),  # in order; "spread": a deviation from the image
+        tta: bool = False,  # whether to average over mirrored images
     ):
         self.frame, self.source, self.target, self.maps = frame, source, target, tuple(maps)
         self.run = (lambda seen: mirrored_mean(run, seen)) if tta else run
 
     def images(self, image: Image, planes: str | None = None, progress: Progress | None = None) -> list[Image]:
-        """One file's image translated, on its own grid: an image for each of `maps`.
+        """Translate one file's image; returns an image on its own grid for each of `maps`.
 
-        `planes` says which slices of a volume a 2-D network sees: one of PLANES, or "all", the median of the three,
-        which takes away what differs from slice to slice; None: the plane that it was trained on.
+        `planes`: the slices of a volume that a 2-D network sees: one of PLANES, or "all", the median of the three,
+        which removes differences between neighbouring slices; None: the plane of the training.
         """
         frame = self.frame
         if frame.dims > image.dims:
@@ -108,7 +108,7 @@ class Pipeline:
             share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
             made.append(self._along(image, plane, mapping, share, image.own and plane == chosen[-1]))
         results = made[-1]
-        for axial, coronal, sagittal in zip(*made, strict=True) if made[1:] else ():  # to their median, in the last one
+        for axial, coronal, sagittal in zip(*made, strict=True) if made[1:] else ():  # median, written into the last
             for part in slabs(sagittal.shape[1:]):
                 one, other = axial[:, part], coronal[:, part]
                 middle = np.minimum(np.maximum(one, other), sagittal[:, part])
@@ -119,23 +119,22 @@ class Pipeline:
     def stack(
         self, images: np.ndarray, mapping: Any, progress: Progress | None = None, own=False, spill: Path | None = None
     ) -> list[np.ndarray]:
-        """Native images (N, C, *spatial), consecutive slices where neighbours count, to (N, D, *spatial) a map.
+        """Translate native images (N, C, *spatial), in slice order; returns an array (N, D, *spatial) for each map.
 
-        Images of one value throughout are not shown to the network. `own`: one map may take the place of the images.
-        `spill`: the folder where large maps are kept.
+        Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder for large maps.
         """
         frame, native, total = self.frame, images.shape[2:], len(images)
         cropped = frame.fit == "crop"
         resize = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
         filled = [i for i in range(total) if np.nanmax(images[i]) > np.nanmin(images[i])]
         done: list[np.ndarray] = []
-        waiting: list[tuple] = []  # for the slices that still have them as neighbours
+        waiting: list[tuple] = []  # results not yet written: their slices are neighbours of later ones
         for first in range(0, len(filled) or 1, frame.batch):
-            chosen = filled[first : first + frame.batch] or [0]  # of blank images the first shows how many channels
+            chosen = filled[first : first + frame.batch] or [0]  # all blank: the first gives the channel count
             natives = [self._with_neighbours(images, i) for i in chosen]
             seen = np.stack([to_network(each, mapping, resize) for each in natives])
             made = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
-            if not done:  # as volumes are kept, planes second
+            if not done:  # memory order of volumes, planes second
                 sides = (made[0].shape[1], total, *native)
                 done = [images] if own and images.flags.writeable and sides[0] == images.shape[1] else []
                 done += [np.moveaxis(zeros_beside(spill, sides), 1, 0) for _ in made[len(done) :]]
@@ -151,35 +150,34 @@ class Pipeline:
             level = images[(i, slice(None), *[slice(1)] * len(native))]
             air = np.where(mapping.forward(level).ravel() > mapping.tissue, np.nan, level.ravel())
             for canvas, kind in zip(done, self.maps, strict=True):
-                if kind == "image":  # of what is brighter than air nobody can say what it shows
+                if kind == "image":  # a value brighter than air has no known translation
                     canvas[i] = self._target_level(air, canvas.shape[1], mapping).reshape(-1, *[1] * len(native))
         return done
 
     def own_scale(self, pixels: np.ndarray) -> Any:
-        """The mapping for a file: its own where the recipe says so, else the training set's where the file's values are
-        on that scale, else its own all the same.
+        """The intensity mapping for a file: the training set's, or its own if the recipe or its values require that.
 
-        MR has no units: another scanner's T1 may run to 4,000 where the training set's ran to 255. A file whose 99.5th
-        percentile, of any channel, is below half or above twice the training set's is such a file.
+        MR has no units: another scanner's T1 may run to 4,000 where the training set's ran to 255. A mapping is fitted
+        to a file whose 99.5th percentile, of any channel, is below half or above twice the training set's.
         """
         fitted = self.source
         if getattr(fitted, "per", "set") != "set":
             return fitted.of(pixels)
         expected = np.asarray(fitted.inverse(np.full((len(pixels), *[1] * self.frame.dims), fitted.range[1]))).flatten()
-        known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])  # nan where all are
+        known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])  # nan if all are nan
         top = np.array([np.nanpercentile(some_of(pixels[n]), 99.5) for n in np.flatnonzero(known)])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
         if np.all((ratio >= 0.5) & (ratio <= 2.0)) or not np.nanmax(pixels) > np.nanmin(pixels):
-            return fitted  # also of what is blank, and has no scale
+            return fitted  # also for blank images, which have no scale
         own = deepcopy(fitted)
         for line, part in zip(own.lines, pixels, strict=True) if isinstance(own, PerChannel) else [(own, pixels)]:
             if not np.isnan(part.min()):
-                with suppress(UserError):  # of what is almost blank
+                with suppress(UserError):  # nearly blank
                     line.fit([part])
         return own
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
-        """UserError where an image has other channels than those that the model was trained on."""
+        """UserError if an image's channels are not those that the model was trained on."""
         channels, names = self.frame.channels, self.frame.source.split("+")
         if image.channels != channels:
             remedy = "convert it, or train on images like it"
@@ -189,7 +187,7 @@ class Pipeline:
             raise UserError(what, where=where, remedy=remedy)
 
     def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None, own: bool) -> list[np.ndarray]:
-        """(D, *spatial) on the image's grid for each map, a volume's slices taken along one plane."""
+        """Translate along one plane of slices; returns (D, *spatial) on the image's grid for each map."""
         grid = SamplingGrid(plane, self.frame.spacing)
         seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
@@ -215,16 +213,16 @@ class Pipeline:
         return results
 
     def outside(self, pixels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]] | None:
-        """The value of all corners, a channel each, and where it begins at the border, as bits a plane; or None."""
+        """The corners' common value per channel, and, as bit-packed planes, its region at the border; else None."""
         corners = pixels[(slice(None), *np.ix_(*[[0, -1]] * (pixels.ndim - 1)))].reshape(len(pixels), -1)
-        if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # nothing was masked out
+        if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # no mask
             return None
         planes, level = _planes(pixels), corners[:, 0].reshape(-1, 1, 1)
         alike = [np.packbits((plane == level).all(axis=0)) for plane in planes]
         return corners[:, 0], from_border(alike, (len(planes), *planes.shape[2:]))
 
     def mask(self, results: list[np.ndarray], outside: tuple | None, mapping: Any) -> None:
-        """Give results, in place, the target's value of what `outside` found to be masked out of the input."""
+        """Fill, in place, what `outside` found masked out of the input with the target's value for it."""
         for result, kind in zip(results, self.maps, strict=True) if outside else ():
             level = self._target_level(outside[0], len(result), mapping) if kind == "image" else np.zeros(len(result))
             for plane, bits in zip(_planes(result), outside[1], strict=True):
@@ -250,25 +248,25 @@ class Pipeline:
                     canvas[:, planes] = np.abs(ends[0] - ends[1]) / 2
 
     def _target_level(self, level: np.ndarray, channels: int, mapping: Any) -> np.ndarray:
-        """What the target has, a value a channel, where the source has `level`: black where that cannot be said."""
+        """The target's value per channel for the source value `level`; black if it cannot be mapped."""
         flat = np.full((channels, *[1] * self.frame.dims), self.frame.range[0], dtype=np.float32)
         if channels == len(level) and np.isfinite(level).all():
             flat = mapping.forward(level.reshape(flat.shape))
         return np.asarray(self.target.inverse(flat)).reshape(channels)
 
     def _middle(self, stacked: np.ndarray, axis: int = 0) -> np.ndarray:
-        """The channels of the image itself, without its neighbours'."""
+        """The channels of the image itself, without those of its neighbouring slices."""
         return np.split(stacked, 2 * self.frame.neighbours + 1, axis)[self.frame.neighbours]
 
     def _with_neighbours(self, images: np.ndarray, index: int) -> np.ndarray:
-        """The image at `index` with its neighbours as channels, the outermost ones repeated."""
+        """The image at `index` with its neighbours as channels; at the ends the outermost slice is repeated."""
         reach = self.frame.neighbours
         places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
-        return np.concatenate(images[places]) if reach else np.ascontiguousarray(images[index])  # it may lie strided
+        return np.concatenate(images[places]) if reach else np.ascontiguousarray(images[index])  # strided if sliced
 
 
 def mirrored_mean(run: Callable[[np.ndarray], np.ndarray], seen: np.ndarray) -> np.ndarray:
-    """The mean of what a network makes of images and of their mirror images, mirrored back (Wang et al. 2019)."""
+    """The mean of a network's results for images and for their mirror images, mirrored back (Wang et al. 2019)."""
     total = run(seen)
     for axes in MIRRORED:
         total = total + np.flip(run(np.ascontiguousarray(np.flip(seen, axes))), axes)
@@ -276,7 +274,7 @@ def mirrored_mean(run: Callable[[np.ndarray], np.ndarray], seen: np.ndarray) -> 
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:
-    """A view of an image (C, *spatial) as planes (planes, C, H, W): a picture is one."""
+    """A view of an image (C, *spatial) as planes (planes, C, H, W); a picture has one plane."""
     return np.moveaxis(pixels if pixels.ndim == 4 else pixels[:, None], 1, 0)
 
 
@@ -285,12 +283,12 @@ def _unpacked(bits: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
 
 
 def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np.ndarray]:
-    """What of `alike`, planes of (H, W) as bits, is connected to the border, through faces of voxels; as bits too.
+    """The part of `alike`, bit-packed planes (H, W), that is connected to the border through faces of voxels.
 
-    Holes inside a head stay out; one that a single voxel opens to the outside, or that the border cuts, is outside.
-    Planes are filled one after the other, up and down until nothing changes, so that bits alone are held of a volume.
+    Holes inside a head are left out; one with an opening of one voxel, or cut by the border, is included. Planes are
+    filled one by one, up and down until nothing changes, so that only bits of a volume are in memory.
     """
-    from scipy.ndimage import label  # images without masks need none of it
+    from scipy.ndimage import label  # slow import, needed for masks only
 
     edge = np.zeros(sides[1:], bool)
     for axis in (0, 1):
@@ -311,17 +309,16 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
 
 
 def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The remainder and the slope, (D, *size), by which `with_detail` makes a result as sharp as its input.
+    """Fit an output as slope x input + remainder; returns (remainder, slope), (D, *size), for `with_detail`.
 
-    What the network changed is split into a line of the input, slope x input, with the slope by least squares in every
-    small window, and a remainder; both are enlarged instead of the output, and the slope is applied to the input at
-    full resolution: the fast guided filter (He & Sun 2015) without regularisation and keeping what no line explains,
-    so that an output equal to its input stays so.
+    The slope is by least squares in every small window. `with_detail` enlarges remainder and slope instead of the
+    output and applies the slope to the input at full resolution: the fast guided filter (He & Sun 2015) without
+    regularisation, and with the remainder kept, so that an output equal to its input stays equal.
 
-    `output` is what it made, (D, *size), `seen` the input, (C, *size): a channel each where C = D, else their mean.
-    Volumes go a few planes at a time; `spill` is the folder where what is made of large ones is kept.
+    `output`: (D, *size); `seen`: the network's input, (C, *size), matched by channel if C = D, else averaged. Volumes
+    are processed a few planes at a time; `spill` is the folder for large results.
     """
-    from scipy.ndimage import uniform_filter  # images of the networks' own size need none of it
+    from scipy.ndimage import uniform_filter  # slow import, not needed at the networks' size
 
     seen = seen if len(seen) == len(output) else seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
     flat = FLAT * (float(seen.max()) - float(seen.min())) ** 2
@@ -331,7 +328,7 @@ def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> 
         return uniform_filter(values, size=(1, *[WINDOW] * (values.ndim - 1)), mode="nearest")
 
     for part in slabs(output.shape[1:]):
-        begin = max(0, part.start - 2 * (WINDOW // 2))  # two means reach so far
+        begin = max(0, part.start - 2 * (WINDOW // 2))  # reach of two means
         x, y = (each[:, begin : part.stop + 2 * (WINDOW // 2)].astype(np.float64) for each in (seen, output))
         mean_x = mean(x)
         variance = mean(mean(x * x) - mean_x * mean_x)
@@ -343,15 +340,15 @@ def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> 
 
 
 def with_detail(rest: np.ndarray, slope: np.ndarray, native: np.ndarray, enlarge: Callable) -> np.ndarray:
-    """A remainder and a slope enlarged, (D, *size) to (D, *native), and put together with the native input."""
+    """Enlarge remainder and slope (D, *size) and apply them to the native input; returns (D, *native)."""
     done = enlarge(slope) * (native if len(native) == len(slope) else native.mean(axis=0, keepdims=True))
     done += enlarge(rest)
     return done
 
 
 class TrainedModel:
-    """What a run's model and an exported file's have in common; they bring `domain(name)` and `pipeline(letter, look)`:
-    the letter of a domain, and the whole way from a native image of the other domain to one of this domain.
+    """What a run's model and an exported file have in common. They define `domain(name)`, the letter of a domain, and
+    `pipeline(letter, look)`, the Pipeline from native images of the other domain to this one.
     """
 
     domain: Callable[[str | None], str]
@@ -360,13 +357,13 @@ class TrainedModel:
     sample: Callable[..., np.ndarray]  # (n, seed, label) of a run that makes images from noise: (n, C, *size)
 
     def part(self, letter: str, to: str | None) -> slice:
-        """Which channels of a domain `to` asks for: the one of a contrast, all where it is no contrast of several."""
+        """The channels of a domain that `to` names: that of one contrast, or all if it is not one of several."""
         names = [name.lower() for name in self.contrasts(letter)]
         place = names.index(to.lower()) if to and len(names) > 1 and to.lower() in names else None
         return slice(place, None if place is None else place + 1)
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
-        """The factor of an uncertainty of that kind, fitted on so many validation patients; None where none was."""
+        """The factor fitted for a kind of uncertainty, and the number of validation patients; (None, 0) if none."""
         return None, 0
 
     def translate(
@@ -394,10 +391,10 @@ class TrainedModel:
                   which `gantk.formats.files.write(path, image)` writes.
                 * a list of these: a list of results.
             to: the domain to make, by its name, or one of its contrasts; None: the recipe's second domain.
-            look: which of the model's answers; several are an axis more ahead of all others, or a list of images.
-            grad: of tensors: gradients of the result reach the input, at the memory of a training step.
+            look: options of the result; several results are stacked on a new first axis, or are a list of images.
+            grad: for tensors: let gradients reach the input, which needs the memory of a training step.
 
-        Where values are not on the training set's scale, an array is on one of its own, as a file is. NaN throughout a
+        An array whose values are off the training set's scale gets a scale of its own, as files do. NaN throughout a
         channel is a contrast that is missing. UserError where shape, channels, type or values do not fit.
         """
         asked = {"to": to, "look": look, "progress": progress, "grad": grad}
@@ -406,7 +403,7 @@ class TrainedModel:
     def images(
         self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
     ) -> list[Image]:
-        """One file's image, on its grid: once, or once for each variant, or with its uncertainty behind it."""
+        """Translate one file's image; returns one image, or one for each variant, or the image and its uncertainty."""
         pipeline, part = self.pipeline(letter := self.domain(to), look), self.part(letter, to)
         pipeline.check_channels(image)
         made = pipeline.images(image, look.planes, progress)

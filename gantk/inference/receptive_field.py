@@ -1,4 +1,4 @@
-"""What a network needs of images, found by running it: sides, memory, receptive field, maps to compute whole."""
+"""Measures, by running a network: valid sides, memory, receptive field, and which maps need the whole image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 from gantk.errors import UserError, told
 from gantk.nets.statistics import groups
 
-TRIALS = (8, 16, 32, 64, 128, 256)  # sides that are tried until the network takes them
-FARTHEST = 512  # pixels up to which the receptive field is looked for
-Crops = dict[tuple[int, int], Any]  # by (number of a call, place of the argument)
+TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
+FARTHEST = 512  # the largest receptive field searched for, in pixels
+Crops = dict[tuple[int, int], Any]  # by (number of a call, position of the argument)
 
 
 class Unfit(Exception):
@@ -35,43 +35,41 @@ class Call:
     factors: tuple[int, ...] | None  # None: not a map
     channels: int
     dtype: torch.dtype
-    groups: int | None  # of a norm over positions: the groups of channels that have a mean and variance each
+    groups: int | None  # of a norm over positions: the number of channel groups with their own mean and variance
 
     @property
     def ratio(self) -> float:
-        """Voxels of the image for one of the map; 0: not a map."""
+        """Voxels of the image per voxel of the map; 0 if the output is not a map."""
         return math.prod(self.factors) if self.factors else 0
 
     def empty(self, images: int, size: Sequence[int], **options: Any) -> Tensor:
-        """A map that this call makes of so many images of `size`, not filled in."""
+        """An uninitialised map as this call makes it of `images` images of `size`."""
         sides = [side // factor for side, factor in zip(size, self.factors, strict=True)]
         return torch.empty(images, self.channels, *sides, dtype=self.dtype, **options)
 
 
 @dataclass(frozen=True)
 class Split:
-    """A network in two parts: maps of 1/level of the voxels or less are computed whole, others in tiles."""
+    """A network split in two: maps of 1/level of the voxels or less are computed whole, the others in tiles."""
 
-    level: float  # infinite: nothing is computed whole
-    gathered: frozenset[int]  # calls that make small maps of large ones: they are put together from tiles
-    crops: Crops  # factors of small maps that enter a call which makes a large one: tiles take their part of them
-    bytes_per_voxel: float  # of the image, that the small maps need together at most
-    align: tuple[
-        int, ...
-    ]  # steps on which tiles must begin, so that the pixels of all maps that they share are the same
-    reach: tuple[int, ...] = ()  # how far, in pixels on each axis, what lies beyond a tile changes its result
+    level: float  # infinite: all maps are computed in tiles
+    gathered: frozenset[int]  # calls that make small maps from large ones, assembled from tiles
+    crops: Crops  # factors of small maps that enter calls which make large ones: tiles crop these
+    bytes_per_voxel: float  # bytes per image voxel: peak memory of the small maps
+    align: tuple[int, ...]  # tiles begin at multiples of these, so that they share whole pixels of every map
+    reach: tuple[int, ...] = ()  # pixels on each axis beyond a tile that affect its result
 
     @property
     def around(self) -> tuple[int, ...]:
-        """Pixels of a tile, along each axis, that are there for its inner part's sake; neighbours share them."""
+        """Overlap of neighbouring tiles on each axis, in pixels: twice the reach, rounded up to `align`."""
         return tuple(2 * -(-far // step) * step for far, step in zip(self.reach, self.align, strict=True))
 
 
 class Requirements:
-    """What a function that runs layers of `module`, in the same order each time, needs of images (n, channels, *size).
+    """What a function that runs the layers of `module` in a fixed order needs of images (n, channels, *size).
 
-    Layers are the modules without children, and those that say `indivisible = True`: modules that do more with their
-    children than to call them, or that change the size of a map between two of them.
+    Layers are the modules without children, and those with `indivisible = True`: modules that do more than call their
+    children, or that change a map's size between two of them.
     """
 
     def __init__(
@@ -84,12 +82,12 @@ class Requirements:
     ):
         self.function, self.channels, self.dims, self.place = function, channels, dims, place
         self.forwards = {layer: layer.forward for layer in layers_of(module)}
-        self.split = cache(self._split)  # the network split at a level; Unfit where it cannot be
+        self.split = cache(self._split)  # the network split at a level; Unfit if that fails
 
     def run(self, x: Tensor, answer: Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]) -> Tensor:
-        """`function(x)`, where `answer(call's number, layer, forward, arguments)` stands in for each layer's output.
+        """`function(x)` with each layer's output replaced by `answer(call's number, layer, forward, arguments)`.
 
-        One run may go on inside another's answer.
+        Runs may be nested: `answer` may start another one.
         """
         numbers, before = count(), {layer: vars(layer).get("forward") for layer in self.forwards}
 
@@ -112,18 +110,18 @@ class Requirements:
 
     @cached_property
     def base(self) -> tuple[int, ...]:
-        """The smallest of the sides tried that the network takes; Unfit where it takes none."""
+        """The smallest of the sides tried that the network accepts; Unfit if it accepts none."""
         for size in ((side,) * self.dims for side in TRIALS):
             try:
                 if self.function(self.image(size)).shape[2:] == size:
                     return size
             except (UserError, RuntimeError, ValueError):
-                continue  # too small for its halvings
+                continue  # too small
         raise Unfit(f"it takes no image of {' or '.join(map(str, TRIALS))} pixels a side")
 
     @cached_property
     def calls(self) -> list[Call]:
-        """The calls of its layers, in order; a second run with the last side doubled shows which outputs are maps."""
+        """The calls of all layers, in order; a second run with the last side doubled shows which outputs are maps."""
         x = self.image(self.base)
         first, second = self._recorded(x), self._recorded(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
@@ -153,7 +151,7 @@ class Requirements:
 
     @cached_property
     def multiple(self) -> tuple[int, ...]:
-        """What the sides of images have to be multiples of: the network's halvings."""
+        """What the sides of images must be multiples of, because of the network's halvings."""
         return self._common([call.factors for call in self.calls if call.factors])
 
     def _common(self, maps: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -161,11 +159,11 @@ class Requirements:
 
     @cached_property
     def bytes_per_voxel(self) -> float:
-        """Memory that one more pixel of an image needs, at most, while the network runs."""
+        """Peak memory of a run of the network per pixel of the image, in bytes."""
         return self._bytes_per_voxel(lambda size: self.function(self.image(size)))
 
     def _bytes_per_voxel(self, run: Callable[[tuple[int, ...]], object]) -> float:
-        """The same of `run(size)`: the last side is doubled until it shows beside what is needed at any size."""
+        """The same for `run(size)`: the last side is doubled until memory grows with it, not by a constant."""
         size, peaks = tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base), [math.inf]
         for larger in ((*size[:-1], size[-1] << doublings) for doublings in range(6)):
             with Memory() as memory:
@@ -191,7 +189,7 @@ class Requirements:
 
         try:
             need = self._bytes_per_voxel(on_zeros)
-        except RuntimeError as error:  # what only a real image can do, or a mixture of both
+        except RuntimeError as error:  # an operation that fails on meta tensors, or mixes them with real ones
             raise Unfit(f"large and small maps meet outside of its layers ({told(error)})") from error
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
         shared += [self.calls[number].factors for number in gathered] + list(crops.values())
@@ -199,12 +197,11 @@ class Requirements:
         return replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
 
     def run_whole(self, size: tuple[int, ...], level: float, bring: Callable[[int, Crops], Tensor | None]) -> Crops:
-        """Run the network for a whole image of `size` of which only maps of 1/level of its voxels or less are computed.
+        """Run the network for an image of `size`, computing only maps of 1/level of its voxels or less; returns crops.
 
-        Of every larger map there is but its shape (a meta tensor). `bring(number, crops)` is asked for what takes
-        large maps: the small map that a call makes of them, or, of a norm, whatever it does with the request. The
-        crops are the small maps that entered calls which make large ones, so far; in the end all that tiles need to
-        know of the rest of the image.
+        Larger maps are meta tensors, without values. `bring(number, crops)` is called where large maps are needed: it
+        returns the small map that a call makes of them; for a norm its result is unused. Crops are the small maps that
+        enter calls which make large ones: all that tiles need to know of the rest of the image.
         """
         crops: Crops = {}
 
@@ -217,7 +214,7 @@ class Requirements:
                 return forward(*args)
             for place, arg in enumerate(args):
                 if isinstance(arg, Tensor) and not arg.is_meta and factors_of(arg, size):
-                    crops[number, place] = arg.clone()  # what follows may change it in place
+                    crops[number, place] = arg.clone()  # later layers may change it in place
             made = bring(number, crops) if call.ratio >= level or call.groups is not None else None
             return made if call.ratio >= level else call.empty(1, size, device="meta")
 
@@ -225,10 +222,10 @@ class Requirements:
         return crops
 
     def run_part(self, x: Tensor, split: Split, crop: Callable[[int, int, Tensor], Tensor], visit: Callable) -> Tensor:
-        """Run the network for parts of an image, (n, channels, *size).
+        """Run the network for tiles of an image, (n, channels, *size); returns its result for them.
 
-        `crop(number, place, arg)` brings their part of a small map. `visit(number, call, args, forward)` sees the
-        calls that are put together from tiles, gathered ones and norms of large maps, and gives a norm's output.
+        `crop(number, place, arg)` returns the tiles' part of a small map. `visit(number, call, args, forward)` is
+        called for gathered calls and for norms of large maps, of which it returns the output.
         """
 
         def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
@@ -239,17 +236,17 @@ class Requirements:
             large, normalised = call.ratio < split.level, None
             if number in split.gathered or (large and call.groups is not None):
                 normalised = visit(number, call, args, forward)
-            if not large:  # not needed: nan, so that using it shows
+            if not large:  # not needed: nan, so that any use is noticed
                 return call.empty(len(x), x.shape[2:], device=x.device).fill_(torch.nan)
             return forward(*args) if call.groups is None else normalised
 
         return self.run(x, answer)
 
     def _reach(self, split: Split, axis: int) -> int:
-        """How far along an axis what lies beyond a tile changes the maps that are put together from tiles.
+        """How many pixels beyond a tile, along an axis, affect the maps that are assembled from tiles.
 
-        The middle half of an image is 0 and nan lies beyond; what is finite has not seen it. Norms are left out, since
-        theirs are the whole image's statistics.
+        The middle half of the test image is 0, the rest nan: finite outputs do not depend on the rest. Norms are
+        skipped, since they use the statistics of the whole image.
         """
 
         def blanked(x: Tensor) -> Tensor:
@@ -288,14 +285,14 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
-    """How often the sides of a map go into those of the image; None: it is no map."""
+    """The image's sides divided by a map's; None if they are not multiples, so that it is no map."""
     if x.ndim != len(size) + 2 or any(side % part for side, part in zip(size, x.shape[2:], strict=True)):
         return None
     return tuple(side // part for side, part in zip(size, x.shape[2:], strict=True))
 
 
 class Memory(TorchDispatchMode):
-    """Counts the bytes that tensors made under it hold together: `peak`, at most, on any device."""
+    """Counts the bytes of all tensors created inside the `with`; `peak` is the most at any time, on any device."""
 
     def __init__(self):
         super().__init__()

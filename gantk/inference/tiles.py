@@ -1,4 +1,4 @@
-"""Images of any size through a network: whole where memory allows, else in tiles that agree with the whole image."""
+"""Runs a network on images of any size: whole if memory allows, else in tiles with the same result."""
 
 from __future__ import annotations
 
@@ -19,46 +19,44 @@ from gantk.nets.blocks import memory_format
 from gantk.nets.statistics import Moments, moments, normalised
 from gantk.recipe.tables import Model
 
-DEAREST = 4096  # bytes a voxel, more than any network here needs: what then fits into memory goes whole, unmeasured
-SHARE = 0.75  # of the memory, at most, for the small maps of the whole image
-TOO_OFTEN = 8  # times that a voxel is computed in each pass; rather than more, tiles take more memory
+DEAREST = 4096  # bytes per voxel, above any network's need: an image that fits even so is not measured
+SHARE = 0.75  # largest share of the memory for the small maps of the whole image
+TOO_OFTEN = 8  # times that a voxel may be computed per pass; beyond that, tiles stay larger than the memory
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How images of one size go through a network."""
+    """How images of one size are processed."""
 
-    size: tuple[int, ...]  # of the images, brought to a multiple of what the network takes
-    window: tuple[int, ...]  # sides of a tile; the image's where it goes whole
+    size: tuple[int, ...]  # of the images, padded to multiples that the network accepts
+    window: tuple[int, ...]  # sides of a tile, or of the whole image
     batch: int  # images or tiles at once
-    split: Split | None = (
-        None  # of tiles: which maps are computed whole; None: windows on their own, or the image whole
-    )
+    split: Split | None = None  # of tiles: which maps are computed whole; None: independent windows, or the whole image
 
 
 class Tiling:
-    """A function that runs a network, for images of any size: (N, C, *size) to (N, D, *size), float32, on the host.
+    """Applies a network to images of any size: (N, C, *size) to (N, D, *size), float32, on the CPU.
 
-    Tiles give what the whole image gives, to rounding, where instance or group norms are in the network too: an
-    instance norm over one tile knows its brightness and contrast only, and neighbours then differ. It takes passes over
-    the tiles: each gathers the statistics of one more norm (Chan, Golub and LeVeque 1983). Small maps, deep inside the
-    network, are computed for the whole image at once: that saves passes, and tiles need no wide surroundings.
+    The result in tiles equals that of the whole image, to rounding, also with instance or group norms: computed per
+    tile, these would give neighbouring tiles different brightness. Instead there are passes over the tiles, each of
+    which gathers the statistics of one more norm (Chan, Golub and LeVeque 1983). Small maps, deep inside the network,
+    are computed for the whole image at once: that saves passes, and tiles need less overlap.
 
-    What the network takes, how far it sees and how much memory it needs is measured by trying it, once a `Tiling`. One
-    that cannot be taken apart (its layers come in another order each time) goes by windows on their own, or whole.
+    Valid sides, receptive field and memory are measured by running the network, once per `Tiling`. A network that
+    cannot be split (its layers run in another order each time) is run on independent windows, or on the whole image.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor], Tensor],  # placed (n, C, *size) to (n, D, *size), by layers of `module` in order
+        function: Callable[[Tensor], Tensor],  # placed (n, C, *size) to (n, D, *size), layers of `module` in order
         module: nn.Module,  # a network or a method, in eval mode
         *,
-        window: tuple[int, ...] | None = None,  # of windows that are each on their own, blended; None: tiles
-        overlap: float = 0.25,  # share of a window's side that the next one covers too
+        window: tuple[int, ...] | None = None,  # of independent, blended windows; None: tiles
+        overlap: float = 0.25,  # share of a window's side that the next one covers
         batch: int = 16,  # images or tiles per call, at most
-        memory: int = 1 << 30,  # bytes that a call may need beside the weights and the images themselves
+        memory: int = 1 << 30,  # bytes that a call may need besides weights and images
         level: float | None = None,  # maps of 1/level of the voxels or less are computed whole; None: as memory allows
-        place: Callable[[Tensor], Tensor] = lambda x: x,  # brings images to the network's device and memory format
+        place: Callable[[Tensor], Tensor] = lambda x: x,  # moves images to the network's device and memory format
     ):
         self.function, self.module, self.window, self.overlap = function, module, window, overlap
         self.batch, self.memory, self.level, self.place = batch, memory, level, place
@@ -83,7 +81,7 @@ class Tiling:
 
     @torch.no_grad()
     def plan(self, shape: tuple[int, ...]) -> Plan:
-        """How images of this shape, (C, *size), go through the network."""
+        """The plan for images of shape (C, *size), cached."""
         if shape not in self._plans:
             try:
                 self._plans[shape] = self._planned(shape[0], shape[1:])
@@ -112,7 +110,7 @@ class Tiling:
         return Plan(size, window, max(1, min(self.batch, batch)), None if window == size else split)
 
     def _split(self, voxels: int) -> Split:
-        """At the lowest level that memory allows: the lower, the fewer passes, the narrower what is around a tile."""
+        """Split at the lowest level that memory allows: lower levels mean fewer passes and less overlap of tiles."""
         levels = sorted({call.ratio for call in self._needs.calls if call.ratio > 1})
         for level in [*levels, math.inf] if self.level is None else [self.level]:
             try:
@@ -126,7 +124,7 @@ class Tiling:
         return split
 
     def _window(self, size: tuple[int, ...], split: Split, voxels: float) -> tuple[int, ...]:
-        """The sides of a tile of at most so many voxels, but not all rim."""
+        """The sides of a tile of at most `voxels` voxels, as far as its overlap leaves an inner part."""
         multiple, around, window, counts = self._needs.multiple, split.around, size, [1] * len(size)
         while math.prod(window) > voxels:
             axis = max(range(len(size)), key=lambda a: (window[a] - around[a]) / multiple[a])
@@ -142,19 +140,19 @@ class Tiling:
 
 
 class _Reached(Exception):
-    """A pass has come to the call that it was for, with what it was for."""
+    """Ends a pass at its target call; the argument is that call's input or output."""
 
 
 def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
-    """An image (1, C, *size) through a network in tiles: (1, D, *size), float32.
+    """Run a network on an image (1, C, *size) in tiles; returns (1, D, *size), float32.
 
-    The network runs for the whole image, of which small maps alone are computed. What that takes of large ones, the
-    statistics of a norm or a small map that is made of them, is brought by a pass of the tiles up to there.
+    The network runs for the whole image, but computes small maps only. Whatever it needs of large maps, the statistics
+    of a norm or a small map made from them, comes from a pass over the tiles up to that call.
     """
     split, places, known = plan.split, tiles(plan.size, plan.window, plan.split.around, plan.split.align), {}
 
     def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
-        """Each tile with what goes into the norm, or comes out of the call, that is the target; None: of all."""
+        """Yield each tile with the target call's input (norm) or output (gathered); target None: the result."""
         for first in range(0, len(places), plan.batch):
             now = places[first : first + plan.batch]
 
@@ -193,7 +191,7 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
 
 
 def _assembled(parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], factors: tuple[int, ...]) -> Tensor:
-    """A map of the whole image, of the inner parts of the tiles' maps."""
+    """Assemble the map of the whole image from the inner parts of the tiles' maps."""
     whole = None
     for tile, part in parts:
         if whole is None:
@@ -206,10 +204,10 @@ def _assembled(parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], fact
 def whole_images(
     network: Callable[[Tensor], Tensor], method: Method, model: Model, runtime: Runtime
 ) -> Callable[[Tensor], Tensor]:
-    """What runs `network`, which uses layers of `method`, on (N, C, *size): (N, D, *size), float32, on the host.
+    """A function that runs `network`, made of layers of `method`, on (N, C, *size): (N, D, *size), float32, on the CPU.
 
-    Images of the size that the method was trained at go straight through, others by `Tiling`. The recipe's [translate]
-    table says how many go at once, how much memory they may need, and what norms take their statistics of.
+    Images of the training size are run directly, others by `Tiling`. The recipe's [translate] table sets how many are
+    run at once, how much memory they may need, and where norms take their statistics.
     """
     table, size = model.translate, tuple(method.geometry.size)
     place = partial(runtime.place, dims=model.data.dims)
@@ -232,9 +230,9 @@ def whole_images(
 
 
 class AnySize:
-    """A method whose translations take images of any size on the host, and are there, float32: see `whole_images`.
+    """A method whose `translate` takes images of any size on the CPU and returns float32 there: see `whole_images`.
 
-    What is done to images or weights between translations, as uncertainties do, is then done to whole images.
+    Uncertainties that change images or weights between translations can so be computed for whole images.
     """
 
     def __init__(self, method: Method, model: Model, runtime: Runtime):
@@ -245,5 +243,5 @@ class AnySize:
         return getattr(self.method, name)
 
     def translate(self, images: Tensor, to: str) -> Tensor:
-        """Images (N, C, *size) in domain `to`."""
+        """Translate images (N, C, *size) to domain `to`."""
         return self._through(to)(images)

@@ -1,4 +1,4 @@
-"""Files and folders through a trained model: what comes in decides the format of what goes out."""
+"""Translates files and folders with a trained model; results have the format of their input unless told otherwise."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from gantk.formats.image import Image, same_grid
 from gantk.inference.pipeline import OTHER, Look, TrainedModel
 from gantk.plugin.loader import load
 
-FAILURES = (GantkError, OSError, MemoryError)  # of one file, which stop no other
-STEPS = 64  # that whole numbers must have to hold a domain whose files were not whole numbers
-LONGEST = 255  # bytes of a name that disks hold
-SEEN = 200_000  # pixels of an image by which it is held against its translation
-ROOM = 1 << 30  # bytes that the images of three files may hold for reading and writing to overlap with the network
+FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
+STEPS = 64  # least span of whole numbers for a domain whose files held fractions
+LONGEST = 255  # bytes of a name, at most, on common file systems
+SEEN = 200_000  # about how many pixels of an image are compared with its translation
+ROOM = 1 << 30  # bytes of three images, at most, for reading and writing while the network runs
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to translate: what holds its contrasts, in order (None: missing), and where the result goes."""
+    """One image to translate: the scans of its contrasts, in order (None: missing), and the path of the result."""
 
     scans: tuple[Scan | None, ...]
     target: Path
-    name: str  # of the input, below the folder asked for
+    name: str  # of the input, relative to the input folder
 
     @property
     def files(self) -> list[Path]:
-        """All files that it reads."""
+        """All files of the input."""
         return [file for scan in self.scans if scan is not None for file in scan.files]
 
 
 class Translation:
-    """Files and folders through one direction of a model; see `gantk.api.translate`."""
+    """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
 
     def __init__(
         self,
@@ -76,19 +76,19 @@ class Translation:
             scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}" if factor else ""
             say(f"note     the uncertainty is {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}")
         self.workers = workers  # see `_shared_out`
-        self.clip, self.keep_header = clip, keep_header  # whether overshoot is clipped, and texts are copied
-        self.suffix = suffix  # the kind of file, "" for the input's
-        self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images that it is true of
-        self.clipped: list[tuple[int, int, float, float, str]] = []  # values beyond, all, lowest, highest, ends
-        self.targets: set[Path] = set()  # of a folder of results
+        self.clip, self.keep_header = clip, keep_header  # whether to clip overshoot; to copy header texts
+        self.suffix = suffix  # of results, "" for the input's
+        self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images it applies to
+        self.clipped: list[tuple[int, int, float, float, str]] = []  # clipped, all, lowest, highest, limits
+        self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_results`
 
     def path(self, source: Path, target: Path) -> list[Path]:
-        """A file to a file, a DICOM series to a folder, or a folder to a folder, whatever it holds; the paths written.
+        """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns the paths written.
 
-        One broken file of a folder does not stop the others: GantkError at the end, which lists them. What an earlier
-        call of the same kind has finished is not done again.
+        A file of a folder that cannot be translated does not stop the others: a GantkError at the end lists all
+        failures. Results that an earlier call with the same options has written are kept.
         """
         if not source.exists():
             raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
@@ -118,7 +118,7 @@ class Translation:
         return self._all(jobs, target)
 
     def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
-        """The jobs of a folder of results, named as a plugin names them where one does."""
+        """The jobs with result names from a plugin, without those it gives no name; unchanged without such a plugin."""
         files, model, self.count = [file for job in jobs for file in job.files], self.model.identity(), len(jobs)
         self.layout = load().hook.gantk_results(files=files, target=target, frame=self.frame, model=model)
         if not self.layout:
@@ -129,7 +129,7 @@ class Translation:
         return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in names.items() if name]
 
     def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
-        """Translate the jobs of a folder of results; without a folder there is one job, whose error is raised."""
+        """Translate jobs whose results go into `folder`; without a folder there is one job, whose error is raised."""
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
         to = self.letter if self.made == self.model.contrasts(self.letter) else self.frame.target
@@ -141,7 +141,7 @@ class Translation:
             return self._rest(jobs, folder, done)
 
     def _rest(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
-        """Translate the jobs that the ledger does not know the results of."""
+        """Translate the jobs that have no results in the ledger yet; returns the paths of all results."""
         self.targets = {job.target for job in jobs if folder}
         for place in {job.target.parent for job in jobs} | ({folder, folder.absolute().parent} if folder else set()):
             sweep(place)
@@ -171,7 +171,7 @@ class Translation:
             self.say(f"written  {line}")
         if broken:
             kind = "files" if len(self.contrasts) == 1 else "patients"
-            alike: dict[str, list[str]] = {}  # texts of failures, names and numbers aside: the first, then who met them
+            alike: dict[str, list[str]] = {}  # by text without names, numbers: first text, then names
             for job in broken:
                 text = first = f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}"
                 for name in (str(job.files[0]), str(job.target), job.target.name):
@@ -182,15 +182,15 @@ class Translation:
         return written
 
     def one(self, job: Job) -> tuple[Any, dict, list]:
-        """The paths that a job became or the FAILURE that it met, what is told of it, and what was clipped."""
+        """Translate one job; returns its paths or its error (one of FAILURES), its messages, and what was clipped."""
         self.told, self.clipped = defaultdict(list), []
         (outcome,) = self._overlapped([job], {job: 0.0}, None).values()
         return outcome, dict(self.told), self.clipped
 
     def _shared_out(self, jobs: list[Job], count: int, ledger: Any) -> dict[Job, Any]:
-        """What `_overlapped` returns, by workers, who get a copy of this without its model and do `one` job of it each.
+        """Let workers translate the jobs; returns what `_overlapped` returns.
 
-        They call `done` with a job and what `one` returned.
+        Workers get a copy of this object without its model, call `one` for a job, and pass job and results to `done`.
         """
         bare, found = copy(self), {}
         bare.model, bare.workers, bare.say, bare.progress = None, None, print, lambda share, name: None
@@ -209,10 +209,10 @@ class Translation:
         return {job: found[job][0] for job in jobs}
 
     def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Any) -> dict[Job, Any]:
-        """The paths that each job became, or the FAILURE that it met.
+        """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
-        While the network computes, the next job is read and the last one written, where three fit into ROOM. Any other
-        error and Ctrl-C end all, once what is being written has been.
+        While the network runs, the next job is read and the last one written, if three images fit into ROOM. Any other
+        error, and Ctrl-C, stop all jobs once the current result is written.
         """
         outcomes: dict[Job, Any] = {}
         ahead: dict[Job, Future] = {}
@@ -249,7 +249,7 @@ class Translation:
 
     def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
         self.progress(begun, job.name)
-        single = len(job.scans) == 1  # of several contrasts plugins are not asked
+        single = len(job.scans) == 1  # plugins check single contrasts only
         for line in image.remarks if single else ():
             self.told["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
         if single and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
@@ -261,14 +261,14 @@ class Translation:
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
         every = slice(None, None, max(1, round((image.pixels[0].size / SEEN) ** (1 / image.dims))))
         some = (slice(None), *[every] * image.dims)
-        given = image.pixels[some].copy() if single else None  # the image may be written over
+        given = image.pixels[some].copy() if single else None  # the image may be overwritten
         made = self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
         if single:
             self._warn(job, load().hook.gantk_output(given=given, made=made[0].pixels[some], frame=self.frame))
         return made
 
     def _warn(self, job: Job, lines: Iterable[str]) -> None:
-        """Tell warnings of plugins about an image at the end, and to what names the results, as BIDS sidecars."""
+        """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS sidecars)."""
         for line in lines:
             self.told["warning", line].append(job.name)
             if hasattr(self.layout, "warned"):
@@ -276,13 +276,13 @@ class Translation:
 
     @cached_property
     def _tails(self) -> list[str]:
-        """What the names of an input's results end in."""
+        """The endings of the names of one input's results."""
         if self.look.variants is not None:
             return [f"-{number}" for number in range(1, self.look.variants + 1)]
         return ["", "_uncertainty"] if self.look.uncertainty else [""]
 
     def _path(self, job: Job, tail: str, contrast: str) -> Path:
-        """Where a result goes; `contrast` is "" where it is the only one."""
+        """The path of a result; `contrast` is "" if it is the only one."""
         if self.layout:
             name = self.layout.name(job.files, tail, contrast or self.frame.target)
             return self.folder / f"{name}{suffix_of(job.target)}"
@@ -302,7 +302,7 @@ class Translation:
                     image = replace(image, dtype=None)
                 fitted = self._fitted(path, image, job) if self.clip else (path, image, [])
                 made.append((*fitted, name or self.frame.target, tail))
-        for path, *_ in made[1:]:  # what an earlier call left of these is none of the new ones
+        for path, *_ in made[1:]:  # deletes what an earlier call has left of these
             files.writer_of(path, made[0][1]).withdraw(path)
         for path, image, clipped, shown, tail in made:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -322,19 +322,19 @@ class Translation:
         """The least and the largest value of the target's training images, and whether these were whole numbers."""
         if known := self.frame.values.get("target"):
             return known["low"], known["high"], known["whole"]
-        mapping = self.model.pipeline(self.letter, self.look).target  # of a run that did not yet keep them
+        mapping = self.model.pipeline(self.letter, self.look).target  # older runs do not hold them
         lines = getattr(mapping, "lines", [mapping])
         ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
         return min(ends), max(ends), True
 
     def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, list]:
-        """A file, the image without what leaves its whole numbers by overshoot, and what that is for `clipped`.
+        """Clip overshoot to the whole numbers that a file holds; returns path, image, and the entry for `clipped`.
 
-        Where these cannot hold the target's range either, a file of a folder becomes a TIFF; else UserError.
+        If these cannot hold the target's range either, a file in a folder becomes a TIFF; else UserError.
         """
         low, high, whole = self._range
         limits = files.writer_of(path, image).limits(path, image)
-        if not whole and high - low < STEPS:  # rounded to whole numbers not much would be left of it
+        if not whole and high - low < STEPS:  # rounding would leave too few levels
             limits = [ends for ends in limits if ends[1] == np.inf]
         fits = [ends for ends in limits if ends[0] <= low + 0.05 * (high - low) and high <= ends[1]]
         if not fits:
@@ -354,7 +354,7 @@ class Translation:
         return path, replace(image, pixels=np.clip(rounded, least, most)), [clipped]
 
     def _recoloured(self, image: Image, job: Job) -> Image:
-        """A picture in colour as gray where the model takes gray, and the other way round."""
+        """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of colour ones."""
         from gantk.data.sources.reader import LUMA
 
         weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]  # (channels after, channels before)
@@ -363,7 +363,7 @@ class Translation:
 
 
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
-    """A patient's contrasts as the channels of one image, nan where one is missing."""
+    """Read a patient's contrasts as the channels of one image; a missing contrast is nan."""
     absent = [contrast for contrast, scan in zip(contrasts, parts, strict=True) if scan is None]
     there = [read(scan) for scan in parts if scan is not None]
     first = there[0]
@@ -396,7 +396,7 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
 
 
 def _target_file(source: Path, target: Path, suffix: str) -> Path:
-    """Where the translation of one file goes; UserError where it cannot be written."""
+    """The path for the translation of one file; UserError if it cannot be written."""
     part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
     if not files.is_image(source) and not part:
@@ -424,5 +424,5 @@ def _stem(path: Path) -> str:
 
 
 def _of(names: Sequence[str], count: int) -> str:
-    """How many of `count` images something is true of, and the first of them."""
+    """Text with the number of images that a line applies to, of `count`, and the first three names."""
     return f" ({len(names)} of {count} images: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -44,7 +44,7 @@ class Translator(TrainedModel):
     runtime: Runtime
     checkpoint: Path
     values: dict[str, dict] = field(default_factory=dict)  # by domain, of the training images; empty in old runs
-    packed: dict | None = None  # what `gantk pack` noted of it
+    packed: dict | None = None  # what `gantk pack` recorded
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -53,12 +53,12 @@ class Translator(TrainedModel):
 
     @property
     def run(self) -> RunFolder:
-        """The run that the checkpoint is of."""
+        """The run folder of the checkpoint."""
         return RunFolder(self.checkpoint.parent.parent)
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
-        """From a run folder, by the checkpoint that it is used by, or from one checkpoint; averaged weights if any."""
+        """Load a run folder's chosen checkpoint, or one checkpoint's folder; averaged weights if there are any."""
         path = Path(path)
         inside = (path / "meta.json").is_file()
         folder = RunFolder.open(path.parent.parent if inside else path)
@@ -74,7 +74,7 @@ class Translator(TrainedModel):
                 method = load_method(model, saved, meta, span, runtime)
                 break
             except UserError:
-                if inside or saved.is_dir():  # else its training has dropped it since, for a newer one
+                if inside or saved.is_dir():  # else a running training has replaced it: try the newer one
                     raise
         return cls(model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed"))
 
@@ -82,7 +82,7 @@ class Translator(TrainedModel):
         """The letter of a domain's human name; None: the first that the method can produce."""
         directions = self.method.directions()
         if name is None:
-            return directions[0] if directions else self.method.translate(torch.empty(0), "b")  # which raises
+            return directions[0] if directions else self.method.translate(torch.empty(0), "b")  # raises
         names = dict(zip("ab", self.model.data.domains, strict=False))
         human = {each.lower(): letter for letter in directions for each in self.contrasts(letter)}  # one of several
         human |= {names[letter].lower(): letter for letter in directions}
@@ -94,10 +94,10 @@ class Translator(TrainedModel):
         return chosen
 
     def identity(self) -> dict[str, str]:
-        """What says whether two translations are by the same weights."""
+        """A record that two translations share only if they used the same weights."""
         try:
             found = sha256_of(self.checkpoint / "weights.safetensors")
-        except FileNotFoundError:  # its training has dropped it since: no other translation is by these weights
+        except FileNotFoundError:  # deleted by a running training: no other translation can use it
             found = secrets.token_hex()
         name, noted = self.model.method.name, self.packed
         if noted is None:
@@ -109,7 +109,7 @@ class Translator(TrainedModel):
         return self.model.data.domains[0 if letter in ("a", "image") else 1].split("+")
 
     def frame(self, letter: str) -> Frame:
-        """What the networks see on the way to a domain, in plain values."""
+        """The frame of the direction that ends in the domain `letter`."""
         data, table = self.model.data, self.model.translate
         names = data.domains[0], data.domains[-1]
         source, target = names if letter == "b" else names[::-1]
@@ -127,7 +127,7 @@ class Translator(TrainedModel):
         )
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The whole way from a native image of the other domain to one of this domain; the same for all files."""
+        """The pipeline from native images of the other domain to this one; the last one is cached for many files."""
         if self._last is not None and self._last[0] == letter and self._last[1] is look:
             return self._last[2]  # what a network needs is measured once
         if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
@@ -149,7 +149,7 @@ class Translator(TrainedModel):
         return pipeline
 
     def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
-        """What images (N, C, *size) on the host go through; variants, or an uncertainty, come out as channels."""
+        """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty are channels."""
         method = self.method
         if look.uncertainty:
             maker = registry().get("uncertainty", look.uncertainty).load()(seed=look.seed)
@@ -178,7 +178,7 @@ class Translator(TrainedModel):
         return scale.get("factor"), scale.get("patients") or 0
 
     def _example(self, image: Image, letter: str) -> Tensor:
-        """A style image as the networks see it, (1, C, *size): of a volume its middle slice."""
+        """A style image as network input, (1, C, *size); of a volume the middle slice."""
         there = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
         there.check_channels(image, "--style")
         pixels, data = image.pixels, self.model.data
@@ -200,14 +200,14 @@ class Translator(TrainedModel):
         return data
 
     def _finished(self, images: Tensor, letter: str, made_from: Tensor | list[str]) -> Tensor:
-        """Images after the recipe's post-steps; training images for them are read when first asked for."""
+        """Apply the recipe's post-steps to images; the training images that these may need are read at first use."""
         if not self._posts.steps:
             return images
         examples = Examples(lambda: self._data, letter, self.runtime.device, made_from)
         return self._posts(images.to(self.runtime.device), examples)
 
     def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
-        """`n` native images from noise, (n, C, *size): the same for the same seed; `label` names the class to make."""
+        """Generate `n` native images from noise, (n, C, *size), the same for the same seed; `label`: their class."""
         classes = self.method.geometry.classes
         if label is not None and label not in classes:
             what = f"this run knows no class '{label}'"
@@ -222,10 +222,10 @@ class Translator(TrainedModel):
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
 
     def sample_to(self, out: Path, n: int, seed: int, label: str | None, post: bool) -> list[Path]:
-        """Write `n` images from noise into the folder `out`; the paths written.
+        """Write `n` images from noise into the folder `out`; returns the paths written.
 
-        Pictures are PNG of 8 or 16 bits where whole numbers hold the training images' range, cut at black, else NIfTI
-        with decimals, as volumes are. `labels.csv` says which file shows which class, where the method knows classes.
+        Pictures are PNG of 8 or 16 bits, cut at black, if whole numbers can hold the training images' range; else, as
+        volumes, NIfTI with decimals. `labels.csv` lists the class of each file, if the method knows classes.
         """
         if n < 1:
             raise UserError(f"n = {n} is no number of images", where="-n", allowed="1 or more")

@@ -1,4 +1,4 @@
-"""Overlapping windows over an image: where they lie, and how what a network makes of them becomes one image again."""
+"""Overlapping windows of an image: their positions, and the blending of a network's results for them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Tile:
 
     box: Box
     inner: Box
-    local: Box  # the inner part, counted from where the box begins
-    weights: tuple[np.ndarray, ...]  # one for each axis, a Gaussian's: a window counts most at its middle
+    local: Box  # the inner part, relative to the start of the box
+    weights: tuple[np.ndarray, ...]  # one Gaussian for each axis: a window weighs most at its middle
 
 
 def tiles(size: Sequence[int], window: Sequence[int], shared: Sequence[int], align: Sequence[int]) -> list[Tile]:
-    """Tiles that cover an image of `size`, evenly spread, the first and the last flush with it.
+    """Tiles that cover an image of `size`, evenly spaced, the first and the last at its edges.
 
     Args:
         window: sides of a tile, at most the image's.
-        shared: pixels that neighbours have in common, at least.
+        shared: least overlap of neighbours, in pixels.
         align: tiles and their inner parts begin at multiples of this; it divides size, window and shared.
     """
     along = [_along(*axis) for axis in zip(size, window, shared, align, strict=True)]
@@ -52,7 +52,7 @@ def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, s
 
 
 def shrunk(box: Box, factors: Sequence[int]) -> Box:
-    """A box in pixels of a map whose sides are smaller by `factors`."""
+    """A box of the image in pixels of a map whose sides are divided by `factors`."""
     return tuple(slice(place.start // by, place.stop // by) for place, by in zip(box, factors, strict=True))
 
 
@@ -63,14 +63,14 @@ def by_windows(
     function: Callable[[np.ndarray], np.ndarray],
     batch: int = 16,
 ) -> np.ndarray:
-    """`function` over overlapping windows of the images, blended: (N, C, *size) to (N, D, *size), float32.
+    """Apply `function` to overlapping windows of images and blend: (N, C, *size) to (N, D, *size), float32.
 
-    Every window is on its own: a norm inside the function takes its statistics of the window alone.
+    Windows are independent: a norm inside the function takes its statistics from one window.
 
     Args:
         images: each side at least the window's.
-        window: sides of what the function takes.
-        overlap: share of a window's side that the next one covers too, 0 to below 1; more is smoother and slower.
+        window: sides of the function's input.
+        overlap: share of a window's side that the next one covers, 0 to below 1; more is smoother and slower.
         function: (n, C, *window) -> (n, D, *window).
         batch: windows per call.
     """
@@ -91,9 +91,9 @@ def by_windows(
 
 
 def padded(images: Any, size: Sequence[int]) -> tuple[Any, Box]:
-    """Images (N, C, *sides) in the middle of a size that is at least theirs, and where they lie in it.
+    """Pad images (N, C, *sides), centred, to at least as large a `size`; returns them and the box they fill.
 
-    An array or a tensor. What is added is the image's reflection, or its border where it is too small to be reflected.
+    Arrays or tensors. Padding reflects the image, or repeats its border if the image is too small for that.
     """
     inside = []
     for axis, (side, full) in enumerate(zip(images.shape[2:], size, strict=True), 2):
