@@ -1,4 +1,4 @@
-"""How many threads a training takes: chosen at its start and its saves by how busy other work keeps the cores."""
+"""Number of threads of a training: set at its start and at its saves by how busy other processes keep the cores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-SPARED, SHORTEST = 0.3, 0.2  # cores that daemons may take without a thread less; seconds that are judged at least
+SPARED, SHORTEST = 0.3, 0.2  # cores that daemons may use at no cost in threads; least seconds measured
 
 
 class Threads:
-    """A training's threads. `fixed`, or with OMP_NUM_THREADS or MKL_NUM_THREADS set, they stay as they are."""
+    """Chooses a training's threads; not if `fixed`, or if OMP_NUM_THREADS or MKL_NUM_THREADS is set."""
 
     def __init__(self, fixed: bool):
         user = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")
@@ -23,9 +23,9 @@ class Threads:
         self.reset = lambda: torch.set_num_threads(self.usual)
 
     def choose(self, step: int) -> str | None:
-        """Take those of the save gone on from, else as many as fit beside other work; a line where that is a change."""
+        """Set the number of threads: a resumed save's, else as many as the free cores; returns a line if it changed."""
         here, number, why, self.saved = torch.get_num_threads(), self.saved or 0, "as the save was made with", None
-        for _ in range(0 if number or self.fixed else 1 if step else 2):  # a burst at the start costs no thread
+        for _ in range(0 if number or self.fixed else 1 if step else 2):  # twice at the start: a burst costs no thread
             if number < here:
                 time.sleep(max(0.0, self._last[0] + SHORTEST - time.perf_counter()))
                 before, self._last = self._last, look()
@@ -38,14 +38,14 @@ class Threads:
 
 
 def threads_beside(before: tuple, now: tuple, most: int) -> tuple[float, int]:
-    """Cores that other work kept busy between two looks, and the threads, 1 to `most`, that fit; 0: not to be told."""
+    """Cores busy with other work between two readings, and how many threads, 1 to `most`, fit (0: unknown)."""
     (passed, own, idle, total), cores = (new - old for new, old in zip(now[:4], before[:4], strict=True)), now[4]
     busy = max(0.0, cores - (own + idle) / passed)
     return busy, max(1, min(most, int(cores - busy + SPARED))) if 0.8 < total / passed / cores < 1.2 else 0
 
 
 def look() -> tuple[float, ...]:
-    """Seconds so far of a clock, of this process's work, of its cores at rest, of its cores; how many these are."""
+    """Seconds so far: of a clock, of this process, of its cores idle, and of its cores in all; and the core count."""
     mine, second = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
     found = re.findall(r"^cpu(\d+) (.+)", (PROC / "stat").read_text(), re.MULTILINE)
     rows = [[*map(int, row.split()[:8])] for core, row in found if int(core) in mine]
@@ -54,7 +54,7 @@ def look() -> tuple[float, ...]:
 
 
 def cgroup_quota() -> int:
-    """The fewest cores that a cgroup of this process may use, v1 or v2, rounded up; very many where none is limited."""
+    """The smallest CPU quota of this process's cgroups (v1 or v2), rounded up to cores; 1 << 20 if there is none."""
     places = re.findall(r":(.*?):/(.*)", (PROC / "self/cgroup").read_text())
     groups = {each for kinds, path in places for each in (CGROUPS / kinds / path / "any").parents}
     files = [sorted([*each.glob("cpu.max"), *each.glob("cpu.cfs_[pq]*_us")], reverse=True) for each in groups]

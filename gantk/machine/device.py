@@ -1,4 +1,4 @@
-"""The device to compute on: whether it works, its precision and driver, and how a CPU keeps freed memory."""
+"""The device to compute on: a check that it works, its precision and driver, and a CPU's handling of freed memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gantk.errors import UserError
 
 WHERE, CPU = "--device", "use --device cpu"
 LOOK = f"see what `nvidia-smi` says; update the driver, install a torch that fits it, take another card, or {CPU}"
-DRIVER = Path("/proc/driver/nvidia/version")  # where Linux says which one is loaded
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
-LARGEST = 32 << 20  # bytes: where glibc's own threshold for blocks of their own ends up in a training (mallopt(3))
+DRIVER = Path("/proc/driver/nvidia/version")  # version of the loaded driver, on Linux
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+LARGEST = 32 << 20  # bytes: what glibc's threshold for mmap'ed blocks reaches in a training (mallopt(3))
 
 
 def cuda_trouble() -> str | None:
-    """Why this torch could use a card and does not; None where there simply is none.
+    """The reason why torch, built for CUDA, cannot use the GPU; None if there is no GPU or torch has no CUDA.
 
-    Asked where `torch.cuda.is_available()` has said no.
+    Call it after `torch.cuda.is_available()` has returned False.
     """
     if torch.version.cuda is None:
         return None
@@ -35,9 +35,9 @@ def cuda_trouble() -> str | None:
 
 
 def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
-    """The device of that name (None, "auto": a GPU of this process's own, else the CPU), after its first sum.
+    """The device of that name, tested by an addition; None, "auto": a GPU of this process's own, else the CPU.
 
-    `rank` is this process among all, `local` among those of its machine. UserError where it is not there or not usable.
+    `rank` is this process among all, `local` among those of its machine. UserError if the device cannot be used.
     """
     if name in (None, "auto"):
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,21 +60,21 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     if device.index is not None and device.index >= count:
         allowed = [f"cuda:{index}" for index in range(count)]
         raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
-    if device.index is None and 1 < count <= local:  # where srun shows a task its own GPU only, there is one
+    if device.index is None and 1 < count <= local:  # if srun gives each task one visible GPU, count is 1
         what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
         remedy = f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all with --device cpu"
         raise UserError(what, where="LOCAL_RANK", remedy=remedy)
     device = torch.device("cuda", (local if count > 1 else 0) if device.index is None else device.index)
     try:
         torch.zeros(1, device=device).add_(1).item()
-    except RuntimeError as error:  # no kernels for it, no memory left, broken
+    except RuntimeError as error:  # no kernels for this GPU, no memory left, or a defect
         what = f"{_card(device)} does not compute: {first_sentence(str(error))}"
         raise UserError(what, where=WHERE, remedy=LOOK) from None
     return device
 
 
 def precision_on(device: torch.device, wanted: str) -> str:
-    """`wanted`, or what suits the device for "auto"; UserError for bf16 on a card that has it in software at best."""
+    """`wanted`, or for "auto" what suits the device; UserError for bf16 on a GPU without hardware for it."""
     if wanted == "auto":
         return "bf16" if good_at_bf16(device) else "fp32"
     if wanted == "bf16" and device.type == "cuda" and not good_at_bf16(device):
@@ -85,14 +85,14 @@ def precision_on(device: torch.device, wanted: str) -> str:
 
 
 def slow_bf16(device: torch.device, precision: str) -> str | None:
-    """A note where bf16 was asked for and costs time on this processor; the results are right all the same."""
+    """A note if the recipe sets bf16 and this CPU computes it more slowly than float32; the results are still right."""
     if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
         return None
     return 'bf16 is slower than float32 on this processor: train.precision = "auto" takes fp32'
 
 
 def good_at_bf16(device: torch.device) -> bool:
-    """Whether bf16 is quicker than float32: on Ampere and later, on CPUs with AMX, on AMD's with AVX512-BF16.
+    """Whether bf16 is faster than float32: on Ampere and later, on CPUs with AMX, on AMD's with AVX512-BF16.
 
     Intel's AVX512-BF16 without AMX, which virtual machines may hide, multiplies at float32's rate and converts besides:
     a CycleGAN's step takes 1.1 (U-Net) to 1.5 times as long as in float32.
@@ -104,7 +104,7 @@ def good_at_bf16(device: torch.device) -> bool:
 
 
 def cpu_info() -> str:
-    """What Linux says of the first processor; "" elsewhere."""
+    """The first 16 kB of /proc/cpuinfo, which describe the first processor; "" if there is none."""
     try:
         with open("/proc/cpuinfo") as file:
             return file.read(1 << 14)
@@ -113,7 +113,7 @@ def cpu_info() -> str:
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's, as "580.65.06"; None where Linux does not say."""
+    """The NVIDIA driver's version, such as "580.65.06"; None if unknown."""
     text = DRIVER.read_text("utf-8", "replace") if DRIVER.is_file() else ""
     found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return found[1] if found else None
@@ -125,21 +125,21 @@ def first_sentence(text: str) -> str:
 
 
 def keep_memory(keep: bool, device: str = "cpu") -> bool:
-    """Keep freed memory with the process, or let the system have it; whether that could be set. CPU only.
+    """Keep freed memory in the process, or let glibc return it; returns whether this could be set. CPU only.
 
-    glibc hands large blocks back to the system as soon as they are freed, and the next step's are cleared page by page
-    when they are first touched: a training that asks for them anew spends up to a third of its time so.
+    glibc returns large blocks to the system as soon as they are freed, and the system clears those of the next step
+    page by page at first use: without kept memory a training spends up to a third of its time on this.
     """
     if device != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
-    options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}  # as glibc does by itself
+    options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}  # glibc's defaults
     if keep:
-        options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1 is "never", for sizes are unsigned there
+        options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1: never, as the size is unsigned
     return all(set_option(name, value) for name, value in options.items())
 
 
 def _card(device: torch.device) -> str:
-    """`Tesla T4 (compute capability 7.5)`"""
+    """Name of a GPU for messages: `Tesla T4 (compute capability 7.5)`."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"

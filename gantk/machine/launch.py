@@ -1,4 +1,4 @@
-"""Which process this is of how many: read from the environment that torchrun or SLURM's srun sets."""
+"""Rank and number of processes, read from the environment that torchrun or SLURM's srun sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gantk.errors import UserError
 
 TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
-FIRST_PORT, PORTS = 15000, 17000  # below the ports that systems hand out by themselves
+FIRST_PORT, PORTS = 15000, 17000  # below the systems' ephemeral ports
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Launch:
 
 
 def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
-    """This process's place; UserError where its environment says half of it.
+    """The Launch of this process; UserError if its environment is incomplete.
 
-    What srun says is written down as torchrun would have done, for torch reads RANK, MASTER_ADDR and the like.
+    srun's variables are also set under torchrun's names, since torch reads RANK, MASTER_ADDR and the like.
     """
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment:
@@ -58,10 +58,10 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
 
 
 def slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables from those of srun; {} outside of a step of several tasks.
+    """torchrun's variables derived from srun's; {} outside of a job step of several tasks.
 
-    Rank 0's machine is the first of the node list, and the port a function of job and step, unless MASTER_ADDR and
-    MASTER_PORT say others. A batch script is no step: gantk in it, without srun, is one process.
+    MASTER_ADDR defaults to the first host of the node list, MASTER_PORT to a function of job and step. A batch script
+    is no step: without srun, gantk runs as one process in it.
     """
     step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")

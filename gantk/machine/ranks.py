@@ -1,4 +1,4 @@
-"""Several processes that train as one: they meet, agree, average gradients, share work, and notice a lost one."""
+"""Training over several processes: connecting them, comparing settings, averaging gradients, and lost ranks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gantk.errors import Elsewhere, GantkError, UserError
 from gantk.machine.launch import Launch
 
 T = TypeVar("T")
-MEETING = timedelta(minutes=10)  # until all ranks must have come: machines load torch at different speeds
-PATIENCE = timedelta(days=30)  # of ranks that wait while another writes or scores, which has no end known before
-ALIGNED = 16  # bytes at which every gradient of a message begins: kernels read four numbers at once
-BROKEN = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # as torch says it, without types of errors
+MEETING = timedelta(minutes=10)  # for all ranks to connect: machines load torch at different speeds
+PATIENCE = timedelta(days=30)  # for ranks that wait while another one writes or scores, however long that takes
+ALIGNED = 16  # alignment in bytes of every gradient in a message: kernels read four numbers at once
+BROKEN = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # in torch's error messages
 
 
 class Ranks:
-    """This process among the others, made by `meet`. Two groups connect them: one of the hosts (gloo), for words and
-    waiting, which never keeps a device busy, and one for gradients (NCCL between GPUs)."""
+    """This process's connections to the other ranks, made by `meet`: one group over the CPUs (gloo), for objects and
+    waiting, which never blocks a device, and one for gradients (NCCL between GPUs)."""
 
     def __init__(self, place: Launch):
         self.rank, self.world = place.rank, place.world
@@ -36,9 +36,9 @@ class Ranks:
         self.broken = False  # whether a connection to another rank was lost
 
     def connect(self, device: torch.device) -> None:
-        """Make the group of gradients; UserError where the ranks' devices do not fit together."""
+        """Create the group for gradients; UserError if the ranks' devices do not fit together."""
         card = None
-        if device.type == "cuda":  # which GPU it is, in all the world
+        if device.type == "cuda":  # identifies the GPU across machines
             uuid = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
             card = f"{socket.gethostname()} {uuid}"
         devices = self.gather((device.type, card))
@@ -58,19 +58,19 @@ class Ranks:
         self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
 
     def gather(self, thing: T) -> list[T]:
-        """What each rank has, by rank."""
+        """Return the `thing` of every rank, in order of ranks."""
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, thing)
         return found
 
     def collect(self, thing: T) -> list[T] | None:
-        """What each rank has, by rank, on rank 0; None on the others."""
+        """Return the `thing` of every rank, in order, on rank 0; None on the others."""
         found: list[Any] | None = [None] * self.world if self.rank == 0 else None
         dist.gather_object(thing, found)
         return found
 
     def sync_errors(self, work: Callable[[], T]) -> T:
-        """`work()` on every rank. Where it fails on some, all stop: the first of them says why."""
+        """`work()` on every rank. A GantkError on one stops all; the first to fail raises it, others Elsewhere."""
         result, error = None, None
         try:
             result = work()
@@ -83,7 +83,7 @@ class Ranks:
         return result
 
     def agree(self, about: Mapping[str, Any]) -> None:
-        """UserError where a rank was started with something else than rank 0."""
+        """UserError if a rank was started with settings (`about`) that differ from rank 0's."""
         found = self.gather(dict(about))
 
         def expect_alike() -> None:
@@ -99,25 +99,25 @@ class Ranks:
 
     @contextmanager
     def watched(self, advice: Callable[[], str]) -> Iterator[None]:
-        """Around all that needs the others: where one is gone, GantkError with `advice`."""
+        """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
         try:
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and not re.search(BROKEN, str(error), re.IGNORECASE):
                 raise
             self.broken = True
-            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without torch's place
+            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without the place
             what = f"rank {self.rank} ({self.names[self.rank]}) lost the others: one stopped or cannot be reached"
             raise GantkError(f"{what} ({_short(said, 120)}). {advice()}") from error
 
 
 class Reduction:
-    """Averages the gradients of one phase's parameters over the ranks of a group: a message for every type of number.
+    """Averages the gradients of one phase's parameters over the ranks of a group, with one message per number type.
 
-    What took part on some rank is averaged on all, and what took part on none keeps no gradient: with one of 0 its
-    optimizer would count a step. Shapes and memory layouts of the parameters no longer change. One message after the
-    backward pass is as fast as several in the middle of it (1.70 and 1.66 times one rank's images/s on two). Not
-    DistributedDataParallel: in it, several forward passes before one backward pass fail where a module has buffers.
+    A parameter with a gradient on any rank gets the average on all; one without any keeps None: a gradient of 0 would
+    count as an optimizer step. Shapes and memory layouts of the parameters must not change. One message after the
+    backward pass is as fast as several during it (1.70 and 1.66 times one rank's images/s on two). Not
+    DistributedDataParallel: several forward passes before one backward pass fail in it if a module has buffers.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], world: int, group: Any = None):
@@ -126,7 +126,7 @@ class Reduction:
 
     @torch.no_grad()
     def reduce(self) -> None:
-        """To be called after a backward pass on every rank; the gradients are then the mean."""
+        """Average the gradients in place; call it on every rank after a backward pass."""
         if self.world == 1 or not self.parameters:
             return
         self._messages = self._messages or list(self._layout())
@@ -147,7 +147,7 @@ class Reduction:
                 parameter.grad = gradient if takes else None
 
     def _layout(self) -> Iterator[tuple[list[nn.Parameter], Tensor, list[Tensor]]]:
-        """Parameters, one piece of memory for their gradients and a number each that says whether it exists, views."""
+        """Yield parameters, a flat buffer for their gradients and a flag each (1: has a gradient), and views of it."""
         kinds: dict[tuple, list[nn.Parameter]] = {}
         for parameter in self.parameters:
             kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
@@ -157,7 +157,7 @@ class Reduction:
                 starts.append(end)
                 end += -(-parameter.numel() // step) * step
             flat = members[0].detach().new_zeros(end + len(members))
-            # in each parameter's own memory layout: optimizers and copies walk both in storage order
+            # in each parameter's own memory layout: optimizers and copies read both in storage order
             views = [
                 flat.as_strided(parameter.shape, torch.empty_like(parameter).stride(), start)
                 for parameter, start in zip(members, starts, strict=True)
@@ -169,13 +169,13 @@ _met: Ranks | None = None
 
 
 def meet(place: Launch) -> Ranks:
-    """Connect with the other ranks, once in a process; UserError where they do not come."""
+    """Connect to the other ranks, once per process; UserError if they cannot be reached."""
     global _met
     if _met is not None:
         return _met
     try:
         store, _, _ = next(dist.rendezvous("env://", place.rank, place.world, timeout=MEETING))
-        store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep what an earlier start left in it
+        store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep keys of an earlier start
         store.set(f"here/{place.rank}", "")
         store.wait([f"here/{rank}" for rank in range(place.world)], MEETING)
         hosts = dist.PrefixStore("hosts", store)
@@ -192,7 +192,7 @@ def meet(place: Launch) -> Ranks:
 
 
 def _part() -> None:
-    """At the end of a process that did its work: torch complains of groups that are left open."""
+    """Close the groups at the end of a process: torch warns about open ones."""
     if dist.is_initialized() and not _met.broken:
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""What the ranks of a training must have in common, and how a run that was broken off goes on from its last save."""
+"""Checks that ranks train the same thing, and finds out whether a run folder is to be resumed after a restart."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ LOCAL = {"data.source.path", "data.split.file", "train.start"}  # machines may k
 
 
 def identity_of(model: Model, data: Data) -> dict[str, str]:
-    """Versions, every key of the recipe in force, and the images of each split with the sizes of their files."""
+    """What ranks must agree on: versions, all recipe keys, and the images of each split with their file sizes."""
     found = {"gantk": __version__, "torch": torch.__version__}
     found |= {key: str(_without_paths(value)) for key, value in flat(resolved(model)) if key not in LOCAL}
     for split, records in data.splits.items():
         seen = hashlib.sha256()
         for record in records:
             sizes = [path.stat().st_size for path in record.files]
-            whose = (getattr(name, "of", name) for name in (record.subject, record.pair))  # not by pseudonyms
+            whose = (getattr(name, "of", name) for name in (record.subject, record.pair))  # not pseudonyms
             seen.update(repr((record.domain, record.key, *whose, record.label, sizes)).encode())
         found[f"{split} data"] = f"{len(records)} images ({seen.hexdigest()[:8]})"
     return found
 
 
 def _without_paths(value: Any) -> Any:
-    """A recipe's value without the paths of the sources inside it, as a mixed source lists them."""
+    """A recipe's value without the paths of the sources inside it, such as those of a mixed source."""
     if isinstance(value, list):
         return [_without_paths(one) for one in value]
     if isinstance(value, dict):
@@ -50,11 +50,11 @@ def _without_paths(value: Any) -> Any:
 def begun(
     out: str | Path | None, tables: dict[str, Any], place: Launch, holding: ExitStack
 ) -> tuple[bool, Path | None, dict | None]:
-    """Whether a new run's folder holds one that is to be gone on with, its save and split; None: from the start.
+    """Whether the folder of a new run holds one to resume, its newest checkpoint, and its split; None: from the start.
 
-    That is so where the same recipe is started again for a run that was killed before its first save; and, from the
-    newest save, by torchrun, or SLURM after a requeue. UserError where the folder holds another run, or where torchrun
-    may start again and nobody says in which folder.
+    A run is resumed if the same recipe is started again after a kill before its first save; and, from the newest save,
+    by torchrun, or by SLURM after a requeue. UserError if the folder holds another run, or if torchrun may restart a
+    run without a folder set by --out.
     """
     if out is None and (place.may_restart or place.restarts):
         what = "a run that may be started again needs a folder that is known before"
@@ -72,7 +72,7 @@ def begun(
 
 
 def advice(folder: Path, world: int) -> str:
-    """What to do after a rank was lost, or a disk was full."""
+    """Advice for messages after a lost rank or a full disk: how to resume."""
     steps = steps_saved(folder / "checkpoints")
     what = "Nothing had been saved yet. Start again"
     if steps:

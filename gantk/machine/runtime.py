@@ -1,4 +1,4 @@
-"""The runtime of a process: device, precision, memory format, random numbers, and what it asks of the other ranks."""
+"""The runtime of a process: device, precision, memory format, random seeds, and communication with other ranks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how one process computes. `rank` of `world` processes, started by torchrun, by srun or alone."""
+    """Where and how one process computes: process `rank` of `world`, started by torchrun, by srun or alone."""
 
     device: torch.device
     precision: str  # "bf16" or "fp32"
     channels_last: bool
     rank: int = 0
     world: int = 1
-    ranks: Ranks | None = None  # how it reaches the others
+    ranks: Ranks | None = None  # connections to the others
     launched: Launch = Launch()  # what started it
 
     @property
@@ -41,7 +41,7 @@ class Runtime:
         return self.rank == 0
 
     def autocast(self):
-        """bf16 autocast where the precision is bf16, else nothing."""
+        """Context manager: bf16 autocast if the precision is bf16, else nothing."""
         bf16 = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
@@ -52,11 +52,11 @@ class Runtime:
         return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
 
     def seed(self, seed: int, step: int) -> None:
-        """Random numbers of this step: a function of (seed, rank, step) alone, so that any step can be run again."""
+        """Seed torch for this step by (seed, rank, step) alone, so that any step can be repeated."""
         torch.manual_seed(_mix(seed, self.rank, step))
 
     def reduction(self, parameters: Iterable[nn.Parameter]) -> Reduction:
-        """What averages the gradients of these parameters over all ranks."""
+        """An object that averages the gradients of these parameters over all ranks."""
         from gantk.machine.ranks import Reduction
 
         return Reduction(parameters, self.world, self.ranks and self.ranks.gradients)
@@ -68,12 +68,12 @@ class Runtime:
         return value / self.world
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every rank the first rank's values, in place."""
+        """Copy rank 0's values to every rank, in place."""
         for tensor in tensors if self.world > 1 else ():
             dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
 
     def alike(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The first rank's batch on every rank: what is made of it once is the same everywhere."""
+        """Rank 0's batch on every rank, so that what is computed from it once is the same everywhere."""
         if self.world == 1:
             return batch
         same = {name: tensor.contiguous().clone() for name, tensor in batch.items()}
@@ -81,11 +81,11 @@ class Runtime:
         return type(batch)(same)
 
     def gather(self, thing: T) -> list[T]:
-        """What each rank has, by rank."""
+        """Return the `thing` of every rank, in order of ranks."""
         return self.ranks.gather(thing) if self.ranks else [thing]
 
     def collect(self, thing: T) -> list[T] | None:
-        """What each rank has, on the first one; None on the others."""
+        """Return the `thing` of every rank on rank 0; None on the others."""
         return self.ranks.collect(thing) if self.ranks else [thing]
 
     def wait(self) -> None:
@@ -94,26 +94,26 @@ class Runtime:
             dist.barrier()
 
     def sync_errors(self, work: Callable[[], T]) -> T:
-        """`work()`, on all ranks; where it fails on one of them with a GantkError, all stop and one tells."""
+        """`work()` on all ranks; a GantkError on one of them stops all, and only that rank raises it."""
         return self.ranks.sync_errors(work) if self.ranks else work()
 
     def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
-        """`work` of every part, each done by one rank; the first one gets the results in order, the others None."""
+        """`work(part)` for every part, shared among the ranks; returns the results in order on rank 0, else None."""
         found = self.collect([work(part) for part in parts[self.rank :: self.world]])
         return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
 
     def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
-        """Around all that needs the others: where one is gone, GantkError with `advice`."""
+        """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
         return self.ranks.watched(advice) if self.ranks else contextlib.nullcontext()
 
     def synchronize(self) -> None:
-        """Wait until the device has finished: before and after a timed stretch."""
+        """Wait until the device has finished; call it before and after a timed section."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def start(device: str | None = None, precision: str = "auto", channels_last: bool = True) -> Runtime:
-    """The runtime of this process; UserError where the device asked for is not there, or cannot do what is asked."""
+    """Set up the runtime of this process; UserError if the device is missing or cannot compute at this precision."""
     place, ranks = launch(), _others()
 
     def chosen() -> tuple[torch.device, str]:
@@ -126,14 +126,14 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     if where.type == "cuda":
         torch.cuda.set_device(where)
         torch.backends.cudnn.benchmark = True
-        # What bf16 leaves in float32 is multiplied in TF32; where fp32 is asked for, it is.
+        # With bf16, the remaining float32 products use TF32; with fp32 they are exact float32.
         torch.backends.cudnn.allow_tf32 = how == "bf16"
         torch.set_float32_matmul_precision("high" if how == "bf16" else "highest")
     return Runtime(where, how, channels_last, place.rank, place.world, ranks, place)
 
 
 def sync_errors(work: Callable[[], T]) -> T:
-    """`work()` before there is a runtime, on all ranks; where it fails on one with a GantkError, all stop."""
+    """`work()` on all ranks, before there is a runtime; a GantkError on one of them stops all."""
     ranks = _others()
     return ranks.sync_errors(work) if ranks else work()
 
@@ -148,7 +148,7 @@ def _others() -> Ranks | None:
 
 
 def describe(runtime: Runtime) -> dict:
-    """The machine in words and numbers, for environment.json."""
+    """The machine's hardware, versions and settings, for environment.json."""
     cuda = runtime.device.type == "cuda"
     cpus = [line.split(":", 1)[1].strip() for line in cpu_info().splitlines() if line.startswith("model name")]
     return {
@@ -168,7 +168,7 @@ def describe(runtime: Runtime) -> dict:
 
 
 def _mix(*numbers: int) -> int:
-    """One 63-bit seed of several numbers (splitmix64), so that near numbers give unrelated seeds."""
+    """Mix several numbers into a 63-bit seed (splitmix64): similar numbers give unrelated seeds."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF

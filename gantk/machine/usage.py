@@ -1,4 +1,4 @@
-"""What a process uses: seconds since it began, memory now and at its peak, energy; and the sum of a run's sittings."""
+"""Time, memory and energy that a process uses, and their sums over the starts and resumes of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMPORTED = time.monotonic()
 STAT, MEMINFO, POWERCAP = Path("/proc/self/stat"), Path("/proc/meminfo"), Path("/sys/class/powercap")
 START_TICKS = 19  # field 22 of /proc/PID/stat, counted behind the command's name, which may hold blanks
 GIB = 2**30
-_rapl: dict[Path, tuple[int, int]] = {}  # a counter's file -> (its last reading, full turns so far in microjoules)
+_rapl: dict[Path, tuple[int, int]] = {}  # file of a counter -> (last reading, overflows so far in microjoules)
 
 
 def since_start() -> float:
@@ -28,7 +28,7 @@ def since_start() -> float:
 
 
 def peak_memory(device: Any = "cpu") -> float | None:
-    """The most memory held so far, in GiB: torch's tensors on a CUDA device, else this process; None: not known."""
+    """Peak memory so far in GiB: of torch's tensors on a CUDA device, else of this process; None if unknown."""
     if str(device).startswith("cuda"):
         import torch
 
@@ -37,12 +37,12 @@ def peak_memory(device: Any = "cpu") -> float | None:
         import resource
     except ImportError:  # Windows
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
 def free_memory(device: Any = "cpu") -> float | None:
-    """Memory that can still be had, in GiB: of the CUDA device, else of the system; None: not known."""
+    """Free memory in GiB, of the CUDA device or of the system; None if unknown."""
     if str(device).startswith("cuda"):
         import torch
 
@@ -52,27 +52,27 @@ def free_memory(device: Any = "cpu") -> float | None:
 
 
 def energy(device: Any = "cpu") -> float | None:
-    """A running counter in joules: subtract two readings. None where the machine has none that may be read.
+    """The reading of an energy counter in joules: subtract two of them. None if no counter can be read.
 
-    On a CUDA device the card's own (NVML, by the package pynvml); else that of all CPU packages (RAPL), which counts
-    what other processes use as well. Read it more often than a RAPL counter turns over: some ten minutes at the least.
+    CUDA: the GPU's own counter (NVML, package pynvml); else that of all CPU packages (RAPL), other processes included.
+    A RAPL counter overflows after ten minutes or more: read it more often than that.
     """
     try:
-        if not str(device).startswith("cuda"):  # `intel-rapl:N`; its parts `intel-rapl:N:M` are counted in it already
+        if not str(device).startswith("cuda"):  # `intel-rapl:N` includes its parts `intel-rapl:N:M`
             zones = [zone for zone in POWERCAP.glob("intel-rapl:[0-9]*") if zone.name.count(":") == 1]
             return sum(map(_package, zones)) / 1e6 if zones else None
         import pynvml
         import torch
 
-        pynvml.nvmlInit()  # the card is found by its UUID, whatever CUDA_VISIBLE_DEVICES hides
+        pynvml.nvmlInit()  # found by UUID, as CUDA_VISIBLE_DEVICES renumbers GPUs
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(uuid)) / 1000
-    except Exception:  # not installed, no driver, no permission (RAPL is root's on most machines), a card too old
+    except Exception:  # not installed, no driver, no permission (RAPL often needs root), GPU too old
         return None
 
 
 def _package(zone: Path) -> int:
-    """A CPU package's microjoules, past the end of its counter too."""
+    """A CPU package's energy in microjoules, with overflows of its counter added."""
     now = int((zone / "energy_uj").read_text())
     last, turns = _rapl.get(zone, (now, 0))
     if now < last:
@@ -82,9 +82,9 @@ def _package(zone: Path) -> int:
 
 
 class Used:
-    """What all sittings of a training used beside its steps: usage.json of its run folder.
+    """Time, memory and energy of a training, summed over its resumes: usage.json of its run folder.
 
-    `earlier` is what that file holds so far, {} where there is none.
+    `earlier` is that file's content so far, or {}.
     """
 
     def __init__(self, earlier: dict[str, Any], device: Any):
@@ -92,11 +92,11 @@ class Used:
         self.first_step: float | None = earlier.get("first_step_s")
 
     def seconds_at(self, step: int, logged: float) -> float:
-        """Seconds of training up to a step: as they were saved with its checkpoint, else as logged before it."""
+        """Seconds of training up to a step: as saved with its checkpoint, else as logged before it."""
         return self.earlier.get("seconds") or logged if step and self.earlier.get("step") == step else logged
 
     def state(self, step: int, seconds: float) -> dict[str, Any]:
-        """What usage.json holds after a step: energy and peak include those of the sittings before this one."""
+        """The content of usage.json after a step; energy and peak memory include those before the last resume."""
         now = energy(self.device)
         spent = None if now is None or self.began is None else now - self.began
         energies = [part for part in (self.earlier.get("energy_j"), spent) if part is not None]
@@ -111,12 +111,12 @@ class Used:
 
 
 def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> dict[str, Any]:
-    """How fast a training was, of log.jsonl and usage.json; {} where nothing was logged.
+    """Speed of a training, from log.jsonl and usage.json; {} if nothing was logged.
 
-    images_per_s: median over log points; seconds of training, validation and saving apart; step_seconds: mean seconds
-    per step of each log interval; first_step_s: from the start of the process to the end of its first step; energy_j of
-    the GPU (NVML), or of all CPU packages (RAPL). None where it is not known. `predicted` is what `gantk doctor` would
-    have said of step_s and peak_memory_gib, where that was asked.
+    images_per_s: median over log points; seconds: of training, without validation and saving; step_seconds: mean
+    seconds per step of each log interval; first_step_s: from the start of the process to the end of its first step;
+    energy_j: of the GPU (NVML) or of all CPU packages (RAPL). Unknown values are None. `predicted`: step_s and
+    peak_memory_gib as `gantk doctor` estimates them, if that was run.
     """
     lines = [line for line in log if None not in (line.get("images_per_s"), line.get("seconds"))]
     if not lines:

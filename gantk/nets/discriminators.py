@@ -1,4 +1,4 @@
-"""The PatchGAN discriminator: a map of logits, one a patch."""
+"""The PatchGAN discriminator: one logit for each patch of an image."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
 from gantk.plugin.spec import Width
 
-# Convolutions of 4x4 in all -> side of the patch that one logit sees: each of stride 2 but the last two.
+# Number of 4x4 convolutions, all but the last two of stride 2 -> side of the patch that one logit sees.
 RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
 
 
 def halvings(
     dims: int, inputs: int, filters: list[int], strides: list[int], norm: NormKind, affine: bool, spectral: bool
 ) -> list[nn.Module]:
-    """4x4 convolutions with leaky ReLUs, the first one not normalised; 3x3 where it keeps the size."""
+    """4x4 convolutions with leaky ReLUs and, but for the first, norms; a first one of stride 1 is 3x3."""
     layers: list[nn.Module] = []
     for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
-        bias = norm == "none" or level == 0  # an offset just ahead of a norm is subtracted again
+        bias = norm == "none" or level == 0  # a norm would subtract the offset again
         kernel = 3 if stride == 1 and level == 0 else 4
         layers.append(b.conv(dims, inputs, outputs, kernel, stride=stride, padding=1, bias=bias, spectral=spectral))
         layers += [b.norm(norm, outputs, dims, affine=affine)] if level else []
@@ -49,7 +49,7 @@ class PatchGAN(b.Network):
         norm: NormKind = "instance",  # "none" is usual with spectral; "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
-        coordinates: bool = False,  # tell where a patch lies: [-1, 1] per axis as extra channels (Liu et al., 2018)
+        coordinates: bool = False,  # add positions as channels, from -1 to 1 along each axis (Liu et al., 2018)
     ):
         super().__init__()
         layers = layers or {field: count for count, field in RECEPTIVE_FIELDS.items()}[receptive_field]
@@ -61,8 +61,8 @@ class PatchGAN(b.Network):
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where an image is too small to leave one patch."""
-        smallest = 3 * 2 ** (self.convolutions - 2)  # halved all times but two, then twice one pixel less
+        """Raises a UserError if an image is too small for one patch."""
+        smallest = 3 * 2 ** (self.convolutions - 2)  # all but two convolutions halve it, those take a pixel each
         fitting = [str(field) for count, field in RECEPTIVE_FIELDS.items() if 3 * 2 ** (count - 2) <= min(size)]
         remedy = f"set the discriminator's receptive_field = {' or '.join(fitting)}" if fitting else "use larger images"
         b.require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
@@ -72,7 +72,7 @@ class PatchGAN(b.Network):
 
 
 def with_coordinates(x: Tensor) -> Tensor:
-    """`x` with one channel more per axis that runs from -1 to 1 along it (CoordConv, Liu et al., 2018)."""
+    """`x` with an extra channel for each axis that runs from -1 to 1 along it (CoordConv, Liu et al., 2018)."""
     n, _, *size = x.shape
     lines = [torch.linspace(-1.0, 1.0, side, device=x.device, dtype=x.dtype) for side in size]
     grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)

@@ -1,4 +1,4 @@
-"""Files of pretrained weights: where they lie, and the tensors in them."""
+"""Files of pretrained weights: finding them and reading their tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
 def weights_file(name: str) -> Path | None:
-    """The file of that name, with or without its suffix, in $GANTK_WEIGHTS; None where there is none."""
+    """The file of that name, with or without its suffix, in $GANTK_WEIGHTS; None if there is none."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         return None
@@ -24,13 +24,13 @@ def weights_file(name: str) -> Path | None:
 
 
 def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
-    """The tensors of a file by name; code in it never runs. Of a training's checkpoint, its largest dict of tensors."""
+    """Read a file's tensors by name, without running code in it; of nested dicts, the largest one of tensors."""
     from safetensors.torch import load_file
 
     detail = "it holds no tensors by name"
     try:
         found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the readers raise whatever they lead them to
+    except Exception as error:  # a damaged file may raise any error
         detail = "it is damaged, or a pickle that may run code" if "weights_only" in str(error) else told(error)
         found = None
     state = _largest(found) if isinstance(found, dict) else {}

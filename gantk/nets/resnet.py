@@ -1,4 +1,4 @@
-"""The ResNet generator: shrink a little, refine with residual blocks, enlarge again."""
+"""The ResNet generator: downsampling, residual blocks at low resolution, upsampling."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ResNet(b.Network):
         super().__init__()
         b.check_levels(attention, 0, downs)
         self.downs = downs
-        bias = norm == "none" if bias is None else bias  # an offset just ahead of a norm is subtracted again
+        bias = norm == "none" if bias is None else bias  # a norm would subtract the offset again
         filters = [width * 2**level for level in range(downs + 1)]
 
         def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
@@ -52,7 +52,7 @@ class ResNet(b.Network):
             return Residual(*normed(first, c), *drop, second, b.norm(norm, c, dims, affine=affine))
 
         layers = normed(b.conv(dims, in_channels, width, 7, mode=padding, bias=bias), width)
-        ends = []  # of what makes each of the encoder's maps
+        ends = []  # index of the layer after each of the encoder's maps
         for level, outputs in enumerate(filters):
             if level:
                 layers += normed(b.conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), outputs)
@@ -67,12 +67,12 @@ class ResNet(b.Network):
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError unless every side halves `downs` times without a rest and leaves two pixels or more."""
+        """Raises a UserError unless every side is a multiple of 2**downs and at least twice that."""
         multiple = 2**self.downs
         b.require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The encoder's maps, shallow to deep: one at each size, behind the first and behind the middle block."""
+        """The encoder's maps, shallow to deep: one at each size, one after the first and one after the middle block."""
         maps, start, x = [], 0, b.in_layout_of(self, x)
         for end in self.ends:
             x = self.layers[start:end](x)
@@ -85,7 +85,7 @@ class ResNet(b.Network):
 
 
 class Residual(nn.Sequential):
-    """Layers whose result is added to their input, with no activation behind the sum (Gross & Wilber, 2016)."""
+    """Layers whose result is added to their input, without an activation after the sum (Gross & Wilber, 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)

@@ -1,4 +1,4 @@
-"""Norms that look at every position of an image: what they take from it, and how that is put together from parts."""
+"""Mean and variance that norms take over all positions of an image, computed from parts of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CHUNK = 1 << 14  # positions whose sums float32 holds to 1e-6
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of parts of an image, float64; `+` puts disjoint parts together exactly.
+    """Mean and variance of parts of an image, in float64; `+` combines disjoint parts exactly.
 
-    `count` positions of `mean` and `squares` (sums of squared deviations from it), one value a group of channels.
+    `count` positions with `mean` and `squares` (sums of squared deviations from it), one value per group of channels.
     """
 
     count: int
@@ -25,7 +25,7 @@ class Moments:
     squares: Tensor
 
     def __add__(self, other: Moments) -> Moments:
-        """Both parts as one (Chan, Golub and LeVeque 1983, equation 2.1)."""
+        """Combine two disjoint parts (Chan, Golub and LeVeque 1983, equation 2.1)."""
         count, step = self.count + other.count, other.mean - self.mean
         share = other.count / count
         squares = self.squares + other.squares + step.square() * (self.count * share)
@@ -38,10 +38,10 @@ class Moments:
 
 
 def groups(norm: nn.Module, channels: int) -> int | None:
-    """Of how many groups of channels a layer takes mean and variance over all positions of an image; None: of none.
+    """The number of channel groups for which a layer takes mean and variance over all positions; None: not such a norm.
 
-    A norm of your own takes part where it has the attribute `position_groups` (0: each channel is a group), its `eps`,
-    and `weight` and `bias` of one value a channel or None.
+    Other norms are supported if they have the attribute `position_groups` (0: each channel is a group), `eps`, and
+    `weight` and `bias`, each None or one value per channel.
     """
     own = getattr(norm, "position_groups", None)
     if own is not None:
@@ -54,10 +54,10 @@ def groups(norm: nn.Module, channels: int) -> int | None:
 
 
 def moments(image: Tensor, groups: int) -> Moments:
-    """Of one image (1, C, *size), or a part of it, with its channels in so many groups.
+    """Moments of an image (1, C, *size), or of a part of it, over all positions, with its channels in `groups` groups.
 
-    Batch norm's kernel is the fastest that sums over positions on a CPU (seven times as fast as torch.var_mean), but in
-    float32, so it gets a few positions at a time: a variance over 4 million at once is 2 in 1,000 off.
+    Batch norm's kernel is the fastest sum over positions on a CPU (seven times as fast as torch.var_mean), but it sums
+    in float32, so it gets a few positions at a time: over 4 million at once, the variance is 2 in 1,000 off.
     """
     if image.device.type != "cpu":
         variance, mean = torch.var_mean(image.float().flatten(2)[0], 1, correction=0)
@@ -77,7 +77,7 @@ def moments(image: Tensor, groups: int) -> Moments:
 
 
 def _summed(part: Tensor) -> Moments:
-    """Of so few positions that float32 holds their sums, channel by channel."""
+    """Moments per channel of a part small enough for sums in float32."""
     eps, count = 1e-12, part.shape[2:].numel()
     last = CHANNELS_LAST[part.ndim - 2]
     part = part.contiguous(memory_format=last if part.stride(1) == 1 else torch.contiguous_format)
@@ -87,7 +87,7 @@ def _summed(part: Tensor) -> Moments:
 
 
 def normalised(norm: nn.Module, x: Tensor, moments: Moments) -> Tensor:
-    """What the layer makes of images (N, C, *size) with these statistics in place of their own.
+    """Apply a norm layer to images (N, C, *size) with the given statistics in place of their own.
 
     One pass in the input's precision and layout; the arithmetic is float32.
     """
