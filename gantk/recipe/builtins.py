@@ -1,4 +1,4 @@
-"""What the core itself offers, through the same hook as everyone. Strings are imported at first use."""
+"""The parts of the core, registered through the same hook as plugins' parts. Targets are imported at first use."""
 
 from __future__ import annotations
 

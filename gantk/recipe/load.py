@@ -1,4 +1,4 @@
-"""Recipes: one TOML file says what to train, on what, how, and how it is judged. All is checked before use."""
+"""Reads, overrides and checks recipes: TOML files that say what to train, on which data, how, and how to score it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gantk.plugin.loader import registry
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import DEEPEST, FORMAT, LONGEST, DataTable, FastTable, Model, require_bounded
 
-# Keys of earlier versions -> the key of today, with what its values became where they changed; None: has no effect now.
+# Keys of earlier versions -> the current key, with the current values where these changed; None: no effect any more.
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
     **{f"train.{name}": f"train.fast.{name}" for name in ("channels_last", "fused", "kernels", "benchmark", "compile")},
     "train.batched": "train.fast.batched_forward",
@@ -44,22 +44,22 @@ Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.ste
 
 @dataclass
 class Recipe:
-    """A recipe as text and tables, before its parts are bound. `origin` is what errors name."""
+    """A recipe as text and tables, before its parts are bound. `origin` is its name in errors."""
 
     tables: dict[str, Any]
     name: str = "recipe"
     origin: str = "recipe"
     text: str = ""
     overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
-    remarks: list[str] = field(default_factory=list)  # what a user should know of how the recipe was changed
-    texts: dict[str, str] = field(default_factory=dict)  # dotted key -> its value as the command line had it
-    notes: dict[str, str] = field(default_factory=dict)  # old key -> what became of it, for the user to be told once
+    remarks: list[str] = field(default_factory=list)  # notes for the user on changes to the recipe
+    texts: dict[str, str] = field(default_factory=dict)  # dotted key -> its value as typed on the command line
+    notes: dict[str, str] = field(default_factory=dict)  # old key -> a note for the user on its current name
 
     def __post_init__(self) -> None:
         require_bounded(self.tables, self._place)
 
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
-        """A copy with a `[profile.NAME]` laid over it, then settings of dotted keys, with TOML values or Python's."""
+        """A copy with the table `[profile.NAME]` merged in, then settings: dotted keys with TOML or Python values."""
         recipe = copy.deepcopy(self)
         tables = recipe.tables
         recipe._rename(tables)
@@ -89,7 +89,7 @@ class Recipe:
         return recipe
 
     def _renamed(self, key: str, value: Any) -> tuple[str | None, Any]:
-        """A setting under the key of today; no key where it has no effect any more."""
+        """A setting's current key and value; the key is None where it has no effect any more."""
         new = RENAMED.get(key, key)
         new, values = new if isinstance(new, tuple) else (new, {})
         if new == key or (key.startswith("method.") and not _has_option(self.tables.get("method"), new, key)):
@@ -98,7 +98,7 @@ class Recipe:
         return new, values.get(value, value) if isinstance(value, str) else value
 
     def _rename(self, tables: dict[str, Any], inside: tuple[str, ...] = ()) -> None:
-        """Move what stands under old keys to today's; in the text, the tables are found under the keys `inside`."""
+        """Move values of old keys to the current keys, in place; `inside` are the keys of these tables in the text."""
         for old in RENAMED:
             first, last = old.split(".")
             if last not in mapping(tables.get(first)):
@@ -106,41 +106,41 @@ class Recipe:
             new, value = self._renamed(old, tables[first][last])
             if new != old:
                 del tables[first][last]
-            if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):  # else what was said anew holds
+            if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):  # else the current key wins
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
     def with_data(self, path: str | Path | dict[str, Any]) -> Recipe:
-        """A copy whose source is the one that fits `path`, or this table; of its own kind, its other options stay.
+        """A copy with the source that accepts `path`, or with this table; a source of the same name keeps its options.
 
-        UserError where no source fits.
+        UserError where no source accepts it.
         """
         from gantk.data.sources.source import source_for
 
         recipe = self.override([])
         table = recipe.tables.setdefault("data", {})
         if not isinstance(table, dict):
-            return recipe  # the check's to refuse
+            return recipe  # `check` will raise
         own, domains = table.get("source"), table.get("domains")
         own = own if isinstance(own, dict) else {"name": own}
         count = len(domains) if isinstance(domains, list) else 2
         source = path if isinstance(path, dict) else source_for(Path(path), count, own.get("name"))
-        if "path" in source:  # the run's recipe is read again from wherever the user then is
+        if "path" in source:  # absolute: a run may be resumed from another folder
             source["path"] = str(Path(source["path"]).absolute())
-        # Globs and paths are about files of the recipe's own folder, which the new one need not have.
+        # Globs and paths match files of the recipe's own folder, which the new one may lack.
         about_files = {key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(own.get(key, "")))}
         own = {key: value for key, value in own.items() if key not in about_files}
         split = table.get("split")
-        if about_files and isinstance(split, dict) and not split.get("test"):  # so is a split that holds nobody out
+        if about_files and isinstance(split, dict) and not split.get("test"):  # so does a split without test images
             del table["split"]
         table["source"] = (own if own.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
         return recipe
 
     def with_names_of_data(self) -> Recipe:
-        """A copy whose domains are called A and B where no name of the data says them, and a note of that.
+        """A copy with domains A and B, and a note, where no file or folder name contains the domains; else itself.
 
-        Names that were set on top of the recipe's own stay, and so do those that are no usual contrasts.
+        Domains that the user has set stay, and so do domains that are no usual contrasts.
         """
         from gantk.data.sources.folders import nameless
 
@@ -157,7 +157,7 @@ class Recipe:
         return recipe
 
     def check(self) -> Model:
-        """Every key, name and type checked, every part bound; UserError with the key, the line and the nearest name."""
+        """Check every key, name and type, and bind the parts; UserError with the key, the line and the nearest name."""
         tables = copy.deepcopy({key: value for key, value in self.tables.items() if key != "profile"})
         self._rename(tables)
         newest = tables.get("format", FORMAT)
@@ -172,11 +172,11 @@ class Recipe:
         return model
 
     def data_table(self) -> DataTable:
-        """The [data] table of a recipe that has no other, checked."""
+        """The checked [data] table of a recipe that may lack the other tables."""
         return self._bound(create_model("DataAlone", __base__=Table, data=(DataTable, ...)), self.tables).data
 
     def _bound(self, model: type, tables: dict[str, Any]) -> Any:
-        """The tables as that model; what `--set` said without quotes is a text where the key takes one."""
+        """The tables as an instance of `model`; unquoted values of `--set` become strings where a key needs one."""
         texts = dict(self.texts)
         require_bounded(tables, self._place)
         while True:
@@ -203,7 +203,7 @@ class Recipe:
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
-    """A recipe from a path, the name of a bundled or a plugin's one, or tables; UserError where it is no TOML."""
+    """Load a recipe by path, by name (bundled or a plugin's), or from tables; UserError where it is not valid TOML."""
     if isinstance(source, Recipe):
         return source
     if isinstance(source, Mapping):
@@ -214,7 +214,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
 
 
 def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dict[str, Any]]:
-    """The text and the tables of the file called `origin`; UserError, saying where `others` are, where it is none."""
+    """The text and the tables of a TOML file, `origin` in errors; UserError tells where `others` to compare are."""
     remedy = f"compare it with a {kind} of {others}"
     try:
         with open(path, "rb") as file:
@@ -227,17 +227,17 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
         raise UserError(f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions") from None
     except UnicodeDecodeError:
         raise UserError(f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}") from None
-    except RecursionError:  # a reader of TOML would take minutes, or all memory
+    except RecursionError:  # parsing would take minutes, or all memory
         what = f"'{origin}' is longer than {LONGEST:,} bytes, or nested deeper than {DEEPEST} tables"
         raise UserError(what, remedy=remedy) from None
     except ValueError as error:
-        lines = re.split(r"[\d_]{4000}", text)[0].splitlines()  # of digits that Python does not read: it says no place
+        lines = re.split(r"[\d_]{4000}", text)[0].splitlines()  # its error for too many digits names no line
         where = f"{origin}:{len(lines)}, {lines[-1][:40]} ..." if "digits" in str(error) else None
         raise UserError(f"'{origin}' is not valid TOML: {told(error)}", where=where, remedy=remedy) from None
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
-    """(file, how to call it): the path as typed, else a bundled recipe, else a plugin's own."""
+    """(file, its name in messages): the path as typed, else a bundled recipe, else a plugin's own."""
     typed = Path(name)
     if typed.is_file():
         return typed, name
@@ -264,9 +264,9 @@ def all_recipes() -> dict[str, tuple[Path, str]]:
 def files_of(
     packages: Iterable[tuple[str, str]], wanted: Callable[[Path], bool] = lambda path: path.suffix == ".toml"
 ) -> dict[str, tuple[Path, str]]:
-    """name -> (path, distribution) of the TOML files, or what else is wanted, in packages: (package, distribution).
+    """name -> (path, distribution) of the `wanted` files, by default TOML, in packages: (package, distribution).
 
-    Of one name, the first package's counts. A package that cannot be read is noted among the broken plugins.
+    The first package with a name wins. A package that cannot be read is listed among the broken plugins.
     """
     found: dict[str, tuple[Path, str]] = {}
     for package, owner in packages:
@@ -282,15 +282,15 @@ def files_of(
 
 
 def resolved(model: Model) -> dict[str, Any]:
-    """The recipe in force as tables that TOML can hold: every default filled in."""
+    """A checked recipe as tables that TOML can hold, with every default filled in."""
     return plain(model)
 
 
-# ---- where a mistake is
+# ---- the place of a mistake
 
 
 def at_its_key(error: UserError, place_of: Any) -> UserError:
-    """A mistake below a table, with its dotted key and the place that `place_of(path)` gives."""
+    """Add the dotted key, and the place `place_of(path)`, to an error inside a table; returns the error."""
     path = tuple(key for key in error.path if not isinstance(key, int))
     unknown = "has no option" in error.what or "there is no key" in error.what
     dotted = ".".join(map(str, path[:-1] if unknown else path))
@@ -299,7 +299,7 @@ def at_its_key(error: UserError, place_of: Any) -> UserError:
 
 
 def place(text: str, origin: str, path: tuple) -> str:
-    """`file:line` of a key, or the file alone where it does not hold it."""
+    """`file:line` of a key, or the file alone where the text lacks the key."""
     line = find_line(text, path)
     return f"{origin}:{line}" if line else origin
 
@@ -314,7 +314,7 @@ def find_line(text: str, path: tuple) -> int | None:
 
 
 def key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
-    """The keys that lead to it, the number and the text of each line that begins a table or a value."""
+    """Yield (dotted key as a tuple, line number, line) for each line that begins a table or a value."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[+([^\[\]]+)\]", line)
@@ -329,11 +329,11 @@ def _split(key: str) -> tuple[str, ...]:
     return tuple(part.strip(" \t\"'") for part in key.split("."))
 
 
-# ---- laying one over the other
+# ---- overriding values
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """The key and the value of `key=value`: the value in TOML, or as it stands where it is none."""
+    """The key and the value of `key=value`: the value parsed as TOML, or the text where it is no TOML."""
     key, equals, value = setting.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+){0,15}", key):
@@ -343,25 +343,25 @@ def parse_setting(setting: str) -> tuple[str, Any]:
             raise RecursionError
         found = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
-        found = value  # a bare word, a path, a pattern: the quotes are the shell's
-    return key, found if isinstance(found, (str, bool, int, float, list, dict)) else value  # a folder named like a day
+        found = value  # a bare word, a path, a pattern: the shell removes quotes
+    return key, found if isinstance(found, (str, bool, int, float, list, dict)) else value  # a date is a folder's name
 
 
 def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """Each setting as text, its key and its value; None is a value of Python's alone: the key's default."""
+    """Yield (setting as text, (key, value)); the value None, which Python alone has, means the default."""
     if not isinstance(settings, Mapping):
         yield from (
             (setting, parse_setting(setting)) for setting in ([settings] if isinstance(settings, str) else settings)
         )
         return
     for key, value in settings.items():
-        parse_setting(f"{key}=0")  # complains of a key that is none
+        parse_setting(f"{key}=0")  # UserError where it is no key
         value = value.tolist() if hasattr(value, "tolist") else str(value) if isinstance(value, Path) else value
         yield f"{key}={value!r}", (key.strip(), list(value) if isinstance(value, tuple) else value)
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
-    """Set a dotted key; returns the key of the first table that had to be made for it, or the key itself."""
+    """Set a dotted key; returns the key of the first table that was created for it, or the key itself."""
     *parents, last = key.split(".")
     made = None
     for depth, parent in enumerate(parents, 1):
@@ -371,7 +371,7 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         if isinstance(inner, str) and parent != "summary":
             inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
         elif isinstance(inner, bool) and parent == "fast":
-            inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)  # all or nothing, but for one part
+            inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)  # all on or all off, except this part
         if not isinstance(inner, dict):
             raise UserError(f"'{parent}' is not a table, so it has no key '{last}'", where=f"--set {setting}")
         tables[parent] = inner
@@ -387,7 +387,7 @@ def _at(tables: Any, path: tuple) -> Any:
 
 
 def _drop_other_length(tables: dict[str, Any], given: Any) -> None:
-    """Steps laid over epochs replace them, and the other way round: the length that was said last holds."""
+    """Remove train.epochs where steps are given, and the other way round: the length given last wins."""
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
         if key in mapping(given) and other not in given:
             mapping(tables.get("train")).pop(other, None)
@@ -402,11 +402,11 @@ def _merge(tables: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def _has_option(method: Any, new: str, old: str) -> bool:
-    """Whether the method of a recipe has the option of that key and none of the old one's name."""
+    """Whether a recipe's method has the option of the key `new`, and no option of the key `old`."""
     name = method.get("name") if isinstance(method, Mapping) else method
     try:
         options = options_model(registry().get("method", str(name)).load()).model_fields
-    except UserError:  # the check's to report
+    except UserError:  # `check` will raise it
         return False
     return new.split(".")[1] in options and old.split(".")[1] not in options
 
@@ -421,19 +421,19 @@ def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """The value where it is a table, else an empty one."""
+    """The value if it is a table, else an empty table."""
     return value if isinstance(value, dict) else {}
 
 
 def checked_recipe(
     recipe: str | Path | Mapping[str, Any], data: Any, settings: Settings, profile: str | None, over: Settings = ()
 ) -> tuple[Recipe, Model]:
-    """A recipe with everything that was said over it (data, settings, a profile; `over` comes last), and checked."""
+    """Load a recipe, apply profile, data, settings and `over`, in this order, and check it; returns both forms."""
     loaded = load_recipe(recipe).override([], profile)
     loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
     loaded = loaded if data is None else loaded.with_names_of_data()
     table, train = mapping(loaded.tables.get("data")), mapping(loaded.tables.get("train"))
-    for place, name in ((mapping(table.get("split")), "file"), (table, "weights")):  # read again from anywhere
+    for place, name in ((mapping(table.get("split")), "file"), (table, "weights")):  # for runs in other folders
         if isinstance(place.get(name), str) and place[name]:
             place[name] = str(Path(place[name]).absolute())
     if isinstance(train.get("start"), str) and os.path.exists(train["start"]):  # else it is a model's name

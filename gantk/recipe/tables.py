@@ -1,4 +1,4 @@
-"""What a recipe may say, table by table: every key with its type, default and meaning."""
+"""The tables of a recipe: every key with its type, default and meaning."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from gantk.plugin.spec import (
     TrackerPart,
 )
 
-LONGEST, MANY, WORDY, DEEPEST = 2**18, 10_000, 4096, 16  # bytes of a file, values, characters of one, tables deep
+LONGEST, MANY, WORDY, DEEPEST = 2**18, 10_000, 4096, 16  # most bytes of a file, values, characters of a text, nesting
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 
 
 class SplitTable(Table):
-    """How subjects are shared out; `auto`: by patient where they are known, else in blocks of neighbouring slices."""
+    """How subjects are divided; `auto`: by patient where patients are known, else in blocks of neighbouring slices."""
 
     test: Fraction = 0.2  # part of the subjects (or slices) that training never sees
     validation: Fraction = 0.1  # part that is scored while training
-    by: Literal["auto", "patient", "block", "image"] = "auto"  # what stays together
+    by: Literal["auto", "patient", "block", "image"] = "auto"  # what is never divided
     blocks: Count = 2  # by block: how many runs of neighbouring slices are held out per set
     gap: Number = 2  # by block: slices dropped from training on each side of a held-out run
-    seed: Seed = 0  # which subjects fall where; apart from train.seed, so that seeds share a split
-    folds: Number = 0  # k-fold: patients dealt out to so many parts, one of them the test set; 0 = by shares
+    seed: Seed = 0  # which subjects go to which set; not train.seed, so that runs of several seeds share a split
+    folds: Number = 0  # k-fold: how many parts the patients are divided into, one of them the test set; 0 = by shares
     fold: Number = 0  # k-fold: which part is the test set, counted from 0
-    file: str = ""  # CSV that says who is where: a column patient (or path) and a column split; "" = none
+    file: str = ""  # CSV with the set of each patient: columns patient (or path) and split; "" = none
 
 
 class DataTable(Table):
     """Where images come from and what the networks see of them."""
 
-    source: Source = "phantom"  # who finds the images: `gantk list source`; --data chooses the one that fits
+    source: Source = "phantom"  # what reads the images: `gantk list source`; --data chooses the one that fits
     domains: tuple[str, ...] = ("A", "B")  # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
     dims: Literal[2, 3] = 2  # 2: pictures and slices; 3: volumes
     size: tuple[Side, ...] = (96, 96)  # what the networks see, in pixels or voxels
@@ -60,18 +60,18 @@ class DataTable(Table):
     plane: Literal["axial", "coronal", "sagittal"] = "axial"  # which slices of a volume 2-D networks see
     spacing: tuple[Positive, ...] | None = None  # mm that volumes are resampled to: plane, row, column; None: as is
     patch: tuple[Side, ...] | None = None  # random part of an image that a training step sees; None: the whole
-    neighbours: Few = 0  # slices on each side that come along as channels (2.5-D); 2-D only
+    neighbours: Few = 0  # slices on each side that are added as channels (2.5-D); 2-D only
     labels: bool = False  # hand each image's class to the method
     mask: bool = False  # hand lesion masks to the method
-    missing: Literal["refuse", "mask"] = "refuse"  # a contrast that a patient lacks; mask: train to do without
-    intensity: Intensity = "percentile"  # how native values become the networks': `gantk list intensity`
+    missing: Literal["refuse", "mask"] = "refuse"  # if a patient lacks a contrast: an error, or train to do without it
+    intensity: Intensity = "percentile"  # how native values are mapped to the networks' range: `gantk list intensity`
     augment: list[Augment] = []  # applied to every training image, on the device
     unpair: bool = True  # unpaired methods: a subject gives one domain only, as in a real unpaired study
     same_patient: bool = False  # unpaired methods: a patient may give images of both domains; False: that is a leak
     memory: Positive = 8.0  # GiB of decoded images to keep; beyond it they are read again when needed
     cache: bool = True  # keep prepared images of files on disk too, shared by all runs: see GANTK_CACHE
     workers: Few = 2  # threads that read ahead of the training
-    order: OrderPart | None = None  # unpaired images that are drawn together: `gantk list order`; None: any
+    order: OrderPart | None = None  # which unpaired images share a batch: `gantk list order`; None: any
     weights: str = ""  # CSV of columns key and weight: how often training images are shown; "" = all alike
     split: SplitTable = SplitTable()  # what is held out: `gantk show split`
 
@@ -113,12 +113,12 @@ class FastTable(Table):
 
     channels_last: bool = True  # memory format of images and weights that CPUs and tensor cores prefer
     batched_forward: bool = True  # one pass where one network has several inputs and its norm allows it
-    fused: bool = True  # optimizers and averages take all weights at once
-    kernels: bool = True  # CPU: gantk's own ways to compute norms, doublings and small maps
+    fused: bool = True  # optimizers and averages update all weights in one call
+    kernels: bool = True  # CPU: gantk's own kernels for norms, upsampling by 2 and small feature maps
     keep_memory: bool = True  # CPU: freed memory stays with the process for the next step
     cuda_graph: bool = True  # CUDA: the whole step as one graph, unless it recomputes; else the log says why not
     benchmark: bool = True  # CUDA: each convolution takes the fastest of all algorithms
-    pin: bool = True  # CUDA: batches are copied to the device while the step before is at work
+    pin: bool = True  # CUDA: batches are copied to the device while the step before computes
     pipelined: bool = True  # translating: reading and writing go on while the network computes
     compile: bool = False  # torch.compile of each phase's losses: its first steps take minutes
 
@@ -134,14 +134,14 @@ class TrainTable(Table):
     optimizer: OptimizerPart = "adam"  # the update rule, with its learning rate: `gantk show optimizer adam`
     optimizers: dict[str, OptimizerPart] = {}  # by phase, where it differs: { discriminators = { name = "adam" } }
     schedule: SchedulePart = "linear"  # the learning rate over the training: `gantk list schedule`
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is good at it
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is fast at it
     fast: FastTable = FastTable()  # true, false, or a table of the parts to turn off: { kernels = false }
     recompute: bool = False  # compute activations twice: saves memory (CPU: with fast.keep_memory = false), costs time
     ema: Fraction = 0.995  # moving average of the generators, used for inference; 0 = off
     seed: Seed = 0  # weights, order and augmentation; the split has its own
     log_every: Count = 20  # steps between lines of losses and speed
     sample_every: Count = 200  # steps between sample pictures with validation scores
-    save_every: Count = 400  # steps between checkpoints, each judged without the truth: see best.json
+    save_every: Count = 400  # steps between checkpoints, each scored without true images: see best.json
     keep: Count = 3  # how many checkpoints stay
     patience: Number = 0  # stop after so many saves without a better score in best.json; 0 = never
 
@@ -154,44 +154,44 @@ class TrainTable(Table):
 class EvaluateTable(Table):
     """How the result is scored, on the test split."""
 
-    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; from noise kid, and as published if at hand
+    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; from noise kid, and published ones with weights
     samples: Count = 4  # how many held-out images are drawn while training
     images: Annotated[int, Field(ge=2, le=10**6)] = 256  # how many images are made from noise to be scored
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]  # scored apart
     regression: Number = 0  # steps of an L1 U-Net on the training pairs, one more baseline; 0 = none
-    checkpoint: Literal["last", "best"] = "last"  # best: chosen without looking at the truth, see best.json
-    uncertainty: str = "none"  # the kind that is judged by its errors: `gantk list uncertainty`
+    checkpoint: Literal["last", "best"] = "last"  # best: chosen without true images, see best.json
+    uncertainty: str = "none"  # a kind to compare with the actual errors: `gantk list uncertainty`
     by: list[str] = []  # columns of the data by whose values patients are scored apart: scanner, sex, age
 
 
 class TranslateTable(Table):
-    """How whole files go through the networks."""
+    """How whole files are translated."""
 
     batch: Count = 16  # slices per pass
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25  # of neighbouring windows, where they are blended
-    memory: Positive = 1.0  # GiB that a pass may need: images that need more go through in tiles
-    statistics: Literal["image", "window"] = "image"  # what norms take theirs of, where an image goes through in tiles
-    masked: bool = False  # the corners' value of an image, from its border to its head, is masked out of the result too
+    memory: Positive = 1.0  # GiB that a pass may need: images that need more are processed in tiles
+    statistics: Literal["image", "window"] = "image"  # where norms are computed, if an image is processed in tiles
+    masked: bool = False  # background of one value, from the corners to the head, is masked out of the result too
     detail: Literal["guided", "none"] = "guided"  # results on a larger grid: as sharp as the input is there, or smooth
 
 
 class Model(Table):
     """A whole recipe, checked; parts are bound, defaults filled in."""
 
-    format: int = FORMAT  # the version of this form
+    format: int = FORMAT  # version of the recipe format
     summary: str = ""  # one line for `gantk recipes`
-    paper: dict[str, Any] = {}  # its report: title, what it has stated by key, what it leaves open (ours), figures
+    paper: dict[str, Any] = {}  # its paper: title, the values that it states, those that it leaves open (ours), figures
     method: MethodPart  # what is trained, with its networks and losses: `gantk list method`
     # made when a recipe is checked, not when this module is imported: defaults are parts, and parts import torch
     data: DataTable = Field(default_factory=DataTable)  # `gantk show data`
     train: TrainTable = Field(default_factory=TrainTable)  # `gantk show train`
     evaluate: EvaluateTable = Field(default_factory=EvaluateTable)  # `gantk show evaluate`
     translate: TranslateTable = Field(default_factory=TranslateTable)  # `gantk show translate`
-    track: list[TrackerPart] = Field([], max_length=16)  # who follows it beside the report: tensorboard, wandb, mlflow
-    post: list[PostPart] = Field([], max_length=16)  # [[post]]: what happens to images that the networks made, in order
+    track: list[TrackerPart] = Field([], max_length=16)  # loggers beside the report: tensorboard, wandb, mlflow
+    post: list[PostPart] = Field([], max_length=16)  # [[post]]: steps applied to generated images, in order
 
 
-TABLES = {  # by the name under which `gantk show` knows them: where in a recipe they stand, and what they may say
+TABLES = {  # name in `gantk show` -> (key in a recipe, table)
     "recipe": ("", Model),
     "data": ("data", DataTable),
     "split": ("data.split", SplitTable),
@@ -203,7 +203,7 @@ TABLES = {  # by the name under which `gantk show` knows them: where in a recipe
 
 
 def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
-    """UserError for what no recipe says, with its key: ahead of all that goes through tables, copies or prints them."""
+    """UserError, with the key, for tables that are too large or deep, or hold values unknown to TOML; called first."""
     left, count = [((), tables)], 0
     while left:
         path, value = left.pop()
