@@ -1,4 +1,4 @@
-"""Contrasts: their usual names (T1, FLAIR, CT, ...) in names and headers, and how their values are distributed."""
+"""Contrasts: their usual names (T1, FLAIR, CT, ...) in file names and headers, and the distribution of their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # kept by `split`: word, end, word, ...
+WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # a group, so that `split` returns word, end, word, ...
 SYNONYMS = {
     "t1": ("t1w", "t1n"),
     "t1ce": ("t1c", "t1gd", "t1post", "t1ca", "t1wce", "t1wc", "t1wgd", "t1wpost"),
@@ -21,9 +21,9 @@ SYNONYMS = {
 }
 BINS = 32  # equal shares of the values of an image
 AIR = 0.1  # of an image's range: what is darker is air
-SOME = 64  # images that a domain's distribution is taken of
+SOME = 64  # images from which a domain's distribution is computed
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
-# Which of several contrasts come first where nobody says which are meant.
+# Order of preference among several contrasts, where the user has chosen none.
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 
 
@@ -32,7 +32,7 @@ def words_of(name: str) -> list[str]:
     return [word for word in WORD_ENDS.split(name)[::2] if word]
 
 
-@lru_cache(maxsize=2**10)  # a table says the same few of every image
+@lru_cache(maxsize=2**10)  # a table repeats few names for all its images
 def one_word(contrast: str) -> str:
     """A contrast's name as one word in lower case: `T1-Gd` is t1gd."""
     return "".join(words_of(contrast)).lower()
@@ -51,8 +51,8 @@ def same_contrast(word: str, wanted: str) -> bool:
 def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name without it.
 
-    `wanted` are further words, in lower case, that count as contrasts. What stands behind `to` (`regtoFLAIR`,
-    `T1_to_T2`) is where the image was brought, not what it shows. A name without a contrast: None and the name.
+    `wanted` are further words, in lower case, that count as contrasts. A word after `to` (`regtoFLAIR`,
+    `T1_to_T2`) is the image's registration target, not its contrast. Without a contrast: None and the whole name.
     """
     pieces = WORD_ENDS.split(name)
     places = [i for i in range(0, len(pieces), 2) if pieces[i]]
@@ -69,18 +69,18 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
 
 
 def usual_contrast(name: str) -> str | None:
-    """The usual contrast that a name says: `T1w` and `x_t1n` are t1; None where it says none."""
+    """The usual contrast that a name contains: `T1w` and `x_t1n` are t1; None if it contains none."""
     return CONTRASTS.get(contrast_in(name, set())[0] or "")
 
 
 def exclude(one: str | None, other: str | None) -> bool:
-    """Whether no image is of two usual contrasts: none is T1 and CT, and one of MR may be T1 or T2."""
+    """Whether two usual contrasts exclude each other, as T1 and CT do; MR excludes CT and PET only."""
     return bool(one and other) and one != other and ("mr" not in (one, other) or bool({"ct", "pet"} & {one, other}))
 
 
 def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
-    """What a domain's training images (C, *spatial) hold, as JSON: `low`, `high`, whether all are `whole` numbers, the
-    `quantiles` of what is not air, and how `near` to these 95 of 100 single images are."""
+    """Statistics of a domain's training images (C, *spatial), as JSON: `low`, `high`, whether all values are `whole`
+    numbers, mean `quantiles` without air, and `near`, the distance to these that 95 % of single images keep within."""
     images = [image[np.isfinite(image)] for image in images]
     tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // SOME)]]
     middle = np.mean(tissue, axis=0)
@@ -94,15 +94,15 @@ def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def tissue_quantiles(values: np.ndarray) -> np.ndarray:
-    """1 %, the middles of BINS equal shares, and 99 % of the values that are not air."""
+    """Quantiles of the values that are not air: 1 %, the middles of BINS equal shares, and 99 %."""
     values = values[:: max(1, values.size // 200_000)]
     low, high = np.percentile(values, [1, 99.5])
     return np.quantile(values[values >= low + AIR * (high - low)], [0.01, *(np.arange(BINS) + 0.5) / BINS, 0.99])
 
 
 def distance(quantiles: np.ndarray, middle: np.ndarray) -> float:
-    """How far two distributions lie apart, as a share of the second's width: by values as they are, or by their shape,
-    whichever is more."""
+    """Mean distance of two distributions' quantiles, as a share of the second's width: of the values, or of the values
+    scaled to 0 to 1 (the shape), whichever is larger."""
     width = max(float(middle[-1] - middle[0]), 1e-9)
     shapes = [(each - each[0]) / max(float(each[-1] - each[0]), 1e-9) for each in (quantiles, middle)]
     return float(max(np.abs(quantiles - middle)[1:-1].mean() / width, np.abs(shapes[0] - shapes[1])[1:-1].mean()))

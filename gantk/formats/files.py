@@ -1,7 +1,7 @@
 """Reads, writes, lists and compares image files: the suffix chooses the format, whoever registered it.
 
-Memory is bounded before anything is decoded: an image of which the float32 pixels would take more than GANTK_MAX_GIB
-(an environment variable, 16 unless set) is refused. What is written appears only when it is complete.
+Memory is checked before an image is decoded: one whose float32 pixels would take more than GANTK_MAX_GIB (an
+environment variable, 16 unless set) is refused. A written file appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from gantk.files import sync, temporary_beside
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
-LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)  # what of a listing counts
+LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)  # filters each listing
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
-DEEPEST, MOST_VISITS = 128, 64  # folders on the way to a file; how often one folder is listed, by whatever links
+DEEPEST, MOST_VISITS = 128, 64  # folders above a file; how often links may lead to one folder
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One thing that `read` makes an image of: a file, or the files of one DICOM series."""
+    """What `read` reads as one image: a file, or the files of one DICOM series."""
 
     path: Path  # the file, or the folder of the series
     files: tuple[Path, ...]  # that file, or the series' files sorted by position
@@ -39,14 +39,14 @@ class Scan:
 
 
 def formats() -> dict[str, Format]:
-    """The format of each suffix, those of plugins included; UserError where two claim one suffix."""
+    """Suffix -> format, plugins' included; UserError where two formats claim one suffix."""
     known = registry()
     if "formats" not in known.cache:
         found, broken = {}, []
         for entry in [entry for (kind, _), entry in known.entries.items() if kind == "format"]:
             try:
                 form = entry.load()()
-            except UserError as error:  # a plugin's, which must not keep the others from being read
+            except UserError as error:  # one broken plugin must not disable the other formats
                 broken.append(f"Note that {error}")
                 continue
             form.name, form.owner = form.name or entry.name, entry.owner
@@ -67,7 +67,7 @@ def readable() -> str:
 
 def suffix_of(path: str | Path) -> str:
     """The suffix that chooses the format, in lower case: `.nii.gz` is one suffix."""
-    # No Path is made of a text: a million are looked at in a table.
+    # Without a Path, which is slow to make: a table may have a million names.
     stem, _, last = os.fspath(path).rpartition(os.sep)[2].lower().rpartition(".")
     two = f".{stem.rpartition('.')[2]}.{last}"
     return two if "." in stem and two in formats() else f".{last}" if stem and last else ""
@@ -80,14 +80,14 @@ def stem_of(path: str | Path) -> str:
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether the suffix is an image's; DICOM files, as slices of a series, and hidden files (`._x.png`) are none."""
+    """Whether the suffix is an image format's; not for DICOM files, which are parts of a series, and hidden files."""
     form, name = formats().get(suffix_of(path)), os.path.basename(path)
     return form is not None and not isinstance(form, SeriesFormat) and not name.startswith(".")
 
 
 def series_format(path: str | Path) -> SeriesFormat | None:
-    """The format of a file that may be one of several of an image, as a DICOM slice is: by its suffix, or else its
-    content; None for all other files."""
+    """The format of a file that may be one part of an image, as a DICOM slice is, by its suffix or else its content;
+    None for all other files."""
     if os.path.basename(path).startswith("."):
         return None
     form = formats().get(suffix_of(path))
@@ -97,13 +97,13 @@ def series_format(path: str | Path) -> SeriesFormat | None:
 
 
 def is_volume(path: str | Path) -> bool:
-    """Whether the suffix is that of a file that may hold three axes by itself, as NIfTI may."""
+    """Whether one file of this suffix may hold a whole volume, as NIfTI may."""
     form = formats().get(suffix_of(path))
     return form is not None and form.volumes and not isinstance(form, SeriesFormat)
 
 
 def volume_suffixes() -> tuple[str, ...]:
-    """The suffixes of files that may hold three axes by themselves."""
+    """The suffixes of which one file may hold a whole volume."""
     return tuple(s for s, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat))
 
 
@@ -114,23 +114,22 @@ def natural(path: str | Path) -> list[tuple[int, int, str]]:
 
 
 def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
-    """The images of a folder, with `recursive` of its sub-folders too, in natural order; DICOM files are left out.
+    """The images of a folder, and if `recursive` of its sub-folders, in natural order; DICOM files are left out.
 
-    Links are followed, as data sets are made of them. A folder that is missing or may not be opened is a UserError.
+    Links are followed, since many data sets consist of links. UserError for a missing or unreadable folder.
     """
     return files_below(Path(folder), recursive, is_image)
 
 
 def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
-    """Everything readable below a folder, in natural order: files, and DICOM files grouped to series by folder.
+    """Everything that `read` can read below a folder, in natural order: image files, and the DICOM series of folders.
 
-    A DICOM file that is broken is a scan of its own, of which `read` then complains. A folder that is missing or may
-    not be opened: UserError.
+    A broken DICOM file is a scan of its own, for which `read` raises. UserError for a missing or unreadable folder.
     """
     folder, found, parts, forms = Path(folder), [], {}, {}
 
     def wanted(path: Path) -> bool:
-        forms[path] = series_format(path)  # which opens a file whose suffix nobody claims
+        forms[path] = series_format(path)  # opens files whose suffix no format claims
         return is_image(path) or forms[path] is not None
 
     for file in files_below(folder, recursive, wanted):
@@ -144,10 +143,10 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
 
 
 def read(path: str | Path | Scan, volume: int | None = None) -> Image:
-    """The image in a file, in a folder of one DICOM series, or of a scan: float32 (C, *spatial), native, upright.
+    """Read a file, a folder of one DICOM series, or a scan: float32 (C, *spatial), native intensities, upright.
 
     `volume` chooses one volume, counted from 0, of a file that holds several; without it such a file is refused.
-    What is missing, empty, cut short, of another kind than its suffix, or not finite is a `UserError` naming it.
+    UserError names a file that is missing, empty, truncated, of another kind than its suffix, or not finite.
     """
     image = _opened(path, volume, values=True)
     if wrong := _not_finite(image.pixels):
@@ -159,14 +158,14 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
 
 
 def outline(path: Path | Scan, volume: int | None = None) -> Image:
-    """What `read` returns with zeros for pixels, told from the headers alone where the format can."""
+    """What `read` returns, but with zeros as pixels; only headers are read where the format can."""
     return _opened(path, volume, values=False)
 
 
 def difference(
     one: Path | Scan, other: Path | Scan, volume: int | None = None, other_volume: int | None = None
 ) -> str | None:
-    """How the voxel grids of two sources differ, in words, told from their headers; None where they are one grid."""
+    """How the voxel grids of two images differ, in words, by their headers; None where they are the same."""
     first, second = outline(one, volume), outline(other, other_volume)
     if first.pixels.shape[1:] != second.pixels.shape[1:]:
         return " against ".join(" x ".join(map(str, image.pixels.shape[1:])) for image in (first, second))
@@ -174,13 +173,13 @@ def difference(
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that `read` opens for a path: those of a folder; a header alone comes with the file of its voxels."""
+    """The files that `read` opens for a path: all files of a folder; a header and the separate file of its voxels."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
     form = formats().get(suffix_of(path))
     try:
         return form.files(path) if form else [path]
-    except Exception:  # of a broken header: reading it will say so
+    except Exception:  # a broken header, which `read` will report
         return [path]
 
 
@@ -188,7 +187,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
     """Write an image in the suffix's format, never clipped or rescaled; UserError where the format cannot hold it.
 
     A path without a known suffix is a folder for a derived DICOM series, where the image was read from one.
-    `description` is what the image shows ("T2"), which DICOM alone keeps.
+    `description` is what the image shows ("T2"), which only DICOM stores.
     """
     path = Path(path)
     if _not_finite(image.pixels):
@@ -210,7 +209,7 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
 
 
 def writer_of(path: Path, image: Image) -> Format:
-    """The format that writes an image to a path; UserError where the suffix is nobody's and the image of no series."""
+    """The format that writes an image to a path; UserError for an unknown suffix and an image of no series."""
     form = formats().get(suffix_of(path))
     form = form or next((form for form in _series_formats() if form.holds(image)), None)
     if form is None:
@@ -220,10 +219,10 @@ def writer_of(path: Path, image: Image) -> Format:
 
 @contextmanager
 def hidden_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder to write a file in, and what belongs to it; at the end they are moved beside `path`, it last.
+    """Yield a hidden folder to write a file and its parts in; at the end they are moved to `path`'s folder, it last.
 
     Where a header and its voxels are two files, an earlier header that differs is removed before its voxels are
-    replaced: a kill leaves the old pair, the new one or none, and never one of each.
+    replaced: a kill leaves the old pair, the new pair or none, never a mixture.
     """
     folder = temporary_beside(path)
     folder.mkdir(parents=True)
@@ -241,7 +240,7 @@ def hidden_folder(path: Path) -> Iterator[Path]:
 
 
 def expect_room(path: Path, values: int) -> None:
-    """UserError where the float32 pixels of an image of so many values would take more than GANTK_MAX_GIB."""
+    """UserError where an image of `values` float32 values would take more than GANTK_MAX_GIB."""
     limit = os.environ.get("GANTK_MAX_GIB") or "16"
     if not re.fullmatch(r"\d*\.?\d+", limit):
         raise UserError(f"GANTK_MAX_GIB is '{limit}'", allowed="a number of GiB", remedy="unset it")
@@ -252,7 +251,7 @@ def expect_room(path: Path, values: int) -> None:
 
 
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
-    """Which of `count` volumes is meant; UserError where none was asked for, or one that is not there."""
+    """The index of the requested one of `count` volumes; UserError where none is requested, or one out of range."""
     if count > 1 and volume is None:
         remedy = f"choose a volume with --volume N (0 to {count - 1}), or save it as a file of its own"
         raise UserError(f"'{path}' holds {what}", allowed="one 2-D or 3-D image", remedy=remedy)
@@ -263,7 +262,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
 
 @np.errstate(all="ignore")
 def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
-    """What `read` and `outline` share; any error of a library becomes one UserError that names the file."""
+    """Read an image, or without `values` its grid; any error of a library becomes a UserError that names the file."""
     scan = source if isinstance(source, Scan) else _scan_of(source if isinstance(source, Path) else Path(source))
     path, series = scan.path, scan.files != (scan.path,)
     if not series:
@@ -279,15 +278,15 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
         raise UserError(f"'{path}' does not fit into memory", remedy="close other programs, or crop it") from error
     except UserError as error:  # of a second file, or of a missing library
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
-    except Exception as error:  # parsers and codecs answer a broken file with every kind of error
+    except Exception as error:  # parsers and codecs raise any kind of error for a broken file
         reason = f"it lacks {told(error)}" if isinstance(error, KeyError) else told(error)
         what = f"'{path}' cannot be read as {form.name}: {reason}"
         raise UserError(what, allowed=form.allowed, remedy="copy it again, or leave it out") from None
 
 
 def _scan_of(path: Path) -> Scan:
-    """What a path names: a file, or the one series of a folder."""
-    if not os.path.isdir(path):  # which, unlike Path.is_dir, never raises
+    """The scan of a path: a file, or the only series of a folder; UserError for other folders."""
+    if not os.path.isdir(path):  # unlike Path.is_dir, it never raises
         return Scan(path, (path,), path.name)
     found = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(found) != 1:
@@ -301,12 +300,12 @@ def _scan_of(path: Path) -> Scan:
 
 
 def _grouped(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
-    """The images that a format finds among its files of one folder, which is called `relative` in the listing."""
+    """Group a series format's files of one folder into scans; `relative` is the folder's path in their names."""
     try:
         found = form.group(folder, files)
-    except UserError:  # its library is not installed: reading each of them will say so
+    except UserError:  # its library is not installed: `read` will report that
         found = [Scan(file, (file,), file.name) for file in files]
-    only = sum(scan.path == folder for scan in found) == 1  # series of the folder, which then has its name
+    only = sum(scan.path == folder for scan in found) == 1  # one series: it gets the folder's name
     return [
         replace(scan, name=(relative if only and scan.path == folder else relative / scan.name).as_posix())
         for scan in found
@@ -318,10 +317,10 @@ def _series_formats() -> list[SeriesFormat]:
 
 
 def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
-    """The visible files below a folder that are wanted; no pipes and devices, which could be waited for for ever.
+    """The visible files below a folder that `wanted` accepts, in natural order; no pipes and devices, which may block.
 
-    Links to folders are followed, unless they lead to a folder that the way to them comes through. Folders so deep, or
-    linked to so often, that following them would not end are a UserError.
+    Links to folders are followed, unless they lead to a parent of their own. UserError for folders so deep, or linked
+    to so often, that the listing would not end.
     """
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
@@ -351,7 +350,7 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Within it each folder is listed once, however often it is asked for: every data source that may fit it does."""
+    """Cache the listings of folders within a block: each data source that is tried lists the same folder."""
     token = _listings.set({})
     try:
         yield
@@ -360,11 +359,11 @@ def listed_once() -> Iterator[None]:
 
 
 def _expect_file(path: Path) -> None:
-    """UserError where there is no regular file that holds something."""
+    """UserError unless the path is a regular file that is not empty."""
     if not os.path.isfile(path):
         kind = "is a pipe or a device, not a file" if os.path.exists(path) else "does not exist"
         raise UserError(f"'{path}' {kind}", remedy="name one image file")
-    with suppress(OSError):  # it is gone meanwhile: reading it says so
+    with suppress(OSError):  # removed meanwhile: `read` will report that
         if path.stat().st_size == 0:
             raise UserError(f"'{path}' is empty (0 bytes)", remedy="copy it again, or remove it")
 
@@ -376,5 +375,5 @@ def _unknown(path: Path, verb: str) -> UserError:
 
 @np.errstate(all="ignore")
 def _not_finite(pixels: np.ndarray) -> int:
-    """How many values are not finite; the sum tells at once, and without memory, where there are none."""
+    """How many values are not finite; a finite sum shows, quickly and without memory, that there are none."""
     return 0 if np.isfinite(pixels.sum(dtype=np.float64)) else int(pixels.size - np.isfinite(pixels).sum())

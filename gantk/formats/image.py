@@ -32,9 +32,9 @@ class Image:
     path: Path | None = None  # the file, or the folder of a DICOM series
     dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
     header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
-    keep_header: bool = False  # whether what the header says in words, which may name somebody, is written back too
-    own: bool = False  # whether nobody else holds the pixels, so that its translation may take their place
-    spill: Path | None = None  # the folder where large results may lie meanwhile; None: in memory
+    keep_header: bool = False  # whether the header's texts, which may name the patient, are written back too
+    own: bool = False  # whether nothing else uses the pixels, so that a translation may overwrite them
+    spill: Path | None = None  # folder for temporary files of large results; None: they stay in memory
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"
@@ -51,17 +51,17 @@ class Image:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a user should know of how the file was read, such as slices that were left out: its header's remarks."""
+        """The header's remarks for the user on how the file was read, such as slices that were left out."""
         return tuple(getattr(self.header, "remarks", ()))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the header says of the scan: `modality`, `patient`, `contrast` and whatever else; {} if it says none."""
+        """What the header says about the scan: `modality`, `patient`, `contrast` and more; {} if it says nothing."""
         return dict(getattr(self.header, "facts", {}))
 
     @property
     def file_shape(self) -> tuple[int, int, int]:
-        """Voxels along the FILE's axes (i, j, k), 1 where there is no such axis: as its header says, or by the affine.
+        """Voxels along the FILE's axes (i, j, k), 1 for a missing axis: from the header, or else from the affine.
 
         A slice without a header is taken to be one plane k, as in DICOM.
         """
@@ -86,10 +86,10 @@ class Image:
 
 
 class Format:
-    """A file format: which suffixes it has, and how its files become an `Image` and back.
+    """A file format: its suffixes, and how a file is read as an `Image` and written from one.
 
     A plugin adds one with `add.format("npy", "my_package.npy:Npy")`; the class is then used wherever files are read
-    or written. It is imported to learn its suffixes, so import heavy libraries within the methods. Complete:
+    or written. It is imported to learn its suffixes, so import heavy libraries within the methods. Example:
 
         class Npy(Format):
             \"\"\"NumPy arrays (.npy), (H, W) or (D, H, W).\"\"\"
@@ -104,13 +104,13 @@ class Format:
             def write(self, path, image, description=""):
                 np.save(path, image.pixels[0])
 
-    Whatever `read` and `write` raise that is not a UserError is a broken file for the caller; missing and empty files,
-    values that are not finite, and half-written results are taken care of outside.
+    Any error of `read` and `write` other than UserError is reported as a broken file; `gantk.formats.files` handles
+    missing and empty files, values that are not finite, and half-written results.
     """
 
-    name: str = ""  # in messages; "" is the name it is registered by
-    listed: str | None = ""  # among all formats; "" is the name and the suffixes, None of gantk's own files
-    allowed: str = ""  # what a broken file should have been, where the name does not tell
+    name: str = ""  # in messages; "" = the name it is registered by
+    listed: str | None = ""  # in the list of formats; "" = name and suffixes, None = not listed (gantk's own files)
+    allowed: str = ""  # what the error for a broken file names as allowed, beside `name`
     suffixes: tuple[str, ...] = ()  # in lower case, with the dot: (".nii", ".nii.gz")
     volumes: bool = False  # whether a file may hold three axes
     several: bool = False  # whether a file may hold several images, of which `volume` chooses one
@@ -118,7 +118,7 @@ class Format:
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """The image in a file; `volume`, counted from 0, is only ever above 0 where `several`.
 
-        Without `values` only the grid is asked for: where the header alone tells it, `zeros` may stand for the pixels.
+        Without `values` only the grid is needed: where the header contains it, `zeros` may replace the pixels.
         """
         raise NotImplementedError
 
@@ -127,12 +127,12 @@ class Format:
         raise NotImplementedError
 
     def withdraw(self, path: Path) -> None:
-        """Remove an earlier result, if there is one: a file, or a series from its folder, where all else stays."""
+        """Remove an earlier result, if there is one: a file, or only the files of the series from its folder."""
         path.unlink(missing_ok=True)
 
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
-        """The ranges of whole numbers that such a file can hold such an image in, narrowest first; infinite where it
-        holds any value."""
+        """The value ranges that such a file can store such an image in, narrowest first: of its integer types, or
+        infinite for floats."""
         return [(-np.inf, np.inf)]
 
     def files(self, path: Path) -> list[Path]:
@@ -143,17 +143,17 @@ class Format:
 class SeriesFormat(Format):
     """A format in which several files of one folder may be one image, as the slices of a DICOM series are.
 
-    Its files are never images of their own in a list of a folder: `group` says which of them belong together.
+    `list_images` leaves its files out, since none is an image of its own: `group` says which belong together.
     """
 
     def owns(self, path: Path) -> bool:
-        """Whether a file whose suffix no format claims is of this one, by its first bytes; False if unreadable."""
+        """Whether a file of unknown suffix has this format, by its first bytes; False if unreadable."""
         return False
 
     def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:
         """The images among such files of one folder, each with its files in order; UserError if a library is missing.
 
-        A scan of several files has the folder as its `path`, and a name that tells it from others there.
+        A scan of several files has the folder as its `path`, and a name that is unique there.
         """
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class SeriesFormat(Format):
 
 def zeros(*shape) -> np.ndarray:
     """float32 zeros that take no memory, read-only."""
-    return np.ndarray(shape, np.float32, bytes(4), strides=(0,) * len(shape))  # a tenth of broadcast_to's work
+    return np.ndarray(shape, np.float32, bytes(4), strides=(0,) * len(shape))  # a tenth of broadcast_to's time
 
 
 def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -191,7 +191,7 @@ def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int,
 
 
 def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Voxels (i, j, k), or more, in the file's order to (D, H, W): planes from inferior to superior, rows from anterior
+    """Turn voxels (i, j, k, ...) in the file's order to (D, H, W): planes from inferior to superior, rows from anterior
     down, columns from the patient's right. A single slice that is not axial has its rows from superior down."""
     from nibabel.orientations import apply_orientation
 
@@ -206,7 +206,7 @@ def in_file_order(upright: np.ndarray, shape: tuple[int, int, int], affine: np.n
 
 
 def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -> None:
-    """UserError where upright pixels have not the sides of a file of this shape (i, j, k)."""
+    """UserError where upright pixels do not have the sides of a file of this shape (i, j, k)."""
     if _above_one(upright_sides(shape, affine)) != _above_one(image.pixels.shape[1:]):
         what = f"pixels of {image.pixels.shape[1:]} do not fit the grid {shape} of '{image.path}'"
         raise UserError(what, remedy="bring them back to the input's size first")
@@ -214,7 +214,7 @@ def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -
 
 def upright_affine(image: Image) -> np.ndarray:
     """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior, superior)."""
-    from nibabel.orientations import inv_ornt_aff  # not for pictures
+    from nibabel.orientations import inv_ornt_aff  # pictures do not need it
 
     if image.dims != 3 or image.affine is None:
         what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
@@ -226,7 +226,7 @@ def upright_affine(image: Image) -> np.ndarray:
 
 
 def same_grid(image: Image, other: Image) -> bool:
-    """Whether two images have as many voxels at the same places, to a tenth of a voxel."""
+    """Whether two images have equally many voxels at the same places, to a tenth of a voxel."""
     if image.pixels.shape[1:] != other.pixels.shape[1:]:
         return False
     if image.affine is None or other.affine is None:
@@ -240,7 +240,7 @@ def same_grid(image: Image, other: Image) -> bool:
 
 
 def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    """The file's axes along which upright planes, rows and columns follow."""
+    """The file's axes that become upright planes, rows and columns, in this order."""
     return np.argsort(turn(affine, shape)[:, 0])[::-1]
 
 

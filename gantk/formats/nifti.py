@@ -23,8 +23,8 @@ from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_ord
 from gantk.formats.voxels import Stored, as_integers
 
 LONGEST = 8 * 2**20  # bytes of a header with its extensions
-warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")  # which may quote extensions
-SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # what nibabel mends in a header is not told
+warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")  # warnings may quote a header's texts
+SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # hides what nibabel repairs in a header
 
 
 class Nifti(Format):
@@ -70,9 +70,9 @@ class Nifti(Format):
             data, slope, inter = voxels.astype(np.float32, copy=False), 1.0, 0.0
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
         kind = _kinds(path)[wide](data.reshape(kept), affine, header, dtype=data.dtype)
-        kind.header["cal_min"] = kind.header["cal_max"] = 0  # what it said of other values: the window to show,
+        kind.header["cal_min"] = kind.header["cal_max"] = 0  # they describe the source's values: the window to show,
         kind.header.set_intent("none")  # and the kind of map
-        if not image.keep_header:  # whatever holds text, or nothing that is defined: it may name somebody
+        if not image.keep_header:  # clear texts and undefined fields, which may name the patient
             kind.header.extensions.clear()
             for name, (form, *_) in kind.header.template_dtype.fields.items():
                 if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):

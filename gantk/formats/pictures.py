@@ -1,6 +1,6 @@
-"""PNG, JPEG, TIFF and BMP through Pillow: gray, 16-bit, float and colour, each as what it is.
+"""PNG, JPEG, TIFF and BMP through Pillow: gray or colour, of 8 or 16 bits or (TIFF) float.
 
-Pillow knows colour of 8 bits only. PNG and TIFF with 16 bits in each of several channels are read and written by
+Pillow supports colour of 8 bits only. PNG and TIFF with 16 bits in each of several channels are read and written by
 SimpleITK where that is installed (extra `dicom`). A TIFF of several pages is refused: nothing in it says what
 its third axis is and how far its pages lie apart, so a volume is better kept as NIfTI.
 """
@@ -25,11 +25,11 @@ from gantk.formats.image import Format, Image, zeros
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 KINDS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
-MODES = {"1": "L", "LA": "L", "La": "L"}  # what is neither plain gray nor RGB, to which of them it is converted
+MODES = {"1": "L", "LA": "L", "La": "L"}  # modes that are neither gray nor RGB -> the one they are converted to
 MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
 BITS, ORIENTATION = 258, 274  # tags of TIFF: bits of each channel, which corner comes first
-SIDES = (256, 257)  # and width and height as stored: newer Pillows turn a TIFF's `size` when it is opened, older do not
-HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # of a PNG; its pixels mostly follow at once
+SIDES = (256, 257)  # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
+HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
 
 
 class Picture(Format):
@@ -40,18 +40,18 @@ class Picture(Format):
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """float32 (1, H, W) or (3, H, W): palettes turn to colour, alpha goes, EXIF turns of JPEG are honoured."""
+        """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's EXIF turn applied."""
         if not values and path.suffix.lower() == ".png" and (known := _outline(path)):
             expect_room(path, known[0] * known[1] * known[2])
             return Image(zeros(*known), path=path)
-        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as what it is
-            picture.filename = ""  # else the pixels are mapped, and the process dies where the file is cut meanwhile
+        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as JPEG
+            picture.filename = ""  # else Pillow maps the file, and truncating it meanwhile kills the process
             kind, turns = picture.format, picture.format in ("JPEG", "MPO", "TIFF")
-            # A TIFF's pages may be a million and are not counted; an MPO's second is the first, for the other eye.
+            # A TIFF may have a million pages: they are not counted. An MPO's second page is the view of the other eye.
             if picture.tag_v2.next if kind == "TIFF" else kind != "MPO" and getattr(picture, "n_frames", 1) > 1:
                 remedy = "save each as a file of its own, or all as a NIfTI volume"
                 raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
-            # Each scan of a JPEG takes as long as the picture.
+            # Each scan of a JPEG takes as long to decode as the whole picture.
             if kind in ("JPEG", "MPO") and path.read_bytes().count(b"\xff\xda") > 100:
                 raise ValueError("it is drawn in more than 100 scans")
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
@@ -66,22 +66,22 @@ class Picture(Format):
                 upright = picture if picture.format == "TIFF" or not turns else PIL.ImageOps.exif_transpose(picture)
                 array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
             dtype = array.dtype.newbyteorder("=")
-            if picture.mode == "I" and picture.format == "PNG":  # what older Pillows call 16-bit gray
+            if picture.mode == "I" and picture.format == "PNG":  # 16-bit gray in older versions of Pillow
                 dtype = np.dtype(np.uint16)
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
 
     def limits(self, path: Path, image: Image) -> list[tuple[float, float]]:
-        """0 to 255 or 65,535; any value too in a gray TIFF, where the source held none but whole numbers."""
+        """0 to 255 or 65,535, and any value in a gray TIFF, which is the only range for a source of floats."""
         kind = KINDS[path.suffix.lower()]
         whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image.channels, image.dtype, kind)]
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
         return whole + free if _is_integer(image.dtype) else free or whole
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """Write with the source's bits where the values fit, else with more; UserError where none hold them.
+        """Write in the source's bit depth where the values fit, else in a larger one; UserError where none fits.
 
-        Values of an integer image are rounded; those of a float image have to be whole numbers unless the file is TIFF.
+        Values of an integer image are rounded; those of a float image must be whole numbers unless the file is TIFF.
         """
         kind = KINDS[path.suffix.lower()]
         if image.dims != 2 or image.channels not in (1, 3):
@@ -98,7 +98,7 @@ class Picture(Format):
 
 
 def _outline(path: Path) -> tuple[int, int, int] | None:
-    """(C, H, W) of a PNG by its first bytes, in a fifth of Pillow's time: of every row of a table. None for Pillow."""
+    """(C, H, W) of a usual PNG by its first bytes, in a fifth of Pillow's time; None: Pillow has to open it."""
     with open(path, "rb", buffering=0) as file:
         start = file.read(41)
     if start[:16] != HEADER or start[37:] != b"IDAT" or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33]):
@@ -109,7 +109,7 @@ def _outline(path: Path) -> tuple[int, int, int] | None:
 
 
 def _is_deep(picture: PIL.Image.Image) -> bool:
-    """Whether there are more than 8 bits in each of several channels, which Pillow would silently cut to 8."""
+    """Whether a picture has several channels of more than 8 bits, which Pillow would silently reduce to 8."""
     if picture.format == "PNG":  # how its rows are stored, such as "RGB;16B"
         return ";16" in str(picture.tile[0][3]) and picture.mode in ("RGB", "RGBA", "LA")
     bits = picture.tag_v2.get(BITS, (8,)) if picture.format == "TIFF" else ()
@@ -117,14 +117,14 @@ def _is_deep(picture: PIL.Image.Image) -> bool:
 
 
 def _by_simpleitk(path: Path, picture: PIL.Image.Image) -> np.ndarray:
-    """(H, W, 3) of 16 bits, without transparency."""
+    """Read a picture of 16-bit channels as (H, W, 3), without transparency."""
     sitk = _simpleitk()
     if sitk is None:
         what = f"'{path}' has 16 bits in each of several channels"
         raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"')
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO"))
-    except RuntimeError:  # whose first line is where in ITK it came from
+    except RuntimeError:  # its message starts with a line of ITK's source
         raise ValueError("its 16-bit colours cannot be decoded") from None
     if array.ndim != 3 or array.shape[:2] != picture.size[::-1] or array.shape[2] not in (3, 4):
         raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
@@ -142,7 +142,7 @@ def _simpleitk() -> ModuleType | None:
 
 
 def _types(channels: int, dtype: np.dtype | None, kind: str) -> list[type]:
-    """The integers that such a file can hold, narrowest first: the source's or wider ones."""
+    """The integer types that such a file can hold, narrowest first: the source's or wider ones."""
     deep = kind in ("PNG", "TIFF") and (channels == 1 or _simpleitk() is not None)
     wide = deep and _is_integer(dtype) and np.dtype(dtype).itemsize > 1
     return [np.uint16] if wide else [np.uint8, np.uint16] if deep else [np.uint8]
@@ -153,7 +153,7 @@ def _is_integer(dtype: np.dtype | None) -> bool:
 
 
 def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray:
-    """The pixels in the narrowest type that the source had, or a wider one, which the format and the channels allow."""
+    """The pixels in the source's type, or in the narrowest wider one that the format and the channels allow."""
     whole = np.rint(pixels)
     types = _types(len(pixels), dtype, kind)
     if _is_integer(dtype) or np.array_equal(whole, pixels):

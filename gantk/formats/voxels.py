@@ -1,9 +1,9 @@
-"""Voxels between files and memory: streamed into upright float32 by slabs, and back to the integers that they were.
+"""Decodes the voxels of files into float32 a few planes at a time, and converts results to the source's integers.
 
-The type that is written: where the source was stored as integers and every value lies on their grid, within 1e-3 of a
-step, the file holds integers of that type. The grid is whole numbers, or stored * slope + intercept where the file has
-these; the 1e-3 are what float32 arithmetic leaves of whole numbers, or 5e-7 of the largest value where that is more (up
-to 0.05 of a step). All else is written as float32, also where the source held float64, since pixels are float32.
+The written type: integers of the source's type where the source held integers and every value lies on their grid, which
+is whole numbers, or stored * slope + intercept where the file has these. A value may be off the grid by the rounding of
+float32 arithmetic: 1e-3 of a step, or 5e-7 of the largest value where that is more (up to 0.05 of a step). All else is
+written as float32, also where the source held float64, since pixels are float32.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 from gantk.errors import UserError
 
 CHUNK = 8 * 2**20  # bytes that are decoded at a time
-SLACK = 2**20  # bytes behind the last volume that are still looked at
-MOST = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}  # bytes that one packed byte can stand for, at most
+SLACK = 2**20  # bytes that are read beyond the last volume
+MOST = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}  # largest possible compression
 
 
 def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
-    """UserError where the `held` bytes of a file, packed or not, cannot be the `declared` bytes of its voxels."""
+    """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of its voxels."""
     if declared > held * MOST[packing]:
         what = f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and holds {held}"
         raise UserError(what + " packed" * bool(packing), remedy="copy it again, or leave it out")
@@ -34,7 +34,7 @@ def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the voxels of one volume lie: (i, j, k), i fastest, in a stream that is a file's or packed in it."""
+    """Where the voxels (i, j, k) of one volume lie, i fastest: in a file, or in a packed stream inside it."""
 
     path: Path
     shape: tuple[int, ...]
@@ -47,11 +47,11 @@ class Stored:
     inter: float = 0.0
 
     def expect_whole(self) -> None:
-        """UserError where the size of a file tells that it is cut short, whatever it is packed by."""
+        """UserError where the file is too small to hold the voxels, packed or not."""
         expect_held(self.path, self.end, self.path.stat().st_size - self.opens, self.packing)
 
     def decode(self, voxels: np.ndarray) -> None:
-        """Fill a view (i, j, k) of float32, a few planes k at a time; an error if it is cut short or damaged."""
+        """Fill a view (i, j, k) of float32, a few planes k at a time; an error if the file is truncated or damaged."""
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK // plane)
         with self.path.open("rb") as file:
@@ -67,10 +67,10 @@ class Stored:
                 if (self.slope, self.inter) != (1, 0):
                     slab = slab.astype(np.float64) * self.slope + self.inter
                 voxels[:, :, first : first + count] = slab.reshape(*self.shape[:2], count, order="F")
-            stream.read(SLACK)  # padding, and behind the last volume the stream's checksum
+            stream.read(SLACK)  # padding, and after the last volume the stream's checksum
 
     def _unpacked(self, file: BinaryIO) -> BinaryIO:
-        if self.packing == "zlib":  # which has no reader of its own; no more is inflated than is declared
+        if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked
             return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK))
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
@@ -80,7 +80,7 @@ class Stored:
 def as_integers(
     voxels: np.ndarray, dtype: np.dtype | None, slope: float = 1.0, inter: float = 0.0
 ) -> np.ndarray | None:
-    """The integers of the source's type that stand for the values (i, j, k), None where one lies off their grid."""
+    """The values (i, j, k) as stored integers of the source's type; None where one lies off their grid."""
     if dtype is None or not np.issubdtype(dtype, np.integer):
         return None
     limits, step = np.iinfo(dtype), abs(slope)
