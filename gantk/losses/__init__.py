@@ -1,1 +1,1 @@
-"""What networks are trained to minimise: pure functions of images, logits and features."""
+"""Losses: pure functions of images, logits and features that training minimises."""

@@ -1,4 +1,4 @@
-"""The game between generator and discriminator: what each minimises, given the discriminator's logits."""
+"""Adversarial losses: what generator and discriminator minimise, given the discriminator's logits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gantk.plugin.spec import Fraction, Weight
 
 
 class Adversarial:
-    """One game: `generator(fake)` and `discriminator(real, fake)` turn logits of any shape into a scalar.
+    """An adversarial loss: `generator(fake)` and `discriminator(real, fake)` map logits of any shape to a scalar.
 
-    The first is what the generator minimises, with the logits of its images attached to it, the second what the
-    discriminator minimises. Logits are raw (no sigmoid); everything is computed in float32. Shapes need not agree.
+    The generator minimises the first, given the logits of its images; the discriminator minimises the second. Logits
+    are raw (no sigmoid); everything is computed in float32. Shapes of real and fake may differ.
     """
 
     def generator(self, fake: Tensor) -> Tensor:
@@ -26,14 +26,14 @@ class Adversarial:
         raise NotImplementedError
 
     def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:
-        """A further term for the discriminator that needs the images themselves; None where the game has none."""
+        """A further term of the discriminator's loss that needs the images themselves; None if there is none."""
         return None
 
 
 class BCE(Adversarial):
-    """The first GAN's game in its non-saturating form: binary cross-entropy (Goodfellow et al., 2014, section 3).
+    """The first GAN's loss in its non-saturating form: binary cross-entropy (Goodfellow et al., 2014, section 3).
 
-    The discriminator minimises the mean of its real and its fake half, as Pix2Pix does, or their sum.
+    The discriminator minimises the mean of its terms for real and fake, as Pix2Pix does, or their sum.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class BCE(Adversarial):
 
 
 class LS(Adversarial):
-    """Least squares to 1 for real and 0 for fake (Mao et al., 2017, equation 9): steady gradients far from the border.
+    """Least squares to 1 for real and 0 for fake (Mao et al., 2017, eq. 9): steady gradients far from the boundary.
 
-    The discriminator minimises the mean of its two halves, the generator the plain square, as CycleGAN does.
+    The discriminator minimises the mean of its two terms, the generator the plain square, as CycleGAN does.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Hinge(Adversarial):
 
 
 class WGANGP(Adversarial):
-    """The Wasserstein game with a gradient penalty (Gulrajani et al., 2017, equation 3).
+    """The Wasserstein loss with a gradient penalty (Gulrajani et al., 2017, equation 3).
 
-    The penalty asks for gradients of length 1 on lines between real and fake images; a map of logits counts with its
-    mean. It speaks of one image at a time, so a discriminator with batch norm is an error.
+    The penalty pulls gradients to length 1 on lines between real and fake images; of a map of logits the mean is used.
+    It is computed image by image, so a discriminator with batch norm is an error.
     """
 
     def __init__(
         self,
         *,
-        penalty: Weight = 10.0,  # weight of the gradient penalty; 0 leaves it out
+        penalty: Weight = 10.0,  # weight of the gradient penalty; 0 = none
     ):
         self.weight = penalty
 
@@ -121,7 +121,7 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fa
         between = torch.lerp(fake, real, share).requires_grad_()
         values = discriminator(between).float().reshape(len(between), -1).mean(1)
         (gradient,) = torch.autograd.grad(values.sum(), between, create_graph=True)
-        # A gradient of zero has no direction: the epsilon keeps the square root's own gradient finite there.
+        # The epsilon keeps the square root's own gradient finite where the gradient is zero.
         length = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
         return (length - 1).square().mean()
 

@@ -1,6 +1,6 @@
 """Losses that compare two images pixel by pixel, in a pair or after a cycle.
 
-They take a `weight`, (N, 1, *size) and not negative, for pixels that count more than others: see `weighted`.
+They accept a non-negative `weight` (N, 1, *size) that gives some pixels more influence: see `weighted`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Norm:
     def __init__(
         self,
         *,
-        norm: Literal["l1", "l2"] = "l1",  # l2 is harder on large differences and blurs
+        norm: Literal["l1", "l2"] = "l1",  # l2 penalises large differences more, and blurs
     ):
         self.compare = L1() if norm == "l1" else L2()
 
@@ -41,11 +41,11 @@ class Norm:
 
 
 class Cycle(Norm):
-    """An image that went to the other domain and back is itself: `cycle(cycled_a, real_a)` (Zhu et al., 2017)."""
+    """Cycle consistency of an image translated there and back: `cycle(cycled_a, real_a)` (Zhu et al., 2017)."""
 
 
 class Identity(Norm):
-    """A generator leaves images of its target domain alone: `identity(g_ab(real_b), real_b)` (Zhu et al., 2017)."""
+    """Keeps images of the target domain unchanged: `identity(g_ab(real_b), real_b)` (Zhu et al., 2017)."""
 
 
 def difference(output: Tensor, target: Tensor) -> Tensor:
@@ -57,10 +57,10 @@ def difference(output: Tensor, target: Tensor) -> Tensor:
 
 
 def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of (N, C, *size) values, each pixel as often as its weight (N, 1, *size) says; None: all alike.
+    """Mean of values (N, C, *size), weighted per pixel by (N, 1, *size); None: an unweighted mean.
 
-    Weights are divided by their image's own mean: every image counts as much as any other, whatever it is weighed by,
-    so that a batch gives the mean of what its images give. A weight that is 0 everywhere is a loss of 0.
+    Weights are divided by their image's own mean, so that every image counts the same and a batch's loss is the mean of
+    its images' losses. A weight that is 0 everywhere gives a loss of 0.
     """
     if weight is None:
         return values.mean()
@@ -75,7 +75,7 @@ def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
 def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
     """The weights 1 + (lesion - 1) x mask of a lesion mask (N, 1, *size) from 0 to 1; None where lesion is 1.
 
-    UserError where lesions are to be weighed and the batch has no mask.
+    UserError if lesion is not 1 and the batch has no mask.
     """
     if lesion == 1:
         return None

@@ -1,4 +1,4 @@
-"""Losses that keep the input's structure: local NCC, calm flat regions, empty air. Blind to how bright anything is.
+"""Losses that keep the input's structure, whatever its brightness: local NCC, calm flat regions, empty air.
 
 Cycle consistency alone cannot tell which tissue becomes which; these losses compare an output with its own source
 through small windows.
@@ -17,13 +17,13 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Loss, Positive, Weight, Window
 
 Contrast = Literal["any", "inverted", "same"]
-AIR = 0.05  # of the data range above black: windows without anything brighter hold no tissue
-BLACK = 0.01  # of the data range: nothing at all was measured there
+AIR = 0.05  # share of the data range above black: windows with nothing brighter hold no tissue
+BLACK = 0.01  # share of the data range: below it there is no signal at all
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructureTerms:
-    """The structure losses of a method, options of its own by their names; a term of weight 0 costs nothing."""
+    """The structure losses of a method, as options of the same names; a term of weight 0 costs nothing."""
 
     local_ncc: Weight = 0.0  # weight of 1 - squared local correlation of input and output
     flat_region: Weight = 0.0  # weight of the output's local deviation where the input is flat
@@ -40,7 +40,7 @@ class StructureTerms:
             raise UserError(what, where="method.source_losses", remedy="give each once")
 
     def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
-        """The weighted losses by name, `suffix` behind each; `range` are the network intensities of black and white."""
+        """The weighted losses by name plus `suffix`; `range`: the network intensities of black and white."""
         low, high = range
         found = {}
         if self.local_ncc or self.flat_region:
@@ -63,7 +63,7 @@ class WindowLoss:
         window: Window = 5,  # side in pixels; one pixel has no variance
         threshold: Positive = 0.01,  # source deviation, share of data_range, where a window counts half as structure
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
-        floor: Positive = 0.028,  # deviations below this share of data_range count as noise, not as structure to match
+        floor: Positive = 0.028,  # deviations below this share of data_range are noise, not structure to match
         contrast: Contrast = "any",  # how tissue contrast changes, where that is known: T1 and T2 are inverted
         black: float = -1.0,  # intensity of air
     ):
@@ -72,14 +72,14 @@ class WindowLoss:
 
 
 class LocalNCC(WindowLoss):
-    """1 - (local normalised cross-correlation)^2, over the windows where the source varies; 0 is best, 1 is unrelated.
+    """1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0 is best, 1 is unrelated.
 
-    Blind to contrast: every local map a * x + b keeps it at 0, a negative `a` too, as far as both vary by more than
-    `floor`. Strict about edges: what the source does not show, or shows elsewhere, costs up to 1.
+    Invariant to contrast: every local map a * x + b, also with negative `a`, gives 0, if both vary by more than
+    `floor`. Sensitive to edges: an edge that the source does not show, or shows elsewhere, costs up to 1.
 
-    With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 - correlation instead: where
-    physics say so, such as fluid that is dark in T1 and bright in T2. Windows that touch air do not count then: every
-    tissue is brighter than air.
+    With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 - correlation instead: for
+    contrasts known from physics, such as fluid that is dark in T1 and bright in T2. Windows that touch air are then
+    left out: every tissue is brighter than air.
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class LocalNCC(WindowLoss):
 
 
 class FlatRegion(WindowLoss):
-    """The output's local standard deviation where the source is flat, in intensity units: texture is not invented."""
+    """The output's local standard deviation where the source is flat, in intensity units: against invented texture."""
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
         return local_ncc_and_flat_region(output, source, **self.options)[1]
@@ -107,11 +107,10 @@ def local_ncc_and_flat_region(
     contrast: Contrast = "any",
     black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Both losses of an output and its source from one pass over the windows; options as `LocalNCC` has them.
+    """Compute both losses of an output and its source in one pass over the windows; options as in `LocalNCC`.
 
-    Images are (N, C, *size), 2-D or 3-D; where the channel counts differ, channel means are compared. Computed in
-    float32 under any autocast; the source gets no gradient. Every image counts alike: a batch gives the mean of what
-    its images give.
+    Images are (N, C, *size), 2-D or 3-D; if the channel counts differ, channel means are compared. Computed in float32
+    under any autocast; the source gets no gradient. A batch's loss is the mean of its images' losses.
     """
     source_variance, output_variance, covariance = local_moments(output, source, window)
     structured = source_variance / (source_variance + (threshold * data_range) ** 2)
@@ -132,8 +131,8 @@ def local_ncc_and_flat_region(
 def air_left_empty(output: Tensor, source: Tensor, *, window: int = 5, data_range: float = 2.0, black: float = -1.0):
     """Mean distance of the output from black where the source shows air; 0 is best.
 
-    Air is what is black in every channel (skull-stripped surroundings), and whole windows that are nearly so (noise).
-    Images are (N, C, *size), of one size.
+    Air: pixels that are black in every channel (skull-stripped surroundings), and windows that are all nearly black
+    (noise). Images are (N, C, *size), of one size.
     """
     brightest = source.detach().float().amax(1, keepdim=True) - black
     tissue = widened((brightest >= AIR * data_range).float(), window // 2)
@@ -142,14 +141,14 @@ def air_left_empty(output: Tensor, source: Tensor, *, window: int = 5, data_rang
 
 
 def widened(mask: Tensor, by: int) -> Tensor:
-    """A mask (N, C, *size) that reaches `by` pixels further to all sides."""
+    """Dilate a mask (N, C, *size) by `by` pixels in all directions."""
     return (F.max_pool2d if mask.ndim == 4 else F.max_pool3d)(mask, 2 * by + 1, 1, by)
 
 
 def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """Source variance, output variance and covariance of every window of `window` pixels a side inside the image.
 
-    Each (N, C, *windows), float32; those of the output carry its gradient.
+    Each is (N, C, *windows), float32; the output's have its gradient.
     """
     if output.shape[0] != source.shape[0] or output.shape[2:] != source.shape[2:]:
         shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
@@ -167,9 +166,9 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
 
 
 class BoxMean(torch.autograd.Function):
-    """Sums `window` shifted copies along one axis after another; its gradient is the same filter over a padded map.
+    """Moving average: sums `window` shifted copies along each axis; its gradient is the same filter on a padded map.
 
-    On the CPU about four times as fast as average pooling, with none of the rounding of cumulative sums.
+    On the CPU about four times as fast as average pooling, without the rounding errors of cumulative sums.
     """
 
     @staticmethod
@@ -199,9 +198,9 @@ def sliding_mean(x: Tensor, window: int, dims: int) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Sum of weight x value over the sum of weights, image by image, then their mean; 0 where no window has weight.
+    """Weighted mean of each image's values, then the mean over images; 0 for an image without any weight.
 
-    Not over the batch as a whole: microbatches and ranks would then weigh their images otherwise than one batch does.
+    Not over the batch as a whole: microbatches and ranks would then weight their images differently from one batch.
     """
     axes = tuple(range(1, values.ndim))
     return ((weight * values).sum(axes) / weight.sum(axes).clamp_min(1e-6)).mean()
