@@ -1,1 +1,1 @@
-"""How a trained model is judged: scores with their definitions, the baselines to beat, and how sure the numbers are."""
+"""Evaluation of trained models: scores with their definitions, baselines, confidence intervals and verdicts."""

@@ -13,32 +13,32 @@ from torch import Tensor
 
 QUANTILES = 4096  # of a domain's pooled intensities
 BINS = 256  # of the intensity map
-PIXELS = 2**16  # of each training image that the intensity map looks at
+PIXELS = 2**16  # at most of each training image, for the intensity map
 
 
 def identity(source: Tensor, channels: int | None = None) -> Tensor:
-    """The source itself, as if nothing had to be done; its channel mean, repeated, where counts differ."""
+    """The source itself, unchanged; if the channel counts differ, its channel mean, repeated."""
     if channels in (None, source.shape[1]):
         return source
     return source.mean(1, keepdim=True).expand(-1, channels, *source.shape[2:])
 
 
 class HistogramMatching:
-    """Each image gets the intensity distribution of the target domain's training images; needs no pairs.
+    """Maps each image to the intensity distribution of the target domain's training images; needs no pairs.
 
-    Pixels keep their order by brightness: the one at quantile q becomes the target domain's pooled quantile q. Pixels
-    of one value, such as air, share the middle of their ranks, so that they stay one value.
+    Pixels keep their order by brightness: the one at quantile q gets the target domain's pooled quantile q. Pixels of
+    one value, such as air, get the quantile at the middle of their ranks, so that they stay one value.
     """
 
     def __init__(self, target: Iterable[Tensor]):
         """`target`: the target domain's training images, (C, *size) each, one or more."""
-        # Evenly spaced order statistics stand for an image, whatever its size: each image counts alike.
+        # The same number of quantiles from each image, whatever its size: each image has the same weight.
         pools = []
         for image in target:
             ordered = np.sort(flat(image), axis=1)
             pools.append(ordered[:, np.linspace(0, ordered.shape[1] - 1, QUANTILES).round().astype(int)])
         pool, self.levels = np.sort(np.concatenate(pools, axis=1), axis=1), np.linspace(0, 1, QUANTILES)
-        places = self.levels * (pool.shape[1] - 1), np.arange(pool.shape[1])  # np.quantile's, which takes far longer
+        places = self.levels * (pool.shape[1] - 1), np.arange(pool.shape[1])  # as np.quantile, but far faster
         self.quantiles = np.stack([np.interp(*places, row) for row in pool], 1)  # (QUANTILES, C)
 
     def __call__(self, source: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ class HistogramMatching:
 
 
 class IntensityMap:
-    """The best a look-up table can do: the mean target intensity of every source intensity, fitted on training pairs.
+    """The best look-up table: the mean target intensity of every source intensity, fitted on training pairs.
 
-    256 bins of the (channel mean) source intensity, linear between their mean intensities, constant beyond the ends;
-    no order is imposed, so that an inverted contrast is within reach. A model that does not beat this has learned
+    256 bins of the source intensity (channel mean), linear between their mean intensities, constant beyond the ends.
+    The map need not be monotonic, so that it can invert contrast. A model that does not beat this has learned
     brightness and nothing of the anatomy.
     """
 
@@ -76,13 +76,13 @@ class IntensityMap:
 
 
 def linearly_corrected(output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
-    """a * output + b with the a and b, per image and channel, that bring it closest to the reference in mean square.
+    """a * output + b with the a and b, per image and channel, that minimise the mean square error to the reference.
 
-    It looks at the reference, so its score is not a result: the gap to the uncorrected score says how much of the error
-    is mere brightness and contrast (`a` may be negative). A constant output becomes the reference's mean.
+    It uses the reference, so its score is no result: the gap to the uncorrected score is the share of the error that is
+    only brightness and contrast (`a` may be negative). A constant output becomes the reference's mean.
     """
     axes = tuple(range(2, output.ndim))
-    exact = torch.float32 if output.device.type == "mps" else torch.float64  # Apple's devices know no float64
+    exact = torch.float32 if output.device.type == "mps" else torch.float64  # MPS has no float64
     x, y = output.detach().to(exact), reference.detach().to(exact)
     weight = torch.ones_like(x) if mask is None else (mask > 0).expand_as(x).to(exact)
     total = weight.sum(axes, keepdim=True).clamp_min(1)
@@ -99,7 +99,7 @@ def flat(image: Tensor) -> np.ndarray:
 
 
 def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same seeded choice of PIXELS positions of both, so that a data set of volumes fits into memory."""
+    """The same PIXELS random positions (seeded) of both, so that a data set of volumes fits into memory."""
     if source.size <= PIXELS:
         return source, target
     chosen = np.random.default_rng(0).choice(source.size, PIXELS, replace=False)

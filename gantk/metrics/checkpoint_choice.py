@@ -1,9 +1,9 @@
-"""Checkpoint choice: which save of a run to use, by a score that sees no test image.
+"""Checkpoint choice: selects a save of a run by a score that uses no test image.
 
-A method of pairs is scored by the PSNR of its validation pairs, images from noise by their kid, other translations by
-sqrt(kid) + structure^4 + cycle^4: the distance to real images of other patients over the untouched input's, 1 - squared
-local correlation with the input over that of other patients, the difference of an image brought there and back over
-that of two images. On phantoms it lost 0.24 dB to the best save and the last one 0.29 dB: the last is the default.
+Methods of pairs use the PSNR of validation pairs, images from noise their kid, other translations sqrt(kid) +
+structure^4 + cycle^4: kid to real images of other patients over that of the input; 1 - squared local correlation with
+the input, over other patients'; difference from the input after translation there and back, over that of two images. On
+phantoms it lost 0.24 dB to the best save, the last save 0.29 dB: the last is the default.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from gantk.metrics.evaluate import Scorer, difference
 from gantk.metrics.references import OTHER, fitting, spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
-MOST, FEWEST, REALS = 32, 8, 64  # images that are translated at a save, and real ones that they are compared with
-BYTES = 2**28  # of a set of images, which for volumes is fewer
-FLOOR = 0.1  # kid (of standardised features) that sets of a few dozen images of other patients get by chance alone
+MOST, FEWEST, REALS = 32, 8, 64  # images translated at a save: at most, at least; real ones to compare with
+BYTES = 2**28  # at most of a set of images, so fewer volumes
+FLOOR = 0.1  # kid (standardised features) of sets of a few dozen real images of different patients
 OF_TRANSLATIONS = "lowest kid + structure^4 + cycle^4: 1 is kid of a copy of the input, structure of an unrelated image"
 
 
@@ -39,18 +39,18 @@ class Choice:
     table: list[dict[str, Any]] = field(default_factory=list)  # {"step": N, "score": x, "barred": why, criteria}
 
     def add(self, step: int, entry: dict[str, Any]) -> None:
-        """Enter a save, in place of what was there of it."""
+        """Add a save's scores; they replace earlier ones of the same step."""
         self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry | {"step": step}]
 
     def take(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
-        """Enter what log.jsonl says of regular saves: an interruption once had its own judged too."""
+        """Add the scores of regular saves from log.jsonl; older versions scored saves at interruptions too."""
         for line in log:
             if line.get("selection") and regular(line["step"]):
                 self.add(line["step"], line["selection"])
 
     @property
     def best(self) -> int | None:
-        """The step of the winner, the earlier of two alike; the newest where none has a score; None of no saves."""
+        """The step of the best score, the earlier of equal ones; without scores the newest; None without saves."""
         scored = [row for row in self.table if row.get("score") is not None]
         if not scored:
             return max((row["step"] for row in self.table), default=None)
@@ -58,17 +58,17 @@ class Choice:
         return min(scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"]))["step"]
 
     def patience_used(self) -> tuple[int, int | None]:
-        """How many scored saves since the best one brought no better score, and the step of the best one."""
+        """The number of scored saves since the best one, none of them better, and the step of the best one."""
         scored = [row["step"] for row in self.table if row.get("score") is not None]
         return sum(step > self.best for step in scored), self.best if scored else None
 
     def state(self) -> dict[str, Any]:
-        """What best.json holds."""
+        """The content of best.json."""
         return {"step": self.best, "rule": self.rule, "higher_is_better": self.higher, "table": self.table}
 
 
 class Criterion:
-    """Called at a save: its score, None where there is nothing to choose from, and its criteria by direction."""
+    """Scores the weights at a save: returns the score (None if it cannot be computed) and the criteria by direction."""
 
     def __init__(self, scorer: Scorer):
         self.scorer, self.data, self.method, self.reals = scorer, scorer.data, scorer.method, scorer.reals
@@ -82,7 +82,7 @@ class Criterion:
 
     @property
     def sees(self) -> str:
-        """Which images the score of translations without pairs looks at."""
+        """The kind of images that scores are computed on, in words."""
         few = [to for to in self.method.directions() if len(self.reals.records("validation", OTHER[to])) < FEWEST]
         known = f"training images, for want of {FEWEST} validation images" if few else "validation images"
         return "images from noise" if not self.method.directions() else "validation pairs" if self.higher else known
@@ -94,7 +94,7 @@ class Criterion:
         return found | {"score": round(score, 6) if math.isfinite(score) else None}
 
     def _translated(self, to: str) -> tuple[str, dict[str, float]]:
-        """The criteria of one direction, and the score that they make."""
+        """The criteria of one direction, with the score computed from them."""
         sources, real = self._images[to]
         made, given, there = self.scorer.translate(sources, to), self.data.centre(sources), real.images.cpu()
         shown, unrelated = self.data.centre(made), there[torch.arange(len(given)) % len(there)] + self.scorer.low
@@ -104,7 +104,7 @@ class Criterion:
         score = math.sqrt(max(kid, 0.0) / max(copy, FLOOR)) + (structure / max(unlike, 1e-6)) ** 4
         criteria = {self.kid.name: round(kid, 6), "structure": round(structure, 6)}
         if OTHER[to] in self.method.directions():
-            back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))  # half of them: it costs as much again
+            back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))  # half of them, to save time
             cycle = float((back - given[::2]).abs().mean())
             criteria["cycle"], score = round(cycle, 6), score + (cycle / max(difference(given), 1e-6)) ** 4
         return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
@@ -120,12 +120,12 @@ class Criterion:
 
     @cached_property
     def _images(self) -> dict[str, tuple[Tensor, ImageGroup]]:
-        """By the domain that comes out: what is translated, and real images of that domain, of other patients."""
+        """By target domain: the images to translate, and real images of that domain from other patients."""
         found, size = {}, self.method.geometry.size
         for to in self.method.directions():
             own, real = self.reals.records("validation", OTHER[to]), self.reals.training(to)
             own = own if len(own) >= FEWEST else self.reals.training(OTHER[to])
-            if len(others(real, own)) < 2:  # every patient gives both domains: half of them give the sources
+            if len(others(real, own)) < 2:  # all patients have both domains: sources from half of them
                 own = own[: -(-len(own) // 2)]
             real = spread(others(real, own) or real, fitting(REALS, BYTES, size, FEWEST))
             own = spread(own, fitting(MOST, BYTES, size, FEWEST))

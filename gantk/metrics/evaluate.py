@@ -1,4 +1,4 @@
-"""Evaluation: the recipe's metrics on held-out images, the baselines beside the model, and how sure each number is."""
+"""Evaluation: the recipe's metrics on held-out images, for the model and for baselines, with intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.trained import Examples, Posts
 
-VALIDATION = 16  # pairs that are scored while training
-VALIDATED = ("psnr", "ssim")  # by these
-SAMPLED = 64  # images from noise that are scored while training
-SAMPLE_PASS = 16  # images from noise per call; part of what a score means, as a seed belongs to a call
-SAMPLE_SEED = 1000  # of the first call, apart from those of the samples that are shown
-ALIKE = 0.15  # outputs that differ from each other by less than this share of what real images do have collapsed
-INVERTED = -0.3  # correlation of outputs with the truth, in tissue, below which their contrast is inverted
-BASELINE_IMAGES = 64  # training images that histograms and intensity maps are taken of
+VALIDATION = 16  # pairs scored while training
+VALIDATED = ("psnr", "ssim")  # with these metrics
+SAMPLED = 64  # images from noise scored while training
+SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
+SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
+ALIKE = 0.15  # below this share of the difference between real images, outputs have collapsed
+INVERTED = -0.3  # correlation with the truth, in tissue, below which outputs have inverted contrast
+BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
 
 
@@ -45,12 +45,12 @@ class SampleBatch:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     truths: dict[str, Tensor] = field(default_factory=dict)
     noise: int = 0  # how many images to sample, for methods that start from noise
-    seen: dict[str, Tensor] = field(default_factory=dict)  # the inputs as the networks see them, neighbours included
-    records: dict[str, list[Record]] = field(default_factory=dict)  # what they are images of
-    differences: dict[str, float] = field(default_factory=dict)  # between real images, in the mean, by direction
+    seen: dict[str, Tensor] = field(default_factory=dict)  # the networks' inputs, with neighbours
+    records: dict[str, list[Record]] = field(default_factory=dict)  # records of the inputs
+    differences: dict[str, float] = field(default_factory=dict)  # mean difference of real images, by direction
 
     def index(self, data: Data) -> dict[str, Any]:
-        """What samples/index.json says of them."""
+        """The content of samples/index.json."""
         names, directions = dict(zip(data.letters, data.table.domains, strict=False)), {}
         for key, images in self.inputs.items():
             known = [{"patient": one.subject, "image": str(one.path or one.key)} for one in self.records[key]]
@@ -62,7 +62,7 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class Tested:
-    """A direction's test images as they were scored: the first of `inputs` is of the first pair, and so on."""
+    """One direction's test images with their scores; item i of each tensor belongs to pair i."""
 
     data: Data
     pairs: list[dict[str, Record]]  # by domain, "a" and "b"
@@ -75,7 +75,7 @@ class Tested:
 
 
 def default_metrics(method: Method) -> list[Any]:
-    """What a recipe that names no metrics is scored by; from noise as published too, weights at hand."""
+    """The metrics of a recipe that names none; for noise also published ones whose weights are installed."""
     of_samples = [*OF_SAMPLES, *published()] if method.samples else []
     return [*OF_TRANSLATIONS * bool(method.directions()), *of_samples]
 
@@ -83,15 +83,15 @@ def default_metrics(method: Method) -> list[Any]:
 class Scorer:
     """Scores a method on a recipe's held-out images, in network intensities.
 
-    UserError, before anything is trained, where a metric cannot judge this method or these data.
+    Raises a UserError at construction if a metric does not suit the method or the data.
     """
 
     def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
         self.model, self.data, self.method, self.runtime = model, data, method, runtime
         self.low, high = data.range
         self.span, self.dims, self.batch = high - self.low, model.data.dims, model.translate.batch
-        self.letter = method.reads[0]  # the domain that images from noise are of
-        self.classes = len(method.geometry.classes) if method.conditional else 0  # that it makes images of, in turn
+        self.letter = method.reads[0]  # the domain of images from noise
+        self.classes = len(method.geometry.classes) if method.conditional else 0  # number of classes, generated in turn
         self.reals = RealImages(data, runtime.device)
         parts = model.evaluate.metrics
         if parts is None:
@@ -104,13 +104,13 @@ class Scorer:
         self.curves = PairScorer(curves, *about, self.batch, runtime.device, ["whole"])
         self._check_metrics()
         self.posts = Posts(model, data.range)
-        self.tested: dict[str, Tested] = {}  # by direction, what `test` scored in pairs
-        self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by the domain that comes out
+        self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
+        self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by target domain
         if model.evaluate.uncertainty != "none":
             bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(method, model.train.keep)
 
     def sample_batch(self) -> SampleBatch:
-        """The images to draw while training: validation pairs, else test pairs, else held-out or training images."""
+        """The images to show while training: of validation pairs, else test pairs, else held-out or training images."""
         count, batch = self.model.evaluate.samples, SampleBatch()
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in self.method.directions():
@@ -129,13 +129,13 @@ class Scorer:
         return batch
 
     def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
-        """What the method makes of them now, before any post-step."""
+        """The method's current outputs for the batch, before any post-step."""
         if batch.noise:
             return {"image": self.data.centre(self.method.sample(batch.noise, seed=0).float().cpu())}
         return {key: self.data.centre(self.translate(images, key[-1])) for key, images in batch.seen.items()}
 
     def validate(self) -> dict[str, dict[str, float]]:
-        """While training, by direction: PSNR and SSIM on validation pairs; for images from noise KID, cheaply."""
+        """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of images from noise."""
         found: dict[str, dict[str, float]] = {}
         for to, (sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to))
@@ -157,10 +157,10 @@ class Scorer:
         return found
 
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
-        """All metrics and baselines on the test split, as metrics.json holds them.
+        """Score all metrics and baselines on the test split; returns the content of metrics.json.
 
-        All ranks run networks on their share of the images; the first one scores what they made, as it would alone.
-        `others` are the weights of the run's other checkpoints, for an uncertainty of that kind.
+        All ranks run networks on their share of the images; rank 0 computes the scores, the same as it would alone.
+        `others`: weights of the run's other checkpoints, for an uncertainty of that kind.
         """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
         result["split"] = {"by": self.data.splits.by, "consequences": consequences(self.data.splits)}
@@ -202,7 +202,7 @@ class Scorer:
             self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
 
     def _with_posts(self, key: str, output: Tensor, letter: str, made_from, records=()) -> dict[str, Tensor]:
-        """The network's images as they are scored, by name, and what the recipe's post-steps make of them."""
+        """The images to score, by name: the network's, and those after the recipe's post-steps."""
         made = {key: self.data.centre(output)}
         if self.posts.steps:
             examples = Examples(lambda: self.data, letter, device := self.runtime.device, made_from, records)
@@ -219,10 +219,10 @@ class Scorer:
         about: ImageGroup | None,
         references: References | None = None,
     ) -> dict[str, Scores]:
-        """The way of all images: `made` and `baselines` by name, in pairs and as sets: rows, verdicts, pair scores.
+        """Score images (`made`, `baselines`, by name) in pairs and as sets; adds to `result`, returns pair scores.
 
-        `about` says whose they are. `real_split` is what a perfect generator would get: real images of other patients,
-        as if they had been made.
+        `about`: patients, classes and masks of the images. `real_split` is a perfect generator's score: real images of
+        other patients, scored as if generated.
         """
         images = made | baselines
         rows: dict[str, dict[str, Any]] = {name: {} for name in images}
@@ -255,9 +255,9 @@ class Scorer:
         return scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """(name, baseline) for images of domain `to`; those that learn from pairs only where training pairs are known.
+        """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are training pairs.
 
-        A baseline takes sources (N, C, *size), as they are scored, to images of the target domain.
+        A baseline maps sources (N, C, *size), as they are scored, to images of the target domain.
         """
         pool = self.reals.shown(spread(self.reals.records("train", to), BASELINE_IMAGES))
         yield "identity", lambda sources: identity(sources, pool.shape[1])
@@ -276,7 +276,7 @@ class Scorer:
             yield "regression", bind_or_raise("baseline", options)(images, self.dims, *self.data.range, self.runtime)
 
     def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
-        """How well the uncertainty of translations predicts their errors."""
+        """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
         whole, judge = AnySize(self.method, self.model, self.runtime), bind_or_raise("uncertainty", "auto")().judge
 
@@ -290,23 +290,23 @@ class Scorer:
         return {"kind": maker.chosen(self.method)} | judge(*against(references, inputs), self.span, fitted_on)
 
     def translate(self, images: Tensor, to: str) -> Tensor:
-        """Images (N, C, *size) as the networks see them, of any size, in domain `to`, on the host."""
+        """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the CPU."""
         if to not in self._networks:
             network = lambda x: self.method.translate(x, to)  # noqa: E731
             self._networks[to] = whole_images(network, self.method, self.model, self.runtime)
         return self._networks[to](images)
 
     def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
-        """The same by all ranks, in the passes that one alone would make: to the first one, None to the others."""
-        tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)  # passes join tiles of several images
-        drawing = any(layer.training for layer in self.method.modules())  # dropout in use: what it draws has an order
+        """Translate with all ranks, in the same batches as one alone; returns images on rank 0, None on the others."""
+        tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)  # tiles of several images share a pass
+        drawing = any(layer.training for layer in self.method.modules())  # dropout in use: random numbers in order
         if tiled or drawing:
             return self.translate(images, to) if self.runtime.main else None
         made = self.runtime.share(images.split(self.batch), lambda part: self.translate(part, to))
         return None if made is None else torch.cat(made)
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
-        """The images from number `first` on of `count` from noise, the same whatever the batch."""
+        """Generate images from number `first` on, of `count` from noise; independent of the batch size."""
         number, classes = min(SAMPLE_PASS, count - first), self.classes
         labels = torch.arange(first, first + number, device=self.runtime.device) % classes if classes else None
         with torch.no_grad(), self.runtime.autocast():
@@ -314,7 +314,7 @@ class Scorer:
         return images.float().cpu()
 
     def _sampled(self, images: Tensor) -> ImageGroup:
-        """Images from noise as a set, with their classes: in turn, or the only one that was learned from."""
+        """Images from noise as a set, with classes: in turn, or the only class in the training images."""
         count, classes, known = len(images), self.classes, {r.label for r in self.reals.training(self.letter)}
         labels = torch.arange(count) % classes if classes else None
         if not classes and len(known) == 1 and None not in known:
@@ -322,7 +322,7 @@ class Scorer:
         return self.reals.group(images, labels=labels)
 
     def _check_metrics(self) -> None:
-        """UserError where a metric cannot judge this method or these data."""
+        """Raise a UserError if a metric does not suit this method or these data."""
         directions, what = self.method.directions(), ""
         for metric in [*self.pairs.metrics, *self.set_metrics]:
             self.reals.masks |= any(getattr(metric, name, False) for name in ("uses_masks", "needs_masks"))
@@ -361,7 +361,7 @@ def difference(images: Tensor) -> float:
 
 
 def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
-    """What should worry a user while training: outputs that are no numbers, no change, inverted, all alike."""
+    """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or all alike."""
     for key, images in outputs.items():
         images = images.float().cpu()
         broken = len(images) - int(images.isfinite().flatten(1).all(1).sum())

@@ -1,4 +1,4 @@
-"""Vectors of images, in which sets of them are compared: a seeded network, or one that a plugin registers."""
+"""Feature vectors of images, by which sets are compared: from a seeded network, or from one that a plugin registers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gantk.errors import UserError
 from gantk.plugin.loader import registry
 
 WHERE = "evaluate.metrics"
-PASS = 32  # images that go through a network at once
-GRAY_SIDE = 128  # random features look at images no larger than this
+PASS = 32  # images per call of a network
+GRAY_SIDE = 128  # largest side for random features; larger images are shrunk
 
 
 class Features:
-    """Vectors of images (N, C, *size), counted from black (0 to `data_range`): (N, d) float64 numpy.
+    """Computes feature vectors of images (N, C, *size) with intensities from 0 (black) to `data_range`: (N, d) float64.
 
-    `features` is the name of registered features ("random"; "inception", which FID and KID were published with), a file
-    whose ending is one ("NAME.onnx"), or else a network of timm. What is registered is called with that name and those
-    of `weights`, `mean`, `std` and `side` that are given, as far as it has such parameters, and makes vectors (n, d) of
-    pictures (n, `channels`, H, W) from 0 to 1. It has a `suffix` for the score's name and says in `what` what it is.
+    `features`: the name of registered features ("random"; "inception", which FID and KID were published with), a file
+    with such a name as its suffix ("NAME.onnx"), or else a network of timm. What is registered is called with this name
+    and the given ones of `weights`, `mean`, `std` and `side`; it returns a network from pictures (n, `channels`, H, W),
+    0 to 1, to vectors (n, d), with a `suffix` for the score's name and a description `what`.
 
-    Images of as many channels are seen as they are; of any other number each contrast on its own, as a gray picture,
-    and a volume is its three slices through the middle: what is seen apart is concatenated. Values beyond the data
-    range are cut off, and within it none is rounded. UserError where an image holds values that are no numbers.
+    Images with that number of channels are passed as they are; otherwise each channel is passed as a gray picture. Of a
+    volume the three middle slices are passed. The vectors of the parts are concatenated. Values beyond the data range
+    are clipped, the others not rounded. UserError if an image holds NaN or infinite values.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Features:
         found, sound, channels = [], [], self.network.channels
         with torch.autocast(images.device.type, enabled=False):
             for part in images.split(PASS):
-                sound.append(part.isfinite().all())  # asked once, at the end: the device need not wait
+                sound.append(part.isfinite().all())  # read once, at the end: one synchronisation
                 part, numbers = part.float() / self.data_range, []
                 for picture in middle_slices(part) if self.dims == 3 else [part]:
                     picture = picture.clamp(0, 1)
@@ -81,28 +81,27 @@ class Features:
 
 
 def published() -> list[dict[str, str]]:
-    """Metrics in the features that they were published with, as registered features say, whose weights are at hand."""
+    """Metrics with the features that they were published with, for registered features whose weights are there."""
     found = []
     for entry in registry().of_kind("features"):
-        with suppress(UserError):  # a plugin's that does not load
+        with suppress(UserError):  # of a plugin that does not load
             metrics = getattr(make := entry.load(), "published", ())
             found += [{"name": name, "features": entry.name} for name in metrics if make.at_hand()]
     return found
 
 
 def middle_slices(volumes: Tensor) -> list[Tensor]:
-    """(N, C, D, H, W) as its three slices through the middle: (N, C, H, W), (N, C, D, W), (N, C, D, H)."""
+    """The three middle slices of volumes (N, C, D, H, W): (N, C, H, W), (N, C, D, W), (N, C, D, H)."""
     return [volumes.select(axis, volumes.shape[axis] // 2) for axis in (2, 3, 4)]
 
 
 class RandomConv(nn.Module):
-    """A convolutional network of random weights: 256 numbers of a gray image (N, 1, H, W) from 0 to 1.
+    """A convolutional network of random weights: 256 features of a gray image (N, 1, H, W) from 0 to 1.
 
-    Four levels of 32 filters of 5 x 5, each level at half the size of the one before. A level's responses are averaged
-    over a grid of 4 x 4, so that the layout counts as well as the texture, and mixed down to 64 numbers. All but one of
-    the first filters sum to 0: they see edges whatever the brightness; that one sees the brightness. No weight is
-    learned from photographs, and none has to be downloaded. The numbers have no scale of their own: training images
-    must set it.
+    Four levels of 32 filters of 5 x 5, each level at half the size of the one before. Responses of a level are averaged
+    over a grid of 4 x 4, so that position counts as well as texture, and mixed down to 64 features. All but one of the
+    first filters sum to 0: they respond to edges, whatever the brightness; that one measures brightness. The weights
+    are seeded, not learned, and need no file. The features have no scale of their own: training images must set it.
     """
 
     channels, what, suffix, standardised = 1, "random-conv-256-seed-0", "_random", True

@@ -1,6 +1,6 @@
-"""Means over patients, slices and volumes with 95 % intervals: patients are what was sampled, so they are redrawn.
+"""Means over patients, slices and volumes with 95 % intervals, from resampling patients.
 
-Images of which nobody knows the patient ("") may be of one head: for n and for intervals they are one patient's.
+Images whose patient is unknown ("") may be of one head: for n and for intervals they count as one patient.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from gantk.errors import UserError
 
 DRAWS = 2000
-GROUPS = 20  # parts that a set of images is left out in, one at a time
+GROUPS = 20  # jackknife: groups of images that are left out, one at a time
 
 Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its 95 % interval, and how many patients (or slices, or volumes) stand behind it."""
+    """A mean, its 95 % interval, and the number of patients (or slices, or volumes) that it is over."""
 
-    value: float | None  # None where no image could be scored
+    value: float | None  # None if no image could be scored
     ci95: Interval  # None for fewer than two patients: one says nothing about the others
     n: int
 
     def row(self) -> dict[str, Any]:
-        """As it stands in metrics.json."""
+        """As a dict, for metrics.json."""
         return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None, "n": self.n}
 
 
@@ -42,26 +42,26 @@ def metric_row(metric: Any, found: Any, images: int, definition: str, corrected:
 
 
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
-    """The number (N,) of each image's patient, in order of appearance; an unknown one ("") has one image alone."""
+    """The number (N,) of each image's patient, in order of appearance; each unknown one ("") gets its own."""
     return head_numbers([patient or f"\0{index}" for index, patient in enumerate(patients)])
 
 
 def head_numbers(patients: Sequence[str]) -> np.ndarray:
-    """The number (N,) of each image's patient, in order of appearance; all that are unknown ("") are one."""
+    """The number (N,) of each image's patient, in order of appearance; all unknown ones ("") share one."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in patients], dtype=int)
 
 
 def group_numbers(patients: Sequence[str]) -> np.ndarray:
-    """The group (N,), 0 to 19, that each image is left out with: all of a patient's are in one."""
+    """The jackknife group (N,), 0 to 19, of each image; images of one patient share a group."""
     return head_numbers(patients) % GROUPS
 
 
 def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS) -> Estimate:
-    """Mean over images, then over patients, with a percentile interval from drawing patients with replacement.
+    """Mean over images, then over patients, with a percentile interval from resampling patients (Efron, 1979).
 
-    With `alike` every value counts alike, however many its patient has, and n is their number. nan (not scorable) is
-    left out; the same values give the same interval (Efron, 1979).
+    With `alike` every value has the same weight, however many its patient has, and n is their number. nan (not
+    scorable) is left out. Seeded: the same values give the same interval.
     """
     sums, counts = _by_patient(values, patients)
     if not len(sums):
@@ -79,7 +79,7 @@ def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = 
 def probability_better(
     model: Sequence[float], baseline: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
 ) -> float | None:
-    """Share of draws of patients in which the model's mean beats the baseline's on the same patients; ties count half.
+    """Share of patient resamples in which the model's mean beats the baseline's on the same patients; ties count half.
 
     None for fewer than two patients.
     """
@@ -93,21 +93,21 @@ def probability_better(
 def patient_gains(
     one: Sequence[float], other: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
 ) -> np.ndarray:
-    """By how much `one` is better than `other`, the mean over each patient's images, of patients scored in both."""
+    """By how much `one` is better than `other`, averaged over each patient's images, for patients scored in both."""
     gains = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     return patient_means(gains if higher_is_better else -gains, patients)
 
 
 def patient_means(values: Sequence[float], patients: Sequence[str]) -> np.ndarray:
-    """The mean of each patient's values that are not nan, of patients who have any."""
+    """The mean of each patient's values without nan, for patients with any value."""
     sums, counts = _by_patient(values, patients)
     return sums / counts
 
 
 def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000) -> Interval:
-    """95 % percentile interval of `statistic(indices of images)` from drawing patients with replacement.
+    """95 % percentile interval of `statistic(indices of images)` from resampling patients with replacement.
 
-    Draws in which it is nan are left out. None for fewer than two patients.
+    Resamples with a nan result are left out. None for fewer than two patients.
     """
     numbers = head_numbers(patients)
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
@@ -122,12 +122,12 @@ def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[
 def left_out_interval(
     statistic: Callable[[np.ndarray, np.ndarray], Any], real: Sequence[str], fake: Sequence[str], least: int = 2
 ) -> tuple[Any, tuple[Any, Any] | None]:
-    """A number of two sets of images, and its 95 % interval by leaving out one group of patients at a time.
+    """A statistic of two sets of images, and its 95 % interval by a jackknife over groups of patients.
 
-    `statistic` gives the number, or an array of several, of the images that are kept: bools (R,) of the real ones, (F,)
-    of the made ones; `real` and `fake` are their patients. Drawing with replacement would put copies into a set, which
-    such numbers take for likeness. Both variances add (the two-sample jackknife, Arvesen 1969), the width is Student's.
-    No interval where a set is one patient's, or would be left with fewer than `least` images.
+    `statistic` returns a number, or an array of several, for the images that are kept: bools (R,) of the real ones,
+    (F,) of the generated ones; `real` and `fake` are their patients. Resampling with replacement would put copies into
+    a set, which such statistics take for similarity. Both variances add (two-sample jackknife, Arvesen 1969), the width
+    is Student's. No interval if a set has one patient, or would keep fewer than `least` images.
     """
     from scipy.special import stdtrit
 
@@ -152,10 +152,10 @@ def per_level(
     dims: int,
     pooled: tuple[Callable[[Tensor], Tensor], np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """ "slice" and "volume": value, ci95, n and how a volume's value was made; of volumes (dims 3) the latter alone.
+    """Estimates by "slice" and "volume": value, ci95, n and how volumes are scored; for dims 3 "volume" only.
 
-    `volumes` names each slice's volume, "" where unknown: none, or one a slice, make no level. `pooled` is for scores
-    of a mean: (score of a mean, each slice's mean, its number of pixels); a slice then weighs as much as it has pixels.
+    `volumes`: each slice's volume, "" if unknown; no such level if none is known or each has one slice. `pooled`, for
+    scores of a mean: (score of a mean, each slice's mean, its pixel count, used as its weight).
     """
     if dims == 3:
         return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}
@@ -174,7 +174,7 @@ def per_level(
 
 
 def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of each patient's values that are not nan, of patients who have any."""
+    """Sum and number of each patient's values without nan, for patients with any value."""
     if len(values) != len(patients):
         raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
     values, numbers = np.asarray(values, dtype=float), head_numbers(patients)
@@ -184,5 +184,5 @@ def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.nd
 
 
 def _draws(count: int, draws: int) -> np.ndarray:
-    """(draws, count): seeded picks with replacement."""
+    """Seeded random indices (draws, count) below `count`, with replacement."""
     return np.random.default_rng(0).integers(0, count, (draws, count))

@@ -1,4 +1,4 @@
-"""Scores of outputs against their references: per metric, per region, per level, raw and corrected, in two units."""
+"""Scores of outputs against references: by metric, region and level, uncorrected and corrected, in two units."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.intervals import Estimate, estimate, metric_row, per_level
 from gantk.metrics.pairs import LesionContrast
 
-FOREGROUND, LESION = "_foreground", "_lesion"  # what the name of a score of that region ends with
-SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}  # by the names that recipes give the regions
+FOREGROUND, LESION = "_foreground", "_lesion"  # suffixes of the names of scores in a region
+SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}  # by region, as recipes name them
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
 @dataclass(frozen=True)
 class References:
-    """What outputs should be: images (N, C, *size), their patients, and where known what else is to be looked at."""
+    """The true images (N, C, *size) for outputs, their patients, and, if known, masks, volumes and units."""
 
     images: Tensor
     patients: list[str]
     masks: Tensor | None = None  # of lesions (N, 1, *size)
-    foreground: Tensor | None = None  # what is not air (N, 1, *size)
-    volumes: list[str] = field(default_factory=list)  # which volume each image is a slice of, "" where unknown
+    foreground: Tensor | None = None  # not air (N, 1, *size)
+    volumes: list[str] = field(default_factory=list)  # the volume of each slice, "" if unknown
     units: Any = None  # the intensities of the files, see gantk.metrics.references.Units
-    above: str = ""  # the share of the range, or several, above which `foreground` is tissue
+    above: str = ""  # the share(s) of the range above which pixels are `foreground`
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One candidate's values, one number per image: (kind, row) -> (N,).
+    """The scores of a model or baseline, one number per image: (kind, row) -> (N,).
 
-    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; of a map its "mean" and "weight".
+    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; "mean" and "weight" of a map.
     """
 
     values: dict[tuple[str, str], np.ndarray]
     patients: list[str]
     volumes: list[str]
-    finite: np.ndarray  # (N,) whether all values of an output are numbers
+    finite: np.ndarray  # (N,) whether all values of an output are finite
     unit: str = ""  # of native values
     above: str = ""  # of the references
 
     def trouble(self, row: str) -> str | None:
-        """Why a row has no value although its images could be scored; None where it has."""
+        """The reason why a row has no value although its images could be scored; None if it has a value."""
         count, broken = len(self.finite), int((~self.finite).sum())
         infinite = int(np.isinf(self.values["raw", row]).sum())
         if broken:
@@ -58,16 +58,16 @@ class Scores:
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of several calls as if they had been one."""
+    """Concatenate the scores of several calls."""
     values = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
     patients, volumes = (sum((getattr(part, name) for part in parts), []) for name in ("patients", "volumes"))
     return Scores(values, patients, volumes, np.concatenate([part.finite for part in parts]))
 
 
 class PairScorer:
-    """Scores of outputs against their references by every pair metric, in every region that is known and wanted.
+    """Scores outputs against their references by every pair metric, in every region that is known and selected.
 
-    All is computed on `device`; single numbers come back. UserError where a metric has no region to be scored in.
+    Computes on `device` and returns numbers on the CPU. UserError if a metric has no region to be scored in.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PairScorer:
         self.senses = {name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()}
 
     def __call__(self, output: Tensor, references: References) -> Scores:
-        """All scores of outputs (N, C, *size) in network intensities."""
+        """Compute all scores of outputs (N, C, *size) in network intensities."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         regions = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
         known = [suffix for suffix in self.suffixes if not suffix or regions[suffix] is not None]
@@ -122,7 +122,7 @@ class PairScorer:
         return Scores(values, references.patients, volumes, finite, unit, references.above)
 
     def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Any], unit: str = "") -> None:
-        """Add the scores of these images by every metric of this unit; one of a map draws it once for all regions."""
+        """Add the scores by every metric of this unit; a metric of a map computes it once for all regions."""
         for metric in (each for each in self.metrics if getattr(each, "of_unit", "") == unit):
             inside = {suffix: mask for suffix, mask in masks.items() if not suffix or _in_mask(metric)}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
@@ -138,7 +138,7 @@ class PairScorer:
                     found[kind, metric.name + suffix].append(metric(made, real, *(() if mask is None else (mask,))))
 
     def rows(self, scores: Scores) -> dict[str, Any]:
-        """Row of metrics.json by its name."""
+        """The rows of metrics.json, by name."""
         return {name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values}
 
     def _row(self, name: str, scores: Scores) -> dict[str, Any]:
@@ -163,9 +163,9 @@ class PairScorer:
 
 
 def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
-    """Where source or reference (N, C, *size) is more than air, for either may show a tissue black: (N, 1, *size).
+    """Mask (N, 1, *size) of pixels where any of the images (N, C, *size) is above air: each may show some tissue black.
 
-    Beside each its `tissue`: the intensity, one for all channels or one for each, above which it is no air.
+    Each image comes with its `tissue` level, the intensity above which it is not air: one for all channels or one each.
     """
     inside = []
     for image, tissue in images:

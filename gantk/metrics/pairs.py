@@ -1,7 +1,7 @@
 """Metrics of an output against its reference image: PSNR, SSIM, MAE, RMSE, NRMSE, lesion contrast.
 
-Each gives one number an image, over the whole of it or over a region. The data range is the recipe's, the same for
-every image and every run: a score that divides by an image's own maximum can be raised by an outlier.
+Each returns one number per image, over the whole image or over a region. The data range is the recipe's, the same for
+every image and run: a score divided by an image's own maximum can be raised by an outlier.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from gantk.losses.structure import widened
 
 CEILING = 100.0  # dB, the PSNR of equal images
 RADIUS, SIGMA = 5, 1.5  # pixels of SSIM's Gaussian windows
-RING = 5  # pixels around a lesion that it is compared with
-FAINT = 0.02  # of the data range: a lesion that differs by less in the reference has no contrast to be kept
+RING = 5  # width in pixels of the surroundings of a lesion
+FAINT = 0.02  # share of the data range: lesions with less contrast in the reference are not scored
 
 
 class PairMetric:
     """A score of images (N, C, *size) against their references: (N,), float32, on the images' device.
 
     `mask` (N, 1, *size) or (N, C, *size), above 0 inside, limits the score to a region; an image whose mask is empty
-    scores nan. Nothing is clipped. UserError where shapes differ.
+    scores nan. Nothing is clipped. UserError if shapes differ.
     """
 
     name: str
     unit: str
     higher_is_better: bool | None
-    smallest = 1  # pixels a side of images that can be scored
+    smallest = 1  # least side of images in pixels
 
     def __init__(self, data_range: float, dims: int):
         if data_range <= 0:
@@ -40,12 +40,12 @@ class PairMetric:
 
     @property
     def definition(self) -> str:
-        """How the number was made, as it stands beside it."""
+        """How the number is computed, as results state it."""
         return f"{self._method()}/whole-image"
 
     @property
     def in_mask(self) -> str | None:
-        """The same over a mask; None for a score that cannot be limited to one."""
+        """The definition of the score over a mask; None if it cannot be limited to one."""
         return f"{self._method()}/mask"
 
     def __call__(self, output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -56,14 +56,14 @@ class PairMetric:
             return self._score(output.float(), reference.float(), inside)
 
     def expect_size(self, size: Sequence[int]) -> None:
-        """UserError where images of this size cannot be judged."""
+        """Raise a UserError if images of this size cannot be scored."""
         if min(size) < self.smallest:
             what = f"{self.name} cannot judge images of {' x '.join(map(str, size))}"
             raise UserError(what, where="data.size", allowed=f"{self.smallest} or more a side")
 
     @contextmanager
     def _compared(self, output: Tensor, reference: Tensor) -> Iterator[None]:
-        """Without gradients, in full precision; UserError where the two cannot be compared."""
+        """Context manager: no gradients, full precision; UserError if the two cannot be compared."""
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
             raise UserError(f"{self.name} cannot compare {shapes}", allowed=f"two {self.dims}-D (N, C, ...)")
@@ -79,24 +79,24 @@ class PairMetric:
 
 
 class MapMetric(PairMetric):
-    """A score that follows from the mean of a map: one map serves all regions, and slices pool to their volume."""
+    """A score computed from the mean of a map: one map serves all regions, and slices can be pooled to volumes."""
 
     def means(self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-        """For each mask (None: the whole image) the map's mean over it, and of how many values that is: (N,) each."""
+        """The map's mean over each mask (None: the whole image), and the number of its values there: (N,) each."""
         with self._compared(output, reference):
             found = self._map(output.float(), reference.float())
             insides = [self._on_map(None if mask is None else (mask > 0).expand_as(output)) for mask in masks]
             return [(region_mean(found, inside), region_count(found, inside)) for inside in insides]
 
     def of_mean(self, mean: Tensor) -> Tensor:
-        """The score of a map's mean."""
+        """The score for a map's mean."""
         return mean
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         return self.of_mean(region_mean(self._map(output, reference), self._on_map(mask)))
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Of squared errors, unless a score is of something else."""
+        """The map: squared errors, unless overridden."""
         return (output - reference).square()
 
     def _on_map(self, mask: Tensor | None) -> Tensor | None:
@@ -121,10 +121,10 @@ class PSNR(MapMetric):
 
 
 class MAE(MapMetric):
-    """Mean absolute error, in the intensities that the networks work in; `in_units` is the same in native ones."""
+    """Mean absolute error, in network intensities; `in_units` is the same in native ones."""
 
     name, unit, higher_is_better = "mae", "", False
-    native = "mae"  # the name of what `in_units` gives of a mean of native intensities
+    native = "mae"  # name of the score that `in_units` returns
     in_units = MapMetric.of_mean
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class MAE(MapMetric):
 
 
 class RMSE(MapMetric):
-    """Root mean square error, in the intensities that the networks work in; `in_units` is the same in native ones."""
+    """Root mean square error, in network intensities; `in_units` is the same in native ones."""
 
     name, unit, higher_is_better = "rmse", "", False
     native = "rmse"
@@ -155,8 +155,8 @@ class NRMSE(RMSE):
 class SSIM(MapMetric):
     """Structural similarity (Wang et al., 2004) in Gaussian windows of 11 pixels a side, sigma 1.5; 1 for equal images.
 
-    Mean over the windows that lie wholly inside the image, in a region over those whose middle is inside it, and over
-    channels; constants 0.01 and 0.03 of the range. Volumes have windows of 11 voxels along all three axes. As
+    Mean over windows that lie wholly inside the image (for a region: whose centre is inside it) and over channels;
+    constants 0.01 and 0.03 of the range. Volumes have windows of 11 voxels along all three axes. Equal to
     scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
     """
 
@@ -175,11 +175,11 @@ class SSIM(MapMetric):
 
 
 class LesionContrast(PairMetric):
-    """Lesion minus surroundings in the output, as a share of the same in the reference: 1 is kept, 0 gone, -1 inverted.
+    """Lesion contrast of the output as a share of that in the reference: 1 is kept, 0 gone, -1 inverted.
 
-    Surroundings are the 5 pixels around the mask. Of several channels it is the factor that brings the reference's
-    differences closest to the output's in mean square. An image without a lesion, or whose lesion is invisible in the
-    reference (less than 2 % of the range), scores nan.
+    Contrast: the lesion's mean minus that of the 5 pixels around the mask. With several channels it is the
+    least-squares factor from the reference's contrasts to the output's. An image without a lesion, or whose lesion is
+    invisible in the reference (less than 2 % of the range), scores nan.
     """
 
     name, unit, higher_is_better = "lesion_contrast", "", None
@@ -225,14 +225,14 @@ def _window_mean(x: Tensor) -> Tensor:
 
 
 def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of each image over all its channels and positions, or those inside the mask: (N,)."""
+    """Mean of each image over all its channels and positions, or over those inside the mask: (N,)."""
     if mask is None:
         return values.flatten(1).mean(1)
     return torch.where(mask, values, 0).flatten(1).sum(1) / region_count(values, mask)
 
 
 def region_count(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Over how many values `region_mean` is a mean: (N,)."""
+    """Number of values that `region_mean` averages: (N,)."""
     if mask is None:
         return torch.full((len(values),), float(values[0].numel()), device=values.device)
     return mask.flatten(1).sum(1).float()

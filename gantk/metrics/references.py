@@ -1,4 +1,4 @@
-"""The real images of a run that made ones are compared with: sets, registered references, masks, native intensities."""
+"""The real images that generated ones are compared with: sets, registered references, masks, native intensities."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from gantk.metrics.pair_scores import References, foreground
 from gantk.metrics.sets import ImageGroup
 
 OTHER = {"a": "b", "b": "a"}
-MOST = 1024  # images of a set; more are thinned evenly
-BYTES = 2**30  # of a set, which for volumes is fewer
-CURVE = 64  # real images of a set for scores while training
-FEW = 32  # held-out images, below which a definition says so
+MOST = 1024  # most images of a set; of more, an evenly spaced choice
+BYTES = 2**30  # at most of a set, so fewer volumes
+CURVE = 64  # real images per set, for scores while training
+FEW = 32  # definitions say so if there are fewer held-out images
 CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")  # "CT", "sCT", "CBCT", "low-dose CT"
-AIR = -200.0  # a scale whose black lies below this is one of Hounsfield units: fat ends at about -120
+AIR = -200.0  # a scale with black below this is in Hounsfield units: fat ends at about -120
 
 
 class RealImages:
-    """The real images of a run: as networks see them, as they are scored, and as sets counted from black.
+    """The real images of a run: as network inputs, as they are scored, and as sets, with intensities from 0 (black).
 
-    Where images are larger than what is made (a method of patches), each gives a set one window at a seeded place.
+    If images are larger than what the method makes (patches), each adds one window at a seeded position to a set.
     """
 
-    masks = False  # whether sets come with their lesion masks, which costs reading them: where a metric needs them
+    masks = False  # whether sets include lesion masks, which are read only if a metric needs them
 
     def __init__(self, data: Data, device: Any):
         self.data, self.device = data, device
@@ -47,26 +47,26 @@ class RealImages:
         return [record for record in self.data.splits[split] if record.domain == letter]
 
     def training(self, letter: str) -> list[Record]:
-        """Those that the method learns from: of unpaired studies not both sides of a pair."""
+        """The training records of a domain; in unpaired training without one side of each pair."""
         return [record for record in self.data.training if record.domain == letter]
 
     def labelled(self, split: str, letter: str) -> list[Record]:
-        """Records of a split whose class is known, of all classes."""
+        """Records of a split and domain whose class is known, of all classes."""
         records = [*self.records(split, letter), *(r for r in self._left_out.get(split, ()) if r.domain == letter)]
         return [record for record in records if record.label is not None]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of all classes of real images, those that were left out of training included."""
+        """The names of all classes of real images, including those left out of training."""
         known = [r for splits in (self.data.splits, self._left_out) for records in splits.values() for r in records]
         rest = {record.label for record in known if record.label is not None} - set(self.data.classes)
-        return (*self.data.classes, *sorted(rest))  # labels of batches are indices into the first of them
+        return (*self.data.classes, *sorted(rest))  # batch labels index data.classes, so these come first
 
     @cached_property
     def _left_out(self) -> dict[str, list[Record]]:
-        """By split, the records of classes that the source was told to leave out (`only`).
+        """By split, the records of classes that the source leaves out by its option `only`.
 
-        A patient stays in its split; new ones are shared out alike.
+        Patients keep their split; new ones are split in the same shares.
         """
         part, table = self.data.table.source, self.data.table
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
@@ -84,22 +84,22 @@ class RealImages:
         return {split: [r for r in left if place[r.subject or r.key] == split] for split in self.data.splits}
 
     def seen(self, records: Sequence[Record]) -> Tensor:
-        """As the networks see them, neighbouring slices included: (N, C, *size)."""
+        """Images as network inputs, with neighbouring slices: (N, C, *size)."""
         return torch.stack([self.data.image(record) for record in records])
 
     def shown(self, records: Sequence[Record]) -> Tensor:
-        """As they are shown and scored, without neighbouring slices: (N, C, *size)."""
+        """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
         return torch.stack([self.data.centre(self.data.image(record)[None])[0] for record in records])
 
     def noise(self, letter: str, count: int) -> Tensor:
-        """Every pixel drawn by itself, with its own mean and deviation over the training images."""
+        """Noise images: each pixel is drawn independently, with its mean and deviation over the training images."""
         images = self.shown(spread(self.records("train", letter), MOST // 4))
         mean, deviation = images.mean(0), images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
         return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
 
     def masked(self, record: Record) -> Record | None:
-        """The record itself where it has a lesion mask, else one registered with it that has; None where none has."""
+        """The record itself if it has a lesion mask, else a registered record with one; None if there is none."""
         return record if record.mask is not None else self._masked_pairs.get(record.pair)
 
     @cached_property
@@ -107,18 +107,18 @@ class RealImages:
         return {r.pair: r for records in self.data.splits.values() for r in records if r.pair and r.mask is not None}
 
     def masks_of(self, records: Sequence[Record]) -> Tensor | None:
-        """(N, 1, *size) of 0 and 1, nan for an image of which nobody drew a mask; None where none shows a lesion."""
+        """Lesion masks (N, 1, *size) of 0 and 1, nan for images without a mask; None if no mask shows a lesion."""
         unknown, drawn = torch.full((1, *self.data.table.size), torch.nan), map(self.masked, records)
         masks = [unknown if record is None else self._mask(record) for record in drawn]
         return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
 
     def _mask(self, record: Record) -> Tensor:
-        """(1, *size), 1 where the larger part of a pixel is lesion; all 0 where the record has no mask."""
+        """The mask (1, *size): 1 where most of a pixel is lesion; all 0 if the record has no mask."""
         mask = self.data.preparation.mask(record)
         return torch.zeros(1, *self.data.table.size) if mask is None else (torch.from_numpy(mask) > 0.5).float()
 
     def references(self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None) -> References:
-        """Domain `to` of pairs; with `sources` (N, C, *size), as they are shown, all that is known of them."""
+        """References in domain `to` of pairs; with `sources` (N, C, *size) also masks, volumes and units."""
         records, (low, high) = [pair[to] for pair in pairs], self.data.range
         references = References(self.shown(records), [record.subject for record in records])
         if sources is None:
@@ -136,17 +136,17 @@ class RealImages:
         )
 
     def group(self, images: Tensor, records: Sequence[Record] = (), labels: Tensor | None = None) -> ImageGroup:
-        """Images in network intensities as a set: those of `records`, or each of nobody else."""
+        """Images in network intensities as a set: those of `records`, or else each of a patient of its own."""
         patients = [record.subject for record in records] or [f"drawn {number}" for number in range(len(images))]
         if records and self.classes:  # -1 where unknown
             labels = torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
         masks = self.masks_of(records) if self.masks and records else None
         if masks is not None:
-            masks = windows(masks, images.shape[2:])  # at the images' places: as many, as large
+            masks = windows(masks, images.shape[2:])  # cut out as the images were
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
 
     def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
-        """Training images, held-out images (of `all_classes` that are known), and what definitions must say of them."""
+        """Sets of training and of held-out images (of `all_classes` known), and a note for the scores' definitions."""
         find = self.labelled if all_classes else self.records
         splits = ("train", "test")
         train, test = (self._set(find(split, letter), (split, all_classes, letter), size) for split in splits)
@@ -155,7 +155,7 @@ class RealImages:
         return train, test, f"/only-{len(test)}-held-out" if len(test) < FEW else ""
 
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
-        """A few training images, and validation images to compare with; training images where those are too few."""
+        """Small sets of training and of validation images; training images twice if the latter are too few."""
         size = tuple(self.data.table.patch or self.data.table.size)
         few = {split: spread(self.records(split, letter), CURVE) for split in ("train", "validation")}
         train, held = (self._set(records, ("curve", split, letter), size) for split, records in few.items())
@@ -170,7 +170,7 @@ class RealImages:
 
 
 def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
-    """One window (N, C, *size) of each image, at seeded places; the images themselves where they have that size."""
+    """One window (N, C, *size) of each image, at seeded positions; images of that size are returned unchanged."""
     if size is None or tuple(images.shape[2:]) == tuple(size):
         return images
     rng, cut = np.random.default_rng(0), []
@@ -182,34 +182,34 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
 
 
 def spread(items: Sequence, count: int) -> list:
-    """At most `count` items, evenly spread over the list."""
+    """At most `count` items, evenly spaced over the list."""
     if len(items) <= count:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def fitting(most: int, memory: int, size: Sequence[int], least: int = 2) -> int:
-    """How many float32 images of that size a set may have: `most`, or as many as fit into `memory` bytes."""
+    """The number of float32 images for a set: `most`, or as many as fit into `memory` bytes; at least `least`."""
     return max(least, min(most, memory // (4 * math.prod(size))))
 
 
 @dataclass(frozen=True)
 class Units:
-    """The intensities of one domain's files: `name` is "HU" or "native", `mappings` lead there, one for each image."""
+    """The intensity unit of a domain's files, "HU" or "native", with each image's mapping to it."""
 
     name: str
     mappings: Sequence[Any]
 
     def native(self, images: Tensor, first: int = 0) -> Tensor:
-        """Images (N, C, *size) from network to native intensities; the first of them belongs to mapping `first`."""
+        """Convert images (N, C, *size) from network to native intensities; the first one has mapping number `first`."""
         mappings = self.mappings[first : first + len(images)]
         return torch.stack([one.inverse(image) for one, image in zip(mappings, images, strict=True)])
 
 
 def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None:
-    """The intensities of these records' files; None for a domain of several contrasts, which have no common scale.
+    """The units of these records' files; None for a domain of several contrasts, which have no common scale.
 
-    Hounsfield units are those of a domain called CT whose window was chosen by hand, or whose black is air.
+    "HU" for a domain named CT whose intensity window was set in the recipe, or whose black is air; else "native".
     """
     intensity, preparation = data.intensity[letter], data.preparation
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:

@@ -1,6 +1,6 @@
-"""KID, a metric of a set of made images against real ones; and what every metric of sets is given.
+"""KID, a metric of a set of generated images against real ones, and the inputs and rows of all metrics of sets.
 
-Each is built with (data_range, dims) and called with three sets: the training images, held-out real images, the fakes.
+Each is built with (data_range, dims) and called with three sets: training images, held-out real images, fakes.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from gantk.metrics.features import Features
 from gantk.metrics.intervals import GROUPS, Interval, group_numbers, left_out_interval, metric_row, patient_numbers
 from gantk.plugin.spec import Number, Side
 
-SUBSET, SUBSETS = 1000, 100  # as KID was published; smaller sets are compared whole
-BLOCK = 1024  # vectors that are compared with as many others at once
-FEW = 32  # images, below which the definition says so
+SUBSET, SUBSETS = 1000, 100  # as published; smaller sets are compared whole
+BLOCK = 1024  # vectors per side of a block of the kernel matrix
+FEW = 32  # definitions say so if there are fewer images
 WARNING = f"fewer than {FEW} images: unbiased, but chance weighs much; read the interval, not the value"
 
 
 @dataclass
 class ImageGroup:
-    """A set of images (N, C, *size), counted from black (0 to the data range), with their patients and classes."""
+    """A set of images (N, C, *size), from 0 (black) to the data range, with their patients and classes."""
 
     images: Tensor
-    patients: list[str]  # "" where unknown; what was made from noise is of nobody else each
-    labels: Tensor | None = None  # (N,) int64; None where unknown
-    masks: Tensor | None = None  # (N, 1, *size), above 0 inside a lesion; None where unknown
-    inputs: Tensor | None = None  # what translations were made of, as `images`; None for images of another kind
+    patients: list[str]  # "" if unknown; each image from noise has its own
+    labels: Tensor | None = None  # (N,) int64; None if unknown
+    masks: Tensor | None = None  # (N, 1, *size), above 0 inside a lesion; None if unknown
+    inputs: Tensor | None = None  # the inputs of translations; None for other images
     to: str = ""  # the domain that they were translated to, "a" or "b"
-    found: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # vectors, once computed
+    found: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # cached vectors
 
     def __len__(self) -> int:
         return len(self.images)
 
     def vectors(self, features: Features) -> np.ndarray:
-        """(N, d) float64, computed once for all scores that look at the same features."""
+        """Feature vectors (N, d), float64, cached for all scores with the same features."""
         if features.what not in self.found:
             self.found[features.what] = features(self.images)
         return self.found[features.what]
@@ -48,7 +48,7 @@ class ImageGroup:
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a set of images, its 95 % interval, how many images stand behind it, and how it was made."""
+    """One score of a set of images, its 95 % interval, the number of images, and its definition."""
 
     value: float | None
     ci95: Interval
@@ -58,7 +58,7 @@ class Score:
 
 
 def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
-    """The images at which `keep` (N,) is true."""
+    """The group of those images for which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
     images, labels, masks = (
         None if part is None else part[where.to(part.device)] for part in (group.images, group.labels, group.masks)
@@ -67,14 +67,14 @@ def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
 
 
 def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
-    """Two halves by order of patients, so that a patient's images stay together; the second is the larger."""
+    """Split a group in two halves, in order of patients, keeping each together; the second is the larger."""
     numbers = patient_numbers(group.patients)
     first = torch.from_numpy(numbers < len(set(numbers)) // 2)
     return chosen(group, first), chosen(group, ~first)
 
 
 def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:
-    """UserError, naming the metric, where a set holds fewer images than `least`."""
+    """Raise a UserError that names the metric if a set holds fewer images than `least`."""
     if min(map(len, groups)) < least:
         what = f"{name} compares sets, and these hold {' and '.join(str(len(group)) for group in groups)} images"
         raise UserError(what, where="evaluate.metrics", allowed=f"{least} or more of each", remedy=remedy)
@@ -83,9 +83,9 @@ def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = 
 def set_rows(
     metric: Any, train: ImageGroup, test: ImageGroup, fake: ImageGroup, note: str = "", *, strict: bool = False
 ) -> dict[str, Any]:
-    """The rows of metrics.json of one metric of sets, most often one; `note` ends their definitions.
+    """The rows of metrics.json for one metric of sets, usually one row; `note` is appended to their definitions.
 
-    What cannot be computed has no value, and its definition says why; with `strict` it is a UserError.
+    If the metric fails, the value is None and the definition states the reason; with `strict` a UserError is raised.
     """
     try:
         broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())
@@ -105,7 +105,7 @@ def set_rows(
 
 @dataclass(eq=False)
 class InFeatures:
-    """A comparison of held-out real images with fakes in a space of features."""
+    """Base of metrics that compare held-out real images with fakes by feature vectors."""
 
     data_range: float
     dims: int
@@ -121,18 +121,18 @@ class InFeatures:
     def __post_init__(self) -> None:
         options = {"weights": self.weights, "mean": self.mean, "std": self.std, "side": self.side}
         self.network = Features(self.features, self.data_range, self.dims, **options)
-        self.name = self.kind + self.network.suffix  # the plain name belongs to the published features alone
+        self.name = self.kind + self.network.suffix  # no suffix for the published features
         scale = "/asinh-standardised-on-training-images" if self.network.standardised else ""
-        self.seen = f"features={self.network.what}{scale}"  # what the definition says of the features
+        self.seen = f"features={self.network.what}{scale}"  # the features, for the definition
         self.definition = f"{self.kind}/{self.seen}"
 
     def vectors(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
-        """(N, d) of the real images and of the fakes."""
+        """Feature vectors (N, d) of the real images and of the fakes."""
         real, made = test.vectors(self.network), fake.vectors(self.network)
         if self.network.standardised:
             scale = train.vectors(self.network)
             mean, deviation = scale.mean(0), scale.std(0)
-            # Training images set the unit; the inverse hyperbolic sine keeps what is far from them from weighing all.
+            # Standardise by training images; arcsinh limits the weight of images that are far from them.
             real, made = (np.arcsinh((x - mean) / np.maximum(deviation, 1e-6)) for x in (real, made))
         return real, made
 
@@ -141,10 +141,10 @@ class InFeatures:
 class Kid(InFeatures):
     """Kernel inception distance (Binkowski et al., 2018): the unbiased squared MMD with the kernel (x.y / d + 1)^3.
 
-    0 on average where both sets come from one distribution, so that it may be negative, and unbiased whatever the
-    number of images. `subset` 0: sets of up to 1000 images are compared whole, where larger ones are, as published,
-    the mean of 100 random subsets of 1000. The interval comes from leaving out a group of patients of the whole sets
-    at a time. UserError for fewer images than 2, or than a subset; below 32 the definition says that they are few.
+    0 on average for two sets of one distribution, so that it may be negative; unbiased for any number of images.
+    `subset` 0: sets of up to 1000 images are compared whole, of larger ones, as published, the mean over 100 random
+    subsets of 1000. The interval is a jackknife over groups of patients of the whole sets. UserError for fewer than 2
+    images, or fewer than a subset; for fewer than 32 the definition notes that.
     """
 
     subset: Number = 0  # images of each of 100 random subsets; 0: whole sets, subsets of 1000 of larger ones
@@ -176,9 +176,9 @@ class Kid(InFeatures):
 def squared_mmd(
     real: np.ndarray, fake: np.ndarray, real_patients: Sequence[str] = (), fake_patients: Sequence[str] = ()
 ) -> tuple[float, Interval]:
-    """The unbiased squared MMD of two sets of vectors (n, d), none compared with itself (Gretton et al., 2012, eq. 3).
+    """The unbiased squared MMD of two sets of vectors (n, d), without self-comparisons (Gretton et al., 2012, eq. 3).
 
-    Beside it its interval from leaving out patients; None where they are not given.
+    Also returns its jackknife interval over patients; None if no patients are given.
     """
     sides = [(real, real_patients), (fake, fake_patients)]
     r, f = (np.eye(GROUPS)[group_numbers(patients or ["all"] * len(x))] for x, patients in sides)  # (n, GROUPS)
@@ -194,10 +194,10 @@ def squared_mmd(
 
 
 def kernel_sums(x: np.ndarray, y: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:
-    """(G, H): the kernel (x.y / d + 1)^3 summed over every two groups, nothing compared with itself.
+    """Sums (G, H) of the kernel (x.y / d + 1)^3 over each pair of groups, without self-comparisons.
 
-    `of_x` (n, G) and `of_y` (m, H) are 1 where a vector is of a group. Blocks of 1024 x 1024 pairs of vectors are in
-    memory at once, however many there are: of 10,000 images a side the three whole matrices would take 2.4 GB.
+    `of_x` (n, G) and `of_y` (m, H) are 1 where a vector is in a group. Computed in blocks of 1024 x 1024 pairs: for
+    10,000 images a side the three whole matrices would take 2.4 GB.
     """
     sums = np.zeros((of_x.shape[1], of_y.shape[1]))
     for i in range(0, len(x), BLOCK):

@@ -1,4 +1,4 @@
-"""Verdicts: is the model better than the best baseline, and how surely; results as lines for a terminal."""
+"""Verdicts: whether the model beats the best baseline, with a probability; and results as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from gantk.metrics.intervals import estimate, patient_gains, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
 
-WITH_PAIRS = ("intensity_map", "regression")  # baselines that were fitted on registered pairs
-CEILING = "real_split"  # real images, as if made: what a perfect generator would get, and no baseline
+WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
+CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 CELLS = 3  # scores on a line
 SURE = ("auroc", "auroc_10", "ause", "spearman", "coverage")  # scores of an uncertainty
-MOST = 0.9  # of the pixels of heads that can be foreground
-DIRECTIONS = {"a_to_b": (0, 1), "b_to_a": (1, 0)}  # which of the domains, from and to
+MOST = 0.9  # plausible share of foreground in images of heads
+DIRECTIONS = {"a_to_b": (0, 1), "b_to_a": (1, 0)}  # indices of the domains, from and to
 
 
 def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]) -> dict[str, Any]:
-    """Per row: whether the model's mean beats the best baseline's, and in how many draws of patients it does.
+    """For each row: whether the model's mean beats the best baseline's, and in which share of resamples of patients.
 
-    `senses`: row -> whether higher is better; None has no verdict. A model whose outputs are no numbers is not better.
+    `senses`: row -> whether higher is better; None: no verdict. A model with outputs that are not finite never wins.
     """
     verdict, patients = {}, model.patients
     for key in (key for key in model.values if key[0] == "raw" and senses[key[1]] is not None):
@@ -32,7 +32,7 @@ def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping
         for rival, scores in baselines.items():
             if key in scores.values and not scores.trouble(name):
                 both, sure = (values, scores.values[key], patients), {"probability": 0.0}
-                if not broken:  # by how much it is better in each patient is for tests
+                if not broken:  # per-patient gains are for statistical tests
                     sure["probability"] = probability_better(*both, higher_is_better=higher)
                     sure["gains"] = patient_gains(*both, higher_is_better=higher).tolist()
                 rivals[rival] = estimate(*both[1:], draws=1).value, sure
@@ -42,7 +42,7 @@ def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping
 
 
 def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """As for pairs, from rows alone: how probable it is follows from the intervals, as if both erred independently."""
+    """The same from rows alone: the probability follows from both intervals, assuming independent normal errors."""
     verdict = {}
     for name, row in model.items():
         higher, rivals = row["higher_is_better"], {}
@@ -60,7 +60,7 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
 def _against_both(
     value: float | None, rivals: Mapping[str, tuple[float | None, dict[str, Any]]], higher: bool
 ) -> dict[str, Any] | None:
-    """The verdict over all baselines, (value, how surely it is beaten), and within it over those without pairs."""
+    """The verdict against all baselines, (value, probability), with that against those without pairs inside it."""
     found = []
     for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
         known = {name: mean for name, (mean, _) in rivals.items() if mean is not None and name not in left_out}
@@ -74,7 +74,7 @@ def _against_both(
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The result in lines for a terminal: model, baselines, verdict; the foreground's scores are left to the report."""
+    """Yield the result as lines for a terminal: model, baselines, verdict; scores of the foreground are left out."""
     yield from (f"note     {said}" for said in result.get("split", {}).get("consequences", ()))
     if not result["metrics"]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
@@ -87,7 +87,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             for first in range(0, len(cells), CELLS):
                 head = (title, name) if first == 0 else ("", "")
                 yield f"score    {head[0]:<10} {head[1]:<14} {'   '.join(cells[first : first + CELLS])}"
-        warnings = defaultdict(list)  # the same for several scores is said once
+        warnings = defaultdict(list)  # one line for all scores with the same warning
         for metric, score in shown.items():
             if score["value"] is None and "not-computed" in score["definition"]:
                 yield f"warning  {title}: {metric} {score['definition'].partition('/not-computed: ')[2]}"
@@ -112,9 +112,9 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
 
 
 def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:
-    """That the foreground, this share of the pixels, is no smaller than a head in its air; None where it is."""
+    """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else None."""
     same = [name for name, row in rows.items() if row["value"] == rows.get(name + FOREGROUND, {}).get("value", -1)]
-    same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]  # perfect scores are alike
+    same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]  # perfect scores are equal
     if share <= MOST and not same:
         return None
     what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
@@ -123,7 +123,7 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:
-    """`T1 -> T2`, `T1 from noise`; the key itself where the domains are not known."""
+    """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not known."""
     plain, *_ = key.partition("_post")
     if plain in DIRECTIONS and len(domains) > 1:
         title = " -> ".join(domains[i] for i in DIRECTIONS[plain])
