@@ -1,4 +1,4 @@
-"""Public data sets by name as a gantk plugin: the command `gantk data fetch`, a thin skin on `gantk.fetch`."""
+"""Downloads public data sets by name, as a gantk plugin: `gantk data fetch`, the command line of `gantk.fetch`."""
 
 import click
 
@@ -34,5 +34,5 @@ def fetch(name, out, base_url) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """`gantk data fetch [NAME]`."""
+    """Add `gantk data fetch [NAME]`."""
     cli.commands["data"].add_command(fetch)

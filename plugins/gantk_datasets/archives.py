@@ -1,4 +1,4 @@
-"""Archives of public data sets, unpacked: to the last checksum, not beyond a bound, under names for every system."""
+"""Unpacks archives of public data sets: verifies every checksum, bounds the size, refuses non-portable names."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 PIECE = 2**20  # bytes
-TIMES = 200  # what an archive unpacks to, in its own sizes: images pack to a half or a tenth
+TIMES = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
 MEMBERS = 1_000_000
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# What Windows and macOS cannot have in a name, or take for another one, and what is no character.
+# Names that Windows or macOS do not allow or treat as another name, and invalid characters.
 UNREADABLE = re.compile(r'[<>:"|?*\\\0-\x1f\x7f-\x9f\ud800-\udfff]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I)
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by the first bytes
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # first two bytes -> reader
 
 
 class Refused(ValueError):
-    """What is wrong with an archive, in words."""
+    """Raised for an archive that may not be unpacked; its text says why."""
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive into a folder: regular files and folders, and nothing else.
+    """Unpack the regular files and folders of a zip or tar archive into a folder.
 
-    Refused, zipfile's and tarfile's errors: where it is damaged, where a checksum of it is wrong, where it holds links
-    or devices, unpacks to more than `TIMES` its size, or has names that another system cannot read or tell apart.
+    Raises Refused, or an error of zipfile or tarfile, where the archive is damaged, a checksum is wrong, it holds links
+    or devices, it unpacks to more than `TIMES` its size, or two names are invalid or equal on some system.
     """
     room, names = TIMES * archive.stat().st_size + PIECE, {}
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
@@ -50,7 +50,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def expect_sound(path: Path) -> None:
-    """Read a gzipped file to its end, where its checksum is; zlib's and gzip's errors where it is damaged."""
+    """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is damaged."""
     room = 2 * 1032 * path.stat().st_size + PIECE
     with gzip.open(path) as file:
         while room > 0 and (piece := file.read(PIECE)):
@@ -58,7 +58,7 @@ def expect_sound(path: Path) -> None:
 
 
 def _checked(name: str, known: dict[str, str], folder: bool) -> str:
-    """A member's name as a relative path; Refused where some system has no such name, or has it already."""
+    """Check a member's name and return it as a relative path; Refused where it is invalid or taken on some system."""
     parts = [part for part in name.removesuffix("/").split("/") if part != "."]
     wrong = (part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255 for part in parts)
     if any(wrong) or len(name) > 1000:
@@ -74,7 +74,7 @@ def _checked(name: str, known: dict[str, str], folder: bool) -> str:
 
 
 def _of_zip(archive: Path) -> Iterator[tuple[str, int, BinaryIO | None]]:
-    """Name, size and content of each member, None for a folder's; content ends with a test of its checksum."""
+    """Yield name, size and content (None for a folder) of each member; reading a content to its end checks it."""
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -87,7 +87,7 @@ def _of_zip(archive: Path) -> Iterator[tuple[str, int, BinaryIO | None]]:
 
 
 class _Header(tarfile.TarInfo):
-    """A member of a tar archive; where the next one's header is broken or missing, the archive does not just end."""
+    """A member of a tar archive; a broken or missing header raises Refused (tarfile takes it for the archive's end)."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
@@ -100,7 +100,7 @@ class _Header(tarfile.TarInfo):
 
 
 def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, BinaryIO | None]]:
-    """The same of a tar archive, packed or not; at its end what is packed is read to its last checksum."""
+    """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at its end."""
     with archive.open("rb") as start:
         opener = OPENERS.get(start.read(2), open)
     with opener(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as opened:

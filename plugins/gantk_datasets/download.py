@@ -1,4 +1,4 @@
-"""Public data sets by name: downloaded, checked against what is published of them, unpacked; whole or not there."""
+"""Downloads public data sets by name, checks published sizes and checksums, and unpacks them atomically."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from gantk.errors import GantkError, UserError, did_you_mean, told
 from gantk.files import write_file
 from gantk_datasets.archives import ENDINGS, expect_sound, unpack
 
-TRIES = 4  # attempts in a row that bring nothing before giving up
+TRIES = 4  # consecutive attempts without a new byte before giving up
 PAUSE = 1.0  # seconds between two attempts
-PATIENCE = (10.0, 60.0)  # seconds to connect, and between two pieces
-PIECE = 2**16  # bytes; no more than this is lost when a connection breaks
+PATIENCE = (10.0, 60.0)  # timeouts in seconds: to connect, and between two pieces
+PIECE = 2**16  # bytes per write; at most this much is lost when a connection breaks
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE}
 
 
 @cache
 def known_sets() -> dict[str, dict[str, Any]]:
-    """The tables of public.toml by name; its first lines say what their keys are."""
+    """Name -> table of public.toml; its first lines describe the keys."""
     return tomllib.loads(Path(__file__).with_name("public.toml").read_text("utf-8"))
 
 
 def public_sets() -> list[tuple[str, ...]]:
-    """The data sets that `fetch` knows: name, what it is, size, licence, where it is from or has to be asked for."""
+    """One row per data set: name, description, size, licence, and address of the files or of the registration."""
     rows = []
     for name, known in known_sets().items():
         sizes = [file.get("size", 0) for file in known.get("files", {}).values()]
@@ -52,14 +52,14 @@ def fetch(
     out: str | Path | None = None,
     base_url: str | None = None,
     say: Callable[[str], None] = print,
-    progress: Callable[[float, str], None] = lambda share, path: None,  # what of which file is here
+    progress: Callable[[float, str], None] = lambda share, path: None,  # gets finished share and file
 ) -> Path:
-    """Download the public data set `name` to the folder `out` (None: data/NAME), checked and unpacked; the folder.
+    """Download, check and unpack the public data set `name` to the folder `out` (None: data/NAME), and return it.
 
-    `base_url` is a mirror, held to the same sizes and checksums. A set that is there is left alone, one that another
-    process is fetching is waited for, and an interrupted download goes on. Of files without a published checksum the
-    SHA-256 is kept in OUT.fetched.json for later downloads. UserError for a name that is not known or a set that must
-    be asked for; GantkError, and nothing in `out`, where it cannot be had or is not what it should be.
+    `base_url` is a mirror, with the same sizes and checksums. A set that exists is not downloaded again; while another
+    process fetches it, this one waits; an interrupted download resumes. For files without a published checksum the
+    SHA-256 is stored in OUT.fetched.json and compared at later downloads. UserError for an unknown name or a set that
+    requires registration; GantkError, with nothing in `out`, where download or check fail.
     """
     known = _named(name)
     base = base_url or known["base"]
@@ -110,7 +110,7 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def _earlier(record: Path) -> dict[str, Any]:
-    """The name of the set that was fetched here before, and its `checksums` by path; {} where none was."""
+    """Read the record of an earlier download: the set's `name`, and `checksums` by path; {} where there is none."""
     if not record.exists():
         return {}
     try:
@@ -123,9 +123,9 @@ def _earlier(record: Path) -> dict[str, Any]:
 
 @contextmanager
 def _alone(staging: Path) -> Iterator[Path]:
-    """One process at a time works in a hidden folder, which goes again where nothing is left in it."""
+    """Create and lock a hidden folder, for one process at a time; deletes it afterwards if it is empty."""
     lock = None
-    while lock is None:  # until it is the folder of that name: who was waited for may have removed it
+    while lock is None:  # retry if the previous holder of the lock has deleted the folder
         staging.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             lock = os.open(staging, os.O_RDONLY)
@@ -144,13 +144,13 @@ def _alone(staging: Path) -> Iterator[Path]:
 def _fetch_file(
     path: str, known: dict[str, Any], base: str, staging: Path, trusted: str, say: Callable, progress: Callable
 ) -> dict[str, Any]:
-    """One file in the staging folder, whole and checked; what the record says of it."""
+    """Download and check one file in the staging folder; returns its entry for the record."""
     file, url, size = staging / path.replace("/", "__"), f"{base}/{quote(path)}", known.get("size", 0)
     published = known.get("checksum", "")
     expected = published or trusted
     if not file.exists():
         part = file.with_name(file.name + ".part")
-        if not expected:  # parts of two versions could not be told from one whole file
+        if not expected:  # without a checksum, resuming could mix parts of two versions
             part.unlink(missing_ok=True)
         _download(url, part, size, lambda share: progress(share, path))
         if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
@@ -168,7 +168,7 @@ def _fetch_file(
 
 
 def _checksum(path: Path, like: str) -> str:
-    """ "sha256:...", "md5:...", or "git:...": the SHA-1 of a header and the content, as git names blobs."""
+    """A file's checksum in the algorithm of `like`: "sha256:...", "md5:..." or "git:..." (the hash of a git blob)."""
     algorithm = like.partition(":")[0]
     if algorithm == "git":
         return "git:" + hashlib.sha1(b"blob %d\0" % _bytes(path) + path.read_bytes()).hexdigest()
@@ -181,7 +181,7 @@ def _bytes(path: Path) -> int:
 
 
 def _download(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
-    """Fetch a file of `size` bytes (0: not known) into `part`, going on from what an earlier attempt left there."""
+    """Download a file of `size` bytes (0: unknown) to `part`, resuming an earlier attempt; retries on errors."""
     import requests
 
     left = TRIES
@@ -200,14 +200,14 @@ def _download(url: str, part: Path, size: int, report: Callable[[float], None]) 
 
 
 def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
-    """One attempt to get what is lacking; a server that knows no ranges sends it from the start."""
+    """One attempt to download the missing bytes; restarts if the server does not support ranges."""
     import requests
 
     here = _bytes(part)
-    headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}  # a range of a compressed answer is no range
+    headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}  # ranges do not fit compressed content
     headers |= {"Range": f"bytes={here}-"} if here else {}
     with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
-        if answer.status_code == 416:  # nothing is lacking
+        if answer.status_code == 416:  # the file is complete
             return
         if answer.status_code not in (200, 206):
             raise requests.ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
@@ -224,12 +224,12 @@ def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -
 
 
 def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
-    """What the staged files hold, in one folder; a single folder around everything in an archive is left out.
+    """Unpack the staged files into one folder and return it; a single top folder of an archive is dropped.
 
-    GantkError for a damaged archive, or a gzipped file that is: it is removed, and the next download is a new one.
+    GantkError for a damaged archive or gzipped file, which is deleted, so that the next call downloads it again.
     """
     result, scratch = staging / "unpacked", staging / "scratch"
-    shutil.rmtree(result, ignore_errors=True)  # of an earlier attempt
+    shutil.rmtree(result, ignore_errors=True)  # left by an earlier attempt
     for path, known in files.items():
         file, place = staging / path.replace("/", "__"), result / known.get("into", "") / path
         try:
@@ -237,7 +237,7 @@ def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                 shutil.rmtree(scratch, ignore_errors=True)
                 scratch.mkdir()
                 unpack(file, scratch)
-            if not known.get("checksum"):  # by which damage would have been seen
+            if not known.get("checksum"):  # a published checksum has already excluded damage
                 for packed in scratch.rglob("*.gz") if file.name.endswith(ENDINGS) else [file]:
                     if packed.suffix == ".gz":
                         expect_sound(packed)
@@ -246,7 +246,7 @@ def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
                 raise
             for failed in (scratch, result):
                 shutil.rmtree(failed, ignore_errors=True)
-            file.unlink()  # the next download is a new one
+            file.unlink()  # the next call downloads it again
             raise GantkError(f"'{file.name}' is damaged or not to be trusted: {told(error)}.") from None
         if file.name.endswith(ENDINGS):
             inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]

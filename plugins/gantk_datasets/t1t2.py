@@ -1,7 +1,7 @@
-"""The training pairs of the shipped model `t1t2`, made of three public repositories: T2 where its T1 lies, and tables.
+"""Prepares the training pairs of the shipped model `t1t2` from three public repositories: aligned headers and tables.
 
-No voxel is changed, resampled or left out: where T2 lay beside its T1, its header is corrected. Of the 3 T slices,
-published as arrays without a header, orientation, pixel size and distance are nominal.
+No voxel is changed, resampled or removed: where T2 is not aligned with its T1, only its header is corrected. The 3 T
+slices are published as arrays without a header; their orientation, pixel size and distance are nominal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from gantk.data.sources.rows import csv_text
 from gantk.files import write_file
 
-# Folders of the downloads and what they are called here.
+# Folders of the downloads, and their names here.
 LESJAK = "muschellij2/open_ms_data/65704901f60650824565aa5a4818611aa89716f4"
 HKU = "bispmri/Ultra-low-field-MRI-Scanner/01f2bfc9bde2233b74790fec0babf940e8df52ed"
 STROKE = "neurolabusc/VolumeRenderingData/d15be4d1863d1372270e38d8fe95bffaf80cce3a"
@@ -22,8 +22,8 @@ NAMES = {LESJAK: "open_ms_data", HKU: "ulf", STROKE: "rendering"}
 
 STRIPPED = "open_ms_data/cross_sectional/MNI/patient{}/T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz"
 STUDIES = [("01", 1), ("01", 2), ("03", 2), ("04", 1), ("12", 1), ("12", 2)]  # Lesjak's patients, whole heads
-# Figure of a patient at 3 T: T2 is moved so many mm to the right and the front, then turned by degrees, clockwise seen
-# from above. Measured once: the largest normalised mutual information of T1 and T2, four slices together.
+# Figure that shows a patient at 3 T -> shift of T2 in mm to the right and to the front, then its rotation in degrees,
+# clockwise seen from above. They maximise the normalised mutual information of T1 and T2 over four slices.
 FIGURES = {
     "6A": (-1.3619006, 0.8398098, 2.6454813),
     "6B": (0.8201201, 8.3610770, 0.0486001),
@@ -32,15 +32,15 @@ FIGURES = {
     "S6A": (0.2380941, 0.6013856, -0.0520647),
     "S6B": (-1.5265234, 0.3280134, -0.1129118),
 }
-HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B"}  # patients that are scored and never trained on
-FIELD, ROWS, THICK = 230.0, 490, 10.0  # mm along the rows of a 3 T slice, how many they are, mm between slices
+HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B"}  # test patients, never trained on
+FIELD, ROWS, THICK = 230.0, 490, 10.0  # a 3 T slice: field of view in mm, number of rows, mm between slices
 
 
 def prepare(folder: Path) -> None:
-    """Make the pairs and the tables of what was downloaded to a folder: one row a pair, paths below the folder.
+    """Prepare pairs and tables in the folder of the downloads: one row per pair, paths relative to the folder.
 
-    whole.csv: whole heads. whole_train.csv, hku.csv: those that are trained on, of both and of one source, by which a
-    mixed source draws them more often. stripped.csv: heads without skull.
+    whole.csv: whole heads. whole_train.csv, hku.csv: its training pairs, of both sources and of one, so that a mixed
+    source can draw the latter more often. stripped.csv: heads without skull.
     """
     for path, name in NAMES.items():
         (folder / path).rename(folder / name)
@@ -58,12 +58,12 @@ def prepare(folder: Path) -> None:
 
 
 def both(t1: Path) -> tuple[Path, Path]:
-    """T1 and the T2 beside it, on the same grid as published."""
+    """The paths of T1 and of the T2 in its folder, published on the same grid."""
     return t1, t1.with_name(t1.name.replace("T1", "T2"))
 
 
 def write_table(folder: Path, name: str, pairs: list[tuple[str, Path, Path]]) -> None:
-    """A CSV with the columns T1, T2, patient and split."""
+    """Write a CSV with the columns T1, T2, patient and split."""
     rows = []
     for patient, *files in pairs:
         paths = (path.relative_to(folder).as_posix() for path in files)
@@ -72,7 +72,7 @@ def write_table(folder: Path, name: str, pairs: list[tuple[str, Path, Path]]) ->
 
 
 def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
-    """T1 and T2 of a study by Lesjak et al., T2 moved by the authors' own transforms of both to FLAIR."""
+    """Align T2 to T1 of a study by Lesjak et al. by the authors' transforms of both to FLAIR; returns both paths."""
     start = f"open_ms_data/longitudinal/raw/patient{patient}/study{number}_"
     to_flair = [transform(folder / f"{start}{c}_intrastudy_to_FLAIR.txt") for c in ("T1W", "T2W")]
     published, fitted = nib.load(folder / f"{start}T2W.nii.gz"), folder / f"{start}T2W_fitted.nii.gz"
@@ -81,7 +81,7 @@ def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
 
 
 def transform(path: Path) -> np.ndarray:
-    """4 x 4 matrix of an affine transform as ITK writes it, between points in mm to the right, front and top (RAS)."""
+    """Read an affine transform from an ITK text file; returns the 4 x 4 matrix between points in mm (RAS)."""
     lines = dict(line.split(": ", 1) for line in path.read_text("utf-8").splitlines() if ": " in line)
     numbers, centre = (np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters"))
     matrix, flip = np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point to the left and the back
@@ -91,7 +91,7 @@ def transform(path: Path) -> np.ndarray:
 
 
 def slices(folder: Path, figure: str) -> tuple[Path, Path]:
-    """T1 and T2 of a patient at 3 T as NIfTI: columns to the patient's left, rows to the back, slices downwards."""
+    """Write T1 and T2 of a 3 T patient as NIfTI, axes to the patient's left, back and feet; returns both paths."""
     import scipy.io
 
     source = "Supplementary Figure " + figure[1:] if figure[0] == "S" else "Figure " + figure
@@ -104,13 +104,13 @@ def slices(folder: Path, figure: str) -> tuple[Path, Path]:
     paths = folder / f"ulf/{figure}_T1.nii.gz", folder / f"ulf/{figure}_T2_fitted.nii.gz"
     for path, contrast, matrix in zip(paths, ("T1w", "T2w"), (np.eye(4), move), strict=True):
         values = np.abs(scipy.io.loadmat(source / f"3T_{contrast}.mat")["image"])  # rows, columns, slices
-        # 6B's T1 is a larger field of view at the pixel size of its T2; the others differ in pixel size alone.
+        # 6B's T1 has a larger field of view at the pixel size of its T2; the others differ only in pixel size.
         pixel = FIELD / (ROWS if figure == "6B" else values.shape[0])
         voxels = np.clip(np.round(values * 1000 / np.percentile(values, 99.9)), 0, 32767).astype(np.int16)
         voxels = voxels.transpose(1, 0, 2)
         spacing = np.array([pixel, pixel, THICK])
         affine = np.diag([*-spacing, 1.0])
-        affine[:3, 3] = spacing * (np.array(voxels.shape) - 1) / 2  # the middle is the origin
+        affine[:3, 3] = spacing * (np.array(voxels.shape) - 1) / 2  # origin in the centre
         save(path, voxels, matrix @ affine.astype(np.float32))
     return paths
 

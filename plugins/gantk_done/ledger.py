@@ -1,4 +1,4 @@
-"""`.NAME.translation.json` beside a folder NAME of results: which came from which inputs, by which model and how."""
+"""Reads and writes `.NAME.translation.json` beside a folder NAME: results, their inputs, the model and the options."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from gantk.inference.translation import Job
 
 
 class Ledger:
-    """What earlier calls made of their inputs, and that no other process writes to the folder meanwhile.
+    """The record of finished translations; as a context manager it also locks the folder of results.
 
-    An entry counts while its inputs have the same size and time of change and its results are there; with another
-    `head` (the model, and how it was asked) all is done anew. The list grows by a line of JSON for each input, so that
-    the ten thousandth takes no longer than the first; what was known before becomes one line, and what is torn is left
-    out.
+    An entry is valid while its inputs keep size and modification time and its results exist; another `head` (model and
+    options) makes all entries invalid. Each input appends one line of JSON, so that the ten thousandth takes no longer
+    than the first. A new call writes all earlier entries as one line; damaged lines are ignored.
     """
 
     def __init__(self, folder: Path, head: dict[str, Any]):
@@ -29,11 +28,11 @@ class Ledger:
         self.begun, self.holding = False, ExitStack()
 
     def __enter__(self) -> Ledger:
-        with suppress(OSError):  # which the first result says
+        with suppress(OSError):  # writing the first result reports the same error
             self.folder.mkdir(parents=True, exist_ok=True)
         if self.folder.is_dir():
             self.holding.enter_context(held(self.folder))
-        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # there is none, or it is no such list
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
             text = self.path.read_text("utf-8", "replace")
             known = _parsed(text) or [each for line in text.split("\n") for each in _parsed(line)]
             if known[0]["head"] == self.head:
@@ -43,15 +42,15 @@ class Ledger:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         with suppress(OSError):
-            if kind is None:  # all is done
+            if kind is None:  # everything is finished
                 self.path.unlink(missing_ok=True)
         with suppress(OSError):
             (self.folder / LOCK).unlink(missing_ok=True)
-            self.folder.rmdir()  # where nothing was written
+            self.folder.rmdir()  # only if it is empty
         self.holding.close()
 
     def results(self, job: Job) -> list[Path] | None:
-        """What an earlier call made of a job; None where that is not so any more."""
+        """The results of a job by an earlier call; None where inputs have changed or results are missing."""
         with suppress(OSError, KeyError, TypeError):
             entry = self.done[job.name]
             results = [self.folder / name for name in entry["results"]]
@@ -60,7 +59,7 @@ class Ledger:
         return None
 
     def add(self, job: Job, results: Sequence[Path]) -> None:
-        """Write down what the job became; a folder that may not be written to costs the list, not the results."""
+        """Record the results of a job; where the record cannot be written, translation continues without it."""
         names = [path.relative_to(self.folder).as_posix() for path in results]
         with suppress(OSError):
             line = _line({"done": {job.name: {"inputs": _times(job), "results": names}}})
@@ -73,7 +72,7 @@ class Ledger:
 
 
 def _times(job: Job) -> list[list[int]]:
-    """Size and time of change of each file that a job reads."""
+    """[size, modification time in ns] of each file that a job reads."""
     return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in job.files)]
 
 
@@ -82,7 +81,7 @@ def _line(known: dict[str, Any]) -> bytes:
 
 
 def _parsed(text: str) -> list[Any]:
-    """The value of a text that is JSON, or nothing."""
+    """A list with the value of a JSON text; [] where it is not JSON."""
     with suppress(ValueError):
         return [json.loads(text)]
     return []

@@ -1,11 +1,11 @@
-"""`gantk explain`: which pixels of an image made a region of its translation, and whether the map says so."""
+"""`gantk explain`: maps the input pixels that determine a region of a translation, with a check of the map."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Attach `gantk explain`."""
+    """Add `gantk explain`."""
     from gantk_explain.command import command
 
     cli.add_command(command)

@@ -1,4 +1,4 @@
-"""`gantk explain`: a thin skin on `gantk.explain`. Nothing heavy is imported before it runs."""
+"""`gantk explain`: the command line of `gantk.explain`. torch and captum are imported only when the command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attribution of a region of a translation to the pixels of its input, and its check against random weights."""
+"""Attributes a region of a translation to the pixels of its input, and compares the map with that of random weights."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from gantk.formats.image import UPRIGHT, Image
 from gantk_explain.picture import panels, png
 from gantk_explain.view import View
 
-STEPS = 32  # of the integral from the blurred image to the image
-WINDOWS = 10  # that fit side by side into the image: how much of it occlusion covers at a time
-BLUR = 1 / 10  # of a side: standard deviation of the blur
-ALIKE = 0.5  # rank correlation with random weights' map from which on the map says little about the network
+STEPS = 32  # steps of the integral from the blurred image to the image
+WINDOWS = 10  # occlusion windows per side of the image
+BLUR = 1 / 10  # standard deviation of the blur, as a share of a side
+ALIKE = 0.5  # rank correlation with the map of random weights above which a warning is printed
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found: `map` is an Image of one channel on the input's grid, above 0 where pixels raised the
+    """The result of `explain`: `map` is an Image of one channel on the input's grid, above 0 where pixels raised the
     region's mean and below 0 where they lowered it, in network intensities."""
 
     map: Image
     picture: np.ndarray  # uint8 (H, 3 W, 3): input, translation, map
-    random_correlation: float  # Spearman's, of this map and that of random weights, at the networks' size
-    random_magnitudes: float  # the same of their magnitudes, where edges of the input and the place of the region count
-    difference: float  # of the region's mean from that of the blurred input, in network intensities
-    total: float  # the map's sum at the networks' size: with gradients it is near `difference` (completeness)
+    random_correlation: float  # Spearman's, with the map of random weights, at the networks' size
+    random_magnitudes: float  # the same for absolute values, which depend on edges and the region's position
+    difference: float  # the region's mean minus that for the blurred input, in network intensities
+    total: float  # the map's sum at the networks' size: with gradients near `difference` (completeness)
     paths: tuple[Path, ...] = ()
 
 
@@ -53,27 +53,27 @@ def explain(
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Explanation:
-    """Which pixels of an image made a region of its translation.
+    """Compute how much each pixel of an image contributes to a region of its translation.
 
-    `gradients` integrates the gradient of the region's mean from the image, blurred, to the image (Sundararajan and
-    others, 2017, eq. 1); `occlusion` puts the blurred image into windows and notes how the mean changes (Zeiler &
-    Fergus, 2014). Blurred and not black: instance norms scale even the faintest image up to full contrast, so that on
-    the way from black everything happens in the first step. The same is done with random weights, and
-    `random_correlation` says how alike the two maps are: a map that hardly changes does not show what was learnt
-    (Adebayo and others, 2018).
+    `gradients` integrates the gradient of the region's mean from the blurred image to the image (Sundararajan and
+    others, 2017, eq. 1); `occlusion` replaces windows by the blurred image and records the change of the mean (Zeiler &
+    Fergus, 2014). The baseline is blurred and not black because instance norms scale even the faintest image to full
+    contrast, so that on a path from black everything changes in the first step. The same map is computed with random
+    weights, and `random_correlation` compares both: a map that hardly changes does not show what was learnt (Adebayo
+    and others, 2018).
 
     Args:
-        run: a run folder, a checkpoint, or what `gantk.load` returned.
-        image: a file as it is translated; of a volume 2-D networks see one `slice`, counted from 0, along the run's
-            plane: the middle one, or the one with most of the mask.
-        out: where OUT.png and OUT.nii.gz go; None writes nothing.
-        to: the domain to make, by name.
-        region: "x0:x1,y0:y1", columns and rows of the slice as it is shown; of volumes that 3-D networks see also
-            ",z0:z1". "" and no mask: the whole image.
-        mask: an image on the same grid; where it is above 0 is the region.
+        run: a run folder, a checkpoint, or the result of `gantk.load`.
+        image: the file to translate; for a volume and 2-D networks, `slice` (from 0) chooses the slice along the
+            run's plane; default: the middle one, or the one with most of the mask.
+        out: writes OUT.png and OUT.nii.gz; None writes nothing.
+        to: the target domain, by name.
+        region: "x0:x1,y0:y1", columns and rows of the slice as shown; for volumes and 3-D networks also ",z0:z1".
+            "" without a mask: the whole image.
+        mask: an image on the same grid; the region is where it is above 0.
 
     UserError where the run makes no translations or has no gradients, where region or mask do not fit, and where the
-    image is larger than the networks see at once.
+    image is larger than the networks' input.
     """
     attribute = _captum(method)
     model, letter = _model(run, to, device, say)
@@ -106,7 +106,7 @@ def explain(
 
 
 def _written(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
-    """OUT.png and OUT.nii.gz, whatever of the two suffixes OUT has."""
+    """Write OUT.png and OUT.nii.gz and return their paths; OUT may end with either suffix."""
     stem = out.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
     picture, file = (out.with_name(f"{stem}{suffix}") for suffix in (".png", ".nii.gz"))
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -118,14 +118,14 @@ def _written(result: Explanation, out: Path, say: Callable[[str], None]) -> tupl
 
 
 def blur(seen: np.ndarray) -> np.ndarray:
-    """(C, *size) with all but its coarse brightness gone."""
+    """Blur an image (C, *size) so strongly that only coarse brightness is left."""
     from scipy.ndimage import gaussian_filter
 
     return gaussian_filter(seen, [0, *(side * BLUR for side in seen.shape[1:])], mode="nearest")
 
 
 def randomised(method: Any, seed: int = 0) -> Any:
-    """A copy of a method whose weights are drawn anew, each tensor from a normal distribution of its own spread."""
+    """A copy of a method with random weights, drawn per tensor from a normal distribution of the same deviation."""
     other, drawn = deepcopy(method), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in other.parameters():
@@ -143,7 +143,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _captum(method: str) -> Callable[..., Tensor]:
-    """(score, x (1, C, *size), blurred, batch) -> attributions (1, C, *size); UserError without captum."""
+    """Return a function (score, x (1, C, *size), blurred, batch) -> attributions (1, C, *size); needs captum."""
     try:
         from captum.attr import IntegratedGradients, Occlusion
     except ImportError as error:
@@ -159,13 +159,13 @@ def _captum(method: str) -> Callable[..., Tensor]:
             found = Occlusion(score).attribute(
                 x, (x.shape[1], *window), strides, baselines=blurred, perturbations_per_eval=batch
             )
-        return found / (x.shape[1] * np.prod(window))  # a pixel's share of its window
+        return found / (x.shape[1] * np.prod(window))  # divide a window's effect among its pixels
 
     return attribute
 
 
 def _model(run: Any, to: str | None, device: str | None, say: Callable[[str], None]) -> tuple[Any, str]:
-    """The loaded run and the letter of the domain that it is to make; UserError where it cannot be explained."""
+    """Load the run; returns the model and the target domain's letter. UserError where it cannot be explained."""
     from gantk import load
     from gantk.runs.models import find_model
 

@@ -1,4 +1,4 @@
-"""The picture of an explanation: input, translation with the region's outline, and the map over the input."""
+"""Draws an explanation: input, translation with the region's outline, and the map over the input."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 RED, BLUE, OUTLINE = np.array([255, 40, 20]), np.array([30, 90, 255]), np.array([255, 210, 0])
-FULL = 99.5  # percentile of the map's magnitudes that is shown in full colour
+FULL = 99.5  # percentile of the map's magnitudes above which colours are saturated
 
 
 def panels(
     seen: np.ndarray, made: np.ndarray, found: np.ndarray, region: np.ndarray, ends: Sequence[float]
 ) -> np.ndarray:
-    """uint8 (H, 3 W, 3) of images (H, W) in network intensities, black and white at `ends`, a map and a region."""
+    """Draw images (H, W) in network intensities, black and white at `ends`, a map and a region; uint8 (H, 3 W, 3)."""
     gray = [np.clip((each - ends[0]) / (ends[1] - ends[0]), 0, 1)[..., None] * 255.0 for each in (seen, made)]
     left, middle = (np.repeat(each, 3, axis=2) for each in gray)
     inner = region.copy()
@@ -32,7 +32,7 @@ def panels(
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """The bytes of a PNG file, small pictures enlarged so that a side has 256 pixels or more."""
+    """Encode a picture as PNG bytes; small ones are enlarged to at least 256 pixels a side."""
     times = max(1, -(-256 // min(pixels.shape[0], pixels.shape[1] // 3)))
     file = BytesIO()
     Image.fromarray(pixels.repeat(times, 0).repeat(times, 1)).save(file, "PNG")

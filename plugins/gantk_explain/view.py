@@ -1,4 +1,4 @@
-"""What networks see of a file, the region of it that is explained, and the way of a map back onto the file's grid."""
+"""Converts a file to the networks' input, finds the region to explain, and maps results back to the file's grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gantk.formats.image import Image, same_grid
 
 
 class View:
-    """One image as the networks of a direction see it.
+    """One image as input of a direction's networks.
 
     `seen` is (C, *size) in network intensities, neighbouring slices as channels; `inside` (*size) bool, the region.
     UserError where slice, mask or region do not fit, and where the image is larger than the networks were trained on.
@@ -59,11 +59,11 @@ class View:
             raise UserError("the region is smaller than a pixel that the networks see", where="--region, --mask")
 
     def middle(self, channels: Tensor) -> Tensor:
-        """The channels of the image itself of (N, C, *size), without its neighbours'."""
+        """The channels of the slice itself from (N, C, *size), without those of neighbouring slices."""
         return channels.chunk(len(self.places), 1)[self.frame.neighbours]
 
     def on_file(self, found: Tensor) -> Image:
-        """A map (C, *size) as one channel on the file's grid; neighbours' channels on theirs, 0 on slices not seen."""
+        """A map (C, *size) as one channel on the file's grid; neighbours' channels at their slices, 0 elsewhere."""
         parts = found.unflatten(0, (len(self.places), -1)).sum(1, keepdim=True).numpy()
         whole = np.zeros((len(self.stack), 1, *self.stack.shape[2:]), np.float32)
         for place, part in zip(self.places, parts, strict=True):
@@ -73,7 +73,7 @@ class View:
         return replace(self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False)
 
     def shown(self, seen: Tensor, made: Tensor, found: Tensor) -> list[np.ndarray]:
-        """Input, translation, map and region as (H, W), at the file's size; of volumes the plane with most of the map.
+        """Input, translation, map and region as (H, W) in the file's size; for volumes the plane with most of the map.
 
         Colours and contrasts are averaged, those of the map summed.
         """
@@ -86,7 +86,7 @@ class View:
         return planes
 
     def _mask(self, path: str | Path | None) -> np.ndarray | None:
-        """Where the mask is above 0, as the networks' slices lie; UserError where it is not on the image's grid."""
+        """The mask (above 0), resampled like the networks' input; UserError where it is not on the image's grid."""
         if path is None:
             return None
         found = read(Path(path))
@@ -100,7 +100,7 @@ class View:
         return self.grid.forward(replace(found, pixels=above)).pixels[0] > 0.5
 
     def _slice(self, number: int | None, wanted: np.ndarray | None) -> int:
-        """The slice asked for, else the one with most of the mask, else the middle one."""
+        """The given slice, else the one with most of the mask, else the middle one; UserError outside the volume."""
         count = len(self.stack)
         if number is None:
             return count // 2 if wanted is None else int(wanted.sum(axis=(1, 2)).argmax())
@@ -109,7 +109,7 @@ class View:
         return number
 
     def _region(self, text: str, wanted: np.ndarray | None, sides: tuple[int, ...]) -> np.ndarray:
-        """Where the region lies among the native pixels: in the ranges, in the mask, everywhere."""
+        """The region as bool in native pixels: the mask, the ranges in `text`, or everything."""
         if wanted is not None and text:
             raise UserError("give a region or a mask, not both", where="--region, --mask")
         if wanted is not None:

@@ -1,4 +1,4 @@
-"""Two losses of images: by the features that a frozen network sees in them, and over the body more than elsewhere."""
+"""Two losses of images: on features of a frozen network, and an L1 loss with a lower weight outside the body."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from gantk_feature_loss.networks import opened
 
 
 class FeatureLoss:
-    """Difference of a frozen network's features of two images, as a share of the second's (Johnson et al. 2016, eq. 2).
+    """Difference of a frozen network's features of two images, relative to the second's (Johnson et al. 2016, eq. 2).
 
-    `loss(output, target)`, or (output, input) to keep content. The network is a run of the method `segmenter`, or
-    features as metrics have them, as far as gradients come back; it is neither trained nor saved. The recipe of a run
-    keeps the SHA-256 of its weights: a resume with others is an error. A 2-D network sees volumes slice by slice.
+    `loss(output, target)`, or (output, input) to keep content. The network is a run of the method `segmenter`, or a
+    feature network of the metrics that supports gradients; it is neither trained nor saved. A run's recipe records the
+    SHA-256 of its weights: resuming with others is an error. A 2-D network processes volumes slice by slice.
     """
 
     def __init__(
         self,
         *,
-        network: str = "random",  # a run of the method segmenter, by its folder; or features: a network of timm, random
-        weights: str | None = None,  # of features: a file of weights; None: the features' own
-        side: Side | None = None,  # of features: pixels that images are brought to; None: the network's own
-        layers: tuple[str, ...] = (),  # parts of the network whose outputs are compared, and "output"; (): its levels
-        layer_weights: tuple[Weight, ...] = (),  # one a layer; (): all alike, summing to 1
+        network: str = "random",  # folder of a run of the method segmenter; or a feature network: timm's name, random
+        weights: str | None = None,  # for feature networks: a file of weights; None: its default weights
+        side: Side | None = None,  # for feature networks: images are resized to this side; None: the network's own
+        layers: tuple[str, ...] = (),  # layers to compare, by name, or "output"; (): the network's levels
+        layer_weights: tuple[Weight, ...] = (),  # one per layer; (): equal weights with sum 1
         norm: Literal["l1", "l2"] = "l1",  # of the differences: absolute or squared
-        weight: Weight = 1.0,  # of the loss
+        weight: Weight = 1.0,  # weight of the loss
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
-        sha256: str = "",  # of the weights; a training that begins fills it in
+        sha256: str = "",  # of the network's weights; filled in when a training begins
     ):
         if layer_weights and len(layer_weights) != len(layers):
             raise UserError(f"{len(layer_weights)} layer_weights for {len(layers)} layers", allowed="one for each")
@@ -54,16 +54,16 @@ class FeatureLoss:
 
 
 class BodyL1:
-    """Mean absolute difference, to which pixels outside the body that the target shows count less, or nothing.
+    """Mean absolute difference, with a lower weight (or 0) for pixels outside the target's body.
 
-    The body is the largest connected part that is brighter than air, its holes filled. Every image counts alike.
+    The body is the largest connected region brighter than air, with holes filled. Every image has the same weight.
     """
 
     def __init__(
         self,
         *,
-        background: Share = 0.1,  # weight of a pixel outside the body, 1 inside; at 0 anything may be drawn there
-        threshold: Share = 0.1,  # of the intensity range above black: what is brighter is no air
+        background: Share = 0.1,  # weight of a pixel outside the body, 1 inside; 0 ignores the background
+        threshold: Share = 0.1,  # share of the intensity range above black; darker pixels are air
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
@@ -75,7 +75,7 @@ class BodyL1:
 
 
 def body_of(images: Tensor, level: float) -> Tensor:
-    """(N, C, *size) to (N, 1, *size): 1 inside the largest part brighter than `level`, its holes filled; else 0."""
+    """Body masks (N, 1, *size) of images (N, C, *size): 1 in the largest region above `level`, holes filled; else 0."""
     from scipy.ndimage import binary_fill_holes, label
 
     bodies = []

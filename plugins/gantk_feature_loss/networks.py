@@ -1,4 +1,4 @@
-"""Frozen networks and what their layers see: a segmenter's run, or features as metrics have them."""
+"""Loads frozen networks and returns their layers' features: a segmenter's run, or a feature network of the metrics."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import Run
 from gantk.runs.trained import load_method
 
-OUTPUT = "output"  # the layer that a network ends with
+OUTPUT = "output"  # name for a network's final output
 
 
 class Maps(nn.Module):
-    """What layers of a frozen network see in images of so many channels and of `size`; `pictures` run from 0 to 1."""
+    """Features of a frozen network's layers for images of `channels` and `size`; `pictures`: scale images to 0 to 1."""
 
     def __init__(self, network: nn.Module, name: str, layers: tuple[str, ...], channels: int, size, pictures: bool):
         super().__init__()
         self.network, self.name, self.channels = network.eval().requires_grad_(False), name, channels
         self.dims, self.pictures, self.seen = len(size), pictures, {}
-        inner = getattr(network, "network", network)  # features of metrics scale and resize around it
+        inner = getattr(network, "network", network)  # wrapped by the metrics' resizing and scaling
         names = [layer for layer, _ in inner.named_modules() if layer]
         levels = [one["module"] for one in getattr(inner, "feature_info", ())]  # timm's; else those of a U-Net
         levels += [f"encoder.{level}" for level in range(len(getattr(inner, "encoder", ())))]
@@ -45,20 +45,20 @@ class Maps(nn.Module):
             with torch.enable_grad():
                 image = torch.zeros(1, channels, *size, requires_grad=True)
                 torch.cat(self(image, 0.0, 1.0), 1).sum().backward()
-        except RuntimeError as error:  # what runs elsewhere than in torch
+        except RuntimeError as error:  # networks that run outside torch have no gradients
             what = f"no gradient comes back through the network '{name}' ({told(error, 80)})"
             remedy = "take a network of timm or a segmenter's run; ONNX files are for metrics"
             raise UserError(what, remedy=remedy) from None
 
     def forward(self, images: Tensor, black: float, data_range: float) -> list[Tensor]:
-        """(N, C, *size) in network intensities to features (N, d), one a layer; of volumes those of all slices."""
+        """Images (N, C, *size) in network intensities to features (N, d) per layer; d spans all slices of volumes."""
         self.network.to(images.device)
         images, count = images.float(), len(images)
         if images.ndim - 2 == self.dims + 1:
             images = images.transpose(1, 2).flatten(0, 1)
         if self.pictures:
             images = (images - black) / data_range
-        if self.pictures and images.shape[1] != self.channels:  # each channel as a gray picture of its own
+        if self.pictures and images.shape[1] != self.channels:  # treat each channel as a gray picture
             images = images.flatten(0, 1)[:, None].expand(-1, self.channels, *images.shape[2:])
         if images.shape[1] != self.channels or images.ndim - 2 != self.dims:
             what = f"the network '{self.name}' sees {self.dims}-D images of {self.channels} channels"
@@ -72,14 +72,14 @@ class Maps(nn.Module):
         return found
 
     def sha256(self) -> str:
-        """SHA-256 of all weights, in their order."""
+        """The SHA-256 of all weights, in the order of the state dict."""
         tensors = (tensor.cpu().contiguous() for tensor in self.network.state_dict().values())
         return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 @lru_cache(maxsize=8)
 def opened(network: str, weights: str | None, side: int | None, layers: tuple[str, ...]) -> Maps:
-    """The network that a recipe names, see `FeatureLoss`; read once, and again when a training begins."""
+    """Load the network that a recipe names, see `FeatureLoss`; cached until the next training begins."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         if not is_run(network):
             found = Features(network, 1.0, 2, weights=weights, side=side).network
@@ -95,12 +95,12 @@ def opened(network: str, weights: str | None, side: int | None, layers: tuple[st
 
 
 def is_run(network: str) -> bool:
-    """Whether this is a folder's path, there or not."""
+    """Whether this is the path of a folder, which need not exist."""
     return os.path.isdir(network) or (os.sep in network and not os.path.isfile(network))
 
 
 def pin(value: Any, where: str) -> None:
-    """Open each network of a `feature` loss among a method's options; note its path and SHA-256 there, or compare."""
+    """Record path and SHA-256 of each `feature` loss's network in a method's options; UserError if they differ."""
     if isinstance(value, Part) and (value.kind, value.name) == ("loss", "feature"):
         table, name = value.options, value.options["network"]
         table["network"] = os.path.abspath(name) if is_run(name) else name

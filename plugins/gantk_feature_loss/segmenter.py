@@ -1,4 +1,4 @@
-"""A segmenter that learns from masks: of use by itself, and as the network of the loss `feature`."""
+"""A segmenter trained on masks, for use by itself and as the network of the loss `feature`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gantk.plugin.spec import Depth, Weight, Width
 
 
 class Segmenter(Method):
-    """A U-Net that learns where lesions are from images of one domain and their masks, by Dice and cross-entropy.
+    """A U-Net that segments lesions, trained on images of one domain and their masks by Dice and cross-entropy.
 
-    The Dice loss (Milletari et al. 2016, section 3) is of a whole batch, each rank's own, since an image may
-    show no lesion. With batch norm, because instance norm forgets how bright an image is. It makes no images.
+    The Dice loss (Milletari et al. 2016, section 3) covers a whole batch (per rank), since an image may show no
+    lesion. Uses batch norm, because instance norm removes an image's brightness. It generates no images.
     """
 
     reads = ("image",)
@@ -40,11 +40,11 @@ class Segmenter(Method):
             nn.init.kaiming_normal_(weights)
 
     def phases(self) -> list[Phase]:
-        """One: the network."""
+        """One phase, for the network."""
         return [Phase("segmenter", (self.network,), self.losses)]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Dice and cross-entropy; an image without a mask shows no lesion."""
+        """Dice and cross-entropy; an image without a mask counts as without lesion."""
         found = self.network(batch["image"]).float()
         mask, likely = batch.get("mask_image", torch.zeros_like(found)).float(), found.sigmoid()
         shared, sizes = (likely * mask).sum(), likely.square().sum() + mask.square().sum()
@@ -54,7 +54,7 @@ class Segmenter(Method):
 
 @torch.no_grad()
 def dice_by_image(method: Segmenter, images: Tensor, masks: Tensor, patients: list[str]) -> np.ndarray:
-    """(N,): for each image the Dice of all its patient's images together, nan for a patient without a lesion."""
+    """For each image the Dice over all images of its patient, (N,); nan for a patient without a lesion."""
     numbers, device, drawn = patient_numbers(patients), method.progress.device, masks.flatten(1) > 0.5
     found = torch.cat([method.network(part.to(device)).cpu() > 0 for part in images.split(16)]).flatten(1)
     counts = [x.sum(1).double().numpy() for x in (found & drawn, found, drawn)]

@@ -1,4 +1,4 @@
-"""`gantk run RECIPE --folds K` as a gantk plugin: k-fold cross-validation by one command."""
+"""`gantk run RECIPE --folds K` as a gantk plugin: k-fold cross-validation in one command."""
 
 import functools
 
@@ -12,7 +12,7 @@ OPTION = click.Option(["--folds"], type=int, metavar="K", help=WORDS)
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Give `gantk run` the option --folds."""
+    """Add the option --folds to `gantk run`."""
     command = cli.commands["run"]
     if OPTION in command.params:
         return

@@ -1,4 +1,4 @@
-"""k-fold cross-validation: a run for each fold of the patients, and the scores of all patients together."""
+"""k-fold cross-validation: trains one run per fold of the patients, and averages the scores of all patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gantk.runs.schemas import read, table
 
 SUMMARY = "folds.json"
 ROW = table("patient", "scores", patient=str, scores=dict[str, float | None])
-KEPT = table("patients", patients=list[ROW])  # what is read of patients.json, a direction
+KEPT = table("patients", patients=list[ROW])  # one direction of patients.json
 
 
 def cross_validate(
@@ -40,13 +40,13 @@ def cross_validate(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> Path:
-    """Train a recipe once for each fold, and score every patient by the one run that did not see him.
+    """Train a recipe once per fold, and score every patient by the one run that was not trained on that patient.
 
-    The runs are OUT/fold-0, OUT/fold-1 ...; OUT is a model too: the mean of its runs (`gantk translate OUT IN RESULT`).
-    Folds that are finished stay, one that was stopped goes on where it was, so the same call goes on after a kill.
+    The runs are OUT/fold-0, OUT/fold-1 ...; OUT is also a model, the mean of its runs (`gantk translate OUT IN
+    RESULT`). A repeated call skips finished folds and resumes an interrupted one.
 
     Args:
-        folds: how many parts the patients are dealt out to, 2 or more: `data.split.folds`.
+        folds: number of parts that the patients are divided into, 2 or more: `data.split.folds`.
         out: the folder of the runs; None: runs/NAME-folds-TIME.
 
     All others are those of `gantk.run`. Returns the folder, with folds.json: for each direction and score the mean over
@@ -100,7 +100,7 @@ def _require_same(place: Path, model: Model) -> None:
 
 
 def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By direction and score: the mean over the test patients of all runs, its 95 % interval and their number."""
+    """Direction -> score -> mean over the test patients of all runs, its 95 % interval and their number."""
     found: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
         schema, remedy = RootModel[dict[str, KEPT]], f"gantk eval {place} writes it again"
@@ -116,7 +116,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def lines(found: dict[str, dict[str, dict[str, Any]]], domains: list[str]) -> Iterator[str]:
-    """The scores of all patients in lines for a terminal."""
+    """Yield the scores of all patients as lines for a terminal."""
     for direction, scores in found.items():
         for metric, row in scores.items():
             ends = " [{:.4g}, {:.4g}]".format(*row["ci95"]) if row["ci95"] else ""
