@@ -1,10 +1,10 @@
-"""DICOM: series and multi-frame objects read and written as images, and the data source over trees of them."""
+"""Reads and writes DICOM series and multi-frame objects as images; with a data source over DICOM trees."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """A format and a data source; pydicom, which both need, comes with the extra `dicom`."""
+    """Register a format and a data source; both need pydicom, which the extra `dicom` installs."""
     add.format("dicom", "gantk_dicom.format:Dicom")
     add.source("dicom", "gantk_dicom.source:Dicom")

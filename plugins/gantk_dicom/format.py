@@ -1,6 +1,6 @@
-"""DICOM: series of slices and multi-frame objects, read upright on one grid, and written back as derived series.
+"""The DICOM format: reads series of slices and multi-frame objects upright on one grid, writes derived series.
 
-pydicom parses; it decodes too, or, where it lacks the codec (JPEG lossless, JPEG-LS, 12-bit JPEG), SimpleITK does.
+pydicom parses and decodes; SimpleITK decodes what pydicom has no codec for (JPEG lossless, JPEG-LS, 12-bit JPEG).
 Both come with the extra `dicom`, and are imported at the first DICOM file.
 """
 
@@ -26,62 +26,62 @@ class Dicom(SeriesFormat):
     volumes = several = True
 
     def owns(self, path: Path) -> bool:
-        """Whether the mark of DICOM stands at byte 128."""
+        """Whether the file has DICOM's magic bytes at position 128."""
         try:
-            with path.open("rb") as file:  # what is said to be empty may be a window of the system, and wait for ever
+            with path.open("rb") as file:  # size first: reading a pseudo-file of 0 bytes, as in /proc, could block
                 return os.fstat(file.fileno()).st_size > 132 and file.read(132)[128:] == b"DICM"
         except OSError:
             return False
 
     def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:
-        """The images among the DICOM files of one folder, from their headers alone.
+        """Group the DICOM files of one folder into scans, reading headers only.
 
-        Slices of one SeriesInstanceUID are one scan, sorted by position; a series that holds several stacks (a
-        localizer's three planes, echoes, b-values, magnitude and phase) gives one for each. Multi-frame files, single
-        slices, and files that cannot be read are scans of their own. What is no image (reports, segmentations,
-        structure sets, DICOMDIR) is left out.
+        Slices of one SeriesInstanceUID are one scan, sorted by position; a series with several stacks (a localizer's
+        three planes, echoes, b-values, magnitude and phase) gives one scan per stack. Multi-frame files, single slices
+        and unreadable files are separate scans. Files without an image (reports, segmentations, structure sets,
+        DICOMDIR) are skipped.
         """
         return room("slices").grouped(folder, files)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """A slice, or the volume of a multi-frame file, of which `volume` chooses one stack of frames."""
+        """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of frames."""
         with room("slices").readable(path):
             return room("read").read_files([path], volume, values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
-        """The volume (1, D, H, W) that the files of one series make up; UserError where they are not one even stack."""
+        """Read the volume (1, D, H, W) of the files of one series; UserError where they are not one even stack."""
         with room("slices").readable(files[0].parent):
             return room("read").read_files(files, None, values)
 
     def holds(self, image: Image) -> bool:
-        """Whether it was read from DICOM, whose headers are a list."""
+        """Whether the image was read from DICOM: its header is then a list."""
         return isinstance(image.header, list)
 
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
-        """0 to 255 or 65,535 in colour; gray images hold any value by their rescale."""
+        """The value ranges that can be stored: 0 to 255 or 65,535 in colour; any value in gray, by its rescale."""
         return [(0.0, 255.0), (0.0, 65535.0)] if image.channels == 3 else super().limits(path, image)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """One derived file of the source's patient and study."""
+        """Write one derived file with the source's patient and study."""
         room("write").write_file(path, image, description)
 
     def write_series(self, folder: Path, image: Image, description: str = "") -> None:
-        """A derived series of the source's patient and study: a file for each of the source's, in a folder that is new,
-        empty, or holds an earlier result."""
+        """Write a derived series with the source's patient and study: one file per source file, into a folder that is
+        new, empty, or holds an earlier result."""
         room("write").write_series(folder, image, description)
 
     def withdraw(self, path: Path) -> None:
-        """Remove a file, or in one step a derived series."""
+        """Delete a file, or atomically a derived series."""
         room("write").withdraw(path) if path.is_dir() else super().withdraw(path)
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix (.dcm, .dicom, .ima), or, without a known one, by the mark at byte 128."""
+    """Whether a file is DICOM, by its suffix (.dcm, .dicom, .ima) or, without a known one, by the bytes at 128."""
     return isinstance(series_format(path), Dicom)
 
 
 def room(name: str) -> ModuleType:
-    """A module that needs the extra; its absence is one UserError."""
+    """Import a module that needs the extra `dicom`; UserError where the extra is not installed."""
     try:
         return importlib.import_module(f"gantk_dicom.{name}")
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""What may be shown of a header: a pseudonym for who it is of, texts that are whole, descriptions without names.
+"""Reads header texts that may be shown: pseudonyms for patients, undamaged texts, descriptions without names.
 
-A pseudonym hides a name from whoever reads a report. It does not make data anonymous: short identifiers can be found
-again by hashing all there are.
+A pseudonym hides a name from readers of a report. It does not make data anonymous: a short identifier can be found by
+hashing all possible ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 
 from gantk.formats.contrasts import CONTRASTS
 
-# Elements whose words say who somebody is, beside all those that hold a person's name.
+# Elements that identify a person, in addition to all elements of type PN (person name).
 NAMING = """
 PatientID OtherPatientIDs PatientBirthDate PatientAddress PatientTelephoneNumbers MedicalRecordLocator AccessionNumber
 InstitutionName InstitutionAddress AdmissionID
@@ -24,9 +24,9 @@ InstitutionName InstitutionAddress AdmissionID
 
 
 class Pseudonym(str):
-    """A text that stands for another one (`of`) wherever it is shown or written, and is sorted as that one would be.
+    """A text that replaces another one (`of`) wherever it is shown or written, and sorts like the original.
 
-    So what is drawn from sorted patients is the same as with their own names.
+    A random draw from sorted patients is therefore the same as with their real names.
     """
 
     of: str
@@ -50,12 +50,12 @@ class Pseudonym(str):
 
 
 def pseudonym(identifier: str) -> str:
-    """`patient-` and 8 digits of a hash in place of a patient's identifier; "" where there is none."""
+    """Replace a patient's identifier by `patient-` and 8 digits of its hash; "" where it is empty."""
     return Pseudonym(f"patient-{_hashed(identifier)}", identifier) if identifier else ""
 
 
 def study_pseudonym(patient: str, study: tuple[str, str]) -> str:
-    """The same for a patient's study and frame of reference; "" where one of them is not known."""
+    """A pseudonym for a patient's study and frame of reference; "" where one of them is unknown."""
     raw = "/".join((getattr(patient, "of", patient), *study))
     return Pseudonym(f"{patient}/{_hashed(raw)}", raw) if all(study) else ""
 
@@ -65,32 +65,32 @@ def _hashed(text: str) -> str:
 
 
 def value_of(dataset: Dataset, keyword: str | BaseTag) -> str:
-    """An element's value as text, "" where it is absent or broken: to compare and to hash, never to show."""
+    """An element's value as text, "" where it is absent or damaged: for comparing and hashing, never for showing."""
     try:
         return str(dataset[keyword].value or "").strip()
-    except Exception:  # it is not there, or is what makes pydicom raise anything
+    except Exception:  # absent, or damaged: pydicom can raise any exception
         return ""
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """An element's value as text that may be shown, "" where it is absent or broken.
+    """An element's value as text that may be shown, "" where it is absent or damaged.
 
-    Control characters or more than 64 others are no text: in a damaged file they are what follows the element.
+    Texts with control characters or more than 64 characters are not shown: in a damaged file they may be other data.
     """
     text = value_of(dataset, keyword).strip("\0")
     return text if len(text) <= 64 and text.isprintable() else ""
 
 
 def first_number(dataset: Dataset, keyword: str) -> float | None:
-    """An element's number, or the first of several; None where it is absent or broken."""
+    """An element's number, or the first of several; None where it is absent or damaged."""
     try:
         return float(np.ravel(dataset.get(keyword))[0])
-    except Exception:  # as above, and of what is no number
+    except Exception:  # as above, or not a number
         return None
 
 
 def shown(dataset: Dataset, keyword: str) -> str:
-    """The text of a description without the words that name somebody: those of the header's names and identifiers."""
+    """A description's text without any word that occurs in the header's names and identifiers."""
     text = text_of(dataset, keyword)
     tags = [tag for tag in list(dataset.keys()) if text and (keyword_for_tag(tag) in NAMING.split() or _is_name(tag))]
     words = {word for tag in tags for word in re.findall(r"[^\W_]{2,}", value_of(dataset, tag))}

@@ -1,6 +1,6 @@
-"""Networks of timm and ONNX files as features: pictures are brought to their size and scale, their maps averaged.
+"""Networks of timm and ONNX files as features: resizes and scales pictures, and averages feature maps.
 
-Weights are read as tensors alone. A TorchScript file is a program, which would run when it is opened, and is refused.
+Weights are read as tensors only. TorchScript files are refused: they are programs, which run when opened.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from gantk.plugin.spec import Side
 from gantk_features.timm_networks import timm_model
 
 WHERE = "evaluate.metrics"
-SIDE = 224  # pixels, where neither the file nor the recipe says another size
+SIDE = 224  # pixels, unless the file or the recipe states another size
 WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of photographs, where timm says nothing of a network
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where timm states none
 
 
 class Backbone(nn.Module):
-    """A network's pooled numbers (N, d) of pictures (N, channels, H, W) from 0 to 1, brought to its size and scale.
+    """Resizes and scales pictures (N, channels, H, W) from 0 to 1, and returns a network's pooled features (N, d).
 
-    The intensities stay floats throughout: nothing is rounded to 256 levels. A map of numbers (N, d, h, w) is averaged
-    over its positions. `file` is what the network or its weights came from. UserError where the network does not take
-    such pictures or gives neither.
+    Intensities stay floats and are not rounded to 256 levels. Feature maps (N, d, h, w) are averaged over positions.
+    `file` is the file of the network or its weights. UserError where the network does not accept such pictures, or
+    returns neither vectors nor maps.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         self.what = "-".join([name] * bool(name) + ([file.name, fingerprint(file)] if file else ["pretrained"]))
         for scale, values in (("mean", mean), ("std", std)):
             found = torch.tensor([float(value) for value in values])
-            if channels == 1 and len(found) == 3:  # of three colours: gray is all of them alike
+            if channels == 1 and len(found) == 3:  # gray uses the mean of the colours
                 found = found.mean(0, keepdim=True)
             if len(found) not in (1, channels) or (scale == "std" and not (found > 0).all()):
                 allowed = f"1 or {channels} numbers, as many as the network has channels; std above 0"
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         try:
             with torch.no_grad():
                 (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
-        except Exception as error:  # each network refuses in its own way
+        except Exception as error:  # networks raise any kind of exception
             pictures = f"pictures of {channels} channels and {size[0]} x {size[1]} pixels"
             what = f"the feature network does not take {pictures}, or makes no vectors of them: {told(error)}"
             raise UserError(what, where=WHERE, remedy="set `side` to the pixels that it takes") from None
@@ -73,7 +73,7 @@ class Backbone(nn.Module):
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a module, run by the exporter "onnx": its first output for its only input (N, C, H, W)."""
+    """An ONNX file as a module, run by the exporter "onnx"; returns the first output for the one input (N, C, H, W)."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -90,10 +90,10 @@ def onnx_backbone(
     name: str,
     *,
     mean: list[float] = [0.0],  # subtracted from intensities 0 to 1
-    std: list[float] = [1.0],  # what they are then divided by
-    side: Side | None = None,  # pixels that images are brought to; None: 224, or the file's own
+    std: list[float] = [1.0],  # the result is divided by it
+    side: Side | None = None,  # images are resized to this side in pixels; None: 224, or the file's own
 ) -> Backbone:
-    """The network of an ONNX file, whose pictures are neither shifted nor scaled unless that is asked for."""
+    """The network of an ONNX file as features; by default pictures are neither shifted nor scaled."""
     path = found_file(name)
     network = OnnxNetwork(path)
     fixed = all(isinstance(length, int) for length in network.shape[2:])
@@ -108,10 +108,10 @@ def timm_backbone(
     *,
     weights: str | None = None,  # a file of weights; None: timm's pretrained ones
     mean: list[float] | None = None,  # subtracted from intensities 0 to 1; None: timm's for the network
-    std: list[float] | None = None,  # what they are then divided by; None: timm's for the network
-    side: Side | None = None,  # pixels that images are brought to; None: the network's own
+    std: list[float] | None = None,  # the result is divided by it; None: timm's for the network
+    side: Side | None = None,  # images are resized to this side in pixels; None: the network's own
 ) -> Backbone:
-    """A network of timm with its pretrained weights, or with those of a file."""
+    """A network of timm as features, with its pretrained weights or with those of a file."""
     if Path(name).suffix in WEIGHTS:
         what = f'features = "{name}" is a file of weights, which does not say what network it belongs to'
         remedy = f'write features = "resnet50", weights = "{name}", with the timm name of its network'
@@ -125,10 +125,10 @@ def timm_backbone(
 
 
 def timm_with(name: str, path: Path) -> nn.Module:
-    """A timm network without its classifier, with a file's weights: for gray images where the file's are for those.
+    """A timm network without its classifier, with a file's weights; for gray images if the file's first layer is.
 
-    A prefix before all names (`module.`, `backbone.`) is taken off; children may be numbered in their order, as
-    nn.Sequential names them; a classifier or anything else beside is left alone.
+    Removes a prefix of all names (`module.`, `backbone.`); children may be numbered in order, as in nn.Sequential;
+    further weights in the file, such as a classifier's, are ignored.
     """
     state, network = read_state(path, WHERE), timm_model(name, "random", num_classes=0)
     wanted = tuple(key for key in network.state_dict() if not key.endswith("num_batches_tracked"))
@@ -148,19 +148,19 @@ def timm_with(name: str, path: Path) -> nn.Module:
     if channels not in ((), network.state_dict()[stem].shape[1:2]):
         network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
     try:
-        network.load_state_dict(found, strict=False)  # all but counts of batches was found
+        network.load_state_dict(found, strict=False)  # only batch counts are missing
     except RuntimeError as error:
         raise UserError(f"'{path}' does not fit '{name}': {told(error)}", where=WHERE) from None
     return network
 
 
 def _stem(network: nn.Module) -> str:
-    """The name of the first weight that looks at pictures."""
+    """The name of the first convolution's weight."""
     return next(key for key, value in network.state_dict().items() if value.ndim == 4)
 
 
 def found_file(name: str) -> Path:
-    """A file named by its path, or lying in $GANTK_WEIGHTS; UserError that says which file to put where."""
+    """Find a file by its path, or by its name in $GANTK_WEIGHTS; UserError that says which file to put where."""
     path = Path(name).expanduser()
     found = path if path.is_file() else weights_file(name)
     if found is None:
@@ -171,5 +171,5 @@ def found_file(name: str) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """The first 8 digits of a file's SHA-256, so that a definition knows one file from another of its name."""
+    """The first 8 digits of a file's SHA-256: distinguishes files of one name in a metric's definition."""
     return f"sha256:{sha256_of(path)[:8]}"

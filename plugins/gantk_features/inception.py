@@ -1,4 +1,4 @@
-"""The Inception network that FID and KID were published with, as pytorch-fid has it."""
+"""The Inception network of the FID and KID papers, in pytorch-fid's version."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 class Inception(nn.Module):
-    """pytorch-fid's Inception, last pooling: 2048 numbers of pictures (N, 3, H, W) from 0 to 1, at 299 pixels.
+    """pytorch-fid's Inception to its last pooling: 2048 features of pictures (N, 3, H, W) from 0 to 1, at 299 pixels.
 
-    Its own weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError otherwise.
+    Weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError where none of these has them.
     """
 
     channels, what, suffix = 3, "inception-2048", ""
-    published = ("kid", "fid")  # the metrics that were published with it: a recipe's by default, weights at hand
+    published = ("kid", "fid")  # metrics published with it; they use it by default if its weights are on this machine
 
     def __init__(self, name: str = "inception") -> None:
         from pytorch_fid import inception
@@ -28,10 +28,10 @@ class Inception(nn.Module):
         super().__init__()
         path = self.at_hand()
         download = inception.load_state_dict_from_url
-        if path is not None:  # the constructor knows no other way to be given weights
+        if path is not None:  # the constructor has no parameter for weights
             inception.load_state_dict_from_url = lambda *_, **__: torch.load(path, "cpu", weights_only=True)
         try:
-            with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+            with torch.random.fork_rng(devices=[]):  # the constructor draws weights before it loads them
                 network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
         except OSError as error:
             what = f"the weights of the feature network 'inception' are absent ({told(error)})"
@@ -43,7 +43,7 @@ class Inception(nn.Module):
 
     @staticmethod
     def at_hand() -> Path | None:
-        """Its weights, where they lie on this machine."""
+        """The path of the weights on this machine; None where they are absent."""
         cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
         return weights_file(FILE) or (cached if cached.is_file() else None)
 

@@ -1,4 +1,4 @@
-"""Networks of timm by name, with weights from a folder of files, the hub's cache or the hub; or drawn from a seed."""
+"""Loads networks of timm by name, with weights from a folder of files, the hub's cache or the hub; or random ones."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import nn
 from gantk.errors import UserError, did_you_mean, told
 from gantk.nets.pretrained import VARIABLE, read_state, weights_file
 
-PATIENCE = 5.0  # seconds that the hub is given to answer at all; a download then takes what it takes
+PATIENCE = 5.0  # timeout in seconds for the hub's first answer; a download has no limit
 
 
 def timm_model(
     name: str, weights: Literal["pretrained", "random"] = "pretrained", *, seed: int = 0, **options: Any
 ) -> nn.Module:
-    """A network of timm by its name, such as "vgg19.tv_in1k", frozen and in eval mode.
+    """Build a network of timm by its name, such as "vgg19.tv_in1k"; returns it frozen and in eval mode.
 
-    `options` are timm's own (`num_classes`, `in_chans`, `features_only`, ...). "pretrained" takes the file of that name
-    in $GANTK_WEIGHTS where there is one, else what timm has cached, else what it can fetch; without any of these a
-    UserError says which file to put where. "random" draws the weights from `seed`, on whatever machine the same ones.
-    The global random generator is left as it was. On the meta device, which holds no numbers, nothing is loaded.
+    `options` are timm's (`num_classes`, `in_chans`, `features_only`, ...). "pretrained" loads the file of that name in
+    $GANTK_WEIGHTS, else timm's cached weights, else downloads them; UserError that says which file to put where.
+    "random" draws the weights from `seed`, the same on every machine. Keeps the state of the global random generator.
+    On the meta device, which stores no values, loads nothing.
     """
     import timm
 
     config = _config(name)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the generators of the devices too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs' generators
         if weights == "random" or torch.empty(0).is_meta:
             model = timm.create_model(name, **options)
         else:
@@ -40,7 +40,7 @@ def timm_model(
 
 
 def _config(name: str) -> Any:
-    """What timm knows of the weights of that name; UserError where it knows no such network or no such weights."""
+    """timm's configuration for weights of that name; UserError where timm has no such network or weights."""
     import timm
     from timm.models import get_pretrained_cfg
 
@@ -57,7 +57,7 @@ def _config(name: str) -> Any:
 
 
 def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
-    """From $GANTK_WEIGHTS, from the hub's cache, or from where timm fetches them: the first that has them."""
+    """Build the network with weights from $GANTK_WEIGHTS, the hub's cache or timm's download; UserError without any."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -69,7 +69,7 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
     if problem is None:
         try:
             return timm.create_model(name, pretrained=True, **options)
-        except Exception as error:  # the hub, the network and the disk each have a family of errors
+        except Exception as error:  # the hub, the network and the disk raise many kinds of errors
             problem = told(error)
     folder = os.environ.get(VARIABLE)
     there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to it"
@@ -82,23 +82,23 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
 
 
 def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
-    """The network with the weights of a file; UserError naming it where they are not that network's."""
+    """Build the network with the weights of a file; UserError where they do not fit."""
     import timm
 
     overlay = {"state_dict": read_state(path), "custom_load": False}
     try:
-        if options:  # where a head is dropped timm loads what it finds: the whole network says whether all is there
+        if options:  # without a head timm ignores missing weights: load the whole network to check the file
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError) as error:
         what = f"'{path}' does not hold the weights of '{name}': {told(error)}"
         raise UserError(what, where=VARIABLE, remedy=f"make it with: {_recipe(name)}") from None
-    model.pretrained_cfg.pop("state_dict", None)  # timm keeps what it was given, half a gigabyte of it
+    model.pretrained_cfg.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
     return model
 
 
 def _unreachable(config: Any) -> str | None:
-    """Why timm cannot fetch these weights, found out quickly; None where it can. Its own tries would take minutes."""
+    """Test whether timm can download these weights; returns the reason if not. timm itself would take minutes."""
     from huggingface_hub import constants
 
     if not (config.hf_hub_id or config.url):
@@ -108,7 +108,7 @@ def _unreachable(config: Any) -> str | None:
     address = constants.ENDPOINT if config.hf_hub_id else config.url
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
-    except urllib.error.HTTPError:  # an answer is an answer
+    except urllib.error.HTTPError:  # any answer shows that the server can be reached
         return None
     except (OSError, ValueError) as error:
         return f"no answer from {address}: {told(getattr(error, 'reason', error))}"
@@ -116,7 +116,7 @@ def _unreachable(config: Any) -> str | None:
 
 
 def _recipe(name: str) -> str:
-    """One line of Python that writes the file."""
+    """A shell command that writes the file of weights."""
     return (
         f'python -c "import timm, safetensors.torch as s; '
         f"s.save_model(timm.create_model('{name}', pretrained=True), '{name}.safetensors')\""

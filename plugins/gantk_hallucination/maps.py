@@ -1,4 +1,4 @@
-"""Where an output shows what is not there, or lacks what is: maps against a truth, and against the input alone."""
+"""Maps of structures that an output invents or loses, compared with a truth, or with the input alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gantk.method import Method
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Seed
 
-FINE, COARSE = 1.0, 6.0  # pixels: deviations of the Gaussians between whose widths a lesion lies
-NOISE, EDGE = 0.025, 0.5  # of the range: a difference as large is noise; and how far a pixel's slope excuses one
-BINS = 24  # of intensity, in which what usually goes with one is averaged
+FINE, COARSE = 1.0, 6.0  # pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
+NOISE, EDGE = 0.025, 0.5  # tolerated difference: a share of the range for noise, and this factor times the local slope
+BINS = 24  # intensity bins for averaging the usual output
 
 
 def disagreement(one: Tensor, other: Tensor, span: float) -> Tensor:
-    """How far two images (N, C, *size) differ at the size of a lesion, in units of what noise and edges excuse.
+    """The difference of two images (N, C, *size) at the scale of lesions, divided by the tolerance; (N, 1, *size).
 
-    The difference is band-passed, so that a tone that is off everywhere does not count, and divided by noise and by
-    the slope of `other`: a shift of an edge by half a pixel is no lesion. 0 equal, (N, 1, *size).
+    The difference is band-passed, so that a global change of brightness does not count. The tolerance is noise plus the
+    slope of `other`: an edge shifted by half a pixel is not a lesion. 0 means equal.
     """
     apart = blurred(one - other, FINE) - blurred(one - other, COARSE)
     excused = NOISE * span + EDGE * blurred(slope(blurred(other, FINE)), 1.5 * FINE)
@@ -29,7 +29,7 @@ def disagreement(one: Tensor, other: Tensor, span: float) -> Tensor:
 
 
 def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
-    """What an output (N, C, *size) has on average where its input has the same intensity, image by image."""
+    """Replace each pixel by the output's mean (N, 1, *size) over pixels with the same input intensity, per image."""
     made = output.flatten(2).mean(1)
     place = ((given.flatten(2).mean(1) - low) / span).clamp(0, 1) * (BINS - 1)
     below = place.floor().long().clamp_max(BINS - 2)
@@ -45,11 +45,11 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
 
 
 class Suspicion:
-    """Where a translation may show what its input does not, or lack what it does: no truth is needed.
+    """Maps where a translation may invent or lose structures of its input, without needing the truth.
 
-    The sum of three disagreements: the input against the translation brought back (two-way methods), each of both
-    against what usually goes with the other's intensity, and the spread over mirror images. Above about 1 it is more
-    than noise and edges explain. What a network invents and undoes again on its way back is not found.
+    The sum of three terms: the disagreement of the input and its back-translation (two-way methods), those of input and
+    output with the usual intensity given the other, and the spread over mirrored inputs. Values above about 1 exceed
+    noise and edges. Structures that a network invents and removes again on the way back are not found.
     """
 
     needs, scale = "", 1.0
@@ -57,19 +57,19 @@ class Suspicion:
     def __init__(
         self,
         *,
-        seed: Seed = 0,  # nothing is drawn
+        seed: Seed = 0,  # has no effect: nothing is random
     ):
         self.flips = registry().get("uncertainty", "flips").load()(seed=seed)
 
     def had(self, method: Method, checkpoints: int) -> bool:
-        """Every method can have it."""
+        """Always True: it works with every method."""
         return True
 
     def check(self, method: Method, checkpoints: int) -> None:
-        """Nothing is missing."""
+        """Raises nothing: it needs nothing."""
 
     def chosen(self, method: Method) -> str:
-        """The kind that is made, by name."""
+        """The name of the kind of uncertainty."""
         return "suspicion"
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class Suspicion:
 
 
 def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
-    """How little an output (N, D, *size), by whatever it was made, fits its input: (N, 1, *size)."""
+    """The disagreement (N, 1, *size) between an output (N, D, *size) and its input; `method` translates back."""
     low, high = method.geometry.range
     span, seen = high - low, image if image.shape == output.shape else image.mean(1, keepdim=True)
     pairs = [(output, usual(output, seen, low, span)), (seen, usual(seen, output, low, span))]
@@ -96,12 +96,12 @@ def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
 
 
 def slope(image: Tensor) -> Tensor:
-    """The length of the gradient (N, C, *size), in intensity a pixel."""
+    """The length of the gradient (N, C, *size), in intensity per pixel."""
     return sum(step.square() for step in torch.gradient(image, dim=list(range(2, image.ndim)))).sqrt()
 
 
 def blurred(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:
-    """The image (N, C, *size) through a Gaussian along its last `axes`; None: along all of its size."""
+    """Blur an image (N, C, *size) by a Gaussian along its last `axes` axes; None: all spatial axes."""
     reach = max(1, round(3 * deviation))
     kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=image.device) ** 2) / (2 * deviation**2))
     kernel = (kernel / kernel.sum())[None, None]

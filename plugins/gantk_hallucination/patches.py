@@ -1,4 +1,4 @@
-"""The most suspicious patches of the test images: kept in hallucinations.json, shown in the report."""
+"""Saves the most suspicious patches of the test images in hallucinations.json, and shows them in the report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from gantk.report.pictures import preview
 from gantk.runs.schemas import Part, Preview, Step, read, table
 from gantk_hallucination.sfrc import against_truth, candidates, planes
 
-LISTED, SHOWN = 20, 4  # patches of a direction that are listed, and of these drawn
-REACH = 16  # pixels on each side of a patch's middle that are drawn
+LISTED, SHOWN = 20, 4  # patches listed per direction, and those of them that are drawn
+REACH = 16  # pixels drawn on each side of a patch's centre
 KINDS = ("input", "output", "truth")
 PATCH = table("patient", "row", "column", "score", patient=str, image=Step, row=Step, column=Step, plane=Step,
               score=float, pictures=dict[str, Preview])  # fmt: skip
 
 
 def keep(run: Path, tested: dict[str, Tested]) -> None:
-    """Writes hallucinations.json: by direction, the patches that differ most from the truth, the worst first."""
+    """Write hallucinations.json: for each direction the patches that differ most from the truth, the worst first."""
     found = {direction: _listed(one) for direction, one in tested.items()}
     write_file(run / "hallucinations.json", (json.dumps(found, indent=1) + "\n").encode())
 
@@ -49,14 +49,14 @@ def _listed(one: Tested) -> list[dict[str, Any]]:
 
 
 def _picture(image: np.ndarray, row: int, column: int) -> str:
-    """The surroundings of a pixel (H, W, from 0 to 1), enlarged, black beyond the border."""
+    """Cut out the surroundings of a pixel of an image (H, W, 0 to 1), black beyond the border; an enlarged data URI."""
     padded = np.pad(image, REACH)[row : row + 2 * REACH + 1, column : column + 2 * REACH + 1]
     levels = (padded.clip(0, 1) * 255).round().astype(np.uint8)
     return preview(Image.fromarray(levels.repeat(5, 0).repeat(5, 1)))
 
 
 def section(record) -> dict[str, Any] | None:
-    """What `gantk_report` returns; None where no patches were kept."""
+    """Build the dict that the hook `gantk_report` returns; None where no patches were saved."""
     try:
         remedy = f"gantk eval {record.path} writes it again"
         found = read(record.path / "hallucinations.json", RootModel[dict[Part, list[PATCH]]], remedy)

@@ -1,4 +1,4 @@
-"""sFRC, the share of small patches in which an output's fine structure is not the truth's; the worst of them."""
+"""sFRC: the share of small patches whose fine structure differs from the truth; and the worst of these patches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gantk.metrics.pairs import PairMetric, region_mean
 from gantk.plugin.spec import Positive, Share, Window
 from gantk_hallucination.maps import disagreement
 
-STEP = 4  # pixels from patch to patch
-RESTS = 64  # images whose patches are in memory at once
+STEP = 4  # stride of the patches in pixels
+RESTS = 64  # images per batch, to limit the patches in memory
 
 
 class SFRC(PairMetric):
     """Scanning Fourier ring correlation (Kc et al. 2026): the share of patches that do not agree with the truth.
 
-    In every patch, without its mean and under a Hann window, output and truth are correlated ring by ring of spatial
-    frequency; a patch whose correlation falls below `threshold` before `frequency` is one. Here patches are smaller
-    than in the paper (48 to 96 pixels of 512), and `floor` adds the same noise to both: in flat tissue nothing but
-    noise is left to be correlated, and without it every such patch is one. Volumes are seen plane by plane.
+    Each patch, minus its mean and under a Hann window, of output and truth is correlated per ring of spatial frequency;
+    a patch counts if the correlation falls below `threshold` at a frequency below `frequency`. Patches are smaller than
+    in the paper (48 to 96 pixels of 512), and `floor` adds the same noise to both: flat tissue holds only noise, and
+    without the floor every such patch would count. Volumes are processed plane by plane.
     """
 
     name, unit, higher_is_better = "sfrc", "", False
@@ -33,10 +33,10 @@ class SFRC(PairMetric):
         data_range: float,
         dims: int,
         *,
-        patch: Window = 12,  # pixels a side
-        threshold: Share = 0.75,  # correlation below which two patches do not agree
-        frequency: Positive = 0.15,  # cycles a pixel from which on they need not: the hallucination threshold
-        floor: Share = 0.08,  # deviation of the noise that is added to both, share of the range; 0: as published
+        patch: Window = 12,  # side of a patch in pixels
+        threshold: Share = 0.75,  # correlation below which two patches disagree
+        frequency: Positive = 0.15,  # cycles per pixel up to which they must agree: the hallucination threshold
+        floor: Share = 0.08,  # deviation of the noise added to both, as a share of the range; 0: as published
     ):
         super().__init__(data_range, dims)
         self.patch, self.threshold, self.frequency, self.floor = patch, threshold, frequency, floor
@@ -66,14 +66,14 @@ class SFRC(PairMetric):
 
 
 def planes(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) as they are, volumes (N, C, D, H, W) as their planes (N D, C, H, W)."""
+    """Split volumes (N, C, D, H, W) into planes (N D, C, H, W); images (N, C, H, W) stay unchanged."""
     return images if images.ndim == 4 else images.movedim(2, 1).flatten(0, 1)
 
 
 def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Tensor:
-    """(N, rows, columns, rings): Fourier ring correlation of patches (N, C, H, W), every 4 pixels, channels together.
+    """Fourier ring correlation of all patches (every 4 pixels) of images (N, C, H, W); (N, rows, columns, rings).
 
-    `floor` is the deviation of a noise that counts as common to both.
+    Channels are pooled. `floor` is the standard deviation of a noise that counts as common to both.
     """
     hann = torch.hann_window(patch, periodic=False, device=one.device)
     window = hann[:, None] * hann
@@ -84,7 +84,7 @@ def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Te
 
     rows, columns = torch.fft.fftfreq(patch) * patch, torch.fft.rfftfreq(patch) * patch
     radius = (rows[:, None].square() + columns.square()).sqrt().round()
-    twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)  # half of the plane is not computed
+    twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)  # rfft2 computes only half of the plane
     rings = ((radius == torch.arange(1, patch // 2 + 1)[:, None, None]) * twice).to(one.device)
     noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
     a, b = spectra(one), spectra(other)
@@ -96,8 +96,8 @@ def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Te
 
 
 def crossing(rings: Tensor, threshold: float) -> Tensor:
-    """Where curves (..., R) over rings 1 to R first fall below a threshold, between rings by a line; R + 1: nowhere."""
-    curve = torch.cat([torch.ones_like(rings[..., :1]), rings], -1)  # ring 0 is the mean, which both have lost
+    """The ring (interpolated) where curves (..., R) over rings 1 to R first fall below a threshold; R + 1: nowhere."""
+    curve = torch.cat([torch.ones_like(rings[..., :1]), rings], -1)  # ring 0 is the mean, which was subtracted
     below = curve < threshold
     first = below.float().argmax(-1, keepdim=True).clamp_min(1)
     high, low = curve.gather(-1, first - 1), curve.gather(-1, first)
@@ -106,9 +106,9 @@ def crossing(rings: Tensor, threshold: float) -> Tensor:
 
 
 def against_truth(output: Tensor, truth: Tensor, span: float, patch: int = 12, floor: float = 0.08) -> Tensor:
-    """How far outputs (N, C, H, W) differ from the truth at the size of lesions: (N, 1, H, W), 0 equal.
+    """Map the difference of outputs (N, C, H, W) from the truth at the scale of lesions; (N, 1, H, W), 0 = equal.
 
-    The disagreement of pixels, and what the patches over a pixel lack of full correlation in their lower rings.
+    The pixels' disagreement, plus twice the mean loss of correlation in the lower rings of the patches over a pixel.
     """
     rings = torch.cat(
         [
@@ -127,7 +127,7 @@ def against_truth(output: Tensor, truth: Tensor, span: float, patch: int = 12, f
 
 
 def candidates(found: Tensor, count: int, apart: int) -> Iterator[dict[str, Any]]:
-    """The `count` highest places of maps (N, 1, H, W), at least `apart` pixels from each other: what they are."""
+    """Yield image, row, column, score of the `count` highest maxima of maps (N, 1, H, W), `apart` pixels apart."""
     peaks = F.max_pool2d(found, 2 * apart + 1, 1, apart)
     left = torch.where(found == peaks, found, -1.0).flatten()
     for value, place in zip(*left.topk(min(count, len(left))), strict=True):

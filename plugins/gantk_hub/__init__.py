@@ -5,7 +5,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_model(address, say):
-    """Fetch what hf://USER/NAME@REVISION names."""
+    """Download the model at hf://USER/NAME@REVISION and return its folder; None for other addresses."""
     if not address.startswith("hf://"):
         return None
     from gantk_hub.hub import fetched
@@ -15,7 +15,7 @@ def gantk_model(address, say):
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Attach `gantk push`."""
+    """Add `gantk push`."""
     from gantk_hub.command import command
 
     cli.add_command(command)

@@ -1,4 +1,4 @@
-"""`gantk push`: a thin skin on `gantk_hub.hub.push`."""
+"""`gantk push`: the command line of `gantk_hub.hub.push`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed models to and from the Hugging Face hub by its own library: nothing that is fetched is executed."""
+"""Uploads and downloads packed models by the Hugging Face hub's library; executes nothing that it downloads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
 COMMIT = r"[0-9a-f]{40}"
 SAVED = "checkpoints/step-*/"
-FILES = ["recipe.toml", "metrics.json", CARD, f"{SAVED}meta.json", f"{SAVED}weights.safetensors"]  # all that is fetched
+FILES = ["recipe.toml", "metrics.json", CARD, f"{SAVED}meta.json", f"{SAVED}weights.safetensors"]  # downloaded
 HEAD = """\
 ---
 library_name: gantk
@@ -34,10 +34,10 @@ tags: [gantk, medical-imaging, gan]
 
 
 def fetched(address: str, say: Callable[[str], None]) -> Path:
-    """The folder of the model at hf://USER/NAME[@REVISION], in the library's cache, downloaded where it is not there.
+    """Return the folder of the model at hf://USER/NAME[@REVISION] in the hub's cache, downloaded if necessary.
 
-    `say` hears the commit, by which the same weights are had again, and their SHA-256. UserError where it is no
-    address, or what lies there is no model of gantk's.
+    `say` prints the commit, which identifies the weights for later downloads, and their SHA-256. UserError where the
+    address is malformed, or the repository is not a gantk model.
     """
     match = ADDRESS.fullmatch(address)
     if not match:
@@ -46,7 +46,7 @@ def fetched(address: str, say: Callable[[str], None]) -> Path:
     name, revision = match.groups()
     hub = _library()
     folder = None
-    if re.fullmatch(COMMIT, revision or ""):  # which never changes: the network is not asked about it
+    if re.fullmatch(COMMIT, revision or ""):  # a commit never changes: use the cache without a request
         try:
             folder = hub.snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=True)
         except hub.errors.LocalEntryNotFoundError:
@@ -69,7 +69,7 @@ def push(
     private: bool = False,
     say: Callable[[str], None] = print,
 ) -> str:
-    """Upload a run, packed, as the model `name` (USER/NAME) of the hub; its address, hf://USER/NAME@COMMIT."""
+    """Pack a run and upload it to the hub as `name` (USER/NAME); returns its address, hf://USER/NAME@COMMIT."""
     if not re.fullmatch(REPOSITORY, name):
         raise UserError(f"'{name}' is no name of a model on the hub", allowed="USER/NAME", where="USER/NAME")
     if license and not re.fullmatch(r"[\w.-]+", license):
@@ -95,7 +95,7 @@ def push(
 
 
 def _readme(model: Path, license: str | None) -> str:
-    """The card with the head that the hub reads."""
+    """The model's card, with the metadata header that the hub reads."""
     domains = mapping(Run(model).recipe().tables.get("data")).get("domains") or []
     task = "image-to-image" if len(domains) > 1 else "unconditional-image-generation"
     return HEAD.format(task=task, license=f"license: {license}\n" if license else "") + card(model)
@@ -112,10 +112,10 @@ def _library() -> Any:
 
 @contextmanager
 def _asking(what: str) -> Iterator[None]:
-    """GantkError with what the hub, or the way to it, had to say."""
+    """Convert any error of the hub or the network into a GantkError with a remedy."""
     try:
         yield
-    except Exception as error:  # of the library's own families, of its HTTP library's, of the disk
+    except Exception as error:  # errors of the hub's library, its HTTP library, or the disk
         status = getattr(getattr(error, "response", None), "status_code", None)
         remedy = "Check the name, and `hf auth login` or HF_TOKEN where it is private or to be written to."
         remedy = remedy if status in (401, 403, 404) else "Check the network, and HF_ENDPOINT where it is set."
