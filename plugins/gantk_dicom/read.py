@@ -1,6 +1,6 @@
-"""DICOM files to an image: the slices of a series, or the frames of one file, decoded, rescaled, as one upright volume.
+"""Reads the slices of a DICOM series, or the frames of one file, as one upright volume, decoded and rescaled.
 
-Bright is bright: MONOCHROME1 without a unit is turned over. Padding of CT becomes the lowest value that was measured.
+MONOCHROME1 without a unit is inverted, so that high values are bright. Padding of CT becomes the lowest measured value.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
 from gantk_dicom.slices import Slice, Stack, in_colour, opened, readable, separated, stacked
 from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
 
-FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames follow in time
+FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames are a time series
 
 
 class Headers(list[Dataset]):
-    """The header of each slice in order of position, or the one of a multi-frame file; kept for writing back."""
+    """The header of each slice in order of position, or that of a multi-frame file; needed for writing results."""
 
-    frames: tuple[int, ...] = ()  # which frames of a multi-frame file the planes are
-    rescales: tuple[tuple[float, float], ...] = ()  # slope and intercept of each plane, where its values are by these
+    frames: tuple[int, ...] = ()  # each plane's frame number in a multi-frame file
+    rescales: tuple[tuple[float, float], ...] = ()  # slope and intercept of each plane; () for colour
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
-    remarks: tuple[str, ...] = ()  # what a user should know of the reading
+    remarks: tuple[str, ...] = ()  # messages to the user about the reading
 
     def get_data_shape(self) -> tuple[int, int, int]:
-        """Voxels along the file's axes, as nibabel's headers tell it."""
+        """The number of voxels along the file's axes, as in nibabel's headers."""
         return self.shape
 
     @property
     def facts(self) -> dict[str, object]:
-        """What `data check` shows and compares: modality, contrast, times in ms, patient."""
+        """Facts for `data check`: modality, contrast, times in ms, patient's pseudonym."""
         from gantk_dicom.source import contrast_of
 
         names = ("Modality", "SeriesDescription", "ProtocolName", "PatientID", "LossyImageCompression")
@@ -59,10 +59,10 @@ class Headers(list[Dataset]):
 
 
 def read_files(files: Sequence[Path], volume: int | None = None, values: bool = True) -> Image:
-    """The image of one file, or of the files of a series, without `values` all zeros that take no memory.
+    """Read the image of one file, or of the files of a series; without `values` its pixels are zeros without memory.
 
-    UserError where slices are missing or uneven, where two different ones lie at one place, or where the files are of
-    several stacks.
+    UserError where slices are missing or unevenly spaced, where two different slices have one position, or where the
+    files hold several stacks.
     """
     path = files[0] if len(files) == 1 else files[0].parent
     read = {file: opened(file) for file in files}
@@ -96,7 +96,7 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
 
 
 def _chosen(path: Path, slices: list[Slice], volume: int | None, headers: dict[Path, Dataset]) -> Stack:
-    """The one stack of some slices, or the one that was asked for; frames that lie nowhere are one in their order."""
+    """The only stack of these slices, or number `volume`; frames without a position are one stack in file order."""
     first, remarks = headers[slices[0].path], ()
     unplaced = len(slices) > 1 and slices[0].frame is not None and slices[0].position is None
     if unplaced:
@@ -118,7 +118,7 @@ def _chosen(path: Path, slices: list[Slice], volume: int | None, headers: dict[P
 
 
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
-    """One picture in colour, as it stands in its file: RGB (3, H, W), whatever it was stored as."""
+    """Read a picture in colour as RGB (3, H, W), in the file's orientation."""
     if len(stack.slices) > 1:
         raise UserError(f"'{path}' is in colour, with {len(stack.slices)} slices", allowed="single pictures in colour")
     rows, columns = stack.slices[0].shape
@@ -138,21 +138,21 @@ def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
 
 
 def _turned_over(dataset: Dataset) -> bool:
-    """Whether low values are shown bright, and mean nothing else: MONOCHROME1 without a unit (CT, PET, a rescale)."""
+    """Whether to invert values: MONOCHROME1 (low is bright) without a unit, that is no CT, PET or rescale."""
     unit = dataset.get("Modality") in ("CT", "PT") or dataset.get("RescaleType") == "HU"
     unit = unit or dataset.get("RescaleSlope") not in (None, 1) or dataset.get("RescaleIntercept") not in (None, 0)
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not unit
 
 
 def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
-    """float32 (slices, rows, columns), and the type of the values as they are stored."""
+    """Decode and rescale all slices: float32 (slices, rows, columns), and the stored type."""
     pixels = np.empty((len(stack.slices), *stack.slices[0].shape), dtype=np.float32)
     padding, kinds = np.zeros(pixels.shape, dtype=bool), set()
     for k, (stored, each) in enumerate(zip(_stored(stack, headers), stack.slices, strict=True)):
         dataset = headers[k if each.frame is None else 0]
         numbers = _used_bits(stored, dataset)
         kinds.add(numbers.dtype)
-        if dataset.get("ModalityLUTSequence"):  # a table turns numbers into values
+        if dataset.get("ModalityLUTSequence"):  # a look-up table maps stored numbers to values
             pixels[k] = apply_modality_lut(numbers, dataset)
             continue
         if dataset.get("Modality") == "CT" and dataset.get("PixelPaddingValue") is not None:
@@ -163,7 +163,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
             numbers = top - numbers.astype(np.int64)
         pixels[k] = numbers * each.rescale[0] + each.rescale[1]  # PS3.3, C.11.1, in double precision
     if padding.any() and not padding.all():
-        pixels[padding] = pixels[~padding].min()  # what was never measured is air
+        pixels[padding] = pixels[~padding].min()  # padding is not measured: treat it as air
     if set(headers.rescales) == {(1.0, 0.0)}:
         return pixels, np.result_type(*kinds)
     ends, whole = (pixels.min(), pixels.max()), np.array_equal(pixels, np.rint(pixels))
@@ -172,7 +172,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
 
 
 def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """What was stored, freed of what else lies in the unused bits (overlays of old files; PS3.3, C.7.6.3)."""
+    """Remove other data from the unused bits of stored numbers (overlays in old files; PS3.3, C.7.6.3)."""
     width, bits = 8 * stored.dtype.itemsize, int(dataset.get("BitsStored") or dataset.BitsAllocated)
     high = int(dataset.get("HighBit", bits - 1))
     if stored.dtype.kind not in "iu" or bits >= width or high >= width:
@@ -181,14 +181,14 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return np.right_shift(left, stored.dtype.type(width - bits))
 
 
-# --- gantries that were tilted
+# --- tilted gantries
 
 
 def _straightened(stack: Stack, headers: Headers, path: Path) -> tuple[Stack, tuple[int, int, int], np.ndarray]:
-    """A stack taken by a tilted gantry on a grid at right angles, its (slices, rows, columns), and the shifts to it.
+    """Correct a tilted gantry: returns the stack on an orthogonal grid, its (slices, rows, columns), and shifts.
 
-    Each slice moves within its plane by its shift (slices, 2) of at least 0 rows and columns, as `_shifted` does; the
-    field of view grows so that nothing is cut. The headers say where the slices now lie.
+    `_shifted` moves each slice within its plane by its shift, (slices, 2), rows and columns >= 0; the field of view
+    grows so that nothing is cut off. Updates the headers' slice positions.
     """
     if headers.frames:
         what = f"'{path}' was taken with a tilted gantry, and its frames are one file"
@@ -209,7 +209,7 @@ def _straightened(stack: Stack, headers: Headers, path: Path) -> tuple[Stack, tu
 
 
 def _shifted(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray) -> np.ndarray:
-    """float32 (slices, rows, columns) shifted, linear; what no slice covers gets the lowest value."""
+    """Shift the slices of a volume, linearly interpolated; float32 `shape`, uncovered pixels get the lowest value."""
     done = np.full(shape, volume.min(), dtype=np.float32)
     for plane, target, shift in zip(volume, done, shifts, strict=True):
         row, column = shift.astype(int)
@@ -224,7 +224,7 @@ def _shifted(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray
 
 
 def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
-    """What is stored of each slice, one at a time."""
+    """Yield the stored numbers of each slice, one at a time."""
     if headers.frames:
         yield from _frames(stack.slices[0].path, headers[0], headers.frames)
     else:
@@ -233,7 +233,7 @@ def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
 
 
 def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Some frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time; UserError if broken."""
+    """Yield frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time; UserError if damaged."""
     syntax, shape = UID(dataset.file_meta.TransferSyntaxUID), (int(dataset.Rows), int(dataset.Columns))
     with readable(path), whole(path, dataset) as file:
         places = places_of_frames(file, dataset) if syntax.is_encapsulated else None
@@ -241,7 +241,7 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
             every = _by_simpleitk(file)
             decoded = (every[number] for number in numbers)
         else:
-            source: Bounded | Dataset = file  # of which frames are read one by one
+            source: Bounded | Dataset = file  # frames are read from it one by one
             if syntax == DeflatedExplicitVRLittleEndian or "MediaStorageSOPClassUID" not in dataset.file_meta:
                 source = dcmread(file, force=True)
                 source.file_meta = dataset.file_meta
@@ -253,10 +253,10 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
 
 
 def _by_simpleitk(file: Bounded) -> np.ndarray:
-    """All frames of a file by SimpleITK, (frames, rows, columns), or (..., 3).
+    """Decode all frames of a file by SimpleITK; (frames, rows, columns), or (..., 3).
 
-    It would rescale them in its own way, and take whatever memory a broken length asks for: what it is given is a copy
-    that has whole frames and nothing else.
+    SimpleITK gets a copy with complete frames and nothing else, because it would rescale values in its own way, and
+    allocate any memory that a damaged length states.
     """
     import SimpleITK as sitk
 

@@ -1,4 +1,4 @@
-"""Headers of DICOM files, the slices that they describe, and the even stacks and scans that slices make up."""
+"""Reads headers of DICOM files, and groups the slices that they describe into evenly spaced stacks and scans."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from gantk.formats.voxels import expect_held
 from gantk_dicom.names import shown, text_of, value_of
 from gantk_dicom.streams import MOST_FRAMES, Broken, declared, expect_short, header_of
 
-# Values that break the rules of their type are common in files of real scanners; what we need of them is checked here.
-# Neither warnings nor logs of it may show them: they quote what they read.
+# Files of real scanners often hold values that violate their type's rules; the elements used here are checked here.
+# Silence pydicom's warnings and logs: they quote values, which may identify patients.
 warnings.filterwarnings("ignore", module=r"(pydicom|gantk_dicom)(\.|$)")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-# Storage classes whose pixels are no scan (PS3.4, B.5): parametric map, segmentations, whole slide, dose.
+# Storage classes whose pixels are not a scan (PS3.4, B.5): parametric map, segmentations, whole slide, dose.
 NO_SCAN = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")}
-# PhotometricInterpretation; decoders turn all colours but palettes into RGB.
+# PhotometricInterpretation; decoders convert all colour spaces but palettes to RGB.
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
-# What tells stacks apart that one series holds at the same positions: by element, or group and element of a frame.
+# Elements that distinguish several stacks of a series at the same positions: of files, and (group, element) of frames.
 MARKS = ("EchoTime", "EchoNumbers", "ImageType", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation",
          "SequenceName", "ConvolutionKernel", "TemporalPositionIdentifier", "TriggerTime", "FlipAngle",
          "AcquisitionNumber", "AcquisitionTime")  # fmt: skip
@@ -44,12 +44,12 @@ FRAME_MARKS = (("FrameContentSequence", "StackID"), ("MREchoSequence", "Effectiv
                ("FrameContentSequence", "TemporalPositionIndex"), ("CardiacSynchronizationSequence",
                "NominalCardiacTriggerDelayTime"), ("FrameContentSequence", "FrameAcquisitionNumber"),
                ("FrameContentSequence", "DimensionIndexValues"))  # fmt: skip
-UNIT = 0.01  # how far a direction may be from length 1 and from the other's right angle
-EVEN = 0.05  # share of the usual distance between slices by which one distance may differ from it
-SAME = 0.01  # mm within which two slices lie at one place
-TILT = 0.5  # pixels by which a stack may lean over, from its first slice to its last
-MOST_STACKS = 1000  # of which a slice may be: no series has as many, and a tree of broken ones is still listed
-PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along which slices follow
+UNIT = 0.01  # tolerance for directions of length 1 at right angles
+EVEN = 0.05  # tolerance for a distance between slices, as a share of the median
+SAME = 0.01  # mm within which two slices have the same position
+TILT = 0.5  # tolerated shift in pixels between the first and the last slice of a stack
+MOST_STACKS = 1000  # stacks that a slice is compared with: bounds the time for a tree of damaged files
+PLANES = ("sagittal", "coronal", "axial")  # plane of slices along the patient's first, second, third axis
 
 
 # --- headers
@@ -57,23 +57,23 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient along wh
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Whatever a broken file makes a reader raise becomes one UserError that names the file.
+    """Convert any exception raised while reading a damaged file into one UserError that names the file.
 
-    What libraries say is not passed on, since they quote what they read: after one changed byte any element's value
-    may hold the rest of the file, patient's name included. Their kind of error and the element are.
+    It states the exception's type and the element, but not its text: libraries quote values, and after one changed
+    byte any element's value may hold the rest of the file, the patient's name included.
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # parsers and codecs each have their own, and raise builtin ones too
+    except Exception as error:  # parsers and codecs raise their own and builtin exceptions
         what = f"'{path}' cannot be read as DICOM: {error if isinstance(error, Broken) else kind_of(error)}"
-        raise UserError(what, remedy="copy it again, or leave it out") from None  # nor in a traceback
+        raise UserError(what, remedy="copy it again, or leave it out") from None  # no traceback either
 
 
 def kind_of(error: Exception) -> str:
-    """`it is damaged (ValueError at (0018,0050) SliceThickness)`: a library's error, and its element if it says one."""
-    if isinstance(error, OSError) and error.strerror:  # the system's own words
+    """Describe a library's error: `it is damaged (ValueError at (0018,0050) SliceThickness)`, the element if known."""
+    if isinstance(error, OSError) and error.strerror:  # the system's message
         return error.strerror
     tag = re.search(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)", str(error)[:1000])
     at = f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip() if tag else ""
@@ -81,9 +81,9 @@ def kind_of(error: Exception) -> str:
 
 
 def header(path: Path) -> Dataset:
-    """A file's header without pixels; these begin at its `begins`, and `held` bytes follow. UserError if unreadable.
+    """Read a file's header; its `begins` is the position of the pixels, `held` their bytes. UserError if unreadable.
 
-    Elements are parsed when they are first looked at: a broken one is an error only for who needs it.
+    Elements are parsed at first access: a damaged one is an error only for code that uses it.
     """
     with readable(path), header_of(path) as (file, meta):
         marked = meta is None and file.peek(132)[128:132] == b"DICM"
@@ -102,7 +102,7 @@ def header(path: Path) -> Dataset:
 
 
 def opened(path: Path) -> tuple[Dataset, list[Slice]]:
-    """The header of a file that holds an image which may be read, and its slices; UserError for all others."""
+    """Read header and slices of a file that holds a supported image; UserError for all others."""
     dataset = header(path)
     with readable(path):
         if other := _no_image(dataset):
@@ -128,12 +128,12 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
 
 
 def in_colour(dataset: Dataset) -> bool:
-    """Whether a file holds colours, as channels or by a palette."""
+    """Whether a file is in colour, as channels or by a palette."""
     return dataset.get("PhotometricInterpretation") in COLOUR or int(dataset.get("SamplesPerPixel") or 1) > 1
 
 
 def _no_image(dataset: Dataset) -> str | None:
-    """What a file is that holds no image, in words; None where it holds one."""
+    """Describe a file without an image; None where it holds one."""
     uid = _class_of(dataset)
     if uid in NO_SCAN or "Rows" not in dataset or "Columns" not in dataset:
         known = uid.name if uid.name != uid else "of a class that is not known" if uid else ""
@@ -157,46 +157,46 @@ class Slice:
     """One slice of a patient: a file, or a frame of one."""
 
     path: Path
-    frame: int | None  # None in a file that is one slice
+    frame: int | None  # number in a multi-frame file; None for a single slice
     shape: tuple[int, int]  # rows, columns
     position: np.ndarray | None  # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
-    axes: np.ndarray | None  # (2, 3) directions in which columns and rows are counted
+    axes: np.ndarray | None  # (2, 3) directions of increasing column and row numbers
     spacing: tuple[float, float]  # mm between rows, between columns
-    apart: float  # mm between slices, as the header has it; 0: not said
+    apart: float  # mm between slices, from the header; 0: not stated
     thickness: float  # mm
-    number: int  # as the scanner counted
+    number: int  # the scanner's InstanceNumber
     rescale: tuple[float, float]  # slope and intercept
-    marks: dict[str, str]  # what may tell stacks at the same positions apart
+    marks: dict[str, str]  # elements that may distinguish stacks at the same positions
 
     @property
     def name(self) -> str:
-        """The file, and the frame where there are several, for messages."""
+        """The file's name, with the frame's number where there are several, for messages."""
         return f"'{self.path.name}'" + ("" if self.frame is None else f" frame {self.frame + 1}")
 
     @property
     def normal(self) -> np.ndarray:
-        """The direction through the slice, right-handed."""
+        """The unit normal of the slice, right-handed."""
         return np.cross(*self.axes)
 
     @property
     def place(self) -> tuple[float, int, int, str]:
-        """What slices are sorted by: where they lie along the normal, then how they were counted."""
+        """The sort key of slices: position along the normal, then the scanner's number, frame and file name."""
         height = 0.0 if self.position is None else float(self.position @ self.normal)
         return round(height, 3), self.number, self.frame or 0, self.path.name
 
     def alike(self, other: Slice) -> bool:
-        """Whether two slices could be of one stack: same shape, orientation (to half a degree) and spacing."""
+        """Whether two slices can belong to one stack: same shape, orientation (to half a degree) and spacing."""
         if self.position is None or other.position is None or self.shape != other.shape:
             return False
-        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091:  # quick, since all are compared with all
+        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091:  # a quick test first: called for all pairs
             return False
         return np.allclose(self.axes, other.axes, atol=0.009) and np.allclose(self.spacing, other.spacing, rtol=1e-3)
 
 
 def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
-    """The slices of one file in its own order; ValueError for geometry that is none.
+    """The slices of one file in its own order; ValueError for invalid geometry.
 
-    PS3.3, C.7.6.16: what differs between frames is in the per-frame groups, the rest in the shared ones.
+    PS3.3, C.7.6.16: values that differ between frames are in per-frame groups, all others in shared ones.
     """
     count = _frames_of(dataset)
     framed = count > 1 or "PerFrameFunctionalGroupsSequence" in dataset
@@ -231,7 +231,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
 
 
 def _axes(place: Dataset) -> np.ndarray | None:
-    """(2, 3), about of length 1 and at a right angle, from ImageOrientationPatient (PS3.3, C.7.6.2.1.1)."""
+    """Orthogonal unit vectors, (2, 3), from ImageOrientationPatient (PS3.3, C.7.6.2.1.1); Broken if they are not."""
     numbers = _numbers(place, "ImageOrientationPatient", 6)
     if numbers is None:
         return None
@@ -247,7 +247,7 @@ def _number(dataset: Dataset, name: str, default: float = 0.0) -> float:
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    """The numbers of an element, None where it is absent or empty; ValueError for another count, or not finite ones."""
+    """The numbers of an element; None where it is absent or empty, ValueError for another count or infinite ones."""
     value = dataset.get(name)
     if value is None or value == "" or np.size(value) == 0:
         return None
@@ -261,7 +261,7 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | Non
 
 
 def _words(value: object) -> str:
-    """An element's value as text, "" where there is none."""
+    """An element's value as text, several values joined by _; "" where there is none."""
     several = not isinstance(value, str) and np.ndim(value) > 0
     return "_".join(map(str, value)) if several else "" if value is None else str(value)
 
@@ -271,17 +271,17 @@ def _words(value: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices sorted along their normal, evenly apart."""
+    """Evenly spaced slices, sorted along their normal."""
 
     slices: tuple[Slice, ...]
     origin: np.ndarray  # centre of the first voxel, mm (left, posterior, superior)
-    apart: float = 1.0  # mm from slice to slice
-    drift: np.ndarray | None = None  # (rows, columns) by which each slice is shifted against the one before: tilt
+    apart: float = 1.0  # mm between slices
+    drift: np.ndarray | None = None  # shift (rows, columns) between consecutive slices of a tilted gantry
     remarks: tuple[str, ...] = ()
 
     @property
     def affine(self) -> np.ndarray:
-        """4x4: voxel (column, row, slice) to mm (right, anterior, superior); PS3.3, C.7.6.2.1.1, extended by slices."""
+        """4 x 4 matrix from voxels (column, row, slice) to mm (RAS); PS3.3, C.7.6.2.1.1, extended by slices."""
         first, affine = self.slices[0], np.eye(4)
         affine[:3, 0] = first.axes[0] * first.spacing[1]
         affine[:3, 1] = first.axes[1] * first.spacing[0]
@@ -291,10 +291,10 @@ class Stack:
 
 
 def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Slices by the stack that they belong to: one orientation, shape and spacing, and each place once.
+    """Group slices into stacks of one orientation, shape and spacing, with each position once.
 
-    Where places repeat, whatever differs in the header (echo, b-value, time, magnitude and phase) tells stacks apart;
-    repeats that nothing tells apart stay together. Slices without a position are each for themselves.
+    Where positions repeat, differing header elements (echo, b-value, time, magnitude and phase) separate the stacks;
+    repeats without any difference stay together. A slice without a position is a stack of its own.
     """
     groups: list[list[Slice]] = []
     for each in slices:
@@ -308,9 +308,9 @@ def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _by_marks(group: list[Slice]) -> list[list[Slice]]:
-    """A group in which places repeat, divided by the first mark that leaves fewer repeats, and so on.
+    """Divide a group with repeated positions by the first mark that leaves fewer repeats, and recursively its parts.
 
-    Every part has to cover half of the places: what differs from slice to slice tells no stacks apart.
+    Every part must cover half of the positions: a mark that differs from slice to slice does not separate stacks.
     """
 
     def places(part: Sequence[Slice]) -> int:
@@ -328,10 +328,10 @@ def _by_marks(group: list[Slice]) -> list[list[Slice]]:
 
 
 def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, Slice], bool]) -> Stack:
-    """One stack on an even grid; UserError for gaps, for two different slices at one place, for a wandering stack.
+    """Build one stack on an even grid; UserError for gaps, different slices at one position, or a crooked stack.
 
-    Copies of a slice (same place, same pixels) are left out, which `remarks` tells. `slices` are sorted, `where` names
-    the series.
+    Copies of a slice (same position, same pixels) are left out, with a message in `remarks`. `slices` are sorted,
+    `where` names the series in messages.
     """
     first, kept, copies, remarks = slices[0], [slices[0]], [], []
     for each in slices[1:]:
@@ -368,7 +368,7 @@ def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, S
 
 
 def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
-    """(rows, columns) of shift from slice to slice, beyond what goes along the normal; None of a straight stack."""
+    """The shift (rows, columns) between slices perpendicular to the normal; None for a straight stack."""
     first = slices[0]
     places = np.array([each.position - first.position for each in slices])
     shifts = np.stack([places @ first.axes[1] / first.spacing[0], places @ first.axes[0] / first.spacing[1]], axis=1)
@@ -388,7 +388,7 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
 
 
 def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
-    """The scans among a folder's files; several of one stack are named NUMBER-DESCRIPTION, and what tells it apart."""
+    """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that separates stacks."""
     found, series = [], {}
     for file in files:
         slices = []
@@ -398,7 +398,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
                 if _no_image(dataset):
                     continue
                 slices = slices_of(dataset, file)
-        except UserError:  # reading it will say why
+        except UserError:  # reading the file reports the error
             pass
         uid = value_of(dataset, "SeriesInstanceUID") if slices else ""
         if uid and slices[0].frame is None and slices[0].position is not None:
@@ -412,7 +412,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
         for stack in stacks:
             paths = tuple(each.path for each in stack)
             differ = [mark for mark in stack[0].marks if len({other[0].marks[mark] for other in stacks}) > 1]
-            told = stack[0].marks[differ[0]] if differ else ""  # of which several stacks of a series are told apart
+            told = stack[0].marks[differ[0]] if differ else ""  # the mark that separates the series' stacks
             told = f"{differ[0]}_{told}" if differ and differ[0] != "plane" else told
             parts = [text_of(dataset, "SeriesNumber"), words or "series", told if told.isprintable() else ""]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))

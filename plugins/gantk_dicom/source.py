@@ -1,4 +1,4 @@
-"""The data source over DICOM trees: every series is a scan, of the contrast that its header or folders name."""
+"""The data source over DICOM trees: each series is a scan, whose contrast its header or folders name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, exclude, one_word, same_contrast, usual_contrast, words_of
 from gantk_dicom.format import is_dicom, room
 
-MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains that a series' modality decides
-# What sequences that are always of one contrast are called.
+MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone
+# Names of sequences that always have one contrast.
 SEQUENCES = {"mprage": "t1", "bravo": "t1", "spgr": "t1", "fspgr": "t1", "darkfluid": "flair", "darkfl": "flair"}
-AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  # words that say that one was given
-OWN = "(gantk)"  # how descriptions of series end that gantk wrote
+AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  # words for a contrast agent
+OWN = "(gantk)"  # end of the description of every series written by gantk
 SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
            "ImageType", "SOPClassUID")  # fmt: skip
 ABOUT = {"scanner": "ManufacturerModelName", "manufacturer": "Manufacturer", "field": "MagneticFieldStrength",
@@ -40,16 +40,16 @@ EXCLUDED = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?
 
 @dataclass(frozen=True)
 class Series:
-    """One scan of a tree, and what its header says."""
+    """One scan of a tree, with texts from its header."""
 
     scan: io.Scan
     place: Parts  # its folders below the root
-    said: dict[str, str]  # the elements SUMMARY as text, "" where absent
+    said: dict[str, str]  # the elements in SUMMARY as text, "" where absent
     label: str  # modality and description for messages, without names
 
     @classmethod
     def of(cls, scan: io.Scan, root: Path) -> Series:
-        """UserError where its header cannot be read."""
+        """Read the header of a scan's first file; UserError where it cannot be read."""
         found = room("slices").header(scan.files[0])
         names = room("names")
         said = {name: names.value_of(found, name) for name in SUMMARY}
@@ -58,24 +58,24 @@ class Series:
 
     @property
     def words(self) -> Parts:
-        """Its description and its protocol."""
+        """The series' description and protocol."""
         return self.said["SeriesDescription"], self.said["ProtocolName"]
 
     @property
     def excluded(self) -> bool:
-        """Whether gantk wrote it, or it is a localizer, or a picture of the screen: only taken where asked for."""
+        """Whether it is a localizer, a screen capture or written by gantk: then used only if a pattern matches it."""
         capture = self.said["SOPClassUID"].startswith(CAPTURE) and self.said["Modality"] in MODALITIES.values()
         own = self.words[0].endswith(OWN) or "LOCALIZER" in self.said["ImageType"]
         return capture or own or bool(EXCLUDED.search(" ".join(self.words)))
 
     @property
     def said_contrast(self) -> str | None:
-        """The first usual contrast that its description, protocol or folders say, CT and PET by modality."""
+        """The contrast: CT and PET by modality, others by the first usual name in description, protocol or folders."""
         by_modality = {"CT": "ct", "PT": "pet"}.get(self.said["Modality"])
         return by_modality or next(filter(None, map(contrast_of, (*self.words, *reversed(self.place)))), None)
 
     def means(self, domain: str) -> bool:
-        """Whether it is of a domain: CT, MR and PET by its modality, others by the first name that says a contrast."""
+        """Whether it belongs to a domain: CT, MR, PET by modality, others by the first text with a contrast's name."""
         wanted = one_word(domain)
         modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
@@ -89,12 +89,12 @@ class Series:
 
 @dataclass(kw_only=True)
 class Dicom(VolumeSource):
-    """DICOM trees as archives and scanners export them: every series is a scan, whatever its files are called.
+    """DICOM trees as archives and scanners export them: each series is a scan, independent of its file names.
 
     A series belongs to a domain by its modality (CT, MR, PET), or by the contrast that its description, protocol or
     folders name. Patients are those of the header. A T1 and a T2 of one study and frame of reference are a registered
-    pair where they lie on one grid, or with `onto`, which brings them onto one by their headers. Localizers, screen
-    captures, what gantk itself wrote, and what is no image, are left alone.
+    pair if they have the same grid, or with `onto`, which resamples them onto one grid by their headers. Localizers,
+    screen captures, results of gantk and files without an image are ignored.
     """
 
     a: str = ""  # word or regex found in description, protocol or folder of the first domain; "" = its name
@@ -111,16 +111,16 @@ class Dicom(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where more files below a folder are DICOM than are other images, previews of them say."""
+        """Returns {"path": ...} if a folder holds more DICOM files than other images, which may be previews."""
         files = io.files_below(path, True, bool) if path.is_dir() else []
         return {"path": str(path)} if sum(map(is_dicom, files)) > sum(map(io.is_image, files)) else None
 
     def records(self) -> list[Record]:
-        """One record for every series, or for every plane of it; UserError where a domain has none."""
+        """One record per series, or per plane of it; UserError where a domain has none."""
         found = []
         for scan in io.scans(self.root):
             if not io.is_image(scan.path):
-                with suppress(UserError):  # files that cannot be read belong to nobody
+                with suppress(UserError):  # skip unreadable files
                     found.append(Series.of(scan, self.root))
         chosen = {letter: self._of_domain(letter, found) for letter in self.names}
         names = [{series.scan.name for series in own} for own in chosen.values()]
@@ -132,11 +132,11 @@ class Dicom(VolumeSource):
         return self.records_of(items)
 
     def columns(self) -> list[str]:
-        """What `about` tells of a scan, from its header."""
+        """The keys of the dicts that `about` returns."""
         return [*ABOUT]
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
-        """Scanner, sex, age and the like of each record's scan, as its header has them; "" where it does not."""
+        """Scanner, sex, age and so on of each record's scan, from its header; "" where absent."""
         names, headers = room("names"), {r.path: room("slices").header(r.path) for r in records}
         said = {path: {k: names.text_of(found, tag) for k, tag in ABOUT.items()} for path, found in headers.items()}
         return [said[record.path] for record in records]
@@ -167,13 +167,13 @@ class Dicom(VolumeSource):
             subject = patient_of(place, self.pattern)
         elif self.pattern:
             subject = names.pseudonym(patient_of(identifier, self.pattern))
-        study = (said["StudyInstanceUID"], said["FrameOfReferenceUID"])  # which registered scans share
+        study = (said["StudyInstanceUID"], said["FrameOfReferenceUID"])  # registered scans share both
         study = names.study_pseudonym(subject, study)
         return Item(letter, series.scan, key, subject, study, split_of(series.place))
 
 
 def contrast_of(text: str) -> str | None:
-    """The contrast that a description names, None where it names none.
+    """The contrast that a description names; None where it names none.
 
     T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent is T1ce.
     """
@@ -188,6 +188,6 @@ def contrast_of(text: str) -> str | None:
 
 
 def _subject_of(place: Parts) -> str:
-    """The first numbered folder, else all that name neither contrast nor split."""
+    """The patient from folder names: the first numbered one, else all that name neither contrast nor split."""
     rests = [rest for part in place if not SPLIT_WORD.fullmatch(part) if (rest := contrast_in(part, set())[1])]
     return next(iter(numbered(rests)), "/".join(rests))

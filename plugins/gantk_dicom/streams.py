@@ -1,4 +1,4 @@
-"""The bytes of DICOM files, bounded: how much is read, inflated and decoded is known before it is."""
+"""Reads the bytes of DICOM files with limits on how much is read, inflated and decoded, against damaged files."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from gantk.formats.voxels import CHUNK
 
-MOST_READS = 1_000_000  # of one header: an element takes two
-MOST_ITEMS, MOST_TEXT = 2**25, 2**22  # bytes of a sequence, and of what is neither one nor binary
+MOST_READS = 1_000_000  # read calls per header: an element takes two
+MOST_ITEMS, MOST_TEXT = 2**25, 2**22  # bytes of a sequence, and of any other element that is not binary
 MOST_INFLATED = 64 * 2**20  # bytes of a deflated header
-MOST_FRAMES = 65_536  # of one file
-START = 2**17  # bytes in which a compressed picture states its size
+MOST_FRAMES = 65_536  # frames of one file
+START = 2**17  # leading bytes of a compressed picture that must state its size
 SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # markers of JPEG and JPEG-LS that precede a size
 
 
 class Broken(ValueError):
-    """What is wrong with a file, in words of our own: without any text of the file."""
+    """Raised for a damaged file; its message never quotes text of the file."""
 
 
 class Bounded(io.BufferedReader):
-    """A file of which no more is asked for than it has, however long an element is said to be.
+    """A file reader that never allocates more than the file's size, whatever length an element states.
 
-    `reads` is after how many a header that does not end is given up.
+    `reads` is the number of read calls after which a header without an end is refused.
     """
 
-    name = ""  # which pydicom asks for
+    name = ""  # pydicom reads this attribute
 
     def __init__(self, raw: BinaryIO, reads: float = float("inf")):
         super().__init__(raw)
@@ -44,7 +44,7 @@ class Bounded(io.BufferedReader):
         self.seek(0)
 
     def read(self, size: int | None = -1) -> bytes:
-        """At most `size` bytes; None or -1: the rest."""
+        """Read at most `size` bytes; None or -1: the rest. Broken after too many calls."""
         self.reads -= 1
         if self.reads < 0:
             raise Broken(f"its header has more than {MOST_READS // 2} elements")
@@ -56,7 +56,7 @@ class Bounded(io.BufferedReader):
 
 @contextmanager
 def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
-    """A file to parse a header from; of a deflated one what it inflates to, and the elements before that."""
+    """Open a file to parse its header; yields (reader, None), or for a deflated file (inflated reader, file meta)."""
     with io.FileIO(path) as raw:
         meta = _deflated(raw)
         raw = inflated(raw, MOST_INFLATED) if meta is not None else raw
@@ -65,14 +65,14 @@ def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
 
 @contextmanager
 def whole(path: Path, dataset: Dataset) -> Iterator[Bounded]:
-    """A file with its pixels; of a deflated one what it inflates to, up to the pixels that its header declares."""
+    """Open a file with its pixels; a deflated one is inflated, at most to the size that its header declares."""
     with io.FileIO(path) as raw:
         deflated = _deflated(raw) is not None
         yield Bounded(inflated(raw, dataset.begins + declared(dataset) + 2**16) if deflated else raw)
 
 
 def inflated(file: BinaryIO, most: int) -> io.BytesIO:
-    """At most so many bytes of what a file inflates to from where it is: a few bytes may stand for any number."""
+    """Inflate a file from its current position, at most `most` bytes: a few bytes can expand to any number."""
     found, inflate = io.BytesIO(), zlib.decompressobj(-zlib.MAX_WBITS)
     while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
         found.write(inflate.decompress(packed, most - found.tell()))
@@ -81,7 +81,7 @@ def inflated(file: BinaryIO, most: int) -> io.BytesIO:
 
 
 def expect_short(dataset: Dataset) -> None:
-    """Broken where parsing an element of a header would take long: elements are parsed when they are looked at."""
+    """Broken where an element is so long that parsing it, at first access, would take long."""
     for element in dataset.values():
         kind = (element.VR or "UN") if isinstance(element, RawDataElement) else "OB"
         if kind[0] != "O" and len(element.value or b"") > (MOST_ITEMS if kind in ("SQ", "UN") else MOST_TEXT):
@@ -89,7 +89,7 @@ def expect_short(dataset: Dataset) -> None:
 
 
 def declared(dataset: Dataset) -> int:
-    """Bytes of the pixels that a header declares, before they are compressed."""
+    """The uncompressed size in bytes of the pixels that a header declares."""
     count = int(dataset.get("NumberOfFrames") or 1) * int(dataset.Rows) * int(dataset.Columns)
     count *= int(dataset.get("SamplesPerPixel") or 1)
     count = count * 2 // 3 if dataset.get("PhotometricInterpretation") == "YBR_FULL_422" else count
@@ -97,9 +97,9 @@ def declared(dataset: Dataset) -> int:
 
 
 def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[int]] | None:
-    """Where each compressed frame lies behind the table of offsets, and its length; None where frames are in pieces.
+    """Offsets after the offset table and lengths of the compressed frames; None where a frame has several fragments.
 
-    Broken where one states another size than the header, hence more memory than was asked for, or is far too long.
+    Broken where a frame is far too long, or states another size than the header: memory was checked for the latter.
     """
     frames, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
     rle = UID(dataset.file_meta.TransferSyntaxUID) == RLELossless
@@ -125,7 +125,7 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
 
 
 def stated_size(start: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a picture in JPEG, JPEG-LS or JPEG 2000 begins with; None where it states none."""
+    """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None where there are none."""
     if found := re.search(rb"\xff\x4f\xff\x51.{20}", start, re.DOTALL):
         right, bottom, left, top = struct.unpack(">4I", found[0][8:])
         return bottom - top, right - left
@@ -138,13 +138,13 @@ def stated_size(start: bytes) -> tuple[int, int] | None:
 
 
 def _item(file: Bounded) -> int | None:
-    """The length of the item that begins here, None where none does."""
+    """Read the header of an item and return the item's length; None where no item begins here."""
     head = file.read(8)
     return struct.unpack("<I", head[4:])[0] if len(head) == 8 and head[:4] == b"\xfe\xff\x00\xe0" else None
 
 
 def _deflated(raw: io.FileIO) -> FileMetaDataset | None:
-    """The first elements of a deflated file, which is then at what is deflated; None of others, at their start."""
+    """File meta elements of a deflated file, positioned at its deflated part; None for others, positioned at 0."""
     start = raw.read(4096)
     if start[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in start:
         file = io.BytesIO(start)

@@ -1,9 +1,9 @@
-"""Derived DICOM series to disk: who and where as in the source, what and how anew (PS3.3, A.3, A.4, A.36).
+"""Writes derived DICOM series: patient and geometry of the source, new description (PS3.3, A.3, A.4, A.36).
 
 Values become 16-bit integers and a rescale (PS3.3, C.11.1), value = slope x number + intercept. Nothing is clipped.
-Values that lie on the source's own integers are stored as these very integers, other whole numbers as themselves. What
-is left is rounded, an error of half a step at most: with values of one sign 65,535 steps lead from 0 to the largest,
-with both 32,767 to the largest of either, and 0 stays exactly 0.
+Values on the source's scale are stored as its integers, other whole numbers unchanged. All others are rounded, with an
+error of at most half a step: 65,535 steps from 0 to the largest if all have one sign, else 32,767 to the largest
+magnitude; 0 stays exactly 0.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from gantk_dicom.names import first_number, text_of
 from gantk_dicom.read import Headers
 from gantk_dicom.slices import header, kind_of, readable
 
-NAME = re.compile(r"IMG\d{4,}\.dcm")  # of a slice in a folder
-WINDOW = (0.5, 99.5)  # percentiles of the values that a viewer shows black and white at first
-WHOLE = 1e-3  # how far a number may be from a whole one and still be meant as it
+NAME = re.compile(r"IMG\d{4,}\.dcm")  # file name of a slice in a folder
+WINDOW = (0.5, 99.5)  # percentiles of the values for a viewer's initial black and white
+WHOLE = 1e-3  # tolerance for whole numbers
 MARK = "(gantk)"  # ends the SeriesDescription of everything that is written here
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
 FRAME_TYPES = {uid.EnhancedMRImageStorage: "MRImageFrameTypeSequence"}
 FRAME_TYPES[uid.EnhancedCTImageStorage] = "CTImageFrameTypeSequence"
 LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
-# What stays as it was, beside the groups of patient, trial, procedure, requests, and what PET says of itself.
+# Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests, procedure, PET).
 GROUPS = (0x0010, 0x0012, 0x0032, 0x0040, 0x0054)
 KEPT = """
 SpecificCharacterSet TimezoneOffsetFromUTC StudyDate StudyTime AcquisitionDate AcquisitionTime AcquisitionDateTime
@@ -57,9 +57,9 @@ ImageOrientationPatient Laterality ImageLaterality FrameOfReferenceUID PositionR
 FrameLaterality PixelSpacing BurnedInAnnotation RecognizableVisualFeatures MagneticFieldStrength
 LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
 """
-MEANT = "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique ComplexImageComponent"  # multi-frame,
+MEANT = "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique ComplexImageComponent"  # multi-frame
 FRAMED = f"{MEANT} ResonantNucleus DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType"
-# May be empty, but not absent (type 2): in all images, and in classic slices (PS3.3, C.8.3.1 and C.8.2.1).
+# Must exist but may be empty (type 2): in all images, and in single-slice files (PS3.3, C.8.3.1 and C.8.2.1).
 EMPTY = """
 PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
 PositionReferenceIndicator
@@ -68,7 +68,7 @@ SLICED = {
     "MR": "ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength SliceThickness PatientPosition",
     "CT": "KVP AcquisitionNumber SliceThickness PatientPosition",
 }
-# Functional groups that say where a frame lies, not how it was taken.
+# Functional groups about a frame's position, not its acquisition.
 PLACES = """
 FrameContentSequence PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence FrameAnatomySequence
 """
@@ -78,7 +78,7 @@ new_uid = partial(uid.generate_uid, prefix=None)  # from a random UUID (PS3.5, B
 
 
 def write_file(path: Path, image: Image, description: str = "") -> None:
-    """One .dcm file: of a slice, a picture, or a multi-frame object."""
+    """Write one .dcm file: a slice, a picture, or a multi-frame object; UserError for a series of files."""
     with readable(image.path):
         datasets, one = _derived(image, description)
     if image.header.shape[2] > 1 and not one:
@@ -88,9 +88,9 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
-    """A folder of one file for each of the source's, in place of an earlier result if there is one, all at once.
+    """Write a folder with one file per source file, atomically, in place of an earlier result if there is one.
 
-    What else is there stays, if it is no DICOM; else UserError. So is a folder that cannot be swapped for another.
+    Other files in the folder stay. UserError where it holds other DICOM files, or is a mount point.
     """
     with readable(image.path):
         datasets, _ = _derived(image, description)
@@ -98,7 +98,7 @@ def write_series(folder: Path, image: Image, description: str = "") -> None:
 
 
 def withdraw(folder: Path) -> None:
-    """Remove an earlier result from its folder, all at once."""
+    """Delete an earlier result from its folder, atomically."""
     _replace_series(folder, ())
 
 
@@ -122,7 +122,7 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
 
 
 def _readable(datasets: Iterator[Dataset], source: Path) -> Iterator[Dataset]:
-    """The same; an element of the source's header that is found to be broken now is a UserError."""
+    """Yield the datasets unchanged; a damaged element of the source's header, parsed only now, is a UserError."""
     while True:
         with readable(source):
             dataset = next(datasets, None)
@@ -132,7 +132,7 @@ def _readable(datasets: Iterator[Dataset], source: Path) -> Iterator[Dataset]:
 
 
 def _linked(source: str | os.DirEntry, target: str) -> None:
-    """The same file under a second name, a copy of it where the disk knows no such names."""
+    """Hard-link a file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -140,7 +140,7 @@ def _linked(source: str | os.DirEntry, target: str) -> None:
 
 
 def modality_of(description: str, source: str) -> str:
-    """CT or MR where the words of a domain's name say so, in place of the other; else the source's modality."""
+    """The modality of a result: CT or MR by the domain's name if the source is one of them, else the source's."""
     meant = {CONTRASTS.get(word.lower()) for word in words_of(description)} - {None, "pet"}
     if source not in ("CT", "MR") or not meant:
         return source
@@ -148,9 +148,9 @@ def modality_of(description: str, source: str) -> str:
 
 
 def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
-    """The files of a derived series, one at a time, and whether all slices are in one file.
+    """Return an iterator over the datasets of a derived series, and whether one file holds all slices.
 
-    They are as they came, unless what they show needs another kind of object.
+    Multi-frame sources give one file, unless the result's modality needs another class; others one file per slice.
     """
     headers = image.header
     if not isinstance(headers, Headers):
@@ -177,7 +177,7 @@ def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
 
 
 def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
-    """All slices as frames of one file, on one scale."""
+    """Yield one dataset with all slices as frames, on one scale."""
     source, rescales = image.header[0], image.header.rescales
     one_scale = rescales if len(set(rescales)) == 1 else [(1.0, 0.0)] * len(volume)
     dataset = _header(source, new, framed=True)
@@ -189,13 +189,13 @@ def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
 
 
 def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
-    """A file for each slice, numbered as the source's where these tell them apart."""
+    """Yield one dataset per slice, with the source's instance numbers if they are unique."""
     headers = image.header
-    scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])  # none: it was in colour
+    scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])  # none for colour
     counted = not headers.frames and len({str(each.get("InstanceNumber") or "") for each in headers} - {""})
     for k, (plane, scale) in enumerate(zip(volume, scales, strict=True)):
         dataset = _header(headers[0 if headers.frames else k], new)
-        if headers.frames and image.affine is not None:  # where the frame lies, for a file of its own
+        if headers.frames and image.affine is not None:  # the frame's position, for its own file
             affine = UPRIGHT @ np.asarray(image.affine)
             steps = np.linalg.norm(affine[:3, :3], axis=0)
             dataset.ImagePositionPatient = _texts((affine @ [0, 0, k, 1])[:3])
@@ -203,13 +203,13 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
             dataset.PixelSpacing, dataset.SliceThickness = _texts(steps[[1, 0]]), _texts(steps[2:])[0]
         if counted != len(volume):
             dataset.InstanceNumber = k + 1
-        dataset.ImagesInAcquisition = len(volume)  # by which a reader knows that some are missing
+        dataset.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
         _add_values(dataset, plane, scale)
         yield dataset
 
 
 def _coloured(image: Image, new: Dataset) -> Iterator[Dataset]:
-    """A picture in colour, 8 bits a channel, or 16 where the values need them."""
+    """Yield one dataset in colour with 8 bits per channel, or 16 where the values need them."""
     whole = np.rint(image.pixels)
     if whole.min() < 0 or whole.max() > 65535:
         raise UserError(f"values from {whole.min():g} to {whole.max():g} are no colours", allowed="0 to 65535")
@@ -222,11 +222,11 @@ def _coloured(image: Image, new: Dataset) -> Iterator[Dataset]:
 # --- values
 
 
-Scale = tuple[float, float, bool]  # of a slice: slope and intercept, and whether its numbers are signed
+Scale = tuple[float, float, bool]  # slope, intercept, and whether stored numbers are signed
 
 
 def _scales(volume: np.ndarray, rescales: Sequence[tuple[float, float]], source: Dataset) -> list[Scale]:
-    """A scale for each of (slices, rows, columns): the source's (slope, intercept), whole numbers, or all the steps."""
+    """Choose each slice's scale: the source's (slope, intercept) if exact, else whole numbers, else all 16 bits."""
     signed = source.get("PixelRepresentation") == 1
     for candidates in (rescales, [(1.0, 0.0)] * len(volume)):
         for sign in (signed, not signed):
@@ -234,11 +234,11 @@ def _scales(volume: np.ndarray, rescales: Sequence[tuple[float, float]], source:
                 return [(*rescale, sign) for rescale in candidates]
     low, high = float(volume.min()), float(volume.max())
     step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
-    return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)  # as 16 characters tell it
+    return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)  # DS has 16 characters
 
 
 def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> bool:
-    """Whether the values are whole numbers of this scale, as exactly as float32 can tell, and within 16 bits."""
+    """Whether the values are whole numbers on this scale, to the precision of float32, and within 16 bits."""
     exact = (values.astype(np.float64) - intercept) / slope
     low, high = (-32768, 32767) if signed else (0, 65535)
     blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(slope)
@@ -247,7 +247,7 @@ def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> 
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
-    """Stored numbers, and how they become values."""
+    """Add values to a dataset as stored numbers with their rescale."""
     slope, intercept, signed = scale
     numbers = np.rint((values.astype(np.float64) - intercept) / slope)
     _add_numbers(dataset, numbers.astype("<i2" if signed else "<u2"), 1)
@@ -255,7 +255,7 @@ def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
 
 
 def _add_numbers(dataset: Dataset, numbers: np.ndarray, samples: int) -> None:
-    """(..., rows, columns) of gray, or (rows, columns, 3) of RGB."""
+    """Add stored numbers to a dataset: gray (..., rows, columns), or RGB (rows, columns, 3)."""
     dataset.Rows, dataset.Columns = numbers.shape[:2] if samples == 3 else numbers.shape[-2:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = samples, "RGB" if samples == 3 else "MONOCHROME2"
     if samples == 3:
@@ -283,7 +283,7 @@ def _save(dataset: Dataset, path: Path) -> None:
 
 
 def _new_elements(source: Dataset, description: str) -> Dataset:
-    """What all files of a derived series share: what it is, what made it, when, and from which series."""
+    """The elements shared by all files of a derived series: modality, UIDs, description, source series, date."""
     number = int(first_number(source, "SeriesNumber") or 0)
     words = text_of(source, "SeriesDescription") or text_of(source, "ProtocolName")
     shown = re.sub(r"\s+", " ", description).strip()
@@ -307,16 +307,16 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
 
 
 def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
-    """A header for an image derived from `source`, with the elements `new`, complete but for its pixels.
+    """Build the header of an image derived from `source`, with the elements `new`; complete except for pixels.
 
-    `framed`: of the source's own class, with all its frames; else MR and CT become classic slices.
+    `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
     dataset, kept = Dataset(), {*KEPT.split(), *(FRAMED.split() if framed else ())}
     for tag in list(source.keys()):
         if tag.group in GROUPS or keyword_for_tag(tag) in kept:
-            with suppress(Exception):  # pydicom raises whatever a broken value makes it raise
+            with suppress(Exception):  # pydicom can raise any exception for a damaged value
                 dataset.add(deepcopy(source[tag]))
-    dataset.remove_private_tags()  # those within sequences
+    dataset.remove_private_tags()  # inside sequences too
     for keyword in EMPTY.split():
         dataset.setdefault(keyword, "")
     dataset.update(deepcopy(new))
@@ -346,7 +346,7 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
         if new.Modality == "MR":
             dataset.setdefault("ComplexImageComponent", "MAGNITUDE")
             dataset.AcquisitionContrast = "UNKNOWN"
-    elif strict:  # of an image that nobody acquired
+    elif strict:  # acquisition elements of a synthetic image
         if new.Modality == "MR":
             dataset.ScanningSequence, dataset.SequenceVariant = "RM", "NONE"  # research mode
         for keyword in SLICED[new.Modality].split():
@@ -357,9 +357,9 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
 
 
 def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) -> None:
-    """The functional groups of the frames that are written (PS3.3, C.7.6.16.2): their places, one scale, one window.
+    """Add the functional groups of the written frames (PS3.3, C.7.6.16.2): positions, one scale, one window.
 
-    A file without such groups keeps scale and window where they are.
+    Without functional groups in the source, scale and window stay in the main header.
     """
     if "PerFrameFunctionalGroupsSequence" not in source:
         return
@@ -382,7 +382,7 @@ def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) 
 
 
 def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Dataset:
-    """A copy of some elements, where they are there and not empty, with what they are referred to for."""
+    """A dataset with copies of the non-empty elements `keywords`, and the purpose of reference as a code."""
     item = Dataset()
     for keyword in keywords.split():
         if source.get(keyword) not in (None, ""):
