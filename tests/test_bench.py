@@ -67,7 +67,7 @@ def stand_in(tmp_path, monkeypatch) -> Path:
     path.write_text(STAND_IN, "utf-8")
     monkeypatch.setattr(child, "PROGRAM", (sys.executable, str(path)))
     monkeypatch.setattr(child, "GRACE", 0.3)
-    monkeypatch.setattr(running, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(running, "POLL_INTERVAL", 0.02)
     return path
 
 

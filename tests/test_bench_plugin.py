@@ -10,10 +10,10 @@ from tiny import ROOT
 
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
-from gantk_bench.comparison import REGRESSION, Change, compare, listed, regressed
+from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
 from gantk_bench.markdown import table
 from gantk_bench.page import write_page
-from gantk_bench.plan import Wish, jobs_for, recipe_names
+from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import read_rows, write_rows
 from gantk_bench.statistics import statistics
 from gantk_bench.suite import all_suites, load_suite
@@ -48,8 +48,8 @@ def recipe(tmp_path, tiny_recipe):
     return write
 
 
-def planned(names, suite, *, named: bool = True, **wish):
-    return jobs_for(names, suite, Wish(**wish), named=named)
+def planned(names, suite, *, named: bool = True, **opts):
+    return jobs_for(names, suite, Options(**opts), named=named)
 
 
 @pytest.mark.parametrize("name", ["quick", "full"])
@@ -203,7 +203,7 @@ def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, v
 def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
     (change,) = compare([row(psnr=1.0, **{key: "other"})], [row()])
     assert change.verdict == "not comparable" and told_as in change.reason
-    assert not regressed([change]) and list(listed([change]))[-1] == "1 not comparable"
+    assert not regressed([change]) and list(change_lines([change]))[-1] == "1 not comparable"
 
 
 def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):

@@ -32,8 +32,8 @@ class Board:
 
     def __init__(self, total: int, console: Console):
         self.total, self.console = total, console
-        wanted = not (os.environ.get("NO_COLOR") or os.environ.get("CI"))
-        self.plain = not (wanted and console.is_terminal and not console.is_dumb_terminal)
+        colour = not (os.environ.get("NO_COLOR") or os.environ.get("CI"))
+        self.plain = not (colour and console.is_terminal and not console.is_dumb_terminal)
         self.ended: list[dict[str, Any]] = []
         self.running: list[tuple[str, int, int | None, float]] = []  # label, step, total steps, seconds
         self._live: Live | None = None
@@ -61,11 +61,11 @@ class Board:
     def finished(self, row: dict[str, Any]) -> None:
         """Show a row that has ended, with any status."""
         self.ended.append(row)
-        self.running = [one for one in self.running if one[0] != row["label"]]
+        self.running = [entry for entry in self.running if entry[0] != row["label"]]
         if self.plain:
             scores = row.get("error") or "   ".join(brief(row))
-            place = f"{len(self.ended)}/{self.total}"
-            self._write(f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({place})  {scores}")
+            position = f"{len(self.ended)}/{self.total}"
+            self._write(f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({position})  {scores}")
 
     def _write(self, line: str) -> None:
         print(line, file=self.console.file, flush=True)
@@ -83,19 +83,19 @@ class Board:
             table.add_row(Text(row["label"]), _status(row), "", duration(row["wall_s"]), scores)
         for label, step, steps, seconds in running:
             state = "scores" if step == steps else "trains" if step else "starts"
-            share = f"{step}/{'?' if steps is None else steps}" if step else ""
-            table.add_row(Text(label, style="bold"), Text(state, style="cyan"), share, duration(seconds), "")
+            step_text = f"{step}/{'?' if steps is None else steps}" if step else ""
+            table.add_row(Text(label, style="bold"), Text(state, style="cyan"), step_text, duration(seconds), "")
         waiting = self.total - len(self.ended) - len(running)
-        bad = sum(row["status"] not in ("ok", "skipped") for row in self.ended)
-        summary = f"{len(self.ended)} of {self.total} done, {waiting} wait" + (f", {bad} not ok" if bad else "")
+        failed = sum(row["status"] not in ("ok", "skipped") for row in self.ended)
+        summary = f"{len(self.ended)} of {self.total} done, {waiting} wait" + (f", {failed} not ok" if failed else "")
         table.add_row(Text(summary, style="dim"))
         return table
 
 
 def brief(row: dict[str, Any]) -> Iterator[str]:
     """The key scores of each direction: `T1 -> T2 psnr 21.3 dB, ssim 0.81, better than intensity_map`."""
-    for way, scores, verdict in _directions(row):
-        yield f"{way} {', '.join([scores, *([verdict] if verdict else [])])}"
+    for direction, scores, verdict in _directions(row):
+        yield f"{direction} {', '.join([scores, *([verdict] if verdict else [])])}"
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -109,9 +109,9 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
             table.add_row(head, _status(row), Text(row.get("error") or ""), "", "", duration(row["wall_s"]))
         steps = row.get("speed", {}).get("step_seconds")
         step = f"{1000 * statistics.median_high(steps):.0f} ms" if steps else ""
-        for way, scores, verdict in _directions(row):
+        for direction, scores, verdict in _directions(row):
             verdict = Text(verdict, style="red" if verdict.startswith("not") else "green")
-            table.add_row(head, way, Text(scores), verdict, step, duration(row["wall_s"]))
+            table.add_row(head, direction, Text(scores), verdict, step, duration(row["wall_s"]))
             head = Text("")
     for system in grouped(row for row in rows if row["status"] == "ok"):
         head = Text(f"{system.name}, {len(system.rows)} seeds", style="bold")
@@ -130,8 +130,8 @@ def _directions(row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(direction, key scores, verdict on the first score) of a row."""
     for direction, scores in row.get("metrics", {}).items():
         names = _key_metrics(scores)
-        found = row.get("verdict", {}).get(direction, {}).get(names[0]) if names else None
-        verdict = f"{'better' if found['better'] else 'not better'} than {found['best_baseline']}" if found else ""
+        entry = row.get("verdict", {}).get(direction, {}).get(names[0]) if names else None
+        verdict = f"{'better' if entry['better'] else 'not better'} than {entry['best_baseline']}" if entry else ""
         cells = ", ".join(f"{name} {_number(scores[name])}" for name in names)
         yield title_of(direction, row.get("domains", [])), cells, verdict
 

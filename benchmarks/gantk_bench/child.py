@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from gantk_bench.plan import Job
-from gantk_bench.rows import without_places
+from gantk_bench.rows import without_paths
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 # `python -m gantk` that ends when its standard input closes, so that killing the bench ends its trainings too.
-WATCHED = f"""
+PROGRAM_CODE = f"""
 import os, runpy, signal, threading, time
 
 def watch():
@@ -33,7 +33,7 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 runpy.run_module("gantk", run_name="__main__", alter_sys=True)
 """
-PROGRAM = (sys.executable, "-c", WATCHED)
+PROGRAM = (sys.executable, "-c", PROGRAM_CODE)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
@@ -57,14 +57,14 @@ class Child:
 
     def __init__(self, job: Job, run: Path, log: Path, threads: int, device: str | None):
         self.job, self.run, self.log = job, run, log
-        words = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
+        arguments = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONUNBUFFERED": "1"}
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
         self.started, self._began = now(), time.perf_counter()
         self._stopping: tuple[str, float] | None = None  # reason, and seconds at which SIGTERM was sent
         self._read, self._step, self._steps = 0, 0, job.steps
         self.process = subprocess.Popen(
-            [*PROGRAM, "run", *words],
+            [*PROGRAM, "run", *arguments],
             stdin=subprocess.PIPE,  # closes when this process ends: no other process holds the writing end
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -127,16 +127,16 @@ class Child:
     def steps(self) -> int | None:
         """Total steps; None until a run that counts epochs has printed its number of steps."""
         if self._steps is None and self._step:
-            found = re.search(r"^train .*?(\d+) steps?,", self.log.read_text("utf-8", "replace"), re.M)
-            self._steps = int(found[1]) if found else None
+            match = re.search(r"^train .*?(\d+) steps?,", self.log.read_text("utf-8", "replace"), re.M)
+            self._steps = int(match[1]) if match else None
         return self._steps
 
     def _error(self, code: int) -> str:
         """The line that gives the reason: gantk's last error message, or the last line of the output."""
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        own = [line[5:].strip() for line in lines if line.startswith("error  ")]
-        last = (own or lines or [f"exit code {code}, and nothing was printed"])[-1]
-        return without_places(last)[:500]
+        messages = [line[5:].strip() for line in lines if line.startswith("error  ")]
+        message = (messages or lines or [f"exit code {code}, and nothing was printed"])[-1]
+        return without_paths(message)[:500]
 
     def _close(self) -> None:
         self._output.close()
@@ -150,10 +150,10 @@ class Child:
                 self.process.terminate()
 
 
-def attended(folder: str, *given: Any) -> tuple[str, End]:
+def attended(folder: str, *arguments: Any) -> tuple[str, End]:
     """(start time, End) of a child run in `folder`, for a Ray worker: cancelling the Ray task stops the child."""
     os.chdir(folder)
-    child = Child(*given)
+    child = Child(*arguments)
     try:
         while not (end := child.poll()):
             try:

@@ -42,14 +42,14 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     """The columns that have a figure for at least one of these lines."""
     scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
     metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
-    mains = {metric for line in lines for metric in line.main}
-    found = [
+    main_metrics = {metric for line in lines for metric in line.main}
+    candidates = [
         Column("Recipe", _recipe, words=True),
         Column("Direction", _direction, words=True),
         Column("Verdict", _verdict, falling=True, left=True, note="against the best baseline, with its probability"),
-        *(_metric_column(metric, metric in mains, lines) for metric in metrics),
-        Column("Best baseline", best, note="in the main metrics"),
-        Column("Published, other data", published, left=True, note="of the system that the recipe reproduces"),
+        *(_metric_column(metric, metric in main_metrics, lines) for metric in metrics),
+        Column("Best baseline", best_cell, note="in the main metrics"),
+        Column("Published, other data", published_cell, left=True, note="of the system that the recipe reproduces"),
         Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
@@ -58,8 +58,8 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         _speed_column("Training", "seconds", duration, ""),
         Column("Status", _status, words=True),
     ]
-    empty = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
-    return [c for c in found if c.title not in empty or any(c.cell(line).sort for line in lines)]
+    optional = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
+    return [c for c in candidates if c.title not in optional or any(c.cell(line).sort for line in lines)]
 
 
 def sortable(value: float | None) -> str:
@@ -88,12 +88,12 @@ def _verdict(line: Line) -> Cell:
         return Cell(line.system.status, line.system.error, "-1", tone, title=line.system.error)
     judged, unpaired = line.judgement, line.without_pairs
     short = f"not in {', '.join(judged.short_in)}" if judged.short_in else ""
-    fair = f"without pairs: {_told(unpaired)}" if unpaired else ""
+    fair = f"without pairs: {_judgement_text(unpaired)}" if unpaired else ""
     small = "; ".join(part for part in (short, fair) if part)
-    return Cell(_told(judged) or "not judged", small, sortable(judged.rank), judged.tone)
+    return Cell(_judgement_text(judged) or "not judged", small, sortable(judged.rank), judged.tone)
 
 
-def _told(judged: Judgement) -> str:
+def _judgement_text(judged: Judgement) -> str:
     return judged.words + (f" (p\u00a0{judged.probability:.2f})" if judged.probability is not None else "")
 
 
@@ -101,10 +101,10 @@ def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
     entry = next((line.entry(metric) for line in lines if line.entry(metric)), {})
     unit, falling = str(entry.get("unit") or ""), bool(entry.get("higher_is_better", True))
     title = metric_name(metric) + (f" ({unit})" if unit else "")
-    return Column(title, lambda line: _score(line, metric), shown=shown, falling=falling, note=_sense(entry))
+    return Column(title, lambda line: _score(line, metric), shown=shown, falling=falling, note=_metric_note(entry))
 
 
-def _sense(entry: dict) -> str:
+def _metric_note(entry: dict) -> str:
     higher = entry.get("higher_is_better")
     sense = "" if higher is None else "higher is better" if higher else "lower is better"
     return "; ".join(part for part in (sense, str(entry.get("definition") or "")) if part)
@@ -116,9 +116,9 @@ def _score(line: Line, metric: str) -> Cell:
         return Cell()
     places = line.places(metric)
     small = spread(line, metric)
-    better = line.best(metric)
-    rival = line.rival(better, metric) if better else None
-    title = f"{baseline_name(better)} {digits(rival.mean, places)}" if rival else ""
+    baseline = line.best(metric)
+    baseline_figure = line.baseline(baseline, metric) if baseline else None
+    title = f"{baseline_name(baseline)} {digits(baseline_figure.mean, places)}" if baseline_figure else ""
     return Cell(digits(figure.mean, places), small, sortable(figure.mean), title=title)
 
 
@@ -130,25 +130,25 @@ def spread(line: Line, metric: str) -> str:
     return interval(line.entry(metric), places)
 
 
-def best(line: Line) -> Cell:
+def best_cell(line: Line) -> Cell:
     """Cell with the best baseline in each main metric: scores, with names beneath; sorted by the first metric."""
-    return of_baselines(line, [line.best(metric) for metric in line.main])
+    return baselines_cell(line, [line.best(metric) for metric in line.main])
 
 
-def of_baselines(line: Line, names: Sequence[str | None]) -> Cell:
+def baselines_cell(line: Line, names: Sequence[str | None]) -> Cell:
     """Cell with one baseline's score for each main metric; metrics other than PSNR and SSIM are named."""
-    known = []
+    scores = []
     for metric, name in zip(line.main, names, strict=True):
-        if name and (figure := line.rival(name, metric)):
-            called = "" if metric in FIRST else f"{metric_name(metric)} "
-            known.append((f"{called}{digits(figure.mean, line.places(metric))}", figure.mean))
-    if not known:
+        if name and (figure := line.baseline(name, metric)):
+            label = "" if metric in FIRST else f"{metric_name(metric)} "
+            scores.append((f"{label}{digits(figure.mean, line.places(metric))}", figure.mean))
+    if not scores:
         return Cell("")
     small = ", ".join(baseline_name(name) for name in dict.fromkeys(names) if name)
-    return Cell(" / ".join(text for text, _ in known), small, sortable(known[0][1]))
+    return Cell(" / ".join(text for text, _ in scores), small, sortable(scores[0][1]))
 
 
-def published(line: Line) -> Cell:
+def published_cell(line: Line) -> Cell:
     """Cell with the published figures of the system that a recipe reproduces."""
     figures = list(line.published.items())
     if not figures:
@@ -157,8 +157,8 @@ def published(line: Line) -> Cell:
     if all(metric in FIRST for metric, _ in figures):
         values = (digits(line.published[m], 2) if m in line.published else "–" for m in FIRST)
         return Cell(" / ".join(values), "", sortable(first))
-    told = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures]
-    return Cell(told[0], ", ".join(told[1:]), sortable(first))
+    texts = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures]
+    return Cell(texts[0], ", ".join(texts[1:]), sortable(first))
 
 
 def figure_name(metric: str) -> str:
@@ -175,17 +175,17 @@ def _step_time(line: Line) -> Cell:
     return Cell(short_time(middle), spread, sortable(middle))
 
 
-def _speed_column(title: str, key: str, told: Callable[[float], str], note: str, *, falling: bool = False) -> Column:
+def _speed_column(title: str, key: str, text_of: Callable[[float], str], note: str, *, falling: bool = False) -> Column:
     def cell(line: Line) -> Cell:
         figure = line.speed(key)
-        return Cell(told(figure.mean), "", sortable(figure.mean)) if figure else Cell()
+        return Cell(text_of(figure.mean), "", sortable(figure.mean)) if figure else Cell()
 
     return Column(title, cell, falling=falling, note=note)
 
 
 def _status(line: Line) -> Cell:
-    failed, of = len(line.system.failed), len(line.system.rows)
+    failed, total = len(line.system.failed), len(line.system.rows)
     if not failed:
         return Cell("ok", "", "ok", "good")
-    words = line.system.status + (f", {failed} of {of} seeds" if of > 1 else "")
+    words = line.system.status + (f", {failed} of {total} seeds" if total > 1 else "")
     return Cell(words, "", words, "" if line.system.status == "skipped" else "bad", title=line.system.error)

@@ -38,14 +38,14 @@ def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) ->
     scores' intervals as if they were independent (Zou and Donner 2008, equations 7 and 8); it is wider than a paired
     one, so that false regressions are rare. Scores without an interval count as changed at any difference.
     """
-    now, then = {row["label"]: row for row in rows}, {row["label"]: row for row in before}
+    new_rows, old_rows = {row["label"]: row for row in rows}, {row["label"]: row for row in before}
     changes: list[Change] = []
-    for label, row in now.items():
-        if label not in then:
+    for label, row in new_rows.items():
+        if label not in old_rows:
             changes.append(Change(label, "row", NEW, reason="" if row["status"] == "ok" else row["status"]))
         else:
-            changes += _changes_of(label, row, then[label])
-    return changes + [Change(label, "row", MISSING) for label in then if label not in now]
+            changes += _row_changes(label, row, old_rows[label])
+    return changes + [Change(label, "row", MISSING) for label in old_rows if label not in new_rows]
 
 
 def regressed(changes: Iterable[Change]) -> bool:
@@ -53,7 +53,7 @@ def regressed(changes: Iterable[Change]) -> bool:
     return any(change.verdict == REGRESSION for change in changes)
 
 
-def listed(changes: Sequence[Change]) -> Iterator[str]:
+def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     """One line of text for each difference, then a line that counts them, or `no change`."""
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
@@ -66,35 +66,35 @@ def listed(changes: Sequence[Change]) -> Iterator[str]:
     yield ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]) or NO_CHANGE
 
 
-def _changes_of(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
-    if row["status"] != "ok" or then["status"] != "ok":
-        yield _of_status(label, row, then)
+def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
+    if row["status"] != "ok" or old["status"] != "ok":
+        yield _status_change(label, row, old)
         return
     for key, what in (("recipe_hash", "the recipe or its settings differ"), ("data_hash", "the data differ")):
-        if row.get(key) != then.get(key):
+        if row.get(key) != old.get(key):
             yield Change(label, "row", OTHER, reason=what)
             return
-    now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, then))
+    now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, old))
     for key in dict.fromkeys([*now, *before]):
         what = f"{key[1]} {key[0]}"
         if key not in before or key not in now:
             yield Change(label, what, NEW if key in now else MISSING)
         else:
-            yield _of_score(label, what, now[key], before[key])
-    yield from _of_machine(label, row, then)
+            yield _score_change(label, what, now[key], before[key])
+    yield from _machine_changes(label, row, old)
 
 
-def _of_status(label: str, row: dict[str, Any], then: dict[str, Any]) -> Change:
+def _status_change(label: str, row: dict[str, Any], old: dict[str, Any]) -> Change:
     """The change of a row that is not "ok" now, or was not before."""
-    if row["status"] == then["status"]:
+    if row["status"] == old["status"]:
         return Change(label, "row", NO_CHANGE)
-    reason = f"{then['status']} before, {row['status']} now"
-    if then["status"] == "ok" and row["status"] != "skipped":
+    reason = f"{old['status']} before, {row['status']} now"
+    if old["status"] == "ok" and row["status"] != "skipped":
         return Change(label, "row", REGRESSION, reason=f"{reason}: {row.get('error')}")
     return Change(label, "row", BETTER if row["status"] == "ok" else CHANGED, reason=reason)
 
 
-def _of_score(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:
+def _score_change(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:
     values = {"before": before.get("value"), "now": now.get("value"), "unit": now.get("unit") or ""}
     if now.get("definition") != before.get("definition"):
         return Change(label, what, OTHER, **values, reason="the metric is defined otherwise")
@@ -123,35 +123,35 @@ def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tupl
     return difference - below, difference + above
 
 
-def _of_machine(label: str, row: dict[str, Any], then: dict[str, Any]) -> Iterator[Change]:
+def _machine_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
     """Changes of step time and peak memory, if both rows were measured on the same kind of machine in the same way."""
-    here, there = ({key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
-                   for r in (row, then))  # fmt: skip
-    differing = [key for key in here if here[key] != there[key]]
+    machine, old_machine = ({key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
+                   for r in (row, old))  # fmt: skip
+    differing = [key for key in machine if machine[key] != old_machine[key]]
     if differing:
         yield Change(label, "speed", OTHER, reason=f"measured otherwise: {', '.join(differing)}")
         return
-    before, now = (r.get("speed", {}).get("step_seconds") or [] for r in (then, row))
+    before, now = (r.get("speed", {}).get("step_seconds") or [] for r in (old, row))
     if now and before:
         # changed only if the interquartile ranges do not overlap either: a passing load of the machine does not count
-        (low, middle, high), (old_low, old_middle, old_high) = _quarters(now), _quarters(before)
+        (low, middle, high), (old_low, old_middle, old_high) = _quartiles(now), _quartiles(before)
         tolerance = SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE
-        verdict = _beyond(middle / old_middle if old_middle else 1.0, tolerance)
+        verdict = _ratio_verdict(middle / old_middle if old_middle else 1.0, tolerance)
         verdict = NO_CHANGE if low <= old_high and old_low <= high else verdict
         yield Change(label, "step", verdict, 1000 * old_middle, 1000 * middle, "ms")
-    peaks = [r.get("speed", {}).get("peak_memory_gib") for r in (then, row)]
+    peaks = [r.get("speed", {}).get("peak_memory_gib") for r in (old, row)]
     if None not in peaks:
         ratio = peaks[1] / peaks[0] if peaks[0] else 1.0
-        yield Change(label, "memory", _beyond(ratio, MEMORY_TOLERANCE), *peaks, "GiB")
+        yield Change(label, "memory", _ratio_verdict(ratio, MEMORY_TOLERANCE), *peaks, "GiB")
 
 
-def _beyond(ratio: float, tolerance: float) -> str:
+def _ratio_verdict(ratio: float, tolerance: float) -> str:
     """The verdict for `ratio`, now / before, of a quantity where lower is better."""
     if ratio > 1 + tolerance:
         return REGRESSION
     return BETTER if ratio < 1 / (1 + tolerance) else NO_CHANGE
 
 
-def _quarters(values: Sequence[float]) -> Sequence[float]:
+def _quartiles(values: Sequence[float]) -> Sequence[float]:
     """First quartile, median, third quartile."""
     return statistics.quantiles(values if len(values) > 1 else [*values] * 2, n=4, method="inclusive")

@@ -41,14 +41,14 @@ def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) ->
         strips = [_strip(*source, count, side) for source in sources]
         if sum(strip.size for strip in strips) <= budget:
             break
-    found: dict[str, list[Strip]] = {}
-    taken = left_out = 0
+    by_direction: dict[str, list[Strip]] = {}
+    size = left_out = 0
     for strip in strips:
-        taken += strip.size
-        left_out += taken > budget
-        if strip.samples and taken <= budget:
-            found.setdefault(strip.direction, []).append(strip)
-    return found, left_out
+        size += strip.size
+        left_out += size > budget
+        if strip.samples and size <= budget:
+            by_direction.setdefault(strip.direction, []).append(strip)
+    return by_direction, left_out
 
 
 def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str, str, Samples, Direction]]:
@@ -78,18 +78,18 @@ def _samples(folder: Path, run: object) -> Samples | None:
 def _strip(name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int) -> Strip:
     step = samples.steps[-1]
     if direction.source is None:
-        wall = (_small(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
+        wall = (_preview(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
         return Strip(name, direction.label, scores, (), tuple((uri,) for uri in wall if uri))
     rows = []
     for i in evenly(range(direction.count), count)[:count]:
         files = [samples.picture("input", direction, i), samples.picture(step, direction, i)]
         files += [samples.picture("truth", direction, i)] if samples.has_truth else []
-        rows.append(tuple(_small(file, side) for file in files))
+        rows.append(tuple(_preview(file, side) for file in files))
     heads = ("input", "output", *(("truth",) if samples.has_truth else ()))
     return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))
 
 
-def _small(file: Path, side: int) -> str:
+def _preview(file: Path, side: int) -> str:
     try:
         with Image.open(file) as image:
             return preview(image, side)

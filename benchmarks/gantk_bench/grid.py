@@ -32,23 +32,23 @@ class Value:
 
 def parse_axis(text: str) -> list[Value]:
     """The values of `KEY=V1,V2`; commas inside brackets and quotes belong to a value. UserError for invalid text."""
-    key, equals, values = text.partition("=")
+    key, equals, raw = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
         raise UserError(f"'{text}' is not key=values", where="--grid", remedy="for example --grid train.seed=0,1,2")
-    parts = [part.strip() for part in _split(values)]
+    parts = [part.strip() for part in _split(raw)]
     if not all(parts):
         what = f"a value is missing in '{text}'"
         raise UserError(what, where="--grid", remedy="write the values with commas between")
     try:
-        read = [Value(key, part, parse_setting(f"{key}={part}")[1]) for part in parts]
+        values = [Value(key, part, parse_setting(f"{key}={part}")[1]) for part in parts]
     except UserError as error:
         error.where = f"--grid {key}"
         raise
-    twice = [value.text for place, value in enumerate(read) if value.value in [v.value for v in read[:place]]]
-    if twice:
-        raise UserError(f"the value {twice[0]} stands twice in '{text}'", where="--grid", remedy="name each once")
-    return read
+    duplicates = [value.text for place, value in enumerate(values) if value.value in [v.value for v in values[:place]]]
+    if duplicates:
+        raise UserError(f"the value {duplicates[0]} stands twice in '{text}'", where="--grid", remedy="name each once")
+    return values
 
 
 def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tuple[Value, ...]]:
@@ -67,30 +67,30 @@ def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tupl
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
     """Dotted key -> the shortest ending that no other key has."""
-    keys, found = list(keys), {}
+    keys, short = list(keys), {}
     for key in keys:
         parts = key.split(".")
         endings = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
         others = [f".{other}" for other in keys if other != key]
-        found[key] = next(end for end in endings if end == key or not any(o.endswith(f".{end}") for o in others))
-    return found
+        short[key] = next(end for end in endings if end == key or not any(o.endswith(f".{end}") for o in others))
+    return short
 
 
 def _split(text: str) -> list[str]:
     """Split at commas outside brackets and quotes."""
     parts, depth, quote, escaped = [""], 0, "", False
-    for letter in text:
+    for character in text:
         if quote:
-            closing = letter == quote and not escaped
-            escaped = letter == "\\" and quote == '"' and not escaped
+            closing = character == quote and not escaped
+            escaped = character == "\\" and quote == '"' and not escaped
             quote = "" if closing else quote
-        elif letter in "\"'":
-            quote = letter
-        depth += (letter in OPENING) - (letter in CLOSING) if not quote else 0
-        if letter == "," and not depth and not quote:
+        elif character in "\"'":
+            quote = character
+        depth += (character in OPENING) - (character in CLOSING) if not quote else 0
+        if character == "," and not depth and not quote:
             parts.append("")
         else:
-            parts[-1] += letter
+            parts[-1] += character
     return parts
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from gantk.report.words import digits, metric_name, number
 from gantk.terminal import duration
-from gantk_bench.columns import best, of_baselines, published
+from gantk_bench.columns import baselines_cell, best_cell, published_cell
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import FIRST, Judgement, Line, Row, mapping, systems
 
@@ -18,22 +18,22 @@ LONGEST_ERROR = 100  # characters; bench.html has the whole text
 
 def table(rows: Iterable[Row]) -> str:
     """A Markdown table of rows, also of failed ones, and a legend; several seeds appear as mean (lowest-highest)."""
-    found = systems(rows)
+    groups = systems(rows)
     body = [HEADS, ["---"] * len(HEADS)]
-    for system in found:  # one row for all directions; equal cells are written once
+    for system in groups:  # one row for all directions; equal cells are written once
         cells = zip(*map(_cells, system.lines), strict=True)
         body.append([each[0] if len(set(each)) == 1 else "<br>".join(each) for each in cells])
-    lines = [line for system in found for line in system.lines]
-    said = [*_legend(lines), *(f"- {_plain(sentence)}" for sentence in sentences(found))]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in body), "", *said, ""])
+    lines = [line for system in groups for line in system.lines]
+    notes = [*_legend(lines), *(f"- {_escaped(sentence)}" for sentence in sentences(groups))]
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in body), "", *notes, ""])
 
 
 def _cells(line: Line) -> list[str]:
     """The cells of one direction of a system."""
-    system, rival = line.system, best(line)
+    system, baseline = line.system, best_cell(line)
     seconds, rate = line.speed("seconds"), line.speed("images_per_s")
     verdict = "; without pairs ".join(
-        _judged(each) for each in (line.judgement, line.without_pairs) if each and each.tone
+        _judgement_text(each) for each in (line.judgement, line.without_pairs) if each and each.tone
     )
     if not system.scored:
         why = f"{system.status}{': ' if system.error else ''}{system.error}"
@@ -47,21 +47,21 @@ def _cells(line: Line) -> list[str]:
         spread = f" ({digits(figure.low, places)}-{digits(figure.high, places)})" if several else ""
         name = "" if metric in FIRST else f"{metric_name(metric)} "
         scores.append(f"{name}{digits(figure.mean, places)}{spread}" if figure else NOTHING)
-    reached = published(line)
+    published = published_cell(line)
     texts = (
         line.label,
         " / ".join(scores),
-        f"{rival.text} ({rival.small})" if rival.small else "",
-        *(of_baselines(line, [name] * len(line.main)).text for name in ("regression", "identity")),
-        ", ".join(part for part in (reached.text, reached.small) if part),
+        f"{baseline.text} ({baseline.small})" if baseline.small else "",
+        *(baselines_cell(line, [name] * len(line.main)).text for name in ("regression", "identity")),
+        ", ".join(part for part in (published.text, published.small) if part),
         verdict,
         duration(seconds.mean) if seconds else "",
         number(rate.mean, 3) if rate else "",
     )
-    return [f"`{_plain(system.name)}`", *(_plain(text) or NOTHING for text in texts)]
+    return [f"`{_escaped(system.name)}`", *(_escaped(text) or NOTHING for text in texts)]
 
 
-def _judged(judgement: Judgement) -> str:
+def _judgement_text(judgement: Judgement) -> str:
     """`better (0.98)`, `partly better (1.00), not in MAE`."""
     chance = f" ({judgement.probability:.2f})" if judgement.probability is not None else ""
     short = f", not in {', '.join(judgement.short_in)}" if judgement.short_in else ""
@@ -73,7 +73,7 @@ def _legend(lines: list[Line]) -> list[str]:
     definitions = {m: str(line.entry(m).get("definition") or "") for line in lines for m in line.main}
     seeds = max((len(line.system.rows) for line in lines), default=0)
     machines = {str(mapping(row.get("machine")).get("cpu") or "") for line in lines for row in line.system.rows} - {""}
-    said = [
+    notes = [
         "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
         + (f"; mean (lowest-highest) of up to {seeds} seeds." if seeds > 1 else "."),
         "Identity returns the input. The best baseline is that of identity, histogram matching, the best map of "
@@ -81,13 +81,13 @@ def _legend(lines: list[Line]) -> list[str]:
         "images from noise.",
         "The verdict is against the best baseline, with the probability that the model is better (paired bootstrap "
         "over patients); without pairs: against the best of those that needed none.",
-        *(f"{_plain(metric_name(metric))}: `{_plain(text)}`." for metric, text in definitions.items() if text),
-        *([f"Measured on {', '.join(sorted(map(_plain, machines)))}."] if machines else []),
+        *(f"{_escaped(metric_name(metric))}: `{_escaped(text)}`." for metric, text in definitions.items() if text),
+        *([f"Measured on {', '.join(sorted(map(_escaped, machines)))}."] if machines else []),
     ]
-    return [f"- {sentence}" for sentence in said]
+    return [f"- {sentence}" for sentence in notes]
 
 
-def _plain(text: object) -> str:
+def _escaped(text: object) -> str:
     """Text on one line, with the characters escaped that have a meaning in Markdown tables and HTML."""
-    shown = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
-    return shown.replace("<", "&lt;")
+    escaped = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    return escaped.replace("<", "&lt;")

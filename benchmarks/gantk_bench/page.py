@@ -16,7 +16,7 @@ from gantk.report.run_record import Points
 from gantk.report.words import baseline_name, digits, metric_name, number
 from gantk.terminal import duration
 from gantk_bench.columns import Column, columns, figure_name, spread
-from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, listed
+from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.gallery import gallery
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
@@ -42,8 +42,8 @@ def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | No
 
 def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None) -> str:
     """The page's HTML."""
-    found = systems(rows)
-    lines = [line for system in found for line in system.lines]
+    groups = systems(rows)
+    lines = [line for system in groups for line in system.lines]
     shown = columns(lines)
     places, charts = count(), []
     suites = dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite"))
@@ -56,18 +56,18 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         return [(next(places), each)]
 
     plots = [(i, c, note) for c, note in over_time(lines) for i, c in numbered(c)]
-    details = [detail(system, numbered) for system in found]
-    strips, left_out = gallery(found, folder)
-    story = {
+    details = [detail(system, numbered) for system in groups]
+    strips, left_out = gallery(groups, folder)
+    context = {
         "title": title,
         "folder": folder.name,
-        "facts": facts(rows, found),
+        "facts": facts(rows, groups),
         "failures": [(row.get("label") or row.get("recipe") or "unnamed", row.get("status"), row.get("error"))
                      for row in rows if row.get("status") != "ok"],
         "changes": _changes(changes),
         "columns": shown,
         "groups": [_group(line, shown) for line in lines],
-        "statistics": statistics(found),
+        "statistics": statistics(groups),
         "plots": plots,
         "strips": strips,
         "left_out": left_out,
@@ -78,7 +78,7 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
     }  # fmt: skip
     return render(
         "bench.html.j2",
-        story,
+        context,
         folders=[HERE],
         styles=("page.css", "bench.css"),
         scripts=("charts.js", "zoom.js", "bench.js"),
@@ -89,7 +89,7 @@ def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
     """Table rows of the differences, each with its tone, and a summary; None if nothing was compared."""
     if changes is None:
         return None
-    *_, summary = listed(changes)
+    *_, summary = change_lines(changes)
     tones = {REGRESSION: "bad", BETTER: "good"}
     value = lambda each, unit: "" if each is None else f"{number(each)} {unit}".strip()  # noqa: E731
     rows = [
@@ -100,30 +100,30 @@ def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
     return {"summary": summary, "rows": rows}
 
 
-def facts(rows: list[Row], found: list[System]) -> list[tuple[str, str]]:
+def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
     """(name, value) pairs of the strip under the title; empty values are left out."""
     good = sum(row.get("status") == "ok" for row in rows)
-    judged = [line.judgement for system in found for line in system.lines if line.judgement.tone]
+    judged = [line.judgement for system in groups for line in system.lines if line.judgement.tone]
     walls = [value for row in rows if (value := value_of(row.get("wall_s"))) is not None]
     started = sorted(str(row["started"]) for row in rows if row.get("started"))
-    said = [
+    pairs = [
         ("Rows", f"{good} of {len(rows)} finished"),
-        ("Systems", str(len(found))),
+        ("Systems", str(len(groups))),
         (
             "Better than the best baseline",
             f"{sum(j.tone == 'good' for j in judged)} of {len(judged)}" if judged else "",
         ),
         ("Time of all runs", duration(sum(walls)) if walls else ""),
         ("Started", started[0][:16].replace("T", " ") if started else ""),
-        ("Machine", _one(mapping(row.get("machine")).get("cpu") for row in rows)),
-        ("Device", _one(mapping(row.get("machine")).get("device") for row in rows)),
-        ("gantk", _one(mapping(row.get("versions")).get("gantk") for row in rows)),
-        ("Commit", _one(_commit(row) for row in rows)),
+        ("Machine", _common_value(mapping(row.get("machine")).get("cpu") for row in rows)),
+        ("Device", _common_value(mapping(row.get("machine")).get("device") for row in rows)),
+        ("gantk", _common_value(mapping(row.get("versions")).get("gantk") for row in rows)),
+        ("Commit", _common_value(_commit(row) for row in rows)),
     ]
-    return [(name, value) for name, value in said if value]
+    return [(name, value) for name, value in pairs if value]
 
 
-def _one(values: Iterable[Any]) -> str:
+def _common_value(values: Iterable[Any]) -> str:
     """The value that all rows share; "N different" if they differ, "" if none has one."""
     known = list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
     return known[0] if len(known) == 1 else f"{len(known)} different" if known else ""
@@ -137,7 +137,7 @@ def _commit(row: Row) -> str:
 def _group(line: Line, shown: list[Column]) -> dict[str, Any]:
     """Cells of a line of the table and, if it has several seeds, of a line for each seed."""
     seeds = []
-    for system in line.system.apart if len(line.system.rows) > 1 else ():
+    for system in line.system.by_seed if len(line.system.rows) > 1 else ():
         alone = Line(system, line.direction if system.scored else "")
         seeds.append([column.cell(alone) for column in shown])
     return {"cells": [column.cell(line) for column in shown], "seeds": seeds}
@@ -153,8 +153,8 @@ def commands(rows: list[Row], folder: Path) -> list[tuple[str, str]]:
         for key, value in mapping(row.get("grid")).items():
             text = value if isinstance(value, str) else json.dumps(value)
             values.setdefault(str(key), []).append(text)
-    for key, found in values.items():
-        words += ["--grid", f"{key}={','.join(dict.fromkeys(found))}"]
+    for key, texts in values.items():
+        words += ["--grid", f"{key}={','.join(dict.fromkeys(texts))}"]
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
     return [("Measure again and compare", shlex.join([*words, "--against", str(folder / "rows.jsonl")]))]
@@ -170,30 +170,30 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
             "uncommitted changes": {True: "yes", False: "no"}.get(git.get("dirty")),
             "runs at once": row.get("jobs"),
         }
-        for heading, found in (("Machine", row.get("machine")), ("Versions", row.get("versions")), ("Source", source)):
-            for name, value in mapping(found).items():
+        for heading, values in (("Machine", row.get("machine")), ("Versions", row.get("versions")), ("Source", source)):
+            for name, value in mapping(values).items():
                 if value not in (None, "", [], {}):
                     answers = groups[heading].setdefault(str(name), {})
                     answers[str(value)] = answers.get(str(value), 0) + 1
     return {
-        heading: [(name, sorted(answers.items(), key=lambda each: -each[1])) for name, answers in found.items()]
-        for heading, found in groups.items()
-        if found
+        heading: [(name, sorted(answers.items(), key=lambda each: -each[1])) for name, answers in values.items()]
+        for heading, values in groups.items()
+        if values
     }
 
 
 def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
     """(plot of score against training time, note on curves left out) for each metric and direction."""
-    found: dict[tuple[str, str], dict[str, Points]] = {}
+    all_series: dict[tuple[str, str], dict[str, Points]] = {}
     higher: dict[str, bool] = {}
     for line in lines:
         for metric, points in line.curves.items():
-            series = found.setdefault((metric, line.label), {})
+            series = all_series.setdefault((metric, line.label), {})
             name = line.system.name
             series[name if name not in series else f"{name} ({len(series) + 1})"] = points
             higher.setdefault(metric, bool(line.entry(metric).get("higher_is_better", metric in FIRST)))
     plots = []
-    for (metric, label), series in sorted(found.items(), key=lambda each: each[0][0] not in FIRST):
+    for (metric, label), series in sorted(all_series.items(), key=lambda each: each[0][0] not in FIRST):
         best = sorted(series, key=lambda name: series[name][max(series[name])], reverse=higher[metric])[:MOST_CURVES]
         note = f"the best {MOST_CURVES} of {len(series)}" if len(series) > MOST_CURVES else ""
         title = ", ".join(part for part in (metric_name(metric), label) if part)
@@ -239,16 +239,16 @@ def _table(line: Line) -> dict[str, Any]:
     """The table of one direction: a column for each metric, the model in the first row, then each baseline."""
     metrics = line.metrics
 
-    def told(figure: Any, metric: str) -> str:
+    def text(figure: Any, metric: str) -> str:
         return digits(figure.mean, line.places(metric)) if figure else "–"
 
-    rows = [("gantk", True, [(told(line.figure(m), m), spread(line, m)) for m in metrics])]
+    rows = [("gantk", True, [(text(line.figure(m), m), spread(line, m)) for m in metrics])]
     for name in line.baselines:
-        rows.append((baseline_name(name), False, [(told(line.rival(name, m), m), "") for m in metrics]))
+        rows.append((baseline_name(name), False, [(text(line.baseline(name, m), m), "") for m in metrics]))
     figures = line.published
     if any(m in figures for m in metrics):
-        reached = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
-        rows.append(("published, other data", False, reached))
+        cells = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
+        rows.append(("published, other data", False, cells))
     others = {figure_name(name): value for name, value in line.published.items() if name not in metrics}
     return {
         "label": line.label,

@@ -16,7 +16,7 @@ from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk_bench.grid import SEED, Value, combinations, settings_of, short_keys, toml_value
 from gantk_bench.suite import RecipeTable, Suite
 
-ABOUT = ("summary", "paper")  # recipe keys that describe it and do not change a result
+DESCRIPTIVE_KEYS = ("summary", "paper")  # recipe keys that describe it and do not change a result
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Options:
     """Command-line options that apply to every recipe."""
 
     grid: tuple[str, ...] = ()
@@ -64,14 +64,14 @@ class Wish:
     limit: float | None = None
 
 
-def jobs_for(names: Sequence[str], suite: Suite, wish: Wish, *, named: bool) -> list[Job]:
+def jobs_for(names: Sequence[str], suite: Suite, opts: Options, *, named: bool) -> list[Job]:
     """Jobs of the recipes `names`; raises UserError for an invalid setting or grid key, or an invalid `named` recipe.
 
     If the recipes come from --all (not `named`), an invalid recipe file becomes a job with a `problem`.
     """
-    choices = list(combinations(wish.grid, wish.seeds))
+    choices = list(combinations(opts.grid, opts.seeds))
     short = short_keys(value.key for value in choices[0])
-    jobs = [job for name in dict.fromkeys(names) for job in _jobs_of(name, suite, wish, choices, short, named)]
+    jobs = [job for name in dict.fromkeys(names) for job in _jobs_of(name, suite, opts, choices, short, named)]
     labels: dict[str, Job] = {}
     for job in jobs:
         other = labels.setdefault(job.label, job)
@@ -82,11 +82,11 @@ def jobs_for(names: Sequence[str], suite: Suite, wish: Wish, *, named: bool) -> 
 
 
 def _jobs_of(
-    name: str, suite: Suite, wish: Wish, choices: list[tuple[Value, ...]], short: dict[str, str], named: bool
+    name: str, suite: Suite, opts: Options, choices: list[tuple[Value, ...]], short: dict[str, str], named: bool
 ) -> list[Job]:
     stem = Path(name).name.removesuffix(".toml")
     own = suite.recipe.get(stem, RecipeTable())
-    job = Job(stem, stem, name, None, (), data=wish.data, limit=wish.limit or own.limit or suite.limit, skip=own.skip)
+    job = Job(stem, stem, name, None, (), data=opts.data, limit=opts.limit or own.limit or suite.limit, skip=own.skip)
     if own.skip:
         return [job]
     try:
@@ -96,38 +96,38 @@ def _jobs_of(
         profile = profile if own.profile is None else own.profile or None  # a profile set for this recipe must exist
         loaded = loaded.override([], profile)
         loaded.check()
-        settings = _suite_settings(loaded, suite, own, wish.data)
-        loaded = loaded if wish.data is None else loaded.with_data(wish.data)
+        settings = _suite_settings(loaded, suite, own, opts.data)
+        loaded = loaded if opts.data is None else loaded.with_data(opts.data)
     except UserError as error:
         if named:
             raise
         return [replace(job, problem=str(error))]
-    job = replace(job, profile=profile, settings=(*settings, *wish.settings))
-    return [_checked(loaded, job, values, short) for values in choices]
+    job = replace(job, profile=profile, settings=(*settings, *opts.settings))
+    return [_combined(loaded, job, values, short) for values in choices]
 
 
 def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None) -> tuple[str, ...]:
     """Settings in order: the suite's, its metrics for this kind of method, its step limit, then `recipe.NAME.set`."""
     settings = list(settings_of(suite.set))
     # with --data, the suite's settings for the recipe's original source do not apply
-    apart = [s for s in settings_of(own.set) if data is None or not s.startswith("data.source")]
+    recipe_settings = [s for s in settings_of(own.set) if data is None or not s.startswith("data.source")]
     try:
         model = loaded.override(settings).check()
-        method, scored = model.method.target, suite.metrics
-        wanted = list((scored.translate or []) if method.translate is not Method.translate else [])
-        wanted += (scored.noise or []) if method.sample is not Method.sample else []
-        if wanted:
-            settings.append(f"evaluate.metrics={toml_value(wanted)}")
-        long = suite.max_steps is not None and (model.train.steps is None or model.train.steps > suite.max_steps)
-        if long and not any(s.startswith(("train.steps=", "train.epochs=")) for s in apart):
+        method, suite_metrics = model.method.target, suite.metrics
+        metrics = list((suite_metrics.translate or []) if method.translate is not Method.translate else [])
+        metrics += (suite_metrics.noise or []) if method.sample is not Method.sample else []
+        if metrics:
+            settings.append(f"evaluate.metrics={toml_value(metrics)}")
+        too_long = suite.max_steps is not None and (model.train.steps is None or model.train.steps > suite.max_steps)
+        if too_long and not any(s.startswith(("train.steps=", "train.epochs=")) for s in recipe_settings):
             settings.append(f"train.steps={suite.max_steps}")
-        loaded.override([*settings, *apart]).check()
+        loaded.override([*settings, *recipe_settings]).check()
     except UserError as error:
         raise error.at(f"{loaded.name}, suite {suite.name}") from None
-    return (*settings, *apart)
+    return (*settings, *recipe_settings)
 
 
-def _checked(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
+def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
     """The job of one grid combination; raises UserError if the recipe does not accept a setting or value."""
     try:
         model = loaded.override([*job.settings, *(value.setting for value in values)]).check()
@@ -153,7 +153,7 @@ def recipe_hash(tables: Mapping[str, Any], data: str | None = None) -> str:
 
     Of `data`, the path that replaces the recipe's source, only the last name is hashed: parent folders may differ.
     """
-    kept = {key: value for key, value in tables.items() if key not in ABOUT}
+    kept = {key: value for key, value in tables.items() if key not in DESCRIPTIVE_KEYS}
     if data is not None:
         kept["data"] = kept["data"] | {"source": {"name": kept["data"]["source"]["name"], "path": Path(data).name}}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -19,9 +19,9 @@ from gantk.runs.folder import Run, RunFolder
 FORMAT = 1
 # an absolute path of two names or more: between quotes it may contain blanks, else it ends at the next blank
 ROOT = r"(?:[A-Za-z]:)?[\\/]"
-PLACE = re.compile(rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*")
-MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks", "cuda", "platform")
-SEEN = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")  # [data] keys that shape a test image
+PATHS = re.compile(rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*")
+MACHINE_KEYS = ("device", "cpu", "threads", "precision", "channels_last", "ranks", "cuda", "platform")
+IMAGE_KEYS = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")  # [data] keys that shape a test image
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
 Row = dict[str, Any]
 
@@ -85,7 +85,7 @@ def figures(run: Path) -> Row:
         "selection": read("best.json") if (run / "best.json").is_file() else None,
         "curve": curve,
         "alarms": [{key: line[key] for key in ("step", "alarm", "message")} for line in log if "alarm" in line],
-        "machine": {key: environment.get(key) for key in MACHINE},
+        "machine": {key: environment.get(key) for key in MACHINE_KEYS},
         "versions": environment.get("packages", {}) | {key: environment.get(key) for key in ("gantk", "python")},
         "data_hash": hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest(),
         **_patients(run, split),
@@ -97,22 +97,22 @@ def _patients(run: Path, split: Row) -> Row:
     the data source and the [data] keys that shape an image. {} if the run has no patients.json."""
     if not (run / "patients.json").is_file():
         return {}
-    kept, data = json.loads((run / "patients.json").read_text("utf-8")), Run(run).recipe().tables["data"]
+    stored, data = json.loads((run / "patients.json").read_text("utf-8")), Run(run).recipe().tables["data"]
     source = {key: value for key, value in data["source"].items() if key != "path"}
-    about = [source, [data.get(key) for key in SEEN], split["splits"]["test"]]
-    found: Row = {}
-    for direction, one in kept.items():
-        for patient in one["patients"]:
+    test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
+    scores: Row = {}
+    for direction, entry in stored.items():
+        for patient in entry["patients"]:
             name = hashlib.sha256(patient["patient"].encode()).hexdigest()[:12]
             for metric, value in patient["scores"].items():
-                found.setdefault(direction, {}).setdefault(metric, {})[name] = value
-    images = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-    return {"patients": found, "test_images": images}
+                scores.setdefault(direction, {}).setdefault(metric, {})[name] = value
+    images = hashlib.sha256(json.dumps(test_set, sort_keys=True, default=str).encode()).hexdigest()
+    return {"patients": scores, "test_images": images}
 
 
-def without_places(text: str) -> str:
+def without_paths(text: str) -> str:
     """Text with every absolute path cut to its last name, so that rows reveal no folders of the machine."""
-    return PLACE.sub(lambda found: re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], text)
+    return PATHS.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], text)
 
 
 def commit() -> Row | None:
@@ -122,10 +122,10 @@ def commit() -> Row | None:
     def git(*words: str) -> str | None:
         try:
             command = ["git", "-C", str(package), *words]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return process.stdout.strip() if process.returncode == 0 else None
 
     # The file must be tracked: an installed gantk may lie inside another project's checkout.
     head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") is not None else None

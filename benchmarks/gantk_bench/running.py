@@ -23,13 +23,13 @@ from gantk_bench import comparison
 from gantk_bench.board import Board, result_table
 from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
-from gantk_bench.plan import Job, Wish, jobs_for, recipe_names
-from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_places, write_rows
+from gantk_bench.plan import Job, Options, jobs_for, recipe_names
+from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_paths, write_rows
 from gantk_bench.statistics import sentences
 from gantk_bench.suite import Suite, load_suite
 from gantk_bench.systems import systems as grouped
 
-LOOK_EVERY = 0.2  # seconds between polls of the children
+POLL_INTERVAL = 0.2  # seconds between polls of the children
 # (folder, threads, device, jobs) -> a context manager of (a callable like Child, children at once, threads of each)
 Workers = Callable[[Path, int, str | None, int | None], AbstractContextManager[tuple[Callable[..., Child], int, int]]]
 
@@ -101,26 +101,26 @@ def bench(
     """
     chosen = load_suite(str(suite))
     names = [names] if isinstance(names, str | Path) else names
-    wanted, named = recipe_names(map(str, names), all, chosen)
+    recipes, named = recipe_names(map(str, names), all, chosen)
     before = read_rows(against) if against is not None else None
-    wish = Wish(tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit)
-    planned = jobs_for(wanted, chosen, wish, named=named)
+    opts = Options(tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit)
+    planned = jobs_for(recipes, chosen, opts, named=named)
     path, copy = Path(out) if out else Path("runs") / f"bench-{chosen.name}", Path(json) if json else None
     if copy and not copy.absolute().parent.is_dir():
         raise UserError(f"there is no folder '{copy.parent}'", where="--json", remedy="make it first")
     if device is not None and workers is None:
         start(device, "fp32")  # raises if the device does not exist
     console = console or standard_output()
-    done = Bench(planned, chosen, path, jobs, device, console)
-    done.run(resume, workers)
-    rivals = done.before if before is None else before
-    if rivals is not None and (named or before is None):  # a recipe that this bench does not run is not "missing"
-        rivals = [row for row in rivals if row.get("recipe") in {job.recipe for job in planned}]
-    changes = comparison.compare(done.own(), rivals) if rivals or before is not None else None
-    outcome = Outcome(done.own(), path, changes, before is not None)
+    benchmark = Bench(planned, chosen, path, jobs, device, console)
+    benchmark.run(resume, workers)
+    earlier = benchmark.before if before is None else before
+    if earlier is not None and (named or before is None):  # a recipe that this bench does not run is not "missing"
+        earlier = [row for row in earlier if row.get("recipe") in {job.recipe for job in planned}]
+    changes = comparison.compare(benchmark.own_rows(), earlier) if earlier or before is not None else None
+    outcome = Outcome(benchmark.own_rows(), path, changes, before is not None)
     if copy:
-        write_rows(copy, done.ordered())
-    _show(outcome, _write_tables(list(done.ordered()), path, changes), console)
+        write_rows(copy, benchmark.all_rows())
+    _show(outcome, _write_tables(list(benchmark.all_rows()), path, changes), console)
     return outcome
 
 
@@ -138,41 +138,41 @@ class Bench:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = jobs or min(suite.jobs, cores)
         self.threads = suite.threads or max(cores // self.jobs, 1)
-        self.child, self.asked = Child, jobs
+        self.child, self.jobs_option = Child, jobs
         self.commit, self.file = commit(), path / "rows.jsonl"
         self.rows: dict[str, dict[str, Any]] = {}  # by label
         self.before: list[dict[str, Any]] | None = None
 
     def run(self, resume: bool, workers: Workers | None = None) -> None:
         """Measure all planned rows; with `resume` only those that the folder does not have yet."""
-        with ExitStack() as holding:
+        with ExitStack() as stack:
             if workers:
-                there = workers(self.path, self.threads, self.device, self.asked)
-                self.child, self.jobs, self.threads = holding.enter_context(there)
-            self._open(holding, aside=not resume)
+                pool = workers(self.path, self.threads, self.device, self.jobs_option)
+                self.child, self.jobs, self.threads = stack.enter_context(pool)
+            self._open(stack, keep_before=not resume)
             self._run(resume)
 
     def _run(self, resume: bool) -> None:
-        todo = [job for job in self.planned if not (resume and self._done(job))]
+        todo = [job for job in self.planned if not (resume and self._is_done(job))]
         at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
-        _say(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
+        _print_line(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
         if len(todo) < len(self.planned):
-            _say(self.out, f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}")
-        _say(self.out, f"folder   {self.path}")
+            _print_line(self.out, f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}")
+        _print_line(self.out, f"folder   {self.path}")
         with Board(len(todo), self.out) as board, stop_on_ctrl_c() as stopped:
             self._measure(todo, board, stopped)
 
-    def own(self) -> list[dict[str, Any]]:
+    def own_rows(self) -> list[dict[str, Any]]:
         """The rows of this bench, in the order of its jobs."""
         return [self.rows[job.label] for job in self.planned if job.label in self.rows]
 
-    def ordered(self) -> Iterator[dict[str, Any]]:
+    def all_rows(self) -> Iterator[dict[str, Any]]:
         """Earlier rows of other labels first, then this bench's."""
         labels = {job.label for job in self.planned}
         yield from (row for label, row in self.rows.items() if label not in labels)
-        yield from self.own()
+        yield from self.own_rows()
 
-    def _open(self, holding: ExitStack, *, aside: bool) -> None:
+    def _open(self, stack: ExitStack, *, keep_before: bool) -> None:
         """Create the folder or reuse a bench folder; UserError for other contents, or if another process holds it."""
         if self.path.is_dir() and not self.file.is_file() and any(self.path.iterdir()):
             what = f"'{self.path}' holds other things and no rows.jsonl: it is not a bench folder"
@@ -180,21 +180,21 @@ class Bench:
         try:
             for name in ("runs", "logs"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            holding.enter_context(held(self.path))
+            stack.enter_context(held(self.path))
             if self.file.is_file():
                 self.rows = {row["label"]: row for row in read_rows(self.file)}
-            if self.rows and aside:
+            if self.rows and keep_before:
                 shutil.copyfile(self.file, self.path / "rows.before.jsonl")
                 self.before = list(self.rows.values())
         except OSError as error:
             what = f"'{self.path}' cannot be written to: {error.strerror}"
             raise UserError(what, where="--out", remedy="choose another folder") from None
-        write_rows(self.file, self.ordered())
+        write_rows(self.file, self.all_rows())
 
-    def _done(self, job: Job) -> bool:
+    def _is_done(self, job: Job) -> bool:
         """Whether the folder has a row of the same job with status "ok"."""
         row = self.rows.get(job.label, {"status": ""})
-        return row["status"] == "ok" and all(row.get(key) == value for key, value in self._head(job).items())
+        return row["status"] == "ok" and all(row.get(key) == value for key, value in self._identity(job).items())
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
         waiting, children = iter(todo), []
@@ -202,15 +202,15 @@ class Bench:
             while True:
                 if stopped:
                     raise KeyboardInterrupt
-                children += self._started(waiting, self.jobs - len(children), board)
+                children += self._start_jobs(waiting, self.jobs - len(children), board)
                 if not children:
                     return
-                time.sleep(LOOK_EVERY)
+                time.sleep(POLL_INTERVAL)
                 board.progress(children)
                 for child in list(children):
                     if end := child.poll():
                         children.remove(child)
-                        self._keep(child.job, end, child.started, board)
+                        self._save_row(child.job, end, child.started, board)
         except KeyboardInterrupt:
             _stop(children)
             what = f"stopped after {len(board.ended)} of {len(todo)} rows, which are kept in {self.path}"
@@ -218,13 +218,13 @@ class Bench:
         finally:
             _stop(children)
 
-    def _started(self, waiting: Iterator[Job], free: int, board: Board) -> Iterator[Child]:
+    def _start_jobs(self, waiting: Iterator[Job], free: int, board: Board) -> Iterator[Child]:
         """Start children until `free` of them run; a job that cannot start becomes a row at once."""
         for job in waiting if free > 0 else ():
             run = self.path / "runs" / job.folder
             if job.skip or job.problem:
-                end = End("skipped", job.skip) if job.skip else End("failed", without_places(job.problem))
-                self._keep(job, end, now(), board)
+                end = End("skipped", job.skip) if job.skip else End("failed", without_paths(job.problem))
+                self._save_row(job, end, now(), board)
                 continue
             try:
                 if run.is_dir():
@@ -233,7 +233,7 @@ class Bench:
                 child = self.child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
             except (UserError, OSError) as error:  # such as no memory or disk space for another process
                 why = getattr(error, "strerror", error)
-                self._keep(job, End("failed", f"it could not be started: {why}"), now(), board)
+                self._save_row(job, End("failed", f"it could not be started: {why}"), now(), board)
                 continue
             board.started(job)
             yield child
@@ -241,7 +241,7 @@ class Bench:
             if free <= 0:
                 return
 
-    def _head(self, job: Job) -> dict[str, Any]:
+    def _identity(self, job: Job) -> dict[str, Any]:
         """The fields that identify a measurement."""
         return {
             "format": FORMAT,
@@ -249,25 +249,25 @@ class Bench:
             "recipe": job.recipe,
             "label": job.label,
             "profile": job.profile,
-            "settings": [without_places(setting) for setting in job.settings],
+            "settings": [without_paths(setting) for setting in job.settings],
             "grid": job.facts.get("grid", {}),
             "seed": job.facts.get("seed"),
             "recipe_hash": job.facts.get("recipe_hash"),
         }
 
-    def _keep(self, job: Job, end: End, started: str, board: Board) -> None:
+    def _save_row(self, job: Job, end: End, started: str, board: Board) -> None:
         """Add or replace the row of a job, with the run's figures if it ended well, and save all rows."""
         run = self.path / "runs" / job.folder
-        row = self._head(job) | job.facts | {"status": end.status, "error": end.error, "started": started}
+        row = self._identity(job) | job.facts | {"status": end.status, "error": end.error, "started": started}
         row |= {"wall_s": round(end.seconds, 1), "run": f"runs/{job.folder}" if run.is_dir() else None}
         row |= {"git": self.commit, "jobs": self.jobs, "peer": None}
         if end.status == "ok":
             try:
                 row |= figures(run)
             except GantkError as error:
-                row |= {"status": "failed", "error": without_places(str(error))}
+                row |= {"status": "failed", "error": without_paths(str(error))}
         self.rows[job.label] = row
-        write_rows(self.file, self.ordered())
+        write_rows(self.file, self.all_rows())
         board.finished(row)
 
 
@@ -277,7 +277,7 @@ def _stop(children: list[Child]) -> None:
         for child in children:
             child.stop("stopped")
         while None in [child.poll() for child in children]:
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_INTERVAL)
     finally:
         for child in children:
             child.kill()
@@ -301,15 +301,15 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     """Print the table of results, the failed rows, the statistics, the changes and the paths of the files."""
     out.print(result_table(outcome.rows))
     for row in outcome.bad:
-        _say(out, f"{row['status']:<11}  {row['label']}: {row['error']}")
+        _print_line(out, f"{row['status']:<11}  {row['label']}: {row['error']}")
     for line in sentences(grouped(outcome.rows)):
         out.print(line.replace("\u00a0", " "), markup=False, soft_wrap=True)
-    for line in () if outcome.changes is None else comparison.listed(outcome.changes):
+    for line in () if outcome.changes is None else comparison.change_lines(outcome.changes):
         out.print(line, markup=False, soft_wrap=True, style="red" if line.startswith(comparison.REGRESSION) else None)
     for label, path in zip(("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True):
-        _say(out, f"{label:<7}  {path}")
+        _print_line(out, f"{label:<7}  {path}")
 
 
-def _say(out: Console, line: str) -> None:
+def _print_line(out: Console, line: str) -> None:
     label, _, rest = line.partition("  ")
     out.print(f"[dim]{escape(label)}[/]  {escape(rest)}", soft_wrap=True)

@@ -62,11 +62,11 @@ def load_suite(name: str) -> Suite:
         suite = check(Suite, tables, "the suite")
     except UserError as error:
         raise at_its_key(error, lambda keys: place(text, origin, keys)) from None
-    known = all_recipes()
+    recipes = all_recipes()
     for name in (*suite.recipe, *(suite.recipes or ())):
-        if name not in known:
+        if name not in recipes:
             where = place(text, origin, ("recipe", name) if name in suite.recipe else ("recipes",))
-            remedy = did_you_mean(name, known) or "see `gantk recipes`"
+            remedy = did_you_mean(name, recipes) or "see `gantk recipes`"
             raise UserError(f"there is no recipe '{name}'", where=where, remedy=remedy)
     suite._name = path.stem
     return suite
@@ -80,11 +80,11 @@ def all_suites() -> dict[str, tuple[Path, str]]:
 def _find(name: str) -> tuple[Path, str]:
     if Path(name).is_file():
         return Path(name), name
-    known = all_suites()
+    suites = all_suites()
     stem = name.removesuffix(".toml")
-    if stem not in known:
+    if stem not in suites:
         what = f"'{name}' is a folder, not a suite" if Path(name).is_dir() else f"there is no suite '{name}'"
-        allowed = ", ".join([*sorted(known), "or a TOML file"])
-        raise UserError(what, where="--suite", allowed=allowed, remedy=did_you_mean(Path(stem).name, known))
-    path, owner = known[stem]
+        allowed = ", ".join([*sorted(suites), "or a TOML file"])
+        raise UserError(what, where="--suite", allowed=allowed, remedy=did_you_mean(Path(stem).name, suites))
+    path, owner = suites[stem]
     return path, f"{path.name} (bundled with {owner})"

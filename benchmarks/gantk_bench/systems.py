@@ -16,8 +16,8 @@ from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, directi
 
 Row = dict[str, Any]
 FIRST = ("psnr", "ssim")  # main metrics of a translation
-UNTAUGHT = ("identity", "noise")  # baselines that any successful training beats: the unchanged input, random pixels
-NO_RIVAL = ("real_split",)  # real images scored as if generated: an upper bound, not a baseline
+TRIVIAL = ("identity", "noise")  # baselines that any successful training beats: the unchanged input, random pixels
+UPPER_BOUNDS = ("real_split",)  # real images scored as if generated: an upper bound, not a baseline
 SEED = re.compile(r"\s*\bseed=\S+")
 
 
@@ -90,8 +90,8 @@ class System:
 
     @property
     def domains(self) -> list[str]:
-        found = self.first("domains")
-        return [str(name) for name in found] if isinstance(found, list | tuple) else []
+        names = self.first("domains")
+        return [str(name) for name in names] if isinstance(names, list | tuple) else []
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
@@ -100,7 +100,7 @@ class System:
         return tuple(Line(self, direction) for direction in directions)
 
     @property
-    def apart(self) -> tuple[System, ...]:
+    def by_seed(self) -> tuple[System, ...]:
         """A system for each seed."""
         return tuple(System(f"seed {row.get('seed')}", (row,)) for row in self.rows)
 
@@ -119,8 +119,8 @@ class Line:
     @property
     def metrics(self) -> list[str]:
         """The metrics of this direction, in the order of the rows."""
-        found = (name for row in self.system.scored for name in mapping(row["metrics"].get(self.direction)))
-        return list(dict.fromkeys(found))
+        names = (name for row in self.system.scored for name in mapping(row["metrics"].get(self.direction)))
+        return list(dict.fromkeys(names))
 
     @property
     def main(self) -> list[str]:
@@ -138,17 +138,17 @@ class Line:
         return {"psnr": 2, "ssim": 3}.get(metric) or decimals(self.entry(metric))
 
     def figure(self, metric: str) -> Figure | None:
-        return self._over(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
+        return self._figure_of(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
 
-    def rival(self, baseline: str, metric: str) -> Figure | None:
+    def baseline(self, name: str, metric: str) -> Figure | None:
         """A baseline's score; for a direction with post-steps (`_post`) also the baselines of the plain direction."""
         plain = self.direction.removesuffix("_post")
 
-        def of(row: Row) -> float | None:
-            found = (dig(row, "baselines", baseline, key, metric) for key in (self.direction, plain))
-            return next((value for value in map(value_of, found) if value is not None), None)
+        def score_of(row: Row) -> float | None:
+            entries = (dig(row, "baselines", name, key, metric) for key in (self.direction, plain))
+            return next((value for value in map(value_of, entries) if value is not None), None)
 
-        return self._over(of)
+        return self._figure_of(score_of)
 
     @property
     def curves(self) -> dict[str, dict[float, float]]:
@@ -161,55 +161,55 @@ class Line:
                     score = value_of(value)
                     if seconds is not None and score is not None and math.isfinite(score):
                         gathered.setdefault(metric, {}).setdefault(entry.get("step"), []).append((seconds, score))
-        found: dict[str, dict[float, float]] = {metric: {} for metric in gathered}
+        averages: dict[str, dict[float, float]] = {metric: {} for metric in gathered}
         for metric, by_step in gathered.items():
             for pairs in by_step.values():
                 seconds, score = (fmean(each) for each in zip(*pairs, strict=True))
-                found[metric][round(seconds, 2)] = score
-        return found
+                averages[metric][round(seconds, 2)] = score
+        return averages
 
     @property
     def baselines(self) -> list[str]:
         """Baselines that have a score in this direction."""
         names = dict.fromkeys(name for row in self.system.scored for name in mapping(row.get("baselines")))
-        return [name for name in names if any(self.rival(name, metric) for metric in self.metrics)]
+        return [name for name in names if any(self.baseline(name, metric) for metric in self.metrics)]
 
     def best(self, metric: str) -> str | None:
         """Name of the best baseline: that of the recorded verdict, else the one with the best score."""
         for row in self.system.scored:
-            judged = dig(row, "verdict", self.direction, metric, "best_baseline")
-            if judged:
-                return str(judged)
+            recorded = dig(row, "verdict", self.direction, metric, "best_baseline")
+            if recorded:
+                return str(recorded)
         sign = self._sign(metric)
-        rivals = {name: self.rival(name, metric) for name in self.baselines if name not in NO_RIVAL}
-        known = {name: figure.mean for name, figure in rivals.items() if figure}
-        return max(known, key=lambda name: sign * known[name]) if sign and known else None
+        figures = {name: self.baseline(name, metric) for name in self.baselines if name not in UPPER_BOUNDS}
+        means = {name: figure.mean for name, figure in figures.items() if figure}
+        return max(means, key=lambda name: sign * means[name]) if sign and means else None
 
     @property
     def published(self) -> dict[str, float]:
         """Published figures by metric: those of this direction, else those given without a direction."""
-        found = mapping(self.system.first("published"))
-        flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
-        entries = mapping(found.get(self.direction.removesuffix("_post"))) or flat
+        figures = mapping(self.system.first("published"))
+        flat = {name: value for name, value in figures.items() if not isinstance(value, dict)}
+        entries = mapping(figures.get(self.direction.removesuffix("_post"))) or flat
         return {name: value_of(value) for name, value in entries.items() if value_of(value) is not None}
 
     def speed(self, name: str) -> Figure | None:
-        return self._over(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
+        return self._figure_of(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
 
     @property
     def step_seconds(self) -> Figure | None:
         """Mean seconds per step of every log interval of every seed."""
-        found = [dig(row, "speed", "step_seconds") for row in self.system.rows]
-        values = tuple(v for each in found if isinstance(each, list) for v in map(value_of, each) if v is not None)
+        samples = [dig(row, "speed", "step_seconds") for row in self.system.rows]
+        values = tuple(v for each in samples if isinstance(each, list) for v in map(value_of, each) if v is not None)
         return Figure(values) if values else None
 
     @cached_property
     def judgement(self) -> Judgement:
-        for name in UNTAUGHT:  # worse in all main metrics, by the mean over seeds
-            pairs = [(self.figure(metric), self.rival(name, metric), self._sign(metric)) for metric in self.main]
+        for name in TRIVIAL:  # worse in all main metrics, by the mean over seeds
+            pairs = [(self.figure(metric), self.baseline(name, metric), self._sign(metric)) for metric in self.main]
             if pairs and all(own and other and own.mean * sign < other.mean * sign for own, other, sign in pairs):
                 return Judgement(f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True)
-        return self._judged(lambda entry: entry)
+        return self._judge(lambda entry: entry)
 
     @cached_property
     def without_pairs(self) -> Judgement | None:
@@ -217,7 +217,7 @@ class Line:
         best = [self.best(metric) for metric in self.main]
         if self.judgement.tone == "good" or self.judgement.failed or not any(name in FITTED_ON_PAIRS for name in best):
             return None
-        judged = self._judged(lambda entry: mapping(entry.get("without_pairs")))
+        judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None
 
     def _sign(self, metric: str) -> int:
@@ -225,13 +225,13 @@ class Line:
         higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
         return 0 if higher is None else 1 if higher else -1
 
-    def _over(self, of: Callable[[Row], float | None], rows: Iterable[Row] | None = None) -> Figure | None:
-        values = tuple(v for v in map(of, self.system.scored if rows is None else rows) if v is not None)
+    def _figure_of(self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None) -> Figure | None:
+        values = tuple(v for v in map(score_of, self.system.scored if rows is None else rows) if v is not None)
         return Figure(values) if values else None
 
-    def _judged(self, part: Callable[[Row], Row]) -> Judgement:
+    def _judge(self, part: Callable[[Row], Row]) -> Judgement:
         entries = [mapping(dig(row, "verdict", self.direction)) for row in self.system.scored]
-        seeds = [_of_seed({m: part(mapping(e)) for m, e in found.items()}) for found in entries]
+        seeds = [_seed_judgement({m: part(mapping(e)) for m, e in verdicts.items()}) for verdicts in entries]
         seeds = [seed for seed in seeds if seed.tone]
         if not seeds:
             return Judgement("", "", None)
@@ -245,20 +245,20 @@ class Line:
         return Judgement(worst.words, worst.tone, chance, worst.short_in)
 
 
-def _of_seed(judged: dict[str, Row]) -> Judgement:
+def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
     """One seed's judgement from all whole-image metrics; its probability is that of the least certain metric."""
-    tones = {name: tone_of(entry) for name, entry in judged.items() if not region_of(name) and tone_of(entry)}
+    tones = {name: tone_of(entry) for name, entry in verdicts.items() if not region_of(name) and tone_of(entry)}
     if not tones:
         return Judgement("", "", None)
-    chances = [value for name in tones if (value := value_of(judged[name].get("probability"))) is not None]
+    chances = [value for name in tones if (value := value_of(verdicts[name].get("probability"))) is not None]
     losses = [name for name, tone in tones.items() if tone == "bad"]
     if len(losses) == len(tones):
         return Judgement("not better", "bad", max(chances, default=None))
     if losses:
         return Judgement("partly better", "near", None, tuple(metric_name(name) for name in losses))
     # A metric without variance, such as a precision of 0, has no interval and no probability: the others decide.
-    known = [t for name, t in tones.items() if not chances or value_of(judged[name].get("probability")) is not None]
-    words, tone = ("better, within chance", "near") if "near" in known else ("better", "good")
+    certain = [t for name, t in tones.items() if not chances or value_of(verdicts[name].get("probability")) is not None]
+    words, tone = ("better, within chance", "near") if "near" in certain else ("better", "good")
     words = words if chances else "better, one patient: no probability"
     return Judgement(words, tone, min(chances, default=None))
 
