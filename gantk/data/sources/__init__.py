@@ -1,1 +1,1 @@
-"""Data sources: which files are which image of which domain and patient."""
+"""Data sources: they find the domain, patient, pair and mask of each image file."""

@@ -1,4 +1,4 @@
-"""What file and folder names say: contrast, domain, split (train, test), and the rest, which is the patient's."""
+"""Reads contrast, domain, split (train, test) and patient from file and folder names."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ GLOB = re.compile(r"[*?\[]")
 
 Parts = tuple[str, ...]  # the folders of a path
 Files = dict[str, Path | None]  # the file of each contrast
-Said = tuple[str, int | None]  # the domain that a path means, and which of its folders says so
+Said = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
 
 
 def images_below(folder: Path) -> list[Path]:
-    """All images below a folder, none where there is no such folder."""
+    """All images below a folder; none if the folder does not exist."""
     try:
         return list_images(folder, recursive=True)
     except UserError:
@@ -74,14 +74,14 @@ def relative_to(path: Path, root: Path) -> Path:
 
 
 def numbered(parts: Sequence[str]) -> list[str]:
-    """The parts that hold a digit: folders of patients, where folders of kinds (`tumour`) have none."""
+    """The parts with a digit, as folders of patients have; folders of classes (`tumour`) have none."""
     return [part for part in parts if any(map(str.isdigit, part))]
 
 
 class BoundedPattern:
-    """A user's regular expression, whose `search` ends: `(a+)+$` may look for ever, and is then a UserError.
+    """A user's regular expression with a time limit: `(a+)+$` could search for ever, which is a UserError here.
 
-    A signal of the main thread ends it, by the seconds that are computed; Windows and other threads have none.
+    A timer of CPU seconds interrupts the search, but only in the main thread, and not on Windows.
     """
 
     def __init__(self, pattern: str, flags: int):
@@ -105,7 +105,7 @@ class BoundedPattern:
 
 
 def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None:
-    """The regular expression of an option, None for "" and "names"; that of `patient` has one group, or `patient`."""
+    """The regular expression of an option, None for "" and "names"; that of `patient` needs one group, or `patient`."""
     if pattern in ("", "names"):
         return None
     try:
@@ -139,7 +139,7 @@ def split_of(parts: Sequence[str]) -> str | None:
 
 
 def only_if_several(items: Sequence[Item]) -> None:
-    """Forget the splits that folders say unless they are several: `TrainT1` beside no other says nothing."""
+    """Clear the items' splits unless there are several: `TrainT1` as the only one means nothing."""
     if len({item.split for item in items} - {None}) < 2:
         for item in items:
             item.split = None
@@ -149,7 +149,7 @@ def only_if_several(items: Sequence[Item]) -> None:
 
 
 def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
-    """The two ways out where names say other contrasts than a recipe's domains: settings that rename or map them."""
+    """Advice where names contain other contrasts than a recipe's domains: settings that rename or map them."""
     said = sorted(set(said), key=lambda word: (USUAL.index(word) if word in USUAL else len(USUAL), natural(word)))
     said = said[: len(domains)]
     if len(said) < len(domains):
@@ -159,7 +159,7 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
 
 
 def domain_match(name: str, domain: str) -> int:
-    """How clearly a name means a domain: 3 is it, 2 has it (or a synonym) as a word, 1 starts a word alike, 0 not."""
+    """How well a name matches a domain: 3 equal, 2 has it (or a synonym) as a word, 1 a word starts alike, 0 not."""
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
     words = [word.lower() for word in words_of(SPLIT_WORD.sub("", name))]
     if "".join(words) == wanted:
@@ -179,7 +179,7 @@ def bare_stem(stem: str, domains: Sequence[str]) -> str:
     return without_gaps("".join(words))
 
 
-@lru_cache(maxsize=2**12)  # the names of a million images are of few words
+@lru_cache(maxsize=2**12)  # the names of a million images repeat few words
 def _bare(word: str, domain: str) -> str:
     glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
     if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
@@ -188,14 +188,14 @@ def _bare(word: str, domain: str) -> str:
 
 
 def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) -> list[Path]:
-    """Images that say a contrast: by its own word; in folders without such by a synonym that is none of `others`."""
+    """The images of a contrast, by its own word in the name; in folders without it, by a synonym not in `others`."""
     own = {image.parent for image, each in said.items() if each == word}
     alike = (i for i, each in said.items() if same_contrast(each or "", word) and each not in others)
     return [image for image in alike if said[image] == word or image.parent not in own]
 
 
 def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
-    """The image of each contrast in each folder: by its very name, else by a usual synonym; two are a UserError."""
+    """By folder, the image of each contrast: by its exact name, else by a usual synonym; UserError for two."""
     wanted = {contrast: one_word(contrast) for contrast in contrasts}
     words = set(wanted.values())
     said = {image: contrast_in(stem_of(image), words)[0] for image in images}
@@ -211,23 +211,23 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
 
 
 def contrast_said(path: Path) -> str | None:
-    """The usual contrast that a relative path says, nearest to the file's name: `x/t1w/1.png` says T1."""
+    """The usual contrast in a relative path, the one nearest to the file's name: T1 for `x/t1w/1.png`."""
     said = (contrast_in(SPLIT_WORD.sub("", part), set())[0] for part in (stem_of(path), *reversed(path.parts[:-1])))
     word = next(filter(None, said), None)
     return word and CONTRASTS[word].upper()
 
 
 def folders_apart(groups: Mapping[str, Collection[Path]]) -> dict[str, list[str]]:
-    """By letter the folders that only its relative paths have: `testA` and `trainA`, not the `png` above both."""
+    """By domain, the folders that only its relative paths have: `testA` and `trainA`, not the `png` above both."""
     parts = {letter: {part for path in paths for part in path.parts[:-1]} for letter, paths in groups.items()}
     both = set.intersection(*parts.values()) if len(parts) > 1 else set()
     return {letter: sorted(own - both, key=natural) for letter, own in parts.items()}
 
 
 def expect_no_other_contrast(groups: Mapping[str, Collection[Path]], domains: Mapping[str, str]) -> None:
-    """UserError where the names of a domain's files, by letter, say another contrast than it; what all say is nothing.
+    """UserError where the file names of a domain contain another contrast; a contrast in all domains is ignored.
 
-    Only a recipe that itself names a usual contrast is contradicted: a domain may be called anything else.
+    Only domains that are usual contrasts are checked: a domain may have any other name.
     """
     said = {letter: {contrast_said(path) for path in paths} - {None} for letter, paths in groups.items()}
     common = set.intersection(*said.values()) if len(said) > 1 else set()
@@ -246,9 +246,9 @@ def expect_no_other_contrast(groups: Mapping[str, Collection[Path]], domains: Ma
 def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None) -> list[Item]:
     """The images below `root` (of `images`, where these are given) that belong to one of two domains, in natural order.
 
-    Decided by the first that finds both: the domains' names in folder names, `A` and `B` at their ends, the domains'
-    names in file names, two folders in alphabetical order. UserError with the folders found where none does, or where
-    the names say contrasts, and others than the domains.
+    Decided by the first rule that finds both: the domains' names in folder names, then in file names, `A` and `B` at
+    the ends of folder names, two folders in alphabetical order. UserError, with the folders found, where none does, or
+    where names contain contrasts other than the domains.
     """
     images = list_images(root, recursive=True) if images is None else images
     if not images:
@@ -278,9 +278,9 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
 
 
 def items_in(root: Path, images: Mapping[Path, Said], domains: Mapping[str, str]) -> list[Item]:
-    """Images of known domains below a folder, with what their folders say beyond that, by domain in natural order.
+    """Items of images whose domains are known, with split, place and stem, by domain in natural order.
 
-    A split counts where there is more than one (`TrainT1` alone says nothing), a place where it differs in the domain.
+    A split counts if there are several (`TrainT1` alone means nothing), a place if it differs within the domain.
     """
     items, places = [], defaultdict(set)
     for path, (letter, said) in images.items():
@@ -296,13 +296,13 @@ def items_in(root: Path, images: Mapping[Path, Said], domains: Mapping[str, str]
 
 
 def _ending(part: str) -> list[int]:
-    """How clearly a folder's name ends with A, and with B: `trainA` and `set_B`."""
+    """Whether a folder's name ends with A, and with B, as 0 or 1: `trainA` and `set_B`."""
     last = "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()
     return [int(last == "a"), int(last == "b")]
 
 
 def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Said]:
-    """What the clearest part of each folder means, in the clearest folders of each domain; nothing unless both have."""
+    """The domain of the best-matching folders, by the best part of their paths; {} unless both domains have some."""
     best: dict[str, dict[Parts, tuple[int, int]]] = {"a": {}, "b": {}}
     for parts in folders:
         scores = [score(part) for part in parts]
@@ -317,7 +317,7 @@ def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> di
 
 
 def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path, str]:
-    """The domain of each image whose name says it as clearly as any; nothing unless both domains have some."""
+    """The domain of the images whose names match one best; {} unless both domains have some."""
     scores = {image: [domain_match(stem_of(image), domain) for domain in domains] for image in images}
     top = [max(each) for each in zip(*scores.values(), strict=True)]
     clear = {image: int(b > a) for image, (a, b) in scores.items() if a != b}
@@ -326,8 +326,8 @@ def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path
 
 
 def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Said]:
-    """Two folders that say nothing, first a, then b, or one that says its domain; split folders, folders of masks and
-    what all have in common aside."""
+    """The domains of two groups of folders: in alphabetical order, unless a name matches a domain. Folders of splits
+    and masks, and parts that all paths share, are ignored."""
     folders = [parts for parts in folders if not any(map(LABELS.fullmatch, parts))]
     kept = {parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)] for parts in folders}
     for depth in range(min(map(len, kept.values()), default=0)):

@@ -40,10 +40,10 @@ class Folders(VolumeSource):
     Volumes (NIfTI) give their axial planes where the networks are 2-D.
     """
 
-    a: str = ""  # folder or glob of the first domain, within `path` if that is given, or a word of names; "" = its name
+    a: str = ""  # folder or glob of the first domain, in `path` if given, or a word in file names; "" = its name
     b: str = ""  # the same for the second domain
     pairs: str = ""  # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
-    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = folders, or as "names" say
+    patient: str = ""  # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
@@ -94,7 +94,7 @@ class Folders(VolumeSource):
             images = [image for image in images if not is_mask(image, self.root, self.mask)]
             items += items_in(folder, dict.fromkeys(images, (letter, None)), {letter: domain})
         splits = [{item.split for item in items if item.letter == letter} - {None} for letter in "ab"]
-        if splits[0] != splits[1]:  # they count only where both domains have them
+        if splits[0] != splits[1]:  # splits count only if both domains have the same
             items = [replace(item, split=None) for item in items]
         return items, separate_masks(sorted(set(listed)), self.root, self.mask)[1]
 
@@ -106,10 +106,10 @@ class Images(VolumeSource):
     The first folder below `path` is an image's class where two or more of these hold no digits: yes/ and no/.
     """
 
-    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = folders, or as "names" say
+    patient: str = ""  # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
     mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
-    a: str = ""  # keep the images whose names say this contrast or word; "" = all, or those of the domain's name
+    a: str = ""  # keep the images whose names contain this contrast or word; "" = all, or those of the domain's name
     only: str = ""  # keep the images of this class, by its folder's name; "" = all
 
     rank, guesses = 3, True
@@ -133,7 +133,7 @@ class Images(VolumeSource):
         find_masks(items, masks, self.root, self.mask, ())
         classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
         for item in items if len(classes) > 1 else ():
-            if item.place and item.place[0] in classes:  # below its class's folder it may lie in its patient's
+            if item.place and item.place[0] in classes:  # folders below the class's may be patients'
                 item.label, item.place = item.place[0], item.place[1:]
         records = self.records_of(named(items, self))
         kept = [record for record in records if self.only in ("", record.label)]
@@ -145,11 +145,11 @@ class Images(VolumeSource):
         return kept
 
     def _shown(self, image: Path) -> Path:
-        """Its path from the root on, whose own name may say the contrast too."""
+        """The path from the root folder's name on, which may contain the contrast too."""
         return Path(self.root.resolve().name) / image.relative_to(self.root)
 
     def _images(self) -> tuple[list[Path], list[Path]]:
-        """The images of the domain, all unless names say that some are of it, and the masks."""
+        """The images whose names contain the domain, or all images if no name does; and the masks."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         word = self.a or self.domains[0]
         own = [i for i in images if any(domain_match(x, word) > 1 for x in (*self._shown(i).parts[:-1], io.stem_of(i)))]
@@ -163,7 +163,7 @@ class Images(VolumeSource):
 
 
 def named(items: list[Item], source: FileSource) -> list[Item]:
-    """Images with their keys and patients: a folder is one where most files lie in numbered ones, as in `patient07`."""
+    """Set key and patient of items: folders are patients if most files lie in numbered ones, such as `patient07`."""
     by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
     how = "take" if source.patient == "names" else source.asks
     said = None if by_folder or source.pattern else plugins().hook.gantk_subjects(items=items, how=how)
@@ -172,7 +172,7 @@ def named(items: list[Item], source: FileSource) -> list[Item]:
         item.subject = "/".join(item.place) if by_folder else said[place] if said else ""
         if source.pattern:
             item.subject = patient_of(item.key, source.pattern)
-        elif not item.subject and is_volume(item.source):  # a volume is a scan of somebody
+        elif not item.subject and is_volume(item.source):  # each volume is a patient
             item.subject = item.name
     return items
 
@@ -194,9 +194,9 @@ def of_one_domain(root: Path, images: Sequence[Path]) -> list[Item]:
 
 
 def nameless(path: Path, domains: Sequence[str]) -> str | None:
-    """A note that no name below a path says which images are of a recipe's domains, and that they are called A and B.
+    """A note that no name below a path contains a recipe's domains, so that they are called A and B.
 
-    None where some name says one or another contrast, and where the domains are no usual contrasts.
+    None where names contain a domain or another contrast, and where the domains are no usual contrasts.
     """
     images = images_below(path)
     names = {part for image in images for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))}
@@ -217,7 +217,7 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
 
 
 def _are_domains(items: Sequence[Item]) -> bool:
-    """Whether two groups are two domains; volumes of the same contrasts, where names say nothing, are two patients."""
+    """Whether two groups are two domains; two groups of volumes that share contrasts are two patients."""
     groups = [[item.source for item in items if item.letter == letter] for letter in "ab"]
     if not all(groups) or not all(map(io.is_volume, sum(groups, []))):
         return all(groups)

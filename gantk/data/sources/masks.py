@@ -1,4 +1,4 @@
-"""Lesion masks: which file is the mask of which image."""
+"""Lesion masks: finds the mask file of each image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gantk.formats.files import difference, stem_of
 
 
 def separate_masks(images: Sequence[Path], root: Path, name: str) -> tuple[list[Path], list[Path]]:
-    """Images and masks: a mask has `name` as a word, or matches it as a glob, in its own or in a folder's name.
+    """Divide files into images and masks: a mask or its folder has `name` as a word, or matches it as a glob.
 
-    Nothing of that name is a UserError. An empty `name`: there are no masks.
+    UserError where no file has that name. An empty `name`: there are no masks.
     """
     masks = [path for path in images if is_mask(path, root, name)]
     if name and images and not masks:
@@ -46,9 +46,9 @@ def is_mask(image: Path, root: Path, name: str) -> bool:
 def find_masks(
     items: Sequence[Item], masks: Sequence[Path], root: Path, name: str, domains: Sequence[str], one_grid: bool = True
 ) -> None:
-    """Tell images their masks: named alike in the same patient's place, else the only one beside the only image.
+    """Set the mask of items: of the same name in the same patient's folder, else the only one beside the only image.
 
-    Two that fit equally well, and, with `one_grid`, a mask on another grid than its image, are a UserError.
+    UserError for two masks that fit equally well and, with `one_grid`, for a mask on another grid than its image.
     """
     words = set(map(one_word, domains))
     alike: dict[str, list[Path]] = defaultdict(list)
@@ -102,7 +102,7 @@ def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
 
 
 def _clearest(masks: Sequence[Path], item: Item, domains: Sequence[str], root: Path) -> Path:
-    """The mask that names its image's domain, else the one that lies nearest to it."""
+    """The mask whose name contains the image's domain, else the one in the nearest folder."""
     own = domains["ab".index(item.letter)] if item.letter in "ab" else ""
 
     def score(mask: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Registered pairs: which image of one domain shows the same place as which of the other, by a CSV or equal names."""
+"""Registered pairs: images of both domains that show the same anatomy, found by a CSV or by equal names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED_ALIKE = 0.9  # share of the smaller domain's names that the other must hav
 
 
 def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
-    """Tell images their pairs: by the CSV `table`, with "" by one in `root`, else by equal names; "none": no pairs."""
+    """Set the pairs of items: by the CSV `table`, with "" by one in `root`, else by equal names; "none": no pairs."""
     if table == "none":
         return
     asked = root / table if (root / table).is_file() else Path(table)
@@ -28,7 +28,7 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
         except UserError as error:
             if table:
                 raise error.at("data.source.pairs") from error
-            continue  # somebody else's
+            continue  # not a table of pairs
         if rows and _by_rows(items, root, path, names, rows):
             return
     if table:
@@ -41,7 +41,7 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
 def _by_rows(
     items: Sequence[Item], root: Path, path: Path, names: list[str], rows: list[tuple[int, dict[str, str]]]
 ) -> bool:
-    """Pairs by the rows of a table; False where no two of its columns hold paths of images of a and b."""
+    """Set pairs by the rows of a table; returns False where no two columns hold paths of images of a and b."""
     by_path = {item.source.resolve(): item for item in items}
 
     def image(row: dict[str, str], column: str) -> Item | None:
@@ -65,9 +65,9 @@ def _by_rows(
 
 
 def pair_by_name(items: Sequence[Item]) -> None:
-    """Pairs of images named alike in both domains, if nearly all of the smaller domain are: a few may be chance.
+    """Set pairs of images with equal names, if nearly all of the smaller domain have one: a few may be chance.
 
-    An image whose name the other domain lacks is then a pair without its partner, for paired methods to complain of.
+    An image without an equal name then gets a pair of its own, for which paired methods raise a UserError.
     """
     alike: dict[tuple, list[Item]] = defaultdict(list)
     for item in items:
@@ -88,7 +88,7 @@ def pair_by_name(items: Sequence[Item]) -> None:
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
-    """The registered pairs of which both images are there, {"a": record, "b": record}, in order."""
+    """The registered pairs that have both images: {pair: {"a": record, "b": record}}, in order."""
     by_pair: dict[str, dict[str, Record]] = {}
     for record in records:
         if record.pair is not None:
@@ -99,8 +99,8 @@ def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
-    Images that nobody called a pair, such as those that a CSV of pairs does not list, are no mistake. Where a patient's
-    two scans lie on different grids, that is said.
+    Images without `pair`, such as those that a CSV of pairs does not list, are allowed. The error names a patient's two
+    scans that lie on different grids, if there are any.
     """
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]

@@ -1,4 +1,4 @@
-"""Items to pixels: whole, or plane by plane under a view; each volume is decoded once, whatever threads ask for it."""
+"""Reads items as pixels: whole, or plane by plane on a sampling grid; decodes each volume once for all threads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Source = Path | io.Scan  # what a source names as one image: a file, or the file
 
 SMALLEST = 8  # pixels on each side
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-ROOM = 2**30  # bytes of decoded volumes that are kept while their planes are asked for
+ROOM = 2**30  # bytes of decoded volumes that are kept for reading their planes
 
 
 @dataclass(slots=True)
 class Item:
-    """One scan or picture, and what its source has found out about it."""
+    """One scan or picture, with everything that its source knows about it."""
 
     letter: str  # "a", "b" or "image"
     source: Source
@@ -34,22 +34,22 @@ class Item:
     split: str | None = None
     label: str | None = None
     mask: Path | None = None
-    position: float | None = None  # of a slice in its stack, where a table says it
+    position: float | None = None  # of a slice in its stack, if a table has it
     pair: str | None = None
-    onto: Source | None = None  # whose grid it is resampled onto, with its mask
+    onto: Source | None = None  # the image onto whose grid it and its mask are resampled
     volume: int | None = None  # which one of a file of several volumes, counted from 0
     contrasts: dict[str, Path | None] | None = None  # the files of its channels, where these are contrasts
-    place: tuple[str, ...] = ()  # its folders that say neither domain nor split: a patient's, where there are several
+    place: tuple[str, ...] = ()  # its folders, without those of domain and split: a patient's, if there are several
     stem: str = ""  # its file's name without suffix and without the domain's name
 
     @property
     def name(self) -> str:
-        """What registered images of two domains share: place and stem."""
+        """The name that registered images of two domains share: place and stem."""
         return "/".join(filter(None, (*self.place, self.stem))) or "scan"
 
     @property
     def shown(self) -> Path:
-        """What messages call it: its file, or the folder of its series."""
+        """The path to name in messages: its file, or the folder of its series."""
         return self.source.path if isinstance(self.source, io.Scan) else self.source
 
     @property
@@ -61,16 +61,16 @@ class Item:
 
     @property
     def grid(self) -> Image:
-        """The grid of its result, from headers; all volumes of a file of several lie on one."""
+        """The grid of its pixels, from headers; all volumes of one file have the same."""
         if self.onto:
             return io.outline(self.onto, None if self.volume is None else 0)
         return io.outline(self.source, self.volume)
 
 
 class Reader:
-    """Reads images of `dims` axes under a view, and checks each against the first of its domain.
+    """Reads images of `dims` axes on the sampling grid `view`, and checks each against the first of its domain.
 
-    The volumes read last are kept. Each is decoded once, even where several threads ask for it at the same time.
+    The volumes read last are kept. Each is decoded once, even if several threads read it at the same time.
     """
 
     def __init__(self, dims: int, channels: int | None = None):
@@ -81,10 +81,10 @@ class Reader:
         self._lock = Lock()
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
-        """float32 (C, *spatial) of an item, or of one plane of its volume; UserError naming the file."""
+        """Read an item, or one plane of its volume, as float32 (C, *spatial); a UserError names the file."""
 
         def pixels(one: Item) -> np.ndarray:
-            # A plane is a copy: it outlives the volume that is kept, without keeping it in memory.
+            # A copy of the plane: a view would keep the whole volume in memory.
             found = self._image(one) if plane is None else self._volume(one)[:, plane].copy()
             self._expect_dims(one.shown, found)
             return found
@@ -92,20 +92,20 @@ class Reader:
         return self._channels_of(item, pixels)
 
     def scan(self, item: Item) -> np.ndarray:
-        """float32 (C, D, H, W): the whole volume of which `read` gives the planes; not to be written to."""
+        """Read the whole volume, whose planes `read` returns, as float32 (C, D, H, W); it must not be changed."""
         return self._channels_of(item, self._volume)
 
     def mask(self, item: Item, plane: int | None = None) -> np.ndarray:
-        """float32 (1, *spatial) of an item's mask: 1 where it is above 0, whatever its labels.
+        """Read an item's mask as float32 (1, *spatial): 1 where any label is above 0, else 0.
 
-        Under a view that resamples, where more than half of a voxel is.
+        On a view that resamples: 1 where more than half of a voxel is inside the mask.
         """
         shares = self._mask(item) if plane is None else self._once((item.mask, item.onto), self._mask, item)[:, plane]
         self._expect_dims(item.mask, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
     def planes(self, item: Item, shares: tuple[float, float]) -> tuple[int | None, ...]:
-        """The planes of an item between two shares of its stack, at least one; `(None,)` for what is read whole."""
+        """The indices of an item's planes between two shares of its stack, one at least; `(None,)` if read whole."""
         image = item.grid if self.dims == 2 and is_volume(item.source) else None
         if image is None or image.dims < 3:
             return (None,)
@@ -117,7 +117,7 @@ class Reader:
         return tuple(range(int(low * count), max(int(high * count), int(low * count) + 1)))
 
     def _channels_of(self, item: Item, read: Callable[[Item], np.ndarray]) -> np.ndarray:
-        """float32 (C, *spatial): what `read` gives, checked; or a channel for each contrast, NaN where it lacks."""
+        """float32 (C, *spatial): the checked result of `read`, or a channel for each contrast, NaN if missing."""
         if not item.contrasts:
             return self._checked(item, read(item))
         files = item.contrasts.values()
@@ -134,7 +134,7 @@ class Reader:
             raise UserError(what, where="data.dims", allowed=needed[self.dims - 2], remedy=remedy)
 
     def _checked(self, item: Item, pixels: np.ndarray) -> np.ndarray:
-        """The pixels, gray or in colour as asked; UserError where they are too few, or unlike the domain's first."""
+        """The pixels in gray or colour, as set; UserError for too few, or other channels than the domain's first."""
         if min(pixels.shape[1:]) < SMALLEST and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
             raise UserError(f"'{item.shown}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side")
@@ -150,9 +150,9 @@ class Reader:
         return np.ascontiguousarray(pixels)
 
     def _once(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
-        """What `read` returns, or returned when it was last called for this key and view; its errors are not kept."""
+        """The result of `read(item)`, cached by key and view; errors are not cached."""
         key = (key, self.view)
-        with self._turns.setdefault(key, Lock()):  # who asks for the same waits, who asks for another does not
+        with self._turns.setdefault(key, Lock()):  # one lock for each key: other volumes need not wait
             value = self._kept.get(key)
             value = read(item) if value is None else value
             with self._lock:
@@ -170,7 +170,7 @@ class Reader:
         return self.view.forward(resample_onto(image, item.grid) if item.onto else image).pixels
 
     def _mask(self, item: Item) -> np.ndarray:
-        """Shares of 0 to 1, in the view."""
+        """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
         image = io.read(item.mask)
         image = resample_onto(image, item.grid, order=0) if item.onto else image
         return self.view.forward(replace(image, pixels=(image.pixels > 0).astype(np.float32))).pixels

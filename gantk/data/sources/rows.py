@@ -11,22 +11,22 @@ from typing import Any
 
 from gantk.errors import UserError, told
 
-# Told of a file now and then what share of it was read, and how many lines.
+# Called every 1000 lines of a file with the share that was read and the line's number.
 READING: ContextVar[Callable[[float, int], None]] = ContextVar("READING", default=lambda share, line: None)
 
 
 def read_rows(path: Path, text: str = "") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case, values without blanks.
 
-    Comma, semicolon or tab: whichever the header has most of. Empty rows are left out, and so is what a row has beyond
-    the columns, or lacks. What is no text, or has no header, is a UserError.
+    The separator is comma, semicolon or tab, whichever is most frequent in the header. Empty rows, and cells beyond the
+    columns, are left out. UserError for a file that is not text, or has no header.
     """
     columns, rows = open_rows(path, text)
     return columns, list(rows)
 
 
 def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """What `read_rows` returns, with rows that are read as they are asked for: a table of millions takes no memory."""
+    """Like `read_rows`, but an iterator that reads row by row, so that a table of millions takes no memory."""
     rows = _lines(path, text)
     columns = next(rows)[1]
     if not columns:
@@ -39,13 +39,13 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A CSV that `read_rows` reads: its columns, and its rows, where None is an empty cell."""
+    """The text of a CSV with these columns and rows, for `read_rows`; None is an empty cell."""
     csv.writer(text := StringIO(), lineterminator="\n").writerows([columns, *rows])
     return text.getvalue()
 
 
 def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
-    """How often each of these images is to be shown against others: a CSV's `weight` of its `key`, else 1."""
+    """The relative frequency of each key: the CSV's `weight` in the row of that `key`, else 1."""
     wanted = set(keys)
     try:
         known = {row["key"]: float(row["weight"]) for _, row in read_rows(Path(file))[1] if row["key"] in wanted}
@@ -58,7 +58,7 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The columns, in lower case, and then the rows that hold something, each with its line."""
+    """Yield (line number, cells): the columns, in lower case, and then each row that is not empty."""
     try:
         with StringIO(text, newline="") if text else path.open(encoding="utf-8-sig", newline="") as file:
             header = next((line for line in file if line.strip()), "")

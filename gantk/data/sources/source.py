@@ -1,4 +1,4 @@
-"""What data sources of files share: their options, the way from items to records; and which source fits a path."""
+"""The base classes of data sources of files, which turn items into records; and the choice of a source for a path."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gantk.errors import UserError
 from gantk.formats import files as io
 
 Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
-Channels = Literal[1, 3] | None  # what `channels` of a source may ask for
+Channels = Literal[1, 3] | None  # values of a source's option `channels`
 
 
 @dataclass
 class FileSource:
-    """A source of files: its fields are its options, its `records` lists items and has `records_of` read them.
+    """A source of files: its fields are its options; its `records` lists items and passes them to `records_of`.
 
-    With a class method `accepts(path)`, which returns the options to take that path with, or None, it is among those
-    that `source_for` asks.
+    A class method `accepts(path)`, which returns the options for that path, or None, makes it one of those that
+    `source_for` tries.
     """
 
     domains: tuple[str, ...]
@@ -35,12 +35,12 @@ class FileSource:
     _: KW_ONLY
     path: str = ""  # folder below which the images lie
 
-    rank = 0  # of all that accept a path the lowest is taken; above 0: by names that may mean something else too
+    rank = 0  # of all that accept a path the lowest is chosen; above 0: accepts by ambiguous names
     found_for = (1, 2)  # a recipe of another number of domains takes it only where no other source accepts
-    guesses = False  # whether it takes images for a recipe's domains of which no name says so
-    asks: ClassVar[str | list] = ""  # "ask": names that may say patients are a UserError; a list collects it
+    guesses = False  # whether it may assign domains to images whose names do not contain them
+    asks: ClassVar[str | list] = ""  # "ask": names that may contain patients are a UserError; a list collects it
     one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
-    # Options of most sources, where one has none of its own.
+    # Defaults for sources that lack these options.
     planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
 
     def __post_init__(self):
@@ -61,25 +61,25 @@ class FileSource:
         self.reader = Reader(self.dims, self.channels)
 
     def key_of(self, path: Path) -> str:
-        """What a file is called: relative to the root, where it lies below it."""
+        """The key of a file: its path relative to the root, if it lies below it."""
         return relative_to(path, self.root).as_posix()
 
     def nothing_of(self, letter: str, what: str, allowed: object, said: Collection[str | None] = ()) -> UserError:
-        """That a domain has no files, and which option would say which they are, where names say these contrasts."""
+        """The error for a domain without files; its remedy names an option, and the contrasts that names contain."""
         option = "a" if letter == "image" else letter
         remedy = rename_or_map([word.upper() for word in said if word], self.domains)
         return UserError(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
 
     def in_both(self, name: object) -> UserError:
-        """That one image belongs to both domains."""
+        """The error for an image that belongs to both domains."""
         what = f"'{name}' belongs to both domains, {' and '.join(self.names.values())}"
         return UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:
         """One record for every item, or for every plane of it, with pairs by study.
 
-        Pictures have as `position` their place among those of the same domain, patient and split; volumes have none.
-        UserError where a domain has no image, or one, from which nothing can be held out.
+        The `position` of a picture is its index among those of the same domain, patient and split; whole volumes have
+        none. UserError where a domain has fewer than two images, so that none can be held out.
         """
         records, pictures = [], Counter()
         _pair_studies(items, self.onto)
@@ -130,15 +130,15 @@ class VolumeSource(FileSource):
     planes: tuple[float, float] = (0.25, 0.75)  # which slices of a volume 2-D networks see, as shares of its stack
 
     def sees(self, view: SamplingGrid) -> None:
-        """Take the slices of volumes along this plane, at this spacing: asked for before `records`."""
+        """Slice volumes along this plane, at this spacing; called before `records`."""
         self.reader.view = view
 
 
 def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
-    """Tell items their pairs: one of a and one of b of a study, on one grid, or brought onto one by their headers.
+    """Set the pairs of items: one of a and one of b of a study, on one grid, or resampled onto one by their headers.
 
-    What has no partner is a pair without it, for paired methods to complain of; where there are no pairs at all,
-    nothing is a pair.
+    An item without a partner gets a pair of its own, for which paired methods raise a UserError; without any pair in
+    the data, all items stay without.
     """
     studies: dict[str, list[Item]] = defaultdict(list)
     for item in items:
@@ -160,14 +160,14 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
 def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
     """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path": ...}`.
 
-    The first that accepts it: the recipe's `own`, then those for its number of `domains`, each by rank, then by name.
-    UserError where none does.
+    The first that accepts `path`: the recipe's `own`, then those for its number of `domains`, each by rank, then by
+    name. UserError where none does.
     """
     from gantk.plugin.loader import registry
 
     ranked = []
     for entry in registry().of_kind("source"):
-        with suppress(UserError):  # a plugin's that does not load must not keep the others from being found
+        with suppress(UserError):  # a plugin that fails to load must not hide the other sources
             source = entry.load()
             for_others = domains not in getattr(source, "found_for", (1, 2))
             ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, source))
@@ -179,7 +179,7 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
 
 
 def nothing_fits(path: Path) -> str:
-    """Why no data source fits a path, in words."""
+    """A sentence on why no data source accepts a path."""
     if not path.exists():
         return f"'{path}' does not exist"
     if path.is_file():
