@@ -1,1 +1,1 @@
-"""Images in and out: where they come from, how they are split, fitted, scaled and augmented, how results go back."""
+"""Data: sources, splits, resampling, intensity mappings, augmentation and batches, and results back to native grids."""

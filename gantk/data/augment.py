@@ -1,4 +1,4 @@
-"""Augmentation of batches on the device, by registered changes of images; the bundled ones are in gantk_augment."""
+"""Augmentation of batches on the device by registered augmentations; the bundled ones are in gantk_augment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gantk.plugin.spec import Share
 
 @dataclass(eq=False)
 class Augment:
-    """A change of some images of a batch: `apply` changes all of them, `p` is the share that takes it.
+    """A random change of a batch: `apply` changes every image, and each result is used with probability `p`.
 
-    Every image draws its own change; all its channels share it, so that concatenated pairs stay registered. Random
-    numbers come from the global generator of the images' device alone: `torch.manual_seed` repeats them. Nothing is
-    drawn or made on the host and no shape depends on a value, so that a CUDA graph can hold every change.
+    Each image has its own change, the same for all its channels, so that concatenated pairs stay registered. Random
+    numbers come only from the global generator of the images' device: `torch.manual_seed` repeats them. Nothing is
+    computed on the host and no shape depends on a value, so that a CUDA graph can contain every change.
     """
 
     dims: int
@@ -29,7 +29,7 @@ class Augment:
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C, *spatial)."""
         left = self.draw(image) >= self.p
-        return torch.where(left, image, self.apply(image))  # the first of the two gives the result its memory format
+        return torch.where(left, image, self.apply(image))  # the result gets the memory format of `image`
 
     def apply(self, image: Tensor) -> Tensor:
         """The change, for every image."""
@@ -42,8 +42,8 @@ class Augment:
 
 
 def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
-    """The batch after random changes, drawn from the global generator of its device: what moves pixels moves an image
-    with its mask and companions, and pairs together; what changes brightness changes images alone. Labels stay."""
+    """The batch after random changes, drawn from the global generator of its device: a geometric one moves an image
+    with its mask and companions, and registered pairs, alike; others change images only. Labels stay."""
     images = [name for name in batch if batch[name].ndim > 1 and not name.startswith(("mask_", "near_"))]
     moving = [[name for name in (image, f"mask_{image}", f"near_{image}") if name in batch] for image in images]
     moving = [sum(moving, [])] if paired else moving
@@ -54,7 +54,7 @@ def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
             if len(parts) == 1:
                 changed[names[0]] = augment(parts[0])
                 continue
-            # side by side as channels they get the same change
+            # concatenated as channels they get the same change
             whole = augment(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
             for name, part, before in zip(names, whole, parts, strict=True):
                 changed[name] = torch.empty_like(before).copy_(part)  # in the memory format of the image
@@ -62,10 +62,10 @@ def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
 
 
 def hide_contrasts(batch: Batch, data) -> Batch:
-    """The batch with some contrasts turned black, so that a network learns to do without them; `data` is the run's.
+    """The batch with random contrasts set to black, so that a network learns to work without them; `data` is the run's.
 
     Of a domain with several contrasts each image loses, with probability 1/2, a random subset that is neither empty
-    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is touched.
+    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is changed.
     """
     hidden = Batch(batch)
     for name, contrasts in data.contrasts.items():

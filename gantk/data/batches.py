@@ -1,4 +1,4 @@
-"""Batches: the images of each step, in an order that (seed, step) decide, read ahead by threads, sent to the device."""
+"""Batches: the images of each step, in an order set by (seed, step), read ahead by threads and copied to the device."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch
 
 AHEAD = 2  # batches that are read ahead, for each worker
-WINDOWS = 0x70617463  # the stream of random numbers that places windows, apart from those that shuffle
+WINDOWS = 0x70617463  # random stream for the places of windows; the streams that shuffle are others
 
 
 class ImageSet:
-    """The images of one domain as the networks see them: (C, *size) in network intensities. Safe between threads."""
+    """The images of one domain as the networks see them: (C, *size) in network intensities. Thread-safe."""
 
     def __init__(
         self,
         records: Sequence[Record],
-        intensity: Any,  # the domain's mapping
+        intensity: Any,  # the domain's intensity mapping
         preparation: Preparation,  # how records become images
         memory: float = 8.0,  # GiB of prepared images that are kept
         *,
-        patch: tuple[int, ...] | None = None,  # what batches show of an image: a random window of this size
+        patch: tuple[int, ...] | None = None,  # batches hold a random window of this size; None: whole images
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
-        weights: Sequence[float] = (),  # how often each is shown against the others; (): all alike
+        weights: Sequence[float] = (),  # relative frequency of each image; (): all equal
     ):
         self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
         self.size, self.patch = preparation.size, tuple(patch or preparation.size)
         self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
         self.companions: Callable[[int, Mapping[str, ImageSet]], Tensor] | None = None  # see Method.companions
         self.weights = np.asarray(weights, dtype=np.float64).tobytes()
-        self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # with the mapping that they were made by
+        self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # (mapping, (image, mask)) by index
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -71,9 +71,9 @@ class ImageSet:
 class Batches:
     """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i] with b[i].
 
-    The order is a function of (seed, epoch), the place of a random window one of (seed, place in the order): no state
-    to save, and the same batches whatever the number of `workers`. `rank` of `world` processes each take their share:
-    N ranks of batch B see what one process of batch N * B would.
+    The order depends only on (seed, epoch), the place of a random window on (seed, position in the order): there is no
+    state to save, and `workers` does not change the batches. Each `rank` of `world` processes reads its share: N ranks
+    of batch B see the images of one process of batch N * B.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         *,
-        workers: int = 2,  # threads that read ahead; 0: every batch is read when it is asked for
-        end: int | None = None,  # the step from which on nothing is read ahead
+        workers: int = 2,  # threads that read ahead; 0: `at` reads each batch
+        end: int | None = None,  # the first step that is not read ahead
     ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
-        self.chosen: Callable[[int], Mapping[str, int]] | None = None  # the images at a place, of data.order; None: any
+        self.chosen: Callable[[int], Mapping[str, int]] | None = None  # data.order: position -> indices; None: shuffled
         self._ahead: dict[int, Future[Batch]] = {}  # by step
         self._pool: ThreadPoolExecutor | None = None
 
@@ -100,10 +100,10 @@ class Batches:
         return max(1, -(-max(map(len, self.sets.values())) // (self.batch * self.world)))
 
     def at(self, step: int) -> Batch:
-        """The batch of that step, on the host, or what went wrong while it was read; the next are read meanwhile."""
+        """The batch of a step, on the host; raises errors of its reading. The next batches are read meanwhile."""
         if not self.workers:
             return self._gather(step)
-        if step not in self._ahead:  # the first step, or not the one after the last
+        if step not in self._ahead:  # the first step, or not the next one
             self.close()
         self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
         last = step + AHEAD * self.workers
@@ -114,7 +114,7 @@ class Batches:
         return self._ahead.pop(step).result()
 
     def ready(self, step: int) -> bool:
-        """Whether that step's batch has been read without a mistake: `at` would not wait."""
+        """Whether a step's batch has been read without an error, so that `at` would not wait."""
         future = self._ahead.get(step)
         return future is not None and future.done() and future.exception() is None
 
@@ -143,11 +143,11 @@ class Batches:
                     parts[f"mask_{name}"].append(mask.numpy()[window])
                 if images.classes and name == next(iter(self.sets)):
                     parts["label"].append(images.classes.index(images.records[index].label))
-        # By numpy, which copies in this thread alone: torch would call up threads that the training step needs.
+        # By numpy, which copies in this thread only: torch would use threads that the training step needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
     def _window(self, images: ImageSet, stream: int, place: int) -> tuple:
-        """Which part of the image at this place of the order is shown: the same part of registered images."""
+        """The slices of the random window at a position of the order; registered images share it."""
         if images.patch == images.size:
             return (...,)
         rng, window = np.random.default_rng([self.seed, WINDOWS, stream, place]), [...]
@@ -159,7 +159,7 @@ class Batches:
 
 @lru_cache(maxsize=8)  # this epoch and the next, of two domains, in training and elsewhere
 def order(seed: int, stream: int, epoch: int, count: int, weights: bytes = b"") -> np.ndarray:
-    """The order in which an epoch shows so many images; by their weights, if any (systematic sampling)."""
+    """The indices of `count` images in an epoch's order; with `weights` as often as these say (systematic sampling)."""
     rng = np.random.default_rng([seed, stream, epoch])
     shuffled, ends = rng.permutation(count), np.cumsum(np.frombuffer(weights))
     if not weights:
@@ -177,10 +177,10 @@ class Prefetcher:
     def __init__(self, batches: Batches, runtime: Runtime, dims: int, pin: bool = True):
         self.batches, self.runtime, self.dims = batches, runtime, dims
         self.stream = torch.cuda.Stream(runtime.device) if pin and runtime.device.type == "cuda" else None
-        self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy was begun early
+        self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy has begun ahead
 
     def at(self, step: int) -> Batch:
-        """That step's batch; what went wrong while it was read is raised here. Never waits for the device."""
+        """The batch of a step, on the device; raises errors of its reading. Never waits for the device."""
         if self.stream is None:
             batch = self.batches.at(step)
         else:
@@ -192,20 +192,20 @@ class Prefetcher:
         return Batch({name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()})
 
     def send(self, step: int) -> tuple[int, Batch, Any]:
-        """Begin to copy that step's batch: the step, the batch on the device, and the event that says it is there."""
+        """Start copying a step's batch: returns the step, the batch on the device, and the event of the copy's end."""
         batch = self.batches.at(step)
         with torch.cuda.stream(self.stream):
             there = {name: x.pin_memory().to(self.runtime.device, non_blocking=True) for name, x in batch.items()}
             return step, Batch(there), self.stream.record_event()
 
     def receive(self, batch: Batch, event: Any) -> None:
-        """The current stream waits for the copy, and owns its memory until it is done with it."""
+        """Make the current stream wait for the copy, and keep the batch's memory until that stream has used it."""
         stream = torch.cuda.current_stream(self.runtime.device)
         stream.wait_event(event)
         for tensor in batch.values():
             tensor.record_stream(stream)
 
     def close(self) -> None:
-        """Let go of what was read and copied ahead; `at` starts again."""
+        """Drop the batches that were read and copied ahead; `at` starts again."""
         self._sent = None
         self.batches.close()

@@ -1,8 +1,8 @@
-"""Cache of prepared images on disk: shared by all runs, memory-mapped, capped; the least recently used go first.
+"""Cache of prepared images on disk: shared by all runs, memory-mapped, capped; least recently used goes first.
 
-An entry is one `.npy` file, named by what it was made of, with a checksum of name and content behind it. It appears
-whole by a rename: many processes may use one cache at once. What is damaged, or what another user could have written,
-is made anew. Not joblib.Memory: measured, it fills half as fast, evicts by access times, and unpickles.
+An entry is one `.npy` file, named by a hash of its inputs, with a checksum of name and content at its end. A rename
+makes it appear whole, so that many processes may share a cache. An entry that is damaged, or that another user could
+have written, is made anew. Not joblib.Memory: measured, it fills half as fast, evicts by access times, and unpickles.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import numpy as np
 from gantk.errors import UserError, told
 from gantk.files import sweep, temporary_beside
 
-IN_USE = 3600.0  # seconds within which what was read or written is not removed
+IN_USE = 3600.0  # seconds for which an entry that was read or written is not removed
 SPARE = 2**30  # bytes that the cache leaves free on its disk
 
 
 class Cache:
-    """At most `limit` bytes of arrays and facts in a folder; where it takes no more, one warning; reading goes on."""
+    """At most `limit` bytes of arrays and JSON values in a folder; if storing fails, one warning, and only reading."""
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = Path(folder), limit
         self.entries = self.folder / "images"
         self.full = False  # nothing more is stored: no room, or no permission
-        self._size = self._until = 0  # bytes of all entries, as far as known; from how many on they are counted again
-        self._used: dict[str, float] = {}  # when each entry, which was found good then, was said to be in use
+        self._size = self._until = 0  # bytes of all entries, estimated; at how many they are counted again
+        self._used: dict[str, float] = {}  # checked entry -> when its time of use was last written
         self._lock = threading.Lock()
 
     @classmethod
@@ -58,13 +58,13 @@ class Cache:
         None where the entry is not there and nothing can be stored: then `make` is not called.
         """
         path = self.entries / f"{key}.npy"
-        with suppress(Exception):  # not there, or broken, for which numpy has many words: made anew
+        with suppress(Exception):  # missing, or broken, for which numpy raises many errors: made anew
             found, now = np.lib.format.open_memmap(path, mode="r"), time.monotonic()
             if key in self._used or _is_good(path, key, found):
                 if key not in self._used or now - self._used[key] > IN_USE / 4:
                     self._used[key] = now
                     with suppress(OSError):
-                        os.utime(path)  # tells all runs
+                        os.utime(path)  # for all runs
                 return found
         if self.full:
             return None
@@ -73,7 +73,7 @@ class Cache:
         return made
 
     def fact(self, key: str, make: Callable[[], Any]) -> Any:
-        """A small value of JSON: remembered, or made and remembered."""
+        """A small JSON value: from the cache, or else from `make` and then stored."""
         known = self.rows(key, lambda: np.frombuffer(json.dumps(make()).encode(), np.uint8))
         return make() if known is None else json.loads(known.tobytes())
 
@@ -98,9 +98,9 @@ class Cache:
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
 
     def _make_room(self, needed: int) -> None:
-        """Count on so many bytes more; what was not used for longest makes way. OSError where there is no room.
+        """Reserve `needed` bytes, removing the least recently used entries; OSError where there is no room.
 
-        Others fill it too: all is counted again when this process has taken an eighth of the room that there was.
+        Other processes store entries too: all are counted again when this one has used an eighth of the free room.
         """
         with self._lock:
             if self._size + needed > self._until:
@@ -131,7 +131,7 @@ def _checksum(key: str, rows: np.ndarray) -> bytes:
 
 
 def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:
-    """Whether an entry holds what this user, and nobody else, has stored under that key."""
+    """Whether an entry is intact, was stored under that key, and is writable by this user only."""
     with open(path, "rb", buffering=0) as file:
         status, _ = os.fstat(file.fileno()), file.seek(-4, os.SEEK_END)
         own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
@@ -139,5 +139,5 @@ def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:
 
 
 def digest(*parts: Any) -> str:
-    """A name for what these values of JSON say together: 32 hexadecimal digits."""
+    """A hash of these JSON values together: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]

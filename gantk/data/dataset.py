@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import DataTable
 
 T = TypeVar("T")
-FITTED = 256  # training images, or scans, that an intensity mapping looks at ...
-FITTED_BYTES = 2**31  # ... and how much of them is in memory at a time
+FITTED = 256  # training images, or scans, that an intensity mapping is fitted to ...
+FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 
 
 class Data:
-    """The data of one run: records split, intensities fitted; UserError where they are not what the method needs."""
+    """The data of one run: records split, intensities fitted; UserError where they do not fit the method."""
 
     def __init__(self, table: DataTable, method: type, known: Mapping[str, Any] | None = None):
-        """`known` is a run's split.json, which then decides; what it does not name is left out, as `notes` say."""
+        """`known` is a run's split.json, which is then used; images that it does not name are left out, with a note."""
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
-        self.files, self.notes = set[str](), []  # what listings show below the source's path
+        self.files, self.notes = set[str](), []  # files that were listed below the source's path
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.listed(lambda: source_and_records(table, method, "" if known else "ask"))
         if known:
@@ -51,12 +51,12 @@ class Data:
                 self.notes.append(f"note     not in the run's split.json, so left out: {named(sorted(new))}")
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
-        self.found = _found(records, dict(zip(self.letters, table.domains, strict=True)))  # in words
+        self.found = _found(records, dict(zip(self.letters, table.domains, strict=True)))  # a sentence
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
             self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
             training = training_of(table, method, self.splits["train"])
-            self.training = [r for r in training if r.domain in method.reads]  # as the method sees it: maybe unpaired
+            self.training = [r for r in training if r.domain in method.reads]  # for the method: maybe unpaired
         self._records = records
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
         self.intensity: dict[str, Any] = {}  # per domain: its mapping
@@ -68,7 +68,7 @@ class Data:
             self.preparation.stacks = stacked(records, [*self.splits.values(), self.training], table.neighbours)
 
     def _fit(self, letter: str, shown: list[Record]) -> None:
-        """Fit the intensity mapping of a domain to these training images, and to nothing else; count their channels."""
+        """Fit the intensity mapping of a domain to these training images only, and set its number of channels."""
         table, contrasts = self.table, self.contrasts[letter]
         if not shown:
             raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
@@ -104,12 +104,12 @@ class Data:
         return tuple(map(float, next(iter(self.intensity.values())).range))
 
     def centre(self, images: Tensor) -> Tensor:
-        """The middle slice's channels of (N, C, *size) images; all of them where no neighbours come along."""
+        """The middle slice's channels of (N, C, *size) images; all of them without neighbours."""
         return images.chunk(2 * self.table.neighbours + 1, dim=1)[self.table.neighbours]
 
     def training_sets(self) -> dict[str, ImageSet]:
-        """The training images by domain, whole; paired ones in the same order."""
-        from gantk.data.batches import ImageSet  # PyTorch: not for those who only list or check images
+        """The training images by domain; paired ones in the same order."""
+        from gantk.data.batches import ImageSet  # imports PyTorch, which listing images does not need
 
         table, sets = self.table, {}
         options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
@@ -123,24 +123,24 @@ class Data:
         return sets
 
     def image(self, record: Record) -> Tensor:
-        """A record as the networks see it, (C, *size), neighbours and all."""
+        """The network image (C, *size) of a record, with neighbours as channels."""
         from torch import from_numpy
 
         return from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
-        """Registered pairs of a split, known for evaluation: {"a": record, "b": record}, in order; no `b` in parts."""
+        """Registered pairs of a split for evaluation, {"a": record, "b": record}, in order; `b` has all contrasts."""
         return [pair for pair in complete_pairs(self.splits[split]).values() if not pair["b"].missing]
 
     def unpaired(self, letter: str) -> list[Record]:
-        """Held-out records of a domain where no pairs are known; training records where nothing is held out."""
+        """Held-out records of a domain, for data without pairs; its training records where nothing is held out."""
         own = ([r for r in self.splits[split] if r.domain == letter] for split in ("validation", "test", "train"))
         return next(filter(None, own), [])
 
     def leaks(self) -> UserError | None:
-        """What stands on both sides of the split, or in both domains of an unpaired study; None where nothing does."""
+        """The error for leaks between the sets of the split, or the domains of an unpaired study; None without any."""
         splits = self.splits | {"train": self.training}
-        near = not getattr(self.table.source.target, "drawn", False)  # heads of one mould are alike, and no copies
+        near = not getattr(self.table.source.target, "drawn", False)  # drawn heads are alike without being copies
         if sum(map(bool, splits.values())) > 1:
             records = sum(splits.values(), [])
             for record in (records[n] for n in sampled([record.key for record in records])):
@@ -153,7 +153,7 @@ class Data:
         return None
 
     def description(self) -> list[str]:
-        """What the data are, in lines for a person."""
+        """Lines that describe the data to the user."""
         names = dict(zip(self.letters, self.table.domains, strict=True))
         counts = ", ".join(f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters)
         what, count = ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
@@ -173,7 +173,7 @@ class Data:
         return lines
 
     def split_json(self) -> dict[str, Any]:
-        """What split.json says: every image of every split, with a hash of every file, and which files there were."""
+        """The contents of split.json: every image of every set, the hash of every file, and all files listed."""
         sets, seen = self.splits | {"train": self.training}, {record.id for record in self.training}
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
@@ -182,7 +182,7 @@ class Data:
         return {"how": self.how, "splits": made, "files": sorted(self.files)}
 
     def listed(self, make: Callable[[], T]) -> T:
-        """What a source makes of the files that were there when the run was split; of all where nothing is known."""
+        """The result of `make` with folder listings limited to the files of the run's split.json; all for a new run."""
         root = Path(self.table.source.options.get("path") or ".")
         root = root.parent if root.is_file() else root
 
@@ -202,14 +202,14 @@ class Data:
         return {letter: mapping.state() for letter, mapping in self.intensity.items()}
 
     def restore_intensity(self, state: dict[str, Any]) -> None:
-        """Take the mappings of a checkpoint: the same to the bit, wherever the training images now come from."""
+        """Use the mappings of a checkpoint: the same to the bit, even if the training images are other ones now."""
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
 @contextmanager
 def without_full_collections() -> Iterator[None]:
-    """Within it Python looks for unused cycles among new objects only: 100,000 records are not gone through again and
-    again, which was a sixth of the time that a table of them takes."""
+    """Turn off full garbage collections in a block: they go through 100,000 records again and again, which was a sixth
+    of the time of reading a table of them."""
     usual = gc.get_threshold()
     gc.set_threshold(*usual[:2], 2**30)
     try:
@@ -246,7 +246,7 @@ def source_and_records(table: DataTable, method: type, ask: str | list[UserError
 
 
 def _found(records: list[Record], names: dict[str, str]) -> str:
-    """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: what a source gave, by domain."""
+    """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: a source's images by domain."""
     each = []
     for letter, name in names.items():
         own = [record for record in records if record.domain == letter]
@@ -257,7 +257,7 @@ def _found(records: list[Record], names: dict[str, str]) -> str:
 
 
 def _expect(table: DataTable, method: type, records: list[Record]) -> None:
-    """UserError where records lack what the recipe or the method asks for."""
+    """UserError where records lack pairs, masks or contrasts that the recipe or the method needs."""
     needed = [record for record in records if record.domain in method.reads]
     if method.paired:
         expect_pairs(needed, table.domains)
@@ -276,7 +276,7 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
 
 
 def _preparation(table: DataTable, records: list[Record]) -> Preparation:
-    """How these records become images, with the user's cache where there are files: of all that decides its pixels."""
+    """The Preparation of these records, with the user's cache if they have files; keyed by all that affects pixels."""
     cache = Cache.default() if table.cache and any(record.files for record in records) else None
     source = {key: value for key, value in table.source.table().items() if key != "path"}
     suffixes = {files.suffix_of(path) for record in records for path in record.files}
@@ -289,7 +289,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
 
 
 def training_of(table: DataTable, method: type, records: list[Record]) -> list[Record]:
-    """The training split as the method wants it: complete pairs, a[i] beside b[i], or an unpaired study."""
+    """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired study."""
     if method.paired:
         complete = complete_pairs(records)
         paired = (record for record in records if record.pair in complete)

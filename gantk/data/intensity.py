@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     Pixels = np.ndarray | Tensor
 
 Foreground = Literal[False, True, "otsu"]
-BINS = 256  # of the histogram that Otsu's threshold is read off
-HISTOGRAM = 2**20  # values that the histogram counts
-SCAN_VALUES = 2**24  # values of one scan that are used; of a larger one so many are drawn
-SAMPLES = 2_000_000  # values of all images that a percentile is taken of; more are thinned out
-MARGIN = 0.025  # of the range from air up: so far below air it starts, for a tanh comes to its very end slowly
-AIR = 0.05  # of the range above its start: what is no brighter is air, unless air itself is
-FAINT = 0.02  # of the range below its start, from which on padding is drawn together ...
+BINS = 256  # of the histogram for Otsu's threshold
+HISTOGRAM = 2**20  # values in this histogram, at most
+SCAN_VALUES = 2**24  # values of one scan that are used; a larger one is sampled
+SAMPLES = 2_000_000  # values of all images for a percentile; more are sampled
+MARGIN = 0.025  # share of air to top by which the range starts below air, since a tanh reaches its end slowly
+AIR = 0.05  # share of the range, from its start, that counts as air, unless air itself is brighter
+FAINT = 0.02  # share of the range below its start, from which on padding is compressed ...
 SLAB = 2**22  # values that are mapped at a time
-PADDING = 0.25  # ... where something is so far below it
-LEAST = float(BINS * np.finfo(np.float32).eps)  # of a value, by which another differs that has bins of its own
-LEVELS = 128  # bins of the histogram in which air is looked for
-option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
+PADDING = 0.25  # ... if the lowest value is further below the start than this share
+LEAST = float(BINS * np.finfo(np.float32).eps)  # relative difference below which two values count as equal
+LEVELS = 128  # bins of the histogram for finding air
+option_fields = dataclass(kw_only=True, eq=False)  # fields are options in recipes
 
 
 @option_fields
 class Mapping:
-    """A contrast's native intensities to `range` and back: a rising polygon, never clipped, so `inverse` is exact.
+    """Maps a contrast's native intensities to `range` and back: rising, piecewise linear, never clipped.
 
-    `per` says whose intensities decide: those of the training "set"; of each "volume", the whole scan that a slice
-    belongs to; or of each "image" alone. In the last two cases results come out by the mean of the training scans, and
-    scans without contrast take that.
+    `per` is what the mapping is fitted to: the training "set"; each "volume", the whole scan that a slice belongs to;
+    or each "image". In the last two cases results are mapped back by the mean of the training scans, and scans without
+    contrast are mapped by it. `inverse` is exact.
 
-    Arrays are computed in float64 and come back in their own precision, whole numbers as float32; tensors of torch
-    stay tensors. A subclass, `class Mine(Mapping, name="mine")`, has `measure(pixels)`, the figures of a scan
-    (C, *spatial) that its mapping depends on; `fit_from([figures, ...])` of all training scans, which sets `fitted`, as
-    JSON; `take(figures)`, by which it maps a scan that has contrast; and `corners()`, native and network values.
+    Arrays are computed in float64 and returned in their own precision, integers as float32; torch tensors stay
+    tensors. A subclass, `class Mine(Mapping, name="mine")`, defines `measure(pixels)`, the figures of a scan
+    (C, *spatial) that its mapping depends on; `fit_from([figures, ...])`, which sets `fitted` (JSON) from all training
+    scans; `take(figures)`, which maps by one scan that has contrast; and `corners()`, native and network values.
     """
 
     name: ClassVar[str] = ""
@@ -64,28 +64,28 @@ class Mapping:
             raise UserError(f"range {list(self.range)} is empty", where="data.intensity.range", allowed="[start, end]")
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Learn from training images (C, *spatial) of this domain; UserError where all are constant."""
+        """Fit to training images (C, *spatial) of this domain; UserError where all are constant."""
         self.fit_from([self.measure(image) for image in images])
 
     def of(self, pixels: np.ndarray) -> Mapping:
-        """The mapping of one scan (C, *spatial), where each has its own (per = "volume"); else this one."""
+        """The mapping of one scan (C, *spatial): its own with per = "volume", else this one."""
         return self.own(self.measure(pixels)) if self.per == "volume" else self
 
     def own(self, measured: list[float]) -> Mapping:
-        """The mapping of the scan that was measured; the fitted one where it has no contrast."""
+        """The mapping of a scan by its figures; the fitted mapping where it has no contrast."""
         own = copy.copy(self)
         own.per = "set"
         own.take(measured)
         return own
 
     def forward(self, image: Pixels) -> Pixels:
-        """Native values to the network's; with per = "volume" or "image" as `image` alone has them."""
+        """Map native values to network values; with per = "volume" or "image" by the figures of `image` alone."""
         if self.per != "set":
             return self.own(self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)).forward(image)
         return along(image, *self.corners())
 
     def inverse(self, image: Pixels) -> Pixels:
-        """The network's values to native ones, as the training set has them, or the scan that `of` was given."""
+        """Map network values to native values, of the training set or of the scan that `of` was called with."""
         return along(image, *reversed(self.corners()))
 
     def state(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Mapping:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Mapping:
-        """The mapping that `state` described; UserError where it is of a kind that nobody offers."""
+        """The mapping that `state` describes; UserError where its kind is not registered."""
         kind = cls
         if state["name"] != cls.name:
             from gantk.plugin.loader import registry
@@ -117,13 +117,13 @@ class Mapping:
 class Linear(Mapping):
     """A straight line that takes two native values, the first of `fitted`, to the two ends of `range`.
 
-    `fitted` may go on with the share of the range where tissue begins and with the lowest native value. Where this is
-    far below the start, as padding is in CT (-3024 HU), what is darker than air by more than 2 % of the range is drawn
-    together: a corner far below black would tell a discriminator which images are real.
+    `fitted` may also hold the share of the range where tissue begins, and the lowest native value. If this is far below
+    the start, as padding is in CT (-3024 HU), values darker than air by more than 2 % of the range are compressed:
+    corners far below black would show a discriminator which images are real.
     """
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Nothing to learn, unless a subclass does."""
+        """Do nothing: only subclasses are fitted."""
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
         (low, high), (start, end), lowest = self.fitted[:2], self.range, self.fitted[3:] or self.fitted[:1]
@@ -135,7 +135,7 @@ class Linear(Mapping):
 
 @option_fields
 class Learnt(Linear):
-    """A line that is learnt: a subclass's `ends_of(images)` are the native values that go to the two ends."""
+    """A line fitted to images: a subclass's `ends_of(images)` returns the native values of the two ends."""
 
     per: Literal["set", "volume", "image"] = "set"  # one line for the whole set, or each scan or image its own
     foreground: Foreground = False  # true: of values above each image's mean only; "otsu": above its threshold
@@ -147,16 +147,16 @@ class Learnt(Linear):
             Mapping.fit(self, images)
 
     def measure(self, *images: np.ndarray) -> list[float]:
-        """The ends of the range, the share of it where tissue begins, and how dark the images are at most."""
+        """The native values of the two ends, the share of the range where tissue begins, and the lowest value."""
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
         found, lowest = air_of(_values(images, False), high), low
-        if getattr(self, "low", 1) == 0 and not self.foreground:  # of all kinds only this one starts at air
+        if getattr(self, "low", 1) == 0 and not self.foreground:  # only `percentile` with low = 0 starts at air
             lowest = min(low, float(min(image.min() for image in images)))
         air = found[0] if found and lowest < low else low
         start = AIR + (1 - AIR) * (air - low) / (high - low)
-        if found and found[1] > air + 0.8 * AIR * (high - air):  # of noisy air too much would be above 5 %
+        if found and found[1] > air + 0.8 * AIR * (high - air):  # too much noisy air would be above 5 %
             start = min(0.9, (max(found[2], found[1] + AIR * (high - found[1])) - low) / (high - low))
         return [low, high, float(start), lowest]
 
@@ -166,7 +166,7 @@ class Learnt(Linear):
 
     def take(self, measured: list[float]) -> None:
         if rises(*measured[:2]):
-            earlier = self.fitted is not None and len(self.fitted) == 2  # a checkpoint that starts at the darkest value
+            earlier = self.fitted is not None and len(self.fitted) == 2  # an old checkpoint starts at the darkest value
             self.fitted = [measured[3], measured[1]] if earlier else [float(figure) for figure in measured]
 
     def _set(self, figures: Sequence[float], count: int) -> None:
@@ -179,8 +179,8 @@ class Learnt(Linear):
 class Percentile(Learnt, name="percentile"):
     """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
 
-    low: float = 0.0  # percentile that goes to the start of the range; 0: the darkest, but at most 2.5 % below air
-    high: float = 99.5  # percentile that goes to its end; brighter values go beyond it
+    low: float = 0.0  # percentile mapped to the start of the range; 0: the darkest value, at most 2.5 % below air
+    high: float = 99.5  # percentile mapped to the end of the range; brighter values go beyond it
 
     def __post_init__(self):
         super().__post_init__()
@@ -190,7 +190,7 @@ class Percentile(Learnt, name="percentile"):
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         low, high = np.percentile(values := _values(images, self.foreground), (self.low, self.high))
-        if not self.foreground:  # the extremes must not depend on which values the thinning kept
+        if not self.foreground:  # the extremes must not depend on the sampling
             low = min(image.min() for image in images) if self.low == 0 else low
             high = max(image.max() for image in images) if self.high == 100 else high
             found = air_of(values, high) if self.low == 0 else None
@@ -224,7 +224,7 @@ class PerChannel:
     """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C, *spatial).
 
     Channel i belongs to contrast i modulo their number: neighbouring slices repeat them. A contrast that a patient
-    lacks is NaN; `fit` and `of` pass over it.
+    lacks is NaN; `fit` and `of` skip it.
     """
 
     def __init__(self, lines: Sequence[Any], names: Sequence[str], dims: int):
@@ -307,7 +307,7 @@ def mapping_from(state: dict[str, Any]) -> Any:
 
 
 def to_network(pixels: np.ndarray, intensity: Any, resize: Resize) -> np.ndarray:
-    """Native pixels (C, *native) as a network sees them: brought to `resize.size`, then `to_intensities`."""
+    """Native pixels (C, *native) as network input: resized to `resize.size`, then `to_intensities`."""
     return to_intensities(resize.forward(pixels, nearest=getattr(intensity, "nearest", False)), intensity)
 
 
@@ -320,8 +320,8 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
 
 
 def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
-    """Values by the polygon from corners `before` to `after`, whose first and last piece go on without end."""
-    if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:  # float64 takes room
+    """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are extended."""
+    if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:  # in parts: float64 takes memory
         whole = np.empty(image.shape, along(image.flat[:1], before, after).dtype)
         for one, done in zip(image, whole, strict=True):
             done[...] = along(one, before, after)
@@ -341,9 +341,9 @@ def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pix
 
 
 def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
-    """The values of an image that are foreground, and the others, each in one row; one of one value is all foreground.
+    """The foreground values of an image, and the others, each in one row; a constant image is all foreground.
 
-    Otsu's threshold is moved far neither by the zeros of a stripped skull nor by how much of the picture is air.
+    Otsu's threshold depends little on the zeros of a stripped skull and on the share of air.
     """
     values = some_of(pixels)
     if not how or not rises(values.min(), values.max()):
@@ -353,7 +353,7 @@ def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.nd
 
 
 def otsu(values: np.ndarray) -> float:
-    """The threshold that parts values into two classes farthest from each other, or the middle of a gap of equals.
+    """The threshold of largest variance between the two classes of values; the middle of several equal ones.
 
     Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th percentile.
     """
@@ -364,23 +364,23 @@ def otsu(values: np.ndarray) -> float:
     centres = (edges[:-1] + edges[1:]) / 2
     below, weighted = np.cumsum(counts)[:-1].astype(np.float64), np.cumsum(counts * centres)
     above = values.size - below
-    apart = weighted[:-1] / below - (weighted[-1] - weighted[:-1]) / above  # the lowest and the highest bin are filled
+    apart = weighted[:-1] / below - (weighted[-1] - weighted[:-1]) / above  # outermost bins are filled: never 0 / 0
     between = below * above * apart**2
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
 
 
 def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None:
-    """Where air begins, how dark most of it is, and where it ends, among intensities up to `high`; None without air.
+    """Start, usual value and end of air among intensities up to `high`; None without air.
 
     Air is the highest peak of the histogram below Otsu's threshold, as far as its counts fall from bin to bin and are
-    above 1 % of the peak's, where next to nothing is darker. What CT stored for want of a value, far below air
-    (-2000, -3024), is left out first.
+    above 1 % of the peak's; hardly any value may be darker. CT's padding far below air (-2000, -3024) is left out
+    first.
     """
     while (padding := values <= (low := values.min()) + 1e-3 * (high - low)).mean() > 1e-4 and not padding.all():
         first = np.percentile(values[~padding], 5)  # beyond the blurred rim of padding
         between = ~padding & (values < first - 0.05 * (high - first))
-        alike = (values[~padding] < first + 0.1 * (high - first)).mean()  # as air is, and the dark end of brains is not
+        alike = (values[~padding] < first + 0.1 * (high - first)).mean()  # true of air, not of the dark end of a brain
         if first > -200 or first - low < 0.2 * (high - first) or between.sum() > padding.sum() or alike < 0.1:
             break
         values = values[~padding & ~between]
@@ -394,7 +394,7 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     last = peak + int(np.argmin([*falls, False]))
     first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
     level = float(np.median(inside := values[(values >= edges[peak]) & (values <= edges[peak + 1])]))
-    # zeros of a stripped skull are one value, and not the bin that holds them
+    # zeros of a stripped skull are one value: begin at it, not at the edge of its bin
     begin = level if first == peak and (inside == level).mean() > 0.5 else float(edges[first])
     dark, air = (values < begin).mean(), (values <= edges[last + 1]).mean()
     if dark > 0.02 or air < 0.05 or edges[last + 1] - begin > 0.3 * (high - begin):
@@ -403,30 +403,30 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
 
 
 def no_contrast(count: int, low: float, high: float) -> UserError:
-    """That all training images of a domain are constant."""
+    """The error for a domain whose training images are all constant."""
     what = f"all {count} training images of a domain have no contrast: their intensities run from {low:g} to {high:g}"
     remedy = "look at the images, or choose other ends (low, high)"
     return UserError(what, where="data.intensity", remedy=remedy)
 
 
 def rises(low: float, high: float) -> bool:
-    """Whether two ends make a line, and not the same value but for what resizing it in float32 leaves."""
+    """Whether two ends differ by more than the rounding that resizing in float32 leaves of one value."""
     return bool(np.isfinite([low, high]).all() and high - low > LEAST * max(abs(low), abs(high)))
 
 
 def is_tensor(image: Any) -> bool:
-    """Whether this is a tensor of torch, without importing that."""
+    """Whether this is a torch tensor; does not import torch."""
     return hasattr(image, "detach")
 
 
 def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
-    """The foreground values of all images in one row, thinned to SAMPLES."""
+    """The foreground values of all images in one row, sampled to SAMPLES."""
     share, rng = max(1, SAMPLES // len(images)), np.random.default_rng(0)
     rows = [split_values(image, foreground)[0] for image in images]
     return np.concatenate([row if row.size <= share else rng.choice(row, share) for row in rows])
 
 
 def some_of(values: np.ndarray, count: int = SCAN_VALUES) -> np.ndarray:
-    """The values, or of more than `count` so many drawn at random, always the same."""
+    """The values in one row; of more than `count` a random sample of that size, always the same."""
     values = np.ravel(values)
     return values if values.size <= count else values[np.random.default_rng(0).integers(values.size, size=count)]

@@ -1,4 +1,4 @@
-"""Records, one image each, and how they become what networks see: read, brought to size and cached, in intensities."""
+"""`Record`, one image, and `Preparation`, which reads, resizes and caches records and maps them to network values."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
 
-VERSION = 4  # raise it when the same file gives other pixels, or other intensities: entries of the cache carry it
+VERSION = 4  # raise it when the same file gives other pixels, or other intensities: part of the cache's keys
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image that is read when it is needed: what `read` gives depends on files, key and options of the source."""
+    """One image, read on demand; what `read` returns depends only on the files, the key and the source's options."""
 
     domain: str  # "a", "b", or "image" where the source has one domain
     subject: str  # patient; "" where unknown
@@ -37,13 +37,13 @@ class Record:
     label: str | None = None  # class, such as "tumour"; None where unknown
     missing: tuple[str, ...] = ()  # contrasts of the domain that this patient lacks; their channels are NaN
     others: tuple[Path, ...] = ()  # further files behind it: one for each contrast beyond the first
-    scan: Callable[[], np.ndarray] | None = None  # the whole scan (C, D, H, W) of which this is a slice; None: `read`
-    scan_key: str = ""  # names that scan within its domain; "" where this is no slice of one
+    scan: Callable[[], np.ndarray] | None = None  # reads the whole scan (C, D, H, W) of this slice; None: `read`
+    scan_key: str = ""  # names that scan within its domain; "" if this is not a slice
     mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
 
     @property
     def id(self) -> tuple[str, str]:
-        """Its domain and key, which name it among all records."""
+        """Domain and key, which identify a record."""
         return self.domain, self.key
 
     @property
@@ -63,11 +63,11 @@ def contrast_names(domain: str) -> tuple[str, ...]:
 
 
 class Preparation:
-    """How records become network images of `size`; safe to share between threads.
+    """Turns records into network images of `size`; thread-safe.
 
-    With a `cache`, all records of one file (or of one set of files) are decoded and brought to size together, and kept
-    as one entry, in native intensities. Entries are named by the files (path, size, times, inode), the records' keys,
-    `size`, `fit` and `about`: whatever else decides what `Record.read` returns. Computed records are not kept.
+    With a `cache`, all records of one file (or of one set of files) are decoded and resized together, and stored as one
+    entry, in native intensities. An entry's name is a hash of the files (path, size, times, inode), the records' keys,
+    `size`, `fit` and `about`, all else that affects `Record.read`. Records without files are not cached.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Preparation:
         fit: str,
         cache: Cache | None = None,
         about: Any = "",  # JSON: the source's options, plane and spacing, versions of the code that reads
-        intensity: Any = "",  # JSON: the options of the intensity mapping, for what is measured of scans
-        nearest: Sequence[str] = (),  # domains of label maps, which come to size without mixing
+        intensity: Any = "",  # JSON: the options of the intensity mapping, for the figures of scans
+        nearest: Sequence[str] = (),  # domains of label maps, which are resized to the nearest pixel
     ):
         self.size, self.fit, self.cache, self.about, self.intensity = tuple(size), fit, cache, about, intensity
         self.nearest = nearest
@@ -88,15 +88,15 @@ class Preparation:
             if cache is not None and record.files:
                 groups[record.domain, record.files].append(record)
         self._places = {record.id: (group, row) for group in groups.values() for row, record in enumerate(group)}
-        self._names: dict[Hashable, str | None] = {}  # of entries
+        self._names: dict[Hashable, str | None] = {}  # of cache entries
         self._measured: dict[Hashable, Any] = {}
 
     def image(self, record: Record, intensity: Any) -> np.ndarray:
-        """(C, *size) float32 in network intensities, by the own mapping of the record's scan where it has one."""
+        """(C, *size) float32 in network intensities, by the mapping of the record's scan if it has its own."""
         return to_intensities(self.to_size(record), self.mapping(record, intensity))
 
     def to_size(self, record: Record) -> np.ndarray:
-        """(C, *size) float32 in native intensities, neighbours as channels; a contrast that is not there is NaN."""
+        """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is NaN."""
         slices = self.stacks.get(record.id, [record])
         return np.concatenate([self._once("images", one, self._read) for one in slices])
 
@@ -113,7 +113,7 @@ class Preparation:
         return intensity.own(self.measured(record, intensity))
 
     def measured(self, record: Record, intensity: Any) -> Any:
-        """The figures of a record's scan that its mapping depends on, measured once and remembered."""
+        """The figures of a record's scan that its mapping depends on; measured once, then cached."""
         scan = record.domain, record.scan_key or record.key
         if scan not in self._measured:
             read = record.scan or record.read
@@ -121,22 +121,22 @@ class Preparation:
         return self._measured[scan]
 
     def fact(self, what: str, records: Sequence[Record], which: Any, make: Callable[[], Any]) -> Any:
-        """The JSON that `make` finds out about these records under the intensity options, remembered by their files."""
+        """The JSON value of `make` for these records and the intensity options, cached by the records' files."""
         stamps = all(record.files for record in records) and self._stamps(f for record in records for f in record.files)
         if not stamps:
             return make()
         return self.cache.fact(digest(what, self.about, self.intensity, stamps, which), make)
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
-        """The SHA-256 of files, which are read again only where one of them is another than the last time."""
+        """The SHA-256 of each file; cached until one of the files changes."""
         stamps = self._stamps(files := sorted(files))
         make = lambda: [*map(sha256_of, files)]  # noqa: E731
         return dict(zip(files, self.cache.fact(digest("sha256", stamps), make) if stamps else make(), strict=True))
 
     def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
-        """The array that `make` returns for a record, from the entry that holds it for all records of its file.
+        """The array that `make` returns for a record, from the cache entry of all records of its file.
 
-        One-dimensional ones are filled up with zeros to the longest. None where nothing is kept of this record.
+        One-dimensional arrays are padded with zeros to the longest. None where the record is not cached.
         """
         group, row = self._places.get(record.id, (None, 0))
         if group is None:
@@ -155,7 +155,7 @@ class Preparation:
         return make(record) if row is None else row.astype(np.float32, copy=False)
 
     def _stamps(self, files: Iterable[Path]) -> list[list] | None:
-        """What tells that a file is still the same; None without a cache, or where one is missing: reading says so."""
+        """Path, size, times and inode of each file; None without a cache, or if one is missing (`read` reports it)."""
         if self.cache is None:
             return None
         try:
@@ -179,7 +179,7 @@ def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def code_of(parts: Iterable[Any]) -> str:
-    """A name for the code that reads and maps: VERSION for gantk's own, a hash of the modules of a plugin's package."""
+    """A hash of the code that reads and maps: of VERSION for gantk's own, of the modules of a plugin's package."""
     names = {each.__module__ for part in parts for each in getattr(part, "__mro__", [part])}
     code = set()
     for name in names:
@@ -190,10 +190,10 @@ def code_of(parts: Iterable[Any]) -> str:
 
 
 def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Hashable, list]:
-    """2.5-D: the 2k + 1 slices, the lowest first, that each record's image consists of.
+    """2.5-D: by record id, the 2k + 1 slices of its image, the lowest first.
 
-    Which slice lies beside which is found among all `records`, within one domain, subject and folder, by `position`.
-    Where a neighbour is not in a record's own set, the slice nearest to it on the way stands in for it.
+    Neighbours are found among all `records` of one domain, subject and folder by `position`. A neighbour outside the
+    record's own set is replaced by the nearest slice before it that is inside.
     """
     if without := [record for record in records if record.position is None]:
         what = f"{len(without)} of {len(records)} images have no place in a stack: the first is '{without[0].key}'"

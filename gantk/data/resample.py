@@ -1,4 +1,4 @@
-"""Resampling: a volume's plane and spacing, one grid onto another, images to the networks' size; and the way back."""
+"""Resampling: volumes to a plane and spacing, or to another volume's grid; images to the networks' size and back."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, same_grid, upright_affine
 
-# Which upright axis (1 planes, 2 rows, 3 columns) becomes stack, row and column; heads stand up in all but axial ones.
+# The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB
 SLAB = 2**22  # voxels of a volume that are computed at a time
-UNMOVED = 0.05  # of a voxel: where the outermost ones would move by less, nothing is resampled
+UNMOVED = 0.05  # voxels: an axis is not resampled if its outermost voxels would move by less
 
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """The plane whose slices come first, and the spacing in mm of (stack,) rows and columns, that networks see.
+    """The plane of the slices, and the spacing in mm of (stack,) rows and columns, that networks see.
 
     Axial stacks run from inferior to superior, with rows from anterior down; coronal ones from anterior to posterior,
     with rows from superior down; both have the patient's right in the first column. Sagittal ones run from right to
@@ -41,15 +41,15 @@ class SamplingGrid:
 
     @property
     def is_plain(self) -> bool:
-        """Whether images stay as they are read."""
+        """Whether the grid changes nothing: axial planes at the file's spacing."""
         return self.plane == "axial" and self.spacing is None
 
     def sides(self, native: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
-        """(D', H', W') on this grid of an upright one (D, H, W) with that spacing in mm; the same for (H, W)."""
+        """The shape (D', H', W') on this grid of upright pixels (D, H, W) with that spacing in mm; (H, W) likewise."""
         return tuple(count for count, _ in self._grid(native, spacing))
 
     def forward(self, image: Image) -> Image:
-        """The pixels of an image as (C, stack, rows, columns) on this grid, about the same middle; no affine."""
+        """Resample an image to (C, stack, rows, columns) on this grid, about the same centre; it has no affine then."""
         if self.is_plain:
             return image
         turned, grid = self.turned(image.pixels), self._grid(image.pixels.shape[1:], image.spacing)
@@ -61,11 +61,11 @@ class SamplingGrid:
         return replace(image, pixels=pixels, affine=None, header=None)
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
-        """(C', stack, rows, columns) on this grid back on `image`'s own upright one, (C', D, H, W)."""
+        """Resample (C', stack, rows, columns) on this grid back to `image`'s own upright grid, (C', D, H, W)."""
         return self._turned(self.enlarged(pixels, image)).transpose(np.argsort(self._axes(image.dims)))
 
     def enlarged(self, pixels: np.ndarray, image: Image, part: slice = slice(None)) -> np.ndarray:
-        """(C', stack, rows, columns) on this grid at the voxels of `turned(image.pixels)`; of the stack this part."""
+        """Resample (C', stack, rows, columns) on this grid to the voxels, or a `part`, of `turned(image.pixels)`."""
         native = image.pixels.shape[1:]
         places = zip(self._axes(image.dims)[1:], self._grid(native, image.spacing), strict=True)
         return resampled(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
@@ -81,7 +81,7 @@ class SamplingGrid:
         return pixels[:, :, ::-1] if pixels.ndim == 4 and self.plane != "axial" else pixels
 
     def _grid(self, native: tuple[int, ...], spacing: Sequence[float]) -> list[tuple[int, float]]:
-        """For each axis of this grid: how many voxels, and how many of the file's one step of them is."""
+        """For each axis of this grid: the number of voxels, and the step between two, in voxels of the file."""
         grid, wanted = [], self.spacing or ()
         wanted = (None,) * (len(native) - len(wanted)) + wanted[-len(native) :]
         for axis, mm in zip(self._axes(len(native))[1:], wanted, strict=True):
@@ -98,7 +98,7 @@ class Resize:
     """Bring images of one native size to `size`, and bring results back onto the native grid.
 
     `pad` keeps the aspect: the image is resized to the largest that fits, centred in its background. `stretch` resizes
-    each axis on its own. `crop` keeps the resolution: what is larger is cut about its centre, what is smaller centred.
+    each axis on its own. `crop` keeps the resolution: larger images are cut about their centre, smaller ones centred.
     """
 
     def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Literal["pad", "stretch", "crop"] = "pad"):
@@ -107,18 +107,18 @@ class Resize:
         scale = min(to / side for side, to in zip(native, size, strict=True))
         rounded = tuple(max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True))
         self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
-        self.window = _centred(self.content, self.size)  # what the image fills of `size`
-        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)  # what is seen of the image
+        self.window = _centred(self.content, self.size)  # where the image lies in `size`
+        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)  # the part of the image in use
 
     def forward(self, image: np.ndarray, fill: float | None = None, nearest: bool = False) -> np.ndarray:
-        """(C, *native) -> (C, *size), of labels `nearest`; padding takes `fill`, by default each channel's minimum."""
+        """(C, *native) -> (C, *size), `nearest` for labels; padding is `fill`, by default each channel's minimum."""
         part = (picked if nearest else resize)(image[(slice(None), *self.shown)], self.content)
         return _padded(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
         """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off is the minimum.
 
-        `planes`: one of `slabs`, of which alone the result is.
+        `planes`: one of `slabs`, to return these planes only.
         """
         sides = tuple(place.stop - place.start for place in self.shown)
         part = resize(image[(slice(None), *self.window)], sides, planes)
@@ -126,22 +126,22 @@ class Resize:
 
     @property
     def slabs(self) -> list[slice]:
-        """The native planes, a few at a time; of pictures, and of what `crop` cut, all."""
+        """Slices of a few native planes each; one slice of all planes for pictures, and where `crop` cuts."""
         if len(self.native) == 2 or self.shown != tuple(slice(0, side) for side in self.native):
             return [slice(None)]
         return slabs(self.native)
 
 
 def slabs(sides: tuple[int, ...]) -> list[slice]:
-    """The first axis a few planes (of a picture: rows) at a time."""
+    """Slices of the first axis with a few planes (rows of a picture) each."""
     count = max(1, SLAB // int(np.prod(sides[1:])))
     return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
 
 
 def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other; of these planes alone.
+    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other; only these planes.
 
-    Not a matrix product, though it is one: beside threads of NumPy's BLAS a training step took five times as long.
+    Not by a matrix product: with the threads of NumPy's BLAS, a training step took five times as long.
     """
     for axis, to in enumerate(size, start=1):
         part = planes if axis == 1 else slice(None)
@@ -151,15 +151,15 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
 
 
 def picked(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), the nearest pixels."""
+    """(C, *spatial) -> (C, *size) by the nearest pixels."""
     places = ((2 * np.arange(to) + 1) * side // (2 * to) for side, to in zip(image.shape[1:], size, strict=True))
     return image[(slice(None), *np.ix_(*places))]
 
 
 def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)) -> np.ndarray:
-    """(C, *spatial) at (count, step) voxels for each axis, about the same middle; those that need nothing stay.
+    """Resample (C, *spatial) to `count` voxels, `step` apart, about the same centre, along each axis that changes.
 
-    `part` of a volume's first axis alone: it then comes first, else the axis that shrinks most.
+    `part`: only this part of a volume's first axis, which is then resampled first, else the axis that shrinks most.
     """
     changed = [axis for axis, (count, step) in enumerate(grid, 1) if (count, step) != (pixels.shape[axis], 1.0)]
     if range(grid[0][0])[part] != range(grid[0][0]):
@@ -170,7 +170,7 @@ def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice
 
 
 def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float, part: slice = slice(None)) -> np.ndarray:
-    """One axis of (C, *spatial) at `count` places, volumes plane by plane: little is needed beyond the result."""
+    """Resample one axis of (C, *spatial) to `count` places, volumes plane by plane, which saves memory."""
     if pixels.ndim == 3:
         return _resampled_axis(pixels[:, None], axis + 1, count, step)[:, 0]
     places, weights = (each[:, part] for each in _taps(pixels.shape[axis], count, step))
@@ -189,7 +189,7 @@ def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float, part
 
 @lru_cache(maxsize=64)
 def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxels each new one is made of, and their weights, (taps, count) each: a triangle as wide as the larger."""
+    """The source voxels of each new one, and their weights, (taps, count) each: a triangle as wide as the larger."""
     reach = max(step, 1.0)
     centres = (np.arange(count) + 0.5) * step - 0.5 + (side - count * step) / 2
     places = np.floor(centres - reach).astype(int) + np.arange(int(np.ceil(2 * reach)) + 2)[:, None]
@@ -214,9 +214,9 @@ def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.nd
 
 
 def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | None = None) -> Image:
-    """A volume on the voxels of another, by the affines of both; UserError where one has none and they differ in size.
+    """Resample a volume to the voxels of another by their affines; UserError if one has none and the sizes differ.
 
-    Linear (order 1), or the nearest voxel (0) for labels. What the image does not cover gets `fill`, by default each
+    Linear (order 1), or the nearest voxel (0) for labels. Voxels outside the image get `fill`, by default each
     channel's minimum (air). Equal grids give the pixels unchanged.
     """
     from scipy.ndimage import affine_transform

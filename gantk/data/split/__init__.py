@@ -1,4 +1,4 @@
-"""Splits: who is trained on and who is held out, read from a file or drawn, and checked for leaks and copies."""
+"""Splits into training, validation and test: read from a file or drawn, and checked for leaks and copies."""
 
 from gantk.data.split.split import SETS, Splits, consequences, named, recalled, split_json, split_records, unpair
 

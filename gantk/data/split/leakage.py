@@ -1,4 +1,4 @@
-"""Leakage: patients, the very same pixels, or near copies of them on two sides of a split."""
+"""Leakage: patients, identical pixels or near copies on two sides of a split."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def check_leakage(
     same_patient: bool = True,  # whether a patient may give training images of both domains; False: that is a leak
     near: bool = True,  # look for near copies too: saved again, resized, shifted, rescaled
 ) -> None:
-    """UserError that lists who or what is on two sides of a split: a patient, the very same pixels, or near copies.
+    """UserError that lists patients, identical pixels and near copies on two sides of a split.
 
-    Blocks are held out of every patient on purpose, so there only pixels count; images without contrast (air) never
-    do. `same_patient = False` is for unpaired methods: a patient in both domains of `train` is an error too. Every
-    image is read once; of a very large set the pixels of a sample, and the bytes of all files that are equally large.
+    A split by blocks divides every patient on purpose, so only pixels are compared there; images without contrast (air)
+    are ignored. `same_patient = False` is for unpaired methods: a patient in both domains of `train` is an error too.
+    Every image is read once; of a very large set the pixels of a sample, and the bytes of all files of equal size.
     """
     sides = [name for name in SETS for _ in splits[name]]
     records = [record for name in SETS for record in splits[name]]
@@ -32,7 +32,7 @@ def check_leakage(
         found += _on_two_sides("patient", [(r.subject, r.subject, s) for r, s in zip(records, sides, strict=True)])
     if len(set(sides)) > 1:
         known, some = getattr(splits, "fingerprints", {}), sampled([record.key for record in records])
-        if len(some) < len(records):  # then of all, the bytes
+        if len(some) < len(records):  # compares the bytes of all files
             equal = [(i, j) for i, j in exact_copies(records) if sides[i] != sides[j]]
             contrast = {i: fingerprint(records[i], False).digest for i in {i for i, _ in equal}}
             equal = [(contrast[i], records[n].key, sides[n]) for i, j in equal for n in (i, j)]
@@ -62,7 +62,7 @@ def check_leakage(
 
 
 def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> list[str]:
-    """Lines about identities on more than one side; each entry is an identity, how it is called, and a side."""
+    """Lines on identities that are on more than one side; each entry is (identity, name, side)."""
     places: dict[str | None, dict[str, str]] = defaultdict(dict)
     for identity, name, side in entries:
         places[identity].setdefault(side, name)
@@ -74,5 +74,5 @@ def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> 
 
 
 def listed(found: Sequence[str], between: str = ", ") -> str:
-    """The first few of these names, and how many more there are."""
+    """The first SHOWN of these names, and how many more there are."""
     return between.join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

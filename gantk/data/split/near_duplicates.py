@@ -1,8 +1,8 @@
 """Near duplicates: exact and near copies of images, by a correlation of thumbnails, and how a split treats them.
 
-Every image is kept as two thumbnails of 32 x 32: its whole frame, and what differs from the background. Copies are
-images whose fine detail correlates in either, so that they are found when they were saved again, rescaled in intensity
-or size, shifted, or given another margin. Measured: changed copies 0.978 to 1, at most 0.71 the same slice of another
+Every image has two thumbnails of 32 x 32: its whole frame, and the part that differs from the background. Copies are
+images whose fine detail correlates in either, even if they were saved again, rescaled in intensity or size, shifted,
+or given another margin. Measured: changed copies 0.978 to 1, at most 0.71 the same slice of another
 phantom, 0.62 (MR) and 0.70 (CT) slices of other real patients, 0.73 T1 and T2 of one slice, 0.973 neighbours in a CT.
 """
 
@@ -24,20 +24,20 @@ from gantk.files import sha256_of
 from gantk.formats.files import is_volume
 
 SIDE = 32  # pixels of a thumbnail's side
-ENOUGH = 128  # pixels of a side from which on images are averaged down before anything else
+ENOUGH = 128  # pixels of a side, to which larger images are averaged down first
 SMALLEST = 16  # pixels of an image's side ...
 LEAST = 10  # ... and of its content's, below which everything looks alike
 DETAIL = 0.02  # share of a thumbnail's contrast that is detail, below which there is nothing to compare: ramps, blurs
 EDGE = 2  # pixels at a thumbnail's edge that are not compared
 COPY = 0.92  # correlation above which images of different known patients are copies ...
 COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
-SAMPLED = 64  # neighbours of a stack that are compared to know how alike its slices are
+SAMPLED = 64  # neighbours of a stack that are compared to measure how alike its slices are
 BLOCK = 512  # images compared with all others at once
-MOST, SOME = 20_000, 2_000  # images up to which the pixels of all are compared, and how many are of a larger set
+MOST, SOME = 20_000, 2_000  # most images that are all compared by pixels; how many are of a larger set
 DIGEST = 32  # bytes of a SHA-256
-SETS = ("train", "validation", "test")  # from what is least held out to what is most
+SETS = ("train", "validation", "test")  # from least to most held out
 Sets = dict[str, list[Record]]
-_last: dict[str, Any] = {"digests": None}  # what `_alike` was asked for last
+_last: dict[str, Any] = {"digests": None}  # the last call of `_alike`
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Fingerprint:
     digest: str | None  # of shape and pixels; None for images without contrast
     thumbnails: np.ndarray | None  # uint8 (2, views, 32, 32): frame and content; None where too little is to be seen
     subject: str = ""  # patient; "" where unknown
-    stack: Hashable = None  # images among which neighbours may be slices of one scan
+    stack: Hashable = None  # group of images in which neighbours may be slices of one scan
     position: float | None = None  # its place in the stack
     usual: float | None = None  # how alike neighbours in its stack are; None: not known yet
 
@@ -63,9 +63,9 @@ def fingerprint_of(name: str, pixels: np.ndarray, near: bool = True) -> Fingerpr
 
 
 def fingerprint(record: Record, near: bool = True, preparation: Preparation | None = None) -> Fingerprint:
-    """The fingerprint of a record, which is read once; of its cache, only where no earlier run has read it.
+    """The fingerprint of a record; with a cached `preparation`, records that an earlier run has read are not read.
 
-    The image that the networks see is then brought to size on the way, so that a first epoch decodes nothing again.
+    The network image is then prepared and cached too, so that the first epoch decodes nothing again.
     """
     row = preparation.kept("fingerprints", record, _packed) if preparation and near else None
     if row is None:
@@ -84,7 +84,7 @@ def _packed(record: Record) -> np.ndarray:
 
 
 def placed(one: Fingerprint, record: Record) -> Fingerprint:
-    """A fingerprint with what a record knows about its image."""
+    """A fingerprint with the key, patient, stack and position of a record."""
     stack = record.domain, record.label
     return replace(one, name=record.key, subject=record.subject, stack=stack, position=record.position)
 
@@ -131,7 +131,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def percentiles(values: np.ndarray, at: Sequence[float]) -> np.ndarray:
-    """np.percentile of floats, to the bit, by sorting them: of a picture in a quarter of its time. NaN where one is."""
+    """np.percentile of floats, equal to the bit, by sorting: a quarter of its time for a picture. NaN if one is."""
     ordered = np.sort(values, axis=None)
     place = np.true_divide(at, 100) * (ordered.size - 1)
     below = np.floor(place).astype(int)
@@ -147,8 +147,8 @@ def background(gray: np.ndarray) -> float:
 
 
 def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
-    """Where 98 % of what differs from the background lies along each axis, in pixels, of an image from 0 to 1: not its
-    outermost ones, which noise and letters at the border would move."""
+    """For each axis, the range in pixels with 98 % of what differs from the background, in an image from 0 to 1; not
+    100 %, since noise and letters at the border would move the ends."""
     differs = np.abs(gray - background(gray))
     differs[differs < 0.1] = 0
     box = []
@@ -161,7 +161,7 @@ def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _views(gray: np.ndarray, box: list[tuple[float, float]]) -> Iterator[tuple[np.ndarray, list[tuple[float, float]]]]:
-    """Planes, each with its part of the box: a picture itself, three planes through the middle of a volume's box."""
+    """Yield planes with their part of the box: a picture itself; three planes through the middle of a volume's box."""
     if gray.ndim == 2:
         yield gray, box
         return
@@ -184,14 +184,14 @@ def _thumbnail(plane: np.ndarray, box: list[tuple[float, float]]) -> np.ndarray:
 
 def _high_pass(kept: np.ndarray) -> np.ndarray:
     """Thumbnails without what is coarser than about 3 of their pixels, and without their edge."""
-    from scipy.ndimage import gaussian_filter  # translating needs this module's neighbours, and none of scipy
+    from scipy.ndimage import gaussian_filter  # here, since translating imports this module without scipy
 
     pixels = kept.astype(np.float32)
     return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[..., EDGE:-EDGE, EDGE:-EDGE]
 
 
 def _detail(kept: np.ndarray) -> np.ndarray:
-    """float32 (..., 2, numbers) of thumbnails: products of these, summed, are the views' mean correlation of detail."""
+    """float32 (..., 2, n) of thumbnails, whose dot products are the mean correlation of the views' detail."""
     detail = _high_pass(kept)
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
@@ -204,8 +204,8 @@ def _detail(kept: np.ndarray) -> np.ndarray:
 def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """Pairs of near copies, the first index smaller, with their correlation; in order. Exact copies are not among them.
 
-    Images of one known patient are never copies: slices of one scan are alike by nature. Different patients' are above
-    0.92; where a patient is unknown, above 0.975 and clearly more alike than slices side by side in their stacks are.
+    Images of one known patient are never copies: slices of one scan are alike by nature. Images of different patients
+    are copies above 0.92; of an unknown patient above 0.975, if clearly more alike than neighbouring slices.
     """
     usual = {one.stack: one.usual for one in images if one.usual is not None}
 
@@ -230,12 +230,12 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
 
 
 def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
-    """Pairs of thumbnails, by the digests of their images, whose detail correlates; of the last images remembered, as
-    a split, the check of it and the list of copies ask for the same ones."""
+    """Pairs of digests whose thumbnails' detail correlates, with the score. The last result is kept, since a split, its
+    check and the list of copies compare the same images."""
     if thumbnails.keys() == _last["digests"]:
         return _last["alike"]
     found = []
-    for shape in {each.shape for each in thumbnails.values()}:  # pictures with pictures
+    for shape in {each.shape for each in thumbnails.values()}:  # pictures only with pictures
         names = [name for name, each in thumbnails.items() if each.shape == shape]
         parts = (names[start : start + BLOCK] for start in range(0, len(names), BLOCK))
         detail = np.concatenate([_detail(np.stack([thumbnails[name] for name in part])) for part in parts])
@@ -249,9 +249,9 @@ def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]
 
 
 def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> float:
-    """How alike most slices side by side in a stack of an unknown patient are at most: the upper quartile.
+    """How alike neighbouring slices in a stack of unknown patients are: the upper quartile of their correlations.
 
-    Low where its images have no such order, as pictures collected from the web.
+    Low where its images have no order, such as pictures collected from the web.
     """
     members = [one for one in images if one.thumbnails is not None and not one.subject and one.stack == stack]
     ordered = sorted((one for one in members if one.position is not None), key=lambda one: one.position)
@@ -265,19 +265,19 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
     return float(np.percentile(scores, 75)) if scores else 0.0
 
 
-# --- what a split does with them
+# --- how a split treats copies
 
 
 def sampled(keys: Sequence[str]) -> list[int]:
-    """The places of the images whose pixels are compared: all of a usual set; of a very large one some, by hash."""
+    """The indices of images whose pixels are compared: all up to MOST, else SOME, chosen by a hash of their keys."""
     places = range(len(keys))
     return list(places) if len(keys) <= MOST else sorted(sorted(places, key=lambda n: crc32(keys[n].encode()))[:SOME])
 
 
 def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> list[Fingerprint]:
-    """Fingerprints of images of files where nobody knows whose they are, each of them read once; else none.
+    """Fingerprints of images from files without known patients, each read once; [] if any patient is known.
 
-    Those of images that are not `sampled` are empty.
+    Fingerprints of images that are not `sampled` are empty.
     """
     if any(record.subject or not record.files for record in records):
         return []
@@ -288,10 +288,10 @@ def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> l
 
 
 def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Records whose files hold the same bytes (of volumes, the same plane of them) as those of an earlier one: pairs,
-    the index of the first of these and that of each other one.
+    """Pairs of records whose files hold the same bytes (of volumes, the same plane): the index of the first such record
+    and the index of each later one.
 
-    Files that no other has the size of are not read for it.
+    Files of a size that no other file has are not read.
     """
     stats = {path: os.stat(path) for path in {path for record in records for path in record.files}}
     count = Counter(each.st_size for each in stats.values())
@@ -310,7 +310,7 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
 
 
 def around_held_out(pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> list[tuple[int, int]]:
-    """The same exact copies, each beside the most held-out one of its bytes in place of the first."""
+    """The same pairs of exact copies, with the most held-out copy in place of the first."""
     most: dict[int, int] = {}
     for i, j in pairs:
         most[i] = max(most.get(i, i), j, key=lambda n: SETS.index(places[n]) if places[n] else -1)
@@ -318,12 +318,12 @@ def around_held_out(pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> 
 
 
 def unit_of(record: Record) -> tuple[str, str]:
-    """What a split by image never divides: a registered pair, or one image."""
+    """The unit that a split by image never divides: a registered pair, or one image."""
     return ("pair", record.pair) if record.pair is not None else record.id
 
 
 def first_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]]) -> dict[Hashable, Hashable]:
-    """For every unit of pairs of copies, directly or by others, the unit that stands for all of them."""
+    """By unit, the unit that represents its copies, direct or through other copies."""
     first: dict[Hashable, Hashable] = {}
 
     def root(name: Hashable) -> Hashable:
@@ -338,9 +338,9 @@ def first_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]])
 
 
 def without_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
-    """Sets of records of which none is a copy of one in a more held-out set, or the partner of such a copy.
+    """The sets without copies of records in a more held-out set, and without the partners of such copies.
 
-    Where a set would lose a whole domain nothing is left out: such data are for `check_leakage` to refuse.
+    Where a set would lose a whole domain, nothing is left out: `check_leakage` refuses such data.
     """
     gone = _copies_of_held_out(places, pairs)
     of_pair = {(places[n], records[n].pair) for n in gone if records[n].pair is not None}
@@ -349,10 +349,10 @@ def without_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequ
 
 
 def with_near_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
-    """Sets of records in which near copies of held-out ones, and their partners, have gone to the side of these."""
+    """The sets with near copies of held-out records, and the copies' partners, moved to the set of these records."""
     moved, order = places, range(len(records))
     while to := _copies_of_held_out(moved, pairs):
-        order = [n for name in SETS for n in order if moved[n] == name]  # as runs of earlier versions have them
+        order = [n for name in SETS for n in order if moved[n] == name]  # the order of earlier versions
         of_pair = {records[n].pair: name for n, name in to.items() if records[n].pair}
         moved = [to.get(n) or of_pair.get(records[n].pair or "", name) for n, name in enumerate(moved)]
     new = _sets_of([moved[n] for n in order], [records[n] for n in order])
@@ -360,12 +360,12 @@ def with_near_copies(places: Sequence[str], records: Sequence[Record], pairs: Se
 
 
 def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
-    """Records by their places; those of none ("") are left out."""
+    """Records by set; those without one ("") are left out."""
     return {name: [r for r, place in zip(records, places, strict=True) if place == name] for name in SETS}
 
 
 def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]]) -> dict[int, str]:
-    """The most held-out set that holds a copy of it, for every record that is in a less held-out one."""
+    """By index, the most held-out set that holds a copy of that record, for records in a less held-out set."""
     found: dict[int, str] = {}
     for i, j in [*pairs, *((j, i) for i, j in pairs)]:
         if places[i] and places[j] and SETS.index(places[i]) > SETS.index(found.get(j, places[j])):

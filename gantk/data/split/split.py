@@ -1,4 +1,4 @@
-"""Who is trained on and who is held out: by patient, by blocks of slices, by image, in k folds, or as a file says."""
+"""Splits records into train, validation and test: by patient, blocks of slices or image, in k folds, or by a file."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from gantk.formats.files import files_of
 from gantk.plugin.loader import load as plugins
 
 By = Literal["auto", "patient", "block", "image"]
-FEW = 4  # patients below which `auto` keeps none for validation, unless the share asked for comes to one of them
+FEW = 4  # of fewer patients `auto` keeps none for validation, unless the share asked for rounds to one or more
 BLOCK = 'set data.split.by = "block" to hold out slices of each head, which tells how it does within these heads alone'
 NAME = "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient name them"
 
 
 class Splits(Sets):
-    """The records of `train`, `validation` and `test`; `by` says what was never divided."""
+    """The records of `train`, `validation` and `test`; `by` is the unit that was never divided."""
 
     def __init__(self, sets: Sets, by: str, made: Mapping = {}, fingerprints: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
-        self.made = made  # what else it takes to make the same split again: seed, fold, the file's hash
-        self.fingerprints = dict(fingerprints)  # by domain and key, of images that had to be read for this
+        self.made = made  # what else is needed to repeat the split: seed, fold, the file's hash
+        self.fingerprints = dict(fingerprints)  # by domain and key, of images that were read for the split
 
     def __or__(self, other: Sets) -> Splits:
         return Splits({**self, **other}, self.by, self.made, self.fingerprints)
@@ -56,20 +56,20 @@ def split_records(
     gap: int = 2,  # by block: neighbours of a held-out slice that training does not see either
     blocks: int = 2,  # by block: runs of neighbouring slices per held-out set
     seed: int = 0,  # which units are held out
-    folds: int = 0,  # k-fold by patient: so many parts of equal size, each of them the test set once; 0 = by shares
+    folds: int = 0,  # k-fold by patient: how many parts of equal size, each the test set once; 0 = by shares
     fold: int = 0,  # k-fold: which part is the test set, counted from 0
-    file: str = "",  # CSV that says who is where, by a column patient (or path) and a column split (or fold)
+    file: str = "",  # CSV with the set of each patient: columns patient (or path) and split (or fold)
     fingerprints: Mapping = {},  # by domain and key, of images that were read already
 ) -> tuple[Splits, str]:
-    """Records shared out to train, validation and test, and how in words; a seeded function of its arguments alone.
+    """Split records into train, validation and test: the sets and a description, which depend on the arguments only.
 
-    What `file` says wins; else `folds` deal out all patients, whatever their folders are called; else what the folders
-    or the table themselves say (`Record.split`). A set that is not given is empty; folds of a file alone leave the
-    share of `validation` to be taken from the training images. Known patients are divided by `by = "block"` alone; of
-    two, one is trained on and one tested, of three `auto` trains on two, and neither leaves one for validation.
-    Registered pairs are never divided. Too few units for the shares asked are a `UserError` with the numbers.
+    `file` has priority; then `folds`, which ignore the folders' names; then the sets that folders or a table name
+    (`Record.split`). A set that these do not name is empty, except that with the folds of a file, `validation` is taken
+    from the training images. Only `by = "block"` divides known patients. Of two patients, one is trained on and one
+    tested, of three `auto` trains on two; neither leaves one for validation. Registered pairs are never divided.
+    UserError, with the numbers, where there are too few units for the shares.
 
-    Who falls where for a seed must never change: results are compared across runs.
+    The sets for a seed must never change: results are compared across runs.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
@@ -91,13 +91,13 @@ def split_records(
 def _as_given(
     records: Sequence[Record], asked: dict[str, float], file: str, draw: Callable[..., tuple[Splits, str]]
 ) -> tuple[Splits, str]:
-    """The sets that a file, else the folders or the table name; those of `asked` that they do not name are drawn."""
+    """The sets that a file, folders or a table name; sets of `asked` that they do not name are drawn from train."""
     given = {name: [record for record in records if (record.split or "train") == name] for name in SETS}
     whence = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
         where, allowed = ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
         raise UserError(f"as {whence}, this leaves no image to train on", where=where, allowed=allowed)
-    # Shares are of all images, so what is taken from the training images weighs more of them.
+    # Shares refer to all images, so that they are larger shares of the training images.
     whole, most = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
     shares = {name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, most[name]) for name in most}
     splits, how = draw(given["train"], shares)
@@ -114,7 +114,7 @@ def _as_given(
 def _drawn(
     records: Sequence, shares: dict[str, float], by: By, seed: int, gap: int, blocks: int, known, folds=0, fold=0
 ) -> tuple[Splits, str]:
-    """Sets by shares, or one of `folds`: then the share of `validation` is taken from those that are not tested."""
+    """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are not tested."""
     shares = shares | {"test": 1 / folds} if folds else shares
     held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
     asked, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
@@ -125,7 +125,7 @@ def _drawn(
         places = _by_block(records, shares, seed, gap, blocks)
         sets = without_copies(places, records, around_held_out(exact, places) + near)
     else:
-        # Copies of one picture are one unit: on two sides of the split they would be trained on and scored.
+        # Copies of one picture are one unit: else a training image could also be scored.
         kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
         kinds, enough = _for_validation(kinds, shares, asked, folds) if by == "patient" else (kinds, True)
         shares = shares if enough else shares | {"validation": 0.0}
@@ -157,7 +157,7 @@ def _counts(sets: Sets) -> str:
 
 
 def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
-    """The unit that `auto` means for these records; UserError where they do not know the unit asked for."""
+    """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit asked for."""
     nameless = [record.key for record in records if not record.subject]
     known, placed = len(nameless) < len(records), all(record.position is not None for record in records)
     if by == "auto" and not folds and not known:
@@ -183,25 +183,25 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
 
 
 def _for_validation(kinds: list[list], shares: dict[str, float], asked: By, folds: int) -> tuple[list[list], bool]:
-    """Kinds of patients, as one where none is large enough alone; and whether one can be kept for validation."""
+    """Kinds of patients, merged where none is large enough; and whether a patient can be kept for validation."""
     wanted, most, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
-    if most < 2 and not folds:  # of so few patients, kinds by class say nothing
+    if most < 2 and not folds:  # with so few patients, kinds have no meaning
         kinds, most = [sorted(sum(kinds, []))], count
     enough = most - -(-most // folds) > 1 if folds else most > 1 + (shares["test"] > 0)
     enough &= bool(asked != "auto" or folds or not shares["test"] or most >= FEW or round(wanted * most))
     return kinds, enough or not wanted
 
 
-# --- units: patients, or images; they go to sets kind by kind, so that every set gets of each kind
+# --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each kind
 
 
 def _units(
     records: Sequence[Record], by: str, first: Mapping[Hashable, Hashable]
 ) -> tuple[list[list], Callable[[Record], Hashable]]:
-    """What is never divided, those of one kind together, in an order of its own; and which unit a record belongs to.
+    """The units that are never divided, grouped by kind, in a fixed order; and a function from a record to its unit.
 
-    Patients with one domain or one class only are kinds of their own. Among images pairs are units, and of copies the
-    `first` stands for all; kinds are pairs, and the images of each domain and class.
+    Patients with the same domains and classes are one kind. By image, a registered pair is a unit, and so is a group of
+    copies, represented by the `first`; kinds are the pairs, and the images of each domain and class.
     """
     kinds: dict[Hashable, list] = defaultdict(list)
     if by == "patient":
@@ -221,7 +221,7 @@ def _units(
 def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str) -> dict[Hashable, str]:
     """The set of each unit: of each kind at least one for every share above 0, and at least one to train on.
 
-    Too small a kind is trained on where another is held out.
+    A kind that is too small is trained on, if another kind is large enough.
     """
     least = 1 + sum(share > 0 for share in shares.values())
     some_large = any(len(units) >= least for units in kinds)
@@ -245,8 +245,8 @@ def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str
 def _in_fold(
     kinds: Sequence[list], shares: dict[str, float], seed: int, by: str, folds: int, fold: int
 ) -> dict[Hashable, str]:
-    """The set of each unit in one fold. Every unit is tested in one of them; their sizes differ by one unit at most, in
-    all and of each kind."""
+    """The set of each unit in one fold. Every unit is tested in one fold; sizes of folds differ by one unit at most, in
+    total and for each kind."""
     count, rng = sum(map(len, kinds)), np.random.default_rng(seed)
     if not 2 <= folds <= count:
         what = f"{count} {by}s cannot be dealt out to {folds} folds"
@@ -260,7 +260,7 @@ def _in_fold(
     return _in_sets(rest, {"validation": min(share, 0.5)}, seed, by) | place
 
 
-# --- blocks: in one stack, slices side by side are near copies of each other
+# --- blocks: neighbouring slices of a stack are near copies of each other
 
 
 def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int) -> list[str]:
@@ -332,13 +332,13 @@ def _too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
     return UserError(f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy)
 
 
-# --- what follows a split
+# --- after a split
 
 
 def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
-    """An unpaired study of training records: a patient seen in both domains keeps one of them, half of them each.
+    """Training records as an unpaired study: each patient with both domains keeps one, half of the patients each.
 
-    Records without patients, of one patient, or of patients seen in one domain only stay as they are.
+    Records without patients, of one patient, or of patients with one domain only stay as they are.
     """
     seen: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -353,7 +353,7 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
 
 
 def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What follows from a split for the scores on it, in sentences: slices of heads that were trained on, no names."""
+    """Sentences on what a split means for its scores: patients on both sides, or images without patients."""
     trained, held = ({r.subject for r in splits[name]} for name in ("train", "test"))
     both, said = trained & held - {""}, []
     if both:
@@ -373,9 +373,9 @@ def split_json(
     """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
     split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.
 
-    Class and missing contrasts are there where a record has them; with the first record of a file its further files
-    (`others`), and what is read beside them (`parts`: voxels apart from their header, masks). A set `set_aside` are
-    training images that the method does not see, as other halves of pairs. Of `left_out` domain and key are kept.
+    A record's class and missing contrasts are listed if it has any; with the first record of a file, its further files
+    (`others`) and files read beside them (`parts`: separate voxels, masks). The set `set_aside` holds training images
+    that the method does not use, such as other halves of pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
     behind, hashed = _behind(sum(sets.values(), []), sha256)
@@ -395,7 +395,7 @@ def split_json(
 
 
 def _behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tuple[dict, dict[Path, str]]:
-    """All that is read for an image, by the first record of its file; and the hashes of these files."""
+    """All files that are read for an image, by the id of its file's first record; and the hashes of these files."""
     found = {}
     for one in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
         parts = {part for file in (*one.files, *one.mask_files) for part in files_of(file)} - {*one.files}
@@ -406,9 +406,9 @@ def _behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tu
 def recalled(
     made: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
 ) -> tuple[Splits, list[Record], list[Record]]:
-    """The splits that a run's split.json names, the images that its method learns from, and all records it knows.
+    """The splits in a run's split.json, the training images that its method uses, and all records that it names.
 
-    What is gone or changed since is a UserError that names it; what is new is left out.
+    UserError names images that are gone or have changed; new images are left out.
     """
     entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name) or ()}
     there, whole = {record.id: record for record in records}, "set_aside" in made
@@ -429,7 +429,7 @@ def recalled(
     known |= {one: replace(known[one], subject="") for one, (_, e) in entries.items() if not e["subject"]}
     sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
     left_out, training = set(map(tuple, made.get("left_out") or ())), sets["train"]
-    if not whole:  # an earlier version did not name what it left out, and set aside, of patients that it trained on
+    if not whole:  # an earlier version did not list images left out and set aside, of patients that it trained on
         trained = {record.subject for record in training} - ({""} if made["by"] != "block" else set())
         more = {r.id: r for r in records if r.id not in known and r.subject in trained}
         known, left_out = (known, {*more}) if made["by"] == "block" else (known | more, left_out)
