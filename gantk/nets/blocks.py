@@ -25,7 +25,7 @@ Padding = Literal["zeros", "reflect", "replicate"]
 class FitsOrFloat32:
     """A convolution that computes in float32 on a CPU under autocast where its kernel is larger than the map.
 
-    oneDNN's bfloat16 kernels leave their memory there: gradients of nan, or a crash (torch 2.11 and 2.13, mostly 3-D).
+    oneDNN's bfloat16 kernels go beyond their memory there: nan gradients, or a crash (torch 2.11 and 2.13, mostly 3-D).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class FitsOrFloat32:
         return y.to(kernels.precision(x))
 
     def fold(self, dtype: torch.dtype | None) -> None:
-        """Weights in `dtype`; a single output is made ready to be computed by rows. See `fold_for_inference`."""
+        """Convert weights to `dtype`; prepare a layer with one output for `_by_rows`. See `fold_for_inference`."""
         plain = self.groups == 1 and set(self.stride) == set(self.dilation) == {1} and self.padding_mode != "circular"
         if self.out_channels == 1 and self.kernel_size[0] > 2 and plain and not isinstance(self.padding, str):
             rows = self.weight.detach().transpose(0, 2)  # (kernel, inputs, 1, ...): each row an output of its own
@@ -51,9 +51,9 @@ class FitsOrFloat32:
         _to_precision(self, dtype)
 
     def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
-        """One output as the sum of the outputs of its kernel's rows.
+        """Compute a single output as the sum of one output for each row of its kernel.
 
-        oneDNN computes 16 outputs where one is asked for: 5 times as fast for 7 rows, twice for 3. The sum is float32.
+        oneDNN computes 16 outputs even for one, so this is 5 times as fast for 7 rows, twice for 3. The sum is float32.
         """
         convolve, padding = (F.conv2d if x.ndim == 4 else F.conv3d), self.padding
         if self.padding_mode != "zeros":
@@ -65,7 +65,7 @@ class FitsOrFloat32:
 
 
 class QuickConv(kernels.HasKernels):
-    """A convolution that takes the quickest of the ways in `gantk.nets.kernels`."""
+    """Mixin: a convolution by the fastest method in `gantk.nets.kernels` and `gantk.nets.winograd`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = self.groups == 1 and set(self.dilation) == {1} and not isinstance(self.padding, str)
@@ -79,7 +79,7 @@ class QuickConv(kernels.HasKernels):
 
 
 class QuickTransposed(kernels.HasKernels):
-    """Likewise for a transposed convolution."""
+    """Mixin: the same for a transposed convolution."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         plain = self.groups == 1 and set(self.dilation) == {1} and set(self.output_padding) == {0}
@@ -89,25 +89,25 @@ class QuickTransposed(kernels.HasKernels):
 
 
 class Conv2d(FitsOrFloat32, QuickConv, nn.Conv2d):
-    """torch's, quick and safe on small maps."""
+    """torch's convolution, fast and safe on small maps."""
 
 
 class Conv3d(FitsOrFloat32, QuickConv, nn.Conv3d):
-    """torch's, quick and safe on small maps."""
+    """torch's convolution, fast and safe on small maps."""
 
 
 class ConvTranspose2d(QuickTransposed, nn.ConvTranspose2d):
-    """torch's, quick on small maps."""
+    """torch's transposed convolution, fast on small maps."""
 
 
 class ConvTranspose3d(QuickTransposed, nn.ConvTranspose3d):
-    """torch's, quick on small maps."""
+    """torch's transposed convolution, fast on small maps."""
 
 
 CONV = {2: Conv2d, 3: Conv3d}
 CONV_TRANSPOSE = {2: ConvTranspose2d, 3: ConvTranspose3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-LARGE = 1 << 16  # positions up to which torch's kernels for norms add up well enough on a CPU
+LARGE = 1 << 16  # positions up to which torch's norm kernels sum accurately on a CPU
 
 
 def conv(
@@ -123,16 +123,16 @@ def conv(
 
 
 class InstanceNorm(kernels.HasKernels, nn.Module):
-    """Each channel of each image brought to mean 0 and variance 1 over its positions (Ulyanov et al., 2016).
+    """Normalises each channel of each image to mean 0 and variance 1 over its positions (Ulyanov et al., 2016).
 
     Statistics are float32 whatever the input's precision, in training and in evaluation alike, and one image never
     influences another. `affine` adds a learned scale and offset per channel.
 
-    On a CPU it is batch norm of one image after the other: torch's own kernel copies channels-last input and takes 3
+    On a CPU it runs batch norm image by image: torch's own kernel copies channels-last input and takes 3
     times as long (forward and backward of (4, 32, 96, 96) on 2 cores: 8.4 against 2.6 ms, 4.2 against 2.0 in bfloat16),
     and its gradient is wrong for a single image if it arrives channels-last (torch 2.11 and 2.13). Over millions of
-    positions batch norm's kernel loses its sums: inference takes them in parts (see `moments`). A training step at
-    128^3 is 8e-4 off, relative, in float32.
+    positions batch norm's kernel sums inaccurately, so inference sums in parts (see `moments`). A training step at
+    128^3 has a relative error of 8e-4 in float32.
     """
 
     position_groups = 0  # see `statistics.groups`
@@ -164,7 +164,7 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, with statistics taken in parts where its kernel loses its sums (see `moments`): of large images."""
+    """torch's group norm; at inference on large images it sums in parts, more accurately (see `moments`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not kernels.usable(x) or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
@@ -178,9 +178,9 @@ def _image_by_image(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> nn.Module:
-    """A normalisation layer; `affine` speaks of instance norm only, batch and group norm always learn scale and offset.
+    """A normalisation layer; `affine` is for instance norm only, batch and group norm always learn scale and offset.
 
-    "group" makes 32 groups, or the most below that which divide the channels.
+    "group" makes 32 groups, or the largest smaller number that divides the channels.
     """
     if kind == "instance":
         return InstanceNorm(channels, affine=affine)
@@ -194,7 +194,7 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
 
 
 class ReLU(kernels.HasKernels, nn.ReLU):
-    """torch's, in place; on a CPU quick on large bfloat16 maps."""
+    """torch's ReLU, in place; on a CPU fast on large bfloat16 maps."""
 
     def forward(self, x: Tensor) -> Tensor:
         return kernels.Rectified.apply(x) if self.kernels and kernels.as_bits(x) else F.relu_(x)
@@ -208,7 +208,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
     of 27 in 3-D), about twice as fast. Small maps, where summing costs more than that saves, are done step by step.
     """
 
-    indivisible = True  # see `gantk.inference.receptive_field`: what it does with its convolution is its own affair
+    indivisible = True  # see `gantk.inference.receptive_field`: it does more than call its convolution
 
     def __init__(self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True):
         super().__init__()
@@ -226,7 +226,7 @@ class ResizeConv(kernels.HasKernels, nn.Module):
         return kernels.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
 
     def fold(self, dtype: torch.dtype | None) -> None:
-        """Weights in `dtype`, the kernel summed. See `fold_for_inference`."""
+        """Convert weights to `dtype` and sum the kernel. See `fold_for_inference`."""
         if self.linear:
             self.conv.fold(dtype)
         else:
@@ -255,12 +255,12 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
 
 
 def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Make a network ready for inference alone, in place; the same module. Results differ by rounding.
+    """Prepare a network for inference only, in place; returns it. Results differ by rounding.
 
-    What each call would work out anew is worked out once: weights in autocast's `dtype` (None: they stay as they are),
-    kernels summed. Other weights that are put in its place later work too, but no faster than before.
+    Computes once what each call would repeat: weights in autocast's `dtype` (None: unchanged), and summed kernels. If
+    weights are replaced later, results are right, but no faster than before.
     """
-    if hasattr(module, "parametrizations"):  # spectral norm works its weight out at each call
+    if hasattr(module, "parametrizations"):  # spectral norm computes its weight at each call
         return module
     if hasattr(module, "fold"):
         module.fold(dtype)
@@ -285,7 +285,7 @@ def _unchanged(layer: nn.Module) -> bool:
 
 
 def output_activation(kind: OutputKind) -> nn.Module:
-    """What the last layer's values pass through: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" as they are."""
+    """The activation after the last layer: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" leaves values unchanged."""
     activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
     if kind not in activations:
         raise _unknown("activation_out", kind, activations)
@@ -312,30 +312,30 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
 
 
 def batch_independent(module: nn.Module) -> bool:
-    """True where a batch of N gives what N single passes give: nothing inside mixes the images of a batch."""
+    """Whether a batch of N gives the results of N single passes: no layer mixes the images of a batch."""
     batch_norm = nn.modules.batchnorm._BatchNorm
     return not any(isinstance(m, batch_norm) or getattr(m, "mixes_batch", False) for m in module.modules())
 
 
 class Network(nn.Module):
-    """Base of our networks: says whether it keeps the images of a batch apart, so that passes may be joined."""
+    """Base class of networks: tells whether images of a batch are independent, so that passes may be joined."""
 
     @property
     def batch_independent(self) -> bool:
-        """Whether a batch of N gives what N single passes give."""
+        """Whether a batch of N gives the results of N single passes."""
         return batch_independent(self)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout that `x` is in: channels-last (of its dimensions) or contiguous."""
+    """The memory format of `x`: channels-last (of its dimensions) or contiguous."""
     last = CHANNELS_LAST[x.ndim - 2]
     return last if x.is_contiguous(memory_format=last) else torch.contiguous_format
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """`x` in channels-last, also in name: with one channel both layouts are the same bytes and torch assumes the other.
+    """`x` with channels-last strides, even with one channel, where both layouts are the same bytes.
 
-    Without this the first convolution of a gray image answers channels-first, and every later one converts back.
+    torch would treat them as channels-first: the first convolution returns that, and every later one converts back.
     """
     if x.shape[1] == 1 and x.is_contiguous():
         return x.reshape(len(x), *x.shape[2:], 1).movedim(-1, 1)
@@ -343,7 +343,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def in_layout_of(network: nn.Module, x: Tensor) -> Tensor:
-    """`x` in channels-last where the network's kernels are, so that one `.to(memory_format=...)` decides for all."""
+    """`x` in channels-last if the network's kernels are, so that one `.to(memory_format=...)` sets both."""
     last = CHANNELS_LAST[x.ndim - 2]
     kernels = (p for p in network.parameters() if p.ndim == x.ndim and p.shape[1] > 1 and p.shape[2] > 1)
     kernel = next(kernels, None)
@@ -368,11 +368,11 @@ def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, 
 
 
 class SelfAttention(nn.Module):
-    """Adds to every place of a map what it finds at the places that are like it (Zhang et al., 2019, section 3).
+    """Adds to each position of a map an attention-weighted sum over all positions (Zhang et al., 2019, section 3).
 
-    (N, channels, *size) to the same shape: x + gain * o(x), where o weighs the values of all places by the softmax of
+    (N, channels, *size) to the same shape: x + gain * o(x), where o weights all positions' values by the softmax of
     query times key (equation 1) and projects them back (equation 2). Queries and keys have channels // 8 filters,
-    values channels // 2; the gain starts at 0 (equation 3). Time grows with the square of the number of places.
+    values channels // 2; the gain starts at 0 (equation 3). Time grows with the square of the position count.
     """
 
     def __init__(self, dims: int, channels: int):
@@ -386,7 +386,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (layer(x).flatten(2).mT.unsqueeze(1) for layer in (self.query, self.key, self.value))
-        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, places, half); no scale there
+        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, positions, half); unscaled
         return x + self.gain * self.out(found.squeeze(1).mT.unflatten(2, x.shape[2:]))
 
 
@@ -401,6 +401,6 @@ def check_levels(attention: Collection[int], least: int, most: int, why: str = "
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """Labels (N,) as rows (N, classes) of one True each.
 
-    torch's own looks at the labels on the host first, whether they are in range; here one that is not has no True.
+    torch's one_hot checks the range of labels on the CPU, which synchronises; here a label out of range has no True.
     """
     return label[:, None] == torch.arange(classes, device=label.device)

@@ -1,8 +1,8 @@
-"""What a CPU's own kernels are slow at: convolutions of small maps and single outputs (as products), ReLU in bfloat16.
+"""CPU kernels faster than torch's: convolutions of small maps or with one output as products, ReLU in bfloat16.
 
-oneDNN brings the weights into an order of its own at every call, and their gradient back: most of the time on a map of
-a few positions. Forward and backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images of 8 x 8
-pixels and 13 ms on 2 x 2; as matrix products with the weights where they lie, 9 and 4 ms. A single output costs it 16.
+oneDNN reorders the weights at every call, and their gradient: most of the time for a map of few positions. Forward and
+backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images of 8 x 8 pixels and 13 ms on 2 x 2; as
+matrix products with the weights as they are, 9 and 4 ms. oneDNN computes 16 outputs even for one.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}  # by the number of spatial dimensions
-HEAVY = 4096  # weights for each position of the smaller map, all images together, from which it is a matrix product
-TAPS = range(17, 65)  # of the kernel of a single output, where it is a matrix product
-STRIP = 32  # rows of the weights
+HEAVY = 4096  # weights per position of the smaller map, over all images, from which a matrix product is used
+TAPS = range(17, 65)  # taps of a kernel with one output for which a matrix product is used
+STRIP = 32  # rows of the weights per product, see `_in_strips`
 FEW = {True: 16, False: 256}  # positions up to which products are float32, on CPUs with and without tiles (AMX)
 
 
 class HasKernels:
-    """A layer with a way of its own to compute; `kernels` False: as torch's layer does."""
+    """Base of layers with kernels of gantk's own; `kernels` False: torch's layer computes."""
 
     kernels = True
 
 
 def use_kernels(module: nn.Module, on: bool) -> nn.Module:
-    """Let a network compute in gantk's own ways, or (False) all by torch's modules as they are; the same module."""
+    """Turn gantk's own kernels in a network on, or off (torch's modules compute all); returns the network."""
     for part in module.modules():
         if isinstance(part, HasKernels):
             part.kernels = on
@@ -40,22 +40,22 @@ def use_kernels(module: nn.Module, on: bool) -> nn.Module:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether gantk's own ways are any good here: on a CPU, and where nobody writes the operations down."""
+    """Whether gantk's own kernels apply: `x` is on a CPU, and neither torch.compile nor ONNX export is tracing."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
 
 
 def precision(x: Tensor) -> torch.dtype:
-    """In which a convolution of `x` on a CPU is asked for: autocast's, or the input's own."""
+    """The data type of a convolution of `x` on a CPU: autocast's, or the input's own."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a large map (N, C, *large) that the positions of a small one (N, D, *small) look at.
+    """The windows of a large map (N, C, *large), one for each position of a small map (N, D, *small).
 
     A convolution goes from the large map to the small one, a transposed convolution and gradients the other way. The
     weights (D, C, *kernel) are a matrix (D, taps x C), in the order in which channels-last weights lie in memory. Taps
-    that only ever see the zeros around the map are left out: of a 4x4 kernel on 2x2 pixels just the inner 2x2 count.
+    that only cover the zero padding are left out: of a 4x4 kernel on 2x2 pixels just the inner 2x2 count.
     """
 
     large: tuple[int, ...]
@@ -66,16 +66,16 @@ class Windows:
 
     @property
     def taps(self) -> list[slice]:
-        """Along each axis, the taps that see any of the large map."""
+        """Along each axis, the taps that cover any of the large map."""
         axes = zip(self.large, self.small, self.kernel, self.stride, self.padding, strict=True)
         return [slice(max(0, p - s * (few - 1)), min(k, many + p)) for many, few, k, s, p in axes]
 
     def matrix(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """(D, taps x C): a view where nothing is left out and the precision is right."""
+        """The weights as a matrix (D, taps x C); a view if no tap is left out and the data type is right."""
         return weight.movedim(1, -1)[(slice(None), *self.taps)].to(dtype).flatten(1)
 
     def weights(self, matrix: Tensor, like: Tensor) -> Tensor:
-        """(D, C, *kernel), laid out as `like`: what `matrix` takes apart, with zeros for taps that are left out."""
+        """The inverse of `matrix`: weights (D, C, *kernel) in the layout of `like`, 0 for taps that are left out."""
         sides = [taps.stop - taps.start for taps in self.taps]
         block = matrix.unflatten(1, (*sides, -1)).movedim(-1, 1)
         if sides == list(self.kernel) and block.stride() == like.stride():
@@ -101,7 +101,7 @@ class Windows:
         return windows.squeeze(-1).permute(*taps, *range(1 + len(axes))).reshape(prod(sides), -1).t()
 
     def fold(self, windows: Tensor, n: int, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
-        """The large map (N, C, *large) in `dtype`: each pixel the sum, in float32, of all that windows hold of it."""
+        """Sum overlapping windows and `bias`, in float32: the large map (N, C, *large) in `dtype`."""
         sides = [taps.stop - taps.start for taps in self.taps]
         windows = windows.unflatten(1, (*sides, -1)).unflatten(0, (n, *self.small))
         first = 1 + len(self.small)
@@ -117,7 +117,7 @@ class Windows:
 
 
 def blank(n: int, channels: int, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A map yet to be written, channels-last. What a Function gives must be no view, or nothing may change it."""
+    """An uninitialised channels-last map: a Function's result must be no view, or it cannot be changed in place."""
     return torch.empty(n, channels, *size, dtype=dtype, memory_format=CHANNELS_LAST[len(size)])
 
 
@@ -127,7 +127,7 @@ def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def gather(unfolded: Tensor, matrix: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """The small map's rows of the large one's windows: what a convolution adds up."""
+    """Multiply windows of the large map by the weights: a convolution's rows of the small map."""
     if _in_strips(unfolded, matrix):
         y = torch.cat([unfolded @ strip.t() for strip in matrix.split(STRIP)], 1, out=out)
         return y if bias is None else y.add_(bias)
@@ -137,41 +137,41 @@ def gather(unfolded: Tensor, matrix: Tensor, bias: Tensor | None = None, out: Te
 
 
 def spread(small: Tensor, matrix: Tensor) -> Tensor:
-    """The large map's windows of the small one's rows: what a transposed convolution adds up."""
+    """Multiply rows of the small map by the weights: the windows that a transposed convolution sums."""
     if _in_strips(small, matrix):
         y = small.new_zeros(len(small), matrix.shape[1])
         for part, strip in zip(small.split(STRIP, 1), matrix.split(STRIP), strict=True):
             y.addmm_(part, strip)
         return y
-    single = matrix.shape[1] < TAPS.stop  # then rows of pixels are longer than rows of taps
+    single = matrix.shape[1] < TAPS.stop  # rows of pixels are longer than rows of taps
     return (matrix.t() @ small.t()).t() if single else small @ matrix
 
 
 def _in_strips(few: Tensor, matrix: Tensor) -> bool:
-    """Whether to go through the weights a few rows at a time, as they lie in memory: twice as fast in float32."""
+    """Whether to multiply by a few rows of the weights at a time, in memory order: twice as fast in float32."""
     return few.dtype == torch.float32 and len(few) <= FEW[True] and len(matrix) > STRIP
 
 
 def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Tensor) -> Tensor:
-    """Of the weights, from the small map's rows and the large one's windows, one of them a gradient."""
-    if len(small) <= 2 * FEW[has_tiles()]:  # bfloat16 would have to be brought to float32 afterwards
+    """The gradient of the weights from the small map's rows and the large map's windows, one of them a gradient."""
+    if len(small) <= 2 * FEW[has_tiles()]:  # bfloat16 would be converted to float32 afterwards
         small, unfolded = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (small, unfolded))
     return windows.weights(small.t() @ unfolded, like)
 
 
 def inner_precision(dtype: torch.dtype, weight: Tensor, positions: int) -> torch.dtype:
-    """In which a product is computed where the answer is to be `dtype`."""
+    """The data type in which a product with a result in `dtype` is computed."""
     return torch.float32 if weight.dtype == torch.float32 and positions <= FEW[has_tiles()] else dtype
 
 
 @lru_cache(maxsize=1)
 def has_tiles() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices in tiles: without, float32 is as fast and nothing is converted."""
+    """Whether the CPU has tiles for bfloat16 matrices (AMX): without, float32 is as fast and needs no conversion."""
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 class Product(Function):
-    """A convolution from the large map to the small one or, `transposed`, the other way, answered in `dtype`."""
+    """A convolution, as a matrix product, from the large map to the small one or, if `transposed`, the other way."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, transposed: bool) -> Tensor:
@@ -214,7 +214,7 @@ class Product(Function):
 
 
 def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again, of a gradient penalty for instance: torch's own, in float32."""
+    """Gradients that can be differentiated again, as a gradient penalty needs: torch's own, in float32."""
     inputs = ctx.saved_tensors[:3]
     wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
     with torch.autocast("cpu", enabled=False):
@@ -225,9 +225,9 @@ def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 class Offset(Function):
-    """Hands `y`, to which `bias` has been added already, on; the bias gets its gradient.
+    """Returns `y`, to which `bias` has been added already; its backward computes the gradient of the bias.
 
-    oneDNN takes three times as long for it as for the rest of a transposed convolution's backward pass.
+    oneDNN takes three times as long for that as for the rest of a transposed convolution's backward pass.
     """
 
     @staticmethod
@@ -242,17 +242,17 @@ class Offset(Function):
 
 
 def offset_gradient(gradient: Tensor, bias: Tensor) -> Tensor:
-    """Of an offset a channel."""
+    """The gradient of one offset per channel."""
     return gradient.sum((0, *range(2, gradient.ndim))).to(bias.dtype)
 
 
 def as_bits(x: Tensor) -> bool:
-    """Whether ReLU reads a map as integers: torch's takes 2 to 5 times as long, by way of float32."""
+    """Whether ReLU treats a map as integers: torch's converts bfloat16 to float32 and takes 2 to 5 times as long."""
     return x.dtype == torch.bfloat16 and x.numel() >= 1 << 15 and usable(x)
 
 
 def rectified_gradient(gradient: Tensor, y: Tensor) -> Tensor:
-    """The gradient of what ReLU made `y` of."""
+    """The gradient of ReLU's input from that of its output `y`."""
     if torch.is_grad_enabled() or not as_bits(y):
         return torch.ops.aten.threshold_backward(gradient, y, 0)
     bits, sign = gradient.view(torch.int16), y.view(torch.int16)
@@ -260,7 +260,7 @@ def rectified_gradient(gradient: Tensor, y: Tensor) -> Tensor:
 
 
 class Rectified(Function):
-    """ReLU in place, and nan stays nan: read as an integer, -infinity is -128 and all below it are numbers below 0."""
+    """ReLU in place that keeps nan: as an integer, -infinity is -128, and smaller ones are the numbers below 0."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -277,7 +277,7 @@ class Rectified(Function):
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
-    """torch's, as a matrix product where that is faster."""
+    """A convolution: a matrix product where that is faster, else torch's."""
     kernel, large = tuple(weight.shape[2:]), tuple(x.shape[2:])
     small = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True))
     if usable(x) and x.stride(1) == 1:
@@ -285,7 +285,7 @@ def convolution(
             return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), False)
         around = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
         if weight.shape[0] == 1 and prod(kernel) in TAPS and set(stride) == {1} and min(around) >= 0:
-            # A kernel turned round is the transposed convolution's.
+            # With a flipped kernel it is a transposed convolution.
             turned = weight.transpose(0, 1).flip(*range(2, weight.ndim))
             return Product.apply(x, turned, bias, Windows(small, large, kernel, stride, around), True)
     return torchs(x)(x, weight, bias, stride, padding)
@@ -294,7 +294,7 @@ def convolution(
 def transposed_convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
-    """torch's, as a matrix product where that is faster."""
+    """A transposed convolution: a matrix product where that is faster, else torch's."""
     kernel, small = tuple(weight.shape[2:]), tuple(x.shape[2:])
     sizes = zip(small, kernel, stride, padding, strict=True)
     large = tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes)
@@ -309,13 +309,13 @@ def transposed_convolution(
 
 
 def torchs(x: Tensor, transposed: bool = False) -> Callable[..., Tensor]:
-    """torch's own convolution of such a map."""
+    """torch's own convolution function for a map of this dimension."""
     both = (F.conv_transpose2d, F.conv_transpose3d) if transposed else (F.conv2d, F.conv3d)
     return both[x.ndim - 4]
 
 
 def framed(x: Tensor, around: list[int], mode: str) -> Tensor:
-    """`x` with a frame in the precision that its convolution needs: autocast on a CPU would make one in float32."""
+    """Pad `x` in the data type of its convolution: under autocast on a CPU, torch would pad in float32."""
     x = x.to(precision(x))
     with torch.autocast("cpu", enabled=False):
         y = F.pad(x, around, mode=mode)
@@ -323,5 +323,5 @@ def framed(x: Tensor, around: list[int], mode: str) -> Tensor:
 
 
 def heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
-    """Whether weights are so many, and positions so few, that bringing the weights in order is most of the time."""
+    """Whether there are so many weights, for so few positions, that reordering them is most of the time."""
     return weight.numel() >= (HEAVY if least is None else least) * positions and weight.movedim(1, -1).is_contiguous()

@@ -33,7 +33,7 @@ class ResNet(b.Network):
         padding: Padding = "reflect",  # zeros leave a frame in the output
         dropout: Fraction = 0.0,  # inside the residual blocks
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
-        bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again
+        bias: bool | None = None,  # learned offsets before the output layer; None: only where no norm removes them
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()

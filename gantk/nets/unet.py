@@ -38,19 +38,19 @@ class UNet(b.Network):
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         dropout: Fraction = 0.0,  # in the first three decoder steps, as pix2pix has it
-        stem: Few = 0,  # 3x3 convolutions at full resolution ahead of the first halving; dear, as a head's are
-        head: Few = 0,  # 3x3 convolutions, full resolution behind the last doubling; with a stem, they see its skip
+        stem: Few = 0,  # 3x3 convolutions at full resolution before the first halving; slow, as a head's are
+        head: Few = 0,  # 3x3 convolutions at full resolution after the last doubling; a stem's skip is input too
         attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
-        norm_first: bool = False,  # normalise the first convolution too (and the first halving behind a stem)
+        norm_first: bool = False,  # normalise the first convolution too (and the first halving after a stem)
         relu_skips: bool = True,  # False: skips and the innermost map stay LeakyReLU's; pix2pix puts a ReLU on them too
-        bias: bool | None = None,  # learned offsets ahead of the output; None: only where no norm takes them away again
+        bias: bool | None = None,  # learned offsets before the output layer; None: only where no norm removes them
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
         b.check_levels(attention, 0 if stem else 1, depth, "" if stem else "; 0 needs a stem")
         self.depth, self.layers, self.relu_skips = depth, stem + 2 * depth + head, relu_skips
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
-        normed_bias = norm == "none" if bias is None else bias  # an offset just ahead of a norm is subtracted again
+        normed_bias = norm == "none" if bias is None else bias  # a norm would subtract the offset again
         plain_bias = True if bias is None else bias
 
         def normed(channels: int) -> nn.Module:
@@ -73,7 +73,7 @@ class UNet(b.Network):
             bias = normed_bias if inner else plain_bias
             down = b.conv(dims, inputs[level], filters[level], 4, stride=2, padding=1, bias=bias)
             self.encoder.append(nn.Sequential(*step(down, filters[level], inner)))
-        for level in sorted(set(attention)):  # at the end of what makes a level's map: it goes down and across
+        for level in sorted(set(attention)):  # at the end of a level, so that decoder and skip get its result
             (self.encoder[level - 1] if level else self.stem).append(b.SelfAttention(dims, inputs[level]))
 
         self.decoder = nn.ModuleList()
@@ -96,12 +96,12 @@ class UNet(b.Network):
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError unless every side halves `depth` times without a rest."""
+        """Raises a UserError unless every side is a multiple of 2**depth."""
         multiple = 2**self.depth
         b.require_size(size, multiple, multiple, f"a U-Net of depth {self.depth}", "lower the generator's depth")
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The encoder's maps, shallow to deep: the stem's, where there is one, and one for every halving."""
+        """The encoder's maps, shallow to deep: the stem's, if there is one, and one for every halving."""
         x = self.stem(b.in_layout_of(self, x))
         maps = [x] if len(self.stem) else []
         for level in self.encoder:
@@ -121,10 +121,10 @@ class UNet(b.Network):
 
 
 class Join(torch.autograd.Function):
-    """ReLU of two maps, side by side: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size); or of the first alone.
+    """ReLU of concatenated maps: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size); or of the first only.
 
-    Concatenation hands back slices of one gradient, and going on with slices is slow: up to six times in bfloat16 on a
-    CPU. Here the ReLU's gradient is taken on the whole, and each part is copied once.
+    torch's concatenation returns slices of one gradient, and operations on slices are slow: up to six times in bfloat16
+    on a CPU. Here ReLU's gradient is computed on the whole, and each part is copied once.
     """
 
     @staticmethod

@@ -1,9 +1,9 @@
 """Convolutions of stride 1 with a quarter of the multiplications: float32 on a CPU, while training.
 
-What a 3x3 kernel makes of a window of 6 x 6 pixels, 4 x 4 outputs, takes 144 products for a pair of channels; of
-transformed windows and kernels it takes 36 (Winograd 1980; Lavin and Gray 2016, section 4). A 4x4 kernel makes 3 x 3
-outputs. One core, forward and backward of 256 x 256 weights of 3x3 on 3 images of 32 x 32 pixels: 72 ms as torch has
-it, 36 so. Rounding differs: by 1e-5 of the largest output at most, about twice torch's own error.
+A 3x3 kernel on a window of 6 x 6 pixels has 4 x 4 outputs: 144 products per pair of channels, or 36 with transformed
+windows and kernels (Winograd 1980; Lavin and Gray 2016, section 4). A 4x4 kernel has 3 x 3 outputs. One core, forward
+and backward of 256 x 256 weights of 3x3 on 3 images of 32 x 32 pixels: 72 ms by torch, 36 ms by this. Results differ by
+1e-5 of the largest output at most, about twice torch's own rounding error.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 
 from gantk.nets import kernels
 
-POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])  # of the polynomials, and infinity: the least error of those tried
-WINDOW = 6  # pixels a side
-NARROWEST, LEAST = 64, 1 << 24  # channels on both sides, and their product with an image's positions, to be quicker
+POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])  # interpolation points, with infinity: the most accurate of those tried
+WINDOW = 6  # side of a window in pixels
+NARROWEST, LEAST = 64, 1 << 24  # least channels on both sides; least product of these and an image's positions
 
 
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
-    """torch's, by these transforms where they are quicker; else as `gantk.nets.kernels` computes it."""
+    """A convolution by these transforms where they are faster, else by `gantk.nets.kernels.convolution`."""
     outputs, inputs, *kernel = weight.shape
     if kernel in ([3, 3], [4, 4]) and set(stride) == {1} and min(outputs, inputs) >= NARROWEST and kernels.usable(x):
         small = [size + 2 * p - kernel[0] + 1 for size, p in zip(x.shape[2:], padding, strict=True)]
         exact = x.dtype == weight.dtype == kernels.precision(x) != torch.bfloat16
-        large = outputs * inputs * small[0] * small[1] >= LEAST  # of one image: ranks and microbatches choose alike
+        large = outputs * inputs * small[0] * small[1] >= LEAST  # of one image: equal for any ranks and microbatches
         if exact and large and x.stride(1) == 1 and torch.is_grad_enabled():
             y = Winograd.apply(x, weight, None, Tiles(small, kernel[0], padding), False)
             return y if bias is None else kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
@@ -40,10 +40,10 @@ def convolution(
 
 @lru_cache
 def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
-    """Of windows (36, 36), of kernels (36, kernel^2) and to outputs ((7 - kernel)^2, 36), pixels row by row."""
+    """The transforms of windows (36, 36), of kernels (36, kernel^2) and to outputs ((7 - kernel)^2, 36)."""
     others = [np.delete(POINTS, place) for place in range(len(POINTS))]
     windows = np.array([[*np.poly(other)[::-1], 0.0] for other in others] + [np.poly(POINTS)[::-1]])
-    powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW), np.zeros(WINDOW)])  # the last row is infinity's
+    powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW), np.zeros(WINDOW)])  # last row: the point at infinity
     kernels, outputs = powers[:, :kernel].copy(), powers[:, : WINDOW + 1 - kernel].copy()
     kernels[:-1] /= np.array([np.prod(p - other) for p, other in zip(POINTS, others, strict=True)])[:, None]
     kernels[-1, -1] = outputs[-1, -1] = 1.0
@@ -51,7 +51,7 @@ def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 class Tiles:
-    """How a small map (N, D, *small) is laid out in tiles, each of which a window of the large map leads to."""
+    """The tiles of a small map (N, D, *small), each computed from one window of the large map."""
 
     stride = 1, 1
 
@@ -60,7 +60,7 @@ class Tiles:
         self.counts = [-(-size // self.side) for size in small]  # the last ones may reach beyond the map
 
     def cut(self, x: Tensor, window: int, before: tuple[int, ...] = (0, 0)) -> Tensor:
-        """A map as (window, window, N, *counts, C): the first pixels of all windows, their second ones, ..."""
+        """A map's windows as (window, window, N, *counts, C): the first pixels of all, their second ones, ..."""
         edges = zip(self.counts, x.shape[2:], before, strict=True)
         around = [edge for n, size, p in [*edges][::-1] for edge in (p, (n - 1) * self.side + window - size - p)]
         x = F.pad(x.movedim(1, -1), [0, 0, *around]) if any(around) else x.movedim(1, -1)
@@ -69,7 +69,7 @@ class Tiles:
         return x.as_strided((window, window, len(x), *self.counts, x.shape[-1]), strides, x.storage_offset())
 
     def join(self, pixels: Tensor, n: int, size: list[int], before: tuple[int, ...] = (0, 0)) -> Tensor:
-        """What `cut` takes apart, summed where windows overlap: (window^2, ..., C) as a map (n, C, *size)."""
+        """The inverse of `cut`, summing where windows overlap: (window^2, ..., C) to a map (n, C, *size)."""
         window, channels = round(len(pixels) ** 0.5), pixels.shape[-1]
         whole = tuple((count - 1) * self.side + window for count in self.counts)
         out = kernels.blank(n, channels, whole, pixels.dtype).zero_()
@@ -84,7 +84,7 @@ class Tiles:
 
 
 def mixed(matrix: Tensor, pixels: Tensor) -> Tensor:
-    """Pixels (..., channels), mixed by a matrix: (rows of the matrix, all between, channels)."""
+    """Multiply pixels (..., channels) by a matrix: (rows of the matrix, all between, channels)."""
     return (matrix @ pixels.reshape(matrix.shape[1], -1)).unflatten(1, (-1, pixels.shape[-1]))
 
 
