@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     worker = Worker(options.device)
     try:
-        name = worker.meet()
+        name = worker.wait_ready()
     except GantkError as error:
         worker.end()
         advice = " `--device cpu --tiny` tries everything out on the CPU." if isinstance(error, UserError) else ""

@@ -183,19 +183,19 @@ def samples(
     return pilot if least <= len(pilot) >= count else timed(max(least, min(most, count)))
 
 
-def summary(found: list[float]) -> dict[str, Any]:
+def summary(samples: list[float]) -> dict[str, Any]:
     """The samples, their median, and their interquartile range and 5th to 95th percentile, both over the median."""
-    low, middle, high = statistics.quantiles(found if len(found) > 1 else found * 2, n=4)
-    ends = np.percentile(found, [5, 95])
+    low, middle, high = statistics.quantiles(samples if len(samples) > 1 else samples * 2, n=4)
+    ends = np.percentile(samples, [5, 95])
     spread_90 = float(ends[1] - ends[0]) / middle
-    return {"samples_s": found, "median_s": middle, "spread": (high - low) / middle, "spread_90": spread_90}
+    return {"samples_s": samples, "median_s": middle, "spread": (high - low) / middle, "spread_90": spread_90}
 
 
 def with_interval(values: Sequence[float], places: int = 2) -> str:
     """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10, 1.38]"."""
-    found = estimate(values, [*map(str, range(len(values)))])
-    ends = [f"{end:.{places}f}" for end in found.ci95 or ()]
-    return f"{found.value:.{places}f}" + (f" [{', '.join(ends)}]" if ends else "")
+    result = estimate(values, [*map(str, range(len(values)))])
+    ends = [f"{end:.{places}f}" for end in result.ci95 or ()]
+    return f"{result.value:.{places}f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -206,17 +206,17 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def parser(doc: str, *, rounds: int | None = None, seconds: float | None = None) -> argparse.ArgumentParser:
     """A parser with the options of most benchmarks: --json, --device, --set, and --rounds or --seconds."""
-    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
-    found.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
-    found.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the recipe; repeatable")
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
+    options.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the recipe; repeatable")
     if rounds is not None:
-        found.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+        options.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
     if seconds is not None:
-        found.add_argument(
+        options.add_argument(
             "--seconds", type=float, default=seconds, help=f"of timed steps for a case; default {seconds:g}"
         )
-    return found
+    return options
 
 
 def command(arguments: Sequence[str] | None = None) -> str:

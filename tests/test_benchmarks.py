@@ -22,7 +22,7 @@ from gpu.suite import Clock  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
-from peers.sides import HandedTurn, Setup, Side, checked  # noqa: E402
+from peers.sides import BatchTurn, Setup, Side, case_model  # noqa: E402
 
 from gantk.errors import GantkError  # noqa: E402
 from gantk.method import Geometry  # noqa: E402
@@ -160,9 +160,9 @@ def test_the_order_is_turned_around_and_only_sides_of_the_same_batches_are_compa
             now[0] += self.seconds
             batch["a"].zero_()  # what a side does to its batch is nobody else's
 
-    def turn(name: str, seconds: float, off: int = 0) -> HandedTurn:
+    def turn(name: str, seconds: float, off: int = 0) -> BatchTurn:
         batches = lambda k: {"a": torch.tensor([k % 3 + off]), "b": torch.zeros(1)}  # noqa: E731
-        return HandedTurn(Recorder(name, seconds), batches, CPU)
+        return BatchTurn(Recorder(name, seconds), batches, CPU)
 
     turns = {"x": turn("x", 1.0), "y": turn("y", 2.0)}
     assert harness.take_turns(turns, seconds=12.0) == {"x": [1.0] * 4, "y": [2.0] * 4}
@@ -182,7 +182,7 @@ def test_a_ratio_is_of_rounds_not_of_means():
 
 def test_every_case_is_a_recipe_whose_networks_take_its_size():
     for case in cases.CASES.values():
-        model = checked(Case(**{**vars(case), "width": 2, "judge": 2}))
+        model = case_model(Case(**{**vars(case), "width": 2, "d_width": 2}))
         side = case.window or case.size
         assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired
 

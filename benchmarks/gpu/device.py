@@ -43,44 +43,44 @@ def environment(task: dict[str, Any], device: str) -> Iterator[Row]:
     place, values = torch.device(device), {}
     if place.type == "cuda":
         if task["when"] == "under load":
-            _work_for(LOADED, place)
-        values = _card(place)
-    told = describe(start(device))
-    values = {key: told[key] for key in ("device", "python", "torch", "cuda", "cudnn", "cpu", "threads")} | values
-    values["driver"] = values.get("driver") or told["driver"]
+            _queue_work(LOADED, place)
+        values = _gpu_properties(place)
+    info = describe(start(device))
+    values = {key: info[key] for key in ("device", "python", "torch", "cuda", "cudnn", "cpu", "threads")} | values
+    values["driver"] = values.get("driver") or info["driver"]
     about = {"when": task["when"], "command": task["command"], "started": datetime.now().astimezone().isoformat()}
-    found = software()
-    yield row("environment", **about, **values, packages=found["packages"], gantk=found["gantk"], git=commit())
+    installed = software()
+    yield row("environment", **about, **values, packages=installed["packages"], gantk=installed["gantk"], git=commit())
 
 
-def _card(device: torch.device) -> dict[str, Any]:
+def _gpu_properties(device: torch.device) -> dict[str, Any]:
     """Properties of the GPU from torch and nvidia-smi; selected by UUID, as the two may number GPUs differently."""
     properties = torch.cuda.get_device_properties(device)
     card = f"GPU-{uuid}" if (uuid := getattr(properties, "uuid", None)) else str(device.index or 0)
     names = ",".join(name for name, _ in QUERY.values())
     command = ["nvidia-smi", f"--id={card}", f"--query-gpu={names}", "--format=csv,noheader,nounits"]
-    said = ""
+    output = ""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
     return {
         "capability": f"{properties.major}.{properties.minor}",
         "memory_gib": properties.total_memory / 2**30,
         "multiprocessors": properties.multi_processor_count,
-    } | answers(said)
+    } | parsed(output)
 
 
-def answers(said: str) -> dict[str, Any]:
+def parsed(output: str) -> dict[str, Any]:
     """Parse one line of nvidia-smi: key of `QUERY` -> value; None for "[N/A]" and missing values."""
-    cells = [cell.strip() for cell in said.split(",")]
-    found: dict[str, Any] = dict.fromkeys(QUERY)
+    cells = [cell.strip() for cell in output.split(",")]
+    values: dict[str, Any] = dict.fromkeys(QUERY)
     if len(cells) == len(QUERY):
-        for (key, (_, read)), cell in zip(QUERY.items(), cells, strict=True):
+        for (key, (_, convert)), cell in zip(QUERY.items(), cells, strict=True):
             with contextlib.suppress(ValueError):
-                found[key] = None if cell.startswith("[") else read(cell)
-    return found
+                values[key] = None if cell.startswith("[") else convert(cell)
+    return values
 
 
-def _work_for(seconds: float, device: torch.device) -> None:
+def _queue_work(seconds: float, device: torch.device) -> None:
     """Queue about `seconds` of matrix products on the GPU without waiting for them."""
     a, b = (torch.randn(SIDE, SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(min(2000, int(seconds / Turn(lambda: a @ b, device).take()) + 1)):
@@ -96,9 +96,9 @@ def ceilings(task: dict[str, Any], device: str) -> Iterator[Row]:
     def rate(kind: str, shape: tuple[int, ...], work: int, call: Callable[[], Any], unit: str = "TFLOP/s") -> Row:
         for _ in range(3):
             call()
-        found = summary(samples(call, place, seconds=0.3, least=5, most=30))
+        timing = summary(samples(call, place, seconds=0.3, least=5, most=30))
         about = {"kind": kind, "precision": precision, "dims": task.get("dims"), "shape": shape, "work": work}
-        return row("ceiling", **about, unit=unit, **found, reached=work / found["median_s"] / 1e12)
+        return row("ceiling", **about, unit=unit, **timing, reached=work / timing["median_s"] / 1e12)
 
     if task["kind"] == "matmul":
         # random numbers: on zeros a card draws less power and runs faster than on any real data

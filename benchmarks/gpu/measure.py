@@ -39,7 +39,7 @@ def step(task: dict[str, Any], device: str) -> Iterator[Row]:
     """One row: a case in one mode. An error becomes a row "failed" or "out of memory"; nothing is raised."""
     about = {key: task[key] for key in ("case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")}
     own = [f"train.batch={task['batch']}", f'train.precision="{task["precision"]}"']
-    with memory_watched(device) as peak:
+    with peak_memory(device) as peak:
         subject, why = attempt(
             lambda: RecipeStep.build(task["recipe"], [*task["settings"], *MODES[task["mode"]], *own], device)
         )
@@ -48,20 +48,20 @@ def step(task: dict[str, Any], device: str) -> Iterator[Row]:
             return
         about |= {"method": subject.model.method.name, "parameters": subject.parameters}
         effort = TINY if task.get("tiny") else EFFORT
-        found, why = attempt(lambda: own_values(subject, effort, countable=task["mode"] != "compiled"))
-        values = found | {"peak_memory_gib": peak()} if found else {"notes": subject.notes}
+        result, why = attempt(lambda: own_values(subject, effort, countable=task["mode"] != "compiled"))
+        values = result | {"peak_memory_gib": peak()} if result else {"notes": subject.notes}
         yield row("step", *(why or ()), **about, **values)
 
 
 def own_values(subject: RecipeStep, effort: dict[str, Any], countable: bool = True) -> dict[str, Any]:
     """The values of `values` for gantk's step, how often the host waits for the device, and the engine's notes."""
     images = len(next(iter(subject.batch.values())))
-    found = values(subject, images, subject.device, effort, subject.settling, countable)
+    result = values(subject, images, subject.device, effort, subject.settling, countable)
     subject.engine.check_finite("")  # computing with NaN or infinity may take another time
-    steps = max(2, min(WAITS[0], int(WAITS[1] / found["median_s"])))
+    steps = max(2, min(WAITS[0], int(WAITS[1] / result["median_s"])))
     places = host_waits(subject, subject.device, steps)
     notes = subject.notes + [f"the host waits at {place}" for place in list(dict.fromkeys(places or ()))[:5]]
-    return found | {"host_waits": None if places is None else len(places) / steps, "notes": notes}
+    return result | {"host_waits": None if places is None else len(places) / steps, "notes": notes}
 
 
 def values(
@@ -74,12 +74,12 @@ def values(
         countable: whether operations can be counted in those steps; not possible for a compiled step.
     """
     first = Turn(work, device).take()
-    flops = attempt(lambda: counted(work))[0] if countable else None
+    flops = attempt(lambda: count_flops(work))[0] if countable else None
     for _ in range(settling - 1 - countable):
         work()
-    found = summary(samples(work, device, **effort))
-    rates = {"images_per_s": images / found["median_s"], "first_step_s": first, "flops": flops}
-    return found | rates | {"tflops_per_s": flops / found["median_s"] / 1e12 if flops else None}
+    timing = summary(samples(work, device, **effort))
+    rates = {"images_per_s": images / timing["median_s"], "first_step_s": first, "flops": flops}
+    return timing | rates | {"tflops_per_s": flops / timing["median_s"] / 1e12 if flops else None}
 
 
 class Counter(TorchDispatchMode):
@@ -98,7 +98,7 @@ class Counter(TorchDispatchMode):
         return out
 
 
-def counted(work: Callable[[], object]) -> int:
+def count_flops(work: Callable[[], object]) -> int:
     """Call `work` once; returns its floating-point operations."""
     with Counter() as counter:
         work()
@@ -126,11 +126,11 @@ def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
     from peers.cases import CASES
 
     case = replace(CASES[task["case"]], batch=task["batch"], size=task["size"])
-    case = replace(case, width=4, judge=4) if task["tiny"] else case
+    case = replace(case, width=4, d_width=4) if task["tiny"] else case
     about = {"case": case.name, "dims": 2, "size": [case.size] * 2, "batch": case.batch, "method": case.method}
     ready: dict[str, Callable[[], object]] = {}
     for name in task["sides"]:
-        with memory_watched(device) as peak:
+        with peak_memory(device) as peak:
             entry, why = attempt(lambda name=name: _side(name, case, task, device))
             work, known, found = entry or (None, {}, None)
             if isinstance(work, str):
@@ -146,9 +146,9 @@ def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
         yield row("ratio", SKIPPED, "gantk has nobody beside it" if OWN in ready else "gantk's step failed", **about)
         return
     turns = {name: Turn(work, torch.device(device)) for name, work in ready.items()}
-    taken, why = attempt(lambda: take_turns(turns, 0.0 if task["tiny"] else TURNS))
-    times = {name: ratio(longer, taken[OWN]) for name, longer in (taken or {}).items() if name != OWN}
-    yield row("ratio", *(why or ()), **about, turns_s=taken, times=times)
+    samples, why = attempt(lambda: take_turns(turns, 0.0 if task["tiny"] else TURNS))
+    times = {name: ratio(longer, samples[OWN]) for name, longer in (samples or {}).items() if name != OWN}
+    yield row("ratio", *(why or ()), **about, turns_s=samples, times=times)
 
 
 def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Any, dict[str, Any], Any]:
@@ -160,11 +160,11 @@ def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Any,
         known = {"recipe": case.name, "settings": settings, "parameters": subject.parameters}
         known |= {"mode": "eager" if settings else "captured", "precision": subject.engine.runtime.precision}
         return subject, known, lambda: own_values(subject, effort)
-    from peers.run import asked_for
+    from peers.run import parse_peers
     from peers.sides import Setup, clone
 
     folder = task["folders"].get(name)
-    peer = asked_for([f"{name}={folder}" if folder else name])[0]
+    peer = parse_peers([f"{name}={folder}" if folder else name])[0]
     if absent := peer.reason or peer.unable(case):
         return absent, {}, None
     generator, place = torch.Generator().manual_seed(0), torch.device(device)
@@ -178,7 +178,7 @@ def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Any,
 
 
 @contextlib.contextmanager
-def memory_watched(device: str) -> Iterator[Callable[[], float | None]]:
+def peak_memory(device: str) -> Iterator[Callable[[], float | None]]:
     """Yields a function that returns the peak memory since entry in GiB, None on a CPU; empties the cache at exit."""
     cuda = torch.device(device).type == "cuda"
     gc.collect()

@@ -13,8 +13,8 @@ from typing import Any
 FORMAT = 3
 OUT_OF_TIME = "out of time budget"
 MEMORY, FAILED, SKIPPED, KILLED = "out of memory", "failed", "skipped", "killed"
-FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
-ABOUT = ("kind", "what", "when", "peer", "case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
+PATH_PREFIX = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
+TASK_KEYS = ("kind", "what", "when", "peer", "case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
 Row = dict[str, Any]
 
 DEFINITIONS = {
@@ -46,40 +46,40 @@ DEFINITIONS = {
 
 def row(part: str, status: str = "ok", why: str | None = None, **values: Any) -> Row:
     """A row for JSON: NaN and infinity become None."""
-    return {"part": part, "status": status, "why": why} | plain(values)
+    return {"part": part, "status": status, "why": why} | finite(values)
 
 
-def blank(task: dict[str, Any], status: str, why: str) -> list[Row]:
+def missing_rows(task: dict[str, Any], status: str, why: str) -> list[Row]:
     """Rows for a task without results: its parameters, `status` and the reason `why`."""
-    about = {key: task[key] for key in ABOUT if key in task}
+    fields = {key: task[key] for key in TASK_KEYS if key in task}
     if task["part"] != "peer":
-        return [row(task["part"], status, why, **about)]
-    about |= {"dims": 2, "size": [task["size"]] * 2}
-    sides = [row("peer", status, why, **about, peer=side) for side in task["sides"]]
-    return [*sides, row("ratio", status, why, **about)]
+        return [row(task["part"], status, why, **fields)]
+    fields |= {"dims": 2, "size": [task["size"]] * 2}
+    sides = [row("peer", status, why, **fields, peer=side) for side in task["sides"]]
+    return [*sides, row("ratio", status, why, **fields)]
 
 
-def plain(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def first_line(error: BaseException) -> str:
     """Class and first line of an error, with paths shortened to file names."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return FOLDERS.sub("", f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "))[:300]
+    return PATH_PREFIX.sub("", f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "))[:300]
 
 
 def best(rows: list[Row], kind: str, precision: str, dims: int | None = None) -> float | None:
     """The highest measured peak rate of a kind ("matmul", "conv") in TFLOP/s; None if there is none."""
     rates = [
-        one["reached"]
-        for one in rows
-        if one["part"] == "ceiling" and one["status"] == "ok" and one["precision"] == precision
-        if one["kind"].startswith(kind) and (dims is None or one["dims"] == dims)
+        entry["reached"]
+        for entry in rows
+        if entry["part"] == "ceiling" and entry["status"] == "ok" and entry["precision"] == precision
+        if entry["kind"].startswith(kind) and (dims is None or entry["dims"] == dims)
     ]
     return max(rates, default=None)
 
@@ -92,9 +92,9 @@ class Writer:
         self.rows: list[Row] = []
         self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open for as long as the run
 
-    def __call__(self, one: Row) -> None:
-        self.rows.append(one)
-        self._file.write(json.dumps(one, allow_nan=False) + "\n")
+    def __call__(self, entry: Row) -> None:
+        self.rows.append(entry)
+        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import GantkError, UserError
-from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, Writer, best, blank, first_line, row
+from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, Writer, best, first_line, missing_rows, row
 from gpu.table import bars
 
 START = 120.0  # seconds that a process may take to start
@@ -53,8 +53,8 @@ def serve(connection: Connection, device: str) -> None:
         return
     while (task := connection.recv()) is not None:
         try:
-            for one in measure(task, device):
-                connection.send(one)
+            for entry in measure(task, device):
+                connection.send(entry)
         except Exception as error:  # an error that the measurement did not turn into a row
             connection.send(("failed", first_line(error)))
         connection.send(("done", healthy(device)))
@@ -65,40 +65,40 @@ class Worker:
 
     def __init__(self, device: str):
         context = multiprocessing.get_context("spawn")  # a forked process could not use the card
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, device), daemon=True)
+        self.connection, child_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(child_end, device), daemon=True)
         self.process.start()
-        theirs.close()
+        child_end.close()
         self.device_name: str | None = None  # None until the process is ready
 
-    def meet(self, seconds: float = START) -> str:
+    def wait_ready(self, seconds: float = START) -> str:
         """Wait until the process is ready; returns the device's name. Raises UserError if the device cannot be used,
         GantkError if the process ends or takes longer than `seconds`."""
         try:
             answered = self.connection.poll(seconds)
-            said = self.connection.recv() if answered else f"the process that measures took {seconds:.0f} s to start"
+            message = self.connection.recv() if answered else f"the process that measures took {seconds:.0f} s to start"
         except (EOFError, OSError):
             self.process.join(5)
-            said = f"the process that measures ended with code {self.process.exitcode}"
-        if isinstance(said, UserError):
-            raise said
-        if isinstance(said, str):
-            raise GantkError(said)
-        self.device_name = said[1]
-        return said[1]
+            message = f"the process that measures ended with code {self.process.exitcode}"
+        if isinstance(message, UserError):
+            raise message
+        if isinstance(message, str):
+            raise GantkError(message)
+        self.device_name = message[1]
+        return message[1]
 
-    def answers(self, task: dict[str, Any], clock: Clock, limit: float) -> Iterator[Any]:
+    def messages(self, task: dict[str, Any], clock: Clock, limit: float) -> Iterator[Any]:
         """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends or exceeds `limit`."""
         try:
             if self.device_name is None:
-                self.meet(min(clock.left(), START))
-            ends, said = clock.spent() + min(clock.left(), limit), None
+                self.wait_ready(min(clock.left(), START))
+            deadline, message = clock.spent() + min(clock.left(), limit), None
             self.connection.send(task)
-            while not (isinstance(said, tuple) and said[0] == "done"):
-                if not self.connection.poll(max(0.0, ends - clock.spent())):
+            while not (isinstance(message, tuple) and message[0] == "done"):
+                if not self.connection.poll(max(0.0, deadline - clock.spent())):
                     raise GantkError(f"took longer than {limit:g} s")
-                said = self.connection.recv()
-                yield said
+                message = self.connection.recv()
+                yield message
         except GantkError as error:
             yield KILLED, OUT_OF_TIME if clock.left() <= 0 else str(error)
         except (EOFError, OSError):
@@ -135,63 +135,63 @@ class Suite:
         try:
             self.writer(row("definitions", format=FORMAT, text=DEFINITIONS))
             for task in tasks:
-                self._do(task)
-            counts = Counter(one["status"] for one in self.writer.rows[1:])
-            for one in bars(list(self.writer.rows)):
-                self.writer(one)
+                self._run_task(task)
+            counts = Counter(entry["status"] for entry in self.writer.rows[1:])
+            for entry in bars(list(self.writer.rows)):
+                self.writer(entry)
             self.writer(row("end", wall_s=self.clock.spent(), budget_s=self.clock.seconds, counts=dict(counts)))
         finally:
             self._end_worker()
             self.writer.close()
         return self.writer.rows
 
-    def _do(self, task: dict[str, Any]) -> None:
-        before = self.killed.get((task.get("case"), task.get("mode")))
-        if before or self.clock.left() < LEAST:
-            self._missing(task, SKIPPED, before or OUT_OF_TIME, [])
+    def _run_task(self, task: dict[str, Any]) -> None:
+        reason = self.killed.get((task.get("case"), task.get("mode")))
+        if reason or self.clock.left() < LEAST:
+            self._write_missing(task, SKIPPED, reason or OUT_OF_TIME, [])
             return
         self.worker = self.worker or self.start()
-        told: list[Row] = []
+        written: list[Row] = []
         limit = COMPILING if task.get("mode") == "compiled" else LIMITS[task["part"]]
-        for said in self.worker.answers(task, self.clock, limit):
-            if isinstance(said, dict):
-                told.append(self._write(said))
-            elif said[0] != "done":
-                self._missing(task, SKIPPED if said[1] == OUT_OF_TIME else said[0], said[1], told)
-            if isinstance(said, tuple) and (said[0] == KILLED or said == ("done", False)):
+        for message in self.worker.messages(task, self.clock, limit):
+            if isinstance(message, dict):
+                written.append(self._write(message))
+            elif message[0] != "done":
+                self._write_missing(task, SKIPPED if message[1] == OUT_OF_TIME else message[0], message[1], written)
+            if isinstance(message, tuple) and (message[0] == KILLED or message == ("done", False)):
                 self._end_worker()
 
-    def _write(self, one: Row) -> Row:
+    def _write(self, entry: Row) -> Row:
         """Write a row, with its share of the measured peak rates; returns it."""
-        if one["part"] == "step" and one["status"] == "ok" and not one.get("flops"):
-            self._counts_of_another_mode(one)
-        if one.get("tflops_per_s") and one["part"] in ("step", "peer"):
-            for key, kind, dims in (("of_matmul", "matmul", None), ("of_conv", "conv", one["dims"])):
-                ceiling = best(self.writer.rows, kind, one["precision"], dims)
-                one[key] = one["tflops_per_s"] / ceiling if ceiling else None
-        if one["part"] == "step" and one["status"] == KILLED:
-            at = f"{' x '.join(map(str, one['size']))}, batch {one['batch']}, {one['precision']}"
-            self.killed[one["case"], one["mode"]] = f"not tried again; at {at}: {one['why']}"
-        self.writer(one)
+        if entry["part"] == "step" and entry["status"] == "ok" and not entry.get("flops"):
+            self._copy_flops(entry)
+        if entry.get("tflops_per_s") and entry["part"] in ("step", "peer"):
+            for key, kind, dims in (("of_matmul", "matmul", None), ("of_conv", "conv", entry["dims"])):
+                ceiling = best(self.writer.rows, kind, entry["precision"], dims)
+                entry[key] = entry["tflops_per_s"] / ceiling if ceiling else None
+        if entry["part"] == "step" and entry["status"] == KILLED:
+            at = f"{' x '.join(map(str, entry['size']))}, batch {entry['batch']}, {entry['precision']}"
+            self.killed[entry["case"], entry["mode"]] = f"not tried again; at {at}: {entry['why']}"
+        self.writer(entry)
         names = ("peer", "case", "what", "kind", "recipe", "when", "dims", "size", "batch", "precision", "mode")
-        about = " ".join(str(one[name]) for name in names if one.get(name) is not None)
-        time_ = f"{1e3 * one['median_s']:.2f} ms" if one.get("median_s") else one["why"] or ""
-        self.say(f"{one['part']:<11} {about}: {one['status']} {time_}".rstrip())
-        return one
+        about = " ".join(str(entry[name]) for name in names if entry.get(name) is not None)
+        time_ = f"{1e3 * entry['median_s']:.2f} ms" if entry.get("median_s") else entry["why"] or ""
+        self.say(f"{entry['part']:<11} {about}: {entry['status']} {time_}".rstrip())
+        return entry
 
-    def _missing(self, task: dict[str, Any], status: str, why: str, told: list[Row]) -> None:
+    def _write_missing(self, task: dict[str, Any], status: str, why: str, written: list[Row]) -> None:
         """Write a row with `status` and `why` for each row that a task should have measured and did not."""
-        measured = [(one["part"], one.get("peer")) for one in told]
-        for one in blank(task, status, why):
-            if (one["part"], one.get("peer")) not in measured:
-                self._write(one)
+        measured = [(entry["part"], entry.get("peer")) for entry in written]
+        for entry in missing_rows(task, status, why):
+            if (entry["part"], entry.get("peer")) not in measured:
+                self._write(entry)
 
-    def _counts_of_another_mode(self, one: Row) -> None:
+    def _copy_flops(self, entry: Row) -> None:
         """Copy `flops` from the same step in another mode: every mode computes the same operations."""
         cell = ("case", "size", "batch", "precision")
         for other in self.writer.rows:
-            if other["part"] == "step" and other.get("flops") and all(other[key] == one[key] for key in cell):
-                one |= {"flops": other["flops"], "tflops_per_s": other["flops"] / one["median_s"] / 1e12}
+            if other["part"] == "step" and other.get("flops") and all(other[key] == entry[key] for key in cell):
+                entry |= {"flops": other["flops"], "tflops_per_s": other["flops"] / entry["median_s"] / 1e12}
 
     def _end_worker(self) -> None:
         if self.worker is not None:

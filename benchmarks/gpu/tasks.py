@@ -71,15 +71,15 @@ def ceilings(dims: int, tiny: bool) -> Iterator[Task]:
         yield {"part": "ceiling", "tiny": tiny, "kind": kind, "precision": precision} | about
 
 
-def cells(each: dict[str, Any], cases: list[dict[str, Any]], tiny: bool) -> Iterator[Task]:
+def cells(entry: dict[str, Any], cases: list[dict[str, Any]], tiny: bool) -> Iterator[Task]:
     """The steps of one round, grouped by case and image size, so that consecutive steps reuse the chosen kernels."""
-    for side, case in product(each.get("sides", ()), cases):
+    for side, case in product(entry.get("sides", ()), cases):
         dims, label = case.get("dims", 2), case["label"]
-        if dims != each["dims"] or (not tiny and side not in case.get("sides", [side])):
+        if dims != entry["dims"] or (not tiny and side not in case.get("sides", [side])):
             continue
-        if label not in each.get("cases", [label]):
+        if label not in entry.get("cases", [label]):
             continue
-        for precision, batch, mode in product(each["precisions"], each["batches"], each["modes"]):
+        for precision, batch, mode in product(entry["precisions"], entry["batches"], entry["modes"]):
             size, own = [side] * dims, [*case.get("settings", ()), *(case["tiny"] if tiny else ())]
             settings = [setting.replace("{batch}", str(batch)) for setting in own]
             yield {

@@ -27,7 +27,7 @@ class Case:
     size: int  # image side in pixels
     batch: int = 1
     width: int = 64  # filters of the generator's first level
-    judge: int = 64  # filters of the discriminator's first level
+    d_width: int = 64  # filters of the discriminator's first level
     window: int = 0  # window side in pixels: times translation by windows; 0: times training steps
     costly: bool = False  # takes minutes on a CPU: runs only if --cases names it
 
@@ -37,13 +37,13 @@ class Case:
 
     @property
     def summary(self) -> str:
-        filters = "" if (self.width, self.judge) == (64, 64) else f", {self.width}/{self.judge} filters"
+        filters = "" if (self.width, self.d_width) == (64, 64) else f", {self.width}/{self.d_width} filters"
         windows = f", translated in windows of {self.window}" if self.window else ""
         return f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
 
     def with_filters(self, count: int) -> Case:
         """The same case with `count` filters in both networks' first levels, under a name of its own."""
-        return replace(self, name=f"{self.name}-f{count}", width=count, judge=count)
+        return replace(self, name=f"{self.name}-f{count}", width=count, d_width=count)
 
     def settings(self, way: str) -> tuple[str, ...]:
         """Settings for one of gantk's paths; the plain path translates in overlapping windows as other toolkits do."""
@@ -55,7 +55,7 @@ class Case:
         return {
             "format": 1,
             "summary": self.summary,
-            "method": METHODS[self.method] | {"generator": self._generator(), "discriminator": self._judge()},
+            "method": METHODS[self.method] | {"generator": self._generator(), "discriminator": self._discriminator()},
             "data": {
                 "source": {"name": "phantom", "subjects": 10, "slices": 4},
                 "domains": ["T1", "T2"],
@@ -81,8 +81,8 @@ class Case:
         downs = {"downs": 1} if self.generator.endswith("shallow") else {}
         return {"name": "resnet", "width": self.width, "blocks": BLOCKS[self.generator], "bias": True} | downs
 
-    def _judge(self) -> dict[str, Any]:
-        return {"name": "patchgan", "width": self.judge} | ({"norm": "batch"} if self.paired else {})
+    def _discriminator(self) -> dict[str, Any]:
+        return {"name": "patchgan", "width": self.d_width} | ({"norm": "batch"} if self.paired else {})
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -96,10 +96,10 @@ CASES = {
     for case in (
         Case("cyclegan-128-unet", "cyclegan", "unet", 128),
         Case("cyclegan-128-resnet9", "cyclegan", "resnet9", 128),
-        Case("cyclegan-128-shallow", "cyclegan", "resnet6-shallow", 128, width=32, judge=16),
+        Case("cyclegan-128-shallow", "cyclegan", "resnet6-shallow", 128, width=32, d_width=16),
         Case("pix2pix-128-unet", "pix2pix", "unet", 128),
         Case("cut-128-resnet9", "cut", "resnet9", 128),
-        Case("windows-512-unet", "cyclegan", "unet", 512, width=16, judge=16, window=128),
+        Case("windows-512-unet", "cyclegan", "unet", 512, width=16, d_width=16, window=128),
         Case("cyclegan-256-unet", "cyclegan", "unet", 256, costly=True),
         Case("cyclegan-256-resnet9", "cyclegan", "resnet9", 256, costly=True),
         Case("pix2pix-256-unet", "pix2pix", "unet", 256, costly=True),

@@ -47,9 +47,9 @@ class CheckoutSide(Side):
 
     def __init__(self, folder: Path, setup: Setup, first: dict[str, Tensor]):
         with full_precision():
-            self.model = built_model(folder, setup, self.flags(setup.case), first if self.looks_first else None)
+            self.model = build_model(folder, setup, self.flags(setup.case), first if self.needs_batch else None)
 
-    looks_first = False  # whether the model needs a batch to create its networks
+    needs_batch = False  # whether the model needs a batch to create its networks
 
     def flags(self, case: Case) -> dict[str, Any]:
         """Flags of the checkout's train.py for the case's model; other flags keep their defaults."""
@@ -57,7 +57,7 @@ class CheckoutSide(Side):
 
     def step(self, batch: dict[str, Tensor]) -> None:
         with full_precision():
-            self.model.set_input(as_theirs(batch))
+            self.model.set_input(named_batch(batch))
             self.model.optimize_parameters()
 
     def networks(self) -> Iterable[nn.Module]:
@@ -90,7 +90,7 @@ class Cut(CheckoutSide):
     name = "cut"
     url = "https://github.com/taesungp/contrastive-unpaired-translation"
     files = ("models/cut_model.py", "models/patchnce.py", "options/train_options.py")
-    looks_first = True
+    needs_batch = True
 
     @staticmethod
     def unable(case: Case) -> str | None:
@@ -102,7 +102,7 @@ class Cut(CheckoutSide):
         return {"model": "cut", "netG": GENERATORS[case.generator]}
 
 
-def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[str, Tensor] | None) -> Any:
+def build_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[str, Tensor] | None) -> Any:
     """The checkout's model, built as in its own train.py with the given `flags` (name -> value).
 
     Batch size, channels, filters and image size are the case's; flags that are not given keep their defaults.
@@ -111,7 +111,7 @@ def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
     with tempfile.TemporaryDirectory(prefix="peer-") as scratch:  # the checkout's code writes its options there
         own = {"dataroot": scratch, "checkpoints_dir": scratch, "batch_size": case.batch, "crop_size": case.size}
         own |= {"input_nc": setup.channels["a"], "output_nc": setup.channels["b"]}
-        flags = own | {"ngf": case.width, "ndf": case.judge} | flags
+        flags = own | {"ngf": case.width, "ndf": case.d_width} | flags
         if "--gpu_ids" in (folder / "options" / "base_options.py").read_text("utf-8"):
             flags["gpu_ids"] = str(setup.device.index or 0) if setup.device.type == "cuda" else "-1"
         with imported_from(folder, [part for name, value in flags.items() for part in (f"--{name}", str(value))]):
@@ -120,7 +120,7 @@ def built_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
             torch.manual_seed(setup.seed)
             model = importlib.import_module("models").create_model(options)
             if first is not None:
-                model.data_dependent_initialize(as_theirs(first))
+                model.data_dependent_initialize(named_batch(first))
             model.setup(options)
             return model
 
@@ -138,10 +138,10 @@ def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
     sys.argv, sys.dont_write_bytecode = ["train.py", *flags], True
     importlib.invalidate_caches()
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as complaint:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as stderr:
             yield
     except SystemExit as error:  # argparse: this version lacks a flag
-        lines = complaint.getvalue().strip().splitlines() or [f"exit {error.code}"]
+        lines = stderr.getvalue().strip().splitlines() or [f"exit {error.code}"]
         raise RuntimeError(f"the checkout refused its options: {lines[-1]}") from None
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
@@ -150,7 +150,7 @@ def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
         sys.path[:], sys.argv, sys.dont_write_bytecode = path, arguments, no_bytecode
 
 
-def as_theirs(batch: dict[str, Tensor]) -> dict[str, Any]:
+def named_batch(batch: dict[str, Tensor]) -> dict[str, Any]:
     """A batch under the names that `set_input` reads."""
     return {"A": batch["a"], "B": batch["b"], "A_paths": [], "B_paths": []}
 
@@ -159,8 +159,8 @@ def version_of(folder: Path) -> str:
     """The commit of a git checkout, with `+changes` if Python files were edited; without git a hash of those files."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        process = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        return process.stdout.strip() if process.returncode == 0 else ""
 
     if (folder / ".git").exists():  # else git would give the commit of a surrounding repository
         with contextlib.suppress(OSError):

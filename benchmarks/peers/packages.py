@@ -26,7 +26,7 @@ class Networks:
     """Functions that create a toolkit's networks, and its adversarial loss."""
 
     generator: Callable[[int, int], nn.Module]  # (input channels, output channels) -> generator
-    judge: Callable[[int], nn.Module]  # input channels -> discriminator
+    discriminator: Callable[[int], nn.Module]  # input channels -> discriminator
     adversarial: Callable[[object, bool, bool], Tensor]  # (logits, target is real, for the discriminator) -> loss
 
 
@@ -37,18 +37,18 @@ class Loop(Side):
 
     notes = ("the training loop is plain PyTorch around its networks and losses", "it has no image pool")
 
-    def __init__(self, made: Networks, setup: Setup):
-        self.setup, self.adversarial, self.paired = setup, made.adversarial, setup.case.paired
+    def __init__(self, toolkit: Networks, setup: Setup):
+        self.setup, self.adversarial, self.paired = setup, toolkit.adversarial, setup.case.paired
         torch.manual_seed(setup.seed)
         channels, targets = setup.channels, ("b",) if self.paired else ("b", "a")
-        self.generators = {to: made.generator(channels[OTHER[to]], channels[to]) for to in targets}
-        seen = {to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets}
-        self.judges = {to: made.judge(seen[to]) for to in targets}
+        self.generators = {to: toolkit.generator(channels[OTHER[to]], channels[to]) for to in targets}
+        d_channels = {to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets}
+        self.discriminators = {to: toolkit.discriminator(d_channels[to]) for to in targets}
         for network in self.networks():
             network.to(setup.device).train()
         self.optimizers = [
             torch.optim.Adam(nn.ModuleList(group.values()).parameters(), lr=2e-4, betas=(0.5, 0.999))
-            for group in (self.generators, self.judges)
+            for group in (self.generators, self.discriminators)
         ]
 
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -58,19 +58,19 @@ class Loop(Side):
             loss, fakes = self.losses(real)
             self._update(0, loss)
             self._freeze(False)
-            answers = [
-                (self.judges[to](self._seen(real, to, image)), truth)
+            logits = [
+                (self.discriminators[to](self._d_input(real, to, image)), truth)
                 for to, fake in fakes.items()
                 for image, truth in ((real[to], True), (fake.detach(), False))
             ]
-            self._update(1, sum(self.adversarial(answer, truth, True) for answer, truth in answers) / 2)
+            self._update(1, sum(self.adversarial(answer, truth, True) for answer, truth in logits) / 2)
 
     def losses(self, real: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """(the generators' loss, the fakes that it was computed from)."""
         fakes = {to: network(real[OTHER[to]]) for to, network in self.generators.items()}
         loss = torch.zeros((), device=self.setup.device)
         for to, network in self.generators.items():
-            loss = loss + self.adversarial(self.judges[to](self._seen(real, to, fakes[to])), True, False)
+            loss = loss + self.adversarial(self.discriminators[to](self._d_input(real, to, fakes[to])), True, False)
             if self.paired:
                 loss = loss + 100.0 * l1_loss(fakes[to], real[to])
             else:
@@ -79,9 +79,9 @@ class Loop(Side):
         return loss, fakes
 
     def networks(self) -> Iterable[nn.Module]:
-        return [*self.generators.values(), *self.judges.values()]
+        return [*self.generators.values(), *self.discriminators.values()]
 
-    def _seen(self, real: dict[str, Tensor], to: str, image: Tensor) -> Tensor:
+    def _d_input(self, real: dict[str, Tensor], to: str, image: Tensor) -> Tensor:
         return torch.cat([real[OTHER[to]], image], 1) if self.paired else image
 
     def _update(self, which: int, loss: Tensor) -> None:
@@ -90,7 +90,7 @@ class Loop(Side):
         self.optimizers[which].step()
 
     def _freeze(self, frozen: bool) -> None:
-        for network in self.judges.values():
+        for network in self.discriminators.values():
             network.requires_grad_(not frozen)
 
 
@@ -129,13 +129,13 @@ class Monai(Package):
         case = setup.case
         filters = tuple(min(case.width * 2**level, case.width * 8) for level in range(DEPTHS[case.size]))
         strides, loss = (2,) * (len(filters) - 1), PatchAdversarialLoss(criterion=CRITERIA[case.method])
-        made = Networks(  # images are in [-1, 1]
+        toolkit = Networks(  # images are in [-1, 1]
             lambda inputs, outputs: nn.Sequential(UNet(2, inputs, outputs, filters, strides), nn.Tanh()),
-            lambda inputs: PatchDiscriminator(2, case.judge, inputs),
+            lambda inputs: PatchDiscriminator(2, case.d_width, inputs),
             # MONAI's discriminator returns the features of every layer, with the logits last
             lambda answer, real, judging: loss(answer[-1], target_is_real=real, for_discriminator=judging),
         )
-        super().__init__(made, setup)
+        super().__init__(toolkit, setup)
 
 
 class MonaiWindows(Side):
@@ -178,10 +178,10 @@ class Konfai(Package):
 
         case = setup.case
         losses = {real: PatchGanLoss(target=float(real)).to(setup.device) for real in (True, False)}
-        wide = [case.judge, case.judge * 2, case.judge * 4, case.judge * 4]
-        made = Networks(
+        wide = [case.d_width, case.d_width * 2, case.d_width * 4, case.d_width * 4]
+        toolkit = Networks(
             lambda inputs, outputs: GeneratorV1.GeneratorBlock(case.width, 2, in_channels=inputs),
             lambda inputs: Discriminator.DiscriminatorBlock(channels=[inputs, *wide], dim=2),
             lambda answer, real, judging: losses[real](answer),
         )
-        super().__init__(made, setup)
+        super().__init__(toolkit, setup)

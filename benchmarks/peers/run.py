@@ -38,7 +38,7 @@ from gantk_bench.rows import FORMAT, commit, read_rows, write_rows
 from peers.cases import CASES, PEERS, Case, chosen
 from peers.checkouts import Cut, Reference
 from peers.packages import Konfai, Monai, MonaiWindows
-from peers.sides import HandedTurn, Own, Setup, Side, checked, fix_seeds
+from peers.sides import BatchTurn, OwnSide, Setup, Side, case_model, fix_seeds
 
 Row = dict[str, Any]
 # To add a toolkit: a class with the `find`, `unable` and constructor of these, and its name in PEERS.
@@ -61,7 +61,7 @@ class Peer:
             return None if self.name == "monai" else "it has no inference by windows"
         return KINDS[self.name].unable(case)
 
-    def build(self, setup: Setup, first: dict[str, Any], host: Own | None = None) -> Side:
+    def build(self, setup: Setup, first: dict[str, Any], host: OwnSide | None = None) -> Side:
         """The toolkit's side of a case; for translation by windows it uses the generator of `host`, gantk's side."""
         fix_seeds(setup.seed)
         if setup.case.window:
@@ -69,32 +69,32 @@ class Peer:
         return KINDS[self.name](self.folder, setup, first)
 
 
-def asked_for(arguments: Iterable[str]) -> list[Peer]:
+def parse_peers(arguments: Iterable[str]) -> list[Peer]:
     """The peers of arguments `name` or `name=folder`; all if there are none. UserError for a wrong name or folder."""
-    found = []
+    peers = []
     for argument in arguments or KINDS:
         name, _, folder = argument.partition("=")
         if name not in KINDS:
             remedy = did_you_mean(name, KINDS)
             raise UserError(f"there is no peer '{name}'", where=f"--peer {argument}", allowed=KINDS, remedy=remedy)
         path = Path(folder).expanduser().resolve() if folder else None
-        here = KINDS[name].find(path)
-        reason = f"{name} is not here: {here}" if isinstance(here, str) else None
-        found.append(Peer(name, path, None if reason else here, reason))
-    return found
+        version = KINDS[name].find(path)
+        reason = f"{name} is not here: {version}" if isinstance(version, str) else None
+        peers.append(Peer(name, path, None if reason else version, reason))
+    return peers
 
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
     """Every case with every peer that can run it; a row with status "skipped" for each peer that runs none."""
-    cases, peers = chosen(options.cases), asked_for(options.peer)
+    cases, peers = chosen(options.cases), parse_peers(options.peer)
     if options.filters:
         cases = [case.with_filters(options.filters) for case in cases]
     for peer in peers:
         reasons = dict.fromkeys(peer.reason or peer.unable(case) for case in cases)
         if None not in reasons:
-            why = peer.reason or f"{peer.name} can run none of these cases: {'; '.join(reasons)}"
+            reason = peer.reason or f"{peer.name} can run none of these cases: {'; '.join(reasons)}"
             about = {"status": "skipped", "recipe": "peers", "summary": "", "label": f"peers {peer.name}"}
-            yield begun(cases[0], peer.name, peer, options) | about | {"error": why}
+            yield common_fields(cases[0], peer.name, peer, options) | about | {"error": reason}
     for case in cases:
         for peer in peers:
             if not peer.reason and not peer.unable(case):
@@ -106,12 +106,12 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     """Times gantk's default path, its plain path and the peer in turns: three rows, or one row "failed"."""
     start = time.monotonic()
     try:
-        host, plain = (own_side(case, way, options) for way in ("gantk", "gantk plain"))
+        host, plain = (gantk_side(case, way, options) for way in ("gantk", "gantk plain"))
         setup = Setup(case, host.parts.data.channels, host.device, options.seed)
         guest = peer.build(setup, host.batch(0), host)
         sides: dict[str, Side] = {"gantk": host, "gantk plain": plain, peer.name: guest}
         batches = [host.batch(step) for step in range(BATCHES)]
-        turns = {name: HandedTurn(side, lambda k: batches[k % BATCHES], host.device) for name, side in sides.items()}
+        turns = {name: BatchTurn(side, lambda k: batches[k % BATCHES], host.device) for name, side in sides.items()}
         samples = take_turns(turns, options.seconds)
         for side in sides.values():
             side.check_finite()
@@ -123,11 +123,11 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
         if not isinstance(error, GantkError):
             words = f"{type(error).__name__}: {words}  ({Path(at.filename).name}:{at.lineno})"
         failed = {"status": "failed", "error": words, "wall_s": time.monotonic() - start}
-        yield begun(case, peer.name, peer, options) | failed
+        yield common_fields(case, peer.name, peer, options) | failed
         return
     for label, side in sides.items():
-        own = side if isinstance(side, Own) else None
-        row = begun(case, label, None if own else peer, options) | measured(own or host, samples[label])
+        own = side if isinstance(side, OwnSide) else None
+        row = common_fields(case, label, None if own else peer, options) | measured_fields(own or host, samples[label])
         row["speed"]["steps"] = turns[label].taken - WARM
         row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name}
         row["wall_s"] = time.monotonic() - start
@@ -140,13 +140,13 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
         yield row
 
 
-def own_side(case: Case, way: str, options: argparse.Namespace) -> Own:
+def gantk_side(case: Case, way: str, options: argparse.Namespace) -> OwnSide:
     """gantk's side of a case on its path `way`, a key of WAYS."""
     settings = [*options.set, *case.settings(way)]
-    return Own(checked(case, settings, data=options.data, seed=options.seed), options.device, bool(case.window))
+    return OwnSide(case_model(case, settings, data=options.data, seed=options.seed), options.device, bool(case.window))
 
 
-def begun(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
+def common_fields(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
     """The fields that every row has, also a failed one, as in `gantk bench`; `peer` is None for gantk's own sides."""
     version, where = (peer.found or (None, None)) if peer else (__version__, None)
     return {
@@ -158,7 +158,7 @@ def begun(case: Case, label: str, peer: Peer | None, options: argparse.Namespace
     }  # fmt: skip
 
 
-def measured(host: Own, samples: list[float]) -> Row:
+def measured_fields(host: OwnSide, samples: list[float]) -> Row:
     """The further fields of a measured row; `samples` are seconds per step."""
     model = host.model
     return {
@@ -172,10 +172,10 @@ def measured(host: Own, samples: list[float]) -> Row:
 
 def table(rows: list[Row]) -> str:
     """All rows as Markdown; rows without figures are in a second table with their reasons."""
-    lines, rest = [], []
+    lines, missing = [], []
     for row in rows:
         if row["status"] != "ok":
-            rest.append((row["recipe"], row["side"], row["status"], row["error"]))
+            missing.append((row["recipe"], row["side"], row["status"], row["error"]))
             continue
         beside = f" (beside {row['beside']})" if row["peer"] is None else ""
         seconds, times = (
@@ -186,10 +186,10 @@ def table(rows: list[Row]) -> str:
         lines.append((*about, f"{row['weights'] / 1e6:.2f} M", f"{median(seconds):.4f}", *times, len(seconds)))
     heads = ("case", "side", "version", "weights", "s/step", "times gantk", "times gantk plain", "rounds")
     parts = [markdown(heads, lines)] if lines else []
-    return "\n\n".join([*parts, *([markdown(("case", "side", "status", "why"), rest)] if rest else [])]) + "\n"
+    return "\n\n".join([*parts, *([markdown(("case", "side", "status", "why"), missing)] if missing else [])]) + "\n"
 
 
-def joined(before: list[Row], new: list[Row]) -> list[Row]:
+def merged(before: list[Row], new: list[Row]) -> list[Row]:
     """Old rows, replaced by new ones of the same label, then other new rows; drops "skipped" rows of measured peers."""
     again, here = {row["label"]: row for row in new}, {row["peer"] for row in new if row["status"] != "skipped"}
     kept = [again.pop(row["label"], row) for row in before if row["status"] != "skipped" or row["peer"] not in here]
@@ -198,14 +198,14 @@ def joined(before: list[Row], new: list[Row]) -> list[Row]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 a row failed, 2 an invalid command line."""
-    found = parser(__doc__, seconds=40.0)
-    found.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
-    found.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
-    found.add_argument("--filters", type=int, metavar="N", help="of both networks' first levels, instead of the case's")
-    found.add_argument("--data", metavar="PATH", help="train on these images instead of the phantom's")
-    found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--table", action="store_true", help="print the rows as Markdown")
-    options = found.parse_args(arguments)
+    cli = parser(__doc__, seconds=40.0)
+    cli.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
+    cli.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
+    cli.add_argument("--filters", type=int, metavar="N", help="of both networks' first levels, instead of the case's")
+    cli.add_argument("--data", metavar="PATH", help="train on these images instead of the phantom's")
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--table", action="store_true", help="print the rows as Markdown")
+    options = cli.parse_args(arguments)
     try:
         return run(options)
     except GantkError as error:
@@ -214,24 +214,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    before = read_rows(options.json) if options.json and options.json.exists() else []
+    old_rows = read_rows(options.json) if options.json and options.json.exists() else []
     if options.table and not options.peer and not options.cases:
-        if not before:
+        if not old_rows:
             raise UserError("there are no rows to print", where="--table", remedy="name their file with --json FILE")
-        print(table(before), end="")
+        print(table(old_rows), end="")
         return 0
-    done: list[Row] = []
+    new_rows: list[Row] = []
     for row in measure(options):
-        done.append(row)
+        new_rows.append(row)
         ratios = "".join(f"  {found['median']:.2f}x {way}" for way, found in row["ratio"].items())
-        told = f"{median(row['speed']['step_seconds']):.4f} s{ratios}" if row["status"] == "ok" else row["error"]
-        print(f"{row['status']:<8} {row['label']:<52} {told}", flush=True)
+        result = f"{median(row['speed']['step_seconds']):.4f} s{ratios}" if row["status"] == "ok" else row["error"]
+        print(f"{row['status']:<8} {row['label']:<52} {result}", flush=True)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            write_rows(options.json, joined(before, done))
+            write_rows(options.json, merged(old_rows, new_rows))
     if options.table:
-        print(table(joined(before, done)), end="")
-    return 1 if any(row["status"] == "failed" for row in done) else 0
+        print(table(merged(old_rows, new_rows)), end="")
+    return 1 if any(row["status"] == "failed" for row in new_rows) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sides of a comparison: `Side`, which takes training steps on given batches, and `Own`, gantk's side."""
+"""Sides of a comparison: `Side`, which takes training steps on given batches, and `OwnSide`, gantk's side."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Side:
             raise GantkError(f"the weights of {self.name} are no longer finite, so its steps say nothing")
 
 
-class HandedTurn(Turn):
+class BatchTurn(Turn):
     """A side's turns: gives it clones of the batches in order; `digest` is the SHA-256 of all of them."""
 
     def __init__(self, side: Side, batch_at: Callable[[int], dict[str, Tensor]], device: torch.device):
@@ -75,12 +75,12 @@ class HandedTurn(Turn):
         self.side, self.batch_at, self.taken, self._sha = side, batch_at, 0, hashlib.sha256()
 
     def calls(self, steps: int) -> list[Callable[[], object]]:
-        handed = [clone(self.batch_at(self.taken + k)) for k in range(steps)]
+        batches = [clone(self.batch_at(self.taken + k)) for k in range(steps)]
         self.taken += steps
-        for batch in handed:
+        for batch in batches:
             for image in batch.values():
                 self._sha.update(image.numpy().tobytes())
-        return [lambda batch=batch: self.side.step(batch) for batch in handed]
+        return [lambda batch=batch: self.side.step(batch) for batch in batches]
 
     @property
     def digest(self) -> str:
@@ -91,7 +91,7 @@ def clone(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name].clone() for name in "ab"}
 
 
-def checked(case: Case, settings: Iterable[str] = (), *, data: str | None = None, seed: int = 0) -> Model:
+def case_model(case: Case, settings: Iterable[str] = (), *, data: str | None = None, seed: int = 0) -> Model:
     """The case's checked recipe with `settings`; `data`, a folder, replaces its source."""
     tables: dict[str, Any] = case.tables(seed)
     if data is not None:
@@ -99,7 +99,7 @@ def checked(case: Case, settings: Iterable[str] = (), *, data: str | None = None
     return load_recipe(tables).override(settings).check()
 
 
-class Own(Side):
+class OwnSide(Side):
     """gantk's engine on a case's recipe; `parts` holds its data, batches, method and runtime.
 
     With `windows`, a step translates a batch of images larger than the training patches: by default whole, if memory
@@ -137,11 +137,11 @@ class Own(Side):
         """The images of a step, on the CPU: a training batch, or whole images for translation by windows."""
         if not self.windows:
             return self.parts.batches.at(step)
-        data, found = self.parts.data, {}
+        data, images = self.parts.data, {}
         for name in "ab":
             records = [record for record in data.training if record.domain == name]
-            found[name] = data.image(records[step % len(records)])[None]
-        return found
+            images[name] = data.image(records[step % len(records)])[None]
+        return images
 
     @property
     def generator(self) -> nn.Module:
