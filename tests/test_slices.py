@@ -45,6 +45,10 @@ def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay
     done = AgreeingSlices(2, (-1.0, 1.0), strength=1.0)(made, examples_of(given))
     assert (done - truth).square().mean() < 0.5 * (made - truth).square().mean()
     assert abs(jumps(done) / jumps(truth) - 1) < abs(jumps(made) / jumps(truth) - 1)
+    smooth = AgreeingSlices(2, (-1.0, 1.0), strength=1.0, smooth=2)
+    assert jumps(smooth(made, examples_of(given))) < jumps(done)
+    constant = torch.full_like(made, 0.3)
+    torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
     line = guided((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1, 1e-8)
     torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)  # a line of the input
 

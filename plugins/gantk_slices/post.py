@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantk.data.preparation import Record
 from gantk.errors import UserError
-from gantk.plugin.spec import Positive, Share
+from gantk.plugin.spec import Few, Positive, Share
 from gantk.runs.trained import Examples
 
 AIR = 0.05  # share of the range up to which nothing is tissue
@@ -42,9 +42,10 @@ class AgreeingSlices:
         *,
         strength: Share | Literal["auto"] = "auto",  # 0: as it was made, 1: filtered
         reach: Reach = 1,  # slices and pixels to each side that a window has
+        smooth: Few = 0,  # times that each slice is averaged with its neighbours before that, by weights 1, 2, 1
         floor: Positive = 0.01,  # share of the range: windows whose input varies less are averaged
     ):
-        self.dims, self.strength, self.reach = dims, strength, reach
+        self.dims, self.strength, self.reach, self.smooth = dims, strength, reach, smooth
         span = range[1] - range[0]
         self.least, self.level = (floor * span) ** 2, range[0] + AIR * span
 
@@ -68,7 +69,7 @@ class AgreeingSlices:
         if made.shape[1] < 3 or self.strength == 0:
             return made
         given = given if len(given) == len(made) else given.mean(0, keepdim=True).expand_as(made)
-        filtered = guided(made, given, self.reach, self.least)
+        filtered = guided(neighbour_mean(made, self.smooth), given, self.reach, self.least)
         strength = self.strength
         if strength == "auto":
             strength = least_strength(made, filtered, jump(given, self.level), self.level)
@@ -92,6 +93,14 @@ def guided(made: Tensor, given: Tensor, reach: int, least: float) -> Tensor:
     variance = window_mean(given.square(), reach) - guide.square()
     slope = (window_mean(given * made, reach) - guide * output) / (variance.clamp_min(0) + least)
     return window_mean(slope, reach) * given + window_mean(output - slope * guide, reach)
+
+
+def neighbour_mean(volume: Tensor, times: int) -> Tensor:
+    """(C, D, H, W) averaged along D with weights 1/4, 1/2, 1/4, so many times; the first and last slice repeated."""
+    for _ in range(times):
+        padded = torch.cat([volume[:, :1], volume, volume[:, -1:]], 1)
+        volume = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    return volume
 
 
 def window_mean(volume: Tensor, reach: int) -> Tensor:
