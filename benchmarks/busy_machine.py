@@ -26,27 +26,27 @@ from gantk.machine.cores import Threads, look, threads_beside
 def main() -> None:
     """Print a Markdown table for a step of the default recipe, and write all samples."""
     options = parser(__doc__, rounds=5, seconds=3.0).parse_args()
-    step, every, rows = RecipeStep.build("dualgan_t1t2", options.set, "cpu"), torch.get_num_threads(), []
+    step, all_threads, rows = RecipeStep.build("dualgan_t1t2", options.set, "cpu"), torch.get_num_threads(), []
     step.turn().settle()
 
     def sample(threads: int, place: str) -> tuple[float, int, float]:
         """(seconds per step, threads at the end of the sample, cores used by other processes)."""
-        with ExitStack() as ending:
+        with ExitStack() as stack:
             if place == "beside":
-                spin = ending.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
-                ending.callback(spin.kill)
+                spin = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+                stack.callback(spin.kill)
                 time.sleep(0.5)  # until its loop runs
-            torch.set_num_threads(threads or every)
-            chosen, taken, before = Threads(fixed=threads > 0), [], look()
+            torch.set_num_threads(threads or all_threads)
+            chooser, step_seconds, before = Threads(fixed=threads > 0), [], look()
             for save in (0, 1):
-                chosen.choose(save)
+                chooser.choose(save)
                 end = time.perf_counter() + options.seconds / 2
                 while time.perf_counter() < end:
-                    taken.append(step.turn().take())
-        return mean(taken), torch.get_num_threads(), round(threads_beside(before, look(), 1)[0], 2)
+                    step_seconds.append(step.turn().take())
+        return mean(step_seconds), torch.get_num_threads(), round(threads_beside(before, look(), 1)[0], 2)
 
-    ways = {(n, place): partial(sample, n, place) for n in (1, every, 0) for place in ("alone", "beside")}
-    found = in_turns(ways, options.rounds, warm=1)
+    samplers = {(n, place): partial(sample, n, place) for n in (1, all_threads, 0) for place in ("alone", "beside")}
+    found = in_turns(samplers, options.rounds, warm=1)
     for (threads, place), samples in found.items():
         seconds, taken, others = map(list, zip(*samples, strict=True))
         own = written(ratio([each[0] for each in found[1, "alone"]], seconds)), f"{median(others):.2f}"

@@ -53,15 +53,15 @@ def reports(save: Path | None = None) -> list[float]:
 
 def main() -> None:
     """Print the times, and write the record."""
-    options = parser(__doc__, seconds=3.0)
-    options.add_argument("recipes", nargs="*", default=["dualgan_t1t2", "cyclegan_ct_mr"])
-    asked, numbers = options.parse_args(), count()
+    cli = parser(__doc__, seconds=3.0)
+    cli.add_argument("recipes", nargs="*", default=["dualgan_t1t2", "cyclegan_ct_mr"])
+    options, numbers = cli.parse_args(), count()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_worker_niceness": "0"}
     import ray
 
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
         ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-        folder, task, part = Path(made), ray.remote(lambda: None), np.zeros(64 << 20, np.uint8)
+        folder, task, part = Path(temporary), ray.remote(lambda: None), np.zeros(64 << 20, np.uint8)
         actor = ray.remote(num_cpus=0)(type("Actor", (), {"call": lambda self: None})).remote()
         ledger, job = Ledger(folder / "out", {}), SimpleNamespace(name="case.nii.gz", files=[folder])
         ways = {
@@ -72,18 +72,18 @@ def main() -> None:
             "Ray: a call of an actor": lambda: ray.get(actor.call.remote()),
             "Ray: 64 MiB into the object store and out": lambda: ray.get(ray.put(part)).max(),
         }
-        saves = {recipe: save_of(recipe, folder) for recipe in asked.recipes}
+        saves = {recipe: save_of(recipe, folder) for recipe in options.recipes}
         for recipe, (save, sent) in saves.items():
             size = sum(file.stat().st_size for file in save(0).iterdir())
             print(f"{recipe}: {sent / 1e6:.1f} MB of gradients in a step, {size / 1e6:.1f} MB in a save")
             ways[f"{recipe}: a save"] = lambda save=save: save(next(numbers))
-        found = {name: samples(way, seconds=asked.seconds, most=500) for name, way in ways.items()}
+        found = {name: samples(way, seconds=options.seconds, most=500) for name, way in ways.items()}
         found["Tune: a report"] = reports()
         for recipe in saves:
             found[f"{recipe}: a report with its save"] = reports(checkpoint.path_of(folder / recipe, 0))
     for name, each in found.items():
         print("{}: {:.3g} ms [{:.3g}, {:.3g}]".format(name, *1e3 * np.percentile(each, (50, 10, 90))))
-    write(asked.json, record(start("cpu"), seconds=found))
+    write(options.json, record(start("cpu"), seconds=found))
 
 
 if __name__ == "__main__":

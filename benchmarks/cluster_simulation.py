@@ -34,9 +34,9 @@ class Shared:
     free: float = 0.0
     worked: float = 0.0
 
-    def serve(self, asked: float, seconds: float) -> float:
-        """Time at which a request made at time `asked` is finished."""
-        self.free, self.worked = max(self.free, asked) + seconds, self.worked + seconds
+    def serve(self, time: float, seconds: float) -> float:
+        """Time at which a request made at `time` is finished."""
+        self.free, self.worked = max(self.free, time) + seconds, self.worked + seconds
         return self.free
 
 
@@ -46,8 +46,8 @@ def simulated(workers: list[Iterator[tuple[Shared | None, float]]]) -> float:
     heapify(events)
     while events:
         now, number = heappop(events)
-        if asked := next(workers[number], None):
-            shared, seconds = asked
+        if request := next(workers[number], None):
+            shared, seconds = request
             heappush(events, (shared.serve(now, seconds) if shared else now + seconds, number))
     return now
 
@@ -111,16 +111,16 @@ def training(recipe: str, spread: float, cost: dict[str, float], steps: int = 40
 
 def main() -> None:
     """Print a Markdown table, and write it."""
-    options = parser(__doc__)
-    options.add_argument("--costs", type=Path, default=Path(__file__).parent / "results" / "cluster-costs.json")
-    asked = options.parse_args()
-    found = json.loads(asked.costs.read_text("utf-8"))["seconds"]
+    cli = parser(__doc__)
+    cli.add_argument("--costs", type=Path, default=Path(__file__).parent / "results" / "cluster-costs.json")
+    options = cli.parse_args()
+    found = json.loads(options.costs.read_text("utf-8"))["seconds"]
     cost = {name: float(np.percentile(samples, 10)) for name, samples in found.items()}
     rows = [trials(recipe, every, cost) for recipe in SIZES for every in (1, 3, 12, 60)]
     rows += [files(workers, each, cost) for workers, each in ((16, 0.02), (64, 0.02), (512, 1.0), (2048, 1.0))]
     rows += [training(recipe, spread, cost) for recipe in SIZES for spread in (0.01, 0.05)]
     print(table(["what", "seconds", "efficiency", "share of the time that each is at work"], rows))
-    write(asked.json, record(start("cpu"), rows=rows))
+    write(options.json, record(start("cpu"), rows=rows))
 
 
 if __name__ == "__main__":

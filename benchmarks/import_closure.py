@@ -26,12 +26,12 @@ def closure(entries: Iterable[str]) -> list[str]:
     waiting, found = [], {}
     for entry in entries:
         module, _, function = entry.partition(":")
-        waiting += [module, *(_inside(_parsed(module), function) if function else ())]
+        waiting += [module, *(_imports_inside(_parsed(module), function) if function else ())]
     while waiting:
         module = waiting.pop()
         if module not in found and (tree := _parsed(module)):
             found[module] = tree
-            waiting += [module.rpartition(".")[0], *_imported(_at_import(tree.body))]
+            waiting += [module.rpartition(".")[0], *_imported(_top_level(tree.body))]
     return sorted(module for module, tree in found.items() if len(tree.body) > 1)
 
 
@@ -41,13 +41,13 @@ def _parsed(module: str) -> ast.Module | None:
     return next((ast.parse(file.read_text("utf-8")) for file in files if module and file.is_file()), None)
 
 
-def _at_import(body: list[ast.AST]) -> Iterator[ast.AST]:
+def _top_level(body: list[ast.AST]) -> Iterator[ast.AST]:
     """The statements that run when a module is imported."""
     for node in body:
         typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if not typing and not isinstance(node, ast.FunctionDef):
             yield node
-            yield from _at_import([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
+            yield from _top_level([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
 
 
 def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
@@ -58,7 +58,7 @@ def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
             yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
-def _inside(tree: ast.Module, function: str) -> list[str]:
+def _imports_inside(tree: ast.Module, function: str) -> list[str]:
     """Modules imported inside a function and inside the functions of its module that it calls."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     waiting, seen = [function], {}

@@ -81,11 +81,11 @@ class RecipeStep:
     def notes(self) -> list[str]:
         """Settings that the step could not apply, with the reasons."""
         engine = self.engine
-        found = list(engine.notes)
-        asked, capture = engine.table.fast.cuda_graph and not engine.table.recompute, engine.capture
-        if asked and not found and not (capture and capture.graphs):
-            found.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
-        return found
+        notes = list(engine.notes)
+        requested, capture = engine.table.fast.cuda_graph and not engine.table.recompute, engine.capture
+        if requested and not notes and not (capture and capture.graphs):
+            notes.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
+        return notes
 
     @property
     def parameters(self) -> int:
@@ -98,16 +98,16 @@ def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
     On a GPU the initial weights are drawn there if the method allows it, which saves seconds.
     """
     table = model.data
-    own = table.source.table().get("channels")
-    each = (own if isinstance(own, int) else 1) * (2 * table.neighbours + 1)
+    source_channels = table.source.table().get("channels")
+    each = (source_channels if isinstance(source_channels, int) else 1) * (2 * table.neighbours + 1)
     letters = domain_letters(table.domains)
     channels = {letter: each * len(contrast_names(name)) for letter, name in zip(letters, table.domains, strict=True)}
     low, high = table.intensity().range
-    about = model, channels, ("0", "1") if table.labels else (), (float(low), float(high)), runtime
+    arguments = model, channels, ("0", "1") if table.labels else (), (float(low), float(high)), runtime
     if runtime.device.type == "cuda":
         with contextlib.suppress(Exception), runtime.device:
-            return build_method(*about), channels
-    return build_method(*about), channels
+            return build_method(*arguments), channels
+    return build_method(*arguments), channels
 
 
 def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:

@@ -66,8 +66,8 @@ def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
     tissue = truth[..., 1:-1] > TISSUE
     one, other = (np.abs(np.diff(volume, 2))[tissue].mean() if tissue.any() else np.nan for volume in (made, truth))
     errors = np.maximum(((made - truth) ** 2).mean((0, 1)), 1e-10)
-    alike = [ssim(made[..., k], truth[..., k]) for k in range(truth.shape[-1])]
-    return float(np.mean(-10 * np.log10(errors))), float(np.mean(alike)), float(one / other)
+    similarity = [ssim(made[..., k], truth[..., k]) for k in range(truth.shape[-1])]
+    return float(np.mean(-10 * np.log10(errors))), float(np.mean(similarity)), float(one / other)
 
 
 def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, float, float]]:
@@ -94,4 +94,4 @@ def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, floa
 
 if __name__ == "__main__":
     found = score(*sys.argv[1:4]).items()
-    print(" | ".join(f"{name} {psnr:.2f} dB / {alike:.3f} / {jump:.2f}" for name, (psnr, alike, jump) in found))
+    print(" | ".join(f"{name} {psnr:.2f} dB / {ssim:.3f} / {jump:.2f}" for name, (psnr, ssim, jump) in found))

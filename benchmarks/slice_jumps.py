@@ -59,8 +59,8 @@ def main() -> None:
     for seed in options.seeds:
         run = options.out / f"{options.recipe}-{seed}"
         if not (run / "metrics.json").exists():
-            asked = {"profile": options.profile, "set": options.set, "data": options.data}
-            gantk.run(options.recipe, out=run, device="cpu", seed=seed, **asked)
+            arguments = {"profile": options.profile, "set": options.set, "data": options.data}
+            gantk.run(options.recipe, out=run, device="cpu", seed=seed, **arguments)
         for key, values in scored(run).items():
             found.setdefault(key, []).append(values)
     for (direction, name), values in found.items():

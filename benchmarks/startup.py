@@ -55,10 +55,10 @@ WAYS = {
 ALWAYS = tuple(WAYS)[:2]
 
 
-def spent(name: str, folder: Path, out: str | None = None) -> tuple[float, float]:
+def seconds_of(name: str, folder: Path, out: str | None = None) -> tuple[float, float]:
     """(wall seconds, CPU seconds) of one Python process; raises CalledProcessError if it fails."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        run = Path(place) / "run" if out is None else folder / out
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        run = Path(temporary) / "run" if out is None else folder / out
         words = [*WAYS[name], *(["--out", str(run)] if name == "first step" else [])]
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, check=True)
@@ -74,17 +74,17 @@ def main(arguments: list[str] | None = None) -> None:
         "--only", action="append", choices=WAYS, metavar="NAME", help="beside the interpreter and torch"
     )
     options = options.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         (folder / "small.toml").write_text(RECIPE)
-        spent("first step", folder, "run")
+        seconds_of("first step", folder, "run")
         values = np.random.default_rng(0).uniform(0, 800, (96, 96, 1)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), folder / "slice.nii.gz")
         Image.fromarray((values[..., 0] // 4).astype(np.uint8)).save(folder / "slice.png")
         chosen = [name for name in WAYS if not options.only or name in (*ALWAYS, *options.only)]
-        found = in_turns({name: lambda name=name: spent(name, folder) for name in chosen}, options.rounds, warm=1)
-    wall, cpu = ({name: [each[i] for each in took] for name, took in found.items()} for i in (0, 1))
-    times = {name: ratio(took, wall["import torch"]) for name, took in wall.items()}
+        found = in_turns({name: lambda name=name: seconds_of(name, folder) for name in chosen}, options.rounds, warm=1)
+    wall, cpu = ({name: [each[i] for each in samples] for name, samples in found.items()} for i in (0, 1))
+    times = {name: ratio(samples, wall["import torch"]) for name, samples in wall.items()}
     write(options.json, record(start("cpu"), wall_s=wall, cpu_s=cpu, times_torch=times))
     rows = [(n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n])) for n in chosen]
     print(table(["process", "wall, s", "CPU, s", "times `import torch`"], rows))

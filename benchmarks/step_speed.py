@@ -28,11 +28,11 @@ from gantk.recipe.load import Recipe, load_recipe
 
 def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
     """(name, recipe) of every case that matches a pattern; an argument that matches none is a recipe."""
-    for what in chosen:
-        found = [case for case in CASES.values() if fnmatch(case.name, what) and not case.window]
-        yield from ((case.name, load_recipe(case.tables())) for case in found)
-        if not found:
-            yield what, load_recipe(what)
+    for name in chosen:
+        cases = [case for case in CASES.values() if fnmatch(case.name, name) and not case.window]
+        yield from ((case.name, load_recipe(case.tables())) for case in cases)
+        if not cases:
+            yield name, load_recipe(name)
 
 
 def measure(name: str, recipe: Recipe, options) -> dict:
@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None, doc: str = __doc__, measure=measure
     try:
         for name, recipe in recipes(options.what):
             rows.append(measure(name, recipe, options))
-            again = {(row["name"], *row["set"]) for row in rows}
-            kept = [row for row in old if (row["name"], *row["set"]) not in again]
+            measured = {(row["name"], *row["set"]) for row in rows}
+            kept = [row for row in old if (row["name"], *row["set"]) not in measured]
             write(options.json, record(start(options.device), rows=[*kept, *rows]))
     except GantkError as error:
         print(f"error: {error}", file=sys.stderr)

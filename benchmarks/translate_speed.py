@@ -59,7 +59,7 @@ def make_run(case: str, folder: Path) -> Path:
     return gantk.run(recipe, out=folder, device="cpu", say=lambda line: None).path
 
 
-def ours(run: Path, source: Path, output: Path) -> None:
+def by_gantk(run: Path, source: Path, output: Path) -> None:
     """Translate with `gantk.translate`, as a user does."""
     gantk.translate(run, source, output, device="cpu", say=lambda line: None)
 
@@ -87,12 +87,12 @@ class Plain:
             image = torch.from_numpy(np.ascontiguousarray(voxels[:, :, k].T[::-1, ::-1])) / scale * 2 - 1
             image, (height, width) = image[None, None], image.shape
             if self.cropped:
-                seen = F.pad(image, (0, self.size[1] - width, 0, self.size[0] - height), value=-1.0)
-                made = self.network(seen)[..., :height, :width]
+                fitted = F.pad(image, (0, self.size[1] - width, 0, self.size[0] - height), value=-1.0)
+                generated = self.network(fitted)[..., :height, :width]
             else:
-                seen = F.interpolate(image, self.size, mode="bilinear", antialias=True)
-                made = F.interpolate(self.network(seen), (height, width), mode="bilinear")
-            result[:, :, k] = ((made[0, 0] + 1) / 2 * scale).numpy()[::-1, ::-1].T
+                fitted = F.interpolate(image, self.size, mode="bilinear", antialias=True)
+                generated = F.interpolate(self.network(fitted), (height, width), mode="bilinear")
+            result[:, :, k] = ((generated[0, 0] + 1) / 2 * scale).numpy()[::-1, ::-1].T
         nib.save(nib.Nifti1Image(result, file.affine), output)
 
 
@@ -108,7 +108,7 @@ def resident_peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def of_volume(case: str, volume: Path, folder: Path, rounds: int) -> dict:
+def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     """The row of one case: seconds of each way in turns, their ratios, and memory of each in a separate process."""
     run, memory = make_run(case, folder / "run"), {}
     onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
@@ -120,8 +120,8 @@ def of_volume(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     plain, out = Plain(case, run), folder / "out.nii.gz"
     ways = {
         "plain": lambda: timed(lambda: plain(run, volume, out)),
-        "gantk": lambda: timed(lambda: ours(run, volume, out)),
-        "onnx": lambda: timed(lambda: ours(onnx, volume, out)),
+        "gantk": lambda: timed(lambda: by_gantk(run, volume, out)),
+        "onnx": lambda: timed(lambda: by_gantk(onnx, volume, out)),
     }
     seconds = in_turns(ways, rounds, warm=1)
     times = {way: ratio(seconds["plain"], seconds[way]) for way in WAYS[1:]}
@@ -129,22 +129,22 @@ def of_volume(case: str, volume: Path, folder: Path, rounds: int) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, rounds=3)
-    options.add_argument("volume", type=Path, help="a .nii.gz")
-    options.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
-    options.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
-    found = options.parse_args(arguments)
-    if found.once:
-        way, case, run, output = found.once
+    cli = parser(__doc__, rounds=3)
+    cli.add_argument("volume", type=Path, help="a .nii.gz")
+    cli.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
+    cli.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
+    options = cli.parse_args(arguments)
+    if options.once:
+        way, case, run, output = options.once
         before = resident_peak()
-        (Plain(case, Path(run)) if way == "plain" else ours)(Path(run), found.volume, Path(output))
+        (Plain(case, Path(run)) if way == "plain" else by_gantk)(Path(run), options.volume, Path(output))
         print(json.dumps((resident_peak() - before) / 2**30))
         return
     rows = []
-    for case in found.case or CASES:
+    for case in options.case or CASES:
         with tempfile.TemporaryDirectory() as place:
-            rows.append(of_volume(case, found.volume, Path(place), found.rounds))
-    write(found.json, record(start("cpu"), volume=found.volume.name, rows=rows))
+            rows.append(measure(case, options.volume, Path(place), options.rounds))
+    write(options.json, record(start("cpu"), volume=options.volume.name, rows=rows))
     names = list(rows[0]["seconds"])
     medians = [[f"{np.median(row['seconds'][name]):.2f}" for name in names] for row in rows]
     lines = [[row["case"], *m, *map(written, row["times"].values())] for row, m in zip(rows, medians, strict=True)]

@@ -31,8 +31,8 @@ def scored(system: str, seed: int, options) -> dict[str, dict[str, dict[str, flo
     """Direction -> patient -> scores of a run, which is trained first if it is missing."""
     out, name = options.out / f"{system}-{seed}", "cyclegan_ct_mr" + "_matched" * (system == "recipe")
     if not (out / "patients.json").exists():
-        sets = [*LENGTH, *SYSTEMS[system], *(OWN if options.data else []), *options.set]
-        gantk.run(name, profile="cpu", set=sets, data=options.data, out=out, device="cpu", seed=seed)
+        settings = [*LENGTH, *SYSTEMS[system], *(OWN if options.data else []), *options.set]
+        gantk.run(name, profile="cpu", set=settings, data=options.data, out=out, device="cpu", seed=seed)
     found = json.loads((out / "patients.json").read_text("utf-8"))
     return {way: {one["patient"]: one["scores"] for one in each["patients"]} for way, each in found.items()}
 
