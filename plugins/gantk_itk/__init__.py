@@ -5,6 +5,6 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Two formats; neither needs a library."""
+    """Register the formats nrrd and metaimage; neither needs a library."""
     add.format("nrrd", "gantk_itk.itk:Nrrd")
     add.format("metaimage", "gantk_itk.itk:MetaImage")

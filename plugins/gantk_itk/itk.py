@@ -1,10 +1,10 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: read upright, written back.
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images upright, writes them.
 
-Both are a text header and a block of voxels, and are parsed here: ITK's own readers trust what a broken header says,
-and read damaged compressed voxels without a word. Two axes are a picture, with three values in each voxel in colour; a
-fourth axis, or the values of a voxel, are several volumes of which one has to be chosen. Writing: same grid,
-compressed where the source was, integers where the values still are such (`gantk.formats.voxels`); remarks only where
-they are asked for (`Image.keep_header`).
+Both are a text header and a block of voxels. They are parsed here because ITK's own readers trust a broken header and
+read damaged compressed voxels without an error. A file of two axes is a picture; three values per voxel make it a
+colour picture. A fourth axis, or several values per voxel, are several volumes: the caller chooses one. Files are
+written on the source's grid, compressed if the source was, as integers if all values are whole numbers
+(`gantk.formats.voxels`), and with the source's header remarks only where `Image.keep_header` is set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gantk.formats.files import chosen_volume, expect_room
 from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_order, upright_sides, zeros
 from gantk.formats.voxels import Stored, as_integers
 
-# By NumPy's name: the names of MetaImage and, as a pattern, of NRRD; the first of its alternatives is written.
+# NumPy's type -> MetaImage's name and a pattern of NRRD's names; files are written with the pattern's first name.
 TYPES = {
     "u1": ("MET_UCHAR", r"uchar|unsigned char|uint8(_t)?"),
     "i1": ("MET_CHAR", r"signed char|int8(_t)?"),
@@ -35,12 +35,12 @@ TYPES = {
     "f4": ("MET_FLOAT", "float"),
     "f8": ("MET_DOUBLE", "double"),
 }
-PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # of NRRD
-MOST_AXES = 16  # of NRRD
-DOMAINS = ("domain", "space", "time", "none", "???")  # kinds of NRRD's axes along which voxels follow
-KEPT = ("content", "measurement frame", "sample units")  # fields of NRRD that count as remarks beside the user's own
-TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}  # x, y of such spaces
-# Fields of MetaImage that are written anew; all others are remarks.
+PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # NRRD's encoding -> compression
+MOST_AXES = 16  # the limit of NRRD
+DOMAINS = ("domain", "space", "time", "none", "???")  # NRRD's kinds of axes that run over voxels, not over values
+KEPT = ("content", "measurement frame", "sample units")  # NRRD's own fields that are kept as remarks
+TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}  # signs of x, y to LPS
+# Fields of MetaImage that are written from the image; all other fields are remarks.
 GRID = """
 NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
 Position Origin BinaryData BinaryDataByteOrderMSB ElementByteOrderMSB CompressedData CompressedDataSize HeaderSize
@@ -50,50 +50,50 @@ ObjectType ElementDataFile
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """The grid and the remarks of one volume; axes in the file's order, millimetres LPS as ITK counts them."""
+    """The grid and the remarks of one volume: axes in the file's order, LPS millimetres as in ITK."""
 
-    size: tuple[int, ...]  # two or three axes; as a file is parsed, all along which voxels follow
-    vectors: np.ndarray  # (axes, axes) mm: the columns are the steps along the axes
+    size: tuple[int, ...]  # voxels along two or three axes; straight from `parse` along all axes that run over voxels
+    vectors: np.ndarray  # (axes, axes) mm: column k is the step from one voxel to the next along axis k
     origin: np.ndarray  # (axes,) mm
-    metadata: dict[str, str] = field(default_factory=dict)  # NRRD's own fields with "NRRD_" before their names
+    metadata: dict[str, str] = field(default_factory=dict)  # remarks; NRRD's own fields have the prefix "NRRD_"
     compressed: bool = True
 
     def get_data_shape(self) -> tuple[int, ...]:
-        """The sides of the file's axes, as nibabel's headers have it."""
+        """Voxels along each axis of the file; the name is that of nibabel's headers."""
         return self.size
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The same with three axes."""
+        """Voxels along three axes: a picture has 1 along the third."""
         return (*self.size, 1)[:3]
 
     @property
     def affine(self) -> np.ndarray:
-        """4x4, voxel indices (i, j, k) to RAS millimetres; what a picture lacks is as in one plane at 0."""
+        """4x4, voxel indices (i, j, k) to RAS millimetres; a picture lies in the plane at 0."""
         n, affine = len(self.size), np.eye(4)
         affine[:n, :n], affine[:n, 3] = self.vectors, self.origin
         return UPRIGHT @ affine
 
 
 class Broken(ValueError):
-    """What is wrong with a header, without its remarks."""
+    """A header is damaged or not supported; the message never quotes its remarks, which may name a patient."""
 
 
 class Itk(Format):
-    """What NRRD and MetaImage share: a header of text, and voxels after it or in a second file.
+    """Reads and writes a text header with voxels after it or in a second file: what NRRD and MetaImage share.
 
-    Each has `parse`, from the start of a file to its header, where its voxels lie (all axes, the fastest first), and
-    which of these axes counts the values of one voxel; and `text`, from a grid to a header.
+    A subclass has `parse`, which takes the start of a file and returns the header, where the voxels are stored (all
+    axes, the fastest first) and the axis of the values of one voxel; and `text`, which returns the header of a grid.
     """
 
     volumes = several = True
 
     def files(self, path: Path) -> list[Path]:
-        """The file, and the one that holds its voxels."""
+        """The header's file and the file that holds the voxels, often the same one."""
         return list(dict.fromkeys((path, self._opened(path, 0)[1].path)))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
+        """Read float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
         header, stored, axis, chosen = self._opened(path, volume)
         shape, affine = header.shape, header.affine
         sides = upright_sides(shape, affine)
@@ -105,7 +105,7 @@ class Itk(Format):
             if axis is None:
                 start = chosen[0] * int(np.prod(shape)) * stored.dtype.itemsize
                 replace(stored, shape=shape, start=start).decode(views[0])
-            else:  # the values of a voxel may lie anywhere among the axes
+            else:  # the axis of a voxel's values may stand at any place among the axes
                 flat = np.empty((*stored.shape[:2], int(np.prod(stored.shape[2:]))), np.float32, order="F")
                 replace(stored, shape=flat.shape).decode(flat)
                 every = np.moveaxis(flat.reshape(stored.shape, order="F"), axis, -1).reshape(*shape, -1, order="F")
@@ -115,9 +115,9 @@ class Itk(Format):
         return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """Write on the grid that the image came from, or that of its affine; colour is for pictures alone."""
+        """Write on the grid of the source file, or of the image's affine; only pictures may have three channels."""
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
-        header = header if image.keep_header else replace(header, metadata={})  # which may name somebody
+        header = header if image.keep_header else replace(header, metadata={})  # remarks may name a patient
         suffix, colour = path.suffix.lower(), image.channels == 3 and image.dims == 2
         if image.channels != 1 and not colour:
             what = f"an image of {image.channels} channels does not fit into {suffix}"
@@ -137,14 +137,14 @@ class Itk(Format):
             second.write_bytes(data)
 
     def _opened(self, path: Path, volume: int | None) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
-        """The header of one volume, where all voxels lie, the axis of values, and which volumes are the channels."""
+        """The header of one volume, where all voxels are stored, the axis of values, and the volumes to read."""
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
         try:
             header, stored, axis = self.parse(path, start)
         except (Broken, KeyError):
             raise
-        except Exception as error:  # of numbers that are none: it quotes them, and a damaged line may hold any text
+        except Exception as error:  # its message may quote the header, and a damaged line may hold any text
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
         sides, size, n = stored.shape, header.size, min(len(header.size), 3)
         if not 2 <= len(size) <= 4 or min(sides) < 1 or sum(n > 1 for n in size[:3]) < 2:
@@ -167,13 +167,13 @@ class Itk(Format):
 
 
 class Nrrd(Itk):
-    """NRRD: one volume or picture, or one chosen of several, with its directions and remarks."""
+    """NRRD: one volume or picture, or one chosen from several, with its directions and remarks."""
 
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
-        """Teem's definition of the format, without lists of files and skipped bytes."""
+        """Parse a header by Teem's definition of the format; lists of files and skipped bytes are not supported."""
         end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no such header")
@@ -209,7 +209,7 @@ class Nrrd(Itk):
         return ItkHeader(size, vectors, origin, metadata), stored, apart[0] if apart else None
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
-        """Version 4 of the format."""
+        """The header as text, in version 4 of the format."""
         n, colour = len(header.size), values > 1
         steps = " ".join(f"({_words(step, ',')})" for step in header.vectors.T)
         lines = ["NRRD0004", f"type: {TYPES[kind][1].split('|')[0]}", f"dimension: {n + colour}"]
@@ -224,19 +224,19 @@ class Nrrd(Itk):
 
 
 class MetaImage(Itk):
-    """MetaImage: one volume or picture, or one chosen of several, with its directions and remarks."""
+    """MetaImage: one volume or picture, or one chosen from several, with its directions and remarks."""
 
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
-        """ITK's definition of the format, of images with binary voxels in one file."""
+        """Parse a header by ITK's definition of the format: binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
             raise Broken("it has no line 'ElementDataFile'")
         fields = {name: value for name, _, value in _lines(start[: found.end()])}
 
-        def first(names: str, default: str) -> str:  # a field has had several names over time
+        def first(names: str, default: str) -> str:  # ITK has renamed some fields over time
             return next((fields[name] for name in names.split() if name in fields), default)
 
         def true(names: str, default: str = "false") -> bool:
@@ -260,7 +260,7 @@ class MetaImage(Itk):
         return ItkHeader(sides, vectors, origin, metadata), stored, None if parts == 1 else 0
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
-        """The fields that ITK writes, in its order."""
+        """The header as text: the fields that ITK writes, in ITK's order."""
         spacing = np.linalg.norm(header.vectors, axis=0)
         fields = {"ObjectType": "Image", "NDims": len(header.size), "BinaryData": True}
         fields |= {"BinaryDataByteOrderMSB": False, "CompressedData": header.compressed}
@@ -274,17 +274,17 @@ class MetaImage(Itk):
 
 
 def _header_for(image: Image) -> ItkHeader:
-    """The grid of an image from another format."""
+    """A header with the grid of an image that was read from another format."""
     n = 2 if image.affine is None and image.dims == 2 else 3
     affine = UPRIGHT @ (UPRIGHT if image.affine is None else image.affine)
     return ItkHeader(image.file_shape[:n], affine[:n, :n], affine[:n, 3])
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of voxels that a header names."""
+    """The path of the voxels' file that a header names, which must lie in the header's folder or below."""
     voxels = path.parent / name
-    shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""  # no remark that a damaged line runs into
-    if Path(name).is_absolute() or ".." in Path(name).parts:  # a stranger's header names what he wants to see
+    shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""  # a longer one may quote remarks
+    if Path(name).is_absolute() or ".." in Path(name).parts:  # a hostile header could name any file of this machine
         raise Broken(f"its second file{shown} is not in its own folder or below")
     if not voxels.is_file():
         raise Broken(f"its second file{shown} is not there")
@@ -292,13 +292,13 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def _lines(header: bytes) -> list[tuple[str, str, str]]:
-    """(name, separator, value) of each line of a header in UTF-8, or in Latin-1, as older programs write it."""
+    """(name, separator, value) of each line of a header in UTF-8, or in Latin-1 as older programs write."""
     try:
         text = header.decode()
     except UnicodeDecodeError:
         text = header.decode("latin-1")
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]  # in linear time
+    found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]  # runs in linear time
     if None in found:
         raise Broken(f"line {found.index(None) + 1} of its header is broken, without remarks and empty lines")
     return [(name.strip(), separator, value.strip()) for name, separator, value in map(re.Match.groups, found)]

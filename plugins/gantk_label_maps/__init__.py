@@ -1,11 +1,11 @@
-"""Label maps as images: classes that reach a network as they are, and new maps with lesions placed anew."""
+"""Label maps as images: an intensity mapping that keeps their classes exact, and new maps with moved lesions."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """The intensity mapping of label maps."""
+    """Register the intensity mapping label_map."""
     add.intensity("label_map", "gantk_label_maps.maps:LabelMap")
 
 

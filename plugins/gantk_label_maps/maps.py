@@ -1,4 +1,4 @@
-"""Label maps: their classes as a network sees them, and new maps in which lesions are placed anew."""
+"""Label maps: maps their classes to a network's range, and makes new label maps with lesions at other places."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from gantk.plugin.spec import Part
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXACT = ("hflip", "vflip", "rot90")  # augmentations that leave every pixel one of the classes
-TOUCHING = 0.1  # of the border of lesions: a class that has so much of it is one that lesions grow in
+EXACT = ("hflip", "vflip", "rot90")  # augmentations that move pixels without mixing their classes
+TOUCHING = 0.1  # share of the voxels around lesions: lesions grow in a class that holds more than this
 
 
 @option_fields
 class LabelMap(Linear, name="label_map"):
-    """The classes of a label map, 0 to `classes` - 1, spread evenly over the networks' range; brought to size unmixed.
+    """Spreads a label map's classes, 0 to `classes` - 1, evenly over the networks' range; resizes by nearest voxel.
 
-    Any other value is a UserError: an unknown class, or what resampling left between two.
+    Any other value is a UserError: an unknown class, or a value between two classes that resampling made.
     """
 
-    classes: Annotated[int, Field(ge=2, le=256)] = 5  # the background among them; as in method.classes
-    per: ClassVar[str] = "file"  # each file is looked at, and mapped alike
+    classes: Annotated[int, Field(ge=2, le=256)] = 5  # number of classes with the background; as in method.classes
+    per: ClassVar[str] = "file"  # each file's values are checked; the mapping is the same for all
     nearest: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
-        self.fitted = [0.0, self.classes - 1.0, 0.5 / (self.classes - 1)]  # class 1 is no background
+        self.fitted = [0.0, self.classes - 1.0, 0.5 / (self.classes - 1)]  # threshold of the background: half a class
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         for image in images:
             self.of(image)
 
     def of(self, pixels: np.ndarray) -> LabelMap:
-        """This mapping; UserError where the pixels are no label map of these classes."""
+        """Return this mapping; UserError where the pixels are not a label map of these classes."""
         known = (pixels >= 0) & (pixels < self.classes) & (pixels == np.rint(pixels))
         if not known.all():
             what = "a label map holds " + ", ".join(f"{value:g}" for value in np.unique(pixels[~known])[:4])
@@ -55,7 +55,7 @@ class LabelMap(Linear, name="label_map"):
 
 
 def expect_exact(augment: Sequence[Part]) -> None:
-    """UserError where an augmentation would change the values of label maps, or mix them."""
+    """Raise UserError if an augmentation would change or mix the values of label maps."""
     for part in augment:
         if part.name not in EXACT and not part.options.get("nearest"):
             what = f"the augmentation '{part.name}' would change the values of label maps, which are classes"
@@ -63,12 +63,12 @@ def expect_exact(augment: Sequence[Part]) -> None:
 
 
 def placed_anew(maps: Sequence[np.ndarray], lesion: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """`count` new label maps of those given, whole numbers (*size): anatomies moved, lesions of others placed anew.
+    """Make `count` new label maps (*size) of whole numbers from those given: one's anatomy, another's lesions.
 
-    Each begins with a map drawn at random. Its lesion gives way to the nearest other class; it is mirrored along the
-    last axis or not, turned in the plane of the last two by up to 10 degrees, scaled by up to 10 %. The lesions of
-    another map drawn, each turned by any angle, mirrored or not and scaled by up to 40 %, go to places drawn from the
-    classes that lesions grow in, and cover these alone. As many have a lesion, in the mean, as of the maps given.
+    Each starts from a random map: its lesion is filled with the nearest other class, and the map is mirrored along the
+    last axis at random, turned in the plane of the last two axes by up to 10 degrees and scaled by up to 10 %. Each
+    lesion of a second random map is turned by any angle, mirrored at random, scaled by up to 40 % and put at a random
+    place in the classes that lesions grow in; it covers only these. The share of maps with a lesion stays the same.
     """
     from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
 
@@ -84,7 +84,7 @@ def placed_anew(maps: Sequence[np.ndarray], lesion: int, count: int, rng: np.ran
         one = moved(old[tuple(nearest)], rng, 10.0, 0.1)
         parts, tissue = label(sick[rng.integers(len(sick))] == lesion)[0], np.isin(one, host)
         for number, box in enumerate(find_objects(parts) if rng.random() < len(sick) / len(maps) else (), 1):
-            shape = np.pad(parts[box] == number, max(parts[box].shape))  # room to turn and to grow
+            shape = np.pad(parts[box] == number, max(parts[box].shape))  # so that turning and scaling crop nothing
             shape, places = np.argwhere(moved(shape, rng, 180.0, 0.4)), np.argwhere(tissue)
             if len(shape) and len(places):
                 at = np.rint(shape - shape.mean(0) + places[rng.integers(len(places))]).astype(int)
@@ -95,9 +95,9 @@ def placed_anew(maps: Sequence[np.ndarray], lesion: int, count: int, rng: np.ran
 
 
 def moved(image: np.ndarray, rng: np.random.Generator, degrees: float, scale: float) -> np.ndarray:
-    """A map (*size) mirrored along its last axis or not, turned and scaled about its middle, at most so far.
+    """Return a map (*size) mirrored at random along its last axis, turned by up to `degrees`, scaled by up to `scale`.
 
-    It is turned in the plane of the last two axes. Every pixel is the nearest one's.
+    It is turned about its middle in the plane of the last two axes. Each pixel takes the value of the nearest one.
     """
     from scipy.ndimage import affine_transform
 

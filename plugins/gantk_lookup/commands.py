@@ -1,4 +1,4 @@
-"""The commands that look things up: parts, a recipe's keys, recipes, plugins."""
+"""The commands `gantk list`, `show`, `plugins` and `recipes`: print parts, a recipe's keys, plugins and recipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_(kind) -> None:
     registry, out = load().registry, console()
     kinds = [_kind(kind)] if kind else KINDS
     found = {each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)] for each in kinds}
-    if out.is_terminal:  # where a line has no room for what all of a kind share
+    if out.is_terminal:  # the kind's description stands once, above its entries
         for each, rows in found.items():
             out.print(f"[bold]{each}[/]: {KINDS[each]}")
             others = [(e.name, says if e.owner == "gantk" else f"{says} [dim](from {e.owner})[/]") for e, says in rows]
@@ -83,7 +83,7 @@ def show(ctx, kind, name, profile) -> None:
 
 
 def _show_recipe(name: str, profile: str | None) -> None:
-    """Print a recipe as TOML; on a terminal what it leaves to defaults is dim, and meanings stay within the window."""
+    """Print a recipe as TOML; on a terminal, defaults are dim and long comments are wrapped to the window."""
     from gantk.recipe.load import load_recipe, mapping
     from gantk_lookup.departures import in_full
     from gantk_lookup.reference import recipe_lines
@@ -154,7 +154,7 @@ def copy_recipe(name, target) -> None:
 
 
 def _kind(kind: str) -> str:
-    """`generators` means `generator`; an unknown kind is an error of the registry's."""
+    """The registry's name of a kind (`generators` -> `generator`); the registry raises UserError for an unknown one."""
     single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
     load().registry.of_kind(single)
     return single

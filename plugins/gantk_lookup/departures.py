@@ -1,4 +1,4 @@
-"""Where a recipe, or a profile of it, departs from the report whose system it is: read off `[paper]`, never typed."""
+"""Lists where a recipe or its profiles differ from the report they reproduce: compares with the recipe's `[paper]`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from gantk.plugin.spec import toml
 from gantk.recipe.load import Recipe, leaves, mapping, resolved
 
-ABOUT = ("format", "summary", "paper")  # what a recipe says of itself
-UNSAID = object()
+ABOUT = ("format", "summary", "paper")  # tables that describe the recipe: they are not compared
+UNSAID = object()  # stands for a key that is not set
 
 
 def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (the report's value, the one here) where the two differ.
+    """Dotted key -> (the report's value, the recipe's value) where the two differ.
 
-    What the tables do not say is a default that may agree; where every default is filled in, it is a departure.
+    A key that is left out counts as different only if all defaults are `filled_in`; else its default may agree.
     """
     pairs = {".".join(path): (_at(stated, path), _at(tables, path)) for path in leaves(stated)}
     return {key: pair for key, pair in pairs.items() if not _agree(*pair) and (filled_in or pair[1] is not UNSAID)}
 
 
 def in_short(tables: Mapping) -> str:
-    """The keys in which a recipe and its profiles depart, from its tables as they stand: nothing is imported for it."""
+    """One line with the keys in which a recipe and its profiles differ; compares the raw tables and imports nothing."""
     stated = mapping(mapping(tables.get("paper")).get("stated"))
     if not stated:
         return ""
@@ -35,9 +35,9 @@ def in_short(tables: Mapping) -> str:
 
 
 def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
-    """Lines on the report a recipe is of: what is otherwise here, what the report leaves open, what profiles change.
+    """Yield lines that compare a recipe with its report: differences, settings it leaves open, changes by profiles.
 
-    Every default of the recipe is filled in before it is compared. UserError where the recipe has a mistake.
+    Every default of the recipe is filled in before the comparison. UserError where the recipe has a mistake.
     """
     paper = mapping(recipe.tables.get("paper"))
     stated, ours = mapping(paper.get("stated")), paper.get("ours")
@@ -61,7 +61,7 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
 
 
 def _agree(stated: Any, here: Any) -> bool:
-    """Whether a value is the stated one; a part that is stated by its name alone may have any options."""
+    """Whether a value agrees with the report's; a part that is stated only by name may have any options."""
     if isinstance(stated, list) and isinstance(here, list):
         return len(stated) == len(here) and all(map(_agree, stated, here))
     if isinstance(stated, Mapping) and isinstance(here, Mapping):
@@ -70,7 +70,7 @@ def _agree(stated: Any, here: Any) -> bool:
 
 
 def _at(tables: Any, path: tuple[str, ...]) -> Any:
-    for key in path:  # a part may stand as its name alone
+    for key in path:  # a part may be written as a bare name instead of a table
         bare = tables if key == "name" and isinstance(tables, str) else UNSAID
         tables = tables.get(key, UNSAID) if isinstance(tables, Mapping) else bare
     return tables

@@ -1,4 +1,4 @@
-"""Looking things up: the keys of a recipe's tables, what a part is in one sentence, a recipe with every default."""
+"""Returns a part's first docstring sentence, and a recipe's lines with every default, for `gantk list` and `show`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gantk.recipe.load import Recipe, key_lines, leaves
 
 
 def summary(entry: Entry) -> str:
-    """The first sentence of a part's docstring, read from its source where it is named by text: torch stays away."""
+    """The first sentence of a part's docstring; a target given as text is parsed, so that torch is not imported."""
     if not isinstance(entry.target, str):
         return first_sentence(inspect.getdoc(entry.target) or "")
     module, _, attribute = entry.target.partition(":")
@@ -27,7 +27,7 @@ def summary(entry: Entry) -> str:
             node = next(each for each in node.body if getattr(each, "name", None) == name)
         found = ast.get_docstring(node)
     except (ImportError, OSError, ValueError, SyntaxError, StopIteration, AttributeError):
-        found = None  # `gantk show` says what is wrong with it
+        found = None  # `gantk show` prints the error
     return first_sentence(found or "")
 
 
@@ -43,9 +43,9 @@ def first_sentence(text: str) -> str:
 
 
 def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
-    """A recipe as lines of TOML with every key, the meaning of each, and whether the recipe itself says that key.
+    """Yield a recipe's lines: TOML of one key, the key's comment, and whether the recipe sets the key itself.
 
-    Its own comments stand where it has some. A key without a value is a comment. UserError where it has a mistake.
+    The recipe's own comments come first. A key without a value is commented out. UserError where it has a mistake.
     """
     notes = {}
     for path, _, line in key_lines(recipe.text):

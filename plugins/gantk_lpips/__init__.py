@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One metric, imported at first use: it loads torchvision's networks."""
+    """Register the metric lpips, imported at first use because it loads torchvision's networks."""
     add.metric("lpips", "gantk_lpips.metric:LPIPS")

@@ -1,4 +1,4 @@
-"""LPIPS of images and volumes, by the package lpips with weights that are fetched, lie in a folder, or are random."""
+"""LPIPS of images and volumes, by the package lpips with weights that are downloaded, read from a folder or random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gantk.metrics.pairs import PairMetric
 from gantk.nets.pretrained import weights_file
 from gantk.plugin.spec import Seed
 
-NETS = {  # torchvision's file of weights; pixels a side, below which the last layer sees nothing
+NETS = {  # torchvision's file of weights; the smallest side in pixels for which the last layer has an output
     "alex": ("alexnet-owt-7be5be79.pth", 31),
     "vgg": ("vgg16-397923af.pth", 16),
     "squeeze": ("squeezenet1_1-b8a52dc0.pth", 17),
@@ -25,12 +25,12 @@ class LPIPS(PairMetric):
     """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1): 0 for equal images, more is worse.
 
     Squared differences of a network's normalised activations in five layers (seven of SqueezeNet), averaged over
-    positions and weighted as people judged: version 0.1 of the package lpips. Images are seen from black, -1, to white,
-    +1, and not clipped. Those of 3 channels are colour pictures; of any other number each channel is a gray picture of
-    its own, and a volume is its three slices through the middle: the mean is taken. UserError where weights are absent.
+    positions and weighted to fit people's judgement: version 0.1 of the package lpips. Images are scaled to [-1, 1]
+    (black to white) and not clipped. Images of 3 channels are colour; otherwise each channel is scored as a gray
+    image, and a volume by its three middle slices, and the mean is returned. UserError where weights are absent.
 
-    With weights = "random" the result is called lpips_random, and is no LPIPS: the network's weights are drawn from a
-    seed and all activations weigh alike. It says how different edges and textures are, and needs no file.
+    With weights = "random" the metric is called lpips_random and is not LPIPS: the network's weights are drawn from a
+    seed and all activations have equal weight. It measures differences of edges and textures, and needs no file.
     """
 
     unit, higher_is_better = "", False
@@ -66,10 +66,10 @@ class LPIPS(PairMetric):
 
 
 def lpips_network(net: str, seed: int | None) -> nn.Module:
-    """The package's network with weights of a seed, which weigh alike, or (None) with those that it was published with.
+    """The package's network with random weights of a seed and equal layer weights, or (None) with published weights.
 
-    The backbone's are then those of $GANTK_WEIGHTS, torch's cache or the web; UserError where they are nowhere. The
-    weights by which people's judgement enters come with the package. The global random generator stays as it was.
+    Published backbone weights come from $GANTK_WEIGHTS, torch's cache or the web, else UserError; the layer weights
+    fitted to people's judgement come with the package. The global random generator's state is restored.
     """
     import lpips
 
@@ -77,14 +77,14 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
     path = weights_file(file) if seed is None else None
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")  # it asks torchvision for weights in a way that is out of fashion
+            warnings.simplefilter("ignore")  # it uses an argument that torchvision has deprecated
             torch.default_generator.manual_seed(seed or 0)
             network = lpips.LPIPS(net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None)
         if path is not None:
             known = torch.load(path, map_location="cpu", weights_only=True)
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight
             network.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
-    except Exception as error:  # an address that does not answer, a damaged file, one of another network
+    except Exception as error:  # no network, a damaged file, or the weights of another network
         what = f"'{path}' does not hold" if path else "this machine has not, and cannot fetch,"
         what += f" the weights of the network '{net}' of lpips ({told(error)})"
         remedy = f'put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights = "random"'

@@ -1,4 +1,4 @@
-"""`gantk run RECIPE --lr-find` as a gantk plugin: a range test of learning rates (Smith 2017) by optimizer."""
+"""`gantk run RECIPE --lr-find` as a gantk plugin: a learning-rate range test (Smith 2017) of each optimizer."""
 
 import click
 
@@ -10,7 +10,7 @@ ASKED = "recipe", "data", "set", "profile", "device", "precision", "seed"
 
 
 def find_rates(json_file: str | None, **options) -> None:
-    """Print the curve and the rate of each phase."""
+    """Run the range test; prints the curve and the suggested rate of each phase."""
     from gantk.terminal import line_printer, progress_bar, write_json
     from gantk_lr_find.sweep import CAVEAT, drawn, find, how
 
@@ -28,5 +28,5 @@ def find_rates(json_file: str | None, **options) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """The option --lr-find of `gantk run`."""
+    """Add the option --lr-find to `gantk run`."""
     add_question(cli.commands["run"], "--lr-find", WORDS, find_rates)

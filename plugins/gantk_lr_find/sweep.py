@@ -1,6 +1,6 @@
-"""The range test of Smith 2017, section 3.3: one optimizer's rate grows step by step, the other networks stand still.
+"""The range test of Smith 2017, section 3.3: one optimizer's rate grows step by step, the others' rate is 0.
 
-Else a generator that trains against a discriminator of a tiny rate would make that one's loss diverge.
+If all trained, the generator would make the loss of a discriminator with a tiny learning rate diverge.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gantk.training.assemble import Parts, assemble
 from gantk.training.loop import Training
 
 LOW, HIGH, STEPS = 1e-7, 1.0, 100
-SMOOTH = 9  # steps of the centred mean by which losses are read: a running one would lag behind, to higher rates
-TIMES = 4.0  # a loss that has risen by so many times its first value has diverged
-SIDE, ROWS = 60, 9  # characters of a curve
-ADVERSARIAL = re.compile(r"adversarial|d_|penalty|drift")  # how methods call what two networks play against each other
+SMOOTH = 9  # steps of the centred mean that smooths a loss; a running mean would lag, towards higher rates
+TIMES = 4.0  # a loss has diverged when it has risen by this many times its first value
+SIDE, ROWS = 60, 9  # width and height of a printed curve in characters
+ADVERSARIAL = re.compile(r"adversarial|d_|penalty|drift")  # names of losses of the game between two networks
 CAVEAT = (
     "these are losses of training batches over few steps from fresh weights, each network alone; an adversarial loss "
     "is a game's score, not a distance from the truth: it falls where one side wins. So a rate comes from the other "
@@ -35,7 +35,7 @@ CAVEAT = (
 
 @dataclass
 class Sweep:
-    """What the losses of a phase did while its rate grew; `suggested` is None where nothing can be said."""
+    """The losses of one phase at each learning rate, and the rate chosen; `suggested` is None where none can be."""
 
     phase: str
     now: float  # the recipe's rate
@@ -47,17 +47,17 @@ class Sweep:
     why: str = ""
 
     def judged(self) -> list[str]:
-        """The losses that the rate is chosen by: those outside the game, or all where there are no others."""
+        """Names of the losses that choose the rate: all but the adversarial ones, or all where there are no others."""
         return [name for name in self.losses if not ADVERSARIAL.match(name)] or list(self.losses)
 
     def curve(self) -> np.ndarray:
-        """The sum of the judged losses at each rate, as a centred mean."""
+        """The sum of the losses that choose the rate, at each rate, smoothed by a centred mean."""
         total = np.sum([self.losses[name] for name in self.judged()], axis=0)
         half = min(SMOOTH, len(total)) // 2
         return np.array([total[max(0, k - half) : k + half + 1].mean() for k in range(len(total))])
 
     def conclude(self) -> None:
-        """Choose the rate, and say why."""
+        """Set `suggested` to the chosen rate and `why` to the reason."""
         names = " + ".join(self.judged())
         if all(map(ADVERSARIAL.match, self.losses)):
             self.suggested = self.diverged and self.diverged / 10
@@ -75,21 +75,21 @@ class Sweep:
         self.why = f"steepest descent of {names}" if self.rates[steepest] <= bound else "a tenth of where it diverges"
 
     def words(self) -> str:
-        """One line for a terminal."""
+        """The result as one line for a terminal."""
         said = f"try {self.suggested:.1e}" if self.suggested else "no rate can be read from this"
         ends = f"diverges at {self.diverged:.1e}" if self.diverged else f"does not diverge up to {self.rates[-1]:.0e}"
         return f"{said} ({self.why}); {ends}; the recipe has {self.now:.1e}"
 
     def table(self) -> dict:
-        """For JSON."""
+        """The result as a mapping for JSON."""
         return vars(self) | {"smoothed": [round(float(value), 6) for value in self.curve()], "by": self.judged()}
 
 
 def find(
     recipe: str, data=None, set=(), profile=None, device=None, precision=None, seed=None, progress: Callable = print
 ) -> list[Sweep]:
-    """A sweep for each phase of a recipe's method, from the same fresh weights; nothing is written."""
-    own = ["train.ema=0", "train.fast.cuda_graph=false"]  # an average of what diverges, a graph of a changing rate
+    """Run one sweep for each phase of a recipe's method, each from the same fresh weights; no file is written."""
+    own = ["train.ema=0", "train.fast.cuda_graph=false"]  # weights diverge; a graph would fix the rate
     own += [f'train.precision="{precision}"'] if precision else []
     own += [f"train.seed={seed}"] if seed is not None else []
     _, model = checked_recipe(recipe, data, set, profile, own)
@@ -121,14 +121,14 @@ def find(
 
 
 def _grow(sweep: Sweep, parts: Parts, training: Training, every: int) -> Iterator[int]:
-    """Take the steps of a sweep, at the method's last stage, until the losses diverge; yields how many are done."""
+    """Train the steps of a sweep in the method's last stage until the losses diverge; yields the steps done."""
     engine, stages = parts.engine, parts.method.stages(parts.engine.steps)
     first, total = sum(stage.steps for stage in stages[:-1]), []
     first -= first % every
     for k in range(STEPS):
         rate = LOW * (HIGH / LOW) ** (k / (STEPS - 1))
         engine.base_lrs[sweep.phase] = [rate] * len(engine.base_lrs[sweep.phase])
-        for turn in range(every):  # of a phase that has not every step, the others go on meanwhile
+        for turn in range(every):  # a phase with `every` > 1: the steps between run the other phases
             engine.step = first + k * every + turn
             parts.runtime.seed(engine.table.seed, engine.step)
             batch = training.batch_at(engine.step, stages[-1])
@@ -154,7 +154,7 @@ def _grow(sweep: Sweep, parts: Parts, training: Training, every: int) -> Iterato
 
 
 def drawn(sweep: Sweep) -> Iterator[str]:
-    """The curve over the logarithm of the rate, in characters; `^` is the suggested rate."""
+    """Yield the lines of a text plot: loss over the logarithm of the rate; `^` marks the suggested rate."""
     curve = sweep.curve()
     low, high = float(curve.min()), float(max(curve[: max(3, len(curve) // 3)].max(), np.percentile(curve, 75)))
     columns = np.log(np.array(sweep.rates) / LOW) / math.log(HIGH / LOW) * (SIDE - 1)
@@ -173,7 +173,7 @@ def drawn(sweep: Sweep) -> Iterator[str]:
 
 
 def how(sweeps: list[Sweep]) -> str:
-    """The settings that take the suggested rates."""
+    """The `--set` options that set the suggested rates."""
     chosen = {s.phase: s.optimizer | {"lr": float(f"{s.suggested:.1e}")} for s in sweeps if s.suggested}
     tables = {phase: ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) for phase, table in chosen.items()}
     return " ".join(f"--set 'train.optimizers.{phase}={{ {inside} }}'" for phase, inside in tables.items())

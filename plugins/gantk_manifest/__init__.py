@@ -1,17 +1,17 @@
-"""Tables of images as a data source, a CSV or rows given in Python; and tables that say who is trained on."""
+"""A data source over a table of images (a CSV, or rows given in Python), and splits read from a CSV."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the source."""
+    """Register the source manifest."""
     add.source("manifest", "gantk_manifest.source:Manifest")
 
 
 @hookimpl(trylast=True)
 def gantk_split(records, file, folds, fold):
-    """What a CSV says."""
+    """Split the records as a CSV states."""
     from gantk_manifest.split_file import read_split_file
 
     return read_split_file(records, file, folds, fold)

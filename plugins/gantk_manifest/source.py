@@ -1,6 +1,6 @@
 """The data source over a table of images: a CSV (or TSV) with a row for each image, or for each pair.
 
-`gantk_memory.tables.source_of` makes a recipe's `data.source` of the same table given in Python.
+`gantk_memory.tables.source_of` turns a table given in Python into a recipe's `data.source` of this kind.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 from gantk_manifest.split_file import listed
 
-SHOWN, KEPT = 5, 10_000  # wrong cells of a kind that a message quotes, and that are told apart
-LEFT_OUT = ("none", "exclude", "-")  # what the column split says of rows that nobody wants
+SHOWN, KEPT = 5, 10_000  # wrong cells of one mistake that a message quotes, and that are kept to be counted
+LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
 
 
 @dataclass(kw_only=True)
 class Manifest(VolumeSource):
     """A CSV of images: a row for each, with the columns path and domain, or a column of paths for each domain.
 
-    Paths are files, or folders of one DICOM series, relative to the CSV. Further columns, where there are any: patient,
+    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient,
     split (train, validation, test; none leaves a row out), position (of a slice), label (a class), mask (a file), pair.
-    Images that share a `pair`, that stand in one row, that are their patient's only two, or that are one slice of one
-    patient by position or file name, are registered pairs where they lie on one grid, or with `onto`. Rows of other
-    contrasts are left alone.
+    Images are registered pairs if they share a grid, or with `onto`, and also share a `pair` or a row, are the only two
+    of their patient, or are the same slice of one patient by position or file name. Rows of other contrasts are
+    skipped.
     """
 
     path: str = ""  # the CSV or TSV file
-    table: str = ""  # the CSV itself as text, for tables that Python gave; its paths are then relative to `path`
-    a: str = ""  # what the column domain (or a column's name) says of the first domain; "" = its name
+    table: str = ""  # the CSV's text, for tables given in Python; its paths are then relative to `path`
+    a: str = ""  # the first domain's word in the column domain, or its column's name; "" = the domain's name
     b: str = ""  # the same for the second domain
     onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
@@ -52,9 +52,9 @@ class Manifest(VolumeSource):
         super().__post_init__()
         self.folder = self.root if self.table else self.root.parent
         self.called = "the table" if self.table else f"'{self.root}'"
-        self.wrong: dict[str, dict[str, int]] = defaultdict(dict)  # mistake -> its first cells and their lines
-        self.made = Counter()  # how often each was
-        self.letters: dict[str, str | None] = {}  # what the column domain says -> domain
+        self.wrong: dict[str, dict[str, int]] = defaultdict(dict)  # mistake -> its first cells and their line numbers
+        self.made = Counter()  # mistake -> how often it occurs
+        self.letters: dict[str, str | None] = {}  # word in the column domain -> domain's letter
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -62,11 +62,11 @@ class Manifest(VolumeSource):
         return {"path": str(path)} if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
 
     def records(self) -> list[Record]:
-        """One record for every image, or for every plane of it; all wrong cells are one UserError with their lines."""
-        # Rows are read twice and never kept: a million of wrong ones take no memory.
+        """A record for each image, or each plane of a volume; one UserError lists all wrong cells with their lines."""
+        # Rows are read twice and not kept, so that a million wrong rows take no memory.
         names, self.splits, said, count, wrong = [], False, Counter(), 0, 0
         for _, row in self._rows(names):
-            self.splits |= bool(row.get("split"))  # then every row needs one
+            self.splits |= bool(row.get("split"))  # if one row has a split, every row needs one
             said[row.get("domain", "")] += 1
         columns = self._columns(names)
         if columns is None:
@@ -91,11 +91,11 @@ class Manifest(VolumeSource):
         return self.records_of(every)
 
     def columns(self) -> list[str]:
-        """The table's columns, which `about` tells of an image."""
+        """Names of the table's columns, the keys of `about`."""
         return open_rows(self.root, self.table)[0]
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
-        """The row of each record's image, by column; {} where it has none."""
+        """The row of each record's image, column -> cell; {} for an image without a row."""
         names, found, self.splits = [], {(r.domain, r.scan_key or r.key): {} for r in records}, False
         rows = self._rows(names)
         columns = self._columns(names)
@@ -104,20 +104,20 @@ class Manifest(VolumeSource):
         return [found[r.domain, r.scan_key or r.key] for r in records]
 
     def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
-        """The rows that somebody wants, with their lines; `names` becomes the columns."""
+        """Line number and cells of each row that is not left out; the columns' names are appended to `names`."""
         columns, rows = open_rows(self.root, self.table)
         if names is not None:
             names += columns
         return ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
 
     def _note(self, error: UserError, line: int) -> None:
-        """What is wrong with a cell, for the one message at the end."""
+        """Count a wrong cell for the one error message at the end."""
         self.made[error.what] += 1
         if len(cells := self.wrong[error.what]) < KEPT:
             cells.setdefault(str(error.where)[:80], line)
 
     def _mistakes(self) -> Iterator[str]:
-        """Of each mistake how often it was made, and by which cells, the first of them with their lines."""
+        """Yield each mistake with its count and its first cells, with their lines."""
         for kind, cells in self.wrong.items():
             shown = ", ".join(f"'{cell}' in line {line}" for cell, line in [*cells.items()][:SHOWN])
             more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (len(cells) > SHOWN)
@@ -141,7 +141,7 @@ class Manifest(VolumeSource):
         return columns
 
     def _expect_domains(self, said: Counter) -> None:
-        """UserError where no row is of a domain that others are said to be of: `said`, how often."""
+        """Raise UserError if the column domain names no domain of this recipe; `said` counts its words."""
         said.pop("", None)
         if said and not any(map(self._letter, said)):
             counts = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in said.most_common(SHOWN))
@@ -150,7 +150,7 @@ class Manifest(VolumeSource):
             raise UserError(what, where="data.domains", remedy=rename_or_map(names, self.domains))
 
     def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
-        """The items of a row: of its path and domain, none where it is of another one; or of a path for each domain."""
+        """The items of a row: one for its path, none if its domain is another one; or one for each domain's path."""
         study, items, split = row.get("pair", ""), [], None
         if columns is None:
             letter, said = None, row.get("domain", "")
@@ -169,7 +169,7 @@ class Manifest(VolumeSource):
             try:
                 source, key = self._source(row[column])
                 subject = row.get("patient", "")
-                if not subject and is_volume(source):  # a volume is a scan of somebody, whom its name may tell
+                if not subject and is_volume(source):  # a volume is one patient's scan: its name may say whose
                     words = set(map(one_word, self.words.values()))
                     subject = contrast_in(io.stem_of(key), words)[1] or Path(key).parent.name or io.stem_of(key)
                 item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
@@ -193,7 +193,7 @@ class Manifest(VolumeSource):
         return items
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
-        """Tell a row's images their mask: those on whose grid it lies, all where they are resampled."""
+        """Set the mask of a row's images: of those on the mask's grid, or of all where images are resampled."""
         mask, _ = self._source(text)
         if isinstance(mask, io.Scan):
             raise UserError("is a folder, and no mask", where=text)
@@ -204,7 +204,7 @@ class Manifest(VolumeSource):
             item.mask = None if differs else mask
 
     def _letter(self, said: str) -> str | None:
-        """The domain that a row names; None: another one."""
+        """The letter of the domain that a row names; None for another domain."""
         if len(self.domains) == 1 and not said:
             return "image"
         exact = [letter for letter, name in self.words.items() if said.lower() in (name.lower(), letter)]
@@ -212,7 +212,7 @@ class Manifest(VolumeSource):
         return next(iter(exact + alike), None)
 
     def _letter_of(self, said: str) -> str | None:
-        """The domain that a row names; None: another contrast. UserError for a word that is none."""
+        """The letter of the domain that a row names; None for another contrast. UserError for an unknown word."""
         letter = self._letter(said)
         if letter is None and one_word(said) not in CONTRASTS:
             close = did_you_mean(said[:80], [name.lower() for name in self.words.values()])
@@ -222,10 +222,10 @@ class Manifest(VolumeSource):
         return letter
 
     def _source(self, text: str) -> tuple[Source, str]:
-        """What a cell names, and how it is called: relative to the table where it lies below it."""
+        """The file or DICOM series that a cell names, and its key: the path relative to the table where possible."""
         mode = _mode(place := os.path.join(self.folder, text))
         if "\\" in text and not mode:
-            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))  # written on Windows
+            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))  # a table written on Windows
         if not mode:
             raise UserError("does not exist", where=text)
         path, start = Path(place), f"{self.folder}{os.sep}" * bool(self.folder.parts)
@@ -242,7 +242,7 @@ class Manifest(VolumeSource):
 
 
 def _mode(path: str) -> int:
-    """What a path is, as `stat` says it; 0 where there is nothing."""
+    """The mode of a path from `os.stat`; 0 where there is no file."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):
@@ -250,8 +250,8 @@ def _mode(path: str) -> int:
 
 
 def _pair_slices(items: Sequence[Item]) -> None:
-    """Tell images of a table their studies, which pairs share: a patient with one image of each domain, else a slice of
-    a patient, by its stem; images of unknown patients are pairs where nearly all are named alike."""
+    """Set the study of a table's images, which a pair shares: the patient where it has one image per domain, else the
+    patient and the slice's stem; images of unknown patients are paired by name where nearly all names agree."""
     counts = Counter((item.subject, item.letter) for item in items)
     for item in items:
         alone = max(counts[item.subject, letter] for letter in "ab") == 1

@@ -1,4 +1,4 @@
-"""Splits that a CSV says: one row for each patient, or for each image, with its set or its fold."""
+"""Reads splits from a CSV: one row for each patient, or for each image, with its set or its fold."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WHERE = "data.split.file"
 
 
 def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int) -> tuple[list[Record], dict[str, Any]]:
-    """The records with the split that a CSV gives them, without those that it leaves out (`none`); and what split.json
-    keeps of the file.
+    """Return the records with the CSV's splits, without those that it leaves out (`none`), and the file's entry in
+    split.json (path, hash, fold).
 
     The CSV has a header, a column `patient` (or `path`, relative to the CSV's folder, or `key`) and a column `split`
     (train, validation, test, none) or `fold` (whole numbers; the rows of `fold` are the test set, all others are
-    trained on). It is separated by commas, semicolons or tabs. Rows about patients that the source does not have are
-    passed over; a patient, or an image, that no row names is a UserError, as is every other problem, with its line.
+    trained on). Its separator is a comma, semicolon or tab. Rows of patients that the source does not have are
+    skipped; a patient or an image without a row is a UserError, as is every other problem, with its line.
     """
     path = Path(file)
     if not path.exists():
@@ -63,7 +63,7 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
         raise _missing(path, column, records, [r for r, place in zip(records, found, strict=True) if place is None])
     kept = [replace(r, split=place) for r, place in zip(records, found, strict=True) if place != "none"]
     of_pair: dict[str, str | None] = {}
-    for record in kept:  # rows by path easily part registered images
+    for record in kept:  # rows by path can put registered images into different sets
         if record.pair is not None and of_pair.setdefault(record.pair, record.split) != record.split:
             what = f"'{record.key}' is in {record.split}, and the image registered with it in {of_pair[record.pair]}"
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
@@ -72,12 +72,12 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
 
 
 def listed(columns: Sequence[str]) -> str:
-    """The first columns of a table, for messages: not the text of what is no table."""
+    """The first columns of a table, for messages; shortened, because a file that is no table has any text."""
     return ", ".join(name[:22] for name in columns[:9]) + ", ..." * (len(columns) > 9)
 
 
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
-    """The one of some columns that a table has."""
+    """The one name of `names` that a table has as a column; UserError where it has none, or both split and fold."""
     found = [name for name in names if name in header]
     if not found:
         what = f"'{path}' has no column '{names[0]}', but {listed([*map(repr, header)])}"
@@ -89,14 +89,14 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
 
 
 def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str, str]) -> list[str | None]:
-    """The set of each record, None where no row names it; a DICOM series may be named by its folder."""
+    """The set of each record, None for a record without a row; a row may name a DICOM series by its folder."""
     if column != "path":
-        by_patient = column == "patient"  # whose name may be a pseudonym `of` the one in the file
+        by_patient = column == "patient"  # a pseudonym's attribute `of` is the patient's name in the file
         names = (lambda r: (r.subject, getattr(r.subject, "of", ""))) if by_patient else (lambda r: (r.key, r.scan_key))
         return [next((sets[name] for name in names(record) if name in sets), None) for record in records]
     places = {(path.parent / name).resolve(): value for name, value in sets.items()}
 
-    @cache  # a volume's path comes again with each of its planes
+    @cache  # each plane of a volume has the same path
     def place_of(file: Path) -> str | None:
         return places.get(file.resolve(), places.get(file.resolve().parent))
 

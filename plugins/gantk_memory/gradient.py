@@ -1,4 +1,4 @@
-"""A translation through which gradients pass: intensities, resampling, windows, network and detail, all in torch."""
+"""A differentiable translation: intensity mapping, resampling, windows, network and detail, all written in torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gantk_memory.translate import as_batch, check_values, own_mapping, unbatche
 
 
 def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Tensor:
-    """What `translate` makes of a tensor, float32 on the model's device, with its graph.
+    """Translate a tensor as `translate` does; returns float32 on the model's device, with its autograd graph.
 
-    Which mapping is used, what counts as flat, and black are constants. An image goes through whole or in windows, as
-    the recipe says, never in tiles: it needs the memory of a training step.
+    The choice of intensity mapping, the test for flat regions and the value of black are constants of the graph. Images
+    are processed whole or in windows, as the recipe says, never in tiles, which takes the memory of a training step.
     """
     letter = model.domain(to)
     if not hasattr(model, "method"):
@@ -39,7 +39,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
     check_values(host, pipeline.frame)
     mapping, frame = own_mapping(pipeline, host, several), pipeline.frame
     run = _network(model, letter)
-    missing, native = native.isnan(), native.nan_to_num()  # a NaN that is masked out would still spoil the gradient
+    missing, native = native.isnan(), native.nan_to_num()  # a masked NaN would still make the gradient NaN
     done = [
         _batch(pipeline, mapping, native, missing, part, run) for part in torch.arange(len(native)).split(frame.batch)
     ]
@@ -47,7 +47,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
 
 
 def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, part: Tensor, run: Callable) -> Tensor:
-    """`Pipeline.stack` of the images at these places; contrasts that are missing are black."""
+    """Do what `Pipeline.stack` does for the images with indices `part`; missing contrasts are black."""
     frame, native = pipeline.frame, tuple(images.shape[2:])
     cropped, reach = frame.fit == "crop", frame.neighbours
     grid = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
@@ -66,7 +66,7 @@ def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, pa
         made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
     made = pipeline.target.inverse(made)
     blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
-    if blank.any():  # images of one value throughout are not shown to the network
+    if blank.any():  # constant images skip the network: their translation is the mapping alone
         level = torch.full_like(made, frame.range[0])
         level = _mapped(mapping, mapping.forward, own) if made.shape[1] == own.shape[1] else level
         made = torch.where(blank.to(made.device).view(-1, *[1] * frame.dims, 1), pipeline.target.inverse(level), made)
@@ -74,20 +74,20 @@ def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, pa
 
 
 def _is_blank(image: Tensor, missing: Tensor) -> bool:
-    """Whether an image has one value in all that is there of it."""
+    """Whether all values of an image that are not missing are equal."""
     there = image[~missing]
     return not bool(there.max() > there.min())
 
 
 def _mapped(mapping: Any, function: Callable, images: Tensor) -> Tensor:
-    """Image by image where each has a mapping of its own."""
+    """Apply a function of an intensity mapping to images; one by one where each image has its own mapping."""
     if getattr(mapping, "per", "set") == "set":
         return function(images)
     return torch.stack([function(image) for image in images])
 
 
 def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
-    """(N, C, *size) to (N, D, *size), float32, with a graph: whole, or in windows that are blended."""
+    """Return a function (N, C, *size) -> (N, D, *size), float32 with graph, of whole images or of blended windows."""
     method, runtime, table = model.method, model.runtime, model.model.translate
     trained, dims = tuple(method.geometry.size), model.model.data.dims
 
@@ -119,7 +119,7 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
 
 
 def _resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
-    """`gantk.data.resample.resize` of (N, C, *spatial): a matrix along each axis."""
+    """Resize (N, C, *spatial) as `gantk.data.resample.resize` does, by one matrix for each axis."""
     for axis, to in enumerate(size, start=2):
         side = images.shape[axis]
         if side != to:
@@ -147,7 +147,7 @@ def _inverse(images: Tensor, grid: Resize) -> Tensor:
 
 
 def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> Tensor:
-    """`gantk.inference.pipeline.with_detail` of (N, D, *size)."""
+    """`gantk.inference.pipeline.with_detail` for tensors (N, D, *size)."""
     if seen.shape[1] != output.shape[1]:
         seen, native = (
             each.mean(1, keepdim=True).expand(-1, output.shape[1], *each.shape[2:]) for each in (seen, native)

@@ -1,4 +1,4 @@
-"""A run as HTML for a notebook, light or dark: its scores beside the best baseline's, and a row of pictures."""
+"""A run as HTML for a notebook: its scores beside the best baseline's, and a row of pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from gantk.runs.schemas import inside, read
 
-LARGEST = 4  # pictures of a direction: input, output, truth of so many held-out images
+LARGEST = 4  # held-out images of one direction that are shown, each as input, output and truth
 CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inherit; border: 0"
 
 
 def run_html(run: Any) -> str:
-    """The page of `Run._repr_html_`: no style of its own but spaces, so that the notebook's colours hold."""
+    """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark colours apply."""
     found = read(run.path / "metrics.json", remedy=f"gantk eval {run.path} writes it again")
     domains = found.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
     parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(found, domains), _pictures(run, domains)]
@@ -49,7 +49,7 @@ def _number(value: float | None) -> str:
 
 
 def _words(direction: str, domains: list[str]) -> str:
-    """`a_to_b` is `T1 → T2`; what is no such direction stays."""
+    """A direction in words: `a_to_b` -> `T1 → T2`; any other text is returned as it is."""
     names = dict(zip("ab", domains, strict=False))
     source, _, target = direction.partition("_to_")
     return f"{names.get(source, source)} → {names.get(target, target)}" if target else direction

@@ -1,4 +1,4 @@
-"""Training images that Python holds, kept in a run folder as files and a table: the run resumes without them."""
+"""Writes training images given in Python to a run folder, as files and a table, so that the run can be resumed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gantk.formats.files import expect_room, write
 from gantk.formats.image import UPRIGHT, Format, Image, zeros
 from gantk_memory.tables import source_of
 
-ABOUT = ("patient", "split", "label", "position", "pair")  # what may be said of images beside their pixels
+ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
 COLUMNS = ("path", "domain", *ABOUT, "mask")
 KINDS = 'a path, a table, {"T1": array, "T2": array}, or a data set of dicts such as {"T1": tensor, "patient": "p1"}'
-PICTURE, VOLUME = ".image.npy", ".nii"  # suffixes of what is kept
+PICTURE, VOLUME = ".image.npy", ".nii"  # suffixes of the files written
 
 
 class Array(Format):
-    """Pictures of a run that was given arrays (.image.npy): NumPy's format, (C, H, W), in the arrays' own type."""
+    """Pictures of a run that was trained on arrays (.image.npy): NumPy's format, (C, H, W), in the arrays' dtype."""
 
     name = "arrays kept by gantk"
     listed = None
@@ -41,10 +41,10 @@ class Array(Format):
 
 
 def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """The recipe's `data.source` for what `gantk.run(data=...)` was given, and how it was taken, in words.
+    """Return the recipe's `data.source` for the data of `gantk.run(data=...)`, and a sentence on what was found.
 
-    A table is kept in the recipe itself. Of all else the images are written to `folder`, each as it is when it is asked
-    for once: pictures as NumPy files, volumes as NIfTI, beside `table.csv`. UserError where they cannot be trained on.
+    A table is stored in the recipe itself. Other data are written to `folder`, each image as one access returns it:
+    pictures as NumPy files, volumes as NIfTI, beside `table.csv`. UserError where they cannot be trained on.
     """
     if _is_table(data):
         source = source_of(data)
@@ -65,7 +65,7 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
 
 
 def _is_table(data: Any) -> bool:
-    """Whether it is a table of paths, as pandas and polars have them or as a list of dicts."""
+    """Whether the data are a table of paths: a data frame of pandas or polars, or a list of dicts."""
     if hasattr(data, "columns") and (hasattr(data, "to_dict") or hasattr(data, "to_dicts")):
         return True
     first = data[0] if isinstance(data, (list, tuple)) and data else None
@@ -73,7 +73,7 @@ def _is_table(data: Any) -> bool:
 
 
 class _Kept:
-    """What is being written to a folder: images, and a row of the table for each."""
+    """Writes images to a folder and collects a table row for each; `finish` writes the table."""
 
     def __init__(self, folder: Path, domains: tuple[str, ...]):
         self.folder, self.domains, self.bytes, self.paired = folder, domains, 0, False
@@ -81,7 +81,7 @@ class _Kept:
         self.letters = dict(zip(domain_letters(domains), domains, strict=True))
 
     def add_columns(self, data: Mapping[str, Any]) -> None:
-        """A dict of arrays or lists, one for each domain, and lists of what is known of their images."""
+        """Add a dict of arrays or lists, one for each domain, with lists of the images' metadata."""
         images = {letter: _elements(self.letters[letter], value) for letter, value in self._images(data).items()}
         self._expect([letter for letter, each in images.items() if len(each)])
         counts = {letter: len(each) for letter, each in images.items()}
@@ -95,7 +95,7 @@ class _Kept:
                 self._add(letter, number, image, f"{self.letters[letter]}[{number}]", said)
 
     def add_items(self, data: Any) -> None:
-        """A data set: each item a dict with an image of one domain, or of both, which are then a pair."""
+        """Add a data set whose items are dicts with an image of one domain, or of both, which are then a pair."""
         counts: dict[str, int] = {}
         for number in range(len(data)):
             item = data[number]
@@ -103,7 +103,7 @@ class _Kept:
                 what = f"item {number} of the data set is {type(item).__name__}, not a dict"
                 raise UserError(what, where="data", allowed=KINDS)
             images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
-            images = images or self._images(item)  # which says what the matter is; other keys are the data set's affair
+            images = images or self._images(item)  # raises the UserError; keys beside an image are ignored
             said = {key: item[key] for key in (*ABOUT, "mask") if key in item}
             if "pair" not in said or said["pair"] is False:
                 said["pair"] = f"row-{number}" if len(images) == 2 and "pair" not in said else ""
@@ -114,7 +114,7 @@ class _Kept:
         self._expect(counts)
 
     def finish(self) -> tuple[dict[str, Any], str]:
-        """The table written; the source that reads it, and what was taken, in words."""
+        """Write the table; returns the source that reads it, and a sentence on the images it holds."""
         rows = [[row.get(name) for name in COLUMNS] for row in self.rows]
         write_file(self.folder / "table.csv", csv_text(COLUMNS, rows).encode())
         counts = [f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains]
@@ -125,14 +125,14 @@ class _Kept:
         return {"name": "manifest", "path": str(self.folder.absolute() / "table.csv")}, words
 
     def _letter(self, key: Any) -> str | None:
-        """The domain that a key names, by its name or letter; None: none of them."""
+        """The letter of the domain that a key names, by name or letter; None where it names no domain."""
         said = str(key).lower()
         found = [letter for letter, name in self.letters.items() if said == name.lower()]
         found += ["image"] if len(self.letters) == 1 and said in ("a", "image", "images") else []
         return next(iter([*found, *[said] * (said in self.letters)]), None)
 
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """What a dict has beside what is said of images, by domain; UserError where a key names no domain."""
+        """A dict's entries without metadata, by domain letter; UserError where a key names no domain."""
         keys = [key for key in data if key not in (*ABOUT, "mask")]
         unknown = [str(key) for key in keys if self._letter(key) is None]
         if unknown:
@@ -148,7 +148,7 @@ class _Kept:
             raise UserError(f"the data have no images of {' and '.join(lacking)}", where="data", allowed=KINDS)
 
     def _about(self, key: str, values: Any, letter: str, counts: Mapping[str, int]) -> Sequence[Any]:
-        """What is said of each image of a domain: by one list for all domains, or by one for each."""
+        """The metadata `key` of each image of a domain, from one list for all domains or one for each."""
         if key == "pair" and isinstance(values, bool):
             return [f"row-{number}" if self.paired else "" for number in range(counts[letter])]
         if isinstance(values, Mapping):
@@ -167,7 +167,7 @@ class _Kept:
             for key, value in said.items()
             if key != "mask"
         }
-        if pixels.ndim == 4 and not row.get("patient"):  # a volume is a scan of somebody
+        if pixels.ndim == 4 and not row.get("patient"):  # a volume is one patient's scan
             row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
         row["path"], row["domain"] = self._write(f"{letter}-{number:05d}", pixels), self.letters[letter]
         if said.get("mask") is not None:
@@ -175,13 +175,13 @@ class _Kept:
         self.rows.append(row)
 
     def _pixels(self, image: Any, called: str, domain: str) -> np.ndarray:
-        """(C, H, W), or (1, D, H, W) of a volume, in the type to be kept; UserError where it is no image."""
+        """(C, H, W), or (1, D, H, W) of a volume, in the dtype to be written; UserError where it is no image."""
         array = _host(image)
         if array.dtype.kind not in "biuf":
             raise UserError(f"{called} is of type {array.dtype}", where="data", allowed="integers and floats")
         colours = {1, 3, len(contrast_names(domain))}
         if array.ndim == 3 and array.shape[-1] in (1, 3) and array.shape[0] not in colours:
-            array = np.moveaxis(array, -1, 0)  # colour behind rows and columns
+            array = np.moveaxis(array, -1, 0)  # (H, W, C) to (C, H, W)
         if array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in colours):
             array = array[None]
         if array.ndim not in (3, 4) or not array.size or (array.ndim == 4 and len(array) != 1):
@@ -208,7 +208,7 @@ class _Kept:
 
 
 def _elements(key: str, images: Any) -> Sequence[Any]:
-    """The images of an array (N, ...), a tensor or a list; volumes where N is followed by three axes."""
+    """The images of an array (N, ...), a tensor or a list, as a sequence; UserError for another type or shape."""
     if hasattr(images, "shape"):
         array = _host(images)
         if array.ndim in (3, 4, 5):
@@ -224,7 +224,7 @@ def _elements(key: str, images: Any) -> Sequence[Any]:
 
 
 def _host(value: Any) -> np.ndarray:
-    """A tensor, of any device and type, or whatever NumPy takes, as an array."""
+    """A tensor of any device and dtype, or anything that NumPy converts, as an array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value

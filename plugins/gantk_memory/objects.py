@@ -1,4 +1,4 @@
-"""Images of nibabel and SimpleITK as gantk's `Image`, as if read from a file, and translations back in their kind."""
+"""Converts images of nibabel and SimpleITK to gantk's `Image`, as if read from a file, and results back."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.image import UPRIGHT, Image, in_file_order, to_upright, upright_sides
 
-Back = Callable[[Image], Any]  # a result on the grid of the object, as another of its kind
+Back = Callable[[Image], Any]  # converts a result to the type of the object that was given, on its grid
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What stands for the header of an image that has none: the sides of its axes."""
+    """Stands for the header of an image without one: its voxels along each axis."""
 
     shape: tuple[int, ...]
 
     def get_data_shape(self) -> tuple[int, ...]:
-        """As nibabel's headers have it."""
+        """The shape; the name is that of nibabel's headers."""
         return self.shape
 
 
 def nothing(image: Image) -> Image:
-    """The image itself: the result where an `Image` was given, or a path."""
+    """Return the image unchanged: the conversion back where an `Image` or a path was given."""
     return image
 
 
 def taken(value: Any) -> tuple[Image, Back] | None:
-    """The image that an object of nibabel or SimpleITK holds, and the way back; None where it is none."""
+    """Convert an image of nibabel or SimpleITK; returns it with the conversion back, or None for any other object."""
     library = type(value).__module__.partition(".")[0]
     if hasattr(value, "dataobj") and hasattr(value, "affine"):
         return _nibabel(value)
@@ -40,7 +40,7 @@ def taken(value: Any) -> tuple[Image, Back] | None:
 
 
 def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Image:
-    """Voxels (i, j, k) upright; axes of one voxel are dropped, as of files."""
+    """An `Image` from voxels (i, j, k), turned upright; axes of one voxel are dropped, as when a file is read."""
     if voxels.dtype.kind not in "biuf":
         raise UserError(f"{name} holds values of type {voxels.dtype}", allowed="integers and floats, one a voxel")
     if not voxels.size or sum(n > 1 for n in voxels.shape) < 2:
@@ -55,7 +55,7 @@ def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Im
 
 
 def _voxels(made: Image, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-    """float32 (i, j, k) of a result with one channel."""
+    """The voxels (i, j, k) of a result, float32; UserError if it has several channels."""
     if made.channels != 1:
         what = f"a translation of {made.channels} channels is no image of this kind"
         raise UserError(what, where="translate", remedy="give the model an array")
@@ -84,7 +84,7 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
             header.set_data_dtype(np.float32)
         data = _voxels(made, shape, affine).reshape(given.shape)
         done = kind(data, given.affine, header)
-        if isinstance(done.header, nib.Nifti1Header):  # said of the values that were
+        if isinstance(done.header, nib.Nifti1Header):  # these fields described the input's values
             done.header["cal_min"] = done.header["cal_max"] = 0
             done.header.set_intent("none")
         return done
@@ -103,7 +103,7 @@ def _simpleitk(given: Any) -> tuple[Image, Back]:
     spacing, direction = np.array(given.GetSpacing()), np.array(given.GetDirection()).reshape(n, n)
     shape, affine = (*given.GetSize(), 1)[:3], np.eye(4)
     affine[:n, :n], affine[:n, 3] = direction * spacing, given.GetOrigin()
-    affine = UPRIGHT @ affine  # ITK counts millimetres to the left and to posterior
+    affine = UPRIGHT @ affine  # ITK's axes point left and posterior (LPS)
     voxels = sitk.GetArrayFromImage(given).T.reshape(shape)
 
     def back(made: Image) -> Any:

@@ -1,4 +1,4 @@
-"""A table given in Python as a recipe's data source."""
+"""Turns a table given in Python into a recipe's data source."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gantk.errors import UserError
 
 
 def source_of(table: Any) -> dict[str, str]:
-    """The recipe's `data.source` for a table given in Python, with a CSV's columns; its paths are relative to the
-    working directory.
+    """Return the recipe's `data.source` for a table given in Python with the columns of a CSV; its paths are relative
+    to the working directory.
 
     `table` is a list of dicts, or has `to_dict("records")` (pandas) or `to_dicts()` (polars). The run's recipe holds
-    the table itself, so that it is read again from anywhere. UserError where it is neither, or empty.
+    the table itself, so that resuming needs no file. UserError where the table has another type or is empty.
     """
     if hasattr(table, "to_dict"):
         table = table.to_dict("records")
@@ -31,7 +31,7 @@ def source_of(table: Any) -> dict[str, str]:
 
 
 def _cell(value: Any) -> str:
-    """A value as a CSV holds it: nothing for None and NaN, patient 37 for 37.0, as columns with gaps have it."""
+    """A value as text of a CSV: "" for None and NaN; 37.0 is "37", because columns with gaps hold floats."""
     if value is None or value != value:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

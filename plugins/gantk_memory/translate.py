@@ -1,4 +1,4 @@
-"""What a trained model is given in Python, translated into the same kind: arrays, tensors, objects, paths, lists."""
+"""Translates Python objects (arrays, tensors, images of libraries, paths, lists); the result has the input's type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, 
 
 
 def translated(model: TrainedModel, images: Any, to: str | None, look: Look, progress: Any, grad: bool) -> Any:
-    """See `TrainedModel.translate`."""
+    """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and returned."""
     if isinstance(images, (list, tuple)):
         return [translated(model, each, to, look, progress, grad) for each in images]
     if is_tensor(images):
@@ -39,7 +39,7 @@ def translated(model: TrainedModel, images: Any, to: str | None, look: Look, pro
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a value is torch's, which nothing here imports for it."""
+    """Whether a value is a tensor of torch; torch is not imported for the test."""
     return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
 
@@ -56,10 +56,10 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
         raise UserError(what, where="translate", allowed="integers and floats")
     pipeline = model.pipeline(letter := model.domain(to), look)
     batch, several = as_batch(array.shape, pipeline.frame)
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: said by the check
+    with np.errstate(over="ignore", invalid="ignore"):  # check_values reports values beyond float32
         pixels = np.ascontiguousarray(array.reshape(batch), dtype=np.float32)
     check_values(pixels, pipeline.frame)
-    alone = several == "batch" and pipeline.frame.batch == WHOLE  # a post-step would take them for one volume
+    alone = several == "batch" and pipeline.frame.batch == WHOLE  # a post-step would treat it as a volume
     mapping = own_mapping(pipeline, pixels, several)
     if alone:
         each = [pipeline.stack(image, mapping, progress) for image in np.split(pixels, len(pixels))]
@@ -68,7 +68,7 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
         done = pipeline.stack(pixels, mapping, progress)
     if pipeline.frame.masked:
         scans = [(slice(None),)] if several != "batch" else [(slice(n, n + 1),) for n in range(len(pixels))]
-        for scan in scans:  # as volumes are kept, planes second
+        for scan in scans:  # masks expect a volume's order, (C, D, H, W)
             views = [each[scan].swapaxes(0, 1) for each in done]
             outside = pipeline.outside(pixels[scan].swapaxes(0, 1))
             pipeline.mask(views, outside, own_mapping(pipeline, pixels, several))
@@ -93,9 +93,9 @@ def _tensor(model: TrainedModel, images: Any, to: str | None, look: Look, progre
 
 
 def as_batch(shape: tuple[int, ...], frame: Any) -> tuple[tuple[int, ...], str]:
-    """The (N, C, *spatial) that a shape means to a model, and what it is: "one" image, "stack", "channels", "batch".
+    """The shape (N, C, *spatial) of an array for a model, and its kind: "one" image, "stack", "channels" or "batch".
 
-    UserError where it means nothing, is empty, or has other channels than the model.
+    UserError where the number of axes or of channels does not fit the model, or the array is empty.
     """
     dims, channels = frame.dims, frame.channels
     axes = "H, W" if dims == 2 else "D, H, W"
@@ -125,7 +125,7 @@ def as_batch(shape: tuple[int, ...], frame: Any) -> tuple[tuple[int, ...], str]:
 
 
 def unbatched(images: Any, several: str) -> Any:
-    """(N, D, *spatial) as the input was given; where the target has several channels, with an axis for them."""
+    """Bring (N, D, *spatial) back to the input's axes; a target of several channels keeps their axis."""
     if several == "one":
         return images[0, 0] if images.shape[1] == 1 else images[0]
     if several == "stack":
@@ -134,7 +134,7 @@ def unbatched(images: Any, several: str) -> Any:
 
 
 def check_values(pixels: np.ndarray, frame: Any) -> None:
-    """UserError where values are not finite, but for a whole contrast that a patient lacks."""
+    """Raise UserError where values are not finite; a contrast that is NaN throughout may mean a missing one."""
     wrong = ~np.isfinite(pixels)
     lacking = np.isnan(pixels).all(axis=tuple(range(2, pixels.ndim)))
     if lacking.any() and frame.channels > 1:
@@ -148,7 +148,7 @@ def check_values(pixels: np.ndarray, frame: Any) -> None:
 
 
 def own_mapping(pipeline: Pipeline, pixels: np.ndarray, several: str) -> Any:
-    """The intensity mapping of (N, C, *spatial): as of one file; where each scan has its own, a batch's images too."""
+    """The intensity mapping of (N, C, *spatial), fitted as for one file; unfitted for a batch with one per image."""
     if several == "batch" and getattr(pipeline.source, "per", "set") != "set":
         return pipeline.source
     return pipeline.own_scale(pixels.swapaxes(0, 1))

@@ -1,4 +1,4 @@
-"""A data source whose training pairs do not lie on each other: how much a method loses by that, measured."""
+"""A data source that misaligns the training pairs of another source, to measure how much a method loses by that."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CONTROL = 4  # points along each side at which the smooth part of a field is dra
 
 
 class Misaligned:
-    """Registered pairs of another source, the second image of each training pair moved: shifted, turned and bent.
+    """Registered pairs of another source, the second image of each training pair shifted, turned and bent.
 
-    Each has one move of its own, the same at every epoch and for every method; in the mean over its pixels it is
-    `pixels` long. Validation and test images stay as they are: this source divides the records itself, as data.split
-    does by its defaults, so that `folds` and a split file, which would overrule it, are not for it.
+    Each pair has its own displacement field, the same in every epoch and for every method, of a mean length of
+    `pixels`. Validation and test images are unchanged: this source splits the records itself, as data.split does with
+    its defaults, so do not use `folds` or a split file, which would replace that split.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class Misaligned:
         size: tuple[int, ...],
         *,
         source: Source = "phantom",  # where the pairs come from: { name = "nifti", path = "scans" }
-        pixels: Pixels = 4.0,  # mean length of a move, in pixels of data.size; 0: none
-        test: Held = 0.2,  # share that training never sees
-        validation: Held = 0.1,  # share that is scored while training
-        seed: Seed = 0,  # of the moves
+        pixels: Pixels = 4.0,  # mean displacement, in pixels of data.size; 0: none
+        test: Held = 0.2,  # share of the test set
+        validation: Held = 0.1,  # share of the validation set, scored while training
+        seed: Seed = 0,  # of the displacement fields
     ):
         self.part, self.size, self.pixels, self.seed = source(domains, dims, size), tuple(size), pixels, seed
         self.shares, self.asks = {"test": test, "validation": validation}, ""
 
     def sees(self, view: SamplingGrid) -> None:
-        """Volumes are sliced along this plane, at this spacing; computed heads are drawn as they are."""
+        """Set the plane and spacing in which the wrapped source slices volumes; computed heads do not use them."""
         if hasattr(self.part, "sees"):
             self.part.sees(view)
 
     def records(self) -> list[Record]:
-        """The records of the source, each with its set; UserError where they are no registered pairs."""
+        """The records of the wrapped source with their splits; UserError where it has no registered pairs."""
         if hasattr(self.part, "asks"):
             self.part.asks = self.asks
         found = self.part.records()
@@ -67,7 +67,7 @@ class Misaligned:
         return replace(one, split=name, read=partial(self._moved, one.pair or one.key, one.read), mask=mask)
 
     def _moved(self, key: str, read) -> np.ndarray:
-        """What `read` gives, (C, *spatial), linearly sampled where the key's own field points to; edges repeated."""
+        """Read (C, *spatial) and warp it by the field drawn for `key`: linear interpolation, edges repeated."""
         from scipy.ndimage import map_coordinates
 
         image = read()
@@ -79,9 +79,9 @@ class Misaligned:
 
 
 def drawn_field(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """A field (dims, *size) of mean length 1 pixel: in equal parts a shift, a turn about the middle and a smooth bend.
+    """Draw a displacement field (dims, *size) of mean length 1 pixel: shift, turn and smooth bend in equal parts.
 
-    A volume is turned about one axis of three, drawn too.
+    The turn is about the middle; a volume is turned about one axis, drawn at random.
     """
     from scipy.ndimage import map_coordinates
 

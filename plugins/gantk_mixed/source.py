@@ -13,8 +13,8 @@ from gantk.plugin.spec import Source
 class Mixed:
     """All images of several sources, each with its options: `sources = [{ name = "nifti", path = ... }, "phantom"]`.
 
-    Patients of two sources are never the same one, whatever they are called: their names begin with the number of
-    their source. An image is drawn as often as any other: a source counts by how many images it has.
+    Patients of two sources count as different even with the same name: the source's number is put before each name.
+    Every image is drawn equally often, so a source's weight is its number of images.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class Mixed:
         self.asks = ""
 
     def channels(self) -> dict[str, int]:
-        """Of the first source that knows its own beforehand."""
+        """Channels by domain, from the first source that knows them before reading; {} where none does."""
         known = (part.channels() for part in self.parts if callable(getattr(part, "channels", None)))
         return next(known, {})
 
     def sees(self, view: SamplingGrid) -> None:
-        """Volumes are sliced along this plane, at this spacing; computed heads are drawn as they are."""
+        """Set the plane and spacing in which the sources slice volumes; computed heads do not use them."""
         for part in self.parts:
             if hasattr(part, "sees"):
                 part.sees(view)
 
     def records(self) -> list[Record]:
-        """The records of all sources, subjects, keys, pairs and scans marked with their source's number."""
+        """The records of all sources; the source's number is put before each subject, key, pair and scan key."""
         found = []
         for number, part in enumerate(self.parts):
             if hasattr(part, "asks"):
@@ -53,6 +53,6 @@ class Mixed:
             for one in part.records():
                 names = {field: mark(getattr(one, field)) for field in ("subject", "key", "pair", "scan_key")}
                 found.append(replace(one, **names))
-        if any(one.split for one in found):  # what no folder or column says is held out is trained on
+        if any(one.split for one in found):  # if one source sets splits, records without one are for training
             found = [one if one.split else replace(one, split="train") for one in found]
         return found
