@@ -1,11 +1,11 @@
-"""Models that ship with the package, and `gantk pack`, which makes one of a run."""
+"""Models that ship with the package, and `gantk pack`, which makes such a model from a run."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the models in the folder `shipped`: each is used by its folder's name."""
+    """Register the models in the folder `shipped`; each is used by its folder's name."""
     add.models("gantk_models.shipped")
 
 

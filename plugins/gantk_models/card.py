@@ -1,4 +1,4 @@
-"""card.md of a packed model: tables made of the run, in a text that whoever packs it may write."""
+"""Writes card.md of a packed model: puts tables of the run into a text, the default one or the user's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gantk.runs.folder import Run
 from gantk.runs.models import packed, weights_hash
 from gantk.runs.schemas import read
 
-OURS = Path(__file__).with_suffix(".md")  # the card of whoever writes none
+OURS = Path(__file__).with_suffix(".md")  # the default text
 
 
 def text_of(card: Path) -> str:
-    """The text of a card that is to be filled; UserError where it has no section on limits."""
+    """Read the text of a card to be filled in; UserError where it has no section on limits."""
     try:
         text = card.read_text("utf-8")
     except (OSError, ValueError) as error:
@@ -27,7 +27,7 @@ def text_of(card: Path) -> str:
 
 
 def filled(text: str, name: str, model: Path, dtype: str) -> str:
-    """A card's text with {name}, {summary}, {facts} and {scores} of a packed model put in."""
+    """Return a card's text with {name}, {summary}, {facts} and {scores} replaced by those of a packed model."""
     tables = read_toml(model / "recipe.toml", "recipe.toml", "recipe", "`gantk recipes`")[1]
     run, data, train = Run(model), mapping(tables.get("data")), mapping(tables.get("train"))
     size, noted = (run.latest() / "weights.safetensors").stat().st_size, packed(run) or {}

@@ -1,4 +1,4 @@
-"""A run as a small folder to be given away: weights, recipe, scores and a card, in a run folder's layout."""
+"""Packs a run into a small folder to share: weights, recipe, scores and a card, in a run folder's layout."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from gantk.training.pool import ImagePool
 from gantk_models.card import OURS, filled, text_of
 
 AnyPath = str | os.PathLike[str]
-SCORES = ("metrics", "baselines", "verdict", "domains", "step")  # of metrics.json: nothing of single patients
-LEVELS = 255  # gray levels of the networks' range
+SCORES = ("metrics", "baselines", "verdict", "domains", "step")  # keys of metrics.json without single patients
+LEVELS = 255  # gray levels into which the networks' range is divided
 
 
 def pack(
     run: AnyPath, out: AnyPath, *, card: AnyPath | None = None, dtype: Literal["float16", "float32"] = "float16",
     discriminators: bool = False, say: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
-    """Write what it takes to use a run to a new folder, in a run folder's layout; its path.
+    """Write what is needed to use a run to a new folder, in a run folder's layout; returns its path.
 
     Args:
-        card: a Markdown file for card.md, in which {facts} and {scores} stand for the tables made of the run.
-        dtype: how the weights are kept; they are used as float32. One that 16 bits cannot hold is kept in 32.
-        discriminators: keep them too, which a training that starts from this model may use.
+        card: a Markdown file for card.md; {facts} and {scores} in it are replaced by tables of the run.
+        dtype: type in which weights are stored; they are used as float32. Tensors beyond float16 stay float32.
+        discriminators: keep them too, for a training that starts from this model.
 
-    GantkError, and no folder, where an answer differs by a gray level of 255 or more from the run's.
+    Raises GantkError, and writes no folder, if an output differs from the run's by a gray level of 255 or more.
     """
     out, text = Path(out), text_of(Path(card or OURS))
     if out.exists():
@@ -73,8 +73,8 @@ def pack(
 
 
 def _for_training(method: Method, discriminators: bool) -> list[str]:
-    """Where the names of weights begin that training alone uses: pools of images and, unless they are wanted, networks
-    that no phase with a moving average updates."""
+    """Prefixes of the names of weights that only training uses: image pools and, without `discriminators`, the
+    networks that no phase with a moving average updates."""
     phases = method.phases()
     averaged = {module for phase in phases if phase.ema for module in phase.updates}
     judges = {module for phase in phases for module in phase.updates} - averaged
@@ -84,20 +84,20 @@ def _for_training(method: Method, discriminators: bool) -> list[str]:
 
 
 def _seen(split: dict[str, Any]) -> dict[str, Any]:
-    """What a model may know of its images without their names: a hash of the split, and of each training file."""
+    """Hashes of the split and of each training file: they identify the training images without names."""
     train = sorted({image["sha256"] for image in split["splits"]["train"] if image.get("sha256")})
     seen = {"by": split["splits"].get("by"), "train": [{"sha256": digest} for digest in train]}
     return {"split": split_hash(split), "seen": seen}
 
 
 def _rounded(tensor: Tensor, dtype: str) -> Tensor:
-    """Float32 in 16 bits where these hold every value."""
+    """A float32 tensor as float16 where float16 holds every value, else unchanged."""
     small = tensor.half() if dtype == "float16" and tensor.dtype == torch.float32 else tensor
     return small if bool(small.isfinite().all()) else tensor
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """The recipe without the folders of the machine that trained it, by its one checkpoint."""
+    """The recipe's tables with absolute paths cut to their names, set to evaluate the one checkpoint."""
 
     def local(value: Any) -> Any:
         if isinstance(value, dict):
@@ -112,7 +112,7 @@ def _recipe(run: Run) -> dict[str, Any]:
 
 
 def _apart(one: Translator, other: Translator) -> tuple[float, str]:
-    """The largest difference of two models' answers, in gray levels of 255, and in words what it was measured on."""
+    """The largest difference of two models' outputs, in gray levels of 255, and the images it was measured on."""
     low, high = one.method.geometry.range
     on, largest = [], 0.0
     for letter in one.method.directions() or [None]:

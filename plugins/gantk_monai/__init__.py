@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the exporter."""
+    """Register the exporter monai."""
     add.exporter("monai", "gantk_monai.bundle:Monai")

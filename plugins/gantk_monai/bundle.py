@@ -1,4 +1,4 @@
-"""The exporter "monai": a folder of weights, configuration and words that MONAI runs, there whole or not at all."""
+"""The exporter "monai": writes a folder of weights, configuration and card that MONAI runs; whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ http://www.apache.org/licenses/LICENSE-2.0
 
 
 class Monai:
-    """The folder of a MONAI bundle: `python -m monai.bundle run` translates with it, without gantk."""
+    """Writes a MONAI bundle; `python -m monai.bundle run` translates with it, without gantk."""
 
     def check(self, out: Path) -> None:
-        """Any folder will do."""
+        """Accept any output folder."""
 
     def write(self, direction: Direction, out: Path, tolerance: float, say: Callable[[str], None]) -> Path:
-        """The bundle, once its network answers as PyTorch does."""
+        """Write the bundle after checking that its network's outputs equal PyTorch's; returns its path."""
         model = direction.translator.model
         if direction.samples:
             what = "it makes images from noise, and a bundle's pipeline starts from files"
@@ -46,7 +46,7 @@ class Monai:
         for key, value in (("data.fit", model.data.fit == "crop"), ("translate.statistics", _windows(direction))):
             if value:
                 raise UserError("MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX")
-        config = inference(direction)  # refuses what MONAI has no transform for, before anything is traced
+        config = inference(direction)  # before tracing: raises UserError for what MONAI has no transform for
         content, parity = _network(direction, tolerance)
         say(f"parity   TorchScript against PyTorch: {parity['line']}")
         weights = io.BytesIO()
@@ -66,17 +66,17 @@ class Monai:
 
 
 def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
-    """model.ts, and how far the network in it is from PyTorch's."""
+    """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
     frame, size = translator.frame(direction.letter), tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
     direction.inputs = (padded(direction.inputs[0], size)[0],)
-    for count in (2, 1):  # the tracer may take the number of images for a part of the network
+    for count in (2, 1):  # a network may trace only with a batch of one
         try:
             plain = traced(direction.network, torch.from_numpy(direction.inputs[0][:count]))
             parity = direction.checked(answers(loaded(compiled(plain))), "TorchScript", tolerance)
             break
-        except Exception as error:  # torch raises whatever the network's own code leads it to
+        except Exception as error:  # tracing can raise any exception of the network's code
             if count == 1 or isinstance(error, OSError):
                 raise
     module = Fitted(plain, frame, translator.intensity[OTHER[direction.letter]].tissue)
@@ -92,7 +92,7 @@ def _windows(direction: Direction) -> bool:
 
 
 def answers(network: nn.Module) -> Any:
-    """The network as a function of arrays."""
+    """The network as a function of NumPy arrays."""
 
     def answer(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -106,7 +106,7 @@ def _json(content: Any) -> bytes:
 
 
 def _place(files: dict[str, bytes], out: Path) -> None:
-    """Write a new folder, or in the place of an empty one, all at once."""
+    """Write files into a new or empty folder; it appears complete or not at all."""
     with whole_folder(out) as made:
         for name, content in files.items():
             (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _place(files: dict[str, bytes], out: Path) -> None:
 
 
 def card(direction: Direction, use: str, parity_line: str) -> str:
-    """docs/README.md: what the model is for, how to run it, how good it is, what was checked and what is left out."""
+    """The text of docs/README.md: intended use, how to run it, scores, what was checked and what is left out."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     data, names = translator.model.data, translator.contrasts(OTHER[direction.letter])
     given = f"a folder of NIfTI volumes, {names[0]} each"

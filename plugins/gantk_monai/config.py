@@ -1,6 +1,6 @@
-"""A bundle's configs/inference.json and configs/metadata.json: MONAI's own parts in a row, with the run's numbers.
+"""Builds a bundle's configs/inference.json and configs/metadata.json from MONAI's components and the run's numbers.
 
-Images are fitted to the network by model.ts itself; here they are turned, resampled, scaled, and all of it back.
+The pipeline turns, resamples and scales images, and inverts these steps; model.ts itself resizes to the network's size.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
 from gantk.runs.schemas import read
 
-AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # of an upright volume's axes in each plane's view
+AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # axes of a volume sliced in each plane
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-VERSIONS = {"monai": "1.5.0", "pytorch-ignite": "0.4.11"}  # that the configuration is written for
+VERSIONS = {"monai": "1.5.0", "pytorch-ignite": "0.4.11"}  # versions that the configuration is written for
 MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
 MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
 
 
 def lines_of(mapping: Any) -> list[Any]:
-    """The mappings of each contrast: one, unless there are several."""
+    """The intensity mappings of a domain's contrasts, as a list; a list of one where there is one contrast."""
     return mapping.lines if isinstance(mapping, PerChannel) else [mapping]
 
 
 def inference(direction: Direction) -> dict[str, Any]:
-    """inference.json: what `python -m monai.bundle run --config_file configs/inference.json` does.
+    """The content of inference.json, for `python -m monai.bundle run --config_file configs/inference.json`.
 
     UserError where MONAI has no transform for the intensities.
     """
@@ -70,7 +70,7 @@ def inference(direction: Direction) -> dict[str, Any]:
 
 
 def part(target: str, **options: Any) -> dict[str, Any]:
-    """One of MONAI's components."""
+    """The configuration of one of MONAI's components."""
     return {"_target_": target, **options}
 
 
@@ -79,7 +79,7 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
     steps = [part("LoadImaged", keys=keys), part("EnsureChannelFirstd", keys=keys)]
     steps.append(part("Orientationd", keys=keys, axcodes=AXCODES[data.plane]))
     if data.spacing:
-        pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: as it is
+        pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: unchanged
         steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
     for key, line in zip(keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True):
         steps += scaling(key, line, data.dims == 3)
@@ -89,10 +89,10 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
 
 
 def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
-    """MONAI's transforms for one contrast's intensity mapping; UserError where it has none that does the same.
+    """MONAI's transforms for one contrast's intensity mapping; UserError where MONAI has no equivalent.
 
-    `image_is_scan` says whether an image of the network is a whole scan: to MONAI, which scales before it cuts slices,
-    per = "image" is then the same as "volume".
+    `image_is_scan`: an image of the network is a whole scan. MONAI scales before it cuts slices, so only then is
+    per = "image" the same as "volume".
     """
     state, (start, end) = line.state(), line.range
     if isinstance(line, Linear) and line.per == "set" and len(line.corners()[0]) == 2:
@@ -136,7 +136,7 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
 
 
 def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
-    """metadata.json: every mandatory key of the MONAI Bundle Specification, and `about` under "gantk"."""
+    """The content of metadata.json: all mandatory keys of the MONAI Bundle Specification, and `about` under "gantk"."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
     rows = scores(direction).get("metrics", {})
@@ -169,7 +169,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores(direction: Direction) -> dict[str, dict[str, Any]]:
-    """The run's own test scores of this direction, {"metrics": {name: row}, BASELINE: {name: row}}; {} without any."""
+    """The run's test scores of this direction, {"metrics": {name: row}, BASELINE: {name: row}}; {} without scores."""
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
     found = read(direction.translator.run.path / "metrics.json")
     tables = {"metrics": found.get("metrics") or {}} | (found.get("baselines") or {})

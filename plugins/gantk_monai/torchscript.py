@@ -1,6 +1,6 @@
-"""A bundle's network as TorchScript, with what MONAI has no part for: gantk's way to fit images, and neighbours.
+"""A bundle's network as TorchScript, with what MONAI has no component for: gantk's resizing and neighbour slices.
 
-This file is compiled by TorchScript: annotations are those that it knows, and arithmetic is spelt out.
+TorchScript compiles this file, so it uses only annotations and syntax that TorchScript supports.
 """
 
 import io
@@ -16,7 +16,7 @@ from gantk.inference.pipeline import FLAT, WINDOW, Frame
 
 
 class Plain(nn.Module):
-    """The network itself, for images of the size that it was traced at: (N, C, *size) to (N, D, *size)."""
+    """The traced network, for images of the size at which it was traced: (N, C, *size) to (N, D, *size)."""
 
     def __init__(self, network: nn.Module, any_batch: bool):
         super().__init__()
@@ -29,12 +29,12 @@ class Plain(nn.Module):
 
 
 class Fitted(nn.Module):
-    """Images of any size to the network's and back, as gantk.data.resample and gantk.inference.pipeline do it.
+    """Resizes images to the network's size and back, as gantk.data.resample and gantk.inference.pipeline do.
 
-    (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its neighbours, where the
-    network sees those; the result is the middle slice's. An image of one value throughout stays what it is, or becomes
-    background where the target has other channels, or where it is no air: where that is above `tissue`, a value for
-    each channel (none: the usual share of the range).
+    (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its neighbours if the network
+    takes neighbours; the result is the middle slice's. A constant image is returned unchanged if it is air (at most
+    `tissue`, one value per channel; default: a fixed share of the range) and the target has as many channels; any
+    other constant image becomes background.
     """
 
     def __init__(self, network: nn.Module, frame: Frame, tissue: Sequence[float] = ()):
@@ -63,7 +63,7 @@ class Fitted(nn.Module):
         return made
 
     def content(self, native: list[int]) -> list[int]:
-        """What the image fills of the network's size."""
+        """The part of the network's size that the resized image fills."""
         if self.stretch:
             return self.size
         scale = 1e9
@@ -72,7 +72,7 @@ class Fitted(nn.Module):
         return [max(1, min(self.size[k], int(round(native[k] * scale)))) for k in range(len(native))]
 
     def resized(self, image: Tensor, size: list[int]) -> Tensor:
-        """Linear, averaging where it shrinks, one axis after the other."""
+        """Resize linearly, axis by axis; averages where an axis shrinks."""
         for k in range(len(size)):
             side, to = image.shape[k + 2], size[k]
             if side != to:
@@ -85,7 +85,7 @@ class Fitted(nn.Module):
         return image
 
     def placed(self, image: Tensor, content: list[int], lowest: Tensor) -> Tensor:
-        """In the middle of the network's size, surrounded by each channel's lowest value."""
+        """Put an image into the middle of the network's size; the padding is each channel's lowest value."""
         if content == self.size:
             return image
         for _ in self.size:
@@ -98,7 +98,7 @@ class Fitted(nn.Module):
         return canvas
 
     def enlarged(self, image: Tensor, content: list[int], native: list[int]) -> Tensor:
-        """The way back: the padding is cut off, the rest resized."""
+        """Undo `placed` and `resized`: crop the padding and resize to `native`."""
         for k in range(len(content)):
             image = image.narrow(k + 2, (self.size[k] - content[k]) // 2, content[k])
         return self.resized(image, native)
@@ -108,7 +108,7 @@ class Fitted(nn.Module):
         return image.chunk(2 * self.reach + 1, dim=1)[self.reach]
 
     def with_detail(self, output: Tensor, seen: Tensor, native: Tensor, content: list[int], size: list[int]) -> Tensor:
-        """`gantk.inference.pipeline.with_detail`."""
+        """`gantk.inference.pipeline.with_detail`, for TorchScript."""
         if seen.shape[1] != output.shape[1]:
             channels = output.shape[1]
             seen = seen.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
@@ -127,7 +127,7 @@ class Fitted(nn.Module):
         return remainder + self.enlarged(slope.float(), content, size) * native
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over small windows, borders repeated."""
+        """The mean over small windows; borders are repeated."""
         half = self.box // 2
         framed = nn.functional.pad(x, [half] * (2 * (x.dim() - 2)), mode="replicate")
         if x.dim() == 4:
@@ -136,7 +136,7 @@ class Fitted(nn.Module):
 
 
 class Stacked(nn.Module):
-    """A volume (N, C, D, H, W) slice by slice through a network that sees each with its neighbours as channels."""
+    """Runs a network slice by slice over volumes (N, C, D, H, W); each slice's neighbours are further channels."""
 
     def __init__(self, network: nn.Module, reach: int, batch: int):
         super().__init__()
@@ -157,7 +157,7 @@ class Stacked(nn.Module):
 
 
 def traced(network: nn.Module, example: Tensor) -> Plain:
-    """A network of images of one size as TorchScript; traced on a single image it sees images one by one."""
+    """Trace a network at the example's image size; if the example is a single image, images run one by one."""
     several = len(example) > 1
     batch = {0: torch.export.Dim("batch", min=1, max=4096)} if several else {}
     with warnings.catch_warnings(), torch.no_grad():
@@ -167,7 +167,7 @@ def traced(network: nn.Module, example: Tensor) -> Plain:
 
 
 def compiled(network: nn.Module) -> bytes:
-    """TorchScript's file without the notes for debuggers, which name the folders of this machine."""
+    """The bytes of TorchScript's file without its debug records, which contain paths of this machine."""
     whole, kept = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -180,7 +180,7 @@ def compiled(network: nn.Module) -> bytes:
 
 
 def loaded(content: bytes) -> torch.jit.ScriptModule:
-    """The file's network, as whoever loads it gets it."""
+    """Load the network from the bytes of a TorchScript file, on the CPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.load(io.BytesIO(content), map_location="cpu")

@@ -5,7 +5,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """The method, the discriminator that it judges each scale with, and its learning-rate schedule."""
+    """Register the method, its discriminator of one scale and its learning-rate schedule."""
     add.method("munit", "gantk_munit.model:MUNIT")
     add.discriminator("munit", "gantk_munit.discriminator:Strided")
     add.schedule("halving", "gantk_munit.schedule:Halving")

@@ -1,4 +1,4 @@
-"""MUNIT's discriminators: one network at each of several scales of the image."""
+"""MUNIT's discriminators: one network for each of several image scales."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Strided(Network):
-    """Discriminator of strided convolutions alone: 4x4 of stride 2, then one of 1x1 (Huang et al. 2018, appendix B.1).
+    """Discriminator of strided 4x4 convolutions (stride 2) and one 1x1 convolution (Huang et al. 2018, appendix B.1).
 
     (N, in_channels, *size) to (N, 1, *size / 2**layers); the smallest image is 2**layers pixels a side. Filters double
     from `width` up to 8 x width.
@@ -29,7 +29,7 @@ class Strided(Network):
         *,
         width: Width = 64,  # filters of the first convolution
         layers: Depth = 4,  # convolutions of stride 2
-        norm: NormKind = "none",  # of all but the first and the last; "batch" mixes the images of a batch
+        norm: NormKind = "none",  # after all but the first and last convolution; "batch" mixes the images of a batch
     ):
         super().__init__()
         self.halvings = layers
@@ -44,7 +44,7 @@ class Strided(Network):
         init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where an image is too small to be halved `layers` times."""
+        """Raise UserError where an image is too small to be halved `layers` times."""
         who = f"a discriminator of {self.halvings} strided layers"
         require_size(size, 1, 2**self.halvings, who, "lower the discriminator's layers")
 
@@ -53,9 +53,9 @@ class Strided(Network):
 
 
 class MultiScale(Network):
-    """A discriminator of its own for the image and for each of its smaller versions (Wang et al. 2018, section 3.2).
+    """One discriminator for the image and one for each smaller version of it (Wang et al. 2018, section 3.2).
 
-    `forward` gives a list of logits, the full size first; every scale has half the size of the one before.
+    `forward` returns a list of logits, full size first; each scale has half the size of the one before.
     """
 
     def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
@@ -64,7 +64,7 @@ class MultiScale(Network):
         self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where the smallest version is too small for its discriminator."""
+        """Raise UserError where an image, at any scale, is too small for its discriminator."""
         for level, judge in enumerate(self.judges):
             small = tuple(math.ceil(side / 2**level) for side in size)
             try:
@@ -79,7 +79,7 @@ class MultiScale(Network):
                 raise UserError(what, where="method.scales", allowed=error.allowed, remedy=remedy) from None
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
-        """The image and its versions of half the size: means over 3 pixels a side, of what lies inside the image."""
+        """The image and its halved versions: means over 3 pixels a side that leave out the padding."""
         images = [image]
         while len(images) < len(self.judges):
             images.append(POOL[self.dims](images[-1], 3, stride=2, padding=1, count_include_pad=False))

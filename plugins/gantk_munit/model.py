@@ -18,12 +18,12 @@ from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_munit.discriminator import MultiScale
 from gantk_munit.network import Autoencoder
 
-MEMORY = 100  # real images over which the mean style is taken, about
+MEMORY = 100  # about how many of the last real images the mean style averages
 
 
 @dataclass(frozen=True)
 class Codes:
-    """What a batch's images consist of, by domain; `drawn` are styles from N(0, I) for the fakes of that domain."""
+    """Content and style codes of a batch's images by domain; `drawn` are N(0, I) styles for that domain's fakes."""
 
     content: dict[str, Tensor]
     style: dict[str, Tensor]
@@ -32,7 +32,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each loss counts; a loss of weight 0 costs nothing."""
+    """The weight of each loss; a loss of weight 0 is not computed."""
 
     image: float
     content: float
@@ -42,12 +42,12 @@ class Weights:
 
 
 class MUNIT(Method):
-    """Unpaired translation with many outputs: content from one image, style drawn or from another (Huang et al. 2018).
+    """Unpaired translation with many outputs: content of one image, style random or of another (Huang et al. 2018).
 
-    Images of `a` and `b` share what their content codes say, where things are; a style code holds what the content
-    does not tell, how they look. A translation decodes the content with a style of the target domain: in training one
-    drawn from N(0, I). `translate` takes the mean style of the target's real images, kept while training; `variants`
-    draws styles, `translate_like` takes the style of an example. Structure losses are additions, 0 = the paper.
+    The content code of an image holds its structure, which both domains share; the style code holds its appearance in
+    its domain. A translation decodes the content with a style of the target domain: in training one drawn from N(0, I).
+    `translate` uses the mean style of the target's real images, recorded in training; `variants` draws styles,
+    `translate_like` takes the style of an example. Structure losses are additions, 0 = the paper.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class MUNIT(Method):
         downs: Halvings = 2,  # halvings between image and content code
         blocks: Annotated[int, Field(ge=1, le=128)] = 4,  # residual blocks of the content encoder, and of the decoder
         style_dim: Width = 8,  # numbers in a style code
-        mlp_dim: Width = 256,  # filters of the network that makes the decoder's AdaIN numbers from a style
+        mlp_dim: Width = 256,  # filters of the MLP that turns a style into the decoder's AdaIN scales and offsets
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
-        discriminator: Discriminator = "munit",  # one of these for every scale
-        scales: Depth = 3,  # image sizes that are judged, each half of the one before
+        discriminator: Discriminator = "munit",  # one for each scale
+        scales: Depth = 3,  # number of image sizes with a discriminator, each half of the one before
         adversarial: AdversarialLoss = "ls",
-        image: Weight = 10.0,  # weight of the L1 of an image put together from its own codes (lambda_x)
-        content: Weight = 1.0,  # weight of the L1 of a translation's content code to its source's (lambda_c)
-        style: Weight = 1.0,  # weight of the L1 of a translation's style code to the one it was made with (lambda_s)
-        cycle: Weight = 0.0,  # weight of the L1 of an image that went there and back; 10 where the paper uses it
-        lesion: Weight = 1.0,  # how often a pixel inside a lesion's mask counts in image and cycle losses
+        image: Weight = 10.0,  # weight of the L1 between an image and its reconstruction from its own codes (lambda_x)
+        content: Weight = 1.0,  # weight of the L1 between the content codes of translation and source (lambda_c)
+        style: Weight = 1.0,  # weight of the L1 between a translation's style code and the style drawn (lambda_s)
+        cycle: Weight = 0.0,  # weight of the L1 of an image translated there and back; 10 where the paper uses it
+        lesion: Weight = 1.0,  # weight of a pixel inside a lesion's mask in image and cycle losses
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
@@ -80,18 +80,18 @@ class MUNIT(Method):
         self.weighs_lesions = lesion != 1
         self.augment_a, self.augment_b = (further.augmented(dims, self.adversarial) for _ in range(2))
         for name in "ab":
-            self.register_buffer(f"style_{name}", torch.zeros(style_dim))  # the mean of N(0, I), until images were seen
+            self.register_buffer(f"style_{name}", torch.zeros(style_dim))  # before any image: the mean of N(0, I)
             self.register_buffer(f"styles_seen_{name}", torch.zeros(()))
 
     def phases(self) -> list[Phase]:
-        """The autoencoders, then the discriminators on the fakes that the first phase left."""
+        """The autoencoders, then the discriminators on the fakes that the first phase left in the batch."""
         return [
             Phase("generators", (self.auto_a, self.auto_b), self.generator_losses, ema=True),
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
+        """One stage at the recipe's size, after a stage at half of it if `low_res_warmup` is set."""
         return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ class MUNIT(Method):
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake for both domains, summed over the scales."""
+        """The discriminators' losses and penalties for both domains, summed over the scales."""
         losses = {}
         for name, network, augment in (("a", self.d_a, self.augment_a), ("b", self.d_b, self.augment_b)):
             images = batch[name], batch[f"fake_{name}"]
@@ -127,13 +127,13 @@ class MUNIT(Method):
         return losses
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images of the other domain as `to`, in the mean style of the real images of `to` that training saw last."""
+        """Translate images to domain `to`, in the mean style of the last real images of `to` in training."""
         return self._auto(to).decode(self._content(image, to), self._for_each(getattr(self, f"style_{to}"), image))
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
-        """`n` translations of each image, (n, N, C, *size), in styles drawn from N(0, I); the same for the same seed.
+        """`n` translations of each image, (n, N, C, *size), in styles drawn from N(0, I) with `seed`.
 
-        Translation k of every image has the same style, whatever stands beside it in the batch.
+        Translation k of every image has the same style, independent of the rest of the batch.
         """
         if n < 1:
             raise UserError(f"{n} variants are none", where="n", allowed="1 or more")
@@ -143,7 +143,7 @@ class MUNIT(Method):
         return torch.stack([self._auto(to).decode(content, self._for_each(style, image)) for style in styles])
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
-        """Images as domain `to`, each in the style of its example (N, C, *size) of that domain; one may serve for all.
+        """Translate images to domain `to`, each in the style of its example (N, C, *size), or all in that of one.
 
         UserError where the counts differ, or the example does not have the channels of its domain.
         """
@@ -157,7 +157,7 @@ class MUNIT(Method):
         return self._auto(to).decode(self._content(image, to), style.expand(image.shape[0], -1))
 
     def _translation(self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes) -> dict[str, Tensor]:
-        """What a fake of domain `name`, made of the other domain's images, answers for (equations 2 to 4)."""
+        """The losses of a fake of domain `name`, translated from the other domain's images (equations 2 to 4)."""
         weights, auto = self.weights, self._auto(name)
         losses = {f"adversarial_{name}": self._adversarial(name, fake)}
         if weights.style:
@@ -166,17 +166,17 @@ class MUNIT(Method):
             content = auto.content(fake)
         if weights.content:
             losses[f"content_{other}"] = weights.content * self.l1(content, codes.content[other])
-        if weights.cycle:  # style-augmented: there with a drawn style, back with its own
+        if weights.cycle:  # style-augmented: translated with a drawn style, back with its own style
             cycled = self._auto(other).decode(content, codes.style[other])
             losses[f"cycle_{other}"] = weights.cycle * self._compare(batch, other, cycled)
         return losses
 
     def _compare(self, batch: Batch, name: str, output: Tensor) -> Tensor:
-        """L1 of an output to the real image of its domain, lesions weighed."""
+        """L1 of an output to the real image of its domain, with lesions weighted."""
         return self.l1(output, batch[name], lesion_weight(batch.get(f"mask_{name}"), self.weights.lesion))
 
     def _adversarial(self, name: str, fake: Tensor) -> Tensor:
-        """The sum over the scales."""
+        """The adversarial loss of fakes, summed over the scales."""
         network, augment = (self.d_a, self.augment_a) if name == "a" else (self.d_b, self.augment_b)
         return sum(self.adversarial.generator(logits) for logits in network(augment(fake)))
 
@@ -184,17 +184,17 @@ class MUNIT(Method):
         return self.auto_a if name == "a" else self.auto_b
 
     def _content(self, image: Tensor, to: str) -> Tensor:
-        """The content code of images that are to become `to`: they are of the other domain."""
+        """The content code of images that are translated to `to`, hence of the other domain."""
         return self._auto("a" if to == "b" else "b").content(image)
 
     @torch.no_grad()
     def _remember(self, name: str, codes: Tensor) -> None:
-        """As if the images came one by one, so that microbatches leave the same mean as a whole batch; a plain mean of
-        the first ones."""
+        """Add style codes to a domain's mean style, image by image, so that microbatches give the same mean as a whole
+        batch: a plain mean of the first MEMORY codes, then a moving average."""
         mean, seen = getattr(self, f"style_{name}"), getattr(self, f"styles_seen_{name}")
         numbers = seen + torch.arange(1, len(codes) + 1, device=codes.device)
-        share = numbers.clamp_max(MEMORY).reciprocal()  # of each image in the mean, just after it came
-        kept = (1 - share).flip(0).cumprod(0).flip(0)  # of what the mean was ahead of each image, after all of them
+        share = numbers.clamp_max(MEMORY).reciprocal()  # each image's weight in the mean when it is added
+        kept = (1 - share).flip(0).cumprod(0).flip(0)  # share of the mean before each image that is left at the end
         share[:-1] *= kept[1:]
         mean.mul_(kept[0]).add_((share[:, None] * codes).sum(0))
         seen += len(codes)

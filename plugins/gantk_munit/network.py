@@ -1,4 +1,4 @@
-"""MUNIT's networks: each domain has an autoencoder that takes an image apart into content and style."""
+"""MUNIT's networks: an autoencoder for each domain that encodes an image as content and style."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 class Autoencoder(Network):
     """Content encoder, style encoder and decoder of one domain (Huang et al. 2018, appendix B.1).
 
-    (N, channels, *size) has a content code (N, width * 2**downs, *size / 2**downs), which shows where things are, and a
-    style code (N, style_dim), which says how they look in this domain. Every side is a multiple of 2**downs and at
-    least 2**(downs + 2). `forward` takes an image apart and puts it together again.
+    (N, channels, *size) has a content code (N, width * 2**downs, *size / 2**downs), the structure, and a
+    style code (N, style_dim), the appearance in this domain. Every side is a multiple of 2**downs and at
+    least 2**(downs + 2). `forward` encodes an image and decodes it again.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Autoencoder(Network):
         kaiming(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError unless every side halves `downs` times without a rest and the style encoder has room."""
+        """Raise UserError unless every side can be halved `downs` times and is large enough for the style encoder."""
         who = f"an autoencoder with {self.downs} downs"
         require_size(size, 2**self.downs, 2 ** (self.downs + 2), who, "lower method.downs")
 
@@ -61,7 +61,7 @@ class Autoencoder(Network):
 
 
 class ContentEncoder(nn.Module):
-    """7x7 convolution, strided 4x4 convolutions, residual blocks; instance norm takes the style away."""
+    """7x7 convolution, strided 4x4 convolutions, residual blocks; instance norm removes the style."""
 
     def __init__(self, channels: int, dims: int, width: int, downs: int, blocks: int):
         super().__init__()
@@ -76,7 +76,7 @@ class ContentEncoder(nn.Module):
 
 
 class ContentBlock(nn.Module):
-    """Two 3x3 convolutions with instance norm, added to the input; no activation behind the sum."""
+    """Two 3x3 convolutions with instance norm, added to the input; no activation after the sum."""
 
     def __init__(self, channels: int, dims: int):
         super().__init__()
@@ -109,7 +109,7 @@ class StyleEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks whose AdaIN takes scales and offsets from the style, then doublings with layer norm."""
+    """Residual blocks with AdaIN, whose scales and offsets an MLP computes from the style, then upsampling by 2."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(mlp_dim, mlp_dim),
             nn.ReLU(inplace=True),
-            nn.Linear(mlp_dim, 4 * deepest * blocks),  # scale and offset of two AdaIN layers a block
+            nn.Linear(mlp_dim, 4 * deepest * blocks),  # scale and offset of two AdaIN layers per block
         )
         layers: list[nn.Module] = []
         for level in range(downs, 0, -1):
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """Two 3x3 convolutions with AdaIN, added to the input; no activation behind the sum."""
+    """Two 3x3 convolutions with AdaIN, added to the input; no activation after the sum."""
 
     def __init__(self, channels: int, dims: int):
         super().__init__()
@@ -164,9 +164,9 @@ class StyledBlock(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """Adaptive instance norm: scale * (x - mean) / deviation + offset of each channel of each image (equation 8).
+    """Adaptive instance norm: scale * (x - mean) / deviation + offset for each channel of each image (equation 8).
 
-    `scale` and `offset` (N, C) come with every call (Huang & Belongie 2017); statistics are float32.
+    `scale` and `offset` (N, C) are arguments of `forward` (Huang & Belongie 2017); statistics are float32.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -179,10 +179,10 @@ class AdaIN(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Each image brought to mean 0 and variance 1 over all channels and positions, then a scale and offset a channel.
+    """Normalises each image over all channels and positions, then scales and shifts each channel (Ba et al. 2016).
 
-    Unlike instance norm it keeps how strong one channel is beside another, which is where AdaIN has put the style
-    (Ba et al. 2016). Statistics are float32.
+    Unlike instance norm it keeps the channels' strengths relative to each other, in which AdaIN has encoded the style.
+    Statistics are float32.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -195,10 +195,10 @@ class LayerNorm(nn.Module):
 
 
 class Doubling(nn.Module):
-    """Repeats every pixel, then convolves 5x5; the border repeats what it meets.
+    """Upsamples by 2 (nearest), then convolves 5x5 with replicated borders.
 
-    Computed as the transposed 6x6 convolution of stride 2 that it equals: 9 instead of 25 values a pixel (27 instead
-    of 125 in 3-D). Small maps, where summing the kernel costs more than it saves, are done step by step.
+    Computed as the equivalent transposed 6x6 convolution of stride 2: 9 instead of 25 values per pixel (27 instead
+    of 125 in 3-D). Small maps, where summing the kernel costs more than it saves, are computed in two steps.
     """
 
     def __init__(self, inputs: int, outputs: int, dims: int):
@@ -214,17 +214,17 @@ class Doubling(nn.Module):
 
 
 def halving(dims: int, inputs: int, outputs: int) -> nn.Module:
-    """A 4x4 convolution of stride 2."""
+    """A 4x4 convolution of stride 2, which halves every side."""
     return conv(dims, inputs, outputs, 4, stride=2, padding=1, mode="reflect")
 
 
 def normed(layer: nn.Module, dims: int) -> list[nn.Module]:
-    """A convolution, instance norm and ReLU."""
+    """The layers of a convolution, instance norm and ReLU."""
     return [layer, norm("instance", layer.out_channels, dims), nn.ReLU(inplace=True)]
 
 
 def kaiming(module: nn.Module) -> None:
-    """Weights N(0, 2 / inputs), so that ReLU layers neither fade nor grow (He et al. 2015); offsets 0."""
+    """Draw weights from N(0, 2 / inputs), which keeps the variance through ReLU layers (He et al. 2015); biases 0."""
     for layer in module.modules():
         if isinstance(layer, (*CONV.values(), *CONV_TRANSPOSE.values(), nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""The learning rate of MUNIT: halved again and again."""
+"""MUNIT's learning-rate schedule: halves the rate at equal intervals."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from gantk.plugin.spec import Count
 
 
 class Halving:
-    """Half the rate after each of `times` equal stretches of the training (Huang et al. 2018, appendix B).
+    """Divides the training into `times` equal parts and halves the rate after each (Huang et al. 2018, appendix B).
 
-    The paper halves it every 100,000 of 1,000,000 steps: ten stretches, the last at 1/512 of the first.
+    The paper halves it every 100,000 of 1,000,000 steps: ten parts, the last at 1/512 of the first rate.
     """
 
     def __init__(
         self,
         *,
-        times: Count = 10,  # stretches of one rate each; 1 = a constant rate
+        times: Count = 10,  # number of parts with one rate each; 1 = a constant rate
     ):
         self.times = times
 
     def __call__(self, progress: float) -> float:
-        # what is left of rounding must not put off a halving: 0.3 * 10 is a little less than 3
+        # 1e-9: rounding must not delay a halving; 0.3 * 10 is a little less than 3
         return 0.5 ** min(self.times - 1, int(progress * self.times + 1e-9))

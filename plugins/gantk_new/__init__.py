@@ -1,4 +1,4 @@
-"""`gantk new KIND NAME` as a gantk plugin: a small package with a part of one's own, green as written."""
+"""`gantk new KIND NAME` as a gantk plugin: writes a small package with a new part, whose tests pass as written."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`gantk new KIND NAME`: a small package with a part, its contract test and a recipe, green as written."""
+"""`gantk new KIND NAME`: writes a small package with a part, its contract test and a recipe; its tests pass."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Path:
-    """Write the package `name` with a part of that kind below `folder` and return its path; whole or not at all.
+    """Write the package `name` with a part of `kind` below `folder`, whole or not at all; returns its path.
 
-    The module's and the part's name is `name` in lower case with underscores. UserError where the name cannot be one,
-    is taken by Python, an installed package or a registered part, or where the folder is missing or taken.
+    The module and the part are called `name` in lower case with underscores. UserError where the name is not valid or
+    belongs to Python, an installed package or a registered part, or where the folder is missing or exists.
     """
     words = _names(name, kind)
     target = Path(folder) / words["distribution"]
@@ -47,7 +47,7 @@ def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Pat
 
 
 def _names(name: str, kind: str) -> dict[str, str]:
-    """What the templates call things: distribution, module, name, cls, kind, and all of kinds.toml.in."""
+    """The templates' variables: distribution, module, name, cls, kind, and all keys of kinds.toml.in."""
     if not SHAPE.fullmatch(name):
         allowed = "a letter, then letters and digits, words joined by - or _, such as my-gan"
         raise UserError(f"'{name}' cannot be the name of a package", where="NAME", allowed=allowed)

@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One source."""
+    """Register the source nifti."""
     add.source("nifti", "gantk_nifti.source:Nifti")

@@ -19,20 +19,20 @@ from gantk.formats.contrasts import CONTRASTS, contrast_in, exclude, one_word, u
 
 @dataclass(kw_only=True)
 class Nifti(VolumeSource):
-    """Trees of volumes (NIfTI, NRRD, MetaImage), each patient with a file of each contrast, or in two groups.
+    """Trees of volumes (NIfTI, NRRD, MetaImage): one file per patient and contrast, or two groups of files.
 
-    Files belong to a domain by a word of their names, or else of their folders': its own name, or a usual synonym (T1w
-    for T1, T2_FLAIR for FLAIR). Patients are the names.numbered folders, else the files' names without the contrast. A
-    patient's files are registered pairs where they lie on one grid, or with `onto`, which brings them onto one by
+    A word in a file's name, else in its folders' names, decides its domain: the domain's name or a usual synonym (T1w
+    for T1, T2_FLAIR for FLAIR). Patients are the numbered folders, else the files' names without the contrast. A
+    patient's files are registered pairs if they share a grid, or with `onto`, which resamples them onto one grid by
     their headers.
     """
 
-    a: str = ""  # words (T1w), or a glob below path (patient07/T1_*), of the first domain's files; "" = its name
+    a: str = ""  # words (T1w) or a glob below path (patient07/T1_*) that match the first domain's files; "" = its name
     b: str = ""  # the same for the second domain
     onto: Onto = "none"  # resample a patient's other image onto the grid of this one, by their headers
-    volumes: tuple[int, ...] = ()  # which volume of 4-D files each domain takes, counted from 0; () = files of one
+    volumes: tuple[int, ...] = ()  # each domain's volume in 4-D files, counted from 0; () = files hold one volume
     patient: str = ""  # regex whose group is the patient, searched in relative path, then stem; "" = folders
-    mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    mask: str = ""  # word or glob that matches the files of lesion masks, such as seg or mask*
 
     rank, one_contrast = 2, True
 
@@ -44,13 +44,13 @@ class Nifti(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where all images below `path` are volumes, of two or more contrasts known by name."""
+        """`{"path": ...}` if all images below `path` are volumes and their names state two or more contrasts."""
         images = names.images_below(path)
         said = {CONTRASTS.get(_contrast_in_path(image.relative_to(path), set())[0] or "") for image in images} - {None}
         return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
     def records(self) -> list[Record]:
-        """One record for every volume, or for every plane of it; UserError where a domain has no files."""
+        """A record for every volume, or every plane of a volume; UserError where a domain has no files."""
         listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
         images, masks = separate_masks(listed, self.root, self.mask)
         items = self._items(images)
@@ -90,7 +90,7 @@ class Nifti(VolumeSource):
         return items
 
     def _of_domain(self, letter: str, said: dict[Path, str | None], words: dict[str, str]) -> list[Path]:
-        """The images of a domain: those that its option means, else those that say its contrast."""
+        """The images of a domain: those that match its option, else those whose path states its contrast."""
         usual = usual_contrast(self.names[letter])
         text, folder = self.asked[letter], self.root / self.asked[letter]
         if not text:
@@ -116,7 +116,7 @@ class Nifti(VolumeSource):
 
 
 def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
-    """The contrast that a relative path says, nearest to the file's name, and that name without it."""
+    """The contrast stated in a relative path (file name first, then the nearest folder), and the name without it."""
     word, rest = contrast_in(io.stem_of(shown), wanted)
     folders = (contrast_in(part, wanted)[0] for part in reversed(shown.parts[:-1]))
     return word or next(filter(None, folders), None), rest

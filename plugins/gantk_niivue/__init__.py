@@ -1,7 +1,7 @@
 """Volumes of test patients in the report, shown by NiiVue: input, output, truth and error with one cursor.
 
 niivue.umd.js is NiiVue 0.69.0 (niivue.com, BSD-2-Clause, see LICENSE.niivue), byte for byte from the npm package
-@niivue/niivue, so that the page asks nothing of the network; others serve it by importlib.resources.
+@niivue/niivue, so that the page needs no network; other plugins read it with importlib.resources.
 """
 
 from gantk.plugin.hookspecs import hookimpl
@@ -9,7 +9,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_report(record):
-    """The section `Volumes`, where the run folder keeps volumes of test patients."""
+    """The report's section `Volumes`, if the run folder has volumes of test patients."""
     from gantk_niivue.section import section
 
     return section(record)

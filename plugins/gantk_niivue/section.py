@@ -1,4 +1,4 @@
-"""The section `Volumes` of report.html: volumes of samples/test, small enough to travel inside the page."""
+"""The section `Volumes` of report.html: embeds volumes of samples/test, thinned to keep the page small."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gantk.runs.schemas import Part, inside, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
-SIDE = 96  # voxels along the longest side that are embedded; larger volumes are thinned, which the page says
-LEVELS = 4095  # of intensity between a volume's darkest and brightest voxel
+SIDE = 96  # most voxels along a side; larger volumes are thinned, which the page states
+LEVELS = 4095  # steps of intensity between a volume's darkest and brightest voxel
 VOLUME = table("patient", "stem", patient=str, stem=Part)
-MOST = 2  # volumes of a page
-# NiiVue draws a font that it carries as a data URI, and packs volumes apart from the page's own thread.
+MOST = 2  # volumes on a page
+# NiiVue loads its own font from a data URI, and decompresses volumes in a web worker and WebAssembly.
 POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
 
 
 def section(record) -> dict[str, Any] | None:
-    """What `gantk_report` returns; None where the run folder keeps no volumes."""
+    """The result of the hook `gantk_report`; None where the run folder has no volumes."""
     try:
         found = read(record.path / "patients.json", RootModel[dict[str, table(volumes=list[VOLUME])]])
-    except UserError:  # which the section of the patients says
+    except UserError:  # the section of the patients reports it
         return None
     listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
     volumes = [
@@ -42,7 +42,7 @@ def section(record) -> dict[str, Any] | None:
 
 
 def embedded(run: Path, stem: str) -> dict[str, Any]:
-    """Kind -> a gzipped NIfTI file in base64, with the absolute error beside; {} where a file is missing."""
+    """Kind (and "error") -> a gzipped NIfTI file in base64, and display ranges; {} where a file is missing."""
     import nibabel
 
     paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
@@ -52,7 +52,7 @@ def embedded(run: Path, stem: str) -> dict[str, Any]:
         images = {kind: nibabel.load(path) for kind, path in paths.items()}
         voxels = {kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()}
         voxels["error"] = abs(voxels["output"] - voxels["truth"])
-    except Exception:  # damaged, as the section of the patients says
+    except Exception:  # damaged: the section of the patients reports it
         return {}
     thin = -(-max(voxels["truth"].shape) // SIDE)
     affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])

@@ -1,4 +1,4 @@
-"""The exporter "onnx": one file that carries what gantk knows of a model, written with PyTorch and read without."""
+"""The exporter "onnx": writes a model and all its settings to one file, which is read without PyTorch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gantk_onnx.model import EXTRA, OnnxModel, call, open_session
 
 
 class Onnx:
-    """One .onnx file; `gantk translate model.onnx IN OUT` needs onnxruntime alone, without PyTorch."""
+    """Writes one .onnx file; `gantk translate model.onnx IN OUT` needs only onnxruntime, not PyTorch."""
 
     def check(self, out: Path) -> None:
-        """UserError where nothing can be written to `out`, before anything is loaded."""
+        """Raise UserError if a package is missing or `out` is no .onnx file, before the model is loaded."""
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
         if missing:
             raise UserError(f"{' and '.join(missing)} needed to export ONNX, not installed", remedy=EXTRA)
@@ -26,7 +26,7 @@ class Onnx:
             raise UserError(f"'{out.name}' is no .onnx file", where="--out", remedy="name a file such as t2.onnx")
 
     def write(self, direction: Any, out: Path, tolerance: float, say: Callable[[str], None]) -> Path:
-        """The most general form that exports and answers as PyTorch does, at `out`."""
+        """Write the most general graph that exports and whose outputs equal PyTorch's to `out`; returns `out`."""
         from gantk_onnx.graph import checked_file
 
         content, found, accepts = checked_file(direction, tolerance)
@@ -37,11 +37,11 @@ class Onnx:
         return out
 
     def load(self, path: Path) -> OnnxModel:
-        """A file that was exported, at work."""
+        """Load an exported file as a model that translates or samples."""
         return OnnxModel.load(path)
 
     def network(self, path: Path) -> tuple[list[list[int | str]], Callable[[np.ndarray], np.ndarray]]:
-        """The shapes of the inputs of anybody's ONNX file, and a function from its only input to its first output."""
+        """The input shapes of any ONNX file, and a function from its only input to its first output."""
         session = open_session(path)
         inputs = session.get_inputs()
         kind = np.float16 if inputs[0].type == "tensor(float16)" else np.float32

@@ -1,4 +1,4 @@
-"""What a .onnx file of gantk says of itself beside its network: the schema of it, and the reader."""
+"""The schema and the reader of the metadata that gantk stores in a .onnx file beside its network."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from gantk.errors import UserError, told
 from gantk.plugin.spec import Few, Share, check
 from gantk.recipe.tables import require_bounded
 
-FORMAT = 1  # raised when an older gantk could no longer read what this one writes
-LONGEST = 2**20  # characters of all of it
+FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
+LONGEST = 2**20  # most characters of the metadata
 AGAIN = "export or copy it again"
 Name = Annotated[str, Field(max_length=1000)]
-Pixels = Annotated[int, Field(ge=4, le=2**14)]  # a side of what the network sees
+Pixels = Annotated[int, Field(ge=4, le=2**14)]  # a side of the network's input
 Sides = Annotated[tuple[Pixels, ...], Field(min_length=2, max_length=3)]
 Millimetres = Annotated[float, Field(ge=1e-3, le=1e3)]
 Native = Annotated[float, Field(ge=-1e30, le=1e30)]
 
 
 class Entry(BaseModel):
-    """A table of it: what is known has its type and range, what a later version adds is left alone."""
+    """A table of the metadata: known keys have a type and range, keys of later versions are ignored."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Values(Entry):
-    """How the values of training images are distributed: `gantk.formats.contrasts.values_of`."""
+    """The distribution of the training images' values, as `gantk.formats.contrasts.values_of` returns it."""
 
     low: Native
     high: Native
@@ -39,7 +39,7 @@ class Values(Entry):
 
 
 class FrameEntry(Entry):
-    """`gantk.inference.pipeline.Frame`."""
+    """The fields of `gantk.inference.pipeline.Frame`."""
 
     source: Name
     target: Name
@@ -60,14 +60,14 @@ class FrameEntry(Entry):
 
 
 class Sizes(Entry):
-    """Which sides a network takes that takes more than its own: multiples of a number, from the smallest on."""
+    """The sides that a network of any size accepts: multiples of a number, from the smallest on."""
 
     multiple: Pixels | Literal[1, 2, 3]
     smallest: Pixels
 
 
 class Free(Entry):
-    """In what the network is free: the number of images, their size."""
+    """Whether the network accepts any number of images, and which other sizes (None: only its own)."""
 
     batch: bool
     sizes: Sizes | None
@@ -81,20 +81,20 @@ class Contrasts(Entry):
 
 
 class Mappings(Entry):
-    """States of intensity mappings, which check themselves when they are made."""
+    """States of the intensity mappings, which are checked when the mappings are built from them."""
 
     source: dict[str, Any]
     target: dict[str, Any]
 
 
 class Trained(Entry):
-    """Which weights the file holds."""
+    """The hash of the weights in the file."""
 
     sha256: Name
 
 
 class Metadata(Entry):
-    """All of a translation's."""
+    """All metadata of a model that translates."""
 
     method: Name
     trained: Trained
@@ -109,9 +109,9 @@ class Metadata(Entry):
 
 
 def read_metadata(text: str, path: Path) -> dict[str, Any]:
-    """What the text says, checked: every key that a translation needs with its type and range.
+    """Parse the metadata and check the type and range of every key that a translation needs; returns all keys.
 
-    UserError that names the key where it is damaged; or where it is newer than this gantk, or of no translation.
+    UserError where a key is damaged (it is named), the format is newer than this gantk, or the model only samples.
     """
     try:
         if len(text) > LONGEST:

@@ -1,4 +1,4 @@
-"""A model that `gantk export` wrote as .onnx: translates with onnxruntime and numpy alone, without torch."""
+"""Translates with a .onnx file that `gantk export` wrote, by onnxruntime and numpy, without torch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gantk.inference.windows import by_windows, padded
 from gantk.machine.usage import GIB, free_memory
 from gantk_onnx.metadata import AGAIN, read_metadata
 
-KEY = "gantk"  # the one entry of the model's metadata: JSON that says all that a network alone does not
-WHOLE = 2**21  # pixels (128 x 128 x 128) of an image that goes through at once where the network takes any size
+KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
+WHOLE = 2**21  # pixels (128 x 128 x 128): larger images are processed in windows even if the network takes any size
 EXTRA = 'pip install "gantk[onnx]"'
 
 
 class OnnxModel(TrainedModel):
     """One direction of a trained model in a .onnx file that `gantk export` wrote.
 
-    `session` is onnxruntime's, `meta` what the file says beside the network: `gantk_onnx.metadata`. UserError where its
-    intensities are no mappings, or its network is one of other images.
+    `session` is onnxruntime's, `meta` the file's metadata, checked by `gantk_onnx.metadata`. UserError where its
+    intensity mappings are damaged, or its network's input does not fit the metadata.
     """
 
     def __init__(self, session: Any, meta: dict[str, Any], path: Path):
@@ -50,7 +50,7 @@ class OnnxModel(TrainedModel):
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
-        """From a file; UserError where it is missing, damaged, not gantk's, or newer than this gantk."""
+        """Load a file; UserError where it is missing, damaged, not written by gantk, or newer than this gantk."""
         if not path.is_file():
             raise UserError(f"there is no file '{path}'", remedy="name a file that `gantk export` wrote")
         session = open_session(path)
@@ -61,7 +61,7 @@ class OnnxModel(TrainedModel):
         return cls(session, read_metadata(text, path), path)
 
     def domain(self, name: str | None) -> str:
-        """The letter of the one domain that the file makes; UserError where another is asked for."""
+        """The letter of the file's one output domain; UserError where `name` is another domain."""
         made = self._frame.target
         known = [made, self._letter, *self.contrasts(self._letter)]
         if name is not None and name.lower() not in map(str.lower, known):
@@ -74,15 +74,15 @@ class OnnxModel(TrainedModel):
         return list(self.meta["contrasts"]["target" if letter == self._letter else "source"])
 
     def frame(self, letter: str) -> Frame:
-        """What the network sees, in plain values."""
+        """The network's input and output settings."""
         return self._frame
 
     def identity(self) -> dict[str, str]:
-        """What says whether two translations are by the same weights."""
+        """Name and weights' hash: two translations with equal hashes are by the same weights."""
         return {"name": f"{self.meta['method']}, ONNX", "sha256": self.meta["trained"]["sha256"]}
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The whole way from a native image to a translated one; UserError where more than one answer is wanted."""
+        """The pipeline from native image to translation; UserError where `look` needs several outputs per image."""
         asked = {"--variants": look.variants, "--style": look.example, "--uncertainty": look.uncertainty}
         for option in (option for option, value in asked.items() if value is not None):
             what = "an exported model gives one answer to an image"
@@ -90,14 +90,14 @@ class OnnxModel(TrainedModel):
         return Pipeline(self._frame, *self._mappings, self.run, tta=look.tta)
 
     def sample_to(self, *options: Any) -> list[Any]:
-        """No images from noise: UserError."""
+        """Raise UserError: exported models do not sample here."""
         raise UserError("an exported model makes no images from noise here", remedy="name the run folder")
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """(N, C, *size) float32 in network intensities to (N, D, *size).
+        """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
 
-        Where the network takes any size, images of at most WHOLE pixels go through at once, brought to a size that it
-        takes by reflection. Others go by overlapping windows, each of which is normalised by itself.
+        If the network accepts any size, images of at most WHOLE pixels are processed at once, padded by reflection to
+        a size that it accepts. Others are processed in overlapping windows, each with its own norm statistics.
         """
         window, size, sizes = self._window, images.shape[2:], self._free["sizes"]
         if sizes and size != window and self.meta["statistics"] == "image" and np.prod(size) <= WHOLE:
@@ -117,7 +117,7 @@ class OnnxModel(TrainedModel):
 
 
 def open_session(model: Path | bytes) -> Any:
-    """An onnxruntime session on the CPU; UserError where onnxruntime is missing or the model damaged."""
+    """Open an onnxruntime session on the CPU; UserError where onnxruntime is missing or the model is damaged."""
     try:
         import onnxruntime
     except ImportError:
@@ -125,7 +125,7 @@ def open_session(model: Path | bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: as many as there are cores
+    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
     limit_memory(onnxruntime)
     options.add_session_config_entry("session.use_env_allocators", "1")
     if not isinstance(model, bytes):
@@ -133,7 +133,7 @@ def open_session(model: Path | bytes) -> Any:
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has an exception of its own for each kind of damage
+    except Exception as error:  # onnxruntime has a different exception for each kind of damage
         name = "the model" if isinstance(model, bytes) else f"'{model}'"
         what = f"{name} is not a readable ONNX model: {told(error)}"
         raise UserError(what, remedy="export or copy it again") from None
@@ -141,19 +141,19 @@ def open_session(model: Path | bytes) -> Any:
 
 @cache
 def limit_memory(onnxruntime: Any) -> None:
-    """Let a network's maps take half of the memory that is free, and no more: for all sessions of this process."""
+    """Limit the memory of networks' activations to half of the free memory, for all sessions of this process."""
     kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
-    sizes = {"max_mem": round((free_memory() or 8) / 2 * GIB), "arena_extend_strategy": 1}  # no more than is asked for
+    sizes = {"max_mem": round((free_memory() or 8) / 2 * GIB), "arena_extend_strategy": 1}  # 1: grow as needed
     place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
     onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(sizes))
 
 
 def require_own_weights(path: Path) -> None:
-    """UserError where a model's weights lie in a file outside its folder, or a part of it may be repeated for ever."""
+    """Raise UserError where a model's weights are in a file outside its folder, or its graph has a loop."""
     if not path.stat().st_size:
         return
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))  # a name in 127 bytes, or a longer one
+        found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))  # 127 bytes at most, or longer
         names = {content[each.end() : each.end() + each[1][0]] if each[1] < b"\x80" else b".." for each in found}
         repeats = any(content.find(mark) >= 0 for mark in (b"\x22\x04Loop", b"\x22\x04Scan"))
     here = path.parent.resolve()
@@ -165,15 +165,15 @@ def require_own_weights(path: Path) -> None:
 
 
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
-    """What the network in a session answers to a batch."""
+    """Run a session's network on a batch; returns its first output. UserError where the run fails."""
     names, count = [each.name for each in session.get_inputs()], len(inputs[0])
     step, parts = 1 if one_by_one else count, []
     for first in range(0, count, step):
         given = {name: np.ascontiguousarray(x[first : first + step]) for name, x in zip(names, inputs, strict=True)}
         try:
             parts.append(session.run(None, given)[0])
-        except Exception as error:  # an exception of its own for each kind of damage, and for want of memory
-            said = str(error)  # with the place in onnxruntime's source first
+        except Exception as error:  # one type for each kind of damage, and one for lack of memory
+            said = str(error)  # it starts with a position in onnxruntime's source
             why = told(ValueError(said[max(0, said.rfind("Available memory")) :]))
             what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
             raise UserError(what, remedy=AGAIN) from None
