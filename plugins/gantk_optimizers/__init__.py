@@ -1,11 +1,11 @@
-"""Optimizers and schedules that published systems use beside Adam with a linear decay, as a gantk plugin."""
+"""Further optimizers and schedules (AdamW, RMSProp, L-BFGS, cosine, warm-up), as a gantk plugin."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Torch's update rules in this toolkit's memory layouts, and two schedules."""
+    """Register three of torch's optimizers and two schedules."""
     for name in ("adamw", "rmsprop", "lbfgs"):
         add.optimizer(name, f"gantk_optimizers.rules:{name}")
     add.schedule("cosine", "gantk_optimizers.rules:Cosine")

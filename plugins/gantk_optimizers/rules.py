@@ -1,4 +1,4 @@
-"""Update rules and schedules beyond Adam, SGD and a linear decay."""
+"""Optimizers and schedules beside the core's Adam, SGD and linear decay."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gantk.training.optim import StorageOrder, Untraced
 def adamw(
     params: Iterable,
     *,
-    lr: Weight = 2e-4,  # learning rate at full schedule
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
-    weight_decay: Weight = 0.01,  # shrinks the weights by lr x this at every step
+    lr: Weight = 2e-4,  # learning rate where the schedule's factor is 1
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999),  # decay of the means of the gradient and of its square
+    weight_decay: Weight = 0.01,  # every step reduces the weights by lr x this share
 ):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
     return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
@@ -26,8 +26,8 @@ def adamw(
 def rmsprop(
     params: Iterable,
     *,
-    lr: Weight = 5e-5,  # learning rate at full schedule
-    decay: Fraction = 0.9,  # of the mean of squared gradients
+    lr: Weight = 5e-5,  # learning rate where the schedule's factor is 1
+    decay: Fraction = 0.9,  # decay of the mean of squared gradients
 ):
     """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
     return RMSprop(params, lr=lr, alpha=decay)
@@ -37,7 +37,7 @@ def lbfgs(
     params: Iterable,
     *,
     lr: Weight = 1.0,  # length of a step
-    history: Count = 10,  # updates that the curvature is estimated from
+    history: Count = 10,  # last updates from which the curvature is estimated
     iterations: Count = 1,  # inner iterations per training step
 ):
     """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
@@ -45,15 +45,15 @@ def lbfgs(
 
 
 class AdamW(StorageOrder, torch.optim.AdamW):
-    """torch's."""
+    """torch's AdamW for weights in any memory layout."""
 
 
 class RMSprop(Untraced, torch.optim.RMSprop):
-    """torch's."""
+    """torch's RMSprop, without its slow import of the compiler."""
 
 
 class LBFGS(Untraced, torch.optim.LBFGS):
-    """torch's, for weights in any memory layout: its own cannot flatten gradients that are channels-last."""
+    """torch's L-BFGS for weights in any memory layout; the original cannot flatten channels-last gradients."""
 
     def _gather_flat_grad(self) -> Tensor:
         gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
@@ -61,7 +61,7 @@ class LBFGS(Untraced, torch.optim.LBFGS):
 
 
 class Cosine:
-    """Half a cosine from 1 to `end`."""
+    """Cosine decay of the learning rate: half a period, from factor 1 to `end`."""
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class Cosine:
 
 
 class Warmup:
-    """A linear rise from zero, then half a cosine to `end`."""
+    """Linear warm-up of the learning rate from 0 to factor 1, then cosine decay to `end`."""
 
     def __init__(
         self,
         *,
-        rise: Share = 0.05,  # the part of the training that the rise takes, 0..1
+        rise: Share = 0.05,  # share of the training that is warm-up, 0..1
         end: Weight = 0.0,  # the factor at the end
     ):
         self.rise, self.cosine = rise, Cosine(end=end)

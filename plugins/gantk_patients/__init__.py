@@ -1,4 +1,4 @@
-"""Test patients in the report, worst first, with windows and a linked cursor; `gantk report`, which compares runs."""
+"""The report's section of test patients, worst first, and `gantk report`, which rewrites reports and compares runs."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -13,7 +13,7 @@ def gantk_commands(cli) -> None:
 
 @hookimpl
 def gantk_tested(run, tested) -> None:
-    """Write patients.json and the test images that the report shows."""
+    """Write patients.json and the test images shown in the report."""
     from gantk_patients.keeping import keep
 
     keep(run, tested)
@@ -21,7 +21,7 @@ def gantk_tested(run, tested) -> None:
 
 @hookimpl
 def gantk_report(record):
-    """The section `Test patients`, where patients.json is there."""
+    """The report's section `Test patients`, if the run has patients.json."""
     from gantk_patients.section import section
 
     return section(record)

@@ -1,4 +1,4 @@
-"""A page that holds several runs side by side: scores, curves, the same test images, what their recipes differ in."""
+"""Writes a page that compares runs: scores, curves, the same test images, and differences of their recipes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gantk_patients.section import HERE, kept, pictures
 
 
 def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
-    """Write a run's report.html again or, of several runs, one page that compares them; the path written.
+    """Rewrite a run's report.html or, for several runs, write one page that compares them; returns the path written.
 
-    `out` is where the comparison goes; None: comparison.html in the current folder. UserError where a folder is no run,
-    or one is named twice.
+    `out` is the comparison's path; None: comparison.html in the current folder. UserError where a folder is no run,
+    or a run is named twice.
     """
     if len(runs) == 1 and out is None:
         return write_one(runs[0])
@@ -38,7 +38,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
 
 
 def comparison(records: list[RunRecord]) -> str:
-    """The page's HTML."""
+    """The HTML of the page that compares runs."""
     known = [record.path.resolve().name for record in records]
     named = {n if known.count(n) == 1 else str(r.path): r for n, r in zip(known, records, strict=True)}
     sets = [_test_set(record) for record in records]
@@ -59,13 +59,13 @@ def comparison(records: list[RunRecord]) -> str:
 
 
 def _test_set(record: RunRecord) -> frozenset:
-    """What tells whether two runs were scored on the same images: the test images' files, or names."""
+    """The test images' files or names; equal sets mean that two runs were scored on the same images."""
     found = (record.split.get("splits") or {}).get("test") or ()
     return frozenset((str(one.get("path")), str(one.get("key"))) for one in found)
 
 
 def _facts(name: str, record: RunRecord) -> dict[str, Any]:
-    """The first table's row: what was trained, how far, what came of it."""
+    """A run's row in the first table: method, steps, time and verdict."""
     total, (sentence, tone) = (record.recipe.get("train") or {}).get("steps"), headline(verdicts(record))
     return {
         "name": name,
@@ -81,7 +81,7 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
 
 
 def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
-    """Direction in words -> its metrics, and a row a run with a score a metric; beneath, every run's baselines once."""
+    """Direction in words -> its metrics, a row of scores for each run, and the distinct baselines."""
     found: dict[str, dict[str, Any]] = {}
     for place, (name, record) in enumerate(named.items()):
         for key, scores in (record.metrics.get("metrics") or {}).items():
@@ -98,14 +98,14 @@ def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
 
 
 def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
-    """What `gantk.compare_systems` says of the runs, on test patients who are known by name."""
+    """The result of `gantk.compare_systems` for the runs, on metrics whose scores all have a patient."""
     scores, senses = {}, {}
     for name, record in named.items():
         of = scores[name] = {}
         for key, one in kept(record.path).items():
             for metric, row in ((record.metrics.get("metrics") or {}).get(key) or {}).items():
                 values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
-                if row.get("n") == sum(value is not None for value in values.values()):  # else images of nobody known
+                if row.get("n") == sum(value is not None for value in values.values()):  # else no patient is known
                     of[record.label(key), metric] = values
                     senses[record.label(key), metric] = row.get("higher_is_better")
     found = compare_systems(scores, senses)
@@ -113,7 +113,7 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _curves(named: dict[str, RunRecord]) -> list[Chart]:
-    """One plot a metric and direction, or what a checkpoint was chosen by where nothing was validated."""
+    """A chart per validation metric and direction, or of the checkpoint selection score without validation."""
     series: dict[str, dict[str, dict[float, float]]] = {}
     for name, record in named.items():
         for metric, directions in (record.log.validation or record.log.selection).items():
@@ -125,7 +125,7 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
 
 
 def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
-    """The test images that all runs kept, each with the runs' outputs."""
+    """Yield the test images that every run saved, each with all runs' outputs and scores."""
     by_run = []
     for record in named.values():
         found = {}
@@ -148,7 +148,7 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
 
 
 def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
-    """Recipe key -> its value in every run, where they are not all alike."""
+    """(Recipe key, its value in each run) for the keys in which the runs differ."""
     flat = [_flat(record.recipe) for record in named.values()]
     keys = dict.fromkeys(key for found in flat for key in found)
     rows = ((key, [found.get(key, "–") for found in flat]) for key in keys)

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of the test patients: their scores, and a few of their images in the units of the files."""
+"""Saves an evaluation's test patients in the run folder: all scores, and some images in the files' units."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
 
 KINDS = ("input", "output", "truth")
-SLICES = 8  # of a scan make it worth to be shown as a volume
-SCANS = 2  # such volumes of a direction
-SHOWN = {2: 3, 3: 1}  # by dims: images of the worst patients, and as many of patients that scores did not choose
+SLICES = 8  # fewest slices of a scan that is saved as a volume
+SCANS = 2  # most volumes of one direction
+SHOWN = {2: 3, 3: 1}  # by dims: images of the worst patients, and as many of patients chosen without scores
 
 
 def keep(run: Path, tested: dict[str, Tested]) -> None:
-    """Writes patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output and truth.
+    """Write patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output and truth.
 
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
     """
@@ -38,7 +38,7 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
 
 
 def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
-    """A direction's entry of patients.json, its images written to `folder`."""
+    """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
     cases, scans = list(_cases(one, rows)), []
     for number, case in enumerate(cases):
@@ -55,9 +55,9 @@ def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
 
 
 def by_patient(tested: Tested) -> list[dict[str, Any]]:
-    """A row a patient, the worst by the first metric on top: name, places of the images, mean of every score.
+    """A row for each patient, the worst by the first metric first: name, indices of the images, mean of every score.
 
-    A patient who is not known is an image of its own, by its name.
+    An image without a known patient has a row of its own under the image's key.
     """
     raw, numbers = _raw(tested), patient_numbers(tested.scores.patients)
     rows = []
@@ -70,9 +70,9 @@ def by_patient(tested: Tested) -> list[dict[str, Any]]:
 
 
 def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The images to show: of the worst patients the worst, of patients spread over their names one of the middle.
+    """Yield the images to show: the worst image of the worst patients, and the middle one of patients spread by name.
 
-    The latter are the same whatever the scores, so that several runs on one split show the same.
+    The latter do not depend on scores, so that several runs on one split show the same images.
     """
     (name, values), *_ = _raw(tested).items()
     count, by_name = SHOWN[tested.made.ndim - 2], sorted(rows, key=lambda row: row["patient"])
@@ -89,25 +89,25 @@ def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
 
 
 def _raw(tested: Tested) -> dict[str, np.ndarray]:
-    """Metric -> one score per image, whole images first."""
+    """Metric -> one score per image, without those of regions or corrections."""
     return {name: values for (kind, name), values in tested.scores.values.items() if kind == "raw"}
 
 
 def _rank(tested: Tested, value: float | None) -> float:
-    """Where a score of the first metric stands, worse ones first; what could not be scored before all."""
+    """A sort key of scores of the first metric: worse ones are lower, and None is the lowest."""
     if value is None:
         return -np.inf
     return -value if tested.senses[next(iter(_raw(tested)))] is False else value
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean of the scores that are known; None where none is, or it is not finite."""
+    """The mean of the scores that are not NaN; None where there are none, or one is infinite."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) and np.isfinite(known).all() else None
 
 
 def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
-    """The places of all axial slices of an image's scan, in order; their voxel (plane, row, column) in mm. Or ()."""
+    """Indices of all axial slices of an image's scan, in order, and their voxel (z, row, column) in mm; or [], ()."""
     own, table = tested.pairs[place][tested.to], tested.data.table
     records = [pair[tested.to] for pair in tested.pairs]
     places = [i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)]
@@ -120,7 +120,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
         scan = scan if len(scan.spacing) == 3 else read(own.path.parent)  # one file of a DICOM series
     except UserError:  # a folder of several series
         return [], ()
-    asked = table.spacing or ()  # of rows and columns alone, or of the stack too
+    asked = table.spacing or ()  # mm of rows and columns only, or of the slices too
     depth, *plane = (*scan.spacing[: 3 - len(asked)], *asked)
     native = [side * mm for side, mm in zip(scan.pixels.shape[-2:], scan.spacing[-2:], strict=True)]
     shrunk = [side / mm / to for side, mm, to in zip(native, plane, table.size, strict=True)]
@@ -129,7 +129,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
 
 
 def _write(tested: Tested, places: list[int], kind: str, path: Path, voxel: tuple[float, ...] = ()) -> str:
-    """An image, or several as a volume, in the file's intensities; colours averaged or the first contrast. Its unit."""
+    """Write an image, or several as a volume, in file intensities (mean colour, first contrast); returns their unit."""
     letter = OTHER[tested.to] if kind == "input" else tested.to
     images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[kind]
     native, unit = zip(*(_native(tested, tested.pairs[i][letter], images[i], letter) for i in places), strict=True)
@@ -143,7 +143,7 @@ def _write(tested: Tested, places: list[int], kind: str, path: Path, voxel: tupl
 
 
 def _native(tested: Tested, record: Record, image: torch.Tensor, letter: str) -> tuple[torch.Tensor, str]:
-    """An image (C, *size) in its file's intensities, and what they are called; "" where networks' are all there is."""
+    """An image (C, *size) in its file's intensities and their unit; "" where only network intensities are known."""
     units = units_of(tested.data, [record], letter)
     if units is None:
         return image.float().cpu(), ""

@@ -1,4 +1,4 @@
-"""The section `Test patients` of report.html, from patients.json and samples/test of the run folder."""
+"""Builds the section `Test patients` of report.html from patients.json and samples/test of the run folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CASE = table("patient", "stem", "scores", "rank", "input", "truth", "image", pat
              rank=Step, place=Step, input=str, truth=str, image=str, units=UNITS)  # fmt: skip
 VOLUME = table("patient", "stem", patient=str, stem=Part)
 KEPT = table("patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool)
-ROWS = 12  # of the table that stand open
+ROWS = 12  # rows of the table that are shown at first
 
 
 def section(record) -> dict[str, Any] | None:
-    """What `gantk_report` returns; None where the run has no test patients, or not yet."""
+    """The result of the hook `gantk_report`; None where the run has no test patients (yet)."""
     try:
         found = kept(record.path)
     except UserError as error:
@@ -49,15 +49,15 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def kept(run: Path) -> dict[str, Any]:
-    """patients.json; {} where it is absent, UserError where it is not what an evaluation writes."""
+    """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
     remedy = f"gantk eval {run} writes it again"
     return read(run / "patients.json", RootModel[dict[Part, KEPT]], remedy)
 
 
 def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
-    """Kind -> a picture for the page's script: a volume's middle plane, in 16 bits between `low` and `high`.
+    """Kind -> a picture for the page's script: an image, or a volume's middle plane, in 16 bits from `low` to `high`.
 
-    What lies outside of the run, or is damaged, is left out; the record's problems name it.
+    Files outside the run folder and damaged files are left out; the latter are named in the record's problems.
     """
     found = {}
     for kind in KINDS:
@@ -66,13 +66,13 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
             if inside(record.path, path):
                 pixels = Nifti().read(path).pixels[0]
                 found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
-        except Exception as error:  # whatever damaged bytes lead to
+        except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {told(error)}")
     return found
 
 
 def packed(pixels: np.ndarray) -> dict[str, Any]:
-    """Pixels (H, W) as the PNG of a data URI: the high byte in red, the low byte in green."""
+    """Pixels (H, W) as a PNG in a data URI, 16 bits: the high byte in red, the low byte in green."""
     low, high = float(pixels.min()), float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
     bytes_ = np.stack([levels >> 8, levels & 255, np.zeros_like(levels)], axis=-1).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""Brain images that are computed, not downloaded: registered MR and CT of seeded heads."""
+"""A data source that computes registered brain MR and CT of seeded heads, without any download."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the source."""
+    """Register the source phantom."""
     add.source("phantom", "gantk_phantom.phantom:Phantom")

@@ -1,4 +1,4 @@
-"""Anatomy of the phantom: tissue maps of the ICBM152 template, deformed into seeded heads with lesions and a skull."""
+"""The phantom's anatomy: deforms tissue maps of the ICBM152 template into seeded heads, with lesions and a skull."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from gantk_phantom.phantom import CENTRE, CEREBRUM, SHELLS, TISSUES
 
 ORIGIN = (-72.0, -107.0, -72.0)  # MNI mm (x, y, z) of the first voxel of anatomy.npz
-MARGIN = 40  # mm around the brain within which its distance is known
-GOLDEN = 0.6180339887498949  # multiples of it fill the unit interval evenly, in no period that a split could follow
+MARGIN = 40  # mm around the brain in which `brain_distance` is computed
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly and have no period that a split could follow
 
 
 @cache
 def template() -> torch.Tensor:
     """Shares of CSF, gray and white matter in the ICBM152 template: (3, z, y, x) at 1 mm, x from the left.
 
-    CSF is what gray and white matter leave of the brain mask. The maps are the left half of the symmetric 2009a
-    template (Fonov et al., NeuroImage 2011), in 255ths; their licence, which allows any use that keeps its notice, lies
-    beside them in anatomy.npz.LICENSE.
+    CSF is the brain mask minus gray and white matter. The file holds the left half of the symmetric 2009a
+    template (Fonov et al., NeuroImage 2011), in 255ths; anatomy.npz.LICENSE beside it allows any use that keeps its
+    notice.
     """
     with np.load(Path(__file__).with_name("anatomy.npz")) as file:
         left = [file[name].astype(np.float32) for name in ("brain", "gray", "white")]
@@ -35,43 +35,43 @@ def template() -> torch.Tensor:
 
 @lru_cache(maxsize=2)
 def template_at(voxel: tuple[float, float, float]) -> torch.Tensor:
-    """The tissue shares as voxels of `voxel` mm (z, y, x) see them: averaged over the voxel, not sampled at a point."""
+    """The tissue shares averaged over voxels of `voxel` mm (z, y, x), on the template's grid."""
     maps = template()
     for axis, width in enumerate(voxel, start=1):
         if width > 1:
             place = torch.arange(maps.shape[axis], dtype=torch.float32)
-            sigma = width / 2.355  # a point spread as wide as the voxel at half its height
+            sigma = width / 2.355  # full width at half maximum = the voxel's width
             spread = torch.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
-            spread[spread < 1e-30] = 0  # products of numbers near the smallest there are take five times as long
+            spread[spread < 1e-30] = 0  # arithmetic on denormal numbers takes five times as long
             maps = torch.tensordot(maps, spread, dims=([axis], [0])).movedim(-1, axis)
     return maps.contiguous()
 
 
 @cache
 def brain_distance() -> torch.Tensor:
-    """How far every place is from the brain, in mm, 0 inside: (1, z, y, x) at 2 mm, up to `MARGIN` mm around it.
+    """Distance to the brain in mm, 0 inside: (1, z, y, x) at 2 mm, up to `MARGIN` mm around the template.
 
-    The sulci and the gap under the temporal lobes are closed first: the skull does not follow them.
+    The sulci and the gap under the temporal lobes are closed first, because the skull does not follow them.
     """
     from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
     brain = np.pad(template().sum(dim=0).numpy() > 0.5, MARGIN)[::2, ::2, ::2]
     parts = label(brain)[0]
-    brain = parts == np.bincount(parts[brain]).argmax()  # stray voxels of the mask would grow heads of their own
+    brain = parts == np.bincount(parts[brain]).argmax()  # stray voxels of the mask would get a skull of their own
     closed = distance_transform_edt(distance_transform_edt(~brain) < 15) > 14.5
     return torch.from_numpy(gaussian_filter(2 * distance_transform_edt(~closed).astype(np.float32), 1))[None]
 
 
 @cache
 def deep_white() -> np.ndarray:
-    """MNI mm of the voxels where lesions may be centred: white matter between the lowest and highest slice, (n, 3)."""
+    """Possible centres of lesions in MNI mm, (n, 3): white matter between the lowest and the highest slice."""
     white = template()[2].numpy() > 0.9
     z = np.arange(len(white)) + ORIGIN[2]
     return np.argwhere(white & ((z > CEREBRUM[0]) & (z < CEREBRUM[1]))[:, None, None])[:, ::-1] + np.array(ORIGIN)
 
 
 def sampled(maps: torch.Tensor, inside: torch.Tensor, margin: int = 0, spacing: float = 1.0) -> torch.Tensor:
-    """Maps (C, z, y, x) that reach `margin` mm beyond the template, interpolated at (D, H, W, 3) points in mm."""
+    """Interpolate maps (C, z, y, x) that reach `margin` mm beyond the template at (D, H, W, 3) points in mm."""
     last = torch.tensor(maps.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
     grid = 2 * (inside - torch.tensor(np.array(ORIGIN) - margin, dtype=torch.float32)) / (last * spacing) - 1
     beyond = "border" if margin else "zeros"
@@ -79,7 +79,7 @@ def sampled(maps: torch.Tensor, inside: torch.Tensor, margin: int = 0, spacing: 
 
 
 class Waves:
-    """A smooth random field: a sum of seeded sine waves, root mean square about 1 in each of its components."""
+    """A smooth random field: a sum of seeded sine waves; each component has a root mean square of about 1."""
 
     def __init__(self, rng: np.random.Generator, components: int, count: int, wavelengths: tuple[float, float]):
         directions = rng.standard_normal((count, 3))
@@ -91,16 +91,16 @@ class Waves:
         self.weights = torch.tensor(weights, dtype=torch.float32)
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """(..., 3) points in mm -> (..., components)."""
+        """Evaluate the field at (..., 3) points in mm; returns (..., components)."""
         return torch.sin(points @ self.vectors.T + self.phases) @ self.weights
 
 
 class Subject:
-    """One seeded head: where the template's tissue lies in it, how its tissue relaxes, how evenly its coil receives.
+    """One seeded head: the deformation of the template, the relaxation of its tissues, and the gain of its coil.
 
-    `relaxation` (2, tissues) are the factors on T1 and T2. The same seed and number are the same head, with lesions or
-    a skull or without. The skull is shells of bone and scalp of smoothly uneven thickness, by their distance from the
-    brain, with CSF between: closed, without a face, a neck or a base.
+    `relaxation` (2, tissues) are the factors on T1 and T2. A seed and number define the same head with or without
+    lesions and skull. The skull is shells of bone and scalp around the brain, of smoothly varying thickness, with CSF
+    between brain and bone: closed, without a face, a neck or a base.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Subject:
         self.shift = torch.tensor(rng.normal(0, 3, 3).clip(-6, 6), dtype=torch.float32)  # mm
         self.warp, self.deform = Waves(rng, 3, 16, (80.0, 200.0)), deform
         self.coil, self.bias = Waves(rng, 1, 6, (250.0, 600.0)), bias
-        # Of T1 and T2 of each tissue; bounded, so that gray matter never gets as bright as white.
+        # Factors on T1 and T2 of each tissue; bounded, so that gray matter is always darker than white.
         self.relaxation = rng.uniform(1 - jitter, 1 + jitter, (2, len(TISSUES)))
         spared = ((number + 1) * GOLDEN + seed * GOLDEN**2) % 1 < healthy
         self.lesions = [] if spared else [_lesion(rng, radius) for _ in range(lesions)]
@@ -129,11 +129,11 @@ class Subject:
             self.relaxation = np.concatenate([self.relaxation, shells], axis=1)
 
     def tissue(self, points: torch.Tensor, voxel: tuple[float, float, float]) -> torch.Tensor:
-        """Shares of the tissues and then the coil's gain at (D, H, W, 3) points in mm: (tissues + 1, D, H, W).
+        """The tissues' shares and, last, the coil's gain at (D, H, W, 3) points in mm: (tissues + 1, D, H, W).
 
         Tissues are CSF, gray, white, lesion, and with a skull bone and scalp.
         """
-        centre = torch.tensor(CENTRE)  # `inside` is where in the template the points lie
+        centre = torch.tensor(CENTRE)  # `inside` are the points' coordinates in the template
         inside = (points - centre) @ self.affine.T + centre + self.shift + self.deform * self.warp(points)
         shares = sampled(template_at(voxel), inside)
         lesion = torch.zeros(shares.shape[1:])
@@ -146,11 +146,11 @@ class Subject:
             distance = sampled(brain_distance(), inside, MARGIN, spacing=2.0)[0]
             thickness = self.thickness * (1 + 0.2 * self.uneven(inside)).clamp(0.5, 1.6)
             edges = thickness.cumsum(dim=-1).movedim(-1, 0)  # inner table, outer table, skin
-            within = torch.sigmoid(4 * (edges - distance) / max(1.5, *voxel[1:]))  # as soft as a pixel is wide
-            left = (1 - shares.sum(dim=0)).clamp_min(0)  # what the brain does not fill
+            within = torch.sigmoid(4 * (edges - distance) / max(1.5, *voxel[1:]))  # edges about as wide as a pixel
+            left = (1 - shares.sum(dim=0)).clamp_min(0)  # share outside the brain
             gap, bone, scalp = left * torch.diff(within, dim=0, prepend=torch.zeros_like(within[:1]))
             shares = torch.cat([shares[:1] + gap, shares[1:], bone[None], scalp[None]])
-        # The logarithm of the gain has mean 0 and deviation 1 over the head: scanners calibrate its level away.
+        # The gain's logarithm is normalised to mean 0 and deviation 1 over the head: scanners calibrate its level.
         line = torch.linspace(-70, 70, 8)
         ball = torch.cartesian_prod(line, line, line)
         head = self.coil(ball[ball.norm(dim=1) <= 75] + centre)[..., 0]
@@ -169,7 +169,7 @@ def _rotation(turns: np.ndarray) -> np.ndarray:
 
 
 def _lesion(rng: np.random.Generator, radius: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Its centre in mm, and the axes that turn mm into radii: an ellipsoid whose radii lie within `radius` mm."""
+    """Draw a lesion, an ellipsoid with radii within `radius` mm: its centre in mm, and axes that turn mm into radii."""
     place = deep_white()[rng.integers(len(deep_white()))]
     axes = _rotation(rng.uniform(0, np.pi, 3)) @ np.diag(1 / rng.uniform(*radius, 3))
     return torch.tensor(place, dtype=torch.float32), torch.tensor(axes, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The phantom: brain MR by the spin-echo equation and CT of seeded heads, computed; data that needs no download."""
+"""The phantom: computes brain MR (spin-echo equation) and CT of seeded heads, so that data need no download."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gantk.data.preparation import Record, domain_letters
 from gantk.errors import UserError
 from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
 
-if TYPE_CHECKING:  # PyTorch: not for those who only ask whether this source fits a folder
+if TYPE_CHECKING:  # importing PyTorch is slow; `gantk list` and recipe checks do without it
     from torch import Tensor
 
     from gantk_phantom.anatomy import Subject
 
-CENTRE = (0.0, -18.0, 8.0)  # mm in MNI space (x right, y anterior, z superior), the middle of the brain
-CEREBRUM = (-20.0, 50.0)  # mm, MNI z between which slices and lesions lie
+CENTRE = (0.0, -18.0, 8.0)  # the middle of the brain, mm in MNI space (x right, y anterior, z superior)
+CEREBRUM = (-20.0, 50.0)  # range of MNI z in mm for slices and lesions
 TISSUES = ("csf", "gray", "white", "lesion")
 SHELLS = ("bone", "scalp")  # around the brain, from the inside out
 UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
 FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
-SHOWN = 4  # pixels of a lesion from which on its slice counts as one of a tumour
-ROOM = 2**28  # bytes of heads that are kept
-MOST_VOXELS, MOST_IMAGES, MOST_DRAWN = 2**24, 100_000, 2**27  # of a head; of all; before any is asked for
+SHOWN = 4  # fewest pixels of lesion for the label "tumour"
+ROOM = 2**28  # bytes of the cache of heads
+MOST_VOXELS, MOST_IMAGES, MOST_DRAWN = 2**24, 100_000, 2**27  # voxels a head; images; voxels computed for labels
 
 # At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
 RELAXATION = {
@@ -45,15 +45,15 @@ SEQUENCES = {
     "FLAIR": (9000.0, 100.0, 2371.0),
     "T1CE": (500.0, 15.0, None),
 }
-RANDOM = {  # of sequences = "random": from, to; a T1 is a spin echo or, as often, follows an inversion (MPRAGE)
+RANDOM = {  # for sequences = "random": (from, to) of the times; T1 is a spin echo or, equally often, MPRAGE
     "T1": [((350.0, 8.0), (750.0, 20.0)), ((1700.0, 2.0, 750.0), (2500.0, 6.0, 1100.0))],
     "T2": [((3000.0, 80.0), (6500.0, 120.0))],
 }
-ENHANCED = {"T1CE": {"lesion": 0.25}}  # a contrast agent shortens T1 to this share where it leaks out of the vessels
+ENHANCED = {"T1CE": {"lesion": 0.25}}  # factor on T1 where contrast agent leaks out of the vessels
 HOUNSFIELD = {"csf": 8.0, "gray": 37.0, "white": 28.0, "lesion": 20.0, "bone": 1000.0, "scalp": -20.0}
 AIR = -1000.0  # HU
 CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
-CONTRASTS = (*SEQUENCES, "CT", "LABELS")  # their order numbers the noise: a new one goes to the end
+CONTRASTS = (*SEQUENCES, "CT", "LABELS")  # the index seeds the noise: append new ones
 CLASSES = ["healthy", "tumour"]
 ALIASES = {"MAP": "LABELS", "MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
 Heads = Annotated[int, Field(ge=1, le=10_000)]
@@ -74,7 +74,7 @@ def signal(
 
 
 def contrast_of(name: str) -> str:
-    """The contrast that a human name means: `"t1"`, `"T1w"` and `"MR"` are all T1."""
+    """The contrast of a domain's name: `"t1"`, `"T1w"` and `"MR"` are all T1. UserError for an unknown one."""
     contrast = name.strip().upper().removesuffix("W")
     contrast = ALIASES.get(contrast, contrast)
     if contrast not in CONTRASTS:
@@ -87,16 +87,16 @@ class Phantom:
     """Registered brain images of seeded subjects, computed when read: no download, ground truth for every pair.
 
     Domains are named after contrasts: T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1; "T1+FLAIR" is two
-    contrasts, one channel each. LABELS, or map, is the map: 0 air, 1 CSF, 2 gray, 3 white, 4 lesion, 5 bone, 6 scalp.
+    contrasts, one channel each. LABELS (or map) is the label map: 0 air, 1 CSF, 2 gray, 3 white, 4 lesion, 5 bone,
+    6 scalp.
     2-D records are axial slices (C, H, W), anterior up, the patient's right on the left; 3-D records are volumes
-    (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, air is noise alone; CT is in Hounsfield
-    units, air -1000. Subject k of a seed is the same whatever the number of subjects.
-    With lesions, records carry their mask and a label: a slice that shows a lesion is a "tumour", as is a volume of a
-    subject that has any; all else is "healthy". With `contrast`, the two domains are these classes, not registered.
-    An unknown contrast is a `UserError`.
+    (C, D, H, W), D from inferior to superior. MR is positive, 1000 x signal, with only noise in air; CT is in
+    Hounsfield units, air -1000. Subject k of a seed does not depend on the number of subjects.
+    With lesions, records have a mask and a label: a slice that shows a lesion, or a volume of a subject with one, is
+    "tumour", any other "healthy". With `contrast`, the two domains are these classes, not registered.
     """
 
-    drawn = True  # each subject is computed anew: none can be a saved copy of another
+    drawn = True  # subjects are computed: no search for copies among them
 
     def __init__(
         self,
@@ -104,24 +104,24 @@ class Phantom:
         dims: int,
         size: tuple[int, ...],
         *,
-        subjects: Heads = 40,  # how many heads
+        subjects: Heads = 40,  # number of heads
         slices: Slices = 8,  # axial slices of each head, spread over the cerebrum; 2-D only
-        noise: Weight = 0.03,  # standard deviation of the noise in both channels, share of white matter's T1 signal
-        jitter: Fraction = 0.1,  # how far T1 and T2 of each tissue differ between subjects: up to this share
+        noise: Weight = 0.03,  # deviation of the noise in both channels, as a share of white matter's T1 signal
+        jitter: Fraction = 0.1,  # T1 and T2 of each tissue vary between subjects by up to this share
         deform: Deviation = 2.0,  # mm, root mean square of the smooth deformation along each axis
-        bias: Deviation = 0.05,  # deviation over the head of the logarithm of the coil's uneven gain; 0 = even
-        lesions: Few = 0,  # lesions in each head; records then carry their mask and a label, tumour or healthy
-        radius: tuple[Positive, Positive] = (4.0, 12.0),  # mm, between which the three radii of a lesion lie
+        bias: Deviation = 0.05,  # deviation over the head of the logarithm of the coil's gain; 0 = even
+        lesions: Few = 0,  # lesions in each head; records then have a mask and a label, tumour or healthy
+        radius: tuple[Positive, Positive] = (4.0, 12.0),  # range of a lesion's three radii, mm
         healthy: Share = 0.0,  # share of the subjects that have no lesions
         only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
-        counts: tuple[Count, Count] | None = None,  # keep so many images with a tumour and without; None: all
-        contrast: str = "",  # of both domains where they are named after classes, ["healthy", "tumour"]
-        skull: bool = False,  # bone and scalp around the brain; False: brain alone
-        sequences: Literal["standard", "random"] = "standard",  # random: each head its own TR, TE, TI for T1 and T2
-        seed: Seed = 0,  # another seed, other heads
+        counts: tuple[Count, Count] | None = None,  # numbers of images to keep, (with a tumour, without); None: all
+        contrast: str = "",  # contrast of both domains if these are the classes ["healthy", "tumour"]
+        skull: bool = False,  # add bone and scalp around the brain
+        sequences: Literal["standard", "random"] = "standard",  # random: TR, TE, TI of T1, T2 vary by head
+        seed: Seed = 0,  # of the heads
     ):
         voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
-        drawn = voxels * subjects if lesions else 0  # at once: what a head shows is a record's label
+        drawn = voxels * subjects if lesions else 0  # `records` computes these, for the labels
         checks = [
             ("subjects x slices", subjects * slices, dims == 3 or subjects * slices <= MOST_IMAGES, f"{MOST_IMAGES:,}"),
             ("slices x data.size", voxels, voxels <= MOST_VOXELS, f"{MOST_VOXELS:,} voxels a head"),
@@ -156,14 +156,14 @@ class Phantom:
         else:
             self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
         self._heads: dict[int, Subject] = {}
-        self._tissue: dict[int, Tensor] = {}  # what a head's slices and contrasts share
+        self._tissue: dict[int, Tensor] = {}  # cache: all slices and contrasts of a head share it
 
     def channels(self) -> dict[str, int]:
-        """One channel for each contrast of a domain."""
+        """The number of channels of each domain: one for each of its contrasts."""
         return dict(zip(self.letters, map(len, self.contrasts), strict=True))
 
     def records(self) -> list[Record]:
-        """Every domain of every subject, and in 2-D of every slice; domains of one place share their pair."""
+        """A record for every domain of every subject (2-D: of every slice); all domains of one image share a pair."""
         found = []
         for number in range(self.subjects):
             subject = f"subject-{number:03d}"
@@ -190,7 +190,7 @@ class Phantom:
         return self._counted(found) if self.counts else found
 
     def _counted(self, records: list[Record]) -> list[Record]:
-        """The records of `counts` images of each class, spread evenly over the subjects; UserError where they lack."""
+        """Records of `counts` images of each class, spread evenly over the subjects; UserError if there are too few."""
         kept = set()
         for label, count in self.counts.items():
             pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
@@ -202,7 +202,7 @@ class Phantom:
         return [record for record in records if record.pair in kept]
 
     def _labels(self, number: int) -> list[str | None]:
-        """The class of each slice, or of the one volume."""
+        """The class of each slice, or of the volume, in a list."""
         if self.dims == 3:
             shown = [SHOWN * len(self._subject(number).lesions)]
         else:
@@ -210,7 +210,7 @@ class Phantom:
         return [("tumour" if count >= SHOWN else "healthy") if self.lesions else None for count in shown]
 
     def _points(self) -> Tensor:
-        """MNI mm of every voxel, (D, H, W, 3) as x, y, z; rows run from anterior, columns from the patient's right."""
+        """MNI mm (x, y, z) of every voxel, (D, H, W, 3); rows start anterior, columns at the patient's right."""
         import torch
 
         height, width = self.size[-2:]
@@ -232,12 +232,12 @@ class Phantom:
             tissue = self._subject(number).tissue(self._points(), self.voxel)
             kept = max(1, ROOM // tissue.nbytes)
             for oldest in list(self._tissue)[: max(0, len(self._tissue) + 1 - kept)]:
-                self._tissue.pop(oldest, None)  # another thread may have taken it away
+                self._tissue.pop(oldest, None)  # another thread may have removed it
             self._tissue[number] = tissue
         return tissue
 
     def _read(self, number: int, level: int | None, contrasts: tuple[str, ...]) -> np.ndarray:
-        """float32 (contrasts, *spatial). Noise belongs to one acquisition: its own for each contrast and slice."""
+        """Compute float32 (contrasts, *spatial); the noise is seeded for each subject, contrast and slice."""
         tissue = self._tissue_of(number)
         tissue = (tissue if level is None else tissue[:, level]).numpy()
         factors, place = self._subject(number).relaxation, 0 if level is None else 1 + level
@@ -250,15 +250,15 @@ class Phantom:
         return np.stack([self._read(number, level, contrasts) for level in range(len(self.levels))], axis=1)
 
     def _image(self, contrast: str, tissue: np.ndarray, factors: np.ndarray, seed: list[int]) -> np.ndarray:
-        """An image of tissue shares and the gain (tissues + 1, *spatial); `factors` (2, tissues) multiply T1 and T2.
+        """Compute an image from tissue shares and gain (tissues + 1, *spatial); `factors` (2, tissues) scale T1, T2.
 
-        CT is in Hounsfield units: what no tissue fills is air. MR is positive, Rician by noise in both channels.
+        CT is in Hounsfield units, and air where no tissue is. MR is positive, with Rician noise.
         """
         shares, gain, rng = tissue[:-1], tissue[-1], np.random.default_rng(seed)
         if contrast == "LABELS":
             likely = np.stack([1 - shares.sum(0), *shares])
             lesion = 1 + TISSUES.index("lesion")
-            likely[lesion] = likely[lesion] > 0.5  # as the mask
+            likely[lesion] = likely[lesion] > 0.5  # the same threshold as the mask
             return likely.argmax(0)
         if contrast == "CT":
             above_air = np.array([HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32)
@@ -273,7 +273,7 @@ class Phantom:
         return UNITS * np.hypot(clean + real, imaginary)
 
     def _sequence(self, contrast: str, seed: list[int]) -> tuple:
-        """TR, TE and inversion time in ms: the same for all slices of a head."""
+        """TR, TE and inversion time in ms, the same for all slices of a head."""
         if self.sequences == "standard" or contrast not in RANDOM:
             return SEQUENCES[contrast]
         rng = np.random.default_rng([*seed[:3], MOST_IMAGES])

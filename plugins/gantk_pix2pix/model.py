@@ -16,15 +16,15 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 class Pix2Pix(Regression):
-    """Paired translation by L1 and a discriminator that sees input and output side by side (Isola et al. 2017).
+    """Paired translation by L1 and a discriminator of input and output, concatenated (Isola et al. 2017).
 
     The published network is generator = { name = "unet", depth = 8, norm = "batch", up = "transpose", dropout = 0.5 }
-    at 256 px; its dropout is the method's only noise, in use as well as in training. `lesion`, `both`, `augment`,
+    at 256 px; its dropout is the method's only noise, at inference as well as in training. `lesion`, `both`, `augment`,
     `adapt`, `noise`, `vary` and `conditional` are additions, their defaults the paper.
 
-    With `noise` or `conditional` the generator sees further channels behind the image's: normal noise, drawn anew for
-    every training image and the same in use, so that a result can be had again; and a plane for each class, 1 for the
-    image's own and 0 for the others (Mirza & Osindero 2014), in use 1 / classes each, as a file does not say its class.
+    With `noise` or `conditional` the generator has further input channels: normal noise, drawn for every training
+    image and fixed at inference, so that results are repeatable; and a plane for each class, 1 for the image's own and
+    0 for the others (Mirza & Osindero 2014). At inference the class is unknown, and every plane is 1 / classes.
     """
 
     def __init__(
@@ -34,17 +34,17 @@ class Pix2Pix(Regression):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "bce",
-        l1: Weight = 100.0,  # weight of the L1 loss (lambda), or of `reconstruction`; a GAN alone at 0
-        reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
-        target_losses: list[Loss] = [],  # further losses of a translation and its truth, each with a weight
-        both: bool = False,  # learn b -> a too, with networks of its own
-        lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
-        noise: Few = 0,  # channels of normal noise that a generator sees beside the image
-        vary: list[Augment] = [],  # random changes of what a generator is shown, not of what it is to make
-        conditional: bool = False,  # a generator sees the image's class beside it; needs data.labels = true
-        test_dropout: bool = False,  # dropout stays on in use, drawn from torch's global generator, as in the paper
-        augment: list[Augment] = [],  # differentiable changes of the pairs that the discriminators see, for small data
-        adapt: Fraction = 0.0,  # apply them only as far as needed to hold this r_t (0.6 in ADA's paper); 0 = always
+        l1: Weight = 100.0,  # weight of the L1 loss (lambda), or of `reconstruction`; 0 = only the adversarial loss
+        reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
+        target_losses: list[Loss] = [],  # further losses between a translation and its truth, each with a weight
+        both: bool = False,  # learn b -> a too, with its own networks
+        lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
+        noise: Few = 0,  # channels of normal noise in a generator's input
+        vary: list[Augment] = [],  # random changes of a generator's input, not of its target
+        conditional: bool = False,  # the image's class is part of a generator's input; needs data.labels = true
+        test_dropout: bool = False,  # keep dropout at inference, drawn from torch's global generator, as in the paper
+        augment: list[Augment] = [],  # differentiable changes of the discriminators' inputs, for small data
+        adapt: Fraction = 0.0,  # apply them only as often as keeps this r_t (0.6 in ADA's paper); 0 = always
     ):
         if conditional and len(geometry.classes) < 2:
             what = "a generator that is told the class needs images of two classes, and the data bring "
@@ -68,7 +68,7 @@ class Pix2Pix(Regression):
             setattr(self, f"augment_{pair}", changes)
 
     def phases(self) -> list[Phase]:
-        """Generators, then discriminators on the fakes that the first phase left."""
+        """Generators, then discriminators on the fakes that the first phase left in the batch."""
         return [*super().phases(), Phase("discriminators", self.networks("d"), self.discriminator_losses)]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ class Pix2Pix(Regression):
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """True pairs against pairs with a fake (equation 1)."""
+        """The discriminators' losses of real pairs and of pairs with a fake (equation 1)."""
         losses = {}
         for to in self.directions():
             judge, augment = self.judge_of(to)
@@ -94,16 +94,16 @@ class Pix2Pix(Regression):
         return losses
 
     def translated(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch's images as every domain that is trained, each with noise of its own and its class."""
+        """Translate the batch in every trained direction, each image with its own noise and class."""
         images = {to: self.varied(batch[OTHER[to]]) for to in self.directions()}
         return {to: self._generate(image, to, self._drawn(image), batch.get("label")) for to, image in images.items()}
 
     def _generate(self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """A generator's image; `noise` None is that of seed 0, the same for all, and `label` None a class unknown."""
+        """Run a generator; `noise` None: the fixed noise of seed 0 for every image; `label` None: unknown class."""
         seen, size = [image], image.shape[2:]
         if self.noise:
             noise = self.seen_in_use.to(image) if noise is None else noise
-            for axis in range(2, image.ndim):  # a larger image sees it again and again
+            for axis in range(2, image.ndim):  # tile the noise over a larger image
                 places = torch.arange(image.shape[axis], device=image.device) % noise.shape[axis]
                 noise = noise.index_select(axis, places)
             seen.append(noise.expand(len(image), -1, *size))
@@ -118,11 +118,11 @@ class Pix2Pix(Regression):
         return torch.randn(shape, device=image.device) if self.noise else None
 
     def _seeded(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """One image's noise, drawn where every device draws the same."""
+        """One image's noise, drawn on the CPU so that it is the same on every device."""
         return torch.randn(1, self.noise, *size, generator=generator, device="cpu")
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
-        """`n` translations of each image, each with other noise: (n, N, C, *size); UserError without `noise`."""
+        """`n` translations of each image, each with different noise: (n, N, C, *size); UserError without `noise`."""
         if not self.noise:
             return super().variants(image, to, n, seed)
         generator = torch.Generator().manual_seed(seed)
@@ -130,12 +130,12 @@ class Pix2Pix(Regression):
         return torch.stack([self._generate(image, to, noise) for noise in noises])
 
     def judge_of(self, to: str) -> tuple[nn.Module, DiscriminatorAugment]:
-        """The discriminator of the direction to a domain, and the changes of what it sees."""
+        """The discriminator of the direction to a domain, and the augmentation of its input."""
         return getattr(self, f"d_{OTHER[to]}{to}"), getattr(self, f"augment_{OTHER[to]}{to}")
 
     @staticmethod
     def pair(batch: Batch, to: str, image: Tensor) -> Tensor:
-        """What a discriminator judges: the source and, in further channels, its translation."""
+        """A discriminator's input: the source image and, as further channels, its translation."""
         return torch.cat([batch[OTHER[to]], image], 1)
 
     def dropouts(self) -> list[nn.Module]:
@@ -143,7 +143,7 @@ class Pix2Pix(Regression):
         return [layer for network in self.networks("g") for layer in network.modules() if isinstance(layer, DROPOUTS)]
 
     def train(self, mode: bool = True) -> Pix2Pix:
-        """Evaluation leaves dropout on where the recipe says so: it is the noise that the paper's results have."""
+        """Set the mode; with `test_dropout`, dropout stays on in evaluation: it is the paper's only noise."""
         super().train(mode)
         if self.test_dropout:
             for layer in self.dropouts():

@@ -1,4 +1,4 @@
-"""Translation learned from pairs by L1 alone: what any adversarial method must beat."""
+"""Translation learned from pairs with an L1 loss only: the baseline of adversarial methods."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OTHER = {"a": "b", "b": "a"}
 class Regression(Method):
     """Paired translation by L1 alone, with no discriminator: the baseline of Isola et al. (2017, table 1, "L1").
 
-    Reads registered pairs `a` and `b`, in any numbers of channels. Its images are the median of what is possible:
-    high PSNR and smooth texture. A GAN has something to offer where it looks better without being further off.
+    Reads registered pairs `a` and `b`, in any numbers of channels. L1 learns the median of the possible outputs: high
+    PSNR and smooth texture. A GAN is worth its cost where it looks better without a larger error.
     """
 
     paired = True
@@ -26,14 +26,14 @@ class Regression(Method):
     def __init__(
         self,
         geometry: Geometry,
-        beside: int = 0,  # channels that a subclass hands to its generators beside an image
+        beside: int = 0,  # further input channels of a subclass's generators
         *,
         generator: Generator = "unet",
-        reconstruction: Loss = "l1",  # what tells a translation from its truth; l1 in the paper
-        both: bool = False,  # learn b -> a too, with a generator of its own
-        target_losses: list[Loss] = [],  # further losses of a translation and its truth, each with a weight
-        lesion: Weight = 1.0,  # how many times a lesion's pixels count in the L1 loss; needs data.mask = true
-        vary: list[Augment] = [],  # random changes of what a generator is shown, not of what it is to make
+        reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
+        both: bool = False,  # learn b -> a too, with its own generator
+        target_losses: list[Loss] = [],  # further losses between a translation and its truth, each with a weight
+        lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
+        vary: list[Augment] = [],  # random changes of a generator's input, not of its target
     ):
         super().__init__(geometry)
         self.vary = [change(geometry.dims) for change in vary]
@@ -56,11 +56,11 @@ class Regression(Method):
             raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
 
     def directions(self) -> list[str]:
-        """`b`, and `a` where both ways are trained."""
+        """The target domains that are trained: `b`, and `a` if `both` is set."""
         return ["b", "a"] if self.both else ["b"]
 
     def phases(self) -> list[Phase]:
-        """The generators."""
+        """One phase, which trains the generators."""
         return [Phase("generators", self.networks("g"), self.generator_losses, ema=True)]
 
     def networks(self, kind: str) -> tuple:
@@ -68,34 +68,34 @@ class Regression(Method):
         return tuple(getattr(self, f"{kind}_{OTHER[to]}{to}") for to in self.directions())
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """L1, or what else the recipe names, of each direction."""
+        """The reconstruction loss (L1 by default) and the further losses of each direction."""
         fakes = self.translated(batch)
         losses = {f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
         return losses | self.further_losses(batch, fakes)
 
     def further_losses(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Those of `target_losses`, of each direction."""
+        """The losses of `target_losses` in each direction."""
         named = [(name, to) for name in self.further for to in fakes]
         return {f"{name}_{to}": self.further[name](fakes[to], batch[to]) for name, to in named}
 
     def translated(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch's images as every domain that is trained: {"b": fake_b, ...}."""
+        """Translate the batch in every trained direction: {"b": fake_b, ...}."""
         return {to: self.translate(self.varied(batch[OTHER[to]]), to) for to in self.directions()}
 
     def varied(self, image: Tensor) -> Tensor:
-        """Training images after the changes of `vary`: what other scanners might have made of the same heads."""
+        """Training images after the random changes of `vary`, which imitate other scanners."""
         for change in self.vary:
             image = change(image)
         return image
 
     def difference(self, batch: Batch, to: str, fake: Tensor) -> Tensor:
-        """L1 of a fake and its truth (Isola et al. 2017, equation 3), lesions weighed as the recipe says."""
-        mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))  # a pair shows one anatomy
+        """The reconstruction loss of a fake and its truth (Isola et al. 2017, equation 3), with lesions weighted."""
+        mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))  # both images of a pair show the same anatomy
         weight = lesion_weight(mask, self.lesion)
         return self.compare(fake, batch[to], *([] if weight is None else [weight]))
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images of `a` as `b`, or of `b` as `a` where both ways were trained."""
+        """Translate images of `a` to `b`, or of `b` to `a` if `both` is set, else UserError."""
         if to == "a" and not self.both:
             what = "this method was trained to translate a to b only"
             raise UserError(what, where="method.both", remedy="train with method.both = true")

@@ -1,4 +1,4 @@
-"""`gantk plan` as a gantk plugin: a recipe for the scans at hand, whose every choice says what was seen and why."""
+"""`gantk plan` as a gantk plugin: writes a recipe for given scans, with the reason for every choice."""
 
 from pathlib import Path
 
@@ -42,5 +42,5 @@ def plan_command(scans, out, **options) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """`gantk plan SCANS`."""
+    """Attach `gantk plan SCANS`."""
     cli.add_command(plan_command)

@@ -1,4 +1,4 @@
-"""The lines of [data] for what was seen, but for the size: source, grid, intensities, augmentation, split."""
+"""Chooses the lines of a recipe's [data] table except the size: source, grid, intensities, augmentation, split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gantk_plan.method import Line, lines_of
 
 
 def data_of(seen: Scans) -> list[Line]:
-    """What images are read, how they are brought to one scale, and who is held out."""
+    """The lines for source, domains, augmentation, grid, intensities and split."""
     pixels, false = list(seen.pixels.values()), bool(seen.fit and not seen.fit.good)
     others = f"; {', '.join(seen.others)} too: --a and --b choose" if seen.others else ""
     few, mirror = seen.patients < 50, min(each.mirror for each in pixels)
@@ -30,7 +30,7 @@ def data_of(seen: Scans) -> list[Line]:
 
 
 def _source(seen: Scans, false: bool) -> Line:
-    """The source, and what about it differs from its defaults; `false`: pairs that names say do not fit."""
+    """The line for the source with its options; `false`: images that are pairs by name do not fit each other."""
     options = {key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())}
     planes, why = [each.planes for each in seen.pixels.values() if each.planes], counted(seen.files, "file")
     options.pop("planes", None)
@@ -50,7 +50,7 @@ def _source(seen: Scans, false: bool) -> Line:
 
 
 def _grid(seen: Scans) -> list[Line]:
-    """Of volumes the plane that 2-D networks see, and the grid that they are brought to where theirs differ."""
+    """For volumes, the lines for the plane of slices and, where voxel sizes differ, the common spacing."""
     if not seen.volumes:
         return []
     lying = [each.get("plane") for each in seen.files]
@@ -72,7 +72,7 @@ def _grid(seen: Scans) -> list[Line]:
 
 
 def _intensity(seen: Scans) -> Line:
-    """How native values become the networks'."""
+    """The line for the intensity mapping of each domain."""
     parts, whys = [], []
     for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
         own = [each for each in seen.files if name in each["domains"]]
@@ -94,7 +94,7 @@ def _intensity(seen: Scans) -> Line:
 
 
 def _split(seen: Scans) -> Line:
-    """Who is held out."""
+    """The line for the split: shares of test and validation images, and the unit that is held out."""
     split, patients = seen.found["split"] or {}, seen.patients
     if split.get("by") in ("folders", "file"):
         return Line("data.split", None, split["how"])

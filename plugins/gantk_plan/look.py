@@ -1,4 +1,4 @@
-"""A look at scans: the source and domains that fit them, their facts and pixels, whether their pairs fit."""
+"""Inspects scans: finds the source and domains that fit them, file facts, pixel statistics and the fit of pairs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from gantk.formats.files import stem_of
 from gantk.recipe.load import Recipe
 from gantk_plan.pixels import Fit, Pixels, fit_of, pixels_of
 
-# Words of two folders that are classes of one kind of image rather than two kinds.
+# Names of folders that are classes of one kind of image, not two kinds of image.
 CLASSES = {"yes", "no", "normal", "healthy", "tumor", "tumour", "positive", "negative", "benign", "malignant"}
 
 
 @dataclass
 class Scans:
-    """All that a look at scans found."""
+    """The result of inspecting scans."""
 
-    found: dict[str, Any]  # what `gantk data check` says
+    found: dict[str, Any]  # the report of `gantk data check`
     source: dict[str, Any]  # data.source
     domains: list[str]
     records: list[Record]
     fit: Fit | None  # None: no pairs
-    alone: int  # images of pairs that lack the other image
-    pixels: dict[str, Pixels] = field(default_factory=dict)  # of each domain's letter
-    others: list[str] = field(default_factory=list)  # contrasts that are there too
+    alone: int  # images whose partner is missing
+    pixels: dict[str, Pixels] = field(default_factory=dict)  # domain's letter -> statistics
+    others: list[str] = field(default_factory=list)  # further contrasts in the folder, not used
 
     @property
     def kinds(self) -> list[str]:
-        """The usual contrast of each domain, such as t1 or ct, "" where its name says none."""
+        """The usual contrast of each domain, such as t1 or ct, "" where its name states none."""
         return [usual_contrast(name) or "" for name in self.domains]
 
     @property
@@ -46,7 +46,7 @@ class Scans:
 
     @property
     def paired(self) -> bool:
-        """Whether a paired method can learn from them: pairs fit, and none lacks an image."""
+        """Whether a paired method can learn from the scans: the pairs fit and are complete."""
         return bool(self.fit and self.fit.good and not self.alone)
 
     @property
@@ -59,24 +59,24 @@ class Scans:
 
     @property
     def empty(self) -> float:
-        """The smallest share of pixels that are exactly the background's value: large where skulls were taken away."""
+        """The domains' smallest share of pixels equal to the background's value: large after skull-stripping."""
         return min(each.empty for each in self.pixels.values())
 
     def warns(self, kind: str) -> bool:
-        """Whether `data check` found more than a note of this kind."""
+        """Whether `data check` reported a warning or an error of this kind."""
         return any(each["kind"] == kind and each["severity"] != "note" for each in self.found["problems"])
 
 
 def look(path: Path, a: str, b: str, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
-    """What scans are and how a training would best read them; UserError where none could."""
+    """Find the source, domains and settings that read the scans best; UserError where no training could use them."""
     own = [*settings, *_asked(a, b)]
     try:
         scans = _read(path, own, tell)
-    except UserError:  # names alone do not lead to two kinds; a glob may
+    except UserError:  # names alone do not give two kinds; --b may be a glob
         if not b:
             raise
         scans = _read(path, own := [*own, "data.source.name=nifti"], tell)
-    # Names that may say patients are taken to: none is then on both sides of a split.
+    # Where names may contain patients, split by them, so that no patient is on both sides of the split.
     for kind, setting in (("patients", "data.source.patient=names"), ("channels", "data.source.channels=1")):
         if scans.warns(kind):
             scans = _read(path, own := [*own, setting], tell)
@@ -93,7 +93,7 @@ def look(path: Path, a: str, b: str, settings: Sequence[str], tell: Callable[[fl
 
 
 def _asked(a: str, b: str) -> list[str]:
-    """`--set` texts for what the options call the kinds of image."""
+    """The `--set` texts for the options --a and --b."""
     if b and not a:
         raise UserError("--b says the second kind of image, and nothing says the first", where="--b", remedy="add --a")
     texts = [each for each in (a, b) if each]
@@ -108,7 +108,7 @@ def _asked(a: str, b: str) -> list[str]:
 
 
 def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
-    """The records of what `data check` finds with these settings, and how well their pairs fit."""
+    """Run `data check` with these settings; returns its report, the records and the fit of their pairs."""
     found = check(path, set=settings, progress=lambda share, what: tell(0.5 * share, what))
     for each in found["problems"]:
         if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
@@ -123,7 +123,7 @@ def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None
 
 
 def _classes(path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]) -> Scans | None:
-    """Two unpaired folders called yes and no, or the like, read as classes of one kind of image; None for others."""
+    """Read two unpaired folders named like classes (yes, no) as classes of one kind of image; None for others."""
     files = [Path(each["path"]) for each in scans.found["files"]]
     folders = {file.parts[0].lower() for file in files if len(file.parts) > 1}
     if scans.fit or any("data.source.a=" in each for each in own) or any(scans.kinds) or not folders & CLASSES:
@@ -132,8 +132,8 @@ def _classes(path: Path, own: list[str], scans: Scans, tell: Callable[[float, st
 
 
 def _by_headers(path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]) -> Scans:
-    """Volumes read by patients rather than by names; where a patient's two lie on different grids, with the second
-    brought onto the first by their headers. As they were where that finds fewer patients or no pairs."""
+    """Read volumes by patient instead of by name and, if a patient's two grids differ, with the second resampled onto
+    the first by their headers. Returns the scans unchanged if that finds fewer patients or no pairs."""
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
     if not volumes or any("data.source.name=" in each for each in own):
         return scans

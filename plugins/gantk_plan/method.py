@@ -1,4 +1,4 @@
-"""The method for what was seen, with its networks and losses: paired, unpaired, or images from noise."""
+"""Chooses the method for inspected scans, with networks and losses: paired, unpaired, or images from noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 
 
 class Line(NamedTuple):
-    """A key of the recipe, what was decided (None: nothing, a comment alone), and why."""
+    """A key of the recipe, its value (None: only a comment is written), and the reason."""
 
     key: str
     value: Any
@@ -21,12 +21,12 @@ class Line(NamedTuple):
 
 
 def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line]:
-    """The rows (whether it is so, key, value, why) that are so, as lines of a table."""
+    """Lines of a table from rows (condition, key, value, why), without the rows whose condition is false."""
     return [Line(f"{table}.{key}", value, why) for so, key, value, why in rows if so]
 
 
 def method_of(seen: Scans) -> list[Line]:
-    """The lines of [method], with the networks of the narrowest training."""
+    """The lines of [method], with networks of the smallest width."""
     return _noise(seen) if len(seen.domains) == 1 else _paired(seen) if seen.paired else _unpaired(seen)
 
 
@@ -47,7 +47,7 @@ def _paired(seen: Scans) -> list[Line]:
 
 
 def shorter(lines: list[Line]) -> list[Line]:
-    """A paired method in little time, without a discriminator."""
+    """The lines of a paired method without the discriminator, for short trainings: `regression`."""
     why = "; in so little time by L1 alone: a step of Pix2Pix takes 1.7 times as long, and it is no nearer to the truth"
     kept = [line for line in lines if line.key not in ("method.discriminator", "method.l1")]
     return [kept[0]._replace(value="regression", why=kept[0].why + why), *kept[1:]]

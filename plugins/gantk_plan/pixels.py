@@ -1,4 +1,4 @@
-"""Measurements of pixels: how well registered pairs fit each other, and what the images of one domain are like."""
+"""Measures pixels: how well registered pairs fit each other, and statistics of the images of one domain."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gantk.data.preparation import Record
 from gantk.data.resample import Resize
 from gantk.data.split.near_duplicates import background
 
-SIDE = 128  # pixels at which pairs are laid over each other
-PAIRS, PICTURES, VOLUMES = 16, 16, 3  # pairs, pictures and volumes of a domain that are looked at
-AWAY = 4  # pixels of SIDE, 3 %, by which a pair is shifted to see whether it fits worse
+SIDE = 128  # side in pixels at which pairs are compared
+PAIRS, PICTURES, VOLUMES = 16, 16, 3  # most pairs, pictures and volumes of a domain that are measured
+AWAY = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
 
 
 @dataclass(frozen=True)
 class Fit:
     """How well pairs fit each other, by medians over `count` pairs at 128 px.
 
-    shift: by how many percent of the width edges have to be moved to correlate best. gain: mutual information as they
-    lie, as a multiple of that after a shift by 3 %. Measured on seven sets: 1.42 to 2.65 and 0 % where they are on one
-    grid, 1.16 and 0.8 % where registered by hand; 1.03 to 1.07 with another patient's image as the partner (1.14 and
-    1.3 % where both lie in one template's space); 0.93 to 1.03 and 5 % after a shift by 5 %.
+    shift: the shift, in percent of the width, at which the edges correlate best. gain: mutual information unshifted,
+    as a multiple of that after a shift by 3 %. Measured gain and shift on seven sets: 1.42 to 2.65 and 0 % on one
+    grid, 1.16 and 0.8 % registered by hand; 1.03 to 1.07 with another patient's image as the partner (1.14 and
+    1.3 % where both are in one template's space); 0.93 to 1.03 and 5 % after a shift by 5 %.
     """
 
     shift: float
@@ -32,12 +32,12 @@ class Fit:
 
     @property
     def good(self) -> bool:
-        """Whether a paired method can learn from them."""
+        """Whether the pairs fit well enough for a paired method."""
         return self.shift <= 2.0 and self.gain >= 1.1
 
     @property
     def rough(self) -> bool:
-        """Whether other patients' images may fit as well."""
+        """Whether the fit is so low that images of two different patients could have it."""
         return self.gain < 1.3
 
     def __str__(self) -> str:
@@ -47,19 +47,19 @@ class Fit:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What some images of a domain are like: of volumes, planes that show at least a third as much as the fullest."""
+    """Statistics of a domain's images; of volumes, of the planes with at least a third of the fullest one's content."""
 
-    shape: tuple[int, int]  # rows and columns, their median
-    content: tuple[int, int]  # sides about the middle that hold all that is no background
-    planes: tuple[float, float] | None  # which part of the stack those planes are; None: pictures
+    shape: tuple[int, int]  # median rows and columns
+    content: tuple[int, int]  # sides of the centred box that holds all foreground
+    planes: tuple[float, float] | None  # start and end of these planes as shares of the stack; None: pictures
     empty: float  # smallest share of pixels that are exactly the background's value
-    seen: float  # mean share that differs from it
+    seen: float  # mean share of foreground pixels
     mirror: float  # median correlation of the content with its mirror image
     bright: float  # 99.9th percentile, as a multiple of the 99.5th
 
 
 def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
-    """How well pairs fit each other, of 16 spread over all; None where there are none."""
+    """Measure how well pairs fit each other, on at most 16 spread over all; None without pairs."""
     rows = []
     for pair in pairs[:: max(1, -(-len(pairs) // PAIRS))]:
         one, other = (_small(pair[letter].read()) for letter in "ab")
@@ -68,7 +68,7 @@ def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
-    """The mean of the channels from 0 to 1, brought to 128 px as a training would."""
+    """The mean of the channels, scaled to 0..1 and resized to 128 px as in training."""
     gray = np.nan_to_num(pixels).mean(axis=0)
     low, high = np.percentile(gray, [1, 99.5])
     gray = ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
@@ -76,7 +76,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 
 
 def _shift(one: np.ndarray, other: np.ndarray) -> float:
-    """By how many percent of the width the edges of one have to be moved to correlate best with the other's."""
+    """The shift, in percent of the width, at which the edges of two images correlate best."""
     from scipy.ndimage import gaussian_gradient_magnitude
 
     edges = (gaussian_gradient_magnitude(each, 1.0) for each in (one, other))
@@ -88,7 +88,7 @@ def _shift(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _gain(one: np.ndarray, other: np.ndarray) -> float:
-    """Mutual information of two images, as a multiple of that after a shift by 3 % of the width."""
+    """Mutual information of two images, divided by that after a shift by 3 % of the width."""
     moved = [_information(one, np.roll(other, by, axis)) for by in (-AWAY, AWAY) for axis in (0, 1)]
     return _information(one, other) / max(float(np.mean(moved)), 1e-9)
 
@@ -101,7 +101,7 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def pixels_of(records: Sequence[Record]) -> Pixels:
-    """What some images of a domain are like."""
+    """Measure some images of a domain."""
     stacks = {record.scan_key: record.scan for record in records if record.scan}
     images, ranges = [], []
     for scan in [*stacks.values()][:: max(1, -(-len(stacks) // VOLUMES))]:
@@ -126,13 +126,13 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
 
 
 def _differs(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Where an image is no background, by the range of the whole that it belongs to."""
+    """The foreground mask of an image, with a threshold from the whole volume that it belongs to."""
     air = background(whole)
     return np.abs(image - air) > 0.05 * max(abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air), 1e-9)
 
 
 def _reach(differs: np.ndarray, axis: int) -> int:
-    """How long a side about the middle has to be to hold all lines of which more than a hundredth is no background."""
+    """Length of the shortest centred interval that holds all lines with more than 1 % foreground."""
     lines, side = np.flatnonzero(differs.mean(axis=1 - axis) > 0.01), differs.shape[axis]
     return int(2 * max(side / 2 - lines[0], lines[-1] + 1 - side / 2)) if len(lines) else side
 

@@ -1,4 +1,4 @@
-"""A recipe for scans: the largest images and networks that the time allows, and every choice with its reason."""
+"""Plans a recipe for scans: the largest images and networks that the time allows, with a reason for each choice."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gantk_plan.method import ADAM, Line, lines_of, method_of, shorter
 WIDE = 120  # columns of the recipe's lines
 SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
 WANTED = {"pix2pix": 1200, "regression": 1200, "dualgan": 2400, "cyclegan": 2400, "dcgan": 3000}  # of shipped recipes
-MOST, PASSES = 10, 1000  # times as many steps, and passes over the images, beyond which more gain little
-ANSWERED = ("channels", "split", "patients", "same-patient")  # problems that the recipe has its own answer to
+MOST, PASSES = 10, 1000  # limits of the steps: times the usual number, and epochs; more gain little
+ANSWERED = ("channels", "split", "patients", "same-patient")  # problems of `data check` that the recipe solves
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
 class Rung(NamedTuple):
-    """What a training may cost: a size, how images are brought to it, a factor for the filters, and why that size."""
+    """A candidate for size and width: image size, `data.fit`, a factor for the filters, and the reason for the size."""
 
     size: tuple[int, int]
     fit: str
@@ -37,16 +37,16 @@ class Rung(NamedTuple):
 def plan(
     scans: str | Path,
     *,
-    hours: float = 2.0,  # how long it may train on this machine
-    a: str = "",  # folder, glob or word of the names of the first kind of image; "": as names and folders say
+    hours: float = 2.0,  # training time on this machine
+    a: str = "",  # folder, glob or word in file names of the first kind of image; "": found by names and folders
     b: str = "",  # the same of the second kind
-    set: Iterable[str] = (),  # `KEY=VALUE` settings that are decided already
+    set: Iterable[str] = (),  # `KEY=VALUE` settings that the caller has decided
     device: str | None = None,  # None: the best there is
-    progress: Callable[[float, str], None] | None = None,  # told what share is done, and what is being done
+    progress: Callable[[float, str], None] | None = None,  # called with the share done and the current step's name
 ) -> str:
-    """The text of a recipe for these scans, with a comment on every choice; UserError where no training could use them.
+    """Return the text of a recipe for scans, with a comment on every choice; UserError where they cannot be used.
 
-    Its first paragraph says what was seen. Size, filters and steps follow from real steps, timed on this machine.
+    Its first paragraph lists facts of the scans. Size, filters and steps follow from real steps timed on this machine.
     """
     tell, settings = progress or (lambda share, what: None), list(set)
     seen = look(Path(scans).absolute(), a, b, [each for each in settings if each.startswith("data.")], tell)
@@ -54,7 +54,7 @@ def plan(
     lines = method_of(seen)
     asked = next((each.partition("=")[2].strip(" '\"") for each in settings if each.startswith("method.name")), "")
     if asked:
-        known = options_model(registry().get("method", asked).load()).model_fields  # all was chosen for another method
+        known = options_model(registry().get("method", asked).load()).model_fields  # drop another method's keys
         lines = [lines[0]._replace(value=asked), *(line for line in lines[1:] if line.key.partition(".")[2] in known)]
     lines = _sized(seen, [*lines, *data_of(seen)], hours, settings, device)
     recipe, made = Recipe(_tables(lines)).override(settings), {line.key: line for line in lines}
@@ -68,7 +68,7 @@ def plan(
 
 
 def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], device: str | None) -> list[Line]:
-    """All lines: of the largest size, then the most filters, whose usual steps take nine tenths of the time."""
+    """All lines, with the largest size, then the most filters, whose usual number of steps fits 90 % of the time."""
     from gantk import predict
 
     wanted, rungs, seconds = WANTED.get(lines[0].value, 2400), _rungs(seen), 0.9 * 3600 * hours
@@ -102,12 +102,12 @@ def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], de
 
 
 def _work(rung: Rung) -> float:
-    """What a step costs, to a factor, by area and filters; on a core twice the filters were 1.75 times as much."""
+    """Relative cost of a step by area and filters; on one core twice the filters took 1.75 times as long."""
     return rung.size[0] * rung.size[1] * rung.width**0.8
 
 
 def _rungs(seen: Scans) -> list[Rung]:
-    """Sizes and widths, the cheapest first; the last size is the scans' own resolution where they share one."""
+    """Candidate sizes and widths, cheapest first; the last size is the scans' own resolution if they share one."""
     if len(seen.domains) == 1:
         why = "a power of two, for DCGAN"
         return [Rung((side, side), "pad", width, why) for side, width in ((64, 1), (64, 2), (128, 1), (128, 2))]
@@ -121,7 +121,7 @@ def _rungs(seen: Scans) -> list[Rung]:
     native = " x ".join(map(str, whole))
     why = f"{native} in {'the' if one else 'most'} files, resized: more pixels would leave too few steps in that time"
     sizes = [tuple(_up(side * each / max(whole), 4) for each in whole) for side in SIDES if side < 0.95 * max(whole)]
-    usual = 2 if seen.paired else 1  # the shipped recipes' widths: 32 for pairs, where more gains more, else 16
+    usual = 2 if seen.paired else 1  # the shipped recipes' widths: 32 for pairs, which gain more by width, else 16
     rungs = [Rung(size, "pad", usual, why) for size in sizes]
     if max(whole) <= 512:
         why = f"all that is no background of {native}, as it is in the files" if one else f"most are {native}"
@@ -132,12 +132,12 @@ def _rungs(seen: Scans) -> list[Rung]:
 
 
 def _up(side: float, less: int = 0) -> int:
-    """The next multiple of 16, which U-Nets at half the size need too; up to `less` pixels may be lost."""
+    """Round up to a multiple of 16, which U-Nets at half size need; up to `less` pixels may be cut off."""
     return 16 * max(2, ceil((side - less) / 16))
 
 
 def _count(seen: Scans) -> int:
-    """Images of a domain."""
+    """The number of images of the first record's domain."""
     return sum(record.domain == seen.records[0].domain for record in seen.records)
 
 
@@ -146,7 +146,7 @@ def _batch(seen: Scans) -> int:
 
 
 def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) -> list[Line]:
-    """The lines with a size, widths and a length of training."""
+    """The lines with the size, widths and number of steps of a candidate, and all of [train] and [evaluate]."""
     noise, small, made = len(seen.domains) == 1, min(rung.size) < 64, []
     for key, value, about in lines:
         if key == "method.low_res_warmup" and small:
@@ -188,7 +188,7 @@ def _tables(lines: Iterable[Line]) -> dict[str, Any]:
 
 
 def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
-    """The recipe as TOML: what was seen, then each table with a comment on every key."""
+    """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
     kind = "registered pairs" if seen.paired else "unpaired" if len(seen.domains) > 1 else "from noise"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
     shown = [(key, said) for key, said in seen.found["summary"].items() if key != "split"]
