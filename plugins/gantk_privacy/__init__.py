@@ -1,17 +1,17 @@
-"""Whether a model from noise gives its training images away: the metric `memorisation`, and copies in the report."""
+"""Tests whether a noise-to-image model copies its training images: metric `memorisation`, and a report section."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """A metric of sets, which is several scores."""
+    """Register the metric memorisation, which returns several scores of a set."""
     add.metric("memorisation", "gantk_privacy.memorisation:Memorisation")
 
 
 @hookimpl
 def gantk_tested(run, result, scorer) -> None:
-    """Ask the discriminator too, raise the alarm and keep the likeliest copies, where the metric is asked for."""
+    """Where the recipe has the metric: score by the discriminator too, set the alarm and save the likeliest copies."""
     for metric in scorer.set_metrics:
         if metric.name.startswith("memorisation") and "image" in result["metrics"]:
             from gantk_privacy.copies import keep
@@ -21,7 +21,7 @@ def gantk_tested(run, result, scorer) -> None:
 
 @hookimpl
 def gantk_report(record):
-    """The section `Nearest training images`, where they were kept."""
+    """The report's section `Nearest training images`, if the run saved them."""
     from gantk_privacy.copies import section
 
     return section(record)

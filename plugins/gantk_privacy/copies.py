@@ -1,4 +1,4 @@
-"""The made images nearest to training images: kept in memorisation.json, with what was nearest, shown in the report."""
+"""Saves the generated images nearest to training images in memorisation.json and shows them in the report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gantk.metrics.intervals import metric_row
 from gantk.report.pictures import preview
 from gantk.runs.schemas import Preview, read, table
 
-COPIED, NEAR = 0.1, 0.8  # `copied` above the one, and its interval, or that of the ratio below the other: an alarm
+COPIED, NEAR = 0.1, 0.8  # alarm: `copied` > COPIED, and so is its whole interval, or the ratio's interval is < NEAR
 KINDS = ("made", "training", "held out")
 KEPT = table("cases", cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, Preview])])
 
 
 def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
-    """Adds `membership_d` and the alarm to the result, and writes memorisation.json."""
+    """Add `membership_d` and the alarm to the result, and write memorisation.json."""
     rows, letter = result["metrics"]["image"], metric.data.letters[0]
     train, test = metric.training(), scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1]
     network = getattr(scorer.method, "discriminator", None)
@@ -48,13 +48,13 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
 
 @torch.no_grad()
 def _asked(network: Any, images: Tensor, scorer: Any) -> np.ndarray:
-    """The discriminator's score of each image, the mean over its patches."""
+    """The discriminator's score of each image: its mean logit over patches."""
     parts = images.to(scorer.runtime.device).split(scorer.batch)
     return torch.cat([network(part).float().flatten(1).mean(1) for part in parts]).cpu().numpy()
 
 
 def _picture(image: Tensor) -> str:
-    """An image (C, *size) from 0 to 1 as a data URI: channels averaged, of a volume the middle plane."""
+    """An image (C, *size) in 0..1 as a data URI: the mean of the channels, a volume's middle plane."""
     plane = image.float().cpu().mean(0)
     plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
     levels, times = (plane.clamp(0, 1) * 255).round().byte().numpy(), max(1, 128 // len(plane))
@@ -62,7 +62,7 @@ def _picture(image: Tensor) -> str:
 
 
 def section(record) -> dict[str, Any] | None:
-    """What `gantk_report` returns; None where nothing was kept."""
+    """The result of the hook `gantk_report`; None where no copies were saved."""
     try:
         found = read(record.path / "memorisation.json", KEPT, f"gantk eval {record.path} writes it again")
     except UserError as error:

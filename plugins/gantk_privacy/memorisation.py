@@ -1,4 +1,4 @@
-"""Are images from noise nearer to the training images than to others, and does that tell who was trained on?"""
+"""Measures whether generated images are nearer to training than to held-out images, and whether that tells them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from gantk.metrics.references import RealImages, fitting
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
 SIDE = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
-LEAST = 8  # training and held-out images, below which nothing is said
-BYTES = 2**30  # of training images that are looked at
+LEAST = 8  # fewest training and held-out images for a score
+BYTES = 2**30  # most bytes of training images that are compared
 
 
 @dataclass(eq=False, kw_only=True)
 class Memorisation(InFeatures):
-    """Does a model from noise copy its training images? Held-out images of the same kind say what is usual.
+    """Whether a noise-to-image model copies its training images, compared with held-out images of the same kind.
 
-    - `copied`: the share of the made images whose nearest real image is a training image beyond what chance explains,
-      0 honest, 1 a copier: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images. Distances are of
-      pixels at 32 a side, brightness and contrast taken away, the least over mirroring and shifts by a pixel.
-      `copied_features`: the same of features.
-    - `distance_ratio`: how far made images are from the nearest training image, over how far held-out images
-      are, in the mean: 1 honest, 0 a copier; what is blurred lies below 1 too (Meehan et al. 2020).
-    - `membership`: how well the distance to the nearest made image tells training from held-out images, as AUC
-      (Chen et al. 2020, GAN-Leaks): 0.5 nobody is told apart. `membership_d`: by the discriminator's score.
+    - `copied`: the share p of generated images whose nearest real image is a training image, corrected for chance:
+      (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images; 0 no copies, 1 only copies. Distances
+      are of pixels at 32 a side without brightness and contrast, the least over mirroring and shifts by a pixel.
+      `copied_features`: the same with distances of features.
+    - `distance_ratio`: mean distance of generated images to the nearest training image, divided by that of held-out
+      images: 1 no copies, 0 only copies; blurred images are below 1 too (Meehan et al. 2020).
+    - `membership`: the AUC by which the distance to the nearest generated image separates training from held-out
+      images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the discriminator's score.
 
     Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or features, is above 0.1
-    and its whole interval is, or the whole interval of the ratio lies below 0.8.
+    and so is its whole interval, or the whole interval of the ratio is below 0.8.
     """
 
     kind, higher_is_better, baselines = "memorisation", None, False
@@ -43,17 +43,17 @@ class Memorisation(InFeatures):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.name, self.definition = "memorisation", f"memorisation/{self.seen}"
-        self.nearest: list[dict[str, Any]] = []  # of the last images, those nearest to training images
+        self.nearest: list[dict[str, Any]] = []  # of the images scored last, those nearest to training images
 
     def expect_data(self, data: Data) -> None:
-        """Where the training images are found, all of them; UserError where images are translated."""
+        """Set the data from which all training images are read; UserError where the method translates."""
         if len(data.letters) > 1:
             what = "memorisation is asked of images from noise, and this method translates"
             raise UserError(what, where="evaluate.metrics", remedy="leave it out")
         self.data = data
 
     def training(self) -> ImageGroup:
-        """All training images that fit into a GiB."""
+        """The training images, at most 1 GiB of them."""
         reals = RealImages(self.data, torch.device("cpu"))
         records = reals.records("train", self.data.letters[0])
         records = records[: fitting(len(records), BYTES, self.data.table.size)]
@@ -92,7 +92,7 @@ class Memorisation(InFeatures):
         return found
 
     def told_apart(self, inside: Any, outside: Any, train: ImageGroup, test: ImageGroup, how: str) -> Score:
-        """The AUC by which a number, higher of training images, tells them from held-out ones."""
+        """The AUC by which a number (higher for training images) separates training from held-out images."""
         from sklearn.metrics import roc_auc_score
 
         values, truth = np.concatenate([inside, outside]), np.repeat([1, 0], [len(inside), len(outside)])
@@ -105,7 +105,7 @@ class Memorisation(InFeatures):
 
 
 def compared(training: np.ndarray, held_out: np.ndarray, between: np.ndarray) -> tuple[float, float]:
-    """`copied` and `distance_ratio` of distances (F, N), (F, M) and (M, N); equal distances count half."""
+    """`copied` and `distance_ratio` from distances (F, N), (F, M) and (M, N); equal distances count half."""
     nearest, other = training.min(1), held_out.min(1)
     chance = training.shape[1] / (training.shape[1] + held_out.shape[1])
     share = ((nearest < other) + 0.5 * (nearest == other)).mean()
@@ -113,7 +113,7 @@ def compared(training: np.ndarray, held_out: np.ndarray, between: np.ndarray) ->
 
 
 def pixel_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
-    """(F, N + M) and (M, N): distances of small images without brightness and contrast, however mirrored or shifted."""
+    """Pixel distances (F, N + M) and (M, N) of small normalised images, the least over mirroring and small shifts."""
     own, other, made = (_small(group.images) for group in (train, test, fake))
 
     def distances(one: Tensor, real: Tensor) -> np.ndarray:
@@ -135,7 +135,7 @@ def _unit(images: Tensor) -> Tensor:
 
 
 def feature_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup, network: Any) -> tuple:
-    """(F, N + M) and (M, N): distances of features, each in units of its deviation over the training images."""
+    """Feature distances (F, N + M) and (M, N), each feature divided by its deviation over the training images."""
     own, other, made = (group.vectors(network) for group in (train, test, fake))
     mean, deviation = own.mean(0), np.maximum(own.std(0), 1e-6)
     own, other, made = (torch.from_numpy((each - mean) / deviation) for each in (own, other, made))

@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One method with networks of its own: growing needs both halves of the pair to know of it."""
+    """Register the method progan; it has its own networks, because both of them must support growing."""
     add.method("progan", "gantk_progan.model:ProGAN")

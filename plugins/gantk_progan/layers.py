@@ -1,4 +1,4 @@
-"""What the growing networks are made of: layers with an equalised learning rate, pixel norm, minibatch deviation."""
+"""Layers of ProGAN's networks: equalised learning rate, pixel norm, minibatch deviation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from gantk.nets.blocks import FitsOrFloat32, summed_kernel
 
-HE = math.sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
+HE = math.sqrt(2.0)  # gain of a layer before a ReLU (He et al. 2015)
 
 
 class EqualLinear(nn.Module):
-    """(N, inputs) to (N, outputs); weights are drawn from N(0, 1) and multiplied by He's constant at run time.
+    """Linear layer, (N, inputs) to (N, outputs), whose N(0, 1) weights are multiplied by He's constant at run time.
 
-    Adam's steps are as long for one weight as for another; with weights of the same spread, all layers then learn at
+    Adam's steps have the same size for all weights; with weights of the same spread, all layers then learn at
     the same rate (Karras et al. 2018, section 4.1).
     """
 
@@ -31,7 +31,7 @@ class EqualLinear(nn.Module):
 
 
 class _EqualConv(nn.Module):
-    """The convolution itself; `EqualConv` is the one that is safe on small maps."""
+    """The plain convolution; use `EqualConv`, which is safe on small maps."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int, *, gain: float = HE):
         super().__init__()
@@ -49,21 +49,21 @@ class EqualConv(FitsOrFloat32, _EqualConv):
     """A convolution of stride 1 that keeps the size, with the equalised learning rate of `EqualLinear`."""
 
     def after_doubling(self, x: Tensor) -> Tensor:
-        """The convolution (3 wide) of `x` with every pixel repeated: the same numbers, without the large image."""
-        if math.prod(x.shape[2:]) < 512:  # where summing the kernel costs more than that saves
+        """Upsample `x` by 2 (nearest) and convolve (3 wide), computed without the large image."""
+        if math.prod(x.shape[2:]) < 512:  # summing the kernel costs more than it saves
             return self(doubled(x))
         transposed = F.conv_transpose2d if len(self.kernel_size) == 2 else F.conv_transpose3d
         return transposed(x, summed_kernel(self.weight * self.scale), self.bias, stride=2, padding=1)
 
 
 class MinibatchDeviation(nn.Module):
-    """One channel more: how much the images of a group differ, the same number everywhere in the group's images.
+    """Adds a channel with one number per group of images: how much the group's images differ.
 
-    The deviation of every feature at every place over a group, averaged to one number (Karras et al. 2018, section 3);
-    float32 whatever the input's precision. Groups have 4 images, as the paper's networks do, or 3 or 2 where that
+    The number is the deviation of each feature at each position over the group, averaged (Karras et al. 2018,
+    section 3), in float32. Groups have 4 images, as in the paper's networks, or 3 or 2 if that
     divides the batch and 4 does not; any other batch is one group.
 
-    With `batches`, so many equal batches lie one behind the other, and a group's images are of one of them.
+    `batches`: the input is this many equal batches, concatenated; groups do not cross them.
     """
 
     mixes_batch = True
@@ -73,7 +73,7 @@ class MinibatchDeviation(nn.Module):
     def forward(self, x: Tensor, batches: int = 1) -> Tensor:
         count = len(x) // batches
         group = next((size for size in range(min(self.GROUP, count), 1, -1) if count % size == 0), count)
-        y = x.float().reshape(batches, group, count // group, -1)  # the images k, k + count / group, ... are a group
+        y = x.float().reshape(batches, group, count // group, -1)  # images k, k + count / group, ... form a group
         deviation = (y.var(1, correction=0) + self.EPSILON).sqrt().mean(2)
         ones = [1] * (x.ndim - 1)
         statistic = deviation.to(x.dtype).repeat(1, group).view(-1, *ones).expand(-1, 1, *x.shape[2:])
@@ -81,9 +81,9 @@ class MinibatchDeviation(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Each position's feature vector brought to a mean square of 1 (Karras et al. 2018, section 4.2); (N, C, ...).
+    """Normalise each position's feature vector of (N, C, ...) to a mean square of 1 (Karras et al. 2018, section 4.2).
 
-    The mean square is float32 whatever the input's precision.
+    The mean square is computed in float32 at any input precision.
     """
     return x * (x.float().square().mean(1, keepdim=True) + 1e-8).rsqrt().to(x.dtype)
 
@@ -94,11 +94,11 @@ def leaky(x: Tensor) -> Tensor:
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Every pixel repeated: sides twice as long."""
+    """Upsample by 2: every pixel is repeated."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 (x 2) pixels: sides half as long."""
-    # autocast on the CPU answers in float32 in 3-D
+    """Downsample by 2: means of 2 x 2 (x 2) pixels."""
+    # in 3-D, autocast on the CPU returns float32
     return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)

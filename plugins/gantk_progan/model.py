@@ -18,22 +18,22 @@ from gantk.training.adaptive import DiscriminatorAugment
 from gantk_progan.layers import doubled, halved
 from gantk_progan.networks import SMALLEST, Discriminator, Generator, filters_at
 
-AT_ONCE = 32  # images that `sample` makes in one pass
+AT_ONCE = 32  # images per forward pass of `sample`
 
 
 @dataclass(frozen=True)
 class Growth(Stage):
-    """A stage that knows its level and when, in the training's progress, its fade-in has alpha 0 and alpha 1."""
+    """A stage with its level, and the training progress at which its fade-in has alpha 0 and alpha 1."""
 
     level: int = 0
-    fade: tuple[float, float] | None = None  # None: it does not fade in
+    fade: tuple[float, float] | None = None  # None: no fade-in
 
 
 class ProGAN(Method):
     """Images from noise, grown from 4 pixels a side to `data.size`, each size faded in (Karras et al. 2018).
 
-    Generator `g` and discriminator `d` hold the layers of every size from the start; `level` and `alpha` say how far
-    they have grown. Before the last size, samples are what there is, enlarged to `data.size`. The paper trains with
+    Generator `g` and discriminator `d` hold the layers of every size from the start; `level` and `alpha` are the
+    current size and fade-in. Before the last size, samples are enlarged to `data.size`. The paper trains with
     Adam at 1e-3, betas (0, 0.99), no schedule, and samples from a moving average of decay 0.999.
     """
 
@@ -43,17 +43,17 @@ class ProGAN(Method):
         self,
         geometry: Geometry,
         *,
-        latent: Width = 512,  # length of the noise vector that an image is made from
-        base: Annotated[int, Field(ge=1, le=2**20)] = 8192,  # filters at a size are base / (size / 2),
-        width: Width = 512,  # but at most so many
-        fade: Share = 0.5,  # share of a size's steps in which it is faded in
-        shares: list[Weight] | None = None,  # of the steps for 4 px, 8 px, ...; None: all alike, half as many for 4 px
+        latent: Width = 512,  # length of an image's noise vector
+        base: Annotated[int, Field(ge=1, le=2**20)] = 8192,  # a size has base / (size / 2) filters, at most `width`
+        width: Width = 512,  # most filters of a layer
+        fade: Share = 0.5,  # share of a size's steps that are its fade-in
+        shares: list[Weight] | None = None,  # relative steps for 4 px, 8 px, ...; None: equal, but half for 4 px
         adversarial: AdversarialLoss = "wgan_gp",
         drift: Weight = 1e-3,  # weight of the mean square of real logits, which keeps them near 0 (epsilon_drift)
         critic: Count = 1,  # discriminator steps per generator step
-        conditional: bool = False,  # learn to make images of a given class; needs data.labels = true
-        augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
-        adapt: Fraction = 0.0,  # in (0, 1), 0.6 is usual: change only as many images as overfitting asks for; 0: all
+        conditional: bool = False,  # generate images of a given class; needs data.labels = true
+        augment: list[Augment] = [],  # differentiable changes of the discriminator's input, for small data sets
+        adapt: Fraction = 0.0,  # augment as many images as keeps ADA's r_t at this target (0.6 is usual); 0: all
     ):
         super().__init__(geometry)
         levels = levels_of(geometry.size)
@@ -69,19 +69,19 @@ class ProGAN(Method):
         self.adversarial = adversarial()
         self.augment = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
         self.register_buffer("level", torch.zeros((), dtype=torch.int64))  # size reached: 4 * 2**level
-        self.register_buffer("alpha", torch.ones(()))  # of the level's fade-in: 0 the level below, 1 this one alone
+        self.register_buffer("alpha", torch.ones(()))  # fade-in: 0 = the level below, 1 = this level
         self._growth = self._stage(0, 0, None)
 
     def phases(self) -> list[Phase]:
-        """Generator, then discriminator on the fakes that the first phase left."""
+        """Generator, then discriminator on the fakes that the first phase left in the batch."""
         return [
             Phase("generator", (self.g,), self.generator_losses, every=self.critic, ema=True),
             Phase("discriminator", (self.d,), self.discriminator_losses),
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """For each size a fade-in ("8 fade"), then as it is ("8"); with fewer steps than sizes, the largest sizes."""
-        first = max(0, len(self.shares) - steps)  # every level from here on gets a step at least
+        """For each size a fade-in ("8 fade") and a plain stage ("8"); with fewer steps than sizes, the largest ones."""
+        first = max(0, len(self.shares) - steps)  # every level from here on gets at least one step
         shares = self.shares[first:] if steps else self.shares[-1:]
         spare, total = max(0, steps - len(shares)), sum(shares)
         edges = [0, *(min(k, steps) + round(spare * sum_ / total) for k, sum_ in enumerate(accumulate(shares), 1))]
@@ -89,7 +89,7 @@ class ProGAN(Method):
         for level, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True), len(self.shares) - len(shares)):
             fading = round(self.fade * (end - start)) if found else 0
             if fading:
-                # halfway through each step: no step is lost to layers that do not count yet
+                # alpha of each step's middle, so that no step trains a level with alpha 0
                 rise = ((start - 0.5) / steps, (start - 0.5 + fading) / steps)
                 found.append(self._stage(level, fading, rise))
             if end - start > fading or not steps:
@@ -111,7 +111,7 @@ class ProGAN(Method):
         return {"adversarial": self.adversarial.generator(self.d(self.augment(fake), level, alpha, label))}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake, the penalty where the game has one, and drift."""
+        """The discriminator's adversarial loss, the penalty if the adversarial loss has one, and drift."""
         alpha, level, label = self._fade_in(), self._growth.level, self._label(batch)
         real = faded(batch["image"], alpha)
         if "fake" not in batch:  # a critic step between two generator steps
@@ -129,14 +129,14 @@ class ProGAN(Method):
         return losses
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
-        """`n` images of `data.size` whatever the size reached, cut off at black and white; classes in turn."""
+        """`n` images of `data.size`, at any level reached, clipped to the range; `labels` None: classes in turn."""
         noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(self.level.device)
         make = self.sampler()
         parts = zip(noise.split(AT_ONCE), self.labels_of(n, labels).split(AT_ONCE), strict=True)
         return torch.cat([make(z, label) for z, label in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """What makes images of noise (n, latent), and of labels (n,) where the method knows classes, at this moment."""
+        """A function from noise (n, latent), and labels (n,) if conditional, to images at the current level."""
         level, alpha = int(self.level), self.alpha if float(self.alpha) < 1 else None
 
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -148,7 +148,7 @@ class ProGAN(Method):
         return images
 
     def _fade_in(self) -> Tensor | None:
-        """Alpha at this point of the training, also kept for samples; None outside a fade-in. Nothing waits for it."""
+        """The current alpha, also stored for samples; None outside a fade-in. It stays a tensor: no device sync."""
         if self._growth.fade is None:
             self.alpha.fill_(1.0)
             return None
@@ -157,8 +157,8 @@ class ProGAN(Method):
         return self.alpha
 
     def _judged(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of both: in one pass where that is wanted, the minibatch deviation of either for itself as in the
-        paper. Together it would show the batch for what it is."""
+        """Logits of real and fake images, in one pass if `batched`; the minibatch deviation is computed for each
+        separately, as in the paper: over both together it would reveal the mixture."""
         alpha, level = self.alpha if self._growth.fade else None, self._growth.level
         if not self.batched:
             return self.d(real, level, alpha, label), self.d(fake, level, alpha, label)
@@ -175,12 +175,12 @@ class ProGAN(Method):
 
 
 def faded(real: Tensor, alpha: Tensor | None) -> Tensor:
-    """Real images as blurred as the fakes of a fade-in: between their halved-and-doubled selves (0) and themselves."""
+    """Blur real images as the fade-in blurs fakes: blend halved-and-doubled images (alpha 0) with the originals (1)."""
     return real if alpha is None else torch.lerp(doubled(halved(real)), real, alpha)
 
 
 def levels_of(size: tuple[int, ...]) -> int:
-    """How many sizes lie on the way from 4 to `size`, both counted; UserError where doubling does not lead there."""
+    """The number of sizes from 4 to `size`, both included; UserError where `size` is not reached by doubling."""
     side = max(size)
     exponent = max(3, side.bit_length() - 1)
     if set(size) == {2**exponent}:

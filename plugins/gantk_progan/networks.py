@@ -1,4 +1,4 @@
-"""The growing pair: all sizes' layers are there from the start, `level` says how many of them an image passes."""
+"""ProGAN's generator and discriminator: they hold the layers of all sizes; `level` selects how many are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gantk.nets.blocks import in_layout_of, one_hot
 from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky, pixel_norm
 
-SMALLEST = 4  # side of the images that level 0 makes; level k makes 4 * 2**k
+SMALLEST = 4  # side of level 0's images; level k has 4 * 2**k
 
 
 def filters_at(levels: int, base: int, width: int) -> list[int]:
@@ -21,18 +21,18 @@ def filters_at(levels: int, base: int, width: int) -> list[int]:
 class Generator(nn.Module):
     """Generator of ProGAN (Karras et al. 2018, table 2): (N, latent) to float32 images (N, channels, *size).
 
-    A level is two 3x3 convolutions, the first one behind a doubling; pixel norm follows each. Images leave the level
-    reached through a 1x1 convolution of that level; nothing bounds them.
+    A level is an upsampling by 2 and two 3x3 convolutions, each followed by pixel norm. A 1x1 convolution of the
+    current level makes the image; its values are not bounded.
 
     Args:
         filters: of each level's feature maps, level 0 (4 px) first.
-        classes: how many; labels then join the latent vector as one-hot vectors. 0: none.
+        classes: number of classes; labels are appended to the latent vector as one-hot vectors. 0: no labels.
     """
 
     def __init__(self, channels: int, dims: int, filters: list[int], latent: int, classes: int = 0):
         super().__init__()
         self.dims, self.classes = dims, classes
-        # The paper's 4x4 convolution of a 1x1 map, as a product. He's constant counts the whole kernel.
+        # The paper's 4x4 convolution of a 1x1 map, as a linear layer; He's constant is that of the convolution.
         area = SMALLEST**dims
         self.first = EqualLinear(latent + classes, filters[0] * area, gain=HE / math.sqrt(area), bias=False)
         self.first_bias = nn.Parameter(torch.zeros(filters[0]))
@@ -55,7 +55,7 @@ class Generator(nn.Module):
         return torch.lerp(doubled(self.to_image[level - 1](below).float()), image, alpha)
 
     def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        """Feature maps of 4 pixels a side."""
+        """The first block: feature maps of 4 pixels a side."""
         z = pixel_norm(latent)
         if self.classes:
             z = torch.cat([z, one_hot(label, self.classes).to(z.dtype)], 1)
@@ -68,9 +68,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Discriminator of ProGAN (Karras et al. 2018, table 2): images of a level's size to float32 logits (N, 1).
 
-    The generator's mirror: two 3x3 convolutions a level, the second one ahead of a halving; no norm, but a minibatch
-    deviation at 4 px. With classes there is one logit for each and the label's counts, a projection of the features
-    on the class (Miyato and Koyama 2018).
+    It mirrors the generator: a level is two 3x3 convolutions and a downsampling by 2; no norm, but minibatch
+    deviation at 4 px. With classes, it computes one logit for each and returns the label's, a projection of the
+    features on the class (Miyato and Koyama 2018).
     """
 
     def __init__(self, channels: int, dims: int, filters: list[int], classes: int = 0):
@@ -88,9 +88,9 @@ class Discriminator(nn.Module):
     def forward(
         self, image: Tensor, level: int, alpha: Tensor | None = None, label: Tensor | None = None, batches: int = 1
     ) -> Tensor:
-        """`alpha` fades what comes from the halved image (0) to what this level makes of it (1).
+        """Logits of images; `alpha` blends the halved image's features (0) with this level's (1).
 
-        `batches` equal ones may lie one behind the other: they are judged as if each had come alone.
+        `batches`: the input is this many equal batches, concatenated; each is scored as if it were alone.
         """
         image = in_layout_of(self, image)
         x = leaky(self.from_image[level](image))
@@ -100,6 +100,6 @@ class Discriminator(nn.Module):
                 x = torch.lerp(leaky(self.from_image[k](halved(image))), x, alpha.to(x.dtype))
         x = leaky(self.last(self.deviation(x, batches)))
         x = leaky(self.whole(x.flatten(1)))
-        with torch.autocast(x.device.type, enabled=False):  # logits far from 0 have no room for detail in bf16
+        with torch.autocast(x.device.type, enabled=False):  # bf16 is too coarse for logits far from 0
             scores = self.score(x.float())
         return scores.gather(1, label[:, None]) if self.classes else scores

@@ -1,11 +1,11 @@
-"""Activations computed twice instead of kept (`train.recompute = true`), as a gantk plugin."""
+"""Activation checkpointing (`train.recompute = true`), as a gantk plugin."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
-@hookimpl(tryfirst=True)  # what is computed again cannot be compiled
+@hookimpl(tryfirst=True)  # before the compile plugin: checkpointed networks cannot be compiled
 def gantk_phases(method, phases, train, notes):
-    """The phases as they are, of networks that recompute, where the recipe asks for it."""
+    """With `train.recompute`, set up checkpointing in all trained networks; returns the same phases, else None."""
     if not train.recompute:
         return None
     from gantk_recompute.blocks import recompute

@@ -1,8 +1,8 @@
-"""Activation checkpointing: what layers would keep for the backward pass is computed again when it is needed.
+"""Activation checkpointing: recomputes activations in the backward pass instead of storing them.
 
-Every network is taken in blocks (a level of a U-Net, a residual block, a norm with what follows it), of which only the
-input is kept (Chen et al., 2016, "Training deep nets with sublinear memory cost"). Gradients are those of the plain
-step to the bit: random numbers, autocast and buffers are the second time what they were the first, and move once.
+Networks are divided into blocks (a level of a U-Net, a residual block, a norm with the layers after it); only a
+block's input is stored (Chen et al., 2016, "Training deep nets with sublinear memory cost"). Gradients equal those of
+the plain step to the bit: the recomputation uses the same random numbers, autocast and buffers, and updates none.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from gantk.errors import GantkError
 from gantk.method import Method
 
 CHEAP = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.PReLU, nn.Flatten)
-LONG = 3  # more layers in a Sequential than this are several blocks
+LONG = 3  # a Sequential with more layers than this is divided into several blocks
 Forward = Callable[..., Any]
 
 
 def recompute(method: Method) -> Method:
-    """Make every network that the method trains compute its activations twice instead of keeping them; in place."""
+    """Set up checkpointing in every network that the method trains, in place; returns the method."""
     for network in dict.fromkeys(module for phase in method.phases() for module in phase.updates):
         _divide(network)
     return method
 
 
 class Recomputed:
-    """In the place of a forward, while its module trains: keeps its arguments, and runs once more in the backward pass.
+    """Replaces a module's `forward`: in training it stores only the arguments and runs again in the backward pass.
 
-    `module` is the one whose buffers must be the same both times.
+    `module` owns the buffers that must be the same in both runs.
     """
 
     def __init__(self, module: nn.Module, forward: Forward):
@@ -53,9 +53,9 @@ class Recomputed:
 
 
 class Buffers:
-    """A module's buffers as they are now: batch norm's statistics, spectral norm's vectors.
+    """A snapshot of a module's buffers: batch norm's statistics, spectral norm's vectors.
 
-    Inside a `with`, any number of times, the module has copies of them in the place of its own, which stay as they are.
+    Inside a `with` (repeatable), the module uses copies of the snapshot; afterwards it has its own buffers again.
     """
 
     def __init__(self, module: nn.Module):
@@ -74,7 +74,7 @@ class Buffers:
 
 
 def _divide(module: nn.Module) -> None:
-    """Make a block of a module, or of its parts."""
+    """Make a module one checkpointed block, or divide its children into blocks."""
     children = _children(module)
     blocks = [child for child in children if _maps(child) > 1]
     for child in blocks:
@@ -86,7 +86,7 @@ def _divide(module: nn.Module) -> None:
 
 
 def _in_turn(runs: list[Forward]) -> Forward:
-    """One after the other, as a Sequential calls its children."""
+    """A function that calls functions one after the other, as a Sequential does."""
 
     def forward(x: Any) -> Any:
         for run in runs:
@@ -97,18 +97,18 @@ def _in_turn(runs: list[Forward]) -> Forward:
 
 
 def _runs(layers: nn.Sequential) -> Iterator[Forward]:
-    """A Sequential's children, taken together from one norm to the convolution behind it.
+    """Yield a Sequential's children, grouped from each norm to the next convolution.
 
-    Such a run starts with what the convolution ahead of it made, and ends in one that keeps its input alone: neither of
-    the two is computed twice.
+    A group's input is the output of the convolution before it, and its last layer stores only its own input, so that
+    no convolution's output is stored twice.
     """
     run: list[nn.Module] = []
     for child in (*layers, None):
-        block = child is not None and _maps(child) > 1  # has blocks of its own
+        block = child is not None and _maps(child) > 1  # it is divided into blocks itself
         if child is not None and not block:
             run.append(child)
         if child is None or block or any(parameter.ndim > 1 for parameter in child.parameters()):
-            while run and getattr(run[0], "inplace", False):  # it would change what the run starts with
+            while run and getattr(run[0], "inplace", False):  # it would overwrite the group's input
                 yield run.pop(0)
             yield from [Recomputed(layers, _in_turn(run))] if sum(map(_maps, run)) > 1 else run
             run = []
@@ -117,13 +117,13 @@ def _runs(layers: nn.Sequential) -> Iterator[Forward]:
 
 
 def _maps(module: nn.Module) -> int:
-    """How many layers of a module keep a map of their own for the backward pass."""
+    """The number of layers of a module that store a map for the backward pass."""
     children = _children(module)
     return sum(map(_maps, children)) if children else not isinstance(module, CHEAP)
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
-    """What a module calls; nothing where what it does with its parts is its own affair (see `receptive_field`)."""
+    """A module's children, with those of lists and dicts; none if it is `indivisible` (see `receptive_field`)."""
     found: list[nn.Module] = []
     if not getattr(module, "indivisible", False):
         for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""Nyul's landmark matching for scans from many scanners, and the full scale of pictures. Needs numpy alone."""
+"""Nyul's landmark matching for scans from many scanners, and the full scale of pictures. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from gantk.data.intensity import (
 from gantk.errors import UserError
 from gantk.plugin.spec import Weight
 
-NARROW = 1 / 500  # of the range: a landmark nearer to the one before it is left out of the scale
-SAME = 1e-6  # of a scan's own span: landmarks nearer to each other are one
+NARROW = 1 / 500  # share of the range: a landmark nearer than this to the one before is left out of the scale
+SAME = 1e-6  # share of a scan's span: landmarks nearer than this to each other are merged
 
 
 @option_fields
 class Nyul(Mapping, name="nyul"):
-    """Percentiles of each scan go to places of one scale that the training scans share: MR of several scanners.
+    """Maps percentiles of each scan to positions on a scale learnt from the training scans: MR of several scanners.
 
     Nyul & Udupa (1999), Magn. Reson. Med. 42(6); Nyul, Udupa & Zhang (2000), IEEE Trans. Med. Imaging 19(2). Every
-    training scan is stretched from its air to its last percentile; the scale is the mean of where its percentiles then
-    lie. Air, the median of what is not foreground, goes to the start of the range, since networks that end in tanh
-    reach no further; in the papers that is the lowest percentile of the whole scan.
+    training scan is stretched linearly from its air to its last percentile; the scale is the mean position of each
+    percentile then. Air, the median of the background, is mapped to the start of the range, because networks that end
+    in tanh reach no lower; in the papers the lowest percentile of the whole scan is.
 
-    With unit = "median", the median of the foreground goes to the middle of the range, and what is brighter than the
-    last percentile is scaled as the median is, beyond the range's end: fluid, and the fat of a whole head, keep their
-    ratio to the brain. Networks then need `activation_out = "none"`.
+    With unit = "median", the median of the foreground is mapped to the middle of the range, and values above the last
+    percentile are scaled by the same factor as the median, beyond the range's end: fluid, and the fat of a whole head,
+    keep their ratio to the brain. Networks then need `activation_out = "none"`.
     """
 
-    percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising, the last to the end
-    per: Literal["volume", "image"] = "volume"  # each scan by its own percentiles, or each slice
+    percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising; the last maps to the end
+    per: Literal["volume", "image"] = "volume"  # percentiles are taken of each scan, or of each slice
     foreground: Foreground | Literal["tissue"] = True  # true: above the mean; "otsu": its threshold; false: all;
-    # "tissue": above 5 % of the way from air, the 5th percentile of all, to the 99th of what is brighter than air
-    unit: Literal["last", "median"] = "last"  # percentile that the others are measured by
+    # "tissue": above air (the 5th percentile) + 5 % of the way to the 99th percentile of the values above air
+    unit: Literal["last", "median"] = "last"  # percentile by which the others are divided
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,11 +54,11 @@ class Nyul(Mapping, name="nyul"):
         if self.unit == "median" and 50 not in percentiles:
             what = f"unit = 'median' needs the median among the percentiles, and they are {list(percentiles)}"
             raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
-        self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)  # of the unit
+        self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)  # index of the unit
         self.landmarks: Sequence[float] | None = None  # of one scan; None: the mean of the training scans
 
     def measure(self, pixels: np.ndarray) -> list[float]:
-        """Air and the percentiles of one scan."""
+        """The landmarks of one scan: air and its percentiles."""
         if self.foreground == "tissue":
             values = some_of(pixels)
             air = np.percentile(values, 5)
@@ -70,7 +70,7 @@ class Nyul(Mapping, name="nyul"):
         return [float(air), *map(float, np.percentile(values, self.percentiles))]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
-        """Learn which of air and percentiles the scale has, their places in the range, and their mean."""
+        """Learn which landmarks the scale has, their positions in the range, and their mean native values."""
         scans = np.array([scan for scan in measured if rises(scan[0], scan[self.place])])
         if not len(scans):
             raise no_contrast(len(measured), measured[0][0], measured[0][self.place])
@@ -92,9 +92,9 @@ class Nyul(Mapping, name="nyul"):
             self.landmarks = [measured[number] for number in self.fitted["kept"]]
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Landmarks and their places; landmarks that coincide are one, at their mean place."""
+        """Native landmarks and their positions in the range; landmarks that coincide are merged by their mean."""
         native, network = np.array(self.landmarks or self.fitted["mean"]), np.array(self.fitted["scale"])
-        if self.unit == "median":  # one step more, as wide as from air to the median
+        if self.unit == "median":  # add a landmark: last + (median - air)
             middle, (start, end) = self.fitted["kept"].index(self.place), self.range
             native = np.append(native, native[-1] + native[middle] - native[0])
             network = np.append(network, network[-1] + (end - start) / 2)
@@ -106,7 +106,7 @@ class Nyul(Mapping, name="nyul"):
 
 @option_fields
 class Unit(Linear, name="unit"):
-    """The full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, goes to the range: nothing is learnt."""
+    """Maps the full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, to the range; nothing is learnt."""
 
     bits: Literal[8, 16] = 8  # bits of a pixel
 
@@ -115,7 +115,7 @@ class Unit(Linear, name="unit"):
         self.fitted = [0.0, 2.0**self.bits - 1]
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Nothing to learn, but images that are no such pictures are a UserError."""
+        """Learn nothing; UserError where values of the images are outside the full scale."""
         low, high = min(image.min() for image in images), max(image.max() for image in images)
         if low < 0 or high > self.fitted[1]:
             what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"

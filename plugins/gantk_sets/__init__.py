@@ -5,7 +5,7 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Three metrics of sets, of which `prdc` is four scores, and one of pairs."""
+    """Register three metrics of sets (`prdc` has four scores) and one of pairs."""
     add.metric("ms_ssim", "gantk_sets.ms_ssim:MSSSIM")
     add.metric("fid", "gantk_sets.fid:Fid")
     add.metric("prdc", "gantk_sets.neighbours:Prdc")

@@ -1,4 +1,4 @@
-"""How different the images of a set are from each other, beside how different real ones are."""
+"""Measures how different generated images are from each other, relative to real images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gantk.metrics.intervals import left_out_interval, patient_numbers
 from gantk.metrics.sets import ImageGroup, Score, enough
 from gantk_sets.ms_ssim import MSSSIM
 
-PAIRS = 512  # pairs of images that are looked at
+PAIRS = 512  # most pairs of images that are compared
 
 
 class Diversity:
-    """How different the fakes are from each other, in units of how different real images are: 1 is as diverse, 0 alike.
+    """Diversity of the fakes relative to real images: 1 is as diverse as these, 0 all the same.
 
-    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes, divided by the same of
+    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes, divided by that of
     held-out real images of different patients. Above 1 is not better: noise is diverse.
     """
 
@@ -30,7 +30,7 @@ class Diversity:
         data_range: float,
         dims: int,
         *,
-        distance: Literal["ms_ssim", "l1"] = "ms_ssim",  # 1 - MS-SSIM, from 11 pixels a side on; or mean difference
+        distance: Literal["ms_ssim", "l1"] = "ms_ssim",  # 1 - MS-SSIM (at least 11 pixels a side), or mean difference
     ):
         self.distance, self.similarity = distance, MSSSIM(data_range, dims)
         self.definition = f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
@@ -53,7 +53,7 @@ class Diversity:
         return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes)},{len(pairs)}")
 
     def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
-        """((P, 2) indices, (P,) distances) of pairs of different patients; of any, where all are one patient's."""
+        """((P, 2) indices, (P,) distances) of pairs of different patients; of any pairs if there is one patient."""
         pairs, values = different_pairs(group.patients), []
         for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
             x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
@@ -63,7 +63,7 @@ class Diversity:
 
 
 def different_pairs(patients: list[str]) -> np.ndarray:
-    """Up to 512 seeded pairs of indices, (P, 2), of images of different patients; of any, where all are one's."""
+    """Up to 512 seeded pairs of indices, (P, 2), of different patients' images; any pairs if there is one patient."""
     count = len(patients)
     if count * (count - 1) // 2 <= 16 * PAIRS:
         pairs = np.array(list(itertools.combinations(range(count), 2)))

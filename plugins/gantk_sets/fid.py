@@ -7,8 +7,8 @@ import numpy as np
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
-FEW = 2048  # images, below which the definition says so: fewer than Inception's numbers span no full Gaussian
-LEAST = 8  # images, below which it is refused
+FEW = 2048  # below this number of images there is a warning: fewer than Inception's features, no full covariance
+LEAST = 8  # fewest images
 WARNING = (
     f"fewer than {FEW} images: the value is too high by chance, the more so the fewer they are; "
     "compare it between sets of the same size only, or use kid, which has no such bias"
@@ -18,9 +18,9 @@ WARNING = (
 class Fid(InFeatures):
     """Frechet distance between Gaussians fitted to the features of both sets (Heusel et al., 2017).
 
-    It falls as a set grows, by chance alone: compare it between sets of the same size only, and for fewer than 2048
-    images, as many as Inception gives numbers, read KID instead; the definition says so. UserError for fewer than 8:
-    there chance makes two fifths of the distance between CT and MR slices of heads, and more. The interval comes from
+    It is biased: it falls as a set grows. Compare it between sets of the same size only, and below 2048 images
+    (Inception's number of features) read KID instead; the definition then says so. UserError for fewer than 8, where
+    the bias is 40 % and more of the distance between CT and MR slices of heads. The interval comes from
     leaving out a group of patients at a time.
     """
 
@@ -45,7 +45,7 @@ class Fid(InFeatures):
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (d,) and a factor A (n or d, d) of the covariance A'A of a set of vectors."""
+    """Fit a Gaussian to vectors (n, d): the mean (d,) and a factor A (n or d, d) of the covariance A'A."""
     mean = vectors.mean(0)
     return mean, np.linalg.qr(vectors - mean, mode="r") / (len(vectors) - 1) ** 0.5
 
@@ -53,8 +53,8 @@ def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def frechet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians (Dowson and Landau, 1982).
 
-    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2', so that no root of a singular
-    matrix is taken, however few the images.
+    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2'; this avoids the square root of a
+    matrix, which is singular if there are few images.
     """
     shared = np.linalg.svd(one[1] @ other[1].T, compute_uv=False).sum()
     spreads = np.square(one[1]).sum() + np.square(other[1]).sum()

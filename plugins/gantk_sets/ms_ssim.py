@@ -1,4 +1,4 @@
-"""MS-SSIM, a metric of pairs, by which the diversity of a set is measured too."""
+"""MS-SSIM, a metric of pairs, with which the diversity of a set is measured too."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales
 class MSSSIM(PairMetric):
     """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to five scales.
 
-    Each scale halves the one before; those at which an image has fewer than 11 pixels a side are left out, and the
-    weights of the others scaled to sum to 1. All five need 176 pixels a side. A negative mean counts as 0. It cannot be
-    limited to a region: a window of the coarsest scale is 176 pixels wide.
+    Each scale halves the one before; scales at which an image has fewer than 11 pixels a side are left out, and the
+    weights of the others are scaled to sum to 1. All five need 176 pixels a side. A negative mean counts as 0. There
+    is no score of a region, because a window of the coarsest scale is 176 pixels wide.
     """
 
     name, unit, higher_is_better = "ms_ssim", "", True

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: are made images like real ones, and are real ones all made, kept apart."""
+"""Precision, recall, density and coverage: measures the quality and the variety of generated images separately."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 from gantk.plugin.spec import Count
 
 NAMES = ("precision", "recall", "density", "coverage")
-FEW = 1000  # images, below which a definition says so
+FEW = 1000  # below this number of images there is a warning
 WARNING = (
     "these depend on the number of images: with few, neighbours are far and each ball takes in much of the space; "
     "compare them between sets of the same size only, and with what real images get as if made (real_split)"
@@ -23,16 +23,16 @@ WARNING = (
 class Prdc(InFeatures):
     """Precision and recall (Kynkaanniemi et al., 2019), density and coverage (Naeem et al., 2020): four scores.
 
-    Around each vector lies a ball as wide as its k-th nearest neighbour of the same set is away. Precision: the share
-    of fakes in any ball of a real image; recall: the share of real images in any ball of a fake (eq. 1 and 2 of the
-    first paper). Density: how many balls of real images hold a fake, on average, over k, which is 1 on average for one
-    distribution and may be above; coverage: the share of the balls of real images that hold any fake. All depend on
-    how many images there are; what density and coverage are for one distribution stands in their definitions.
-    Intervals come from leaving out a group of patients at a time; none where that changes nothing. UserError for fewer
+    Each vector has a ball whose radius is the distance to its k-th nearest neighbour in the same set. Precision: the
+    share of fakes in any ball of a real image; recall: the share of real images in any ball of a fake (eq. 1 and 2 of
+    the first paper). Density: the mean number of real images' balls around a fake, divided by k, which is 1 on average
+    for equal distributions and may be higher; coverage: the share of real images' balls that hold any fake. All depend
+    on the number of images; the definitions state density and coverage for equal distributions.
+    Intervals come from leaving out a group of patients at a time; None where that changes nothing. UserError for fewer
     than k + 1 images of either set.
     """
 
-    k: Count = 5  # which neighbour sets a ball's width; 5 in Naeem et al., 3 in Kynkaanniemi et al.
+    k: Count = 5  # the neighbour at a ball's radius; 5 in Naeem et al., 3 in Kynkaanniemi et al.
 
     kind, higher_is_better = "prdc", True
 
@@ -42,7 +42,7 @@ class Prdc(InFeatures):
         super().__post_init__()
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        """precision, recall, density and coverage, named with the suffix of their features."""
+        """Score precision, recall, density and coverage; their names end in the suffix of the features."""
         enough(self.name, test, fake, least=self.k + 1)
         statistic = shares_of(*self.vectors(train, test, fake), self.k)
         values, ci95 = left_out_interval(statistic, test.patients, fake.patients, least=self.k + 1)
@@ -62,18 +62,18 @@ class Prdc(InFeatures):
 
 
 def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
-    """A function that gives the four shares, (4,), of those vectors (n, d) that are kept: bools (R,) and (F,)."""
-    middle = real.mean(0)  # distances between vectors far from 0 would lose digits
+    """A function that returns the four shares, (4,), of the vectors (n, d) selected by bools (R,) and (F,)."""
+    middle = real.mean(0)  # centred, because distances between vectors far from 0 lose digits
     real, fake = real - middle, fake - middle
     between, inside = squared_distances(real, fake), [squared_distances(x, x) for x in (real, fake)]
     for away in inside:
-        np.fill_diagonal(away, np.inf)  # nothing is its own neighbour
+        np.fill_diagonal(away, np.inf)  # a vector is not its own neighbour
 
     def shares(*kept: np.ndarray) -> np.ndarray:
         own = (away[np.ix_(keep, keep)] for keep, away in zip(kept, inside, strict=True))
         radii = [np.partition(away, k - 1, axis=1)[:, k - 1] for away in own]
         away = between[np.ix_(*kept)]
-        held = (away <= radii[0][:, None]).sum(0)  # by how many balls of real images each fake; balls are closed
+        held = (away <= radii[0][:, None]).sum(0)  # number of real images' (closed) balls around each fake
         recall, coverage = (away <= radii[1]).any(1).mean(), (away.min(1) <= radii[0]).mean()
         return np.array([(held > 0).mean(), recall, held.mean() / k, coverage])
 
@@ -81,7 +81,7 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x - y|^2 of all pairs (n, m); exactly 0 where nothing but rounding is left, so that copies count as copies."""
+    """|x - y|^2 of all pairs (n, m); exactly 0 where the rest is rounding, so that copies have distance 0."""
     sizes = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
     found = sizes - 2 * (x @ y.T)
     found[found < 1e-12 * sizes] = 0
@@ -89,5 +89,5 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def expected_coverage(real: int, fake: int, k: int) -> float:
-    """What coverage is on average where both sets come from one distribution (Naeem et al., 2020)."""
+    """The expected coverage of two sets from the same distribution (Naeem et al., 2020)."""
     return 1 - float(np.prod([(real - i) / (real + fake - i) for i in range(1, k + 1)]))

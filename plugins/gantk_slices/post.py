@@ -1,4 +1,4 @@
-"""Makes the slices of a translated volume agree: a guided filter across slices, as strong as the input asks for."""
+"""Makes the slices of a translated volume consistent: a guided filter across slices, its strength set by the input."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Few, Positive, Share
 from gantk.runs.trained import Examples
 
-AIR = 0.05  # share of the range up to which nothing is tissue
-HALVINGS = 10  # of the strength that is looked for
+AIR = 0.05  # share of the range up to which a voxel is air
+HALVINGS = 10  # bisection steps of the search for the strength
 Reach = Annotated[int, Field(ge=1, le=8)]
 
 
 class AgreeingSlices:
-    """Makes the slices of a translated volume agree, which a 2-D model made one by one, each with errors of its own.
+    """Makes the slices of a translated volume consistent; a 2-D model makes them one by one, with independent errors.
 
-    A guided filter (He et al. 2013, equations 5, 6 and 8) in windows across slices, whose guide is the input: within
-    a window the result is a line of the input, by least squares, so that edges of the input stay and what differs from
-    slice to slice alone is averaged away. It is mixed with what was made by `strength`; "auto" finds for each volume
-    the least by which it jumps from slice to slice no more than the input does. The jump is the mean absolute second
-    difference along the axis, of tissue, in network intensities.
+    A guided filter (He et al. 2013, equations 5, 6 and 8) in windows across slices, guided by the input: in each
+    window the result is a linear function of the input, by least squares, so that edges of the input stay and
+    differences between slices are averaged out. `strength` mixes it with the unfiltered volume; "auto" finds for each
+    volume the least strength at which it jumps between slices no more than the input. The jump is the mean absolute
+    second difference along the axis, of tissue, in network intensities.
 
-    `post(images, examples)` takes (N, C, *size) in network intensities and gives the same. Pictures, and volumes of
-    fewer than three slices, stay as they are.
+    `post(images, examples)` takes and returns (N, C, *size) in network intensities. Pictures, and volumes of
+    fewer than three slices, are unchanged.
     """
 
-    whole = True  # it has to see all slices of a volume at once
+    whole = True  # needs all slices of a volume at once
 
     def __init__(
         self,
         dims: int,
         range: tuple[float, float],
         *,
-        strength: Share | Literal["auto"] = "auto",  # 0: as it was made, 1: filtered
-        reach: Reach = 1,  # slices and pixels to each side that a window has
-        smooth: Few = 0,  # times that each slice is averaged with its neighbours before that, by weights 1, 2, 1
-        floor: Positive = 0.01,  # share of the range: windows whose input varies less are averaged
+        strength: Share | Literal["auto"] = "auto",  # 0: unfiltered, 1: filtered
+        reach: Reach = 1,  # slices and pixels of a window on each side of its centre
+        smooth: Few = 0,  # how often each slice is first averaged with its neighbours, by weights 1, 2, 1
+        floor: Positive = 0.01,  # share of the range: windows whose input varies less are replaced by their mean
     ):
         self.dims, self.strength, self.reach, self.smooth = dims, strength, reach, smooth
         span = range[1] - range[0]
         self.least, self.level = (floor * span) ** 2, range[0] + AIR * span
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
-        """The images, volume by volume; UserError where there is no input to guide."""
+        """Filter the images volume by volume; UserError where there is no input as the guide."""
         if not isinstance(examples.made_from, Tensor):
             what = "images from noise have no input, by which 'slices' makes them agree"
             raise UserError(what, where="post", remedy="leave this post-step out")
@@ -65,7 +65,7 @@ class AgreeingSlices:
         return done
 
     def _volume(self, made: Tensor, given: Tensor) -> Tensor:
-        """One volume (C, D, H, W) by its input."""
+        """Filter one volume (C, D, H, W), guided by its input."""
         if made.shape[1] < 3 or self.strength == 0:
             return made
         given = given if len(given) == len(made) else given.mean(0, keepdim=True).expand_as(made)
@@ -77,7 +77,7 @@ class AgreeingSlices:
 
 
 def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) -> float:
-    """The least share of `filtered` in a mixture with `made` whose jump is at most `wanted`; 1 where none is."""
+    """The least share of `filtered` in a mixture with `made` at which the jump is at most `wanted`; 1 if none is."""
     if not jump(made, level) > wanted:
         return 0.0
     low, high = 0.0, 1.0
@@ -88,7 +88,7 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
 
 
 def guided(made: Tensor, given: Tensor, reach: int, least: float) -> Tensor:
-    """`made` (C, D, H, W) as lines of `given` in windows of 2 `reach` + 1 a side, averaged over windows."""
+    """Guided filter: `made` (C, D, H, W) as a linear function of `given` in windows of 2 `reach` + 1 a side."""
     guide, output = window_mean(given, reach), window_mean(made, reach)
     variance = window_mean(given.square(), reach) - guide.square()
     slope = (window_mean(given * made, reach) - guide * output) / (variance.clamp_min(0) + least)
@@ -96,7 +96,7 @@ def guided(made: Tensor, given: Tensor, reach: int, least: float) -> Tensor:
 
 
 def neighbour_mean(volume: Tensor, times: int) -> Tensor:
-    """(C, D, H, W) averaged along D with weights 1/4, 1/2, 1/4, so many times; the first and last slice repeated."""
+    """Average (C, D, H, W) along D with weights 1/4, 1/2, 1/4, `times` times; the end slices are repeated."""
     for _ in range(times):
         padded = torch.cat([volume[:, :1], volume, volume[:, -1:]], 1)
         volume = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
@@ -104,17 +104,17 @@ def neighbour_mean(volume: Tensor, times: int) -> Tensor:
 
 
 def window_mean(volume: Tensor, reach: int) -> Tensor:
-    """The mean of (C, D, H, W) in windows of 2 `reach` + 1 a side, edges repeated."""
+    """The mean of (C, D, H, W) in windows of 2 `reach` + 1 a side; edges are repeated."""
     return F.avg_pool3d(F.pad(volume[None], [reach] * 6, mode="replicate"), 2 * reach + 1, 1)[0]
 
 
 def jump(volume: Tensor, level: float) -> float:
-    """Mean absolute second difference of (C, D, H, W) along D, where the middle value is above `level`; nan without."""
+    """Mean absolute second difference of (C, D, H, W) along D where the middle value is above `level`; else nan."""
     return float(volume.diff(2, dim=1).abs()[volume[:, 1:-1] > level].mean())
 
 
 def spot(record: Record) -> tuple[str, float]:
-    """The volume of which a record is a slice, and its place in it; what is no slice is a volume of its own."""
+    """Volume and slice position of a record; a record without a position counts as a volume."""
     if record.position is None:
         return record.key, 0.0
     return f"{record.subject}/{record.scan_key or record.key.rpartition('/')[0]}", record.position

@@ -1,4 +1,4 @@
-"""`gantk slurm` as a gantk plugin: a job script for SLURM that trains, saves in time and goes on after a requeue."""
+"""`gantk slurm` as a gantk plugin: prints a SLURM job script that trains, saves before its end and requeues itself."""
 
 import click
 
@@ -40,5 +40,5 @@ def slurm_command(ctx, what, sweep, **options) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """`gantk slurm RECIPE`."""
+    """Attach `gantk slurm`."""
     cli.add_command(slurm_command)

@@ -1,4 +1,4 @@
-"""The text of a job script for SLURM, filled in once all that a user asked for has been checked."""
+"""Writes the text of a SLURM job script, after checking all options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gantk.recipe.load import checked_recipe
 from gantk.runs.folder import Run
 from gantk.runs.models import refuse_packed
 
-SWEEP = "sweep.json"  # what the folder of a sweep holds
+SWEEP = "sweep.json"  # marks the folder of a sweep
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
 
 
@@ -36,9 +36,9 @@ def job_script(
     out: str | None = None,
     sweep: list[str] | None = None,
 ) -> str:
-    """The script that trains a recipe, or goes on with a run or a sweep; UserError where what is asked for is wrong.
+    """Return a job script that trains a recipe, or resumes a run or a sweep; UserError where an option is wrong.
 
-    `gpus` and `ranks` are of each node, `cpus` of each rank; `sweep` holds options of `gantk sweep`.
+    `gpus` and `ranks` are per node, `cpus` per rank; `sweep` holds options of `gantk sweep`.
     """
     words = [word for each in set for word in ("--set", each)]
     words += [word for key, value in (("data", data), ("profile", profile)) if value for word in (f"--{key}", value)]
@@ -69,7 +69,7 @@ def job_script(
     asked = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
     asked |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
     filling = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    template = Environment(finalize=lambda value: shlex.quote(str(value)), **filling)  # whatever is filled in
+    template = Environment(finalize=lambda value: shlex.quote(str(value)), **filling)  # quotes every value
     text = template.from_string(TEMPLATE.read_text("utf-8")).render(
         name=name, nodes=nodes, ranks=1 if sweeps else ranks or gpus or 1, asked=asked.items(), cpus=cpus, out=out,
         new=f"runs/{name}{'-sweep' * sweeps}", words=words, sweeps=sweeps, here=Path.cwd(),
@@ -83,7 +83,7 @@ def job_script(
 
 
 def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[str]:
-    """The options of a sweep as words, understood by its command; UserError where they are wrong."""
+    """Split the options of a sweep into words and check them with its command; UserError where they are wrong."""
     if command is None:
         raise UserError("there is no command `gantk sweep`", where="--sweep", remedy="pip install 'gantk[cluster]'")
     try:

@@ -1,4 +1,4 @@
-"""SPADE (Park et al. 2019) as a gantk plugin: images made from label maps."""
+"""SPADE (Park et al. 2019) as a gantk plugin: generates images from label maps."""
 
 from gantk.errors import UserError
 from gantk.plugin.hookspecs import hookimpl
@@ -6,13 +6,13 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """The method; its label maps are those of the intensity mapping `label_map`."""
+    """Register the method spade; its label maps need the intensity mapping `label_map`."""
     add.method("spade", "gantk_spade.model:SPADEGAN")
 
 
 @hookimpl
 def gantk_check(model) -> None:
-    """Refuse a recipe of SPADE whose first domain does not hold the classes that the method counts."""
+    """Refuse a SPADE recipe whose first domain has no label maps, or another number of classes than the method."""
     if model.method.name == "spade":
         part, count = model.data.intensity.options.get("a"), model.method.options["classes"]
         if getattr(part, "name", "") != "label_map" or part.options["classes"] != count:

@@ -17,13 +17,13 @@ from gantk_spade.network import Encoder, Generator, Scales
 
 
 class SPADEGAN(Method):
-    """Images `b` made from label maps `a`, of classes 0 to `classes` - 1: one map, many images (Park et al. 2019).
+    """Generates images `b` from label maps `a` of classes 0 to `classes` - 1, many for one map (Park et al. 2019).
 
-    Every norm of the generator is scaled and shifted, at each place, by convolutions of the map (equation 1), so that
-    no norm washes the map away. Discriminators at several scales see map and image side by side; what they see inside
-    real and made images is compared too. An encoder finds an image's style z in training; in use z is from N(0, I).
-    It lies beside the map as constant planes: as the paper's first map, instance norm would take it away. `grain` and
-    `l1` are additions; the paper has VGG features in the place of `l1`.
+    Every norm of the generator is scaled and shifted at each position by convolutions of the map (equation 1), so that
+    norms do not remove the map. Discriminators at several scales take map and image as channels; their features of
+    real and generated images are compared too. An encoder finds an image's style z in training; at inference z is from
+    N(0, I). z is given as constant planes beside the map; as the paper's first map, instance norm would remove it.
+    `grain` and `l1` are additions; the paper has VGG features in the place of `l1`.
     """
 
     paired = True
@@ -33,18 +33,18 @@ class SPADEGAN(Method):
         geometry: Geometry,
         *,
         classes: Annotated[int, Field(ge=2, le=256)] = 5,  # of label maps, with the background; as in data.intensity.a
-        width: Width = 64,  # filters at full resolution, doubled by every halving up to 16 times
-        ups: Depth = 4,  # doublings from the smallest map to the image
+        width: Width = 64,  # filters at full resolution; doubled with every halving, up to 16 x
+        ups: Depth = 4,  # upsamplings by 2 from the smallest feature map to the image
         hidden: Width = 128,  # filters between the label map and gamma and beta
-        norm: Literal["batch", "instance"] = "instance",  # without learned numbers; over a batch in the paper
-        style: Width = 16,  # numbers of z, an image's style
-        divergence: Weight = 0.05,  # weight of the styles' divergence from N(0, I); 0: no encoder, styles are drawn
+        norm: Literal["batch", "instance"] = "instance",  # without learned parameters; "batch" in the paper
+        style: Width = 16,  # length of z, an image's style
+        divergence: Weight = 0.05,  # weight of the styles' divergence from N(0, I); 0: no encoder, random styles
         grain: bool = False,  # add noise, in each class as strong as in real images; not in the paper
-        discriminator: Discriminator = "patchgan",  # one of these for every scale; spectral = true in the paper
-        scales: Depth = 2,  # image sizes that are judged, each half of the one before
+        discriminator: Discriminator = "patchgan",  # one for each scale; spectral = true in the paper
+        scales: Depth = 2,  # number of image sizes with a discriminator, each half of the one before
         adversarial: AdversarialLoss = "hinge",
-        features: Weight = 10.0,  # weight of the L1 of what discriminators see inside (lambda)
-        l1: Weight = 0.0,  # weight of the L1 of a made image and its truth
+        features: Weight = 10.0,  # weight of the L1 between discriminator features (lambda)
+        l1: Weight = 0.0,  # weight of the L1 between a generated image and its truth
     ):
         super().__init__(geometry)
         maps, images, dims = classes * geometry.channels["a"], geometry.channels["b"], geometry.dims
@@ -56,16 +56,16 @@ class SPADEGAN(Method):
         self.d_b = Scales(discriminator, maps + images, dims, scales)
         noise = torch.randn(1, images, *geometry.size, generator=torch.Generator().manual_seed(0), device="cpu")
         self.register_buffer("seen_in_use", noise, persistent=False)
-        self.own = slice(maps // 2 - classes // 2, maps // 2 - classes // 2 + classes)  # of a slice without neighbours
-        self.register_buffer("noise", torch.zeros(images, classes))  # its deviation in real images, summed over ...
-        self.register_buffer("pixels", torch.full((classes,), 1e-6))  # ... so many of each class
+        self.own = slice(maps // 2 - classes // 2, maps // 2 - classes // 2 + classes)  # the middle slice's planes
+        self.register_buffer("noise", torch.zeros(images, classes))  # sum of the noise's deviation in real images
+        self.register_buffer("pixels", torch.full((classes,), 1e-6))  # number of pixels in that sum, by class
 
     def directions(self) -> list[str]:
-        """Images from maps; a map is not made from an image."""
+        """Only `b`: images from maps."""
         return ["b"]
 
     def phases(self) -> list[Phase]:
-        """Generator and encoder, then the discriminators on the images that the first phase left."""
+        """Generator and encoder, then the discriminators on the fakes that the first phase left in the batch."""
         learned = (self.g_ab,) if self.e_b is None else (self.g_ab, self.e_b)
         judging = Phase("discriminators", (self.d_b,), self.discriminator_losses)
         return [Phase("generators", learned, self.generator_losses, ema=True), judging]
@@ -93,7 +93,7 @@ class SPADEGAN(Method):
         return losses | ({"l1_b": self.l1 * self.unlike(plain, real)} if self.l1 else {})
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Maps beside their real images against maps beside made ones, at each scale."""
+        """The discriminators' losses of maps with real images and with generated ones, at each scale."""
         maps, losses = self.planes(batch["a"]), {}
         real, fake = (self.d_b.sizes(torch.cat([maps, batch[name]], 1)) for name in ("b", "fake_b"))
         for scale, judge in enumerate(self.d_b.judges):
@@ -101,25 +101,25 @@ class SPADEGAN(Method):
         return losses
 
     def planes(self, maps: Tensor) -> Tensor:
-        """Label maps in network intensities as a plane of 0 and 1 for each class."""
+        """Label maps in network intensities as one-hot planes, one for each class."""
         low, high = self.geometry.range
         number = ((maps.float() - low) * ((self.classes - 1) / (high - low))).round()[:, :, None]
         each = torch.arange(self.classes, device=maps.device).view(-1, *[1] * (maps.ndim - 2))
         return (number == each).flatten(1, 2).float()
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """The images of label maps, in the style z = 0, with the grain of seed 0."""
+        """Generate the images of label maps in the style z = 0, with the grain of seed 0."""
         return self._in_use(self._asked(image, to), image.new_zeros(1, self.style))
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
-        """`n` images of each map, (n, N, C, *size), in styles and grains that are drawn; the same for the same seed."""
+        """`n` images of each map, (n, N, C, *size), with styles and grains drawn with `seed`."""
         planes, generator = self._asked(image, to), torch.Generator().manual_seed(seed)
         shapes = (1, self.style), (1, self.geometry.channels["b"], *image.shape[2:])
         drawn = [[torch.randn(shape, generator=generator).to(image) for shape in shapes] for _ in range(n)]
         return torch.stack([self._in_use(planes, *each) for each in drawn])
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
-        """The images of label maps, each in the style of its example (N, C, *size)."""
+        """Generate the images of label maps, each in the style of its example (N, C, *size)."""
         if self.e_b is None:
             return super().translate_like(image, to, example)
         return self._in_use(self._asked(image, to), self.e_b(example)[:, 0])
@@ -134,7 +134,7 @@ class SPADEGAN(Method):
         return self.g_ab(torch.cat([maps, z.expand(len(maps), -1, *maps.shape[2:])], 1))
 
     def _in_use(self, maps: Tensor, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Images with grain; `noise` None is that of seed 0, again and again in images larger than the training's."""
+        """Generate images with grain; `noise` None is that of seed 0, tiled over larger images than in training."""
         noise = (self.seen_in_use if noise is None else noise).to(maps)
         for axis in range(2, maps.ndim):
             noise = noise.index_select(axis, torch.arange(maps.shape[axis], device=maps.device) % noise.shape[axis])
@@ -142,7 +142,7 @@ class SPADEGAN(Method):
 
     @torch.no_grad()
     def _measure(self, maps: Tensor, real: Tensor) -> None:
-        """Sum up how neighbours differ that lie inside one class, by which its noise is known; over the training."""
+        """Add a batch to each class's noise estimate: the mean difference of neighbours inside the class."""
         shrink, axes = getattr(F, f"max_pool{maps.ndim - 2}d"), [0, *range(2, maps.ndim)]
         maps = -shrink(-maps[:, self.own], 3, 1, 1)
         both, steps = maps[..., 1:] * maps[..., :-1], 0.8862 * real.float().diff(dim=-1).abs()  # pi**0.5 / 2
@@ -150,6 +150,6 @@ class SPADEGAN(Method):
         self.pixels += both.sum(axes)
 
     def _grained(self, image: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
-        """Images with white noise, in each class as strong as it was measured."""
+        """With `grain`, add white noise, in each class as strong as measured."""
         deviation = torch.tensordot(maps[:, self.own], self.noise / self.pixels, ([1], [1])).movedim(-1, 1)
         return image + deviation * noise if self.grain else image

@@ -1,4 +1,4 @@
-"""SPADE's networks: normalisation that a label map modulates, a generator of it, an encoder of styles, judges."""
+"""SPADE's networks: the normalisation modulated by a label map, generator, style encoder and discriminators."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from gantk.errors import UserError
 from gantk.nets import blocks as b
 from gantk.plugin.spec import Part
 
-MOST = 16  # times the width that a layer has at most
+MOST = 16  # a layer has at most this many times `width` filters
 
 
 class SPADE(nn.Module):
     """Spatially-adaptive normalisation: gamma(m) * (h - mean) / deviation + beta(m) (Park et al. 2019, equation 1).
 
-    Mean and deviation of each channel are a batch's or each image's (`norm`), with nothing learned; gamma and beta are
-    convolutions of the planes m, (N, planes, *size), brought to the size of h.
+    Mean and deviation of each channel are over the batch or each image (`norm`), without learned parameters; gamma and
+    beta are convolutions of the planes m, (N, planes, *size), resized to the size of h.
     """
 
     def __init__(self, dims: int, channels: int, planes: int, hidden: int, norm: str):
@@ -26,16 +26,16 @@ class SPADE(nn.Module):
         self.seen = b.conv(dims, planes, hidden, 3, mode="replicate")
         self.modulation = b.conv(dims, hidden, 2 * channels, 3, mode="replicate")
         nn.init.zeros_(self.modulation.bias)
-        nn.init.ones_(self.modulation.bias[:channels])  # gamma begins about 1, beta about 0
+        nn.init.ones_(self.modulation.bias[:channels])  # gamma starts near 1, beta near 0
 
     def forward(self, h: Tensor, m: Tensor) -> Tensor:
-        m = m if m.shape[2:] == h.shape[2:] else F.interpolate(m, h.shape[2:])  # the nearest places
+        m = m if m.shape[2:] == h.shape[2:] else F.interpolate(m, h.shape[2:])  # nearest neighbour
         gamma, beta = self.modulation(F.relu(self.seen(m))).chunk(2, dim=1)
         return gamma * self.norm(h) + beta
 
 
 class Block(nn.Module):
-    """A residual block with SPADE ahead of each convolution, and on the way around where channels change (figure 4)."""
+    """A residual block with SPADE before each convolution, also in the skip path if channels change (figure 4)."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, *about):
         super().__init__()
@@ -52,9 +52,9 @@ class Block(nn.Module):
 
 
 class Generator(b.Network):
-    """Planes m (N, planes, *size) to images (N, outputs, *size) in -1 to 1, from m at its smallest upwards (figure 4).
+    """Planes m (N, planes, *size) to images (N, outputs, *size) in [-1, 1]; it starts from m downsampled (figure 4).
 
-    `ups` doublings, each behind a block; the filters fall from `width` * 2**ups, at most 16 x width, to `width`.
+    `ups` upsamplings by 2, each after a block; the filters fall from `width` * 2**ups, at most 16 x width, to `width`.
     """
 
     def __init__(self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int, norm: str):
@@ -65,7 +65,7 @@ class Generator(b.Network):
         self.blocks = nn.ModuleList(Block(dims, *each, planes, hidden, norm) for each in pairs)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where an image does not halve `ups` times."""
+        """Raise UserError where an image cannot be halved `ups` times."""
         b.require_size(size, 2**self.ups, 2 ** (self.ups + 1), f"{self.ups} doublings", "lower method.ups")
 
     def forward(self, m: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Generator(b.Network):
 
 
 class Encoder(b.Network):
-    """Images (N, C, *size) to mean and log variance of their style, (N, 2, numbers); no norm, which would hide it."""
+    """Images (N, C, *size) to mean and log variance of their style, (N, 2, numbers); a norm would remove the style."""
 
     def __init__(self, dims: int, channels: int, width: int, numbers: int):
         super().__init__()
@@ -90,9 +90,9 @@ class Encoder(b.Network):
 
 
 class Scales(b.Network):
-    """A discriminator of its own for the image and for each of its halves, and what they see inside (Wang et al. 2018).
+    """One discriminator for the image and one for each halved version, with their features (Wang et al. 2018).
 
-    Called with images, it gives for each scale the maps behind the discriminator's activations, its logits last.
+    `forward` returns for each scale the feature maps after the discriminator's activations, and the logits last.
     """
 
     def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
@@ -103,12 +103,12 @@ class Scales(b.Network):
             raise UserError(what, where="method.discriminator", allowed=["patchgan", "munit"])
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raises a UserError where the smallest scale is too small for its discriminator."""
+        """Raise UserError where an image, at any scale, is too small for its discriminator."""
         for level, judge in enumerate(self.judges):
             judge.check_size(tuple(side // 2**level for side in size))
 
     def sizes(self, image: Tensor) -> list[Tensor]:
-        """The image and its halves, one for each scale."""
+        """The image and its halved versions, one for each scale."""
         images = [image]
         for _ in self.judges[1:]:
             images.append(F.interpolate(images[-1], scale_factor=0.5, mode="area"))

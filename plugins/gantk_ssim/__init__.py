@@ -5,5 +5,5 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """One loss, which takes kornia's windows."""
+    """Register the loss ssim, computed by kornia."""
     add.loss("ssim", "gantk_ssim.loss:SSIM")

@@ -1,4 +1,4 @@
-"""1 - SSIM, mixed with L1."""
+"""The loss 1 - SSIM, mixed with L1."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gantk.plugin.spec import Share
 class SSIM(L1):
     """`share` x (1 - SSIM) + (1 - `share`) x L1, as in equation 8 of Zhao et al. (2017, IEEE TCI), with one scale.
 
-    SSIM is of windows with a Gaussian of 1.5 pixels, its range 2, as wide as the networks' own, [-1, 1].
+    SSIM has Gaussian windows of sigma 1.5 pixels and the data range 2 of the networks, [-1, 1].
     """
 
     def __init__(
         self,
         *,
-        share: Share = 0.5,  # of the structural part
+        share: Share = 0.5,  # weight of 1 - SSIM
     ):
         self.share = share
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        from kornia.losses import SSIM3DLoss, SSIMLoss  # takes a second
+        from kornia.losses import SSIM3DLoss, SSIMLoss  # a slow import (1 s)
 
         compare = SSIMLoss if output.ndim == 4 else SSIM3DLoss
         unlike = 2 * compare(11, max_val=2.0, reduction="none")(output.float(), target.float())
