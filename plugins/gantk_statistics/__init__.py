@@ -1,11 +1,11 @@
-"""Paired tests over patients, corrected for how many were made; ranks of several systems; scores of subgroups."""
+"""Paired tests over patients, corrected for multiple comparisons; ranks of several systems; scores of subgroups."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_check(model) -> None:
-    """Refuse `evaluate.by` of columns that the data do not have."""
+    """Refuse columns in `evaluate.by` that the data do not have."""
     if model.evaluate.by:
         from gantk_statistics.subgroups import check_columns
 
@@ -24,7 +24,7 @@ def gantk_tested(tested, result, scorer) -> None:
 
 @hookimpl
 def gantk_report(record):
-    """The section `Statistics`, where a verdict was tested or subgroups were scored."""
+    """The report's section `Statistics`, if a verdict was tested or subgroups were scored."""
     from gantk_statistics.section import section
 
     return section(record)

@@ -1,4 +1,4 @@
-"""Comparisons of systems on the same patients: each pair tested, all of them corrected together, ranks by bootstrap."""
+"""Compares systems on the same patients: tests every pair, corrects all tests together, and ranks by bootstrap."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]  # system -
 
 
 def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
-    """Add to tests made together, by their `p`: `holm` (1979), which keeps the chance of any false finding below 5 %,
-    `fdr` (Benjamini and Hochberg, 1995), the share of false ones among the findings, and `of` how many they are."""
+    """Add corrected p-values to tests made together: `holm` (1979), for the chance of any false finding, `fdr`
+    (Benjamini and Hochberg, 1995), for the share of false ones among the findings, and `of`, the number of tests."""
     p, count = np.array([test["p"] for test in tests]), len(tests)
     order, ranks = np.argsort(p), np.arange(1, count + 1)
     holm = np.maximum.accumulate(p[order] * ranks[::-1]).clip(max=1)
@@ -28,11 +28,11 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
 
 
 def compare_systems(scores: Scores, senses: Mapping[Hashable, bool | None]) -> dict[str, list[dict[str, Any]]]:
-    """Systems against each other on the patients whom both were scored on: `tests` of all pairs, and `ranks`.
+    """Compare systems on the patients that both have scores of; returns `tests` of all pairs, and `ranks`.
 
-    `senses` says of each score whether higher is better; None is not compared. A test's `gain` is by how much `one` is
-    better than `other`; all tests are corrected together. A rank (1 is best) has its share of draws of patients at the
-    first place and its 95 % interval, for systems that share two patients or more.
+    `senses` states for each score whether higher is better; None is not compared. A test's `gain` is how much better
+    `one` is than `other`; all tests are corrected together. A rank (1 is best) has its share of bootstrap draws at the
+    first place and its 95 % interval; only for systems that share two patients or more.
     """
     tests, ranks = [], []
     for score in (name for name, higher in senses.items() if higher is not None):
@@ -52,7 +52,7 @@ def compare_systems(scores: Scores, senses: Mapping[Hashable, bool | None]) -> d
 
 
 def _ranks(score: Hashable, values: np.ndarray, sign: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A row a system, the best mean first, of values (systems, patients)."""
+    """Yield a row of ranks for each system from values (systems, patients), the best mean first."""
     from scipy.stats import rankdata
 
     picks = np.random.default_rng(0).integers(0, values.shape[1], (DRAWS, values.shape[1]))
@@ -64,7 +64,7 @@ def _ranks(score: Hashable, values: np.ndarray, sign: int, names: Sequence[str])
 
 
 def add_tests(result: dict[str, Any]) -> Iterator[str]:
-    """Turn the gains of all verdicts into tests, corrected together; what came of them, in lines for a terminal."""
+    """Replace the gains of all verdicts by tests, corrected together; yields lines on them for a terminal."""
     judged, tests = {}, []
     for direction, rows in result["verdict"].items():
         for metric, row in rows.items():
@@ -86,7 +86,7 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
 
 
 def said(test: Mapping[str, Any]) -> str:
-    """`+1.2 [0.8, 1.6], p 0.002, Holm 0.012, g 1.2, 8 patients for 80 % power`."""
+    """A test in words: `+1.2 [0.8, 1.6], p 0.002, Holm 0.012, g 1.2, 8 patients for 80 % power`."""
     low, high = test["ci95"]
     cells = [f"{test['gain']:+.3g} [{low:.3g}, {high:.3g}]", f"p {test['p']:.2g}", f"Holm {test['holm']:.2g}"]
     cells += [f"g {test['effect']:.2g}"] if test["effect"] is not None else []

@@ -1,4 +1,4 @@
-"""Tests of two systems on the same patients: p-values, the size of the effect, and how many patients it would need."""
+"""Tests two systems on the same patients: p-values, effect size, and the number of patients for 80 % power."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from gantk.metrics.intervals import estimate
 
-EXACT, FLIPS = 20, 20_000  # patients up to which all signs are tried; random ones beyond
-FEWEST, MOST = 6, 10_000  # patients: with fewer no sign-flip p falls below 0.05; more are not told
-REACH = 2.802  # standard normal quantiles 0.975 + 0.80: the effect at 80 % power, in standard errors
+EXACT, FLIPS = 20, 20_000  # up to EXACT patients all sign patterns are tried, beyond it FLIPS random ones
+FEWEST, MOST = 6, 10_000  # patients: below FEWEST no sign-flip p is below 0.05; `needed` is at most MOST
+REACH = 2.802  # standard normal quantiles 0.975 + 0.80: effect at 80 % power in standard errors
 
 
 def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
-    """Two-sided tests of gains, one for each patient, being symmetric around 0; None for fewer than two patients.
+    """Test whether gains, one for each patient, are symmetric around 0 (two-sided); None for fewer than two patients.
 
-    `p` is the sign-flip permutation test's (Fisher, 1935), exact up to 20 patients; `wilcoxon` the signed-rank test's;
-    `effect` Hedges' g of paired differences, None where they are all alike; `needed` the patients that a paired test at
-    5 % would need to find that effect with 80 % power, None for more than 10,000 or where there is no `effect`.
+    `p` is of the sign-flip permutation test (Fisher, 1935), exact up to 20 patients; `wilcoxon` of the signed-rank
+    test; `effect` is Hedges' g of paired differences, None if they are all equal; `needed` is the number of patients
+    for 80 % power of a paired test at 5 % for that effect, None above 10,000 or without an `effect`.
     """
     from scipy.stats import wilcoxon
 
@@ -34,9 +34,9 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
 
 def sign_flip_p(gains: np.ndarray) -> float:
     """The share of sign patterns under which the sum of the gains is at least as far from 0 as it is."""
-    reached = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()  # ties are ties, however the sum was rounded
+    reached = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()  # rounding must not break ties
     if len(gains) <= EXACT:
-        sums = gains[:1]  # the mirrored patterns are as far from 0
+        sums = gains[:1]  # the first sign is fixed: mirrored patterns are equally far from 0
         for gain in gains[1:]:
             sums = np.concatenate([sums + gain, sums - gain])
         return float((np.abs(sums) >= reached).mean())
@@ -45,7 +45,7 @@ def sign_flip_p(gains: np.ndarray) -> float:
 
 
 def hedges_g(gains: np.ndarray) -> float | None:
-    """Cohen's d of paired differences, mean over deviation, without its bias in small samples (Hedges, 1981)."""
+    """Hedges' g: Cohen's d of paired differences (mean / deviation), corrected for small samples (Hedges, 1981)."""
     from scipy.special import gammaln
 
     free, spread = len(gains) - 1, gains.std(ddof=1)

@@ -1,4 +1,4 @@
-"""The section `Statistics` of report.html, from the tests and subgroups of metrics.json."""
+"""Builds the section `Statistics` of report.html from the tests and subgroups in metrics.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gantk.report.words import baseline_name
 
 
 def section(record) -> dict[str, Any] | None:
-    """What `gantk_report` returns; None where metrics.json holds neither."""
+    """The result of the hook `gantk_report`; None where metrics.json has neither tests nor subgroups."""
     tests = []
     for direction, rows in (record.metrics.get("verdict") or {}).items():
         for metric, row in rows.items():

@@ -1,4 +1,4 @@
-"""Scores of patients by what the data say of them, such as scanner, sex and age: means, the worst group, the gap."""
+"""Scores of subgroups of patients by a column such as scanner, sex or age: means, the worst group, and the gap."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gantk.metrics.verdict import title_of
 from gantk.recipe.tables import Model
 from gantk_statistics.comparing import correct_tests
 
-LEAST = 5  # patients of a group that is compared
+LEAST = 5  # fewest patients of a group that is compared
 SHUFFLES = 2000
-YEARS = 20  # of a band of ages
-FEW = 8  # different numbers of a column that stay apart; more become thirds
+YEARS = 20  # width of an age band
+FEW = 8  # columns with more different numbers than this are divided into thirds
 UNKNOWN = "not known"
 
 
 def check_columns(model: Model) -> None:
-    """UserError where `evaluate.by` names a column that a recipe's data lack."""
+    """Raise UserError where `evaluate.by` names a column that a recipe's data do not have."""
     source = model.data.source(model.data.domains, model.data.dims, model.data.size)
     columns = source.columns() if hasattr(source, "columns") else []
     for name in model.evaluate.by:
@@ -38,10 +38,10 @@ def check_columns(model: Model) -> None:
 
 
 def add_subgroups(tested: Mapping[str, Tested], result: dict[str, Any], scorer: Scorer) -> Iterator[str]:
-    """Add `subgroups` by direction and column to a result; the worst group of each, in lines for a terminal.
+    """Add `subgroups` by direction and column to a result; returns lines on each column's worst group for a terminal.
 
-    Each score has its groups (n, value, ci95), and where two have five patients or more the worst of these, the gap to
-    the best, and how probable so wide a gap is by chance: patients dealt out to the groups anew, corrected over all.
+    Each score has its groups (n, value, ci95) and, if two have five patients or more, the worst of these, the gap to
+    the best, and the gap's p-value by random regrouping of the patients, corrected over all tests.
     """
     by, found, tests, lines = [name.lower() for name in scorer.model.evaluate.by], {}, [], []
     for direction, one in tested.items() if by else ():
@@ -64,9 +64,9 @@ def add_subgroups(tested: Mapping[str, Tested], result: dict[str, Any], scorer: 
 
 
 def banded(name: str, values: Sequence[str]) -> list[str]:
-    """The group of each value: ages in bands of 20 years, other numbers in thirds where they are many, or as they are.
+    """The group of each value: ages in bands of 20 years, other numbers in thirds if there are many, else the value.
 
-    Ages are years ("45", "89+"), or as DICOM writes them ("045Y", "018M").
+    Ages are years ("45", "89+") or DICOM age strings ("045Y", "018M").
     """
     age = re.compile(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$" if name == "age" else r"(-?\d+(?:\.\d+)?)()$", re.I)
     found = [age.match(value) for value in values]
@@ -86,7 +86,7 @@ def banded(name: str, values: Sequence[str]) -> list[str]:
 
 
 def _scored(values: np.ndarray, groups: Sequence[str], patients: Sequence[str], higher: bool) -> dict[str, Any]:
-    """One score's groups, and what tells the worst of those that are large enough from the best."""
+    """One score's groups; with two large ones or more, also the worst and the best, their gap and its p-value."""
     which, rows, means = np.array(groups), {}, {}
     for name in sorted(set(groups)):
         own = [patient for patient, group in zip(patients, groups, strict=True) if group == name]

@@ -1,4 +1,4 @@
-"""Reader studies: blinded pages that ask which images are real, their scores, and weights for a next training."""
+"""Reader studies: blinded pages that ask which images are real, scores of the answers, and weights for a training."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -21,7 +21,7 @@ def gantk_tested(run, result) -> None:
 
 @hookimpl
 def gantk_report(record):
-    """The section `Readers`, where studies of the run were scored."""
+    """The report's section `Readers`, if studies of the run were scored."""
     from gantk_study.answers import HERE, readers_of
 
     found = readers_of(record.path, record.problems)

@@ -1,4 +1,4 @@
-"""What readers answered, beside the key; the scores that a run has of its readers; weights for a next training."""
+"""Reads readers' answers with the study's key, finds a run's study scores, and writes weights for a next training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gantk.runs.schemas import Amount, Step, read, table
 
 HERE = Path(__file__).parent
 CHOICES = {"2afc": (0, 1), "yesno": (0, 1), "rating": (1, 2, 3, 4, 5)}
-BOOST = 2.0  # what the share of readers who told a made image adds to the weight 1 of its input and its truth
+BOOST = 2.0  # weight of an input and its truth = 1 + BOOST x the share of readers who recognised the made image
 KIND = Literal["2afc", "yesno", "rating"]
 ANSWER = table("question", "answer", "seconds", question=Step, answer=Step, seconds=Amount)
 ANSWERS = table("study", "reader", "answers", study=str, reader=str, answers=list[ANSWER])
@@ -26,11 +26,11 @@ SCORES = table(
     *("kind", "readers", "pooled", "agreement", "fooled"), kind=KIND, readers=dict[str, READER], fooled=list[Any],
     pooled=table("accuracy", accuracy=SHARE), agreement=table("fleiss", fleiss=SHARE) | None, target=str, split=str,
 )  # fmt: skip
-Rows = dict[str, np.ndarray]  # a reader's: case, which, repeat, answer, seconds, place (0 to 1), right, label, item
+Rows = dict[str, np.ndarray]  # columns: case, which, repeat, answer, seconds, place (0 to 1), right, label, item
 
 
 def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, Any], dict[str, Rows], list[str]]:
-    """The key, each reader's answers, and in words which files do not count. UserError where none does."""
+    """Read the key and each reader's answers; also returns a message for each file left out. UserError if all are."""
     file, found, problems = Path(study) / "key.json", {}, []
     if not (key := read(file, KEY)):
         raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy="name what `gantk study new` wrote")
@@ -54,7 +54,7 @@ def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, An
 
 
 def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
-    """Answers beside what was asked; ValueError for those that no page gives. A rating of 3 is half right."""
+    """A reader's answers with their questions; ValueError for impossible answers. A rating of 3 is half right."""
     asked, kind = np.array(key["readers"][said["reader"]]), key["kind"]
     places, answer, seconds = (np.array([one[x] for one in said["answers"]]) for x in ("question", "answer", "seconds"))
     if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
@@ -62,7 +62,7 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
     if wrong := {*answer.tolist()} - {*CHOICES[kind]}:
         raise ValueError(f"{min(wrong)} is no answer")
     case, which, repeat = asked[places].T
-    real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # how far an image was said to be real
+    real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # 0 made to 1 real
     right = 1.0 * (answer == which) if kind == "2afc" else np.where(which, 1.0 - real, real)
     rows = {"case": case, "which": which, "repeat": repeat > 0, "answer": answer, "seconds": seconds, "right": right}
     rows |= {"place": places / max(len(asked) - 1, 1), "label": right if kind == "2afc" else answer}
@@ -70,7 +70,7 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
 
 
 def items(rows: Iterable[Rows], cases: int, name: str) -> np.ndarray:
-    """(readers, 2 * cases) of first answers by image, nan where there is none; those to pairs stand at the made one."""
+    """First answers by image, (readers, 2 * cases), nan where there is none; a pair's answer is at its made image."""
     found = []
     for one in rows:
         found.append(np.full(2 * cases, np.nan))
@@ -79,7 +79,7 @@ def items(rows: Iterable[Rows], cases: int, name: str) -> np.ndarray:
 
 
 def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
-    """The scores of a run's studies by name, RUN/study/NAME/scores.json; what cannot be read is a problem."""
+    """The scores of a run's studies by name, from RUN/study/NAME/scores.json; unreadable files go to `problems`."""
     found = {}
     for path in sorted(Path(run).glob("study/*/scores.json")):
         try:
@@ -90,7 +90,7 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | Path, *, say: Callable = print) -> Path:
-    """A CSV of `key` and `weight` for `data.weights`; UserError for images that no training shows, or from noise."""
+    """Write a CSV of `key` and `weight` for `data.weights`; UserError for images that are no run's training pairs."""
     key, rows, problems = load(study, answers)
     if key.get("split") != "train" or "made" not in key["cases"][0]:
         what = "no training shows the images of this study, or what it shows was made of noise"

@@ -1,4 +1,4 @@
-"""`gantk study new`: real images beside made ones as a blinded page for each reader, and the key that is kept apart."""
+"""`gantk study new`: writes a blinded page of real and made images for each reader, and the key in its own file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 
 HERE = Path(__file__).parent
-PAIRS = 60  # where nothing is said, and there are so many
-REPEATS = 10  # one question in so many is asked again
-ENDS = (0.5, 99.5)  # percentiles of a folder's values that become black and white, where it is not of 8 bits
-Cases = tuple[list[dict[str, Any]], np.ndarray]  # what each pair is; its real and made image, (N, 2, H, W) uint8
+PAIRS = 60  # default number of pairs, if there are as many
+REPEATS = 10  # one question in this many is repeated
+ENDS = (0.5, 99.5)  # percentiles of a folder's values that become black and white, if files are not 8-bit
+Cases = tuple[list[dict[str, Any]], np.ndarray]  # names of each pair; real and made images, (N, 2, H, W) uint8
 
 
 def new_study(
@@ -43,9 +43,9 @@ def new_study(
 ) -> Path:
     """Write pages/reader-1.html ... and key.json into a new folder; returns the folder.
 
-    The images are a run's held-out ones and what it makes of them (from noise: as many new ones), or two folders'. All
-    are of one size and 256 grays: finer ones would tell the images of 8-bit files by their steps. Their bytes are not
-    compressed: the length would tell which are smooth. UserError where there are fewer images, or the folder is there.
+    The images are a run's held-out ones and their translations (from noise: as many samples), or those of two folders.
+    All have one size and 256 grays, as finer ones would reveal images of 8-bit files by their steps. They are not
+    compressed, as the length would reveal smooth ones. UserError if there are too few images or the folder exists.
     """
     if (run is None) != bool(real and fake) or bool(real) != bool(fake):
         raise UserError("what is to be judged is not clear", allowed="a RUN, or both --real DIR and --fake DIR")
@@ -75,9 +75,9 @@ def new_study(
 def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
     """A reader's questions in order: [case, which, whether it is a repeat].
 
-    `which` is the side of the real image (2afc), else 1 of a made image and 0 of a real one. Sides are balanced for
-    each reader, and turned for the next. Single images of a pair stand in different halves, the real one first for half
-    of the pairs, the made one for the next reader. Repeats are of the first third, in the last half, pairs turned.
+    `which` is the side of the real image (2afc), else 1 for a made image and 0 for a real one. Sides are balanced for
+    each reader and swapped for the next. Single images of a pair are in different halves; half of the pairs have the
+    real one first, for the next reader the made one. Repeats are of the first third, in the last half, sides swapped.
     """
     turned = np.random.default_rng([seed, 0]).permutation(pairs) + reader
     rng = np.random.default_rng([seed, 1, reader])
@@ -85,17 +85,17 @@ def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
     order = [[int(case), int(turned[case] + half) % 2, 0] for half in halves for case in rng.permutation(pairs)]
     count = len(order)
     for place in rng.permutation(max(1, count // 3))[: round(count / REPEATS)]:
-        case, which, _ = order[place]  # what is added stands behind
+        case, which, _ = order[place]  # repeats are inserted behind it
         again = [case, 1 - which if kind == "2afc" else which, 1]
         order.insert(int(rng.integers(-(-count // 2), len(order) + 1)), again)
     return order
 
 
 def page(study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng: np.random.Generator) -> str:
-    """A reader's HTML: the images in an order of their own, and which of them each question shows."""
+    """A reader's HTML: the images in random order, and the indices of the images of each question."""
     from gantk.report.build import render
 
-    places = rng.permutation(2 * len(images))  # where the page keeps image 2 * case + made
+    places = rng.permutation(2 * len(images))  # index in the page of image 2 * case + made
     flat = images.reshape(-1, *images.shape[2:])[np.argsort(places)]
     data = study | {"height": flat.shape[1], "width": flat.shape[2]}
     data["images"] = [base64.b64encode(image.tobytes()).decode() for image in flat]
@@ -106,7 +106,7 @@ def page(study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng:
 
 
 def chosen(patients: Sequence[str], pairs: int | None, rng: np.random.Generator, where: str) -> list[int]:
-    """Places of `pairs` images drawn at random, one of every patient before a second of any; UserError for too few."""
+    """Indices of `pairs` random images, one of every patient before a second of any; UserError for too few."""
     pairs = pairs or max(1, min(PAIRS, len(patients)))
     if len(patients) < pairs:
         what = f"{where} has {counted(len(patients), 'image')} that can be judged, and {pairs} are asked for"
@@ -117,7 +117,7 @@ def chosen(patients: Sequence[str], pairs: int | None, rng: np.random.Generator,
 
 
 def of_folders(real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]) -> Cases:
-    """Pairs of two folders: of equal names where there are enough, else drawn at random."""
+    """Cases and images of two folders, paired by equal names if there are enough, else at random."""
     both = [{stem_of(scan.name): scan for scan in scans(folder)} for folder in (real, fake)]
     names = [sorted(both[0].keys() & both[1].keys())] * 2
     if len(names[0]) < (pairs or min(PAIRS, *map(len, both))):
@@ -138,7 +138,7 @@ def of_folders(real: Path, fake: Path, pairs: int | None, rng: Any, say: Callabl
 
 
 def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str | None, rng: Any, say: Any) -> tuple:
-    """Cases and images of a run's split, as networks see them, and what the key says of the run."""
+    """Cases and images of a run's split, as the networks process them, and the key's entries on the run."""
     import torch
 
     from gantk.machine.runtime import start
@@ -180,7 +180,7 @@ def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str 
             origin = [record.label for record in reals] if method.conditional else []
             labels = torch.tensor([method.geometry.classes.index(label) for label in origin], device=runtime.device)
             made = method.sample(len(reals), int(rng.integers(2**31)), labels if origin else None)
-    alone = [replace(one, position=None) for one in sources] if directions else ()  # picked slices are no whole volume
+    alone = [replace(one, position=None) for one in sources] if directions else ()  # so that none count as a volume
     examples = Examples(lambda: data, letter, runtime.device, origin, alone)
     made = scorer.posts(data.centre(made).to(runtime.device), examples)
     real = windows(scorer.reals.shown(reals), tuple(made.shape[2:]))
@@ -193,11 +193,11 @@ def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str 
 
 
 def plane(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) of (C, H, W), or the middle slice of (C, D, H, W); of colours the mean."""
+    """(H, W) from (C, H, W), or from the middle slice of (C, D, H, W): the mean of the channels."""
     gray = np.asarray(pixels, dtype=np.float32).mean(0)
     return gray if gray.ndim == 2 else gray[len(gray) // 2]
 
 
 def grays(images: np.ndarray, low: float, high: float) -> np.ndarray:
-    """uint8, 0 at `low` and 255 at `high`."""
+    """Scale to uint8: `low` becomes 0 and `high` 255."""
     return np.round((np.nan_to_num(images, nan=low) - low) / ((high - low) or 1) * 255).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Scores of a reader study, with readers and cases as what was drawn at random."""
+"""Scores a reader study; the intervals take both readers and cases as random samples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DRAWS = 2000
 
 
 def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callable = print) -> dict[str, Any]:
-    """The scores of a study, written to its scores.json and scores.md; files that do not count are named.
+    """Score a study; writes scores.json and scores.md into it and names the files left out. Returns the scores.
 
-    A reader's accuracy has Wilson's 95 % interval, the mean of all percentiles of drawing readers and cases anew (Owen
-    2007), of one reader cases alone. Ratings have an area under the ROC curve too. UserError where no file is scored.
+    A reader's accuracy has Wilson's 95 % interval, the mean over readers that of a bootstrap over readers and cases
+    (Owen 2007). Ratings have an area under the ROC curve too, by bootstrap. UserError if no file is scored.
     """
     from gantk.report.build import render
 
@@ -47,7 +47,7 @@ def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callab
 
 
 def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The mean of a measure over readers, drawing readers and cases anew; and each reader's, drawing cases alone."""
+    """The mean of a measure over readers, by bootstrap over readers and cases; and each reader's, over cases only."""
     weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, DRAWS)
     values, drawn = (np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights))
     own = [{"value": float(value), "ci95": interval(each)} for value, each in zip(values[0], drawn.T, strict=True)]
@@ -57,14 +57,14 @@ def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[dict
 
 
 def accuracy(rows: Rows, weights: np.ndarray) -> np.ndarray:
-    """(B,): share of right first answers, for each of B rows of weights of the cases."""
+    """Share of right first answers, (B,), for each of B rows of case weights."""
     first = ~rows["repeat"]
     own = weights[:, rows["case"][first]]
     return own @ rows["right"][first] / np.maximum(own.sum(1), 1)
 
 
 def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
-    """(B,): share of (real, made) couples whose real image is rated higher, ties half, by weights of the cases."""
+    """Area under the ROC curve, (B,), by case weights: share of (real, made) pairs with the real one rated higher."""
     real, made = ((rows["which"] == which) & ~rows["repeat"] for which in (0, 1))
     wins = (np.sign(rows["answer"][real][:, None] - rows["answer"][made]) + 1) / 2
     one, other = (weights[:, rows["case"][mine]] for mine in (real, made))
@@ -72,7 +72,7 @@ def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Between what percentiles 95 % of the values lie."""
+    """The 2.5th and 97.5th percentiles of the values."""
     return np.percentile(values, [2.5, 97.5]).tolist()
 
 
@@ -87,7 +87,7 @@ def share(right: np.ndarray) -> dict[str, Any]:
 
 
 def trend(several: list[Rows]) -> dict[str, Any]:
-    """The change of accuracy from first to last question: a line, a mean for each reader, Student's interval."""
+    """The change of accuracy from first to last question: a line's slope within readers, with Student's interval."""
     from scipy.special import stdtrit
 
     x, y = (np.concatenate([each[name] - each[name].mean() for each in several]) for name in ("place", "right"))
@@ -100,7 +100,7 @@ def trend(several: list[Rows]) -> dict[str, Any]:
 
 
 def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
-    """A reader's own scores; of repeats the share that was answered as before."""
+    """One reader's scores, with the share of repeats that were answered as before."""
     first, again = ({name: values[mask] for name, values in rows.items()} for mask in (~rows["repeat"], rows["repeat"]))
     before = dict(zip(first["item"], first["label"], strict=True))
     pairs = zip(again["item"], again["label"], strict=True)
@@ -113,7 +113,7 @@ def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
 
 
 def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | None:
-    """Fleiss' kappa over what all readers answered, drawing these items anew; Cohen's of every two readers."""
+    """Fleiss' kappa over items that all readers answered, by bootstrap over items; Cohen's of each two readers."""
     from sklearn.metrics import cohen_kappa_score
 
     labels = items(rows.values(), cases, "label")
@@ -131,7 +131,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
 
 
 def fleiss(labels: np.ndarray) -> float | None:
-    """Fleiss' kappa (1971) of (readers, items) categories; None where all are one."""
+    """Fleiss' kappa (1971) of (readers, items) categories; None where all are equal."""
     counts = np.stack([(labels == each).sum(0) for each in np.unique(labels)], 1)
     n, expected = len(labels), ((counts.sum(0) / counts.sum()) ** 2).sum()
     observed = ((counts**2).sum(1) - n).mean() / (n * (n - 1))

@@ -1,4 +1,4 @@
-"""`gantk stylize`: a thin skin on `gantk_style.stylize.stylize`. Nothing heavy is imported before it runs."""
+"""`gantk stylize` on the command line: calls `gantk_style.stylize.stylize`, which is imported only when it runs."""
 
 from __future__ import annotations
 

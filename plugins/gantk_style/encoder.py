@@ -1,4 +1,4 @@
-"""VGG19, by whose feature maps an image is compared."""
+"""VGG19, whose feature maps are compared in style transfer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from gantk import timm_model
 from gantk.errors import UserError, did_you_mean
 
 VGG = "vgg19.tv_in1k"
-BLOCKS = (2, 2, 4, 4, 4)  # convolutions between two poolings (Simonyan and Zisserman 2015, table 1, column E)
+BLOCKS = (2, 2, 4, 4, 4)  # convolutions between poolings (Simonyan and Zisserman 2015, table 1, column E)
 LAYERS = tuple(f"conv{block}_{number}" for block, count in enumerate(BLOCKS, 1) for number in range(1, count + 1))
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, by colour, in [0, 1]
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for each colour, in [0, 1]
 
 
 class VGG19(nn.Module):
     """Feature maps of VGG19 at named layers, "conv1_1" to "conv5_4", each after its ReLU; frozen.
 
-    `encoder(image)` takes (N, 1 or 3, *size) in network intensities and gives one map a layer, in the order asked for:
-    (N, channels, *size / 2^(block - 1)). Gray goes to all three colours. A volume (N, C, D, H, W) is seen slice by
-    slice, and its maps keep D. Only as many layers run as the deepest one asked for needs. Poolings average, as Gatys
-    et al. (2016, section 2) have them: it gives the smoother images when one is optimised through the network.
+    `encoder(image)` takes (N, 1 or 3, *size) in network intensities and returns one map for each of `layers`:
+    (N, channels, *size / 2^(block - 1)). Gray is copied to all three colours. A volume (N, C, D, H, W) is processed
+    slice by slice, and its maps keep D. Layers after the deepest one needed are not run. Poolings average, as in Gatys
+    et al. (2016, section 2), which gives smoother images when pixels are optimised through the network.
 
     Args:
-        layers: which maps; a name that VGG19 does not have is a UserError.
-        weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters carry style too, coarsely.
+        layers: names of the maps; UserError for a name that VGG19 does not have.
+        weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters capture style too, coarsely.
         range: network intensities of black and white.
     """
 
@@ -57,7 +57,7 @@ class VGG19(nn.Module):
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """The maps, in the order of `layers`."""
+        """The feature maps in the order of `layers`."""
         slices = image.transpose(1, 2).flatten(0, 1) if image.ndim == 5 else image
         low, high = self.range
         maps, seen = ((slices - low) / (high - low) - self.mean) / self.deviation, {}
@@ -71,7 +71,7 @@ class VGG19(nn.Module):
         return [maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2) for maps in found]
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """UserError where an image is too small for the poolings on the way to the deepest layer."""
+        """Raise UserError where an image is too small for the poolings before the deepest layer."""
         deepest = list(self.blocks)[-1]
         least = 2 ** (int(deepest[4]) - 1)
         if min(size[-2:]) < least:
@@ -81,7 +81,7 @@ class VGG19(nn.Module):
 
 
 def check_colours(channels: int, what: str, where: str) -> None:
-    """UserError where images of so many channels are neither gray nor RGB: the network has seen photographs only."""
+    """Raise UserError where `channels` is neither 1 (gray) nor 3 (RGB): VGG19 was trained on photographs."""
     if channels not in (1, 3):
         said = f"VGG19 sees gray or RGB images, and {what} has {channels} channels"
         raise UserError(said, where=where, allowed="1, 3")
@@ -89,11 +89,11 @@ def check_colours(channels: int, what: str, where: str) -> None:
 
 @lru_cache(maxsize=1)
 def _random_vgg(seed: int) -> dict[str, nn.Module]:
-    """Kept: they never change, and drawing all of VGG19, its 120 M weights of classifier too, takes a second."""
+    """Convolutions with random weights; cached, because drawing VGG19 with its 120 M classifier weights takes 1 s."""
     return _convolutions(timm_model(VGG, "random", seed=seed))
 
 
 def _convolutions(network: nn.Module) -> dict[str, nn.Module]:
-    """VGG19's convolutions by their names."""
+    """VGG19's convolutions, name -> layer."""
     convolutions = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
     return dict(zip(LAYERS, convolutions, strict=True))

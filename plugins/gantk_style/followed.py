@@ -1,4 +1,4 @@
-"""Whether translations show the tumour of their own example: a classifier is content with any other one as well."""
+"""Scores whether translations show the tumour of their own example; a classifier would accept any other tumour too."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, metric_row
 from gantk.metrics.pairs import MAE, SSIM
 
-EDGE = 2  # pixels by which a tumour is widened: its edge belongs to it
-AIR = 0.1  # of the intensity range: below lies air, in which no tumour can be shown
+EDGE = 2  # pixels by which a tumour's mask is dilated, to include its edge
+AIR = 0.1  # share of the intensity range below which a pixel is air, where no tumour can be
 
 
 def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
-    """Add to metrics.json, of test images that each get another test image as example, where masks are known:
+    """Translate each test image with another test image as its example and add two scores, where masks are known:
 
-    "example_mae", the mean absolute difference between translation and example inside the example's tumour, as far as
-    the image has tissue there (in the details that of the image itself), and "example_ssim", the SSIM of translation
-    and image outside of it.
+    "example_mae", the mean absolute difference between translation and example inside the example's tumour where
+    the image has tissue (with that of the untranslated image in its details), and "example_ssim", the SSIM between
+    translation and image outside the tumour.
     """
     plain, examples = (scorer.reals.records("test", letter) for letter in ("a", "b"))
     count = min(len(plain), len(examples))

@@ -1,4 +1,4 @@
-"""L-BFGS for a batch of images, each with a curvature of its own: what one image needs never moves another."""
+"""L-BFGS for a batch of images, each with its own curvature, so that the images of a batch do not affect each other."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-BOLDER = 4.0  # times longer are steps where the curvature is none or negative
+BOLDER = 4.0  # factor on the step length where the curvature is zero or negative
 
 
 class ImageLBFGS(torch.optim.Optimizer):
     """L-BFGS (Liu and Nocedal 1989, algorithm 2.1) for parameters (N, ...), one problem for each of the N entries.
 
-    Torch's own takes all entries for one problem and so mixes the images of a batch. There is no line search, hence one
-    gradient a step; steps are kept short instead. The size of the loss does not matter, the size of the image's values
-    does: `first` and `longest` are in its units.
+    torch's L-BFGS solves one problem over all entries and so mixes the images of a batch. This one has no line search,
+    hence one gradient per step; steps are kept short instead. The scale of the loss does not matter; the scale of the
+    image's values does: `first` and `longest` are in its units.
 
     Args:
-        lr: length of a step; 1 is Newton's.
-        history: steps that the curvature is estimated from.
+        lr: length of a step; 1 is the full quasi-Newton step.
+        history: last steps from which the curvature is estimated.
         first: root mean square change of an image in its first step.
-        longest: root mean square change of an image that no step exceeds.
+        longest: largest root mean square change of an image in a step.
     """
 
     def __init__(self, params: Iterable, lr: float = 1.0, history: int = 10, first: float = 0.02, longest: float = 0.3):
@@ -29,7 +29,7 @@ class ImageLBFGS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One step from the gradient that `closure` leaves; what else moved the images since the last is seen too."""
+        """Take a step along the gradient that `closure` computes; earlier changes of the images are accounted for."""
         with torch.enable_grad():
             loss = closure()
         for group in self.param_groups:
@@ -53,8 +53,8 @@ class ImageLBFGS(torch.optim.Optimizer):
 
     @staticmethod
     def _remember(state: dict, move: Tensor, turn: Tensor, history: int) -> None:
-        """Keep the last step where the slope rose along it. Where it fell, that step counts nothing (inverse 0), and
-        the next ones grow: there is no bottom near, and a line search would look further."""
+        """Store the last step for the images with positive curvature along it. For the others the step is ignored
+        (inverse 0) and the next ones grow, as a line search would: no minimum is near."""
         product, square = (move * turn).sum(1, keepdim=True), (turn * turn).sum(1, keepdim=True)
         curved = product > 1e-10 * square
         state["scale"] = torch.where(curved, product / square.clamp(min=1e-30), BOLDER * state["scale"])
@@ -63,7 +63,7 @@ class ImageLBFGS(torch.optim.Optimizer):
 
 
 def _two_loops(gradient: Tensor, moves: list, turns: list, inverse: list, scale: Tensor) -> Tensor:
-    """The inverse Hessian's product with the gradient (Nocedal 1980), row by row."""
+    """The product of the estimated inverse Hessian and the gradient (Nocedal 1980), row by row."""
     direction, weights = gradient.clone(), []
     for move, turn, factor in zip(reversed(moves), reversed(turns), reversed(inverse), strict=True):
         weights.append(factor * (move * direction).sum(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Style transfer as a method: the canvas is what a training changes, and the network is never trained."""
+"""Style transfer as a method: training optimises the pixels of a canvas; the network is never trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gantk_style.transfer import bounds, check_channels, first_canvas, make_rule
 
 
 class Canvas(nn.Module):
-    """The images that a training changes: all of the method that a checkpoint holds besides the images it looks at."""
+    """The images that training optimises, as a module for the phase."""
 
     def __init__(self, image: Tensor, encoder: VGG19):
         super().__init__()
@@ -27,12 +27,12 @@ class Canvas(nn.Module):
 class Style(Method):
     """Style transfer: images of `a` in the style of images of `b`, by optimising pixels (Gatys et al. 2016).
 
-    The first step's images are placed: contents of `a`, and styles of `b`, whose Gram matrices are averaged. From then
-    on batches are not looked at, and the canvases are brought down the objective. Nothing that is learnt on one image
-    serves another, so `translate` optimises each of its images anew, for `translate_steps`, towards the styles placed.
-    Before any are placed it gives the images back as they are.
+    The first batch is stored: contents of `a`, and styles of `b`, whose Gram matrices are averaged. Later
+    batches are ignored; training minimises the objective over the canvases. Nothing learnt on one image helps with
+    another, so `translate` optimises each of its images from the start, for `translate_steps`, towards the stored
+    styles. Before the first batch it returns the images unchanged.
 
-    Sizes from 16 pixels, gray or RGB; volumes are seen slice by slice, with the style of the whole volume.
+    Sizes from 16 pixels, gray or RGB; volumes are processed slice by slice, with the style of the whole volume.
     """
 
     def __init__(
@@ -40,29 +40,29 @@ class Style(Method):
         geometry: Geometry,
         *,
         how: How = DEFAULTS,
-        images: Count = 1,  # contents and styles that are placed: at most train.batch
-        translate_steps: Count = 100,  # steps that a translation takes
+        images: Count = 1,  # contents and styles that are stored: at most train.batch
+        translate_steps: Count = 100,  # optimizer steps of a translation
     ):
         super().__init__(geometry)
         self.how, self.translate_steps = how, translate_steps
-        self._frozen = [how.encoder(geometry.range)]  # no submodule: its 80 MB are the same in every run
+        self._frozen = [how.encoder(geometry.range)]  # in a list, so that its 80 MB are not in the state_dict
         contents, styles = (torch.zeros(images, geometry.channels[x], *geometry.size) for x in self.reads)
         check_channels(shown(contents, how.color), shown(styles, how.color))
         self.canvas = Canvas(torch.zeros_like(shown(contents, how.color)), self._frozen[0])
         self.register_buffer("contents", contents)
         self.register_buffer("styles", styles)
-        self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are there
+        self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are stored
 
     def phases(self) -> list[Phase]:
-        """One: the canvases, by an optimizer that moves each by its own gradient."""
+        """One phase for the canvases, with an optimizer that treats each image separately."""
         return [Phase("canvas", (self.canvas,), self.losses, optimizer=partial(make_rule, self.how))]
 
     def directions(self) -> list[str]:
-        """From contents to styles."""
+        """Only `b`: contents in the style of `b`."""
         return ["b"]
 
     def begin(self, stage: Stage, batch: Batch) -> None:
-        """Place the first images of `a` and `b`, once: a resumed training has them already."""
+        """Store the first images of `a` and `b`, unless a resumed checkpoint holds them."""
         if not bool(self.placed):
             count, brought = len(self.contents), min(len(batch["a"]), len(batch["b"]))
             if brought < count:
@@ -76,13 +76,13 @@ class Style(Method):
         self._bounds = bounds(self._shown()[0], self.geometry.range)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Content, style and variation, each the mean over the canvases; the batch is not looked at."""
+        """Content, style and variation losses, each the mean over the canvases; the batch is ignored."""
         with torch.no_grad():
             self.canvas.image.clamp_(*self._bounds)
         return {name: each.mean() for name, each in self._objective(self.canvas.image).items()}
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images of `a` in the placed styles."""
+        """Optimise images of `a` towards the stored styles."""
         if to != "b":
             what = "style transfer goes from the contents' domain to the styles' alone"
             raise UserError(what, where="to", allowed="b")

@@ -1,4 +1,4 @@
-"""What a stylised image is asked for (Gatys et al., CVPR 2016), as one number for each image of a batch."""
+"""The objective of style transfer (Gatys et al., CVPR 2016): one loss for each image of a batch."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Sigma = Annotated[float, Field(ge=0, le=64)]
 
 @dataclass(frozen=True)
 class How:
-    """The options that the method, the post-step and the command share."""
+    """Options shared by the method, the post-step and the command."""
 
-    weights: Literal["pretrained", "random"] = "pretrained"  # of VGG19; random ones need no download
-    content_layers: tuple[str, ...] = ("conv4_2",)  # maps that are kept: conv1_1 to conv5_4
-    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # whose Grams are matched
-    content_weight: Weight = 1.0  # 1 is the cost of maps that have nothing of the content's
-    style_weight: Weight = 100.0  # 1 is the cost of Gram matrices that have nothing of the style's
+    weights: Literal["pretrained", "random"] = "pretrained"  # of VGG19; "random" needs no download
+    content_layers: tuple[str, ...] = ("conv4_2",)  # layers of the content loss: conv1_1 to conv5_4
+    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # layers of the style loss
+    content_weight: Weight = 1.0  # weight of the content loss; the loss is 1 where all maps are 0
+    style_weight: Weight = 100.0  # weight of the style loss; the loss is 1 where all Gram matrices are 0
     variation: Weight = 0.0  # weight of the mean difference of neighbouring pixels, as a share of the range
-    rescale: bool = False  # each filter by its mean activation over content, style and positions (Gatys et al. 2016)
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # both move each image by its own gradient alone
+    rescale: bool = False  # divide each filter by its mean activation over content and style (Gatys et al. 2016)
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # both treat each image of a batch separately
     lr: Positive | None = None  # length of a step; None: 1 for lbfgs, 0.05 for adam
-    init: Literal["content", "noise", "style"] = "content"  # what the result starts as
+    init: Literal["content", "noise", "style"] = "content"  # initial image
     color: Literal["style", "content", "gray"] = "style"  # content: only the brightness changes; gray: no colour
-    smooth: Sigma = 0.0  # sigma in pixels of a Gaussian that softens the strong edges of the result
-    seed: Seed = 0  # of random weights and of a start from noise
+    smooth: Sigma = 0.0  # sigma in pixels of a Gaussian that softens strong edges of the result
+    seed: Seed = 0  # of random weights and of init = "noise"
 
     def __post_init__(self):
         weights = {name: getattr(self, name) for name in ("content_weight", "style_weight", "variation")}
@@ -42,7 +42,7 @@ class How:
             raise UserError(f"{', '.join(weights)} are all 0: nothing is asked of the image", where="content_weight")
 
     def encoder(self, range: tuple[float, float]) -> VGG19:
-        """VGG19 up to the maps that are looked at, for images of that range."""
+        """VGG19 up to the deepest layer used, for images of that range."""
         layers = list(dict.fromkeys([*self.content_layers, *self.style_layers]))
         return VGG19(layers, self.weights, seed=self.seed, range=range)
 
@@ -51,17 +51,17 @@ DEFAULTS = How()
 
 
 class Objective:
-    """Content, style and smoothness of each image (Gatys et al. 2016, equation 7).
+    """The content, style and variation losses of each image (Gatys et al. 2016, equation 7).
 
-    Differences are divided by the mean square of the content's maps, or of the style's Gram matrices: a weight then
-    means the same for every layer, image and network. With `rescale`, every filter of VGG first has mean activation 1
-    over the positions of both images (Gatys et al. 2016, section 2, over ImageNet): rare textures count as common ones
-    do. ReLU and average pooling keep factors, so that dividing the maps is the same as scaling the weights.
+    Differences are divided by the mean square of the content's maps, or of the style's Gram matrices, so that a weight
+    means the same for every layer, image and network. With `rescale`, every filter of VGG is first scaled to mean
+    activation 1 over the positions of both images (Gatys et al. 2016, section 2, over ImageNet), so that rare textures
+    count as common ones do. ReLU and average pooling are homogeneous: dividing the maps equals scaling the weights.
 
     Args:
-        content: (N, C, *size), whose maps at `content_layers` are to be kept (equation 1).
-        style: (M, C, *size), whose Gram matrices at `style_layers` are to be reached (equations 4 and 5): their mean,
-            or, not `shared`, those of image i by image i.
+        content: (N, C, *size), targets of the maps at `content_layers` (equation 1).
+        style: (M, C, *size), targets of the Gram matrices at `style_layers` (equations 4 and 5): their mean for all
+            images or, if not `shared`, style i for image i.
     """
 
     def __init__(self, content: Tensor, style: Tensor, encoder: VGG19, how: How, *, shared: bool = True):
@@ -76,7 +76,7 @@ class Objective:
             self.style = [each.mean(0, keepdim=True) for each in grams] if shared else grams
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """The weighted losses by name, (N,) each; what weighs nothing is left out."""
+        """The weighted losses by name, (N,) each; losses of weight 0 are left out."""
         how, maps, losses = self.how, self._maps(image), {}
         if how.content_weight:
             kept = _difference([self._scaled(maps, layer) for layer in how.content_layers], self.content)
@@ -89,17 +89,17 @@ class Objective:
         return losses
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
-        """Feature maps by layer, in float32 whatever autocast says: curvature is learnt from small changes."""
+        """Feature maps by layer, in float32 without autocast: the curvature is estimated from small changes."""
         with torch.autocast(image.device.type, enabled=False):
             return dict(zip(self.encoder.layers, self.encoder(image.float()), strict=True))
 
     def _scaled(self, maps: dict[str, Tensor], layer: str) -> Tensor:
-        """A content layer's maps, filters rescaled."""
+        """A layer's maps, rescaled by the filters' factors."""
         found, factors = maps[layer], self.factors.get(layer)
         return found if factors is None else found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
 
     def _grams(self, maps: dict[str, Tensor]) -> list[Tensor]:
-        """Gram matrices, filters rescaled afterwards: styles may be fewer than the contents whose factors they take."""
+        """Gram matrices, rescaled after averaging positions: there may be fewer styles than contents with factors."""
         found = {layer: gram(maps[layer]) for layer in self.how.style_layers}
         for layer in found if self.factors else ():
             found[layer] = found[layer] * self.factors[layer][:, :, None] * self.factors[layer][:, None]
@@ -107,9 +107,9 @@ class Objective:
 
 
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
-    """(N, channels): what gives each filter mean activation 1 over a content and its style, or over all shared styles.
+    """Factors (N, channels) that give each filter mean activation 1 over a content and its style (or shared styles).
 
-    A filter that hardly answers, at a hundredth of its layer's mean, is not raised beyond that.
+    Filters with less than 1 % of their layer's mean activation are treated as if they had 1 %.
     """
     own, other = (maps.flatten(2).mean(2) for maps in (content, style))
     mean = (own + (other.mean(0, keepdim=True) if shared else other)) / 2
@@ -117,7 +117,7 @@ def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
 
 
 def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """(N,): the mean over the layers of the squared difference, as a share of the square of what is known."""
+    """Mean over layers of the squared difference divided by the target's square, (N,)."""
     pairs = zip(found, known, strict=True)
     return torch.stack([_mean_square(a - b) / _mean_square(b).clamp(min=1e-20) for a, b in pairs]).mean(0)
 
@@ -127,5 +127,5 @@ def _mean_square(maps: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours, summed over the axes: (N, C, *size) to (N,)."""
+    """Mean absolute difference of neighbouring pixels, summed over the axes: (N, C, *size) to (N,)."""
     return torch.stack([image.diff(dim=axis).abs().flatten(1).mean(1) for axis in range(2, image.ndim)]).sum(0)

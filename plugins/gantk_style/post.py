@@ -1,4 +1,4 @@
-"""Style transfer after any generator: what was made takes the style of a real image, or lends its own to one."""
+"""Style transfer as a post-step: a generated image takes the style of a real image, or gives its style to one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from gantk_style.transfer import transfer
 
 
 class StylePost:
-    """Style transfer on finished images (Gatys et al. 2016): each becomes what it would become alone.
+    """Style transfer on generated images (Gatys et al. 2016); the result for an image does not depend on its batch.
 
     With role "content" a generated image keeps its content and takes the style of the other image. With role "style"
-    the other image keeps its content and takes the generated image's style: what comes out then shows real anatomy,
-    that of the image that was translated, or of a training image of the class that a sample was made of.
+    the other image keeps its content and takes the generated image's style: the result then shows real anatomy,
+    that of the translated image, or of a training image of a sample's class.
 
-    `post(images, examples)` takes (N, C, *size) in network intensities and gives the same; `examples` are
-    `gantk.runs.trained.Examples`. A file is brought to the images' size, its 0th and 99.5th percentiles to black and
-    white.
+    `post(images, examples)` takes and returns (N, C, *size) in network intensities; `examples` are
+    `gantk.runs.trained.Examples`. An image file is resized to the images' size, and its 0th and 99.5th percentiles
+    become black and white.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class StylePost:
         dims: int,
         range: tuple[float, float],
         *,
-        image: str = "",  # file of the other image; "": the real ones that the run knows
-        role: Literal["content", "style"] = "content",  # what the generated image is
-        styles: Count = 4,  # training images whose styles are averaged, where the generated image is the content
+        image: str = "",  # file of the other image; "": the run's real images
+        role: Literal["content", "style"] = "content",  # role of the generated image
+        styles: Count = 4,  # training images whose styles are averaged, for role = "content"
         how: How = DEFAULTS,
-        steps: Count = 100,  # of the optimizer, for each batch
+        steps: Count = 100,  # optimizer steps of each batch
         batch: Count = 16,  # images that are optimised at once
     ):
         self.role, self.styles, self.batch, self.how, self.steps = role, styles, batch, how, steps
@@ -48,8 +48,8 @@ class StylePost:
         self.encoder = how.encoder(range)
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
-        """The images after the transfer; UserError where sizes or channels do not fit."""
-        shared = self.role == "content"  # one style for all, of the other image or the mean of some examples
+        """Run the transfer on the images; UserError where sizes or channels do not fit."""
+        shared = self.role == "content"  # one style for all: of the other image, or the mean of some examples
         if self.other is None:
             others = (examples(self.styles) if shared else examples.real(len(images))).to(images)
         else:
@@ -68,7 +68,7 @@ class StylePost:
 
 
 def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:
-    """The pixels of an image file in network intensities; UserError naming it where it does not fit."""
+    """Read the pixels of an image file in network intensities; UserError where it does not fit."""
     image = read(Path(path))
     if image.dims != dims:
         what = f"'{path}' has {image.dims} dimensions, and the images that are made have {dims}"
@@ -77,7 +77,7 @@ def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:
 
 
 def network_values(pixels: np.ndarray, path: Path | str, range: tuple[float, float]) -> tuple[np.ndarray, Percentile]:
-    """Native pixels in network intensities, and the mapping; UserError where all pixels are alike."""
+    """Native pixels in network intensities, and the mapping; UserError where nearly all pixels are equal."""
     mapping = Percentile(range=range)
     if float(pixels.min()) == float(np.percentile(pixels, 99.5)):
         what = f"'{path}' has no contrast: nearly all its pixels are {pixels.min():g}"

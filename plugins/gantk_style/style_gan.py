@@ -1,4 +1,4 @@
-"""Style Transfer GAN: what an example shows, such as a tumour, is carried over to an image, and taken away again."""
+"""Style Transfer GAN: transfers the tumour of an example image to another image, and removes tumours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Weight
 
-COARSE = 8  # pixels a side by which images are compared with the examples kept
+COARSE = 8  # side in pixels at which images are compared with the stored examples
 Kept = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -22,12 +22,12 @@ class StyleTransferGAN(Method):
     """Unpaired transfer from an example: G(x, y) is image x with the tumour of y, F(y) is y without it.
 
     PairedCycleGAN (Chang et al., CVPR 2018), there for make-up: images of `a` are plain, those of `b` show a tumour.
-    Two adversarial losses, identity |F(G(x, y)) - x| and style |G(F(y), G(x, y)) - y|. No relation to the network of
-    Karras et al. 2019 that is called StyleGAN.
+    Two adversarial losses, identity |F(G(x, y)) - x| and style |G(F(y), G(x, y)) - y|. Not related to StyleGAN
+    (Karras et al. 2019).
 
-    `translate` to `b` takes as y the most alike of the training images of `b` that the method keeps: these are part of
-    its weights, and leave with them. `translate_like` takes an example of one's own, `variants` draws from those kept.
-    What y shows keeps its place in the picture, so that images should lie alike, as slices of heads do.
+    `translate` to `b` takes as y the most similar of the stored training images of `b`. These are part of the weights:
+    who shares the weights shares the images. `translate_like` takes any example, `variants` draws stored ones.
+    A tumour keeps its position in the image, so images should be aligned, as slices of heads are.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class StyleTransferGAN(Method):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "bce",
-        identity: Weight = 10.0,  # weight of the L1 of a plain image to itself, there and back
-        style: Weight = 10.0,  # weight of the L1 of an example to itself, taken away and put back
-        example: Weight = 0.0,  # weight of the L1 of G(F(y), y) to y: G learns to look at its example; not in the paper
-        change: bool = True,  # networks draw a change that is added to the image; False: they draw all of it anew
-        defense: Weight = 0.05,  # deviation of noise on what is used again, and asked back: nothing can be hidden in it
-        examples: Kept = 16,  # training images of `b` that are kept for translations
+        identity: Weight = 10.0,  # weight of the L1 between a plain image x and F(G(x, y))
+        style: Weight = 10.0,  # weight of the L1 between an example y and G(F(y), G(x, y))
+        example: Weight = 0.0,  # weight of the L1 between y and G(F(y), y): G learns to use y; not in the paper
+        change: bool = True,  # networks output a change that is added to the image; False: the whole image
+        defense: Weight = 0.05,  # deviation of noise on fakes that are translated back, against hidden copies
+        examples: Kept = 16,  # training images of `b` that are stored for translations
     ):
         super().__init__(geometry)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
@@ -58,14 +58,14 @@ class StyleTransferGAN(Method):
         self.register_buffer("kept", torch.zeros((), dtype=torch.long))
 
     def phases(self) -> list[Phase]:
-        """G and F, then the discriminators on the fakes that the first phase left."""
+        """G and F, then the discriminators on the fakes that the first phase left in the batch."""
         return [
             Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, ema=True),
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial losses of G(x, y) and F(y), identity of x and style of y (Chang et al. 2018, section 3.1)."""
+        """Adversarial losses of G(x, y) and F(y), identity and style losses (Chang et al. 2018, section 3.1)."""
         plain, example = batch["a"], batch["b"]
         self._keep(example)
         fake_b, noise_a, noise_b = self._add(plain, example), self._noise(plain), self._noise(example)
@@ -84,24 +84,24 @@ class StyleTransferGAN(Method):
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake, for plain images and for those with a tumour."""
+        """The discriminators' losses, of plain images and of those with a tumour."""
         losses = self.telling_apart("a", self.d_a, self.adversarial, batch["a"], batch["fake_a"])
         return losses | self.telling_apart("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images with the tumour of the most alike example that is kept ("b"), or without theirs ("a")."""
+        """Add the tumour of the most similar stored example (to "b"), or remove the image's own tumour (to "a")."""
         made = self._remove(image) if to == "a" else self._add(image, self._most_alike(image))
         return made.clamp(*self.geometry.range)
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
-        """`n` translations of each image, (n, N, C, *size), after examples drawn from those kept, again and again the
-        same for the same seed; to `a` there is one way only, a UserError."""
+        """`n` translations of each image, (n, N, C, *size), with stored examples drawn by `seed`; to `a` a UserError,
+        because a tumour is removed in one way only."""
         self._expect_example(to)
         drawn = torch.randint(max(1, int(self.kept)), (n,), generator=torch.Generator().manual_seed(seed))
         return torch.stack([self.translate_like(image, to, self.examples[k : k + 1]) for k in drawn.tolist()])
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
-        """Images (N, C, *size) with the tumour of their example, (N, C, *size) or one for all; to `a` a UserError."""
+        """Add to images (N, C, *size) the tumours of examples, (N, C, *size) or one for all; to `a` a UserError."""
         self._expect_example(to)
         channels = self.geometry.channels["b"]
         if example.ndim != image.ndim or example.shape[1] != channels or len(example) not in (1, len(image)):
@@ -111,32 +111,32 @@ class StyleTransferGAN(Method):
         return self._add(image, example).clamp(*self.geometry.range)
 
     def _add(self, plain: Tensor, example: Tensor) -> Tensor:
-        """G(x, y)."""
+        """G(x, y): a plain image with the example's tumour."""
         return self._on(plain, self.g_ab(torch.cat([plain, example], 1)))
 
     def _remove(self, image: Tensor) -> Tensor:
-        """F(y)."""
+        """F(y): an image without its tumour."""
         return self._on(image, self.g_ba(image))
 
     def _on(self, image: Tensor, drawn: Tensor) -> Tensor:
-        """What a network drew, counted from the middle of the range and added to the image; or as it is.
+        """Add a network's output, relative to the middle of the range, to the image; without `change` return it.
 
-        New networks draw nearly nothing: first fakes are real images, which the discriminators cannot tell by their
-        noise but by the tumour alone. The sum may leave the range: cut off there it would have no gradient, and air
-        that went black while training stayed black.
+        New networks output nearly no change: the first fakes equal real images, which the discriminators can only tell
+        by the tumour. The sum is not clipped to the range: clipped values would have no gradient, and air
+        that turned black in training would stay black.
         """
         return image + 2 * drawn - sum(self.geometry.range) if self.change else drawn
 
     def _noise(self, image: Tensor) -> Tensor:
-        """Noise for a fake, in which what a network hides for its partner drowns (Bashkirova et al. 2019, 4.2).
+        """Noise for a fake, against copies of the input hidden in it (Bashkirova et al. 2019, section 4.2).
 
-        Their networks have to take it away again, and take an image's own noise along. Here it is asked back.
+        In the paper the networks must remove it, and remove an image's own noise too. Here the target has it as well.
         """
         return self.defense * torch.randn_like(image) if self.defense else torch.zeros_like(image)
 
     @torch.no_grad()
     def _keep(self, images: Tensor) -> None:
-        """Keep the first images seen, until all places are taken: as tensors, so that a step can be recorded."""
+        """Store the first images until all places are taken; tensor operations only, so that a graph can capture it."""
         place = torch.arange(len(self.examples), device=images.device) - self.kept
         new = ((place >= 0) & (place < len(images))).view(-1, *[1] * (images.ndim - 1))
         brought = images.index_select(0, place.clamp(0, len(images) - 1)).to(self.examples.dtype)
@@ -144,7 +144,7 @@ class StyleTransferGAN(Method):
         self.kept.add_(len(images)).clamp_(max=len(self.examples))
 
     def _most_alike(self, image: Tensor) -> Tensor:
-        """For each image the kept example that differs least from it, coarsely; (N, C, *size)."""
+        """For each image the stored example with the smallest difference at COARSE pixels; (N, C, *size)."""
         examples, squares = _resized(self.examples.to(image), image), (COARSE,) * self.geometry.dims
         pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
         here, there = (pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples))
@@ -160,7 +160,7 @@ class StyleTransferGAN(Method):
 
 
 def _resized(example: Tensor, image: Tensor) -> Tensor:
-    """The example at the image's size."""
+    """Resize the example to the image's size."""
     if example.shape[2:] == image.shape[2:]:
         return example
     return F.interpolate(example, image.shape[2:], mode="bilinear" if image.ndim == 4 else "trilinear")

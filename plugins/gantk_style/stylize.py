@@ -1,4 +1,4 @@
-"""Style transfer on files: two images in, one out, in the content's intensities and on its grid."""
+"""Style transfer on files: reads a content and a style image, writes one in the content's intensities, on its grid."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
 from gantk_style.transfer import Watch, luminance
 
-OF_GENERATORS = ("image", "role", "styles")  # options of the post-step that mean nothing to two files
-LINES = 5  # of progress
+OF_GENERATORS = ("image", "role", "styles")  # options of the post-step that do not apply to two files
+LINES = 5  # lines of progress that are printed
 RANGE = (-1.0, 1.0)
 
 
@@ -43,16 +43,16 @@ def stylize(
     """Write `out`: the content of one image file in the style of another.
 
     The result has the content's size, grid and bits, and stays within its intensities: its 0th and 99.5th percentiles
-    are what the network takes for black and white. The style's image is brought to the content's size. Volumes go
-    slice by slice, each with the style's slice at the same height.
+    are the network's black and white. The style image is resized to the content's size. Volumes are processed slice
+    by slice, each with the style's slice at the same relative height.
 
     Args:
-        recipe: whose options to take: those of its method "style", or of its first `[[post]]` step "style".
-        profile: of that recipe.
-        set: `option=value` over them; `gantk show post style` lists the options.
+        recipe: take the options of this recipe's method "style", or of its first `[[post]]` step "style".
+        profile: a profile of that recipe.
+        set: `option=value` overrides; `gantk show post style` lists the options.
         steps, weights: shorthands for the options of these names.
-        gray: turn colour images to gray first; so gray and colour can meet.
-        say: where lines of text go.
+        gray: turn colour images to gray first, so that a gray and a colour image can be combined.
+        say: called with each line of text.
 
     Returns the path written. UserError before any work where a file, an option or the two images do not fit.
     """
@@ -91,7 +91,7 @@ def stylize(
 
 
 def _paint(post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torch.device, say: Callable) -> np.ndarray:
-    """Slices (D, C, H, W) in the styles of those at the same height; air alone stays air."""
+    """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay unchanged."""
     done, count = slices.copy(), len(slices)
     shown = [k for k in range(count) if slices[k].min() < slices[k].max()]
     for first in range(0, len(shown), post.batch):
@@ -105,12 +105,12 @@ def _paint(post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torc
 
 
 def _stack(pixels: np.ndarray) -> np.ndarray:
-    """(C, H, W) or (C, D, H, W) as slices (D, C, H, W)."""
+    """Bring (C, H, W) or (C, D, H, W) to slices (D, C, H, W)."""
     return pixels[None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.swapaxes(0, 1))
 
 
 def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> dict[str, Any]:
-    """What a recipe says of style transfer, in its method or in a post-step, as options of the post-step."""
+    """A recipe's settings of style transfer, from its method or a post-step, as options of the post-step."""
     loaded = load_recipe(recipe)
     model = loaded.override([], profile).check()
     found = next((part.table() for part in (model.method, *model.post) if part.name == "style"), None)
@@ -123,7 +123,7 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
 
 
 def _check_paths(content: Path, style: Path, out: Path) -> None:
-    """UserError where OUT cannot be written, or would take the place of what is read."""
+    """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
     if out.is_dir() or not is_image(out):
         what = f"'{out}' is a folder" if out.is_dir() else f"'{out.name}' has no suffix that gantk writes"
         raise UserError(what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}")
@@ -137,14 +137,14 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
 
 
 def _read(path: Path, gray: bool) -> Image:
-    """The image of a file, gray where that is asked for."""
+    """Read an image file; with `gray`, turn it to gray."""
     image = read(path)
     check_colours(image.channels, f"'{path}'", str(path))
     return replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy()) if gray else image
 
 
 def _progress(label: str, steps: int, say: Callable[[str], None]) -> Watch:
-    """Says a few times how far the objective has fallen."""
+    """A callback that prints a few times how far the objective has fallen."""
     means: list[float] = []
     due = {round(steps * k / LINES) for k in range(1, LINES + 1)}
 

@@ -28,24 +28,24 @@ def transfer(
     shared: bool = True,
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images with the content of `content` and the style of `style`, and how the objective fell.
+    """Optimise images to have the content of `content` and the style of `style`; returns them and the objectives.
 
-    Every image of a batch is optimised for itself and becomes what it would become alone. Returned is the best image
-    that was met, so never one that is worse than the start. Values stay between black and white, or within the
-    content's own where those go beyond.
+    The images of a batch are optimised independently of each other. The best image of all steps is returned, so never
+    one worse than the start. Values stay between black and white, or within the content's range where that is
+    larger.
 
     Args:
-        content: (N, C, *size) in network intensities, gray or RGB; volumes are seen slice by slice.
+        content: (N, C, *size) in network intensities, gray or RGB; volumes are processed slice by slice.
         style: (M, C, *size), of any size: one style, the mean of the Gram matrices of all. Not `shared`: a style for
             each content, M = N.
-        encoder: of `how.encoder`.
-        how: with a `color` other than "style", gray and RGB may meet; a start from noise is the same for every image.
+        encoder: the result of `how.encoder`.
+        how: options; a `color` other than "style" allows gray with RGB; noise as the start is the same for all images.
         watch: called before every step and after the last.
 
-    Returns the images, like `content`, and the objective, (steps + 1, N), from before the first step to after the last,
+    Returns the images, like `content`, and the objective (steps + 1, N) from before the first step to after the last,
     without smoothing. UserError where channels or sizes do not fit.
     """
-    if content.is_meta:  # asked for shapes only
+    if content.is_meta:  # the caller needs only shapes
         return torch.empty_like(content), content.new_empty(steps + 1, len(content))
     start, painted = (shown(image, how.color).detach().float() for image in (content, style))
     check_channels(start, painted)
@@ -63,14 +63,14 @@ def transfer(
 
 
 def make_rule(how: How, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of canvases: one that moves every image by its own gradient alone."""
-    if how.optimizer == "adam":  # 0.05: change of a pixel in network intensities; 1: a Newton step
+    """The optimizer of canvases, which treats every image separately."""
+    if how.optimizer == "adam":  # lr 0.05: change of a pixel in network intensities; lr 1: a Newton step
         return torch.optim.Adam(parameters, lr=0.05 if how.lr is None else how.lr)
     return ImageLBFGS(parameters, lr=1.0 if how.lr is None else how.lr)
 
 
 def first_canvas(content: Tensor, style: Tensor, how: How, limits: tuple[float, float]) -> Tensor:
-    """Where the optimisation starts: a new tensor like `content`. UserError where the style has another size."""
+    """The initial image, a new tensor like `content`. UserError where `init` is "style" and its size differs."""
     start = style if how.init == "style" else content
     if start.shape[2:] != content.shape[2:]:
         what = f"a style of {list(style.shape[2:])} cannot be the start of an image of {list(content.shape[2:])}"
@@ -82,7 +82,7 @@ def first_canvas(content: Tensor, style: Tensor, how: How, limits: tuple[float, 
 
 
 def check_channels(content: Tensor, style: Tensor) -> None:
-    """UserError where an image is neither gray nor RGB, or where the two differ in that."""
+    """Raise UserError where an image is neither gray nor RGB, or one is gray and the other RGB."""
     for name, image in (("content", content), ("style", style)):
         check_colours(image.shape[1], f"the {name}", name)
     if style.shape[1] != content.shape[1]:
@@ -93,7 +93,7 @@ def check_channels(content: Tensor, style: Tensor) -> None:
 
 
 def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """The lowest and highest value each image may take, (N, 1, ...): the limits, or the content's own beyond them."""
+    """Lower and upper bound of each image's values, (N, 1, ...): the limits, or the content's range where larger."""
     axes = tuple(range(1, content.ndim))
     return content.amin(axes, keepdim=True).clamp(max=limits[0]), content.amax(axes, keepdim=True).clamp(min=limits[1])
 
@@ -101,7 +101,7 @@ def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor
 def _descend(
     canvas: nn.Parameter, objective: Objective, limits: tuple[Tensor, Tensor], steps: int, watch: Watch | None
 ) -> tuple[Tensor, Tensor]:
-    """The best image met, for each of the batch, and the objective (steps + 1, N)."""
+    """Run the optimiser; returns each image's best state and the objective (steps + 1, N)."""
     rule, history = make_rule(objective.how, [canvas]), []
     best, lowest = canvas.detach().clone(), torch.tensor(math.inf, device=canvas.device)
 
@@ -122,7 +122,7 @@ def _descend(
     for _ in range(steps):
         rule.step(closure)
         with torch.no_grad():
-            canvas.clamp_(*limits)  # at every step: what the objective judges is what is returned
+            canvas.clamp_(*limits)  # at every step, so that the objective is that of the clipped image
     closure()
     return best, torch.stack(history)
 
@@ -131,7 +131,7 @@ def _descend(
 
 
 def luminance(image: Tensor) -> Tensor:
-    """The brightness of RGB images, (N, 1, *size); gray ones are it themselves."""
+    """The brightness of RGB images, (N, 1, *size); gray images are returned unchanged."""
     if image.shape[1] != 3:
         return image
     weights = image.new_tensor(LUMINANCE).view(1, 3, *[1] * (image.ndim - 2))
@@ -139,14 +139,14 @@ def luminance(image: Tensor) -> Tensor:
 
 
 def shown(image: Tensor, color: str) -> Tensor:
-    """What is optimised of an image (N, C, *size): all of it, or its brightness alone where colour is not to change."""
+    """The channels of an image (N, C, *size) that are optimised: all, or only its brightness to keep the colours."""
     return image if color == "style" else luminance(image)
 
 
 def _merged(content: Tensor, result: Tensor, color: str) -> Tensor:
-    """The result in the content's channels: with its own colours, with the content's, or with none.
+    """The result in the content's channels: with its own colours, the content's, or none.
 
-    With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel moves as far as the brightness did.
+    With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel changes by the brightness's change.
     """
     if color == "content":
         return content + (result - luminance(content))
@@ -154,15 +154,15 @@ def _merged(content: Tensor, result: Tensor, color: str) -> Tensor:
 
 
 def smooth_edges(image: Tensor, sigma: float) -> Tensor:
-    """Blur with a Gaussian of `sigma` pixels where the image has strong edges, leave the rest: (N, C, *size).
+    """Blur (N, C, *size) with a Gaussian of `sigma` pixels at strong edges only; sigma 0: return the image.
 
-    What is blended in is 1 at the steepest twentieth of an image's pixels and falls to 0 with the slope, so that the
-    seams of a pasted or generated lesion soften and the texture of flat tissue stays. 0: the image itself.
+    The blurred image's share is 1 at the steepest 5 % of an image's pixels and falls to 0 with the slope, so that the
+    seams of a pasted or generated lesion soften and the texture of flat tissue stays.
     """
     if sigma == 0:
         return image
     slopes = torch.gradient(image, dim=list(range(2, image.ndim)))
-    steepness = torch.stack(slopes).square().sum((0, 2)).sqrt()  # (N, *size): channels move together
+    steepness = torch.stack(slopes).square().sum((0, 2)).sqrt()  # (N, *size): one for all channels
     flat = steepness.flatten(1)
     steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
     share = (steepness / steep.view(-1, *[1] * (image.ndim - 2))).clamp(max=1.0).unsqueeze(1)
@@ -170,7 +170,7 @@ def smooth_edges(image: Tensor, sigma: float) -> Tensor:
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur along every axis of (N, C, *size), edges continued."""
+    """Gaussian blur along every axis of (N, C, *size); edges are repeated."""
     reach = max(1, math.ceil(3 * sigma))
     offsets = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)

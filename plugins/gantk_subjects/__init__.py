@@ -1,17 +1,17 @@
-"""Patients read off the names of pictures in one folder: `patient07_slice012.png`, `20005.png` of patient 20."""
+"""Finds patients in the names of pictures in one folder: `patient07_slice012.png`, `20005.png` of patient 20."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_subjects(items, how):
-    """The patient that each picture's name says, None where they say none; UserError where they may, and are asked."""
+    """The patient in each picture's name, None where names have none; UserError if unsure and `how` is "ask"."""
     from gantk.data.sources.file_names import numbered
     from gantk.data.sources.reader import is_volume
     from gantk_subjects.reading import reading_of, unsure
 
     if any(is_volume(item.source) or numbered(item.place) for item in items):
-        return None  # volumes are a patient each, and some folders are patients'
+        return None  # each volume is a patient, or folders are named after patients
     found = reading_of(names := [item.stem for item in items])
     if found and how == "ask" and not found.sure:
         raise unsure(names, found)

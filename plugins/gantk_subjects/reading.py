@@ -1,4 +1,4 @@
-"""How names of pictures are read: which part of each is a patient's, and whether that is sure or only may be so."""
+"""Finds the part of pictures' names that is the patient, and whether this is sure or only possible."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from statistics import median
 
 from gantk.errors import UserError
 
-# `sub-01`, `patient_7`, `Case003`: a word for a person with a number.
+# A word for a person with a number: `sub-01`, `patient_7`, `Case003`.
 PERSON = re.compile(r"(?i)(?<![a-z])(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+")
 SLICE = re.compile(r"(?i)(?<![a-z])(?:slice|slc|sl|plane|frame|z)[\W_]*\d+\W*$")  # `slice_012` at the end
-LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)  # what stands before the last number, the number, the rest
-SURE = 4  # stacks of slices from which on a shared numbering is no chance: two or three may be years or classes
-STACK = 3  # images that a stack has at least
-STEP = 10  # numbers between neighbouring slices of a stack, at most
-FULL = 0.75  # of the numbers that so many digits can hold: what comes that far goes on into the next digit
+LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)  # text before the last number, the number, the rest
+SURE = 4  # fewest stacks whose shared slice numbers are sure to be slices; two or three may be years or classes
+STACK = 3  # fewest images of a stack
+STEP = 10  # largest step between the numbers of neighbouring slices
+FULL = 0.75  # share of the numbers of so many digits; a running number that reaches it continues in the next digit
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The patient of each name; `sure` where nothing else can be meant."""
+    """The patient of each name; `sure` if the names can mean nothing else."""
 
     patients: list[str]
     sure: bool
 
 
 def reading_of(names: Sequence[str]) -> Reading | None:
-    """Whose the pictures of these names (without folder and suffix) are; None where the names say no patients.
+    """Find the patients in pictures' names (without folder and suffix); None where the names have none.
 
-    Read by the first of these that every name has: a word for a person with its number (`sub-01_t1_30`); a number and
-    behind it the number of a slice (`12_slice030`, `12_030`); one number whose last digits count the slices, as in
-    20005 (patient 20, slice 5). The first is sure, and so is `slice`; of the others those are where four or more
-    patients have stacks of slices, close together, that share slice numbers. Running numbers, `Image #61` or 0001 to
-    5000, say nothing: they are not in stacks, or fill all their digits.
+    The first of these patterns that every name has is used: a word for a person with a number (`sub-01_t1_30`); a
+    number followed by a slice number (`12_slice030`, `12_030`); one number whose last digits count the slices, as in
+    20005 (patient 20, slice 5). The first is sure, and so is the word `slice`; the others are sure if four or more
+    patients have stacks of slices with close numbers that overlap. Running numbers (`Image #61`, 0001 to
+    5000) are not patients: they form no stacks, or use all numbers of their digits.
     """
     if person := _by_person(names):
         return person
@@ -49,7 +49,7 @@ def reading_of(names: Sequence[str]) -> Reading | None:
 
 
 def unsure(names: Sequence[str], found: Reading) -> UserError:
-    """The question whether the names mean patients, with both answers."""
+    """The error that asks whether the names mean patients, with the setting for each answer."""
     patients = list(dict.fromkeys(found.patients))
     first, other = (names[found.patients.index(patient)] for patient in patients[:2])
     what = f"the file names may say patients: '{first}' of patient '{patients[0]}', '{other}' of '{patients[1]}' "
@@ -67,7 +67,7 @@ def _by_person(names: Sequence[str]) -> Reading | None:
 
 
 def _by_field(names: Sequence[str], before: Sequence[str], numbers: Sequence[str]) -> Reading | None:
-    """By what stands before the last number, where that holds numbers which vary, and somebody has several images."""
+    """Patients by the text before the last number, if it has numbers that vary and a patient has several images."""
     patients = [re.sub(r"(?i)[\W_]*(?:slice|slc|sl|plane|frame|z)?[\W_]*$", "", text) for text in before]
     fields = [re.findall(r"\d+", text) for text in patients]
     alike = len({len(each) for each in fields}) == 1
@@ -75,7 +75,7 @@ def _by_field(names: Sequence[str], before: Sequence[str], numbers: Sequence[str
     several = len(set(patients)) < len(set(names))
     if not several or not all(fields) or (alike and not columns):  # `yes_1` and `no_1` are classes
         return None
-    # `1_2_030`, visit 2 of patient 1: two numbers part the images differently. The first is what keeps more together.
+    # `1_2_030`, visit 2 of patient 1: two numbers group the images differently. The first number is the patient.
     one = alike and all(len(set(zip(column, patients, strict=True))) == len(set(column)) for column in columns)
     if alike and not one:
         patients = list(columns[0])
@@ -84,7 +84,7 @@ def _by_field(names: Sequence[str], before: Sequence[str], numbers: Sequence[str
 
 
 def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
-    """By all but the last digits of one number; as many as fit are the slice's."""
+    """Patients by the leading digits of one number; as many last digits as fit are the slice."""
     for digits in (4, 3, 2):
         patients = [number[:-digits] for number in numbers]
         if not all(patients) or len(set(patients)) < 2:
@@ -97,7 +97,7 @@ def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
 
 
 def _stacks(patients: Sequence[str], numbers: Sequence[str]) -> dict[str, list[int]]:
-    """The numbers of each patient's images, sorted."""
+    """Each patient's slice numbers, sorted."""
     found = defaultdict(set)
     for patient, number in zip(patients, numbers, strict=True):
         found[patient].add(int(number))
@@ -105,7 +105,7 @@ def _stacks(patients: Sequence[str], numbers: Sequence[str]) -> dict[str, list[i
 
 
 def _shared_stacks(stacks: Mapping[str, Sequence[int]], least: int) -> bool:
-    """Whether these are so many stacks, each of close numbers, with numbers in the middle that all of them span."""
+    """Whether there are at least `least` stacks, each of close numbers, and the ranges of all of them overlap."""
     if len(stacks) < least or min(map(len, stacks.values())) < STACK:
         return False
     for stack in stacks.values():
