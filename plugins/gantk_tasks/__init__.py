@@ -1,11 +1,11 @@
-"""Small networks that are trained in seconds, to judge images or as a baseline: what are made images good for?"""
+"""Metrics and a baseline that train small networks in seconds, to measure what generated images are good for."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Five metrics that train a judge of their own, and a baseline that learns from pairs."""
+    """Register five metrics that train their own networks, and a baseline that learns from pairs."""
     add.baseline("regression", "gantk_tasks.regression:Regression")
     add.metric("classification", "gantk_tasks.classification:Classification")
     add.metric("transfer", "gantk_tasks.transfer:Transfer")

@@ -1,4 +1,4 @@
-"""What made images are good for: a classifier that learned from them meets real patients, or tells the two apart."""
+"""Metrics by classifiers: trained on generated images and tested on real patients, or separating the two kinds."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gantk.metrics.sets import ImageGroup, Score, chosen, halves
 from gantk.plugin.spec import Count, Seed
 from gantk_tasks.small_networks import trained
 
-BATCH = 16  # images of a training step
+BATCH = 16  # images per training step
 TOO_FEW = "too few patients to learn from some and be tested on others"
-SMALL = 3e-3  # AdamW's rate for the small network, falling to 0 along half a cosine
-RATE = {"random": 1e-3, "pretrained": 1e-4}  # and for a network of timm
+SMALL = 3e-3  # AdamW's learning rate for the small network, with cosine decay to 0
+RATE = {"random": 1e-3, "pretrained": 1e-4}  # and for timm's networks
 LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
 
 @dataclass(eq=False)
 class Judge:
-    """A metric of sets that trains classifiers of its own: a backbone with a linear head.
+    """A metric of sets that trains classifiers: a backbone with a linear head.
 
-    Every class is learned from as often as the others; a volume is its three middle slices, as channels.
+    All classes are sampled equally often in training; a volume is represented by its three middle slices, as channels.
     """
 
     data_range: float
@@ -40,14 +40,14 @@ class Judge:
     _: KW_ONLY
     backbone: str = "small"  # a network of timm, or small: four convolutions, seconds on one core
     weights: Literal["random", "pretrained"] = "random"  # random: from scratch; pretrained: timm's weights
-    steps: Count = 200  # of 16 images, for each classifier; resnet18 0.3 s each on a core, small 0.05 s
-    side: LearntSide = 64  # pixels that images are brought to
+    steps: Count = 200  # steps of 16 images for each classifier; on one core resnet18 takes 0.3 s each, small 0.05 s
+    side: LearntSide = 64  # side in pixels to which images are resized
     seed: Seed = 0  # of the classifier's weights and of the order of its batches
 
     sets, name, unit, higher_is_better = True, "", "", True
 
     def answers(self, images: Tensor, labels: Tensor, classes: int, asked: Tensor) -> np.ndarray:
-        """(N, classes): the probabilities of `asked` by a classifier of images (N, C, *size), labels (N,)."""
+        """Train a classifier on images (N, C, *size), labels (N,); returns probabilities (N, classes) of `asked`."""
         pictures = self._pictures(images)
         labels = labels.to(pictures.device)
         rarity = (1 / torch.bincount(labels, minlength=classes).clamp_min(1).float()).cpu()[labels.cpu()]
@@ -72,7 +72,7 @@ class Judge:
         return torch.cat(parts).double().cpu().numpy()
 
     def _pictures(self, images: Tensor) -> Tensor:
-        """(N, channels, side, side), about -1 to 1."""
+        """Resize and scale images to (N, channels, side, side), about -1 to 1."""
         found = []
         for part in images.split(PASS):
             part = 2 * part.float() / self.data_range - 1
@@ -89,16 +89,16 @@ class Judge:
 
 @dataclass(eq=False, kw_only=True)
 class Classification(Judge):
-    """Is synthetic data of use: a classifier learns from it, and is tested on real patients that nobody has seen.
+    """Usefulness of synthetic images: a classifier is trained on them and tested on held-out real patients.
 
-    Three classifiers learn from synthetic images ("classification"), from real training images ("classification_real"),
-    and from both ("classification_both"); each is tested on the held-out real images. The value is the balanced
-    accuracy, the mean over classes of the share that is recognised; accuracy and the area under the ROC curve are in
-    the details, with 95 % intervals from drawing patients. Nothing is learned from tested patients: translations of one
-    half of them teach for the other. Classes that the generator does not make are taken from real images.
+    Three classifiers are trained: on synthetic images ("classification"), real training images ("classification_real"),
+    and both ("classification_both"); each is tested on the held-out real images. The value is the balanced accuracy,
+    the mean recall over classes; accuracy and the area under the ROC curve are in the details, with 95 % intervals
+    from bootstrap over patients. No classifier is trained on patients that it is tested on: for translations of test
+    patients, training on one half tests the other. Classes that the generator does not make come from real images.
     """
 
-    steps: Count = 300  # of 16 images, for each of the three classifiers; 0.05 s each on a core, resnet18 0.3 s
+    steps: Count = 300  # steps of 16 images for each of three classifiers; on one core 0.05 s each, resnet18 0.3 s
 
     baselines, needs_classes, name = False, True, "classification"
 
@@ -113,7 +113,7 @@ class Classification(Judge):
         train, test, fake = (chosen(g, torch.isin(g.labels, torch.tensor(classes))) for g in (train, test, fake))
         folds = crossed(fake, test)
         halved = "/crossed-over-halves-of-the-patients" * (len(folds) > 1)
-        # What is learned from beside the made images: real ones of the classes that were not made.
+        # Real training images of the classes that were not generated are added.
         lacking = [chosen(train, ~torch.isin(train.labels, made.labels)) for made, _ in folds]
         added = max(map(len, lacking))
         filled = [(joined(made, real), asked) for (made, asked), real in zip(folds, lacking, strict=True)]
@@ -131,7 +131,7 @@ class Classification(Judge):
     def _tested(
         self, folds: list[tuple[ImageGroup, ImageGroup]], how: str, test: ImageGroup, classes: list[int]
     ) -> Score:
-        """The scores of classifiers that each learned from one set and are asked about another."""
+        """Train a classifier on each fold's first set, test it on the second; returns the score over all folds."""
         definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
         if not folds:
             return Score(None, None, len(test), f"{definition}/not-computed: {TOO_FEW}")
@@ -153,11 +153,11 @@ class Classification(Judge):
 
 
 class TwoSample(Judge):
-    """Can a classifier tell made images from real ones (Lopez-Paz and Oquab, 2017): 0.5 is chance, 1 always.
+    """Classifier two-sample test of generated and real images (Lopez-Paz and Oquab, 2017): 0.5 is chance, 1 separable.
 
-    It learns from real training images and half of the fakes, as many of each, and is asked about held-out real images
-    and the other half, so that a generator does not shine by copying its training images. The value is the mean of the
-    shares recognised on both sides; `p_value` in the details: how probable so many right answers are by guessing.
+    It is trained on real training images and half of the fakes, in equal numbers, and tested on held-out real images
+    and the other half, so that copies of training images do not improve the score. The value is the balanced accuracy;
+    `p_value` in the details is the probability of at least as many right answers by guessing.
     """
 
     name, higher_is_better = "two_sample", False
@@ -168,7 +168,7 @@ class TwoSample(Judge):
         if train is test:
             train, test = halves(test)
         known, asked = halves(fake)
-        test = apart(test, known)  # made from a patient's other contrast, a fake gives the patient away
+        test = apart(test, known)  # a fake translated from a patient's other contrast reveals the patient
         train = apart(apart(train, test), fake)
         count, tested = min(len(train), len(known)), min(len(test), len(asked))
         if min(count, tested) < 2:
@@ -191,8 +191,8 @@ class TwoSample(Judge):
 class SmallConv(nn.Module):
     """Four 3x3 convolutions with batch norm and max pooling: (N, channels, H, W) to (N, 256), 0.1 M weights.
 
-    How bright a small place is decides. Strided convolutions with group norm, which takes an image's own brightness
-    away, stayed at chance on synthetic FLAIR (balanced accuracy 0.50 after 150 steps, 0.54 after 600).
+    The brightness of small regions must be kept: strided convolutions with group norm, which removes an image's
+    brightness, stayed at chance on synthetic FLAIR (balanced accuracy 0.50 after 150 steps, 0.54 after 600).
     """
 
     def __init__(self, channels: int):
@@ -204,12 +204,12 @@ class SmallConv(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(x)  # the strongest response counts beside the mean: a lesion is small
+        x = self.layers(x)  # the maximum beside the mean, because lesions are small
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
 def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture mirrored or not, and all moved together by up to an eighth: a few hundred images are soon known."""
+    """Augment: mirror each picture at random and shift all by up to 1/8 of the side, against overfitting."""
     flip = torch.rand(len(pictures), generator=generator).to(pictures.device) < 0.5
     pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
     reach = max(1, pictures.shape[-1] // 8)
@@ -218,7 +218,7 @@ def varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def labelled(which: str, group: ImageGroup) -> ImageGroup:
-    """The images whose class is known; UserError where none is."""
+    """The images whose class is known; UserError if there are none."""
     if group.labels is None or not (group.labels >= 0).any():
         what = f"the metric 'classification' needs the class of every image, and the {which} images have none"
         remedy = "use data with classes and data.labels = true, so that each image is made for a class"
@@ -228,7 +228,7 @@ def labelled(which: str, group: ImageGroup) -> ImageGroup:
 
 
 def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
-    """(N,), bool: the images of `train` that show no patient of `test` and are no copy of its images."""
+    """A mask (N,), bool, of the images of `train` that show no patient of `test` and are not copies of its images."""
     patients, seen = set(test.patients) - {""}, {image.cpu().numpy().tobytes() for image in test.images}
     both = zip(train.patients, train.images, strict=True)
     keep = [patient not in patients and image.cpu().numpy().tobytes() not in seen for patient, image in both]
@@ -241,10 +241,10 @@ def apart(train: ImageGroup, test: ImageGroup) -> ImageGroup:
 
 
 def crossed(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageGroup]]:
-    """(made images to learn from, real images to be tested on), of different patients, all real images once.
+    """Folds (generated images to train on, real images to test on) of different patients; each real image once.
 
-    One pair where the two sets share no patient. Else each half of the tested patients, with the made images of the
-    others: a translation of a patient tells where what is tested lies.
+    One fold if the two sets share no patient. Else two: each half of the tested patients, with the generated images of
+    the others, because a patient's translation has the anatomy of the patient's real image.
     """
     if not (set(fake.patients) & set(test.patients)) - {""}:
         return [(apart(fake, test), test)]
@@ -252,26 +252,26 @@ def crossed(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageG
 
 
 def joined(one: ImageGroup, other: ImageGroup) -> ImageGroup:
-    """Both sets as one."""
+    """Concatenate two sets."""
     images = torch.cat([one.images, other.images.to(one.images.device)])
     return ImageGroup(images, [*one.patients, *other.patients], torch.cat([one.labels, other.labels]))
 
 
 def balanced_accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the classes present of the share that is recognised."""
+    """The mean recall over the classes present."""
     guess = probabilities.argmax(1)
     return float(np.mean([(guess[truth == label] == label).mean() for label in np.unique(truth)]))
 
 
 def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Chance that an image of a class is thought likelier to be of it than one of another; mean over the classes.
+    """The area under the ROC curve, one class against the others, as the mean over classes; nan if only one is present.
 
-    The Mann-Whitney form, ties counting half (scikit-learn's takes seconds for an interval's thousand draws). nan
-    where one class alone is present.
+    Computed as the Mann-Whitney statistic, with ties as half; scikit-learn's function takes seconds for the thousand
+    draws of an interval.
     """
     labels = np.unique(truth)
     areas = [np.nan] if len(labels) < 2 else []
-    for label in labels[1:] if probabilities.shape[1] == 2 else labels:  # of two classes both say the same
+    for label in labels[1:] if probabilities.shape[1] == 2 else labels:  # with two classes both areas are equal
         inside, scores = truth == label, probabilities[:, label]
         more = scores[inside][:, None] - scores[~inside]
         areas.append((more > 0).mean() + (more == 0).mean() / 2 if more.size else np.nan)
@@ -279,7 +279,7 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _spread(group: ImageGroup, count: int) -> ImageGroup:
-    """`count` images, evenly spread."""
+    """`count` images of a set, evenly spread over it."""
     keep = torch.zeros(len(group), dtype=torch.bool)
     keep[np.linspace(0, len(group) - 1, count).round().astype(int)] = True
     return chosen(group, keep)

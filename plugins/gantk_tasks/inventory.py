@@ -1,4 +1,4 @@
-"""What became of lesions: those of the input that the output lacks, and those that only the output has."""
+"""Counts lesions that a translation removes (in the input only) and lesions that it invents (in the output only)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from gantk.metrics.sets import ImageGroup, Score, chosen
 from gantk.plugin.spec import Count, Seed
 from gantk_tasks.segmentation import SIDE, Segmenter
 
-MISSED = 0.5  # of the real lesions: a segmenter that finds no more says nothing about made images
+MISSED = 0.5  # share of real lesions; above it there is a warning, because the segmenter misses too many
 BLIND = "the segmenter misses {:.0%} of the lesions of real images: give it more steps, or a segmenter of your own"
 NAMES = ("inventory_vanished", "inventory_invented")
 
 
 @dataclass(eq=False)
 class Inventory:
-    """Lesions that a translation loses or invents, connected component by component: two scores, 0 best.
+    """Lesions that a translation loses or invents, counted by connected components: two scores, 0 best.
 
-    `inventory_vanished`: the share of the input's lesions of which the output shows nothing; `inventory_invented`: the
-    lesions an image of which the input shows nothing. A segmenter learns from real training images with their masks;
-    the input's lesions are then the masks that were drawn. With a `segmenter` of your own it is asked about both.
-    In the details, `real`: the same of the real images of the target, which a perfect translation would get.
+    `inventory_vanished`: the share of the input's lesions that the output does not show; `inventory_invented`: the
+    number of lesions per output image that the input does not show. A segmenter is trained on real training images
+    and their masks and finds the output's lesions; the input's are its mask. Your own `segmenter` segments both.
+    In the details, `real`: the scores of the target's real images, the best that a translation can reach.
     """
 
     data_range: float
     dims: int
     _: KW_ONLY
-    steps: Count = 200  # of 8 images (2 volumes) by which the segmenter learns
-    least: Count = 4  # pixels of a component that counts
+    steps: Count = 200  # training steps of the segmenter, of 8 images (2 volumes)
+    least: Count = 4  # fewest pixels of a component that is counted
     segmenter: str | None = None  # "package.module:function", images (N, C, *size) from 0 to 1 -> masks (N, 1, *size)
     seed: Seed = 0  # of the segmenter's weights and of the order of its batches
 
@@ -79,14 +79,14 @@ class Inventory:
 
 
 def rates(rows: np.ndarray) -> tuple[float, float]:
-    """The share of lesions that vanished, and those that were invented an image."""
+    """The share of lesions that vanished, and the number of invented lesions per image."""
     return float(rows[:, 1].sum() / max(rows[:, 0].sum(), 1)), float(rows[:, 3].mean())
 
 
 def inventory(before: Tensor, after: Tensor, least: int = 1) -> np.ndarray:
-    """For each image (N, 1, *size) of two masks: components before, of these vanished, after, invented: (N, 4).
+    """Compare the components of two masks (N, 1, *size); returns (N, 4): before, vanished, after, invented.
 
-    A component vanished, or is invented, where no pixel of it is in the other mask; smaller than `least` is none.
+    A component has vanished, or is invented, if no pixel of it is in the other mask; those below `least` do not count.
     """
     from scipy.ndimage import label
 

@@ -13,17 +13,17 @@ from gantk.machine.runtime import Runtime
 from gantk.plugin.spec import Count, Seed
 from gantk_tasks.small_networks import BATCH, SmallUNet, mirrored, trained
 
-PASS = 2**20  # positions that go through it at once after training
+PASS = 2**20  # most positions of a batch at inference
 
 
 class Regression:
-    """The strongest simple baseline: what plain L1 regression makes of the sources, on pairs, with no discriminator.
+    """The strongest simple baseline: L1 regression on pairs, without a discriminator.
 
     A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes) of (source, target), each
-    (C, *size), mirrored or not, to minimise the mean absolute error (Isola et al., 2017, table 1, "L1"): hard to beat
-    in PSNR, smooth to look at. About 0.1 s a step at 96 x 96 on one core. `low` and `high` are the network intensities
-    of black and white, which outputs never leave. A source's NaN (a contrast that a patient lacks) is seen as black; a
-    target's is not learned from. The same seed on the same machine gives the same images.
+    (C, *size), mirrored at random, to minimise the mean absolute error (Isola et al., 2017, table 1, "L1"): hard to
+    beat in PSNR, but smooth. About 0.1 s per step at 96 x 96 on one core. Outputs are clipped to `low` and `high`, the
+    network intensities of black and white. NaN (a contrast that a patient lacks) counts as black in a source and is
+    left out of the loss in a target. The same seed on the same machine gives the same images.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Regression:
         high: float,
         runtime: Runtime,
         *,
-        steps: Count = 300,  # of 8 images (2 volumes)
+        steps: Count = 300,  # training steps of 8 images (2 volumes)
         seed: Seed = 0,  # of the weights and of the order of the batches
     ):
         self.dims, self.low, self.high, self.runtime = dims, float(low), float(high), runtime
@@ -58,7 +58,7 @@ class Regression:
 
     @torch.no_grad()
     def __call__(self, sources: Tensor) -> Tensor:
-        """(N, C, *size) to (N, C', *size), float32, on the sources' device; each image whatever the others."""
+        """Translate (N, C, *size) to (N, C', *size), float32, on the sources' device, each image independently."""
         made = []
         for part in sources.split(max(1, PASS // math.prod(sources.shape[2:]))):
             with self.runtime.autocast():
@@ -67,7 +67,7 @@ class Regression:
         return torch.cat(made)
 
     def _seen(self, source: Tensor) -> Tensor:
-        """A source as the network sees it: placed, from -1 to 1, what is missing black."""
+        """The network's input: a source on the device, scaled to -1 to 1, with NaN as black."""
         return self.runtime.place(self._scaled(source).nan_to_num(nan=-1.0), self.dims)
 
     def _scaled(self, image: Tensor) -> Tensor:

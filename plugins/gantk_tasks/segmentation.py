@@ -1,4 +1,4 @@
-"""Whether lesions can still be found: a segmenter that learned from real images is asked about made ones."""
+"""Measures whether a segmenter trained on real images finds the lesions in generated ones."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from gantk.plugin.spec import Count, Seed
 from gantk_tasks.classification import TOO_FEW, LearntSide, crossed, strangers
 from gantk_tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
 
-SIDE = {2: 96, 3: 48}  # pixels or voxels of the longest side that a segmenter sees
-PASS = 2**20  # positions that go through the network at once
+SIDE = {2: 96, 3: 48}  # longest side of a segmenter's input in pixels or voxels
+PASS = 2**20  # most positions of a batch at inference
 
 
 @dataclass(eq=False)
 class Segmentation:
-    """Segmentation agreement: what a segmenter of real images finds in translated ones, against the true lesions.
+    """Segmentation agreement: Dice of the lesions that a segmenter of real images finds in translations.
 
-    A small U-Net learns to find lesions in real training images of other patients, and is then asked about the made
-    ones. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of what it finds (A) and the truth's mask (B),
-    pooled over all images of a patient, then the mean over patients, with a 95 % interval from drawing patients. A
-    patient without a lesion has no Dice and is left out; so is an image of which nobody drew a mask.
+    A small U-Net is trained to segment lesions in real training images of other patients, and then segments the
+    generated ones. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of its lesions (A) and the truth's mask
+    (B), pooled over a patient's images, as the mean over patients, with a 95 % interval from bootstrap over patients.
+    Patients without a lesion have no Dice and are left out; so are images without a mask.
 
-    In the details: `real`, the same segmenter on the real held-out images, the ceiling; `found`, the share of the
-    lesions' pixels that it finds; `false_alarms`, the share of the images without a lesion in which it finds one. With
-    `teach` also "segmentation_taught": one that learned from made images, asked about real ones of other patients.
+    In the details: `real`, the same segmenter's Dice on the held-out real images, the ceiling; `found`, the share of
+    the lesions' pixels that it finds; `false_alarms`, the share of images without a lesion in which it finds one. With
+    `teach` also "segmentation_taught": trained on generated images and tested on real ones of other patients.
     """
 
     data_range: float
     dims: int
     _: KW_ONLY
-    steps: Count = 100  # of 8 images (2 volumes), for each segmenter; 0.1 s each on a core at 96 px
-    side: LearntSide | None = None  # longest side that larger images are brought down to; None: 96 pixels, 48 voxels
-    teach: bool = False  # also train two on the made images, and two for every baseline
+    steps: Count = 100  # steps of 8 images (2 volumes) for each segmenter; 0.1 s each on one core at 96 px
+    side: LearntSide | None = None  # larger images are reduced to this longest side; None: 96 pixels, 48 voxels
+    teach: bool = False  # also train two segmenters on the generated images, and two for every baseline
     seed: Seed = 0  # of the segmenter's weights and of the order of its batches
 
     sets, needs_masks = True, True
@@ -49,7 +49,7 @@ class Segmentation:
     def __post_init__(self) -> None:
         side = SIDE[self.dims] if self.side is None else self.side
         self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
-        self._learned = None  # the training images, which of them, and what came of them: once for all that it is asked
+        self._learned = None  # cache: training images, which are used, segmenter, their number, `real`
 
     @property
     def definition(self) -> str:
@@ -77,7 +77,7 @@ class Segmentation:
         return scores
 
     def _taught(self, test: ImageGroup, fake: ImageGroup) -> Score:
-        """The Dice on real images of segmenters that learned from made images of other patients."""
+        """The Dice on real images of segmenters trained on generated images of other patients."""
         folds = list(crossed(fake, test))
         if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
             return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
@@ -91,7 +91,7 @@ class Segmentation:
 
 
 def _drawn(which: str, group: ImageGroup) -> ImageGroup:
-    """The images of which somebody drew a mask; UserError where none shows a lesion."""
+    """The images with a mask; UserError where none shows a lesion."""
     known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
     if known is None or not (group.masks[known] > 0).any():
         what = f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a lesion"
@@ -101,7 +101,7 @@ def _drawn(which: str, group: ImageGroup) -> ImageGroup:
 
 
 def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[str, Any]]:
-    """Mean Dice over patients of found lesions (N, 1, *size), bool, with their images' masks; the other rates."""
+    """Mean Dice over patients of found lesions (N, 1, *size), bool, against their images' masks; and the details."""
     found = torch.cat([answer.flatten(1).cpu() for answer, _ in answers])
     truth = torch.cat([group.masks.flatten(1).cpu() > 0 for _, group in answers])
     names = [patient for _, group in answers for patient in group.patients]
@@ -117,10 +117,10 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[
 
 
 class Segmenter:
-    """A small U-Net that learns from images (N, C, *size), 0 to `data_range`, where their lesions are.
+    """A small U-Net that is trained to segment lesions in images (N, C, *size), 0 to `data_range`.
 
-    It is trained for `steps` steps of 8 images (2 volumes), half of them with a lesion, mirrored or not, on the Dice
-    loss of a batch. Larger images are brought down to `side` along their longest axis; answers have their own size.
+    It is trained for `steps` steps of 8 images (2 volumes), half of them with a lesion, mirrored at random, with the
+    Dice loss of a batch. Larger images are reduced to `side` along their longest axis; masks have the original size.
     """
 
     def __init__(self, dims: int, steps: int, side: int, seed: int, data_range: float):
@@ -152,7 +152,7 @@ class Segmenter:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(N, 1, *size), bool: where it finds a lesion."""
+        """Segment images; returns lesion masks (N, 1, *size), bool."""
         mode, found = "bilinear" if self.dims == 2 else "trilinear", []
         with torch.autocast(images.device.type, enabled=False):
             for part in images.split(max(1, PASS // self._seen(images[:1])[0, 0].numel())):
@@ -163,7 +163,7 @@ class Segmenter:
         return torch.cat(found)
 
     def _seen(self, images: Tensor) -> Tensor:
-        """What the network sees: at most `side` pixels a side, from -1 to 1, what is missing black."""
+        """The network's input: at most `side` pixels a side, scaled to -1 to 1, with NaN as black."""
         return self._shrunk(2 * images.float() / self.data_range - 1).nan_to_num(nan=-1.0)
 
     def _shrunk(self, images: Tensor) -> Tensor:
@@ -174,10 +174,10 @@ class Segmenter:
 
 
 def dice_loss(answers: Tensor, masks: Tensor) -> Tensor:
-    """1 - Dice of likelihoods (Milletari et al., 2016, section 3), of a whole batch: a single image may lack lesions.
+    """1 - soft Dice of logits (Milletari et al., 2016, section 3) over a whole batch: an image may have no lesion.
 
-    Alone: lesions are a thousandth of the pixels, and with cross entropy beside it nothing is found for the first
-    hundred steps.
+    There is no cross entropy: lesions are 0.1 % of the pixels, and with it nothing is found in the first hundred
+    steps.
     """
     likely = answers.sigmoid()
     shared, sizes = (likely * masks).sum(), likely.square().sum() + masks.square().sum()

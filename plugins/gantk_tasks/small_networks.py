@@ -1,4 +1,4 @@
-"""Networks that are trained in seconds: a small U-Net and a loop of seeded steps."""
+"""Small networks that are trained in seconds: a U-Net, and a seeded training loop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gantk.inference.windows import padded
 from gantk.plugin.spec import bind_or_raise
 
 WIDTH, DEPTH = 16, 3  # of the small U-Net
-BATCH = {2: 8, 3: 2}  # images of its training step, by dimensions
-RATE = 5e-3  # Adam's
+BATCH = {2: 8, 3: 2}  # images per training step, by dimensions
+RATE = 5e-3  # Adam's learning rate
 
 
 class SmallUNet(nn.Module):
     """A U-Net of width 16 for images of any size: (N, inputs, *size) to (N, outputs, *size), unbounded.
 
-    Three halvings, fewer for `size`s below 16; sides that do not halve are extended by reflection, and the result cut.
-    Batch norm, since instance norm forgets how bright an image is: on T1 -> T2 at 96 px, 200 steps give 28 dB with it
-    and 25 dB with instance norm. Weights begin as those of He et al. (2015), which learn in fewer steps.
+    Three halvings, fewer for a `size` below 16; odd sides are padded by reflection, and the output is cropped.
+    It has batch norm, because instance norm removes an image's brightness: on T1 -> T2 at 96 px, 200 steps give 28 dB
+    with batch norm and 25 dB with instance norm. Weights are initialised as in He et al. (2015), to learn faster.
     """
 
     def __init__(self, inputs: int, outputs: int, dims: int, size: tuple[int, ...]):
@@ -48,11 +48,11 @@ def trained(
     seed: int,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
 ) -> nn.Module:
-    """The network that `make` gives after `steps` steps on `loss(network, generator)`, frozen, in eval mode.
+    """Train the network that `make` returns for `steps` steps on `loss(network, generator)`; returns it in eval mode.
 
-    `optimizer` (None: Adam at 5e-3) has its learning rate lowered to 0 along half a cosine. The same seed gives the
-    same weights on the same machine: on a GPU the convolutions are those that give the same sums each time, rather than
-    the fastest. The global random generators are left as they were.
+    The learning rate of `optimizer` (None: Adam at 5e-3) has cosine decay to 0. The same seed gives the same weights
+    on the same machine: on a GPU, deterministic convolutions are used instead of the fastest. The network is frozen,
+    and the state of the global random generators is restored.
     """
     generator = torch.Generator().manual_seed(seed)
     repeatable = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
@@ -72,7 +72,7 @@ def trained(
 
 
 def mirrored(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Batches of images that belong together, each image mirrored along its last axis or not, all of them alike."""
+    """Mirror images of several batches along the last axis at random; images of the same index are treated alike."""
     turned = torch.rand(len(images[0]), generator=generator) < 0.5
     turned = [turned.view(-1, *[1] * (batch.ndim - 1)).to(batch.device) for batch in images]
     return [torch.where(yes, batch.flip(-1), batch) for yes, batch in zip(turned, images, strict=True)]

@@ -1,4 +1,4 @@
-"""Whether translations show what their domain shows, such as a tumour, and leave the rest of the image as it was."""
+"""Measures whether translations look like their target domain (a tumour, for example) and keep the rest."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_tasks.classification import Judge, strangers
 
-Z = 1.959964  # of a 95 % interval
-EDGE = 2  # pixels by which a lesion is widened: its edge belongs to it
+Z = 1.959964  # normal quantile of a 95 % interval
+EDGE = 2  # pixels by which a lesion's mask is dilated, to include its edge
 
 
 @dataclass(eq=False, kw_only=True)
 class Transfer(Judge):
-    """Share of translations that a classifier of real images takes for their target domain, and how much they kept.
+    """Share of translations that a classifier assigns to their target domain, and their similarity to the inputs.
 
-    A classifier learns the two domains from real training images of patients who are not asked about. "transfer" is the
-    share of the translations that it takes for the target domain, with Wilson's 95 % interval; in the details the same
-    of the images that they were made of (before), and of held-out real images of the target domain (the ceiling).
-    "transfer_ssim" is the mean SSIM of translations with the images that they were made of, outside lesions where a
-    mask says where these are, and over the whole image elsewhere. For domains that are classes, one image each.
+    The classifier of the two domains is trained on real training images of other patients. "transfer" is the
+    share of the translations that it assigns to the target domain, with Wilson's 95 % interval; in the details are the
+    shares of the inputs (before), and of held-out real images of the target domain (the ceiling).
+    "transfer_ssim" is the mean SSIM of translations and their inputs, outside lesions where there are masks,
+    else over the whole image. For domains that are classes, one image each.
     """
 
-    steps: Count = 300  # of 16 images; 0.05 s each on a core, resnet18 0.3 s
+    steps: Count = 300  # steps of 16 images; on one core 0.05 s each, resnet18 0.3 s
 
     baselines, uses_masks, name = False, True, "transfer"
 
     def expect_data(self, data: Data) -> None:
-        """Take over the data whose training images teach the classifier; UserError where one domain has too few."""
+        """Set the data that the classifier is trained on; UserError where a domain has too few training images."""
         counts = [sum(record.domain == letter for record in data.splits["train"]) for letter in ("a", "b")]
         if min(counts) < 2:
             what = f"the metric '{self.name}' learns to tell two domains apart from {counts[0]} and {counts[1]} images"
@@ -62,7 +62,7 @@ class Transfer(Judge):
         }
 
     def _known(self, to: str, *asked: ImageGroup) -> tuple[ImageGroup, Tensor]:
-        """Real training images of other patients than those asked about, and 1 for each that is of domain `to`."""
+        """Real training images of patients not in `asked`, and their labels: 1 for domain `to`, else 0."""
         images, names, labels = [], [], []
         for letter in ("a", "b"):
             records = [record for record in self.data.splits["train"] if record.domain == letter]
@@ -79,7 +79,7 @@ class Transfer(Judge):
         return ImageGroup(group.images[keep], kept), labels[keep]
 
     def _kept(self, fake: ImageGroup) -> Score:
-        """SSIM with the inputs, outside the inputs' lesions."""
+        """The SSIM of translations and inputs, outside the inputs' lesions."""
         metric, outside = SSIM(self.data_range, self.dims), None
         if fake.masks is not None:
             outside = 1 - widened(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
@@ -89,12 +89,12 @@ class Transfer(Judge):
 
 
 def share(right: np.ndarray) -> dict[str, float | list[float] | None]:
-    """Share of what is 1, with the 95 % interval of Wilson (1927)."""
+    """The share of ones, with the 95 % interval of Wilson (1927)."""
     low, high = wilson(int(right.sum()), len(right))
     return {"value": float(right.mean()), "ci95": [low, high], "n": len(right)}
 
 
 def wilson(count: int, n: int) -> Interval:
-    """The 95 % interval of a share `count` of `n` (Wilson, 1927): within 0 and 1, and sound where none or all are."""
+    """The 95 % interval of the share `count` / `n` (Wilson, 1927): within 0 and 1, and valid for 0 and `n` too."""
     centre, reach = count / n + Z**2 / (2 * n), Z * (count * (n - count) / n**3 + Z**2 / (4 * n**2)) ** 0.5
     return (centre - reach) / (1 + Z**2 / n), (centre + reach) / (1 + Z**2 / n)

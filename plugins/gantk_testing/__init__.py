@@ -1,4 +1,4 @@
-"""Contracts for parts of gantk, ours and yours: name a registered part in a subclass and pytest checks its promises.
+"""Contract tests for parts of gantk and of plugins: a subclass names a registered part, and pytest checks it.
 
     from gantk.testing import MethodContract
 

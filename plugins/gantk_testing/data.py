@@ -1,4 +1,4 @@
-"""What every metric of pairs, data source and file format promises: a score an image, records, pixels that stay."""
+"""Contract tests of pair metrics (a score per image), data sources (records) and file formats (exact pixels)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gantk_testing.small import Contract, random_images
 
 
 class MetricContract(Contract):
-    """Promises of a metric of output and reference (one of sets of images is not tested by this)."""
+    """Tests of a metric of pairs, output and reference (not of metrics of sets)."""
 
     metric: ClassVar[str]
 
@@ -37,7 +37,7 @@ class MetricContract(Contract):
 
 
 class SourceContract(Contract):
-    """Promises of a data source. A subclass names it and writes the files of a small data set, two patients or more."""
+    """Tests of a data source. A subclass names it and writes the files of a small data set of two or more patients."""
 
     source: ClassVar[str]
     domains: ClassVar[tuple[str, ...]] = ("T1", "T2")
@@ -71,7 +71,7 @@ class SourceContract(Contract):
 
 
 class FormatContract(Contract):
-    """Promises of a file format: what is written is read again, and a broken file is an error in words."""
+    """Tests of a file format: a written image is read back unchanged, and a broken file is a UserError."""
 
     format: ClassVar[str]
 

@@ -1,4 +1,4 @@
-"""What every method promises: phases that keep to their modules, exact resumes, and images of the right kind."""
+"""Contract tests of methods: phases change only their own modules, resuming is exact, images have the right form."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ BATCH = 2
 
 
 class MethodContract(Contract):
-    """Promises of a method. A subclass names it: `method = "mygan"`; everything else has a default.
+    """Tests of a method. A subclass names it: `method = "mygan"`; everything else has a default.
 
-    Networks of gantk's own among the method's defaults are made small; `options` adds to or overrules that.
+    gantk's own networks among the method's defaults are made small; `options` adds to the defaults or overrides them.
     """
 
     method: ClassVar[str]
     channels: ClassVar[int] = 1  # of every domain
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
-    classes: ClassVar[tuple[str, ...]] = ()  # of the images, for methods that learn from labels
-    microbatches: ClassVar[bool] = True  # False where a loss speaks of the batch as a whole
-    captures: ClassVar[bool] = True  # False where a step has to ask the device for values: no CUDA graph can hold it
-    exports: ClassVar[bool] = True  # False where translating is more than running networks: an optimisation
+    classes: ClassVar[tuple[str, ...]] = ()  # classes of the images, for methods that use labels
+    microbatches: ClassVar[bool] = True  # False if a loss is of the batch as a whole
+    captures: ClassVar[bool] = True  # False if a step reads values from the device: no CUDA graph can capture it
+    exports: ClassVar[bool] = True  # False if translating does more than run networks, such as an optimisation
 
     def build(self, dims: int, seed: int = 0, pool: int = POOL) -> Method:
-        """The method with weights drawn from `seed`; an image pool, where it has one, of that capacity."""
+        """Build the method with weights drawn from `seed`; its image pools, if any, have the capacity `pool`."""
         torch.manual_seed(seed)
         part = small_part("method", self.method, self.options, pool)
         return part(Geometry(dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes))
@@ -46,13 +46,13 @@ class MethodContract(Contract):
         self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, rule=adam, steps: int = 4,
         schedule=Constant, graph=None,
     ) -> Engine:  # fmt: skip
-        """An engine for a few steps with a moving average; `rule` makes its optimizers."""
+        """An engine for a few steps with a moving average; `rule` builds its optimizers."""
         runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
         runtime.place(method, method.geometry.dims)
         return Engine(method, train_table(rule, schedule=schedule, microbatch=microbatch), steps, runtime, graph)
 
     def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH) -> Batch:
-        """The `count` images of one step, the same for the same step."""
+        """A batch of `count` images, the same for the same step."""
         size = size or method.geometry.size
         images = (random_images(count, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))
         batch = Batch(zip(method.reads, images, strict=True))
@@ -61,7 +61,7 @@ class MethodContract(Contract):
         return batch
 
     def train(self, engine: Engine, until: int) -> dict[str, Tensor]:
-        """Run the engine's steps up to `until`; the last step's losses."""
+        """Run the engine's steps up to `until`; returns the last step's losses."""
 
         def batch_at(step: int, stage: Stage) -> Batch:
             return self.batch_at(engine.method, step, stage.size)
@@ -110,16 +110,16 @@ class MethodContract(Contract):
             assert moved, f"the phase '{phase.name}' moved nothing"
 
     def test_a_recorded_step_is_the_step(self, monkeypatch):
-        """Recorded once and replayed, as a CUDA graph is, training goes where it goes without, to the bit."""
-        d = min(self.dims)  # operations are recorded whatever the dimensions
+        """A step recorded once and replayed, as a CUDA graph is, trains to the same weights, to the bit."""
+        d = min(self.dims)  # recording does not depend on the dimensions
         if not self.captures:
             pytest.skip("asks the device for values")
         monkeypatch.setattr("gantk_cuda_graph.capture.WARM_UP", 1)
-        steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step comes at least three times
+        steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step runs at least three times
         plain = self.engine(self.build(d), steps=steps, schedule=Linear)
         replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
         if replayed.capture.obstacle is not None:
-            pytest.skip(replayed.capture.obstacle)  # an optimizer that nobody can record
+            pytest.skip(replayed.capture.obstacle)  # the optimizer cannot be captured
         self.train(plain, until=steps)
         self.train(replayed, until=steps)
         assert replayed.capture.obstacle is None, replayed.capture.obstacle
@@ -131,7 +131,7 @@ class MethodContract(Contract):
         self.train(whole, until=4)
         self.train(half, until=2)
         path = checkpoint.save(tmp_path, half.step, _weights(half), half.state_dict(), {})
-        resumed = self.engine(self.build(d, seed=1))  # other weights, so that all must come from the checkpoint
+        resumed = self.engine(self.build(d, seed=1))  # other weights: all must come from the checkpoint
         torch.rand(7)  # and another state of the random numbers
         live, average = split_weights(checkpoint.load_weights(path))
         checkpoint.load_into(resumed.method, live, str(path))
@@ -139,7 +139,7 @@ class MethodContract(Contract):
         self.train(resumed, until=4)
         _assert_equal(_weights(resumed), _weights(whole))
         for found, expected in zip(self._products(resumed.method), self._products(whole.method), strict=True):
-            assert torch.equal(found, expected)  # what they make too: nothing is remembered outside the checkpoint
+            assert torch.equal(found, expected)  # outputs too: no state is outside the checkpoint
 
     def test_images_have_the_right_shape_and_range(self, d):
         method = self.build(d)
@@ -167,7 +167,7 @@ class MethodContract(Contract):
         assert not torch.equal(first, other)
 
     def test_microbatches_give_the_same_step(self, d):
-        whole, parts = (self.build(d, pool=0) for _ in range(2))  # what a pool gives back depends on the order
+        whole, parts = (self.build(d, pool=0) for _ in range(2))  # without pools: their output depends on the order
         if not self.microbatches or not batch_independent(whole):
             pytest.skip("mixes the images of a batch")
         engine = self.engine(whole, rule=sgd)
@@ -182,7 +182,7 @@ class MethodContract(Contract):
             torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
     def _products(self, method: Method) -> list[Tensor]:
-        """What the method makes: every direction's translation, or samples."""
+        """The method's outputs: the translations of every direction, or samples."""
         method.eval()
         images = random_images(BATCH, self.channels, method.geometry.size)
         with torch.no_grad():
@@ -191,7 +191,7 @@ class MethodContract(Contract):
 
 
 class _Translation(torch.nn.Module):
-    """One direction of a method as a network, which is what an exporter takes."""
+    """One direction of a method as a module, as an exporter takes it."""
 
     def __init__(self, method: Method, to: str):
         super().__init__()
@@ -202,7 +202,7 @@ class _Translation(torch.nn.Module):
 
 
 def _weights(engine: Engine) -> dict[str, Tensor]:
-    """The weights and their moving average, as a checkpoint names them."""
+    """The weights and their moving average, with the names of a checkpoint."""
     parts = {"model": engine.method} | ({} if engine.ema is None else {"ema": engine.ema})
     return {f"{part}.{name}": tensor for part, of in parts.items() for name, tensor in of.state_dict().items()}
 

@@ -1,4 +1,4 @@
-"""What every generator, discriminator and loss promises: shapes, gradients, precision, and images kept apart."""
+"""Contract tests of generators, discriminators and losses: shapes, gradients, precision, independence of a batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAYOUT = """Some layer leaves channels-last. forward() should neither .reshape()
 
 @contextmanager
 def explained(words: str) -> Iterator[None]:
-    """What goes wrong inside fails the test with these words, and the error behind them."""
+    """Turn an exception inside the context into a test failure with these words and the exception's text."""
     try:
         yield
     except Exception as error:
@@ -46,9 +46,9 @@ def explained(words: str) -> Iterator[None]:
 
 
 class NetworkContract(Contract):
-    """Shared by generators and discriminators; a subclass says how one is built.
+    """Tests shared by generators and discriminators; a subclass has `build`.
 
-    Without `options` the network has its defaults, small ones where it is one of gantk's own.
+    Without `options` the network has its defaults; gantk's own networks have small ones.
     """
 
     options: ClassVar[dict[str, Any] | None] = None
@@ -58,7 +58,7 @@ class NetworkContract(Contract):
         return small_part(kind, name, SMALL.get(name, {}) if self.options is None else self.options)
 
     def build(self, inputs: int, dims: int) -> nn.Module:
-        """A network for images of `inputs` channels, in training mode."""
+        """Build a network for images of `inputs` channels, in training mode."""
         raise TypeError(f"{type(self).__name__} must name its network")
 
     def images(self, count: int, channels: int, dims: int) -> Tensor:
@@ -78,7 +78,7 @@ class NetworkContract(Contract):
         assert said is not None, BATCH_INDEPENDENT.format(type(network).__name__)
         _compare_batch_and_singles(copy.deepcopy(network).eval(), self.images(3, 1, d))
         if said:
-            for layer in network.modules():  # what it draws at random differs between two passes, rightly
+            for layer in network.modules():  # dropout differs between two passes
                 if isinstance(layer, nn.modules.dropout._DropoutNd):
                     layer.eval()
             _compare_batch_and_singles(network, self.images(3, 1, d))
@@ -124,7 +124,7 @@ class NetworkContract(Contract):
 
 
 class GeneratorContract(NetworkContract):
-    """Promises of a generator: images (N, C_in, *size) to images (N, C_out, *size), for any channel counts."""
+    """Tests of a generator: images (N, C_in, *size) to images (N, C_out, *size), for any channel counts."""
 
     generator: ClassVar[str]
 
@@ -146,7 +146,7 @@ class GeneratorContract(NetworkContract):
 
 
 class DiscriminatorContract(NetworkContract):
-    """Promises of a discriminator: images (N, C, *size) to raw logits, (N, 1, *patches) or (N, 1)."""
+    """Tests of a discriminator: images (N, C, *size) to raw logits, (N, 1, *patches) or (N, 1)."""
 
     discriminator: ClassVar[str]
 
@@ -162,7 +162,7 @@ class DiscriminatorContract(NetworkContract):
         network = self.build(1, d).eval()
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter.mul_(10)  # a sigmoid or tanh inside would hold the output to [-1, 1] still
+                parameter.mul_(10)  # a sigmoid or tanh would still limit the output to [-1, 1]
             largest = network(self.images(2, 1, d) * 100).abs().max()
         assert largest > 1.001, "logits are raw: leave out the sigmoid or tanh at the end, the loss has its own"
 
@@ -174,7 +174,7 @@ class DiscriminatorContract(NetworkContract):
 
 
 def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
-    # Copies, because a pass in training may change what the network remembers, as spectral norm does.
+    # Copies, because a forward pass in training may change buffers, such as those of spectral norm.
     with torch.no_grad():
         whole = copy.deepcopy(network)(images)
         singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
@@ -184,9 +184,9 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
 
 
 class LossContract(Contract):
-    """Promises of a loss of two images, or of an adversarial loss (one with `generator` and `discriminator`).
+    """Tests of a loss of two images, or of an adversarial loss (one with `generator` and `discriminator`).
 
-    `inputs` may be overridden for a loss of something other than two images; it returns (output, target).
+    Override `inputs`, which returns (output, target), for a loss of something other than images.
     """
 
     loss: ClassVar[str]
@@ -224,7 +224,7 @@ class LossContract(Contract):
 
     @staticmethod
     def _values(loss: Any, output: Any, target: Any) -> list[Tensor]:
-        """The loss, or for an adversarial one what either player minimises, `output` being the fake's logits."""
+        """The loss's value; for an adversarial loss the generator's and the discriminator's (`output`: fake logits)."""
         if hasattr(loss, "discriminator"):
             return [loss.generator(output), loss.discriminator(target, output)]
         return [loss(output, target)]

@@ -1,8 +1,8 @@
-"""What a CUDA graph would make of a function, found out on a CPU: where the host waits, and what it would freeze.
+"""Checks on a CPU whether a CUDA graph can capture a function: where the host waits, and which values are frozen.
 
-A graph records which operations run on which memory, and runs them again. Whatever Python worked out meanwhile stays as
-it was, and whatever asks the device for a value cannot be recorded at all. Both can be seen on any machine: torch shows
-every operation, those of the backward pass too, to a dispatch mode.
+A graph records operations and their memory, and runs them again. Values that Python computed while recording stay
+fixed, and operations that read a value from the device cannot be recorded at all. A CPU shows both: a dispatch mode of
+torch receives every operation, also those of the backward pass.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 aten = torch.ops.aten
 VALUES = {aten._local_scalar_dense, aten.is_nonzero, aten.equal}
 SHAPES = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount}
-# These go past the dispatcher where the tensor is on the host already.
+# Methods that bypass the dispatcher if the tensor is on the host.
 METHODS = {Tensor.tolist: "tolist", Tensor.numpy: "numpy", Tensor.cpu: "cpu", Tensor.__array__: "numpy"}
 
 
 def host_reads(function: Callable[[], Any]) -> list[str]:
-    """Every place where `function()` makes the host wait for the device, or feeds it; [] where a graph could hold it.
+    """List the places where `function()` reads from the device or copies to it; [] if a graph can capture it.
 
-    Indexing with a mask counts too (`nonzero`). Numbers that Python holds anyway do not: they become part of a kernel's
-    arguments, and `Recording` shows where that freezes what should change.
+    Indexing with a mask counts too (`nonzero`). Python numbers do not: they become kernel arguments, and `Recording`
+    shows where this freezes a value that should change.
     """
     found: list[str] = []
     with _Operations(found.append), _Methods(found.append):
@@ -38,18 +38,18 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
 
 
 class Recording:
-    """One call of a function, recorded operation by operation; `replay` runs them again on the same memory.
+    """Records one call of a function, operation by operation; `replay` runs these again on the same memory.
 
         recording = Recording()
         losses = recording.record(lambda: engine.train_step(batch))
         recording.replay()   # `losses`, the weights and all buffers are now those of one more step
 
-    Random operations draw anew from torch's global generator, as they do when a CUDA graph is replayed. Raises
-    RuntimeError where the function makes the host wait, since a capture would fail there.
+    Random operations draw new numbers from torch's global generator, as in a replayed CUDA graph. Raises
+    RuntimeError where the function makes the host wait, because a capture would fail there.
     """
 
     def record(self, function: Callable[[], Any]) -> Any:
-        """What `function` gives; it runs as usual meanwhile."""
+        """Run `function` and record its operations; returns its result."""
 
         def refuse(read: str) -> None:
             raise RuntimeError(f"a graph cannot hold this: {read}")
@@ -61,7 +61,7 @@ class Recording:
 
     @torch.no_grad()
     def replay(self) -> None:
-        """Run what was recorded, into the memory of the recording."""
+        """Run the recorded operations again; results overwrite those of the recording."""
         for func, args, kwargs, outputs in self._calls:
             for old, new in zip(outputs, _tensors(func(*args, **kwargs)), strict=True):
                 if old.data_ptr() != new.data_ptr() or old.stride() != new.stride():
@@ -69,7 +69,7 @@ class Recording:
 
 
 class _Operations(TorchDispatchMode):
-    """Keeps all operations with their arguments and outputs in `calls`, and tells `tell` of each host read."""
+    """Appends all operations with their arguments and outputs to `calls`, and calls `tell` for each host read."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
@@ -83,14 +83,14 @@ class _Operations(TorchDispatchMode):
         out = func(*args, **kwargs)
         returns = func._schema.returns
         view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        if not view:  # views need no copy when they run again
+        if not view:  # views share memory: no replay needed
             known = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
             self.calls.append((func, *known, [t.detach() for t in _tensors(out)]))
         return out
 
 
 class _Methods(TorchFunctionMode):
-    """Tells `tell` of the calls that never reach the dispatcher."""
+    """Calls `tell` for host reads that bypass the dispatcher."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Methods(TorchFunctionMode):
 
 
 def _waits(packet: Any, args: tuple, kwargs: dict) -> str | None:
-    """Why the host waits for an operation, or hands over a number that it made; None where it does neither."""
+    """Why an operation makes the host wait or copies a host number to the device; None where it does neither."""
     if packet in VALUES:
         return "reads a value"
     if packet is aten.lift_fresh:
@@ -125,7 +125,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _place() -> str:
-    """The innermost line of gantk, of a plugin or of a test that led here."""
+    """The innermost line of the stack outside torch: of gantk, a plugin or a test."""
     own, inside = Path(__file__).name, Path(torch.__file__).parent
     frames = [frame for frame in traceback.extract_stack() if inside not in Path(frame.filename).parents]
     frame = next(frame for frame in reversed(frames) if Path(frame.filename).name != own)

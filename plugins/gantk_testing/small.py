@@ -1,4 +1,4 @@
-"""Small networks and small images: what lets a contract run in seconds, whatever a method's defaults are."""
+"""Small networks and images for contract tests, so that they run in seconds for any method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gantk.plugin.spec import Kind, Part, bind_or_raise, options_model
 from gantk.recipe.tables import TrainTable
 from gantk.training.optim import Constant
 
-# What is passed to a part of that name where it is a default; every other part keeps its own defaults.
+# Options of a part of that name where it is a default; every other part keeps its own defaults.
 SMALL = {
     "unet": {"width": 4, "depth": 2},
     "resnet": {"width": 4, "blocks": 1},
@@ -23,7 +23,7 @@ SMALL = {
     "dcgan": {"width": 4, "depth": 2},
     "munit": {"width": 4, "layers": 2},
 }
-POOL = 3  # capacity that an option called `pool` gets: small enough to overflow within four steps
+POOL = 3  # value of an option called `pool`: small enough to overflow within four steps
 
 
 def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) -> Part:
@@ -38,26 +38,26 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
 
 
 def small_size(dims: int) -> tuple[int, ...]:
-    """An image that takes milliseconds: 32 x 32, or 16 x 16 x 16."""
+    """An image size that takes milliseconds: 32 x 32, or 16 x 16 x 16."""
     return (32, 32) if dims == 2 else (16, 16, 16)
 
 
 def train_table(rule: Callable[..., Any], **changes: Any) -> TrainTable:
-    """A recipe's [train] table as an engine takes it: `rule` (parameters -> Optimizer) at a constant rate."""
+    """A recipe's [train] table for an engine, with `rule` (parameters -> Optimizer) at a constant rate."""
     return TrainTable().model_copy(update={"optimizer": rule, "schedule": Constant, "ema": 0.9} | changes)
 
 
 def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> Tensor:
-    """(count, channels, *size), uniform in [-1, 1], the same for the same seed; torch's own generator is left alone."""
+    """Random (count, channels, *size), uniform in [-1, 1], from `seed`; torch's global generator is not used."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, *size, generator=generator) * 2 - 1
 
 
 class Contract:
-    """What all contracts share: each promise is checked in 2-D and in 3-D."""
+    """Base of all contracts: each test runs in 2-D and in 3-D."""
 
-    options: ClassVar[dict[str, Any] | None] = {}  # of the part, as a recipe gives them
-    dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions it works in
+    options: ClassVar[dict[str, Any] | None] = {}  # of the part, as in a recipe
+    dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions that the part supports
     sizes: ClassVar[dict[int, tuple[int, ...]]] = {}  # image size by dimension; else 32 x 32 and 16 x 16 x 16
 
     @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
