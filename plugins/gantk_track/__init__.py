@@ -1,23 +1,23 @@
-"""Trackers: a training's curves, samples, scores and report in TensorBoard, Weights & Biases or MLflow."""
+"""Trackers: write a training's curves, samples, scores and report to TensorBoard, Weights & Biases or MLflow."""
 
 import importlib.util
 
 from gantk.errors import UserError
 from gantk.plugin.hookspecs import hookimpl
 
-TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # by the package that each needs
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # package -> class
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the trackers: `gantk run RECIPE --track tensorboard`."""
+    """Register the trackers: `gantk run RECIPE --track tensorboard`."""
     for library, cls in TRACKERS.items():
         add.tracker(library, f"gantk_track.trackers:{cls}")
 
 
 @hookimpl
 def gantk_check(model) -> None:
-    """A tracker whose library is not installed is an error before the training, not in the middle of it."""
+    """Refuse a tracker whose library is not installed, before the training starts."""
     for part in model.track:
         if part.name in TRACKERS and importlib.util.find_spec(part.name) is None:
             what = f"the tracker '{part.name}' needs the package {part.name}, which is not installed"
@@ -27,7 +27,7 @@ def gantk_check(model) -> None:
 
 @hookimpl
 def gantk_step(run, logs) -> None:
-    """Bring what is new in the run folder to its trackers; `logs` None: the training ended."""
+    """Send what is new in the run folder to its trackers; `logs` None: the training has ended."""
     from gantk_track.follow import followers
 
     for follower in followers(run, leaving=logs is None):
@@ -36,5 +36,5 @@ def gantk_step(run, logs) -> None:
 
 @hookimpl
 def gantk_end(run) -> None:
-    """Bring what is left, the scores and the report, and close the trackers."""
+    """Send the rest, the scores and the report, and close the trackers."""
     gantk_step(run, None)

@@ -1,4 +1,4 @@
-"""What a run folder holds, brought to a tracker: each thing once and in order, in however many sittings it was made."""
+"""Sends a run folder's content to a tracker, every entry once and in order, also over several resumed trainings."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from gantk.plugin.spec import bind
 from gantk.runs.schemas import Step, inside, read, table
 from gantk.terminal import say
 
-FILE = "track.json"  # in the run folder: what each tracker was brought, and under which name it keeps the run
+FILE = "track.json"  # in the run folder: the last step sent to each tracker, and the tracker's id of the run
 KEPT = RootModel[dict[str, table(brought=dict[str, Step], killed=dict[str, Step])]]
 _open: dict[Path, list[Follower]] = {}
 
 
 def followers(run: Path, leaving: bool = False) -> list[Follower]:
-    """The trackers of a run, opened at its first log point and forgotten where the training ends."""
+    """The followers of a run, opened at the first call; `leaving` removes them from the cache."""
     if run not in _open:
         _open[run] = [Follower(run, bind("tracker", one)) for one in RunFolder(run).recipe().tables.get("track", [])]
     return _open.pop(run) if leaving else _open[run]
 
 
 class Follower:
-    """Brings one run to one tracker.
+    """Sends one run to one tracker.
 
-    A resumed training computes again, to the bit the same, what came after its checkpoint: what was brought before is
-    not brought twice. A tracker that fails is left alone with a warning, and catches up at the next resume.
+    A resumed training repeats the steps after its checkpoint, to the bit; entries that were sent before are not sent
+    again. A tracker that fails is not called again, after a warning, and catches up at the next resume.
     """
 
     def __init__(self, run: Path, part: Part):
         self.run, self.part, self.last = RunFolder(run), part, -1
-        self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - it is read on as it grows
+        self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
         self.state: dict[str, Any] = read(run / FILE, KEPT).get(part.name, {})
-        # The last step of each kind of thing; after a kill, before that sitting, where a tracker holds much in memory.
+        # The last step sent of each kind; after a kill, of the process before it, if the tracker buffers in memory.
         self.brought = self.state["brought"] = self.state.pop("killed", self.state.get("brought", {}))
         self.tracker = self.failed = None
 
     def bring(self, ending: bool) -> None:
-        """Everything new up to the last log point; `ending`: all that is left, the scores and the report too."""
+        """Send everything new up to the last log point; `ending`: also the rest, the scores and the report."""
         try:
             if not self.failed:
                 self._bring(ending)
-        except (Exception, SystemExit) as error:  # whatever a tracker raises must not cost a training
+        except (Exception, SystemExit) as error:  # no error of a tracker may stop a training
             self.failed = told(error)
             say(f"warning  {self.part.name} does not follow this training any further: {self.failed}")
 
     def _bring(self, ending: bool) -> None:
         self.tracker = self.tracker or self.part(self.run.path, self.run.recipe().tables, self.state)
         for line in map(json.loads, self.log):
-            if line["step"] > self.last:  # only then all pictures of the last one are there
+            if line["step"] > self.last:  # now all pictures of the step before are written
                 self._bring_samples()
             self.last = line["step"]
             for kind, values in _values(line).items():
@@ -91,7 +91,7 @@ class Follower:
 
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The numbers of a line of the log by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
+    """The numbers of a log line by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
     found = {kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line}
     if "losses" in line:
         found["losses"] |= {f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")}
@@ -101,7 +101,7 @@ def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of nested tables, but for what is None: ("losses/generators/cycle_a", 1.2)."""
+    """Yield (name, value) of nested tables, without None: ("losses/generators/cycle_a", 1.2)."""
     for key, value in table.items():
         if value is not None:
             yield from flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]

@@ -1,7 +1,7 @@
-"""The trackers: how TensorBoard, Weights & Biases and MLflow take scalars, pictures, scores and a report.
+"""The trackers: write scalars, pictures, scores and a report to TensorBoard, Weights & Biases and MLflow.
 
-Each is built with the run folder, the recipe's tables and a dict in which it keeps what it must know after a resume.
-`put` takes numbers, and pictures by their files; `end` the report, or None where the training was stopped.
+Each is built with the run folder, the recipe's tables and a dict in which it stores its state for a resume.
+`put` takes numbers and paths of pictures; `end` takes the report, or None if the training was stopped.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from PIL import Image
 
 from gantk_track.follow import flat
 
-KINDS = ("losses", "validation", "selection", "samples", "scores")  # of what is put, in their order at one step
+KINDS = ("losses", "validation", "selection", "samples", "scores")  # kinds of entries, in their order within a step
 
 
 class TensorBoard:
     """Event files in tensorboard/ of the run folder: `tensorboard --logdir runs` shows all runs side by side.
 
-    TensorBoard keeps no files: the report is there as the path to it, the recipe as text.
+    TensorBoard stores no files: it gets the report's path and the recipe's text.
     """
 
     def __init__(self, run: Path, recipe: dict[str, Any], state: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
 
-        last = max(state["brought"].values(), default=-1)  # what is later was written as the process died
+        last = max(state["brought"].values(), default=-1)  # later entries were written before a kill
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=last + 1 if last >= 0 else None)
         if last < 0:
             self.writer.add_text("recipe", f"```\n{tomli_w.dumps(recipe)}```", 0)
@@ -51,14 +51,14 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases; without an account on this machine it is kept in wandb/ of the run folder.
+    """A run of Weights & Biases; without an account on this machine it is written to wandb/ of the run folder.
 
-    `wandb sync --append RUN/wandb/offline-run-*` uploads such a run later, every sitting of it.
+    `wandb sync --append RUN/wandb/offline-run-*` uploads such a run later, with all its resumed parts.
     """
 
     def __init__(
         self, run: Path, recipe: dict[str, Any], state: dict[str, Any], *,
-        project: str = "gantk",  # what its runs are listed under
+        project: str = "gantk",  # project that lists the runs
         mode: Literal["auto", "online", "offline"] = "auto",  # auto: $WANDB_MODE, else online where there is an account
     ):  # fmt: skip
         import wandb
@@ -66,7 +66,7 @@ class WandB:
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self.state, self.wandb = state, wandb
-        state["killed"] = dict(state["brought"])  # what it holds in memory is lost where the process is killed
+        state["killed"] = dict(state["brought"])  # a kill loses what wandb buffers
         self.run = wandb.init(
             project=project, id=state.setdefault("id", secrets.token_hex(4)), name=run.name,
             dir=str(run), config=recipe, mode=mode, resume=None if mode == "offline" else "allow", reinit="create_new",
@@ -76,7 +76,7 @@ class WandB:
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
         shown = {name: self.wandb.Image(str(v)) if isinstance(v, Path) else v for name, v in values.items()}
-        row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])  # one that is there is left out
+        row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])  # wandb skips a known step
         self.run.log(shown | {"step": step}, step=row, commit=True)
 
     def end(self, step: int, report: Path | None) -> None:
@@ -89,7 +89,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow; without a server it is kept in mlflow.db beside the run folder.
+    """A run of MLflow; without a server it is written to mlflow.db beside the run folder.
 
     `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db` shows it.
     """
@@ -97,9 +97,9 @@ class MLflow:
     def __init__(
         self, run: Path, recipe: dict[str, Any], state: dict[str, Any], *,
         uri: str | None = None,  # server or store; None: $MLFLOW_TRACKING_URI, else mlflow.db beside the run folder
-        experiment: str = "gantk",  # what its runs are listed under
+        experiment: str = "gantk",  # experiment that lists the runs
     ):  # fmt: skip
-        for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "10")):  # no training waits minutes for a server
+        for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "10")):  # do not wait minutes for a server
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
         import mlflow.entities
 
@@ -115,7 +115,7 @@ class MLflow:
             for key, value in flat(recipe):
                 self.client.log_param(state["id"], key, str(value)[:500])
         self.id = state["id"]
-        self.client.update_run(self.id, status="RUNNING")  # again, after a resume
+        self.client.update_run(self.id, status="RUNNING")  # also after a resume
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
         scalars, now = {name: v for name, v in values.items() if not isinstance(v, Path)}, round(1000 * time.time())

@@ -1,4 +1,4 @@
-"""`gantk doctor` and `gantk run RECIPE --try` as a gantk plugin: the machine, and what a training would take on it."""
+"""`gantk doctor` and `gantk run RECIPE --try` as a gantk plugin: the machine's state, a training's memory and time."""
 
 import sys
 
@@ -9,7 +9,7 @@ from gantk.terminal import add_question, json_option, write_json
 
 
 def try_recipe(recipe, json_file, precision=None, **options) -> None:
-    """Print what a training would take; exit code 1 where it does not fit."""
+    """Print the memory and time of a training; exit code 1 if it does not fit."""
     from dataclasses import asdict
 
     from gantk.terminal import line_printer
@@ -48,7 +48,7 @@ def examine(recipe, **options) -> None:
 
 @hookimpl
 def gantk_check(model) -> None:
-    """Refuse a training that this machine has no memory for, before anything is built."""
+    """Refuse a training that does not fit into this machine's memory, before anything is built."""
     from gantk_trial.cost import require_memory
 
     require_memory(model)
@@ -56,7 +56,7 @@ def gantk_check(model) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """`gantk doctor`, and the option --try of `gantk run`."""
+    """Attach `gantk doctor`, and the option --try of `gantk run`."""
     cli.add_command(examine)
     words = "Three real steps instead: memory, time, what would make it fit."
     add_question(cli.commands["run"], "--try", words, try_recipe)

@@ -1,4 +1,4 @@
-"""What a training takes at the least, counted ahead of it: its networks are built of tensors that hold no numbers."""
+"""Computes a lower bound of a training's memory beforehand, by building its networks from tensors without storage."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gantk.method import Geometry
 if TYPE_CHECKING:
     from gantk.recipe.tables import Model
 
-LARGE = 2**20  # bytes of a tensor from which on it is only counted
+LARGE = 2**20  # bytes: tensors above this size are built on the device "meta"
 MAKING = ("empty", "zeros", "ones", "rand", "randn")
 DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_")
 
 
 class Hollow(TorchFunctionMode):
-    """Around what builds networks: large tensors are made on the device "meta", where they take no memory and no time.
+    """A context in which large tensors are built on the device "meta", where they take no memory and no time.
 
-    Small ones are made as always: what a part keeps for the next that is built is a tensor with numbers.
+    Small tensors are built as usual, because a part may cache them for the next network.
     """
 
     def __torch_function__(self, call: Callable, types: Any, args: tuple = (), options: dict | None = None) -> Any:
@@ -45,10 +45,10 @@ class Hollow(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """The least that a training holds in memory at a time, in bytes: activations come on top of it.
+    """A lower bound of a training's memory in bytes, without activations.
 
-    weights: M parameters. state: these, their gradients, and the optimizer's moments where it has any; moments: the
-    last of them alone. kept: image pools and other buffers. images: one step's batch, and as much that is made of it.
+    weights: millions of parameters. state: parameters, gradients and the optimizer's moments, if any; moments: only
+    the moments. kept: image pools and other buffers. images: one step's batch, and outputs of the same size.
     """
 
     weights: float
@@ -59,7 +59,7 @@ class Cost:
 
     @property
     def gib(self) -> float:
-        """All of it."""
+        """The sum in GiB."""
         return (self.state + self.kept + self.images) / GIB
 
     def __str__(self) -> str:
@@ -69,12 +69,12 @@ class Cost:
 
 
 def cost_of(model: Model) -> Cost:
-    """What a recipe's training takes at the least; weights are left out where a method cannot be built like this."""
+    """The lower bound of a recipe's training; without weights if its method cannot be built this way."""
     data, train = model.data, model.train
     size, letters = data.patch or data.size, "ab" if len(data.domains) == 2 else ["image"]
     channels = {x: (1 + d.count("+")) * (2 * data.neighbours + 1) for x, d in zip(letters, data.domains, strict=True)}
     weights = buffers = 0
-    with suppress(Exception), Hollow():  # the training itself tells what is wrong with it
+    with suppress(Exception), Hollow():  # the training itself reports the error
         method = model.method(Geometry(data.dims, size, channels, ("", " ") if data.labels else ()))
         weights, buffers = (sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers()))
     moments = 2 * weights if "betas" in train.optimizer.options else 0
@@ -84,14 +84,14 @@ def cost_of(model: Model) -> Cost:
 
 
 def most_memory() -> float | None:
-    """GiB of the device of this machine that has most; None where that is not known."""
+    """The memory in GiB of the device with the most on this machine; None where it is not known."""
     cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     rooms = [free_memory(), *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards)]
     return None if None in rooms else max(rooms)
 
 
 def require_memory(model: Model) -> None:
-    """UserError, with figures, for a training that no device of this machine has the memory for."""
+    """Raise UserError, with figures, for a training that does not fit into any device's memory on this machine."""
     cost, most = cost_of(model), most_memory()
     if most is not None and cost.gib > most:
         what = f"this training takes {cost.gib:,.1f} GiB at the least, and there are {most:.1f} GiB: {cost}"

@@ -1,4 +1,4 @@
-"""`gantk doctor`: the machine, the versions and the plugins, and what is amiss with any of them."""
+"""`gantk doctor`: checks the machine, the versions and the plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXTRAS = {"dicom": "pydicom", "onnx": "onnxruntime"}
 
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
-    """(what, how it stands, what is wrong or None), line by line."""
+    """Yield a line for each check: (name, state, problem or None)."""
     yield "gantk", __version__, None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None
     for name in NEEDED:
@@ -39,7 +39,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         from gantk.machine.runtime import describe, start
 
         machine = describe(start())
-    except Exception as error:  # a broken torch must be reported, whatever it raises
+    except Exception as error:  # a broken torch may raise anything
         yield "device", "-", f"torch does not start: {told(error)}"
         return
     threads = counted(machine["threads"], "thread")
@@ -50,6 +50,6 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         about = f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used"
         yield "cuda", about, cuda_trouble()
     try:
-        import torchvision  # noqa: F401  (timm, lpips and pytorch-fid stand on it)
+        import torchvision  # noqa: F401  (timm, lpips and pytorch-fid need it)
     except Exception as error:
         yield "torchvision", "-", f"it does not fit this torch ({told(error, 60)}): install the one that belongs to it"

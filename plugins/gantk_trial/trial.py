@@ -1,7 +1,7 @@
-"""What a training costs, tried with real steps (`gantk run --try`), and advice when memory ends.
+"""Measures a training's memory and time with real steps (`gantk run --try`), and tries settings that need less memory.
 
-Trying replaces forecasting: memory depends on kernels, allocators and layouts that no formula knows. Each try runs in a
-process of its own, so that its peak is its own and that running out of memory ends the try alone.
+It measures because memory depends on kernels, allocators and layouts that no formula covers. Each trial runs in its
+own process, so that its peak is not another one's, and running out of memory ends only the trial.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from gantk_trial.cost import cost_of, most_memory
 if TYPE_CHECKING:
     from gantk.training.engine import Engine
 
-LARGE = 2**30  # bytes of an optimizer's moments that are counted and not held
-STEPS = 3  # of each stage; the first one, which loads and compiles, is not timed
-SOME = 2**22  # weights that the time of an update is measured with
-SPARE = 128 * 2**20  # bytes below a limit at which a library or a thread may already find too little
+LARGE = 2**30  # bytes: larger optimizer moments are added to the result and not allocated
+STEPS = 3  # steps of each stage; the first one, which loads and compiles, is not timed
+SOME = 2**22  # weights with which the time of an update is measured
+SPARE = 128 * 2**20  # bytes below the limit at which starting a library or a thread may already fail
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What `STEPS` steps of every stage of a training took on this machine.
+    """Memory and time of `STEPS` steps of every stage of a training on this machine.
 
-    step_s: seconds a step, at the last stage's size. hours: of all steps; samples, scores and saving apart. peak_gib:
-    most memory held, of the process on a CPU, of its tensors on a GPU. available_gib: what there was before.
-    settings: `--set` texts that were in force; ways: the trials with less memory, where this one did not fit. counted:
-    what it takes at the least, in words, known before anything was built; where that is too much, no step was made.
+    step_s: seconds per step at the last stage's size. hours: all steps, without samples, scores and saving. peak_gib:
+    peak memory, of the process on a CPU, of its tensors on a GPU. available_gib: free memory before.
+    settings: `--set` texts of this trial; ways: trials with less memory, if this one did not fit. counted: the lower
+    bound of `cost_of`, in words; where it exceeds the memory, no step was run.
     """
 
     fits: bool
@@ -55,7 +55,7 @@ class Trial:
     counted: str = ""
 
     def lines(self) -> Iterator[str]:
-        """For a terminal."""
+        """Yield the result as lines for a terminal."""
         if self.counted:
             yield f"counted  {self.counted}"
         of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
@@ -78,10 +78,10 @@ def predict(
     device: str | None = None,
     memory: float | None = None,
 ) -> Trial:
-    """What a training would take, found by three real steps of it: memory, time a step, hours; nothing is written.
+    """Measure a training's memory, time per step and hours by three real steps; no file is written.
 
-    Where it does not fit, `ways` holds trials of what takes less memory, up to one that fits. `memory`: GiB that may be
-    used on a CPU; None: what is free. UserError where the recipe or its data are wrong.
+    If it does not fit, `ways` holds trials of settings with less memory, up to one that fits. `memory`: GiB that may be
+    used on a CPU; None: the free memory. UserError where the recipe or its data are wrong.
     """
     loaded, model = checked_recipe(recipe, data, set, profile)
     found, ways = _in_child(loaded, (), device, memory), []
@@ -94,7 +94,7 @@ def predict(
 
 
 def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
-    """One trial in a process of its own; UserError and GantkError as that process had them."""
+    """Run one trial in its own process; its UserError or GantkError is raised here."""
     model = recipe.override(settings).check()
     cost, most = cost_of(model), memory or (free_memory(device) if device else most_memory())
     if most is not None and cost.gib > most:
@@ -102,7 +102,7 @@ def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, mem
     ask = {"tables": resolved(model), "device": device, "memory": memory}
     command = [sys.executable, "-m", "gantk_trial.trial"]
     child = subprocess.run(command, input=json.dumps(ask), capture_output=True, text=True)
-    if child.returncode < 0:  # the system ended it
+    if child.returncode < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
     if child.returncode > 0:
         raise GantkError(f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}")
@@ -113,7 +113,7 @@ def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, mem
 
 
 def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
-    """`STEPS` steps of every stage, in this process."""
+    """Run `STEPS` steps of every stage in this process."""
     from gantk.machine.runtime import start
     from gantk.training.assemble import assemble
     from gantk.training.loop import Training
@@ -152,9 +152,9 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
 
 
 def _without_moments(engine: Engine) -> float:
-    """Let an engine of many weights leave them as they are: its moments are counted, and need not be held.
+    """Turn off an engine's weight updates, so that no memory is allocated for the moments.
 
-    Returns the seconds that its updates would take, a step, from what they take of some weights.
+    Returns the seconds per step that the updates would take, extrapolated from `SOME` weights.
     """
     import torch
 
@@ -173,7 +173,7 @@ def _without_moments(engine: Engine) -> float:
 
 
 def _limit(gib: float) -> None:
-    """Let allocations beyond `gib` fail in this process, before the system has to choose whom to end."""
+    """Make allocations beyond `gib` fail in this process, before the system kills some process."""
     with suppress(ImportError, ValueError, OSError):  # Windows; a stricter limit is in force
         import resource
 
@@ -181,10 +181,10 @@ def _limit(gib: float) -> None:
 
 
 def _is_at_limit() -> bool:
-    """Whether this process has next to nothing left below its limit: whatever fails then fails for want of memory.
+    """Whether this process is within `SPARE` bytes of its limit: any failure is then taken as lack of memory.
 
-    An allocation that is refused shows in many ways: a library that cannot be mapped or says that it is broken, a
-    thread that cannot be started.
+    A refused allocation has many symptoms: a library that cannot be mapped or seems broken, or a thread that cannot
+    be started.
     """
     with suppress(ImportError, OSError, KeyError):
         import resource
@@ -196,7 +196,7 @@ def _is_at_limit() -> bool:
 
 
 def main() -> None:
-    """The child's side: a question as JSON on standard input, the answer as the last line of standard output."""
+    """The child process: reads arguments as JSON from standard input, prints the result as JSON in its last line."""
     try:
         answer = asdict(_measure(**json.loads(sys.stdin.read())))
     except UserError as error:

@@ -1,10 +1,10 @@
-"""How sure a translation is: `gantk translate RUN IN OUT --uncertainty auto`."""
+"""Uncertainty maps of translations: `gantk translate RUN IN OUT --uncertainty auto`."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the kinds of uncertainty."""
+    """Register the kinds of uncertainty."""
     for name in ("auto", "flips", "dropout", "checkpoints", "cycle", "members"):
         add.uncertainty(name, f"gantk_uncertainty.maps:{name.capitalize()}")

@@ -1,4 +1,4 @@
-"""Whether an uncertainty map knows where the errors are, and how large: AUROC, AUSE, rank correlation, coverage."""
+"""Measures how well uncertainty maps predict position and size of errors: AUROC, AUSE, rank correlation, coverage."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from gantk.metrics.intervals import estimate, patient_numbers
 
 KEPT = np.array([round(1 - step / 20, 2) for step in range(20)])  # 100 % of the pixels, 95 %, ... down to 5 %
-NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)  # shares of errors that a spread promises
-ONE = NOMINAL.index(0.6827)  # within one spread, if errors are normal: the share that the scale is fitted to
-REACH = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])  # in spreads, for each of these shares
-LARGE = 0.1  # of the data range: an error that changes what a picture shows
-WORST = 0.9  # an error above this quantile of a patient's errors is one that a user would want to be warned of
+NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)  # nominal coverages
+ONE = NOMINAL.index(0.6827)  # coverage of one spread for normal errors, to which the scale is fitted
+REACH = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])  # number of spreads for each coverage
+LARGE = 0.1  # share of the data range above which an error is large
+WORST = 0.9  # quantile of a patient's errors above which an error should have high uncertainty
 
 Map = np.ndarray | Tensor
 
@@ -29,24 +29,24 @@ def judge_uncertainty(
     span: float = 0.0,
     fitted_on: tuple[Map, Map, Map, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """How well uncertainties predict errors, inside the foreground, each patient on its own: rows of metrics.json.
+    """Score how well uncertainties predict errors in the foreground, patient by patient; returns rows of metrics.json.
 
     `errors` (N, C, *size) are absolute; `uncertainties` and `foreground` (above 0 inside) have as many channels or one.
     All pixels of a patient are ranked together; values are means over patients with their 95 % interval.
 
-    `span` is the data range; `fitted_on` is the same of other patients, on whom the spread gets its scale.
+    `span` is the data range; `fitted_on` are the same maps of other patients, to which the spread's scale is fitted.
 
-    - `auroc`: how probable it is that a pixel whose error is above the 90th percentile of its patient's errors is more
-      uncertain than one below. 1 perfect, 0.5 guessing.
+    - `auroc`: the probability that a pixel with an error above the 90th percentile of its patient's errors is more
+      uncertain than a pixel below. 1 perfect, 0.5 guessing.
     - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out.
-    - `ause`: mean distance of the rejection curve from the oracle's, as shares of the whole error (Ilg et al. 2018,
-      5.2). 0 perfect; `random` is what guessing gets.
+    - `ause`: mean distance of the rejection curve from the oracle's, as a share of the mean error (Ilg et al. 2018,
+      5.2). 0 perfect; `random` is the value of guessing.
     - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
-    - `rejection`: mean error of the share `kept` when the most uncertain pixels go first, beside the order of the
-      errors themselves (`oracle`) and none at all (`random`).
-    - `scale`: by what a spread is multiplied so that 68.27 % of the errors of `fitted_on` lie within it (conformal).
-    - `coverage`: the share of the errors within one scaled spread, 0.6827 wanted; beside it `unscaled`.
-    - `reliability`: such shares, `observed` and `unscaled`, for as many spreads as hold `nominal` of normal errors.
+    - `rejection`: mean error of the share `kept` when the most uncertain pixels are removed first; `oracle`: when
+      those with the largest errors are; `random`: when random ones are.
+    - `scale`: the factor on a spread with which 68.27 % of the errors of `fitted_on` are within it (conformal).
+    - `coverage`: the share of errors within one scaled spread, ideally 0.6827; `unscaled` is that without the factor.
+    - `reliability`: the `observed` and `unscaled` coverages at the spreads that hold `nominal` of normal errors.
     """
     from scipy.stats import spearmanr
     from sklearn.metrics import roc_auc_score
@@ -91,7 +91,7 @@ def judge_uncertainty(
 
 
 def _by_patient(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]):
-    """(patient, errors, uncertainties) of each patient, (P,) each: what is in the foreground and a number."""
+    """Yield (patient, errors, uncertainties) of each patient, (P,) each: finite values in the foreground."""
     errors = np.asarray(errors)
     uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
     numbers = patient_numbers(patients)
@@ -103,7 +103,7 @@ def _by_patient(errors: Map, uncertainties: Map, foreground: Map, patients: Sequ
 
 
 def _scale(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]) -> tuple[float | None, int]:
-    """The factor by which one spread holds 68.27 % of the errors, the mean over patients; and how many these are."""
+    """The mean over patients of the factor with which one spread holds 68.27 % of the errors; and their number."""
     found = []
     for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
         found.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
@@ -111,7 +111,7 @@ def _scale(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[
 
 
 def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Mean error of the kept shares, least `order` first; each of equal ones stands for their mean error."""
+    """Mean error of the shares KEPT with the lowest `order`; pixels of equal order count with their mean error."""
     _, places, counts = np.unique(order, return_inverse=True, return_counts=True)
     shared = np.repeat(np.bincount(places, errors) / counts, counts)
     kept = np.maximum(np.rint(KEPT * len(errors)).astype(int), 1)
@@ -119,7 +119,7 @@ def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
-    """Between both, as a share of the whole error; nan where there is no error to predict."""
+    """The area between two curves as a share of the mean error; nan where there is no error."""
     if not curve[0]:
         return float("nan")
     apart = (curve - oracle) / curve[0]

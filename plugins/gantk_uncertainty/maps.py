@@ -1,4 +1,4 @@
-"""How sure a translation is, pixel by pixel: how far its answers spread when what should not matter is changed."""
+"""Uncertainty maps of translations: the spread, pixel by pixel, over changes that should not affect the result."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from gantk.method import Method
 from gantk.plugin.spec import Seed
 from gantk_uncertainty.judging import judge_uncertainty
 
-PASSES = 8  # networks that are drawn for "dropout"; more is smoother and slower
-FLIPS = ((-1,), (-2,), (-1, -2))  # axes that are mirrored, columns and rows, alone and together
+PASSES = 8  # networks drawn for "dropout"; more is smoother and slower
+FLIPS = ((-1,), (-2,), (-1, -2))  # axes that are mirrored: columns, rows, both
 
 
 class Flips:
     """Standard deviation over an image and its mirror images, each translated and mirrored back (Wang et al. 2019).
 
     Base of every kind: uncertainty maps of a method's translations, in network intensities. The same seed gives the
-    same maps, whatever the batch; the global random generators are left as they were.
+    same maps in any batch; the state of the global random generators is restored.
     """
 
-    needs = ""  # what a run must have, in words
-    scale = 1.0  # by what the spread is multiplied: what held on a run's validation patients
+    needs = ""  # requirement on the run, for messages
+    scale = 1.0  # factor on the spread, fitted to a run's validation patients
     judge = staticmethod(judge_uncertainty)
 
     def __init__(
         self,
         *,
-        seed: Seed = 0,  # of what is drawn at random
+        seed: Seed = 0,  # of random numbers
     ):
         self.seed = seed
 
     def had(self, method: Method, checkpoints: int) -> bool:
-        """Whether a method, of which so many checkpoints are kept, can have this kind."""
+        """Whether this kind is possible for a method with so many saved checkpoints."""
         return True
 
     def check(self, method: Method, checkpoints: int) -> None:
-        """UserError where it cannot."""
+        """Raise UserError where this kind is not possible."""
         if not self.had(method, checkpoints):
             what = f"this uncertainty needs {self.needs}"
             raise UserError(what, where="uncertainty", remedy="choose flips, which every run can have")
 
     def chosen(self, method: Method) -> str:
-        """The kind that is made, by name."""
+        """The name of the kind that is computed."""
         return type(self).__name__.lower()
 
     @torch.no_grad()
@@ -56,8 +56,8 @@ class Flips:
     ) -> tuple[Tensor, Tensor]:
         """The plain translation of images (N, C, *size) and its uncertainty, 0 or more: (N, D, *size), float32.
 
-        `others` are other checkpoints' weights. UserError where the kind cannot be had. The translation is the one that
-        is made without an uncertainty, to the bit.
+        `others` are other checkpoints' weights. UserError where this kind is not possible. The translation is, to the
+        bit, that without uncertainty.
         """
         self.check(method, 1 + len(others))
         plain = method.translate(image, to).float()
@@ -70,7 +70,7 @@ class Flips:
 
 
 class Dropout(Flips):
-    """Standard deviation over networks, each with other units dropped (Gal and Ghahramani 2016, eq. 7-8)."""
+    """Standard deviation over networks with different units dropped (Gal and Ghahramani 2016, eq. 7-8)."""
 
     needs = "networks that were trained with method.generator.dropout above 0"
 
@@ -86,7 +86,7 @@ class Dropout(Flips):
 
 
 class Checkpoints(Flips):
-    """Standard deviation over the run's kept checkpoints, an ensemble along the training (Huang et al. 2017)."""
+    """Standard deviation over the run's saved checkpoints, a snapshot ensemble (Huang et al. 2017)."""
 
     needs = "several checkpoints: train.keep of 2 or more"
 
@@ -105,7 +105,7 @@ class Checkpoints(Flips):
 
 
 class Cycle(Flips):
-    """How far an image is from its translation brought back, for two-way methods."""
+    """Absolute difference between an image and its translation translated back, for two-way methods."""
 
     needs = "a way back from the target domain: a two-way method, such as cyclegan"
 
@@ -114,12 +114,12 @@ class Cycle(Flips):
 
     def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
         back = method.translate(plain.to(image.dtype), {"a": "b", "b": "a"}[to]).float()
-        error = (back - image).abs()  # network intensities are the same in both domains: no factor is needed
+        error = (back - image).abs()  # both domains have the same network intensities: no factor
         return error if error.shape == plain.shape else error.mean(1, keepdim=True).expand_as(plain)
 
 
 class Members(Flips):
-    """How far several models differ, which are translated with as one: no single run has it."""
+    """Standard deviation over the models of an ensemble; not possible for a single run."""
 
     needs = "several runs, `gantk translate RUN1,RUN2 IN OUT`"
 
@@ -128,10 +128,10 @@ class Members(Flips):
 
 
 class Auto(Flips):
-    """Flips, and for two-way methods cycle added to it, the mean over 3 pixels a side: what found the errors best.
+    """Flips, plus cycle for two-way methods, averaged over 3 pixels a side: the kind that found errors best.
 
-    The mean takes away what a single pixel's noise adds: AUROC for errors above 10 % of the range 0.69 to 0.74 in the
-    mean over phantoms, unpaired, 0.81 to 0.82 on noise-free slices (benchmarks/results/README.md).
+    The average removes single pixels' noise: it raised the AUROC for errors above 10 % of the range from 0.69 to 0.74
+    in the mean over phantoms, unpaired, and from 0.81 to 0.82 on noise-free slices (benchmarks/results/README.md).
     """
 
     def chosen(self, method: Method) -> str:
@@ -147,10 +147,10 @@ class Auto(Flips):
 
 @contextmanager
 def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Inside, the dropout layers of a module in eval mode drop units: the same ones for every image and every batch.
+    """Let the dropout layers of a module in eval mode drop units: the same ones for all images inside the context.
 
-    One network is drawn, not one an image: neighbouring slices see the same one, and a result does not depend on what
-    it shared a batch with. `generator` is a CPU generator, so that devices agree.
+    One network is drawn for all images, so that neighbouring slices have the same one, and a result does not depend on
+    its batch. `generator` is a CPU generator, so that all devices draw the same.
     """
     masks: dict[tuple, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""Which images of two unpaired domains are shown together: those that show the head at like height."""
+"""An order of batches that combines images of two unpaired domains that show the head at similar height."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Share
 from gantk_unpaired.outline import body
 
-STREAM = 0x6D617463  # of random numbers that draw among like images, apart from those that shuffle
-SIDE = 24  # pixels a side at which outlines are compared
-ROWS = 1024  # images that are compared with all others at a time
+STREAM = 0x6D617463  # seed of the draws among similar images, different from that of the shuffle
+SIDE = 24  # side in pixels at which outlines are compared
+ROWS = 1024  # images per batch of the comparison
 
 
 class Matched:
-    """Unpaired images of like height are drawn together, so that discriminators see like anatomy in real and fake.
+    """Draws unpaired images of similar height together, so that discriminators see similar anatomy in real and fake.
 
-    The larger domain is shuffled as ever; beside each of its images stands one of the nearest of the other domain,
-    drawn anew every time by seed and place: nothing to save, and the same for any number of ranks and workers.
+    The larger domain is shuffled as usual; each of its images is combined with one of the nearest of the other domain,
+    drawn by seed and position in the order: there is no state to save, and ranks and workers do not matter.
     """
 
     def __init__(
         self,
         *,
-        by: Literal["auto", "position", "outline"] = "auto",  # place in the stack; body's outline; auto: place if known
-        among: Share = 0.1,  # share of the other domain's images, the nearest, that one is drawn from; 0: the nearest
-        threshold: Fraction = 0.05,  # of outlines: share of the range above black from which on a pixel is no air
+        by: Literal["auto", "position", "outline"] = "auto",  # slice position; body's outline; auto: position if known
+        among: Share = 0.1,  # draw from this share of the other domain's images, the nearest ones; 0: the nearest
+        threshold: Fraction = 0.05,  # of outlines: a pixel further above black than this share of the range is no air
     ):
         self.by, self.among, self.threshold = by, among, threshold
 
     def __call__(self, batches: Batches) -> Pairing:
-        """The order for these batches; UserError where they are paired already, or images have no place."""
+        """The order for these batches; UserError where they are paired, or slice positions are needed and missing."""
         sets = batches.sets
         if batches.paired or set(sets) != {"a", "b"}:
             what = "like images are drawn together of two domains without pairs, and this method needs "
@@ -58,16 +58,16 @@ class Matched:
 
 
 class Pairing:
-    """Which image of each domain stands at a place of the order; a function of the seed and the place."""
+    """Maps a position in the order to an image of each domain, as a function of the seed and the position."""
 
     def __init__(
         self, seed: int, stream: int, weights: bytes, letters: tuple[str, str], near: list, shares: np.ndarray
     ):
         self.seed, self.stream, self.weights, self.letters = seed, stream, weights, letters
-        self.near, self.shares = near, shares  # of each image like ones of the other domain; how often each is shown
+        self.near, self.shares = near, shares  # similar images of the other domain, for each image; their weights
 
     def __call__(self, place: int) -> dict[str, int]:
-        """The index of an image by domain."""
+        """The index of an image for each domain."""
         epoch, row = divmod(place, len(self.near))
         first = int(order(self.seed, self.stream, epoch, len(self.near), self.weights)[row])
         ends = np.cumsum(self.shares[self.near[first]])
@@ -77,9 +77,9 @@ class Pairing:
 
 
 def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
-    """The place of each slice among those of its scan, 0 the lowest and 1 the highest: (N, 1); None where one has none.
+    """The relative height of each slice in its scan, 0 lowest to 1 highest: (N, 1); None if one has no position.
 
-    A scan is told by `scan_key`, or by patient and folder.
+    A scan is identified by `scan_key`, or by patient and folder.
     """
     stacks: dict[tuple, list[int]] = defaultdict(list)
     for number, record in enumerate(records):
@@ -97,7 +97,7 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
 
 
 def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
-    """The body of each image, (N, pixels), brought to SIDE pixels a side: alike where heads are cut at like height."""
+    """Masks of the body of each image at SIDE pixels, (N, pixels): similar for head slices of similar height."""
     intensity = getattr(images, "intensity", None)
     low, high = intensity.range if intensity else (-1.0, 1.0)
     found = []
@@ -108,7 +108,7 @@ def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
 
 
 def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> list[np.ndarray]:
-    """For each row of `own` which rows of `others` differ least from it: `count`, and all that differ no more."""
+    """For each row of `own` the indices of the `count` nearest rows of `others`, with all ties."""
     found = []
     for rows in own.split(ROWS):
         apart = torch.cdist(rows, others, p=1)

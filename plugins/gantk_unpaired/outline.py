@@ -1,4 +1,4 @@
-"""Where the body is in an image, whatever its contrast, and a loss that holds an output to the body of its input."""
+"""Finds the body in an image of any contrast, and a loss that keeps an output's body that of its input."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from gantk.plugin.spec import Fraction, Positive, Weight
 
 
 class Outline:
-    """The area by which the bodies of output and input differ, as a share of the input's; 0 is best.
+    """The area in which the bodies of output and input differ, as a share of the input's body; 0 is best.
 
-    A body is all that pixels above `threshold` enclose (`body`), so that a skull that is dark in MR and bright in CT is
-    in it either way: equal outlines cost 0 whatever the contrast. The area has no gradient; in its place each pixel
-    that is in one body alone is made brighter or darker, along a sigmoid that is never quite flat.
+    A body is the area enclosed by pixels above `threshold` (`body`). It includes a skull, dark in MR and bright in CT,
+    so equal outlines cost 0 in any contrast. The area has no gradient; instead, pixels that are in only one body get
+    the gradient of a sigmoid that never saturates, towards brighter or darker.
     """
 
     def __init__(
         self,
         *,
         weight: Weight = 1.0,  # of the loss
-        threshold: Fraction = 0.05,  # share of data_range above black from which on a pixel is no air
-        softness: Positive = 0.1,  # width of the sigmoid that gradients follow, share of data_range
+        threshold: Fraction = 0.05,  # a pixel further above black than this share of data_range is no air
+        softness: Positive = 0.1,  # width of the gradient's sigmoid, share of data_range
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
@@ -31,7 +31,7 @@ class Outline:
         self.data_range, self.black = data_range, black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        """Images (N, C, *size) of one size, 2-D or 3-D; channels may differ in number. The source gets no gradient."""
+        """The loss of images (N, C, *size), 2-D or 3-D; numbers of channels may differ. The source has no gradient."""
         if len(output) != len(source) or output.shape[2:] != source.shape[2:]:
             shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
             raise UserError(f"an outline is compared with that of the own source, pixel by pixel, not {shapes}")
@@ -39,19 +39,19 @@ class Outline:
         own, its = body(shown.detach() > 0), body(wanted > 0)
         steps = shown / self.softness
         soft = 0.5 * steps / (1 + steps.abs())
-        apart = (own - its).abs() + (own - its) * (soft - soft.detach())  # the second is 0, and is what has a gradient
+        apart = (own - its).abs() + (own - its) * (soft - soft.detach())  # the second term is 0 and has the gradient
         axes = tuple(range(1, apart.ndim))
         return self.weight * (apart.sum(axes) / its.sum(axes).clamp_min(1)).mean()
 
     def above(self, image: Tensor) -> Tensor:
-        """How far the brightest channel lies above the threshold, (N, 1, *size), as a share of the range."""
+        """The brightest channel's distance above the threshold, (N, 1, *size), as a share of the range."""
         return (image.float().amax(1, keepdim=True) - self.black) / self.data_range - self.threshold
 
 
 def body(bright: Tensor) -> Tensor:
-    """1 in all that bright pixels enclose, in rows, columns and planes, both ways; of (N, 1, *size), bool, else 0.
+    """The mask (1 or 0) of pixels that have bright pixels on both sides along every axis, from (N, 1, *size), bool.
 
-    Single pixels, such as noise in air, are taken out before by a median over 3 pixels a side.
+    Single bright pixels, such as noise in air, are removed first by a median over 3 pixels a side.
     """
     pool, dims = (F.avg_pool2d if bright.ndim == 4 else F.avg_pool3d), bright.ndim - 2
     kept = (pool(F.pad(bright.float(), (1,) * (2 * dims)), 3, 1) > 0.5).float()

@@ -1,11 +1,11 @@
-"""Variational autoencoders (Kingma & Welling 2014), alone or with a discriminator (Larsen et al. 2016), as a plugin."""
+"""Variational autoencoders (Kingma & Welling 2014) and VAE-GANs (Larsen et al. 2016) as a gantk plugin."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """The method, with networks of its own; the adversarial loss is the core's or anyone's."""
+    """Register the method vae; it has its own networks and takes any registered adversarial loss."""
     add.method("vae", "gantk_vae.model:VAE")
 
 

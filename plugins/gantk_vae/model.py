@@ -15,25 +15,25 @@ from gantk.nets.blocks import UpKind, one_hot
 from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
 from gantk_vae.network import Decoder, Encoder
 
-CHUNK = 16  # images that are made at once
-KEPT = 0.99  # share of the codes' moments that a step keeps
-LEAST = 1e-6  # of a mean square error, in squared network intensities, so that its logarithm stays finite
+CHUNK = 16  # images per forward pass of `sample`
+KEPT = 0.99  # decay of the moving average of the codes' moments
+LEAST = 1e-6  # added to a mean square error (squared network intensities), so that its logarithm is finite
 
 
 class VAE(Method):
     """Images from a normal code, learned by encoding and decoding real ones (Kingma & Welling 2014).
 
-    The encoder gives each image a normal distribution of codes, the decoder an image for a code; what is minimised is
-    the reconstruction error of a drawn code and the divergence of the codes from N(0, 1), equation 10 of the paper. The
-    decoder's variance is as large as its error is, the best there is (Rybkin et al. 2021, equation 5), unless `sigma`
-    sets it. Nothing is played against anything: training is steady, every image is covered, and images are smooth.
-    Samples are decoded from codes of the Gaussian that has the mean and covariance of the codes in training (after
-    Ghosh et al. 2020), unless `prior` is "normal": codes of few images leave gaps in N(0, 1), which decode to no image.
+    The encoder maps an image to a normal distribution of codes, the decoder a code to an image; the losses are the
+    reconstruction error of a drawn code and the divergence of the codes from N(0, 1), equation 10 of the paper. The
+    decoder's variance is its mean square error, which is optimal (Rybkin et al. 2021, equation 5), unless `sigma`
+    sets it. There is no adversarial game: training is stable and covers every image, but images are smooth.
+    Samples are decoded from codes of a Gaussian with the mean and covariance of the codes in training (after
+    Ghosh et al. 2020), unless `prior` is "normal": codes of few images leave gaps in N(0, 1) that decode to no image.
 
-    With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator judges reconstructions and samples, half a
-    batch of each, and images get texture. What no code can hold, such as a scanner's noise, comes of a map of normal
-    noise that is added before the decoder's last layer (Karras et al. 2019, section 3.2). What `reconstruct` makes, and
-    what is compared with the image, has none of it. `conditional` tells all networks the class of an image.
+    With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator scores reconstructions and samples, half a
+    batch of each, which adds texture. Noise that no code can represent, such as a scanner's, comes from a map of normal
+    noise that is added before the decoder's last layer (Karras et al. 2019, section 3.2). `reconstruct`, and the
+    reconstruction loss, leave this noise out. With `conditional` all networks have the image's class as an input.
     """
 
     reads = ("image",)
@@ -42,16 +42,16 @@ class VAE(Method):
         self,
         geometry: Geometry,
         *,
-        latent: Width = 64,  # numbers of a code
-        width: Width = 32,  # filters at the first halving and the last doubling; they double up to eight times as many
-        up: UpKind = "resize",  # how the decoder doubles a map; resize leaves no checkerboard
+        latent: Width = 64,  # length of a code
+        width: Width = 32,  # filters of the encoder's first and the decoder's last level; they double up to 8 x width
+        up: UpKind = "resize",  # upsampling of the decoder; resize leaves no checkerboard
         beta: Weight = 1.0,  # weight of the divergence: above 1 codes are closer to normal, images blur (Higgins 2017)
-        sigma: Positive | None = None,  # deviation of pixels from the decoder's, in network intensities; None: fitted
-        prior: Literal["fitted", "normal"] = "fitted",  # of the codes of samples: their own Gaussian, or N(0, 1)
+        sigma: Positive | None = None,  # standard deviation of the decoder's pixels, network intensities; None: fitted
+        prior: Literal["fitted", "normal"] = "fitted",  # distribution of samples' codes: fitted Gaussian, or N(0, 1)
         gan: Weight = 0.0,  # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.03 usual
-        compare: Literal["pixels", "features"] = "pixels",  # of reconstructions; features: of the discriminator
-        adversarial: AdversarialLoss = "bce",  # the game with the discriminator, where there is one
-        conditional: bool = False,  # images of a class that is asked for; needs data.labels
+        compare: Literal["pixels", "features"] = "pixels",  # of the reconstruction loss; features: the discriminator's
+        adversarial: AdversarialLoss = "bce",  # the adversarial loss, for gan above 0
+        conditional: bool = False,  # generate images of a given class; needs data.labels
     ):
         super().__init__(geometry)
         if conditional and len(geometry.classes) < 2:
@@ -64,8 +64,8 @@ class VAE(Method):
             raise UserError(what, where="method.compare", remedy=remedy)
         self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
         self.beta, self.sigma, self.gan, self.compare, self.fitted = beta, sigma, gan, compare, prior == "fitted"
-        self.code, self.latent = latent, latent + (prod(geometry.size) if gan else 0)  # numbers of an image
-        self.register_buffer("moments", torch.eye(latent + 1))  # means of products of (1, code), over recent steps
+        self.code, self.latent = latent, latent + (prod(geometry.size) if gan else 0)  # random numbers per sample
+        self.register_buffer("moments", torch.eye(latent + 1))  # moving average of the products of (1, code)
         channels, size = geometry.channels["image"], geometry.size
         self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
         self.decoder = Decoder(latent + self.classes, channels, size, width, up, geometry.range, noisy=gan > 0)
@@ -73,25 +73,25 @@ class VAE(Method):
             self.discriminator, self.adversarial = Encoder(channels + self.classes, 1, size, width), adversarial()
 
     def phases(self) -> list[Phase]:
-        """Encoder and decoder together; the discriminator, where there is one, on the fakes that they left."""
+        """Encoder and decoder together; then the discriminator, if any, on the fakes left in the batch."""
         both = Phase("autoencoder", (self.encoder, self.decoder), self.autoencoder_losses, ema=True)
         return [both, Phase("discriminator", (self.discriminator,), self.discriminator_losses)] if self.gan else [both]
 
     def autoencoder_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction and divergence, each per value compared (Kingma & Welling 2014, equation 10).
+        """Reconstruction and divergence losses, per value compared (Kingma & Welling 2014, equation 10).
 
-        With a discriminator: Larsen et al. 2016, algorithm 1, where its opinion never reaches the encoder.
+        With a discriminator: Larsen et al. 2016, algorithm 1; its gradient does not reach the encoder.
         """
         image, label = self._seen(batch)
         mean, log_variance = self.encode(image, label)
         count = len(image)
         parts = self.code, *((count if self.fitted else self.code, self.latent - self.code) if self.gan else ())
-        # One draw: two in one compiled function may change places.
+        # One call of randn: torch.compile may reorder two.
         noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
         code = mean + (0.5 * log_variance).exp() * noise
         if self.fitted:
             seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
-            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)  # a matmul might be in bf16
+            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)  # a matmul may use bf16
         made = self.decode(code, label)
         compared = [image, made]
         if self.compare == "features":
@@ -105,7 +105,7 @@ class VAE(Method):
         losses["divergence"] = self.beta * divergence / compared[0][0].numel()
         if self.gan:
             drawn, grain = others
-            if self.fitted:  # sums of codes, normally weighted: of the mean and covariance of the codes of samples
+            if self.fitted:  # random sums of codes, with the codes' mean and covariance
                 away = code.detach() - self.moments[0, 1:]
                 drawn = self.moments[0, 1:] + (drawn[:, :, None] * away).sum(1) / count**0.5
             fake = self.decode(torch.cat([code[: count // 2].detach(), drawn[count // 2 :]]), label, grain)
@@ -114,28 +114,28 @@ class VAE(Method):
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real images against reconstructions and samples (Larsen et al. 2016, equation 8)."""
+        """The discriminator's loss of real images, reconstructions and samples (Larsen et al. 2016, equation 8)."""
         image, label = self._seen(batch)
         judge = lambda each: self._judge(each, label)[0]  # noqa: E731
         return self.telling_apart("image", judge, self.adversarial, image, batch["fake"])
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images (N, C, *size) as means and logarithms of variances of their codes, (N, latent) each, float32."""
+        """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent) each, float32."""
         mean, log_variance = self.encoder(self._labelled(image, label))[0].float().chunk(2, 1)
         return mean, log_variance.clamp(-20.0, 20.0)
 
     def decode(self, code: Tensor, label: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
-        """Codes (N, latent) as images (N, C, *size) in network intensities; `grain` are normal numbers, (N, pixels)."""
+        """Decode codes (N, latent) to images (N, C, *size), network intensities; `grain`: normal noise (N, pixels)."""
         if self.classes:
             code = torch.cat([code, one_hot(label, self.classes).to(code.dtype)], 1)
         return self.decoder(code, grain if grain is None else grain.unflatten(1, (1, *self.geometry.size)))
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images (N, C, *size) encoded and decoded, by the mean of their codes."""
+        """Encode images (N, C, *size) and decode the means of their codes."""
         return self.decode(self.encode(image.clamp(*self.geometry.range), label)[0], label)
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
-        """`n` images, (n, C, *size); number k of a seed is the same whatever `n`. `labels` None: classes in turn."""
+        """`n` samples, (n, C, *size); sample k of a seed does not depend on `n`. `labels` None: classes in turn."""
         generator = torch.Generator().manual_seed(seed)
         rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
         noise = torch.stack(rows).to(self.progress.device)
@@ -144,7 +144,7 @@ class VAE(Method):
         return torch.cat([make(*part) for part in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """What makes images of noise (n, latent), and of labels (n,) where the method knows classes, at this moment."""
+        """A function from noise (n, latent), and labels (n,) if conditional, to images, with the current moments."""
         moments = self.moments.double().cpu()
         factor = torch.linalg.cholesky(moments + LEAST * torch.eye(len(moments)))[1:].to(self.moments)
         mean, factor = factor[:, 0], factor[:, 1:]  # the first column is the mean, the rest the covariance's root
@@ -156,7 +156,7 @@ class VAE(Method):
         return images
 
     def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Images, cut off at black and white, which no decoder that ends in tanh can go beyond, and labels."""
+        """Images, clipped to the range of a decoder that ends in tanh, and labels."""
         return batch["image"].clamp(*self.geometry.range), batch["label"] if self.classes else None
 
     def _judge(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ class VAE(Method):
         return self.discriminator(self._labelled(image, label))
 
     def _labelled(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """The image, with one more channel for each class: 1 for its own, 0 for the others."""
+        """Append a channel for each class to the image: 1 for its own class, 0 for the others."""
         if not self.classes:
             return image
         maps = one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))

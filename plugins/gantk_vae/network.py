@@ -1,4 +1,4 @@
-"""A VAE's encoder, which is its discriminator's shape too, and its decoder: convolutions that halve and double."""
+"""A VAE's encoder, which is also its discriminator's architecture, and its decoder: convolutional networks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from gantk.nets import blocks as b
 from gantk.nets.blocks import UpKind
 
-SMALLEST, LARGEST = 4, 16  # shortest side of the map that is joined to the code
+SMALLEST, LARGEST = 4, 16  # limits of the shortest side of the map before the code's linear layer
 
 
 def halvings(size: tuple[int, ...]) -> int:
-    """How often an image of `size` is halved: the most that leave whole sides, the shortest 4 pixels or more.
+    """The number of halvings of an image of `size`: the most with whole sides and a shortest side of 4 or more.
 
-    A UserError with the nearest sizes where the shortest would be longer than 16.
+    UserError with the nearest valid sizes if the shortest side would stay longer than 16.
     """
     shortest = max(min(size), 2 * SMALLEST)
     least = max(1, ceil(log2(shortest / LARGEST)))
@@ -26,14 +26,14 @@ def halvings(size: tuple[int, ...]) -> int:
 
 
 def filters_of(width: int, count: int) -> list[int]:
-    """Filters of each level, at full size first: they double from `width` up to 8 x width."""
+    """Filters of each level, largest map first: they double from `width` up to 8 x width."""
     return [width * min(2**level, 8) for level in range(count)]
 
 
 class Encoder(nn.Module):
-    """Images (N, in_channels, *size) to codes (N, outputs), and the last map but one (the last of a single one).
+    """Images (N, in_channels, *size) to codes (N, outputs) and the second last feature map (or the only one).
 
-    4x4 convolutions of stride 2 with group norm and leaky ReLU, the first one not normalised, then a linear layer.
+    4x4 convolutions of stride 2 with leaky ReLU and, except for the first one, group norm; then a linear layer.
     """
 
     batch_independent = True
@@ -58,8 +58,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Codes (N, inputs) to images (N, out_channels, *size) within `ends`, network intensities of black and white.
 
-    A linear layer, then the size is doubled, with group norm and ReLU; tanh at the end. A `noisy` one adds a map of
-    noise (N, 1, *size), times a learned weight for each filter, before the last ReLU, where it is given one.
+    A linear layer, then upsamplings by 2 with group norm and ReLU; tanh at the end. A `noisy` decoder adds a given
+    noise map (N, 1, *size), times a learned weight for each filter, before the last ReLU.
     """
 
     batch_independent = True

@@ -1,4 +1,4 @@
-"""Scores and pictures of a VAE's reconstructions of test images, which it was never trained on."""
+"""Adds scores and pictures of a VAE's reconstructions of test images to a run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gantk.metrics.references import fitting, spread
 from gantk.metrics.verdict import pair_verdict
 from gantk.runs.folder import RunFolder
 
-IMAGES, BYTES, SHOWN = 256, 2**29, 8  # test images that are scored at most; bytes that they may take; of these shown
+IMAGES, BYTES, SHOWN = 256, 2**29, 8  # most test images that are scored; their bytes; images shown
 
 
 def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> None:
-    """Add the row `reconstruction` (PSNR, SSIM, MAE) beside its baseline, the mean of training images; draw some.
+    """Add the row `reconstruction` (PSNR, SSIM, MAE) and its baseline, the mean of training images, to the result.
 
-    samples/reconstructions/test.png has test images above and what became of them below.
+    Writes samples/reconstructions/test.png: test images above, their reconstructions below.
     """
     data, method, (low, high) = scorer.data, scorer.method, scorer.data.range
     classes = {name: number for number, name in enumerate(method.geometry.classes)}

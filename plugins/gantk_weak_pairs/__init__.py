@@ -1,9 +1,9 @@
-"""Unpaired training that finds pairs itself: the images of the other domain most alike, whatever their contrast."""
+"""A loss for unpaired training that finds weak pairs: the most similar images of the other domain, in any contrast."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the loss that finds them, for the option `pairs` of two-way methods."""
+    """Register the loss weak_pairs, for the option `pairs` of two-way methods."""
     add.loss("weak_pairs", "gantk_weak_pairs.loss:WeakPairs")

@@ -1,4 +1,4 @@
-"""A loss of an output and the like images of the other domain that it finds before training."""
+"""A loss between an output and similar images of the other domain, which are found before training."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Count, Side, Weight
 from gantk_weak_pairs.matching import explained, grid, most_alike, registrations, sampled, seen
 
-GAIN = 0.6  # of what intensities leave unexplained, a registration leaves this share at most, or is not used
+GAIN = 0.6  # a registration is used only if it reduces the unexplained variance to less than this share
 
 
 class WeakPairs:
-    """L1 of an output to images of the other domain that show like anatomy, found and registered by itself.
+    """L1 of an output to images of the other domain with similar anatomy, which it finds and registers.
 
-    Before training, the most alike of the other domain are found for each image by MIND, which sees edges and no
-    contrast (Heinrich et al. 2012, 2013), and registered where that makes them much more of a function of the images'
-    intensities. No pair is told; but where the other domain holds the same slices, a one-to-one assignment finds an
-    image's own, and it alone is used. Registered slices of other heads agree in which tissue is how bright and less in
-    where edges lie: `local_ncc` and `flat_region` beside this loss keep those of the input.
+    Before training, the most similar images of the other domain are found for each image by MIND, which describes
+    edges independently of contrast (Heinrich et al. 2012, 2013). They are registered if the image's intensities then
+    explain much more of their variance. No pairs are given; if the other domain holds the same slices, a one-to-one
+    assignment finds an image's own, and only that one is used. Registered slices of other heads agree in the
+    brightness of tissues, less in the position of edges: `local_ncc` and `flat_region` keep those of the input.
     """
 
     def __init__(
         self,
         *,
         weight: Weight = 20.0,  # of the loss
-        candidates: Count = 3,  # registered images that each is compared with
-        registration: bool = True,  # false: one partner for each image, as it is, for heads that all lie alike
-        stiffness: Weight = 0.02,  # of a registration: above, less is bent
-        side: Side = 96,  # pixels of the longer side at which images are compared; registered at half of it
+        candidates: Count = 3,  # registered images that each output is compared with
+        registration: bool = True,  # false: one unregistered partner for each image, for heads that are aligned
+        stiffness: Weight = 0.02,  # of a registration: larger values bend less
+        side: Side = 96,  # longer side in pixels at which images are compared; they are registered at half of it
     ):
         self.weight, self.candidates = weight, candidates
         self.registration, self.stiffness, self.side = registration, stiffness, side
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Companions]:
-        """For each image of `a` its candidates of `b`, side by side as channels, and the other way round."""
+        """For each image of `a` its candidates of `b`, concatenated as channels, and for `b` those of `a`."""
         if sets["a"][0].ndim != 3:
             what, remedy = "like images are found among slices, not volumes", "leave out method.pairs"
             raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
@@ -62,32 +62,32 @@ class WeakPairs:
         return most_alike(own, other, min(2 * self.candidates, len(other)))
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        """`target` (N, candidates x C, *size), as `companions` has them."""
+        """The loss of `output` (N, C, *size) and `target` (N, candidates x C, *size) from `companions`."""
         candidates = target.float().unflatten(1, (-1, output.shape[1]))
         return self.weight * (output.float()[:, None] - candidates).abs().mean()
 
 
 @dataclass
 class Way:
-    """The images of one domain and, by place among the other's, which are like each: (N, 1, h, w), (N, candidates)."""
+    """One direction of the search: the images of one domain and the indices of similar images of the other."""
 
-    own: Tensor
-    other: Tensor
-    like: Tensor
-    partner: Tensor  # (N,), as `most_alike` has it
+    own: Tensor  # (N, 1, h, w)
+    other: Tensor  # (M, 1, h, w)
+    like: Tensor  # (N, candidates): indices into `other`
+    partner: Tensor  # (N,): index into `other`, from `most_alike`
 
     def moved(self, moves: tuple[Tensor, ...]) -> Tensor:
-        """All candidates of the first image, of the second, ...: (N x candidates, 1, h, w)."""
+        """All candidates of the first image, of the second, ..., registered by `moves`: (N x candidates, 1, h, w)."""
         found = self.other[self.like.flatten()]
         return sampled(found, grid(*(move.flatten(0, 1) for move in moves), found.shape[2:])) if moves else found
 
     def unexplained(self, moves: tuple[Tensor, ...]) -> float:
-        """The share of variance that is no function of the images' intensities: of the nearest moved, or partners."""
+        """The share of variance not explained by the images' intensities, of the nearest candidates or the partners."""
         found = self.moved(moves)[:: self.like.shape[1]] if moves else self.other[self.partner]
         return 1 - float(explained(self.own, found))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-        """The candidates, at most `count`, that each image explains best, and their moves; unmoved, its partner."""
+        """Each image's `count` candidates with the most explained variance, and their moves; without moves partners."""
         if not moves:
             return (self.partner[:, None],)
         sources = self.own.repeat_interleave(self.like.shape[1], 0)
@@ -98,10 +98,10 @@ class Way:
 
 
 class Companions:
-    """The images of `other` that are like each image, (candidates x C, H, W), moved when they are asked for."""
+    """Similar images of the domain `other` for each image, (candidates x C, H, W); registered when they are read."""
 
     def __init__(self, other: str, like: Tensor, *moves: Tensor):
-        self.other, self.like, self.moves = other, like, moves  # moves: what `grid` takes, by image and candidate
+        self.other, self.like, self.moves = other, like, moves  # moves: arguments of `grid`, by image and candidate
 
     def __call__(self, index: int, sets: Mapping[str, Sequence[Tensor]]) -> Tensor:
         found = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])

@@ -1,4 +1,4 @@
-"""Which images of two contrasts show like anatomy, and how to lay one on the other: by MIND, masks and registration."""
+"""Finds images of two contrasts with similar anatomy and registers them, by MIND descriptors and body masks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
-SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # which of them are compared
-BODY, BODY_WEIGHT = 0.06, 3.0  # share of the range above black that is no air; of its mask against MIND, 0 to 1
-GRID = 8  # control points a side of a deformation
-AFFINE, FREE, RATE = 15, 25, 0.01  # steps of a registration, and their size at first, in half images
-TOGETHER, ROWS = 512, 256  # pairs registered at a time; images compared with all others at a time
-MOST, FAR = 2**25, 1.5  # distances that partners are assigned by; a partner's distance at most, of the nearest's
+SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # pairs of neighbours that are compared
+BODY, BODY_WEIGHT = 0.06, 3.0  # threshold of the body above black, share of the range; weight of its mask beside MIND
+GRID = 8  # control points along a side of a deformation
+AFFINE, FREE, RATE = 15, 25, 0.01  # affine and free steps of a registration; learning rate in half images
+TOGETHER, ROWS = 512, 256  # batch sizes: pairs registered; images compared with all others
+MOST, FAR = 2**25, 1.5  # most distances of an assignment; a partner's largest distance, relative to the nearest's
 
 
 def seen(images: Sequence[Tensor], side: int) -> Tensor:
-    """The channel mean of each image (C, H, W), its longer side about `side` pixels long: (N, 1, h, w)."""
+    """The channel mean of each image (C, H, W), resized to a longer side of about `side` pixels: (N, 1, h, w)."""
     height, width = images[0].shape[1:]
     scale = min(1.0, side / max(height, width))
     size = max(4, round(height * scale)), max(4, round(width * scale))
@@ -28,9 +28,9 @@ def seen(images: Sequence[Tensor], side: int) -> Tensor:
 
 
 def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
-    """MIND-SSC (Heinrich et al. 2013): how alike the four neighbours of a pixel are, in six pairs; blind to contrast.
+    """MIND-SSC (Heinrich et al. 2013): the similarity of a pixel's four neighbours in six pairs, for any contrast.
 
-    (N, 1, H, W) to (N, 6, H, W) from 0 to 1, 1 for the pair that is most alike; `deviation` is that of its patches.
+    (N, 1, H, W) to (N, 6, H, W) from 0 to 1, with 1 for the most similar pair; `deviation` is the patches' Gaussian.
     """
     height, width = image.shape[2:]
     around = F.pad(image, (1,) * 4, mode="replicate")
@@ -38,14 +38,14 @@ def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
     apart = blurred(torch.cat([(shifted[i] - shifted[j]).square() for i, j in SIX], 1), deviation)
     apart = apart - apart.amin(1, keepdim=True)
     noise = apart.mean(1, keepdim=True)
-    noise = noise.maximum(0.01 * noise.mean((1, 2, 3), keepdim=True).clamp_min(1e-6))  # of empty air next to none
+    noise = noise.maximum(0.01 * noise.mean((1, 2, 3), keepdim=True).clamp_min(1e-6))  # lower bound for empty air
     return torch.exp(-apart / (noise + 1e-6))
 
 
 def body(image: Tensor) -> Tensor:
-    """1 where (N, 1, H, W) images of one domain show more than air, with a soft edge.
+    """Soft body masks, 1 where (N, 1, H, W) images of one domain are above air.
 
-    The rim of fluid is dark in T1 and bright in T2: by MIND alone, heads become 2 to 3 % too small or too large.
+    The rim of fluid is dark in T1 and bright in T2: with MIND alone, registered heads are 2 to 3 % too small or large.
     """
     low, high = image.min(), image.max()
     return blurred((image > low + BODY * (high - low)).float(), 1.0)
@@ -61,11 +61,11 @@ def blurred(image: Tensor, deviation: float) -> Tensor:
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """For each of N images of `one` the places of the most alike of `other`, (N, count), and of its partner, (N,).
+    """Indices of the images of `other` most similar by MIND to each of N of `one`, (N, count), and of its partner (N,).
 
-    By MIND. Partners are a one-to-one assignment of least distance (Kuhn 1955): of neighbouring slices each is like the
-    same few, and only together they tell which is whose. Where that is far off, as for heads that the other domain does
-    not show, and where there are more than MOST distances, the partner is the most alike.
+    Partners are a one-to-one assignment of least total distance (Kuhn 1955), because neighbouring slices share the
+    same similar images. Where the assigned image is far away, as for heads that the other domain does not show, and
+    where there are more than MOST distances, the partner is the most similar image.
     """
     one, other = (blurred(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
     apart = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
@@ -79,21 +79,21 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def grid(affine: Tensor, free: Tensor, size: Sequence[int]) -> Tensor:
-    """Where each pixel comes from, (N, H, W, 2) as grid_sample has it: (N, 2, 3) beyond identity, and a free part."""
+    """Sampling positions (N, H, W, 2) for grid_sample, from affine maps (N, 2, 3) minus identity and free fields."""
     whole = F.affine_grid(affine + torch.eye(2, 3), [len(affine), 1, *size], align_corners=False)
     return whole + F.interpolate(free, tuple(size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
 
 def sampled(image: Tensor, places: Tensor) -> Tensor:
-    """The image (N, C, H, W) at those places, edges repeated."""
+    """Sample images (N, C, H, W) at positions from `grid`; edges are repeated."""
     return F.grid_sample(image, places, padding_mode="border", align_corners=False)
 
 
 def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float) -> list[tuple[Tensor, Tensor]]:
-    """How the images `like` (N, count) of `moving` come to lie as each of the N `fixed`: by affine maps, and freely.
+    """Register the images `like` (N, count) of `moving` to each of the N `fixed`: after the affine and the free steps.
 
-    Both as `grid` takes them, by image and candidate. Least squares of MIND and body masks; `stiffness` weighs how
-    unevenly the GRID x GRID control points move.
+    Returns two pairs of arguments of `grid`, by image and candidate. Minimises squared differences of MIND and body
+    masks; `stiffness` is the weight of differences between neighbours of the GRID x GRID control points.
     """
     one, other = (torch.cat([mind(each), BODY_WEIGHT * body(each)], 1) for each in (fixed, moving))
     rows = torch.arange(len(like)).repeat_interleave(like.shape[1])
@@ -116,10 +116,10 @@ def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float)
 
 
 def explained(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
-    """The share of the target's variance that is a function of the source's intensity and its blurred intensity.
+    """The share of the target's variance explained by a function of the source's intensity and blurred intensity.
 
-    Of images (N, 1, H, W), which share one function, or have `each` their own: (N,). It is largest where images show
-    the same anatomy and lie on each other, however contrasts differ.
+    For images (N, 1, H, W) with one common function, (1,), or with `each` its own, (N,). It is largest for aligned
+    images of the same anatomy, in any two contrasts.
     """
     bins, groups = (10, len(source)) if each else (20, 1)
     low, high = source.min(), source.max()

@@ -1,4 +1,4 @@
-"""Whether an image is none that a model translates: another contrast by header, name or values, or no anatomy."""
+"""Detects images that a model cannot translate: another contrast by header, name or values, or no anatomy."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from gantk.formats.contrasts import CONTRASTS, contrast_in, distance, tissue_quantiles, usual_contrast
 from gantk.formats.image import Image
 
-ALIKE = 0.5  # correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
-EVEN = 0.5  # of the spread of values in a model's own tissue: 741 images of heads have 0.55 of it or more, bottles 0.4
-PLANES = 8  # of a volume, in which neighbours are compared
-SAME, TISSUE = 0.01, 0.1  # of a domain's range: a difference that is none, and what is brighter than air
-FARTHER = 1.5  # times as far from its own domain as from the other is an image that looks like that one's
+ALIKE = 0.5  # least correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
+EVEN = 0.5  # least spread of tissue values relative to the training images': 741 heads have 0.55 or more, bottles 0.4
+PLANES = 8  # planes of a volume in which neighbours are compared
+SAME, TISSUE = 0.01, 0.1  # shares of a domain's range: a difference below SAME is none, tissue is above TISSUE
+FARTHER = 1.5  # an image looks like another domain if its own is this many times as far away
 
 
 def doubt(image: Image, frame: Any) -> str | None:
-    """The warning, in words that are the same for all such images; None where nothing speaks against it.
+    """The warning about an input, the same text for all images with the same problem; None where there is none.
 
-    A name decides where it says a contrast; values only where neither header nor names do, and they tell no more than
-    that an image looks like the model's other domain, or like no anatomy at all, whatever it is called.
+    Header and names decide if they state a contrast. Values are used only if these do not, to recognise the model's
+    other domain; an image without anatomy is always reported.
     """
     meant = usual_contrast(frame.source)
     header = str(image.facts.get("contrast") or image.facts.get("modality") or "").lower()
     path = image.path.absolute()
-    vague = (None,) if meant in ("ct", "pet") else (None, "mr")  # what MR is, MR does not say
+    vague = (None,) if meant in ("ct", "pet") else (None, "mr")  # "MR" does not say which contrast
     names = [name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague]
     if meant and names:
         said = names_another(names, meant)
@@ -45,9 +45,9 @@ def doubt(image: Image, frame: Any) -> str | None:
 
 
 def names_another(names: Sequence[str], meant: str) -> str:
-    """The contrast that the first telling name says, where none of its words may be `meant`, a usual one; else "".
+    """The contrast in the first name that states one, if none of its words fits the contrast `meant`; else "".
 
-    MR may be any of MR's contrasts, and T1 with a contrast agent may pass for T1.
+    MR fits any of MR's contrasts, and T1 with a contrast agent fits T1.
     """
     for name in names:
         said, rest = set(), name
@@ -65,11 +65,11 @@ def _may_be(said: str, meant: str) -> bool:
 
 
 def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the values of an image are distributed as the `other` domain's training images, not as its own.
+    """Whether an image's values are distributed like the `other` domain's training images and not like its own's.
 
-    That is: as near to the other's as 95 of 100 of these are, farther from its own than 95 of 100 of those, and FARTHER
-    from its own than from the other's. On 8 sets of heads none of 327 images of a trained domain was mistaken, and 20
-    of 3,092 of other scanners (whole heads for stripped ones); of 327 of the other domain 228 were found.
+    That is: as near to the other's as 95 % of these are, farther from its own than 95 % of those, and FARTHER times as
+    far from its own as from the other's. On 8 sets of heads, none of 327 images of a trained domain was misclassified,
+    and 20 of 3,092 of other scanners (whole heads for stripped ones); of 327 of the other domain, 228 were found.
     """
     some = pixels.reshape(-1)[:: max(1, pixels.size // 200_000)]
     tissue = tissue_quantiles(some[np.isfinite(some)])
@@ -78,11 +78,11 @@ def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str,
 
 
 def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | None:
-    """The warning about a translation (C, *spatial) of an image; None where nothing speaks against it.
+    """The warning about a translation (C, *spatial) of an image; None where there is none.
 
-    Unchanged is what differs from its input by less than 1 % of the target's range in the mean over tissue, each as a
-    share of its own domain's range. Inverted is what would have the values of the target's training images if bright
-    and dark were swapped, and has not as it is.
+    Unchanged: the mean difference over tissue from its input is below 1 %, each as a share of its own domain's
+    range. Inverted: its values do not fit the target's training images, but would fit if bright and dark were
+    swapped.
     """
     values = frame.values
     if len(values) < 2 or not (np.isfinite(given).all() and np.isfinite(made).all()):
@@ -102,16 +102,16 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
 
 
 def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
-    """What an image (C, *spatial) is where it shows no anatomy, or none of its modality: noise, one even material,
-    Hounsfield units in place of MR or the other way round; "" where nothing speaks against it.
+    """Describe an image (C, *spatial) that shows no anatomy or another modality: noise, one even material,
+    Hounsfield units instead of MR or the reverse; "" for any other image.
 
-    `own` are the values of the model's training images, None where they are not known. What of other organs, or of
-    photographs, has edges and several brightnesses passes: see `docs/translate.md`.
+    `own` are the values of the model's training images, None where they are not known. Other organs and photographs
+    with edges and several brightnesses are not recognised: see `docs/translate.md`.
     """
     known = pixels[:, :: max(1, pixels.shape[1] // PLANES)] if pixels.ndim == 4 else pixels
     known = np.nan_to_num(known.mean(axis=0), posinf=0, neginf=0)
     if not np.ptp(known) > 0:
-        return ""  # blank, which is told elsewhere
+        return ""  # blank: reported elsewhere
     if max(_neighbours(known, axis) for axis in range(known.ndim - 2, known.ndim)) < ALIKE:
         return "is noise: neighbouring pixels have nothing in common"
     if own is None:
@@ -127,7 +127,7 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
 
 
 def _neighbours(pixels: np.ndarray, axis: int) -> float:
-    """Correlation of pixels with the next ones along an axis."""
+    """The correlation of neighbouring pixels along an axis."""
     if pixels.shape[axis] < 3:
         return 1.0
     apart = (pixels - pixels.mean()).astype(np.float64)
@@ -136,5 +136,5 @@ def _neighbours(pixels: np.ndarray, axis: int) -> float:
 
 
 def _spread(tissue: np.ndarray) -> float:
-    """From the darkest to the brightest tissue, as a share of the brightest."""
+    """The difference of the brightest and the darkest tissue, as a share of the brightest."""
     return float(tissue[-1] - tissue[0]) / max(float(np.abs(tissue).max()), 1e-9)
