@@ -39,7 +39,7 @@ class Column:
 
 
 def columns(lines: Sequence[Line]) -> list[Column]:
-    """The columns that have a figure for at least one of these lines."""
+    """The columns for these lines; some columns only if at least one line has a figure for them."""
     scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
     metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
     main_metrics = {metric for line in lines for metric in line.main}

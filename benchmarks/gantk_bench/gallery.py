@@ -35,7 +35,7 @@ class Strip:
 
 
 def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) -> tuple[dict[str, list[Strip]], int]:
-    """(direction label -> strips, one per run, each system's first seed first; number of strips beyond `budget`)."""
+    """(direction label -> strips, one per run, the first seeds of all systems first; number of strips left out)."""
     sources = [source[1:] for source in sorted(_sources(systems, folder), key=lambda source: source[0])]
     for count, side in SIZES:
         strips = [_strip(*source, count, side) for source in sources]
