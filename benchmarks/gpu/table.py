@@ -24,8 +24,8 @@ def bars(rows: list[Row]) -> Iterator[Row]:
     """A row for each target: its value and whether that meets the target, or why it was not measured."""
 
     def find(part: str, about: Row, **more: Any) -> Row | None:
-        wanted = {"part": part, "size": [256, 256]} | about | more
-        return next((one for one in rows if all(one.get(key) == value for key, value in wanted.items())), None)
+        fields = {"part": part, "size": [256, 256]} | about | more
+        return next((one for one in rows if all(one.get(key) == value for key, value in fields.items())), None)
 
     def value(one: Row | None, key: str) -> Any:
         return one.get(key) if one is not None and one["status"] == "ok" else None
@@ -44,10 +44,10 @@ def bars(rows: list[Row]) -> Iterator[Row]:
         if (needed := CEILING.get(cell["batch"])) is not None:
             what = about | {"what": "of the convolution ceiling"}
             yield _bar(what, ">=", needed, "{:.0%}", value(own, "of_conv"), own, "no ceiling was measured")
-        taken = len(value(own, "samples_s") or ())
-        spread = value(own, "spread_90") if taken >= SINGLE else None
+        count = len(value(own, "samples_s") or ())
+        spread = value(own, "spread_90") if count >= SINGLE else None
         what = about | {"what": "spread of single steps"}
-        yield _bar(what, "<", SPREAD, "{:.1%}", spread, own, f"{taken} steps are too few")
+        yield _bar(what, "<", SPREAD, "{:.1%}", spread, own, f"{count} steps are too few")
         what = about | {"what": "host waits in a step"}
         yield _bar(what, "<=", WAITS, "{:g}", value(own, "host_waits"), own, "only CUDA counts them")
 
@@ -111,12 +111,12 @@ def _ratios(rows: list[Row]) -> Iterator[str]:
 
 
 def _ceilings(rows: list[Row]) -> Iterator[str]:
-    best: dict[tuple, Row] = {}
+    fastest: dict[tuple, Row] = {}
     for one in rows:
         key = (one["kind"], one["precision"], one["dims"])
-        if one["reached"] > best.get(key, {"reached": -1.0})["reached"]:
-            best[key] = one
-    for (kind, precision, dims), one in best.items():
+        if one["reached"] > fastest.get(key, {"reached": -1.0})["reached"]:
+            fastest[key] = one
+    for (kind, precision, dims), one in fastest.items():
         reached = f"{one['reached']:.4g} {one['unit']} | {_share(one['spread'])}"
         yield f"| {kind}{f', {dims}-D' if dims else ''} | {precision} | {_sides(one['shape'])} | {reached} |"
 
