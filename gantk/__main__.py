@@ -26,8 +26,8 @@ def main() -> None:
     """See `gantk.cli`."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in a script's `gantk ... &`
         signal.signal(signal.SIGINT, interrupt)
-    other = sys.unraisablehook  # reports exceptions that no code can catch
-    sys.unraisablehook = lambda told: leave() if told.exc_type is KeyboardInterrupt else other(told)
+    default_hook = sys.unraisablehook  # reports exceptions that no code can catch
+    sys.unraisablehook = lambda failure: leave() if failure.exc_type is KeyboardInterrupt else default_hook(failure)
     from gantk.cli import main
 
     main()

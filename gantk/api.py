@@ -105,17 +105,17 @@ def run(
     tables = resolved(model)
     watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
     with ExitStack() as holding, watched, memory_advice(model, runtime):
-        found = runtime.sync_errors(lambda: begun(out, tables, runtime.launched, holding) if runtime.main else None)
-        again, saved, known = runtime.gather(found)[0]
-        parts = assemble(model, runtime, known)
+        state = runtime.sync_errors(lambda: begun(out, tables, runtime.launched, holding) if runtime.main else None)
+        resumed, saved, split = runtime.gather(state)[0]
+        parts = assemble(model, runtime, split)
         traced = None
         if profile_steps is not None and runtime.main:
             traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
         leaks = runtime.sync_errors(accepted)
         for line in (*parts.data.description(), *parts.start.lines):
             say(line)
-        new = (out, loaded.name, holding, again) if runtime.main else None
-        folder = runtime.gather(runtime.sync_errors(lambda: new and Run.create(*new)))[0]
+        arguments = (out, loaded.name, holding, resumed) if runtime.main else None
+        folder = runtime.gather(runtime.sync_errors(lambda: arguments and Run.create(*arguments)))[0]
         if runtime.main and saved is None:
             folder.write_recipe(tables)
             folder.write_json("environment.json", environment() | describe(runtime) | parts.start.record)
@@ -124,7 +124,7 @@ def run(
         if traced is not None:
             traced.folder = folder.path / "profile"
         say(f"run      {folder.path}")
-        return _train(parts, folder, say, again, saved, traced)
+        return _train(parts, folder, say, resumed, saved, traced)
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
@@ -144,23 +144,23 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
         refuse_packed(folder)
         return folder, model, folder.split()
 
-    def begun() -> Path:
+    def locked_checkpoint() -> Path:
         holding.enter_context(held(folder.path))
         return folder.latest()
 
-    folder, model, known = sync_errors(checked)
+    folder, model, split = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # only the main rank prints
     watched = runtime.watched(lambda: advice(folder.path, runtime.world))
     with ExitStack() as holding, watched, memory_advice(model, runtime):
-        saved = runtime.gather(runtime.sync_errors(lambda: begun() if runtime.main else None))[0]
-        return _train(assemble(model, runtime, known), folder, say, True, saved)
+        saved = runtime.gather(runtime.sync_errors(lambda: locked_checkpoint() if runtime.main else None))[0]
+        return _train(assemble(model, runtime, split), folder, say, True, saved)
 
 
 def _train(
-    parts: Parts, folder: Run, say: Say, again: bool, saved: Path | None, profile: StepProfile | None = None
+    parts: Parts, folder: Run, say: Say, resumed: bool, saved: Path | None, profile: StepProfile | None = None
 ) -> Run:
-    """Train to the last step, score and report; `again`: resume from the checkpoint `saved`, or from step 0."""
+    """Train to the last step, score and report; `resumed`: from the checkpoint `saved`, or from step 0."""
     from gantk.machine.restart import advice
     from gantk.machine.runtime import describe
     from gantk.training.assemble import restore
@@ -174,7 +174,7 @@ def _train(
     runtime, engine, seconds = parts.runtime, parts.engine, 0.0
     if saved is not None:
         runtime.sync_errors(lambda: restore(parts, saved))
-    if again and runtime.main:
+    if resumed and runtime.main:
         seconds = folder.rewind_log(engine.step if saved else -1)
     if line := parts.threads.choose(engine.step):
         engine.notes.append(line)
@@ -186,7 +186,7 @@ def _train(
     )
     for line in parts.data.notes:
         say(line)
-    if again:
+    if resumed:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
     with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
         ending.callback(parts.threads.reset)
@@ -194,7 +194,7 @@ def _train(
             ending.callback(plugins().hook.gantk_end, run=folder.path)
         training = Training(parts, folder, seconds, profile)
 
-        def tell(line: str) -> None:
+        def say_safely(line: str) -> None:
             with suppress(OSError, SystemExit):  # a closed terminal or pipe must not stop the scoring
                 say(line)
 
@@ -202,8 +202,8 @@ def _train(
             training.fit()
             if runtime.main and folder.chosen() != folder.latest():
                 restore(parts, folder.chosen())
-                tell(f"best     step {engine.step}, chosen by: {training.choice.rule}")
-            _evaluate(parts, folder, tell)
+                say_safely(f"best     step {engine.step}, chosen by: {training.choice.rule}")
+            _evaluate(parts, folder, say_safely)
         except BaseException as error:
             if runtime.main:
                 with suppress(Exception):  # makes the page stop reloading; its failure must not hide `error`
@@ -212,7 +212,7 @@ def _train(
                 raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
             raise
         if runtime.main:
-            tell(f"report   {report()}")
+            say_safely(f"report   {report()}")
         runtime.wait()
     return folder
 
@@ -243,8 +243,8 @@ def evaluate(
 
     folder = Run.open(find_model(run, say))
     recipe = folder.recipe()
-    asked = {"metrics": metrics and list(metrics), "uncertainty": uncertainty, "by": by and list(by)}
-    recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {key: each for key, each in asked.items() if each}
+    changes = {"metrics": metrics and list(metrics), "uncertainty": uncertainty, "by": by and list(by)}
+    recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {key: each for key, each in changes.items() if each}
     model = recipe.check()
     if model.evaluate.by:
         plugins().hook.gantk_check(model=model)
@@ -409,22 +409,22 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     from gantk.training.loop import inference_weights
 
     main = parts.runtime.main
-    wanted = main and parts.model.evaluate.uncertainty == "checkpoints"
+    by_checkpoints = main and parts.model.evaluate.uncertainty == "checkpoints"
     with inference_weights(parts.method, parts.engine):
         # all ranks score with the main rank's weights and norm statistics
         parts.runtime.broadcast(parts.method.state_dict().values())
-        result = parts.scorer.test(earlier_weights(folder.chosen()) if wanted else ())
+        result = parts.scorer.test(earlier_weights(folder.chosen()) if by_checkpoints else ())
     if not main:
         return {}
     speed = speed_of(folder.read_log(), folder.usage())
     result |= {"speed": speed, "domains": list(parts.model.data.domains), "step": parts.engine.step}
-    lost = []
+    warnings = []
     try:
         about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
         load_plugins().hook.gantk_tested(**about, scorer=parts.scorer)
         folder.write_json("metrics.json", result)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
-        lost = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]
-    for line in [*summary_lines(result), *lost]:
+        warnings = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]
+    for line in [*summary_lines(result), *warnings]:
         say(line)
     return result

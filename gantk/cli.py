@@ -33,19 +33,19 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             sys.exit(130)
         except (OSError, MemoryError, RuntimeError, UnicodeEncodeError) as error:
-            behind = error
-            while behind and not isinstance(behind, Interrupted):
-                behind = behind.__context__
-            if not behind and isinstance(error, BrokenPipeError):  # `gantk list | head`
+            stop = error
+            while stop and not isinstance(stop, Interrupted):
+                stop = stop.__context__
+            if not stop and isinstance(error, BrokenPipeError):  # `gantk list | head`
                 sys.stderr.close()
                 sys.exit(0)
-            said = machine_failure(error)
-            if not behind and said is None:
+            message = machine_failure(error)
+            if not stop and message is None:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drops unwritten output, which Python would flush at exit
-            if behind:  # its message could not be printed: the terminal is closed
-                self._leave(behind)
-            complain(f"[bold red]error[/]  {escape(said)}")
+            if stop:  # its message could not be printed: the terminal is closed
+                self._leave(stop)
+            complain(f"[bold red]error[/]  {escape(message)}")
             sys.exit(1)
 
     @staticmethod
@@ -70,8 +70,8 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each command with its whole first sentence, which click would cut at the window's edge."""
         with formatter.section("Commands"):
-            found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-            formatter.write_dl([(name, command.get_short_help_str(limit=400)) for name, command in found])
+            commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+            formatter.write_dl([(name, command.get_short_help_str(limit=400)) for name, command in commands])
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         try:

@@ -94,19 +94,19 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
 @contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
     """Yield a new hidden folder, which replaces `final` in one step at the end; after an error it is removed."""
-    made = temporary_beside(final)
-    made.mkdir(parents=True)
+    folder = temporary_beside(final)
+    folder.mkdir(parents=True)
     try:
-        yield made
-        for path in (each for each in [*made.rglob("*"), made] if each.is_file() or each.is_dir()):  # no pipe
+        yield folder
+        for path in (each for each in [*folder.rglob("*"), folder] if each.is_file() or each.is_dir()):  # no pipe
             sync(path)
         if final.exists():
-            _exchange(made, final)
+            _exchange(folder, final)
         else:
-            os.rename(made, final)
+            os.rename(folder, final)
         sync(final.parent)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -139,15 +139,15 @@ def sweep(folder: Path) -> None:
 
 
 def _in_use(path: Path, host: str, process: int) -> bool:
-    return _runs(process) if host == HOST else abs(time.time() - path.lstat().st_mtime) < LOST
+    return _is_running(process) if host == HOST else abs(time.time() - path.lstat().st_mtime) < LOST
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     return True
 
@@ -200,10 +200,10 @@ def _take(lock: int, folder: Path) -> None:
             os.pwrite(lock, json.dumps(me).encode(), 0)
         return
     for _ in range(20):  # the other process may not have written its name yet
-        if known := _holder(lock):
+        if holder := _holder(lock):
             break
         time.sleep(0.05)
-    words = {key: printable(str(known.get(key, "?")))[:160] for key in me}
+    words = {key: printable(str(holder.get(key, "?")))[:160] for key in me}
     who = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
     remedy = "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
     away = f". Where it is gone, remove '{folder / LOCK}'" * (words["host"] != me["host"])
@@ -213,23 +213,23 @@ def _take(lock: int, folder: Path) -> None:
 def _holder(lock: int) -> dict[str, Any]:
     """The process named in an open lock file, if it may still run; else {}."""
     with suppress(ValueError, TypeError, KeyError):
-        found = json.loads(os.pread(lock, 2000, 0))
-        if found["host"] != platform.node() or _runs(int(found["pid"])):
-            return found
+        holder = json.loads(os.pread(lock, 2000, 0))
+        if holder["host"] != platform.node() or _is_running(int(holder["pid"])):
+            return holder
     return {}
 
 
-def _exchange(one: Path, other: Path) -> None:
+def _exchange(new: Path, old: Path) -> None:
     """Swap two folders, in one step where the system can; else the old one is moved aside first."""
     with suppress(OSError, AttributeError):
-        library, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(one), os.fsencode(other))
+        library, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(new), os.fsencode(old))
         if sys.platform == "darwin":
             done = library.renamex_np(*names, 2) == 0
         else:
             done = library.renameat2(-100, names[0], -100, names[1], 2) == 0
         if done:
             return
-    aside = temporary_beside(other, ".was")
-    os.rename(other, aside)
-    os.rename(one, other)
-    os.rename(aside, one)
+    aside = temporary_beside(old, ".was")
+    os.rename(old, aside)
+    os.rename(new, old)
+    os.rename(aside, new)

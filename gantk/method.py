@@ -74,7 +74,7 @@ class Method(nn.Module):
 
     reads: ClassVar[tuple[str, ...]] = ("a", "b")  # the images a step needs
     paired: ClassVar[bool] = False  # whether a[i] and b[i] must show the same anatomy
-    hides: ClassVar[bool] = False  # whether it masks contrasts itself, and can train without missing targets
+    hides: ClassVar[bool] = False  # whether it masks contrasts itself, and can train where targets are missing
     conditional: bool = False  # whether `sample` makes images of given labels
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
 

@@ -54,12 +54,12 @@ def complain(text: str) -> None:
 
 def table(headers: tuple[str, ...], rows) -> Table:
     """A table of rows of markup under headers (none: no header line); long cells are folded, not cut."""
-    made = Table(box=None, pad_edge=False, show_header=bool(headers))
+    grid = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:
-        made.add_column(header, overflow="fold")
+        grid.add_column(header, overflow="fold")
     for row in rows:
-        made.add_row(*map(printable, row))
-    return made
+        grid.add_row(*map(printable, row))
+    return grid
 
 
 def duration(seconds: float) -> str:
@@ -127,13 +127,13 @@ def add_question(command: click.Command, flag: str, words: str, ask: Callable[..
         train = command.callback
 
         def answer(json_file: str | None, **options) -> None:
-            asked = [name for name in questions if options.pop(name)]
-            if len(asked) > 1:
-                two = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
-                raise click.UsageError(f"{two} are two questions: ask one after the other")
-            if json_file and not asked:
+            chosen = [name for name in questions if options.pop(name)]
+            if len(chosen) > 1:
+                flags = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+                raise click.UsageError(f"{flags} are two questions: ask one after the other")
+            if json_file and not chosen:
                 raise click.UsageError("--json is for what --try, --lr-find and the like find out")
-            questions[asked[0]](json_file=json_file, **options) if asked else train(**options)
+            questions[chosen[0]](json_file=json_file, **options) if chosen else train(**options)
 
         command.callback = functools.update_wrapper(answer, train)
         json_option("Write what was tried as JSON too")(command)

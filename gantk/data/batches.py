@@ -54,8 +54,8 @@ class ImageSet:
     def prepared(self, index: int) -> tuple[Tensor, Tensor]:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where there is none."""
         record, mapping = self.records[index], self.intensity
-        made_by, both = self._kept.get(index, (None, None))
-        if made_by is mapping:
+        kept_mapping, both = self._kept.get(index, (None, None))
+        if kept_mapping is mapping:
             return both
         image = torch.from_numpy(self.preparation.image(record, mapping))
         mask = self.preparation.mask(record) if self.masks else None
@@ -132,8 +132,8 @@ class Batches:
             stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
             weights = next(iter(self.sets.values())).weights if self.paired else images.weights
             for place in range(first, first + self.batch):
-                usual = order(self.seed, stream, place // count, count, weights)[place % count]
-                index = self.chosen(place)[name] if self.chosen else usual
+                shuffled = order(self.seed, stream, place // count, count, weights)[place % count]
+                index = self.chosen(place)[name] if self.chosen else shuffled
                 image, mask = images.prepared(index)
                 window = self._window(images, stream, place)
                 parts[name].append(image.numpy()[window])

@@ -31,7 +31,7 @@ SPARE = 2**30  # bytes that the cache leaves free on its disk
 
 
 class Cache:
-    """At most `limit` bytes of arrays and JSON values in a folder; if storing fails, one warning, and only reading."""
+    """At most `limit` bytes of arrays and JSON values in a folder; if storing fails, it warns once and only reads."""
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = Path(folder), limit
@@ -44,28 +44,28 @@ class Cache:
     @classmethod
     def default(cls) -> Cache | None:
         """The user's cache, by GANTK_CACHE (a folder) and GANTK_CACHE_GIB (its size, by default 20); None for 0."""
-        said = os.environ.get("GANTK_CACHE_GIB", "20")
-        if not said.replace(".", "", 1).isdecimal():
+        gib = os.environ.get("GANTK_CACHE_GIB", "20")
+        if not gib.replace(".", "", 1).isdecimal():
             remedy = "0 turns the cache off"
-            raise UserError(f"'{said}' is no size", where="GANTK_CACHE_GIB", allowed="GiB, 0 or more", remedy=remedy)
+            raise UserError(f"'{gib}' is no size", where="GANTK_CACHE_GIB", allowed="GiB, 0 or more", remedy=remedy)
         usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gantk"
         folder = Path(os.environ.get("GANTK_CACHE") or usual).expanduser().absolute()
-        return cls(folder, int(float(said) * 2**30)) if float(said) else None
+        return cls(folder, int(float(gib) * 2**30)) if float(gib) else None
 
     def rows(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray | None:
-        """The entry `key`, mapped read-only; where there is none, the array that `make` returns, stored.
+        """The entry `key`, mapped read-only; if missing, the array that `make` returns, which is stored.
 
-        None where the entry is not there and nothing can be stored: then `make` is not called.
+        None, without a call of `make`, where the entry is missing and nothing can be stored.
         """
         path = self.entries / f"{key}.npy"
         with suppress(Exception):  # missing, or broken, for which numpy raises many errors: made anew
-            found, now = np.lib.format.open_memmap(path, mode="r"), time.monotonic()
-            if key in self._used or _is_good(path, key, found):
+            entry, now = np.lib.format.open_memmap(path, mode="r"), time.monotonic()
+            if key in self._used or _is_good(path, key, entry):
                 if key not in self._used or now - self._used[key] > IN_USE / 4:
                     self._used[key] = now
                     with suppress(OSError):
                         os.utime(path)  # for all runs
-                return found
+                return entry
         if self.full:
             return None
         made = make()
@@ -91,8 +91,8 @@ class Cache:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            said, self.full = self.full, True
-            if not said:
+            warned, self.full = self.full, True
+            if not warned:
                 what = f"the cache '{self.folder}' takes no more images, which are decoded again: {told(error)}. Name "
                 what += "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set data.cache = false"
                 warnings.warn(what, RuntimeWarning, stacklevel=2)

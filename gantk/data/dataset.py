@@ -44,14 +44,14 @@ class Data:
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.listed(lambda: source_and_records(table, method, "" if known else "ask"))
         if known:
-            here, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
-            self.splits, self.training, records = recalled(known["splits"], here, hashes)
+            present, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
+            self.splits, self.training, records = recalled(known["splits"], present, hashes)
             ids, before = {record.id for record in records}, self.files if self._before is None else self._before
-            if new := self.files - before | {record.key for record in here if record.id not in ids}:
+            if new := self.files - before | {record.key for record in present if record.id not in ids}:
                 self.notes.append(f"note     not in the run's split.json, so left out: {named(sorted(new))}")
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
-        self.found = _found(records, dict(zip(self.letters, table.domains, strict=True)))  # a sentence
+        self.found = _summary(records, dict(zip(self.letters, table.domains, strict=True)))  # a sentence
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
             self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
@@ -161,8 +161,8 @@ class Data:
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
         lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
-        fitted = [f"{names[x]}: {one.note}" for x, one in self.intensity.items() if getattr(one, "note", "")]
-        lines += [f"note     {said}" for said in (*consequences(self.splits), *fitted)]
+        fitted = [f"{names[x]}: {each.note}" for x, each in self.intensity.items() if getattr(each, "note", "")]
+        lines += [f"note     {sentence}" for sentence in (*consequences(self.splits), *fitted)]
         if (count := sum(map(len, self.splits.values()))) > MOST:
             lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")
         if self.classes:
@@ -178,8 +178,8 @@ class Data:
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self._records if record.id not in seen]
-        made = split_json(sets, left_out, self.preparation.sha256)
-        return {"how": self.how, "splits": made, "files": sorted(self.files)}
+        listing = split_json(sets, left_out, self.preparation.sha256)
+        return {"how": self.how, "splits": listing, "files": sorted(self.files)}
 
     def listed(self, make: Callable[[], T]) -> T:
         """The result of `make` with folder listings limited to the files of the run's split.json; all for a new run."""
@@ -245,15 +245,15 @@ def source_and_records(table: DataTable, method: type, ask: str | list[UserError
         raise
 
 
-def _found(records: list[Record], names: dict[str, str]) -> str:
+def _summary(records: list[Record], names: dict[str, str]) -> str:
     """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: a source's images by domain."""
-    each = []
+    lines = []
     for letter, name in names.items():
         own = [record for record in records if record.domain == letter]
         scans, patients = {record.scan_key for record in own} - {""}, {record.subject for record in own} - {""}
         what = f"{counted(scans, 'volume')} ({counted(own, 'slice')})" if scans else counted(own, "image")
-        each.append(f"{name}: {what}" + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown"))
-    return "; ".join(each)
+        lines.append(f"{name}: {what}" + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown"))
+    return "; ".join(lines)
 
 
 def _expect(table: DataTable, method: type, records: list[Record]) -> None:

@@ -151,17 +151,17 @@ class Learnt(Linear):
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
-        found, lowest = air_of(_values(images, False), high), low
+        span, lowest = air_of(_values(images, False), high), low
         if getattr(self, "low", 1) == 0 and not self.foreground:  # only `percentile` with low = 0 starts at air
             lowest = min(low, float(min(image.min() for image in images)))
-        air = found[0] if found and lowest < low else low
+        air = span[0] if span and lowest < low else low
         start = AIR + (1 - AIR) * (air - low) / (high - low)
-        if found and found[1] > air + 0.8 * AIR * (high - air):  # too much noisy air would be above 5 %
-            start = min(0.9, (max(found[2], found[1] + AIR * (high - found[1])) - low) / (high - low))
+        if span and span[1] > air + 0.8 * AIR * (high - air):  # too much noisy air would be above 5 %
+            start = min(0.9, (max(span[2], span[1] + AIR * (high - span[1])) - low) / (high - low))
         return [low, high, float(start), lowest]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
-        scans = [one for one in measured if rises(*one[:2])] or [measured[0]]
+        scans = [figures for figures in measured if rises(*figures[:2])] or [measured[0]]
         self._set(np.mean(scans, axis=0), len(measured))
 
     def take(self, measured: list[float]) -> None:
@@ -193,8 +193,8 @@ class Percentile(Learnt, name="percentile"):
         if not self.foreground:  # the extremes must not depend on the sampling
             low = min(image.min() for image in images) if self.low == 0 else low
             high = max(image.max() for image in images) if self.high == 100 else high
-            found = air_of(values, high) if self.low == 0 else None
-            low = max(low, found[0] - MARGIN * (high - found[0])) if found else low
+            air = air_of(values, high) if self.low == 0 else None
+            low = max(low, air[0] - MARGIN * (high - air[0])) if air else low
         return low, high
 
 
@@ -270,13 +270,13 @@ class PerChannel:
         count = len(self.lines)
         return [None if np.isnan(part).any() else part for part in (pixels[k::count] for k in range(count))]
 
-    def _fit(self, how: str, scans: Sequence[Sequence[Any]]) -> None:
+    def _fit(self, method: str, scans: Sequence[Sequence[Any]]) -> None:
         """Fit each contrast to the images, or figures, of the scans that have it."""
         for line, name, parts in zip(self.lines, self.names, zip(*scans, strict=True), strict=True):
-            found = [part for part in parts if part is not None]
-            if not found:
+            present = [part for part in parts if part is not None]
+            if not present:
                 raise UserError(f"none of {len(scans)} training images has the contrast '{name}'", where="data.source")
-            getattr(line, how)(found)
+            getattr(line, method)(present)
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
         axis, count = image.ndim - self.dims - 1, len(functions)
@@ -288,7 +288,7 @@ class PerChannel:
 
 
 def mapping_from(state: dict[str, Any]) -> Any:
-    """The intensity mapping that `state` describes, of one contrast or of several; UserError where it is none."""
+    """The intensity mapping that `state` describes, of one contrast or of several; UserError if it is invalid."""
     if "contrasts" in state:
         return PerChannel.from_state(state, mapping_from)
     try:
@@ -323,15 +323,15 @@ def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pix
     """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are extended."""
     if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:  # in parts: float64 takes memory
         whole = np.empty(image.shape, along(image.flat[:1], before, after).dtype)
-        for one, done in zip(image, whole, strict=True):
-            done[...] = along(one, before, after)
+        for part, done in zip(image, whole, strict=True):
+            done[...] = along(part, before, after)
         return whole
     values = image if is_tensor(image) else np.asarray(image, np.float64)
     if len(before) == 2:
         done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
     else:
-        known = image.detach().cpu().numpy() if is_tensor(image) else values
-        piece, slopes = np.searchsorted(before[1:-1], known, side="right"), np.diff(after) / np.diff(before)
+        host = image.detach().cpu().numpy() if is_tensor(image) else values
+        piece, slopes = np.searchsorted(before[1:-1], host, side="right"), np.diff(after) / np.diff(before)
         ends = (np.asarray(each)[piece] for each in (after, before, slopes))
         start, at, slope = map(image.new_tensor, ends) if is_tensor(image) else ends
         done = start + (values - at) * slope

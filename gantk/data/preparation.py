@@ -98,13 +98,13 @@ class Preparation:
     def to_size(self, record: Record) -> np.ndarray:
         """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is NaN."""
         slices = self.stacks.get(record.id, [record])
-        return np.concatenate([self._once("images", one, self._read) for one in slices])
+        return np.concatenate([self._cached("images", one, self._read) for one in slices])
 
     def mask(self, record: Record) -> np.ndarray | None:
         """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""
         if record.mask is None:
             return None
-        return self._once("masks", record, self._mask) if record.mask_files else self._mask(record)
+        return self._cached("masks", record, self._mask) if record.mask_files else self._mask(record)
 
     def mapping(self, record: Record, intensity: Any) -> Any:
         """The intensity mapping of the scan that a record belongs to: its own where the recipe says so."""
@@ -144,13 +144,13 @@ class Preparation:
         entry = kind, group[0].id
         if entry not in self._names:
             stamps = self._stamps((*record.files, *(record.mask_files if kind == "masks" else ())))
-            keys = [[*one.id, one.missing] for one in group]
+            keys = [[*member.id, member.missing] for member in group]
             self._names[entry] = stamps and digest(kind, self.about, self.size, self.fit, stamps, keys)
         name = self._names[entry]
-        rows = self.cache.rows(name, lambda: _equally_long([make(one) for one in group])) if name else None
+        rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group])) if name else None
         return None if rows is None else np.array(rows[row])
 
-    def _once(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray:
+    def _cached(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray:
         row = self.kept(kind, record, make)
         return make(record) if row is None else row.astype(np.float32, copy=False)
 
@@ -159,10 +159,10 @@ class Preparation:
         if self.cache is None:
             return None
         try:
-            every = {file: file.stat() for path in files for file in files_of(path)}
+            stats = {file: file.stat() for path in files for file in files_of(path)}
         except OSError:
             return None
-        return [[str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file, s in every.items()]
+        return [[str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file, s in stats.items()]
 
     def _read(self, record: Record) -> np.ndarray:
         pixels = record.read()
@@ -195,21 +195,21 @@ def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbo
     Neighbours are found among all `records` of one domain, subject and folder by `position`. A neighbour outside the
     record's own set is replaced by the nearest slice before it that is inside.
     """
-    if without := [record for record in records if record.position is None]:
-        what = f"{len(without)} of {len(records)} images have no place in a stack: the first is '{without[0].key}'"
+    if unplaced := [record for record in records if record.position is None]:
+        what = f"{len(unplaced)} of {len(records)} images have no place in a stack: the first is '{unplaced[0].key}'"
         remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)
     stacks: dict[Hashable, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda one: one.position):
         stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
     places = {record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)}
-    found = {}
+    slices = {}
     for members in sets:
-        there = {places[record.id]: record for record in members}
+        own = {places[record.id]: record for record in members}
         for record in members:
             (name, place), below, above = places[record.id], [record], [record]
             for distance in range(1, neighbours + 1):
-                below.append(there.get((name, place - distance), below[-1]))
-                above.append(there.get((name, place + distance), above[-1]))
-            found[record.id] = [*below[:0:-1], *above]
-    return found
+                below.append(own.get((name, place - distance), below[-1]))
+                above.append(own.get((name, place + distance), above[-1]))
+            slices[record.id] = [*below[:0:-1], *above]
+    return slices

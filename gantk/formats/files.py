@@ -1,4 +1,4 @@
-"""Reads, writes, lists and compares image files: the suffix chooses the format, whoever registered it.
+"""Reads, writes, lists and compares image files: the suffix chooses the format, a bundled or a plugin's one.
 
 Memory is checked before an image is decoded: one whose float32 pixels would take more than GANTK_MAX_GIB (an
 environment variable, 16 unless set) is refused. A written file appears only when it is complete.
@@ -40,10 +40,10 @@ class Scan:
 
 def formats() -> dict[str, Format]:
     """Suffix -> format, plugins' included; UserError where two formats claim one suffix."""
-    known = registry()
-    if "formats" not in known.cache:
-        found, broken = {}, []
-        for entry in [entry for (kind, _), entry in known.entries.items() if kind == "format"]:
+    registered = registry()
+    if "formats" not in registered.cache:
+        by_suffix, broken = {}, []
+        for entry in [entry for (kind, _), entry in registered.entries.items() if kind == "format"]:
             try:
                 form = entry.load()()
             except UserError as error:  # one broken plugin must not disable the other formats
@@ -51,12 +51,12 @@ def formats() -> dict[str, Format]:
                 continue
             form.name, form.owner = form.name or entry.name, entry.owner
             for suffix in form.suffixes:
-                other = found.setdefault(suffix, form)
+                other = by_suffix.setdefault(suffix, form)
                 if other is not form:
                     what = f"the suffix '{suffix}' is claimed by the formats '{other.name}' of {other.owner}"
                     raise UserError(f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them")
-        known.cache["formats"], known.cache["broken formats"] = found, " ".join(broken)
-    return known.cache["formats"]
+        registered.cache["formats"], registered.cache["broken formats"] = by_suffix, " ".join(broken)
+    return registered.cache["formats"]
 
 
 def readable() -> str:
@@ -103,7 +103,7 @@ def is_volume(path: str | Path) -> bool:
 
 
 def volume_suffixes() -> tuple[str, ...]:
-    """The suffixes of which one file may hold a whole volume."""
+    """The suffixes whose files may hold a whole volume by themselves."""
     return tuple(s for s, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat))
 
 
@@ -126,7 +126,7 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
 
     A broken DICOM file is a scan of its own, for which `read` raises. UserError for a missing or unreadable folder.
     """
-    folder, found, parts, forms = Path(folder), [], {}, {}
+    folder, scanned, series, forms = Path(folder), [], {}, {}
 
     def wanted(path: Path) -> bool:
         forms[path] = series_format(path)  # opens files whose suffix no format claims
@@ -134,12 +134,12 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
 
     for file in files_below(folder, recursive, wanted):
         if form := forms[file]:
-            parts.setdefault((file.parent, form), []).append(file)
+            series.setdefault((file.parent, form), []).append(file)
         else:
-            found.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
-    for (place, form), files in parts.items():
-        found += _grouped(form, place, files, place.relative_to(folder))
-    return sorted(found, key=lambda scan: natural(scan.name))
+            scanned.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
+    for (place, form), files in series.items():
+        scanned += _grouped(form, place, files, place.relative_to(folder))
+    return sorted(scanned, key=lambda scan: natural(scan.name))
 
 
 def read(path: str | Path | Scan, volume: int | None = None) -> Image:
@@ -219,7 +219,7 @@ def writer_of(path: Path, image: Image) -> Format:
 
 @contextmanager
 def hidden_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder to write a file and its parts in; at the end they are moved to `path`'s folder, it last.
+    """Yield a hidden folder to write a file and its parts in; at the end they move to `path`'s folder, the file last.
 
     Where a header and its voxels are two files, an earlier header that differs is removed before its voxels are
     replaced: a kill leaves the old pair, the new pair or none, never a mixture.
@@ -288,27 +288,27 @@ def _scan_of(path: Path) -> Scan:
     """The scan of a path: a file, or the only series of a folder; UserError for other folders."""
     if not os.path.isdir(path):  # unlike Path.is_dir, it never raises
         return Scan(path, (path,), path.name)
-    found = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
-    if len(found) != 1:
-        names = ", ".join(f"'{scan.name}'" for scan in found[:3]) + (", ..." if len(found) > 3 else "")
+    series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
+    if len(series) != 1:
+        names = ", ".join(f"'{scan.name}'" for scan in series[:3]) + (", ..." if len(series) > 3 else "")
         raise UserError(
-            f"'{path}' is a folder of {len(found)} DICOM series ({names})" if found else f"'{path}' is a folder",
+            f"'{path}' is a folder of {len(series)} DICOM series ({names})" if series else f"'{path}' is a folder",
             allowed="one image file, or a folder that holds one DICOM series",
             remedy="name one file, or keep each series in a folder of its own",
         )
-    return found[0]
+    return series[0]
 
 
 def _grouped(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
     """Group a series format's files of one folder into scans; `relative` is the folder's path in their names."""
     try:
-        found = form.group(folder, files)
+        groups = form.group(folder, files)
     except UserError:  # its library is not installed: `read` will report that
-        found = [Scan(file, (file,), file.name) for file in files]
-    only = sum(scan.path == folder for scan in found) == 1  # one series: it gets the folder's name
+        groups = [Scan(file, (file,), file.name) for file in files]
+    only = sum(scan.path == folder for scan in groups) == 1  # one series: it gets the folder's name
     return [
         replace(scan, name=(relative if only and scan.path == folder else relative / scan.name).as_posix())
-        for scan in found
+        for scan in groups
     ]
 
 
@@ -326,26 +326,26 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
 
-    def shut(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         raise UserError(what, remedy="look at its permissions")
 
-    found, visits, asked = [], Counter(), (str(folder), recursive, wanted, LISTED.get())
-    known = {} if _listings.get() is None else _listings.get()
-    if asked in known:
-        return [*known[asked]]
-    for place, folders, names in os.walk(folder, onerror=shut, followlinks=True):
-        way = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
-        visits[way[0]] += 1
-        if len(way) > DEEPEST or visits[way[0]] > MOST_VISITS:
+    files, visits, key = [], Counter(), (str(folder), recursive, wanted, LISTED.get())
+    cache = {} if _listings.get() is None else _listings.get()
+    if key in cache:
+        return [*cache[key]]
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        parents = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
+        visits[parents[0]] += 1
+        if len(parents) > DEEPEST or visits[parents[0]] > MOST_VISITS:
             what = f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
             raise UserError(what, remedy="remove links from folders to folders")
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in way]
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in parents]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if os.path.isfile(path) and wanted(path)]
-    known[asked] = LISTED.get()(sorted(found, key=natural))
-    return [*known[asked]]
+        files += [path for path in paths if os.path.isfile(path) and wanted(path)]
+    cache[key] = LISTED.get()(sorted(files, key=natural))
+    return [*cache[key]]
 
 
 @contextmanager

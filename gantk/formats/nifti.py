@@ -59,8 +59,8 @@ class Nifti(Format):
             raise UserError(what, allowed="one channel", remedy="write it as PNG")
         affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
         header = image.header if isinstance(image.header, nib.Nifti1Header) else None
-        kept = image.file_shape if header is None else tuple(map(int, header.get_data_shape()))
-        shape = (*kept, 1, 1)[:3]
+        sides = image.file_shape if header is None else tuple(map(int, header.get_data_shape()))
+        shape = (*sides, 1, 1)[:3]
         expect_grid(image, shape, affine)
         voxels = in_file_order(image.pixels[0], shape, affine)
         slope, inter = (None, None) if header is None else header.get_slope_inter()
@@ -69,16 +69,16 @@ class Nifti(Format):
         if data is None:
             data, slope, inter = voxels.astype(np.float32, copy=False), 1.0, 0.0
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
-        kind = _kinds(path)[wide](data.reshape(kept), affine, header, dtype=data.dtype)
-        kind.header["cal_min"] = kind.header["cal_max"] = 0  # they describe the source's values: the window to show,
-        kind.header.set_intent("none")  # and the kind of map
+        nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
+        nifti.header["cal_min"] = nifti.header["cal_max"] = 0  # they describe the source's values: the window to show,
+        nifti.header.set_intent("none")  # and the kind of map
         if not image.keep_header:  # clear texts and undefined fields, which may name the patient
-            kind.header.extensions.clear()
-            for name, (form, *_) in kind.header.template_dtype.fields.items():
+            nifti.header.extensions.clear()
+            for name, (form, *_) in nifti.header.template_dtype.fields.items():
                 if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
-                    kind.header[name] = kind.header_class()[name]
-        kind.header.set_slope_inter(slope, inter)
-        kind.to_filename(path)
+                    nifti.header[name] = nifti.header_class()[name]
+        nifti.header.set_slope_inter(slope, inter)
+        nifti.to_filename(path)
 
 
 def _kinds(path: Path) -> tuple[type, type]:

@@ -41,9 +41,9 @@ class Picture(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's EXIF turn applied."""
-        if not values and path.suffix.lower() == ".png" and (known := _outline(path)):
-            expect_room(path, known[0] * known[1] * known[2])
-            return Image(zeros(*known), path=path)
+        if not values and path.suffix.lower() == ".png" and (shape := _outline(path)):
+            expect_room(path, shape[0] * shape[1] * shape[2])
+            return Image(zeros(*shape), path=path)
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as JPEG
             picture.filename = ""  # else Pillow maps the file, and truncating it meanwhile kills the process
             kind, turns = picture.format, picture.format in ("JPEG", "MPO", "TIFF")

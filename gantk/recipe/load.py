@@ -184,11 +184,11 @@ class Recipe:
                 return check(model, tables, "the recipe")
             except UserError as error:
                 key = ".".join(map(str, error.path))
-                said = texts.pop(key, None)
-                if said is not None and "valid string" in error.what:
-                    _put(tables, key, said, said)
+                typed = texts.pop(key, None)
+                if typed is not None and "valid string" in error.what:
+                    _put(tables, key, typed, typed)
                     continue
-                if said is not None and said[:1] in ("[", "{") and said == _at(tables, error.path):
+                if typed is not None and typed[:1] in ("[", "{") and typed == _at(tables, error.path):
                     hint = 'That is no TOML: texts inside have quotes and brackets close, as in ["T1", "T2"]'
                     error.remedy = ". ".join(filter(None, [error.remedy, hint]))
                 raise at_its_key(error, self._place) from None
@@ -268,7 +268,7 @@ def files_of(
 
     The first package with a name wins. A package that cannot be read is listed among the broken plugins.
     """
-    found: dict[str, tuple[Path, str]] = {}
+    paths: dict[str, tuple[Path, str]] = {}
     for package, owner in packages:
         try:
             files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
@@ -277,8 +277,8 @@ def files_of(
             registry().broken[f"{package} of {owner}"] = why
             continue
         for path in sorted(filter(wanted, files)):
-            found.setdefault(path.name.removesuffix(".toml"), (path, owner))
-    return found
+            paths.setdefault(path.name.removesuffix(".toml"), (path, owner))
+    return paths
 
 
 def resolved(model: Model) -> dict[str, Any]:
@@ -341,10 +341,10 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     try:
         if DOTTED.search(value):
             raise RecursionError
-        found = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
-        found = value  # a bare word, a path, a pattern: the shell removes quotes
-    return key, found if isinstance(found, (str, bool, int, float, list, dict)) else value  # a date is a folder's name
+        parsed = value  # a bare word, a path, a pattern: the shell removes quotes
+    return key, parsed if isinstance(parsed, (str, bool, int, float, list, dict)) else value  # a date: a folder's name
 
 
 def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
@@ -363,10 +363,10 @@ def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
     """Set a dotted key; returns the key of the first table that was created for it, or the key itself."""
     *parents, last = key.split(".")
-    made = None
+    created = None
     for depth, parent in enumerate(parents, 1):
         if parent not in tables:
-            made = made or ".".join(parents[:depth])
+            created = created or ".".join(parents[:depth])
         inner = tables.get(parent, {})
         if isinstance(inner, str) and parent != "summary":
             inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
@@ -377,7 +377,7 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
         tables[parent] = inner
         tables = inner
     tables[last] = value
-    return made or key
+    return created or key
 
 
 def _at(tables: Any, path: tuple) -> Any:

@@ -204,24 +204,24 @@ TABLES = {  # name in `gantk show` -> (key in a recipe, table)
 
 def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
     """UserError, with the key, for tables that are too large or deep, or hold values unknown to TOML; called first."""
-    left, count = [((), tables)], 0
-    while left:
-        path, value = left.pop()
-        tabled = isinstance(value, Mapping)
-        parts = list(value.items() if tabled else enumerate(value) if isinstance(value, (list, tuple)) else ())
+    stack, count = [((), tables)], 0
+    while stack:
+        path, value = stack.pop()
+        is_table = isinstance(value, Mapping)
+        parts = list(value.items() if is_table else enumerate(value) if isinstance(value, (list, tuple)) else ())
         count += len(parts)
         texts = [text for text in (value, *path[-1:]) if isinstance(text, str)]
-        known = tabled or value is None or isinstance(value, (str, int, float, list, tuple))
+        supported = is_table or value is None or isinstance(value, (str, int, float, list, tuple))
         wrong = {
             f"there are more than {MANY:,} values": count > MANY,
             f"tables are nested deeper than {DEEPEST}": len(path) > DEEPEST,
             f"a text has more than {WORDY:,} characters": any(len(text) > WORDY for text in texts),
             "a text is not UTF-8, or holds a NUL": any(re.search("[\0\ud800-\udfff]", text) for text in texts),
-            f"a {type(value).__name__} is neither text, number nor table": not known,
+            f"a {type(value).__name__} is neither text, number nor table": not supported,
             f"input should be a finite number, not {value}": isinstance(value, float) and not isfinite(value),
             "a whole number has more than 64 bits": isinstance(value, int) and value.bit_length() > 63,
         }
-        for what in (what for what, so in wrong.items() if so):
+        for what in (what for what, broken in wrong.items() if broken):
             shown = tuple(str(key)[:80] for key in path[:DEEPEST])
             raise UserError(f"{'.'.join(shown) or 'the recipe'}: {what}", where=place_of(shown)[:160])
-        left += [((*path, key), part) for key, part in parts]
+        stack += [((*path, key), part) for key, part in parts]

@@ -40,7 +40,7 @@ GLOB = re.compile(r"[*?\[]")
 
 Parts = tuple[str, ...]  # the folders of a path
 Files = dict[str, Path | None]  # the file of each contrast
-Said = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
+Match = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -85,16 +85,16 @@ class BoundedPattern:
     """
 
     def __init__(self, pattern: str, flags: int):
-        self.pattern, self.found = pattern, re.compile(pattern, flags)
-        self.groups, self.groupindex = self.found.groups, self.found.groupindex
+        self.pattern, self.compiled = pattern, re.compile(pattern, flags)
+        self.groups, self.groupindex = self.compiled.groups, self.compiled.groupindex
 
     def search(self, text: str) -> re.Match | None:
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-            return self.found.search(text)
+            return self.compiled.search(text)
         before = signal.signal(signal.SIGVTALRM, self._stop)
         signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
         try:
-            return self.found.search(text)
+            return self.compiled.search(text)
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)
@@ -111,14 +111,14 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
     try:
         if len(pattern) > LONGEST:
             raise re.error(f"it is longer than {LONGEST} characters")
-        found = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
+        compiled = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
         what = f"'{pattern[:99]}' is no regular expression: {told(error)}"
         raise UserError(what, where=f"data.source.{option}") from error
-    if option == "patient" and found.groups != 1 and "patient" not in found.groupindex:
+    if option == "patient" and compiled.groups != 1 and "patient" not in compiled.groupindex:
         allowed = "one group, or one that is named: (?P<patient>...)"
-        raise UserError(f"'{pattern}' has {found.groups} groups", where="data.source.patient", allowed=allowed)
-    return found
+        raise UserError(f"'{pattern}' has {compiled.groups} groups", where="data.source.patient", allowed=allowed)
+    return compiled
 
 
 def patient_of(path: str, pattern: BoundedPattern) -> str:
@@ -134,8 +134,8 @@ def patient_of(path: str, pattern: BoundedPattern) -> str:
 def split_of(parts: Sequence[str]) -> str | None:
     """`train`, `validation` or `test` where a folder's name starts with such a word, or ends with it: `CT_test`."""
     ends = (words_of(part)[-1:] for part in parts)
-    found = next(filter(None, map(SPLIT_WORD.match, (*parts, *(last for end in ends for last in end)))), None)
-    return found and SPLITS[found[0].lower().removeprefix("images")[:2]]
+    match = next(filter(None, map(SPLIT_WORD.match, (*parts, *(last for end in ends for last in end)))), None)
+    return match and SPLITS[match[0].lower().removeprefix("images")[:2]]
 
 
 def only_if_several(items: Sequence[Item]) -> None:
@@ -198,10 +198,10 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
     """By folder, the image of each contrast: by its exact name, else by a usual synonym; UserError for two."""
     wanted = {contrast: one_word(contrast) for contrast in contrasts}
     words = set(wanted.values())
-    said = {image: contrast_in(stem_of(image), words)[0] for image in images}
+    contrast_of = {image: contrast_in(stem_of(image), words)[0] for image in images}
     folders: dict[Path, Files] = {image.parent: dict.fromkeys(contrasts) for image in images}
     for contrast, word in wanted.items():
-        for image in of_contrast(said, word, words - {word}):
+        for image in of_contrast(contrast_of, word, words - {word}):
             if other := folders[image.parent][contrast]:
                 what = f"'{image.parent}' holds two files of {contrast}: '{other.name}' and '{image.name}'"
                 remedy = "leave one of them out, or name the one that is no image with mask"
@@ -212,8 +212,8 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
 
 def contrast_said(path: Path) -> str | None:
     """The usual contrast in a relative path, the one nearest to the file's name: T1 for `x/t1w/1.png`."""
-    said = (contrast_in(SPLIT_WORD.sub("", part), set())[0] for part in (stem_of(path), *reversed(path.parts[:-1])))
-    word = next(filter(None, said), None)
+    words = (contrast_in(SPLIT_WORD.sub("", part), set())[0] for part in (stem_of(path), *reversed(path.parts[:-1])))
+    word = next(filter(None, words), None)
     return word and CONTRASTS[word].upper()
 
 
@@ -229,15 +229,15 @@ def expect_no_other_contrast(groups: Mapping[str, Collection[Path]], domains: Ma
 
     Only domains that are usual contrasts are checked: a domain may have any other name.
     """
-    said = {letter: {contrast_said(path) for path in paths} - {None} for letter, paths in groups.items()}
-    common = set.intersection(*said.values()) if len(said) > 1 else set()
-    other = {letter: words - common for letter, words in said.items()}
-    for letter, words in other.items():
+    contrasts = {letter: {contrast_said(path) for path in paths} - {None} for letter, paths in groups.items()}
+    common = set.intersection(*contrasts.values()) if len(contrasts) > 1 else set()
+    unexpected = {letter: words - common for letter, words in contrasts.items()}
+    for letter, words in unexpected.items():
         own = usual_contrast(domains[letter])
-        fits = (word == own.upper() or (len(said) == 1 and not exclude(word.lower(), own)) for word in words if own)
-        if own and words and not any(fits):
+        fit = (word == own.upper() or (len(contrasts) == 1 and not exclude(word.lower(), own)) for word in words if own)
+        if own and words and not any(fit):
             apart = folders_apart(groups)
-            called = [min(words or apart[each] or [each], key=natural) for each, words in other.items()]
+            called = [min(words or apart[each] or [each], key=natural) for each, words in unexpected.items()]
             own = " and ".join(domains.values())
             what = f"folder or file names say {' and '.join(called)}, and this recipe has {own}"
             raise UserError(what, where="data.domains", remedy=rename_or_map(called, list(domains.values())))
@@ -256,36 +256,36 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
     parts_of = {image: image.parent.relative_to(root).parts for image in images}
     folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
     names = dict(zip("ab", domains, strict=True))
-    said = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    known: dict[Path, Said] = {image: said[parts] for image, parts in parts_of.items() if parts in said}
-    known = known or {image: (letter, None) for image, letter in _by_file_name(images, domains).items()}
-    if not known:
-        said = _clearest(folders, _ending) or _two_groups(folders, domains)
-        known = {image: said[parts] for image, parts in parts_of.items() if parts in said}
-        groups = {letter: [i.relative_to(root) for i, (own, _) in known.items() if own == letter] for letter in "ab"}
+    matches = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
+    letters: dict[Path, Match] = {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
+    letters = letters or {image: (letter, None) for image, letter in _by_file_name(images, domains).items()}
+    if not letters:
+        matches = _clearest(folders, _ending) or _two_groups(folders, domains)
+        letters = {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
+        groups = {letter: [i.relative_to(root) for i, (own, _) in letters.items() if own == letter] for letter in "ab"}
         expect_no_other_contrast(groups, names)
-    if not known:
-        every = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
+    if not letters:
+        counts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
         shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (" ..." if len(folders) > 8 else "")
-        remedy = rename_or_map([word for word, _ in every.most_common(2)], domains)
+        remedy = rename_or_map([word for word, _ in counts.most_common(2)], domains)
         raise UserError(
             f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {shown}",
             where="data.source.path",
             allowed="trainA and trainB, folders or files named after the domains, or two folders",
             remedy=remedy or "set data.domains to names that the folders have, or data.source.a and data.source.b",
         )
-    return items_in(root, known, names)
+    return items_in(root, letters, names)
 
 
-def items_in(root: Path, images: Mapping[Path, Said], domains: Mapping[str, str]) -> list[Item]:
+def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str]) -> list[Item]:
     """Items of images whose domains are known, with split, place and stem, by domain in natural order.
 
     A split counts if there are several (`TrainT1` alone means nothing), a place if it differs within the domain.
     """
     items, places = [], defaultdict(set)
-    for path, (letter, said) in images.items():
+    for path, (letter, index) in images.items():
         parts = path.parent.relative_to(root).parts
-        place = tuple(part for i, part in enumerate(parts) if i != said and not SPLIT_WORD.fullmatch(part))
+        place = tuple(part for i, part in enumerate(parts) if i != index and not SPLIT_WORD.fullmatch(part))
         places[letter].add(place)
         stem = bare_stem(stem_of(path), (domains[letter],))
         items.append(Item(letter, path, split=split_of(parts), place=place, stem=stem))
@@ -301,7 +301,7 @@ def _ending(part: str) -> list[int]:
     return [int(last == "a"), int(last == "b")]
 
 
-def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Said]:
+def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Match]:
     """The domain of the best-matching folders, by the best part of their paths; {} unless both domains have some."""
     best: dict[str, dict[Parts, tuple[int, int]]] = {"a": {}, "b": {}}
     for parts in folders:
@@ -325,7 +325,7 @@ def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path
     return letters if len(set(letters.values())) == 2 else {}
 
 
-def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Said]:
+def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Match]:
     """The domains of two groups of folders: in alphabetical order, unless a name matches a domain. Folders of splits
     and masks, and parts that all paths share, are ignored."""
     folders = [parts for parts in folders if not any(map(LABELS.fullmatch, parts))]

@@ -62,8 +62,8 @@ class Folders(VolumeSource):
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below `path`."""
         images = images_below(path)
-        said = Counter(filter(None, (contrast_said(image.relative_to(path)) for image in images))).most_common(2)
-        others = [] if all(map(io.is_volume, images)) else [tuple(word for word, _ in said), ("A", "B")]
+        contrasts = Counter(filter(None, (contrast_said(image.relative_to(path)) for image in images))).most_common(2)
+        others = [] if all(map(io.is_volume, images)) else [tuple(word for word, _ in contrasts), ("A", "B")]
         for domains in (("T1", "T2"), ("CT", "MR"), *others):
             with suppress(UserError):
                 if len(domains) == 2 and _are_domains(discover(path, domains, images)):
@@ -81,11 +81,11 @@ class Folders(VolumeSource):
         """The images of both domains, and the masks: by the folders or globs that the options name, else by names."""
         places = [self.root / self.asked[letter] for letter in "ab"]
         if self.a and all(place.is_dir() or GLOB.search(str(place)) for place in places):
-            return self._asked_for()
+            return self._items_of_options()
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         return discover(self.root, tuple(self.words.values()), images), masks
 
-    def _asked_for(self) -> tuple[list[Item], list[Path]]:
+    def _items_of_options(self) -> tuple[list[Item], list[Path]]:
         """The images of the folders or globs that the options name, and the masks among all files there."""
         items, listed = [], io.list_images(self.root, recursive=True) if self.root.parts else []
         for letter, domain in self.names.items():
@@ -165,11 +165,11 @@ class Images(VolumeSource):
 def named(items: list[Item], source: FileSource) -> list[Item]:
     """Set key and patient of items: folders are patients if most files lie in numbered ones, such as `patient07`."""
     by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
-    how = "take" if source.patient == "names" else source.asks
-    said = None if by_folder or source.pattern else plugins().hook.gantk_subjects(items=items, how=how)
+    mode = "take" if source.patient == "names" else source.asks
+    subjects = None if by_folder or source.pattern else plugins().hook.gantk_subjects(items=items, how=mode)
     for place, item in enumerate(items):
         item.key = source.key_of(item.source)
-        item.subject = "/".join(item.place) if by_folder else said[place] if said else ""
+        item.subject = "/".join(item.place) if by_folder else subjects[place] if subjects else ""
         if source.pattern:
             item.subject = patient_of(item.key, source.pattern)
         elif not item.subject and is_volume(item.source):  # each volume is a patient
@@ -221,5 +221,5 @@ def _are_domains(items: Sequence[Item]) -> bool:
     groups = [[item.source for item in items if item.letter == letter] for letter in "ab"]
     if not all(groups) or not all(map(io.is_volume, sum(groups, []))):
         return all(groups)
-    said = [{usual_contrast(io.stem_of(path)) for path in paths} for paths in groups]
-    return len(said[0] & said[1] - {None}) < 2
+    contrasts = [{usual_contrast(io.stem_of(path)) for path in paths} for paths in groups]
+    return len(contrasts[0] & contrasts[1] - {None}) < 2

@@ -39,8 +39,8 @@ def is_mask(image: Path, root: Path, name: str) -> bool:
         texts = ("/".join(parts), *parts, stem_of(image))
         return any(fnmatch(text.lower(), name.lower()) for text in texts)
     wanted = " ".join(words_of(name)).lower()
-    said = [f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} " for part in (*folders, stem_of(file))]
-    return any(f" {wanted} " in words or f" {wanted}s " in words for words in said)  # a folder of masks
+    names = [f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} " for part in (*folders, stem_of(file))]
+    return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)  # a folder of masks
 
 
 def find_masks(

@@ -19,10 +19,10 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
     """Set the pairs of items: by the CSV `table`, with "" by one in `root`, else by equal names; "none": no pairs."""
     if table == "none":
         return
-    asked = root / table if (root / table).is_file() else Path(table)
-    if table and not asked.is_file():
+    csv_path = root / table if (root / table).is_file() else Path(table)
+    if table and not csv_path.is_file():
         raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
-    for path in [asked] if table else sorted(root.glob("*.csv")):
+    for path in [csv_path] if table else sorted(root.glob("*.csv")):
         try:
             names, rows = read_rows(path)
         except UserError as error:
@@ -32,7 +32,7 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
         if rows and _by_rows(items, root, path, names, rows):
             return
     if table:
-        what = f"'{asked}' has no two columns with paths of the images of both domains"
+        what = f"'{csv_path}' has no two columns with paths of the images of both domains"
         allowed = f"paths relative to '{root}', one column for each domain, under a header"
         raise UserError(what, where="data.source.pairs", allowed=allowed)
     pair_by_name(items)

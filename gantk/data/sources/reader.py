@@ -76,8 +76,8 @@ class Reader:
     def __init__(self, dims: int, channels: int | None = None):
         self.dims, self.channels, self.view = dims, channels, SamplingGrid()
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
-        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-        self._turns: dict[Hashable, Lock] = {}
+        self._volumes: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._locks: dict[Hashable, Lock] = {}
         self._lock = Lock()
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
@@ -100,7 +100,7 @@ class Reader:
 
         On a view that resamples: 1 where more than half of a voxel is inside the mask.
         """
-        shares = self._mask(item) if plane is None else self._once((item.mask, item.onto), self._mask, item)[:, plane]
+        shares = self._mask(item) if plane is None else self._cached((item.mask, item.onto), self._mask, item)[:, plane]
         self._expect_dims(item.mask, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
@@ -121,9 +121,9 @@ class Reader:
         if not item.contrasts:
             return self._checked(item, read(item))
         files = item.contrasts.values()
-        found = [file and self._checked(item, read(replace(item, source=file, contrasts=None)))[0] for file in files]
-        nothing = np.full(next(one.shape for one in found if one is not None), np.nan, np.float32)
-        return np.stack([nothing if one is None else one for one in found])
+        channels = [file and self._checked(item, read(replace(item, source=file, contrasts=None)))[0] for file in files]
+        missing = np.full(next(one.shape for one in channels if one is not None), np.nan, np.float32)
+        return np.stack([missing if one is None else one for one in channels])
 
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.ndim - 1 != self.dims:
@@ -149,21 +149,21 @@ class Reader:
             raise UserError(what, where="data.source", remedy="set data.source.channels = 1 (gray) or 3 (colour)")
         return np.ascontiguousarray(pixels)
 
-    def _once(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
+    def _cached(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
         """The result of `read(item)`, cached by key and view; errors are not cached."""
         key = (key, self.view)
-        with self._turns.setdefault(key, Lock()):  # one lock for each key: other volumes need not wait
-            value = self._kept.get(key)
+        with self._locks.setdefault(key, Lock()):  # one lock for each key: other volumes need not wait
+            value = self._volumes.get(key)
             value = read(item) if value is None else value
             with self._lock:
-                self._kept[key] = value
-                self._kept.move_to_end(key)
-                while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > ROOM:
-                    self._kept.popitem(last=False)
+                self._volumes[key] = value
+                self._volumes.move_to_end(key)
+                while len(self._volumes) > 1 and sum(each.nbytes for each in self._volumes.values()) > ROOM:
+                    self._volumes.popitem(last=False)
             return value
 
     def _volume(self, item: Item) -> np.ndarray:
-        return self._once((item.source, item.volume, item.onto), self._image, item)
+        return self._cached((item.source, item.volume, item.onto), self._image, item)
 
     def _image(self, item: Item) -> np.ndarray:
         image = io.read(item.source, item.volume)

@@ -185,6 +185,6 @@ def nothing_fits(path: Path) -> str:
     if path.is_file():
         return f"'{path}' is a file; data come in folders (unpack archives first), or in a CSV that lists them"
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in io.files_below(path, True, bool))
-    held = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
-    held += "; unpack the archives first" * bool(kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"})
-    return f"'{path}' holds no images that can be read ({io.readable()}); it holds {held}"
+    contents = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
+    contents += "; unpack the archives first" * bool(kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"})
+    return f"'{path}' holds no images that can be read ({io.readable()}); it holds {contents}"

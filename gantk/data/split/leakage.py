@@ -27,27 +27,27 @@ def check_leakage(
     """
     sides = [name for name in SETS for _ in splits[name]]
     records = [record for name in SETS for record in splits[name]]
-    found = []
+    leaks = []
     if getattr(splits, "by", None) != "block":
-        found += _on_two_sides("patient", [(r.subject, r.subject, s) for r, s in zip(records, sides, strict=True)])
+        leaks += _on_two_sides("patient", [(r.subject, r.subject, s) for r, s in zip(records, sides, strict=True)])
     if len(set(sides)) > 1:
-        known, some = getattr(splits, "fingerprints", {}), sampled([record.key for record in records])
-        if len(some) < len(records):  # compares the bytes of all files
+        earlier, sample = getattr(splits, "fingerprints", {}), sampled([record.key for record in records])
+        if len(sample) < len(records):  # compares the bytes of all files
             equal = [(i, j) for i, j in exact_copies(records) if sides[i] != sides[j]]
             contrast = {i: fingerprint(records[i], False).digest for i in {i for i, _ in equal}}
             equal = [(contrast[i], records[n].key, sides[n]) for i, j in equal for n in (i, j)]
-            found += _on_two_sides("file", equal)
-        seen = [known.get(records[n].id) or fingerprint(records[n], near) for n in some]
-        sides = [sides[n] for n in some]
-        found += _on_two_sides("image", [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)])
-        found += [
+            leaks += _on_two_sides("file", equal)
+        seen = [earlier.get(records[n].id) or fingerprint(records[n], near) for n in sample]
+        sides = [sides[n] for n in sample]
+        leaks += _on_two_sides("image", [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)])
+        leaks += [
             f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in {sides[j]}"
             for i, j, _ in near_copies(seen)
             if sides[i] != sides[j]
         ]
-    if found:
+    if leaks:
         remedy = "remove the copies, split by patient, or overrule with --allow-leakage, which the run records"
-        what = f"training and held-out images are not apart: {listed(found, '; ')}"
+        what = f"training and held-out images are not apart: {listed(leaks, '; ')}"
         raise UserError(what, where="data.split", remedy=remedy)
     domains: dict[str, set[str]] = defaultdict(set)
     for record in splits["train"]:
@@ -63,12 +63,12 @@ def check_leakage(
 
 def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> list[str]:
     """Lines on identities that are on more than one side; each entry is (identity, name, side)."""
-    places: dict[str | None, dict[str, str]] = defaultdict(dict)
+    names_of: dict[str | None, dict[str, str]] = defaultdict(dict)
     for identity, name, side in entries:
-        places[identity].setdefault(side, name)
+        names_of[identity].setdefault(side, name)
     return [
         f"{word} {' = '.join(map(repr, dict.fromkeys(names.values())))} in {' and '.join(names)}"
-        for identity, names in places.items()
+        for identity, names in names_of.items()
         if identity and len(names) > 1
     ]
 

@@ -71,16 +71,16 @@ def fingerprint(record: Record, near: bool = True, preparation: Preparation | No
     if row is None:
         return placed(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
-    digest, kept = row[:DIGEST], row[DIGEST:].reshape(2, -1, SIDE, SIDE)
-    known = Fingerprint(record.key, digest.tobytes().hex() if digest.any() else None, kept if kept.any() else None)
+    digest, images = row[:DIGEST], row[DIGEST:].reshape(2, -1, SIDE, SIDE)
+    known = Fingerprint(record.key, digest.tobytes().hex() if digest.any() else None, images if images.any() else None)
     return placed(known, record)
 
 
 def _packed(record: Record) -> np.ndarray:
     """Digest and thumbnails as bytes; zeros where there are none."""
     one = fingerprint(record)
-    kept = b"" if one.thumbnails is None else one.thumbnails.tobytes()
-    return np.frombuffer((bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + kept, np.uint8)
+    content = b"" if one.thumbnails is None else one.thumbnails.tobytes()
+    return np.frombuffer((bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + content, np.uint8)
 
 
 def placed(one: Fingerprint, record: Record) -> Fingerprint:
@@ -105,10 +105,10 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     if any(high - low < LEAST for low, high in content):
         return None
     frame = [(0, side) for side in gray.shape]
-    kept = np.array([[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)])
-    inner = kept[..., EDGE:-EDGE, EDGE:-EDGE].astype(np.float32)
-    share = _high_pass(kept).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
-    return kept if share.mean(axis=1).min() >= DETAIL else None
+    images = np.array([[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)])
+    inner = images[..., EDGE:-EDGE, EDGE:-EDGE].astype(np.float32)
+    share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
+    return images if share.mean(axis=1).min() >= DETAIL else None
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray | None:
@@ -136,8 +136,8 @@ def percentiles(values: np.ndarray, at: Sequence[float]) -> np.ndarray:
     place = np.true_divide(at, 100) * (ordered.size - 1)
     below = np.floor(place).astype(int)
     part, low, high = place - below, ordered[below], ordered[np.minimum(below + 1, ordered.size - 1)]
-    found = np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
-    return found if ordered[-1] == ordered[-1] else np.full_like(found, np.nan)
+    result = np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
+    return result if ordered[-1] == ordered[-1] else np.full_like(result, np.nan)
 
 
 def background(gray: np.ndarray) -> float:
@@ -182,20 +182,20 @@ def _thumbnail(plane: np.ndarray, box: list[tuple[float, float]]) -> np.ndarray:
     return np.round((small - small.min()) * (255 / max(np.ptp(small), 1e-12))).astype(np.uint8)
 
 
-def _high_pass(kept: np.ndarray) -> np.ndarray:
+def _high_pass(images: np.ndarray) -> np.ndarray:
     """Thumbnails without what is coarser than about 3 of their pixels, and without their edge."""
     from scipy.ndimage import gaussian_filter  # here, since translating imports this module without scipy
 
-    pixels = kept.astype(np.float32)
+    pixels = images.astype(np.float32)
     return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[..., EDGE:-EDGE, EDGE:-EDGE]
 
 
-def _detail(kept: np.ndarray) -> np.ndarray:
+def _detail(images: np.ndarray) -> np.ndarray:
     """float32 (..., 2, n) of thumbnails, whose dot products are the mean correlation of the views' detail."""
-    detail = _high_pass(kept)
+    detail = _high_pass(images)
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
-    return detail.reshape(*kept.shape[:-3], -1) / np.float32(np.sqrt(kept.shape[-3]))
+    return detail.reshape(*images.shape[:-3], -1) / np.float32(np.sqrt(images.shape[-3]))
 
 
 # --- which images are copies
@@ -207,26 +207,26 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     Images of one known patient are never copies: slices of one scan are alike by nature. Images of different patients
     are copies above 0.92; of an unknown patient above 0.975, if clearly more alike than neighbouring slices.
     """
-    usual = {one.stack: one.usual for one in images if one.usual is not None}
+    likeness = {one.stack: one.usual for one in images if one.usual is not None}
 
     def stands_out(one: Fingerprint, other: Fingerprint, score: float) -> bool:
         stacks = {each.stack for each in (one, other) if not each.subject}
-        usual.update({stack: _neighbours_likeness(images, stack) for stack in stacks - usual.keys()})
-        return all(1 - score <= (1 - usual[stack]) / 3 for stack in stacks)
+        likeness.update({stack: _neighbours_likeness(images, stack) for stack in stacks - likeness.keys()})
+        return all(1 - score <= (1 - likeness[stack]) / 3 for stack in stacks)
 
     places: dict[str, list[int]] = defaultdict(list)
     for n, one in enumerate(images):
         if one.thumbnails is not None:
             places[one.digest].append(n)
-    found = []
+    copies = []
     for one, other, score in _alike({digest: images[at[0]].thumbnails for digest, at in places.items()}):
         for i, j in (sorted(pair) for pair in product(places[one], places[other])):
             first, second = images[i], images[j]
             known = first.subject and second.subject
             apart = first.subject != second.subject if known else score >= COPY_OF_UNKNOWN
             if apart and stands_out(first, second, score):
-                found.append((i, j, score))
-    return sorted(found)
+                copies.append((i, j, score))
+    return sorted(copies)
 
 
 def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
@@ -234,7 +234,7 @@ def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]
     check and the list of copies compare the same images."""
     if thumbnails.keys() == _last["digests"]:
         return _last["alike"]
-    found = []
+    pairs = []
     for shape in {each.shape for each in thumbnails.values()}:  # pictures only with pictures
         names = [name for name, each in thumbnails.items() if each.shape == shape]
         parts = (names[start : start + BLOCK] for start in range(0, len(names), BLOCK))
@@ -243,9 +243,9 @@ def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]
             scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1)))
             rows, columns = np.nonzero(scores >= COPY)
             alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
-            found += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
-    _last.update(digests={*thumbnails}, alike=found)
-    return found
+            pairs += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
+    _last.update(digests={*thumbnails}, alike=pairs)
+    return pairs
 
 
 def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> float:
@@ -281,10 +281,10 @@ def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> l
     """
     if any(record.subject or not record.files for record in records):
         return []
-    some, empty = set(sampled([record.key for record in records])), Fingerprint("", None, None)
-    images = [known.get(r.id) or (fingerprint(r) if n in some else placed(empty, r)) for n, r in enumerate(records)]
-    usual = {stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}}
-    return [replace(one, usual=usual[one.stack]) for one in images]
+    chosen, empty = set(sampled([record.key for record in records])), Fingerprint("", None, None)
+    images = [known.get(r.id) or (fingerprint(r) if n in chosen else placed(empty, r)) for n, r in enumerate(records)]
+    likeness = {stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}}
+    return [replace(one, usual=likeness[one.stack]) for one in images]
 
 
 def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
@@ -366,11 +366,11 @@ def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
 
 def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]]) -> dict[int, str]:
     """By index, the most held-out set that holds a copy of that record, for records in a less held-out set."""
-    found: dict[int, str] = {}
+    held_out: dict[int, str] = {}
     for i, j in [*pairs, *((j, i) for i, j in pairs)]:
-        if places[i] and places[j] and SETS.index(places[i]) > SETS.index(found.get(j, places[j])):
-            found[j] = places[i]
-    return found
+        if places[i] and places[j] and SETS.index(places[i]) > SETS.index(held_out.get(j, places[j])):
+            held_out[j] = places[i]
+    return held_out
 
 
 def _unless_a_domain_is_lost(new: Sets, old: Sets) -> Sets:

@@ -75,10 +75,10 @@ def split_records(
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
         raise UserError(what, where="data.split", allowed="shares of 0 or more whose sum is below 1")
     shares, made = {"test": test, "validation": validation}, {"seed": seed}
-    draw = partial(_drawn, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
+    draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
-        records, said = plugins().hook.gantk_split(records=records, file=file, folds=folds, fold=fold)
-        made |= said
+        records, details = plugins().hook.gantk_split(records=records, file=file, folds=folds, fold=fold)
+        made |= details
     if file or (not folds and any(record.split for record in records)):
         splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)
     else:
@@ -93,31 +93,31 @@ def _as_given(
 ) -> tuple[Splits, str]:
     """The sets that a file, folders or a table name; sets of `asked` that they do not name are drawn from train."""
     given = {name: [record for record in records if (record.split or "train") == name] for name in SETS}
-    whence = f"'{Path(file).name}' says" if file else "the folders or the table say"
+    origin = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
         where, allowed = ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
-        raise UserError(f"as {whence}, this leaves no image to train on", where=where, allowed=allowed)
+        raise UserError(f"as {origin}, this leaves no image to train on", where=where, allowed=allowed)
     # Shares refer to all images, so that they are larger shares of the training images.
-    whole, most = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
-    shares = {name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, most[name]) for name in most}
+    whole, limits = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
+    shares = {name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limits[name]) for name in limits}
     splits, how = draw(given["train"], shares)
-    fixed = {name: given[name] for name in ("validation", "test") if given[name]}
-    if fixed:
+    named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
+    if named_sets:
         taken = f", the rest from the training images by {splits.by}" if any(shares.values()) else ""
-        splits |= fixed
-        none = "".join(f", no {name}" for name, share in shares.items() if not share and name not in fixed)
-        how = f"{' and '.join(fixed)} as {whence}{taken}{none}: {_counts(splits)}"
-    splits.by = "file" if file else "folders" if fixed else splits.by
+        splits |= named_sets
+        empty = "".join(f", no {name}" for name, share in shares.items() if not share and name not in named_sets)
+        how = f"{' and '.join(named_sets)} as {origin}{taken}{empty}: {_counts(splits)}"
+    splits.by = "file" if file else "folders" if named_sets else splits.by
     return splits, how
 
 
-def _drawn(
+def _draw(
     records: Sequence, shares: dict[str, float], by: By, seed: int, gap: int, blocks: int, known, folds=0, fold=0
 ) -> tuple[Splits, str]:
     """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are not tested."""
     shares = shares | {"test": 1 / folds} if folds else shares
     held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
-    asked, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
+    requested, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
     seen = fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
     near = [(i, j) for i, j, _ in near_copies(seen)]
     exact = exact_copies(records) if held_out and by != "patient" else []
@@ -127,8 +127,8 @@ def _drawn(
     else:
         # Copies of one picture are one unit: else a training image could also be scored.
         kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
-        kinds, enough = _for_validation(kinds, shares, asked, folds) if by == "patient" else (kinds, True)
-        shares = shares if enough else shares | {"validation": 0.0}
+        kinds, validated = _for_validation(kinds, shares, requested, folds) if by == "patient" else (kinds, True)
+        shares = shares if validated else shares | {"validation": 0.0}
         place = _in_fold(kinds, shares, seed, by, folds, fold) if folds else _in_sets(kinds, shares, seed, by)
         sets = with_near_copies([place[unit(record)] for record in records], records, near)
     for name in SETS:
@@ -142,7 +142,7 @@ def _drawn(
     if by == "patient":
         patients = ", ".join(f"{len({record.subject for record in sets[name]})} {name}" for name in SETS)
         how += f"{patients} patients ({_counts(sets)})"
-        how += "; none is kept for validation, for want of patients" * (not enough)
+        how += "; none is kept for validation, for want of patients" * (not validated)
     else:
         left = len(records) - sum(map(len, sets.values()))
         how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(left)
@@ -182,14 +182,14 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
     raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=NAME)
 
 
-def _for_validation(kinds: list[list], shares: dict[str, float], asked: By, folds: int) -> tuple[list[list], bool]:
+def _for_validation(kinds: list[list], shares: dict[str, float], requested: By, folds: int) -> tuple[list[list], bool]:
     """Kinds of patients, merged where none is large enough; and whether a patient can be kept for validation."""
-    wanted, most, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
-    if most < 2 and not folds:  # with so few patients, kinds have no meaning
-        kinds, most = [sorted(sum(kinds, []))], count
-    enough = most - -(-most // folds) > 1 if folds else most > 1 + (shares["test"] > 0)
-    enough &= bool(asked != "auto" or folds or not shares["test"] or most >= FEW or round(wanted * most))
-    return kinds, enough or not wanted
+    share, largest, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
+    if largest < 2 and not folds:  # with so few patients, kinds have no meaning
+        kinds, largest = [sorted(sum(kinds, []))], count
+    enough = largest - -(-largest // folds) > 1 if folds else largest > 1 + (shares["test"] > 0)
+    enough &= bool(requested != "auto" or folds or not shares["test"] or largest >= FEW or round(share * largest))
+    return kinds, enough or not share
 
 
 # --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each kind
@@ -205,11 +205,11 @@ def _units(
     """
     kinds: dict[Hashable, list] = defaultdict(list)
     if by == "patient":
-        seen: dict[str, set] = defaultdict(set)
+        contents: dict[str, set] = defaultdict(set)
         for record in records:
-            seen[record.subject].add((record.domain, record.label or ""))
-        for patient in sorted(seen):
-            kinds[tuple(sorted(seen[patient]))].append(patient)
+            contents[record.subject].add((record.domain, record.label or ""))
+        for patient in sorted(contents):
+            kinds[tuple(sorted(contents[patient]))].append(patient)
         return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
     labels = {unit_of(record): record.label or "" for record in reversed(records)}
     for name in dict.fromkeys(map(unit_of, records)):
@@ -274,7 +274,7 @@ def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, ga
     stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         stacks[record.subject, "" if record.subject else record.label or ""].append(record)
-    place: dict[int, str] = {}  # id(record) -> set; "" beside one
+    place: dict[int, str] = {}  # id(record) -> set; "" beside a block
     for _, stack in sorted(stacks.items()):
         by_position = sorted(stack, key=lambda r: r.position)
         ordered = {d: [r for r in by_position if r.domain == d] for d in sorted({r.domain for r in stack})}
@@ -340,31 +340,31 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
 
     Records without patients, of one patient, or of patients with one domain only stay as they are.
     """
-    seen: dict[str, set[str]] = defaultdict(set)
+    domains_of: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        seen[record.subject].add(record.domain)
-    both = sorted(patient for patient, domains in seen.items() if patient and {"a", "b"} <= domains)
+        domains_of[record.subject].add(record.domain)
+    both = sorted(patient for patient, domains in domains_of.items() if patient and {"a", "b"} <= domains)
     order = np.random.default_rng(seed).permutation(len(both))
-    gives = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
-    if len(both) == 1:  # which of its domains others give too
+    kept_domain = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
+    if len(both) == 1:  # it keeps the domain that other patients lack
         others = {record.domain for record in records if record.subject and record.subject != both[0]}
-        gives = {both[0]: "a" if "b" in others else "b"} if others else {}
-    return [record for record in records if gives.get(record.subject, record.domain) == record.domain]
+        kept_domain = {both[0]: "a" if "b" in others else "b"} if others else {}
+    return [record for record in records if kept_domain.get(record.subject, record.domain) == record.domain]
 
 
 def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
     """Sentences on what a split means for its scores: patients on both sides, or images without patients."""
-    trained, held = ({r.subject for r in splits[name]} for name in ("train", "test"))
-    both, said = trained & held - {""}, []
+    trained, tested = ({r.subject for r in splits[name]} for name in ("train", "test"))
+    both, lines = trained & tested - {""}, []
     if both:
         s = "s stand" if len(both) > 1 else " stands"
-        said.append(f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these heads alone")
-    if "" in held:
-        said.append(
+        lines.append(f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these heads alone")
+    if "" in tested:
+        lines.append(
             "no image says its patient: training and test may show one head, so that scores hold within it and "
             f"count as one patient's; {NAME}"
         )
-    return said
+    return lines
 
 
 def split_json(
@@ -378,7 +378,7 @@ def split_json(
     that the method does not use, such as other halves of pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
-    behind, hashed = _behind(sum(sets.values(), []), sha256)
+    files_of_record, hashed = _behind(sum(sets.values(), []), sha256)
     file = {path: {"path": str(path), "sha256": each} for path, each in hashed.items()}
 
     def entry(record: Record) -> dict[str, Any]:
@@ -386,7 +386,7 @@ def split_json(
         known |= file[record.path] if record.path else {"path": None}
         known |= {"label": record.label} if record.label is not None else {}
         known |= {"missing": list(record.missing)} if record.missing else {}
-        more = behind.get(record.id, {}).items()
+        more = files_of_record.get(record.id, {}).items()
         return known | {name: [file[path] for path in paths] for name, paths in more if paths and name != "path"}
 
     made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(splits, "made", {})
@@ -396,11 +396,11 @@ def split_json(
 
 def _behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tuple[dict, dict[Path, str]]:
     """All files that are read for an image, by the id of its file's first record; and the hashes of these files."""
-    found = {}
-    for one in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
-        parts = {part for file in (*one.files, *one.mask_files) for part in files_of(file)} - {*one.files}
-        found[one.id] = {"path": [one.path], "others": one.others, "parts": sorted(parts)}
-    return found, sha256({path for each in found.values() for paths in each.values() for path in paths})
+    files = {}
+    for record in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
+        parts = {part for file in (*record.files, *record.mask_files) for part in files_of(file)} - {*record.files}
+        files[record.id] = {"path": [record.path], "others": record.others, "parts": sorted(parts)}
+    return files, sha256({path for each in files.values() for paths in each.values() for path in paths})
 
 
 def recalled(
@@ -411,28 +411,28 @@ def recalled(
     UserError names images that are gone or have changed; new images are left out.
     """
     entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name) or ()}
-    there, whole = {record.id: record for record in records}, "set_aside" in made
+    there, complete = {record.id: record for record in records}, "set_aside" in made
     (behind, now), wrong = _behind([there[one] for one in entries if one in there], sha256), {"gone": [], "changed": []}
     for one, (_, entry) in entries.items():
         if one not in there:
             wrong["gone"].append(one[1])
         elif entry["path"]:
-            files = behind.get(one, {}) if whole else {}
-            said = {name: entry.get(name) or () for name in files} | {"path": [entry]}
+            files = behind.get(one, {}) if complete else {}
+            recorded = {name: entry.get(name) or () for name in files} | {"path": [entry]}
             files = files | {"path": [there[one].path]}
-            if any([f.get("sha256") for f in said[name]] != [now.get(f) for f in files[name]] for name in files):
+            if any([f.get("sha256") for f in recorded[name]] != [now.get(f) for f in files[name]] for name in files):
                 wrong["changed"].append(one[1])
-    if found := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
+    if problems := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
         remedy = "put back what was there, or say where it is now: data.source.path in the run's recipe.toml"
-        raise UserError(f"since this run was split, {', and '.join(found)}", where="split.json", remedy=remedy)
+        raise UserError(f"since this run was split, {', and '.join(problems)}", where="split.json", remedy=remedy)
     known = {one: replace(there[one], pair=e["pair"], label=e.get("label")) for one, (_, e) in entries.items()}
     known |= {one: replace(known[one], subject="") for one, (_, e) in entries.items() if not e["subject"]}
     sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
     left_out, training = set(map(tuple, made.get("left_out") or ())), sets["train"]
-    if not whole:  # an earlier version did not list images left out and set aside, of patients that it trained on
+    if not complete:  # an earlier version did not list images left out and set aside, of patients that it trained on
         trained = {record.subject for record in training} - ({""} if made["by"] != "block" else set())
-        more = {r.id: r for r in records if r.id not in known and r.subject in trained}
-        known, left_out = (known, {*more}) if made["by"] == "block" else (known | more, left_out)
+        set_aside = {r.id: r for r in records if r.id not in known and r.subject in trained}
+        known, left_out = (known, {*set_aside}) if made["by"] == "block" else (known | set_aside, left_out)
     held = {record.id for name in SETS[1:] for record in sets[name]}
     every = [known.get(record.id, record) for record in records if record.id in known or record.id in left_out]
     sets["train"] = [record for record in every if record.id in known and record.id not in held]
