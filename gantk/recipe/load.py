@@ -357,7 +357,7 @@ def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
     for key, value in settings.items():
         parse_setting(f"{key}=0")  # UserError where it is no key
         value = value.tolist() if hasattr(value, "tolist") else str(value) if isinstance(value, Path) else value
-        yield f"{key}={value!r}", (key.strip(), list(value) if isinstance(value, tuple) else value)
+        yield f"{key}={value!r}", (str(key).strip(), list(value) if isinstance(value, tuple) else value)
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
