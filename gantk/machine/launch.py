@@ -21,7 +21,7 @@ class Launch:
     world: int = 1
     local: int = 0
     restarts: int = 0  # how often torchrun, or SLURM, has started all processes again
-    may_restart: bool = False  # whether torchrun would
+    may_restart: bool = False  # whether torchrun restarts them after a failure
     elastic: bool = False  # whether torchrun started it
 
 

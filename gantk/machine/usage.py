@@ -12,7 +12,7 @@ from typing import Any
 
 IMPORTED = time.monotonic()
 STAT, MEMINFO, POWERCAP = Path("/proc/self/stat"), Path("/proc/meminfo"), Path("/sys/class/powercap")
-START_TICKS = 19  # field 22 of /proc/PID/stat, counted behind the command's name, which may hold blanks
+START_TICKS = 19  # field 22 of /proc/PID/stat, counted after the command's name, which may contain spaces
 GIB = 2**30
 _rapl: dict[Path, tuple[int, int]] = {}  # file of a counter -> (last reading, overflows so far in microjoules)
 

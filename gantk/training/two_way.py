@@ -50,9 +50,9 @@ PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
 class Terms(TwoWayOptions):
     """The weights of a two-way method's losses; a term of weight 0 costs nothing."""
 
-    cycle_a: float  # L1 of a -> b -> a
-    cycle_b: float  # L1 of b -> a -> b
-    identity: float = 0.0  # L1 of an image of the target domain to itself
+    cycle_a: float  # L1 between an image and a -> b -> a of it
+    cycle_b: float  # L1 between an image and b -> a -> b of it
+    identity: float = 0.0  # L1 between an image of the target domain and its translation
     structure: InitVar[float | None] = None  # local_ncc, flat_region, noise_floor and augment by their names in 0.1
     flatness: InitVar[float | None] = None
     texture: InitVar[float | None] = None
