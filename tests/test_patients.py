@@ -43,7 +43,7 @@ def gantk_step(run, step):
 def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_the_run(
     add_plugin, tiny_recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("gantk.training.loop.REPORTING", 1e9)
+    monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     first, *later = importlib.import_module("my_pages").pages
@@ -58,7 +58,7 @@ def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_
 def test_after_ctrl_c_the_page_says_how_far_the_run_came_and_reloads_no_longer(
     add_plugin, tiny_recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("gantk.training.loop.REPORTING", 1e9)
+    monkeypatch.setattr("gantk.training.loop.REPORT_SHARE", 1e9)
     add_plugin("my-package", "my_stop", WATCH.replace("STOP", "1"))
     with pytest.raises(Interrupted, match="stopped after step 2"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)

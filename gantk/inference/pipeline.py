@@ -127,32 +127,32 @@ class Pipeline:
         cropped = frame.fit == "crop"
         resize = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
         filled = [i for i in range(total) if np.nanmax(images[i]) > np.nanmin(images[i])]
-        done: list[np.ndarray] = []
+        canvases: list[np.ndarray] = []
         waiting: list[tuple] = []  # results not yet written: their slices are neighbours of later ones
         for first in range(0, len(filled) or 1, frame.batch):
             chosen = filled[first : first + frame.batch] or [0]  # all blank: the first gives the channel count
             natives = [self._with_neighbours(images, i) for i in chosen]
             seen = np.stack([to_network(each, mapping, resize) for each in natives])
-            made = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
-            if not done:  # memory order of volumes, planes second
-                sides = (made[0].shape[1], total, *native)
-                done = [images] if own and images.flags.writeable and sides[0] == images.shape[1] else []
-                done += [np.moveaxis(zeros_beside(spill, sides), 1, 0) for _ in made[len(done) :]]
-            parts = zip(natives, seen, zip(*made, strict=True), strict=True)
+            outputs = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
+            if not canvases:  # memory order of volumes, planes second
+                sides = (outputs[0].shape[1], total, *native)
+                canvases = [images] if own and images.flags.writeable and sides[0] == images.shape[1] else []
+                canvases += [np.moveaxis(zeros_beside(spill, sides), 1, 0) for _ in outputs[len(canvases) :]]
+            parts = zip(natives, seen, zip(*outputs, strict=True), strict=True)
             waiting += zip(chosen, parts, strict=True) if filled else ()
             (following,) = filled[first + frame.batch :][:1] or [total + frame.neighbours]
             while waiting and waiting[0][0] + frame.neighbours < following:
                 i, part = waiting.pop(0)
-                self._write_native(*part, mapping, resize, [canvas[i] for canvas in done])
+                self._write_native(*part, mapping, resize, [canvas[i] for canvas in canvases])
             if progress:
                 progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
         for i in {*range(total)} - {*filled}:
             level = images[(i, slice(None), *[slice(1)] * len(native))]
             air = np.where(mapping.forward(level).ravel() > mapping.tissue, np.nan, level.ravel())
-            for canvas, kind in zip(done, self.maps, strict=True):
+            for canvas, kind in zip(canvases, self.maps, strict=True):
                 if kind == "image":  # a value brighter than air has no known translation
                     canvas[i] = self._target_level(air, canvas.shape[1], mapping).reshape(-1, *[1] * len(native))
-        return done
+        return canvases
 
     def own_scale(self, pixels: np.ndarray) -> Any:
         """The intensity mapping for a file: the training set's, or its own if the recipe or its values require that.
@@ -397,8 +397,8 @@ class TrainedModel:
         An array whose values are off the training set's scale gets a scale of its own, as files do. NaN throughout a
         channel is a contrast that is missing. UserError where shape, channels, type or values do not fit.
         """
-        asked = {"to": to, "look": look, "progress": progress, "grad": grad}
-        return load().hook.gantk_translate(model=self, images=images, **asked)
+        options = {"to": to, "look": look, "progress": progress, "grad": grad}
+        return load().hook.gantk_translate(model=self, images=images, **options)
 
     def images(
         self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None

@@ -133,7 +133,7 @@ class Requirements:
         return found
 
     def _recorded(self, x: Tensor) -> list[Call]:
-        found = []
+        calls = []
 
         def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
             y, given = forward(*args), args[0] if args else None
@@ -141,13 +141,13 @@ class Requirements:
                 raise Unfit(f"{type(layer).__name__} gives something else than one tensor of images")
             norm = groups(layer, given.shape[1]) if isinstance(given, Tensor) and given.ndim > 1 else None
             factors = factors_of(y, x.shape[2:]) if len(y) == 1 else None
-            found.append(Call(layer, factors, y.shape[1], y.dtype, norm))
+            calls.append(Call(layer, factors, y.shape[1], y.dtype, norm))
             return y
 
         y = self.run(x, answer)
         if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
             raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
-        return found
+        return calls
 
     @cached_property
     def multiple(self) -> tuple[int, ...]:

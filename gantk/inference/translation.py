@@ -67,9 +67,9 @@ class Translation:
         self.say, self.progress = say, progress or (lambda share, name: None)
         self.letter = model.domain(to)
         self.frame, names = model.frame(self.letter), model.contrasts(self.letter)
-        self.made = names[model.part(self.letter, to)]
-        if self.made != names:
-            self.frame = replace(self.frame, target=self.made[0])
+        self.outputs = names[model.part(self.letter, to)]  # the contrasts to write
+        if self.outputs != names:
+            self.frame = replace(self.frame, target=self.outputs[0])
         self.contrasts = model.contrasts(OTHER[self.letter])
         if look.uncertainty:
             factor, patients = model.spread_scale(self.letter, look.uncertainty)
@@ -78,7 +78,7 @@ class Translation:
         self.workers = workers  # see `_shared_out`
         self.clip, self.keep_header = clip, keep_header  # whether to clip overshoot; to copy header texts
         self.suffix = suffix  # of results, "" for the input's
-        self.told: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images it applies to
+        self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images it applies to
         self.clipped: list[tuple[int, int, float, float, str]] = []  # clipped, all, lowest, highest, limits
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
@@ -125,18 +125,18 @@ class Translation:
             return list(jobs)
         self.folder, names = target, {job: self.layout.name(job.files, "", self.frame.target) for job in jobs}
         if out := [job.name for job, name in names.items() if not name]:
-            self.told["note", f"left out, not called {self.frame.source}"] = out
+            self.notes["note", f"left out, not called {self.frame.source}"] = out
         return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in names.items() if name]
 
     def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
         """Translate jobs whose results go into `folder`; without a folder there is one job, whose error is raised."""
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        to = self.letter if self.made == self.model.contrasts(self.letter) else self.frame.target
-        asked = {"to": to, "volume": self.volume} | vars(self.look) | {"example": style}
-        asked |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
-        asked |= {"model": self.model.identity()}
-        done = load().hook.gantk_done(folder=folder, asked=asked) if folder else None
+        to = self.letter if self.outputs == self.model.contrasts(self.letter) else self.frame.target
+        options = {"to": to, "volume": self.volume} | vars(self.look) | {"example": style}
+        options |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
+        options |= {"model": self.model.identity()}
+        done = load().hook.gantk_done(folder=folder, asked=options) if folder else None
         with done or contextlib.nullcontext():
             return self._rest(jobs, folder, done)
 
@@ -147,19 +147,19 @@ class Translation:
             sweep(place)
         outcomes: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
-        contrast = max(self.made, key=len) if len(self.made) > 1 else ""
+        contrast = max(self.outputs, key=len) if len(self.outputs) > 1 else ""
         names = [self._path(job, max(self._tails, key=len), contrast).name for job in new]
         if long := [name for name in names if len(os.fsencode(name)) > LONGEST]:
             what = f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as '{long[0]}'"
             raise UserError(what, where="OUTPUT", remedy="shorten the names of the inputs: no disk holds such names")
         shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
         outcomes |= self._shared_out(new, len(jobs), ledger) if self.workers else self._overlapped(new, shares, ledger)
-        broken = [job for job in jobs if isinstance(outcomes[job], Exception)]
-        if broken and not folder:
-            raise outcomes[broken[0]]
-        written = [path for job in jobs if job not in broken for path in outcomes[job]]
+        failed = [job for job in jobs if isinstance(outcomes[job], Exception)]
+        if failed and not folder:
+            raise outcomes[failed[0]]
+        written = [path for job in jobs if job not in failed for path in outcomes[job]]
         self.progress(1.0, "")
-        for (kind, line), names in self.told.items():
+        for (kind, line), names in self.notes.items():
             self.say(f"{kind:9}{line}{_of(names, self.count) if folder else ''}")
         if any(beyond for beyond, *_ in self.clipped):
             beyond, values, low, high, ends = zip(*self.clipped, strict=True)
@@ -169,44 +169,44 @@ class Translation:
         earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
         for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if folder else written:
             self.say(f"written  {line}")
-        if broken:
+        if failed:
             kind = "files" if len(self.contrasts) == 1 else "patients"
-            alike: dict[str, list[str]] = {}  # by text without names, numbers: first text, then names
-            for job in broken:
+            reasons: dict[str, list[str]] = {}  # by text without names, numbers: first text, then names
+            for job in failed:
                 text = first = f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}"
                 for name in (str(job.files[0]), str(job.target), job.target.name):
                     text = text.replace(name, "")
-                alike.setdefault(re.sub(r"-?\d[\d.]*", "", text), [first]).append(job.name)
-            rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in alike.values()]
-            raise GantkError("\n  ".join([f"{len(broken)} of {len(jobs)} {kind} could not be translated:", *rows]))
+                reasons.setdefault(re.sub(r"-?\d[\d.]*", "", text), [first]).append(job.name)
+            rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in reasons.values()]
+            raise GantkError("\n  ".join([f"{len(failed)} of {len(jobs)} {kind} could not be translated:", *rows]))
         return written
 
     def one(self, job: Job) -> tuple[Any, dict, list]:
         """Translate one job; returns its paths or its error (one of FAILURES), its messages, and what was clipped."""
-        self.told, self.clipped = defaultdict(list), []
+        self.notes, self.clipped = defaultdict(list), []
         (outcome,) = self._overlapped([job], {job: 0.0}, None).values()
-        return outcome, dict(self.told), self.clipped
+        return outcome, dict(self.notes), self.clipped
 
     def _shared_out(self, jobs: list[Job], count: int, ledger: Any) -> dict[Job, Any]:
         """Let workers translate the jobs; returns what `_overlapped` returns.
 
         Workers get a copy of this object without its model, call `one` for a job, and pass job and results to `done`.
         """
-        bare, found = copy(self), {}
-        bare.model, bare.workers, bare.say, bare.progress = None, None, print, lambda share, name: None
+        clone, results = copy(self), {}
+        clone.model, clone.workers, clone.say, clone.progress = None, None, print, lambda share, name: None
 
-        def done(job: Job, outcome: Any, told: dict, clipped: list) -> None:
-            found[job] = outcome, told, clipped  # texts and numbers
+        def done(job: Job, outcome: Any, texts: dict, clipped: list) -> None:
+            results[job] = outcome, texts, clipped  # texts and numbers
             if ledger and not isinstance(outcome, Exception):
                 ledger.add(job, outcome)
-            self.progress(1 - (len(jobs) - len(found)) / count, job.name)
+            self.progress(1 - (len(jobs) - len(results)) / count, job.name)
 
-        self.workers(self, bare, jobs, done)
-        for _, told, clipped in map(found.get, jobs):
+        self.workers(self, clone, jobs, done)
+        for _, texts, clipped in map(results.get, jobs):
             self.clipped += clipped
-            for line, names in told.items():
-                self.told[line] += names
-        return {job: found[job][0] for job in jobs}
+            for line, names in texts.items():
+                self.notes[line] += names
+        return {job: results[job][0] for job in jobs}
 
     def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Any) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
@@ -242,8 +242,8 @@ class Translation:
 
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
-            if [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan] == self.made:
-                raise UserError(f"nothing but {self.made[0]} to make it from", where="INPUT", allowed=self.contrasts)
+            if [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan] == self.outputs:
+                raise UserError(f"nothing but {self.outputs[0]} to make it from", where="INPUT", allowed=self.contrasts)
             return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
 
@@ -251,11 +251,11 @@ class Translation:
         self.progress(begun, job.name)
         single = len(job.scans) == 1  # plugins check single contrasts only
         for line in image.remarks if single else ():
-            self.told["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
+            self.notes["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
         if single and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
             image = self._recoloured(image, job)
         if np.ptp(image.pixels) == 0:
-            self.told["note", f"blank, of one value throughout, as is their {self.frame.target}"].append(job.name)
+            self.notes["note", f"blank, of one value throughout, as is their {self.frame.target}"].append(job.name)
         self._warn(job, load().hook.gantk_input(image=image, frame=self.frame) if single else ())
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
@@ -270,7 +270,7 @@ class Translation:
     def _warn(self, job: Job, lines: Iterable[str]) -> None:
         """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS sidecars)."""
         for line in lines:
-            self.told["warning", line].append(job.name)
+            self.notes["warning", line].append(job.name)
             if hasattr(self.layout, "warned"):
                 self.layout.warned(job.files, line)
 
@@ -291,20 +291,20 @@ class Translation:
         return job.target.with_name(f"{stem}{tail}{job.target.name[len(stem) :]}")  # "scan-1.nii.gz"
 
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
-        made = []
+        pending = []
         for tail, result in zip(self._tails, results, strict=True):
-            several = len(self.made) > 1 and result.channels == len(self.made)  # one file for each contrast
-            parts = zip(result.pixels[:, None], self.made, strict=True) if several else [(result.pixels, "")]
+            several = len(self.outputs) > 1 and result.channels == len(self.outputs)  # one file for each contrast
+            parts = zip(result.pixels[:, None], self.outputs, strict=True) if several else [(result.pixels, "")]
             for pixels, name in parts:
                 path = self._path(job, tail, name)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
                     image = replace(image, dtype=None)
                 fitted = self._fitted(path, image, job) if self.clip else (path, image, [])
-                made.append((*fitted, name or self.frame.target, tail))
-        for path, *_ in made[1:]:  # deletes what an earlier call has left of these
-            files.writer_of(path, made[0][1]).withdraw(path)
-        for path, image, clipped, shown, tail in made:
+                pending.append((*fitted, name or self.frame.target, tail))
+        for path, *_ in pending[1:]:  # deletes what an earlier call has left of these
+            files.writer_of(path, pending[0][1]).withdraw(path)
+        for path, image, clipped, shown, tail in pending:
             path.parent.mkdir(parents=True, exist_ok=True)
             if writing := getattr(self.layout, "writing", None):
                 writing(path, job.files, shown)
@@ -312,7 +312,7 @@ class Translation:
             self.clipped += clipped
             if self.layout:
                 self.layout.written(path, job.files, shown)
-        written = [path for path, *_ in made]
+        written = [path for path, *_ in pending]
         if ledger:
             ledger.add(job, written)
         return written
@@ -342,7 +342,7 @@ class Translation:
             other = _with_suffix(path, ".tif")
             if self.suffix or path == other or not self.targets or other in self.targets or image.channels > 1:
                 raise UserError(what, where=str(path), remedy="write another kind: --format tif, or nii.gz")
-            self.told["note", f"{what}: written as .tif"].append(job.name)
+            self.notes["note", f"{what}: written as .tif"].append(job.name)
             return self._fitted(other, replace(image, dtype=None), job)
         least, most = fits[0]
         if most == np.inf:
@@ -358,7 +358,7 @@ class Translation:
         from gantk.data.sources.reader import LUMA
 
         weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]  # (channels after, channels before)
-        self.told["note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"].append(job.name)
+        self.notes["note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
 
 

@@ -96,13 +96,13 @@ class Translator(TrainedModel):
     def identity(self) -> dict[str, str]:
         """A record that two translations share only if they used the same weights."""
         try:
-            found = sha256_of(self.checkpoint / "weights.safetensors")
+            digest = sha256_of(self.checkpoint / "weights.safetensors")
         except FileNotFoundError:  # deleted by a running training: no other translation can use it
-            found = secrets.token_hex()
+            digest = secrets.token_hex()
         name, noted = self.model.method.name, self.packed
         if noted is None:
-            return {"name": name, "sha256": found}
-        return {"name": f"{noted.get('name')} ({name})", "sha256": found, "limits": limits_of(self.run.path)}
+            return {"name": name, "sha256": digest}
+        return {"name": f"{noted.get('name')} ({name})", "sha256": digest, "limits": limits_of(self.run.path)}
 
     def contrasts(self, letter: str) -> list[str]:
         """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""

@@ -44,11 +44,11 @@ def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, s
     total = np.zeros(side)
     for start in starts:
         total[start : start + part] += bell
-    found = []
+    slices = []
     for start, first, last in zip(starts, [0, *cuts], [*cuts, side], strict=True):
         weights = (bell / total[start : start + part]).astype(np.float32)
-        found.append((slice(start, start + part), slice(first, last), slice(first - start, last - start), weights))
-    return found
+        slices.append((slice(start, start + part), slice(first, last), slice(first - start, last - start), weights))
+    return slices
 
 
 def shrunk(box: Box, factors: Sequence[int]) -> Box:

@@ -42,16 +42,16 @@ class StructureTerms:
     def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
         """The weighted losses by name plus `suffix`; `range`: the network intensities of black and white."""
         low, high = range
-        found = {}
+        terms = {}
         if self.local_ncc or self.flat_region:
             options = {"threshold": self.noise_floor, "data_range": high - low, "black": low}
             ncc, flat = local_ncc_and_flat_region(output, source, contrast=self.contrast, **options)
-            found = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
+            terms = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
         if self.air:
-            found["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
-        found = {name: loss for name, loss in found.items() if getattr(self, name)}
-        found |= {part.name: part()(output, source) for part in self.source_losses}
-        return {f"{name}{suffix}": loss for name, loss in found.items()}
+            terms["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
+        terms = {name: loss for name, loss in terms.items() if getattr(self, name)}
+        terms |= {part.name: part()(output, source) for part in self.source_losses}
+        return {f"{name}{suffix}": loss for name, loss in terms.items()}
 
 
 class WindowLoss:

@@ -24,14 +24,14 @@ class Threads:
 
     def choose(self, step: int) -> str | None:
         """Set the number of threads: a resumed save's, else as many as the free cores; returns a line if it changed."""
-        here, number, why, self.saved = torch.get_num_threads(), self.saved or 0, "as the save was made with", None
+        current, number, why, self.saved = torch.get_num_threads(), self.saved or 0, "as the save was made with", None
         for _ in range(0 if number or self.fixed else 1 if step else 2):  # twice at the start: a burst costs no thread
-            if number < here:
+            if number < current:
                 time.sleep(max(0.0, self._last[0] + SHORTEST - time.perf_counter()))
                 before, self._last = self._last, look()
                 busy, number = threads_beside(before, self._last, min(self.usual, cgroup_quota()))
                 why = f"other work keeps {busy:.1f} of {before[-1]} cores busy"
-        if self.fixed or number in (0, here):
+        if self.fixed or number in (0, current):
             return None
         torch.set_num_threads(number)
         return f"threads  {number} from step {step} on: {why}"

@@ -99,8 +99,8 @@ def good_at_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    known = cpu_info() if device.type == "cpu" else ""
-    return "amx_bf16" in known or ("avx512_bf16" in known and "GenuineIntel" not in known)
+    flags = cpu_info() if device.type == "cpu" else ""
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and "GenuineIntel" not in flags)
 
 
 def cpu_info() -> str:
@@ -115,8 +115,8 @@ def cpu_info() -> str:
 def driver_version() -> str | None:
     """The NVIDIA driver's version, such as "580.65.06"; None if unknown."""
     text = DRIVER.read_text("utf-8", "replace") if DRIVER.is_file() else ""
-    found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
-    return found[1] if found else None
+    match = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return match[1] if match else None
 
 
 def first_sentence(text: str) -> str:

@@ -19,10 +19,10 @@ from gantk.errors import Elsewhere, GantkError, UserError
 from gantk.machine.launch import Launch
 
 T = TypeVar("T")
-MEETING = timedelta(minutes=10)  # for all ranks to connect: machines load torch at different speeds
-PATIENCE = timedelta(days=30)  # for ranks that wait while another one writes or scores, however long that takes
+CONNECT_TIMEOUT = timedelta(minutes=10)  # for all ranks to connect: machines load torch at different speeds
+WAIT_TIMEOUT = timedelta(days=30)  # for ranks that wait while another one writes or scores, however long that takes
 ALIGNED = 16  # alignment in bytes of every gradient in a message: kernels read four numbers at once
-BROKEN = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # in torch's error messages
+CONNECTION_ERRORS = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # in torch's error messages
 
 
 class Ranks:
@@ -103,7 +103,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and not re.search(BROKEN, str(error), re.IGNORECASE):
+            if not isinstance(error, dist.DistError) and not re.search(CONNECTION_ERRORS, str(error), re.IGNORECASE):
                 raise
             self.broken = True
             said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without the place
@@ -132,19 +132,19 @@ class Reduction:
         self._messages = self._messages or list(self._layout())
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
-            there = [number for number, parameter in enumerate(members) if parameter.grad is not None]
-            missing = set(range(len(members))).difference(there)
+            indices = [number for number, parameter in enumerate(members) if parameter.grad is not None]
+            missing = set(range(len(members))).difference(indices)
             present.fill_(1.0)
             for number in missing:
                 gradients[number].zero_()
                 present[number].zero_()
-            if there:
-                torch._foreach_copy_([gradients[n] for n in there], [members[n].grad for n in there])
+            if indices:
+                torch._foreach_copy_([gradients[n] for n in indices], [members[n].grad for n in indices])
             dist.all_reduce(flat, group=self.group)
             flat /= self.world
-            taken = (present > 0).tolist() if missing else [True] * len(members)
-            for parameter, gradient, takes in zip(members, gradients, taken, strict=True):
-                parameter.grad = gradient if takes else None
+            has_gradient = (present > 0).tolist() if missing else [True] * len(members)
+            for parameter, gradient, keep in zip(members, gradients, has_gradient, strict=True):
+                parameter.grad = gradient if keep else None
 
     def _layout(self) -> Iterator[tuple[list[nn.Parameter], Tensor, list[Tensor]]]:
         """Yield parameters, a flat buffer for their gradients and a flag each (1: has a gradient), and views of it."""
@@ -174,12 +174,12 @@ def meet(place: Launch) -> Ranks:
     if _met is not None:
         return _met
     try:
-        store, _, _ = next(dist.rendezvous("env://", place.rank, place.world, timeout=MEETING))
+        store, _, _ = next(dist.rendezvous("env://", place.rank, place.world, timeout=CONNECT_TIMEOUT))
         store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep keys of an earlier start
         store.set(f"here/{place.rank}", "")
-        store.wait([f"here/{rank}" for rank in range(place.world)], MEETING)
+        store.wait([f"here/{rank}" for rank in range(place.world)], CONNECT_TIMEOUT)
         hosts = dist.PrefixStore("hosts", store)
-        dist.init_process_group("gloo", store=hosts, rank=place.rank, world_size=place.world, timeout=PATIENCE)
+        dist.init_process_group("gloo", store=hosts, rank=place.rank, world_size=place.world, timeout=WAIT_TIMEOUT)
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         what = f"rank {place.rank} of {place.world} cannot meet the others at {address}: {_short(str(error), 160)}"

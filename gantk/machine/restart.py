@@ -26,16 +26,16 @@ LOCAL = {"data.source.path", "data.split.file", "train.start"}  # machines may k
 
 def identity_of(model: Model, data: Data) -> dict[str, str]:
     """What ranks must agree on: versions, all recipe keys, and the images of each split with their file sizes."""
-    found = {"gantk": __version__, "torch": torch.__version__}
-    found |= {key: str(_without_paths(value)) for key, value in flat(resolved(model)) if key not in LOCAL}
+    identity = {"gantk": __version__, "torch": torch.__version__}
+    identity |= {key: str(_without_paths(value)) for key, value in flat(resolved(model)) if key not in LOCAL}
     for split, records in data.splits.items():
-        seen = hashlib.sha256()
+        digest = hashlib.sha256()
         for record in records:
             sizes = [path.stat().st_size for path in record.files]
-            whose = (getattr(name, "of", name) for name in (record.subject, record.pair))  # not pseudonyms
-            seen.update(repr((record.domain, record.key, *whose, record.label, sizes)).encode())
-        found[f"{split} data"] = f"{len(records)} images ({seen.hexdigest()[:8]})"
-    return found
+            names = (getattr(name, "of", name) for name in (record.subject, record.pair))  # not pseudonyms
+            digest.update(repr((record.domain, record.key, *names, record.label, sizes)).encode())
+        identity[f"{split} data"] = f"{len(records)} images ({digest.hexdigest()[:8]})"
+    return identity
 
 
 def _without_paths(value: Any) -> Any:

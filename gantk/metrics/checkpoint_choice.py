@@ -88,10 +88,10 @@ class Criterion:
         return "images from noise" if not self.method.directions() else "validation pairs" if self.higher else known
 
     def __call__(self) -> dict[str, Any]:
-        found = self._criteria()
-        scores = [row.pop("score") if "score" in row else next(iter(row.values())) for row in found.values()]
+        criteria = self._criteria()
+        scores = [row.pop("score") if "score" in row else next(iter(row.values())) for row in criteria.values()]
         score = sum(scores) / len(scores) if scores else math.nan
-        return found | {"score": round(score, 6) if math.isfinite(score) else None}
+        return criteria | {"score": round(score, 6) if math.isfinite(score) else None}
 
     def _translated(self, to: str) -> tuple[str, dict[str, float]]:
         """The criteria of one direction, with the score computed from them."""

@@ -32,7 +32,7 @@ VALIDATED = ("psnr", "ssim")  # with these metrics
 SAMPLED = 64  # images from noise scored while training
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
-ALIKE = 0.15  # below this share of the difference between real images, outputs have collapsed
+COLLAPSED = 0.15  # below this share of the difference between real images, outputs have collapsed
 INVERTED = -0.3  # correlation with the truth, in tissue, below which outputs have inverted contrast
 BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
@@ -136,17 +136,17 @@ class Scorer:
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of images from noise."""
-        found: dict[str, dict[str, float]] = {}
+        results: dict[str, dict[str, float]] = {}
         for to, (sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to))
             rows = self.curves.rows(self.curves(made, references))
-            found[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
+            results[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid, (train, real) = Kid(self.span, self.dims), self.reals.for_curves(self.letter)
             count = min(SAMPLED, self.model.evaluate.images)
             images = torch.cat([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
-            found["image"] = {kid.name: kid(train, real, self._sampled(self.data.centre(images))).value}
-        known = ((key, {name: v for name, v in scores.items() if v is not None}) for key, scores in found.items())
+            results["image"] = {kid.name: kid(train, real, self._sampled(self.data.centre(images))).value}
+        known = ((key, {name: v for name, v in scores.items() if v is not None}) for key, scores in results.items())
         return {key: {name: round(v, 4) for name, v in scores.items()} for key, scores in known if scores}
 
     @cached_property
@@ -235,23 +235,23 @@ class Scorer:
             verdicts = {name: pair_verdict(scores[name], rivals, self.pairs.senses) for name in made}
         to_score = images if self.set_metrics else {}
         groups = {name: replace(about, images=self.reals.group(x).images, found={}) for name, x in to_score.items()}
-        found: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
+        set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         for metric in self.set_metrics:
             classes, beside = getattr(metric, "needs_classes", False), getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(made[key].shape[2:]), classes)
             for name in groups if beside else made:
                 rows_of_set = set_rows(metric, train, test, groups[name], note)
-                found[name] |= {key: row | {"n": len(set(about.patients))} for key, row in rows_of_set.items()}
+                set_scores[name] |= {key: row | {"n": len(set(about.patients))} for key, row in rows_of_set.items()}
             if beside and train is not test:
                 real = halves(train)[1]
                 real = chosen(real, torch.arange(len(real)) < len(made[key]))
-                found["real_split"] |= set_rows(metric, train, test, real, f"{note}/training-images-as-if-made")
+                set_scores["real_split"] |= set_rows(metric, train, test, real, f"{note}/training-images-as-if-made")
         for name in made:
-            verdicts[name] |= set_verdict(found[name], {rival: found[rival] for rival in baselines})
-        result["metrics"] |= {name: rows[name] | found[name] for name in made}
+            verdicts[name] |= set_verdict(set_scores[name], {rival: set_scores[rival] for rival in baselines})
+        result["metrics"] |= {name: rows[name] | set_scores[name] for name in made}
         result["verdict"] |= verdicts
-        for name in [*baselines, *(["real_split"] if found["real_split"] else [])]:
-            result["baselines"].setdefault(name, {})[key] = rows.get(name, {}) | found[name]
+        for name in [*baselines, *(["real_split"] if set_scores["real_split"] else [])]:
+            result["baselines"].setdefault(name, {})[key] = rows.get(name, {}) | set_scores[name]
         return scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -364,19 +364,19 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
     """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or all alike."""
     for key, images in outputs.items():
         images = images.float().cpu()
-        broken = len(images) - int(images.isfinite().flatten(1).all(1).sum())
-        if broken:
-            yield "not-finite", f"{key}: {broken} of {len(images)} outputs hold NaN or infinite values"
+        not_finite = len(images) - int(images.isfinite().flatten(1).all(1).sum())
+        if not_finite:
+            yield "not-finite", f"{key}: {not_finite} of {len(images)} outputs hold NaN or infinite values"
             continue
         inputs, truths = batch.inputs.get(key), batch.truths.get(key)
         if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
             yield "no-change", f"{key}: the output is the input, nearly unchanged"
         elif truths is not None and truths.shape == images.shape:
             tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
-            alike = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
-            if alike < INVERTED:
-                yield "inverted", f"{key}: what should be bright is dark, and the other way round ({alike:.2f})"
-        found, real = difference(images), batch.differences.get(key, 0.0)
-        if len(images) > 1 and found < max(0.002, ALIKE * real):
-            share = f", differing by {found / real:.0%} of what real images do" if real else ""
+            correlation = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
+            if correlation < INVERTED:
+                yield "inverted", f"{key}: what should be bright is dark, and the other way round ({correlation:.2f})"
+        variation, real_variation = difference(images), batch.differences.get(key, 0.0)
+        if len(images) > 1 and variation < max(0.002, COLLAPSED * real_variation):
+            share = f", differing by {variation / real_variation:.0%} of what real images do" if real_variation else ""
             yield "collapse", f"{key}: the outputs are all alike{share}"

@@ -63,21 +63,21 @@ class Features:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)
-        found, sound, channels = [], [], self.network.channels
+        vectors, finite, channels = [], [], self.network.channels
         with torch.autocast(images.device.type, enabled=False):
             for part in images.split(PASS):
-                sound.append(part.isfinite().all())  # read once, at the end: one synchronisation
+                finite.append(part.isfinite().all())  # read once, at the end: one synchronisation
                 part, numbers = part.float() / self.data_range, []
                 for picture in middle_slices(part) if self.dims == 3 else [part]:
                     picture = picture.clamp(0, 1)
                     apart = [each.expand(-1, channels, -1, -1) for each in picture.split(1, 1)]
                     seen = [picture] if picture.shape[1] == channels else apart
                     numbers += [self.network(each).flatten(1) for each in seen]
-                found.append(torch.cat(numbers, 1))
-        if not torch.stack(sound).all():
+                vectors.append(torch.cat(numbers, 1))
+        if not torch.stack(finite).all():
             what = "an image holds values that are no numbers (NaN or infinite), so its set cannot be compared"
             raise UserError(what, where=WHERE, remedy="look at what made it, and leave it out")
-        return torch.cat(found).cpu().double().numpy()
+        return torch.cat(vectors).cpu().double().numpy()
 
 
 def published() -> list[dict[str, str]]:

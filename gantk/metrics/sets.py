@@ -91,13 +91,13 @@ def set_rows(
         broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())
         if broken:
             raise UserError(f"{broken} of {len(fake)} images hold NaN or infinite values")
-        found = metric(train, test, fake)
+        scores = metric(train, test, fake)
     except UserError as error:
         if strict:
             raise
-        found = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
+        scores = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
     rows = {}
-    for name, score in (found if isinstance(found, dict) else {metric.name: found}).items():
+    for name, score in (scores if isinstance(scores, dict) else {metric.name: scores}).items():
         row = metric_row(metric, score, score.n, score.definition + note)
         rows[name] = row | (score.details and {"details": score.details})
     return rows

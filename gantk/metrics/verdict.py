@@ -61,16 +61,16 @@ def _against_both(
     value: float | None, rivals: Mapping[str, tuple[float | None, dict[str, Any]]], higher: bool
 ) -> dict[str, Any] | None:
     """The verdict against all baselines, (value, probability), with that against those without pairs inside it."""
-    found = []
+    verdicts = []
     for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
         known = {name: mean for name, (mean, _) in rivals.items() if mean is not None and name not in left_out}
         best = (max if higher else min)(known, key=known.get, default=None)
         if best is None or value is None:
-            found.append(None)
+            verdicts.append(None)
             continue
         better = bool(value > known[best] if higher else value < known[best])
-        found.append({"better": better, "best_baseline": best} | rivals[best][1])
-    return found[0] and found[0] | {"without_pairs": found[1]}
+        verdicts.append({"better": better, "best_baseline": best} | rivals[best][1])
+    return verdicts[0] and verdicts[0] | {"without_pairs": verdicts[1]}
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:

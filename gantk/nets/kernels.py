@@ -196,21 +196,21 @@ class Product(Function):
         windows, (of_x, of_weight, of_bias, *_) = ctx.windows, ctx.needs_input_grad
         if torch.is_grad_enabled():
             return *differentiable(ctx, gradient), None, None
-        found: list[Tensor | None] = [None] * 5
+        gradients: list[Tensor | None] = [None] * 5
         small, large = (x, gradient) if ctx.transposed else (gradient, x)
         with torch.autocast("cpu", enabled=False):
             unfolded = windows.unfold(large.to(matrix.dtype)) if ctx.transposed or of_weight else None
             small = rows(small, matrix.dtype) if of_weight or not ctx.transposed else None
             if of_x and ctx.transposed:
                 made = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1)
-                found[0] = made.to(x.dtype)
+                gradients[0] = made.to(x.dtype)
             elif of_x:
-                found[0] = windows.fold(spread(small, matrix), len(x), x.dtype)
+                gradients[0] = windows.fold(spread(small, matrix), len(x), x.dtype)
             if of_weight:
-                found[1] = weight_gradient(windows, small, unfolded, weight)
+                gradients[1] = weight_gradient(windows, small, unfolded, weight)
             if of_bias:
-                found[2] = offset_gradient(gradient, bias)
-        return tuple(found)
+                gradients[2] = offset_gradient(gradient, bias)
+        return tuple(gradients)
 
 
 def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -104,14 +104,14 @@ class Winograd(kernels.Product):
     def backward(ctx, gradient: Tensor) -> tuple:
         if torch.is_grad_enabled():
             return *kernels.differentiable(ctx, gradient), None, None
-        (x, weight, _), windows, found = ctx.saved_tensors, ctx.windows, [None] * 5  # gradients
+        (x, weight, _), windows, gradients = ctx.saved_tensors, ctx.windows, [None] * 5
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         small = mixed(to_outputs.t(), windows.cut(gradient, windows.side))
         if ctx.needs_input_grad[0]:
             made = torch.bmm(small, mixed(of_kernels, weight.permute(2, 3, 0, 1)))
-            found[0] = windows.join(mixed(of_windows.t(), made), len(x), x.shape[2:], windows.padding)
+            gradients[0] = windows.join(mixed(of_windows.t(), made), len(x), x.shape[2:], windows.padding)
         if ctx.needs_input_grad[1]:
             large = mixed(of_windows, windows.cut(x, WINDOW, windows.padding))
             taps = mixed(of_kernels.t(), torch.bmm(small.mT, large)).permute(1, 0, 2).contiguous()
-            found[1] = taps.unflatten(1, (windows.kernel,) * 2).movedim(-1, 1).detach()
-        return tuple(found)
+            gradients[1] = taps.unflatten(1, (windows.kernel,) * 2).movedim(-1, 1).detach()
+        return tuple(gradients)

@@ -18,7 +18,7 @@ from gantk.errors import printable
 from gantk.terminal import duration
 
 SHORT = {"generators": "g", "discriminators": "d"}
-PACE, LONG = 60.0, 10.0  # seconds: window of the speed estimate; a step beyond this shows what it computes
+SPEED_WINDOW, SLOW_STEP = 60.0, 10.0  # seconds: window of the speed estimate; a step beyond this shows what it computes
 
 
 class LiveView:
@@ -67,13 +67,13 @@ class LiveView:
         if not self.shown:
             return
         now = self.clock()
-        if len(self._pace) > 1 and now - self._pace[-2][0] < PACE / 60:  # a point a second is enough
+        if len(self._pace) > 1 and now - self._pace[-2][0] < SPEED_WINDOW / 60:  # a point a second is enough
             self._pace.pop()
         self._pace.append((now, step))
-        while len(self._pace) > 2 and self._pace[1][0] < now - PACE:
+        while len(self._pace) > 2 and self._pace[1][0] < now - SPEED_WINDOW:
             self._pace.popleft()
         self._bar.update(self._task, completed=step)
-        if self.plain and now - self._printed >= PACE:
+        if self.plain and now - self._printed >= SPEED_WINDOW:
             self._printed = now
             self.print("  ".join([*self._place(), *filter(None, [self._left()])]), passing=True)
 
@@ -139,7 +139,7 @@ class LiveView:
         """The text beside the bar: step and current work, then as much of the rest as fits into `width` characters."""
         now = self.clock()
         waited = now - (self._pace[-1][0] if self._pace else self._begun)
-        doing = self.busy or (self._doing() if waited > LONG else "")
+        doing = self.busy or (self._doing() if waited > SLOW_STEP else "")
         kept = [*self._place(), *[f"{doing} {duration(waited)}"] * bool(doing)]
         for more in filter(None, (self._left(), self._speed, f"{duration(now - self._begun)} so far")):
             kept += [more] if len("  ".join([*kept, more])) <= width else []

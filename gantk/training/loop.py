@@ -31,9 +31,9 @@ from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
 
-REPORTING = 0.03  # share of the wall time that rewriting report.html may take
-AGAIN = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
-SETTLING = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
+REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
+REPEAT = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
+WARM_UP = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 
 
 class Training:
@@ -237,8 +237,8 @@ class Training:
         return step % self.table.save_every == 0 or step == self.engine.steps
 
     def _renew_report(self, view: LiveView) -> None:
-        """Rewrite report.html, which reloads itself, unless that would take more than `REPORTING` of the wall time."""
-        if (since := time.perf_counter() - self._reported) < self._report_cost / REPORTING:
+        """Rewrite report.html, which reloads itself, unless that would take more than `REPORT_SHARE` of the time."""
+        if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
         view.busy = "renewing report.html"
         from gantk.report import write_report  # not before the first step
@@ -292,7 +292,7 @@ def inference_weights(method: Method, engine: Engine):
 def stop_on_ctrl_c() -> Iterator[list[int]]:
     """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP (closed terminal).
 
-    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be repeated, up to `AGAIN`
+    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be repeated, up to `REPEAT`
     seconds after the end. It raises nothing: an exception could interrupt the writing of a file or the start of a
     child process.
     """
@@ -301,7 +301,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if ended and time.monotonic() - ended[0] > AGAIN:
+        if ended and time.monotonic() - ended[0] > REPEAT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         stopped.append(number)
@@ -324,7 +324,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
 
 
 class StepProfile:
-    """Traces `count` steps with torch.profiler after `SETTLING` others; writes a table and a trace into `folder`.
+    """Traces `count` steps with torch.profiler after `WARM_UP` others; writes a table and a trace into `folder`.
 
     UserError if the training has too few `steps` for that.
     """
@@ -332,16 +332,16 @@ class StepProfile:
     folder: Path  # set before the first step
 
     def __init__(self, count: int, steps: int, device: torch.device):
-        if steps < SETTLING + count:
-            what = f"{count} traced steps come after {SETTLING} others, and this training has {counted(steps, 'step')}"
-            raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {SETTLING + count} or more")
+        if steps < WARM_UP + count:
+            what = f"{count} traced steps come after {WARM_UP} others, and this training has {counted(steps, 'step')}"
+            raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {WARM_UP + count} or more")
         kinds = torch.profiler.ProfilerActivity
         self.lines, self.kind = [], device.type
         if device.type != "cuda":
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints that there is no GPU
         self.profiler = torch.profiler.profile(
             activities=[kinds.CPU, kinds.CUDA] if device.type == "cuda" else [kinds.CPU],
-            schedule=torch.profiler.schedule(wait=SETTLING - 1, warmup=1, active=count),
+            schedule=torch.profiler.schedule(wait=WARM_UP - 1, warmup=1, active=count),
             on_trace_ready=self._write,
             acc_events=True,
         )

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
     """Yield sets of settings that lower the memory of a training and are not in force, the mildest first."""
     train, data = model.train, model.data
-    base = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
-    again = () if train.recompute else ("train.recompute=true",)
-    micro = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
+    on_cpu = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
+    recomputing = () if train.recompute else ("train.recompute=true",)
+    microbatches = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
     single = ("train.batch=1",) if train.batch > 1 else ()
-    ways = [again, micro, again + micro, again + single if single else ()]
-    yield from (base + way for way in dict.fromkeys(filter(None, ways)))
+    options = [recomputing, microbatches, recomputing + microbatches, recomputing + single if single else ()]
+    yield from (on_cpu + option for option in dict.fromkeys(filter(None, options)))
     for halvings in (1, 2):
         sides = [side >> halvings for side in data.patch or data.size]
         if min(sides) >= 8:
-            yield (*base, *again, *single, f"data.{'patch' if data.patch else 'size'}={sides}")
+            yield (*on_cpu, *recomputing, *single, f"data.{'patch' if data.patch else 'size'}={sides}")
 
 
 @contextmanager

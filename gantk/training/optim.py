@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gantk.plugin.spec import Fraction, Share, Weight
 from gantk.runs.checkpoint import kind_of
 
-WAYS = ("params", "fused", "foreach", "capturable", "differentiable")  # options of this machine, never loaded
+RUN_OPTIONS = ("params", "fused", "foreach", "capturable", "differentiable")  # options of this machine, never loaded
 
 
 def adam(
@@ -138,32 +138,32 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
     groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if [group["params"] for group in groups] != [group["params"] for group in own]:
         raise ValueError("it is of other weights")
-    for name, most in (("lr", 1e9), ("betas", 1.0)):
+    for name, limit in (("lr", 1e9), ("betas", 1.0)):
         for number in (float(each) for group in groups for each in torch.as_tensor(group.get(name, 0.0)).flatten()):
-            if not 0 <= number <= most:
+            if not 0 <= number <= limit:
                 raise ValueError(f"its '{name}' is {number:g}")
-    torchs = any(each.__module__.startswith("torch.optim.") for each in type(optimizer).__mro__[:-2])
+    is_torchs = any(each.__module__.startswith("torch.optim.") for each in type(optimizer).__mro__[:-2])
     parameters, runs = [p for group in optimizer.param_groups for p in group["params"]], min(steps, 2)
     try:
         expected = _after(runs, make([torch.zeros(p.shape, dtype=p.dtype, requires_grad=True) for p in parameters]))
     except Exception:
-        if torchs:
+        if is_torchs:
             raise
         expected = {}  # a plugin's optimizer may not work on zeros on a CPU
     if not saved["state"].keys() <= set(range(len(parameters))) or (expected and not saved["state"]):
         raise ValueError(f"it remembers {len(saved['state'])} of {len(parameters)} weights")
-    for place, found in saved["state"].items():
+    for place, state in saved["state"].items():
         for name, value in expected.get(place, {}).items():
-            said, kind = (_kinds(each) for each in (found.get(name, "missing"), value))
-            if not said <= kind and (kind or not isinstance(value, list)):
-                raise ValueError(f"'{name}' of weight {place} is {', '.join(said)} there and {', '.join(kind)} here")
-            if isinstance(found[name], Tensor) and value.isfinite().all() and not found[name].isfinite().all():
+            there, here = (_kinds(each) for each in (state.get(name, "missing"), value))
+            if not there <= here and (here or not isinstance(value, list)):
+                raise ValueError(f"'{name}' of weight {place} is {', '.join(there)} there and {', '.join(here)} here")
+            if isinstance(state[name], Tensor) and value.isfinite().all() and not state[name].isfinite().all():
                 raise ValueError(f"'{name}' of weight {place} is not finite")
-            if name == "step" and float(value) == runs and not 0 <= float(found[name]) <= steps:
-                raise ValueError(f"the step of weight {place} is {float(found[name]):g} of {steps}")
-    for group, mine in zip(groups if not torchs else (), own, strict=False):
-        changed = {key: value for key, value in group.items() if key not in WAYS}
-        mine |= {k: tuple(v) if isinstance(mine.get(k), tuple) else v for k, v in changed.items()}
+            if name == "step" and float(value) == runs and not 0 <= float(state[name]) <= steps:
+                raise ValueError(f"the step of weight {place} is {float(state[name]):g} of {steps}")
+    for group, own_group in zip(groups if not is_torchs else (), own, strict=False):
+        changed = {key: value for key, value in group.items() if key not in RUN_OPTIONS}
+        own_group |= {k: tuple(v) if isinstance(own_group.get(k), tuple) else v for k, v in changed.items()}
     return {"state": saved["state"], "param_groups": own}
 
 

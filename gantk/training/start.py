@@ -24,7 +24,7 @@ WHERE = "train.start"
 LEAST = 0.01  # share of weights that must fit: a few biases fit between any two networks
 
 
-def found(name: str) -> Path:
+def find_weights(name: str) -> Path:
     """The checkpoint's folder or the file of weights that `train.start` names; UserError where there is none."""
     try:
         path = find_model(name)
@@ -39,40 +39,40 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     Copies parameters, and buffers of modules that a phase updates (no image pools), if name, shape and float or integer
     type agree. UserError if less than `LEAST` of the weights fit, or one that fits is not finite.
     """
-    place = found(name)
+    place = find_weights(name)
     meta, file = (checkpoint.load_meta(place), place / "weights.safetensors") if place.is_dir() else ({}, place)
     tensors = checkpoint.load_weights(place) if meta else read_state(place, WHERE)
     live, average = trained.split_weights(tensors)
     updated = {id(buffer) for phase in method.phases() for module in phase.updates for buffer in module.buffers()}
-    there, here = live | average or tensors, method.state_dict(keep_vars=True)
-    unused = sorted(there.keys() - here.keys())
-    here = {key: each for key, each in here.items() if isinstance(each, nn.Parameter) or id(each) in updated}
-    drawn = sorted(here.keys() - there.keys())
-    both = {key: (there[key], here[key]) for key in sorted(here.keys() & there.keys())}
-    alike = {key for key, pair in both.items() if len({(one.shape, one.is_floating_point()) for one in pair}) == 1}
-    taken = {key: one for key, (one, _) in both.items() if key in alike}  # float16 may become float32
-    other = [f"{key} {', here '.join(map(checkpoint.kind_of, both[key]))}" for key in both if key not in taken]
-    count, every = (sum(tensor.numel() for tensor in each.values()) for each in (taken, here))
-    if count < LEAST * every:
-        what = f"the weights of '{name}' do not fit the networks of this recipe ({counted(taken, 'tensor')} would): "
-        what += other[0] if other else f"they have '{next(iter(there))}', these '{next(iter(here))}'"
+    saved, own = live | average or tensors, method.state_dict(keep_vars=True)
+    unused = sorted(saved.keys() - own.keys())
+    own = {key: each for key, each in own.items() if isinstance(each, nn.Parameter) or id(each) in updated}
+    drawn = sorted(own.keys() - saved.keys())
+    pairs = {key: (saved[key], own[key]) for key in sorted(own.keys() & saved.keys())}
+    fitting = {key for key, pair in pairs.items() if len({(one.shape, one.is_floating_point()) for one in pair}) == 1}
+    copied = {key: one for key, (one, _) in pairs.items() if key in fitting}  # float16 may become float32
+    misfits = [f"{key} {', here '.join(map(checkpoint.kind_of, pairs[key]))}" for key in pairs if key not in copied]
+    count, total = (sum(tensor.numel() for tensor in each.values()) for each in (copied, own))
+    if count < LEAST * total:
+        what = f"the weights of '{name}' do not fit the networks of this recipe ({counted(copied, 'tensor')} would): "
+        what += misfits[0] if misfits else f"they have '{next(iter(saved))}', these '{next(iter(own))}'"
         remedy = "take the [method] table of the recipe that they were trained with"
         raise UserError(what, where=WHERE, remedy=remedy)
-    if wrong := [key for key, tensor in taken.items() if not tensor.isfinite().all()]:
-        what = f"'{wrong[0]}' of '{name}' is not finite ({counted(wrong, 'tensor')})"
+    if not_finite := [key for key, tensor in copied.items() if not tensor.isfinite().all()]:
+        what = f"'{not_finite[0]}' of '{name}' is not finite ({counted(not_finite, 'tensor')})"
         raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
     with torch.no_grad():
-        for key, tensor in taken.items():
-            here[key].copy_(tensor)
+        for key, tensor in copied.items():
+            own[key].copy_(tensor)
     digest = sha256_of(file)
-    lines = [f"{place} (sha256 {digest[:8]}): {len(taken)} of {len(here)} tensors, {count / every:.0%} of the weights"]
-    lines += [f"not there, so drawn from the seed: {_layers(drawn, here)}"] if drawn else []
-    lines += [f"of another shape there, so drawn: {listed(other)} ({counted(other, 'tensor')})"] if other else []
-    lines += [f"there, and nowhere here: {_layers(unused, there)}"] if unused else []
-    record = {"from": name, "path": str(place), "sha256": digest, "step": meta.get("step"), "taken": [*taken]}
-    record |= {"not_there": drawn, "other_shape": other, "unused": unused}
-    said = [f"start    {line}" for line in lines] + [f"note     {line}" for line in _differences(meta, data)]
-    return Start(tuple(said), {"start": record}, _leaks(name, meta, place, data) if meta else None)
+    lines = [f"{place} (sha256 {digest[:8]}): {len(copied)} of {len(own)} tensors, {count / total:.0%} of the weights"]
+    lines += [f"not there, so drawn from the seed: {_layers(drawn, own)}"] if drawn else []
+    lines += [f"of another shape there, so drawn: {listed(misfits)} ({counted(misfits, 'tensor')})"] if misfits else []
+    lines += [f"there, and nowhere here: {_layers(unused, saved)}"] if unused else []
+    record = {"from": name, "path": str(place), "sha256": digest, "step": meta.get("step"), "taken": [*copied]}
+    record |= {"not_there": drawn, "other_shape": misfits, "unused": unused}
+    printed = [f"start    {line}" for line in lines] + [f"note     {line}" for line in _differences(meta, data)]
+    return Start(tuple(printed), {"start": record}, _leaks(name, meta, place, data) if meta else None)
 
 
 def _layers(keys: list[str], every: dict[str, Tensor]) -> str:
@@ -85,26 +85,26 @@ def _layers(keys: list[str], every: dict[str, Tensor]) -> str:
 
 def _differences(meta: dict[str, Any], data: Data) -> list[str]:
     """Lines on domains and intensity settings that differ between the start's training and this one."""
-    before, now, said = meta.get("domains"), [*data.table.domains], []
-    if before and [*map(str.lower, before)] != [*map(str.lower, now)]:
-        said.append(f"the start's domains are {' and '.join(before)}, in this order; here {' and '.join(now)}")
+    start_names, names, notes = meta.get("domains"), [*data.table.domains], []
+    if start_names and [*map(str.lower, start_names)] != [*map(str.lower, names)]:
+        notes.append(f"the start's domains are {' and '.join(start_names)}, in this order; here {' and '.join(names)}")
     for letter, new in data.intensity_state().items():
         old = meta.get("intensity", {}).get(letter, new)
         learned = ("fitted", "contrasts", "lines")  # fitted to each data set, so they may differ
         keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in learned]
         other = [f"{key} = {old.get(key)} (here {new.get(key)})" for key in keys]
-        said += [f"the start saw other intensities: {', '.join(other)}"] if other else []
-    return [*dict.fromkeys(said)]
+        notes += [f"the start saw other intensities: {', '.join(other)}"] if other else []
+    return [*dict.fromkeys(notes)]
 
 
 def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserError | None:
     """A UserError if the start was trained on files that are held out here; None if it was not."""
-    made = (meta.get("packed") or {}).get("seen")
-    made = made or read(place.parent.parent / "split.json").get("splits", {"train": ()})
-    before = {image.get("sha256") for image in made["train"]}
+    split = (meta.get("packed") or {}).get("seen")
+    split = split or read(place.parent.parent / "split.json").get("splits", {"train": ()})
+    trained_on = {image.get("sha256") for image in split["train"]}
     paths = {record.path for each in ("validation", "test") for record in data.splits[each] if record.path}
-    seen = [path.name for path, digest in data.preparation.sha256(paths).items() if digest in before]
-    if not seen or "block" in (made.get("by"), getattr(data.splits, "by", None)):  # its files are in both sets
+    seen = [path.name for path, digest in data.preparation.sha256(paths).items() if digest in trained_on]
+    if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):  # its files are in both sets
         return None
     what = f"'{name}' was trained on {counted(seen, 'file')} that are held out here, such as '{seen[0]}'"
     remedy = "split as it did, hold out other patients, or overrule with --allow-leakage, which the run records"
