@@ -106,7 +106,7 @@ class Ranks:
             if not isinstance(error, dist.DistError) and not re.search(CONNECTION_ERRORS, str(error), re.IGNORECASE):
                 raise
             self.broken = True
-            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without the place
+            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without torch's prefix
             what = f"rank {self.rank} ({self.names[self.rank]}) lost the others: one stopped or cannot be reached"
             raise GantkError(f"{what} ({_short(said, 120)}). {advice()}") from error
 

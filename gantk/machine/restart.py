@@ -21,7 +21,7 @@ from gantk.runs.folder import Run, flat
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
 
-LOCAL = {"data.source.path", "data.split.file", "train.start"}  # machines may keep the same files at different places
+LOCAL = {"data.source.path", "data.split.file", "train.start"}  # machines may have the same files at different paths
 
 
 def identity_of(model: Model, data: Data) -> dict[str, str]:

@@ -114,7 +114,7 @@ class InFeatures:
     weights: str | None = None  # a file of weights for the timm network that `features` names
     mean: list[float] | None = None  # subtracted from intensities 0 to 1; None: timm's for it, 0 for X.onnx
     std: list[float] | None = None  # what they are then divided by; None: timm's for the network, 1 for X.onnx
-    side: Side | None = None  # pixels that images are brought to; None: the network's own
+    side: Side | None = None  # side in pixels that images are resized to; None: the network's own
 
     sets, kind, unit, higher_is_better = True, "", "", False
 

@@ -31,7 +31,7 @@ def sgd(
     params: Iterable,
     *,
     lr: Weight = 0.01,  # learning rate at full schedule
-    momentum: Fraction = 0.0,  # share of the last update that is taken again
+    momentum: Fraction = 0.0,  # share of the last update that is added to the next one
 ):
     """Stochastic gradient descent, with momentum as an option."""
     return SGD(params, lr=lr, momentum=momentum, fused=True)
