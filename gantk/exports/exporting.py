@@ -107,8 +107,8 @@ class Direction:
         try:
             data = data_of(self.translator.run, model.data, type(method))
             data.intensity.update(self.translator.intensity)
-            shown = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
-            split, records = next(each for each in shown if each[1])
+            sets = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
+            split, records = next(each for each in sets if each[1])
             images = [data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]]
             images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]  # their centre
             self.on = f"{counted(images, f'{SPLITS[split]} image')} of {self.translator.frame(self.letter).source}"
@@ -140,9 +140,9 @@ class Direction:
             widths = [(0, 0), (0, 0), *[(0, larger * (k + 1)) for k in range(self.inputs[0].ndim - 2)]]
             calls.append(tuple(np.pad(each[:1], widths, mode="edge") for each in self.inputs))
         answers = [(found(*call), self.expected(*call)) for call in calls]
-        apart = [np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf for one, other in answers]
-        largest = float(np.max([np.max(each) for each in apart]))
-        mean = float(np.mean([np.mean(each) for each in apart]))
+        diffs = [np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf for one, other in answers]
+        largest = float(np.max([np.max(each) for each in diffs]))
+        mean = float(np.mean([np.mean(each) for each in diffs]))
         sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
         line = f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on}, batches of "
         line += ", ".join([*map(str, numbers), *sizes])

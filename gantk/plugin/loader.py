@@ -110,21 +110,21 @@ def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
 
 def _entry_points():
     """(entry point, distribution) without duplicates: an editable install puts a distribution on the path twice."""
-    found = {}
+    points_by_name = {}
     for distribution in importlib.metadata.distributions():
         if points := distribution.entry_points.select(group="gantk"):
             # Read once: each access to `name` or `version` parses all metadata again.
-            known = SimpleNamespace(name=distribution.name, version=distribution.version)
-            name = re.sub(r"[-_.]+", "-", known.name).lower()
+            owner = SimpleNamespace(name=distribution.name, version=distribution.version)
+            name = re.sub(r"[-_.]+", "-", owner.name).lower()
             for point in points:
-                found.setdefault((name, point.name), (point, known))
-    if not any(name == "gantk" for name, _ in found):  # `python -m gantk` in a checkout that is not installed
+                points_by_name.setdefault((name, point.name), (point, owner))
+    if not any(name == "gantk" for name, _ in points_by_name):  # `python -m gantk` in a checkout that is not installed
         root, source = Path(__file__).parents[2], SimpleNamespace(name="gantk", version="source")
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         sys.path += [str(root / folder) for folder in ("plugins", "benchmarks") if str(root / folder) not in sys.path]
         for name, value in project["entry-points"]["gantk"].items():
-            found["gantk", name] = importlib.metadata.EntryPoint(name, value, "gantk"), source
-    return found.values()
+            points_by_name["gantk", name] = importlib.metadata.EntryPoint(name, value, "gantk"), source
+    return points_by_name.values()
 
 
 def installed(name: str) -> str | None:

@@ -148,7 +148,7 @@ def bind(kind: str, value: Any) -> Part:
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str) or len(name) > 80:
-        what = f"{_one(kind)} is a name or a table with a name, not {told(json.dumps(value, default=str), 80)}"
+        what = f"{_with_article(kind)} is a name or a table with a name, not {told(json.dumps(value, default=str), 80)}"
         raise UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}')
     target = registry().get(kind, name).load()
     checked = check(options_model(target), options, f"'{name}'")
@@ -170,8 +170,8 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         return model.model_validate_json(json.dumps(_with_default_names(model, values)))
     except ValidationError as error:
         # A misspelt key often leaves the right one missing: report the misspelt key first.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise _in_our_words(model, first, owner) from None
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        raise _user_error(model, first, owner) from None
     except (TypeError, ValueError, RecursionError) as error:  # such as 5,000 digits, or a list that contains itself
         raise UserError(f"{owner} has a value that no recipe can hold: {told(error)}") from None
 
@@ -190,28 +190,28 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
     return named
 
 
-def _in_our_words(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:
+def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:
     """Convert one pydantic error into a UserError with its path, with TOML's terms in place of JSON's."""
     *parents, key = path = tuple(error["loc"])
     if error["type"] == "gantk":
-        found = error["ctx"]["error"]
+        result = error["ctx"]["error"]
     elif error["type"] == "extra_forbidden":
         known = _fields_at(model, parents)
         what = f"there is no key '{key}' here" if parents else f"{owner} has no option '{key}'"
         options = "Options: " + ", ".join(known) if known else "It takes no options"
-        found = UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options])))
+        result = UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options])))
     elif error["type"] == "missing":
         kind = _kind_of(getattr(model.model_fields.get(key), "metadata", ()))
-        found = UserError(f"'{key}' is required")
+        result = UserError(f"'{key}' is required")
         if kind:
             remedy = f'write {key} = {{ name = "..." }}'
-            found = UserError(f"{_one(kind)} is required", allowed=registry().names(kind), remedy=remedy)
+            result = UserError(f"{_with_article(kind)} is required", allowed=registry().names(kind), remedy=remedy)
     else:
-        said = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
-        said = said[0].lower() + said[1:].replace("a valid array", "a list")
-        found = UserError(f"{said}, not {told(json.dumps(error['input'], default=str), 80)}")
-    found.path = (*path, *found.path)
-    return found
+        message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
+        message = message[0].lower() + message[1:].replace("a valid array", "a list")
+        result = UserError(f"{message}, not {told(json.dumps(error['input'], default=str), 80)}")
+    result.path = (*path, *result.path)
+    return result
 
 
 def _fields_at(model: Any, path: list) -> list[str]:
@@ -227,7 +227,7 @@ def _kind_of(marks: tuple) -> str | None:
     return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
 
 
-def _one(kind: str) -> str:
+def _with_article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
@@ -275,9 +275,9 @@ def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
 @functools.cache
 def _groups(target: Callable[..., Any]) -> dict[str, type]:
     """The keyword-only parameters whose default is a dataclass, with that dataclass."""
-    found = inspect.signature(target).parameters.items()
-    marked = {name: type(p.default) for name, p in found if p.kind is p.KEYWORD_ONLY}
-    return {name: kind for name, kind in marked.items() if is_dataclass(kind)}
+    parameters = inspect.signature(target).parameters.items()
+    defaults = {name: type(p.default) for name, p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {name: kind for name, kind in defaults.items() if is_dataclass(kind)}
 
 
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
@@ -286,9 +286,9 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     for group in _groups(target).values():
         comments |= _comments(group)
     for name, hint, default in _options(target):
-        shown = "required" if default is ... else "none" if default is None else json.dumps(default, default=str)
-        shown = "" if _is_table(hint) else shown
-        rows.append((name, _type_in_words(hint), shown, comments.get(name, "")))
+        default_text = "required" if default is ... else "none" if default is None else json.dumps(default, default=str)
+        default_text = "" if _is_table(hint) else default_text
+        rows.append((name, _type_text(hint), default_text, comments.get(name, "")))
     return rows
 
 
@@ -310,7 +310,7 @@ def _is_table(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Table)
 
 
-def _type_in_words(hint: Any) -> str:
+def _type_text(hint: Any) -> str:
     """A type as shown to users: choices by their values, parts by their kind."""
     inner, origin = get_args(hint), get_origin(hint)
     if _is_table(hint):
@@ -320,17 +320,17 @@ def _type_in_words(hint: Any) -> str:
     if origin is Annotated:
         marks = [mark for each in hint.__metadata__ for mark in getattr(each, "metadata", [each])]
         ends = [f" {s} {e}" for mark in marks for key, s in SIGNS if (e := getattr(mark, key, 10**9)) < 10**9]
-        return _type_in_words(inner[0]) + ",".join(ends)
+        return _type_text(inner[0]) + ",".join(ends)
     if origin is Literal:
         return " | ".join(map(json.dumps, inner))
     if origin in (Union, UnionType):
-        return " | ".join(map(_type_in_words, inner))
+        return " | ".join(map(_type_text, inner))
     if origin is list or (origin is tuple and inner[1:] == (...,)):
-        return f"list of {_type_in_words(inner[0])}"
+        return f"list of {_type_text(inner[0])}"
     if origin is tuple:
-        return f"[{', '.join(map(_type_in_words, inner))}]"
+        return f"[{', '.join(map(_type_text, inner))}]"
     if origin is dict:
-        return "table" if inner[1] is Any else f"table of {_type_in_words(inner[1])}"
+        return "table" if inner[1] is Any else f"table of {_type_text(inner[1])}"
     if hint is type(None):
         return "none"
     return str(hint) if inner else getattr(hint, "__name__", str(hint))

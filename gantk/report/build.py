@@ -81,8 +81,8 @@ def _templates(*folders: Path) -> Environment:
 
 def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     """The variables of page.html.j2."""
-    found = verdicts(run)
-    sentence, tone = headline(found)
+    all_verdicts = verdicts(run)
+    sentence, tone = headline(all_verdicts)
     steps, blocks = sample_blocks(run.samples)
     curves, places = _curves(run), count()
     here = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
@@ -96,7 +96,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "headline": sentence,
         "tone": tone,
         "sure": round(100 * SURE),
-        "verdicts": found,
+        "verdicts": all_verdicts,
         "cards": cards(run),
         "steps": steps,
         "blocks": blocks,
@@ -128,28 +128,28 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one for each group of losses and each validation metric."""
     labels = [direction.label for direction in run.directions]  # gives a direction the same colour in every chart
     sections = ("losses", "validation", "selection", "rejection", "reliability")
-    found: dict[str, list[Chart | None]] = {name: [] for name in sections}
+    drawn: dict[str, list[Chart | None]] = {name: [] for name in sections}
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
-        found["losses"].append(chart(title, series, from_zero=True, allow_log=True))
+        drawn["losses"].append(chart(title, series, from_zero=True, allow_log=True))
     for section, curves in (("validation", run.log.validation), ("selection", run.log.selection)):
         for name, series in curves.items():
             named = {run.label(key) or metric_name(name): points for key, points in series.items()}
-            found[section].append(chart(metric_name(name), named, names=labels))
+            drawn[section].append(chart(metric_name(name), named, names=labels))
     # Rejection curves: the remaining error when the most uncertain pixels are set aside.
     for direction, judged in (run.metrics.get("uncertainty") or {}).items():
         curve = judged.get("rejection") or {}
         aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
         names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
         series = {said: dict(zip(aside, curve.get(name) or (), strict=False)) for name, said in names.items()}
-        found["rejection"].append(chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %"))
+        drawn["rejection"].append(chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %"))
         curves = (judged.get("reliability") or {}).items()
         shares = {name: [round(100 * share, 2) for share in one] for name, one in curves}
         nominal = shares.get("nominal") or ()
         names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
         series = {said: dict(zip(nominal, shares.get(name) or (), strict=False)) for name, said in names.items()}
-        found["reliability"].append(chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %"))
-    return {section: [each for each in charts if each] for section, charts in found.items()}
+        drawn["reliability"].append(chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %"))
+    return {section: [each for each in charts if each] for section, charts in drawn.items()}
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
@@ -161,9 +161,9 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
 
 
 def _score_line(run: RunRecord, direction: str, step: int) -> str:
-    scores = [(name, found.get(direction, {}).get(step)) for name, found in run.log.validation.items()]
-    found = [f"{metric_name(name)} {number(value, 3)}" for name, value in scores if value is not None]
-    return f"validation at this step: {', '.join(found)}" if found else ""
+    scores = [(name, curves.get(direction, {}).get(step)) for name, curves in run.log.validation.items()]
+    texts = [f"{metric_name(name)} {number(value, 3)}" for name, value in scores if value is not None]
+    return f"validation at this step: {', '.join(texts)}" if texts else ""
 
 
 def _title(run: RunRecord) -> str:
@@ -176,12 +176,12 @@ def _title(run: RunRecord) -> str:
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Numbers of images and subjects by set and domain, how they were split, and a leak that was allowed."""
-    found, names, rows = run.split.get("splits") or {}, dict(zip("ab", run.domains, strict=False)), []
+    sets, names, rows = run.split.get("splits") or {}, dict(zip("ab", run.domains, strict=False)), []
     for name in ("train", "validation", "test"):
-        records = found.get(name) or ()
+        records = sets.get(name) or ()
         images = Counter(names.get(record["domain"], record["domain"]) for record in records)
         subjects = {record["subject"] for record in records if record.get("subject")}
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
     domains = sorted({domain for row in rows for domain in row["images"]})
-    said = {"how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
-    return said | {"rows": rows, "domains": domains, "consequences": found.get("consequences") or ()}
+    about = {"how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
+    return about | {"rows": rows, "domains": domains, "consequences": sets.get("consequences") or ()}

@@ -65,19 +65,19 @@ class Chart:
             curve["colour"] = order.index(curve["name"])
 
     def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
-        known, steps = np.isfinite(row), np.array(self.steps)
-        read = np.interp(steps, steps[known], row[known], left=math.nan, right=math.nan) if joined else row
-        values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in read]
+        finite, steps = np.isfinite(row), np.array(self.steps)
+        drawn = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan) if joined else row
+        values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in drawn]
         latest = next((number(value) for value in reversed(values) if value is not None), "–")
         trends = self._paths(_trend(row)) if len(row) >= 60 and not joined else {}
         return {"name": name, "points": values, "latest": latest, "paths": self._paths(row), "trends": trends}
 
     def _paths(self, row: np.ndarray) -> dict[str, str]:
         """Axis name -> SVG path through the finite values."""
-        known, paths = np.isfinite(row), {}
-        across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[known]]
+        finite, paths = np.isfinite(row), {}
+        across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]]
         for name, axis in self.axes.items():
-            points = zip(across, SIDE * axis.place(row[known]), strict=True)
+            points = zip(across, SIDE * axis.place(row[finite]), strict=True)
             paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "h0" * (len(across) == 1)  # a dot
         return paths
 
@@ -122,17 +122,17 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
     steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
     table = np.array([[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()])
     width = math.ceil(len(steps) / MOST_POINTS)
-    edges, known = np.arange(0, len(steps), width), np.isfinite(table)
-    total = np.add.reduceat(np.where(known, table, 0.0), edges, axis=1)
+    edges, finite = np.arange(0, len(steps), width), np.isfinite(table)
+    total = np.add.reduceat(np.where(finite, table, 0.0), edges, axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
-        return np.maximum.reduceat(steps, edges), total / np.add.reduceat(known.astype(float), edges, axis=1), width
+        return np.maximum.reduceat(steps, edges), total / np.add.reduceat(finite.astype(float), edges, axis=1), width
 
 
 def _trend(row: np.ndarray) -> np.ndarray:
     """The centred moving average over a thirtieth of the curve."""
-    window, known = np.ones(2 * (len(row) // 60) + 1), np.isfinite(row)
-    total = np.convolve(np.where(known, row, 0.0), window, mode="same")
-    return np.where(known, total / np.convolve(known, window, mode="same").clip(1), math.nan)
+    window, finite = np.ones(2 * (len(row) // 60) + 1), np.isfinite(row)
+    total = np.convolve(np.where(finite, row, 0.0), window, mode="same")
+    return np.where(finite, total / np.convolve(finite, window, mode="same").clip(1), math.nan)
 
 
 def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False) -> Axis:

@@ -35,9 +35,9 @@ Baselines = dict[str, dict[str, Scored]]  # baseline -> metric -> its score
 
 def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Direction's label -> section -> its cards, in the order of metrics.json; uncertainty last."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    sections_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for direction, scores in (run.metrics.get("metrics") or {}).items():
-        sections = found.setdefault(run.label(direction), {})
+        sections = sections_of.setdefault(run.label(direction), {})
         rivals = {baseline_name(name): scores for name, scores in _baselines(run, direction).items()}
         groups: dict[str, list[str]] = {}
         for name in scores:  # the scores of nearest neighbours in the same features share a card
@@ -47,18 +47,18 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
             head, region = names[0].partition("_")[0], region_of(names[0]).capitalize()
             section = region or ("Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image")
             sections.setdefault(section, []).append(_card(names, {"model": scores} | rivals))
-        judged = (run.metrics.get("uncertainty") or {}).get(direction) or {}
-        known = {name: row for name, row in judged.items() if isinstance(row, dict) and "value" in row}
-        if known:
-            sections["Uncertainty against error"] = [_card([name], {"model": known}) for name in known]
-    return found
+        uncertainty = (run.metrics.get("uncertainty") or {}).get(direction) or {}
+        rows = {name: row for name, row in uncertainty.items() if isinstance(row, dict) and "value" in row}
+        if rows:
+            sections["Uncertainty against error"] = [_card([name], {"model": rows}) for name in rows]
+    return sections_of
 
 
 def _baselines(run: RunRecord, direction: str) -> Baselines:
     """Baseline -> metric -> its score; after the post-steps, the baselines are those of the plain direction."""
     plain = direction.removesuffix("_post")
-    found = run.metrics.get("baselines") or {}
-    return {name: scores.get(direction) or scores.get(plain) or {} for name, scores in found.items()}
+    baselines = run.metrics.get("baselines") or {}
+    return {name: scores.get(direction) or scores.get(plain) or {} for name, scores in baselines.items()}
 
 
 def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
     scores = {name: found for name, found in scores.items() if any(found.get(metric) for metric in names)}
     rows = {name: [blank | (found.get(metric) or {}) for metric in names] for name, found in scores.items()}
     ends = {name: (*(first["ci95"] or (None, None)), first["value"]) for name, (first, *_) in rows.items()}
-    known = [end for three in ends.values() for end in three if end is not None and math.isfinite(end)] or [0.0]
-    low, high = min(known), max(known)
+    finite = [end for three in ends.values() for end in three if end is not None and math.isfinite(end)] or [0.0]
+    low, high = min(finite), max(finite)
 
     def percent(value: float | None) -> float | None:
         if value is None or not math.isfinite(value):
@@ -95,7 +95,7 @@ def tone_of(judged: dict[str, Any]) -> str:
 
 def verdicts(run: RunRecord) -> list[dict[str, Any]]:
     """One verdict per direction, with the tone of its worst finding; empty where nothing was measured."""
-    found = []
+    results = []
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         judged, rivals = (run.metrics.get("verdict") or {}).get(direction) or {}, _baselines(run, direction)
         findings = [_finding(metric, score, judged.get(metric) or {}, rivals) for metric, score in scores.items()]
@@ -105,11 +105,11 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
         parts = {region: [f for f in findings if f["region"] == region] for region in REGIONS}
         regions = {region: (_sentence(own), own) for region, own in parts.items() if own}
         whole = [finding for finding in findings if not finding["region"]]
-        found.append(
+        results.append(
             {"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings}
             | {"whole": whole, "regions": regions}
         )
-    return found
+    return results
 
 
 def _finding(metric: str, score: Scored, judged: dict[str, Any], rivals: Baselines) -> dict[str, str]:
@@ -134,25 +134,25 @@ def _finding(metric: str, score: Scored, judged: dict[str, Any], rivals: Baselin
 
 def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int) -> str:
     """`better than 18.50 dB, identity`, with the probability where it is within chance; "" without a baseline."""
-    best, tone, chance = judged.get("best_baseline"), tone_of(judged), judged.get("probability", 1.0)
+    best, tone, probability = judged.get("best_baseline"), tone_of(judged), judged.get("probability", 1.0)
     if not best:
         return ""
     words = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}[tone]
     entry = rivals.get(best, {}).get(metric)
     value = f"{with_unit(entry, places)}, " if entry else ""
-    doubt = f" (in {chance:.0%} of the draws)" if chance is not None else " (one patient: no probability)"
+    doubt = f" (in {probability:.0%} of the draws)" if probability is not None else " (one patient: no probability)"
     return f"{words} {value}{baseline_name(best)}{doubt if tone == 'near' else ''}"
 
 
-def headline(found: list[dict[str, Any]]) -> tuple[str, str]:
+def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
     """The verdict of the whole run in one sentence, and its tone."""
 
     def where(tone: str) -> str:
         """`PSNR or MAE for T2 → T1`: the metrics of that tone, by direction."""
-        parts = [(_named(verdict["findings"], tone), verdict["direction"]) for verdict in found]
+        parts = [(_named(verdict["findings"], tone), verdict["direction"]) for verdict in all_verdicts]
         return "; ".join(f"{names} for {direction}" for names, direction in parts if names)
 
-    findings = [finding for verdict in found for finding in verdict["findings"]]
+    findings = [finding for verdict in all_verdicts for finding in verdict["findings"]]
     tones = {finding["tone"] for finding in findings} - {""}
     if "bad" in tones:
         place = f" on {where('bad')}" if len(tones) > 1 else ""
@@ -164,10 +164,10 @@ def headline(found: list[dict[str, Any]]) -> tuple[str, str]:
     if "near" in tones:
         return f"The model beats the best baseline, {_doubt(findings)} on {where('near')}.", "near"
     if tones:
-        judged = [verdict["direction"] for verdict in found if verdict["tone"]]
+        judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
         both = len(judged) == 2 and all("→" in each and "post-steps" not in each for each in judged)
         return f"The model beats the best baseline {'in both directions' if both else 'for ' + listed(judged)}.", "good"
-    return ("Nothing to compare with: no baseline was measured." if found else ""), ""
+    return ("Nothing to compare with: no baseline was measured." if all_verdicts else ""), ""
 
 
 def _sentence(findings: list[dict[str, str]]) -> str:

@@ -38,21 +38,21 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
     A state holds tensors, numbers, strings, None, lists and dicts; UserError for any other type. `load_state` returns
     tuples as lists, and keys such as "12" as whole numbers.
     """
-    held: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
 
     def hold(value: Any) -> dict[str, Any]:
         if getattr(value, "dtype", None) not in DTYPES:
             what = f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
         order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
-        held[name := f"tensor-{len(held)}"] = value.detach().permute(order)
+        tensors[name := f"tensor-{len(tensors)}"] = value.detach().permute(order)
         return {"$tensor": name, "$order": order}
 
     with whole_folder(final := path_of(folder, step)) as made:
-        described = json.dumps(state, default=hold).encode()  # fills `held`
+        state_text = json.dumps(state, default=hold).encode()  # fills `tensors`
         written = {"weights.safetensors": _safetensors(weights)}
         if state is not None:
-            written |= {"state.json": [described], "state.safetensors": _safetensors(held)}
+            written |= {"state.json": [state_text], "state.safetensors": _safetensors(tensors)}
         digests = {name: hashlib.sha256() for name in written}
         for name, parts in written.items():
             write_file(made / name, map(partial(_hashed, digests[name]), parts))
@@ -105,8 +105,8 @@ def path_of(folder: Path, step: int) -> Path:
 
 def steps_saved(folder: Path) -> list[int]:
     """The steps of all complete checkpoints of a run, ascending."""
-    found = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*") if (path / "meta.json").is_file())
-    return sorted(int(match[1]) for match in found if match)
+    names = (path.name for path in folder.glob("step-*") if (path / "meta.json").is_file())
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
@@ -148,13 +148,13 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return _read(old, lambda path: checked(path, SCHEMAS["state.json"], _unpickled))
     tensors = _read(checkpoint / "state.safetensors", load_file)
 
-    def held(found: dict[str, Any]) -> Any:
+    def restored(found: dict[str, Any]) -> Any:
         if "$tensor" not in found:
             return {int(key) if key.isdecimal() else key: value for key, value in found.items()}
         order = found["$order"]
         return tensors[found["$tensor"]].permute(sorted(range(len(order)), key=order.__getitem__))
 
-    parse = partial(json.loads, object_hook=held)
+    parse = partial(json.loads, object_hook=restored)
     return _read(checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse))
 
 
@@ -177,11 +177,11 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
 def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
     """Compare tensors with those expected by name, shape and type; UserError that names the first difference."""
     expected, found = ({name: kind_of(tensor) for name, tensor in each.items()} for each in (expected, found))
-    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if wrong:
-        name = next((name for name in wrong if not (name in expected and name in found)), wrong[0])
+    differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if differing:
+        name = next((name for name in differing if not (name in expected and name in found)), differing[0])
         detail = f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')} here"
-        what = f"the checkpoint belongs to another method or network: {detail} ({counted(wrong, 'difference')})"
+        what = f"the checkpoint belongs to another method or network: {detail} ({counted(differing, 'difference')})"
         raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
 
 
@@ -196,13 +196,13 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
-        found, meta, seal = read(path), {}, None
+        result, meta, seal = read(path), {}, None
         with suppress(Exception):  # version 0.1 wrote no SHA-256
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
         if seal and seal != (_sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)):
             raise ValueError("it is not what was saved, by its SHA-256")
-        return found
+        return result
     except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = told(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own message recommends weights_only=False

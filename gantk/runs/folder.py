@@ -83,8 +83,8 @@ class Run:
     def samples(self) -> dict[int, list[Path]]:
         """The model's sample pictures of held-out images: step -> paths of DIRECTION-NUMBER.png, steps ascending."""
         steps = sorted((self.path / "samples").glob("step-*"))
-        drawn = {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps if folder.name[5:].isdecimal()}
-        return {step: [path for path in paths if inside(self.path, path)] for step, paths in drawn.items()}
+        files = {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps if folder.name[5:].isdecimal()}
+        return {step: [path for path in paths if inside(self.path, path)] for step, paths in files.items()}
 
     def load(self, device: str | None = None) -> TrainedModel:
         """The trained model: `run.load().translate(array)`; see `gantk.load`."""
@@ -131,9 +131,9 @@ class Run:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
         text, tables = read_toml(path, str(path), "recipe", "`gantk recipes`, or restore it from a copy")
-        source, kept = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
-        if Path(str(source.get("path"))).parts[-2:] == kept.parts[-2:] and kept.is_file():
-            source["path"] = str(kept.absolute())  # images inside the run folder, which may have been moved
+        source, own_table = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
+        if Path(str(source.get("path"))).parts[-2:] == own_table.parts[-2:] and own_table.is_file():
+            source["path"] = str(own_table.absolute())  # images inside the run folder, which may have been moved
         return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
@@ -212,8 +212,8 @@ class Run:
 
     def split(self) -> dict[str, Any]:
         """The content of split.json: the images of each set as they were at training; UserError where it is missing."""
-        if found := read(self.path / "split.json"):
-            return found
+        if splits := read(self.path / "split.json"):
+            return splits
         what = f"'{self.path / 'split.json'}' is missing, and it alone says who was trained on"
         raise UserError(what, remedy="restore it from a copy")
 

@@ -30,23 +30,23 @@ def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambd
     `say` prints which model was chosen where it is not a path, and the limits that a packed model's card states.
     UserError with the nearest name where no model is found.
     """
-    name, known = os.fspath(model), all_models()
+    name, models = os.fspath(model), all_models()
     if "://" in name:
         path = load().hook.gantk_model(address=name, say=say)
         if path is None:
             raise UserError(f"'{name}' is no address of a model", allowed="hf://USER/NAME, hf://USER/NAME@REVISION")
     elif os.path.exists(name):
         path = Path(name)
-        if name in known:
-            say(f"note     './{name}' is taken, and not the model '{name}' that {known[name][1]} ships")
-    elif name in known:
-        path, owner = known[name]
+        if name in models:
+            say(f"note     './{name}' is taken, and not the model '{name}' that {models[name][1]} ships")
+    elif name in models:
+        path, owner = models[name]
         say(f"model    {name}, shipped with {owner}, weights sha256 {weights_hash(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
     else:
         named = re.fullmatch(NAME, name)
-        remedy = [did_you_mean(name, known), "name the folder that `gantk run` printed: runs/NAME-TIME"]
+        remedy = [did_you_mean(name, models), "name the folder that `gantk run` printed: runs/NAME-TIME"]
         what = f"there is no folder '{name}'" + ", and no model of that name" * bool(named)
         remedy[1] += ", or a model that `gantk models` lists" * bool(named)
         raise UserError(what, remedy=" or ".join(filter(None, remedy)).replace("? or ", "? Else "))
@@ -93,8 +93,8 @@ def card(path: Path) -> str:
 
 def limits_of(path: Path) -> str:
     """The first paragraph of a card's section on limits, in one line; "" where there is none."""
-    found = re.search(r"^## Limits\s+(.+?)(?:\n\s*\n|\Z)", card(path), re.M | re.S)
-    return " ".join(found[1].split()) if found else ""
+    section = re.search(r"^## Limits\s+(.+?)(?:\n\s*\n|\Z)", card(path), re.M | re.S)
+    return " ".join(section[1].split()) if section else ""
 
 
 def split_hash(splits: Mapping[str, Any]) -> str:
@@ -111,14 +111,14 @@ def data_of(run: Run, table: DataTable, method: type) -> Data:
     """The data of a run with its recorded split; UserError where a packed model was split on other images."""
     from gantk.data.dataset import Data
 
-    noted = packed(run)
-    data = Data(table, method, run.split() if noted is None else None)
-    require_split(noted, data)
+    record = packed(run)
+    data = Data(table, method, run.split() if record is None else None)
+    require_split(record, data)
     return data
 
 
-def require_split(noted: Mapping[str, Any] | None, data: Data) -> None:
+def require_split(record: Mapping[str, Any] | None, data: Data) -> None:
     """UserError where the split of the images here differs from that of a packed model's training and scoring."""
-    if noted is not None and noted.get("split") != split_hash(data.split_json()):
+    if record is not None and record.get("split") != split_hash(data.split_json()):
         what = "the images here are not those that this model was trained on and scored by, so some may be known to it"
         raise UserError(what, remedy="translate images of your own, then `gantk eval --pred FOLDER --truth FOLDER`")

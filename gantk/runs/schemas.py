@@ -126,16 +126,16 @@ def inside(run: Path, path: Path) -> bool:
 
 def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the readable lines of log.jsonl; damaged or cut-off lines are counted in a message added to `problems`."""
-    lost, first = 0, ""
+    skipped, first_error = 0, ""
     if path.is_file():
         with open(path, "rb") as file:
             for number, text in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
                 try:
                     yield checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
-                    lost, first = lost + 1, first or f"the first, line {number}: {told(error)}"
-    if lost:
-        problems.append(f"{counted(lost, 'line')} of {path.name} left out, as they could not be read; {first}")
+                    skipped, first_error = skipped + 1, first_error or f"the first, line {number}: {told(error)}"
+    if skipped:
+        problems.append(f"{counted(skipped, 'line')} of {path.name} left out, as they could not be read; {first_error}")
 
 
 def content(path: Path) -> str:
@@ -149,11 +149,11 @@ def content(path: Path) -> str:
 def checked(text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
     """Parse a text and check it against a schema; ValueError that names the first key that does not match."""
     try:
-        found = parse(text)
-        schema.model_validate(found, strict=True)
+        value = parse(text)
+        schema.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return found
+    return value

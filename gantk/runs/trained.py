@@ -56,8 +56,8 @@ def inference_state(saved: Path) -> dict[str, Tensor]:
     Weights stored as float16 become float32.
     """
     live, average = split_weights(checkpoint.load_weights(saved))
-    both = live | average
-    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in both.items()}
+    weights = live | average
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in weights.items()}
 
 
 def completed(weights: dict[str, Tensor], method: Method, meta: dict[str, Any]) -> dict[str, Tensor]:
@@ -99,9 +99,9 @@ class Examples:
 
     def __call__(self, n: int, label: str | None = None) -> Tensor:
         data = self.data()
-        known = [r for r in data.training if r.domain == self.letter and label in (None, r.label)]
-        step = max(1, len(known) // n)
-        return torch.stack([data.image(known[i * step % len(known)]) for i in range(n)]).to(self.device)
+        candidates = [r for r in data.training if r.domain == self.letter and label in (None, r.label)]
+        step = max(1, len(candidates) // n)
+        return torch.stack([data.image(candidates[i * step % len(candidates)]) for i in range(n)]).to(self.device)
 
     def real(self, n: int) -> Tensor:
         if isinstance(self.made_from, Tensor):
