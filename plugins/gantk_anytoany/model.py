@@ -53,9 +53,9 @@ class AnyToAny(Method):
         self.register_buffer(
             "own", torch.tensor(own), persistent=False
         )  # (targets, sources): whether they are the same
-        told = len(self.sources) * (self.planes + 1) + len(self.targets)
-        self.generator = generator(told, geometry.channels["b"], geometry.dims)
-        self.discriminator = discriminator(told + self.planes, geometry.dims)
+        inputs = len(self.sources) * (self.planes + 1) + len(self.targets)
+        self.generator = generator(inputs, geometry.channels["b"], geometry.dims)
+        self.discriminator = discriminator(inputs + self.planes, geometry.dims)
         self.adversarial, self.l1 = adversarial(), l1
         self.compare, self.compared = reconstruction(), reconstruction.name
         self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
@@ -77,11 +77,11 @@ class AnyToAny(Method):
         Isola et al. (2017), equation 4; L1 over all missing contrasts as in MM-GAN needs no further forward pass.
         """
         target, kept = self.draw(batch)
-        told, real = self.told(batch["a"], kept, target), self._parts(batch["b"], self.targets)
-        fake = self._parts(self.generator(told), self.targets)
-        one = torch.arange(len(target), device=target.device), slice(None), target
-        batch["told"], batch["real"], batch["fake"] = told, real[one], fake[one].detach()
-        logits = self.discriminator(self.augment(torch.cat([told, fake[one]], 1)))
+        conditions, real = self.network_input(batch["a"], kept, target), self._parts(batch["b"], self.targets)
+        fake = self._parts(self.generator(conditions), self.targets)
+        drawn = torch.arange(len(target), device=target.device), slice(None), target
+        batch["conditions"], batch["real"], batch["fake"] = conditions, real[drawn], fake[drawn].detach()
+        logits = self.discriminator(self.augment(torch.cat([conditions, fake[drawn]], 1)))
         losses = {"adversarial": self.adversarial.generator(logits)}
         if self.l1:
             hidden = self.there(batch["b"], self.targets) & ~(kept[:, None] & self.own).any(2)
@@ -92,7 +92,7 @@ class AnyToAny(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Real against fake, each with the generator's input channels (Isola et al. 2017, equation 1)."""
-        real, fake = (torch.cat([batch["told"], batch[name]], 1) for name in ("real", "fake"))
+        real, fake = (torch.cat([batch["conditions"], batch[name]], 1) for name in ("real", "fake"))
         return self.telling_apart("b", self.discriminator, self.adversarial, real, fake, self.augment)
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -100,10 +100,10 @@ class AnyToAny(Method):
 
         Uniform over the targets and sources that the patient has, and over the number of sources to keep.
         """
-        there, wanted = self.there(batch["a"], self.sources), self.there(batch["b"], self.targets)
-        rows, device = len(there), there.device
-        target = (torch.rand(wanted.shape, device=device) + wanted).argmax(1)  # present ones come first
-        free = there & ~self.own[target]
+        present, available = self.there(batch["a"], self.sources), self.there(batch["b"], self.targets)
+        rows, device = len(present), present.device
+        target = (torch.rand(available.shape, device=device) + available).argmax(1)  # present ones come first
+        free = present & ~self.own[target]
         place = (torch.rand(free.shape, device=device) + ~free).argsort(1).argsort(1)  # free ones come first
         count = 1 + (torch.rand(rows, 1, device=device) * free.sum(1, keepdim=True)).long()
         return target, free & (place < count)
@@ -112,13 +112,13 @@ class AnyToAny(Method):
         """The contrasts that an image has, (N, contrasts) bool: those that are not black throughout."""
         return (self._parts(image, contrasts) != self.geometry.range[0]).flatten(3).any(3).any(1)
 
-    def told(self, image: Tensor, kept: Tensor, target: Tensor) -> Tensor:
+    def network_input(self, image: Tensor, kept: Tensor, target: Tensor) -> Tensor:
         """The input channels of both networks: the sources, black if not kept; maps of 0 and 1 that mark the kept
         sources and the target. Shape (N, sources x (planes + 1) + targets, *size)."""
-        wide = (...,) + (None,) * (image.ndim - 2)
-        shown = torch.where(kept[:, None][wide], self._parts(image, self.sources), self.geometry.range[0])
-        said = torch.cat([kept, one_hot(target, len(self.targets))], 1).to(image.dtype)
-        return torch.cat([shown.flatten(1, 2), said[wide].expand(-1, -1, *image.shape[2:])], 1)
+        spatial = (...,) + (None,) * (image.ndim - 2)
+        shown = torch.where(kept[:, None][spatial], self._parts(image, self.sources), self.geometry.range[0])
+        codes = torch.cat([kept, one_hot(target, len(self.targets))], 1).to(image.dtype)
+        return torch.cat([shown.flatten(1, 2), codes[spatial].expand(-1, -1, *image.shape[2:])], 1)
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Translate images of `a`, missing contrasts black, to all contrasts of `b`, each from the other present ones.
@@ -131,7 +131,7 @@ class AnyToAny(Method):
         """Translate images of `a` to target `number`: (N, planes, *size)."""
         target = torch.full((len(image),), number, device=image.device)
         kept = self.there(image, self.sources) & ~self.own[target]
-        fake = self._parts(self.generator(self.told(image, kept, target)), self.targets)[:, :, number]
+        fake = self._parts(self.generator(self.network_input(image, kept, target)), self.targets)[:, :, number]
         if self.targets[number] not in self.sources:
             return fake
         itself = self._parts(image, self.sources)[:, :, self.sources.index(self.targets[number])]

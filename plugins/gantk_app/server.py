@@ -67,8 +67,8 @@ class Guard:
 
 def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
     """Build the web application: the endpoints, and the page at /."""
-    limits, ways = service.model.identity().get("limits", ""), service.directions
-    app = FastAPI(title=service.run, description=f"To {', '.join(ways)}. {limits}", docs_url=None, redoc_url=None)
+    limits, directions = service.model.identity().get("limits", ""), service.directions
+    app = FastAPI(title=service.run, description=f"To {', '.join(directions)}. {limits}", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, hosts=LOOPBACK if host in LOOPBACK else set(), most=service.most)
 
     @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
@@ -82,13 +82,13 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
         background.add_task(shutil.rmtree, upload.parent.parent)
         try:
             write_file(upload, iter(lambda: file.file.read(2**20), b""))
-            result = service.translate(upload, to or next(iter(ways)))
+            result = service.translate(upload, to or next(iter(directions)))
         except Exception as error:
             shutil.rmtree(upload.parent.parent)
             status = 400 if isinstance(error, UserError) else 503 if isinstance(error, Full) else 500
             raise HTTPException(status, failure_of(error)) from error
-        told = {"Gantk-Notes": json.dumps(list(map(": ".join, result.notes))), "Gantk-Waited": str(result.waited)}
-        return FileResponse(result.file, filename=result.file.name, headers=told)
+        headers = {"Gantk-Notes": json.dumps(list(map(": ".join, result.notes))), "Gantk-Waited": str(result.waited)}
+        return FileResponse(result.file, filename=result.file.name, headers=headers)
 
     @app.get("/files/{folder}/{name}", include_in_schema=False)
     def file(folder: str, name: str):
@@ -129,8 +129,8 @@ def window(service: Service, limits: str) -> gr.Blocks:
         if upload is None:
             return PARTS.wrong("The scan was deleted. Choose it again."), None
         try:
-            asked = {"show": True, "uncertainty": unsure, "tell": lambda share, what: progress(share, desc=what)}
-            result = service.translate(upload, to, **asked)
+            options = {"show": True, "uncertainty": unsure, "tell": lambda share, what: progress(share, desc=what)}
+            result = service.translate(upload, to, **options)
         except Exception as error:
             return PARTS.wrong(failure_of(error)), None
         about = {"base": f"/files/{upload.parts[-3]}/", "source": service.directions[to], "to": to}
@@ -141,17 +141,17 @@ def window(service: Service, limits: str) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 upload = gr.File(label="Scan: NIfTI, PNG or zipped DICOM", elem_id="scan", height=160)
-                ways = [(f"{source} → {target}", target) for target, source in service.directions.items()]
-                way = gr.Radio(ways, value=ways[0][1], label="Direction", elem_id="way")
+                choices = [(f"{source} → {target}", target) for target, source in service.directions.items()]
+                way = gr.Radio(choices, value=choices[0][1], label="Direction", elem_id="way")
                 unsure = gr.Checkbox(True, label="Show where it is unsure (slower)", elem_id="unsure")
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(scores), elem_id="scores")
             with gr.Column(scale=3, min_width=300):
-                said, _ = gr.HTML(PARTS.start(), elem_id="said"), gr.HTML("<div id='viewer' hidden></div>")
-        shown, asked = gr.JSON(visible=False), {"api_visibility": "private", "concurrency_limit": None}
+                status, _ = gr.HTML(PARTS.start(), elem_id="said"), gr.HTML("<div id='viewer' hidden></div>")
+        result_data, asked = gr.JSON(visible=False), {"api_visibility": "private", "concurrency_limit": None}
         upload.change(take, upload, start, show_progress="hidden", **asked)
-        done = start.click(go, [way, unsure], [said, shown], show_progress_on=said, **asked)
-        done.then(None, shown, None, js="(shown) => window.gantkShow(shown)")
+        done = start.click(go, [way, unsure], [status, result_data], show_progress_on=status, **asked)
+        done.then(None, result_data, None, js="(shown) => window.gantkShow(shown)")
         blocks.unload(forget)
 
     # Otherwise Gradio downloads any URL that a client sends in place of a file, and leaves an empty file behind.
@@ -162,7 +162,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
 
 def failure_of(error: Exception) -> str:
     """The message of an error for the sender of a file; an unexpected error is printed with its traceback."""
-    if said := str(error) if isinstance(error, (GantkError, Full)) else machine_failure(error):
-        return said
+    if message := str(error) if isinstance(error, (GantkError, Full)) else machine_failure(error):
+        return message
     traceback.print_exception(error)
     return "Something unforeseen went wrong; the terminal of gantk app says what."

@@ -83,12 +83,12 @@ class Service:
         """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a bad file."""
         from gantk import translate
 
-        heard, packed, made = [], upload.suffix.lower() == ".zip", upload.parent.parent / "made"
+        messages, packed, made = [], upload.suffix.lower() == ".zip", upload.parent.parent / "made"
         out, content = made / "out", made / "content"
-        asked = {"to": to, "uncertainty": "auto" if uncertainty else None, "device": self.device}
-        asked |= {"say": heard.append, "progress": lambda share, name: tell(share, f"Translating to {to}")}
+        options = {"to": to, "uncertainty": "auto" if uncertainty else None, "device": self.device}
+        options |= {"say": messages.append, "progress": lambda share, name: tell(share, f"Translating to {to}")}
 
-        def plain(text: str) -> str:
+        def shortened(text: str) -> str:
             text = text.replace(f"'{content}'", f"'{upload.name}'").replace("  (INPUT)", "").replace("  (--to)", "")
             return text.replace(f"{content}/", "").replace(f"{out}/", "").replace(f"{upload.parent}/", "")
 
@@ -98,23 +98,23 @@ class Service:
                 out.mkdir(parents=True)
                 source = self._unpacked(upload, content) if packed else upload
                 try:
-                    translate(self.run, source, out if packed else out / upload.name, **asked)
+                    translate(self.run, source, out if packed else out / upload.name, **options)
                 except GantkError as error:
                     if isinstance(error, UserError) or not any(out.iterdir()):
                         raise
-                    heard.append(f"warning  {error}")  # only some of the zip's files failed
+                    messages.append(f"warning  {error}")  # only some of the zip's files failed
                 tell(1.0, "Preparing the view")
-                found = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
-                found = [(scan, *paths) for scan in found if (paths := results(scan, out)[: 1 + uncertainty])]
-                views = [view(each, made, number) for number, each in enumerate(found[: 8 if show else 0])]
-                for path in (path for each in found for path in each[2:]):  # uncertainty is shown, not saved
+                translated = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
+                translated = [(scan, *paths) for scan in translated if (paths := results(scan, out)[: 1 + uncertainty])]
+                views = [view(each, made, number) for number, each in enumerate(translated[: 8 if show else 0])]
+                for path in (path for each in translated for path in each[2:]):  # uncertainty is shown, not saved
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
                 shutil.make_archive(file.with_suffix(""), "zip", out) if packed else (out / upload.name).rename(file)
         except GantkError as error:
-            raise type(error)(plain(str(error))) from error
-        lines = (line.partition(" ") for line in heard if line.startswith(("warning", "note", "clipped")))
-        return Result(file, [(kind, plain(text.strip())) for kind, _, text in lines], views, waited)
+            raise type(error)(shortened(str(error))) from error
+        lines = (line.partition(" ") for line in messages if line.startswith(("warning", "note", "clipped")))
+        return Result(file, [(kind, shortened(text.strip())) for kind, _, text in lines], views, waited)
 
     def _unpacked(self, archive: Path, folder: Path) -> Path:
         """Unpack a zip and return the folder; UserError where it is damaged, too large, or has paths outside of it."""

@@ -55,8 +55,8 @@ class Bids(VolumeSource):
             for scan in self._of_domain(letter, scans):
                 variant = [f"{key}-{scan.entities[key]}" for key in scan.entities if key not in ("sub", "ses", "ce")]
                 study = "/".join([scan.study, "_".join(variant)] if variant and self.runs == "all" else [scan.study])
-                known = {"mask": self._mask_of(scan, masks)} | people.get(scan.subject, {})
-                items.append(Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **known))
+                options = {"mask": self._mask_of(scan, masks)} | people.get(scan.subject, {})
+                items.append(Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **options))
         return self.records_of(items)
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
@@ -67,10 +67,10 @@ class Bids(VolumeSource):
         *needed, suffix = text.split("_")
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
         if not chosen:
-            there = sorted({scan.suffix for scan in scans})
-            allowed = there or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
+            suffixes = sorted({scan.suffix for scan in scans})
+            allowed = suffixes or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
             what = f"'{self.root}' holds no '{text}' for {name}"
-            raise self.nothing_of(letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in there})
+            raise self.nothing_of(letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in suffixes})
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
             first.setdefault(scan.study, scan)
@@ -107,9 +107,9 @@ class Bids(VolumeSource):
             raise UserError(what, where="data.source.label", allowed=columns, remedy=remedy)
         people = {}
         for line, row in rows:
-            said = row.get(label, "") if label else ""
+            value = row.get(label, "") if label else ""
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            people[subject_of(row)] = {"split": split, "label": said if said not in ("", "n/a") else None}
+            people[subject_of(row)] = {"split": split, "label": value if value not in ("", "n/a") else None}
         return people
 
 

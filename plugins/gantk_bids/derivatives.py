@@ -45,8 +45,8 @@ class Derivatives:
         self.target, self.frame, self.model, self.written_to = target, frame, model, False
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
         inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ have other roots
-        told = [scan for scan in inside if any(_is(scan, contrast) for contrast in frame.source.split("+"))]
-        self.scans = {scan.path: scan for scan in told or inside}
+        of_source = [scan for scan in inside if any(_is(scan, contrast) for contrast in frame.source.split("+"))]
+        self.scans = {scan.path: scan for scan in of_source or inside}
         self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
@@ -65,11 +65,11 @@ class Derivatives:
         usual = CONTRASTS.get(one_word(contrast), "")
         suffix, plain = SUFFIXES.get(usual, scan.suffix).split("_")[-1], usual in SUFFIXES and usual != "t1ce"
         label = "gantk" + ("" if plain else contrast) + tail
-        known = {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
-        entities = [key for key in scan.entities if key not in LAST] + [key for key in LAST if key in known]
-        study = [f"{key}-{known[key]}" for key in ("sub", "ses") if key in known]
+        values = {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
+        entities = [key for key in scan.entities if key not in LAST] + [key for key in LAST if key in values]
+        study = [f"{key}-{values[key]}" for key in ("sub", "ses") if key in values]
         folder = suffix if suffix in ("ct", "pet") else "anat"
-        return "/".join([*study, folder, "_".join([*(f"{key}-{known[key]}" for key in entities), suffix])])
+        return "/".join([*study, folder, "_".join([*(f"{key}-{values[key]}" for key in entities), suffix])])
 
     def warned(self, files: Sequence[Path], line: str) -> None:
         """Store a warning about an input for the sidecars of its results."""
@@ -77,7 +77,7 @@ class Derivatives:
 
     def writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """Delete an older sidecar that differs from the one to be written: none is better than a wrong one."""
-        if _read(_sidecar(path)) != self._told(files, contrast):
+        if _read(_sidecar(path)) != self._sidecar_content(files, contrast):
             _sidecar(path).unlink(missing_ok=True)
 
     def written(self, path: Path, files: Sequence[Path], contrast: str) -> None:
@@ -85,9 +85,9 @@ class Derivatives:
         if not self.written_to:
             self.written_to = True
             self._describe()
-        _write(_sidecar(path), self._told(files, contrast))
+        _write(_sidecar(path), self._sidecar_content(files, contrast))
 
-    def _told(self, files: Sequence[Path], contrast: str) -> dict[str, Any]:
+    def _sidecar_content(self, files: Sequence[Path], contrast: str) -> dict[str, Any]:
         sources = [self._uri(file) for file in files]
         beside = _read(files[0].with_name(f"{stem_of(files[0])}.json"))
         return {
@@ -100,17 +100,17 @@ class Derivatives:
 
     def _describe(self) -> None:
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
-        told = {"Name": "gantk translations", "BIDSVersion": VERSION, "DatasetType": "derivative"} | self.known
-        others = [each for each in told.get("GeneratedBy", []) if each.get("Name") != "gantk"]
-        told["GeneratedBy"] = [*others, self._generator()]
-        told["DatasetLinks"] = told.get("DatasetLinks", {}) | {SOURCE: root}
-        _write(self.target / DESCRIPTION, told)
+        description = {"Name": "gantk translations", "BIDSVersion": VERSION, "DatasetType": "derivative"} | self.known
+        others = [each for each in description.get("GeneratedBy", []) if each.get("Name") != "gantk"]
+        description["GeneratedBy"] = [*others, self._generator()]
+        description["DatasetLinks"] = description.get("DatasetLinks", {}) | {SOURCE: root}
+        _write(self.target / DESCRIPTION, description)
 
     def _generator(self) -> dict[str, Any]:
-        model, way = self.model, f"{self.frame.source} to {self.frame.target}"
-        told = f"{model['name']}, {way}, weights sha256 {model['sha256']}"
-        told += f". {model['limits']}" if model.get("limits") else ""
-        return {"Name": "gantk", "Version": __version__, "Description": told}
+        model, direction = self.model, f"{self.frame.source} to {self.frame.target}"
+        text = f"{model['name']}, {direction}, weights sha256 {model['sha256']}"
+        text += f". {model['limits']}" if model.get("limits") else ""
+        return {"Name": "gantk", "Version": __version__, "Description": text}
 
     def _uri(self, file: Path) -> str:
         return f"bids:{SOURCE}:{file.relative_to(self.root).as_posix()}"
@@ -140,6 +140,6 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(f"{stem_of(path)}.json")
 
 
-def _write(path: Path, told: dict[str, Any]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, (json.dumps(told, indent=2) + "\n").encode())
+    write_file(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -29,22 +29,22 @@ PATIENTS = RootModel[dict[str, table("patients", patients=list[table("scores", s
 def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
     saved = any((record.path / "checkpoints").glob("step-*"))
-    noted = (packed(Run(record.path)) if saved else None) or {}
-    found = _data(record, noted) | _training(record, noted) | _evaluation(record)
-    return {name: text for name, text in found.items() if text}
+    packing = (packed(Run(record.path)) if saved else None) or {}
+    facts = _data(record, packing) | _training(record, packing) | _evaluation(record)
+    return {name: text for name, text in facts.items() if text}
 
 
 def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
     """Format keys of a recipe's table as `batch 4, optimizer adam (lr 0.0002)`; keys without a value are left out."""
-    said = []
+    texts = []
     for key in keys:
         value = table.get(key)
         if isinstance(value, Mapping):
             inner = [f"{name} {each}" for name, each in flat(value) if name != "name" and each not in (None, [], "")]
             value = " ".join(filter(None, [value.get("name"), f"({', '.join(inner)})" * bool(inner)]))
         if value not in (None, [], {}, ""):
-            said.append(f"{key} {value}")
-    return ", ".join(said)
+            texts.append(f"{key} {value}")
+    return ", ".join(texts)
 
 
 def _placeless(value: Any) -> Any:
@@ -112,7 +112,7 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(run: RunRecord) -> dict[str, Any]:
-    found, results, definitions, tests, power, lost, groups = run.metrics, [], {}, [], [], [], []
+    found, results, definitions, tests, power, not_beaten, groups = run.metrics, [], {}, [], [], [], []
     for key, rows in (found.get("metrics") or {}).items():
         for name, row in rows.items():
             definitions[f"{name}: {row.get('definition')}"] = row
@@ -120,7 +120,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
             if row.get("value") is not None:
                 results.append(f"{run.label(key)} {name} {row['value']:.4g}{ends} (n={row.get('n')})")
             judged = ((found.get("verdict") or {}).get(key) or {}).get(name) or {}
-            lost += [f"{name} {run.label(key)}"] if judged.get("better") is False else []
+            not_beaten += [f"{name} {run.label(key)}"] if judged.get("better") is False else []
             if test := judged.get("test"):
                 p = f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')} comparisons, n={test['n']}"
                 tests.append(f"{run.label(key)} {name} difference {test['gain']:.3g}, {p}")
@@ -132,7 +132,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
     alarms = dict.fromkeys([*(each.get("message") for each in run.log.alarms), *(found.get("alarms") or {}).values()])
     pairs = any(row.get("per") for row in definitions.values())
     patients = max((row.get("n") or 0 for row in definitions.values()), default=0)
-    beaten = f" The best baseline is not beaten in {', '.join(lost)}." if lost else ""
+    beaten = f" The best baseline is not beaten in {', '.join(not_beaten)}." if not_beaten else ""
     return {
         "reference": "the registered true image of the same patient" if pairs else "",
         "internal": f"{patients} held-out patients of the source of the training data" if patients else "",
@@ -150,8 +150,8 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
 
 def _worst(run: RunRecord) -> Iterator[str]:
     """Yield one line per direction: the worst patient's score and the median, without the patient's name."""
-    for key, one in read(run.path / "patients.json", PATIENTS, f"gantk eval {run.path} writes it again").items():
-        scores = [next(iter(row["scores"].items())) for row in one["patients"] if row["scores"]]
+    for key, direction in read(run.path / "patients.json", PATIENTS, f"gantk eval {run.path} writes it again").items():
+        scores = [next(iter(row["scores"].items())) for row in direction["patients"] if row["scores"]]
         if values := [value for _, value in scores if value is not None]:
             of = f"the worst of {len(values)} patients has {scores[0][0]} {values[0]:.4g}"
             yield f"{run.label(key)}: {of}, the median is {median(values):.4g}"

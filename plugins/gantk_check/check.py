@@ -40,10 +40,10 @@ def check(
     Writes nothing, and holds one image in memory at a time. UserError where the path does not exist or has no image;
     unreadable files are problems.
     """
-    path, usage, tell, start = Path(path), None, progress or (lambda share, what: None), 0.0
-    tell(0.0, f"reading {path.name}")
+    path, usage, report, start = Path(path), None, progress or (lambda share, what: None), 0.0
+    report(0.0, f"reading {path.name}")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        start, token = 0.2, READING.set(_Passes(path.name, tell))
+        start, token = 0.2, READING.set(_Passes(path.name, report))
         try:
             usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
         finally:
@@ -59,13 +59,13 @@ def check(
     items, count = [], len(scans)
     scans = scans if every else [scans[n] for n in sampled([scan.name for scan in scans])]
     for number, scan in enumerate(scans):
-        tell(start + (0.8 - start) * number / len(scans), scan.name)
+        report(start + (0.8 - start) * number / len(scans), scan.name)
         items.append(inspect(scan))
     problems = list(findings.broken(items))
     if len(items) < count:
         what = f"the pixels of {len(items)} of {count} images were looked at, drawn from all of them"
         problems.append(problem("sample", "note", what, (), "--every looks at all, which takes its time"))
-    tell(0.8, "the split")
+    report(0.8, "the split")
     try:
         if path.is_file() and usage is None:
             raise UserError("no training could use one file alone")
@@ -81,10 +81,10 @@ def check(
         what = f"no training could use this: {error.what}"
         problems.append(problem("source", "warning" if little else "error", what, (), error.remedy))
         for item in items:  # domains from file names alone
-            item.domains = [CONTRASTS.get(item.said, item.said).upper()] if item.said else []
-    tell(0.95, "comparisons")
+            item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()] if item.name_says else []
+    report(0.95, "comparisons")
     problems += _compared([item for item in items if item.error is None], usage)
-    tell(1.0, "done")
+    report(1.0, "done")
     splits = (usage and usage.splits) or {}
     place = {absolute(file): name for name, records in splits.items() for r in records for file in r.files[:1]}
     return {
@@ -122,36 +122,36 @@ class _Passes:
 def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     """Problems found by comparing readable images; files outside a source's domains are skipped."""
     items = [item for item in items if item.domains or usage is None]
-    found = list(findings.about_each(items))
+    problems = list(findings.about_each(items))
     groups: dict[tuple, list[Inspected]] = defaultdict(list)
     places: Counter = Counter()
     for item in items:
         # Contrasts within a domain of several ("T1+FLAIR") are not compared with each other.
         several = any("+" in domain for domain in item.domains)
-        groups[tuple(item.domains), item.said if several else None].append(item)
+        groups[tuple(item.domains), item.name_says if several else None].append(item)
         stack = tuple(item.domains), Path(item.name).parent.as_posix()
         item.seen = replace(item.seen, subject=item.patient, stack=stack, position=float(places[stack]))
         places[stack] += 1
     for (domains, _), group in groups.items():
         of = f" of {' and '.join(domains)}" if domains else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
-            found += finding(group, of)
+            problems += finding(group, of)
     frequent = [domain for domain, _ in Counter(domain for item in items for domain in item.domains).most_common(2)]
-    found += findings.wrong_contrast(items, list(usage.names.values()) if usage else sorted(frequent))
+    problems += findings.wrong_contrast(items, list(usage.names.values()) if usage else sorted(frequent))
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
         settings = {"channels": usage.table.source.options.get("channels"), "spacing": usage.table.spacing}
-        found = [each for each in found if not settings.get(each["kind"])]
-    return found + list(findings.copies(items))
+        problems = [each for each in problems if not settings.get(each["kind"])]
+    return problems + list(findings.copies(items))
 
 
 def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[str, int]]:
-    found = {}
+    domains = {}
     for letter, name in usage.names.items() if usage else ():
         records = [record for record in usage.records if record.domain == letter]
         patients = {record.subject for record in records} - {""}
-        found[name] = {"files": sum(name in item.domains for item in items), "images": len(records)}
-        found[name]["patients"] = len(patients)
-    return found
+        domains[name] = {"files": sum(name in item.domains for item in items), "images": len(records)}
+        domains[name]["patients"] = len(patients)
+    return domains
 
 
 def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dict[str, str]:

@@ -33,7 +33,7 @@ class Inspected:
     remarks: tuple[str, ...] = ()
     domains: list[str] = field(default_factory=list)  # filled in by `check`
     patient: str = ""
-    said: str = ""  # contrast in the file's name, else in the nearest folder's
+    name_says: str = ""  # contrast in the file's name, else in the nearest folder's
     header_says: str = ""  # contrast in the DICOM header
 
     @property
@@ -54,14 +54,14 @@ def inspect(scan: io.Scan) -> Inspected:
     kind = series.name.lower() if series else suffix[1:] if io.is_image(scan.path) else "folder"
     item = Inspected(scan, {"path": scan.name, "format": kind})
     words = [io.stem_of(scan.name), *reversed(Path(scan.name).parts[:-1])] if scan.name else []
-    item.said = next(filter(None, (contrast_in(word, set())[0] for word in words)), "")
+    item.name_says = next(filter(None, (contrast_in(word, set())[0] for word in words)), "")
     try:
         digest = hashlib.sha256()
         for file in scan.files if len(scan.files) != 1 else ():
             with file.open("rb") as content:
                 hashlib.file_digest(content, lambda: digest)  # noqa: B023 - one digest over all files
-        of_all = sha256_of(scan.files[0]) if len(scan.files) == 1 else digest.hexdigest()
-        item.facts |= {"files": len(scan.files), "sha256": of_all}
+        sha256 = sha256_of(scan.files[0]) if len(scan.files) == 1 else digest.hexdigest()
+        item.facts |= {"files": len(scan.files), "sha256": sha256}
         image = _read(item)
     except (UserError, OSError) as error:
         unreadable = f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or told(error)}"
@@ -70,9 +70,9 @@ def inspect(scan: io.Scan) -> Inspected:
         return item
     item.facts |= _facts(image)
     item.seen = fingerprint_of(item.name, image.pixels)
-    said = dict(image.facts)
-    item.patient, item.header_says = said.pop("patient", ""), said.pop("contrast", "")
-    item.facts |= said | {"lossy": said.get("lossy", False) or suffix in LOSSY}
+    header_facts = dict(image.facts)
+    item.patient, item.header_says = header_facts.pop("patient", ""), header_facts.pop("contrast", "")
+    item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.
     named, remarks = f"'{scan.path}'", (*item.remarks, *image.remarks)
     item.remarks = tuple(remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks)

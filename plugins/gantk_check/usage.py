@@ -53,14 +53,14 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 
 
 def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
-    names, listed, unsure = dict(zip(domain_letters(table.domains), table.domains, strict=True)), table, []
+    names, listed, uncertain = dict(zip(domain_letters(table.domains), table.domains, strict=True)), table, []
     if recipe is None and "channels" in table.source.options:
         # A mixture of gray and colour, which a guessed source would refuse, is reported as a separate problem.
         part = bind_or_raise("source", table.source.table() | {"channels": 1})
         listed = table.model_copy(update={"source": part})
-    usage = Usage(table, method, names, records_of(listed, method, unsure), recipe)
+    usage = Usage(table, method, names, records_of(listed, method, uncertain), recipe)
     severity = "warning" if recipe is None else "error"  # a run with this recipe would stop with this error
-    usage.problems += [problem("patients", severity, each.what, (), each.remedy) for each in unsure]
+    usage.problems += [problem("patients", severity, each.what, (), each.remedy) for each in uncertain]
     return usage
 
 
@@ -91,19 +91,19 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
 
 
 def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]]:
-    words = [item.said or item.header_says or item.facts.get("modality") or "" for item in items]
-    said = Counter(CONTRASTS.get(word.lower(), word).upper() for word in words if word)
+    words = [item.name_says or item.header_says or item.facts.get("modality") or "" for item in items]
+    counts = Counter(CONTRASTS.get(word.lower(), word).upper() for word in words if word)
     if path.is_file():
         columns, rows = open_rows(path)
-        said = Counter(row["domain"] for _, row in rows if row.get("domain"))
-        said = said or Counter(name for name in columns if name not in TABLE_COLUMNS)
-    often = [name for name, count in said.items() if 10 * count >= max(said.values())]
-    often.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
-    if len(often) > 1:
-        yield tuple(often[:2])
+        counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
+        counts = counts or Counter(name for name in columns if name not in TABLE_COLUMNS)
+    frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
+    frequent.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
+    if len(frequent) > 1:
+        yield tuple(frequent[:2])
     if not path.is_file():
         yield "A", "B"
-    yield (often[0],) if often and path.is_file() else ("images",)
+    yield (frequent[0],) if frequent and path.is_file() else ("images",)
 
 
 def absolute(path: Path) -> str:
@@ -127,7 +127,7 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the readable records as a training would; leaks and impossible splits become problems."""
-    asked, table = usage.recipe is not None, usage.table
+    by_recipe, table = usage.recipe is not None, usage.table
     unreadable = {absolute(file) for item in items if item.error is not None for file in item.scan.files}
     records = [r for r in usage.records if not unreadable or unreadable.isdisjoint(map(absolute, r.files))]
     usage.problems += _incomplete(usage, records)
@@ -140,8 +140,8 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         usage.splits, usage.how = split_records(records, **table.split.model_dump(), fingerprints=seen)
         usage.splits.fingerprints |= seen
     except UserError as error:
-        what = f"{'this split' if asked else 'the usual split'} is not possible: {error.what}"
-        usage.problems.append(problem("split", "error" if asked else "warning", what, (), error.remedy))
+        what = f"{'this split' if by_recipe else 'the usual split'} is not possible: {error.what}"
+        usage.problems.append(problem("split", "error" if by_recipe else "warning", what, (), error.remedy))
         return
     if not any(each["kind"] == "patients" for each in usage.problems):  # whether names say them is not open
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
@@ -150,7 +150,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         check_leakage(usage.splits | {"train": trained}, same_patient=usage.method.paired or table.same_patient)
     except UserError as error:
         kind = "same-patient" if error.where == "data.same_patient" else "leak"
-        severity = "error" if asked or kind == "leak" else "note"
+        severity = "error" if by_recipe or kind == "leak" else "note"
         usage.problems.append(problem(kind, severity, error.what, (), error.remedy))
 
 

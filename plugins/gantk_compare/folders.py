@@ -106,10 +106,10 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
             twice = next(scan.name for scan in side if scan not in names.values())
             what = f"{folder} holds several images of one name: {twice}"
             raise UserError(what, where=WHERE, remedy="leave one image of each name")
-    lonely = [sorted(names.keys() - other.keys()) for names, other in (named, named[::-1])]
-    if any(lonely):
-        shown = [", ".join(names[:5] + ["..."] * (len(names) > 5)) for names in lonely]
-        lists = [f"{len(n)} only in {f}: {s}" for n, f, s in zip(lonely, folders, shown, strict=True) if n]
+    unmatched = [sorted(names.keys() - other.keys()) for names, other in (named, named[::-1])]
+    if any(unmatched):
+        shown = [", ".join(names[:5] + ["..."] * (len(names) > 5)) for names in unmatched]
+        lists = [f"{len(n)} only in {f}: {s}" for n, f, s in zip(unmatched, folders, shown, strict=True) if n]
         what = f"the two folders do not hold the same names; {'; '.join(lists)}"
         raise UserError(what, where=WHERE, remedy="name each image like its truth")
     return [(scan, named[1][name]) for name, scan in named[0].items()]
@@ -140,15 +140,15 @@ def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off the line. A regression
     would shrink a poor prediction to the mean, and so score it too well.
     """
-    both = [np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _both(pair)]) for pair in pairs]
-    x, y = np.concatenate(both, axis=1).astype(np.float64)
+    pixels = [np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _both(pair)]) for pair in pairs]
+    x, y = np.concatenate(pixels, axis=1).astype(np.float64)
     slope, offset, kept = 1.0, 0.0, slice(None)
     for _ in range(10):
         if x[kept].std() > 0 < y[kept].std():
             slope = float(y[kept].std() / x[kept].std())
             offset = float(y[kept].mean() - slope * x[kept].mean())
-        off = np.abs(slope * x + offset - y)
-        kept = off <= 4.5 * np.median(off) + 0.01 * np.ptp(y)
+        distance = np.abs(slope * x + offset - y)
+        kept = distance <= 4.5 * np.median(distance) + 0.01 * np.ptp(y)
     before, after = (np.sqrt(np.mean((a * x + b - y) ** 2)) for a, b in ((1, 0), (slope, offset)))
     another = not SLOPES[0] <= slope <= SLOPES[1] or (before > SEEN * np.ptp(y) and after < LEFT * before)
     ends = {name: [float(each.min()), float(each.max())] for name, each in (("predictions", x), ("truth", y))}
@@ -175,8 +175,8 @@ def _set_rows(
     folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
     shapes = sorted({image.shape for images in folders for image in images})
     if len(shapes) > 1:
-        found = " and ".join(str(list(shape)) for shape in shapes[:2])
-        raise UserError(f"sets of images are compared at one size, and these have {found}", remedy="resize them first")
+        shown = " and ".join(str(list(shape)) for shape in shapes[:2])
+        raise UserError(f"sets of images are compared at one size, and these have {shown}", remedy="resize them first")
     made, real = (torch.from_numpy(np.stack(images)).to(device) for images in folders)
     stacked = made * line[0] + line[1] - black, real - black
     names = [list(map(whose, files)) for files in (predicted, truth)]

@@ -17,7 +17,7 @@ from gantk_dcgan.network import DCGANGenerator
 
 CHUNK = 16  # images generated at once
 GOLDEN = 0.618034  # multiples of the golden ratio, modulo 1, fill the unit interval evenly
-SETTLED = 128  # images for computing batch norm's statistics for inference
+NORM_IMAGES = 128  # images for computing batch norm's statistics for inference
 
 
 class DCGAN(Method):
@@ -116,11 +116,11 @@ class DCGAN(Method):
         starting = self.training and not mode
         super().train(mode)
         if starting:
-            self._settle()
+            self._update_norm_statistics()
         return self
 
     @torch.no_grad()
-    def _settle(self) -> None:
+    def _update_norm_statistics(self) -> None:
         """Compute batch norm's statistics over fixed noise, with classes as frequent as in training."""
         norms = [layer for layer in self.generator.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         momenta = [layer.momentum for layer in norms]
@@ -128,13 +128,13 @@ class DCGAN(Method):
             layer.reset_running_stats()
             layer.momentum = None  # a plain mean over all batches
             layer.train()
-        noise, labels = self._noise(SETTLED, seed=0), None
+        noise, labels = self._noise(NORM_IMAGES, seed=0), None
         if self.classes:
             shares = (self.shown + 1) / (self.shown + 1).sum()
-            places = (torch.arange(SETTLED, device=shares.device) * GOLDEN + 0.5) % 1
+            places = (torch.arange(NORM_IMAGES, device=shares.device) * GOLDEN + 0.5) % 1
             labels = torch.searchsorted(shares.cumsum(0), places).clamp_max(self.classes - 1)
-        for start in range(0, SETTLED, SETTLED // 4):
-            part = slice(start, start + SETTLED // 4)
+        for start in range(0, NORM_IMAGES, NORM_IMAGES // 4):
+            part = slice(start, start + NORM_IMAGES // 4)
             self._generate(noise[part], None if labels is None else labels[part])
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
@@ -153,13 +153,13 @@ class DCGAN(Method):
     def _noise(self, n: int, seed: int) -> Tensor:
         """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for every device."""
         generator = torch.Generator().manual_seed(seed)
-        rows = [self._drawn((self.latent,), generator=generator, device="cpu") for _ in range(n)]
+        rows = [self._random((self.latent,), generator=generator, device="cpu") for _ in range(n)]
         return torch.stack(rows).to(next(self.generator.parameters()).device)
 
     def _noise_for(self, batch: Batch) -> Tensor:
-        return self._drawn((len(batch["image"]), self.latent), device=batch["image"].device)
+        return self._random((len(batch["image"]), self.latent), device=batch["image"].device)
 
-    def _drawn(self, shape: tuple[int, ...], **where: Any) -> Tensor:
+    def _random(self, shape: tuple[int, ...], **where: Any) -> Tensor:
         return torch.randn(shape, **where) if self.noise == "normal" else torch.rand(shape, **where) * 2 - 1
 
     def _label(self, batch: Batch) -> Tensor | None:

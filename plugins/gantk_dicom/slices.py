@@ -375,10 +375,10 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
     if np.abs(shifts).max() <= TILT:
         return None
     drift = shifts[-1] / (len(slices) - 1)
-    aside = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
-    if aside.max() > TILT:
+    offsets = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
+    if offsets.max() > TILT:
         raise UserError(
-            f"{where} is no straight stack: {slices[int(aside.argmax())].name} lies {aside.max():.1f} pixels aside",
+            f"{where} is no straight stack: {slices[int(offsets.argmax())].name} lies {offsets.max():.1f} pixels aside",
             remedy="put each straight part into a folder of its own",
         )
     return drift
@@ -389,7 +389,7 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
 
 def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
     """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that separates stacks."""
-    found, series = [], {}
+    scans, series = [], {}
     for file in files:
         slices = []
         try:
@@ -404,7 +404,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
         if uid and slices[0].frame is None and slices[0].position is not None:
             series.setdefault(uid, (dataset, []))[1].extend(slices)
         else:
-            found.append(Scan(file, (file,), file.name))
+            scans.append(Scan(file, (file,), file.name))
     named: Counter[str] = Counter()
     for dataset, slices in series.values():
         stacks = separated(slices)
@@ -412,13 +412,13 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
         for stack in stacks:
             paths = tuple(each.path for each in stack)
             differ = [mark for mark in stack[0].marks if len({other[0].marks[mark] for other in stacks}) > 1]
-            told = stack[0].marks[differ[0]] if differ else ""  # the mark that separates the series' stacks
-            told = f"{differ[0]}_{told}" if differ and differ[0] != "plane" else told
-            parts = [text_of(dataset, "SeriesNumber"), words or "series", told if told.isprintable() else ""]
+            label = stack[0].marks[differ[0]] if differ else ""  # the mark that separates the series' stacks
+            label = f"{differ[0]}_{label}" if differ and differ[0] != "plane" else label
+            parts = [text_of(dataset, "SeriesNumber"), words or "series", label if label.isprintable() else ""]
             name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
             if len(paths) == 1:
-                found.append(Scan(paths[0], paths, paths[0].name))
+                scans.append(Scan(paths[0], paths, paths[0].name))
             else:
                 named[name] += 1
-                found.append(Scan(folder, paths, f"{name}-{named[name]}" if named[name] > 1 else name))
-    return sorted(found, key=lambda scan: natural(scan.name))
+                scans.append(Scan(folder, paths, f"{name}-{named[name]}" if named[name] > 1 else name))
+    return sorted(scans, key=lambda scan: natural(scan.name))

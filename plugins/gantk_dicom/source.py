@@ -151,23 +151,23 @@ class Dicom(VolumeSource):
             if not chosen and len(self.domains) == 1:
                 chosen = [] if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans) else scans
         if not chosen:
-            some = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
-            there = f"; there are {', '.join(some)}" if found else ", nor any other"
+            examples = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
+            there = f"; there are {', '.join(examples)}" if found else ", nor any other"
             allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
             said = {one.said_contrast for one in found if not one.excluded}
             raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said)
         return chosen
 
     def _item(self, letter: str, series: Series) -> Item:
-        said, place = series.said, "/".join((*series.place, series.scan.path.name))
+        header, place = series.said, "/".join((*series.place, series.scan.path.name))
         key = series.scan.name if series.scan.name != "." else self.root.resolve().name
-        names, identifier = room("names"), said["PatientID"]
+        names, identifier = room("names"), header["PatientID"]
         subject = names.pseudonym(identifier) or _subject_of(series.place) or key
         if self.pattern and (self.pattern.search(place) or not identifier):
             subject = patient_of(place, self.pattern)
         elif self.pattern:
             subject = names.pseudonym(patient_of(identifier, self.pattern))
-        study = (said["StudyInstanceUID"], said["FrameOfReferenceUID"])  # registered scans share both
+        study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])  # registered scans share both
         study = names.study_pseudonym(subject, study)
         return Item(letter, series.scan, key, subject, study, split_of(series.place))
 

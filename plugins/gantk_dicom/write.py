@@ -104,15 +104,15 @@ def withdraw(folder: Path) -> None:
 
 def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
     folder = Path(os.path.realpath(folder))
-    there = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)] if folder.exists() else []
-    for file in there:
+    existing = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)] if folder.exists() else []
+    for file in existing:
         if not text_of(header(file), "SeriesDescription").endswith(MARK):
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
             raise UserError(what, where="OUTPUT", remedy="name a folder that is new or empty")
     if os.path.ismount(folder):
         what = f"'{folder}' is where a disk is mounted, and a series takes the place of its folder"
         raise UserError(what, where="OUTPUT", remedy=f"name a folder in it: {folder / 'series'}")
-    earlier = {file.name for file in there if NAME.fullmatch(file.name)}
+    earlier = {file.name for file in existing if NAME.fullmatch(file.name)}
     with whole_folder(folder) as made:
         for number, dataset in enumerate(datasets, start=1):
             _save(dataset, made / f"IMG{number:04d}.dcm")
@@ -141,10 +141,10 @@ def _linked(source: str | os.DirEntry, target: str) -> None:
 
 def modality_of(description: str, source: str) -> str:
     """The modality of a result: CT or MR by the domain's name if the source is one of them, else the source's."""
-    meant = {CONTRASTS.get(word.lower()) for word in words_of(description)} - {None, "pet"}
-    if source not in ("CT", "MR") or not meant:
+    modalities = {CONTRASTS.get(word.lower()) for word in words_of(description)} - {None, "pet"}
+    if source not in ("CT", "MR") or not modalities:
         return source
-    return "CT" if meant == {"ct"} else "MR"
+    return "CT" if modalities == {"ct"} else "MR"
 
 
 def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
@@ -311,9 +311,9 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
 
     `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
-    dataset, kept = Dataset(), {*KEPT.split(), *(FRAMED.split() if framed else ())}
+    dataset, keywords = Dataset(), {*KEPT.split(), *(FRAMED.split() if framed else ())}
     for tag in list(source.keys()):
-        if tag.group in GROUPS or keyword_for_tag(tag) in kept:
+        if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
             with suppress(Exception):  # pydicom can raise any exception for a damaged value
                 dataset.add(deepcopy(source[tag]))
     dataset.remove_private_tags()  # inside sequences too

@@ -34,10 +34,10 @@ class Ledger:
             self.holding.enter_context(held(self.folder))
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
             text = self.path.read_text("utf-8", "replace")
-            known = _parsed(text) or [each for line in text.split("\n") for each in _parsed(line)]
-            if known[0]["head"] == self.head:
-                for each in known:
-                    self.done |= each["done"]
+            entries = _parsed(text) or [entry for line in text.split("\n") for entry in _parsed(line)]
+            if entries[0]["head"] == self.head:
+                for entry in entries:
+                    self.done |= entry["done"]
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -76,8 +76,8 @@ def _times(job: Job) -> list[list[int]]:
     return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in job.files)]
 
 
-def _line(known: dict[str, Any]) -> bytes:
-    return (json.dumps(known) + "\n").encode()
+def _line(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value) + "\n").encode()
 
 
 def _parsed(text: str) -> list[Any]:

@@ -46,10 +46,10 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
     else:
         parts = list(model)
     parts = [part.strip() if isinstance(part, str) else part for part in parts]
-    found = [path for part in filter(None, parts) for path in member_paths(part) or [_one(part)]]
-    if not found:
+    paths = [path for part in filter(None, parts) for path in member_paths(part) or [_one(part)]]
+    if not paths:
         raise UserError("no model is named", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT")
-    return found
+    return paths
 
 
 def _one(model: Any) -> Any:
@@ -66,11 +66,11 @@ def _folds(path: Path) -> list[Path] | None:
     from gantk.runs.folder import Run
 
     folds = Run.open(runs[0]).recipe().check().data.split.folds
-    whole = [run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")]
-    if len(whole) < folds:
-        what = f"'{path}' holds {len(whole)} of {counted(folds, 'fold')}, trained to the end"
+    finished = [run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")]
+    if len(finished) < folds:
+        what = f"'{path}' holds {len(finished)} of {counted(folds, 'fold')}, trained to the end"
         raise UserError(what, where="RUN", remedy="give the same `gantk run RECIPE --folds` again, or name the runs")
-    return whole
+    return finished
 
 
 class Ensemble(TrainedModel):
@@ -86,11 +86,11 @@ class Ensemble(TrainedModel):
         first = _ends(members[0], None)
         for member, name in zip(members, names, strict=True):
             try:
-                found = _ends(member, first[1])
+                ends = _ends(member, first[1])
             except UserError:  # the member has no such domain
-                found = _ends(member, None)
-            if [each.lower() for each in found] != [each.lower() for each in first]:
-                what = f"'{names[0]}' translates {' to '.join(first)}, and '{name}' {' to '.join(found)}"
+                ends = _ends(member, None)
+            if [each.lower() for each in ends] != [each.lower() for each in first]:
+                what = f"'{names[0]}' translates {' to '.join(first)}, and '{name}' {' to '.join(ends)}"
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
     def domain(self, name: str | None) -> str:
@@ -107,16 +107,16 @@ class Ensemble(TrainedModel):
         all_values = [member.frame(member.domain(frame.target)).values for member in self.members]
         if not all(all_values):
             return replace(frame, values={})
-        known = [values["target"] for values in all_values]
-        ends = {"low": min(each["low"] for each in known), "high": max(each["high"] for each in known)}
-        return replace(frame, values=frame.values | {"target": known[0] | ends})
+        ranges = [values["target"] for values in all_values]
+        ends = {"low": min(each["low"] for each in ranges), "high": max(each["high"] for each in ranges)}
+        return replace(frame, values=frame.values | {"target": ranges[0] | ends})
 
     def identity(self) -> dict[str, str]:
         """Name and hash of the members' weights, equal for two translations by the same members."""
-        found = [member.identity() for member in self.members]
-        names = ", ".join(dict.fromkeys(each["name"] for each in found))
-        digest = hashlib.sha256(" ".join(each["sha256"] for each in found).encode()).hexdigest()
-        return {"name": f"mean of {len(found)}: {names}", "sha256": digest}
+        identities = [member.identity() for member in self.members]
+        names = ", ".join(dict.fromkeys(each["name"] for each in identities))
+        digest = hashlib.sha256(" ".join(each["sha256"] for each in identities).encode()).hexdigest()
+        return {"name": f"mean of {len(identities)}: {names}", "sha256": digest}
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
         """The pipeline of the first member."""

@@ -81,7 +81,7 @@ def explain(
     x, blurred = (torch.from_numpy(each)[None].to(model.runtime.device) for each in (view.seen, blur(view.seen)))
     inside = view.inside.to(x.device)
 
-    def explained(network: Any) -> tuple[Tensor, Tensor, float]:
+    def attribution_of(network: Any) -> tuple[Tensor, Tensor, float]:
         def made(images: Tensor) -> Tensor:
             return view.middle(network.translate(model.runtime.place(images, view.frame.dims), letter).float())
 
@@ -93,14 +93,14 @@ def explain(
             rise = float(score(x) - score(blurred))
             return found[0].float().cpu(), made(x)[0].cpu(), rise
 
-    found, made, rise = explained(model.method)
-    other = explained(randomised(model.method))[0]
-    alike, strong = rank_correlation(found, other), rank_correlation(found.abs(), other.abs())
-    drawn = panels(*view.shown(x[0].cpu(), made, found), view.frame.range)
-    result = Explanation(view.on_file(found), drawn, alike, strong, rise, float(found.sum()))
+    found, made, rise = attribution_of(model.method)
+    other = attribution_of(randomised(model.method))[0]
+    correlation, magnitudes = rank_correlation(found, other), rank_correlation(found.abs(), other.abs())
+    picture = panels(*view.shown(x[0].cpu(), made, found), view.frame.range)
+    result = Explanation(view.on_file(found), picture, correlation, magnitudes, rise, float(found.sum()))
     say(f"explains {rise:+.3g} of the region's mean, against the blurred input; the map sums to {result.total:+.3g}")
-    verdict = "differs from" if abs(alike) < ALIKE else "WARNING: is much like"
-    figures = f"rank correlation {alike:.2f} (asked: below {ALIKE:g}), {strong:.2f} of magnitudes"
+    verdict = "differs from" if abs(correlation) < ALIKE else "WARNING: is much like"
+    figures = f"rank correlation {correlation:.2f} (asked: below {ALIKE:g}), {magnitudes:.2f} of magnitudes"
     say(f"check    {verdict} the map of random weights: {figures}")
     return replace(result, paths=_written(result, Path(out), say)) if out else result
 

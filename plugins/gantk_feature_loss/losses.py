@@ -46,11 +46,11 @@ class FeatureLoss:
         with torch.autocast(output.device.type, enabled=False):
             made, real = network(output, *scale), network(target.detach(), *scale)
         weights = self.layer_weights or (1 / len(made),) * len(made)
-        size, found = torch.abs if self.norm == "l1" else torch.square, torch.zeros((), device=output.device)
+        size, loss = torch.abs if self.norm == "l1" else torch.square, torch.zeros((), device=output.device)
         for weight, one, other in zip(weights, made, real, strict=True):
-            apart, whole = (size(features).mean(1) for features in (one - other, other))
-            found = found + weight * (apart / whole.clamp_min(1e-3)).mean()
-        return self.weight * found
+            error, reference = (size(features).mean(1) for features in (one - other, other))
+            loss = loss + weight * (error / reference.clamp_min(1e-3)).mean()
+        return self.weight * loss
 
 
 class BodyL1:

@@ -68,8 +68,8 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        found = self.network(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
-        return found.mean((2, 3)) if found.ndim == 4 else found
+        features = self.network(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+        return features.mean((2, 3)) if features.ndim == 4 else features
 
 
 class OnnxNetwork(nn.Module):
@@ -118,9 +118,9 @@ def timm_backbone(
         raise UserError(what, where=WHERE, remedy=remedy)
     path = None if weights is None else found_file(weights)
     network = timm_model(name, "pretrained", num_classes=0) if path is None else timm_with(name, path)
-    known, channels = network.pretrained_cfg, network.state_dict()[_stem(network)].shape[1]
-    size = known.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
-    scale = mean or known.get("mean", MEAN), std or known.get("std", STD)
+    config, channels = network.pretrained_cfg, network.state_dict()[_stem(network)].shape[1]
+    size = config.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
+    scale = mean or config.get("mean", MEAN), std or config.get("std", STD)
     return Backbone(network.to(memory_format=torch.channels_last), channels, size, *scale, name, path)
 
 
@@ -131,24 +131,24 @@ def timm_with(name: str, path: Path) -> nn.Module:
     further weights in the file, such as a classifier's, are ignored.
     """
     state, network = read_state(path, WHERE), timm_model(name, "random", num_classes=0)
-    wanted = tuple(key for key in network.state_dict() if not key.endswith("num_batches_tracked"))
+    own_names = tuple(key for key in network.state_dict() if not key.endswith("num_batches_tracked"))
     numbers = {child: str(number) for number, (child, _) in enumerate(network.named_children())}
-    numbered = tuple(re.sub(r"^\w+", lambda child: numbers.get(child[0], ""), key) for key in wanted)
-    places = [(names, key.removesuffix(names[0])) for names in {wanted, numbered} for key in state]
+    numbered = tuple(re.sub(r"^\w+", lambda child: numbers.get(child[0], ""), key) for key in own_names)
+    places = [(names, key.removesuffix(names[0])) for names in {own_names, numbered} for key in state]
     fits = [place for place in places if all(place[1] + key in state for key in place[0])]
     if len(fits) != 1:
         held = "does not hold" if not fits else "holds more than once"
-        missing = next((key for key in wanted if key not in state), wanted[0])
+        missing = next((key for key in own_names if key not in state), own_names[0])
         what = f"'{path}' {held} the weights of '{name}', such as {missing}; its first are {list(state)[:3]}"
         remedy = "name the timm network that the file was trained as, and save the one network that is meant"
         raise UserError(what, where=WHERE, remedy=remedy)
     names, prefix = fits[0]
-    found, stem = {own: state[prefix + key] for own, key in zip(wanted, names, strict=True)}, _stem(network)
-    channels = found[stem].shape[1:2]
+    weights, stem = {own: state[prefix + key] for own, key in zip(own_names, names, strict=True)}, _stem(network)
+    channels = weights[stem].shape[1:2]
     if channels not in ((), network.state_dict()[stem].shape[1:2]):
         network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
     try:
-        network.load_state_dict(found, strict=False)  # only batch counts are missing
+        network.load_state_dict(weights, strict=False)  # only batch counts are missing
     except RuntimeError as error:
         raise UserError(f"'{path}' does not fit '{name}': {told(error)}", where=WHERE) from None
     return network

@@ -55,14 +55,14 @@ def cross_validate(
     if folds < 2:
         raise UserError(f"{folds} is no number of folds", where="--folds", allowed="2 up to the number of patients")
     shorthands = {"precision": precision, "seed": seed, "track": list(track)}
-    over = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
-    over = {key: value for key, value in over.items() if value is not None}
+    overrides = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
 
     def settings(k: int) -> Settings:
         part = {"data.split.folds": folds, "data.split.fold": k}
         return {**set, **part} if isinstance(set, Mapping) else [*set, *(f"{key}={n}" for key, n in part.items())]
 
-    loaded, model = checked_recipe(recipe, data, settings(0), profile, over)
+    loaded, model = checked_recipe(recipe, data, settings(0), profile, overrides)
     if model.data.split.file:
         what = "data.split.file says already who is tested, and --folds deals out the patients anew"
         raise UserError(what, where="--folds", remedy="leave one of both out")
@@ -71,7 +71,7 @@ def cross_validate(
         raise UserError(f"'{folder}' is a run itself", where="--out", remedy="name a folder for all folds")
     places = [folder / f"fold-{k}" for k in range(folds)]
     for k, place in enumerate(places):
-        _require_same(place, checked_recipe(recipe, data, settings(k), profile, over)[1])
+        _require_same(place, checked_recipe(recipe, data, settings(k), profile, overrides)[1])
     if other := sorted(each.name for each in folder.glob("fold-*") if each not in places):
         what = f"'{folder}' holds {other[0]}, which is none of {folds} folds"
         raise UserError(what, where="--out", remedy="name another folder, or ask for as many folds as before")
@@ -84,9 +84,9 @@ def cross_validate(
             resume(place, device=options.get("device"), say=say)
         else:
             run(recipe, data=data, set=settings(k), profile=profile, out=place, say=say, **shorthands, **options)
-    found = summary(places)
-    write_file(folder / SUMMARY, (json.dumps({"folds": folds, "scores": found}, indent=1) + "\n").encode())
-    for line in lines(found, list(model.data.domains)):
+    scores = summary(places)
+    write_file(folder / SUMMARY, (json.dumps({"folds": folds, "scores": scores}, indent=1) + "\n").encode())
+    for line in lines(scores, list(model.data.domains)):
         say(line)
     say(f"folds    {folder / SUMMARY}; all of them as one: gantk translate {folder} IN OUT")
     return folder
@@ -101,23 +101,23 @@ def _require_same(place: Path, model: Model) -> None:
 
 def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     """Direction -> score -> mean over the test patients of all runs, its 95 % interval and their number."""
-    found: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
         schema, remedy = RootModel[dict[str, KEPT]], f"gantk eval {place} writes it again"
         for direction, kept in read(place / "patients.json", schema, remedy).items():
             for row in kept["patients"]:
                 for metric, value in row["scores"].items():
-                    values = found.setdefault(direction, {}).setdefault(metric, [])
+                    values = values_of.setdefault(direction, {}).setdefault(metric, [])
                     values.append((float("nan") if value is None else value, row["patient"]))
     return {
         direction: {metric: estimate(*zip(*values, strict=True)).row() for metric, values in scores.items()}
-        for direction, scores in found.items()
+        for direction, scores in values_of.items()
     }
 
 
-def lines(found: dict[str, dict[str, dict[str, Any]]], domains: list[str]) -> Iterator[str]:
+def lines(scores_by_direction: dict[str, dict[str, dict[str, Any]]], domains: list[str]) -> Iterator[str]:
     """Yield the scores of all patients as lines for a terminal."""
-    for direction, scores in found.items():
+    for direction, scores in scores_by_direction.items():
         for metric, row in scores.items():
             ends = " [{:.4g}, {:.4g}]".format(*row["ci95"]) if row["ci95"] else ""
             value = "-" if row["value"] is None else f"{row['value']:.4g}"
