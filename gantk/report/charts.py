@@ -58,7 +58,7 @@ class Chart:
             self.shown = "log" if high > 30 * np.median(finite) else "linear"
         self.steps = [int(step) if step.is_integer() else step for step in places.tolist()]
         ticks = nice_ticks(self.steps[0], self.steps[-1])
-        self.x_ticks = [(self.x_percent(at), tick.replace("{}", _counted(at))) for at in ticks]
+        self.x_ticks = [(self.x_percent(at), tick.replace("{}", _position_text(at))) for at in ticks]
         self.curves = [self._curve(name, row, joined) for name, row in zip(series, table, strict=True)]
         order = list(dict.fromkeys([*names, *series]))
         for curve in self.curves:
@@ -83,7 +83,7 @@ class Chart:
 
     def at(self, place: float) -> str:
         """The label of a position on the horizontal axis."""
-        return self.x.replace("{}", _counted(place))
+        return self.x.replace("{}", _position_text(place))
 
     def x_percent(self, step: float) -> float:
         return 100 * (step - self.steps[0]) / ((self.steps[-1] - self.steps[0]) or 1)
@@ -112,7 +112,7 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _counted(place: float) -> str:
+def _position_text(place: float) -> str:
     """Format a position: whole numbers as 12,000, others to four digits."""
     return f"{place:,.0f}" if float(place).is_integer() else f"{place:.4g}"
 

@@ -91,7 +91,7 @@ class Samples:
     steps: tuple[int, ...]
     has_truth: bool
     problems: list[str]
-    _looked_at: dict[Path, bool] = field(default_factory=dict)
+    _is_valid: dict[Path, bool] = field(default_factory=dict)
 
     def picture(self, group: str | int, direction: Direction, i: int) -> Path | None:
         """The path of picture `i`: of the group "input" or "truth", or of a step's outputs; None where it is no PNG.
@@ -100,12 +100,12 @@ class Samples:
         """
         group = f"step-{group:06d}" if isinstance(group, int) else group
         path = self.folder / group / f"{direction.key}-{i}.png"
-        if path not in self._looked_at:
+        if path not in self._is_valid:
             wrong = wrong_picture(path, self.folder.parent) if os.path.lexists(path) else ""
-            self._looked_at[path] = os.path.lexists(path) and not wrong
+            self._is_valid[path] = os.path.lexists(path) and not wrong
             if wrong:
                 self.problems.append(f"samples/{group}/{path.name} is left out: {wrong}")
-        return path if self._looked_at[path] else None
+        return path if self._is_valid[path] else None
 
 
 def wrong_picture(path: Path, run: Path) -> str:

@@ -45,7 +45,7 @@ class Derivatives:
         self.target, self.frame, self.model, self.written_to = target, frame, model, False
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
         inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ have other roots
-        of_source = [scan for scan in inside if any(_is(scan, contrast) for contrast in frame.source.split("+"))]
+        of_source = [scan for scan in inside if any(_matches(scan, contrast) for contrast in frame.source.split("+"))]
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
         self.known = _read(target / DESCRIPTION)
@@ -122,7 +122,7 @@ def _root(scan: Named) -> Path:
     return subjects[-1].parent if subjects else scan.path.parent
 
 
-def _is(scan: Named, contrast: str) -> bool:
+def _matches(scan: Named, contrast: str) -> bool:
     """Whether a scan's suffix and entities are those of a contrast."""
     *needed, suffix = SUFFIXES.get(CONTRASTS.get(one_word(contrast), ""), contrast).split("_")
     return scan.suffix == suffix and scan.has([entity.removesuffix("-*") for entity in needed])

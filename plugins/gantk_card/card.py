@@ -34,7 +34,7 @@ def write_card(
     path = find_model(run, say)
     record = RunRecord(path)
     facts, asked = facts_of(record), tomllib.loads(ITEMS.read_text("utf-8"))
-    items = [_answered(guideline, item, facts) for guideline, each in asked.items() for item in each]
+    items = [_answer_item(guideline, item, facts) for guideline, each in asked.items() for item in each]
     counts = {name: sum(item["guideline"] == name and not item["open"] for item in items) for name in asked}
     found = {"name": path.name, "facts": facts, "items": items, "answered": counts}
     found |= {"metrics": record.metrics.get("metrics") or {}, "problems": record.problems}
@@ -74,7 +74,7 @@ def _number(row: dict[str, Any]) -> str:
     return "-" if row.get("value") is None else f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
 
 
-def _answered(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
+def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
     """An item with its known facts as `answers`, and `open`: the whole item where no fact is known."""
     answers = {name: facts[name] for name in item.get("known", ()) if name in facts}
     left = item.get("open") or ("" if answers else item["asks"][:1].lower() + item["asks"][1:])

@@ -47,11 +47,11 @@ def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(texts)
 
 
-def _placeless(value: Any) -> Any:
+def _without_paths(value: Any) -> Any:
     """Remove folders and tables of files from a source's options: they may name patients."""
     if isinstance(value, dict):
-        return {k: Path(str(v)).name if k == "path" else _placeless(v) for k, v in value.items() if k != "table"}
-    return [_placeless(each) for each in value] if isinstance(value, list) else value
+        return {k: Path(str(v)).name if k == "path" else _without_paths(v) for k, v in value.items() if k != "table"}
+    return [_without_paths(each) for each in value] if isinstance(value, list) else value
 
 
 def _join(*parts: str | None) -> str:
@@ -64,7 +64,7 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
         if images := sets.get(name):
             people = {image["subject"] for image in images if isinstance(image, dict) and image.get("subject")}
             counts.append(f"{name.replace('_', ' ')}: {len(people) or 'unknown'} patients, {len(images)} images")
-    source = _placeless(data.get("source") or {})
+    source = _without_paths(data.get("source") or {})
     leaks = "patients on both sides of the split were allowed" * bool(run.split.get("leakage_allowed"))
     split = split_hash(run.split) if sets else noted.get("split")
     ways = [run.label(key) for key in run.metrics.get("metrics") or ()]

@@ -43,7 +43,7 @@ def check(
     path, usage, report, start = Path(path), None, progress or (lambda share, what: None), 0.0
     report(0.0, f"reading {path.name}")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        start, token = 0.2, READING.set(_Passes(path.name, report))
+        start, token = 0.2, READING.set(_TableProgress(path.name, report))
         try:
             usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
         finally:
@@ -83,7 +83,7 @@ def check(
         for item in items:  # domains from file names alone
             item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()] if item.name_says else []
     report(0.95, "comparisons")
-    problems += _compared([item for item in items if item.error is None], usage)
+    problems += _compare([item for item in items if item.error is None], usage)
     report(1.0, "done")
     splits = (usage and usage.splits) or {}
     place = {absolute(file): name for name, records in splits.items() for r in records for file in r.files[:1]}
@@ -107,7 +107,7 @@ def check(
     }
 
 
-class _Passes:
+class _TableProgress:
     """Reports progress while a table is read, which happens three times and counts as a fifth of the check."""
 
     def __init__(self, name: str, tell: Callable[[float, str], None]):
@@ -119,7 +119,7 @@ class _Passes:
         self.tell(0.2 * min(1.0, (self.passes + share) / 3), f"reading {self.name}, line {line}")
 
 
-def _compared(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
+def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     """Problems found by comparing readable images; files outside a source's domains are skipped."""
     items = [item for item in items if item.domains or usage is None]
     problems = list(findings.about_each(items))

@@ -147,18 +147,18 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
     odd = _look_like_the_other(items, domains)
     for domain, other in zip(domains, domains[::-1], strict=False):
         own = [item for item in items if item.domains == [domain]]
-        for item in (item for item in own if _speaks_against(item, domain)):
+        for item in (item for item in own if _header_contradicts(item, domain)):
             said = item.facts.get("description") or item.facts.get("modality") or "otherwise"
             said += f", TE {item.facts['echo_time']:g} ms" if item.facts.get("echo_time") is not None else ""
             what = f"'{item.name}' is in {domain}, and its header says {said}"
             yield problem("contrast", "warning", what, [item.name], f"is it {other}? Look at it")
-        names = [item.name for item in own if item in odd and not _speaks_against(item, domain)]
+        names = [item.name for item in own if item in odd and not _header_contradicts(item, domain)]
         if names:
             what = f"{counted(names, 'image')} of {domain} that may look like {other}:"
             yield problem("contrast", "warning", what, names, f"look at them, and move what is {other}")
 
 
-def _speaks_against(item: Inspected, domain: str) -> bool:
+def _header_contradicts(item: Inspected, domain: str) -> bool:
     meant, said = CONTRASTS.get(one_word(domain), ""), CONTRASTS.get(item.header_says, item.header_says)
     if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
@@ -181,7 +181,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
         return []
     places = [np.flatnonzero(side) for side in (first, ~first)]
     shown = np.concatenate([place[:: -(-len(place) // NEIGHBOURS)] for place in places])
-    traits = np.stack([_traits(item.seen.thumbnails) for item in items])
+    traits = np.stack([_contrast_features(item.seen.thumbnails) for item in items])
     traits -= traits.mean(axis=0)  # smaller numbers lose less precision in the differences of squares
     squares = (traits**2).mean(axis=1)
     distance = squares[:, None] + squares[shown] - 2 / traits.shape[1] * (traits @ traits[shown].T)
@@ -198,7 +198,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     return odd if len(odd) <= FEW * min(first.sum(), (~first).sum()) else []
 
 
-def _traits(thumbnails: np.ndarray) -> np.ndarray:
+def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
     """float32 features from 0 to 1 by which contrasts differ: quantiles of the content's brightness, and the mean
     brightness of 8 x 8 blocks. Independent of the native intensities' scale."""
     traits = []

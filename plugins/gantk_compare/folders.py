@@ -66,8 +66,8 @@ def compare_folders(
             raise UserError(what, where="--metrics", remedy="take mae, which is then in the files' unit")
     of_sets = [part for part in parts if getattr(part.target, "sets", False)]
     of_pairs = [part for part in parts if part not in of_sets]
-    pairs = _alike(matched(predicted, truth)) if of_pairs or match else []
-    scale = _line(pairs) | {"matched": match} if pairs else {}
+    pairs = _require_same_grid(matched(predicted, truth)) if of_pairs or match else []
+    scale = _fit_line(pairs) | {"matched": match} if pairs else {}
     line = (scale["slope"], scale["offset"]) if match else (1.0, 0.0)
     rows = _pair_rows(pairs, of_pairs, device, line, whose) if of_pairs else {}
     rows |= _set_rows(_files(predicted), _files(truth), of_sets, device, line, whose) if of_sets else {}
@@ -115,7 +115,7 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
     return [(scan, named[1][name]) for name, scan in named[0].items()]
 
 
-def _alike(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:
+def _require_same_grid(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:
     """Return the pairs unchanged; UserError where a prediction is on another grid than its truth."""
     for made, real in pairs:
         if differs := difference(made, real):  # compares headers only
@@ -124,7 +124,7 @@ def _alike(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:
     return pairs
 
 
-def _both(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
+def _read(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
     """The pixels of a prediction and of its truth; UserError where their shapes differ."""
     made, real = (read(scan).pixels for scan in pair)
     if made.shape != real.shape:
@@ -134,13 +134,13 @@ def _both(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
     return [made, real]
 
 
-def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
+def _fit_line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
     """Fit the linear function from predictions to the truth's scale; returns it, both ranges, and whether `another`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off the line. A regression
     would shrink a poor prediction to the mean, and so score it too well.
     """
-    pixels = [np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _both(pair)]) for pair in pairs]
+    pixels = [np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _read(pair)]) for pair in pairs]
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
     slope, offset, kept = 1.0, 0.0, slice(None)
     for _ in range(10):
@@ -156,10 +156,10 @@ def _line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
 
 
 def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple, whose) -> dict[str, Any]:
-    black, data_range = _scale([truth for _, truth in pairs])
+    black, data_range = _black_and_range([truth for _, truth in pairs])
     scorers, found = {}, []  # scorers by dimensions
     for pair in pairs:
-        made, real = (torch.tensor(pixels)[None] for pixels in _both(pair))
+        made, real = (torch.tensor(pixels)[None] for pixels in _read(pair))
         dims = real.ndim - 2
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
@@ -171,7 +171,7 @@ def _pair_rows(pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, l
 def _set_rows(
     predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple, whose
 ) -> dict[str, Any]:
-    black, data_range = _scale(truth)
+    black, data_range = _black_and_range(truth)
     folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
     shapes = sorted({image.shape for images in folders for image in images})
     if len(shapes) > 1:
@@ -201,7 +201,7 @@ def _files(path: Path) -> list[Scan]:
     return found
 
 
-def _scale(truths: list[Scan]) -> tuple[float, float]:
+def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
     """Black and the data range: those of the type for uint8 and uint16, else the set's extremes."""
     kinds, extremes = set(), []
     for scan in truths:

@@ -41,22 +41,22 @@ class CompiledLoss:
 
     def __init__(self, method: Method, phase: Phase, notes: list[str], backend: str):
         self.method, self.phase, self.notes = method, phase, notes
-        self._known: set[Hashable] = set()
-        self._run: Callable | None = _compiled(phase.loss, backend)
+        self._tested: set[Hashable] = set()
+        self._compiled_loss: Callable | None = _compiled(phase.loss, backend)
 
     def __call__(self, batch: Batch) -> Losses:
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # testing is impossible then
         kind = self._kind(batch)
-        if self._run is not None and kind not in self._known and not capturing:
-            why = self._why_not(batch) if len(self._known) < KINDS else f"there are more than {KINDS} kinds of steps"
-            self._known.add(kind)
+        if self._compiled_loss is not None and kind not in self._tested and not capturing:
+            why = self._failure(batch) if len(self._tested) < KINDS else f"there are more than {KINDS} kinds of steps"
+            self._tested.add(kind)
             if why is not None:
-                self._run = None
+                self._compiled_loss = None
                 self.notes.append(f"train.fast.compile: the phase '{self.phase.name}' runs operator by operator: {why}")
-        if self._run is None or kind not in self._known:
+        if self._compiled_loss is None or kind not in self._tested:
             return self.phase.loss(batch)
         with torch.compiler.set_stance("eager_on_recompile"):  # run only compiled code that was tested
-            return self._called(batch)
+            return self._run_compiled(batch)
 
     def _kind(self, batch: Batch) -> Hashable:
         """The key of a kind of call: the batch's shapes, and the method's hashable attributes, such as its stage."""
@@ -66,19 +66,19 @@ class CompiledLoss:
                 own.append((name, value, hash(value)))
         return tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()), tuple(own)
 
-    def _called(self, batch: Batch) -> Losses:
-        losses, left = self._run(dict(batch))
+    def _run_compiled(self, batch: Batch) -> Losses:
+        losses, left = self._compiled_loss(dict(batch))
         batch.update(left)
         return losses
 
-    def _why_not(self, batch: Batch) -> str | None:
+    def _failure(self, batch: Batch) -> str | None:
         """Test the compiled loss on a batch; returns why it cannot be used, or None. Restores all state."""
         python = PythonState(self.method)
         expected = self._outcome(self.phase.loss, batch)
         try:
             python.expect_same()
-            with torch._dynamo.config.patch(LIMITS), _silence():
-                found = self._outcome(self._called, batch)
+            with torch._dynamo.config.patch(LIMITS), _silenced():
+                found = self._outcome(self._run_compiled, batch)
         except Exception as error:  # any error of the compiler: training continues uncompiled
             while inner := getattr(error, "inner_exception", None) or error.__cause__:
                 error = inner
@@ -87,7 +87,7 @@ class CompiledLoss:
             return f"{type(error).__name__}: {first.removeprefix('Explanation: ')}"[:200]
         finally:
             python.restore()
-        apart = {name: _apart(expected[name], found[name]) for name in TOLERANCE}
+        apart = {name: _distance(expected[name], found[name]) for name in TOLERANCE}
         wrong = [f"{name} by {apart[name]:.2g}" for name in apart if not apart[name] <= TOLERANCE[name]]
         return f"what was compiled is wrong: {', '.join(wrong)}" if wrong else None
 
@@ -132,7 +132,7 @@ def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Suppress torch's long messages about code that cannot be compiled; a note says it in one line."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -143,7 +143,7 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """The Euclidean distance between two sets of tensors, relative to the norm of the first."""
     if one.keys() != other.keys() or any(one[name].shape != other[name].shape for name in one):
         return float("inf")

@@ -53,9 +53,9 @@ class Windows(Mapping, name="ct"):
             given = f"air {self.air:g}, low {self.low:g}, high {self.high:g}, bone {self.bone:g}, share {self.share:g}"
             what, allowed = f"these windows are empty: {given}", "air < low < high < bone, share above 0"
             raise UserError(what, where="data.intensity", allowed=allowed)
-        self._take_windows()
+        self._set_corners()
 
-    def _take_windows(self) -> None:
+    def _set_corners(self) -> None:
         """Set the corners, and the intensity above which there is tissue: halfway from air to the window, -510 HU."""
         (start, end), outside = self.range, (1 - self.share) / 2
         places = [start + place * (end - start) for place in (0.0, outside, outside + self.share, 1.0)]
@@ -79,7 +79,7 @@ class Windows(Mapping, name="ct"):
                 'give CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which hold none, set no_hu = "percentile"'
             )
             raise UserError(what, where="data.intensity", remedy=remedy)
-        self._take_windows()
+        self._set_corners()
         if low < self.air - PADDING:
             (native, places, tissue), step = self.fitted, FAINT * (self.range[1] - self.range[0])
             places = [places[0] - 2 * step, places[0] - step, *places]

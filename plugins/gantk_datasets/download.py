@@ -61,15 +61,15 @@ def fetch(
     SHA-256 is stored in OUT.fetched.json and compared at later downloads. UserError for an unknown name or a set that
     requires registration; GantkError, with nothing in `out`, where download or check fail.
     """
-    known = _named(name)
+    known = _known_set(name)
     base = base_url or known["base"]
     if not base.startswith(("http://", "https://")):
         raise UserError(f"'{base}' is no address", where="--from", allowed="http://... or https://...")
     target = Path(out or Path("data") / name).absolute()
     record = target.with_name(f"{target.name}.fetched.json")
     try:
-        with _alone(target.with_name(f".{target.name}.fetching")) as staging:
-            earlier = _earlier(record)
+        with _locked(target.with_name(f".{target.name}.fetching")) as staging:
+            earlier = _read_record(record)
             if target.exists() and (target.is_file() or any(target.iterdir())):
                 if earlier.get("name") == name:
                     say(f"there    {target}")
@@ -97,7 +97,7 @@ def fetch(
     return target
 
 
-def _named(name: str) -> dict[str, Any]:
+def _known_set(name: str) -> dict[str, Any]:
     sets = known_sets()
     if name not in sets:
         what = f"no public data set is known as '{name}'"
@@ -109,7 +109,7 @@ def _named(name: str) -> dict[str, Any]:
     return sets[name]
 
 
-def _earlier(record: Path) -> dict[str, Any]:
+def _read_record(record: Path) -> dict[str, Any]:
     """Read the record of an earlier download: the set's `name`, and `checksums` by path; {} where there is none."""
     if not record.exists():
         return {}
@@ -122,7 +122,7 @@ def _earlier(record: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(staging: Path) -> Iterator[Path]:
+def _locked(staging: Path) -> Iterator[Path]:
     """Create and lock a hidden folder, for one process at a time; deletes it afterwards if it is empty."""
     lock = None
     while lock is None:  # retry if the previous holder of the lock has deleted the folder

@@ -137,7 +137,7 @@ def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
 # --- values
 
 
-def _turned_over(dataset: Dataset) -> bool:
+def _is_inverted(dataset: Dataset) -> bool:
     """Whether to invert values: MONOCHROME1 (low is bright) without a unit, that is no CT, PET or rescale."""
     unit = dataset.get("Modality") in ("CT", "PT") or dataset.get("RescaleType") == "HU"
     unit = unit or dataset.get("RescaleSlope") not in (None, 1) or dataset.get("RescaleIntercept") not in (None, 0)
@@ -158,7 +158,7 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         if dataset.get("Modality") == "CT" and dataset.get("PixelPaddingValue") is not None:
             ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
             padding[k] = (numbers >= min(ends)) & (numbers <= max(ends))
-        if _turned_over(dataset):
+        if _is_inverted(dataset):
             top = -1 if numbers.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1
             numbers = top - numbers.astype(np.int64)
         pixels[k] = numbers * each.rescale[0] + each.rescale[1]  # PS3.3, C.11.1, in double precision

@@ -219,7 +219,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         if rescale[0] == 0 or (placed and min(spacing) <= 0):
             raise Broken(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
         pairs = FRAME_MARKS if framed else [("", mark) for mark in MARKS]
-        marks = {name: _words(group(sequence).get(name)) for sequence, name in pairs}
+        marks = {name: _text(group(sequence).get(name)) for sequence, name in pairs}
         if placed:
             marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
         apart, thickness = (abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness"))
@@ -260,7 +260,7 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | Non
     return numbers
 
 
-def _words(value: object) -> str:
+def _text(value: object) -> str:
     """An element's value as text, several values joined by _; "" where there is none."""
     several = not isinstance(value, str) and np.ndim(value) > 0
     return "_".join(map(str, value)) if several else "" if value is None else str(value)

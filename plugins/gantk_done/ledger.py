@@ -54,7 +54,7 @@ class Ledger:
         with suppress(OSError, KeyError, TypeError):
             entry = self.done[job.name]
             results = [self.folder / name for name in entry["results"]]
-            if entry["inputs"] == _times(job) and all(path.exists() for path in results):
+            if entry["inputs"] == _sizes_and_times(job) and all(path.exists() for path in results):
                 return results
         return None
 
@@ -62,7 +62,7 @@ class Ledger:
         """Record the results of a job; where the record cannot be written, translation continues without it."""
         names = [path.relative_to(self.folder).as_posix() for path in results]
         with suppress(OSError):
-            line = _line({"done": {job.name: {"inputs": _times(job), "results": names}}})
+            line = _line({"done": {job.name: {"inputs": _sizes_and_times(job), "results": names}}})
             if self.begun:
                 with self.path.open("ab") as file:
                     file.write(line)
@@ -71,7 +71,7 @@ class Ledger:
                 self.begun = True
 
 
-def _times(job: Job) -> list[list[int]]:
+def _sizes_and_times(job: Job) -> list[list[int]]:
     """[size, modification time in ns] of each file that a job reads."""
     return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in job.files)]
 

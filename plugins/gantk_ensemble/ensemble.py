@@ -46,13 +46,13 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
     else:
         parts = list(model)
     parts = [part.strip() if isinstance(part, str) else part for part in parts]
-    paths = [path for part in filter(None, parts) for path in member_paths(part) or [_one(part)]]
+    paths = [path for part in filter(None, parts) for path in member_paths(part) or [_path_or_address(part)]]
     if not paths:
         raise UserError("no model is named", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT")
     return paths
 
 
-def _one(model: Any) -> Any:
+def _path_or_address(model: Any) -> Any:
     """Convert a model's name to a Path; addresses such as hf://USER/NAME stay unchanged."""
     return model if "://" in os.fspath(model) else Path(model)
 
@@ -82,7 +82,7 @@ class Ensemble(TrainedModel):
     """
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
-        self.members, self._asked, self._inner = members, PLAIN, PLAIN
+        self.members, self._look, self._inner_look = members, PLAIN, PLAIN
         first = _ends(members[0], None)
         for member, name in zip(members, names, strict=True):
             try:
@@ -120,7 +120,7 @@ class Ensemble(TrainedModel):
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
         """The pipeline of the first member."""
-        return self.members[0].pipeline(letter, self._plain(look))
+        return self.members[0].pipeline(letter, self._member_look(look))
 
     def sample_to(self, *options: Any) -> list[Path]:
         """Always a UserError: an ensemble makes no images from noise."""
@@ -136,8 +136,8 @@ class Ensemble(TrainedModel):
             return super().translate(images, to, look, progress, grad=grad)
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            made = member.translate(images, name, self._plain(look), share, grad=grad)
-            mean, square = (made, 0 * made) if mean is None else _with(made, mean, square, number)
+            made = member.translate(images, name, self._member_look(look), share, grad=grad)
+            mean, square = (made, 0 * made) if mean is None else _updated(made, mean, square, number)
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5]) if look.uncertainty else mean
 
@@ -148,13 +148,13 @@ class Ensemble(TrainedModel):
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             seen = replace(image, own=image.own and number == len(self.members))  # only the last may overwrite it
-            (made,) = member.images(seen, name, self._plain(look), share)
+            (made,) = member.images(seen, name, self._member_look(look), share)
             if mean is None:
                 mean = made.pixels
                 square = zeros_beside(image.spill, mean.shape) if look.uncertainty else np.broadcast_to(0, mean.shape)
                 continue
             for part in slabs(mean.shape[1:]):
-                mean[:, part], apart = _with(made.pixels[:, part], mean[:, part], square[:, part], number)
+                mean[:, part], apart = _updated(made.pixels[:, part], mean[:, part], square[:, part], number)
                 if look.uncertainty:
                     square[:, part] = apart
         if not look.uncertainty:
@@ -171,17 +171,17 @@ class Ensemble(TrainedModel):
         for k, member in enumerate(self.members):
             yield member, name, progress and (lambda done, all, k=k: progress(k * all + done, count * all))
 
-    def _plain(self, look: Look) -> Look:
+    def _member_look(self, look: Look) -> Look:
         """The options for each member; returns the same object for the same `look`, since members cache by identity."""
-        if look is not self._asked:
+        if look is not self._look:
             if look.variants is not None:
                 what = "variants are drawn at random, and several models draw different ones: their mean is blurred"
                 raise UserError(what, where="--variants", remedy="name one run")
             if look.uncertainty not in (None, *KINDS):
                 what = "the uncertainty of several models is how far they differ"
                 raise UserError(what, where="--uncertainty", allowed=KINDS, remedy="name one run for other kinds")
-            self._asked, self._inner = look, replace(look, uncertainty=None)
-        return self._inner
+            self._look, self._inner_look = look, replace(look, uncertainty=None)
+        return self._inner_look
 
 
 def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:
@@ -190,7 +190,7 @@ def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:
     return frame.source, frame.target
 
 
-def _with(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
+def _updated(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
     """Update the mean and the sum of squared deviations with the `number`th value (Welford 1962)."""
     apart = value - mean
     mean = mean + apart / number

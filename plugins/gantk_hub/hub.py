@@ -51,7 +51,7 @@ def fetched(address: str, say: Callable[[str], None]) -> Path:
             folder = hub.snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=True)
         except hub.errors.LocalEntryNotFoundError:
             folder = None
-    with _asking(f"'{address}' cannot be fetched"):
+    with _as_gantk_error(f"'{address}' cannot be fetched"):
         folder = Path(folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES))
     if not (folder / "recipe.toml").is_file():
         raise UserError(f"'{address}' is no model of gantk's: it has no recipe.toml", remedy="`gantk push` makes one")
@@ -85,7 +85,7 @@ def push(
 
             pack(path, made, card=card, say=lambda line: None)
         write_file(made / "README.md", _readme(made, license).encode())
-        with _asking(f"'{name}' cannot be uploaded"):
+        with _as_gantk_error(f"'{name}' cannot be uploaded"):
             api.create_repo(name, private=private or None, exist_ok=True)
             options = {"delete_patterns": "checkpoints/*", "allow_patterns": [*FILES, "README.md"]}
             commit = api.upload_folder(repo_id=name, folder_path=made, commit_message="A model of gantk", **options)
@@ -111,7 +111,7 @@ def _library() -> Any:
 
 
 @contextmanager
-def _asking(what: str) -> Iterator[None]:
+def _as_gantk_error(what: str) -> Iterator[None]:
     """Convert any error of the hub or the network into a GantkError with a remedy."""
     try:
         yield
