@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// Curves: the value under the pointer or under the arrow keys, log or linear, one curve more or less.
+// Charts: shows values at the pointer or by arrow keys, switches log or linear axes, hides and shows curves.
 const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))).replace("-", "−"));
 for (const chart of all(".chart")) {
   const { steps, values, axes, x } = data.charts[chart.dataset.chart];

@@ -1,4 +1,4 @@
-// A page of a run that lives reloads itself, and is found as it was left: place, sliders, folds, what charts show.
+// Reloads the page of a running training, and restores scroll position, sliders, folded sections and chart settings.
 const live = document.getElementById("live");
 const left = history.state || {};
 const since = left.written === live?.dataset.written ? left.since : Date.now(); // when this state of it was first seen

@@ -1,4 +1,4 @@
-// The scrubber: one slider for every direction; the last step's pictures are taken from the page itself.
+// The step slider, common to all directions; the last step's pictures are read from the page itself.
 const scrub = document.getElementById("scrub");
 const pictures = all("img[data-key]");
 const finals = new Map(pictures.map((image) => [image, image.src]));

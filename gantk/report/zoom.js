@@ -1,4 +1,4 @@
-// A closer look at one sample; where there is a slider, its keys go on working while it is open.
+// Enlarges one sample; the keys of the step slider, if there is one, keep working meanwhile.
 const zoom = document.getElementById("zoom");
 let enlarged = null;
 

@@ -37,7 +37,7 @@ class AnyToAny(Method):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",  # least squares, as in MM-GAN
-        l1: Weight = 100.0,  # weight of the L1 loss, or of `reconstruction`; a GAN alone at 0
+        l1: Weight = 100.0,  # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
         reconstruction: Loss = "l1",  # loss between a translation and its truth
         augment: list[Augment] = [],  # differentiable changes of the discriminator's inputs, for small data sets
         adapt: Fraction = 0.0,  # change only as many images as hold r_t at this value (ADA, 0.6 usual); 0 = all

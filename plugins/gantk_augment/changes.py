@@ -174,7 +174,7 @@ class BiasField(Augment):
 class Blur(Augment):
     """Blend with a 5-pixel binomial blur by a random share from `by`; negative shares sharpen."""
 
-    by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)  # least and most
+    by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)  # smallest and largest share
 
     def apply(self, image: Tensor) -> Tensor:
         soft = image

@@ -45,7 +45,7 @@ class Windows(Mapping, name="ct"):
     air: float = -1000.0  # HU mapped to the start of the range
     bone: float = 2000.0  # HU mapped to its end: dense bone
     share: Fraction = 0.7  # share of the range for the window
-    no_hu: Literal["refuse", "percentile", "minmax"] = "refuse"  # images without HU: an error, or mapped by this line
+    no_hu: Literal["refuse", "percentile", "minmax"] = "refuse"  # images without HU: an error, or use this mapping
 
     def __post_init__(self):
         super().__post_init__()
@@ -109,8 +109,8 @@ class Domains:
     def __init__(
         self,
         *,
-        a: Intensity = "ct",  # of the first domain
-        b: Intensity = "percentile",  # of the second domain
+        a: Intensity = "ct",  # mapping of the first domain
+        b: Intensity = "percentile",  # mapping of the second domain
         range: tuple[float, float] = (-1.0, 1.0),  # network intensities of black and white, for both
     ):
         self.range, own = tuple(map(float, range)), [list(part().range) for part in (a, b)]

@@ -20,9 +20,9 @@ class CycleGAN(CycleMethod):
         generator: Generator = "resnet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
-        cycle: Weight = 10.0,  # weight of the L1 cycle loss, both ways
-        identity: Weight = 5.0,  # weight of the L1 identity loss; needs as many channels in as out
-        pool: Number = 50,  # earlier fakes that the discriminators are shown too; 0 = none
+        cycle: Weight = 10.0,  # weight of the L1 cycle loss, in both directions
+        identity: Weight = 5.0,  # weight of the L1 identity loss; needs domains with equal numbers of channels
+        pool: Number = 50,  # size of the pool of earlier fakes for the discriminators; 0 = none
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}

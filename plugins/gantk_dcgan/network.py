@@ -107,7 +107,7 @@ class DCGANDiscriminator(b.Network):
         *,
         width: Width = 64,  # filters of the first convolution
         depth: Depth = 4,  # convolutions before the last, each halves the size: 4 at 64 px, 5 at 128 px
-        first_stride: Literal[1, 2] = 2,  # 1: the first of them keeps the size
+        first_stride: Literal[1, 2] = 2,  # 1: the first convolution keeps the size
         norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)

@@ -23,7 +23,7 @@ class DualGAN(CycleMethod):
         adversarial: AdversarialLoss = "ls",
         cycle: Weight = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
         cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: the same
-        pool: Number = 0,  # earlier fakes that the discriminators are shown too; 0 = the paper
+        pool: Number = 0,  # size of the pool of earlier fakes for the discriminators; 0 = the paper
         critic: Count = 1,  # discriminator steps per generator step; 2 to 4 in the paper
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
