@@ -67,7 +67,7 @@ class Registry:
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # name registered twice -> by whom
     packages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {kind: [] for kind in PACKAGES})
-    broken: dict[str, str] = field(default_factory=dict)  # plugin -> why it did not load
+    broken: dict[str, str] = field(default_factory=dict)  # plugin -> the error that stopped it from loading
     cache: dict[str, Any] = field(default_factory=dict)  # values computed from the entries; cleared by `add`
 
     def add(self, entry: Entry) -> None:
@@ -92,7 +92,7 @@ class Registry:
         return [self.entries[kind, name] for name in self.names(kind)]
 
     def get(self, kind: str, name: str) -> Entry:
-        """The entry of that name; UserError with the nearest spelling, the collision or the broken plugin behind it."""
+        """The entry of that name; UserError with the nearest spelling, name collisions, and plugins that failed."""
         if (kind, name) in RENAMED and (kind, name) not in self.entries:
             new = RENAMED[kind, name]
             warnings.warn(f"the {kind} '{name}' is now '{new}'", DeprecationWarning, stacklevel=2)

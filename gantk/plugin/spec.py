@@ -85,12 +85,12 @@ TrackerPart = Annotated[Part, Kind("tracker")]
 MethodPart = Annotated[Part, Kind("method")]
 
 # Ranges of numbers, for the annotations of options: `width: Width = 64`. Others: Annotated[int, Field(ge=2, le=9)].
-Width = Annotated[int, Field(ge=1, le=2**14)]  # filters of a layer, numbers of a code
-Depth = Annotated[int, Field(ge=1, le=12)]  # halvings, layers that double the filters
+Width = Annotated[int, Field(ge=1, le=2**14)]  # filters of a layer, length of a latent code
+Depth = Annotated[int, Field(ge=1, le=12)]  # number of halvings, or of layers that double the filters
 Halvings = Annotated[int, Field(ge=0, le=12)]
-Few = Annotated[int, Field(ge=0, le=128)]  # layers of one size, neighbours, threads
+Few = Annotated[int, Field(ge=0, le=128)]  # number of layers of one size, of neighbours, of threads
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
-Window = Annotated[int, Field(ge=2, le=63)]  # pixels a side of what is compared
+Window = Annotated[int, Field(ge=2, le=63)]  # side in pixels of a window for comparing images
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Number = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

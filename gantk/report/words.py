@@ -29,25 +29,25 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """`12 ms`, `0.46 s`, `93 s`; from two minutes on as `duration` writes it."""
+    """Format seconds as `12 ms`, `0.46 s`, `93 s`; from two minutes on like `duration`."""
     if seconds < 0.1:
         return f"{number(1000 * seconds, 3)} ms"
     return f"{number(seconds, 3)} s" if seconds < 120 else duration(seconds)
 
 
 def joules(energy: float) -> str:
-    """`820 J`, `12.4 kJ`, `3.1 MJ`."""
+    """Format an energy in joules: `820 J`, `12.4 kJ`, `3.1 MJ`."""
     size, unit = next(((s, u) for s, u in ((1e6, "MJ"), (1e3, "kJ")) if energy >= s), (1, "J"))
     return f"{number(energy / size, 3)} {unit}"
 
 
 def listed(items: Sequence[str], conjunction: str = "and") -> str:
-    """`A`, `A and B`, `A, B and C`."""
+    """Join items as text: `A`, `A and B`, `A, B and C`."""
     return f" {conjunction} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def metric_name(name: str) -> str:
-    """`psnr_foreground` is PSNR foreground, `ms_ssim` is MS-SSIM, `lesion_contrast` is Lesion contrast."""
+    """A metric's readable name: `psnr_foreground` is PSNR foreground, `ms_ssim` is MS-SSIM."""
     multi = name.startswith(("ms_ssim", "msssim"))
     head, _, rest = ("ssim" + name.partition("ssim")[2] if multi else name).partition("_")
     if head in ABBREVIATIONS:
@@ -100,12 +100,12 @@ def digits(value: float | None, places: int) -> str:
 
 
 def with_unit(entry: Scored, places: int) -> str:
-    """`24.31 dB`."""
+    """A score's value with its unit, such as `24.31 dB`."""
     return f"{digits(entry.get('value'), places)} {entry.get('unit') or ''}".strip()
 
 
 def interval(entry: Scored, places: int) -> str:
-    """`23.81 to 24.81`, the ends of the 95 % interval; "" where there is none."""
+    """The ends of a score's 95 % interval, such as `23.81 to 24.81`; "" where there is none."""
     low, high = entry.get("ci95") or (None, None)
     return f"{digits(low, places)} to {digits(high, places)}" if low is not None and high is not None else ""
 

@@ -24,7 +24,7 @@ class Aligned(FileSource):
 
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
     patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = from folder or file names
-    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
 
     found_for, guesses = (2,), True
 

@@ -1,4 +1,4 @@
-"""Augmentations: differentiable changes of images on the device, in 2-D and 3-D, that a CUDA graph can hold."""
+"""Augmentations: differentiable changes of images on the device, in 2-D and 3-D, that a CUDA graph can record."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -9,6 +9,6 @@ NAMES = {"BiasField": "bias_field"}
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Offer the augmentations, each under its name in lower case."""
+    """Register the augmentations, each under its name in lower case."""
     for kind in KINDS:
         add.augment(NAMES.get(kind, kind.lower()), f"gantk_augment.changes:{kind}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from gantk.data.augment import Augment
 from gantk.plugin.spec import Share, Weight
 
-option_fields = dataclass(kw_only=True, eq=False)  # fields are the options that recipes know
+option_fields = dataclass(kw_only=True, eq=False)  # the fields are the options in recipes
 
 
 class HFlip(Augment):

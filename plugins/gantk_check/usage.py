@@ -143,7 +143,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         what = f"{'this split' if by_recipe else 'the usual split'} is not possible: {error.what}"
         usage.problems.append(problem("split", "error" if by_recipe else "warning", what, (), error.remedy))
         return
-    if not any(each["kind"] == "patients" for each in usage.problems):  # whether names say them is not open
+    if not any(each["kind"] == "patients" for each in usage.problems):  # no doubt about the patients
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
     trained = [r for r in training_of(table, usage.method, usage.splits["train"]) if r.domain in usage.method.reads]
     try:
@@ -155,7 +155,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
 
 
 def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
-    """Images that have no partner though others have one, and patients who lack a contrast."""
+    """Yield problems: images without a partner where others have one, and patients who lack a contrast."""
     complete, paired = complete_pairs(records), usage.method.paired
     for kind, error, some, words, remedy in (
         ("pairs", paired, [r for r in records if complete and r.pair is not None and r.pair not in complete],

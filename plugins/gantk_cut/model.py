@@ -65,7 +65,7 @@ class CUT(Method):
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half of it where `low_res_warmup` says so."""
+        """One stage at the recipe's size; before it one at half that size if `low_res_warmup` is above 0."""
         return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def directions(self) -> list[str]:

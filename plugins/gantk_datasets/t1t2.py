@@ -116,7 +116,7 @@ def slices(folder: Path, figure: str) -> tuple[Path, Path]:
 
 
 def save(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    """Write a NIfTI file in mm."""
+    """Write a NIfTI file with mm as its unit."""
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
