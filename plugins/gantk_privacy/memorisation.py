@@ -1,4 +1,4 @@
-"""Measures whether generated images are nearer to training than to held-out images, and whether that tells them."""
+"""Measures whether generated images are nearer to training than to held-out images, and whether that separates both."""
 
 from __future__ import annotations
 
