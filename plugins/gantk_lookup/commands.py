@@ -23,14 +23,14 @@ def list_(kind) -> None:
 
     registry, out = load().registry, console()
     kinds = [_kind(kind)] if kind else KINDS
-    found = {each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)] for each in kinds}
+    entries = {each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)] for each in kinds}
     if out.is_terminal:  # the kind's description stands once, above its entries
-        for each, rows in found.items():
+        for each, rows in entries.items():
             out.print(f"[bold]{each}[/]: {KINDS[each]}")
             others = [(e.name, says if e.owner == "gantk" else f"{says} [dim](from {e.owner})[/]") for e, says in rows]
             out.print(table((), [(f"  {name}", says) for name, says in others]))
     else:
-        rows = [(e.kind, e.name, e.owner, says) for each in found.values() for e, says in each]
+        rows = [(e.kind, e.name, e.owner, says) for each in entries.values() for e, says in each]
         out.print(table(("kind", "name", "from", ""), rows))
     for name, problem in registry.broken.items():
         complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")

@@ -26,12 +26,12 @@ def in_short(tables: Mapping) -> str:
     stated = mapping(mapping(tables.get("paper")).get("stated"))
     if not stated:
         return ""
-    other = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
-    said = [f"other {', '.join(other)}" if other else "as stated"]
+    changed = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
+    parts = [f"other {', '.join(changed)}" if changed else "as stated"]
     for name, over in mapping(tables.get("profile")).items():
-        other = [".".join(path[1:]) for path in leaves(mapping(over)) if _at(over, path) != _at(tables, path)]
-        said += [f"{name}: other {', '.join(other)}"] if other else []
-    return "; ".join(said)
+        changed = [".".join(path[1:]) for path in leaves(mapping(over)) if _at(over, path) != _at(tables, path)]
+        parts += [f"{name}: other {', '.join(changed)}"] if changed else []
+    return "; ".join(parts)
 
 
 def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
@@ -43,9 +43,9 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
     stated, ours = mapping(paper.get("stated")), paper.get("ours")
     here = resolved(recipe.override([], profile).check())
     if stated:
-        count, found = len(list(leaves(stated))), departures(stated, here, filled_in=True)
-        yield f"{paper.get('title', 'the report')}: {count - len(found)} of {count} stated settings are kept"
-        for key, (theirs, value) in found.items():
+        count, differences = len(list(leaves(stated))), departures(stated, here, filled_in=True)
+        yield f"{paper.get('title', 'the report')}: {count - len(differences)} of {count} stated settings are kept"
+        for key, (theirs, value) in differences.items():
             yield f"departs: {key} = {_shown(value)} where the report has {_shown(theirs)}"
     if isinstance(ours, list) and ours:
         chosen = [f"{key} = {_shown(_at(here, tuple(str(key).split('.'))))}" for key in ours]

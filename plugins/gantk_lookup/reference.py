@@ -25,10 +25,10 @@ def summary(entry: Entry) -> str:
         node: Any = _source(module)
         for name in attribute.split("."):
             node = next(each for each in node.body if getattr(each, "name", None) == name)
-        found = ast.get_docstring(node)
+        docstring = ast.get_docstring(node)
     except (ImportError, OSError, ValueError, SyntaxError, StopIteration, AttributeError):
-        found = None  # `gantk show` prints the error
-    return first_sentence(found or "")
+        docstring = None  # `gantk show` prints the error
+    return first_sentence(docstring or "")
 
 
 @functools.cache
@@ -49,22 +49,22 @@ def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     """
     notes = {}
     for path, _, line in key_lines(recipe.text):
-        if found := re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line):
-            notes[path] = found[1]
+        if match := re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line):
+            notes[path] = match[1]
     return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
 
 
 def _lines(table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set) -> Iterator[tuple[str, str, bool]]:
     part = isinstance(table, Part)
     values = {"name": table.name} | table.options if part else dict(table)
-    known = [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
-    means = {name: comment for name, _, _, comment in known}
+    options = [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
+    comments = {name: comment for name, _, _, comment in options}
 
     def is_table(pair: tuple[str, Any]) -> bool:
         return isinstance(pair[1], (Part, Table)) or (pair[0] == "paper" and pair[1] != {})
 
     for key, value in sorted(values.items(), key=is_table):  # tables last
-        here, note = (*path, key), notes.get((*path, key)) or means.get(key, "")
+        here, note = (*path, key), notes.get((*path, key)) or comments.get(key, "")
         own = any(each[: len(here)] == here for each in said)
         if is_table((key, value)):
             yield "", "", False

@@ -81,9 +81,9 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
             torch.default_generator.manual_seed(seed or 0)
             network = lpips.LPIPS(net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None)
         if path is not None:
-            known = torch.load(path, map_location="cpu", weights_only=True)
+            weights = torch.load(path, map_location="cpu", weights_only=True)
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight
-            network.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
+            network.net.load_state_dict({name: weights[f"features.{name.partition('.')[2]}"] for name in own})
     except Exception as error:  # no network, a damaged file, or the weights of another network
         what = f"'{path}' does not hold" if path else "this machine has not, and cannot fetch,"
         what += f" the weights of the network '{net}' of lpips ({told(error)})"

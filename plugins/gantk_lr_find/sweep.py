@@ -76,9 +76,9 @@ class Sweep:
 
     def words(self) -> str:
         """The result as one line for a terminal."""
-        said = f"try {self.suggested:.1e}" if self.suggested else "no rate can be read from this"
-        ends = f"diverges at {self.diverged:.1e}" if self.diverged else f"does not diverge up to {self.rates[-1]:.0e}"
-        return f"{said} ({self.why}); {ends}; the recipe has {self.now:.1e}"
+        advice = f"try {self.suggested:.1e}" if self.suggested else "no rate can be read from this"
+        limit = f"diverges at {self.diverged:.1e}" if self.diverged else f"does not diverge up to {self.rates[-1]:.0e}"
+        return f"{advice} ({self.why}); {limit}; the recipe has {self.now:.1e}"
 
     def table(self) -> dict:
         """The result as a mapping for JSON."""
@@ -99,7 +99,7 @@ def find(
     parts = assemble(model, runtime)
     if not parts.engine.steps:
         raise UserError("a training of no steps has no rate", where="train.steps")
-    training, found = Training(parts, None), []
+    training, sweeps = Training(parts, None), []
     weights = {name: tensor.clone() for name, tensor in parts.method.state_dict().items()}
     state = copy.deepcopy(parts.engine.state_dict())
     parts.engine.schedule = lambda share: 1.0
@@ -114,10 +114,10 @@ def find(
             for k in _grow(sweep, parts, training, phase.every):
                 progress((number + k / STEPS) / len(parts.engine.phases), f"rates of the {phase.name}")
             sweep.conclude()
-            found.append(sweep)
+            sweeps.append(sweep)
     finally:
         training.feed.close()
-    return found
+    return sweeps
 
 
 def _grow(sweep: Sweep, parts: Parts, training: Training, every: int) -> Iterator[int]:
@@ -137,13 +137,13 @@ def _grow(sweep: Sweep, parts: Parts, training: Training, every: int) -> Iterato
             losses = engine.train_step(batch)
             values = {key: value for key, value in losses.items() if key.startswith(f"{sweep.phase}/")}
             if values:
-                named = {name.partition("/")[2]: float(value) for name, value in values.items()}
-        total.append(sum(named.values()))
+                losses_by_name = {name.partition("/")[2]: float(value) for name, value in values.items()}
+        total.append(sum(losses_by_name.values()))
         if not math.isfinite(total[-1]):
             sweep.diverged = rate
             return
         sweep.rates.append(rate)
-        for name, value in named.items():
+        for name, value in losses_by_name.items():
             sweep.losses.setdefault(name, []).append(value)
         usual = float(np.median(total[:10]))
         risen = float(np.mean(total[-3:])) - usual > TIMES * max(abs(usual), float(np.std(total[:10])), 1e-6)

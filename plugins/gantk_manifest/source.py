@@ -53,7 +53,7 @@ class Manifest(VolumeSource):
         self.folder = self.root if self.table else self.root.parent
         self.called = "the table" if self.table else f"'{self.root}'"
         self.wrong: dict[str, dict[str, int]] = defaultdict(dict)  # mistake -> its first cells and their line numbers
-        self.made = Counter()  # mistake -> how often it occurs
+        self.counts = Counter()  # mistake -> how often it occurs
         self.letters: dict[str, str | None] = {}  # word in the column domain -> domain's letter
 
     @classmethod
@@ -64,31 +64,31 @@ class Manifest(VolumeSource):
     def records(self) -> list[Record]:
         """A record for each image, or each plane of a volume; one UserError lists all wrong cells with their lines."""
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
-        names, self.splits, said, count, wrong = [], False, Counter(), 0, 0
+        names, self.splits, words, count, wrong = [], False, Counter(), 0, 0
         for _, row in self._rows(names):
             self.splits |= bool(row.get("split"))  # if one row has a split, every row needs one
-            said[row.get("domain", "")] += 1
+            words[row.get("domain", "")] += 1
         columns = self._columns(names)
         if columns is None:
-            self._expect_domains(said)
+            self._expect_domains(words)
         items: dict[tuple[str, str], Item] = {}
         for line, row in self._rows():
-            before, count = self.made.total(), count + 1
+            mistakes, count = self.counts.total(), count + 1
             for item in self._items(line, row, columns):
                 if (item.letter, item.key) in items:
                     self._note(UserError("stands there twice", where=item.key), line)
                 items[item.letter, item.key] = item
-            wrong += self.made.total() > before
+            wrong += self.counts.total() > mistakes
         if wrong:
             what = f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
             raise UserError(what, where="data.source.path", remedy="correct these rows, or take them out")
-        every = list(items.values())
+        kept = list(items.values())
         if "pair" not in names and columns is None:
-            for item in every:
+            for item in kept:
                 word = self.names[item.letter], self.words[item.letter]
                 item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
-            _pair_slices(every)
-        return self.records_of(every)
+            _pair_slices(kept)
+        return self.records_of(kept)
 
     def columns(self) -> list[str]:
         """Names of the table's columns, the keys of `about`."""
@@ -96,12 +96,12 @@ class Manifest(VolumeSource):
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """The row of each record's image, column -> cell; {} for an image without a row."""
-        names, found, self.splits = [], {(r.domain, r.scan_key or r.key): {} for r in records}, False
+        names, row_of, self.splits = [], {(r.domain, r.scan_key or r.key): {} for r in records}, False
         rows = self._rows(names)
         columns = self._columns(names)
         for line, row in rows:
-            found |= {key: row for i in self._items(line, row, columns) if (key := (i.letter, i.key)) in found}
-        return [found[r.domain, r.scan_key or r.key] for r in records]
+            row_of |= {key: row for i in self._items(line, row, columns) if (key := (i.letter, i.key)) in row_of}
+        return [row_of[r.domain, r.scan_key or r.key] for r in records]
 
     def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
         """Line number and cells of each row that is not left out; the columns' names are appended to `names`."""
@@ -112,7 +112,7 @@ class Manifest(VolumeSource):
 
     def _note(self, error: UserError, line: int) -> None:
         """Count a wrong cell for the one error message at the end."""
-        self.made[error.what] += 1
+        self.counts[error.what] += 1
         if len(cells := self.wrong[error.what]) < KEPT:
             cells.setdefault(str(error.where)[:80], line)
 
@@ -121,7 +121,7 @@ class Manifest(VolumeSource):
         for kind, cells in self.wrong.items():
             shown = ", ".join(f"'{cell}' in line {line}" for cell, line in [*cells.items()][:SHOWN])
             more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (len(cells) > SHOWN)
-            yield f"{kind} ({self.made[kind]}): {shown}{more}"
+            yield f"{kind} ({self.counts[kind]}): {shown}{more}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
@@ -140,23 +140,23 @@ class Manifest(VolumeSource):
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
 
-    def _expect_domains(self, said: Counter) -> None:
-        """Raise UserError if the column domain names no domain of this recipe; `said` counts its words."""
-        said.pop("", None)
-        if said and not any(map(self._letter, said)):
-            counts = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in said.most_common(SHOWN))
-            what = f"the column domain of {self.called} says {counts}, and this recipe has {' and '.join(self.domains)}"
-            names = [word for word in said if len(word) < 40]
+    def _expect_domains(self, counts: Counter) -> None:
+        """Raise UserError if the column domain names no domain of this recipe; `counts` is of its words."""
+        counts.pop("", None)
+        if counts and not any(map(self._letter, counts)):
+            shown = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in counts.most_common(SHOWN))
+            what = f"the column domain of {self.called} says {shown}, and this recipe has {' and '.join(self.domains)}"
+            names = [word for word in counts if len(word) < 40]
             raise UserError(what, where="data.domains", remedy=rename_or_map(names, self.domains))
 
     def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
         """The items of a row: one for its path, none if its domain is another one; or one for each domain's path."""
         study, items, split = row.get("pair", ""), [], None
         if columns is None:
-            letter, said = None, row.get("domain", "")
+            letter, word = None, row.get("domain", "")
             try:
-                letter = self.letters[said] if said in self.letters else self._letter_of(said)
-                self.letters[said] = letter
+                letter = self.letters[word] if word in self.letters else self._letter_of(word)
+                self.letters[word] = letter
             except UserError as error:
                 self._note(error, line)
             columns = {letter: "path"} if letter else {}
@@ -203,22 +203,22 @@ class Manifest(VolumeSource):
         for item, differs in zip(items, differ, strict=True):
             item.mask = None if differs else mask
 
-    def _letter(self, said: str) -> str | None:
+    def _letter(self, word: str) -> str | None:
         """The letter of the domain that a row names; None for another domain."""
-        if len(self.domains) == 1 and not said:
+        if len(self.domains) == 1 and not word:
             return "image"
-        exact = [letter for letter, name in self.words.items() if said.lower() in (name.lower(), letter)]
-        alike = [letter for letter, name in self.words.items() if same_contrast(one_word(said), one_word(name))]
+        exact = [letter for letter, name in self.words.items() if word.lower() in (name.lower(), letter)]
+        alike = [letter for letter, name in self.words.items() if same_contrast(one_word(word), one_word(name))]
         return next(iter(exact + alike), None)
 
-    def _letter_of(self, said: str) -> str | None:
+    def _letter_of(self, word: str) -> str | None:
         """The letter of the domain that a row names; None for another contrast. UserError for an unknown word."""
-        letter = self._letter(said)
-        if letter is None and one_word(said) not in CONTRASTS:
-            close = did_you_mean(said[:80], [name.lower() for name in self.words.values()])
+        letter = self._letter(word)
+        if letter is None and one_word(word) not in CONTRASTS:
+            close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
             if close or len(self.names) > 1:
                 known = ", ".join(self.words.values())
-                raise UserError(" ".join(filter(None, [f"is no domain ({known})", close])), where=said)
+                raise UserError(" ".join(filter(None, [f"is no domain ({known})", close])), where=word)
         return letter
 
     def _source(self, text: str) -> tuple[Source, str]:

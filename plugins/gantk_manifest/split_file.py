@@ -38,37 +38,37 @@ def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int)
         header, lines = read_rows(path)
     except UserError as error:
         raise error.at(WHERE) from error
-    column, says = (_column(path, header, names) for names in (("patient", "path", "key"), ("split", "fold")))
+    column, kind = (_column(path, header, names) for names in (("patient", "path", "key"), ("split", "fold")))
     sets: dict[str, str] = {}
     for line, row in lines:
-        name, value, where = row.get(column, ""), row.get(says, "").lower(), f"{WHERE}: '{path.name}', line {line}"
+        name, value, where = row.get(column, ""), row.get(kind, "").lower(), f"{WHERE}: '{path.name}', line {line}"
         if not name:
             raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
-        if value not in WORDS if says == "split" else not value.isdecimal():
-            allowed = "train, validation, test; none to leave it out" if says == "split" else "0, 1, 2, ..."
-            raise UserError(f"'{value}' is no {says}", where=where, allowed=allowed, remedy=did_you_mean(value, WORDS))
+        if value not in WORDS if kind == "split" else not value.isdecimal():
+            allowed = "train, validation, test; none to leave it out" if kind == "split" else "0, 1, 2, ..."
+            raise UserError(f"'{value}' is no {kind}", where=where, allowed=allowed, remedy=did_you_mean(value, WORDS))
         value = WORDS.get(value, value)
         if sets.setdefault(name, value) != value:
             what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
             raise UserError(what, where=where, remedy="keep one of the two rows")
-    numbers = sorted({int(value) for value in sets.values()}) if says == "fold" else []
-    if (says == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
+    numbers = sorted({int(value) for value in sets.values()}) if kind == "fold" else []
+    if (kind == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
         what = f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold} of {folds or len(numbers)}"
         allowed = ", ".join(map(str, numbers)) or "folds = 0 with a column split"
         raise UserError(what, where="data.split.fold", allowed=allowed)
-    if says == "fold":
+    if kind == "fold":
         sets = {name: "test" if int(value) == fold else "train" for name, value in sets.items()}
-    found = _sets_of(records, path, column, sets)
-    if None in found:
-        raise _missing(path, column, records, [r for r, place in zip(records, found, strict=True) if place is None])
-    kept = [replace(r, split=place) for r, place in zip(records, found, strict=True) if place != "none"]
+    assigned = _sets_of(records, path, column, sets)
+    if None in assigned:
+        raise _missing(path, column, records, [r for r, place in zip(records, assigned, strict=True) if place is None])
+    kept = [replace(r, split=place) for r, place in zip(records, assigned, strict=True) if place != "none"]
     of_pair: dict[str, str | None] = {}
     for record in kept:  # rows by path can put registered images into different sets
         if record.pair is not None and of_pair.setdefault(record.pair, record.split) != record.split:
             what = f"'{record.key}' is in {record.split}, and the image registered with it in {of_pair[record.pair]}"
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
-    made = {"file": {"path": str(path), "sha256": sha256_of(path)}}
-    return kept, made | ({"fold": fold} if says == "fold" else {})
+    entry = {"file": {"path": str(path), "sha256": sha256_of(path)}}
+    return kept, entry | ({"fold": fold} if kind == "fold" else {})
 
 
 def listed(columns: Sequence[str]) -> str:
@@ -78,14 +78,14 @@ def listed(columns: Sequence[str]) -> str:
 
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
     """The one name of `names` that a table has as a column; UserError where it has none, or both split and fold."""
-    found = [name for name in names if name in header]
-    if not found:
+    present = [name for name in names if name in header]
+    if not present:
         what = f"'{path}' has no column '{names[0]}', but {listed([*map(repr, header)])}"
         allowed, remedy = f"a header with one of {', '.join(names)}", did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
-    if found == ["split", "fold"]:
+    if present == ["split", "fold"]:
         raise UserError(f"'{path}' has both 'split' and 'fold'", where=f"{WHERE}: line 1", remedy="remove one of them")
-    return found[0]
+    return present[0]
 
 
 def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str, str]) -> list[str | None]:

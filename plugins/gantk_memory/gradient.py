@@ -40,10 +40,10 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
     mapping, frame = own_mapping(pipeline, host, several), pipeline.frame
     run = _network(model, letter)
     missing, native = native.isnan(), native.nan_to_num()  # a masked NaN would still make the gradient NaN
-    done = [
+    outputs = [
         _batch(pipeline, mapping, native, missing, part, run) for part in torch.arange(len(native)).split(frame.batch)
     ]
-    return unbatched(torch.cat(done)[:, model.part(letter, to)], several)
+    return unbatched(torch.cat(outputs)[:, model.part(letter, to)], several)
 
 
 def _batch(pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, part: Tensor, run: Callable) -> Tensor:

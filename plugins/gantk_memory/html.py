@@ -15,21 +15,21 @@ CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inhe
 
 def run_html(run: Any) -> str:
     """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark colours apply."""
-    found = read(run.path / "metrics.json", remedy=f"gantk eval {run.path} writes it again")
-    domains = found.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
-    parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(found, domains), _pictures(run, domains)]
+    metrics = read(run.path / "metrics.json", remedy=f"gantk eval {run.path} writes it again")
+    domains = metrics.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
+    parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(metrics, domains), _pictures(run, domains)]
     if run.report.is_file():
         parts.append(f"<div>report: <code>{html.escape(str(run.report))}</code></div>")
     return "\n".join(filter(None, parts))
 
 
-def _scores(found: dict[str, Any], domains: list[str]) -> str:
+def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
     rows = []
-    for direction, scores in (found.get("metrics") or {}).items():
+    for direction, scores in (metrics.get("metrics") or {}).items():
         for metric, entry in scores.items():
-            judged = ((found.get("verdict") or {}).get(direction) or {}).get(metric) or {}
+            judged = ((metrics.get("verdict") or {}).get(direction) or {}).get(metric) or {}
             best, plain = judged.get("best_baseline"), direction.removesuffix("_post")
-            rival = ((found.get("baselines") or {}).get(best) or {}).get(plain, {}).get(metric) or {}
+            rival = ((metrics.get("baselines") or {}).get(best) or {}).get(plain, {}).get(metric) or {}
             low_high = " to ".join(map(_number, entry.get("ci95") or ()))
             against = f"{best} {_number(rival.get('value'))}" if best else ""
             ahead = {True: "ahead", False: "behind"}.get(judged.get("better"), "")
@@ -56,12 +56,12 @@ def _words(direction: str, domains: list[str]) -> str:
 
 
 def _pictures(run: Any, domains: list[str]) -> str:
-    made = list(run.samples.items())
+    samples = list(run.samples.items())
     figures = []
-    for path in made[-1][1] if made else []:
+    for path in samples[-1][1] if samples else []:
         direction, _, number = path.stem.rpartition("-")
-        if int(number) < LARGEST and (int(number) == 0 or len(made[-1][1]) <= LARGEST):
-            words = {"input": "input", path.parent.name: f"step {made[-1][0]}", "truth": "truth"}
+        if int(number) < LARGEST and (int(number) == 0 or len(samples[-1][1]) <= LARGEST):
+            words = {"input": "input", path.parent.name: f"step {samples[-1][0]}", "truth": "truth"}
             for group, word in words.items():
                 picture = run.path / "samples" / group / path.name
                 if inside(run.path, picture):

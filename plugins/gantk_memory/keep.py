@@ -89,10 +89,10 @@ class _Kept:
         for letter, each in images.items():
             about = {key: self._about(key, data[key], letter, counts) for key in (*ABOUT, "mask") if key in data}
             for number, image in enumerate(each):
-                said = {key: values[number] for key, values in about.items()}
-                if "pair" not in said:
-                    said["pair"] = f"row-{number}" if self.paired else ""
-                self._add(letter, number, image, f"{self.letters[letter]}[{number}]", said)
+                metadata = {key: values[number] for key, values in about.items()}
+                if "pair" not in metadata:
+                    metadata["pair"] = f"row-{number}" if self.paired else ""
+                self._add(letter, number, image, f"{self.letters[letter]}[{number}]", metadata)
 
     def add_items(self, data: Any) -> None:
         """Add a data set whose items are dicts with an image of one domain, or of both, which are then a pair."""
@@ -104,12 +104,12 @@ class _Kept:
                 raise UserError(what, where="data", allowed=KINDS)
             images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
             images = images or self._images(item)  # raises the UserError; keys beside an image are ignored
-            said = {key: item[key] for key in (*ABOUT, "mask") if key in item}
-            if "pair" not in said or said["pair"] is False:
-                said["pair"] = f"row-{number}" if len(images) == 2 and "pair" not in said else ""
-            self.paired |= len(images) == 2 and bool(said["pair"])
+            metadata = {key: item[key] for key in (*ABOUT, "mask") if key in item}
+            if "pair" not in metadata or metadata["pair"] is False:
+                metadata["pair"] = f"row-{number}" if len(images) == 2 and "pair" not in metadata else ""
+            self.paired |= len(images) == 2 and bool(metadata["pair"])
             for letter, image in images.items():
-                self._add(letter, number, image, f"{self.letters[letter]} of item {number}", said)
+                self._add(letter, number, image, f"{self.letters[letter]} of item {number}", metadata)
                 counts[letter] = counts.get(letter, 0) + 1
         self._expect(counts)
 
@@ -126,10 +126,10 @@ class _Kept:
 
     def _letter(self, key: Any) -> str | None:
         """The letter of the domain that a key names, by name or letter; None where it names no domain."""
-        said = str(key).lower()
-        found = [letter for letter, name in self.letters.items() if said == name.lower()]
-        found += ["image"] if len(self.letters) == 1 and said in ("a", "image", "images") else []
-        return next(iter([*found, *[said] * (said in self.letters)]), None)
+        name_or_letter = str(key).lower()
+        letters = [letter for letter, name in self.letters.items() if name_or_letter == name.lower()]
+        letters += ["image"] if len(self.letters) == 1 and name_or_letter in ("a", "image", "images") else []
+        return next(iter([*letters, *[name_or_letter] * (name_or_letter in self.letters)]), None)
 
     def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """A dict's entries without metadata, by domain letter; UserError where a key names no domain."""

@@ -34,8 +34,8 @@ def translated(model: TrainedModel, images: Any, to: str | None, look: Look, pro
         images, back = taken if taken else (images, None)
     if back is None:
         return _array(model, images, to, look, progress)
-    made = [back(image) for image in model.images(images, to, look, progress)]
-    return made[0] if len(made) == 1 and look.variants is None else made
+    results = [back(image) for image in model.images(images, to, look, progress)]
+    return results[0] if len(results) == 1 and look.variants is None else results
 
 
 def is_tensor(value: Any) -> bool:
@@ -73,8 +73,8 @@ def _array(model: TrainedModel, array: Any, to: str | None, look: Look, progress
             outside = pipeline.outside(pixels[scan].swapaxes(0, 1))
             pipeline.mask(views, outside, own_mapping(pipeline, pixels, several))
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
-    made = [unbatched(each[:, model.part(letter, to)], several).astype(dtype, copy=False) for each in done]
-    return made[0] if len(made) == 1 and look.variants is None else np.stack(made)
+    results = [unbatched(each[:, model.part(letter, to)], several).astype(dtype, copy=False) for each in done]
+    return results[0] if len(results) == 1 and look.variants is None else np.stack(results)
 
 
 def _tensor(model: TrainedModel, images: Any, to: str | None, look: Look, progress: Any, grad: bool) -> Any:

@@ -54,11 +54,11 @@ class Misaligned:
         if hasattr(self.part, "asks"):
             self.part.asks = self.asks
         found = self.part.records()
-        if not any(one.pair and one.domain == "b" for one in found):
+        if not any(record.pair and record.domain == "b" for record in found):
             what = "'misaligned' moves the second image of registered pairs, and this source has none"
             raise UserError(what, where="data.source.source", remedy="use a source of pairs, such as 'phantom'")
         sets, _ = split_records(found, **self.shares)
-        return [self._in(name, one) for name, records in sets.items() for one in records]
+        return [self._in(name, record) for name, records in sets.items() for record in records]
 
     def _in(self, name: str, one: Record) -> Record:
         if name != "train" or one.domain != "b" or not self.pixels:

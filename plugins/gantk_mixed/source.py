@@ -34,8 +34,8 @@ class Mixed:
 
     def channels(self) -> dict[str, int]:
         """Channels by domain, from the first source that knows them before reading; {} where none does."""
-        known = (part.channels() for part in self.parts if callable(getattr(part, "channels", None)))
-        return next(known, {})
+        counts = (part.channels() for part in self.parts if callable(getattr(part, "channels", None)))
+        return next(counts, {})
 
     def sees(self, view: SamplingGrid) -> None:
         """Set the plane and spacing in which the sources slice volumes; computed heads do not use them."""
@@ -45,14 +45,14 @@ class Mixed:
 
     def records(self) -> list[Record]:
         """The records of all sources; the source's number is put before each subject, key, pair and scan key."""
-        found = []
+        records = []
         for number, part in enumerate(self.parts):
             if hasattr(part, "asks"):
                 part.asks = self.asks
             mark = lambda name, number=number: name and f"{number}/{name}"  # noqa: E731
-            for one in part.records():
-                names = {field: mark(getattr(one, field)) for field in ("subject", "key", "pair", "scan_key")}
-                found.append(replace(one, **names))
-        if any(one.split for one in found):  # if one source sets splits, records without one are for training
-            found = [one if one.split else replace(one, split="train") for one in found]
-        return found
+            for record in part.records():
+                names = {field: mark(getattr(record, field)) for field in ("subject", "key", "pair", "scan_key")}
+                records.append(replace(record, **names))
+        if any(record.split for record in records):  # if one source sets splits, records without one are for training
+            records = [record if record.split else replace(record, split="train") for record in records]
+        return records

@@ -40,11 +40,11 @@ def filled(text: str, name: str, model: Path, dtype: str) -> str:
         "split": f"sha256 `{noted.get('split')}` of which images were trained on and which held out",
         "made by": f"gantk {noted.get('gantk')}",
     }
-    made = {
+    values = {
         "name": name,
         "summary": str(tables.get("summary", "")),
         "scores": score_table(read(model / "metrics.json")),
     }
-    for key, value in (made | {"facts": markdown_table(("", ""), facts.items())}).items():
+    for key, value in (values | {"facts": markdown_table(("", ""), facts.items())}).items():
         text = text.replace(f"{{{key}}}", value)
     return text

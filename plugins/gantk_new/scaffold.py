@@ -63,6 +63,6 @@ def _names(name: str, kind: str) -> dict[str, str]:
         cls = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
         words = {"distribution": module.replace("_", "-"), "module": module, "name": module, "cls": cls}
         words |= {"kind": kind, "Kind": kind.title()}
-        said = tomllib.loads(Template((TEMPLATES / "kinds.toml.in").read_text("utf-8")).substitute(words))
-        return words | said["all"] | said[kind]
+        kinds = tomllib.loads(Template((TEMPLATES / "kinds.toml.in").read_text("utf-8")).substitute(words))
+        return words | kinds["all"] | kinds[kind]
     raise UserError(what, where="NAME", remedy="choose another name")

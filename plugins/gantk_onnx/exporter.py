@@ -29,8 +29,8 @@ class Onnx:
         """Write the most general graph that exports and whose outputs equal PyTorch's to `out`; returns `out`."""
         from gantk_onnx.graph import checked_file
 
-        content, found, accepts = checked_file(direction, tolerance)
-        say(f"parity   ONNX against PyTorch: {found}")
+        content, parity, accepts = checked_file(direction, tolerance)
+        say(f"parity   ONNX against PyTorch: {parity}")
         say(f"accepts  {accepts}")
         write_file(out, content)
         say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")

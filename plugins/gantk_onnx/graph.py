@@ -45,7 +45,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
         try:
             model = to_onnx(network, direction, batch, sizes if free else None)
             session, larger = open_session(model.SerializeToString()), sizes["multiple"] if free else 0
-            found = direction.checked(
+            parity = direction.checked(
                 lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
                 "ONNX file", tolerance, batches=batch, larger=larger,
             )  # fmt: skip
@@ -54,12 +54,12 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             continue
         takes = {"batch": batch, "sizes": sizes if free else None}
         entry = model.metadata_props.add()
-        about = {"format": FORMAT, "opset": OPSET, "tolerance": tolerance, "parity": found, "free": takes}
+        about = {"format": FORMAT, "opset": OPSET, "tolerance": tolerance, "parity": parity, "free": takes}
         entry.key, entry.value = KEY, json.dumps(state(direction) | about)
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
         rule = f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}" if free else "at one size"
-        return model.SerializeToString(), found["line"], f"{'any number of images' if batch else 'one image'}, {rule}"
+        return model.SerializeToString(), parity["line"], f"{'any number of images' if batch else 'one image'}, {rule}"
     raise failure
 
 
