@@ -33,8 +33,8 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
     """
     folder = run / "samples" / "test"
     with whole_folder(folder) as made:
-        found = {direction: _kept(direction, one, made) for direction, one in tested.items()}
-    write_file(run / "patients.json", (json.dumps(found, indent=1) + "\n").encode())
+        entries = {direction: _kept(direction, one, made) for direction, one in tested.items()}
+    write_file(run / "patients.json", (json.dumps(entries, indent=1) + "\n").encode())
 
 
 def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:

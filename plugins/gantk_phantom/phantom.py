@@ -164,7 +164,7 @@ class Phantom:
 
     def records(self) -> list[Record]:
         """A record for every domain of every subject (2-D: of every slice); all domains of one image share a pair."""
-        found = []
+        records = []
         for number in range(self.subjects):
             subject = f"subject-{number:03d}"
             for place, label in enumerate(self._labels(number)):
@@ -183,11 +183,11 @@ class Phantom:
                     if not self.shown or self.shown[i] == label:
                         read = partial(self._read, number, level, self.contrasts[i])
                         scan = None if level is None else partial(self._stack, number, self.contrasts[i])
-                        found.append(Record(letter, subject, key, read, scan=scan, **known))
-        if not found:
+                        records.append(Record(letter, subject, key, read, scan=scan, **known))
+        if not records:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(what, where="data.source", remedy="ask for more subjects, or change healthy and lesions")
-        return self._counted(found) if self.counts else found
+        return self._counted(records) if self.counts else records
 
     def _counted(self, records: list[Record]) -> list[Record]:
         """Records of `counts` images of each class, spread evenly over the subjects; UserError if there are too few."""

@@ -85,16 +85,16 @@ class ProGAN(Method):
         shares = self.shares[first:] if steps else self.shares[-1:]
         spare, total = max(0, steps - len(shares)), sum(shares)
         edges = [0, *(min(k, steps) + round(spare * sum_ / total) for k, sum_ in enumerate(accumulate(shares), 1))]
-        found = []
+        stages = []
         for level, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True), len(self.shares) - len(shares)):
-            fading = round(self.fade * (end - start)) if found else 0
+            fading = round(self.fade * (end - start)) if stages else 0
             if fading:
                 # alpha of each step's middle, so that no step trains a level with alpha 0
                 rise = ((start - 0.5) / steps, (start - 0.5 + fading) / steps)
-                found.append(self._stage(level, fading, rise))
+                stages.append(self._stage(level, fading, rise))
             if end - start > fading or not steps:
-                found.append(self._stage(level, end - start - fading, None))
-        return found
+                stages.append(self._stage(level, end - start - fading, None))
+        return stages
 
     def begin(self, stage: Stage, batch: Batch) -> None:
         """Grow to the stage's size."""

@@ -66,12 +66,12 @@ def job_script(
     if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
         raise UserError(f"'{partition}' is no name of a partition", where="--partition", remedy="`sinfo` lists them")
     name, minutes = re.sub(r"[^\w.]+", "-", name), ceil(60 * (hours or 0))
-    asked = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
-    asked |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
-    filling = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    template = Environment(finalize=lambda value: shlex.quote(str(value)), **filling)  # quotes every value
+    resources = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
+    resources |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
+    settings = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    template = Environment(finalize=lambda value: shlex.quote(str(value)), **settings)  # quotes every value
     text = template.from_string(TEMPLATE.read_text("utf-8")).render(
-        name=name, nodes=nodes, ranks=1 if sweeps else ranks or gpus or 1, asked=asked.items(), cpus=cpus, out=out,
+        name=name, nodes=nodes, ranks=1 if sweeps else ranks or gpus or 1, asked=resources.items(), cpus=cpus, out=out,
         new=f"runs/{name}{'-sweep' * sweeps}", words=words, sweeps=sweeps, here=Path.cwd(),
         bin=Path(sys.executable).parent,
     )  # fmt: skip

@@ -115,9 +115,9 @@ class Scales(b.Network):
         return images
 
     def forward(self, image: Tensor) -> list[list[Tensor]]:
-        found = []
+        features = []
         for judge, small in zip(self.judges, self.sizes(image), strict=True):
             x = b.in_layout_of(judge, small)
             maps = [(x := layer(x), layer) for layer in judge.layers]
-            found.append([*(each for each, layer in maps if isinstance(layer, nn.LeakyReLU)), x])
-        return found
+            features.append([*(each for each, layer in maps if isinstance(layer, nn.LeakyReLU)), x])
+        return features

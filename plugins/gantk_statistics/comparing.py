@@ -36,17 +36,17 @@ def compare_systems(scores: Scores, senses: Mapping[Hashable, bool | None]) -> d
     """
     tests, ranks = [], []
     for score in (name for name, higher in senses.items() if higher is not None):
-        sign, known = 1 if senses[score] else -1, {}
+        sign, scored = 1 if senses[score] else -1, {}
         for system, of in scores.items():
             found = {patient: value for patient, value in of.get(score, {}).items() if value is not None}
-            known |= {system: found} if found else {}
-        for one, other in combinations(known, 2):
-            both = [patient for patient in known[one] if patient in known[other]]
-            test = paired_test([sign * (known[one][patient] - known[other][patient]) for patient in both])
+            scored |= {system: found} if found else {}
+        for one, other in combinations(scored, 2):
+            both = [patient for patient in scored[one] if patient in scored[other]]
+            test = paired_test([sign * (scored[one][patient] - scored[other][patient]) for patient in both])
             tests += [{"score": score, "one": one, "other": other} | test] if test else []
-        shared = [p for p in next(iter(known.values()), {}) if all(p in own for own in known.values())]
-        if len(known) > 1 and len(shared) > 1:
-            ranks += _ranks(score, np.array([[own[p] for p in shared] for own in known.values()]), sign, [*known])
+        shared = [p for p in next(iter(scored.values()), {}) if all(p in own for own in scored.values())]
+        if len(scored) > 1 and len(shared) > 1:
+            ranks += _ranks(score, np.array([[own[p] for p in shared] for own in scored.values()]), sign, [*scored])
     correct_tests(tests)
     return {"tests": tests, "ranks": ranks}
 

@@ -27,9 +27,9 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
     if (n := len(gains)) < 2:
         return None
     mean, effect = estimate(gains, [str(i) for i in range(n)]), hedges_g(gains)
-    found = {"n": n, "gain": mean.value, "ci95": list(mean.ci95), "p": sign_flip_p(gains), "exact": n <= EXACT}
-    found["wilcoxon"] = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
-    return found | {"effect": effect, "needed": patients_needed(effect)}
+    result = {"n": n, "gain": mean.value, "ci95": list(mean.ci95), "p": sign_flip_p(gains), "exact": n <= EXACT}
+    result["wilcoxon"] = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
+    return result | {"effect": effect, "needed": patients_needed(effect)}
 
 
 def sign_flip_p(gains: np.ndarray) -> float:

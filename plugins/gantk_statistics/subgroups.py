@@ -69,11 +69,11 @@ def banded(name: str, values: Sequence[str]) -> list[str]:
     Ages are years ("45", "89+") or DICOM age strings ("045Y", "018M").
     """
     age = re.compile(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$" if name == "age" else r"(-?\d+(?:\.\d+)?)()$", re.I)
-    found = [age.match(value) for value in values]
-    if not any(values) or any(value and not match for value, match in zip(values, found, strict=True)):
+    matches = [age.match(value) for value in values]
+    if not any(values) or any(value and not match for value, match in zip(values, matches, strict=True)):
         return [value or UNKNOWN for value in values]
     per_year = {"m": 12, "w": 52.18, "d": 365.25}
-    numbers = [float(m[1]) / per_year.get(m[2].lower(), 1) if m else None for m in found]
+    numbers = [float(m[1]) / per_year.get(m[2].lower(), 1) if m else None for m in matches]
     known = sorted({number for number in numbers if number is not None})
     if name == "age":
         bands = [int(n // YEARS) * YEARS if n is not None else None for n in numbers]
@@ -93,15 +93,15 @@ def _scored(values: np.ndarray, groups: Sequence[str], patients: Sequence[str], 
         rows[name] = estimate(values[which == name], own).row()
         if rows[name]["n"] >= LEAST and name != UNKNOWN:
             means[name] = patient_means(values[which == name], own)
-    found: dict[str, Any] = {"groups": rows, "too_few": [name for name in rows if name not in means]}
+    result: dict[str, Any] = {"groups": rows, "too_few": [name for name in rows if name not in means]}
     if len(means) < 2:
-        return found
+        return result
     worst, best = (pick(means, key=lambda name: means[name].mean()) for pick in ((min, max) if higher else (max, min)))
     gap, every = abs(means[best].mean() - means[worst].mean()), np.concatenate([*means.values()])
     ends, rng = np.cumsum([len(own) for own in means.values()])[:-1], np.random.default_rng(0)
-    dealt = [np.ptp([part.mean() for part in np.split(rng.permutation(every), ends)]) for _ in range(SHUFFLES)]
-    chance = (1 + sum(wide >= gap * (1 - 1e-9) for wide in dealt)) / (1 + SHUFFLES)
-    return found | {"worst": worst, "best": best, "gap": float(gap), "p": float(chance)}
+    gaps = [np.ptp([part.mean() for part in np.split(rng.permutation(every), ends)]) for _ in range(SHUFFLES)]
+    chance = (1 + sum(wide >= gap * (1 - 1e-9) for wide in gaps)) / (1 + SHUFFLES)
+    return result | {"worst": worst, "best": best, "gap": float(gap), "p": float(chance)}
 
 
 def _said(name: str, row: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ Rows = dict[str, np.ndarray]  # columns: case, which, repeat, answer, seconds, p
 
 def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, Any], dict[str, Rows], list[str]]:
     """Read the key and each reader's answers; also returns a message for each file left out. UserError if all are."""
-    file, found, problems = Path(study) / "key.json", {}, []
+    file, accepted, problems = Path(study) / "key.json", {}, []
     if not (key := read(file, KEY)):
         raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy="name what `gantk study new` wrote")
     digest = sha256_of(file)
@@ -43,14 +43,14 @@ def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, An
                 raise ValueError("it is of another study, or key.json was changed")
             if said["reader"] not in key["readers"]:
                 raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
-            known = [*found.get(said["reader"], ()), (rows_of(key, said), path)]
-            best, *rest = found[said["reader"]] = sorted(known, key=lambda one: -len(one[0]["case"]))
+            answered = [*accepted.get(said["reader"], ()), (rows_of(key, said), path)]
+            best, *rest = accepted[said["reader"]] = sorted(answered, key=lambda one: -len(one[0]["case"]))
             problems += [f"'{rest[-1][1]}' is of {said['reader']} too: '{best[1]}' counts"] if rest else []
         except (UserError, ValueError) as error:
             problems.append(f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{told(error)}")
-    if not found:
+    if not accepted:
         raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")
-    return key, {name: best[0] for name, (best, *_) in sorted(found.items())}, problems
+    return key, {name: best[0] for name, (best, *_) in sorted(accepted.items())}, problems
 
 
 def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
@@ -71,22 +71,22 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
 
 def items(rows: Iterable[Rows], cases: int, name: str) -> np.ndarray:
     """First answers by image, (readers, 2 * cases), nan where there is none; a pair's answer is at its made image."""
-    found = []
+    labels = []
     for one in rows:
-        found.append(np.full(2 * cases, np.nan))
-        found[-1][one["item"][~one["repeat"]]] = one[name][~one["repeat"]]
-    return np.stack(found)
+        labels.append(np.full(2 * cases, np.nan))
+        labels[-1][one["item"][~one["repeat"]]] = one[name][~one["repeat"]]
+    return np.stack(labels)
 
 
 def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
     """The scores of a run's studies by name, from RUN/study/NAME/scores.json; unreadable files go to `problems`."""
-    found = {}
+    scores = {}
     for path in sorted(Path(run).glob("study/*/scores.json")):
         try:
-            found[path.parent.name] = read(path, SCORES, "score the study again")
+            scores[path.parent.name] = read(path, SCORES, "score the study again")
         except UserError as error:
             problems.append(error.what)
-    return found
+    return scores
 
 
 def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | Path, *, say: Callable = print) -> Path:

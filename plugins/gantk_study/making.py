@@ -126,10 +126,10 @@ def of_folders(real: Path, fake: Path, pairs: int | None, rng: Any, say: Callabl
     places = chosen([""] * min(map(len, names)), pairs, rng, f"the smaller of {real} and {fake}")
     cases = [{"real": names[0][place], "made": names[1][place]} for place in places]
     planes, eight = [], True
-    for known, side in zip(both, ("real", "made"), strict=True):
+    for scans_of, side in zip(both, ("real", "made"), strict=True):
         planes.append([])
         for case in cases:  # one whole volume at a time
-            image = read(known[case[side]])
+            image = read(scans_of[case[side]])
             planes[-1].append(plane(image.pixels))
             eight &= image.dtype == np.uint8
     size = tuple(map(min, zip(*(each.shape for images in planes for each in images), strict=True)))
@@ -159,8 +159,8 @@ def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str 
     restore(parts, folder.chosen())
     method, data, scorer = parts.method, parts.data, parts.scorer
     directions = method.directions()
-    made_ones = directions or method.reads[:1]
-    letters = {name: x for name, x in zip(model.data.domains, data.letters, strict=True) if x in made_ones}
+    targets = directions or method.reads[:1]
+    letters = {name: x for name, x in zip(model.data.domains, data.letters, strict=True) if x in targets}
     name = to or [*letters][-1]
     if name not in letters:
         raise UserError(f"this run makes no '{name}'", where="--to", allowed=letters)

@@ -26,16 +26,16 @@ def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callab
 
     key, rows, problems = load(study, answers)
     kind, count = key["kind"], len(key["cases"])
-    found = {name: reader_row(kind, one) for name, one in rows.items()}
+    readers = {name: reader_row(kind, one) for name, one in rows.items()}
     pooled = {}
     for name, measure in {"accuracy": accuracy, **({"auc": auc} if kind == "rating" else {})}.items():
-        pooled[name], own = over_both(measure, rows.values(), count)
-        for row, value in zip(found.values(), own, strict=True):
+        pooled[name], values = over_both(measure, rows.values(), count)
+        for row, value in zip(readers.values(), values, strict=True):
             row.setdefault(name, value)
     made = items(rows.values(), count, "right")[:, 1::2]
     fooled = np.flatnonzero((made == 0).all(0)) if len(rows) > 1 else ()
     about = {name: key.get(name) for name in ("kind", "run", "step", "target", "split")}
-    result = {"format": 1} | about | {"readers": found}
+    result = {"format": 1} | about | {"readers": readers}
     result |= {"pooled": pooled, "learning": trend(list(rows.values())), "agreement": agreement(kind, rows, count)}
     result |= {"fooled": [{"case": int(each), **key["cases"][each]} for each in fooled], "left_out": problems}
     text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())

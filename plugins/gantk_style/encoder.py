@@ -50,8 +50,8 @@ class VGG19(nn.Module):
         self.layers, self.range = tuple(layers), range
         depth = max(map(LAYERS.index, layers)) + 1
         drawn = weights == "random" and not torch.empty(0).is_meta
-        found = _random_vgg(seed) if drawn else _convolutions(timm_model(VGG, weights, seed=seed))
-        self.blocks = nn.ModuleDict(dict(list(found.items())[:depth]))
+        convolutions = _random_vgg(seed) if drawn else _convolutions(timm_model(VGG, weights, seed=seed))
+        self.blocks = nn.ModuleDict(dict(list(convolutions.items())[:depth]))
         self.pool = nn.AvgPool2d(2)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)

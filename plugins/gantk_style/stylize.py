@@ -118,8 +118,8 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
         what = f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a [[post]] step"
         raise UserError(what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2")
     found["steps"] = found.pop("translate_steps", found.get("steps"))
-    known = options_model(StylePost).model_fields
-    return {name: value for name, value in found.items() if name in known and name not in OF_GENERATORS}
+    names = options_model(StylePost).model_fields
+    return {name: value for name, value in found.items() if name in names and name not in OF_GENERATORS}
 
 
 def _check_paths(content: Path, style: Path, out: Path) -> None:

@@ -12,9 +12,9 @@ def gantk_subjects(items, how):
 
     if any(is_volume(item.source) or numbered(item.place) for item in items):
         return None  # each volume is a patient, or folders are named after patients
-    found = reading_of(names := [item.stem for item in items])
-    if found and how == "ask" and not found.sure:
-        raise unsure(names, found)
-    if found and isinstance(how, list) and not found.sure:
-        how.append(unsure(names, found))
-    return found.patients if found and (found.sure or how == "take") else None
+    reading = reading_of(names := [item.stem for item in items])
+    if reading and how == "ask" and not reading.sure:
+        raise unsure(names, reading)
+    if reading and isinstance(how, list) and not reading.sure:
+        how.append(unsure(names, reading))
+    return reading.patients if reading and (reading.sure or how == "take") else None

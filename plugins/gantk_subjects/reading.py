@@ -98,10 +98,10 @@ def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
 
 def _stacks(patients: Sequence[str], numbers: Sequence[str]) -> dict[str, list[int]]:
     """Each patient's slice numbers, sorted."""
-    found = defaultdict(set)
+    numbers_of = defaultdict(set)
     for patient, number in zip(patients, numbers, strict=True):
-        found[patient].add(int(number))
-    return {patient: sorted(each) for patient, each in found.items()}
+        numbers_of[patient].add(int(number))
+    return {patient: sorted(each) for patient, each in numbers_of.items()}
 
 
 def _shared_stacks(stacks: Mapping[str, Sequence[int]], least: int) -> bool:

@@ -73,13 +73,13 @@ class Judge:
 
     def _pictures(self, images: Tensor) -> Tensor:
         """Resize and scale images to (N, channels, side, side), about -1 to 1."""
-        found = []
+        pictures = []
         for part in images.split(PASS):
             part = 2 * part.float() / self.data_range - 1
             views = middle_slices(part) if images.ndim == 5 else [part]
             sized = [F.interpolate(view, (self.side, self.side), mode="bilinear", antialias=True) for view in views]
-            found.append(torch.cat(sized, 1))
-        return torch.cat(found)
+            pictures.append(torch.cat(sized, 1))
+        return torch.cat(pictures)
 
     @property
     def definition(self) -> str:
@@ -204,7 +204,7 @@ class SmallConv(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(x)  # the maximum beside the mean, because lesions are small
+        x = self.layers(x)  # the maximum as well as the mean, because lesions are small
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 

@@ -59,9 +59,9 @@ class Inventory:
             real = rates(inventory(drawn.masks > 0, find(drawn.images) > 0, self.least))
         how = f"{self.definition}/n={len(fakes)}/lesions={int(rows[:, 0].sum())}"
         values = [np.where(rows[:, 0] > 0, rows[:, 1] / np.maximum(rows[:, 0], 1), np.nan), rows[:, 3]]
-        found = [estimate(each, fakes.patients) for each in values]
+        estimates = [estimate(each, fakes.patients) for each in values]
         blind = {"warning": BLIND.format(real[0])} if real[0] is not None and real[0] > MISSED else {}
-        about = zip(NAMES, found, real, strict=True)
+        about = zip(NAMES, estimates, real, strict=True)
         return {name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind) for name, one, same in about}
 
     def _segmenter(self, train: ImageGroup) -> Callable[[Tensor], Tensor]:

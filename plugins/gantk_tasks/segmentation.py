@@ -153,14 +153,14 @@ class Segmenter:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Segment images; returns lesion masks (N, 1, *size), bool."""
-        mode, found = "bilinear" if self.dims == 2 else "trilinear", []
+        mode, masks = "bilinear" if self.dims == 2 else "trilinear", []
         with torch.autocast(images.device.type, enabled=False):
             for part in images.split(max(1, PASS // self._seen(images[:1])[0, 0].numel())):
                 answer = self.network(self._seen(part))
                 if answer.shape[2:] != part.shape[2:]:
                     answer = F.interpolate(answer, part.shape[2:], mode=mode)
-                found.append(answer > 0)
-        return torch.cat(found)
+                masks.append(answer > 0)
+        return torch.cat(masks)
 
     def _seen(self, images: Tensor) -> Tensor:
         """The network's input: at most `side` pixels a side, scaled to -1 to 1, with NaN as black."""

@@ -83,9 +83,9 @@ class Transfer(Judge):
         metric, outside = SSIM(self.data_range, self.dims), None
         if fake.masks is not None:
             outside = 1 - widened(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
-        found = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
+        ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)
         region = "whole-image" if outside is None else f"outside-lesions-widened-by-{EDGE}"
-        return Score(found.value, found.ci95, found.n, f"{metric._method()}/with-the-input/{region}")
+        return Score(ssim.value, ssim.ci95, ssim.n, f"{metric._method()}/with-the-input/{region}")
 
 
 def share(right: np.ndarray) -> dict[str, float | list[float] | None]:

@@ -76,9 +76,9 @@ class Follower:
         folder = self.run.path / "samples"
         for step in read(folder / "index.json").get("steps", []):
             if step <= self.last:
-                found = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
-                found |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
-                self._put("samples", step, {name: p for name, p in found.items() if inside(self.run.path, p)})
+                pictures = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
+                pictures |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
+                self._put("samples", step, {name: p for name, p in pictures.items() if inside(self.run.path, p)})
 
     def _put(self, kind: str, step: int, values: dict[str, float | Path]) -> None:
         if values and step > self.brought.get(kind, -1):
@@ -92,12 +92,12 @@ class Follower:
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The numbers of a log line by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
-    found = {kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line}
+    numbers = {kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line}
     if "losses" in line:
-        found["losses"] |= {f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")}
+        numbers["losses"] |= {f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")}
     if line.get("selection", {}).get("score") is not None:
-        found["selection"] = {"selection/score": line["selection"]["score"]}
-    return found
+        numbers["selection"] = {"selection/score": line["selection"]["score"]}
+    return numbers
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

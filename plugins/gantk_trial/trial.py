@@ -84,13 +84,13 @@ def predict(
     used on a CPU; None: the free memory. UserError where the recipe or its data are wrong.
     """
     loaded, model = checked_recipe(recipe, data, set, profile)
-    found, ways = _in_child(loaded, (), device, memory), []
-    for settings in () if found.fits else lighter(model, found.device):
+    trial, ways = _in_child(loaded, (), device, memory), []
+    for settings in () if trial.fits else lighter(model, trial.device):
         with suppress(UserError):  # networks that do not take so small an image
             ways.append(_in_child(loaded, settings, device, memory))
             if ways[-1].fits:
                 break
-    return replace(found, ways=tuple(ways))
+    return replace(trial, ways=tuple(ways))
 
 
 def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
@@ -99,17 +99,17 @@ def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, mem
     cost, most = cost_of(model), memory or (free_memory(device) if device else most_memory())
     if most is not None and cost.gib > most:
         return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
-    ask = {"tables": resolved(model), "device": device, "memory": memory}
+    arguments = {"tables": resolved(model), "device": device, "memory": memory}
     command = [sys.executable, "-m", "gantk_trial.trial"]
-    child = subprocess.run(command, input=json.dumps(ask), capture_output=True, text=True)
+    child = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True)
     if child.returncode < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
     if child.returncode > 0:
         raise GantkError(f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}")
-    answer = json.loads(child.stdout.splitlines()[-1])
-    if "what" in answer:
-        raise UserError(**answer)
-    return Trial(**answer | {"settings": settings, "ways": (), "counted": str(cost)})
+    result = json.loads(child.stdout.splitlines()[-1])
+    if "what" in result:
+        raise UserError(**result)
+    return Trial(**result | {"settings": settings, "ways": (), "counted": str(cost)})
 
 
 def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:

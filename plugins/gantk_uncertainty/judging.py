@@ -52,7 +52,7 @@ def judge_uncertainty(
     from sklearn.metrics import roc_auc_score
 
     scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
-    found, curves, covered, owners = [], [], [], []
+    scores, curves, covered, owners = [], [], [], []
     for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         varied = min(np.ptp(e), np.ptp(u)) > 0
         auroc, auroc_10 = (
@@ -61,11 +61,11 @@ def judge_uncertainty(
         )
         rejected, oracle, random = curve = _rejection(e, u), _rejection(e, e), np.full(len(KEPT), e.mean())
         spearman = spearmanr(e, u).statistic if varied else np.nan
-        found.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
+        scores.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
         curves.append(curve)
         covered.append([(e[:, None] <= REACH * u[:, None] * factor).mean(0) for factor in (scale or 1.0, 1.0)])
         owners.append(patient)
-    columns = np.array(found, dtype=float).reshape(-1, 5).T
+    columns = np.array(scores, dtype=float).reshape(-1, 5).T
     auroc, ause, spearman, guessed, auroc_10 = (estimate(values, owners) for values in columns)
     shares = np.array(covered).reshape(-1, 2, len(NOMINAL))
     within, raw = (estimate(shares[:, kind, ONE], owners) for kind in (0, 1))
@@ -104,10 +104,10 @@ def _by_patient(errors: Map, uncertainties: Map, foreground: Map, patients: Sequ
 
 def _scale(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]) -> tuple[float | None, int]:
     """The mean over patients of the factor with which one spread holds 68.27 % of the errors; and their number."""
-    found = []
+    factors = []
     for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
-        found.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
-    return (float(np.mean(found)), len(found)) if found else (None, 0)
+        factors.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
+    return (float(np.mean(factors)), len(factors)) if factors else (None, 0)
 
 
 def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:

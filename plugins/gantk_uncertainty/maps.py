@@ -78,11 +78,11 @@ class Dropout(Flips):
         return bool(_dropout_layers(method))
 
     def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
-        generator, made = torch.Generator().manual_seed(self.seed), []
+        generator, outputs = torch.Generator().manual_seed(self.seed), []
         for _ in range(PASSES):
             with dropping(method, generator):
-                made.append(method.translate(image, to).float())
-        return torch.stack(made).std(0)
+                outputs.append(method.translate(image, to).float())
+        return torch.stack(outputs).std(0)
 
 
 class Checkpoints(Flips):
@@ -94,14 +94,14 @@ class Checkpoints(Flips):
         return checkpoints > 1
 
     def spread(self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence) -> Tensor:
-        own, made = {name: tensor.clone() for name, tensor in method.state_dict().items()}, [plain]
+        own, outputs = {name: tensor.clone() for name, tensor in method.state_dict().items()}, [plain]
         try:
             for weights in others:
                 method.load_state_dict(weights)
-                made.append(method.translate(image, to).float())
+                outputs.append(method.translate(image, to).float())
         finally:
             method.load_state_dict(own)
-        return torch.stack(made).std(0)
+        return torch.stack(outputs).std(0)
 
 
 class Cycle(Flips):

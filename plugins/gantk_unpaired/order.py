@@ -100,18 +100,18 @@ def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
     """Masks of the body of each image at SIDE pixels, (N, pixels): similar for head slices of similar height."""
     intensity = getattr(images, "intensity", None)
     low, high = intensity.range if intensity else (-1.0, 1.0)
-    found = []
+    masks = []
     for image in images:
         mask = body(image.amax(0)[None, None] > low + threshold * (high - low))
-        found.append(F.interpolate(mask, (SIDE,) * (image.ndim - 1), mode="area").flatten())
-    return torch.stack(found)
+        masks.append(F.interpolate(mask, (SIDE,) * (image.ndim - 1), mode="area").flatten())
+    return torch.stack(masks)
 
 
 def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> list[np.ndarray]:
     """For each row of `own` the indices of the `count` nearest rows of `others`, with all ties."""
-    found = []
+    indices = []
     for rows in own.split(ROWS):
-        apart = torch.cdist(rows, others, p=1)
-        most = apart.kthvalue(count, keepdim=True).values + 1e-6
-        found += [each.nonzero().flatten().numpy() for each in apart <= most]
-    return found
+        distances = torch.cdist(rows, others, p=1)
+        limit = distances.kthvalue(count, keepdim=True).values + 1e-6
+        indices += [each.nonzero().flatten().numpy() for each in distances <= limit]
+    return indices

@@ -92,8 +92,8 @@ class VAE(Method):
         if self.fitted:
             seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
             self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)  # a matmul may use bf16
-        made = self.decode(code, label)
-        compared = [image, made]
+        output = self.decode(code, label)
+        compared = [image, output]
         if self.compare == "features":
             compared = [self._judge(each, label)[1] for each in compared]
         error = (compared[0].float() - compared[1].float()).square().mean()

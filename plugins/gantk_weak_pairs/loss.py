@@ -78,13 +78,13 @@ class Way:
 
     def moved(self, moves: tuple[Tensor, ...]) -> Tensor:
         """All candidates of the first image, of the second, ..., registered by `moves`: (N x candidates, 1, h, w)."""
-        found = self.other[self.like.flatten()]
-        return sampled(found, grid(*(move.flatten(0, 1) for move in moves), found.shape[2:])) if moves else found
+        images = self.other[self.like.flatten()]
+        return sampled(images, grid(*(move.flatten(0, 1) for move in moves), images.shape[2:])) if moves else images
 
     def unexplained(self, moves: tuple[Tensor, ...]) -> float:
         """The share of variance not explained by the images' intensities, of the nearest candidates or the partners."""
-        found = self.moved(moves)[:: self.like.shape[1]] if moves else self.other[self.partner]
-        return 1 - float(explained(self.own, found))
+        targets = self.moved(moves)[:: self.like.shape[1]] if moves else self.other[self.partner]
+        return 1 - float(explained(self.own, targets))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
         """Each image's `count` candidates with the most explained variance, and their moves; without moves partners."""
@@ -104,7 +104,7 @@ class Companions:
         self.other, self.like, self.moves = other, like, moves  # moves: arguments of `grid`, by image and candidate
 
     def __call__(self, index: int, sets: Mapping[str, Sequence[Tensor]]) -> Tensor:
-        found = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
+        images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
         if self.moves:
-            found = sampled(found, grid(*(move[index] for move in self.moves), found.shape[2:]))
-        return found.flatten(0, 1)
+            images = sampled(images, grid(*(move[index] for move in self.moves), images.shape[2:]))
+        return images.flatten(0, 1)

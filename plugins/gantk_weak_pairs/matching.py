@@ -68,12 +68,12 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
     where there are more than MOST distances, the partner is the most similar image.
     """
     one, other = (blurred(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
-    apart = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
-    near, places = apart.topk(count, 1, largest=False)
+    distances = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
+    near, places = distances.topk(count, 1, largest=False)
     partners = places[:, 0].clone()
-    if apart.numel() <= MOST:
-        rows, columns = (torch.from_numpy(each) for each in linear_sum_assignment(apart.numpy()))
-        fits = apart[rows, columns] <= FAR * near[rows, 0]
+    if distances.numel() <= MOST:
+        rows, columns = (torch.from_numpy(each) for each in linear_sum_assignment(distances.numpy()))
+        fits = distances[rows, columns] <= FAR * near[rows, 0]
         partners[rows[fits]] = columns[fits]
     return places, partners
 
@@ -97,21 +97,21 @@ def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float)
     """
     one, other = (torch.cat([mind(each), BODY_WEIGHT * body(each)], 1) for each in (fixed, moving))
     rows = torch.arange(len(like)).repeat_interleave(like.shape[1])
-    found: tuple[list, list] = [], []
+    results: tuple[list, list] = [], []
     for own, its in zip(rows.split(TOGETHER), like.flatten().split(TOGETHER), strict=True):
         affine = torch.zeros(len(own), 2, 3, requires_grad=True)
         free = torch.zeros(len(own), 2, GRID, GRID, requires_grad=True)
-        for kept, steps, moved in zip(found, (AFFINE, FREE), ([affine], [affine, free]), strict=True):
+        for kept, steps, moved in zip(results, (AFFINE, FREE), ([affine], [affine, free]), strict=True):
             optimizer = torch.optim.Adam(moved, lr=RATE)
             for step in range(steps):
                 optimizer.param_groups[0]["lr"] = RATE * (1 - 0.9 * step / steps)
-                apart = (sampled(other[its], grid(affine, free, one.shape[2:])) - one[own]).square()
+                error = (sampled(other[its], grid(affine, free, one.shape[2:])) - one[own]).square()
                 bent = sum(free.diff(dim=axis).square().mean((1, 2, 3)).sum() for axis in (2, 3))
                 optimizer.zero_grad()
-                (apart.mean((1, 2, 3)).sum() + stiffness * GRID**2 * bent).backward()
+                (error.mean((1, 2, 3)).sum() + stiffness * GRID**2 * bent).backward()
                 optimizer.step()
             kept.append((affine.detach().clone(), free.detach().clone()))
-    whole = [[torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)] for each in found]
+    whole = [[torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)] for each in results]
     return [tuple(each) for each in whole]
 
 

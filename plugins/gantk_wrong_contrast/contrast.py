@@ -50,12 +50,12 @@ def names_another(names: Sequence[str], meant: str) -> str:
     MR fits any of MR's contrasts, and T1 with a contrast agent fits T1.
     """
     for name in names:
-        said, rest = set(), name
-        while (found := contrast_in(rest, set()))[0]:
-            said.add(CONTRASTS[found[0]])
-            rest = found[1]
-        if said:
-            return "" if meant in said or any(_may_be(each, meant) for each in said) else min(said)
+        contrasts, rest = set(), name
+        while (match := contrast_in(rest, set()))[0]:
+            contrasts.add(CONTRASTS[match[0]])
+            rest = match[1]
+        if contrasts:
+            return "" if meant in contrasts or any(_may_be(each, meant) for each in contrasts) else min(contrasts)
     return ""
 
 
@@ -94,9 +94,9 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
         return "became nearly what it was: the translation changed nothing"
     if not np.ptp(made) > 0:
         return None
-    found, middle = tissue_quantiles(made.reshape(-1)), np.array(values["target"]["quantiles"])
-    swapped, near = found[0] + found[-1] - found[::-1], values["target"]["near"]
-    if distance(found, middle) > FARTHER * max(near, distance(swapped, middle)):
+    quantiles, middle = tissue_quantiles(made.reshape(-1)), np.array(values["target"]["quantiles"])
+    swapped, near = quantiles[0] + quantiles[-1] - quantiles[::-1], values["target"]["near"]
+    if distance(quantiles, middle) > FARTHER * max(near, distance(swapped, middle)):
         return f"became an image whose bright and dark are swapped, as {frame.target} never was in training"
     return None
 
@@ -108,20 +108,20 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     `own` are the values of the model's training images, None where they are not known. Other organs and photographs
     with edges and several brightnesses are not recognised: see `docs/translate.md`.
     """
-    known = pixels[:, :: max(1, pixels.shape[1] // PLANES)] if pixels.ndim == 4 else pixels
-    known = np.nan_to_num(known.mean(axis=0), posinf=0, neginf=0)
-    if not np.ptp(known) > 0:
+    gray = pixels[:, :: max(1, pixels.shape[1] // PLANES)] if pixels.ndim == 4 else pixels
+    gray = np.nan_to_num(gray.mean(axis=0), posinf=0, neginf=0)
+    if not np.ptp(gray) > 0:
         return ""  # blank: reported elsewhere
-    if max(_neighbours(known, axis) for axis in range(known.ndim - 2, known.ndim)) < ALIKE:
+    if max(_neighbours(gray, axis) for axis in range(gray.ndim - 2, gray.ndim)) < ALIKE:
         return "is noise: neighbouring pixels have nothing in common"
     if own is None:
         return ""
-    low, reach = np.percentile(known, 1), own["high"] - own["low"]
+    low, reach = np.percentile(gray, 1), own["high"] - own["low"]
     if own["low"] > -0.05 * reach and low < -0.5 * reach:
         return "has values far below 0, as Hounsfield units have"
-    if own["low"] < -0.1 * reach and own["low"] <= -200 and known.min() >= 0:
+    if own["low"] < -0.1 * reach and own["low"] <= -200 and gray.min() >= 0:
         return "has no value below 0, where Hounsfield units have air"
-    if _spread(tissue_quantiles(known.reshape(-1))) < EVEN * _spread(np.array(own["quantiles"])):
+    if _spread(tissue_quantiles(gray.reshape(-1))) < EVEN * _spread(np.array(own["quantiles"])):
         return "is of one even material, as a bottle or a mask"
     return ""
 
