@@ -44,7 +44,7 @@ METHODS: dict[str, list[dict]] = {
     ],
     "r3gan": [
         {"width": 4, "latent": 8},
-        AUGMENTED | {"width": 4, "latent": 8, "blocks": 1, "half": True, "gamma_end": 0.2, "conditional": True},
+        AUGMENTED | {"width": 4, "latent": 8, "plain": True, "gamma_end": 0.2, "conditional": True},
     ],
     "reggan": [{}, {"both": True, "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],

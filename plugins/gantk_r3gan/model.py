@@ -40,7 +40,7 @@ class R3GAN(Method):
         blocks: Count = 2,  # residual blocks at each size
         expand: Count = 2,  # a block's 3x3 convolution has so many times its filters
         group: Width = 16,  # filters of each of that convolution's groups
-        half: bool = False,  # no blocks at the image's own size, where half the time goes; a convolution there
+        plain: bool = False,  # DCGAN's convolutions in place of blocks, and a tanh: quick, for minutes on a CPU
         conditional: bool = False,  # images of a class that is asked for; needs data.labels
         augment: list[Augment] = [],  # differentiable changes of all that the discriminator sees, for small data sets
         adapt: Fraction = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
@@ -55,9 +55,9 @@ class R3GAN(Method):
             )
         self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
         self.latent, self.gamma, self.gamma_end = latent, gamma, gamma if gamma_end is None else gamma_end
-        options = dict(width=width, blocks=blocks, expand=expand, group=group, half=half)
+        options = dict(width=width, blocks=blocks, expand=expand, group=group, plain=plain)
         channels = geometry.channels["image"]
-        self.g = Generator(latent + self.classes, channels, geometry.size, **options)
+        self.g = Generator(latent + self.classes, channels, geometry.size, geometry.range, **options)
         self.d = Discriminator(channels, geometry.size, self.classes, **options)
         self.augment = DiscriminatorAugment(augment, geometry.dims, adapt)
 
@@ -73,16 +73,17 @@ class R3GAN(Method):
         real, label = self._real(batch), self._label(batch)
         noise = torch.randn(len(real), self.latent, device=real.device)
         fake = self._generate(noise, label)
-        batch["fake"] = fake.detach()
+        real, seen = self.augment(torch.cat([real, fake])).split(len(real))  # once for both phases: changes are dear
+        batch["fake"], batch["seen_real"], batch["seen_fake"] = fake.detach(), real.detach(), seen.detach()
         with torch.no_grad():
-            of_real = self.d(self.augment(real), label)
-        return {"adversarial": pairing(self.d(self.augment(fake), label), of_real)}
+            of_real = self.d(batch["seen_real"], label)
+        return {"adversarial": pairing(self.d(seen, label), of_real)}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The same game the other way round, and R1 and R2 of the images as the discriminator sees them; in float32."""
         label = self._label(batch)
         with torch.autocast(batch["image"].device.type, enabled=False):
-            seen = [self.augment(image).detach().requires_grad_() for image in (self._real(batch), batch["fake"])]
+            seen = [batch[name].requires_grad_() for name in ("seen_real", "seen_fake")]
             entries = seen if label is None else [(image, label) for image in seen]
             real, fake = self.batched_forward(self.d, *entries)
             self.augment.observe(real - fake)  # 0 lies nowhere in a game of differences

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from math import ceil, gcd, log2, prod, sqrt
 
 import torch
@@ -12,6 +14,8 @@ from gantk.nets import blocks as b
 
 SMALLEST, LARGEST = 4, 16  # shortest side of the smallest map, which noise becomes and the verdict is taken of
 HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
+POINT, HALVE = partial(b.conv, kernel=1), partial(b.conv, kernel=4, stride=2, padding=1)
+DOUBLE = partial(b.upsample, "resize")  # pixels repeated, and a 3x3 convolution
 
 
 def doublings(size: tuple[int, ...]) -> int:
@@ -43,6 +47,11 @@ def halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)
 
 
+def normed(x: Tensor) -> Tensor:
+    """ProGAN's pixel norm (Karras et al. 2018), the channels of each pixel to a mean square of 1, and leaky ReLU."""
+    return leaky(x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-8).to(x.dtype))
+
+
 class Residual(nn.Module):
     """x + W3 a(W2 a(W1 x)): 1x1 to `expand` times the filters, 3x3 in groups of `group` filters, 1x1 back; no norm.
 
@@ -66,9 +75,10 @@ class Residual(nn.Module):
 
 def drawn(layer: nn.Module, gain: float = 1.0) -> nn.Module:
     """The layer with weights of deviation gain / sqrt(inputs of an output) and offsets of 0."""
-    nn.init.normal_(layer.weight, 0.0, gain / sqrt(layer.weight[0].numel()))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    inner = getattr(layer, "conv", layer)  # of what doubles
+    nn.init.normal_(inner.weight, 0.0, gain / sqrt(inner.weight[0].numel()))
+    if inner.bias is not None:
+        nn.init.zeros_(inner.bias)
     return layer
 
 
@@ -76,46 +86,50 @@ class Body(b.Network):
     """What both networks are made of: `blocks` residual blocks at each size, 1x1 convolutions where filters change.
 
     Filters double from `width` at the largest size with each halving, up to 8 x width; that is the image's size, or
-    half of it with `half`. `levels` are the blocks at each size, the smallest first; `changes` lie between them.
+    half of it with `plain`. `levels` are the blocks at each size, the smallest first; `changes` lie between them.
+    `plain` has no blocks: what changes the size are DCGAN's convolutions (Radford et al. 2016).
     """
 
-    def __init__(self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, half: bool):
+    def __init__(self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, plain: bool):
         super().__init__()
-        self.dims, self.half, count = len(size), half, doublings(size)
-        self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - half))]
+        self.dims, self.plain, count = len(size), plain, doublings(size)
+        self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - plain))]
         self.start = (self.filters[0], *(side // 2**count for side in size))
         total = blocks * len(self.filters)
         self.levels = nn.ModuleList(
-            nn.Sequential(*(Residual(self.dims, filters, expand, group, total) for _ in range(blocks)))
+            nn.Sequential(*(Residual(self.dims, filters, expand, group, total) for _ in range(0 if plain else blocks)))
             for filters in self.filters
         )
 
-    def changes(self, inputs: list[int], outputs: list[int]) -> nn.ModuleList:
-        """1x1 convolutions from so many filters to so many."""
+    def changes(self, inputs: list[int], outputs: list[int], plain: Callable) -> nn.ModuleList:
+        """Layers from so many filters to so many: 1x1 convolutions, or those that `plain` makes."""
+        make, gain = (plain, HE) if self.plain else (partial(POINT, bias=False), 1.0)
         pairs = zip(inputs, outputs, strict=True)
-        return nn.ModuleList(drawn(b.conv(self.dims, one, other, 1, bias=False)) for one, other in pairs)
+        return nn.ModuleList(drawn(make(self.dims, one, other), gain) for one, other in pairs)
 
 
 class Generator(Body):
     """Generator of R3GAN: (N, inputs) to images (N, channels, *size); nothing bounds them.
 
     A learned map of 4 pixels a side, each of its channels times a number that a linear layer makes of the noise, passes
-    residual blocks and is doubled, up to the image's size.
+    residual blocks and is doubled, up to the image's size. With `plain` pixels are normed, and a tanh keeps to `ends`.
     """
 
-    def __init__(self, inputs: int, channels: int, size: tuple[int, ...], **options: int):
+    def __init__(self, inputs: int, channels: int, size: tuple[int, ...], ends: tuple[float, float], **options: int):
         super().__init__(size, **options)
+        self.ends = ends
         self.basis = nn.Parameter(torch.randn(self.start[0], prod(self.start[1:])))
         self.scale = drawn(nn.Linear(inputs, self.start[0], bias=False))
-        self.narrow = self.changes(self.filters[:-1], self.filters[1:])
-        self.to_image = drawn(b.conv(self.dims, self.filters[-1], channels, 3 if self.half else 1))
+        self.narrow = self.changes(self.filters[:-1], self.filters[1:], DOUBLE)
+        self.to_image = drawn((DOUBLE if self.plain else POINT)(self.dims, self.filters[-1], channels))
 
     def forward(self, noise: Tensor) -> Tensor:
         x = (self.basis * self.scale(noise)[:, :, None]).unflatten(2, self.start[1:])
         x = self.levels[0](b.in_layout_of(self, x))
         for change, level in zip(self.narrow, self.levels[1:], strict=True):
-            x = level(doubled(change(x)))
-        return self.to_image(doubled(x) if self.half else x).float()
+            x = change(normed(x)) if self.plain else level(doubled(change(x)))
+        image, (low, high) = self.to_image(normed(x) if self.plain else x).float(), self.ends
+        return low + (high - low) / 2 * (1 + torch.tanh(image)) if self.plain else image
 
 
 class Discriminator(Body):
@@ -127,9 +141,8 @@ class Discriminator(Body):
 
     def __init__(self, channels: int, size: tuple[int, ...], classes: int = 0, **options: int):
         super().__init__(size, **options)
-        kernel = {"kernel": 4, "stride": 2, "padding": 1} if self.half else {"kernel": 1}
-        self.from_image = drawn(b.conv(self.dims, channels, self.filters[-1], **kernel))
-        self.widen = self.changes(self.filters[:0:-1], self.filters[-2::-1])
+        self.from_image = drawn((HALVE if self.plain else POINT)(self.dims, channels, self.filters[-1]))
+        self.widen = self.changes(self.filters[:0:-1], self.filters[-2::-1], HALVE)
         places = prod(self.start[1:])
         self.whole = nn.Parameter(torch.randn(self.start[0], places) / sqrt(places))
         self.score = drawn(nn.Linear(self.start[0], max(1, classes), bias=False))
@@ -138,7 +151,8 @@ class Discriminator(Body):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         x = self.levels[-1](self.from_image(b.in_layout_of(self, image)))
         for change, level in zip(self.widen, self.levels[-2::-1], strict=True):
-            x = level(change(halved(x)))
+            x = change(leaky(x)) if self.plain else level(change(halved(x)))
         with torch.autocast(x.device.type, enabled=False):  # logits far from 0 have no room for detail in bf16
-            scores = self.score((x.float().flatten(2) * self.whole).sum(2))
+            x = leaky(x.float()) if self.plain else x.float()
+            scores = self.score((x.flatten(2) * self.whole).sum(2))
         return scores.gather(1, label[:, None]) if self.classes else scores
