@@ -13,10 +13,11 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
 from gantk_misaligned.source import drawn_field
-from gantk_reggan.registration import centred, correction, edges, moved, registered, zoom
+from gantk_reggan.network import correction, moved, roughness
+from gantk_reggan.search import centred, edges, registered, zoom
 from gantk_testing.small import random_images
 
-METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN}
+METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "registration_width": 8}
 PHANTOM = {"name": "phantom", "subjects": 6, "slices": 2}
 HEALTH = ("healthy", "tumour")
 
@@ -27,11 +28,25 @@ def build(dims: int = 2, side: int = 16, **options):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_it_minimises_the_papers_losses_of_a_translation_as_its_field_moves_it(dims):
-    method, size = build(dims, local_ncc=2.0), (16,) * dims
+def test_it_begins_as_a_registered_pair_has_it_and_minimises_the_papers_three_losses(dims):
+    method, size = build(dims, both=True), (16,) * dims
+    batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
+    fake = method.translate(batch["a"], "b")
+    assert not method.field(batch["a"], fake, batch["b"], "b").any()
+    found = {name: float(loss.detach()) for name, loss in method.generator_losses(batch).items()}
+    assert found["correction_b"] == pytest.approx(20 * float((fake - batch["b"]).detach().abs().mean()), rel=1e-5)
+    assert found["adversarial_b"] == pytest.approx(float(F.softplus(-method.d_b(fake)).mean().detach()))
+    assert found["smoothness_b"] == found["smoothness_a"] == 0 and len(found) == 6
+    assert {*method.discriminator_losses(batch)} == {"d_a", "d_b"} and len(build(gan=0.0).phases()) == 1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_moves_it(dims):
+    search = {"registration": "search", "smoothness": 1.0}
+    method, size = build(dims, local_ncc=2.0, **search), (16,) * dims
     batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
     fake = method.translate(batch["a"], "b").detach()
-    laid = moved(fake, build(dims).field(batch["a"], fake, batch["b"], "b"))
+    laid = moved(fake, build(dims, **search).field(batch["a"], fake, batch["b"], "b"))
     found = {name: float(loss.detach()) for name, loss in method.generator_losses(batch).items()}
     assert found["correction_b"] == pytest.approx(20 * float((laid - batch["b"]).abs().mean()), rel=1e-3)
     assert {*found} == {"correction_b", "adversarial_b", "local_ncc_b"} and found["local_ncc_b"] == 0  # it grows
@@ -47,8 +62,25 @@ def test_the_equations_on_tiny_tensors():
     assert correction(moved(image, field), beside) < 1e-5
     places = centred(share := F.pad(torch.ones(2, 1, 8, 8), (3, 5, 4, 4)))
     assert zoom(0.02 * places - 1.5, places, share).item() == pytest.approx(0.02, abs=1e-5)
+    field[:, 0] = torch.tensor([0.0, 0.5, 1.0])[:, None]  # 0.5 a row, in one of two channels
+    assert roughness(field).item() == pytest.approx(0.5**2 / 2)
     volume, field = torch.rand(1, 1, 3, 4, 5), torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 5)
     torch.testing.assert_close(moved(volume, field)[:, :, :2], volume[:, :, 1:])
+
+
+def test_registration_alone_learns_how_a_square_was_moved():
+    method, losses = build(side=32, displacement=6.0), []
+    fake, real = torch.full((2, 2, 2, 32, 32), -1.0)
+    fake[..., 10:20, 10:20], real[..., 12:22, 9:19] = 1.0, 1.0
+    optimizer = torch.optim.Adam(method.r_ab.parameters(), lr=2e-3)
+    for _ in range(60):
+        field = method.field(fake, fake, real, "b")
+        losses.append(correction(moved(fake, field), real) + 0.1 * roughness(field))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0] and field.abs().max() <= 6
+    assert field[0, 0, 12:22, 9:19].mean() < -1 and field[0, 1, 12:22, 9:19].mean() > 0.4
 
 
 def test_planted_moves_of_4_px_are_found_to_half_a_pixel_to_one_between_contrasts_and_in_volumes():

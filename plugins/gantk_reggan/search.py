@@ -1,4 +1,4 @@
-"""How a translation is laid on its pair: a field of displacement, sought for each pair by itself."""
+"""The field that lays a translation on its target, found for each pair by itself by Gauss-Newton steps."""
 
 from __future__ import annotations
 
@@ -6,16 +6,39 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from gantk.errors import UserError
-from gantk.losses.reconstruction import difference
+from gantk_reggan.network import moved
 
 # By how much images are made smaller, in 2-D; points a side of the bend, 0 for an affine map alone; whether to blur.
 LEVELS = (4, 0, True), (4, 3, True), (2, 4, True), (1, 6, False)
 LEAST = 0.1  # differences below count by their squares, those above by themselves
 RIDGE = 1e-3  # on what a field is a sum of, so that there is one answer
+RATE = 0.01  # of the running mean of zooms
 SLOPE = 0.1  # a change of intensity from pixel to pixel that is half an edge
+
+
+class Search(nn.Module):
+    """Finds T for each pair: edges of x, at first, and of y^, later, are laid on those of y, and y^ on y.
+
+    The zoom that fields have in the mean is taken off: it is no misalignment, but heads that G makes too small.
+    """
+
+    def __init__(self, steps: int, stiffness: float, limit: float):
+        super().__init__()
+        self.options = {"steps": steps, "stiffness": stiffness, "limit": limit}
+        self.register_buffer("zoom", torch.zeros(()))  # running mean over the fields of a training
+
+    @torch.no_grad()
+    def forward(self, source: Tensor, fake: Tensor, real: Tensor, progress: Tensor) -> Tensor:
+        late = (2 * progress).clamp(max=1)
+        with torch.autocast(real.device.type, enabled=False):
+            own = edges(real)
+            shown = torch.cat([(1 - late) * edges(source), late * edges(fake), fake.float()], 1)
+            like = torch.cat([(1 - late) * own, late * own, real.float()], 1)
+            field, places = registered(shown, like, **self.options), centred(own)
+            self.zoom.lerp_(zoom(field, places, own), RATE)
+            return field - self.zoom * places
 
 
 @torch.no_grad()
@@ -102,11 +125,6 @@ def blurred(image: Tensor, deviation: float) -> Tensor:
     return image
 
 
-def correction(laid: Tensor, real: Tensor) -> Tensor:
-    """L_Corr = |y - y^ o T|, the mean over all pixels, of y and y^ o T; float32."""
-    return difference(real, laid).abs().mean()
-
-
 def centred(share: Tensor) -> Tensor:
     """Return coordinates (N, dims, *size) in pixels from the centre of gravity of `share` (N, 1, *size)."""
     lines = (torch.arange(float(side), device=share.device) for side in share.shape[2:])
@@ -118,19 +136,3 @@ def zoom(field: Tensor, places: Tensor, share: Tensor) -> Tensor:
     """Fit the zoom of each field by least squares, weighed by `share`, and return their mean; 0: none."""
     along, whole = ((share * places * each).flatten(1).sum(1) for each in (field, places))
     return (along / whole.clamp_min(1e-6)).mean()
-
-
-def moved(image: Tensor, field: Tensor) -> Tensor:
-    """`image` o T: (N, C, *size) sampled where `field` (N, dims, *size), in pixels, points to; float32, edges repeated.
-
-    Channel k of the field is along axis k of the size. Of zeros it leaves the image as it is.
-    """
-    if image.shape[2:] != field.shape[2:] or field.shape[1] != image.ndim - 2:
-        what = f"a field of {tuple(field.shape)} cannot move images of {tuple(image.shape)}"
-        raise UserError(what, allowed="one channel for each axis, on the images' own grid")
-    places = []
-    for axis, side in enumerate(image.shape[2:]):  # grid_sample has -1 and 1 in the middle of the outermost pixels
-        line = torch.arange(side, device=field.device).view([-1 if n == axis else 1 for n in range(field.shape[1])])
-        places.append((line + field[:, axis].float()) * (2 / max(1, side - 1)) - 1)
-    grid = torch.stack(places[::-1], -1)  # it wants x first
-    return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=True)
