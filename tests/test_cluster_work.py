@@ -100,13 +100,14 @@ def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run,
     draw_pictures(Path("in"), 4)[0].rename("in/waits.png")
     words = ["translate", str(tiny_run), "in", "out", "--address", nodes[0]]
     driver, ledger = subprocess.Popen([sys.executable, "-m", "gantk", *words]), Path(".out.translation.json")
-    while driver.poll() is None and not (ledger.exists() and ledger.read_text().count("results") == 3):
+    done = lambda: ledger.exists() and ledger.read_text().count("results") == 3 and looks(nodes[1])["waits"]  # noqa: E731
+    while driver.poll() is None and not done():
         time.sleep(0.05)
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
     (nodes[1] / "go").touch()
-    done = gantk(*words)
-    assert done.code == 0 and "3 of 4 inputs done before" in done.out
+    again = gantk(*words)
+    assert again.code == 0 and "3 of 4 inputs done before" in again.out
     assert looks(nodes[1]) == {"waits": 2, "slice-01": 1, "slice-02": 1, "slice-03": 1}
 
 
