@@ -398,6 +398,14 @@ def check_levels(attention: Collection[int], least: int, most: int, why: str = "
             raise UserError(what, where="attention", allowed=f"{least} to {most}{why}")
 
 
+def pixel_norm(x: Tensor) -> Tensor:
+    """Normalise each position's feature vector of (N, C, ...) to a mean square of 1 (Karras et al. 2018, section 4.2).
+
+    The mean square is computed in float32 at any input precision.
+    """
+    return x * (x.float().square().mean(1, keepdim=True) + 1e-8).rsqrt().to(x.dtype)
+
+
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """Labels (N,) as rows (N, classes) of one True each.
 

@@ -80,14 +80,6 @@ class MinibatchDeviation(nn.Module):
         return torch.cat([x, statistic], 1)
 
 
-def pixel_norm(x: Tensor) -> Tensor:
-    """Normalise each position's feature vector of (N, C, ...) to a mean square of 1 (Karras et al. 2018, section 4.2).
-
-    The mean square is computed in float32 at any input precision.
-    """
-    return x * (x.float().square().mean(1, keepdim=True) + 1e-8).rsqrt().to(x.dtype)
-
-
 def leaky(x: Tensor) -> Tensor:
     """LeakyReLU of slope 0.2."""
     return F.leaky_relu(x, 0.2)

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gantk.nets.blocks import in_layout_of, one_hot
-from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky, pixel_norm
+from gantk.nets.blocks import in_layout_of, one_hot, pixel_norm
+from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky
 
 SMALLEST = 4  # side of level 0's images; level k has 4 * 2**k
 

@@ -47,11 +47,6 @@ def halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)
 
 
-def normed(x: Tensor) -> Tensor:
-    """ProGAN's pixel norm (Karras et al. 2018), the channels of each pixel to a mean square of 1, and leaky ReLU."""
-    return leaky(x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-8).to(x.dtype))
-
-
 class Residual(nn.Module):
     """x + W3 a(W2 a(W1 x)): 1x1 to `expand` times the filters, 3x3 in groups of `group` filters, 1x1 back; no norm.
 
@@ -127,8 +122,8 @@ class Generator(Body):
         x = (self.basis * self.scale(noise)[:, :, None]).unflatten(2, self.start[1:])
         x = self.levels[0](b.in_layout_of(self, x))
         for change, level in zip(self.narrow, self.levels[1:], strict=True):
-            x = change(normed(x)) if self.plain else level(doubled(change(x)))
-        image, (low, high) = self.to_image(normed(x) if self.plain else x).float(), self.ends
+            x = change(leaky(b.pixel_norm(x))) if self.plain else level(doubled(change(x)))
+        image, (low, high) = self.to_image(leaky(b.pixel_norm(x)) if self.plain else x).float(), self.ends
         return low + (high - low) / 2 * (1 + torch.tanh(image)) if self.plain else image
 
 
