@@ -32,14 +32,14 @@ class RemoteChild(Child):
     def __init__(self, room: Room, job: Job, run: Path, log: Path, *_: object):
         self.ray, self.job, self.run, self.log = room.ray, job, run, log
         self._read, self._step, self._steps = 0, 0, job.steps
-        self.started, self._began, self._stopped = now(), time.perf_counter(), None
+        self.started, self._began, self._stopping = now(), time.perf_counter(), None
         task = room.ray.remote(attended).options(max_retries=0, **room.asked)
         self.end = task.remote(os.getcwd(), job, run, log, room.threads, room.device)
 
     def poll(self) -> End | None:
         """How the child ended; None while it runs or waits for a free node."""
         if not self.ray.wait([self.end], timeout=0)[0]:
-            if self._stopped is not None and self.seconds - self._stopped > 2 * GRACE:  # Ray may lose a cancellation
+            if self._stopping and self.seconds - self._stopping[1] > 2 * GRACE:  # Ray may lose a cancellation
                 self.kill()
             return None
         try:
@@ -52,7 +52,7 @@ class RemoteChild(Child):
 
     def stop(self, why: str) -> None:
         """Ask the child to stop; `poll` kills it if it still runs after twice GRACE seconds."""
-        self._stopped = self.seconds
+        self._stopping = why, self.seconds
         self.ray.cancel(self.end)
 
     def kill(self) -> None:

@@ -73,9 +73,12 @@ class RegGAN(Method):
         for to in self.directions():
             source, target, way = channels[OTHER[to]], channels[to], f"{OTHER[to]}{to}"
             setattr(self, f"g_{way}", generator(source, target, dims))
-            size = {"width": registration_width, "depth": registration_depth, "passes": passes}
-            network = Registration(target, dims, limit=displacement, **size) if self.learned else None
-            setattr(self, f"r_{way}", network or Search(refine, 2 * smoothness / correction, displacement))
+            if self.learned:
+                size = {"width": registration_width, "depth": registration_depth, "passes": passes}
+                registered = Registration(target, dims, limit=displacement, **size)
+            else:
+                registered = Search(refine, 2 * smoothness / correction, displacement)
+            setattr(self, f"r_{way}", registered)
             if gan:
                 setattr(self, f"d_{to}", discriminator(target, dims))
 
@@ -102,9 +105,8 @@ class RegGAN(Method):
             fake = self.translate(source, to)
             field = self.field(source, fake, real, to)
             laid, seen, ncc = moved(fake, field), fake, self.local_ncc
-            if (
-                not self.learned
-            ):  # D sees half as T moved them, as smooth as a resampled y, half to their corners
+            if not self.learned:
+                # D sees half as T moved them, as smooth as a resampled y, and half whole, to their corners.
                 whole = torch.rand(len(fake), *[1] * (fake.ndim - 1), device=fake.device) < 0.5
                 seen = torch.where(whole, fake.float(), laid)
                 ncc = self.progress * ncc  # little at first: local_ncc does not see which tissue is bright
