@@ -238,8 +238,8 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
     assert not toy.training and not toy.drop.training and not toy.drop._forward_hooks
     assert torch.equal(plain, toy.translate(image, "b")) and spread.shape == plain.shape
     assert spread.min() >= 0 and torch.isfinite(spread).all() and spread.dtype == torch.float32
-    parts = [maps(kind, toy, part, others=others) for part in image.split(2)]
-    assert all(map(torch.equal, (plain, spread), map(torch.cat, zip(*parts, strict=True))))
+    parts = map(torch.cat, zip(*[maps(kind, toy, part, others=others) for part in image.split(2)], strict=True))
+    assert torch.equal(plain, next(parts)) and torch.allclose(spread, next(parts), atol=1e-6)  # sums are rounded by size
 
 
 @pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
