@@ -210,14 +210,14 @@ def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, p
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [(setting, "is not key=value") for setting in ("=3", "train..steps=3", "")]
+    [(setting, "is not key=value") for setting in ("=3", "train..steps=3", "", 5)]
     + [(f"data.size={value}", r"data\.size: input should be a list, not ") for value in ("[1,", "", "$fp32")]
     + [("data.domains=[CT, MR]", "not .*CT, MR.* no TOML: texts inside have quotes"), ({7: 1}, "no option '7'")]
     + [("train.batch=(2)", r"train\.batch: input should be a valid integer, not .\(2\)")],
 )
 def test_a_setting_that_is_none_is_refused(recipe, setting, words):
     with pytest.raises(UserError, match=words):
-        recipe.override(setting if isinstance(setting, dict) else [setting]).check()
+        recipe.override([setting] if isinstance(setting, str) else setting).check()
 
 
 @pytest.mark.parametrize("value", [r"(\d\d)\d+", "[a-z]+", "12", "true", "2024-01-01", "a{2}", "", "[1]", "'q'", "#x"])

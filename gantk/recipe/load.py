@@ -350,9 +350,8 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Yield (setting as text, (key, value)); the value None, which Python alone has, means the default."""
     if not isinstance(settings, Mapping):
-        yield from (
-            (setting, parse_setting(setting)) for setting in ([settings] if isinstance(settings, str) else settings)
-        )
+        several = isinstance(settings, Iterable) and not isinstance(settings, str)
+        yield from ((setting, parse_setting(setting)) for setting in map(str, settings if several else [settings]))
         return
     for key, value in settings.items():
         parse_setting(f"{key}=0")  # UserError where it is no key
