@@ -239,7 +239,7 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
     assert torch.equal(plain, toy.translate(image, "b")) and spread.shape == plain.shape
     assert spread.min() >= 0 and torch.isfinite(spread).all() and spread.dtype == torch.float32
     parts = map(torch.cat, zip(*[maps(kind, toy, part, others=others) for part in image.split(2)], strict=True))
-    assert torch.equal(plain, next(parts)) and torch.allclose(spread, next(parts), atol=1e-6)  # sums are rounded by size
+    assert torch.equal(plain, next(parts)) and torch.allclose(spread, next(parts), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
