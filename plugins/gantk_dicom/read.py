@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,10 +247,11 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
                 source = dcmread(file, force=True)
                 source.file_meta = dataset.file_meta
             decoded = iter_pixels(source, indices=list(numbers), **({"extended_offsets": places} if places else {}))
-        for frame in decoded:
-            if frame.shape[:2] != shape:
-                raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
-            yield frame
+        with closing(decoded):  # before the file, in which it seeks to the end
+            for frame in decoded:
+                if frame.shape[:2] != shape:
+                    raise Broken(f"its pixels are {frame.shape}, and its header says {shape}")
+                yield frame
 
 
 def _by_simpleitk(file: Bounded) -> np.ndarray:

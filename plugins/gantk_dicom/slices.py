@@ -349,14 +349,17 @@ def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, S
     worst = int(np.argmax(np.abs(steps - usual)))
     if abs(steps[worst] - usual) > EVEN * usual:
         missing, what = round(float(steps[worst] / usual)) - 1, "is not evenly spaced"
+        remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
         if abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual:
             what = f"lacks {counted(missing, 'slice')}"
-            what = "holds two different slices at one place" if missing < 0 else what
+            if missing < 0:
+                what = "holds two different slices at one place"
+                remedy = "put each volume (a time point, an echo) into a folder of its own, or convert all with dcm2niix"
         raise UserError(
             f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and "
             f"slices usually {usual:.4g} mm",
             allowed="slices that are evenly apart, to 5 %",
-            remedy="copy the missing slices, or put each evenly spaced part into a folder of its own",
+            remedy=remedy,
         )
     apart, stated = float(steps.mean()), first.apart
     if stated and apart > 1.5 * stated and abs(apart - stated - first.thickness) > EVEN * apart:
