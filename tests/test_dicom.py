@@ -17,8 +17,8 @@ from gantk.formats import files as io
 from gantk.formats.image import same_grid, to_upright
 from gantk_dicom import write
 
-# Where filters of warnings are set anew for every test, pydicom tells of odd files, which some tests make.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+# pydicom warns of odd files, which some tests make; a reader that is closed after its file prints a traceback.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "error::pytest.PytestUnraisableExceptionWarning")
 # Type 1 (present, with a value) and type 2 (present) of every classic MR and CT image: PS3.3, A.3, A.4.
 TYPE_1 = """
 SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality FrameOfReferenceUID PixelSpacing Rows Columns
@@ -136,7 +136,6 @@ def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_re
     assert io.read(tmp_path / "even").spacing[0] == pytest.approx(3.0, abs=0.05)
 
 
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a reader that is closed too late
 def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_named(tmp_path):
     paths = made.series(tmp_path, made.head())
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
