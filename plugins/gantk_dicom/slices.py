@@ -354,7 +354,7 @@ def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, S
             what = f"lacks {counted(missing, 'slice')}"
             if missing < 0:
                 what = "holds two different slices at one place"
-                remedy = "put each volume (a time point, an echo) into a folder of its own, or convert all with dcm2niix"
+                remedy = "put each volume (time point, echo) into a folder of its own, or convert it with dcm2niix"
         raise UserError(
             f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and "
             f"slices usually {usual:.4g} mm",
