@@ -80,9 +80,8 @@ def ways_to(name: str, arguments: list, device: torch.device) -> dict[str, dict[
     torchs, own = torch.ops.aten.convolution, kernels.transposed_convolution if transposed else winograd.convolution
     kinds = {"contiguous": (Tensor.contiguous, torchs, how), "channels-last": (last, torchs, how)}
     kinds |= {"own": (last, own, how[:2])} if {*dilation, groups, *extra} == {0, 1} else {}
-    ways: dict[str, dict[str, Callable]] = (
-        {"input's gradient, ": {}, "weights' gradient, ": {}} if backward else {"": {}}
-    )
+    parts = ["input's gradient, ", "weights' gradient, "] if backward else [""]
+    ways: dict[str, dict[str, Callable]] = {part: {} for part in parts}
     for form, (laid, convolve, options) in kinds.items():
         for number, part in enumerate(ways):
             inputs = [laid(each).detach() for each in (x, weight)]
@@ -120,9 +119,8 @@ def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
     rows = []
     for one, least in zip(found, alone, strict=True):
         called = one.called
-        said = re.sub(
-            r"tensor\(\.+, device='meta', size=(\([^)]*\))(?:, dtype=torch)?([^)]*)\)", r"\1\2", str(called.arguments)
-        )
+        given = str(called.arguments)
+        said = re.sub(r"tensor\(\.+, device='meta', size=(\([^)]*\))(?:, dtype=torch)?([^)]*)\)", r"\1\2", given)
         values = called.name, said[:160], called.calls, 1e3 * called.seconds, 1e3 * RECORDED * least
         rows.append(dict(zip(KEYS, [*values[:2], *(each / RECORDED for each in values[2:]), [*one.best]], strict=True)))
     rows.sort(key=lambda row: row["floor_ms"] - row["recorded_ms"])

@@ -22,6 +22,7 @@ from gpu.suite import Clock  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
+from peers.packages import Monai  # noqa: E402
 from peers.sides import BatchTurn, Setup, Side, case_model  # noqa: E402
 
 from gantk.errors import GantkError  # noqa: E402
@@ -185,6 +186,12 @@ def test_every_case_is_a_recipe_whose_networks_take_its_size():
         model = case_model(Case(**{**vars(case), "width": 2, "d_width": 2}))
         side = case.window or case.size
         assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired
+
+
+def test_monais_network_of_equal_weights_has_no_fewer_than_gantks_and_hardly_more():
+    pytest.importorskip("monai")
+    setup = Setup(Case("tiny", "cyclegan", "unet", 128, 1, 4, 4, equal=True), {"a": 1, "b": 1}, CPU, weights=10**6)
+    assert 10**6 <= Monai(None, setup, {}).weights < 1.1 * 10**6
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ class Case:
     width: int = 64  # filters of the generator's first level
     d_width: int = 64  # filters of the discriminator's first level
     window: int = 0  # window side in pixels: times translation by windows; 0: times training steps
+    equal: bool = False  # MONAI's U-Net is as wide as it must be for no fewer weights than gantk's
     costly: bool = False  # takes minutes on a CPU: runs only if --cases names it
 
     @property
@@ -96,6 +97,8 @@ CASES = {
     for case in (
         Case("cyclegan-128-unet", "cyclegan", "unet", 128),
         Case("cyclegan-128-resnet9", "cyclegan", "resnet9", 128),
+        Case("cyclegan-128-unet-equal", "cyclegan", "unet", 128, equal=True),
+        Case("cyclegan-128-unet-equal-b4", "cyclegan", "unet", 128, 4, equal=True, costly=True),
         Case("cyclegan-128-shallow", "cyclegan", "resnet6-shallow", 128, width=32, d_width=16),
         Case("pix2pix-128-unet", "pix2pix", "unet", 128),
         Case("cut-128-resnet9", "cut", "resnet9", 128),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,16 +54,13 @@ class Loop(Side):
 
     def step(self, batch: dict[str, Tensor]) -> None:
         real = {name: batch[name].to(self.setup.device) for name in "ab"}
-        with full_precision():
+        with full_precision(), torch.autocast(self.setup.device.type, torch.bfloat16, self.setup.bf16):
             self._freeze(True)
             loss, fakes = self.losses(real)
             self._update(0, loss)
             self._freeze(False)
-            logits = [
-                (self.discriminators[to](self._d_input(real, to, image)), truth)
-                for to, fake in fakes.items()
-                for image, truth in ((real[to], True), (fake.detach(), False))
-            ]
+            judged = [(to, *each) for to in fakes for each in ((real[to], True), (fakes[to].detach(), False))]
+            logits = [(self.discriminators[to](self._d_input(real, to, image)), truth) for to, image, truth in judged]
             self._update(1, sum(self.adversarial(answer, truth, True) for answer, truth in logits) / 2)
 
     def losses(self, real: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,8 +100,7 @@ class Package(Loop):
         """(version, where), or how to install it; UserError if a folder is given."""
         remedy = f"install it with `pip install {cls.name}`"
         if folder is not None:
-            where = f"--peer {cls.name}={folder}"
-            raise UserError(f"{cls.name} is a package, not a folder", where=where, remedy=remedy)
+            raise UserError(f"{cls.name} is a package, no folder", where=f"--peer {cls.name}={folder}", remedy=remedy)
         return remedy if find_spec(cls.name) is None else (version(cls.name), f"package {cls.name}")
 
 
@@ -127,10 +124,20 @@ class Monai(Package):
             from monai.networks.nets import PatchDiscriminator, UNet
 
         case = setup.case
-        filters = tuple(min(case.width * 2**level, case.width * 8) for level in range(DEPTHS[case.size]))
-        strides, loss = (2,) * (len(filters) - 1), PatchAdversarialLoss(criterion=CRITERIA[case.method])
+        loss, depth = PatchAdversarialLoss(criterion=CRITERIA[case.method]), DEPTHS[case.size]
+
+        def unet(width: int, inputs: int = 1, outputs: int = 1) -> nn.Module:
+            filters = tuple(width * min(2**level, 8) for level in range(depth))
+            return nn.Sequential(UNet(2, inputs, outputs, filters, (2,) * (depth - 1)), nn.Tanh())
+
+        def weights(width: int) -> int:
+            with torch.device("meta"):
+                pair = nn.Sequential(unet(width), PatchDiscriminator(2, case.d_width, 1))  # of each domain
+            return 2 * sum(map(Tensor.numel, pair.parameters()))
+
+        width = bisect_left(range(1 << 10), setup.weights, case.width, key=weights) if case.equal else case.width
         toolkit = Networks(  # images are in [-1, 1]
-            lambda inputs, outputs: nn.Sequential(UNet(2, inputs, outputs, filters, strides), nn.Tanh()),
+            lambda inputs, outputs: unet(width, inputs, outputs),
             lambda inputs: PatchDiscriminator(2, case.d_width, inputs),
             # MONAI's discriminator returns the features of every layer, with the logits last
             lambda answer, real, judging: loss(answer[-1], target_is_real=real, for_discriminator=judging),
@@ -149,8 +156,7 @@ class MonaiWindows(Side):
 
         self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
         self.device = next(self.network.parameters()).device
-        side = (case.window, case.window)
-        self.inferer = SlidingWindowInferer(side, sw_batch_size=WINDOWS, overlap=OVERLAP, mode="gaussian")
+        self.inferer = SlidingWindowInferer((case.window,) * 2, sw_batch_size=WINDOWS, overlap=OVERLAP, mode="gaussian")
 
     @torch.no_grad()
     def step(self, batch: dict[str, Tensor]) -> None:

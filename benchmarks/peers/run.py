@@ -107,7 +107,7 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     start = time.monotonic()
     try:
         host, plain = (gantk_side(case, way, options) for way in ("gantk", "gantk plain"))
-        setup = Setup(case, host.parts.data.channels, host.device, options.seed)
+        setup = Setup(case, host.parts.data.channels, host.device, options.seed, host.weights, options.bf16)
         guest = peer.build(setup, host.batch(0), host)
         sides: dict[str, Side] = {"gantk": host, "gantk plain": plain, peer.name: guest}
         batches = [host.batch(step) for step in range(BATCHES)]
@@ -128,13 +128,13 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     for label, side in sides.items():
         own = side if isinstance(side, OwnSide) else None
         row = common_fields(case, label, None if own else peer, options) | measured_fields(own or host, samples[label])
-        row["speed"]["steps"] = turns[label].taken - WARM
+        row["speed"]["steps"], row["wall_s"] = turns[label].taken - WARM, time.monotonic() - start
         row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name}
-        row["wall_s"] = time.monotonic() - start
         if own:  # measured again with every peer
             row["label"] += f" beside {peer.name}"
         else:
-            row["machine"] |= {"precision": "fp32", "channels_last": False}
+            bf16 = options.bf16 and peer.folder is None and not case.window
+            row["machine"] |= {"precision": "bf16" if bf16 else "fp32", "channels_last": False}
             row["notes"] = list(side.notes)
             row["ratio"] = {way: ratio(samples[label], samples[way]) for way in sides if way != label}
         yield row
@@ -178,10 +178,8 @@ def table(rows: list[Row]) -> str:
             missing.append((row["recipe"], row["side"], row["status"], row["error"]))
             continue
         beside = f" (beside {row['beside']})" if row["peer"] is None else ""
-        seconds, times = (
-            row["speed"]["step_seconds"],
-            (written(row["ratio"].get(way)) for way in ("gantk", "gantk plain")),
-        )
+        seconds = row["speed"]["step_seconds"]
+        times = [written(row["ratio"].get(way)) for way in ("gantk", "gantk plain")]
         about = row["recipe"], f"{row['side']}, {row['machine']['precision']}{beside}", row["version"]
         lines.append((*about, f"{row['weights'] / 1e6:.2f} M", f"{median(seconds):.4f}", *times, len(seconds)))
     heads = ("case", "side", "version", "weights", "s/step", "times gantk", "times gantk plain", "rounds")
@@ -202,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     cli.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
     cli.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
     cli.add_argument("--filters", type=int, metavar="N", help="of both networks' first levels, instead of the case's")
+    cli.add_argument("--bf16", action="store_true", help="MONAI and KonfAI under autocast in bfloat16")
     cli.add_argument("--data", metavar="PATH", help="train on these images instead of the phantom's")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--table", action="store_true", help="print the rows as Markdown")

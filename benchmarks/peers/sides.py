@@ -38,6 +38,8 @@ class Setup:
     channels: dict[str, int]  # by domain
     device: torch.device
     seed: int = 0
+    weights: int = 0  # of gantk's networks
+    bf16: bool = False  # packages compute under autocast
 
 
 class Side:
