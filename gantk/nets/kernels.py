@@ -7,7 +7,7 @@ matrix products with the weights as they are, 9 and 4 ms. oneDNN computes 16 out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product as combinations
@@ -116,7 +116,7 @@ class Windows:
         return blank(n, out.shape[-1], self.large, dtype).copy_(out[(slice(None), *inner)].movedim(-1, 1))
 
 
-def blank(n: int, channels: int, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def blank(n: int, channels: int, size: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An uninitialised channels-last map: a Function's result must be no view, or it cannot be changed in place."""
     return torch.empty(n, channels, *size, dtype=dtype, memory_format=CHANNELS_LAST[len(size)])
 
