@@ -46,7 +46,7 @@ METHODS: dict[str, list[dict]] = {
         {"width": 4, "latent": 8},
         AUGMENTED | {"width": 4, "latent": 8, "plain": True, "gamma_end": 0.2, "conditional": True},
     ],
-    "reggan": [{}, {"both": True, "adversarial": "wgan_gp"}, {"gan": 0.0}],
+    "reggan": [{}, {"registration": "search", "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],
     "spade": [SPADE, SPADE | {"norm": "batch", "divergence": 0.0, "grain": True, "l1": 10.0, "features": 0.0}],
     "style": [

@@ -1,8 +1,9 @@
-"""The field that lays a translation on its target, found for each pair by itself by Gauss-Newton steps."""
+"""The field that lays a translation on its target, found for each pair by itself by Levenberg-Marquardt steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial, reduce
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -10,34 +11,33 @@ from torch import Tensor, nn
 
 from gantk_reggan.network import moved
 
-# By how much images are made smaller, in 2-D; points a side of the bend, 0 for an affine map alone; whether to blur.
-LEVELS = (4, 0, True), (4, 3, True), (2, 4, True), (1, 6, False)
+# By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight lines; blur, pixels.
+LEVELS = ((4, 0, 3.0), (4, 1, 2.0), (4, 2, 1.0), (2, 2, 1.5), (2, 3, 0.7), (1, 3, 0.7), (1, 3, 0.0))
 LEAST = 0.1  # differences below count by their squares, those above by themselves
-RIDGE = 1e-3  # on what a field is a sum of, so that there is one answer
-RATE = 0.01  # of the running mean of zooms
-SLOPE = 0.1  # a change of intensity from pixel to pixel that is half an edge
 
 
 class Search(nn.Module):
-    """Finds T for each pair: edges of x, at first, and of y^, later, are laid on those of y, and y^ on y.
+    """Finds T for each pair: edges of x, and of y^ as training goes on, are laid on those of y, and y^ on y.
 
-    The zoom that fields have in the mean is taken off: it is no misalignment, but heads that G makes too small.
+    The zoom that fields have in the mean is taken off: it is no misalignment, but heads that G makes too small. It is
+    half the difference of T's and its inverse's: fields that are random alone seem to shrink images from either side.
     """
 
     def __init__(self, steps: int, stiffness: float, limit: float):
         super().__init__()
-        self.options = {"steps": steps, "stiffness": stiffness, "limit": limit}
+        self.registered = partial(registered, steps=steps, stiffness=stiffness, limit=limit)
         self.register_buffer("zoom", torch.zeros(()))  # running mean over the fields of a training
 
     @torch.no_grad()
     def forward(self, source: Tensor, fake: Tensor, real: Tensor, progress: Tensor) -> Tensor:
-        late = (2 * progress).clamp(max=1)
+        late = progress.clamp(max=0.5)  # edges of x count to the end, or G draws outlines where it likes, and T follows
         with torch.autocast(real.device.type, enabled=False):
-            own = edges(real)
-            shown = torch.cat([(1 - late) * edges(source), late * edges(fake), fake.float()], 1)
-            like = torch.cat([(1 - late) * own, late * own, real.float()], 1)
-            field, places = registered(shown, like, **self.options), centred(own)
-            self.zoom.lerp_(zoom(field, places, own), RATE)
+            before, after = edges(source), edges(real)
+            shown = torch.cat([(1 - late) * before, late * edges(fake), fake.float()], 1)
+            field = self.registered(shown, torch.cat([(1 - late) * after, late * after, real.float()], 1))
+            back = reduce(lambda back, _: -moved(field, back), range(4), -field)
+            (here, places), (there, _) = zoom(field, after), zoom(back, before)
+            self.zoom.lerp_((here - there) / 2, 0.01)
             return field - self.zoom * places
 
 
@@ -45,51 +45,63 @@ class Search(nn.Module):
 def registered(image: Tensor, like: Tensor, steps: int, stiffness: float, limit: float) -> Tensor:
     """Find the field T that lays images (N, C, *size) on those they shall be `like`: (N, dims, *size) float32, pixels.
 
-    For each pair by itself, T minimises the mean of |like - image o T| over pixels, its channels one vector, and
-    `stiffness` / 2 of the squared gradient of T's bend: `steps` of Gauss-Newton, reweighted, at each of LEVELS,
-    from coarse to fine (Lucas & Kanade 1981; instance optimisation, Balakrishnan et al. 2019).
+    For each pair by itself, T, a cubic B-spline (Rueckert et al. 1999), minimises the mean of |like - image o T| over
+    pixels, their channels one vector, and `stiffness` / 2 of its squared gradient: `steps` of Levenberg and Marquardt,
+    reweighted, at each of LEVELS from coarse to fine; one that does not lower the sum is not taken.
     """
     size, dims = like.shape[2:], like.ndim - 2
     field = like.new_zeros(len(like), dims, *size, dtype=torch.float32)
-    for scale, points, blurs in LEVELS:
-        shown = [max(4, side // (scale * (dims - 1))) for side in size]  # volumes are halved once more
-        pair = [F.interpolate(each.float(), shown, mode="area") for each in (image, like)]
-        pair = [blurred(each, 1.0) for each in pair] if blurs else pair
-        basis, stiff = functions(shown, points, like.device)
-        ridge = RIDGE / len(basis) * torch.eye(len(basis), device=like.device)
-        before = resized(field, shown).flatten(2)
-        weights = solved(basis @ basis.mT / basis.shape[1] + ridge, basis @ before.mT / basis.shape[1])
+    for scale, intervals, deviation in LEVELS:
+        shown = [max(min(8, side), side // (scale * (dims - 1))) for side in size]  # volumes are halved once more
+        pair = [blurred(F.interpolate(each.float(), shown, mode="area"), deviation) for each in (image, like)]
+        whole, lines = ([*map(partial(splines, intervals, like.device), size, to)] for to in (size, shown))
+        changes = [[line.diff(dim=0) if n == m else line for n, line in enumerate(whole)] for m in range(dims)]
+        stiff = stiffness * sum(reduce(torch.kron, [x.mT @ x / len(x) for x in each]) for each in changes)
+        about = partial(expanded, *pair, lines, [seen / side for seen, side in zip(shown, size, strict=True)], stiff)
+        best = about(along_axes(field, [solved(line.mT @ line, line.mT).mT for line in whole]))
+        ridge = 1e-3 / len(stiff) * torch.eye(dims * len(stiff), device=like.device)
+        damping = torch.ones(len(like), 1, 1, device=like.device)
         for _ in range(steps):
-            weights = weights + improvement(*pair, basis, weights, stiffness * stiff, ridge)
-        field = resized((weights.mT @ basis).unflatten(2, shown), size).clamp(-limit, limit)
-    return field
+            change = solved(best[3] + damping * ridge, best[2].flatten(1)[..., None])
+            found = about(best[0] + change.view_as(best[0]))
+            better = found[1] < best[1]
+            best = [torch.where(better.view(-1, *[1] * (x.ndim - 1)), x, y) for x, y in zip(found, best, strict=True)]
+            damping = damping * torch.where(better, 1 / 3, 8)
+        field = along_axes(best[0], [line.mT for line in whole])
+    return field.clamp(-limit, limit)
 
 
-def improvement(image: Tensor, like: Tensor, basis: Tensor, weights: Tensor, stiff: Tensor, ridge: Tensor) -> Tensor:
-    """Compute what a Gauss-Newton step adds to the weights (N, K, dims) of the functions (K, pixels)."""
-    shown, dims, pixels = like.shape[2:], like.ndim - 2, basis.shape[1]
-    at = moved(image, (weights.mT @ basis).unflatten(2, shown))
-    slopes = torch.stack(torch.gradient(at, dim=list(range(2, at.ndim))), 1).flatten(3)  # (N, dims, C, pixels)
-    apart = (like - at).flatten(2)
-    share = 1 / apart.square().sum(1, keepdim=True).sqrt().clamp_min(LEAST) / pixels
-    down = ((slopes * apart[:, None]).sum(2) * share) @ basis.mT - (stiff @ weights).mT  # (N, dims, K)
-    curved = down.new_zeros(*down.shape, *down.shape[1:])
-    for one in range(dims):
-        for other in range(one, dims):
-            along = (slopes[:, one] * slopes[:, other]).sum(1, keepdim=True) * share
-            curved[:, one, :, other] = curved[:, other, :, one] = (basis * along) @ basis.mT
-        curved[:, one, :, one] += stiff + ridge
-    return solved(curved.flatten(3).flatten(1, 2), down.flatten(1)[..., None]).view_as(down).mT
+def expanded(image: Tensor, like: Tensor, lines: list, scales: list, stiff: Tensor, weights: Tensor) -> list[Tensor]:
+    """Expand what is minimised about a field's weights (N, dims, *K): them, the value (N, 1, 1), descent, curvature."""
+    dims, count = len(lines), lines[0].shape[1]
+    field = along_axes(weights, [line.mT for line in lines])
+    at = moved(image, torch.stack([field[:, n] * scale for n, scale in enumerate(scales)], 1))
+    slopes = [slope * by for slope, by in zip(torch.gradient(at, dim=[*range(2, at.ndim)]), scales, strict=True)]
+    apart, pull = like - at, weights.flatten(2) @ stiff
+    length = apart.square().sum(1, keepdim=True).sqrt()
+    share = 1 / length.clamp_min(LEAST) / prod(like.shape[2:])
+    value = torch.where(length < LEAST, length.square() / LEAST, 2 * length - LEAST).flatten(1).mean(1)[:, None, None]
+    down = along_axes(torch.cat([(slope * apart * share).sum(1, keepdim=True) for slope in slopes], 1), lines)
+    both = torch.cat([(one * other * share).sum(1, keepdim=True) for one in slopes for other in slopes], 1)
+    both = along_axes(both, [(line[:, :, None] * line[:, None]).flatten(1) for line in lines])
+    both = both.view(len(like), dims, dims, *[count] * 2 * dims)  # of each axis two indices
+    both = both.permute(0, 1, *range(3, 3 + 2 * dims, 2), 2, *range(4, 4 + 2 * dims, 2))
+    curved = both.reshape(len(like), pull[0].numel(), -1) + torch.block_diag(*[stiff] * dims)
+    return [weights, value + (weights.flatten(2) * pull).sum((1, 2), keepdim=True), down.flatten(2) - pull, curved]
 
 
-def functions(size: Sequence[int], points: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the basis of a field, (K, pixels), affine maps and hats, and its stiffness (K, K), 0 for affine maps."""
-    lines = torch.meshgrid(*(torch.linspace(-1, 1, side, device=device) for side in size), indexing="ij")
-    whole, dims = torch.stack([torch.ones_like(lines[0]), *lines]), len(size)
-    hats = torch.eye(points**dims, device=device).view(points**dims, 1, *[points] * dims)
-    hats = resized(hats, size, False)[:, 0] if points else whole[:0]
-    changes = [torch.cat([0 * whole, hats]).diff(dim=axis).flatten(1) for axis in range(1, dims + 1)]
-    return torch.cat([whole, hats]).flatten(1), sum(each @ each.mT / each.shape[1] for each in changes)
+def splines(intervals: int, device: torch.device, side: int, shown: int) -> Tensor:
+    """Return cubic B-splines over an axis of `side` pixels, (shown, K), at the middles of `shown` pixels in place."""
+    at = ((torch.arange(shown, device=device) + 0.5) * (side / shown) - 0.5) / (side - 1)
+    if not intervals:
+        return torch.stack([1 - at, at], 1)
+    off = (intervals * at[:, None] - torch.arange(-1.0, intervals + 2, device=device)).abs()
+    return torch.where(off < 1, 4 - 6 * off**2 + 3 * off**3, (2 - off).clamp_min(0) ** 3) / 6
+
+
+def along_axes(maps: Tensor, matrices: list[Tensor]) -> Tensor:
+    """Multiply maps (N, C, *sides) along each axis by its matrix (side, K): (N, C, *K)."""
+    return reduce(lambda found, matrix: torch.tensordot(found, matrix, ([2], [0])), matrices, maps)
 
 
 def solved(matrix: Tensor, right: Tensor) -> Tensor:
@@ -97,42 +109,24 @@ def solved(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right, torch.linalg.cholesky_ex(matrix)[0])
 
 
-def resized(maps: Tensor, size: Sequence[int], in_pixels: bool = True) -> Tensor:
-    """Resize maps (N, C, *size) linearly; `in_pixels`: channels are displacements along the axes, and scale too."""
-    before, mode = maps.shape[2:], "bilinear" if len(size) == 2 else "trilinear"
-    maps = F.interpolate(maps, list(size), mode=mode, align_corners=True)
-    if not in_pixels:
-        return maps
-    return torch.stack([maps[:, axis] * (size[axis] / before[axis]) for axis in range(len(size))], 1)
-
-
 def edges(image: Tensor) -> Tensor:
     """Return the strength of edges, 0 to 1, (N, 1, *size) float32: much the same in every contrast of one head."""
     at = blurred(image.float().mean(1, keepdim=True), 0.7)
     slope = sum(each.square() for each in torch.gradient(at, dim=list(range(2, at.ndim)))).sqrt()
-    return slope / (slope + SLOPE)
+    return slope / (slope + 0.1)  # a change of 0.1 from pixel to pixel is half an edge
 
 
 def blurred(image: Tensor, deviation: float) -> Tensor:
-    """Blur images (N, C, *size) by a Gaussian of up to a pixel; edges are repeated."""
-    line = torch.exp(-0.5 * (torch.arange(-2, 3, device=image.device) / deviation).square())
-    dims, convolve = image.ndim - 2, F.conv2d if image.ndim == 4 else F.conv3d
-    for axis in range(dims):
-        kernel = (line / line.sum()).view(1, 1, *[-1 if n == axis else 1 for n in range(dims)])
-        pad = [2 * (n // 2 == dims - 1 - axis) for n in range(2 * dims)]  # the last axis comes first
-        kernel = kernel.expand(image.shape[1], *[-1] * (dims + 1))
-        image = convolve(F.pad(image, pad, mode="replicate"), kernel, groups=image.shape[1])
-    return image
+    """Blur images (N, C, *size) by a Gaussian of so many pixels, cut off at the border; 0: not at all."""
+    lines = [torch.arange(float(side), device=image.device) for side in image.shape[2:]]
+    near = [torch.exp(-0.5 * ((line - line[:, None]) / max(deviation, 0.01)).square()) for line in lines]
+    return along_axes(image, [each / each.sum(0) for each in near])
 
 
-def centred(share: Tensor) -> Tensor:
-    """Return coordinates (N, dims, *size) in pixels from the centre of gravity of `share` (N, 1, *size)."""
-    lines = (torch.arange(float(side), device=share.device) for side in share.shape[2:])
-    places, axes = torch.stack(torch.meshgrid(*lines, indexing="ij")), tuple(range(2, share.ndim))
-    return places - (places * share).sum(axes, keepdim=True) / share.sum(axes, keepdim=True).clamp_min(1e-6)
-
-
-def zoom(field: Tensor, places: Tensor, share: Tensor) -> Tensor:
-    """Fit the zoom of each field by least squares, weighed by `share`, and return their mean; 0: none."""
+def zoom(field: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit each field's zoom about the middle of `share` (N, 1, *size), weighed by it: the mean, and a zoom of 1."""
+    lines, axes = [torch.arange(float(side), device=share.device) for side in share.shape[2:]], [*range(2, share.ndim)]
+    places, mass = torch.stack(torch.meshgrid(*lines, indexing="ij")), share.sum(axes, keepdim=True).clamp_min(1e-6)
+    places = places - (places * share).sum(axes, keepdim=True) / mass
     along, whole = ((share * places * each).flatten(1).sum(1) for each in (field, places))
-    return (along / whole.clamp_min(1e-6)).mean()
+    return (along / whole.clamp_min(1e-6)).mean(), places
