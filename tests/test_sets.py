@@ -158,3 +158,33 @@ def test_real_pairs_are_of_different_patients():
     pairs = different_pairs(["p", "p", "q", "q", "", ""])
     assert len(pairs) == 13 and not {(0, 1), (2, 3)} & set(map(tuple, pairs.tolist()))
     assert len(different_pairs(["p"] * 4)) == 6 and len(different_pairs([""] * 400)) == 512
+
+
+# ---- FRD
+
+
+def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
+    frd_score = pytest.importorskip("frd_score", reason="needs frd-score")
+    pytest.importorskip("radiomics", reason="needs pyradiomics")
+    import SimpleITK as sitk
+
+    from gantk_sets.frd import Frd
+
+    noise, paths = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0)), ([], [])
+    made = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
+    for side, images in enumerate(made):
+        for number, image in enumerate(images):
+            paths[side].append(str(tmp_path / f"{side}-{number}.mha"))
+            sitk.WriteImage(sitk.GetImageFromArray((image[0] * 127.5).numpy()), paths[side][-1])
+    real, fake = map(group, made)
+    score = Frd(2.0, 2)(real, real, fake)
+    assert score.value == pytest.approx(frd_score.compute_frd(list(paths), num_workers=1), rel=1e-3)
+    assert score.ci95[0] < score.value < score.ci95[1] and score.value > Frd(2.0, 2)(real, real, real).value + 5
+
+
+def test_without_its_packages_frd_says_what_to_install(monkeypatch):
+    from gantk_sets.frd import Frd
+
+    monkeypatch.setitem(__import__("sys").modules, "frd_score", None)
+    with pytest.raises(UserError, match=r"frd-score.*pip install"):
+        Frd(2.0, 2)
