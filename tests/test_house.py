@@ -32,8 +32,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "scikit-image": "skimage", "simpleitk": "SimpleITK"}
 # Used without an import of ours: a plugin of pytest, the linter, the builds, what torch exports and logs with.
 UNSEEN = {"pytest-xdist", "ruff", "hatchling", "onnxscript", "tensorboard", "mkdocs-material"}
-# What a required one brings, and NVIDIA's package, which is read where it happens to be there.
-OPTIONAL = {"torchvision", "huggingface_hub", "markupsafe", "pydantic_core", "pynvml"}
+# What a required one brings, and what is used where it is: of NVIDIA, and two that pip alone cannot build.
+OPTIONAL = {"torchvision", "huggingface_hub", "markupsafe", "pydantic_core", "pynvml", "frd_score", "radiomics"}
 
 
 def lines(path: Path) -> int:
