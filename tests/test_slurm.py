@@ -2,13 +2,14 @@
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from several import finish, free_port, recipe_file, start
+from several import begun, finish, free_port, recipe_file, start
 
 from gantk.runs.checkpoint import load_weights
 from gantk.runs.folder import Run
@@ -25,6 +26,8 @@ if name == "srun":
     print(*(task.pid for task in tasks), file=open(folder + "/tasks", "w"))
     signal.signal(signal.SIGTERM, lambda number, frame: [task.kill() for task in tasks])
     sys.exit(max(128 - code if code < 0 else code for code in [task.wait() for task in tasks]))
+if [name, *words] == ["scancel", "--signal=USR1", "--batch", "7"]:
+    os.kill(int(os.environ["BATCH"]), signal.SIGUSR1)
 ends = {{"scancel --signal=TERM 7": "-TERM", "scontrol requeue 7": "-KILL"}}
 if end := ends.get(" ".join([name, *words])):
     subprocess.run(["kill", end, *open(folder + "/tasks").read().split()], stderr=subprocess.DEVNULL)
@@ -34,15 +37,15 @@ if words == ["show", "job", "7"]:
 """
 # A plugin by which SLURM's signal comes in the middle: in step 3 of 4, as the second lasts until it is heard of.
 MIDDLE = """
-import os, signal, socket
+import os, signal, socket, subprocess
 from gantk import hookimpl
 @hookimpl
 def gantk_step(step):
-    if step == 2 and "BATCH" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
+    if step == 2 and "SLURM_JOB_ID" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
         heard, told = socket.socketpair()
         told.setblocking(False)
         signal.set_wakeup_fd(told.fileno())
-        os.kill(int(os.environ["BATCH"]), signal.SIGUSR1)
+        subprocess.run(["scancel", "--signal=USR1", "--batch", os.environ["SLURM_JOB_ID"]])
         heard.recv(1)
 """
 
@@ -89,13 +92,32 @@ def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, sta
 def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny_run, tmp_path):
     asked = ["--nodes", 3, "--gpus", 2, "--cpus", 6, "--set", "train.steps=9", "--sweep", "--space 'a=1, 2' --trials 4"]
     script = gantk("slurm", "dualgan_t1t2", *asked).out
-    new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\nsrun """
-    ray = """ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 -- gantk sweep "${sweep[@]}" """
-    assert f"{new}--cpus-per-task=6 {ray}--address auto &\n" in script and "--ntasks-per-node=1\n" in script
+    new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\n"""
+    ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 """
+    sweep = """-- gantk sweep "${sweep[@]}" --address auto &\n"""
+    assert new in script and f"\nsrun --cpus-per-task=6 {ray}{sweep}" in script
+    assert "--ntasks-per-node=1\n" in script and " GRPC_DNS_RESOLVER=native\n" in script
     (tmp_path / "sweep.json").write_text("{}", "utf-8")
-    assert 'sweep=(--resume "$out")\nsrun ray' in gantk("slurm", tmp_path).out
+    assert (resumed := gantk("slurm", tmp_path).out).count("sweep=(") == 1 and 'sweep=(--resume "$out")' in resumed
     assert f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out) and '\nsrun gantk resume "$out" &' in again
     assert not any(subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again))
+
+
+def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
+    script = gantk("slurm", "dualgan_t1t2", "--sweep", "").out
+    head = next(line for line in script.splitlines() if line.startswith("head="))
+    (tmp_path / "sleep").write_text(f"#!/bin/sh\ntouch '{tmp_path}/waited'\n", "utf-8")
+    (tmp_path / "sleep").chmod(0o755)
+    with socket.socket() as first:
+        first.bind(("127.0.0.1", 0))  # refuses until it listens
+        command = f"""{head}; exec bash -c "$head" 127.0.0.1/{first.getsockname()[1]} echo "a  b" """
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        nodes = [begun(["bash", "-c", command], SLURM_PROCID=number, PATH=path) for number in "01"]
+        assert nodes[0].communicate()[0] == "a  b\n" and nodes[0].returncode == 0
+        while not (tmp_path / "waited").exists():
+            assert nodes[1].poll() is None
+        first.listen()
+        assert finish(nodes[1:]) == [(0, "a  b\n", "")]
 
 
 def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
