@@ -22,8 +22,8 @@ from gantk_cluster import connection
 from gantk_cluster import nodes as room
 from gantk_cluster.bench import RemoteChild
 
-# A plugin on every node: notes which worker looks at which file, kills it at some and waits at another, and kills the
-# worker that a training of a certain summary is a child of.
+# A plugin on every node: notes which worker looks at which file, kills it at some, waits at one and, at another, until
+# both nodes have looked; and kills the worker that a training of a certain summary is a child of.
 SPY = """import os, pathlib, signal, time, gantk
 @gantk.hookimpl
 def gantk_input(image, frame):
@@ -34,6 +34,8 @@ def gantk_input(image, frame):
     if name == "always" or (name == "once" and not before):
         os.kill(os.getpid(), signal.SIGKILL)
     while name == "waits" and not (seen / "go").exists():
+        time.sleep(0.05)
+    while name == "both" and len({path.read_text() for path in seen.glob("*.*")} - {""}) < 2:
         time.sleep(0.05)
 @gantk.hookimpl
 def gantk_check(model):
@@ -77,6 +79,7 @@ def looks(seen: Path) -> Counter:
 def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, nodes):
     paths = draw_pictures(Path("in"), 6)
     paths[0].rename("in/once.png")
+    paths[3].rename("in/both.png")  # with files after it for the other node, however late that begins
     Image.new("L", (32, 32)).save("in/blank.png")
     Image.open(paths[1]).convert("RGB").save("in/colour.png")
     Path("in/broken.png").write_bytes(b"no picture")
