@@ -166,7 +166,8 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out, spaces = tmp_path / "out", ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-6..1e-2:log"]
+    spaces = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-6..1e-2:log", "method.adversarial=ls,bce"]
+    out = tmp_path / "out"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     try:  # 4 trials, 3 workers: they wait for one another
         where = {"address": cluster.address, "out": out, "device": "cpu", "say": lambda line: None}
@@ -177,6 +178,7 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
     assert len(rows) == 4 and all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
     assert any(len(row["history"]) > 1 for row in rows)  # somebody took over a better one's save
     for step, values in (each for row in rows for each in row["history"]):
+        assert values["method.adversarial"] in ("ls", "bce")
         assert 0 <= step < STEPS and 1 <= values["method.cycle"] <= 20 and 1e-6 <= values["train.optimizer.lr"] <= 1e-2
     assert_as_if_left_alone(out, tmp_path / "alone")
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk_cluster.connection import connected
 from gantk_cluster.nodes import Room
-from gantk_cluster.space import Axis, axes_of, require_changeable
+from gantk_cluster.space import axes_of, require_changeable
 from gantk_cluster.trial import TRIAL, scores_of, train
 
 SCHEDULERS = ("asha", "pbt", "none")
@@ -57,11 +58,9 @@ def sweep(
         space: see `gantk_cluster.space.axes_of`; every end and choice is checked before anything is trained.
         trials: number of trainings; with "pbt" the size of the population.
         hours: time limit of the whole sweep.
-        scheduler: "asha" ends the worse two thirds of the trials at a ninth and at a third of the steps (Li et al.,
-            2018); "pbt" replaces the worst quarter by copies of the best with perturbed settings (Jaderberg et al.,
-            2017); "none" trains all to the end.
-        score: None takes the score in best.json by which a run chooses its checkpoint; without pairs it uses no truth.
-            The name of a metric takes its mean over the validation pairs.
+        scheduler: "asha" (Li et al., 2018) ends the worse two thirds of the trials at a ninth and at a third of the
+            steps; "pbt" (Jaderberg et al., 2017) replaces the worst quarter by changed copies of the best; "none".
+        score: None: what best.json chooses by, which without pairs sees no truth; else a metric of validation pairs.
         address: of the Ray cluster, see `gantk_cluster.connection.connected`.
         resume: the folder of an interrupted sweep, continued with its own options.
         out: the folder; None: runs/NAME-sweep-TIME. All machines must see it under this path.
@@ -155,62 +154,50 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     def within(config: dict[str, Any]) -> dict[str, Any]:
         return {axis.key: axis.within(config[axis.key]) for axis in axes}
 
-    axes = axes_of(asked["space"])
-    space = {axis.key: axis.domain(tune) for axis in axes}
-    steps, every = asked["steps"], asked["every"]
-    scheduler = {
-        "asha": lambda: ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3),
-        "pbt": lambda: PopulationBasedTraining(
-            "step", perturbation_interval=every, hyperparam_mutations=space, custom_explore_fn=within
-        ),
-        "none": FIFOScheduler,
-    }[asked["scheduler"]]()
-    needed = {"CPU": room.threads, "GPU": room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]}
-    most = max(node["Resources"].get("GPU", 0) for node in room.ray.nodes())
-    if needed["GPU"] > most:
-        raise UserError(f"no node has {needed['GPU']:g} GPUs for a trial", where="--gpus", allowed=f"up to {most:g}")
-    trainable = tune.with_resources(tune.with_parameters(train, asked=asked), needed)
-    place = Path(asked["folder"]) / "ray"
-    say(f"cluster  {room}")
-    say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
-    say(f"folder   {asked['folder']}")
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
-    stopped: list[int] = []
-
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
         stopped.append(number)
-        os.kill(os.getpid(), signal.SIGUSR1)  # Tune saves its state and stops
+        signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
 
+    stopped, axes, steps, every = [], axes_of(asked["space"]), asked["steps"], asked["every"]
+    moved = {axis.key: [*axis.choices] or axis.domain(tune) for axis in axes}  # to the next choice, or by a factor
+    scheduler = {
+        "asha": lambda: ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3),
+        "pbt": lambda: PopulationBasedTraining(
+            "step", perturbation_interval=every, hyperparam_mutations=moved, custom_explore_fn=within
+        ),
+        "none": FIFOScheduler,
+    }[asked["scheduler"]]()
+    gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
+    if gpus > (most := max(node["Resources"].get("GPU", 0) for node in room.ray.nodes())):
+        raise UserError(f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {most:g}")
+    say(f"cluster  {room}")
+    say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
+    say(f"folder   {asked['folder']}")
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if tune.Tuner.can_restore(str(place)):
-            tuner = tune.Tuner.restore(str(place), trainable, param_space=space, resume_errored=True)
-        else:
-            keep = 4 if asked["scheduler"] == "pbt" else 1
-            tuner = tune.Tuner(
-                trainable,
-                param_space=space,
-                tune_config=tune.TuneConfig(
-                    metric="loss",
-                    mode="min",
-                    num_samples=asked["trials"],
-                    scheduler=scheduler,
-                    reuse_actors=True,
-                    search_alg=BasicVariantGenerator(random_state=asked["recipe"].get("train", {}).get("seed", 0)),
-                    time_budget_s=asked["hours"] and 3600 * asked["hours"],
-                ),
-                run_config=tune.RunConfig(
-                    name=place.name,
-                    storage_path=str(place.parent),
-                    failure_config=tune.FailureConfig(max_failures=3),
-                    checkpoint_config=tune.CheckpointConfig(num_to_keep=keep),
-                    callbacks=[Lines()],
-                    verbose=0,
-                ),
-            )
-        tuner.fit()
+        tune.run(
+            partial(train, asked=asked),
+            name="ray",
+            storage_path=asked["folder"],
+            resume="AUTO+ERRORED",  # where it was stopped, trials that failed too
+            config={axis.key: axis.domain(tune) for axis in axes},
+            metric="loss",
+            mode="min",
+            num_samples=asked["trials"],
+            scheduler=scheduler,
+            search_alg=BasicVariantGenerator(random_state=asked["recipe"].get("train", {}).get("seed", 0)),
+            time_budget_s=asked["hours"] and 3600 * asked["hours"],
+            resources_per_trial={"cpu": room.threads, "gpu": gpus},
+            reuse_actors=True,
+            max_failures=3,
+            raise_on_failed_trial=False,
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if asked["scheduler"] == "pbt" else 1),
+            callbacks=[Lines()],
+            verbose=0,
+        )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -235,24 +222,10 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if rows and rows[0]["score"] is not None:
         write_file(folder / "best.toml", (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes())
-    story = {"title": f"Sweep of {asked['name']}", "asked": asked, "rows": rows, "higher": higher, "rule": rule}
-    page = render("sweep.html.j2", story | _drawing(axes_of(asked["space"]), rows), folders=[Path(__file__).parent])
+    story = {"asked": asked, "axes": axes_of(asked["space"]), "rows": rows, "higher": higher, "rule": rule}
+    page = render("sweep.html.j2", story | {"short": _short}, folders=[Path(__file__).parent])
     write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
     return rows, rule
-
-
-def _drawing(axes: list[Axis], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Parallel coordinates: a vertical axis for each setting and for the score, a curve for each trial."""
-    scored = [row for row in rows if row["score"] is not None]
-    values = [row["score"] for row in scored]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    uprights = [{"name": a.key, "top": _short(a.ends[-1]), "bottom": _short(a.ends[0])} for a in axes]
-    uprights.append({"name": "score", "top": _short(high), "bottom": _short(low)})
-    lines = []
-    for place, row in enumerate(reversed(scored)):  # the best is drawn last, on top
-        at = [axis.place(row["values"][axis.key]) for axis in axes] + [(row["score"] - low) / ((high - low) or 1.0)]
-        lines.append({"trial": row["trial"], "at": at, "rank": place / max(len(scored) - 1, 1)})
-    return {"uprights": uprights, "lines": lines}
 
 
 def _short(value: Any) -> str:

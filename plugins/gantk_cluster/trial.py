@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from gantk.runs.folder import Run
 
 REPORTING: dict[Path, Callable[[], None]] = {}  # run folder -> its reporter, called by the hook gantk_step
 WORST = 1e30  # the loss of a trial without a score
-TRIAL = "trial.json"  # in a trial's run folder: its number, its settings with their first step, and why it failed
+TRIAL = "trial.json"  # in a trial's run folder: its name, its settings with their first step, and why it failed
 LEFT_OUT = shutil.ignore_patterns("report.html", "metrics.json", "samples", "profile", ".*")
 
 
@@ -35,24 +36,24 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     from ray import tune
 
     os.chdir(asked["here"])
-    number = tune.get_context().get_trial_id().rpartition("_")[2]
-    run = Path(asked["folder"]) / "trials" / f"trial-{number}"
+    run = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
+    options = {"device": asked["device"], "say": lambda line: None}
     _wait_for(run)
-    report = REPORTING[run] = Reporter(run, number, asked)
+    report = REPORTING[run] = Reporter(run, asked["score"])
     try:
         model = checked_recipe(asked["recipe"], None, config, None)[1]
-        if (given := tune.get_checkpoint()) is not None:
+        if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if _noted(Path(folder))["trial"] != number or not steps_saved(run / "checkpoints"):
+                if _noted(Path(folder))["trial"] != run.name or not steps_saved(run / "checkpoints"):
                     with whole_folder(run) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
         if steps_saved(run / "checkpoints"):
             Run(run).write_recipe(resolved(model))
-            resume(run, device=asked["device"], say=lambda line: None)
+            resume(run, **options)
         else:
-            run_recipe(asked["recipe"], set=config, out=run, device=asked["device"], say=lambda line: None)
+            run_recipe(asked["recipe"], set=config, out=run, **options)
         report(done=True)
     except Exception as error:
         report.note(config, str(error) if isinstance(error, GantkError) else told(error))
@@ -66,34 +67,33 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
 class Reporter:
     """Reports a trial's newest checkpoint with its score to Ray Tune, once; called at each log point and at the end."""
 
-    def __init__(self, run: Path, number: str, asked: dict[str, Any]):
-        self.run, self.number, self.asked = run, number, asked
-        self.reported = 0
+    def __init__(self, run: Path, score: str | None):
+        self.run, self.score, self.reported = run, score, 0
 
     def note(self, config: dict[str, Any], error: str | None = None) -> None:
-        """Write trial.json: the trial's number, its settings with the step from which they hold, and why it failed."""
+        """Write trial.json: the trial's name, its settings with the step from which they hold, and why it failed."""
         self.run.mkdir(parents=True, exist_ok=True)
         known = _noted(self.run)["values"] if (self.run / TRIAL).is_file() else []
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
-        write_file(self.run / TRIAL, json.dumps({"trial": self.number, "values": known, "error": error}).encode())
+        write_file(self.run / TRIAL, json.dumps({"trial": self.run.name, "values": known, "error": error}).encode())
 
     def __call__(self, done: bool = False) -> None:
         from ray import tune
 
         saved = steps_saved(self.run / "checkpoints")
-        if not done and (not saved or saved[-1] <= self.reported):
+        if not done and max(saved, default=0) <= self.reported:
             return
         self.reported = step = saved[-1]
         best = json.loads((self.run / "best.json").read_text("utf-8"))["step"]
-        _, higher, scores = scores_of(self.run, self.asked["score"])
+        _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
         found = {"loss": WORST if score is None else -score if higher else score, "score": score, "step": step}
         with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
             folder = shutil.copytree(self.run, Path(made) / "run", copy_function=os.link, ignore=LEFT_OUT)
             for other in {*saved} - {step, best}:
                 shutil.rmtree(path_of(folder / "checkpoints", other))
-            tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+            tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
@@ -114,12 +114,9 @@ def _noted(run: Path) -> dict[str, Any]:
     return json.loads((run / TRIAL).read_text("utf-8"))
 
 
-def _wait_for(run: Path, seconds: float = 60.0) -> None:
-    """Waits until an earlier worker of this trial has released the lock on its run folder."""
-    until = time.monotonic() + seconds
-    while run.is_dir() and time.monotonic() < until:
-        try:
-            with held(run):
-                return
-        except UserError:
-            time.sleep(0.1)
+def _wait_for(run: Path) -> None:
+    """Waits up to a minute until an earlier worker of this trial has released the lock on its run folder."""
+    for _ in range(600):
+        with suppress(UserError), held(run):
+            return
+        time.sleep(0.1)
