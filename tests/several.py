@@ -8,6 +8,9 @@ from pathlib import Path
 
 import tomli_w
 
+# Of a process that is one of two tasks of srun.
+SRUN = {f"SLURM_{name}": "0" for name in ("STEP_ID", "PROCID", "LOCALID")} | {"SLURM_STEP_NUM_TASKS": "2"}
+
 
 def free_port() -> int:
     with socket.socket() as free:

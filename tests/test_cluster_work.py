@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import tomli_w
 from PIL import Image
+from several import SRUN
 from tiny import draw_pictures
 
 from gantk import __version__ as version
@@ -56,7 +57,7 @@ def cluster(tmp_path_factory):
         for name, value in (connection.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}).items():
             patch.setenv(name, value)
         for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False)
+            made.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False, env_vars=SRUN)
         yield made.address, folder / "seen"
         made.shutdown()
 
@@ -76,7 +77,7 @@ def looks(seen: Path) -> Counter:
 
 
 @pytest.mark.slow
-def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, nodes):
+def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, nodes, monkeypatch):
     paths = draw_pictures(Path("in"), 6)
     paths[0].rename("in/once.png")
     paths[3].rename("in/both.png")  # with files after it for the other node, however late that begins
@@ -85,6 +86,8 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     Path("in/broken.png").write_bytes(b"no picture")
     alone = gantk("translate", tiny_run, "in", "out")
     Path("out").rename("alone")
+    for name, value in SRUN.items():  # which began this process too
+        monkeypatch.setenv(name, value)
     shared = gantk("translate", tiny_run, "in", "out", "--address", nodes[0])
     first, _, rest = shared.out.partition("\n")
     assert first == "cluster  2 workers on 2 nodes, each with 1 thread"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from several import SRUN
 from tiny import TINY
 
 import gantk
@@ -141,9 +142,10 @@ def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(tmp_p
     out, log = tmp_path / "out", tmp_path / "log"
     spaces = [word for space in SPACE for word in ("--space", space)]
     asked = [recipe, *spaces, "--trials", 2, "--scheduler", "none", "--device", "cpu", "--out", out]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    node = {"num_cpus": 1, "env_vars": SRUN}  # srun began Ray, whose workers are no ranks
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1)  # a second raylet: a second machine
+        cluster.add_node(**node)  # a second raylet: a second machine
         driver = started(*asked, "--address", cluster.address, log=log)
         until(log, "step 6 of", driver)
         worker = json.loads((out / "trials" / "trial-00000" / ".lock").read_text())["pid"]

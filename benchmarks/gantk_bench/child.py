@@ -35,6 +35,7 @@ runpy.run_module("gantk", run_name="__main__", alter_sys=True)
 """
 PROGRAM = (sys.executable, "-c", PROGRAM_CODE)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+ALONE = {"PYTHONUNBUFFERED": "1", "SLURM_STEP_NUM_TASKS": "1"}  # no rank of an srun that began this process
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
 
@@ -58,7 +59,6 @@ class Child:
     def __init__(self, job: Job, run: Path, log: Path, threads: int, device: str | None):
         self.job, self.run, self.log = job, run, log
         arguments = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
-        environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONUNBUFFERED": "1"}
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
         self.started, self._began = now(), time.perf_counter()
         self._stopping: tuple[str, float] | None = None  # reason, and seconds at which SIGTERM was sent
@@ -68,7 +68,7 @@ class Child:
             stdin=subprocess.PIPE,  # closes when this process ends: no other process holds the writing end
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE,
             start_new_session=True,
         )
 

@@ -1,8 +1,11 @@
 """The option --address of `gantk bench` and `gantk translate`: the Ray cluster that their work is shared out over."""
 
 import functools
+import os
 
 import click
+
+from gantk_cluster.connection import ALONE
 
 WORDS = "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one of this machine's own."
 
@@ -18,6 +21,8 @@ def attach(cli: click.Group) -> None:
 
 
 def _call(alone, command, address=None, **options):
+    if address:
+        os.environ |= ALONE
     if address and command == "bench":
         from gantk_cluster.bench import on_cluster
 

@@ -9,7 +9,7 @@ from typing import Any
 from gantk import load
 from gantk.errors import GantkError
 from gantk.inference.translation import FAILURES, Job, Translation
-from gantk_cluster.connection import connected
+from gantk_cluster.connection import ALONE, connected
 from gantk_cluster.nodes import Room
 
 LIVES = 3  # workers that may die on one file, or in a row while loading the model
@@ -25,7 +25,7 @@ class Worker:
 
         os.chdir(folder)
         torch.set_num_threads(room[0])
-        os.environ["OMP_NUM_THREADS"] = str(room[0])  # for exported models
+        os.environ |= ALONE | {"OMP_NUM_THREADS": str(room[0])}  # for exported models
         self.work, work.model = work, load(run, device=room[1])
         if work.model.identity() != identity:
             raise GantkError(f"on the node {os.uname().nodename} '{run}' has other weights than on this machine")

@@ -20,6 +20,7 @@ from gantk.plugin.loader import registry
 from gantk.recipe.load import checked_recipe, resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
+from gantk_cluster.connection import ALONE
 
 REPORTING: dict[Path, Callable[[], None]] = {}  # run folder -> its reporter, called by the hook gantk_step
 WORST = 1e30  # the loss of a trial without a score
@@ -36,6 +37,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     from ray import tune
 
     os.chdir(asked["here"])
+    os.environ |= ALONE
     run = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
     options = {"device": asked["device"], "say": lambda line: None}
     _wait_for(run)
