@@ -23,6 +23,7 @@ from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
 from gantk_hallucination.maps import suspicion
 from gantk_hallucination.sfrc import SFRC, against_truth, candidates, crossing, ring_correlation
+from gantk_privacy.copies import copying
 from gantk_privacy.memorisation import Memorisation
 from gantk_tasks.inventory import inventory
 from gantk_uncertainty.judging import judge_uncertainty
@@ -123,6 +124,8 @@ def test_a_copier_is_told_from_an_honest_generator():
     assert honest["copied"].ci95[0] < 0 < honest["copied"].ci95[1]
     assert honest["distance_ratio"].ci95[0] < 1 < honest["distance_ratio"].ci95[1]
     assert honest["membership"].ci95[0] < 0.5 < honest["membership"].ci95[1]
+    rows, fair = ({name: vars(score) for name, score in scores.items()} for scores in (told, honest))
+    assert "made images" in copying(rows) and "AUC" in copying({"membership": rows["membership"]}) and not copying(fair)
     with pytest.raises(UserError, match="held-out"):
         metric(train, train, copier)
 

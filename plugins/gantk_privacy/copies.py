@@ -17,7 +17,8 @@ from gantk.metrics.intervals import metric_row
 from gantk.report.pictures import preview
 from gantk.runs.schemas import Preview, read, table
 
-COPIED, NEAR = 0.1, 0.8  # alarm: `copied` > COPIED, and so is its whole interval, or the ratio's interval is < NEAR
+# Alarm: `copied` > COPIED with its whole interval, or with the ratio's < NEAR; or the whole of `membership`'s > MEMBER.
+COPIED, NEAR, MEMBER = 0.1, 0.8, 0.6
 KINDS = ("made", "training", "held out")
 KEPT = table("cases", cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, Preview])])
 
@@ -32,18 +33,27 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
         told = [_asked(network, (group.images + low).clamp(low, high), scorer) for group in (train, test)]
         score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
         rows["membership_d"] = metric_row(metric, score, score.n, score.definition)
-    for end in ("", "_features"):
-        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "distance_ratio"))
-        sure = copied and copied["ci95"] and (copied["ci95"][0] > COPIED or ratio["ci95"][1] < NEAR)
-        if sure and copied["value"] > COPIED:
-            what = f"{copied['value']:.0%} of the made images lie nearer to a training image than chance explains"
-            result.setdefault("alarms", {})["image"] = f"{what}: look for copies before you share the model"
+    if what := copying(rows):
+        result.setdefault("alarms", {})["image"] = f"{what}: look for copies before you share the model"
     cases = [
         {"ratio": round(one["ratio"], 4), "patient": one["patient"]}
         | {"pictures": {kind: _picture(x / scorer.span) for kind, x in zip(KINDS, one["images"], strict=True)}}
         for one in metric.nearest
     ]
     write_file(run / "memorisation.json", (json.dumps({"cases": cases}, indent=1) + "\n").encode())
+
+
+def copying(rows: dict[str, Any]) -> str:
+    """What the scores of `memorisation` say of a model that copies its training images, or ""."""
+    for end in ("", "_features"):
+        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "distance_ratio"))
+        sure = copied and copied["ci95"] and (copied["ci95"][0] > COPIED or ratio["ci95"][1] < NEAR)
+        if sure and copied["value"] > COPIED:
+            return f"{copied['value']:.0%} of the made images lie nearer to a training image than chance explains"
+    member = rows.get("membership")
+    if member and member["ci95"] and member["ci95"][0] > MEMBER:
+        return f"images lie nearer to made images if they were trained on (AUC {member['value']:.2f})"
+    return ""
 
 
 @torch.no_grad()

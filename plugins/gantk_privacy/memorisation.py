@@ -35,7 +35,7 @@ class Memorisation(InFeatures):
       images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the discriminator's score.
 
     Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or features, is above 0.1
-    and so is its whole interval, or the whole interval of the ratio is below 0.8.
+    and so is its whole interval, or the whole interval of the ratio is below 0.8; or all of `membership`'s above 0.6.
     """
 
     kind, higher_is_better, baselines = "memorisation", None, False
