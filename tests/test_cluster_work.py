@@ -168,6 +168,7 @@ def test_a_row_whose_cancellation_is_lost_is_killed_after_a_grace(tmp_path, monk
     nodes = SimpleNamespace(ray=ray, asked={}, threads=1, device="cpu")
     child = RemoteChild(nodes, SimpleNamespace(steps=1), tmp_path, tmp_path / "log")
     assert child.stop("stopped") is None and child.poll() is None and cancelled == [False]
+    assert (tmp_path / "log.stop").exists()  # which its worker looks for
     assert child.poll() is None and cancelled == [False, True]
 
 

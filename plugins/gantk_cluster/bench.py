@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from gantk_bench.child import GRACE, Child, End, attended, now
+from gantk_bench.child import GRACE, Child, End, attended, now, stopping
 from gantk_bench.plan import Job
 from gantk_cluster.connection import connected
 from gantk_cluster.nodes import Room
@@ -31,6 +31,7 @@ class RemoteChild(Child):
 
     def __init__(self, room: Room, job: Job, run: Path, log: Path, *_: object):
         self.ray, self.job, self.run, self.log = room.ray, job, run, log
+        stopping(log).unlink(missing_ok=True)
         self._read, self._step, self._steps = 0, 0, job.steps
         self.started, self._began, self._stopping = now(), time.perf_counter(), None
         task = room.ray.remote(attended).options(max_retries=0, **room.asked)
@@ -39,7 +40,7 @@ class RemoteChild(Child):
     def poll(self) -> End | None:
         """How the child ended; None while it runs or waits for a free node."""
         if not self.ray.wait([self.end], timeout=0)[0]:
-            if self._stopping and self.seconds - self._stopping[1] > 2 * GRACE:  # Ray may lose a cancellation
+            if self._stopping and self.seconds - self._stopping[1] > 2 * GRACE:  # its worker waits or is lost
                 self.kill()
             return None
         try:
@@ -53,6 +54,7 @@ class RemoteChild(Child):
     def stop(self, why: str) -> None:
         """Ask the child to stop; `poll` kills it if it still runs after twice GRACE seconds."""
         self._stopping = why, self.seconds
+        stopping(self.log).touch()  # Ray may lose a cancellation
         self.ray.cancel(self.end)
 
     def kill(self) -> None:
