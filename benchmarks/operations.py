@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gantk.nets import kernels, winograd
 
 ASKED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")  # memory that nobody writes yet
-REPLACED = ["copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_"]  # writes and does not read it
+REPLACED = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_")  # writes and does not read it
 
 
 class Called:

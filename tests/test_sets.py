@@ -1,5 +1,7 @@
 """Metrics of sets are those of the implementations that papers use, know alike from different, and say how."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, Kid, set_rows, squared_mmd
 from gantk_sets.diversity import Diversity, different_pairs
 from gantk_sets.fid import Fid, frechet, gaussian
+from gantk_sets.frd import Frd
 from gantk_sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
 
@@ -168,8 +171,6 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
     pytest.importorskip("radiomics", reason="needs pyradiomics")
     import SimpleITK as sitk
 
-    from gantk_sets.frd import Frd
-
     noise, paths = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0)), ([], [])
     made = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
     for side, images in enumerate(made):
@@ -183,8 +184,6 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
 
 
 def test_without_its_packages_frd_says_what_to_install(monkeypatch):
-    from gantk_sets.frd import Frd
-
-    monkeypatch.setitem(__import__("sys").modules, "frd_score", None)
+    monkeypatch.setitem(sys.modules, "frd_score", None)
     with pytest.raises(UserError, match=r"frd-score.*pip install"):
         Frd(2.0, 2)

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from gantk.machine.launch import ALONE
 from gantk_bench.plan import Job
 from gantk_bench.rows import without_paths
 
@@ -35,7 +36,6 @@ runpy.run_module("gantk", run_name="__main__", alter_sys=True)
 """
 PROGRAM = (sys.executable, "-c", PROGRAM_CODE)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-ALONE = {"PYTHONUNBUFFERED": "1", "SLURM_STEP_NUM_TASKS": "1"}  # no rank of an srun that began this process
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
 
@@ -68,7 +68,7 @@ class Child:
             stdin=subprocess.PIPE,  # closes when this process ends: no other process holds the writing end
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env=os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE,
+            env=os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
 

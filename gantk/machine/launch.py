@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gantk.errors import UserError
 
 TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
+ALONE = {"SLURM_STEP_NUM_TASKS": "1"}  # environment of a process that is no rank, although srun has begun it
 FIRST_PORT, PORTS = 15000, 17000  # below the systems' ephemeral ports
 
 

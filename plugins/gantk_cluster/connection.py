@@ -14,7 +14,6 @@ from gantk.errors import UserError
 
 PATIENCE = 5.0  # seconds to wait for a cluster to answer
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the first bytes of HTTP/2 (gRPC)
-ALONE = {"SLURM_STEP_NUM_TASKS": "1"}  # for a process that is no rank, though srun has begun Ray or a command
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -5,7 +5,7 @@ import os
 
 import click
 
-from gantk_cluster.connection import ALONE
+from gantk.machine.launch import ALONE
 
 WORDS = "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one of this machine's own."
 

@@ -9,7 +9,8 @@ from typing import Any
 from gantk import load
 from gantk.errors import GantkError
 from gantk.inference.translation import FAILURES, Job, Translation
-from gantk_cluster.connection import ALONE, connected
+from gantk.machine.launch import ALONE
+from gantk_cluster.connection import connected
 from gantk_cluster.nodes import Room
 
 LIVES = 3  # workers that may die on one file, or in a row while loading the model

@@ -16,11 +16,11 @@ from gantk import resume
 from gantk import run as run_recipe
 from gantk.errors import GantkError, UserError, told
 from gantk.files import held, whole_folder, write_file
+from gantk.machine.launch import ALONE
 from gantk.plugin.loader import registry
 from gantk.recipe.load import checked_recipe, resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
-from gantk_cluster.connection import ALONE
 
 REPORTING: dict[Path, Callable[[], None]] = {}  # run folder -> its reporter, called by the hook gantk_step
 WORST = 1e30  # the loss of a trial without a score
