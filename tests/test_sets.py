@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gantk.errors import UserError
+from gantk.metrics.features import published
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, Kid, set_rows, squared_mmd
 from gantk_sets.diversity import Diversity, different_pairs
@@ -167,10 +168,7 @@ def test_real_pairs_are_of_different_patients():
 
 
 def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
-    frd_score = pytest.importorskip("frd_score", reason="needs frd-score")
-    pytest.importorskip("radiomics", reason="needs pyradiomics")
-    import SimpleITK as sitk
-
+    frd_score, sitk, _ = map(pytest.importorskip, ("frd_score", "SimpleITK", "radiomics"))
     noise, paths = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0)), ([], [])
     made = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
     for side, images in enumerate(made):
@@ -183,7 +181,10 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
     assert score.ci95[0] < score.value < score.ci95[1] and score.value > Frd(2.0, 2)(real, real, real).value + 5
 
 
-def test_without_its_packages_frd_says_what_to_install(monkeypatch):
+def test_without_its_packages_frd_is_no_default_and_says_what_to_install(monkeypatch):
+    for there in ({"frd_score": "spec"}, {"frd_score": "spec", "radiomics": "spec"}):
+        monkeypatch.setattr("gantk_sets.frd.find_spec", there.get)
+        assert ({"name": "frd"} in published()) == ("radiomics" in there)
     monkeypatch.setitem(sys.modules, "frd_score", None)
     with pytest.raises(UserError, match=r"frd-score.*pip install"):
         Frd(2.0, 2)

@@ -75,7 +75,7 @@ class Tested:
 
 
 def default_metrics(method: Method) -> list[Any]:
-    """The metrics of a recipe that names none; for noise also published ones whose weights are installed."""
+    """The metrics of a recipe that names none; for noise also published ones that are at hand."""
     of_samples = [*OF_SAMPLES, *published()] if method.samples else []
     return [*OF_TRANSLATIONS * bool(method.directions()), *of_samples]
 

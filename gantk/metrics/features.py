@@ -81,12 +81,13 @@ class Features:
 
 
 def published() -> list[dict[str, str]]:
-    """Metrics with the features that they were published with, for registered features whose weights are there."""
+    """Metrics as they were published: of registered features whose weights, or of packages that are installed."""
     found = []
-    for entry in registry().of_kind("features"):
-        with suppress(UserError):  # of a plugin that does not load
-            metrics = getattr(make := entry.load(), "published", ())
-            found += [{"name": name, "features": entry.name} for name in metrics if make.at_hand()]
+    for kind in ("features", "metric"):
+        for entry in registry().of_kind(kind):
+            with suppress(UserError):  # of a plugin that does not load
+                metrics, own = getattr(make := entry.load(), "published", ()), {"features": entry.name}
+                found += [{"name": name} | (own if kind == "features" else {}) for name in metrics if make.at_hand()]
     return found
 
 

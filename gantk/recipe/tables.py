@@ -154,7 +154,7 @@ class TrainTable(Table):
 class EvaluateTable(Table):
     """How the result is scored, on the test split."""
 
-    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; from noise kid, and published ones with weights
+    metrics: list[MetricPart] | None = None  # None: psnr, ssim, mae; from noise kid, and published ones at hand
     samples: Count = 4  # how many held-out images are drawn while training
     images: Annotated[int, Field(ge=2, le=10**6)] = 256  # how many images are made from noise to be scored
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]  # scored apart

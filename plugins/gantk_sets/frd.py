@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -59,8 +60,13 @@ class Frd:
     upwards by few images, so compare it between sets of the same size only. UserError for fewer than 8.
     """
 
-    sets = True
+    sets, published = True, ("frd",)
     name, unit, higher_is_better = "frd", "", False
+
+    @staticmethod
+    def at_hand() -> bool:
+        """Whether its packages are installed: images from noise are scored by it then, if a recipe names no metrics."""
+        return bool(find_spec("frd_score") and find_spec("radiomics"))
 
     def __init__(self, data_range: float, dims: int):
         self.network = Radiomics(data_range, dims)
