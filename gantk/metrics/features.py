@@ -83,11 +83,11 @@ class Features:
 def published() -> list[dict[str, str]]:
     """Metrics as they were published: of registered features whose weights, or of packages that are installed."""
     found = []
-    for kind in ("features", "metric"):
+    for kind, key in (("features", "features"), ("metric", "name")):  # where a part's own name stands
         for entry in registry().of_kind(kind):
             with suppress(UserError):  # of a plugin that does not load
-                metrics, own = getattr(make := entry.load(), "published", ()), {"features": entry.name}
-                found += [{"name": name} | (own if kind == "features" else {}) for name in metrics if make.at_hand()]
+                metrics = getattr(make := entry.load(), "published", ())
+                found += [{"name": name, key: entry.name} for name in metrics if make.at_hand()]
     return found
 
 
