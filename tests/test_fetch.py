@@ -295,10 +295,10 @@ def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_a
     t1t2.prepare(tmp_path)
     tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.glob("*.csv")}
     counts = {name: len(rows) for name, rows in tables.items()}
-    assert counts == {"whole": 12, "whole_train": 8, "hku": 4, "stripped": 4}
+    assert counts == {"whole": 12, "whole_train": 8, "hku": 4, "stripped": 4, "tumour": 14}
     sides = {(row["patient"], row["split"]) for rows in tables.values() for row in rows}
-    assert len(sides) == len(dict(sides)) == 14 and list(dict(sides).values()).count("test") == 4
-    for row in tables["whole"] + tables["stripped"]:
+    assert len(sides) == len(dict(sides)) == 28 and list(dict(sides).values()).count("test") == 6
+    for row in tables["whole"] + tables["stripped"] + tables["tumour"]:
         t1, t2 = (nib.load(tmp_path / row[name]) for name in ("T1", "T2"))
         assert np.array_equal(t1.dataobj, t2.dataobj)
         if row["patient"].startswith("lesjak-lo"):  # ITK's transform says where in T2 a point lies: 2 mm too far left

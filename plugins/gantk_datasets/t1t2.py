@@ -1,4 +1,4 @@
-"""Prepares the training pairs of the shipped model `t1t2` from three public repositories: aligned headers and tables.
+"""Prepares the training pairs of the shipped model `t1t2` from public repositories: aligned headers and tables.
 
 No voxel is changed, resampled or removed: where T2 is not aligned with its T1, only its header is corrected. The 3 T
 slices are published as arrays without a header; their orientation, pixel size and distance are nominal.
@@ -18,7 +18,14 @@ from gantk.files import write_file
 LESJAK = "muschellij2/open_ms_data/65704901f60650824565aa5a4818611aa89716f4"
 HKU = "bispmri/Ultra-low-field-MRI-Scanner/01f2bfc9bde2233b74790fec0babf940e8df52ed"
 STROKE = "neurolabusc/VolumeRenderingData/d15be4d1863d1372270e38d8fe95bffaf80cce3a"
+GLIOMAS = (  # people of BraTS 2021
+    "patliao/SYSC4907-Glioma-Growth-Visualization/9e8b5d8fe8f873bcd71c31ef65b9d1adffe10f69",
+    "1brahimmohamed/Brain-Tumor-Segmentation-GP/e96dd3bec302e1088033d56c072aa927f3f3aa4a",
+    "leonardoAndresCrespoSarango/Flask-Server-to-Brain-Tumor-Segmentation/294355066b572bd0babfcc2ec5c7c8d4e3abc247",
+    "leonardoAndresCrespoSarango/Flask-Server-to-Brain-Tumor-Segmentation/e99446f5809893dfa1b700a4cc9b6a0f324d4ad0",
+)
 NAMES = {LESJAK: "open_ms_data", HKU: "ulf", STROKE: "rendering"}
+NAMES |= {path: f"brats{n}" for n, path in enumerate(GLIOMAS)}
 
 STRIPPED = "open_ms_data/cross_sectional/MNI/patient{}/T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz"
 STUDIES = [("01", 1), ("01", 2), ("03", 2), ("04", 1), ("12", 1), ("12", 2)]  # Lesjak's patients, whole heads
@@ -32,7 +39,8 @@ FIGURES = {
     "S6A": (0.2380941, 0.6013856, -0.0520647),
     "S6B": (-1.5265234, 0.3280134, -0.1129118),
 }
-HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B"}  # test patients, never trained on
+# Test patients, never trained on.
+HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B", "BraTS-GLI-00028", "BraTS2021_01484"}
 FIELD, ROWS, THICK = 230.0, 490, 10.0  # a 3 T slice: field of view in mm, number of rows, mm between slices
 
 
@@ -40,7 +48,7 @@ def prepare(folder: Path) -> None:
     """Prepare pairs and tables in the folder of the downloads: one row per pair, paths relative to the folder.
 
     whole.csv: whole heads. whole_train.csv, hku.csv: its training pairs, of both sources and of one, so that a mixed
-    source can draw the latter more often. stripped.csv: heads without skull.
+    source can draw the latter more often. stripped.csv: heads without skull. tumour.csv: gliomas, without skull too.
     """
     for path, name in NAMES.items():
         (folder / path).rename(folder / name)
@@ -51,7 +59,9 @@ def prepare(folder: Path) -> None:
     hku = [("hku-" + figure, *slices(folder, figure)) for figure in FIGURES]
     stripped = [("lesjak-cs" + patient, *both(folder / STRIPPED.format(patient))) for patient in ("07", "19", "26")]
     stripped.append(("cstar-stroke", *both(folder / "rendering/stroke/T1.nii.gz")))
-    for name, pairs in {"whole": lesjak + hku, "stripped": stripped}.items():
+    found = sorted(folder.glob("brats?/**/*[-_]t1*.nii.gz"), key=lambda path: path.name)
+    tumour = [(t1.name[:15], t1, *t1.parent.glob(f"{t1.name[:15]}*[-_]t2*")) for t1 in found]
+    for name, pairs in {"whole": lesjak + hku, "stripped": stripped, "tumour": tumour}.items():
         write_table(folder, name, sorted(pairs, key=lambda pair: pair[0] in HELD_OUT))
     for name, pairs in {"whole_train": lesjak + hku, "hku": hku}.items():
         write_table(folder, name, [pair for pair in pairs if pair[0] not in HELD_OUT])
