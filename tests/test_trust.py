@@ -265,16 +265,14 @@ def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
 
 def test_kinds_are_the_formulas_they_say():
     image = images(2, 1, 4, 5)
-    there = torch.arange(5.0)
-    members = torch.stack([there, there, there.flip(0), there.flip(0)])  # columns are mirrored in two of four
+    members = torch.stack([torch.arange(5.0)] * 2 + [torch.arange(5.0).flip(0)] * 2)  # columns mirrored in two of four
     flips, cycle, one_way = maps("flips", Slanted(), image)[1], maps("cycle", Slanted(), image)[1], Slanted(both=False)
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
     assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
     slope = torch.from_numpy(np.linalg.norm(np.gradient(maps("auto", one_way, image)[0].numpy(), axis=(2, 3)), axis=0))
-    sums = (2 * flips + slope / 2, 2 * flips + slope / 2 + cycle)
-    means = [(each.unfold(2, 3, 1).unfold(3, 3, 1)).mean((-1, -2)) for each in sums]
-    found = [maps("auto", toy, image)[1][..., 1:-1, 1:-1] for toy in (one_way, Slanted())]  # the border has fewer
-    assert all(map(torch.allclose, found, means))
+    for toy, sums in ((one_way, 2 * flips + slope / 2), (Slanted(), 2 * flips + slope / 2 + cycle)):
+        means = sums.unfold(2, 3, 1).unfold(3, 3, 1).mean((-1, -2))  # the border has fewer
+        assert torch.allclose(maps("auto", toy, image)[1][..., 1:-1, 1:-1], means)
 
 
 def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(monkeypatch):
