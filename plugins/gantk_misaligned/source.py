@@ -63,11 +63,14 @@ class Misaligned:
     def _in(self, name: str, one: Record) -> Record:
         if name != "train" or one.domain != "b" or not self.pixels:
             return replace(one, split=name)
-        mask = one.mask and partial(self._moved, one.pair or one.key, one.mask)
-        return replace(one, split=name, read=partial(self._moved, one.pair or one.key, one.read), mask=mask)
+        mask = one.mask and partial(self._moved, one.pair or one.key, one.mask, 1)
+        return replace(one, split=name, read=partial(self._moved, one.pair or one.key, one.read, 3), mask=mask)
 
-    def _moved(self, key: str, read) -> np.ndarray:
-        """Read (C, *spatial) and warp it by the field drawn for `key`: linear interpolation, edges repeated."""
+    def _moved(self, key: str, read, order: int) -> np.ndarray:
+        """Read (C, *spatial) and warp it by the field drawn for `key`, by splines of `order`, edges repeated.
+
+        Images by cubic ones: linear interpolation blurs targets, which alone costs a network 0.7 dB, wherever they lie.
+        """
         from scipy.ndimage import map_coordinates
 
         image = read()
@@ -75,7 +78,8 @@ class Misaligned:
         rng = np.random.default_rng([self.seed, *hashlib.sha256(key.encode()).digest()[:8]])
         field = self.pixels * scale * drawn_field(rng, image.shape[1:])
         places = np.indices(image.shape[1:], dtype=np.float32) + field
-        return np.stack([map_coordinates(each, places, order=1, mode="nearest") for each in image]).astype(np.float32)
+        moved = [map_coordinates(each, places, order=order, mode="nearest") for each in image]
+        return np.stack(moved).astype(np.float32)
 
 
 def drawn_field(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:

@@ -36,7 +36,7 @@ class RegGAN(Method):
         adversarial: AdversarialLoss = "bce",
         gan: Weight = 1.0,  # weight of the adversarial loss; at 0 no discriminator is trained
         correction: Positive = 20.0,  # weight of the correction loss, L1 of y and y^ after T
-        smoothness: Weight = 10.0,  # weight of the smoothness loss, the squared gradient of T; 1 suits a search
+        smoothness: Weight = 10.0,  # weight of the smoothness loss, squared gradient of T; of a search, correction / 20
         target_losses: list[Loss] = [],  # further losses of y^ after T and y, each with a weight
         local_ncc: Weight = 0.0,  # weight of the loss local_ncc: an output lies on its input; 0 in the paper
         displacement: Positive = 32.0,  # pixels that T moves along an axis at most, at the size that networks see
