@@ -77,7 +77,7 @@ class RegGAN(Method):
         source, real, ncc = batch["a"], batch["b"], self.local_ncc
         fake = seen = self.translate(source, "b")
         field = self.r_ab(fake, real) if self.learned else self.r_ab(source, fake.detach(), real, self.progress)
-        laid = moved(fake, field)
+        laid = moved(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")  # linear ones blur, and y is sharp
         losses = {"correction_b": self.correction * difference(real, laid).abs().mean()}
         if self.learned:
             losses["smoothness_b"] = self.smoothness * roughness(field)

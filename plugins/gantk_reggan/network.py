@@ -44,12 +44,12 @@ def roughness(field: Tensor) -> Tensor:
     return sum(field.diff(dim=axis).square().mean() for axis in range(2, field.ndim))
 
 
-def moved(image: Tensor, field: Tensor) -> Tensor:
+def moved(image: Tensor, field: Tensor, mode: str = "bilinear") -> Tensor:
     """`image` o T: (N, C, *size) sampled where `field` (N, dims, *size), in pixels, points to; float32, edges repeated.
 
-    Channel k of the field is along axis k of the size. Of zeros it leaves the image as it is.
+    Channel k of the field is along axis k of the size. Of zeros it leaves the image as it is. `mode` is grid_sample's.
     """
     sides = image.shape[2:]  # grid_sample has -1 and 1 in the middle of the outermost pixels, and wants x first
     at = torch.meshgrid(*(torch.linspace(-1, 1, side, device=field.device) for side in sides), indexing="ij")
     at = [line + field[:, n].float() * (2 / max(1, sides[n] - 1)) for n, line in enumerate(at)]
-    return F.grid_sample(image.float(), torch.stack(at[::-1], -1), padding_mode="border", align_corners=True)
+    return F.grid_sample(image.float(), torch.stack(at[::-1], -1), mode, padding_mode="border", align_corners=True)
