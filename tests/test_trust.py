@@ -271,7 +271,7 @@ def test_kinds_are_the_formulas_they_say():
     assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
     slope = torch.from_numpy(np.linalg.norm(np.gradient(maps("auto", one_way, image)[0].numpy(), axis=(2, 3)), axis=0))
     for toy, sums in ((one_way, 2 * flips + slope / 2), (Slanted(), 2 * flips + slope / 2 + cycle)):
-        assert torch.allclose(maps("auto", toy, image)[1][..., 1:-1, 1:-1], nn.functional.avg_pool2d(sums, 3, 1))
+        assert torch.allclose(maps("auto", toy, image)[1][..., 1:-1, 1:-1], F.avg_pool2d(sums, 3, 1))
 
 
 def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(monkeypatch):
