@@ -4,6 +4,7 @@ import gzip
 import os
 import random
 import re
+import struct
 import sys
 from dataclasses import replace
 
@@ -106,6 +107,18 @@ def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pag
     save(tmp_path / "x.tif", GRAY8, save_all=True, append_images=[PIL.Image.fromarray(GRAY8)])
     with pytest.raises(UserError, match="several pages"):
         io.read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    "stored, tag, meant", [(np.uint8(200), (339, 2, 2), -56), (np.int32(-1), (339, 2, 1), 2**32 - 1),
+                           (np.uint16(5), (262, 1, 0), 65530)]
+)  # fmt: skip
+def test_numbers_of_a_tiff_have_its_sign_and_its_white(tmp_path, stored, tag, meant):
+    path = save(tmp_path / "x.tif", np.full((3, 4), stored), tiffinfo={339: 1 + (meant == -56)})
+    was, now = (struct.pack("<HHIH", tag[0], 3, 1, value) for value in tag[1:])
+    assert path.read_bytes().count(was) == 1
+    path.write_bytes(path.read_bytes().replace(was, now))
+    assert (io.read(path).pixels == np.float32(meant)).all()
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, of, records_of
+from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, of, records_of, volume
 
 from gantk.data.batches import Batches
 from gantk.data.batches import order as order_of
@@ -16,6 +16,7 @@ from gantk.data.sources.source import source_for
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
 from gantk_aligned.source import Aligned
+from gantk_nifti.source import Nifti
 
 SPLIT = {"test": 0.2, "validation": 0.2, "by": "image"}
 
@@ -88,6 +89,18 @@ def test_numbered_folders_are_patients_and_file_names_then_say_the_domain(tmp_pa
     records = folders(tmp_path)
     assert len(records) == 12 and {r.subject for r in records} == {f"patient{p}" for p in range(6)}
     assert by_pair(records) == [(f"patient{p}/scan_T1.png", f"patient{p}/scan_T2.png") for p in range(6)]
+
+
+VISITS = ["p{p}/2020-01-0{v}/3", "p{p}_V{v}/scan{v}", "OAS3000{p}_MR_d01{v}0/anat{v}", "BraTS-GLI-0000{p}-00{v}"]
+
+
+@pytest.mark.parametrize("source", [Folders, Nifti])
+@pytest.mark.parametrize("place", [*VISITS, "ses-{v}/p{p}", "UPENN-GBM-0000{p}_1{v}", "site{p}/p1_m{v}"])
+def test_a_patients_visits_are_one_patient(tmp_path, source, place):
+    for p, v in np.ndindex(3, 2):
+        for kind in ("T1", "T2"):
+            volume(tmp_path / place.format(p=p, v=v) / f"{kind}.nii", shape=(4, 4, 4))
+    assert len({r.subject for r in source(("T1", "T2"), 3, (8, 8, 8), path=str(tmp_path)).records()}) == 3
 
 
 @pytest.mark.parametrize(

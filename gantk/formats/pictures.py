@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 KINDS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MODES = {"1": "L", "LA": "L", "La": "L"}  # modes that are neither gray nor RGB -> the one they are converted to
 MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
-BITS, ORIENTATION = 258, 274  # tags of TIFF: bits of each channel, which corner comes first
+BITS, WHITE, ORIENTATION, SIGN = 258, 262, 274, 339  # tags of TIFF: 262 is 0 where 0 is white; 274: the first corner
 SIDES = (256, 257)  # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
 HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
 
@@ -36,7 +36,7 @@ class Picture(Format):
     """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits, TIFF of floats too."""
 
     name = "a picture"
-    listed, allowed = "PNG, JPEG, TIFF, BMP", "complete PNG, JPEG, TIFF and BMP files"
+    listed, allowed = "PNG, JPEG, TIFF, BMP", "complete PNG, JPEG, TIFF and BMP of 8 or 16 bits, TIFF of 32 too"
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
@@ -65,6 +65,11 @@ class Picture(Format):
             else:
                 upright = picture if picture.format == "TIFF" or not turns else PIL.ImageOps.exif_transpose(picture)
                 array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
+            if kind == "TIFF":  # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
+                tags, stored = picture.tag_v2, array.dtype.str[1:]
+                coded = f"{'ui'[tags.get(SIGN, (1,))[0] == 2]}{tags.get(BITS, (1,))[0] // 8}"
+                array = array.view(coded) if (stored, coded) in (("u1", "i1"), ("i4", "u4")) else array
+                array = 65535 - array if array.dtype == np.uint16 and tags.get(WHITE) == 0 else array
             dtype = array.dtype.newbyteorder("=")
             if picture.mode == "I" and picture.format == "PNG":  # 16-bit gray in older versions of Pillow
                 dtype = np.dtype(np.uint16)
@@ -126,7 +131,7 @@ def _by_simpleitk(path: Path, picture: PIL.Image.Image) -> np.ndarray:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO"))
     except RuntimeError:  # its message starts with a line of ITK's source
         raise ValueError("its 16-bit colours cannot be decoded") from None
-    if array.ndim != 3 or array.shape[:2] != picture.size[::-1] or array.shape[2] not in (3, 4):
+    if array.dtype == np.uint8 or array.shape not in [(*picture.size[::-1], n) for n in (3, 4)]:  # ITK reduced it
         raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
     return array[..., :3]
 

@@ -82,7 +82,7 @@ class Contrasts(VolumeSource):
         expect_one_mask(masks, folder)
         for mask in masks:
             expect_one_grid(mask, first)
-        subject = next(iter(names.numbered(own)), "/".join(own))
+        subject = names.without_visit(next(iter(names.numbered(own)), names.patient_folders(own)))
         known = {
             "subject": names.patient_of(key, self.pattern) if self.pattern else subject,
             "mask": next(iter(masks), None),

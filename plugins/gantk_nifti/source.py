@@ -64,11 +64,11 @@ class Nifti(VolumeSource):
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
             elif several and names.numbered(place):
-                item.subject = names.numbered(place)[0]
+                item.subject = names.patient_folders(names.numbered(place)).split("/")[0]
             elif place and beside[place, item.letter] == 1:
-                item.subject = "/".join(place)
+                item.subject = names.patient_folders(place)
             else:
-                item.subject = item.stem or io.stem_of(item.source)
+                item.subject = names.without_visit(item.stem or io.stem_of(item.source))
         return self.records_of(items)
 
     def _items(self, images: Sequence[Path]) -> list[Item]:

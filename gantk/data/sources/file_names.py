@@ -36,6 +36,11 @@ SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
 LONGEST, PATIENCE = 1000, 2.0  # characters of a regular expression; seconds that it may take for one name
 LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")  # folders of masks: no domain
 
+DATE = r"(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d"
+VISITS = r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up)[\W_]?[dmvw]?\d*"
+# A folder: `ses-01`, `2020-01-02`, `anat2`; in a name: `007_V1`, `OAS30001_MR_d0129`, `BraTS-GLI-00001-001`.
+VISIT = re.compile(rf"(?i)(?:{DATE}|{VISITS}|anat|(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+)[\W\d_]*")
+VISIT_WORD = re.compile(rf"(?i)(?<![^\W_])(?:{DATE}|{VISITS}|[dmv]\d+)(?![^\W_])|(?<=\d{{5}})[-_]\d{{2,3}}$")
 GLOB = re.compile(r"[*?\[]")
 
 Parts = tuple[str, ...]  # the folders of a path
@@ -45,10 +50,9 @@ Match = tuple[str, int | None]  # the domain of a path, and the index of the fol
 
 def images_below(folder: Path) -> list[Path]:
     """All images below a folder; none if the folder does not exist."""
-    try:
+    with suppress(UserError):
         return list_images(folder, recursive=True)
-    except UserError:
-        return []
+    return []
 
 
 def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
@@ -65,9 +69,7 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
 
 def relative_to(path: Path, root: Path) -> Path:
     """A path relative to a folder, or itself where it lies elsewhere."""
-    with suppress(ValueError):
-        return path.relative_to(root)
-    return path
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 # --- patients and splits
@@ -76,6 +78,25 @@ def relative_to(path: Path, root: Path) -> Path:
 def numbered(parts: Sequence[str]) -> list[str]:
     """The parts with a digit, as folders of patients have; folders of classes (`tumour`) have none."""
     return [part for part in parts if any(map(str.isdigit, part))]
+
+
+def without_visit(name: str) -> str:
+    """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
+    visits = (match.start() for match in VISIT_WORD.finditer(name))
+    return next((name[:at].rstrip("_-. ") for at in visits if numbered([name[:at]])), name)
+
+
+def patient_folders(place: Sequence[str]) -> str:
+    """A patient's folders without those of visits: `siteA/p07` for `siteA/p07_V2` and `siteA/p07/2020-01-02/3`."""
+    own: list[str] = []
+    for part in place:
+        if not VISIT.fullmatch(part):
+            own.append(without_visit(part))
+        if numbered(own) and own[-1] != part:
+            break
+    while numbered(own) and not numbered(own[-1:]):
+        own.pop()
+    return "/".join(own or place)
 
 
 class BoundedPattern:

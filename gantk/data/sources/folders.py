@@ -9,19 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import (
-    GLOB,
-    contrast_said,
-    discover,
-    domain_match,
-    expect_no_other_contrast,
-    folders_apart,
-    images_below,
-    images_of,
-    items_in,
-    numbered,
-    patient_of,
-)
+from gantk.data.sources import file_names as names
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
 from gantk.data.sources.pairing import find_pairs
 from gantk.data.sources.reader import Item, is_volume
@@ -61,12 +49,13 @@ class Folders(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below `path`."""
-        images = images_below(path)
-        contrasts = Counter(filter(None, (contrast_said(image.relative_to(path)) for image in images))).most_common(2)
+        images = names.images_below(path)
+        said = (names.contrast_said(image.relative_to(path)) for image in images)
+        contrasts = Counter(filter(None, said)).most_common(2)
         others = [] if all(map(io.is_volume, images)) else [tuple(word for word, _ in contrasts), ("A", "B")]
         for domains in (("T1", "T2"), ("CT", "MR"), *others):
             with suppress(UserError):
-                if len(domains) == 2 and _are_domains(discover(path, domains, images)):
+                if len(domains) == 2 and _are_domains(names.discover(path, domains, images)):
                     return {"path": str(path)}
         return None
 
@@ -80,19 +69,19 @@ class Folders(VolumeSource):
     def _items(self) -> tuple[list[Item], list[Path]]:
         """The images of both domains, and the masks: by the folders or globs that the options name, else by names."""
         places = [self.root / self.asked[letter] for letter in "ab"]
-        if self.a and all(place.is_dir() or GLOB.search(str(place)) for place in places):
+        if self.a and all(place.is_dir() or names.GLOB.search(str(place)) for place in places):
             return self._items_of_options()
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
-        return discover(self.root, tuple(self.words.values()), images), masks
+        return names.discover(self.root, tuple(self.words.values()), images), masks
 
     def _items_of_options(self) -> tuple[list[Item], list[Path]]:
         """The images of the folders or globs that the options name, and the masks among all files there."""
         items, listed = [], io.list_images(self.root, recursive=True) if self.root.parts else []
         for letter, domain in self.names.items():
-            folder, images = images_of(self.root / self.asked[letter], f"data.source.{letter}")
+            folder, images = names.images_of(self.root / self.asked[letter], f"data.source.{letter}")
             listed += [] if self.root.parts else io.list_images(folder, recursive=True)
             images = [image for image in images if not is_mask(image, self.root, self.mask)]
-            items += items_in(folder, dict.fromkeys(images, (letter, None)), {letter: domain})
+            items += names.items_in(folder, dict.fromkeys(images, (letter, None)), {letter: domain})
         splits = [{item.split for item in items if item.letter == letter} - {None} for letter in "ab"]
         if splits[0] != splits[1]:  # splits count only if both domains have the same
             items = [replace(item, split=None) for item in items]
@@ -124,14 +113,14 @@ class Images(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` where any image lies below `path`."""
-        return {"path": str(path)} if images_below(path) else None
+        return {"path": str(path)} if names.images_below(path) else None
 
     def records(self) -> list[Record]:
         """One record for every picture or plane, with its class where folders name classes."""
         images, masks = self._images()
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
-        classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
+        classes = {item.place[0] for item in items if item.place and not names.numbered(item.place[:1])}
         for item in items if len(classes) > 1 else ():
             if item.place and item.place[0] in classes:  # folders below the class's may be patients'
                 item.label, item.place = item.place[0], item.place[1:]
@@ -152,28 +141,28 @@ class Images(VolumeSource):
         """The images whose names contain the domain, or all images if no name does; and the masks."""
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         word = self.a or self.domains[0]
-        own = [i for i in images if any(domain_match(x, word) > 1 for x in (*self._shown(i).parts[:-1], io.stem_of(i)))]
+        parts = {image: (*self._shown(image).parts[:-1], io.stem_of(image)) for image in images}
+        own = [image for image in images if any(names.domain_match(part, word) > 1 for part in parts[image])]
         if self.a and not own:
-            raise self.nothing_of(
-                "image", f"no name in '{self.root}' says '{self.a}'", "a word of file or folder names"
-            )
+            what = f"no name in '{self.root}' says '{self.a}'"
+            raise self.nothing_of("image", what, "a word of file or folder names")
         if not own:
-            expect_no_other_contrast({"image": [self._shown(image) for image in images]}, {"image": self.domains[0]})
+            names.expect_no_other_contrast({"image": list(map(self._shown, images))}, {"image": self.domains[0]})
         return own or images, masks
 
 
 def named(items: list[Item], source: FileSource) -> list[Item]:
     """Set key and patient of items: folders are patients if most files lie in numbered ones, such as `patient07`."""
-    by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
+    by_folder = 2 * sum(bool(names.numbered(item.place)) for item in items) > len(items)
     mode = "take" if source.patient == "names" else source.asks
     subjects = None if by_folder or source.pattern else plugins().hook.gantk_subjects(items=items, how=mode)
     for place, item in enumerate(items):
         item.key = source.key_of(item.source)
-        item.subject = "/".join(item.place) if by_folder else subjects[place] if subjects else ""
+        item.subject = names.patient_folders(item.place) if by_folder else subjects[place] if subjects else ""
         if source.pattern:
-            item.subject = patient_of(item.key, source.pattern)
+            item.subject = names.patient_of(item.key, source.pattern)
         elif not item.subject and is_volume(item.source):  # each volume is a patient
-            item.subject = item.name
+            item.subject = names.without_visit(item.name)
     return items
 
 
@@ -190,7 +179,7 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
 
 def of_one_domain(root: Path, images: Sequence[Path]) -> list[Item]:
     """Images below a folder as those of a recipe's only domain."""
-    return items_in(root, dict.fromkeys(images, ("image", None)), {"image": ""})
+    return names.items_in(root, dict.fromkeys(images, ("image", None)), {"image": ""})
 
 
 def nameless(path: Path, domains: Sequence[str]) -> str | None:
@@ -198,20 +187,20 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
 
     None where names contain a domain or another contrast, and where the domains are no usual contrasts.
     """
-    images = images_below(path)
-    names = {part for image in images for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))}
-    names |= {path.resolve().name} if len(domains) == 1 else set()
-    if not any(map(usual_contrast, domains)) or any(domain_match(x, name) > 1 for x in names for name in domains):
+    images = names.images_below(path)
+    words = {part for image in images for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))}
+    words |= {path.resolve().name} if len(domains) == 1 else set()
+    if not any(map(usual_contrast, domains)) or any(names.domain_match(x, name) > 1 for x in words for name in domains):
         return None
     groups = {"a": images}
     with suppress(UserError):
-        items = discover(path, ("A", "B"), images) if len(domains) == 2 else []
+        items = names.discover(path, ("A", "B"), images) if len(domains) == 2 else []
         groups = {x: [item.source for item in items if item.letter == x] for x in "ab"} if items else groups
     groups = {letter: [image.relative_to(path) for image in own] for letter, own in groups.items()}
-    said = [{contrast_said(image) for image in own} - {None} for own in groups.values()]
+    said = [{names.contrast_said(image) for image in own} - {None} for own in groups.values()]
     if any(own - set.intersection(*said) for own in said) or (len(said) == 1 and said[0]):
         return None
-    apart = folders_apart(groups) if len(groups) > 1 else dict.fromkeys("ab"[: len(domains)])
+    apart = names.folders_apart(groups) if len(groups) > 1 else dict.fromkeys("ab"[: len(domains)])
     called = [f"{letter.upper()} ({', '.join(own)})" if own else letter.upper() for letter, own in apart.items()]
     return f"no name in '{path}' says {' or '.join(domains)}: called {' and '.join(called)}"
 

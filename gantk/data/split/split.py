@@ -12,18 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.preparation import Record
-from gantk.data.split.near_duplicates import (
-    SETS,
-    Sets,
-    around_held_out,
-    exact_copies,
-    fingerprints_of_unknown,
-    first_of_copies,
-    near_copies,
-    unit_of,
-    with_near_copies,
-    without_copies,
-)
+from gantk.data.split import near_duplicates as alike
+from gantk.data.split.near_duplicates import SETS, Sets, unit_of
 from gantk.errors import UserError, counted
 from gantk.formats.files import files_of
 from gantk.plugin.loader import load as plugins
@@ -118,19 +108,19 @@ def _draw(
     shares = shares | {"test": 1 / folds} if folds else shares
     held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
     requested, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
-    seen = fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
-    near = [(i, j) for i, j, _ in near_copies(seen)]
-    exact = exact_copies(records) if held_out and by != "patient" else []
+    seen = alike.fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
+    near = [(i, j) for i, j, _ in alike.near_copies(seen)]
+    exact = alike.exact_copies(records) if held_out and by != "patient" else []
     if by == "block":
         places = _by_block(records, shares, seed, gap, blocks)
-        sets = without_copies(places, records, around_held_out(exact, places) + near)
+        sets = alike.without_copies(places, records, alike.around_held_out(exact, places) + near)
     else:
         # Copies of one picture are one unit: else a training image could also be scored.
-        kinds, unit = _units(records, by, first_of_copies(records, exact + near if folds else exact))
+        kinds, unit = _units(records, by, alike.first_of_copies(records, exact + near if folds else exact))
         kinds, validated = _for_validation(kinds, shares, requested, folds) if by == "patient" else (kinds, True)
         shares = shares if validated else shares | {"validation": 0.0}
         place = _in_fold(kinds, shares, seed, by, folds, fold) if folds else _in_sets(kinds, shares, seed, by)
-        sets = with_near_copies([place[unit(record)] for record in records], records, near)
+        sets = alike.with_near_copies([place[unit(record)] for record in records], records, near)
     for name in SETS:
         missing = {record.domain for record in records} - {record.domain for record in sets[name]}
         if missing and shares.get(name, 1):
