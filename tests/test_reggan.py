@@ -41,8 +41,8 @@ def test_it_begins_as_a_registered_pair_has_it_and_minimises_the_papers_three_lo
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_moves_it(dims):
-    search, mode = {"registration": "search", "smoothness": 1.0}, {2: "bicubic", 3: "bilinear"}[dims]
+def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_moves_it_where_that_gains(dims):
+    search, mode = {"registration": "search", "smoothness": 1.0, "gain": 0.0}, {2: "bicubic", 3: "bilinear"}[dims]
     method, size = build(dims, local_ncc=2.0, **search), (16,) * dims
     batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
     fake = method.translate(batch["a"], "b").detach()
@@ -52,6 +52,8 @@ def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_mov
     assert {*found} == {"correction_b", "adversarial_b", "local_ncc_b"} and found["local_ncc_b"] == 0  # it grows
     for shown in zip(batch["fake_b"], fake, laid, strict=True):  # to D, as G made it or as T moved it
         assert min((shown[0] - each).abs().max() for each in shown[1:]) < 1e-3
+    found = build(dims, **search | {"gain": 0.9}).generator_losses(batch)["correction_b"]  # it saves less
+    assert float(found.detach()) == pytest.approx(20 * float((fake - batch["b"]).abs().mean()), rel=1e-5)
 
 
 def test_the_equations_on_tiny_tensors():

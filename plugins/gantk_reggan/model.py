@@ -11,7 +11,7 @@ from gantk.errors import UserError
 from gantk.losses.reconstruction import difference
 from gantk.losses.structure import LocalNCC
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Loss, Positive, Weight, Width
+from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Loss, Positive, Share, Weight, Width
 from gantk_reggan.network import Registration, moved, roughness
 from gantk_reggan.search import Search
 
@@ -22,7 +22,7 @@ class RegGAN(Method):
     A generator G translates x to y^ = G(x), a field T lays y^ on the target y, and G is compared with y through T
     alone. What T explains, how the target lies, G need not learn; a discriminator keeps y^ an image of the target
     domain. T comes from a network R(y^, y) that is trained with G, as in the paper, or is searched for each pair by
-    itself, which is more exact. G alone translates, a to b. `local_ncc` and the search are additions to the paper.
+    itself, which is more exact. G alone translates, a to b. `local_ncc`, the search and `gain` are not in the paper.
     """
 
     paired = True
@@ -44,9 +44,10 @@ class RegGAN(Method):
         registration_width: Width = 32,  # filters of R's first convolution
         registration_depth: Depth = 3,  # halvings in R: T has a control point each 2**this pixels
         refine: Depth = 6,  # steps of a search at each of seven resolutions
+        gain: Share = 0.2,  # share of its error that a searched T must save a pair; else the pair counts as aligned
     ):
         super().__init__(geometry)
-        self.gan, self.correction, self.smoothness = gan, correction, smoothness
+        self.gan, self.correction, self.smoothness, self.gain = gan, correction, smoothness, gain
         self.local_ncc, self.unlike = local_ncc, LocalNCC()
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses):
@@ -55,10 +56,9 @@ class RegGAN(Method):
         source, target, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.g_ab, self.adversarial = generator(source, target, dims), adversarial()
         self.learned = registration == "network"
+        self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
         if self.learned:
             self.r_ab = Registration(target, dims, registration_width, registration_depth, displacement)
-        else:
-            self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
         if gan:
             self.d_b = discriminator(target, dims)
 
@@ -78,13 +78,14 @@ class RegGAN(Method):
         fake = seen = self.translate(source, "b")
         field = self.r_ab(fake, real) if self.learned else self.r_ab(source, fake.detach(), real, self.progress)
         laid = moved(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")  # linear ones blur, and y is sharp
+        if not self.learned:  # where T saves little it would follow G's own errors, and G be free to make them
+            still, off = ((real - x.detach()).abs().mean([*range(1, x.ndim)], keepdim=True) for x in (fake, laid))
+            laid = torch.where(off > (1 - self.gain) * still, fake.float(), laid)
+            seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)  # D sees half to their corners
+            ncc = self.progress * ncc  # little at first: local_ncc does not see which tissue is bright
         losses = {"correction_b": self.correction * difference(real, laid).abs().mean()}
         if self.learned:
             losses["smoothness_b"] = self.smoothness * roughness(field)
-        else:  # D sees half as T moved them, as smooth as a resampled y, and half whole, to their corners
-            whole = torch.rand(len(fake), *[1] * (fake.ndim - 1), device=fake.device) < 0.5
-            seen = torch.where(whole, fake.float(), laid)
-            ncc = self.progress * ncc  # little at first: local_ncc does not see which tissue is bright
         batch["fake_b"] = seen.detach()
         if self.gan:
             losses["adversarial_b"] = self.gan * self.adversarial.generator(self.d_b(seen))

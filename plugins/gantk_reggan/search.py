@@ -62,8 +62,7 @@ def registered(image: Tensor, like: Tensor, steps: int, stiffness: float, limit:
         ridge = 1e-3 / len(stiff) * torch.eye(dims * len(stiff), device=like.device)
         damping = torch.ones(len(like), 1, 1, device=like.device)
         for _ in range(steps):
-            change = solved(best[3] + damping * ridge, best[2].flatten(1)[..., None])
-            found = about(best[0] + change.view_as(best[0]))
+            found = about(best[0] + solved(best[3] + damping * ridge, best[2].flatten(1)[..., None]).view_as(best[0]))
             better = found[1] < best[1]
             best = [torch.where(better.view(-1, *[1] * (x.ndim - 1)), x, y) for x, y in zip(found, best, strict=True)]
             damping = damping * torch.where(better, 1 / 3, 8)
