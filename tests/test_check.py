@@ -263,11 +263,15 @@ def test_checking_a_table_calls_as_many_functions_a_row_however_many_rows_there_
     assert calls(lambda: check(many)) < 5 * calls(lambda: check(few))
 
 
-def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once(study):
+def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_its_other_columns(study):
     table, ended = study(40, side=32), PngImageFile.load_end  # of the pixels of a file
     for path in (table, table.parent):
         with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
             assert len(check(path, every=True)["files"]) == decoded.call_count == 40
+    rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,p{n},seen" for n in range(0, 40, 2)]  # columns that hold no files
+    table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
+    found = check(table)["summary"]
+    assert found["domains"].startswith("t1: 20 images") and "14 train, 2 validation" in found["split"]
 
 
 def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with_it(study):

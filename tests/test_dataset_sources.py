@@ -135,7 +135,7 @@ def test_a_row_for_each_image(tree):
 
 @pytest.mark.parametrize("sign", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
-    rows = ["T1,t2,patient", *(f"patient{n}/T1.nii.gz,patient{n}/T2.nii.gz,p{n}" for n in range(3))]
+    rows = ["T1,t2_path,subject_id", *(f"patient{n}/T1.nii.gz,patient{n}/T2.nii.gz,p{n}" for n in range(3))]
     rows.append("patient0/FLAIR.nii.gz,,p9")
     records = manifest(tree / "study.csv", "\ufeff" + "\n".join(rows).replace(",", sign))
     assert len(complete_pairs(records)) == 3 and {r.subject for r in records} == {"p0", "p1", "p2", "p9"}

@@ -93,9 +93,6 @@ class FlatRegion(WindowLoss):
         return local_ncc_and_flat_region(output, source, **self.options)[1]
 
 
-Structure, Flatness = LocalNCC, FlatRegion  # their names in 0.1
-
-
 def local_ncc_and_flat_region(
     output: Tensor,
     source: Tensor,

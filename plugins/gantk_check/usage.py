@@ -6,13 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.rows import open_rows
+from gantk.data.sources.rows import OF_FILES, open_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
@@ -96,7 +97,9 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
     if path.is_file():
         columns, rows = open_rows(path)
         counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
-        counts = counts or Counter(name for name in columns if name not in TABLE_COLUMNS)
+        columns, rows = [name for name in columns if name not in TABLE_COLUMNS], islice(open_rows(path)[1], 20)
+        named = {name for _, row in rows for name in columns if row.get(name) and (path.parent / row[name]).exists()}
+        counts = counts or Counter(OF_FILES.sub("", name) for name in columns if name in named or not named)
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
     frequent.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
     if len(frequent) > 1:

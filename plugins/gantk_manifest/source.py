@@ -17,7 +17,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.file_names import bare_stem, relative_to, rename_or_map, split_of
 from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
-from gantk.data.sources.rows import open_rows
+from gantk.data.sources.rows import OF_FILES, open_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, counted, did_you_mean
 from gantk.formats import files as io
@@ -26,13 +26,14 @@ from gantk_manifest.split_file import listed
 
 SHOWN, KEPT = 5, 10_000  # wrong cells of one mistake that a message quotes, and that are kept to be counted
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
+PATIENT = ("patient_id", "participant_id", "subject", "subject_id")  # columns that say the patient as well
 
 
 @dataclass(kw_only=True)
 class Manifest(VolumeSource):
     """A CSV of images: a row for each, with the columns path and domain, or a column of paths for each domain.
 
-    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient,
+    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient (or subject_id),
     split (train, validation, test; none leaves a row out), position (of a slice), label (a class), mask (a file), pair.
     Images are registered pairs if they share a grid, or with `onto`, and also share a `pair` or a row, are the only two
     of their patient, or are the same slice of one patient by position or file name. Rows of other contrasts are
@@ -108,7 +109,9 @@ class Manifest(VolumeSource):
         columns, rows = open_rows(self.root, self.table)
         if names is not None:
             names += columns
-        return ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
+        rows = ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
+        alike = [] if "patient" in columns else [name for name in PATIENT if name in columns]
+        return ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows) if alike else rows
 
     def _note(self, error: UserError, line: int) -> None:
         """Count a wrong cell for the one error message at the end."""
@@ -129,7 +132,7 @@ class Manifest(VolumeSource):
             return None
         columns = {}
         for letter, domain in self.words.items():
-            alike = (name for name in names if same_contrast(one_word(name), one_word(domain)))
+            alike = (name for name in names if same_contrast(one_word(OF_FILES.sub("", name)), one_word(domain)))
             columns[letter] = domain.lower() if domain.lower() in names else next(alike, letter)
         if not set(columns.values()) <= set(names):
             each = " and ".join(f"'{name}'" for name in self.words.values())

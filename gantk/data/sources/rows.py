@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from io import StringIO
@@ -11,6 +12,7 @@ from typing import Any
 
 from gantk.errors import UserError, told
 
+OF_FILES = re.compile(r"_(path|file|image)$")  # what a column's name may have behind a contrast's: t1_path
 # Called every 1000 lines of a file with the share that was read and the line's number.
 READING: ContextVar[Callable[[float, int], None]] = ContextVar("READING", default=lambda share, line: None)
 
