@@ -19,6 +19,7 @@ from gantk.recipe.load import Settings, checked_recipe
 from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
+from gantk.training.loop import stop_on_ctrl_c
 from gantk_cluster.connection import connected
 from gantk_cluster.nodes import Room
 from gantk_cluster.space import axes_of, require_changeable
@@ -137,11 +138,11 @@ def _asked(
 def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     """Train all trials; returns False where the sweep was interrupted."""
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
     from ray.tune.search import BasicVariantGenerator
 
     class Lines(tune.Callback):
-        """Prints a line for each checkpoint of a trial."""
+        """Prints a line for each checkpoint of a trial and for each lost worker; stops Tune after Ctrl-C."""
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
             value, number = result.get("score"), trial.trial_id.rpartition("_")[2]
@@ -151,24 +152,20 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
         def on_trial_recover(self, iteration, trials, trial, **info):
             say(f"lost     {trial.trial_id.rpartition('_')[2]}: its worker; it goes on from its last save")
 
-    def within(config: dict[str, Any]) -> dict[str, Any]:
-        return {axis.key: axis.within(config[axis.key]) for axis in axes}
+        def on_step_end(self, **info):
+            if stopped:
+                signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
 
-    def stop(number: int, frame: Any) -> None:
-        if stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.append(number)
-        signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
-
-    stopped, axes, steps, every = [], axes_of(asked["space"]), asked["steps"], asked["every"]
-    moved = {axis.key: [*axis.choices] or axis.domain(tune) for axis in axes}  # to the next choice, or by a factor
-    scheduler = {
-        "asha": lambda: ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3),
-        "pbt": lambda: PopulationBasedTraining(
-            "step", perturbation_interval=every, hyperparam_mutations=moved, custom_explore_fn=within
-        ),
-        "none": FIFOScheduler,
-    }[asked["scheduler"]]()
+    axes, steps, scheduler = axes_of(asked["space"]), asked["steps"], None
+    if asked["scheduler"] == "asha":
+        scheduler = ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3)
+    elif asked["scheduler"] == "pbt":
+        scheduler = PopulationBasedTraining(
+            "step",
+            perturbation_interval=asked["every"],
+            hyperparam_mutations={axis.key: [*axis.choices] or axis.domain(tune) for axis in axes},
+            custom_explore_fn=lambda config: {axis.key: axis.within(config[axis.key]) for axis in axes},
+        )
     gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
     if gpus > (most := max(node["Resources"].get("GPU", 0) for node in room.ray.nodes())):
         raise UserError(f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {most:g}")
@@ -176,8 +173,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
     say(f"folder   {asked['folder']}")
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_on_ctrl_c() as stopped:
         tune.run(
             partial(train, asked=asked),
             name="ray",
@@ -198,9 +194,6 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             callbacks=[Lines()],
             verbose=0,
         )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return not stopped
 
 
