@@ -19,8 +19,7 @@ from several import SRUN
 from tiny import draw_pictures
 
 from gantk import __version__ as version
-from gantk_cluster import connection
-from gantk_cluster import nodes as room
+from gantk_cluster import cluster as ray_cluster
 from gantk_cluster.bench import RemoteChild
 
 # A plugin on every node: notes which worker looks at which file, kills it at some, waits at one and, at another, until
@@ -54,7 +53,7 @@ def cluster(tmp_path_factory):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[gantk]\nspy = spy\n")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (connection.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}).items():
+        for name, value in (ray_cluster.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}).items():
             patch.setenv(name, value)
         for _ in range(2):
             made.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False, env_vars=SRUN)
@@ -173,14 +172,14 @@ def test_a_row_whose_cancellation_is_lost_is_killed_after_a_grace(tmp_path, monk
 
 
 def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "LATE", 0.0)
+    monkeypatch.setattr(ray_cluster, "LATE", 0.0)
     probe = tmp_path / "probe"
     probe.write_text("0.0.9")
     node = f"the node {os.uname().nodename}"
-    assert room.unusable([str(tmp_path / "away"), str(probe)]) == f"{node} does not see '{tmp_path / 'away'}'"
-    assert room.unusable([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
+    assert ray_cluster.unusable([str(tmp_path / "away"), str(probe)]) == f"{node} does not see '{tmp_path / 'away'}'"
+    assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
     probe.write_text(version)
-    assert room.unusable([str(tmp_path), str(probe)]) == ""
+    assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
 
 
 @pytest.mark.parametrize("command", ["translate", "bench"])
@@ -194,7 +193,7 @@ def test_without_ray_the_error_says_what_to_install(gantk, tiny_run, tiny_file, 
 
 def test_an_address_at_which_nothing_answers_is_an_error_at_once(gantk, tiny_file, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setattr(connection, "PATIENCE", 0.2)
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         hangs = f"127.0.0.1:{silent.getsockname()[1]}"
         told = [gantk("bench", tiny_file, "--address", address) for address in (hangs, "127.0.0.1")]

@@ -8,11 +8,10 @@ from gantk.plugin.hookspecs import hookimpl
 @hookimpl
 def gantk_commands(cli) -> None:
     """Add the command `gantk sweep`, and the option --address to `gantk bench` and `gantk translate`."""
-    from gantk_cluster.command import sweep
-    from gantk_cluster.options import attach
+    from gantk_cluster.command import add_address, sweep
 
     cli.add_command(sweep)
-    attach(cli)
+    add_address(cli)
 
 
 @hookimpl

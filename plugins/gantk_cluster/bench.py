@@ -9,8 +9,7 @@ from pathlib import Path
 
 from gantk_bench.child import GRACE, Child, End, attended, now, stopping
 from gantk_bench.plan import Job
-from gantk_cluster.connection import connected
-from gantk_cluster.nodes import Room
+from gantk_cluster.cluster import Room, connected
 
 LOST = "its worker ended: killed, perhaps for memory, or its machine is gone"
 
@@ -20,9 +19,7 @@ def on_cluster(
     address: str, folder: Path, threads: int, device: str | None, jobs: int | None
 ) -> Iterator[tuple[Callable[..., Child], int, int]]:
     """Yields a function that starts a row's child, how many run at once (at most `jobs`), and the threads of each."""
-    with connected(address) as ray:
-        room = Room(ray, threads, device)
-        room.check(folder)
+    with connected(address, threads, device, folder) as room:
         yield partial(RemoteChild, room), min(room.count, jobs or room.count), room.threads
 
 

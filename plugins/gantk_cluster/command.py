@@ -1,13 +1,18 @@
-"""`gantk sweep` on the command line."""
+"""`gantk sweep` on the command line, and the option --address of `gantk bench` and `gantk translate`."""
+
+import functools
+import os
 
 import click
 
+from gantk.machine.launch import ALONE
 from gantk.terminal import say
 
 SPACE = "A setting and its range: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce. Repeatable."
 SCHEDULER = "Which trials go on: the best third, then ninth; a population that copies its best; all."
 SCORE = "In place of the score that chooses a run's save: this metric of the validation pairs, which is the truth."
 ADDRESS = "HOST:PORT of a Ray cluster, or auto for this machine's. Default: this machine alone."
+SHARED = "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one of this machine's own."
 
 
 @click.command("sweep")
@@ -41,3 +46,28 @@ def sweep(recipe, **options) -> None:
     from gantk_cluster.sweep import sweep
 
     sweep(recipe, say=say, **options)
+
+
+def add_address(cli: click.Group) -> None:
+    """Add --address to `gantk bench` and `gantk translate`, once."""
+    for name, parts in (("bench", "rows"), ("translate", "files")):
+        command = cli.commands.get(name)
+        if command and not any(param.name == "address" for param in command.params):
+            command.callback = functools.partial(_on_cluster, command.callback, name)
+            click.option("--address", metavar="A", help=SHARED.format(parts))(command)
+
+
+def _on_cluster(alone, command, address=None, **options):
+    """Call the command's function `alone`, with workers of the cluster at `address`, if one is given."""
+    if address:
+        os.environ |= ALONE
+    if address and command == "bench":
+        from gantk_cluster.bench import on_cluster
+
+        options["workers"] = functools.partial(on_cluster, address)
+    elif address:
+        from gantk_cluster.translate import on_cluster
+
+        options["workers"] = functools.partial(on_cluster, address, options["run"], options["device"])
+        options["device"] = "cpu"  # for this process, which only reads the model; workers use the device
+    return alone(**options)

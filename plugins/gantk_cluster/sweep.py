@@ -20,8 +20,7 @@ from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
-from gantk_cluster.connection import connected
-from gantk_cluster.nodes import Room
+from gantk_cluster.cluster import Room, connected
 from gantk_cluster.space import axes_of, require_changeable
 from gantk_cluster.trial import TRIAL, scores_of, train
 
@@ -62,30 +61,28 @@ def sweep(
         scheduler: "asha" (Li et al., 2018) ends the worse two thirds of the trials at a ninth and at a third of the
             steps; "pbt" (Jaderberg et al., 2017) replaces the worst quarter by changed copies of the best; "none".
         score: None: what best.json chooses by, which without pairs sees no truth; else a metric of validation pairs.
-        address: of the Ray cluster, see `gantk_cluster.connection.connected`.
+        address: of the Ray cluster, see `gantk_cluster.cluster.connected`.
         resume: the folder of an interrupted sweep, continued with its own options.
         out: the folder; None: runs/NAME-sweep-TIME. All machines must see it under this path.
         cpus, gpus: threads and GPUs of one trial; None: one GPU if the cluster has any.
 
     All others are those of `gantk.run`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
     """
+    folder = Path(out) if out else None
     if resume is None:
         asked = _asked(recipe, list(space), scheduler, score, data, set, profile, seed)
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
-        named = Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = Path(out) if out else new_folder(named)
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder and folder.is_dir() and any(folder.iterdir()):
             remedy = f"name a new folder, or go on with: gantk sweep --resume {folder}"
             raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
     else:
+        folder = Path(resume)
         if recipe is not None or space:
             raise UserError("a sweep goes on with what it was asked for", where="--resume", remedy="leave the rest out")
-        folder = Path(resume)
         if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
             raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
-    with connected(address) as ray:
-        room = Room(ray, asked["cpus"], asked["device"])
-        room.check(folder)
+    with connected(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
+        folder = folder or new_folder(Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}")
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder):
             write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
@@ -167,8 +164,8 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             custom_explore_fn=lambda config: {axis.key: axis.within(config[axis.key]) for axis in axes},
         )
     gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
-    if gpus > (most := max(node["Resources"].get("GPU", 0) for node in room.ray.nodes())):
-        raise UserError(f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {most:g}")
+    if gpus > room.gpus:
+        raise UserError(f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {room.gpus}")
     say(f"cluster  {room}")
     say(f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps, {asked['scheduler']}")
     say(f"folder   {asked['folder']}")

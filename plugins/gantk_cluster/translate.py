@@ -10,8 +10,7 @@ from gantk import load
 from gantk.errors import GantkError
 from gantk.inference.translation import FAILURES, Job, Translation
 from gantk.machine.launch import ALONE
-from gantk_cluster.connection import connected
-from gantk_cluster.nodes import Room
+from gantk_cluster.cluster import Room, connected
 
 LIVES = 3  # workers that may die on one file, or in a row while loading the model
 ENDING = 30.0  # seconds to wait for files in progress after an error or Ctrl-C
@@ -47,11 +46,9 @@ def on_cluster(
 
     if not jobs:
         return
-    with connected(address) as ray:
-        room = Room(ray, torch.get_num_threads(), device)
-        room.check(jobs[0].target.parent, *jobs[0].files[:1])
+    with connected(address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]) as room:
         work.say(f"cluster  {room}")
-        given = os.getcwd(), ray.put(bare), run, (room.threads, room.device), work.model.identity()
+        given = os.getcwd(), room.ray.put(bare), run, (room.threads, room.device), work.model.identity()
         sharing = Sharing(room, given, jobs, done)
         try:
             while sharing.waiting or sharing.working():
