@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from gantk.plugin.hookspecs import hookimpl
+
+REPORTING: dict[Path, Callable[[], None]] = {}  # run folder of a trial -> its reporter, while it trains
 
 
 @hookimpl
@@ -15,9 +20,7 @@ def gantk_commands(cli) -> None:
 
 
 @hookimpl
-def gantk_step(run, stage, step, logs, batch) -> None:
+def gantk_step(run) -> None:
     """Report a trial's new checkpoint to its sweep."""
-    from gantk_cluster.trial import REPORTING
-
     if report := REPORTING.get(run):
         report()

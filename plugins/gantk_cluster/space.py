@@ -42,7 +42,7 @@ class Axis:
 
     def within(self, value: Any) -> Any:
         """A value that a population has changed, clamped to the range."""
-        return value if self.choices else type(self.low)(min(max(value, self.low), self.high))
+        return value if self.choices else min(max(value, self.low), self.high)
 
     def place(self, value: Any) -> float:
         """The position of a value between the ends, 0 to 1."""

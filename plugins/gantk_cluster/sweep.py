@@ -22,7 +22,7 @@ from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connected
 from gantk_cluster.space import axes_of, require_changeable
-from gantk_cluster.trial import TRIAL, scores_of, train
+from gantk_cluster.trial import noted, scores_of, train
 
 SCHEDULERS = ("asha", "pbt", "none")
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
@@ -199,15 +199,13 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     asked = read(folder / ASKED, KEPT)
     rows, rule, higher = [], "", False
     for run in sorted((folder / "trials").glob("trial-*")):
-        noted, scores = json.loads((run / TRIAL).read_text("utf-8")), {}
+        known, scores = noted(run), {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
-        scores = {step: value for step, value in sorted(scores.items()) if value is not None}
         best = (max if higher else min)(scores, key=scores.get, default=None)
-        state = "failed" if noted["error"] else "finished" if (run / "metrics.json").is_file() else "stopped"
-        found = {"step": best, "score": scores.get(best), "steps": max(scores, default=0), "state": state}
-        known = noted["values"]  # with the step from which they hold
-        rows.append({"trial": run.name, "values": known[-1][1], "history": known, "error": noted["error"]} | found)
+        state = "failed" if known["error"] else "finished" if (run / "metrics.json").is_file() else "stopped"
+        row = {"trial": run.name, "values": known["values"][-1][1], "history": known["values"], "error": known["error"]}
+        rows.append(row | {"step": best, "score": scores.get(best), "steps": max(scores, default=0), "state": state})
     rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
     write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     if rows and rows[0]["score"] is not None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +20,8 @@ from gantk.plugin.loader import registry
 from gantk.recipe.load import checked_recipe, resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
+from gantk_cluster import REPORTING
 
-REPORTING: dict[Path, Callable[[], None]] = {}  # run folder -> its reporter, called by the hook gantk_step
 WORST = 1e30  # the loss of a trial without a score
 TRIAL = "trial.json"  # in a trial's run folder: its name, its settings with their first step, and why it failed
 LEFT_OUT = shutil.ignore_patterns("report.html", "metrics.json", "samples", "profile", ".*")
@@ -40,19 +39,21 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     os.environ |= ALONE
     run = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
     options = {"device": asked["device"], "say": lambda line: None}
-    _wait_for(run)
+    for _ in range(600):  # up to a minute, until an earlier worker of this trial has released its run folder
+        with suppress(UserError), held(run):
+            break
+        time.sleep(0.1)
     report = REPORTING[run] = Reporter(run, asked["score"])
     try:
-        model = checked_recipe(asked["recipe"], None, config, None)[1]
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if _noted(Path(folder))["trial"] != run.name or not steps_saved(run / "checkpoints"):
+                if noted(Path(folder))["trial"] != run.name:
                     with whole_folder(run) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
         if steps_saved(run / "checkpoints"):
-            Run(run).write_recipe(resolved(model))
+            Run(run).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
             resume(run, **options)
         else:
             run_recipe(asked["recipe"], set=config, out=run, **options)
@@ -75,7 +76,7 @@ class Reporter:
     def note(self, config: dict[str, Any], error: str | None = None) -> None:
         """Write trial.json: the trial's name, its settings with the step from which they hold, and why it failed."""
         self.run.mkdir(parents=True, exist_ok=True)
-        known = _noted(self.run)["values"] if (self.run / TRIAL).is_file() else []
+        known = noted(self.run)["values"] if (self.run / TRIAL).is_file() else []
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
         write_file(self.run / TRIAL, json.dumps({"trial": self.run.name, "values": known, "error": error}).encode())
@@ -102,7 +103,8 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
     """Returns what is scored, whether higher is better, and step -> score, from best.json or of `metric`."""
     if metric is None:
         chosen = json.loads((run / "best.json").read_text("utf-8"))
-        return chosen["rule"], chosen["higher_is_better"], {row["step"]: row.get("score") for row in chosen["table"]}
+        scored = {row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None}
+        return chosen["rule"], chosen["higher_is_better"], scored
     found: dict[int, float] = {}
     for line in Run(run).read_log():
         ways = [scores[metric] for scores in line.get("validation", {}).values() if scores.get(metric) is not None]
@@ -112,13 +114,6 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
     return f"{metric} of validation pairs, which is the truth", higher, found
 
 
-def _noted(run: Path) -> dict[str, Any]:
+def noted(run: Path) -> dict[str, Any]:
+    """The content of a trial's trial.json."""
     return json.loads((run / TRIAL).read_text("utf-8"))
-
-
-def _wait_for(run: Path) -> None:
-    """Waits up to a minute until an earlier worker of this trial has released the lock on its run folder."""
-    for _ in range(600):
-        with suppress(UserError), held(run):
-            return
-        time.sleep(0.1)
