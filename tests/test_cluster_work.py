@@ -182,12 +182,15 @@ def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch
     assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
 
 
-@pytest.mark.parametrize("command", ["translate", "bench"])
+@pytest.mark.parametrize("command", ["translate", "bench", "sweep"])
 def test_without_ray_the_error_says_what_to_install(gantk, tiny_run, tiny_file, tmp_path, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "ray", None)
-    words = {"translate": [tiny_run, *draw_pictures(tmp_path / "in", 1)], "bench": [tiny_file, "--out"]}[command]
-    done = gantk(command, *words, tmp_path / "out", "--address", "local")
-    assert (done.code, done.out) == (2, "") and not (tmp_path / "out").exists()
+    monkeypatch.chdir(tmp_path)  # in which nothing is made
+    words = {"bench": [tiny_file], "sweep": [tiny_file, "--space", "method.cycle=1.0..20.0"]}
+    words["translate"] = [tiny_run, *draw_pictures(tmp_path / "in", 1), "out"]
+    before = {*tmp_path.iterdir()}
+    done = gantk(command, *words[command], "--address", "local")
+    assert (done.code, done.out) == (2, "") and {*tmp_path.iterdir()} == before
     assert done.err == "error  Ray is not installed. Pip install 'gantk[cluster]'.  (--address)\n"
 
 

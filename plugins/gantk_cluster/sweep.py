@@ -22,7 +22,7 @@ from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connected
 from gantk_cluster.space import axes_of, require_changeable
-from gantk_cluster.trial import noted, scores_of, train
+from gantk_cluster.trial import TRIAL, noted, scores_of, train
 
 SCHEDULERS = ("asha", "pbt", "none")
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
@@ -128,8 +128,8 @@ def _asked(
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     compared = {"train.save_every": every, "train.log_every": min(model.train.log_every, max(every // 5, 1))}
     compared |= {} if score is None else {"train.sample_every": every}
-    found = {"name": loaded.name, "recipe": loaded.override(compared).tables, "space": space, "scheduler": scheduler}
-    return found | {"score": score, "steps": steps, "every": every}
+    shared = {"name": loaded.name, "recipe": loaded.override(compared).tables, "space": space, "scheduler": scheduler}
+    return shared | {"score": score, "steps": steps, "every": every}
 
 
 def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
@@ -198,7 +198,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is scored."""
     asked = read(folder / ASKED, KEPT)
     rows, rule, higher = [], "", False
-    for run in sorted((folder / "trials").glob("trial-*")):
+    for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL}")):
         known, scores = noted(run), {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
