@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from gantk.errors import UserError
 from gantk_cluster.space import axes_of
 from gantk_cluster.sweep import sweep, write_report
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason='Ray is not installed: pip install "gantk[cluster]"')
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
 SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
@@ -122,17 +120,16 @@ def recipe(tmp_path) -> Path:
     return tmp_path / "tiny.toml"
 
 
-@needs_ray
 @pytest.mark.slow
 def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(tmp_path, recipe, monkeypatch):
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out, log = tmp_path / "out", tmp_path / "log"
     spaces = [word for space in SPACE for word in ("--space", space)]
     asked = [recipe, *spaces, "--trials", 2, "--scheduler", "none", "--device", "cpu", "--out", out]
     node = {"num_cpus": 1, "env_vars": SRUN}  # srun began Ray, whose workers are no ranks
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    cluster = pytest.importorskip("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args=node | {"include_dashboard": False}
+    )
     try:
         cluster.add_node(**node)  # a second raylet: a second machine
         driver = started(*asked, "--address", cluster.address, log=log)
@@ -151,15 +148,14 @@ def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(tmp_p
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
-@needs_ray
 @pytest.mark.slow
 def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(tmp_path, monkeypatch):
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     spaces = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-6..1e-2:log", "method.adversarial=ls,bce"]
     out = tmp_path / "out"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    cluster = pytest.importorskip("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False}
+    )
     try:  # 4 trials, 3 workers: they wait for one another
         where = {"address": cluster.address, "out": out, "device": "cpu", "say": lambda line: None}
         sweep(RECIPE, spaces, trials=4, scheduler="pbt", **where)
@@ -174,9 +170,9 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
-@needs_ray
 @pytest.mark.slow
 def test_ctrl_c_is_told_and_gone_on_with_and_bad_trials_end_early(tmp_path, recipe):
+    pytest.importorskip("ray")
     out, log = tmp_path / "out", tmp_path / "log"
     space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e30,2e-3"]
     driver = started(recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log)
