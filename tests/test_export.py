@@ -88,16 +88,13 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "tflite"}, "no exporter 'tflite'.*monai, onnx"),
-        ({"out": "model.bin"}, "no .onnx file"),
-        ({"out": "there.onnx"}, "exists already"),
-        ({"out": "no/such/x.onnx"}, "there is no folder"),
-        ({"out": "full", "format": "monai"}, "exists already"),
-        ({"tolerance": 0.0}, "no tolerance"),
+        ({"format": "tflite"}, "no exporter 'tflite'.*monai, onnx"), ({"out": "model.bin"}, "no .onnx file"),
+        ({"out": "there.onnx"}, "exists already"), ({"out": "no/such/x.onnx"}, "there is no folder"),
+        ({"out": "full", "format": "monai"}, "exists already"), ({"tolerance": 0.0}, "no tolerance"),
         ({"to": "FLAIR"}, "cannot produce 'FLAIR'"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_wrong_input_is_refused_before_anything_is_written(run, tmp_path, options, message):
     (tmp_path / "there.onnx").write_bytes(b"mine")
     (tmp_path / "full").mkdir()

@@ -72,16 +72,14 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("import gantk_no_such_module", "ModuleNotFoundError"),
-        ("def half(:", "SyntaxError"),
+    ("source", "words"), [
+        ("import gantk_no_such_module", "ModuleNotFoundError"), ("def half(:", "SyntaxError"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         (HOOK + "gantk_register(add):\n    add.genrator('x', int)", "add.genrator"),
         (HOOK + "gantk_register(add):\n    add.loss('half', int)\n    1 / 0", "ZeroDivisionError"),
         (HOOK + "gantk_register(add, more): pass", "more"),
     ],
-)
+)  # fmt: skip
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):
     add_plugin("broken-package", "a_broken_one", source)  # sorts ahead of its sibling
     add_plugin("good-package", "good_plugin", GENERATOR.format(name="mynet"))

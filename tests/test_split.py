@@ -106,20 +106,13 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
 @pytest.mark.parametrize(
     "patients, options, sides",
     [
-        (2, {}, [1, 0, 1]),
-        (2, dict(by="patient"), [1, 0, 1]),
-        (2, dict(folds=2, fold=1), [1, 0, 1]),
-        (2, dict(validation=0.5), [1, 0, 1]),
-        (3, {}, [2, 0, 1]),
-        (3, dict(validation=0.34), [1, 1, 1]),
-        (3, dict(by="patient"), [1, 1, 1]),
-        (3, dict(folds=3, fold=2), [1, 1, 1]),
-        (4, {}, [2, 1, 1]),
-        (4, dict(by="block"), [4, 4, 4]),
-        (6, dict(by="block"), [6, 6, 6]),
+        (2, {}, [1, 0, 1]), (2, dict(by="patient"), [1, 0, 1]), (2, dict(folds=2, fold=1), [1, 0, 1]),
+        (2, dict(validation=0.5), [1, 0, 1]), (3, {}, [2, 0, 1]), (3, dict(validation=0.34), [1, 1, 1]),
+        (3, dict(by="patient"), [1, 1, 1]), (3, dict(folds=3, fold=2), [1, 1, 1]), (4, {}, [2, 1, 1]),
+        (4, dict(by="block"), [4, 4, 4]), (6, dict(by="block"), [6, 6, 6]),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_asked_for(patients, options, sides):
     splits, how = split_records(study(patients, slices=30), **options)
     assert [*map(len, subjects_of(splits))] == sides and names(splits["train"] + splits["test"])
