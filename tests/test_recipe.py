@@ -62,18 +62,12 @@ def test_options_of_every_type_arrive_as_the_types_of_the_signature(parts):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        *[("count", value, "integer") for value in ("3", 3.5, True)],
-        ("rate", float("inf"), "finite number"),
-        ("flag", 1, "boolean"),
-        ("mode", "r", "'p' or 'q'"),
-        ("name_of", 5, "string, not 5"),
-        ("sides", 4, "list"),
-        ("sides", [1, "two"], '"two"'),
-        ("pair", [0.1, 0.2, 0.3], r"not \[0\.1"),
+    ("key", "value", "words"), [
+        *[("count", value, "integer") for value in ("3", 3.5, True)], ("rate", float("inf"), "finite number"),
+        ("flag", 1, "boolean"), ("mode", "r", "'p' or 'q'"), ("name_of", 5, "string, not 5"), ("sides", 4, "list"),
+        ("sides", [1, "two"], '"two"'), ("pair", [0.1, 0.2, 0.3], r"not \[0\.1"),
     ],
-)
+)  # fmt: skip
 def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words):
     with pytest.raises(UserError, match=words) as raised:
         bind("augment", {"name": "sampler", key: value})
@@ -81,9 +75,10 @@ def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words)
 
 
 def test_a_part_that_cannot_be_used_where_it_is_named_is_refused_with_its_place():
-    with pytest.raises(UserError, match="the loss 'l1' cannot be used here. Allowed: bce, hinge, ls, wgan") as raised:
-        bind("method", {"name": "dualgan", "adversarial": "l1"})
-    assert raised.value.path == ("adversarial",)
+    for key, loss, allowed in (("adversarial", "l1", "bce, hinge, ls, wgan"), ("reconstruction", "ls", ".*, l1, l")):
+        with pytest.raises(UserError, match=f"the loss '{loss}' cannot be used here. Allowed: {allowed}") as raised:
+            bind("method", {"name": "pix2pix", key: loss})
+        assert raised.value.path == (key,)
 
 
 @pytest.mark.parametrize(("kind", "name"), [pytest.param(*key, id="-".join(key)) for key in sorted(registry().entries)])
@@ -147,16 +142,14 @@ def test_options_alone_are_the_default_parts():
 
 
 @pytest.mark.parametrize(
-    ("setting", "keys", "value"),
-    [
-        ("train.steps=7", "train steps", 7),
-        ("data.size=[64, 48]", "data size", (64, 48)),
+    ("setting", "keys", "value"), [
+        ("train.steps=7", "train steps", 7), ("data.size=[64, 48]", "data size", (64, 48)),
         ("train.channels_last=false", "train fast channels_last", False),
         ("train.optimizer=sgd", "train optimizer name", "sgd"),
         ('method.generator={name="resnet", width=4}', "method generator width", 4),
         ("data.source={name='phantom', subjects=9}", "data source subjects", 9),
     ],
-)
+)  # fmt: skip
 def test_set_takes_toml_values_with_dotted_keys(recipe, setting, keys, value):
     found = resolved(recipe.override(["train.steps=6", setting]).check())  # later settings win
     for key in keys.split():
@@ -179,14 +172,11 @@ def test_a_profile_is_laid_over_the_recipe_and_settings_over_both(recipe):
 
 
 @pytest.mark.parametrize(
-    ("settings", "profile", "length"),
-    [
-        (["train.epochs=2"], None, (None, 2.0)),
-        (["train.epochs=2", "train.steps=7"], None, (7, None)),
-        ([], "long", (None, 9.0)),
-        (["train.steps=7"], "long", (7, None)),
+    ("settings", "profile", "length"), [
+        (["train.epochs=2"], None, (None, 2.0)), (["train.epochs=2", "train.steps=7"], None, (7, None)),
+        ([], "long", (None, 9.0)), (["train.steps=7"], "long", (7, None)),
     ],
-)
+)  # fmt: skip
 def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
     recipe.tables["profile"]["long"] = {"train": {"epochs": 9.0}}
     train = recipe.override(settings, profile).check().train

@@ -66,12 +66,12 @@ class Kind:
             raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
     def _fits(self, target: Callable[..., Any]) -> bool:
-        return all(hasattr(target, name) for name in self.having)
+        return all(name in dir(target) for name in self.having)  # a class has no __call__ of its metaclass there
 
 
 Generator = Annotated[Part, Kind("generator")]
 Discriminator = Annotated[Part, Kind("discriminator")]
-Loss = Annotated[Part, Kind("loss")]
+Loss = Annotated[Part, Kind("loss", having=("__call__",))]
 AdversarialLoss = Annotated[Part, Kind("loss", having=("generator", "discriminator"))]
 Augment = Annotated[Part, Kind("augment")]
 Source = Annotated[Part, Kind("source")]
