@@ -24,11 +24,12 @@ KINDS = ("members", "auto")  # kinds of uncertainty: both are the standard devia
 
 
 def load(model: Any, device: str | None) -> Ensemble | None:
-    """Load several models as an Ensemble; None where `model` names a single one."""
+    """Load several models as an Ensemble, a list of one as that one; None where `model` is no list."""
     from gantk import load as load_one
 
-    paths = member_paths(model)
-    return None if paths is None else Ensemble([load_one(path, device=device) for path in paths], paths)
+    paths = member_paths(model) or []
+    members = [load_one(path, device=device) for path in paths]
+    return Ensemble(members, paths) if len(members) > 1 else next(iter(members), None)
 
 
 def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:

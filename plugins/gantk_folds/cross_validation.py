@@ -15,6 +15,7 @@ from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.metrics.intervals import estimate
 from gantk.metrics.verdict import title_of
+from gantk.plugin.loader import load
 from gantk.recipe.load import Settings, checked_recipe, resolved
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import steps_saved
@@ -94,7 +95,10 @@ def cross_validate(
 
 def _require_same(place: Path, model: Model) -> None:
     """UserError where the folder holds a run of another recipe."""
-    if (place / "recipe.toml").exists() and resolved(Run.open(place).recipe().check()) != resolved(model):
+    if not (place / "recipe.toml").exists():
+        return
+    load().hook.gantk_check(model=model)  # as `run` does: plugins add to a recipe, such as weights' hashes
+    if resolved(Run.open(place).recipe().check()) != resolved(model):
         what = f"'{place}' holds a run of another recipe, or with other settings"
         raise UserError(what, where="--out", remedy="name another folder, or ask for what was asked for before")
 
