@@ -22,7 +22,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
 from gantk_style.encoder import DEVIATION, MEAN, VGG19
-from gantk_style.objective import How, Objective
+from gantk_style.objective import How, Objective, total_variation
 from gantk_style.stylize import stylize
 from gantk_style.transfer import luminance, smooth_edges, transfer
 
@@ -138,6 +138,8 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
     softer = smooth_edges(image, 1.0)
     assert float((softer[..., 15:17] - image[..., 15:17]).abs().min()) > 0.1
     torch.testing.assert_close(softer[..., :8], image[..., :8], rtol=0, atol=1e-3)
+    torch.testing.assert_close(smooth_edges(image[:, :, None], 1.0)[:, :, 0], softer)  # a volume of one slice
+    assert total_variation(image[:, :, None]).equal(total_variation(image))
 
 
 # ---- how an image is brought there

@@ -97,6 +97,9 @@ def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
         first, second = candidates(found, 2, 8)
         assert first["image"] == 2 and abs(first["row"] - 16) <= 4 and abs(first["column"] - 28) <= 4
         assert first["score"] > 1.5 * second["score"]
+    row = 2 - truth[:, :, :1], with_disc(truth[:, :, :1], 0, 24)  # an image of one row is as one of 48 equal rows
+    one, many = (suspicion(Inverting(), "b", *(each.expand(-1, -1, rows, -1) for each in row)) for rows in (1, 48))
+    assert one.max() > 1 and one.allclose(many[:, :, 20:21], atol=1e-3)
     erased = suspicion(Inverting(), "b", with_disc(2 - truth, 30, 12), truth)
     assert all(abs(one["row"] - 30) <= 4 and abs(one["column"] - 12) <= 4 for one in candidates(erased, 4, 8))
 

@@ -96,8 +96,9 @@ def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
 
 
 def slope(image: Tensor) -> Tensor:
-    """The length of the gradient (N, C, *size), in intensity per pixel."""
-    return sum(step.square() for step in torch.gradient(image, dim=list(range(2, image.ndim)))).sqrt()
+    """The length of the gradient (N, C, *size), in intensity per pixel; an axis of one pixel has none."""
+    axes = [axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
+    return sum((step.square() for step in torch.gradient(image, dim=axes)), torch.zeros_like(image)).sqrt()
 
 
 def blurred(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:

@@ -128,4 +128,5 @@ def _mean_square(maps: Tensor) -> Tensor:
 
 def total_variation(image: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels, summed over the axes: (N, C, *size) to (N,)."""
-    return torch.stack([image.diff(dim=axis).abs().flatten(1).mean(1) for axis in range(2, image.ndim)]).sum(0)
+    axes = (axis for axis in range(2, image.ndim) if image.shape[axis] > 1)
+    return sum(image.diff(dim=axis).abs().flatten(1).mean(1) for axis in axes)

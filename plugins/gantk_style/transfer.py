@@ -161,7 +161,7 @@ def smooth_edges(image: Tensor, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return image
-    slopes = torch.gradient(image, dim=list(range(2, image.ndim)))
+    slopes = torch.gradient(image, dim=[axis for axis in range(2, image.ndim) if image.shape[axis] > 1])
     steepness = torch.stack(slopes).square().sum((0, 2)).sqrt()  # (N, *size): one for all channels
     flat = steepness.flatten(1)
     steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
