@@ -10,6 +10,8 @@ from tiny import TINY, draw_pictures
 
 from gantk import pack, resume, run
 from gantk.errors import UserError
+from gantk.method import Geometry
+from gantk.plugin.spec import bind
 from gantk.runs import checkpoint, trained
 from gantk_back_translation.model import matched
 
@@ -124,6 +126,13 @@ def test_back_translation_learns_to_bring_back_what_the_start_makes_and_the_star
     assert sum(far[-5:]) < 0.9 * sum(far[:5])
 
 
+def test_the_start_translates_as_in_use_while_the_rest_trains():
+    method = {"name": "back_translation", "generator": PAIRS["generator"] | {"dropout": 0.5}, "match": 0.0}
+    method, image = bind("method", method)(Geometry(2, (32, 32), {"a": 1, "b": 1})), torch.rand(1, 1, 32, 32)
+    method.begin(None, {})
+    assert method.shown("b", {"b": image}).equal(method.eval().translate(image, "a"))
+
+
 def test_gray_levels_move_to_those_of_the_real_image_and_their_order_and_the_air_stay():
     made, real = torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32).square() * 3
     made[:, :, :9], real[:, :, :15], real[1] = -1.0, -1.0, -1.0
@@ -132,3 +141,5 @@ def test_gray_levels_move_to_those_of_the_real_image_and_their_order_and_the_air
     assert torch.quantile(tissue, torch.linspace(0, 1, 9)).allclose(levels.quantile(torch.linspace(0, 1, 9)), atol=0.05)
     assert (moved[0].flatten()[made[0].flatten().argsort()].diff() >= 0).all() and (moved[0, :, :9] == -1).all()
     assert moved[1].equal(made[1])  # nothing but air beside it
+    both = matched(torch.cat([made, made / 2], 1), torch.cat([real, real * 2], 1), air=0.0)
+    assert both[:, :1].equal(moved) and both[:, 1:].equal(matched(made / 2, real * 2, air=0.0))  # each contrast apart

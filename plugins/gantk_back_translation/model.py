@@ -60,7 +60,8 @@ class BackTranslation(Method):
     @torch.no_grad()
     def shown(self, to: str, batch: Batch) -> Tensor:
         """Translate real images of domain `to` to the other one by the frozen generators, and change them randomly."""
-        made = self.start_ba(batch["b"]) if to == "b" else self.start_ab(batch["a"])
+        # in eval mode, as `translate` is: no dropout, and the norms' statistics of the start
+        made = self.start_ba.eval()(batch["b"]) if to == "b" else self.start_ab.eval()(batch["a"])
         if self.match:
             low, high = self.geometry.range
             real = batch["a" if to == "b" else "b"]
@@ -76,11 +77,12 @@ class BackTranslation(Method):
 
 
 def matched(image: Tensor, real: Tensor, air: float) -> Tensor:
-    """Match the histogram of each image to that of the real image at its index; pixels up to `air` are left out.
+    """Match the histogram of each image's channels to those of the real image; pixels up to `air` are left out.
 
     The real image may show another anatomy, but pairs where it is nearly all air stay unchanged.
     """
-    pixels, levels = image.flatten(1), real.flatten(1).sort(dim=1).values
+    pixels, levels = (each.flatten(0, 1).flatten(1) for each in (image, real))
+    levels = levels.sort(dim=1).values
     rank, last = pixels.argsort(dim=1).argsort(dim=1), pixels.shape[1] - 1
     dark, darker = ((x <= air).sum(dim=1, keepdim=True).clamp(max=last) for x in (pixels, levels))
     share = (rank - dark).clamp(min=0) / (last - dark).clamp(min=1)  # 0 for the darkest tissue, 1 for the brightest
