@@ -14,9 +14,10 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from gantk.data.batches import order
 from gantk.data.dataset import Data
+from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
 from gantk_study.answers import rows_of
-from gantk_study.making import questions
+from gantk_study.making import new_study, questions
 from gantk_study.scoring import accuracy, fleiss, over_both, reader_row, trend
 
 KINDS = pytest.mark.parametrize("kind", ["2afc", "yesno", "rating"])
@@ -48,6 +49,12 @@ def answered(folder, key, name, give):
     study, path = sha256((folder / "key.json").read_bytes()).hexdigest(), folder / f"{name}.json"
     path.write_text(json.dumps({"study": study, "reader": name, "answers": given}))
     return path
+
+
+@pytest.mark.parametrize("asked", [{"kind": "3afc"}, {"pairs": 0}, {"readers": 0}, {"seed": -1}])
+def test_a_study_that_cannot_be_is_one_error(tmp_path, asked):
+    with pytest.raises(UserError, match="cannot be made. Allowed: 2afc, yesno, rating; 1 pair"):
+        new_study(real=tmp_path, fake=tmp_path, out=tmp_path / "study", **asked)
 
 
 @KINDS

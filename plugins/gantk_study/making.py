@@ -18,6 +18,7 @@ from gantk.data.resample import Resize
 from gantk.errors import UserError, counted
 from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
+from gantk_study.answers import CHOICES
 
 HERE = Path(__file__).parent
 PAIRS = 60  # default number of pairs, if there are as many
@@ -49,6 +50,9 @@ def new_study(
     """
     if (run is None) != bool(real and fake) or bool(real) != bool(fake):
         raise UserError("what is to be judged is not clear", allowed="a RUN, or both --real DIR and --fake DIR")
+    if kind not in CHOICES or (pairs is not None and pairs < 1) or readers < 1 or (seed or 0) < 0:
+        what = f"a study of kind '{kind}' with {pairs} pairs, {readers} readers and seed {seed} cannot be made"
+        raise UserError(what, allowed=f"{', '.join(CHOICES)}; 1 pair, 1 reader or more; a seed from 0")
     target = Path(out or (Path(run, "study", kind) if run and Path(run).is_dir() else "study"))
     if target.exists():
         what = f"'{target}' is there, and with a new key answers to the old pages would be lost"
