@@ -86,8 +86,7 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
+    ("options", "message"), [
         ({"format": "tflite"}, "no exporter 'tflite'.*monai, onnx"), ({"out": "model.bin"}, "no .onnx file"),
         ({"out": "there.onnx"}, "exists already"), ({"out": "no/such/x.onnx"}, "there is no folder"),
         ({"out": "full", "format": "monai"}, "exists already"), ({"tolerance": 0.0}, "no tolerance"),

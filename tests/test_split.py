@@ -104,8 +104,7 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
 
 
 @pytest.mark.parametrize(
-    "patients, options, sides",
-    [
+    "patients, options, sides", [
         (2, {}, [1, 0, 1]), (2, dict(by="patient"), [1, 0, 1]), (2, dict(folds=2, fold=1), [1, 0, 1]),
         (2, dict(validation=0.5), [1, 0, 1]), (3, {}, [2, 0, 1]), (3, dict(validation=0.34), [1, 1, 1]),
         (3, dict(by="patient"), [1, 1, 1]), (3, dict(folds=3, fold=2), [1, 1, 1]), (4, {}, [2, 1, 1]),
