@@ -109,7 +109,7 @@ def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
 
 
 def _entry_points():
-    """(entry point, distribution) without duplicates: an editable install puts a distribution on the path twice."""
+    """(entry point, distribution) by name, without duplicates: an editable install is on the path twice."""
     points_by_name = {}
     for distribution in importlib.metadata.distributions():
         if points := distribution.entry_points.select(group="gantk"):
@@ -124,7 +124,7 @@ def _entry_points():
         sys.path += [str(root / folder) for folder in ("plugins", "benchmarks") if str(root / folder) not in sys.path]
         for name, value in project["entry-points"]["gantk"].items():
             points_by_name["gantk", name] = importlib.metadata.EntryPoint(name, value, "gantk"), source
-    return points_by_name.values()
+    return [points_by_name[key] for key in sorted(points_by_name)]  # a folder lists distributions in any order
 
 
 def installed(name: str) -> str | None:
