@@ -36,7 +36,7 @@ class Picture(Format):
     """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits, TIFF of floats too."""
 
     name = "a picture"
-    listed, allowed = "PNG, JPEG, TIFF, BMP", "complete PNG, JPEG, TIFF and BMP of 8 or 16 bits, TIFF of 32 too"
+    listed, allowed = "PNG, JPEG, TIFF, BMP", "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits, TIFF of 32 too"
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
