@@ -268,7 +268,7 @@ def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_
     for path in (table, table.parent):
         with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
             assert len(check(path, every=True)["files"]) == decoded.call_count == 40
-    rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,p{n},seen" for n in range(0, 40, 2)]  # columns that hold no files
+    rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]  # a patient called as a file
     table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
     found = check(table)["summary"]
     assert found["domains"].startswith("t1: 20 images") and "14 train, 2 validation" in found["split"]

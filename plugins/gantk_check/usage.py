@@ -27,6 +27,7 @@ from gantk_check.findings import Problem, problem
 from gantk_check.inspect import Inspected
 
 TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair"}
+TABLE_COLUMNS |= {"patient_id", "participant_id", "subject", "subject_id"}  # other words for patient
 
 
 @dataclass
