@@ -56,9 +56,10 @@ class RegGAN(Method):
         source, target, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.g_ab, self.adversarial = generator(source, target, dims), adversarial()
         self.learned = registration == "network"
-        self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
         if self.learned:
             self.r_ab = Registration(target, dims, registration_width, registration_depth, displacement)
+        else:
+            self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
         if gan:
             self.d_b = discriminator(target, dims)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial, reduce
-from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +77,7 @@ def expanded(image: Tensor, like: Tensor, lines: list, scales: list, stiff: Tens
     slopes = [slope * by for slope, by in zip(torch.gradient(at, dim=[*range(2, at.ndim)]), scales, strict=True)]
     apart, pull = like - at, weights.flatten(2) @ stiff
     length = apart.square().sum(1, keepdim=True).sqrt()
-    share = 1 / length.clamp_min(LEAST) / prod(like.shape[2:])
+    share = 1 / length.clamp_min(LEAST) / like[0, 0].numel()
     value = torch.where(length < LEAST, length.square() / LEAST, 2 * length - LEAST).flatten(1).mean(1)[:, None, None]
     down = along_axes(torch.cat([(slope * apart * share).sum(1, keepdim=True) for slope in slopes], 1), lines)
     both = torch.cat([(one * other * share).sum(1, keepdim=True) for one in slopes for other in slopes], 1)
