@@ -26,12 +26,16 @@ TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
 class Rung(NamedTuple):
-    """A candidate for size and width: image size, `data.fit`, a factor for the filters, and the reason for the size."""
+    """A candidate for size and width: image size, `data.fit`, a factor for the filters, and the reason for the size.
+
+    `least` is the share of the usual number of steps that has to fit into the time for it to be chosen.
+    """
 
     size: tuple[int, int]
     fit: str
     width: int
     why: str
+    least: float = 1.0
 
 
 def plan(
@@ -68,10 +72,7 @@ def plan(
 
 
 def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], device: str | None) -> list[Line]:
-    """All lines, with the largest size, then the most filters, whose usual number of steps fits 90 % of the time.
-
-    Of pairs half of them are enough for the smallest size: fewer filters and twice the steps were 1.3 dB worse.
-    """
+    """All lines, with the largest size, then the most filters, whose usual number of steps fits 90 % of the time."""
     from gantk import predict
 
     wanted, rungs, seconds = WANTED.get(lines[0].value, 2400), _rungs(seen), 0.9 * 3600 * hours
@@ -87,12 +88,12 @@ def _sized(seen: Scans, lines: list[Line], hours: float, settings: list[str], de
         ways = [f"--set {each}" for way in found.ways if way.fits for each in way.settings]
         what = f"a training of these images does not fit into memory ({found.counted})"
         raise UserError(what, where="SCANS", remedy=" ".join(ways) or None)
-    each, least = 3600 * found.hours / _work(rungs[0]), {1: 0.5} if seen.paired else {}
-    place = max((i for i, rung in enumerate(rungs) if each * _work(rung) * least.get(i, 1) <= seconds), default=0)
+    each = 3600 * found.hours / _work(rungs[0])
+    place = max((i for i, rung in enumerate(rungs) if each * _work(rung) * rung.least <= seconds), default=0)
     best = found
     while place:
         best = timed(rungs[place])
-        if best.fits and 3600 * best.hours * least.get(place, 1) <= 1.1 * seconds:
+        if best.fits and 3600 * best.hours * rungs[place].least <= 1.1 * seconds:
             break
         place, best = place - 1, found
     step, count = 3600 * best.hours / wanted, _count(seen)
@@ -131,7 +132,10 @@ def _rungs(seen: Scans) -> list[Rung]:
         size = tuple(_up(each) for each in (content if one else whole))
         rungs.append(Rung(size, "crop" if one else "pad", usual, why))
     wider = [rungs[-1]._replace(width=width) for width in (2, 4)]
-    return [rungs[0]._replace(width=1), *rungs[2 - usual :], *wider[usual - 1 :]]
+    narrow = rungs[0]._replace(width=1)
+    if seen.paired:  # twice the filters in half of the steps were 1.3 dB better
+        rungs[0] = rungs[0]._replace(least=0.5)
+    return [narrow, *rungs[2 - usual :], *wider[usual - 1 :]]
 
 
 def _up(side: float, less: int = 0) -> int:
