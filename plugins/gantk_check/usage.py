@@ -13,7 +13,7 @@ from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.rows import OF_FILES, open_rows
+from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
 from gantk.data.split.leakage import check_leakage
@@ -26,8 +26,7 @@ from gantk.recipe.tables import DataTable
 from gantk_check.findings import Problem, problem
 from gantk_check.inspect import Inspected
 
-TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair"}
-TABLE_COLUMNS |= {"patient_id", "participant_id", "subject", "subject_id"}  # other words for patient
+TABLE_COLUMNS = {"path", "domain", "patient", "split", "fold", "label", "mask", "pair", *PATIENT}
 
 
 @dataclass
@@ -98,9 +97,10 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
     if path.is_file():
         columns, rows = open_rows(path)
         counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
-        columns, rows = [name for name in columns if name not in TABLE_COLUMNS], islice(open_rows(path)[1], 20)
-        named = {name for _, row in rows for name in columns if row.get(name) and (path.parent / row[name]).exists()}
-        counts = counts or Counter(OF_FILES.sub("", name) for name in columns if name in named or not named)
+        if not counts:  # a column for each domain: those whose first cells are files, if any are
+            others, first = [name for name in columns if name not in TABLE_COLUMNS], islice(open_rows(path)[1], 20)
+            named = {x for _, row in first for x in others if row.get(x) and (path.parent / row[x]).exists()}
+            counts = Counter(OF_FILES.sub("", name) for name in others if name in named or not named)
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
     frequent.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
     if len(frequent) > 1:

@@ -17,7 +17,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.file_names import bare_stem, relative_to, rename_or_map, split_of
 from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
-from gantk.data.sources.rows import OF_FILES, open_rows
+from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError, counted, did_you_mean
 from gantk.formats import files as io
@@ -26,7 +26,6 @@ from gantk_manifest.split_file import listed
 
 SHOWN, KEPT = 5, 10_000  # wrong cells of one mistake that a message quotes, and that are kept to be counted
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
-PATIENT = ("patient_id", "participant_id", "subject", "subject_id")  # columns that say the patient as well
 
 
 @dataclass(kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 from gantk.errors import UserError, told
 
 OF_FILES = re.compile(r"_(path|file|image)$")  # what a column's name may have behind a contrast's: t1_path
+PATIENT = ("patient_id", "participant_id", "subject", "subject_id")  # columns that say the patient as well
 # Called every 1000 lines of a file with the share that was read and the line's number.
 READING: ContextVar[Callable[[float, int], None]] = ContextVar("READING", default=lambda share, line: None)
 
