@@ -117,15 +117,15 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
 
 def test_every_package_that_the_tests_install_has_a_version_written_down_that_the_others_accept():
     pinned = dict(re.findall("^(.+)==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+    if distribution("torch").version.split("+")[0] != pinned["torch"]:
+        pytest.skip("these packages were not installed with constraints.txt")
     waiting, needed = [Requirement("gantk[dev]")], {}
     for wanted in waiting:
         name = canonicalize_name(wanted.name)
         if name in needed and wanted.extras <= needed[name]:
             continue
         needed[name] = needed.get(name, set()) | wanted.extras
-        if name == "torch":  # which pins NVIDIA's packages itself
-            continue
-        for each in map(Requirement, distribution(name).requires or []):
+        for each in map(Requirement, distribution(name).requires or [] if name != "torch" else []):  # it pins NVIDIA's
             if not each.marker or any(each.marker.evaluate({"extra": extra}) for extra in {"", *wanted.extras}):
                 waiting.append(each)
                 assert each.specifier.contains(pinned.get(canonicalize_name(each.name), "0.1.0")), f"{name}: {each}"
