@@ -46,11 +46,9 @@ class FeatureLoss:
         with torch.autocast(output.device.type, enabled=False):
             made, real = network(output, *scale), network(target.detach(), *scale)
         weights = self.layer_weights or (1 / len(made),) * len(made)
-        size, loss = torch.abs if self.norm == "l1" else torch.square, torch.zeros((), device=output.device)
-        for weight, one, other in zip(weights, made, real, strict=True):
-            error, reference = (size(features).mean(1) for features in (one - other, other))
-            loss = loss + weight * (error / reference.clamp_min(1e-3)).mean()
-        return self.weight * loss
+        size = torch.abs if self.norm == "l1" else torch.square
+        errors = (size(x - y).mean(1) / size(y).mean(1).clamp_min(1e-3) for x, y in zip(made, real, strict=True))
+        return self.weight * sum(weight * error.mean() for weight, error in zip(weights, errors, strict=True))
 
 
 class BodyL1:
@@ -80,8 +78,6 @@ def body_of(images: Tensor, level: float) -> Tensor:
 
     bodies = []
     for bright in (images.detach().amax(1) > level).cpu().numpy():
-        parts, count = label(bright)
-        if count > 1:
-            bright = parts == 1 + np.bincount(parts.flatten())[1:].argmax()
-        bodies.append(binary_fill_holes(bright))
+        parts, _ = label(bright)
+        bodies.append(binary_fill_holes(bright & (parts == np.bincount(parts[bright], minlength=2).argmax())))
     return torch.from_numpy(np.stack(bodies)[:, None]).to(images.device, torch.float32)
