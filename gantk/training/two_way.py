@@ -159,8 +159,8 @@ class CycleMethod(Method):
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
     def _defended(self, fake: Tensor) -> Tensor:
-        """Add noise to a fake, which drowns what is hidden in it for the way back (Bashkirova et al. 2019, 4.2)."""
-        return fake + self.terms.defense * torch.randn_like(fake) if self.terms.defense else fake
+        """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et al. 2019, 4.2)."""
+        return fake + std * torch.randn_like(fake, dtype=torch.float).to(fake) if (std := self.terms.defense) else fake
 
 
 def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
