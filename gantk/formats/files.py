@@ -253,7 +253,7 @@ def expect_room(path: Path, values: int) -> None:
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     """The index of the requested one of `count` volumes; UserError where none is requested, or one out of range."""
     if count > 1 and volume is None:
-        remedy = f"choose a volume with --volume N (0 to {count - 1}), or save it as a file of its own"
+        remedy = f"choose one of 0 to {count - 1} with --volume, in a recipe with data.source.volumes, or save it apart"
         raise UserError(f"'{path}' holds {what}", allowed="one 2-D or 3-D image", remedy=remedy)
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
