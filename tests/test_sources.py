@@ -71,15 +71,15 @@ def test_train_and_test_folders_of_a_and_b(tmp_path):
         ("MRI", "CT", ("MR", "CT"), {}), ("x/mr_t1_weighted", "x/mr_t2_weighted", ("T1", "T2"), {}),
         ("setA", "setB", ("horse", "zebra"), {}), ("apples", "oranges", ("A fruit", "another"), {}),
         ("T2", "T1", ("T2", "T1"), {}), ("T1", "T1ce", ("T1", "T1ce"), {}),
-        ("x", "y/deep", ("T1", "T2"), {"a": "x", "b": "y/deep"}),
+        ("x", "y/deep", ("T1", "T2"), {"a": "x", "b": "y/deep"}), ("t1w", "t2w", ("A", "B"), {"a": "t1", "b": "t2"}),
         ("x", "y/deep", ("T1", "T2"), {"a": "x/*.png", "b": "y/*/*.png"}),
     ],
 )  # fmt: skip
 def test_the_domain_is_said_by_folder_names_or_by_options(tmp_path, first, second, domains, options):
-    tree(tmp_path, f"{first}/1.png", f"{first}/2.png", f"{second}/5.png", f"{second}/6.png")
-    if options:
-        tree(tmp_path, "y/5.jpg")
-    records = folders(tmp_path, domains, **options)
+    study = tree(tmp_path / "a [2]", f"{first}/1.png", f"{first}/2.png", f"{second}/5.png", f"{second}/6.png")
+    if second == "y/deep":
+        tree(study, "y/5.jpg")
+    records = folders(study, domains, **options)
     assert keys(records, "a") == [f"{first}/1.png", f"{first}/2.png"]
     assert keys(records, "b") == [f"{second}/5.png", f"{second}/6.png"]
 

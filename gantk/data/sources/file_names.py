@@ -56,11 +56,12 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
-    """The folder that a folder or glob starts from, and its images in natural order."""
-    globs = [place for place, part in enumerate(folder.parts) if GLOB.search(part)]
+    """The folder that a folder or glob starts from, and its images in natural order; what exists is no glob."""
+    parts = folder.parts
+    globs = [n for n, part in enumerate(parts) if GLOB.search(part) and not Path(*parts[: n + 1]).exists()]
     if not globs:
         return folder, list_images(folder, recursive=True)
-    start, pattern = Path(*folder.parts[: globs[0]]), str(Path(*folder.parts[globs[0] :]))
+    start, pattern = Path(*parts[: globs[0]]), str(Path(*parts[globs[0] :]))
     with suppress(ValueError):  # it is no glob
         if images := [path for path in start.glob(pattern) if is_image(path) and path.is_file()]:
             return start, LISTED.get()(sorted(images, key=natural))

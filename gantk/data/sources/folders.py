@@ -68,8 +68,8 @@ class Folders(VolumeSource):
 
     def _items(self) -> tuple[list[Item], list[Path]]:
         """The images of both domains, and the masks: by the folders or globs that the options name, else by names."""
-        places = [self.root / self.asked[letter] for letter in "ab"]
-        if self.a and all(place.is_dir() or names.GLOB.search(str(place)) for place in places):
+        asked = [self.asked[letter] for letter in "ab"]
+        if self.a and all((self.root / each).is_dir() or names.GLOB.search(each) for each in asked):
             return self._items_of_options()
         images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
         return names.discover(self.root, tuple(self.words.values()), images), masks

@@ -36,8 +36,7 @@ def is_mask(image: Path, root: Path, name: str) -> bool:
         return False
     *folders, file = parts = relative_to(image, root).parts
     if GLOB.search(name):
-        texts = ("/".join(parts), *parts, stem_of(image))
-        return any(fnmatch(text.lower(), name.lower()) for text in texts)
+        return any(fnmatch(text.lower(), name.lower()) for text in ("/".join(parts), *parts, stem_of(image)))
     wanted = " ".join(words_of(name)).lower()
     names = [f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} " for part in (*folders, stem_of(file))]
     return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)  # a folder of masks

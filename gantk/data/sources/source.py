@@ -47,8 +47,7 @@ class FileSource:
         kind = type(self).__name__.lower()
         if not self.path:
             remedy = f'for example source = {{ name = "{kind}", path = "data" }}, or --data PATH'
-            what = f"'{kind}' does not know where its images are"
-            raise UserError(what, where="data.source.path", remedy=remedy)
+            raise UserError(f"'{kind}' does not know where its images are", where="data.source.path", remedy=remedy)
         several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
         if self.one_contrast and several:
             what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{kind}' gives one per domain"
