@@ -87,6 +87,7 @@ def values() -> dict[str, float]:
 
 def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_row(bench, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    Path("random.py").write_text("raise RuntimeError('a file of the working folder is imported')")
     done = bench("tiny.toml", "--json", "copy.jsonl")
     assert done.code == 0, done.out + done.err
     (row,) = rows().values()

@@ -108,7 +108,9 @@ def test_a_run_leaves_what_it_used_and_what_cannot_be_read_is_left_out_and_told(
 
 def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (shadow := tmp_path / "random.py").write_text("raise RuntimeError('a file of the working folder is imported')")
     found = gantk.predict(TINY, device="cpu")
+    shadow.unlink()
     assert found.fits and 0.1 < found.peak_gib < found.available_gib and not found.ways
     assert found.step_s > 0 and found.hours == pytest.approx(4 * found.step_s / 3600)
     with pytest.raises(UserError, match="size"):

@@ -34,7 +34,7 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 runpy.run_module("gantk", run_name="__main__", alter_sys=True)
 """
-PROGRAM = (sys.executable, "-c", PROGRAM_CODE)
+PROGRAM = (sys.executable, "-P", "-c", PROGRAM_CODE)  # -P: no random.py of the working folder
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}

@@ -100,7 +100,7 @@ def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, mem
     if most is not None and cost.gib > most:
         return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
     arguments = {"tables": resolved(model), "device": device, "memory": memory}
-    command = [sys.executable, "-m", "gantk_trial.trial"]
+    command = [sys.executable, "-P", "-m", "gantk_trial.trial"]  # -P: no random.py of the working folder
     child = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True)
     if child.returncode < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
