@@ -1,5 +1,6 @@
 """The cache: nothing is decoded twice, nothing stale or half-written is read, many may use it, none depends on it."""
 
+import getpass
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
 from gantk.data.sources.folders import Images
 from gantk.errors import UserError
+from gantk.machine.runtime import start
 from gantk_scales.scales import Nyul
 
 LONG_AGO = 1e9  # seconds: entries that no run uses any more
@@ -214,6 +216,14 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("GANTK_CACHE_GIB", "nan")
     with pytest.raises(UserError, match=r"'nan' is no size.*GiB, 0 or more.*\(GANTK_CACHE_GIB\)"):
         Cache.default()
+
+
+def test_an_id_that_the_system_does_not_know_trains_without_a_cache_and_has_a_name_for_torch(monkeypatch):
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    monkeypatch.delenv("HOME", raising=False)
+    for name in ("GANTK_CACHE", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    assert Cache.default() is None and start("cpu").device.type == "cpu" and getpass.getuser() == str(os.getuid())
 
 
 ONE = {"method": FROM_NOISE, "domains": ("MR",), "split": {"test": 0.34, "validation": 0.0, "by": "patient"}}

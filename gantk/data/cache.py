@@ -48,9 +48,10 @@ class Cache:
         if not gib.replace(".", "", 1).isdecimal():
             remedy = "0 turns the cache off"
             raise UserError(f"'{gib}' is no size", where="GANTK_CACHE_GIB", allowed="GiB, 0 or more", remedy=remedy)
-        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gantk"
-        folder = Path(os.environ.get("GANTK_CACHE") or usual).expanduser().absolute()
-        return cls(folder, int(float(gib) * 2**30)) if float(gib) else None
+        usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gantk")
+        folder = os.path.expanduser(os.environ.get("GANTK_CACHE") or usual)
+        known = not folder.startswith("~")  # else this user has no home, as in a container
+        return cls(Path(folder).absolute(), int(float(gib) * 2**30)) if known and float(gib) else None
 
     def rows(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray | None:
         """The entry `key`, mapped read-only; if missing, the array that `make` returns, which is stored.

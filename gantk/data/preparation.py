@@ -97,8 +97,7 @@ class Preparation:
 
     def to_size(self, record: Record) -> np.ndarray:
         """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is NaN."""
-        slices = self.stacks.get(record.id, [record])
-        return np.concatenate([self._cached("images", one, self._read) for one in slices])
+        return np.concatenate([self._cached("images", one, self._read) for one in self.stacks.get(record.id, [record])])
 
     def mask(self, record: Record) -> np.ndarray | None:
         """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""

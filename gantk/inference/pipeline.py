@@ -406,5 +406,4 @@ class TrainedModel:
         """Translate one file's image; returns one image, or one for each variant, or the image and its uncertainty."""
         pipeline, part = self.pipeline(letter := self.domain(to), look), self.part(letter, to)
         pipeline.check_channels(image)
-        made = pipeline.images(image, look.planes, progress)
-        return [replace(each, pixels=each.pixels[part]) for each in made]
+        return [replace(each, pixels=each.pixels[part]) for each in pipeline.images(image, look.planes, progress)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -121,6 +123,10 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
         return found, precision_on(found, precision)
 
     where, how = sync_errors(chosen)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # an id that the system does not know (docker run --user); torch.export needs a name
+        os.environ["USER"] = str(os.getuid())
     if ranks is not None and ranks.gradients is None:
         ranks.connect(where)
     if where.type == "cuda":

@@ -75,5 +75,4 @@ def with_coordinates(x: Tensor) -> Tensor:
     """`x` with an extra channel for each axis that runs from -1 to 1 along it (CoordConv, Liu et al., 2018)."""
     n, _, *size = x.shape
     lines = [torch.linspace(-1.0, 1.0, side, device=x.device, dtype=x.dtype) for side in size]
-    grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)
-    return torch.cat([x, grid], 1)
+    return torch.cat([x, torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)], 1)

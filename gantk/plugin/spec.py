@@ -151,8 +151,7 @@ def bind(kind: str, value: Any) -> Part:
         what = f"{_with_article(kind)} is a name or a table with a name, not {told(json.dumps(value, default=str), 80)}"
         raise UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}')
     target = registry().get(kind, name).load()
-    checked = check(options_model(target), options, f"'{name}'")
-    return Part(kind, name, target, dict(checked))
+    return Part(kind, name, target, dict(check(options_model(target), options, f"'{name}'")))
 
 
 def bind_or_raise(kind: str, value: Any) -> Part:
