@@ -230,7 +230,3 @@ def main() -> None:
     open_streams()
     attach_commands(cli)
     cli.main(prog_name="gantk")
-
-
-if __name__ == "__main__":
-    main()

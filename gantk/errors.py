@@ -6,13 +6,13 @@ import difflib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sized
 
 FULL = "Free some space, or name a folder on another disk."
 DENIED = "Write to a folder that is yours, or have its permissions changed."
-LARGE = "A limit of the system (ulimit -f) forbids files of this size: raise it."
 REMEDIES = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EACCES: DENIED, errno.EPERM: DENIED, errno.EROFS: DENIED}
-REMEDIES |= {errno.EFBIG: LARGE}
+REMEDIES |= {errno.EFBIG: "A limit of the system (ulimit -f) forbids files of this size: raise it."}
 
 
 class GantkError(Exception):
@@ -116,6 +116,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
     """`Did you mean 'x'?` with the closest spelling in `names`, or None where nothing is close."""
     close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else None
+
+
+def argument(path: object) -> str:
+    """A path as one argument of a shell command: quoted if needed, and `./` before a dash, which means an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def counted(some: int | Sized, noun: str) -> str:

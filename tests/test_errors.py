@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tiny import TINY, draw_pictures
 
 import gantk as api
 from gantk.errors import GantkError, UserError, counted, did_you_mean, machine_failure
+from gantk.machine.restart import advice
 from gantk.runs.folder import Run
 
 Args = list[str]
@@ -200,6 +202,15 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
     code = "import os, sys; [os.close(n) for n in (0, 1, 2)]; os.execv(sys.executable, sys.argv[1:])"
     assert subprocess.run([sys.executable, "-c", code, *COMMAND, *words]).returncode == 0
     assert (tmp_path / "made.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", ["my run", "-run", "it's [1]"])
+def test_an_advised_command_names_the_run_folder_when_it_is_pasted(copied_run, monkeypatch, name):
+    monkeypatch.chdir(copied_run.parent)
+    run = Run(copied_run.rename(name).relative_to("."))
+    for said in (str(run.occupied()).removesuffix(".  (--out)"), advice(run.path, 1).removesuffix(".")):
+        command, action, path = shlex.split(said[said.index("gantk ") :])
+        assert (command, action) == ("gantk", "resume") and path[0] != "-" and Path(path).samefile(run)
 
 
 def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypatch):

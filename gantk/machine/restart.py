@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gantk import __version__
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.files import held
 from gantk.machine.launch import Launch
 from gantk.recipe.load import load_recipe, resolved
@@ -73,10 +73,9 @@ def begun(
 
 def advice(folder: Path, world: int) -> str:
     """Advice for messages after a lost rank or a full disk: how to resume."""
-    steps = steps_saved(folder / "checkpoints")
-    what = "Nothing had been saved yet. Start again"
+    what, steps = "Nothing had been saved yet. Start again", steps_saved(folder / "checkpoints")
     if steps:
-        what = f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {folder}"
+        what = f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {argument(folder)}"
     if world == 1:
         return f"{what}."
     return f"{what}{', on' if steps else ' on'} {world} ranks again; torchrun --max-restarts 3 does it by itself."

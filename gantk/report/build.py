@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from gantk.errors import argument
 from gantk.files import write_file
 from gantk.plugin.loader import load
 from gantk.report import words
@@ -65,8 +66,7 @@ def render(
     read = lambda name: templates.loader.get_source(templates, name)[0]  # noqa: E731
     style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    page = templates.get_template(template)
-    return page.render(**story, style=Markup(style), script=Markup(script), digest=digest)
+    return templates.get_template(template).render(**story, style=Markup(style), script=Markup(script), digest=digest)
 
 
 @cache
@@ -106,7 +106,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "best": chosen(run),
         "marks": _marks(run),
         "split": _split_summary(run),
-        "folder": shlex.quote(str(run.path.relative_to(Path.cwd()) if here else run.path)),
+        "folder": argument(run.path.relative_to(Path.cwd()) if here else run.path),
         "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # the position determines the colour
         "live": live,
         "data": {  # read by the page's script; null for the last step's pictures, which the page itself embeds

@@ -13,7 +13,6 @@ from datetime import datetime
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import tomli_w
 from PIL import Image as Picture
 
 from gantk import __version__
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.files import LOCK, held, write_file
 from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
@@ -63,7 +62,8 @@ class Run:
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before it is scored."""
-        return read(self.path / "metrics.json", remedy=f"gantk eval {self.path} writes it again").get("metrics") or {}
+        found = read(self.path / "metrics.json", remedy=f"gantk eval {argument(self.path)} writes it again")
+        return found.get("metrics") or {}
 
     @property
     def report(self) -> Path:
@@ -185,14 +185,14 @@ class Run:
     def occupied(self) -> UserError:
         """Return the UserError for an `--out` that holds a run already, with the command that continues that run."""
         begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
-        go_on = f"go on with it: gantk resume {self.path}" if begun else f"start that one again: {self._again}"
-        what, remedy = f"'{self.path}' already holds a run", f"choose another --out, or {go_on}"
+        then = f"go on with it: gantk resume {argument(self.path)}" if begun else f"start that one again: {self._again}"
+        what, remedy = f"'{self.path}' already holds a run", f"choose another --out, or {then}"
         return UserError(what, where="--out", remedy=remedy)
 
     @property
     def _again(self) -> str:
         leaks = " --allow-leakage" if read(self.path / "split.json").get("leakage_allowed") else ""
-        return f"gantk run {quote(str(self.path / 'recipe.toml'))} --out {quote(str(self.path))}{leaks}"
+        return f"gantk run {argument(self.path / 'recipe.toml')} --out {argument(self.path)}{leaks}"
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where best.json or that checkpoint is missing."""

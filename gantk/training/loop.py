@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gantk.data.augment import augmented, hide_contrasts
 from gantk.data.batches import Prefetcher
-from gantk.errors import Elsewhere, Interrupted, UserError, counted, told
+from gantk.errors import Elsewhere, Interrupted, UserError, argument, counted, told
 from gantk.files import whole_folder
 from gantk.machine.usage import Used, energy, since_start
 from gantk.method import Batch, Method, Stage
@@ -116,7 +116,7 @@ class Training:
                     if view.gone and not (stopped or reader):  # such as a full disk
                         raise view.gone
                     said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
-                    raise Interrupted(f"{said}gantk resume {self.run.path}")
+                    raise Interrupted(f"{said}gantk resume {argument(self.run.path)}")
 
     def _out_of_patience(self, view: LiveView) -> bool:
         """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it does."""

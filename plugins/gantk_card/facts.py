@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import RootModel
 
+from gantk.errors import argument
 from gantk.files import sha256_of
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import Run, flat
@@ -150,7 +151,8 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
 
 def _worst(run: RunRecord) -> Iterator[str]:
     """Yield one line per direction: the worst patient's score and the median, without the patient's name."""
-    for key, direction in read(run.path / "patients.json", PATIENTS, f"gantk eval {run.path} writes it again").items():
+    found = read(run.path / "patients.json", PATIENTS, f"gantk eval {argument(run.path)} writes it again")
+    for key, direction in found.items():
         scores = [next(iter(row["scores"].items())) for row in direction["patients"] if row["scores"]]
         if values := [value for _, value in scores if value is not None]:
             of = f"the worst of {len(values)} patients has {scores[0][0]} {values[0]:.4g}"

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import RootModel
 
 from gantk import resume, run
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.files import write_file
 from gantk.metrics.intervals import estimate
 from gantk.metrics.verdict import title_of
@@ -89,7 +89,7 @@ def cross_validate(
     write_file(folder / SUMMARY, (json.dumps({"folds": folds, "scores": scores}, indent=1) + "\n").encode())
     for line in lines(scores, list(model.data.domains)):
         say(line)
-    say(f"folds    {folder / SUMMARY}; all of them as one: gantk translate {folder} IN OUT")
+    say(f"folds    {folder / SUMMARY}; all of them as one: gantk translate {argument(folder)} IN OUT")
     return folder
 
 
@@ -107,7 +107,7 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     """Direction -> score -> mean over the test patients of all runs, its 95 % interval and their number."""
     values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
-        schema, remedy = RootModel[dict[str, KEPT]], f"gantk eval {place} writes it again"
+        schema, remedy = RootModel[dict[str, KEPT]], f"gantk eval {argument(place)} writes it again"
         for direction, kept in read(place / "patients.json", schema, remedy).items():
             for row in kept["patients"]:
                 for metric, value in row["scores"].items():

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import RootModel
 
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.files import write_file
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import preview
@@ -58,7 +58,7 @@ def _picture(image: np.ndarray, row: int, column: int) -> str:
 def section(record) -> dict[str, Any] | None:
     """Build the dict that the hook `gantk_report` returns; None where no patches were saved."""
     try:
-        remedy = f"gantk eval {record.path} writes it again"
+        remedy = f"gantk eval {argument(record.path)} writes it again"
         found = read(record.path / "hallucinations.json", RootModel[dict[Part, list[PATCH]]], remedy)
     except UserError as error:
         record.problems.append(error.what)

@@ -2,6 +2,7 @@
 
 import click
 
+from gantk.errors import argument
 from gantk.plugin.hookspecs import hookimpl
 from gantk.terminal import add_question
 
@@ -22,7 +23,7 @@ def find_rates(json_file: str | None, **options) -> None:
         speak(f"rate     {sweep.phase}: {sweep.words()}")
     speak(f"note     {CAVEAT}")
     if any(sweep.suggested for sweep in sweeps):
-        speak(f"next     gantk run {options['recipe']} {how(sweeps)}")
+        speak(f"next     gantk run {argument(options['recipe'])} {how(sweeps)}")
     write_json(json_file, [sweep.table() for sweep in sweeps])
 
 

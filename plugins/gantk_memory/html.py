@@ -7,6 +7,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+from gantk.errors import argument
 from gantk.runs.schemas import inside, read
 
 LARGEST = 4  # held-out images of one direction that are shown, each as input, output and truth
@@ -15,7 +16,7 @@ CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inhe
 
 def run_html(run: Any) -> str:
     """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark colours apply."""
-    metrics = read(run.path / "metrics.json", remedy=f"gantk eval {run.path} writes it again")
+    metrics = read(run.path / "metrics.json", remedy=f"gantk eval {argument(run.path)} writes it again")
     domains = metrics.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
     parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(metrics, domains), _pictures(run, domains)]
     if run.report.is_file():

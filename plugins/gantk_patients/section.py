@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as Picture
 from pydantic import Field, RootModel
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, argument, told
 from gantk.formats.nifti import Nifti
 from gantk.runs.schemas import Part, Step, inside, read, table
 
@@ -50,7 +50,7 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def kept(run: Path) -> dict[str, Any]:
     """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
-    remedy = f"gantk eval {run} writes it again"
+    remedy = f"gantk eval {argument(run)} writes it again"
     return read(run / "patients.json", RootModel[dict[Part, KEPT]], remedy)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.plugin.hookspecs import hookimpl
 
 
@@ -37,7 +37,7 @@ def plan_command(scans, out, **options) -> None:
     write_file(target, text.encode())
     for line in text.split("\n\n")[0].splitlines()[1:]:
         say(line.removeprefix("# "))
-    say(f"written  {out}: read it, change it, then gantk run {out}")
+    say(f"written  {out}: read it, change it, then gantk run {argument(out)}")
 
 
 @hookimpl

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.files import write_file
 from gantk.metrics.intervals import metric_row
 from gantk.report.pictures import preview
@@ -74,7 +74,7 @@ def _picture(image: Tensor) -> str:
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report`; None where no copies were saved."""
     try:
-        found = read(record.path / "memorisation.json", KEPT, f"gantk eval {record.path} writes it again")
+        found = read(record.path / "memorisation.json", KEPT, f"gantk eval {argument(record.path)} writes it again")
     except UserError as error:
         record.problems.append(error.what)
         return None
