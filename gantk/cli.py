@@ -32,7 +32,7 @@ class Commands(click.Group):
             self._leave(error)
         except KeyboardInterrupt:
             sys.exit(130)
-        except (OSError, MemoryError, RuntimeError, UnicodeEncodeError) as error:
+        except (OSError, MemoryError, ImportError, RuntimeError, UnicodeEncodeError) as error:
             stop = error
             while stop and not isinstance(stop, Interrupted):
                 stop = stop.__context__

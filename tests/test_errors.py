@@ -236,6 +236,13 @@ def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from
     assert Run(out).metrics == Run(tiny_run).metrics
 
 
+def test_memory_that_ends_while_a_library_is_loaded_is_one_message():
+    code = "import click; from gantk.cli import Commands\n@click.command()\ndef load(): raise ImportError("
+    code += "'libx.so: failed to map segment from shared object')\nCommands(commands={'load': load}).main(['load'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(MemoryError())}\n")
+
+
 def test_output_that_cannot_be_written_does_not_take_the_place_of_a_stop():
     code = """if True:
         import click, os
