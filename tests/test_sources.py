@@ -64,6 +64,12 @@ def test_train_and_test_folders_of_a_and_b(tmp_path):
     assert {record.split for record in folders(tmp_path / "alone")} == {None}, "that is left to the recipe"
 
 
+def test_samples_of_a_run_that_lies_among_the_data_are_no_data(tmp_path, copied_run):
+    tree(tmp_path, "1.png", "deep/2.png")
+    assert [image.key for image in images(tmp_path)] == ["1.png", "deep/2.png"]
+    assert len(images(copied_run)) >= len([*copied_run.rglob("*.png")]) > 4, "they are, where they are asked for"
+
+
 @pytest.mark.parametrize(
     "first, second, domains, options",
     [

@@ -319,8 +319,8 @@ def _series_formats() -> list[SeriesFormat]:
 def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
     """The visible files below a folder that `wanted` accepts, in natural order; no pipes and devices, which may block.
 
-    Links to folders are followed, unless they lead to a parent of their own. UserError for folders so deep, or linked
-    to so often, that the listing would not end.
+    Links to folders are followed, unless they lead to a parent of their own. Runs in it are left out: their samples
+    are no data. UserError for folders so deep, or linked to so often, that the listing would not end.
     """
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
@@ -340,9 +340,10 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         if len(parents) > DEEPEST or visits[parents[0]] > MOST_VISITS:
             what = f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
             raise UserError(what, remedy="remove links from folders to folders")
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
+        folders[:] = [name for name in folders if recursive and not run and not name.startswith(".")]
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in parents]
-        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        paths = [Path(place, name) for name in names if not run and not name.startswith(".")]
         files += [path for path in paths if os.path.isfile(path) and wanted(path)]
     cache[key] = LISTED.get()(sorted(files, key=natural))
     return [*cache[key]]

@@ -75,8 +75,7 @@ def evenly(items: Sequence[int], most: int) -> list[int]:
     """Select at most `most` of the items (at least two), evenly spread, including the first and the last."""
     if len(items) <= most:
         return list(items)
-    places = np.linspace(0, len(items) - 1, max(most, 2)).round().astype(int)
-    return [items[i] for i in places]
+    return [items[i] for i in np.linspace(0, len(items) - 1, max(most, 2)).round().astype(int)]
 
 
 def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, float]:
