@@ -50,10 +50,10 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
 def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
     """Write a file under a temporary name, sync it and rename it, so that it is always whole; returns the path.
 
-    `content` may come in parts. A link is replaced, not followed; a device or a pipe is written to directly.
+    `content` may come in parts. A link is replaced, not followed; devices, pipes, /dev/stdout are written to directly.
     """
     content = [content] if isinstance(content, bytes) else content
-    if path.absolute().is_relative_to("/dev") or path.exists() and not (path.is_file() or path.is_dir()):
+    if str(path.absolute().parent) in ("/dev", "/dev/fd") or path.exists() and not (path.is_file() or path.is_dir()):
         with open(path, "ab") as file:
             file.writelines(content)
         return path

@@ -8,8 +8,10 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,13 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
     assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="the system has no disk in memory at /dev/shm")
+def test_a_file_on_the_disk_in_memory_is_replaced_and_not_added_to():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = files.write_file(Path(folder) / "best.json", b"first")
+        assert files.write_file(path, b"second").read_bytes() == b"second" and os.listdir(folder) == [path.name]
 
 
 def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path):
