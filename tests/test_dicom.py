@@ -204,7 +204,7 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     for result in written(tmp_path / "ct"):
         expect_valid(result)
     path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
-    with pytest.raises(UserError, match=r"holds 2 stacks .* --volume N \(0 to 1\)"):
+    with pytest.raises(UserError, match=r"holds 2 stacks .* Choose one of 0 to 1 with --volume"):
         io.read(path)
     assert np.array_equal(io.read(path, 1).pixels, io.read(path, 0).pixels + 2)
 
