@@ -246,7 +246,7 @@ def always(monkeypatch):
 
 @pytest.fixture(params=[True, False], ids=["tiles", "no tiles"])
 def tiles(request, monkeypatch):
-    monkeypatch.setattr(kernels, "has_tiles", lambda: request.param)
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: request.param)
 
 
 def layer(dims: int, shape: tuple, dtype: torch.dtype = torch.float32) -> nn.Module:

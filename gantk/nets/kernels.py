@@ -22,7 +22,7 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}  # by the nu
 HEAVY = 4096  # weights per position of the smaller map, over all images, from which a matrix product is used
 TAPS = range(17, 65)  # taps of a kernel with one output for which a matrix product is used
 STRIP = 32  # rows of the weights per product, see `_in_strips`
-FEW = {True: 16, False: 256}  # positions up to which products are float32, on CPUs with and without tiles (AMX)
+FEW = {True: 16, False: 256}  # positions up to which products are float32, on CPUs that multiply bfloat16 and others
 
 
 class HasKernels:
@@ -154,20 +154,20 @@ def _in_strips(few: Tensor, matrix: Tensor) -> bool:
 
 def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Tensor) -> Tensor:
     """The gradient of the weights from the small map's rows and the large map's windows, one of them a gradient."""
-    if len(small) <= 2 * FEW[has_tiles()]:  # bfloat16 would be converted to float32 afterwards
+    if len(small) <= 2 * FEW[multiplies_bfloat16()]:  # bfloat16 would be converted to float32 afterwards
         small, unfolded = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (small, unfolded))
     return windows.weights(small.t() @ unfolded, like)
 
 
 def inner_precision(dtype: torch.dtype, weight: Tensor, positions: int) -> torch.dtype:
     """The data type in which a product with a result in `dtype` is computed."""
-    return torch.float32 if weight.dtype == torch.float32 and positions <= FEW[has_tiles()] else dtype
+    return torch.float32 if weight.dtype == torch.float32 and positions <= FEW[multiplies_bfloat16()] else dtype
 
 
 @lru_cache(maxsize=1)
-def has_tiles() -> bool:
-    """Whether the CPU has tiles for bfloat16 matrices (AMX): without, float32 is as fast and needs no conversion."""
-    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has AMX or AVX512-BF16: without, products in float32 are as fast and need no conversion."""
+    return any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("amx_tile", "avx512_bf16"))
 
 
 class Product(Function):
