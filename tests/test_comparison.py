@@ -93,9 +93,9 @@ def test_predictions_on_another_scale_are_told_and_matched_where_asked(tmp_path,
         rng = np.random.default_rng(number)
         truth = volume(tmp_path / "truth" / f"{number}.nii.gz", 100 * rng.gamma(2, 1, (12, 13, 14)))
         volume(tmp_path / "pred" / f"{number}.nii.gz", slope * (truth + rng.normal(0, 5, truth.shape)) + offset)
-    folders = ["--pred", tmp_path / "pred", "--truth", tmp_path / "truth", "--metrics", "mae"]
-    said = gantk("eval", *folders)
+    said = gantk("eval", *(folders := ["--pred", tmp_path / "pred", "--truth", tmp_path / "truth", "--metrics", "mae"]))
     assert said.code == 0 and ("another scale? --match takes truth = " in said.out) is another
+    assert gantk("eval", *folders, "--by", "sex").code == gantk("eval", "RUN", "--patient", "p").code == 2
     matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
     result = json.loads((tmp_path / "scores.json").read_text())
     assert "matched  all predictions by one line: truth = " in matched.out and result["scale"]["matched"]

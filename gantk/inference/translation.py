@@ -111,10 +111,6 @@ class Translation:
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=files.readable())
-        ((result, count),) = Counter(job.target for job in jobs).most_common(1)
-        if count > 1:
-            what = f"{count} images would become '{result.name}'"
-            raise UserError(what, where="--format", remedy="translate one of them into another folder")
         return self._all(jobs, target)
 
     def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
@@ -147,9 +143,11 @@ class Translation:
             sweep(place)
         outcomes: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
         new = [job for job in jobs if outcomes[job] is None]
-        contrast = max(self.outputs, key=len) if len(self.outputs) > 1 else ""
-        names = [self._path(job, max(self._tails, key=len), contrast).name for job in new]
-        if long := [name for name in names if len(os.fsencode(name)) > LONGEST]:
+        parts = self.outputs if len(self.outputs) > 1 else [""]
+        paths = Counter(self._path(job, tail, part) for job in jobs for tail in self._tails for part in parts)
+        if twice := [f"{count} images would become '{path.name}'" for path, count in paths.items() if count > 1]:
+            raise UserError(twice[0], where="OUTPUT", remedy="translate one of them into another folder")
+        if long := [path.name for path in paths if len(os.fsencode(path.name)) > LONGEST]:
             what = f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as '{long[0]}'"
             raise UserError(what, where="OUTPUT", remedy="shorten the names of the inputs: no disk holds such names")
         shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
@@ -178,7 +176,9 @@ class Translation:
                     text = text.replace(name, "")
                 reasons.setdefault(re.sub(r"-?\d[\d.]*", "", text), [first]).append(job.name)
             rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in reasons.values()]
-            raise GantkError("\n  ".join([f"{len(failed)} of {len(jobs)} {kind} could not be translated:", *rows]))
+            failure = GantkError("\n  ".join([f"{len(failed)} of {len(jobs)} {kind} could not be translated:", *rows]))
+            failure.exit_code = 2 if all(isinstance(outcomes[job], UserError) for job in jobs) else 1
+            raise failure
         return written
 
     def one(self, job: Job) -> tuple[Any, dict, list]:

@@ -28,9 +28,11 @@ def gantk_commands(cli) -> None:
         if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
             raise click.UsageError("give a RUN, or both --pred and --truth")
         if run:
-            if match:
-                raise click.UsageError("--match is for --pred and --truth")
+            if match or patient:
+                raise click.UsageError("--match and --patient are for --pred and --truth")
             return score(run, **options)
+        if options["uncertainty"] or options["by"]:
+            raise click.UsageError("--uncertainty and --by are for a RUN")
         from gantk.terminal import line_printer, listed, write_json
         from gantk_compare.folders import compare
 
