@@ -113,6 +113,9 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
     said = translate((source := picture(tmp_path / "in" / "a.png")).parent, tmp_path / "out")
     assert f"T2 runs from {low:g} to {high:g}, which no .png file holds: written as .tif" in "".join(said)
     assert Picture.open(tmp_path / "out" / "a.tif").mode == "F"
+    picture(tmp_path / "in" / "a.bmp")  # would become a.tif too
+    with pytest.raises(GantkError, match=r"1 of 2 files could not(.|\n)*a.png(.|\n)*--format tif"):
+        translate(tmp_path / "in", tmp_path / "two")
     with pytest.raises(UserError, match="--format tif"):
         translate(source, tmp_path / "b.png")
 
@@ -120,9 +123,7 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
 def test_what_is_almost_blank_and_dicom_in_colour_are_translated_too(tmp_path, model, shared_data):
     model()
     (tmp_path / "in").mkdir()
-    blank = np.zeros((64, 64), np.uint8)
-    blank[3, 4] = 9
-    Picture.fromarray(blank).save(tmp_path / "in" / "blank.png")
+    Picture.fromarray(np.diag([9] + 63 * [0]).astype(np.uint8)).save(tmp_path / "in" / "blank.png")
     (tmp_path / "in" / "colour.dcm").write_bytes((shared_data / "io" / "dicom" / "color-pl.dcm").read_bytes())
     assert "written  2 files" in translate(tmp_path / "in", tmp_path / "out")[-1]
 
@@ -203,8 +204,7 @@ def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(tmp_path, monk
 
 def test_names_that_no_disk_holds_are_told_before_anything_is_computed(tmp_path, model):
     model(RANGE)
-    for name in ("a" * 251, "é" * 125 + "a", "b"):
-        picture(tmp_path / "in" / f"{name}.png")
+    [picture(tmp_path / "in" / f"{name}.png") for name in ("a" * 251, "é" * 125 + "a", "b")]
     with pytest.raises(UserError, match=r"20 results would have a name of more than 255 bytes, such as 'a.*-1.png'"):
         translate(tmp_path / "in", tmp_path / "out", variants=10)
     assert not (tmp_path / "out").exists()
@@ -220,9 +220,8 @@ def test_the_independent_scorer_knows_a_volume_in_any_order_of_axes(tmp_path, mo
     head[6:34, 6:30] = rng.uniform(100, 1000, (28, 24, 12))
     affine = np.diag([-2.0, 2.0, 3.0, 1.0])
     order = np.array([[0, 1, 0, 0], [0, 0, -1, 35], [1, 0, 0, 0], [0, 0, 0, 1.0]])
-    turned = nib.Nifti1Image(head[:, ::-1].transpose(2, 0, 1), affine @ order)
     nib.save(nib.Nifti1Image(head, affine), tmp_path / "truth.nii.gz")
-    nib.save(turned, tmp_path / "same.nii.gz")
+    nib.save(nib.Nifti1Image(head[:, ::-1].transpose(2, 0, 1), affine @ order), tmp_path / "same.nii.gz")
     nib.save(nib.Nifti1Image(1100 * (head > 0) - head, affine), tmp_path / "inverted.nii.gz")
     found = score(*(str(tmp_path / f"{name}.nii.gz") for name in ("same", "truth", "inverted")))
     assert found["prediction"] == pytest.approx((100, 1, 1), abs=1e-3)

@@ -138,10 +138,10 @@ class Translation:
 
     def _rest(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
         """Translate the jobs that have no results in the ledger yet; returns the paths of all results."""
-        self.targets = {job.target for job in jobs if folder}
         for place in {job.target.parent for job in jobs} | ({folder, folder.absolute().parent} if folder else set()):
             sweep(place)
         outcomes: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
+        self.targets = {job.target for job in jobs if folder}.union(*filter(None, outcomes.values()))
         new = [job for job in jobs if outcomes[job] is None]
         parts = self.outputs if len(self.outputs) > 1 else [""]
         paths = Counter(self._path(job, tail, part) for job in jobs for tail in self._tails for part in parts)
@@ -342,6 +342,7 @@ class Translation:
             other = _with_suffix(path, ".tif")
             if self.suffix or path == other or not self.targets or other in self.targets or image.channels > 1:
                 raise UserError(what, where=str(path), remedy="write another kind: --format tif, or nii.gz")
+            self.targets.add(other)
             self.notes["note", f"{what}: written as .tif"].append(job.name)
             return self._fitted(other, replace(image, dtype=None), job)
         least, most = fits[0]
@@ -349,9 +350,8 @@ class Translation:
             return path, image, []
         rounded = np.rint(image.pixels)
         beyond = np.count_nonzero((rounded < least) | (rounded > most))
-        extremes = float(image.pixels.min()), float(image.pixels.max())
-        clipped = (beyond, rounded.size, *extremes, f"{least:g} .. {most:g}")
-        return path, replace(image, pixels=np.clip(rounded, least, most)), [clipped]
+        low, high, ends = float(image.pixels.min()), float(image.pixels.max()), f"{least:g} .. {most:g}"
+        return path, replace(image, pixels=np.clip(rounded, least, most)), [(beyond, rounded.size, low, high, ends)]
 
     def _recoloured(self, image: Image, job: Job) -> Image:
         """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of colour ones."""
