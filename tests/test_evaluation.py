@@ -266,7 +266,7 @@ REFUSED = {
     "pairs of samples": (Samples, ["kid", "psnr"], {}, "evaluate.metrics", "psnr.*truth"),
     "no classes": (Samples, ["classification"], {}, "evaluate.metrics", "two classes"),
     "mixture of classes": (Samples, ["classification"], {"source": LESIONS}, "evaluate.metrics", "mixture"),
-    "too small": (Translates, ["ssim"], {"size": [8, 8]}, "data.size", "ssim cannot judge images of 8 x 8"),
+    "too small": (Translates, ["ssim"], {"size": [8, 8]}, "data.size", "ssim .* 8 x 8.*or other metrics"),
     "no region": (Translates, ["ms_ssim"], {"evaluate": {"regions": ["foreground"]}}, "evaluate.regions", "ms_ssim"),
     "no masks": (Translates, ["segmentation"], {}, "evaluate.metrics", "masks.*0 of .* and 0 of "),
     "masks of noise": (Samples, ["segmentation"], {"source": LESIONS}, "evaluate.metrics", "masks.*none of noise"),

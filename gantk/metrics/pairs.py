@@ -59,7 +59,7 @@ class PairMetric:
         """Raise a UserError if images of this size cannot be scored."""
         if min(size) < self.smallest:
             what = f"{self.name} cannot judge images of {' x '.join(map(str, size))}"
-            raise UserError(what, where="data.size", allowed=f"{self.smallest} or more a side")
+            raise UserError(what, where="data.size", allowed=f"{self.smallest} or more a side, or other metrics")
 
     @contextmanager
     def _compared(self, output: Tensor, reference: Tensor) -> Iterator[None]:

@@ -109,7 +109,7 @@ def _asked(
 ) -> dict[str, Any]:  # fmt: skip
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an axis."""
     if recipe is None:
-        raise UserError("no recipe is named", where="RECIPE", remedy="gantk sweep RECIPE --space KEY=LOW..HIGH")
+        raise UserError("no recipe is named", where="RECIPE", remedy="`gantk sweep RECIPE --space KEY=LOW..HIGH`")
     if scheduler not in SCHEDULERS:
         raise UserError(f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS)
     axes, seeds = axes_of(space), {} if seed is None else {"train.seed": seed}

@@ -142,6 +142,7 @@ Method: {translator.model.method.name}, {direction.saved["step"]} steps; gantk {
 ## How to run it
 
 ```
+pip install "monai[fire,ignite,nibabel]"
 python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir INPUT
 ```
 

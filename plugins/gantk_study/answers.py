@@ -94,7 +94,7 @@ def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | P
     key, rows, problems = load(study, answers)
     if key.get("split") != "train" or "made" not in key["cases"][0]:
         what = "no training shows the images of this study, or what it shows was made of noise"
-        raise UserError(what, where="STUDY", remedy="gantk study new RUN --split train, of a run that translates")
+        raise UserError(what, where="STUDY", remedy="`gantk study new RUN --split train`, of a run that translates")
     right = items(rows.values(), len(key["cases"]), "right")[:, 1::2]
     shares = np.nansum(right, 0) / np.maximum((~np.isnan(right)).sum(0), 1)
     names = [(case[side], share) for case, share in zip(key["cases"], shares, strict=True) for side in ("real", "made")]
