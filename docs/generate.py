@@ -162,8 +162,9 @@ def flat(figures, prefix: str = "") -> str:
 
 def keys() -> str:
     """Every table of a recipe with its keys, as `gantk show TABLE` prints them."""
-    from gantk.plugin.spec import Table, options_help
+    from gantk.plugin.spec import Table
     from gantk.recipe.tables import Model
+    from gantk_lookup.options import options_help
 
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
 
@@ -182,7 +183,7 @@ def parts() -> str:
     """Every registered part by kind, with its options."""
     from gantk.plugin.loader import registry
     from gantk.plugin.registry import KINDS
-    from gantk.plugin.spec import options_help
+    from gantk_lookup.options import options_help
 
     said = ["# Parts", "Everything that a recipe can name, by kind. `gantk show KIND NAME` prints the same."]
     for kind, meaning in KINDS.items():

@@ -14,9 +14,9 @@ from gantk import api
 from gantk.cli import cli
 from gantk.errors import GantkError
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import options_help
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import TABLES
+from gantk_lookup.options import options_help
 from gantk_lookup.reference import first_sentence
 
 

@@ -8,16 +8,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
 from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
-
-SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))  # pydantic's names for the bounds of a range
 
 Problem = UserError  # its name in version 0.1
 
@@ -33,7 +30,7 @@ class Part:
 
     def __call__(self, *context: Any) -> Any:
         options = dict(self.options)
-        for parameter, group in _groups(self.target).items():
+        for parameter, group in groups_of(self.target).items():
             names = [field.name for field in fields(group) if field.name in options]
             options[parameter] = group(**{name: options.pop(name) for name in names})
         return self.target(*context, **options)
@@ -184,7 +181,7 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
             continue
         if isinstance(inner, type) and issubclass(inner, Table):
             named[key] = _with_default_names(inner, value)
-        elif isinstance(field.default, str) and _kind_of(field.metadata):
+        elif isinstance(field.default, str) and kind_of(field.metadata):
             named[key] = {"name": field.default} | dict(value)
     return named
 
@@ -200,7 +197,7 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
         options = "Options: " + ", ".join(known) if known else "It takes no options"
         result = UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options])))
     elif error["type"] == "missing":
-        kind = _kind_of(getattr(model.model_fields.get(key), "metadata", ()))
+        kind = kind_of(getattr(model.model_fields.get(key), "metadata", ()))
         result = UserError(f"'{key}' is required")
         if kind:
             remedy = f'write {key} = {{ name = "..." }}'
@@ -221,7 +218,7 @@ def _fields_at(model: Any, path: list) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _kind_of(marks: tuple) -> str | None:
+def kind_of(marks: tuple) -> str | None:
     """The kind of part in an annotation's metadata; None where the annotation is not a part."""
     return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
 
@@ -250,17 +247,17 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
 
     A parameter whose default is a dataclass is replaced by its fields, so that parts can share a group of options.
     """
-    described = {name: (hint, default) for name, hint, default in _options(target)}
+    described = {name: (hint, default) for name, hint, default in options_of(target)}
     return create_model(getattr(target, "__name__", "options"), __base__=Table, **described)
 
 
-def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
+def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, type, default) of each option; the default is ... where the option is required."""
     # Type hints of a dataclass come from the class: inherited fields may be annotated in another module.
-    whole = "__dataclass_fields__" in vars(target) or _is_table(target)
+    whole = "__dataclass_fields__" in vars(target) or is_table(target)
     own = target.__init__ if inspect.isclass(target) and not whole else target
     hints = get_type_hints(own, include_extras=True)
-    groups = _groups(target)
+    groups = groups_of(target)
     for name, parameter in inspect.signature(target).parameters.items():
         if name in groups:
             inner = get_type_hints(groups[name], include_extras=True)
@@ -272,67 +269,15 @@ def _options(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
 
 
 @functools.cache
-def _groups(target: Callable[..., Any]) -> dict[str, type]:
+def groups_of(target: Callable[..., Any]) -> dict[str, type]:
     """The keyword-only parameters whose default is a dataclass, with that dataclass."""
     parameters = inspect.signature(target).parameters.items()
     defaults = {name: type(p.default) for name, p in parameters if p.kind is p.KEYWORD_ONLY}
     return {name: kind for name, kind in defaults.items() if is_dataclass(kind)}
 
 
-def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
-    """(name, type, default, comment) of each option; the comment is read from the option's line in the source."""
-    comments, rows = _comments(target), []
-    for group in _groups(target).values():
-        comments |= _comments(group)
-    for name, hint, default in _options(target):
-        default_text = "required" if default is ... else "none" if default is None else json.dumps(default, default=str)
-        default_text = "" if _is_table(hint) else default_text
-        rows.append((name, _type_text(hint), default_text, comments.get(name, "")))
-    return rows
-
-
-def _comments(target: Callable[..., Any]) -> dict[str, str]:
-    """The trailing comment of each parameter's line in the signature, or of each field's line of a dataclass."""
-    comments: dict[str, str] = {}
-    own = target.__init__ if inspect.isclass(target) and not _is_table(target) else target
-    for source in target.__mro__[:-1] if is_dataclass(target) else [own]:
-        try:
-            lines = inspect.getsource(source).splitlines()
-        except (OSError, TypeError):
-            continue
-        for match in filter(None, (re.match(r"\s*(\w+)\s*:[^#]*#\s*(.+)", line) for line in lines)):
-            comments.setdefault(match[1], match[2])
-    return comments
-
-
-def _is_table(hint: Any) -> bool:
+def is_table(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Table)
-
-
-def _type_text(hint: Any) -> str:
-    """A type as shown to users: choices by their values, parts by their kind."""
-    inner, origin = get_args(hint), get_origin(hint)
-    if _is_table(hint):
-        return "table"
-    if kind := _kind_of(getattr(hint, "__metadata__", ())):
-        return kind
-    if origin is Annotated:
-        marks = [mark for each in hint.__metadata__ for mark in getattr(each, "metadata", [each])]
-        ends = [f" {s} {e}" for mark in marks for key, s in SIGNS if (e := getattr(mark, key, 10**9)) < 10**9]
-        return _type_text(inner[0]) + ",".join(ends)
-    if origin is Literal:
-        return " | ".join(map(json.dumps, inner))
-    if origin in (Union, UnionType):
-        return " | ".join(map(_type_text, inner))
-    if origin is list or (origin is tuple and inner[1:] == (...,)):
-        return f"list of {_type_text(inner[0])}"
-    if origin is tuple:
-        return f"[{', '.join(map(_type_text, inner))}]"
-    if origin is dict:
-        return "table" if inner[1] is Any else f"table of {_type_text(inner[1])}"
-    if hint is type(None):
-        return "none"
-    return str(hint) if inner else getattr(hint, "__name__", str(hint))
 
 
 def toml(value: Any) -> str:

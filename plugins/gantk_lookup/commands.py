@@ -52,8 +52,8 @@ def show(ctx, kind, name, profile) -> None:
     """
     import inspect
 
-    from gantk.plugin.spec import options_help
     from gantk.recipe.tables import TABLES
+    from gantk_lookup.options import options_help
 
     out = console()
     if kind == "recipe" and name:

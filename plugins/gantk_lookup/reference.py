@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gantk.plugin.registry import Entry
-from gantk.plugin.spec import Part, Table, options_help, plain, toml
+from gantk.plugin.spec import Part, Table, plain, toml
 from gantk.recipe.load import Recipe, key_lines, leaves
+from gantk_lookup.options import options_help
 
 
 def summary(entry: Entry) -> str:
