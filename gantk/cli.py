@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure, printable
-from gantk.plugin.loader import attach_commands
+from gantk.plugin.loader import attach_commands, others_in
 from gantk.terminal import complain, json_option, line_printer, listed, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -66,6 +66,10 @@ class Commands(click.Group):
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
+        except Exception as error:
+            for note in filter(None, [others_in(error)]):
+                error.add_note(note)  # the last line of its traceback
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each command with its whole first sentence, which click would cut at the window's edge."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gantk.data.augment import augmented
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk_augment import KINDS, changes
@@ -119,3 +120,8 @@ def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(me
     assert not torch.allclose(shown[0], batch["a"])
     model.translate(batch["a"], "b")
     assert torch.equal(shown[1], batch["a"]), "in use nothing is changed"
+
+
+def test_a_change_that_does_not_say_whether_it_moves_pixels_moves_none():
+    batch = augmented(Batch(a=torch.zeros(2, 1, 4, 4), mask_a=torch.zeros(2, 1, 4, 4)), [lambda image: image + 1], True)
+    assert batch["a"].eq(1).all() and batch["mask_a"].eq(0).all()

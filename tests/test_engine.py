@@ -105,6 +105,12 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
         assert rates == {"play": expected, "judge": 0.1}
 
 
+def test_an_optimizer_that_never_calls_its_closure_is_an_error_and_no_training():
+    deaf = type("Deaf", (torch.optim.SGD,), {"step": lambda self, closure=None: None})
+    with pytest.raises(UserError, match="never calls closure"):
+        train(engine_of(Toy(), optimizers={"play": lambda parameters: deaf(parameters, lr=0.1)}))
+
+
 def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
     """L-BFGS evaluates several times a step; whole and in microbatches it must end at the same place."""
 

@@ -310,3 +310,8 @@ def test_a_registered_metric_says_what_it_is(name):
     _ = pytest.importorskip("radiomics", reason="needs pyradiomics") if name == "frd" else None
     metric = bind_or_raise("metric", {"name": name} | ({"weights": "random"} if name == "lpips" else {}))(2.0, 2)
     assert metric.name.startswith(name) and metric.definition.startswith(name) and isinstance(metric.unit, str)
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(UserError, match="two metrics are called 'psnr'"):
+        scorer_of(Translates, "psnr", "ssim", "psnr")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_metrics import pair
 
+from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, left_out_interval
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
@@ -209,3 +210,9 @@ def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
     assert judged(errors, uncertainties, inside)["auroc"]["value"] == pytest.approx(2 / 3)
     for nothing in (judged(errors, errors, 0 * inside), judged(0 * errors[1:], errors[1:])):
         assert nothing["auroc"]["value"] is None and json.dumps(nothing, allow_nan=False)
+
+
+def test_a_metric_that_returns_one_number_for_all_images_is_named():
+    mean = type("Mean", (MAE,), {"name": "mean", "of_mean": None, "_score": lambda self, *images: images[0].mean()})
+    with pytest.raises(UserError, match=r"the metric 'mean' returns \(\) for 2 images"):
+        scored(*pair((2, 1, 20, 20)), scorer_of(mean))

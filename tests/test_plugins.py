@@ -9,14 +9,19 @@ import sys
 
 import click
 import pytest
-from tiny import ROOT
+from tiny import ROOT, draw_pictures
 
 import gantk
+from gantk.cli import Commands
+from gantk.data.sources.source import source_for
 from gantk.errors import UserError
+from gantk.machine.runtime import start
 from gantk.plugin import hookspecs
-from gantk.plugin.loader import attach_commands, load, registry
+from gantk.plugin.loader import attach_commands, load, others_in, registry
 from gantk.plugin.registry import KINDS, Entry
+from gantk.plugin.spec import bind
 from gantk.recipe.load import all_recipes, load_recipe
+from gantk.training.assemble import assemble
 
 HOOK = "import click, gantk\n@gantk.hookimpl\ndef "
 GENERATOR = HOOK + "gantk_register(add): add.generator('{name}', 'package.module:thing')"
@@ -78,6 +83,9 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
         (HOOK + "gantk_register(add):\n    add.genrator('x', int)", "add.genrator"),
         (HOOK + "gantk_register(add):\n    add.loss('half', int)\n    1 / 0", "ZeroDivisionError"),
         (HOOK + "gantk_register(add, more): pass", "more"),
+        (HOOK + "gantk_register(add): add.loss(int, 'x')", "takes a name and a part"),
+        ("def gantk_register(add): pass", "lacks its decorator"),
+        (HOOK + "gantk_stepp(run): pass", "no hook gantk_stepp. Did you mean 'gantk_step'"),
     ],
 )  # fmt: skip
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):
@@ -88,6 +96,52 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
     assert "half" not in registry().names("loss")  # all or nothing
     with pytest.raises(UserError, match=r"(?s)no generator 'lost'.*plugin 'a_broken_one' did not load"):
         registry().get("generator", "lost")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "words"), [
+        ("generator", "X = 3", "neither a class nor a function"),
+        ("generator", "class X:\n    def __init__(self): pass", "cannot be made with 3 values"),
+        ("loss", "def X(output, target): pass", "cannot be made with 0 values"),
+        ("loss", "def X(*, inner: type = int): pass", "has options that no recipe can hold"),
+        ("loss", "def X(*, inner: 'Gone' = 1): pass", "has options that no recipe can hold: NameError"),
+        ("loss", "def X(*, name: str = 'x'): pass", "an option cannot be called 'name'"),
+        ("loss", "def X(*, width: int = 'x'): pass", "has a default of 'width' that its own type refuses"),
+    ],
+)  # fmt: skip
+def test_an_authors_mistake_is_one_error_that_names_the_package(kind, code, words, add_plugin):
+    add_plugin("my-package", "my_plugin", f"{HOOK}gantk_register(add): add.{kind}('mine', 'my_plugin:X')\n{code}")
+    with pytest.raises(UserError, match=rf"the {kind} 'mine'.*{words}.*offered by my-package"):
+        bind(kind, "mine")(*([1, 1, 2] if kind == "generator" else []))
+
+
+def test_a_format_and_a_source_that_fail_leave_the_others_at_work(add_plugin, tmp_path):
+    parts = "gantk_register(add):\n    add.format('f', 'my_plugin:F')\n    add.source('s', 'my_plugin:S')"
+    code = "class F: pass\nclass S:\n    rank = -9\n    def accepts(path): 1 / 0"
+    add_plugin("my-package", "my_plugin", f"{HOOK}{parts}\n{code}")
+    draw_pictures(tmp_path / "scans", 2)
+    with pytest.warns(UserWarning, match="source 's' is left out.*ZeroDivisionError.*my-package"):
+        assert source_for(tmp_path / "scans", domains=1)["name"] == "images"
+
+
+def test_what_fails_inside_a_plugin_names_it_in_the_tracebacks_last_line(add_plugin):
+    add_plugin("my-package", "my_plugin", HOOK + "gantk_commands(cli): cli.command('fail')(lambda: 1 / 0)")
+    attach_commands(group := Commands("gantk"))
+    with pytest.raises(ZeroDivisionError) as raised:
+        group(["fail"])
+    (note,) = raised.value.__notes__
+    assert note.startswith("raised by the plugin 'my_plugin' of my-package 1.0, ") and note.endswith(", line 3")
+    assert "'my_plugin' of my-package 1.0; `gantk.testing`" in others_in(ValueError())
+
+
+@pytest.mark.parametrize("found", ["None", "[('a', 'x.png')]", "[Record('T1', 's', 'k', None)]", "[]"])
+def test_a_source_that_returns_no_records_is_an_error_that_names_it(found, add_plugin, tiny_recipe):
+    code = f"def __init__(self, *more): pass\n    def records(self): return {found}"
+    parts = "gantk_register(add): add.source('mine', 'my_plugin:S')"
+    add_plugin("my-package", "my_plugin", f"from gantk import Record\n{HOOK}{parts}\nclass S:\n    {code}")
+    tiny_recipe["data"]["source"] = "mine"
+    with pytest.raises(UserError, match="the source 'mine'"):
+        assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32"))
 
 
 # ---- the hooks -----------------------------------------------------------------------------------
@@ -117,9 +171,6 @@ def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plug
 
 
 def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):
-    from gantk.machine.runtime import start
-    from gantk.training.assemble import assemble
-
     change = "gantk_phases(phases, train, notes):\n    notes.append(f'batch {train.batch}')\n    return phases[:1]"
     add_plugin("my-package", "my_phases", HOOK + change)
     engine = assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32")).engine

@@ -49,7 +49,7 @@ def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
     moving = [sum(moving, [])] if paired else moving
     changed = Batch(batch)
     for augment in augments:
-        for names in moving if augment.geometric else [[name] for name in images]:
+        for names in moving if getattr(augment, "geometric", False) else [[name] for name in images]:
             parts = [changed[name] for name in names]
             if len(parts) == 1:
                 changed[names[0]] = augment(parts[0])

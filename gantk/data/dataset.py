@@ -239,7 +239,11 @@ def source_and_records(table: DataTable, method: type, ask: str | list[UserError
             raise UserError(what, where="data.plane, data.spacing", remedy="use a source of volumes, such as 'nifti'")
         if not grid.is_plain:
             source.sees(grid)
-        return source, source.records()
+        records, letters = source.records(), domain_letters(table.domains)
+        if not isinstance(records, list) or any(getattr(each, "domain", None) not in letters for each in records):
+            what = f"the source '{table.source.name}' returned other than gantk.Record of the domains {letters}"
+            raise UserError(what, allowed="a list of them")
+        return source, records
     except UserError as error:
         error.where = error.where or "data.source"
         raise
@@ -259,6 +263,8 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
 def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     """UserError where records lack pairs, masks or contrasts that the recipe or the method needs."""
     needed = [record for record in records if record.domain in method.reads]
+    if not needed:
+        raise UserError(f"the source '{table.source.name}' found no image of {table.domains}", where="data.source")
     if method.paired:
         expect_pairs(needed, table.domains)
     if table.mask and not any(record.mask for record in needed):

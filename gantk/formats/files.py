@@ -46,11 +46,12 @@ def formats() -> dict[str, Format]:
         for entry in [entry for (kind, _), entry in registered.entries.items() if kind == "format"]:
             try:
                 form = entry.load()()
-            except UserError as error:  # one broken plugin must not disable the other formats
-                broken.append(f"Note that {error}")
+                form.name, form.owner, suffixes = form.name or entry.name, entry.owner, tuple(form.suffixes)
+            except Exception as error:  # one broken plugin must not disable the other formats
+                shown = error if isinstance(error, UserError) else entry.refused("cannot be used", error)
+                broken.append(f"Note that {shown}")
                 continue
-            form.name, form.owner = form.name or entry.name, entry.owner
-            for suffix in form.suffixes:
+            for suffix in suffixes:
                 other = by_suffix.setdefault(suffix, form)
                 if other is not form:
                     what = f"the suffix '{suffix}' is claimed by the formats '{other.name}' of {other.owner}"

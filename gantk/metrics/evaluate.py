@@ -97,6 +97,9 @@ class Scorer:
         if parts is None:
             parts = [bind_or_raise("metric", each) for each in default_metrics(method)]
         built = [part(self.span, self.dims) for part in parts]
+        names = [metric.name for metric in built]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"two metrics are called '{twice[0]}'", where="evaluate.metrics", remedy="leave one out")
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
         curves, about = [metric for metric in of_pairs if metric.name in VALIDATED], (self.low, self.span, self.dims)

@@ -135,7 +135,11 @@ class PairScorer:
                         found["weight", name].append(weight)
             elif kind != "native":
                 for suffix, mask in inside.items():
-                    found[kind, metric.name + suffix].append(metric(made, real, *(() if mask is None else (mask,))))
+                    scores = metric(made, real, *(() if mask is None else (mask,)))
+                    if scores.shape != (len(made),):
+                        what = f"the metric '{metric.name}' returns {tuple(scores.shape)} for {len(made)} images"
+                        raise UserError(what, where="evaluate.metrics", allowed="one number an image: (N,)")
+                    found[kind, metric.name + suffix].append(scores)
 
     def rows(self, scores: Scores) -> dict[str, Any]:
         """The rows of metrics.json, by name."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import re
 import sys
 import tomllib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from gantk.errors import told
+from gantk.errors import did_you_mean, told
 from gantk.plugin import hookspecs
 from gantk.plugin.registry import Add, Registry
 from gantk.recipe import builtins
@@ -31,6 +33,7 @@ class Plugin:
     distribution: str
     version: str
     problem: str | None
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def load() -> Loaded:
                     manager.unregister(name=label)
         if problem:
             registry.broken[label] = problem
-        plugins.append(Plugin(point.name, distribution.name, distribution.version, problem))
+        plugins.append(Plugin(point.name, distribution.name, distribution.version, problem, point.module))
     return Loaded(registry, manager.hook, tuple(plugins))
 
 
@@ -93,8 +96,28 @@ def attach_commands(cli: click.Group) -> None:
                     plugin.problem = problem
 
 
+def others_in(error: BaseException) -> str | None:
+    """Which plugin of others raised an error, and where; else which are installed; None without any."""
+    others = {p.module.split(".")[0]: p for p in load().plugins if p.distribution != "gantk" and not p.problem}
+    at = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        room = frame.f_globals.get("__name__", "").split(".")[0]
+        if room in others or room.startswith("gantk"):  # frames of libraries belong to their caller
+            at, place = others.get(room), f"{frame.f_code.co_filename}, line {line}"
+    if at:
+        return f"raised by the plugin '{at.name}' of {at.distribution} {at.version}, {place}"
+    listed = ", ".join(f"'{p.name}' of {p.distribution} {p.version}" for p in others.values())
+    return f"plugins of others are installed: {listed}; `gantk.testing` tests their parts" if listed else None
+
+
 def _register(manager: pluggy.PluginManager, registry: Registry, plugin: Any, name: str, owner: str) -> None:
     """Register one plugin and all its parts; none of its parts where it raises."""
+    for hook, function in inspect.getmembers(plugin, inspect.isfunction):
+        marks = getattr(function, "gantk_impl", None)
+        if hook.startswith("gantk_") and hasattr(hookspecs, hook) and not marks:
+            raise TypeError(f"{hook} lacks its decorator @gantk.hookimpl")
+        if marks and not hasattr(hookspecs, hook) and not marks["optionalhook"]:
+            raise TypeError(f"this gantk has no hook {hook}. {did_you_mean(hook, dir(hookspecs)) or ''}")
     manager.register(plugin, name=name)
     add = Add(owner)
     for implementation in manager.hook.gantk_register.get_hookimpls():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from collections.abc import Callable
@@ -45,19 +46,23 @@ class Entry:
     owner: str  # the distribution that registered it
 
     def load(self) -> Callable[..., Any]:
-        """The target, imported first if it is a string; UserError that names the owner where the import fails."""
-        if not isinstance(self.target, str):
-            return self.target
-        module, _, attribute = self.target.partition(":")
+        """The target, imported first if it is a string; UserError that names the owner where that fails."""
         try:
-            loaded = importlib.import_module(module)
-            for part in attribute.split("."):
-                loaded = getattr(loaded, part)
+            loaded, (module, _, attribute) = self.target, str(self.target).partition(":")
+            if isinstance(loaded, str):
+                loaded = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+            if not callable(loaded):
+                raise TypeError(f"{type(loaded).__name__} is neither a class nor a function")
             return loaded
         except Exception as error:
-            what = f"the {self.kind} '{self.name}' does not load from '{self.target}': {type(error).__name__}: "
-            remedy = "repair or uninstall that package; `gantk plugins` lists who offers what"
-            raise UserError(what + told(error), where=f"offered by {self.owner}", remedy=remedy) from error
+            raise self.refused(f"does not load from '{self.target}'", error) from error
+
+    def refused(self, what: str, error: Exception) -> UserError:
+        """The error for a part that is not what its kind has to be: what is wrong, and whose part it is."""
+        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        what = f"the {self.kind} '{self.name}' {what}: {name}{told(error)}"
+        remedy = "repair or uninstall that package; `gantk plugins` lists who offers what"
+        return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
 
 
 @dataclass
@@ -121,7 +126,12 @@ class Add:
             return lambda package: self._packages.append((kind, package))
         if kind not in KINDS:
             raise AttributeError(f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}")
-        return lambda name, target: self._entries.append(Entry(kind, name, target, self._owner))
+        return functools.partial(self._add_part, kind)
+
+    def _add_part(self, kind: str, name: str, target: Callable[..., Any] | str | None = None) -> None:
+        if not isinstance(name, str) or target is None:
+            raise TypeError(f'add.{kind} takes a name and a part: add.{kind}("name", "package.module:attribute")')
+        self._entries.append(Entry(kind, name, target, self._owner))
 
     def commit(self, registry: Registry) -> None:
         """Add all collected entries to the registry: called once the plugin has loaded without an error."""

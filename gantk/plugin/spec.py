@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
-from gantk.errors import UserError, did_you_mean, told
+from gantk.errors import UserError, counted, did_you_mean, told
 from gantk.plugin.loader import registry
 
 Problem = UserError  # its name in version 0.1
@@ -33,6 +33,11 @@ class Part:
         for parameter, group in groups_of(self.target).items():
             names = [field.name for field in fields(group) if field.name in options]
             options[parameter] = group(**{name: options.pop(name) for name in names})
+        try:
+            inspect.signature(self.target).bind(*context, **options)
+        except TypeError as error:
+            what = f"cannot be made with {counted(context, 'value')} and its options, as {_with_article(self.kind)} is"
+            raise registry().get(self.kind, self.name).refused(what, error) from None
         return self.target(*context, **options)
 
     def table(self) -> dict[str, Any]:
@@ -147,8 +152,18 @@ def bind(kind: str, value: Any) -> Part:
     if not isinstance(name, str) or len(name) > 80:
         what = f"{_with_article(kind)} is a name or a table with a name, not {told(json.dumps(value, default=str), 80)}"
         raise UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}')
-    target = registry().get(kind, name).load()
-    return Part(kind, name, target, dict(check(options_model(target), options, f"'{name}'")))
+    target = (entry := registry().get(kind, name)).load()
+    try:
+        model = options_model(target)
+    except Exception as error:
+        raise entry.refused("has options that no recipe can hold", error) from error
+    try:
+        return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
+    except UserError as error:
+        field = model.model_fields.get(error.path[0]) if len(error.path) == 1 and error.path[0] not in options else None
+        if field is None or field.is_required() or kind_of(field.metadata):
+            raise
+        raise entry.refused(f"has a default of '{error.path[0]}' that its own type refuses", error) from error
 
 
 def bind_or_raise(kind: str, value: Any) -> Part:
@@ -248,6 +263,10 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
     A parameter whose default is a dataclass is replaced by its fields, so that parts can share a group of options.
     """
     described = {name: (hint, default) for name, hint, default in options_of(target)}
+    for name, (_, default) in described.items():
+        if name == "name" or name.startswith("_"):
+            raise ValueError(f"an option cannot be called '{name}'")
+        json.dumps(None if default is ... else plain(default))
     return create_model(getattr(target, "__name__", "options"), __base__=Table, **described)
 
 
@@ -283,12 +302,10 @@ def is_table(hint: Any) -> bool:
 def toml(value: Any) -> str:
     """A value on one line of TOML."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{_key(key)} = {toml(each)}" for key, each in value.items())
+        plain_key = re.compile(r"[\w-]+", re.ASCII).fullmatch
+        keys = [key if plain_key(key) else json.dumps(key, ensure_ascii=False) for key in value]
+        inside = ", ".join(f"{key} = {toml(each)}" for key, each in zip(keys, value.values(), strict=True))
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)

@@ -107,7 +107,11 @@ class Engine:
                 updated = set(self.parameters[phase.name])
                 for parameter in self._trained:  # only what the phase updates gets gradients, which saves time
                     parameter.requires_grad_(parameter in updated)
+                before = len(losses)
                 self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
+                if len(losses) == before:
+                    what = f"the optimizer of the {phase.name} learns nothing: its step(closure) never calls closure()"
+                    raise UserError(what, where="train.optimizer", remedy="begin step with `loss = closure()`")
         for parameter in self._trained:  # as before; what the method froze is not in this list
             parameter.requires_grad_(True)
         if self.ema is not None:

@@ -78,7 +78,10 @@ def show(ctx, kind, name, profile) -> None:
         entry = load().registry.get(_kind(kind), name)
         target, head = entry.load(), f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}"
     out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
-    rows = [map(escape, row) for row in options_help(target)]
+    try:
+        rows = [map(escape, row) for row in options_help(target)]
+    except Exception as error:  # an annotation may name what is not there
+        raise entry.refused("has options that no recipe can hold", error) from error
     out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
 

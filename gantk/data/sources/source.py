@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -169,11 +170,16 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
         with suppress(UserError):  # a plugin that fails to load must not hide the other sources
             source = entry.load()
             for_others = domains not in getattr(source, "found_for", (1, 2))
-            ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, source))
-    for *_, name, source in sorted(ranked, key=lambda each: each[:-1]):
-        options = source.accepts(Path(path)) if hasattr(source, "accepts") else None
-        if options is not None:
-            return {"name": name, **options}
+            ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, entry))
+    for *_, name, entry in sorted(ranked, key=lambda each: each[:-1]):
+        accepts = getattr(entry.load(), "accepts", lambda path: None)
+        try:
+            if (options := accepts(Path(path))) is not None:
+                return {"name": name, **options}
+        except UserError:
+            raise
+        except Exception as error:
+            warnings.warn(str(entry.refused(f"is left out, its accepts('{path}') fails", error)), stacklevel=2)
     raise UserError(nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is")
 
 
