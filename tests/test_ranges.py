@@ -8,7 +8,7 @@ import pytest
 from gantk.data.augment import Augment
 from gantk.errors import UserError
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import _options, options_model
+from gantk.plugin.spec import options_model, options_of
 from gantk.recipe.load import all_recipes, checked_recipe, load_recipe
 from gantk.recipe.tables import TABLES
 
@@ -25,7 +25,7 @@ def numbers_without_range(hint: object) -> bool:
 @pytest.mark.parametrize("key", [*sorted(registry().entries), *TABLES], ids=str)
 def test_every_number_that_a_recipe_can_say_has_a_range(key):
     target = registry().get(*key).load() if isinstance(key, tuple) else TABLES[key][1]
-    hints = {name: hint for name, hint, _ in _options(target)}
+    hints = {name: hint for name, hint, _ in options_of(target)}
     assert {name for name, hint in hints.items() if numbers_without_range(hint)} <= {*BY_NATURE.split()}
 
 
