@@ -67,7 +67,7 @@ class Commands(click.Group):
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
         except Exception as error:
-            for note in filter(None, [others_in(error)]):
+            if note := others_in(error):
                 error.add_note(note)  # the last line of its traceback
             raise
 

@@ -145,8 +145,10 @@ def _in_use(path: Path, host: str, process: int) -> bool:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except (OSError, OverflowError) as error:
-        return isinstance(error, PermissionError)  # another user's
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
     return True
 
 

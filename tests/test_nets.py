@@ -244,8 +244,8 @@ def always(monkeypatch):
     monkeypatch.setattr(kernels, "TAPS", range(1, 65))
 
 
-@pytest.fixture(params=[True, False], ids=["tiles", "no tiles"])
-def tiles(request, monkeypatch):
+@pytest.fixture(params=[True, False], ids=["bfloat16 multiplied", "float32 alone"])
+def multiplied(request, monkeypatch):
     monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: request.param)
 
 
@@ -278,7 +278,7 @@ def apart(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", SHAPES)
-def test_products_are_torchs_convolutions(name, dims, always, tiles):
+def test_products_are_torchs_convolutions(name, dims, always, multiplied):
     torch.manual_seed(0)
     module, x = layer(dims, SHAPES[name]), image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
     assert "Product" in type(module(x).grad_fn).__name__

@@ -302,10 +302,12 @@ def is_table(hint: Any) -> bool:
 def toml(value: Any) -> str:
     """A value on one line of TOML."""
     if isinstance(value, Mapping):
-        plain_key = re.compile(r"[\w-]+", re.ASCII).fullmatch
-        keys = [key if plain_key(key) else json.dumps(key, ensure_ascii=False) for key in value]
-        inside = ", ".join(f"{key} = {toml(each)}" for key, each in zip(keys, value.values(), strict=True))
+        inside = ", ".join(f"{_key(key)} = {toml(each)}" for key, each in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)

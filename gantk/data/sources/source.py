@@ -170,9 +170,9 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
         with suppress(UserError):  # a plugin that fails to load must not hide the other sources
             source = entry.load()
             for_others = domains not in getattr(source, "found_for", (1, 2))
-            ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, entry))
-    for *_, name, entry in sorted(ranked, key=lambda each: each[:-1]):
-        accepts = getattr(entry.load(), "accepts", lambda path: None)
+            ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, entry, source))
+    for *_, name, entry, source in sorted(ranked, key=lambda each: each[:-2]):
+        accepts = getattr(source, "accepts", lambda path: None)
         try:
             if (options := accepts(Path(path))) is not None:
                 return {"name": name, **options}
