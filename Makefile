@@ -21,7 +21,8 @@ run: $(VENV)/ready  ## install into .venv, train the DualGAN recipe and write it
 	@$(BIN)/gantk run $(RECIPE) $(ARGS)
 
 # One file is one process's: its fixtures are made once. Several processes of one thread each beat one of several.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# In the order of their names, as a file of few tests that take long, which xdist would take last, leaves one waiting.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quick tests on two cores
 	@$(BIN)/ruff check

@@ -1,5 +1,6 @@
 """The command line: a thin skin on the Python API, exit codes, what commands print."""
 
+import functools
 import inspect
 import json
 import re
@@ -115,7 +116,9 @@ def test_every_key_of_a_recipes_tables_is_shown_with_type_default_and_meaning(ga
     assert len(table.model_fields) == len(options_help(table))
 
 
-def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk):
+def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch):
+    # the comments beside options are read from the code: by one command once, here by seventy
+    monkeypatch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
     for name in sorted(all_recipes()):
         recipe = load_recipe(name)
         shown = gantk("show", "recipe", name).out

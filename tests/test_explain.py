@@ -1,6 +1,7 @@
 """`gantk explain` finds what a region was made from, keeps the grid, and tells a learnt map from a random one."""
 
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from gantk.__main__ import main
 from gantk.errors import UserError
 from gantk.formats.files import read
 
-pytest.importorskip("captum")
+pytestmark = pytest.mark.skipif(find_spec("captum") is None, reason="needs captum: pip install gantk[explain]")
 quiet = {"say": lambda line: None, "device": "cpu"}
 
 

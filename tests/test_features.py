@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from test_sets import blobs
@@ -242,8 +241,10 @@ def no_network(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def trained():
     """Tensors that stand for published weights."""
+    from timm import create_model  # takes seconds
+
     torch.manual_seed(7)
-    return timm.create_model(NAME.split(".")[0]).state_dict()
+    return create_model(NAME.split(".")[0]).state_dict()
 
 
 def same(model, state) -> bool:
@@ -295,7 +296,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network"))
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network"))
     with pytest.raises(UserError, match="no answer from http://127.0.0.1:9: .*refused"):
         timm_model(NAME)
 
@@ -303,7 +304,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("gantk_features.timm_networks._unreachable", lambda config: None)
-    monkeypatch.setattr(timm, "create_model", fails)
+    monkeypatch.setattr("timm.create_model", fails)
     with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
         timm_model(NAME)
 

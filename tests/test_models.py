@@ -14,7 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import draw_pictures
+from tiny import ROOT, draw_pictures
 from volumes import volume
 
 from gantk import load
@@ -168,21 +168,29 @@ class Hub(BaseHTTPRequestHandler):
         """Nothing on the terminal."""
 
 
+# The commands share an interpreter, whose start takes seconds.
+SEVERAL = """import files, json, sys
+ends = [files.gantk(*words) for words in json.loads(sys.argv[1])]
+print(json.dumps([(end.code, end.out + end.err) for end in ends]))"""
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """`hub("push", ...)` runs the command line in a process of its own whose hub is the server; its output."""
+    """`hub(["push", ...], ...)` runs commands one after the other in a process whose hub is the server; their ends."""
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install gantk[hub]")
-    monkeypatch.setattr(Hub, "files", {})
+    monkeypatch.setattr(Hub, "files", {"setup.py": b"raise SystemExit('executed')"})  # of somebody else
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     own = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_me", "HF_HUB_OFFLINE": "0"}
     own |= {"HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+    own["PYTHONPATH"] = f"{ROOT / 'tests'}:{ROOT / 'tests' / 'promises'}:{os.environ.get('PYTHONPATH', '')}"
 
-    def call(*words: object) -> tuple[int, str]:
+    def call(*commands: list[object]) -> list[tuple[int, str]]:
         Hub.asked = []
-        command = [sys.executable, "-m", "gantk", *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
+        given = json.dumps([[str(word) for word in words] for words in commands])
+        command = [sys.executable, "-c", SEVERAL, given]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
 
     yield call
     server.shutdown()
@@ -191,22 +199,22 @@ def hub(tmp_path, monkeypatch):
 
 def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(hub, tiny_run, pictures, tmp_path):
     (picture,) = pictures(tmp_path / "in", 1)
-    code, said = hub("push", tiny_run, "me/tiny", "--license", "cc-by-4.0")
+    push = ["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"]
+    (code, said), first = hub(push, ["translate", "hf://me/tiny", picture, "one.png", "--device", "cpu"])
     assert code == 0 and f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said, said
-    files, names = Hub.files, "README.md card.md meta.json metrics.json recipe.toml weights.safetensors"
+    files, names = Hub.files, "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors"
     assert sorted(path.rpartition("/")[2] for path in files) == names.split()
     assert files["README.md"].startswith(b"---\nlibrary_name: gantk\n")
     assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"] and files["README.md"].endswith(files["card.md"])
-    files["setup.py"] = b"raise SystemExit('executed')"  # what somebody else put there is not even fetched
-    code, said = hub("translate", "hf://me/tiny", picture, "one.png", "--device", "cpu")
-    (weights,) = (tmp_path / "hf").rglob("weights.safetensors")
+    (weights,), (code, said) = (tmp_path / "hf").rglob("weights.safetensors"), first
     assert code == 0 and f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits " in said, said
     assert len([each for each in Hub.asked if "weights.safetensors" in each and each.startswith("GET")]) == 1
     assert not list((tmp_path / "hf").rglob("setup.py"))
-    code, said = hub("translate", f"hf://me/tiny@{COMMIT}", picture, "two.png", "--device", "cpu")
-    assert code == 0 and Hub.asked == [], said
+    again = ["translate", f"hf://me/tiny@{COMMIT}", picture, "two.png", "--device", "cpu"]
+    (code, said), refused = hub(again, ["translate", "hf://me/gone", picture, "three.png"])
+    assert code == 0 and not [each for each in Hub.asked if "gone" not in each], said
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    code, said = hub("translate", "hf://me/gone", picture, "three.png")
+    code, said = refused
     assert code == 1 and said.startswith("error  'hf://me/gone' cannot be fetched: 404") and "Traceback" not in said
 
 

@@ -28,6 +28,18 @@ def train(here: Path, *options: object, **changes: dict) -> Args:
     return ["run", "tiny.toml", "--out", "new", "--device", "cpu", *options]
 
 
+def unpaired(here: Path) -> Args:
+    for side, name in (("trainA", "one"), ("trainB", "two")):
+        files.pictures(here / "data" / side, 16, name=name)
+    return other(here, PIX2PIX, "--data", "data")
+
+
+def other(here: Path, method: dict, *options: object, **changes: dict) -> Args:
+    """`gantk run` of another method, with its own metrics."""
+    files.recipe(here / "tiny.toml", files.TINY | {"method": method, "evaluate": {"samples": 1}}, **changes)
+    return ["run", "tiny.toml", "--out", "new", "--device", "cpu", *options]
+
+
 def on_pictures(here: Path, change: Callable[[Path], object] = lambda data: None, a: int = 16, b: int = 16) -> Args:
     """`gantk run` on pictures in two folders of which something is wrong."""
     change(files.two_domains(here / "data", a, b))
@@ -64,6 +76,30 @@ def damaged(here: Path, name: str, content: bytes | int) -> Args:
     path = next(shutil.copytree(here.parent / "RUN", here / "copy").glob(name))
     cut(path, content) if isinstance(content, int) else path.write_bytes(content)
     return ["resume", "copy"]
+
+
+def changed(here: Path, **method: object) -> Args:
+    """`gantk resume` of a copy of the run whose recipe names another network or method than its checkpoint."""
+    files.recipe(shutil.copytree(here.parent / "RUN", here / "copy") / "recipe.toml", method=method)
+    return ["resume", "copy"]
+
+
+def newer(here: Path) -> Args:
+    path = next(shutil.copytree(here.parent / "RUN", here / "copy").glob("checkpoints/*/meta.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99, "sha256": {}}))
+    return ["resume", "copy"]
+
+
+def without_checkpoints(here: Path) -> Args:
+    shutil.rmtree(shutil.copytree(here.parent / "RUN", here / "copy") / "checkpoints")
+    return ["resume", "copy"]
+
+
+def stylize(here: Path, style: np.ndarray | None = None) -> Args:
+    files.picture(here / "content.png", files.numbers(1, (32, 32)))
+    if style is not None:
+        files.picture(here / "style.png", style)
+    return ["stylize", "content.png", "style.png", "out.png", "--weights", "random"]
 
 
 def broken_nifti(here: Path) -> Args:
@@ -124,6 +160,12 @@ def nan(here: Path) -> Args:
     return volumes(here, values=values)
 
 
+PIX2PIX = {"name": "pix2pix", "generator": {"name": "unet", "width": 4, "depth": 2}, "discriminator": "patchgan"}
+DCGAN = files.NOISE["method"]
+PROGAN = {"name": "progan", "width": 8, "latent": 8}
+T1 = {"domains": ["T1"]}
+VOLUMES = {"dims": 3, "size": [16, 16, 16], "neighbours": 1}
+
 CASES: dict[str, Callable[[Path], Args]] = {
     # ---- recipes
     "unknown option of a network": lambda h: train(h, method={"generator": {"name": "unet", "wdth": 4}}),
@@ -145,6 +187,16 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "no TOML": lambda h: [(h / "bad.toml").write_text("[train\nsteps = 3\n"), "run", "bad.toml"][1:],
     "newer format": lambda h: [files.recipe(h / "new.toml", files.TINY | {"format": 99}), "run", "new.toml"][1:],
     "size that a network cannot take": lambda h: train(h, data={"size": [36, 36]}),
+    "unknown phase": lambda h: train(h, train={"optimizers": {"generator": {"name": "adam"}}}),
+    "half size": lambda h: train(h, data={"size": [40, 40]}, method={"low_res_warmup": 0.5}, train={"steps": 2}),
+    "size that a discriminator cannot take": lambda h: train(h, "--set", "method.discriminator.receptive_field=142"),
+    "patch larger than the images": lambda h: train(h, "--set", "data.patch=[64, 64]"),
+    "neighbours of volumes": lambda h: train(h, data=VOLUMES),
+    "lesion without masks": lambda h: other(h, PIX2PIX | {"lesion": 4.0}),
+    "pairs of noise": lambda h: other(h, DCGAN, "--set", 'evaluate.metrics=["psnr"]', data=T1),
+    "size that cannot be grown": lambda h: other(h, PROGAN, data=T1 | {"size": [48, 48]}),
+    "size that cannot be doubled": lambda h: other(h, DCGAN, data=T1 | {"size": [50, 50]}),
+    "recipe that is there": lambda h: [(h / "dualgan_t1t2.toml").touch(), "recipes", "copy", "dualgan_t1t2"][1:],
     # ---- images to train on
     "missing data": lambda h: train(h, "--data", "nowhere"),
     "empty folder": lambda h: [(h / "data").mkdir(), *train(h, "--data", "data")][1:],
@@ -155,6 +207,10 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "empty picture": lambda h: on_pictures(h, lambda d: cut(d / "trainA/slice-00.png", 0)),
     "three channels among one": lambda h: on_pictures(h, lambda d: rgb(d / "trainA/slice-05.png")),
     "no contrast": lambda h: on_pictures(h, blank),
+    "one folder": lambda h: train(h, "--data", files.pictures(h / "data/slices", 8).parent),
+    "no pairs": unpaired,
+    "no masks": lambda h: other(h, PIX2PIX, data={"mask": True}),
+    "no labels": lambda h: other(h, DCGAN | {"conditional": True}, data=T1),
     "split file that is not there": lambda h: train(h, "--set", "data.split.file=nowhere.csv"),
     "split file without its column": lambda h: split_file(h, "patient,side\np00,train\n"),
     "split file with an unknown word": lambda h: split_file(h, "patient,split\np00,trian\n"),
@@ -165,6 +221,10 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "run that is there": existing,
     "truncated weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", 1000),
     "pickle for weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", pickle.dumps({"a": 1})),
+    "no checkpoint": without_checkpoints,
+    "checkpoint of another method": lambda h: changed(h, name="cyclegan"),
+    "checkpoint of another network": lambda h: changed(h, generator={"name": "unet", "width": 6, "depth": 3}),
+    "checkpoint of a newer version": newer,
     "samples of a translator": lambda h: ["sample", "RUN", "-n", "2", "--out", "new", "--device", "cpu"],
     # ---- translating
     "missing input": lambda h: translate(h, "nowhere.png"),
@@ -177,6 +237,8 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "nothing but NaN": all_nan,
     "output of another kind": lambda h: translate(h, target="out.nii.gz"),
     "output on top of the input": lambda h: translate(h, "in", "in"),
+    "style in colour": lambda h: stylize(h, files.numbers(2, (32, 32, 3))),
+    "no style": stylize,
     "domain that is not made": lambda h: translate(h, "in", "out", "--to", "FLAIR"),
     # ---- scoring
     "unknown metric": lambda h: score(h, metrics="psnr,sim"),
