@@ -133,7 +133,7 @@ class RunRecord:
             raise UserError(what, where="report", remedy=remedy)
         self.path = path
         self.problems: list[str] = []
-        self.recipe, self.environment, self.split, self.metrics, self.best, index = map(self._read, FILES)
+        self.recipe, self.environment, self.split, self.metrics, self.best, index = map(self.read, FILES)
         self.recipe_text = (path / "recipe.toml").read_text("utf-8") if self.recipe else ""
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
@@ -141,9 +141,10 @@ class RunRecord:
         for line in read_log(path / "log.jsonl", self.problems):
             self.log.add(line)
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def read(self, name: str, schema: Any = None) -> dict[str, Any]:
+        """The content of a JSON or TOML file of the run; {} where it is absent, or unreadable."""
         try:
-            return read(self.path / name)
+            return read(self.path / name, schema)
         except UserError as error:
             self.problems.append(error.what)
             return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import numpy as np
 from PIL import Image
 from pydantic import RootModel
 
-from gantk.errors import UserError, argument
-from gantk.files import write_file
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import preview
-from gantk.runs.schemas import Part, Preview, Step, read, table
+from gantk.runs.folder import Run
+from gantk.runs.schemas import Part, Preview, Step, table
 from gantk_hallucination.sfrc import against_truth, candidates, planes
 
 LISTED, SHOWN = 20, 4  # patches listed per direction, and those of them that are drawn
@@ -27,7 +25,7 @@ PATCH = table("patient", "row", "column", "score", patient=str, image=Step, row=
 def keep(run: Path, tested: dict[str, Tested]) -> None:
     """Write hallucinations.json: for each direction the patches that differ most from the truth, the worst first."""
     found = {direction: _listed(one) for direction, one in tested.items()}
-    write_file(run / "hallucinations.json", (json.dumps(found, indent=1) + "\n").encode())
+    Run(run).write_json("hallucinations.json", found)
 
 
 def _listed(one: Tested) -> list[dict[str, Any]]:
@@ -57,12 +55,7 @@ def _picture(image: np.ndarray, row: int, column: int) -> str:
 
 def section(record) -> dict[str, Any] | None:
     """Build the dict that the hook `gantk_report` returns; None where no patches were saved."""
-    try:
-        remedy = f"gantk eval {argument(record.path)} writes it again"
-        found = read(record.path / "hallucinations.json", RootModel[dict[Part, list[PATCH]]], remedy)
-    except UserError as error:
-        record.problems.append(error.what)
-        return None
+    found = record.read("hallucinations.json", RootModel[dict[Part, list[PATCH]]])
     directions = [{"label": record.label(key), "patches": rows} for key, rows in found.items() if rows]
     about = {"folder": Path(__file__).parent, "template": "patches.html.j2", "styles": ["patches.css"]}
     return about | {"directions": directions, "kinds": KINDS} if directions else None

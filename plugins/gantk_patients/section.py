@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as Picture
 from pydantic import Field, RootModel
 
-from gantk.errors import UserError, argument, told
+from gantk.errors import argument, told
 from gantk.formats.nifti import Nifti
 from gantk.runs.schemas import Part, Step, inside, read, table
 
@@ -24,16 +24,13 @@ CASE = table("patient", "stem", "scores", "rank", "input", "truth", "image", pat
              rank=Step, place=Step, input=str, truth=str, image=str, units=UNITS)  # fmt: skip
 VOLUME = table("patient", "stem", patient=str, stem=Part)
 KEPT = table("patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool)
+PATIENTS = RootModel[dict[Part, KEPT]]
 ROWS = 12  # rows of the table that are shown at first
 
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report`; None where the run has no test patients (yet)."""
-    try:
-        found = kept(record.path)
-    except UserError as error:
-        record.problems.append(error.what)
-        return None
+    found = record.read("patients.json", PATIENTS)
     directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
     if not directions:
         return None
@@ -50,8 +47,7 @@ def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def kept(run: Path) -> dict[str, Any]:
     """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
-    remedy = f"gantk eval {argument(run)} writes it again"
-    return read(run / "patients.json", RootModel[dict[Part, KEPT]], remedy)
+    return read(run / "patients.json", PATIENTS, f"gantk eval {argument(run)} writes it again")
 
 
 def pictures(record, stem: str) -> dict[str, dict[str, Any]]:

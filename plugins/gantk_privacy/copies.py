@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gantk.errors import UserError, argument
-from gantk.files import write_file
 from gantk.metrics.intervals import metric_row
 from gantk.report.pictures import preview
-from gantk.runs.schemas import Preview, read, table
+from gantk.runs.folder import Run
+from gantk.runs.schemas import Preview, table
 
 # Alarm: `copied` > COPIED with its whole interval, or with the ratio's < NEAR; or the whole of `membership`'s > MEMBER.
 COPIED, NEAR, MEMBER = 0.1, 0.8, 0.6
@@ -40,7 +38,7 @@ def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
         | {"pictures": {kind: _picture(x / scorer.span) for kind, x in zip(KINDS, one["images"], strict=True)}}
         for one in metric.nearest
     ]
-    write_file(run / "memorisation.json", (json.dumps({"cases": cases}, indent=1) + "\n").encode())
+    Run(run).write_json("memorisation.json", {"cases": cases})
 
 
 def copying(rows: dict[str, Any]) -> str:
@@ -73,10 +71,6 @@ def _picture(image: Tensor) -> str:
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report`; None where no copies were saved."""
-    try:
-        found = read(record.path / "memorisation.json", KEPT, f"gantk eval {argument(record.path)} writes it again")
-    except UserError as error:
-        record.problems.append(error.what)
-        return None
+    found = record.read("memorisation.json", KEPT)
     about = {"folder": Path(__file__).parent, "template": "copies.html.j2", "styles": ["copies.css"]}
     return about | {"cases": found["cases"], "kinds": KINDS} if found else None
