@@ -17,6 +17,7 @@ from gantk.report.charts import Chart, chart
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import headline, verdicts
 from gantk.report.words import baseline_name, metric_name
+from gantk.runs.folder import flat
 from gantk_patients.section import HERE, kept, pictures
 
 
@@ -149,15 +150,7 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
 
 def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
     """(Recipe key, its value in each run) for the keys in which the runs differ."""
-    flat = [_flat(record.recipe) for record in named.values()]
-    keys = dict.fromkeys(key for found in flat for key in found)
-    rows = ((key, [found.get(key, "–") for found in flat]) for key in keys)
+    recipes = [{key: json.dumps(x, ensure_ascii=False) for key, x in flat(one.recipe)} for one in named.values()]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    rows = ((key, [recipe.get(key, "–") for recipe in recipes]) for key in keys)
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: json.dumps(value, ensure_ascii=False)}
-    return found
