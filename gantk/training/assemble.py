@@ -59,8 +59,8 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
         batches.end = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
         if method.weighs_lesions and not model.data.mask:
-            what = "the method weighs the pixels of lesions, and the recipe asks for no masks of them"
-            raise UserError(what, where="method.lesion", remedy="Set data.mask = true, or method.lesion = 1.0")
+            remedy = "set data.mask = true, or method.lesion = 1.0 if it has that; data.source.mask names the masks"
+            raise UserError("the method needs masks, and the recipe asks for none", where="data.mask", remedy=remedy)
         start = Start()
         if train.start and known is None and runtime.main:
             from gantk.training.start import start_from

@@ -1,6 +1,5 @@
 """A loss on features of a frozen network, a loss weighted to the body, and a segmenter that provides features."""
 
-from gantk.errors import UserError
 from gantk.plugin.hookspecs import hookimpl
 
 
@@ -14,10 +13,7 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_check(model) -> None:
-    """Refuse a segmenter without masks, and feature losses whose weights have changed since the run began."""
-    if model.method.name == "segmenter" and not model.data.mask:
-        remedy = "set data.mask = true, and say which files are masks: data.source.mask"
-        raise UserError("a segmenter learns from masks, and the recipe asks for none", where="data.mask", remedy=remedy)
+    """Refuse feature losses whose weights have changed since the run began."""
     from gantk_feature_loss.networks import opened, pin
 
     opened.cache_clear()  # files may have changed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +98,7 @@ def is_run(network: str) -> bool:
     return os.path.isdir(network) or (os.sep in network and not os.path.isfile(network))
 
 
-def pin(value: Any, where: str) -> None:
+def pin(value: object, where: str) -> None:
     """Record path and SHA-256 of each `feature` loss's network in a method's options; UserError if they differ."""
     if isinstance(value, Part) and (value.kind, value.name) == ("loss", "feature"):
         table, name = value.options, value.options["network"]

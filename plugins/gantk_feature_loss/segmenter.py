@@ -23,7 +23,7 @@ class Segmenter(Method):
     lesion. Uses batch norm, because instance norm removes an image's brightness. It generates no images.
     """
 
-    reads = ("image",)
+    reads, weighs_lesions = ("image",), True
 
     def __init__(
         self,
