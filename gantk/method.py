@@ -31,6 +31,15 @@ class Geometry:
     range: tuple[float, float] = (-1.0, 1.0)  # network intensities of black and white
     contrasts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names per domain: {"a": ("T1", "FLAIR"), ...}
 
+    def known_classes(self, conditional: bool) -> int:
+        """The number of classes that networks are told of, 0 unless `conditional`; UserError for fewer than two."""
+        if conditional and len(self.classes) < 2:
+            found = f"images of one class only, '{self.classes[0]}'" if self.classes else "no labels"
+            what = f"a conditional method learns what tells classes apart, and the data bring {found}"
+            remedy = "set data.labels = true and take data of two classes or more, or set method.conditional = false"
+            raise UserError(what, where="method.conditional", remedy=remedy)
+        return len(self.classes) if conditional else 0
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -156,7 +165,7 @@ class Method(nn.Module):
         call = network if call is None else call
         each = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]
         joins = self.batched and len(each) > 1 and getattr(network, "batch_independent", False)
-        if not joins or any(_shapes(entry) != _shapes(each[0]) for entry in each):
+        if not joins or any([x.shape[1:] for x in entry] != [x.shape[1:] for x in each[0]] for entry in each):
             return [call(*entry) for entry in each]
         return _split(call(*map(torch.cat, zip(*each, strict=True))), [len(entry[0]) for entry in each])
 
@@ -218,11 +227,6 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
         remedy = "compute one from what the phase's networks give, without .detach(), .item() or torch.no_grad()"
         raise UserError(what, where=where, remedy=remedy)
     return losses
-
-
-def _shapes(tensors: tuple[Tensor, ...]) -> list[torch.Size]:
-    """The shape of one sample of each tensor."""
-    return [tensor.shape[1:] for tensor in tensors]
 
 
 def _split(output: Tensor | Sequence, counts: list[int]) -> list:

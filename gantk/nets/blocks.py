@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from math import prod
+from math import ceil, log2, prod
 from typing import Literal, get_args
 
 import torch
@@ -367,6 +367,18 @@ def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, 
     )  # fmt: skip
 
 
+def doublings(size: tuple[int, ...], who: str) -> int:
+    """How often a map is doubled to become an image of `size`: the most that leave it whole sides of 4 pixels or more.
+
+    3 times at 32 px, 4 at 64, 5 at 128. UserError with the nearest sizes where its shortest side would be longer than
+    16: a linear layer from a code to so large a map, or from the map to a code, has too many weights.
+    """
+    shortest, remedy = max(min(size), 8), "train on parts of the images (data.patch)"
+    require_size(size, 2 ** max(1, ceil(log2(shortest / 16))), 8, who, remedy)
+    most = int(log2(shortest / 4))
+    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
+
+
 class SelfAttention(nn.Module):
     """Adds to each position of a map an attention-weighted sum over all positions (Zhang et al., 2019, section 3).
 
@@ -412,3 +424,11 @@ def one_hot(label: Tensor, classes: int) -> Tensor:
     torch's one_hot checks the range of labels on the CPU, which synchronises; here a label out of range has no True.
     """
     return label[:, None] == torch.arange(classes, device=label.device)
+
+
+def with_class(x: Tensor, label: Tensor | None, classes: int) -> Tensor:
+    """`x` (N, C, ...) with one more channel for each class, 1 for the label's own and 0 for others; 0 classes: `x`."""
+    if not classes:
+        return x
+    planes = one_hot(label, classes).to(x.dtype)[(..., *[None] * (x.ndim - 2))]
+    return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.blocks import UpKind, one_hot
+from gantk.nets.blocks import UpKind, one_hot, with_class
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_dcgan.network import DCGANGenerator
@@ -48,14 +47,7 @@ class DCGAN(Method):
         adapt: Fraction = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
     ):
         super().__init__(geometry)
-        if conditional and len(geometry.classes) < 2:
-            found = f"images of one class only, '{geometry.classes[0]}'" if geometry.classes else "no labels"
-            raise UserError(
-                f"a conditional DCGAN learns what tells classes apart, and the data bring {found}",
-                where="method.conditional",
-                remedy="set data.labels = true and take data of two classes or more, or set method.conditional = false",
-            )
-        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
         self.latent, self.critic, self.noise = latent, critic, noise
         channels = geometry.channels["image"]
         self.generator = DCGANGenerator(
@@ -100,7 +92,7 @@ class DCGAN(Method):
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake"] = self._generate(self._noise_for(batch), label)
-        shown = [self._labelled(self.augment(seen), label) for seen in (image, batch["fake"])]
+        shown = [with_class(self.augment(seen), label, self.classes) for seen in (image, batch["fake"])]
         real, fake = self.batched_forward(self.discriminator, *shown)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
@@ -167,19 +159,10 @@ class DCGAN(Method):
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """Generate images from noise, concatenated with the one-hot class: the first layer learns a map per class."""
-        if self.classes:
-            noise = torch.cat([noise, one_hot(label, self.classes).to(noise.dtype)], dim=1)
-        return self.generator(noise)
+        return self.generator(with_class(noise, label, self.classes))
 
     def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
-        return self.discriminator(self._labelled(image, label))
-
-    def _labelled(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Append one channel per class to an image: 1 for its own class, 0 for the others."""
-        if not self.classes:
-            return image
-        maps = one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
-        return torch.cat([image, maps.expand(-1, -1, *image.shape[2:])], dim=1)
+        return self.discriminator(with_class(image, label, self.classes))
 
 
 class Judge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil, log2, prod
+from math import prod
 from typing import Literal
 
 import torch.nn.functional as F
@@ -13,20 +13,7 @@ from gantk.nets import discriminators
 from gantk.nets.blocks import NormKind, UpKind
 from gantk.plugin.spec import Depth, Width
 
-SMALLEST, LARGEST = 4, 16  # bounds of the first map's shortest side; the discriminator's last map has side 4
-
-
-def doublings(size: tuple[int, ...]) -> int:
-    """The number of doublings from the first map to an image of `size`: 4 at 64 px, 5 at 128, 6 at 256.
-
-    The largest for which all sides of the first map are whole numbers, and the shortest 4 or more. UserError with the
-    nearest sizes where that side would exceed 16: a linear layer from noise to such a map would be too large.
-    """
-    shortest = max(min(size), 2 * SMALLEST)
-    least = max(1, ceil(log2(shortest / LARGEST)))
-    b.require_size(size, 2**least, 2 * SMALLEST, "a DCGAN generator", "train on parts of the images (data.patch)")
-    most = int(log2(shortest / SMALLEST))
-    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
+SMALLEST = 4  # side of the discriminator's last map
 
 
 def activation(slope: float) -> nn.Module:
@@ -42,7 +29,7 @@ class DCGANGenerator(nn.Module):
 
     Args:
         inputs: length of the noise vector, one-hot class included.
-        size: of the image, 2 or 3 sides; see `doublings` for the allowed sizes.
+        size: of the image, 2 or 3 sides; see `gantk.nets.blocks.doublings` for the allowed sizes.
         width: filters of the last map before the image.
         up: "transpose" as published; "resize" or "linear" leave no checkerboard.
         attention: positions of self-attention blocks, in doublings before the image.
@@ -63,7 +50,7 @@ class DCGANGenerator(nn.Module):
         ends: tuple[float, float] = (-1.0, 1.0),
     ):
         super().__init__()
-        dims, count = len(size), doublings(size)
+        dims, count = len(size), b.doublings(size, "a DCGAN generator")
         b.check_levels(attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}")
         filters = [width * min(2**level, 8) for level in reversed(range(count))] + [out_channels]
         self.start = (filters[0], *(side // 2**count for side in size))

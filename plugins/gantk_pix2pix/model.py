@@ -46,12 +46,7 @@ class Pix2Pix(Regression):
         augment: list[Augment] = [],  # differentiable changes of the discriminators' inputs, for small data
         adapt: Fraction = 0.0,  # apply them only as often as keeps this r_t (0.6 in ADA's paper); 0 = always
     ):
-        if conditional and len(geometry.classes) < 2:
-            what = "a generator that is told the class needs images of two classes, and the data bring "
-            what += f"'{geometry.classes[0]}' alone" if geometry.classes else "no labels"
-            remedy = "set data.labels = true and take data of two classes or more, or set method.conditional = false"
-            raise UserError(what, where="method.conditional", remedy=remedy)
-        self.noise, self.classes = noise, len(geometry.classes) if conditional else 0
+        self.noise, self.classes = noise, geometry.known_classes(conditional)
         options = {"generator": generator, "reconstruction": reconstruction, "both": both, "lesion": lesion}
         super().__init__(geometry, noise + self.classes, vary=vary, target_losses=target_losses, **options)
         self.register_buffer("seen_in_use", self._seeded(geometry.size, torch.Generator().manual_seed(0)), False)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gantk.nets.blocks import in_layout_of, one_hot, pixel_norm
+from gantk.nets.blocks import in_layout_of, pixel_norm, with_class
 from gantk_progan.layers import HE, EqualConv, EqualLinear, MinibatchDeviation, doubled, halved, leaky
 
 SMALLEST = 4  # side of level 0's images; level k has 4 * 2**k
@@ -56,9 +56,7 @@ class Generator(nn.Module):
 
     def _first(self, latent: Tensor, label: Tensor | None) -> Tensor:
         """The first block: feature maps of 4 pixels a side."""
-        z = pixel_norm(latent)
-        if self.classes:
-            z = torch.cat([z, one_hot(label, self.classes).to(z.dtype)], 1)
+        z = with_class(pixel_norm(latent), label, self.classes)
         ones = [1] * self.dims
         x = self.first(z).unflatten(1, (-1, *[SMALLEST] * self.dims)) + self.first_bias.view(1, -1, *ones)
         x = pixel_norm(leaky(in_layout_of(self, x)))

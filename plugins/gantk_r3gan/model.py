@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.blocks import one_hot
+from gantk.nets.blocks import with_class
 from gantk.plugin.spec import Augment, Count, Fraction, Weight, Width
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk_r3gan.networks import Discriminator, Generator
@@ -46,14 +45,7 @@ class R3GAN(Method):
         adapt: Fraction = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
     ):
         super().__init__(geometry)
-        if conditional and len(geometry.classes) < 2:
-            found = f"images of one class only, '{geometry.classes[0]}'" if geometry.classes else "no labels"
-            raise UserError(
-                f"a conditional R3GAN learns what tells classes apart, and the data bring {found}",
-                where="method.conditional",
-                remedy="set data.labels = true and take data of two classes or more, or set method.conditional = false",
-            )
-        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
         self.latent, self.gamma, self.gamma_end = latent, gamma, gamma if gamma_end is None else gamma_end
         options = dict(width=width, blocks=blocks, expand=expand, group=group, plain=plain)
         channels = geometry.channels["image"]
@@ -106,9 +98,7 @@ class R3GAN(Method):
         return lambda noise, label=None: self._generate(noise, label).clamp(*self.geometry.range)
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        if self.classes:
-            noise = torch.cat([noise, one_hot(label, self.classes).to(noise.dtype)], 1)
-        return self.g(noise)
+        return self.g(with_class(noise, label, self.classes))
 
     def _real(self, batch: Batch) -> Tensor:
         """Cut off at black and white, as samples are."""

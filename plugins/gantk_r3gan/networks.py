@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import ceil, gcd, log2, prod, sqrt
+from math import gcd, prod, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -12,23 +12,9 @@ from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 
-SMALLEST, LARGEST = 4, 16  # shortest side of the smallest map, which noise becomes and the verdict is taken of
 HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
 POINT, HALVE = partial(b.conv, kernel=1), partial(b.conv, kernel=4, stride=2, padding=1)
 DOUBLE = partial(b.upsample, "resize")  # pixels repeated, and a 3x3 convolution
-
-
-def doublings(size: tuple[int, ...]) -> int:
-    """How often the smallest map is doubled to become an image of `size`: 3 times at 32 px, 4 at 64, 5 at 128.
-
-    The most that leave a smallest map of whole sides, the shortest 4 pixels or more. A UserError with the nearest sizes
-    where the shortest would be longer than 16.
-    """
-    shortest = max(min(size), 2 * SMALLEST)
-    least = max(1, ceil(log2(shortest / LARGEST)))
-    b.require_size(size, 2**least, 2 * SMALLEST, "R3GAN", "train on parts of the images (data.patch)")
-    most = int(log2(shortest / SMALLEST))
-    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -87,7 +73,7 @@ class Body(b.Network):
 
     def __init__(self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, plain: bool):
         super().__init__()
-        self.dims, self.plain, count = len(size), plain, doublings(size)
+        self.dims, self.plain, count = len(size), plain, b.doublings(size, "R3GAN")
         self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - plain))]
         self.start = (self.filters[0], *(side // 2**count for side in size))
         total = blocks * len(self.filters)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
-from gantk.nets.blocks import UpKind, one_hot
+from gantk.nets.blocks import UpKind, with_class
 from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
 from gantk_vae.network import Decoder, Encoder
 
@@ -54,15 +54,11 @@ class VAE(Method):
         conditional: bool = False,  # generate images of a given class; needs data.labels
     ):
         super().__init__(geometry)
-        if conditional and len(geometry.classes) < 2:
-            what = f"a conditional VAE needs images of two classes or more, and the data bring {len(geometry.classes)}"
-            remedy = "set data.labels = true and take data of several classes, or set method.conditional = false"
-            raise UserError(what, where="method.conditional", remedy=remedy)
         if compare == "features" and (sigma is not None or not gan):
             what = "features are a discriminator's, and sigma is a deviation of pixels"
             remedy = 'set method.gan above 0 and leave method.sigma out, or set method.compare = "pixels"'
             raise UserError(what, where="method.compare", remedy=remedy)
-        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
         self.beta, self.sigma, self.gan, self.compare, self.fitted = beta, sigma, gan, compare, prior == "fitted"
         self.code, self.latent = latent, latent + (prod(geometry.size) if gan else 0)  # random numbers per sample
         self.register_buffer("moments", torch.eye(latent + 1))  # moving average of the products of (1, code)
@@ -121,14 +117,13 @@ class VAE(Method):
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent) each, float32."""
-        mean, log_variance = self.encoder(self._labelled(image, label))[0].float().chunk(2, 1)
+        mean, log_variance = self.encoder(with_class(image, label, self.classes))[0].float().chunk(2, 1)
         return mean, log_variance.clamp(-20.0, 20.0)
 
     def decode(self, code: Tensor, label: Tensor | None = None, grain: Tensor | None = None) -> Tensor:
         """Decode codes (N, latent) to images (N, C, *size), network intensities; `grain`: normal noise (N, pixels)."""
-        if self.classes:
-            code = torch.cat([code, one_hot(label, self.classes).to(code.dtype)], 1)
-        return self.decoder(code, grain if grain is None else grain.unflatten(1, (1, *self.geometry.size)))
+        grain = grain if grain is None else grain.unflatten(1, (1, *self.geometry.size))
+        return self.decoder(with_class(code, label, self.classes), grain)
 
     def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """Encode images (N, C, *size) and decode the means of their codes."""
@@ -161,11 +156,4 @@ class VAE(Method):
 
     def _judge(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """The discriminator's logits (N, 1) and feature maps."""
-        return self.discriminator(self._labelled(image, label))
-
-    def _labelled(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Append a channel for each class to the image: 1 for its own class, 0 for the others."""
-        if not self.classes:
-            return image
-        maps = one_hot(label, self.classes).to(image.dtype).reshape(len(image), -1, *[1] * (image.ndim - 2))
-        return torch.cat([image, maps.expand(-1, -1, *image.shape[2:])], 1)
+        return self.discriminator(with_class(image, label, self.classes))

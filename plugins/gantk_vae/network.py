@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil, log2, prod
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +10,10 @@ from torch import Tensor, nn
 from gantk.nets import blocks as b
 from gantk.nets.blocks import UpKind
 
-SMALLEST, LARGEST = 4, 16  # limits of the shortest side of the map before the code's linear layer
 
-
-def halvings(size: tuple[int, ...]) -> int:
-    """The number of halvings of an image of `size`: the most with whole sides and a shortest side of 4 or more.
-
-    UserError with the nearest valid sizes if the shortest side would stay longer than 16.
-    """
-    shortest = max(min(size), 2 * SMALLEST)
-    least = max(1, ceil(log2(shortest / LARGEST)))
-    b.require_size(size, 2**least, 2 * SMALLEST, "a VAE", "train on parts of the images (data.patch)")
-    most = int(log2(shortest / SMALLEST))
-    return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
-
-
-def filters_of(width: int, count: int) -> list[int]:
-    """Filters of each level, largest map first: they double from `width` up to 8 x width."""
-    return [width * min(2**level, 8) for level in range(count)]
+def filters_of(width: int, size: tuple[int, ...]) -> list[int]:
+    """Filters of each level for images of `size`, largest map first: they double from `width` up to 8 x width."""
+    return [width * min(2**level, 8) for level in range(b.doublings(size, "a VAE"))]
 
 
 class Encoder(nn.Module):
@@ -40,7 +26,7 @@ class Encoder(nn.Module):
 
     def __init__(self, in_channels: int, outputs: int, size: tuple[int, ...], width: int):
         super().__init__()
-        dims, filters = len(size), filters_of(width, halvings(size))
+        dims, filters = len(size), filters_of(width, size)
         self.levels = nn.ModuleList()
         for level, (inputs, wide) in enumerate(zip([in_channels, *filters], filters, strict=False)):
             layers = [b.conv(dims, inputs, wide, 4, stride=2, padding=1)]
@@ -75,9 +61,8 @@ class Decoder(nn.Module):
         noisy: bool = False,
     ):
         super().__init__()
-        dims, count = len(size), halvings(size)
-        filters = filters_of(width, count)[::-1]
-        self.start, self.ends = (filters[0], *(side // 2**count for side in size)), ends
+        dims, filters = len(size), filters_of(width, size)[::-1]
+        self.start, self.ends = (filters[0], *(side // 2 ** len(filters) for side in size)), ends
         self.project = nn.Linear(inputs, prod(self.start))
         self.doubles = nn.ModuleList()
         for wide, narrow in zip(filters, [*filters[1:], filters[-1]], strict=True):
