@@ -82,12 +82,12 @@ class PairScorer:
     ):
         self.metrics, self.low, self.dims, self.batch, self.device = list(metrics), low, dims, batch, device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        whole_only = [metric.name for metric in self.metrics if not _in_mask(metric)]
+        whole_only = [metric.name for metric in self.metrics if not getattr(metric, "in_mask", None)]
         if not self.suffixes or (whole_only and "" not in self.suffixes):
             what = f"the metric '{whole_only[0]}' cannot be limited to a region" if whole_only else "no region is named"
             raise UserError(what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"')
         rows = [(metric, suffix) for suffix in self.suffixes for metric in self.metrics]
-        self.rows_of = {m.name + suffix: (m, suffix) for m, suffix in rows if not suffix or _in_mask(m)}
+        self.rows_of = {m.name + suffix: (m, suffix) for m, suffix in rows if not suffix or m.name not in whole_only}
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
@@ -124,7 +124,7 @@ class PairScorer:
     def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Any], unit: str = "") -> None:
         """Add the scores by every metric of this unit; a metric of a map computes it once for all regions."""
         for metric in (each for each in self.metrics if getattr(each, "of_unit", "") == unit):
-            inside = {suffix: mask for suffix, mask in masks.items() if not suffix or _in_mask(metric)}
+            inside = {suffix: mask for suffix, mask in masks.items() if not suffix or getattr(metric, "in_mask", None)}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
             if of_mean is not None:
                 for suffix, (mean, weight) in zip(inside, metric.means(made, real, [*inside.values()]), strict=True):
@@ -176,7 +176,3 @@ def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
         level = torch.tensor(tissue, dtype=image.dtype, device=image.device).reshape(-1, *[1] * (image.ndim - 2))
         inside.append((image > level).any(1, keepdim=True))
     return torch.stack(inside).any(0)
-
-
-def _in_mask(metric: Any) -> str | None:
-    return getattr(metric, "in_mask", None)

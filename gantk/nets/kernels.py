@@ -159,11 +159,6 @@ def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Ten
     return windows.weights(small.t() @ unfolded, like)
 
 
-def inner_precision(dtype: torch.dtype, weight: Tensor, positions: int) -> torch.dtype:
-    """The data type in which a product with a result in `dtype` is computed."""
-    return torch.float32 if weight.dtype == torch.float32 and positions <= FEW[multiplies_bfloat16()] else dtype
-
-
 @lru_cache(maxsize=1)
 def multiplies_bfloat16() -> bool:
     """Whether the CPU has AMX or AVX512-BF16: without, products in float32 are as fast and need no conversion."""
@@ -176,7 +171,8 @@ class Product(Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, transposed: bool) -> Tensor:
         dtype = precision(x)
-        inner = inner_precision(dtype, weight, len(x) * prod(windows.small))
+        few = len(x) * prod(windows.small) <= FEW[multiplies_bfloat16()]
+        inner = torch.float32 if few and weight.dtype == torch.float32 else dtype  # of the product
         with torch.autocast("cpu", enabled=False):
             matrix = windows.matrix(weight, inner)
             if transposed:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from gantk.plugin.hookspecs import hookimpl
 
 PARTS = {
-    "generator": {
-        "unet": "gantk.nets.unet:UNet",
-        "resnet": "gantk.nets.resnet:ResNet",
-    },
+    "generator": {"unet": "gantk.nets.unet:UNet", "resnet": "gantk.nets.resnet:ResNet"},
     "discriminator": {"patchgan": "gantk.nets.discriminators:PatchGAN"},
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
@@ -21,14 +18,8 @@ PARTS = {
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "flat_region": "gantk.losses.structure:FlatRegion",
     },
-    "source": {
-        "folders": "gantk.data.sources.folders:Folders",
-        "images": "gantk.data.sources.folders:Images",
-    },
-    "format": {
-        "picture": "gantk.formats.pictures:Picture",
-        "nifti": "gantk.formats.nifti:Nifti",
-    },
+    "source": {"folders": "gantk.data.sources.folders:Folders", "images": "gantk.data.sources.folders:Images"},
+    "format": {"picture": "gantk.formats.pictures:Picture", "nifti": "gantk.formats.nifti:Nifti"},
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",
         "minmax": "gantk.data.intensity:MinMax",
@@ -43,14 +34,8 @@ PARTS = {
         "kid": "gantk.metrics.sets:Kid",
     },
     "features": {"random": "gantk.metrics.features:RandomConv"},
-    "optimizer": {
-        "adam": "gantk.training.optim:adam",
-        "sgd": "gantk.training.optim:sgd",
-    },
-    "schedule": {
-        "constant": "gantk.training.optim:Constant",
-        "linear": "gantk.training.optim:Linear",
-    },
+    "optimizer": {"adam": "gantk.training.optim:adam", "sgd": "gantk.training.optim:sgd"},
+    "schedule": {"constant": "gantk.training.optim:Constant", "linear": "gantk.training.optim:Linear"},
 }
 
 

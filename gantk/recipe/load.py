@@ -40,6 +40,7 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
 DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}""")
 
 Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
+resolved = plain  # of a checked recipe: tables that TOML can hold, with every default filled in
 
 
 @dataclass
@@ -279,11 +280,6 @@ def files_of(
         for path in sorted(filter(wanted, files)):
             paths.setdefault(path.name.removesuffix(".toml"), (path, owner))
     return paths
-
-
-def resolved(model: Model) -> dict[str, Any]:
-    """A checked recipe as tables that TOML can hold, with every default filled in."""
-    return plain(model)
 
 
 # ---- the place of a mistake
