@@ -102,11 +102,11 @@ def chart(title: str, series: dict[str, Points], **options: Any) -> Chart | None
     return Chart(title, series, **options) if series else None
 
 
-def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], around `about` of them."""
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten inside [low, high], around five of them."""
     if high <= low:
         return [low]
-    raw = (high - low) / about
+    raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

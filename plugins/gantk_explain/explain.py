@@ -124,9 +124,9 @@ def blur(seen: np.ndarray) -> np.ndarray:
     return gaussian_filter(seen, [0, *(side * BLUR for side in seen.shape[1:])], mode="nearest")
 
 
-def randomised(method: Any, seed: int = 0) -> Any:
+def randomised(method: Any) -> Any:
     """A copy of a method with random weights, drawn per tensor from a normal distribution of the same deviation."""
-    other, drawn = deepcopy(method), torch.Generator().manual_seed(seed)
+    other, drawn = deepcopy(method), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in other.parameters():
             if weight.ndim > 1:

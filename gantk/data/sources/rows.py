@@ -18,13 +18,13 @@ PATIENT = ("patient_id", "participant_id", "subject", "subject_id")  # columns t
 READING: ContextVar[Callable[[float, int], None]] = ContextVar("READING", default=lambda share, line: None)
 
 
-def read_rows(path: Path, text: str = "") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case, values without blanks.
 
     The separator is comma, semicolon or tab, whichever is most frequent in the header. Empty rows, and cells beyond the
     columns, are left out. UserError for a file that is not text, or has no header.
     """
-    columns, rows = open_rows(path, text)
+    columns, rows = open_rows(path)
     return columns, list(rows)
 
 
