@@ -183,28 +183,3 @@ def test_against_better_rows_names_the_regression_and_ends_with_1(stand_in, benc
     done = bench("tiny.toml", "--against", "out/rows.jsonl")
     assert done.code == 1
     assert "REGRESSION     tiny  psnr a_to_b  20 dB -> 17 dB" in done.out and "\n1 REGRESSION\n" in done.out
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ("", "no recipe was named"),
-        ("tiny.toml --all", "--all already means every recipe"),
-        ("dualgan_t1t3", "there is no recipe 'dualgan_t1t3'"),
-        ("tiny.toml --grid method.cycle", "'method.cycle' is not key=values"),
-        ("tiny.toml --grid method.cycel=0,1", "Did you mean 'cycle'?"),
-        ("tiny.toml --seeds 2 --grid train.seed=0,1", "the seeds are given twice"),
-        ("tiny.toml --against small.toml", "this line is no row of a bench"),
-        ("tiny.toml --json no/rows.jsonl", "there is no folder 'no'"),
-        ("tiny.toml --data nothing", "does not exist"),
-        ("tiny.toml --out taken", "is not a bench folder"),
-    ],
-)
-def test_a_mistake_is_one_message_before_anything_runs(stand_in, gantk, words, told):
-    precious = Path("taken/runs/tiny/precious")
-    precious.parent.mkdir(parents=True)
-    precious.write_text("mine")
-    done = gantk("bench", "--out", "out", *words.split(), "--suite", "small.toml", "--device", "cpu")
-    assert done.code == 2, done.out
-    assert told in done.err and len(done.err.strip().splitlines()) == 1
-    assert not Path("out/runs/tiny").exists() and precious.read_text() == "mine"

@@ -85,25 +85,6 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
     assert images.shape == (4, 1, 32, 32) and images.min() >= -1 and images.max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [
-        ({"format": "tflite"}, "no exporter 'tflite'.*monai, onnx"), ({"out": "model.bin"}, "no .onnx file"),
-        ({"out": "there.onnx"}, "exists already"), ({"out": "no/such/x.onnx"}, "there is no folder"),
-        ({"out": "full", "format": "monai"}, "exists already"), ({"tolerance": 0.0}, "no tolerance"),
-        ({"to": "FLAIR"}, "cannot produce 'FLAIR'"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_wrong_input_is_refused_before_anything_is_written(run, tmp_path, options, message):
-    (tmp_path / "there.onnx").write_bytes(b"mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").touch()
-    before = set(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=message):
-        export(run, **options | {"out": tmp_path / options.get("out", "x.onnx")})
-    assert set(tmp_path.rglob("*")) == before and (tmp_path / "there.onnx").read_bytes() == b"mine"
-
-
 # ---- ONNX
 
 

@@ -109,14 +109,3 @@ def test_one_kind_of_image_is_made_from_noise_and_classes_are_told(tmp_path, qui
     tables = tomllib.loads(plan(tmp_path / "two"))
     assert tables["method"]["conditional"] and tables["data"]["labels"]
     Recipe(tables).check()
-
-
-def test_nothing_to_plan_is_one_error(tmp_path, gantk):
-    (tmp_path / "empty").mkdir()
-    empty = str(tmp_path / "empty")
-    cases = {"holds no images": [empty], "nothing says the first": [empty, "--b", "T2"], "does not exist": ["gone"]}
-    for said, words in cases.items():
-        outcome = gantk("plan", *words, "--out", str(tmp_path / "recipe.toml"))
-        assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.err
-    (tmp_path / "recipe.toml").write_text("", "utf-8")
-    assert "exists already" in gantk("plan", str(tmp_path), "--out", str(tmp_path / "recipe.toml")).err

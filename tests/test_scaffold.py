@@ -51,21 +51,6 @@ def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gant
     assert f'add.{name}("my_gan2", "my_gan2.{part.removesuffix(".py")}:MyGAN2")' in texts["__init__.py"]
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        *[(name, "cannot be the name of a package") for name in ("2gan", "my gan", "../gan", "")],
-        *[(name, "means something in Python") for name in ("class", "JSON")],
-        ("cyclegan", "the method 'cyclegan' is taken by 'gantk'"),
-        ("torch", "a package 'torch' is installed already"),
-    ],
-)
-def test_a_bad_name_is_refused_and_nothing_is_written(name, words, tmp_path):
-    with pytest.raises(UserError, match=words):
-        scaffold.new_plugin(name, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, monkeypatch):
     def full(*names):
         raise OSError(28, "No space left on device")

@@ -14,7 +14,6 @@ from tiny import PATCHGAN, UNET
 
 from gantk import api
 from gantk.errors import UserError
-from gantk.formats.files import readable
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
@@ -328,26 +327,3 @@ def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
     np.testing.assert_allclose(out.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
     found = np.asarray(out.dataobj)
     assert np.array_equal(found[..., 2], volume[..., 2]) and not np.array_equal(found[..., 0], volume[..., 0])
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("content.png notes.txt out.png", f"'notes.txt' is not an image that gantk reads. Allowed: {readable()}"),
-        ('tiny.png style.png out.png --set content_layers=["conv3_1"]', "an image of 3 x 3 leaves nothing"),
-        ("content.png style.png folder", "'folder' is a folder. Allowed: a file, such as folder.png."),
-        ("content.png style.png content.png", "OUT is CONTENT itself. Name another file."),
-        ("content.png style.png out.nii", "'content.png' cannot become 'out.nii'. Allowed: .png."),
-        ("content.png style.png out.png --recipe dualgan_t1t2", "'dualgan_t1t2' has no style transfer"),
-        ("content.png style.png out.png --set role=style", "'role' is for generated images"),
-    ],
-)
-def test_stylize_refuses_in_one_message_and_writes_nothing(gantk, files, words, message):
-    (files / "notes.txt").write_text("no image")
-    (files / "folder").mkdir()
-    Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save("tiny.png")
-    before = {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}
-    content, style, out, *options = words.split()
-    done = gantk("stylize", content, style, out, *OPTIONS, *options)
-    assert done.code == 2 and message in done.err and done.err.count("\n") == 1
-    assert before == {path: path.is_file() and path.read_bytes() for path in files.rglob("*")}

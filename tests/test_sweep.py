@@ -16,7 +16,6 @@ from several import SRUN
 from tiny import TINY
 
 import gantk
-from gantk.errors import UserError
 from gantk_cluster.space import axes_of
 from gantk_cluster.sweep import sweep, write_report
 
@@ -36,28 +35,6 @@ def test_a_space_is_read_as_it_is_written():
     whole, real, words = axes_of(["a=2..8", "b=1e-4..4e-4:log", "c=ls,bce"])
     assert (whole.ends, real.ends, words.choices) == ((2, 8), (1e-4, 4e-4), ("ls", "bce"))
     assert axes_of(["a=[1, 2],[3, 4]"])[0].choices == ([1, 2], [3, 4])
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({}, "nothing is varied. Allowed: KEY=0.5..5"),
-        ({"space": ["method.cycle"]}, "'method.cycle' is no space"),
-        ({"space": ["method.cycle=5..1"]}, "'method.cycle=5..1' is no space"),
-        ({"space": ["method.cycle=0.0..5.0:log"]}, "begins at 0, which has no logarithm. Begin above 0"),
-        ({"space": ["method.cycle=1.0..2.0", "method.cycle=1,2"]}, "'method.cycle' stands twice"),
-        ({"space": ["method.cyle=1.0..2.0"]}, "cyle"),
-        ({"space": ["method.cycle=-1.0..2.0"]}, "method.cycle"),
-        ({"space": ["method.generator.width=4,8"], "scheduler": "pbt"}, "cannot change within a training"),
-        ({"space": SPACE, "score": "nothing"}, "nothing"),
-        ({"space": SPACE, "score": "ssim"}, "does not compute 'ssim'. Allowed: psnr, mae"),
-        ({"space": SPACE, "resume": "somewhere"}, "goes on with what it was asked for"),
-    ],
-)
-def test_what_cannot_be_swept_is_told_before_anything_is_trained(tmp_path, options, words):
-    with pytest.raises(UserError) as error:
-        sweep(RECIPE, out=tmp_path / "out", **options)
-    assert words in str(error.value) and not (tmp_path / "out").exists()
 
 
 def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(tmp_path):

@@ -94,26 +94,6 @@ def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
     assert np.array_equal(*(values(tmp_path / f"of-{scan.name}") for scan in scans))
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ("--planes oblique", "axial, coronal, sagittal, all"),
-        ("--uncertainty guesses", "auto, checkpoints, cycle, dropout, flips"),
-        ("--uncertainty dropout", "dropout above 0"),
-        ("--uncertainty flips --variants 2", "the method's own translation"),
-        ("--variants 2 --style scan.nii.gz", "variants are drawn at random"),
-        ("--variants 2", "munit"),
-        ("--style scan.nii.gz", "munit"),
-    ],
-)
-def test_a_wrong_option_is_told_with_what_is_allowed(tiny_run, tmp_path, monkeypatch, gantk, options, says):
-    monkeypatch.chdir(tmp_path)
-    volume(tmp_path / "scan.nii.gz")
-    outcome = gantk("translate", tiny_run, "scan.nii.gz", "out.nii.gz", *options.split(), "--device", "cpu")
-    assert outcome.code == 2 and says in outcome.err
-    assert not (tmp_path / "out.nii.gz").exists()
-
-
 # ---- the pipeline around a network
 
 

@@ -178,8 +178,3 @@ def test_run_lr_find_tries_rates_for_each_optimizer_and_writes_nothing(gantk, ti
     assert min(first) < first[0] and "*" in done.err  # some rate learns, and a curve shows it
     settings = [word for each in re.findall(r"--set '([^']*)'", done.err) for word in ("--set", each)]
     assert settings and gantk("run", tiny_file, "--set", "train.steps=0", *settings, "--out", "run").code == 0
-
-
-def test_its_json_is_for_trials_only(gantk, tiny_file):
-    refused = gantk("run", tiny_file, "--json", "-")
-    assert refused.code == 2 and "--try, --lr-find" in refused.err

@@ -95,11 +95,50 @@ def without_checkpoints(here: Path) -> Args:
     return ["resume", "copy"]
 
 
-def stylize(here: Path, style: np.ndarray | None = None) -> Args:
+def stylize(here: Path, words: str = "content.png style.png out.png", style: np.ndarray | None = None) -> Args:
     files.picture(here / "content.png", files.numbers(1, (32, 32)))
-    if style is not None:
-        files.picture(here / "style.png", style)
-    return ["stylize", "content.png", "style.png", "out.png", "--weights", "random"]
+    files.picture(here / "style.png", files.numbers(2, (32, 32)) if style is None else style)
+    files.picture(here / "small.png", files.numbers(3, (3, 3)))
+    (here / "notes.txt").write_text("no image")
+    (here / "folder").mkdir()
+    return ["stylize", *words.split(), "--weights", "random"]
+
+
+def of_scan(here: Path, *options: str) -> Args:
+    """`gantk translate` of a volume with options that it cannot have."""
+    files.nifti(here / "scan.nii", files.numbers(1, (24, 24, 3), 0, 900, np.int16))
+    return ["translate", "RUN", "scan.nii", "out.nii", "--device", "cpu", *options]
+
+
+def bench(here: Path, *words: str) -> Args:
+    """`gantk bench` beside a folder that is no bench's."""
+    files.recipe(here / "tiny.toml", files.TINY)
+    (here / "small.toml").write_text("jobs = 1\n")
+    (here / "taken/runs/tiny").mkdir(parents=True)
+    (here / "taken/runs/tiny/precious").write_text("mine")
+    return ["bench", "--out", "new", *words, "--suite", "small.toml", "--device", "cpu"]
+
+
+def sweep(here: Path, *words: str) -> Args:
+    files.recipe(here / "tiny.toml", train={"steps": 24})
+    return ["sweep", "tiny.toml", "--out", "new", *words]
+
+
+def export(here: Path, out: str, *options: str) -> Args:
+    (here / "there.onnx").write_bytes(b"mine")
+    (here / "full").mkdir()
+    (here / "full" / "mine.txt").touch()
+    return ["export", "RUN", "--out", out, *options]
+
+
+def other_set(folder: Path, values: np.ndarray) -> None:
+    files.picture(folder / "slice-03.tif", values)
+
+
+def constant(folder: Path) -> None:
+    for path in [*folder.iterdir()]:
+        path.unlink()
+        files.picture(path.with_suffix(".tif"), np.full((32, 32), 7, np.float32))
 
 
 def broken_nifti(here: Path) -> Args:
@@ -164,6 +203,7 @@ PIX2PIX = {"name": "pix2pix", "generator": {"name": "unet", "width": 4, "depth":
 DCGAN = files.NOISE["method"]
 PROGAN = {"name": "progan", "width": 8, "latent": 8}
 T1 = {"domains": ["T1"]}
+SPACE = ("--space", "method.cycle=1.0..20.0:log")
 VOLUMES = {"dims": 3, "size": [16, 16, 16], "neighbours": 1}
 
 CASES: dict[str, Callable[[Path], Args]] = {
@@ -237,8 +277,22 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "nothing but NaN": all_nan,
     "output of another kind": lambda h: translate(h, target="out.nii.gz"),
     "output on top of the input": lambda h: translate(h, "in", "in"),
-    "style in colour": lambda h: stylize(h, files.numbers(2, (32, 32, 3))),
-    "no style": stylize,
+    "style in colour": lambda h: stylize(h, style=files.numbers(2, (32, 32, 3))),
+    "no style": lambda h: stylize(h, "content.png gone.png out.png"),
+    "style that is no image": lambda h: stylize(h, "content.png notes.txt out.png"),
+    "content too small": lambda h: stylize(h, 'small.png style.png out.png --set content_layers=["conv3_1"]'),
+    "style to a folder": lambda h: stylize(h, "content.png style.png folder"),
+    "style on top of the content": lambda h: stylize(h, "content.png style.png content.png"),
+    "style to another kind": lambda h: stylize(h, "content.png style.png out.nii"),
+    "style by a recipe without": lambda h: stylize(h, "content.png style.png out.png --recipe dualgan_t1t2"),
+    "style by a role": lambda h: stylize(h, "content.png style.png out.png --set role=style"),
+    "unknown plane": lambda h: of_scan(h, "--planes", "oblique"),
+    "unknown uncertainty": lambda h: of_scan(h, "--uncertainty", "guesses"),
+    "uncertainty of no dropout": lambda h: of_scan(h, "--uncertainty", "dropout"),
+    "uncertainty of variants": lambda h: of_scan(h, "--uncertainty", "flips", "--variants", "2"),
+    "variants by a style": lambda h: of_scan(h, "--variants", "2", "--style", "scan.nii"),
+    "variants of one answer": lambda h: of_scan(h, "--variants", "2"),
+    "style of one answer": lambda h: of_scan(h, "--style", "scan.nii"),
     "domain that is not made": lambda h: translate(h, "in", "out", "--to", "FLAIR"),
     # ---- scoring
     "unknown metric": lambda h: score(h, metrics="psnr,sim"),
@@ -249,11 +303,56 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "another grid": lambda h: volumes(h, affine=np.diag([2.0, 1, 2, 1])),
     "NaN": nan,
     "no folder for the scores": lambda h: [*score(h)[:-1], "nowhere/scores.json"],
+    "name twice": lambda h: score(h, lambda h: files.picture(h / "pred/slice-02.tif", files.numbers(1, (32, 32)))),
+    "two sizes in a set": lambda h: score(h, lambda h: other_set(h / "pred", files.numbers(1, (32, 40))), "kid"),
+    "NaN in a set": lambda h: score(h, lambda h: other_set(h / "truth", np.full((32, 32), np.nan, np.float32)), "kid"),
+    "truncated picture in a set": lambda h: score(h, lambda h: cut(h / "truth/slice-02.png", 90), "kid"),
+    "constant truth": lambda h: score(h, lambda h: constant(h / "truth"), "psnr"),
+    "constant set": lambda h: score(h, lambda h: constant(h / "truth"), "kid"),
+    "folder that is not there": lambda h: score(h, lambda h: shutil.rmtree(h / "pred")),
+    "folder without images": lambda h: score(h, lambda h: [path.unlink() for path in (h / "truth").iterdir()], "kid"),
     "neither run nor folders": lambda h: ["eval"],
     # ---- names
     "unknown command": lambda h: ["trian"],
     "unknown kind of part": lambda h: ["list", "genrators"],
     "unknown part": lambda h: ["show", "generator", "unett"],
+    "export to another kind": lambda h: export(h, "x.onnx", "--format", "tflite"),
+    "export by a wrong name": lambda h: export(h, "model.bin"),
+    "export that is there": lambda h: export(h, "there.onnx"),
+    "export into no folder": lambda h: export(h, "no/such/x.onnx"),
+    "export into a folder that is there": lambda h: export(h, "full", "--format", "monai"),
+    "export without tolerance": lambda h: export(h, "x.onnx", "--tolerance", "0"),
+    "export of a domain that is not made": lambda h: export(h, "x.onnx", "--to", "FLAIR"),
+    "bench of nothing": lambda h: bench(h),
+    "bench of all and one": lambda h: bench(h, "tiny.toml", "--all"),
+    "bench of an unknown recipe": lambda h: bench(h, "dualgan_t1t3"),
+    "grid without values": lambda h: bench(h, "tiny.toml", "--grid", "method.cycle"),
+    "grid of an unknown key": lambda h: bench(h, "tiny.toml", "--grid", "method.cycel=0,1"),
+    "seeds twice": lambda h: bench(h, "tiny.toml", "--seeds", "2", "--grid", "train.seed=0,1"),
+    "bench against no rows": lambda h: bench(h, "tiny.toml", "--against", "small.toml"),
+    "no folder for the rows": lambda h: bench(h, "tiny.toml", "--json", "no/rows.jsonl"),
+    "bench of missing data": lambda h: bench(h, "tiny.toml", "--data", "nothing"),
+    "bench into another folder": lambda h: bench(h, "tiny.toml", "--out", "taken"),
+    "sweep of nothing": lambda h: sweep(h),
+    "space without values": lambda h: sweep(h, "--space", "method.cycle"),
+    "space that ends before it begins": lambda h: sweep(h, "--space", "method.cycle=5..1"),
+    "logarithm of 0": lambda h: sweep(h, "--space", "method.cycle=0.0..5.0:log"),
+    "space twice": lambda h: sweep(h, "--space", "method.cycle=1.0..2.0", "--space", "method.cycle=1,2"),
+    "space of an unknown key": lambda h: sweep(h, "--space", "method.cyle=1.0..2.0"),
+    "space out of range": lambda h: sweep(h, "--space", "method.cycle=-1.0..2.0"),
+    "population of widths": lambda h: sweep(h, "--space", "method.generator.width=4,8", "--scheduler", "pbt"),
+    "sweep by no score": lambda h: sweep(h, *SPACE, "--score", "nothing"),
+    "sweep by a score that is not computed": lambda h: sweep(h, *SPACE, "--score", "ssim"),
+    "sweep that goes on with more": lambda h: sweep(h, *SPACE, "--resume", "somewhere"),
+    **{
+        f"package called '{name}'": lambda h, name=name: ["new", "plugin", name]
+        for name in ("2gan", "my gan", "../gan", "", "class", "JSON", "cyclegan", "torch")
+    },
+    "plan of no images": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--out", "recipe.toml"][1:],
+    "plan of one kind": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--b", "T2", "--out", "recipe.toml"][1:],
+    "plan of nothing": lambda h: ["plan", "gone", "--out", "recipe.toml"],
+    "plan that is there": lambda h: [(h / "recipe.toml").touch(), "plan", ".", "--out", "recipe.toml"][1:],
+    "trial's JSON without a trial": lambda h: train(h, "--json", "-"),
     "export of nothing": lambda h: ["export", "nowhere", "--out", "model.onnx"],
     "check of nothing": lambda h: ["data", "check", "nowhere"],
 }
