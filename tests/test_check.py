@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,10 +30,12 @@ from gantk_manifest.source import Manifest
 from gantk_phantom.phantom import Phantom
 
 CONTRAST = {"a": "T1", "b": "T2"}
-HEADS = {
-    (record.domain, record.subject): record.read()[0]
-    for record in Phantom(("T1", "T2"), 2, (64, 64), subjects=14, slices=1).records()
-}
+
+
+@cache
+def heads() -> dict[tuple[str, str], np.ndarray]:
+    records = Phantom(("T1", "T2"), 2, (64, 64), subjects=14, slices=1).records()
+    return {(record.domain, record.subject): record.read()[0] for record in records}
 
 
 def save(path, image):
@@ -44,7 +47,7 @@ def save(path, image):
 @pytest.fixture
 def pictures(tmp_path):
     """14 patients with a T1 and a T2 slice each, in folders named after the contrasts."""
-    for (letter, subject), image in HEADS.items():
+    for (letter, subject), image in heads().items():
         save(tmp_path / "data" / CONTRAST[letter] / subject / "slice.png", image)
     return tmp_path / "data"
 
@@ -100,7 +103,7 @@ def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(
     (pictures / "T1/subject-001/slice.png").write_bytes(good[: len(good) // 2])
     save(pictures / "T1/subject-004/slice.png", np.full((64, 64), 40.0))
     save(pictures / "T2/subject-005/slice.png", np.pad(np.full((2, 3), 600.0), ((30, 32), (30, 31))))
-    Picture.fromarray(np.uint16(HEADS["a", "subject-002"] * 40)).save(pictures / "T1/subject-002/slice.png")
+    Picture.fromarray(np.uint16(heads()["a", "subject-002"] * 40)).save(pictures / "T1/subject-002/slice.png")
     Picture.open(pictures / "T2/subject-006/slice.png").convert("RGB").save(pictures / "T2/subject-006/slice.png")
     result = check(pictures)
     wrong = {"unreadable": "T1/subject-001", "constant": "T1/subject-004", "empty": "T2/subject-005",
@@ -129,19 +132,19 @@ def test_what_is_wrong_with_single_volumes_is_named(volumes):
 
 def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
     for one, other, letter, subject in (("T1", "T2", "b", "subject-003"), ("T2", "T1", "a", "subject-007")):
-        save(pictures / one / subject / "slice.png", HEADS[letter, subject])
+        save(pictures / one / subject / "slice.png", heads()[letter, subject])
         shutil.rmtree(pictures / other / subject)
     found = named(check(pictures), "contrast")["contrast"]
     assert sorted(found) == [("T1/subject-003/slice.png",), ("T2/subject-007/slice.png",)]
 
 
 def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
-    for number, ((letter, subject), image) in enumerate(HEADS.items()):
+    for number, ((letter, subject), image) in enumerate(heads().items()):
         where = "test" if subject > "subject-010" else "val" if subject > "subject-008" else "train"
         save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
     assert "no image says its patient" in problem(check(tmp_path), "patients")["what"]
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
-    save(tmp_path / "testB" / "brighter.png", HEADS["b", "subject-001"] * 1.3 + 20)
+    save(tmp_path / "testB" / "brighter.png", heads()["b", "subject-001"] * 1.3 + 20)
     result = check(tmp_path)
     assert problem(result, "copies")["files"] == ["testA/again.png", "trainA/00.png"]
     assert "testB/brighter.png" in problem(result, "near-copies")["files"]
@@ -159,7 +162,7 @@ def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
 
 
 def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
-    for number, image in enumerate(HEADS.values()):
+    for number, image in enumerate(heads().values()):
         save(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number:02d}.png", image)
     result = check(tmp_path / "pets")
     note = problem(result, "domains")
