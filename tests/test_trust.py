@@ -174,6 +174,7 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     assert kept == sorted(kept, key=lambda one: -one["score"]) and 0 < len(kept[0]["pictures"]) == 3
     assert "Suspicious patches" in toolkit.write_report(run).read_text("utf-8")
     factor = scores["uncertainty"]["a_to_b"]["scale"]["factor"]
+    toolkit.evaluate(run, metrics=["psnr"], device="cpu", say=lambda line: None)  # which asks for no uncertainty
     pixels = np.random.default_rng(0).uniform(0, 1, (1, 1, 32, 32)).astype(np.float32)
     model = toolkit.load(run, device="cpu")
     assert factor > 0 and model.spread_scale("b", "suspicion") == (factor, 2)
