@@ -65,9 +65,11 @@ def test_a_failure_exits_1_an_interruption_130_and_a_defect_keeps_its_traceback(
     assert code == 130 or outcome.err == f"error  {error}\n"
 
 
-def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, tmp_path, monkeypatch):
+def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    outcome = gantk("run", tiny_file, "--device", "cpu", "--set", "train.steps=1", "--precision", "fp32")
+    for seed, name in enumerate(("T1", "T2")):
+        pictures(tmp_path / "data" / name, 16, seed=seed)
+    outcome = gantk("run", tiny_file, "--data", "data", "--device", "cpu", "--set", "train.steps=1")
     assert outcome.code == 0
     (run,) = (tmp_path / "runs").iterdir()
     first, *lines = outcome.out.splitlines()
@@ -75,6 +77,8 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, 
     assert str(run.absolute() / "report.html").endswith(lines[-1].split()[-1])
     assert any("step 1/1" in line for line in lines), "no plain progress lines where there is no terminal"
     assert "\x1b" not in outcome.out and "[/]" not in outcome.out
+    monkeypatch.chdir("/")  # where no folder is called `data`
+    assert gantk("eval", run, "--device", "cpu").code == 0
 
 
 def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choices(gantk):

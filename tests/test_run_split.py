@@ -14,7 +14,7 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.tables import DataTable
 
-COUNT = 6
+COUNT, THREE = 6, ("T1", "T2", "FLAIR")
 
 
 def picture_folders(root, n):
@@ -25,10 +25,6 @@ def picture_folders(root, n):
 def nifti(root, n, names=("T1", "T2"), suffix=".nii.gz", folder="p{}"):
     for k, name in enumerate(names):
         volume(root / folder.format(n) / f"{name}{suffix}", 10 * n + k)
-
-
-def three(root, n):
-    nifti(root, n, ("T1", "T2", "FLAIR"))
 
 
 def with_masks(root, n):
@@ -74,7 +70,7 @@ STUDIES = {  # how a patient comes to the data, the recipe's source, its method
     "onto": (coarser, {"name": "nifti", "onto": "a"}, PAIRED, {}),
     "detached": (detached, {"name": "nifti"}, PAIRED, {}),
     "25d": (nifti, {"name": "nifti"}, UNPAIRED, {"neighbours": 1, "split": {"by": "block", "gap": 1}, "unpair": True}),
-    "contrasts": (three, {"name": "contrasts"}, PAIRED, {"domains": ["T1+FLAIR", "T2"]}),
+    "contrasts": (lambda *of: nifti(*of, THREE), {"name": "contrasts"}, PAIRED, {"domains": ["T1+FLAIR", "T2"]}),
     "bids": (bids, {"name": "bids"}, UNPAIRED, {"unpair": True}),
     "csv": (table, {"name": "manifest", "path": "scans.csv"}, UNPAIRED, {}),
     "dicom": (made.patient, {"name": "dicom"}, PAIRED, {}),

@@ -159,6 +159,7 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
     }
     for name, text in wrong.items():
         (folder / name).write_text(text)
+    fooled[1].write_text("\ufeff" + fooled[1].read_text(), "utf-8")  # as an editor saves it
     done = gantk("study", "score", folder, *fooled, *(folder / name for name in wrong), folder / "gone.json")
     assert done.code == 0
     words = ["damaged", "another study", "'reader-9', whom", "reader-1 too", "7 is no answer", "not asked", "not there"]
@@ -166,7 +167,8 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
         assert any(name in line and word in line for line in done.out.splitlines()), (name, done.out)
     found = json.loads((folder / "scores.json").read_text())
     assert found["pooled"]["accuracy"] == {"value": 0.5, "ci95": [0.5, 0.5], "readers": 2, "cases": 12}
-    assert len(found["fooled"]) == 12 and "took for real: 12" in (folder / "scores.md").read_text()
+    assert len(found["fooled"]) == 12 and "took for real: 12" in (said := (folder / "scores.md").read_text())
+    assert f"- '{folder / 'cut.json'}' is left out" in said
     done = gantk("study", "score", folder, folder / "cut.json")
     assert done.code == 2 and "no answers can be scored" in done.err
     assert gantk("study", "score", folder / "pages", *fooled).code == 2

@@ -73,7 +73,7 @@ def render(
 def _templates(*folders: Path) -> Environment:
     """The templates of these folders, cached: compiling a template takes longer than rendering it."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    templates = Environment(loader=FileSystemLoader(folders), autoescape=True, **options)
+    templates = Environment(loader=FileSystemLoader(folders), autoescape=lambda name: ".md" not in name, **options)
     templates.filters |= {name: getattr(words, name) for name in FILTERS}
     templates.filters |= {"duration": duration, "median": median, "quote": shlex.quote}
     return templates

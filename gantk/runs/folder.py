@@ -132,8 +132,12 @@ class Run:
         path = self.path / "recipe.toml"
         text, tables = read_toml(path, str(path), "recipe", "`gantk recipes`, or restore it from a copy")
         source, own_table = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
-        if Path(str(source.get("path"))).parts[-2:] == own_table.parts[-2:] and own_table.is_file():
+        given = Path(str(source.get("path", "/")))
+        if given.parts[-2:] == own_table.parts[-2:] and own_table.is_file():
             source["path"] = str(own_table.absolute())  # images inside the run folder, which may have been moved
+        elif not given.exists():  # relative to the folder in which the run began
+            there = Path(read(self.path / "environment.json").get("folder") or "") / given
+            source |= {"path": str(there)} if there.exists() else {}
         return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
@@ -270,10 +274,11 @@ def new_folder(path: Path) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """The software that made this run: versions, command, start time."""
+    """The software that made this run: versions, command and the folder where it was given, start time."""
     return {
         "gantk": __version__,
         "packages": {name: installed(name) for name in PACKAGES},
         "command": " ".join(["gantk", *sys.argv[1:]]),
+        "folder": os.getcwd(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

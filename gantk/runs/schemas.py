@@ -100,7 +100,9 @@ SCHEMAS = {
                                     reliability=CURVES, scale=table(factor=float | None, patients=Step))],
     ),
     "index.json": table("directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool),
-    "environment.json": table(gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str),
+    "environment.json": table(
+        gantk=str, packages=dict[str, str | None], folder=str, started=str, device=str, precision=str
+    ),
 }  # fmt: skip
 
 
@@ -143,7 +145,7 @@ def content(path: Path) -> str:
     largest = LARGEST * (8 if path.name == "split.json" else 1)  # split.json lists every image
     if path.stat().st_size > largest or not path.is_file():
         raise ValueError(f"it is no file, or one of more than {largest >> 20} MB")
-    return path.read_bytes().decode()
+    return path.read_bytes().decode("utf-8-sig")
 
 
 def checked(text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
