@@ -47,6 +47,15 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
     return path.with_name(f".{name}{tail}")
 
 
+def expect_file(file: str | Path, where: str) -> str:
+    """Return the path of a file to be written; UserError if it is a folder, or lies in one that does not exist."""
+    if Path(file).is_dir():
+        raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")
+    if not Path(file).absolute().parent.is_dir():
+        raise UserError(f"there is no folder '{Path(file).parent}'", where=where, remedy="make it first")
+    return str(file)
+
+
 def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
     """Write a file under a temporary name, sync it and rename it, so that it is always whole; returns the path.
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantk.errors import UserError, printable
+from gantk.errors import printable
+from gantk.files import expect_file, write_file
 
 
 class Escaping(Console):
@@ -86,14 +87,9 @@ def progress_bar():
 
 def json_option(words: str):
     """The option --json FILE of a command; the file's folder must exist; `-` is standard output."""
-
-    def expect_folder(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
-        if file and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"there is no folder '{Path(file).parent}'", where="--json", remedy="make it first")
-        return file
-
+    expect = lambda ctx, param, file: file and expect_file(file, "--json")  # noqa: E731
     words = f"{words}; - is standard output, on which there is nothing else then."
-    return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect_folder)
+    return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect)
 
 
 def line_printer(json_file: str | None) -> Callable[[str], None]:
@@ -103,8 +99,6 @@ def line_printer(json_file: str | None) -> Callable[[str], None]:
 
 def write_json(file: str | None, found: Any) -> None:
     """Write `found` as JSON to a file, to standard output for "-", nowhere for None."""
-    from gantk.files import write_file
-
     text = json.dumps(found, indent=1) + "\n" if file else ""  # takes a second for 10,000 images
     if file == "-":
         sys.stdout.write(text)

@@ -1,7 +1,5 @@
 """The card of a run: items of two guidelines, answered where the run knows, open by name where it does not."""
 
-from __future__ import annotations
-
 import json
 
 from gantk.files import sha256_of
@@ -34,6 +32,7 @@ def test_where_a_run_keeps_less_more_is_open_and_what_cannot_be_done_is_told(cop
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (item,) = (each for each in found["items"] if (each["guideline"], each["number"]) == ("CLAIM", "37"))
     assert (item["answers"], item["open"]) == ({}, "performance with its uncertainty")
-    for words, says in (((copied_run, "--out", "gone/card.md"), "no folder 'gone'"), (("gone",), "no folder 'gone'")):
-        done = gantk("card", *words)
+    wrong = {"RUN --out gone/card.md": "no folder 'gone'", "RUN --json /": "is a folder", "gone": "no folder 'gone'"}
+    for words, says in wrong.items():
+        done = gantk("card", *(copied_run if word == "RUN" else word for word in words.split()))
         assert done.code == 2 and says in done.err and "Traceback" not in done.err

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gantk.errors import GantkError, Interrupted, UserError, counted
-from gantk.files import held, write_file
+from gantk.files import expect_file, held, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
@@ -106,8 +106,8 @@ def bench(
     opts = Options(tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit)
     planned = jobs_for(recipes, chosen, opts, named=named)
     path, copy = Path(out) if out else Path("runs") / f"bench-{chosen.name}", Path(json) if json else None
-    if copy and not copy.absolute().parent.is_dir():
-        raise UserError(f"there is no folder '{copy.parent}'", where="--json", remedy="make it first")
+    if copy:
+        expect_file(copy, "--json")
     if device is not None and workers is None:
         start(device, "fp32")  # raises if the device does not exist
     console = console or standard_output()

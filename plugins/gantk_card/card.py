@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import expect_file, write_file
 from gantk.report.run_record import RunRecord
 from gantk.runs.models import find_model
 from gantk_card.facts import facts_of
@@ -28,9 +27,9 @@ def write_card(
     An item has `answers`, the known facts, and `open`, a description of what is left to fill in ("" = nothing).
     Markdown goes to the file `out`, or to `say` if None; JSON to the file `json`. UserError where a folder is missing.
     """
-    for path in map(Path, filter(None, (out, json))):
-        if not path.absolute().parent.is_dir():
-            raise UserError(f"there is no folder '{path.parent}'", where="--out, --json", remedy="make it first")
+    for file, where in ((out, "--out"), (json, "--json")):
+        if file:
+            expect_file(file, where)
     path = find_model(run, say)
     record = RunRecord(path)
     facts, asked = facts_of(record), tomllib.loads(ITEMS.read_text("utf-8"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from gantk import compare_systems
 from gantk.errors import UserError
-from gantk.files import write_file
+from gantk.files import expect_file, write_file
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
@@ -32,9 +32,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
     folders = [Path(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
         raise UserError("a run is named twice" if runs else "no run is named", where="report", remedy="name each once")
-    path = Path(out or "comparison.html")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder '{path.parent}'", where="--out", remedy="make it first")
+    path = Path(expect_file(out or "comparison.html", "--out"))
     return write_file(path, comparison([RunRecord(folder) for folder in folders]).encode("utf-8", "backslashreplace"))
 
 

@@ -23,15 +23,14 @@ def plan_command(scans, out, **options) -> None:
     patients, spacing, size and intensities decide the method and its data; three real steps on this machine decide how
     large and how long. Each line of the recipe says what was seen and why. Then: gantk run recipe.toml
     """
-    from gantk.files import write_file
+    from gantk.files import expect_file, write_file
     from gantk.terminal import progress_bar, say
     from gantk_plan.recipe import plan
 
     target = Path(out)
     if target.exists():
         raise UserError(f"'{out}' exists already", where="--out", remedy="name another file")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"there is no folder '{target.parent}'", where="--out", remedy="make it first")
+    expect_file(target, "--out")
     with progress_bar() as progress:
         text = plan(scans, **options, progress=progress)
     write_file(target, text.encode())

@@ -10,7 +10,7 @@ import numpy as np
 
 from gantk.data.sources.rows import csv_text
 from gantk.errors import UserError, told
-from gantk.files import sha256_of, write_file
+from gantk.files import expect_file, sha256_of, write_file
 from gantk.runs.schemas import Amount, Step, read, table
 
 HERE = Path(__file__).parent
@@ -91,6 +91,7 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
 
 def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | Path, *, say: Callable = print) -> Path:
     """Write a CSV of `key` and `weight` for `data.weights`; UserError for images that are no run's training pairs."""
+    expect_file(out, "--out")
     key, rows, problems = load(study, answers)
     if key.get("split") != "train" or "made" not in key["cases"][0]:
         what = "no training shows the images of this study, or what it shows was made of noise"
