@@ -164,7 +164,7 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_the_window_changes_and_the_cursor_reads_the_same_place_in_all_pictures(tiny_run, tmp_path):
+def test_in_a_browser_the_window_changes_and_the_cursor_reads_one_place_of_all_pictures(tiny_run, copied_run, tmp_path):
     shown = "[...document.querySelectorAll('.case canvas')]"
     shade = f"{shown}[1].getContext('2d').getImageData(16, 16, 1, 1).data[0]"
     values = f"{shown}.map((one) => parseFloat(one.closest('figure').querySelector('output').textContent))"
@@ -181,3 +181,6 @@ def test_in_a_browser_the_window_changes_and_the_cursor_reads_the_same_place_in_
         _, output, truth, error = page.js(values)[:4]
         assert error == pytest.approx(abs(output - truth), rel=0.01, abs=0.1)
         assert page.js("document.documentElement.scrollWidth <= innerWidth") and page.errors == []
+        both = gantk.write_report(tiny_run, copied_run.rename(tmp_path / ("name_" * 20)), out=tmp_path / "two.html")
+        page("Page.navigate", url=both.as_uri())
+        page.until("document.title == '2 runs compared' && document.documentElement.scrollWidth <= innerWidth")

@@ -116,10 +116,6 @@ KINDS = ("pictures", "nifti", "dicom", "table")
 PATIENTS, SLICES = 3, 8
 
 
-def contrasts_of(recipe):
-    return [name for domain in load_recipe(recipe).tables["data"]["domains"] for name in contrast_names(domain)]
-
-
 def anatomy(patient):
     """int16 (slices, rows, columns) from 0 to 900: blobs that no two slices of any patients share."""
     coarse = np.random.default_rng(patient).uniform(0, 900, (SLICES, 1, 12, 11))
@@ -183,7 +179,8 @@ def refusal_of(recipe, kind):
 
 def checked(data, recipe, kind, *settings, profile=None):
     """The settings under which a recipe goes with this data, and the first batch; None where it cannot by nature."""
-    path, (says, over) = data(tuple(contrasts_of(recipe)), kind), refusal_of(recipe, kind)
+    contrasts = (name for each in load_recipe(recipe).tables["data"]["domains"] for name in contrast_names(each))
+    path, (says, over) = data(tuple(contrasts), kind), refusal_of(recipe, kind)
 
     def first_batch(*more):
         model = checked_recipe(recipe, path, [*settings, *more], profile)[1]

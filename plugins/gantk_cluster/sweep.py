@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gantk.errors import GantkError, Interrupted, UserError, counted
+from gantk.errors import GantkError, Interrupted, UserError, argument, counted
 from gantk.files import held, write_file
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Settings, checked_recipe
@@ -73,7 +73,7 @@ def sweep(
         asked = _asked(recipe, list(space), scheduler, score, data, set, profile, seed)
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         if folder and folder.is_dir() and any(folder.iterdir()):
-            remedy = f"name a new folder, or go on with: gantk sweep --resume {folder}"
+            remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
             raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
     else:
         folder = Path(resume)
@@ -90,7 +90,7 @@ def sweep(
             rows, rule = write_report(folder)
     if not ended:
         what = f"stopped; {counted([row for row in rows if row['step']], 'trial')} with saves are kept"
-        raise Interrupted(f"{what}. Go on with: gantk sweep --resume {folder}")
+        raise Interrupted(f"{what}. Go on with: gantk sweep --resume {argument(folder)}")
     for row in rows:
         if row["error"]:
             say(f"failed   {row['trial']}: {row['error']}")
@@ -211,7 +211,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     if rows and rows[0]["score"] is not None:
         write_file(folder / "best.toml", (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes())
     story = {"asked": asked, "axes": axes_of(asked["space"]), "rows": rows, "higher": higher, "rule": rule}
-    page = render("sweep.html.j2", story | {"short": _short}, folders=[Path(__file__).parent])
+    page = render("sweep.html.j2", story | {"short": _short}, folders=[Path(__file__).parent], scripts=())
     write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
     return rows, rule
 
