@@ -16,6 +16,7 @@ from gantk.plugin.loader import attach_commands, others_in
 from gantk.terminal import complain, json_option, line_printer, listed, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+TRACE = "Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run."
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
 
@@ -109,12 +110,7 @@ _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. De
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the networks.")
 @click.option("--seed", type=int, metavar="N", help="Weights, order and augmentation; the split has its own seed.")
 @click.option("--allow-leakage", is_flag=True, help="Train although the split leaks; recorded in the run.")
-@click.option(
-    "--profile-steps",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run.",
-)
+@click.option("--profile-steps", type=click.IntRange(min=1), metavar="N", help=TRACE)
 @click.option("--track", multiple=True, metavar="NAME", help="Follow it in tensorboard, wandb or mlflow; repeatable.")
 def run(recipe, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.

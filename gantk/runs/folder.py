@@ -136,7 +136,7 @@ class Run:
         if given.parts[-2:] == own_table.parts[-2:] and own_table.is_file():
             source["path"] = str(own_table.absolute())  # images inside the run folder, which may have been moved
         elif not given.exists():  # relative to the folder in which the run began
-            there = Path(read(self.path / "environment.json").get("folder") or "") / given
+            there = Path(str(read(self.path / "environment.json").get("folder", ""))) / given
             source |= {"path": str(there)} if there.exists() else {}
         return Recipe(tables, self.path.name, str(path), text)
 

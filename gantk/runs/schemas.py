@@ -100,9 +100,7 @@ SCHEMAS = {
                                     reliability=CURVES, scale=table(factor=float | None, patients=Step))],
     ),
     "index.json": table("directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool),
-    "environment.json": table(
-        gantk=str, packages=dict[str, str | None], folder=str, started=str, device=str, precision=str
-    ),
+    "environment.json": table(gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str),
 }  # fmt: skip
 
 
