@@ -87,7 +87,10 @@ def progress_bar():
 
 def json_option(words: str):
     """The option --json FILE of a command; the file's folder must exist; `-` is standard output."""
-    expect = lambda ctx, param, file: file and expect_file(file, "--json")  # noqa: E731
+
+    def expect(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
+        return file and expect_file(file, "--json")
+
     words = f"{words}; - is standard output, on which there is nothing else then."
     return click.option("--json", "json_file", metavar="FILE", help=words, callback=expect)
 

@@ -43,13 +43,13 @@ def test_it_begins_as_a_registered_pair_has_it_and_minimises_the_papers_three_lo
 @pytest.mark.parametrize("dims", [2, 3])
 def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_moves_it_where_that_gains(dims):
     search, mode = {"registration": "search", "smoothness": 1.0, "gain": 0.0}, {2: "bicubic", 3: "bilinear"}[dims]
-    method, size = build(dims, local_ncc=2.0, **search), (16,) * dims
+    method, size = build(dims, edges=2.0, **search), (16,) * dims
     batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
     fake = method.translate(batch["a"], "b").detach()
     laid = moved(fake, build(dims, **search).r_ab(batch["a"], fake, batch["b"], torch.zeros(())), mode)
     found = {name: float(loss.detach()) for name, loss in method.generator_losses(batch).items()}
     assert found["correction_b"] == pytest.approx(20 * float((laid - batch["b"]).abs().mean()), rel=1e-3)
-    assert {*found} == {"correction_b", "adversarial_b", "local_ncc_b"} and found["local_ncc_b"] == 0  # it grows
+    assert {*found} == {"correction_b", "adversarial_b", "edges_b"} and found["edges_b"] == 0  # it grows
     for shown in zip(batch["fake_b"], fake, laid, strict=True):  # to D, as G made it or as T moved it
         assert min((shown[0] - each).abs().max() for each in shown[1:]) < 1e-3
     found = build(dims, **search | {"gain": 0.9}).generator_losses(batch)["correction_b"]  # it saves less
@@ -97,7 +97,7 @@ def test_planted_moves_of_4_px_are_found_to_a_quarter_0_8_px_between_contrasts_a
     for planted in (0.0, 0.05):  # by which all heads are too small: the zoom, and not what random fields seem to have
         small, search = moved(t2, planted * zoom(field, t2 + 1)[1]), Search(6, 0.1, 32.0)
         search(small, small, moved(t2, 2 * field), torch.ones(()))
-        assert 100 * search.zoom.item() == pytest.approx(-planted, abs=0.015)
+        assert 100 * search.zoom.item() == pytest.approx(-planted, abs=0.025)
     lines = torch.meshgrid(*(torch.arange(16.0) - 7,) * 3, indexing="ij")
     ball = torch.exp(-sum(each.square() for each in lines) / 20)[None, None]
     found = registered(ball, ball.roll(1, 3), 10, 0.1, 8.0)[..., 5:11, 5:11, 5:11].mean((2, 3, 4))

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import difference
-from gantk.losses.structure import LocalNCC
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Loss, Positive, Share, Weight, Width
 from gantk_reggan.network import Registration, moved, roughness
-from gantk_reggan.search import Search
+from gantk_reggan.search import Search, edges
 
 
 class RegGAN(Method):
@@ -22,7 +21,7 @@ class RegGAN(Method):
     A generator G translates x to y^ = G(x), a field T lays y^ on the target y, and G is compared with y through T
     alone. What T explains, how the target lies, G need not learn; a discriminator keeps y^ an image of the target
     domain. T comes from a network R(y^, y) that is trained with G, as in the paper, or is searched for each pair by
-    itself, which is more exact. G alone translates, a to b. `local_ncc`, the search and `gain` are not in the paper.
+    itself, which is more exact. G alone translates, a to b. `edges`, the search and `gain` are not in the paper.
     """
 
     paired = True
@@ -38,7 +37,7 @@ class RegGAN(Method):
         correction: Positive = 20.0,  # weight of the correction loss, L1 of y and y^ after T
         smoothness: Weight = 10.0,  # weight of the smoothness loss, squared gradient of T; of a search, correction / 20
         target_losses: list[Loss] = [],  # further losses of y^ after T and y, each with a weight
-        local_ncc: Weight = 0.0,  # weight of the loss local_ncc: an output lies on its input; 0 in the paper
+        edges: Weight = 0.0,  # weight of the loss that edges of an output lie on those of its input; 0 in the paper
         displacement: Positive = 32.0,  # pixels that T moves along an axis at most, at the size that networks see
         registration: Literal["network", "search"] = "network",  # T by R as in the paper, or searched for each pair
         registration_width: Width = 32,  # filters of R's first convolution
@@ -47,12 +46,10 @@ class RegGAN(Method):
         gain: Share = 0.2,  # share of its error that a searched T must save a pair; else the pair counts as aligned
     ):
         super().__init__(geometry)
-        self.gan, self.correction, self.smoothness, self.gain = gan, correction, smoothness, gain
-        self.local_ncc, self.unlike = local_ncc, LocalNCC()
+        self.gan, self.correction, self.smoothness, self.edges, self.gain = gan, correction, smoothness, edges, gain
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses):
-            what, remedy = "two of the target_losses have one name, and one alone would count", "give each once"
-            raise UserError(what, where="method.target_losses", remedy=remedy)
+            raise UserError("two losses have one name", where="method.target_losses", remedy="give each of them once")
         source, target, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.g_ab, self.adversarial = generator(source, target, dims), adversarial()
         self.learned = registration == "network"
@@ -75,7 +72,7 @@ class RegGAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_total = gan L_Adv + correction L_Corr + smoothness L_Smooth; L_Corr = |y - y^ o T|, mean over pixels."""
-        source, real, ncc = batch["a"], batch["b"], self.local_ncc
+        source, real, weight = batch["a"], batch["b"], self.edges
         fake = seen = self.translate(source, "b")
         field = self.r_ab(fake, real) if self.learned else self.r_ab(source, fake.detach(), real, self.progress)
         laid = moved(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")  # linear ones blur, and y is sharp
@@ -83,15 +80,15 @@ class RegGAN(Method):
             still, off = ((real - x.detach()).abs().mean([*range(1, x.ndim)], keepdim=True) for x in (fake, laid))
             laid = torch.where(off > (1 - self.gain) * still, fake.float(), laid)
             seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)  # D sees half to their corners
-            ncc = self.progress * ncc  # little at first: local_ncc does not see which tissue is bright
+            weight = self.progress * weight  # little at first: edges do not tell which tissue is bright
         losses = {"correction_b": self.correction * difference(real, laid).abs().mean()}
         if self.learned:
             losses["smoothness_b"] = self.smoothness * roughness(field)
         batch["fake_b"] = seen.detach()
         if self.gan:
             losses["adversarial_b"] = self.gan * self.adversarial.generator(self.d_b(seen))
-        if self.local_ncc:
-            losses["local_ncc_b"] = ncc * self.unlike(fake, source)
+        if self.edges:
+            losses["edges_b"] = weight * (edges(fake) - edges(source)).square().sum(1).mean()
         return losses | {f"{name}_b": unlike(laid, real) for name, unlike in self.further.items()}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -101,6 +98,5 @@ class RegGAN(Method):
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Images of `a` as `b`."""
         if to != "b":
-            what, remedy = "this method translates a to b only", "train with the domains the other way round"
-            raise UserError(what, where="method", remedy=remedy)
+            raise UserError("reggan translates a to b only", where="to", allowed="b", remedy="swap data.domains")
         return self.g_ab(image)

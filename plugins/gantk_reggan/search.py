@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial, reduce
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,11 @@ def registered(image: Tensor, like: Tensor, steps: int, stiffness: float, limit:
         changes = [[line.diff(dim=0) if n == m else line for n, line in enumerate(whole)] for m in range(dims)]
         stiff = stiffness * sum(reduce(torch.kron, [x.mT @ x / len(x) for x in each]) for each in changes)
         about = partial(expanded, *pair, lines, [seen / side for seen, side in zip(shown, size, strict=True)], stiff)
-        best = about(along_axes(field, [solved(line.mT @ line, line.mT).mT for line in whole]))
-        ridge = 1e-3 / len(stiff) * torch.eye(dims * len(stiff), device=like.device)
-        damping = torch.ones(len(like), 1, 1, device=like.device)
+        best = about(along_axes(field, [torch.linalg.solve_ex(line.mT @ line, line.mT)[0].mT for line in whole]))
+        damping = 1e-3 / len(stiff) * torch.eye(dims * len(stiff), device=like.device).repeat(len(like), 1, 1)
         for _ in range(steps):
-            found = about(best[0] + solved(best[3] + damping * ridge, best[2].flatten(1)[..., None]).view_as(best[0]))
+            change = torch.linalg.solve_ex(best[3] + damping, best[2].flatten(1))[0]  # does not wait for a GPU
+            found = about(best[0] + change.view_as(best[0]))
             better = found[1] < best[1]
             best = [torch.where(better.view(-1, *[1] * (x.ndim - 1)), x, y) for x, y in zip(found, best, strict=True)]
             damping = damping * torch.where(better, 1 / 3, 8)
@@ -102,16 +103,18 @@ def along_axes(maps: Tensor, matrices: list[Tensor]) -> Tensor:
     return reduce(lambda found, matrix: torch.tensordot(found, matrix, ([2], [0])), matrices, maps)
 
 
-def solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve symmetric positive definite systems, without waiting for the device."""
-    return torch.cholesky_solve(right, torch.linalg.cholesky_ex(matrix)[0])
-
-
 def edges(image: Tensor) -> Tensor:
-    """Return the strength of edges, 0 to 1, (N, 1, *size) float32: much the same in every contrast of one head."""
-    at = blurred(image.float().mean(1, keepdim=True), 0.7)
-    slope = sum(each.square() for each in torch.gradient(at, dim=list(range(2, at.ndim)))).sqrt()
-    return slope / (slope + 0.1)  # a change of 0.1 from pixel to pixel is half an edge
+    """Return g g^T / (|g|^2 + c^2) of the gradient g, c its mean length: (N, dims (dims + 1) / 2, *size) float32.
+
+    Where edges lie and how they run, much the same in every contrast of one head (normalised gradients, Haber and
+    Modersitzki 2006). The first `dims` channels have a sum of 0 to 1.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        at = blurred(image.float().mean(1, keepdim=True), 0.35)  # more would draw edges towards the brighter side
+        slopes = torch.gradient(at, dim=(axes := [*range(2, at.ndim)]))
+        parts = [x.square() for x in slopes] + [2**0.5 * x * y for x, y in combinations(slopes, 2)]
+        length = sum(parts[: len(slopes)]) + 1e-10  # of g, squared
+        return torch.cat(parts, 1) / (length + length.detach().sqrt().mean(axes, keepdim=True).square())
 
 
 def blurred(image: Tensor, deviation: float) -> Tensor:
@@ -121,9 +124,10 @@ def blurred(image: Tensor, deviation: float) -> Tensor:
     return along_axes(image, [each / each.sum(0) for each in near])
 
 
-def zoom(field: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit each field's zoom about the middle of `share` (N, 1, *size), weighed by it: the mean, and a zoom of 1."""
-    lines, axes = [torch.arange(float(side), device=share.device) for side in share.shape[2:]], [*range(2, share.ndim)]
+def zoom(field: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit each field's zoom about the middle of the edges `found`, weighed by them: the mean, and a zoom of 1."""
+    share, axes = found[:, : field.shape[1]].sum(1, keepdim=True), [*range(2, field.ndim)]
+    lines = [torch.arange(float(side), device=share.device) for side in share.shape[2:]]
     places, mass = torch.stack(torch.meshgrid(*lines, indexing="ij")), share.sum(axes, keepdim=True).clamp_min(1e-6)
     places = places - (places * share).sum(axes, keepdim=True) / mass
     along, whole = ((share * places * each).flatten(1).sum(1) for each in (field, places))
