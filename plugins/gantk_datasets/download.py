@@ -125,14 +125,16 @@ def _read_record(record: Path) -> dict[str, Any]:
 def _locked(staging: Path) -> Iterator[Path]:
     """Create and lock a hidden folder, for one process at a time; deletes it afterwards if it is empty."""
     lock = None
-    while lock is None:  # retry if the previous holder of the lock has deleted the folder
-        staging.mkdir(parents=True, exist_ok=True)
+    while lock is None:  # retry if the previous holder of the lock has deleted the folder, or does so just now
         with suppress(FileNotFoundError):
-            lock = os.open(staging, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (staging.exists() and os.path.samestat(os.fstat(lock), staging.stat())):
-                os.close(lock)
-                lock = None
+            with suppress(FileExistsError):
+                staging.mkdir(parents=True, exist_ok=True)
+            held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if staging.exists() and os.path.samestat(os.fstat(held), staging.stat()):
+                lock = held
+            else:
+                os.close(held)
     try:
         yield staging
     finally:
