@@ -47,7 +47,7 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
     return path.with_name(f".{name}{tail}")
 
 
-def expect_file(file: str | Path, where: str) -> str:
+def expect_file(file: str | Path, where: str | None = None) -> str:
     """Return the path of a file to be written; UserError if it is a folder, or lies in one that does not exist."""
     if Path(file).is_dir():
         raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from gantk.errors import UserError, told
-from gantk.files import write_file
+from gantk.files import expect_file, write_file
 from gantk.plugin.loader import load
 from gantk.plugin.registry import KINDS
 from gantk.terminal import Escaping, complain, console, say, table
@@ -150,9 +150,7 @@ def copy_recipe(name, target) -> None:
     target = target / path.name if target.is_dir() else target
     if target.exists():
         raise UserError(f"'{target}' exists already", remedy="name another target")
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder '{target.parent}'", remedy="make it first")
-    write_file(target, path.read_bytes())
+    write_file(expect_file(target), path.read_bytes())
     say(f"copied   {target}")
 
 

@@ -98,5 +98,5 @@ class RegGAN(Method):
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Images of `a` as `b`."""
         if to != "b":
-            raise UserError("reggan translates a to b only", where="to", allowed="b", remedy="swap data.domains")
+            raise UserError("reggan translates a to b only", where="to", remedy="swap data.domains and train again")
         return self.g_ab(image)
