@@ -150,7 +150,8 @@ def copy_recipe(name, target) -> None:
     target = target / path.name if target.is_dir() else target
     if target.exists():
         raise UserError(f"'{target}' exists already", remedy="name another target")
-    write_file(expect_file(target), path.read_bytes())
+    expect_file(target)
+    write_file(target, path.read_bytes())
     say(f"copied   {target}")
 
 
