@@ -195,8 +195,8 @@ def chained(first: Callable[[Tensor], Tensor], then: Callable) -> Callable:
     return lambda image: then(first(image))
 
 
-def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
-    """UserError where a network's `check_size` refuses `size` (None: the recipe's); called before a training."""
+def check_networks(method: Method, size: tuple[int, ...] | None = None, key: str = "data.size") -> None:
+    """UserError where a network's `check_size` refuses `size` (None: the recipe's, its `key`), before a training."""
     whole = size in (None, method.geometry.size)
     size = size or method.geometry.size
     for name, network in method.named_children():
@@ -204,9 +204,9 @@ def check_networks(method: Method, size: tuple[int, ...] | None = None) -> None:
             try:
                 network.check_size(size)
             except UserError as error:
-                error.where = f"{'data.size' if whole else 'size of a stage'} = {list(size)}, for {name}"
-                if not whole:
-                    error.remedy = "choose data.size so that every stage fits, or train without that stage"
+                error.where = f"{key if whole else 'size of a stage'} = {list(size)}, for {name}"
+                stages = "choose data.size so that every stage fits, or train without that stage"
+                error.remedy = (error.remedy or "").replace("data.size", key) if whole else stages
                 raise
 
 

@@ -25,7 +25,7 @@ def build_method(
     names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
     contrasts = dict(zip(model.method.target.reads, names, strict=False))
     method = model.method(Geometry(model.data.dims, size, channels, classes, range, contrasts))
-    check_networks(method)
+    check_networks(method, key="data.patch" if model.data.patch else "data.size")
     method.batched = model.train.fast.batched_forward
     use_kernels(method, model.train.fast.kernels)
     return runtime.place(method, model.data.dims)

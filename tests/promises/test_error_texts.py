@@ -227,6 +227,7 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "no TOML": lambda h: [(h / "bad.toml").write_text("[train\nsteps = 3\n"), "run", "bad.toml"][1:],
     "newer format": lambda h: [files.recipe(h / "new.toml", files.TINY | {"format": 99}), "run", "new.toml"][1:],
     "size that a network cannot take": lambda h: train(h, data={"size": [36, 36]}),
+    "patch that a network cannot take": lambda h: train(h, "--set", "data.patch=[12, 12]"),
     "unknown phase": lambda h: train(h, train={"optimizers": {"generator": {"name": "adam"}}}),
     "half size": lambda h: train(h, data={"size": [40, 40]}, method={"low_res_warmup": 0.5}, train={"steps": 2}),
     "size that a discriminator cannot take": lambda h: train(h, "--set", "method.discriminator.receptive_field=142"),
