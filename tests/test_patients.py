@@ -153,6 +153,12 @@ def test_runs_are_compared_on_the_same_test_images(tiny_run, copied_run, tmp_pat
     assert "not scored on the same test images" in apart.words
 
 
+def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(tiny_run, copied_run, tmp_path):
+    gantk.evaluate(copied_run, metrics=["psnr", "nrmse"], device="cpu")
+    page = Page(gantk.write_report(tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html"))
+    assert "NRMSE" in page.words and page.words.count("–") >= 2 and "Nothing: the recipes are the same" in page.words
+
+
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
     for runs, words in (((tiny_run, tiny_run), "named twice"), ((tiny_run, tmp_path), "not a run folder")):
         with pytest.raises(UserError, match=words):
