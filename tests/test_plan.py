@@ -99,6 +99,12 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
     assert tables["train"]["seed"] == 4 and "seed = 4 # as you said" in text
 
 
+def test_a_plan_of_volumes_for_a_3d_network_takes_the_size_that_was_asked_for(tmp_path, quick):
+    settings = ["data.dims=3", "data.size=[24,24,24]", "data.patch=[16,16,16]"]
+    recipe = Recipe(tomllib.loads(plan(volumes(tmp_path), set=settings)))
+    assert recipe.check().data.dims == 3 and recipe.check().data.patch == (16, 16, 16)
+
+
 def test_one_kind_of_image_is_made_from_noise_and_classes_are_told(tmp_path, quick):
     tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
     assert tables["method"]["name"] == "dcgan" and "conditional" not in tables["method"]

@@ -22,6 +22,7 @@ SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized t
 WANTED = {"pix2pix": 1200, "regression": 1200, "dualgan": 2400, "cyclegan": 2400, "dcgan": 3000}  # of shipped recipes
 MOST, PASSES = 10, 1000  # limits of the steps: times the usual number, and epochs; more gain little
 ANSWERED = ("channels", "split", "patients", "same-patient")  # problems of `data check` that the recipe solves
+NETWORK = ("data.dims", "data.size", "data.patch", "data.fit")  # of what networks see, not of how scans are read
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
@@ -53,7 +54,8 @@ def plan(
     Its first paragraph lists facts of the scans. Size, filters and steps follow from real steps timed on this machine.
     """
     tell, settings = progress or (lambda share, what: None), list(set)
-    seen = look(Path(scans).absolute(), a, b, [each for each in settings if each.startswith("data.")], tell)
+    reads = [each for each in settings if each.startswith("data.") and not each.startswith(NETWORK)]
+    seen = look(Path(scans).absolute(), a, b, reads, tell)
     tell(0.7, "timing real steps")
     lines = method_of(seen)
     asked = next((each.partition("=")[2].strip(" '\"") for each in settings if each.startswith("method.name")), "")
