@@ -205,7 +205,7 @@ def check_networks(method: Method, size: tuple[int, ...] | None = None, key: str
                 network.check_size(size)
             except UserError as error:
                 error.where = f"{key if whole else 'size of a stage'} = {list(size)}, for {name}"
-                stages = "choose data.size so that every stage fits, or train without that stage"
+                stages = "choose data.size (data.patch, if set) so that every stage fits, or train without that stage"
                 error.remedy = (error.remedy or "").replace("data.size", key) if whole else stages
                 raise
 
