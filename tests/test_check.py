@@ -111,6 +111,7 @@ def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(
     assert named(result, *wrong) == {kind: [(f"{file}/slice.png",)] for kind, file in wrong.items()}
     assert all(problem(result, kind)["severity"] == "error" for kind in ("unreadable", "channels"))
     assert result["images"] == 28 and "1 cannot be read" in result["summary"]["files"]
+    assert "T1: 13 images of 13 files" in result["summary"]["domains"] and "13 reg" in result["summary"]["pairs"]
 
 
 def test_what_is_wrong_with_single_volumes_is_named(volumes):

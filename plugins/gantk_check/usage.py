@@ -134,6 +134,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     by_recipe, table = usage.recipe is not None, usage.table
     unreadable = {absolute(file) for item in items if item.error is not None for file in item.scan.files}
     records = [r for r in usage.records if not unreadable or unreadable.isdisjoint(map(absolute, r.files))]
+    usage.records = records  # what is counted is what a training could read
     usage.problems += _incomplete(usage, records)
     # Reuse fingerprints of pictures that a training would use without resampling.
     items = items if table.dims == 2 and table.plane == "axial" and table.spacing is None else ()
