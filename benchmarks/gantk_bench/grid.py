@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gantk.errors import UserError
+from gantk.plugin.spec import toml
 from gantk.recipe.load import parse_setting
 
 SEED = "train.seed"  # rows that differ in this key alone repeat the same experiment
@@ -100,18 +100,4 @@ def settings_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and "name" not in value:
             yield from settings_of(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={toml_value(value)}"
-
-
-def toml_value(value: Any) -> str:
-    """A value as one line of TOML."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(key)} = {toml_value(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    # TOML writes strings, numbers and booleans like JSON, but also requires U+007F to be escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+            yield f"{prefix}{key}={toml(value)}"

@@ -12,8 +12,9 @@ from typing import Any
 
 from gantk.errors import UserError
 from gantk.method import Method
+from gantk.plugin.spec import toml
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
-from gantk_bench.grid import SEED, Value, combinations, settings_of, short_keys, toml_value
+from gantk_bench.grid import SEED, Value, combinations, settings_of, short_keys
 from gantk_bench.suite import RecipeTable, Suite
 
 DESCRIPTIVE_KEYS = ("summary", "paper")  # recipe keys that describe it and do not change a result
@@ -117,7 +118,7 @@ def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | 
         metrics = list((suite_metrics.translate or []) if method.translate is not Method.translate else [])
         metrics += (suite_metrics.noise or []) if method.sample is not Method.sample else []
         if metrics:
-            settings.append(f"evaluate.metrics={toml_value(metrics)}")
+            settings.append(f"evaluate.metrics={toml(metrics)}")
         too_long = suite.max_steps is not None and (model.train.steps is None or model.train.steps > suite.max_steps)
         if too_long and not any(s.startswith(("train.steps=", "train.epochs=")) for s in recipe_settings):
             settings.append(f"train.steps={suite.max_steps}")

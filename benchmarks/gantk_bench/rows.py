@@ -54,7 +54,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace a file by all rows, atomically; raises GantkError if it cannot be written."""
-    text = "".join(json.dumps(_finite(row), ensure_ascii=False, default=float) + "\n" for row in rows)
+    text = "".join(json.dumps(finite(row), ensure_ascii=False, default=float) + "\n" for row in rows)
     try:
         write_file(path, text.encode())
     except OSError as error:
@@ -132,10 +132,10 @@ def commit() -> Row | None:
     return head and {"commit": head, "dirty": bool(git("status", "--porcelain", ":/"))}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN and infinity, which JSON lacks, by None in nested values."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

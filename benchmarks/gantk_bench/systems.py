@@ -11,6 +11,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from gantk.recipe.load import mapping
 from gantk.report.scores import tone_of
 from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, direction_name, metric_name, region_of
 
@@ -279,10 +280,6 @@ def name_of(row: Row) -> str:
     label = str(row.get("label") or row.get("recipe") or "unnamed")
     name = SEED.sub("", label).strip() or label
     return f"{name} ({row['peer']})" if row.get("peer") and str(row["peer"]) not in name else name
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def dig(row: Any, *keys: str) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from gantk_bench.rows import finite
 
 FORMAT = 3
 OUT_OF_TIME = "out of time budget"
@@ -57,14 +58,6 @@ def missing_rows(task: dict[str, Any], status: str, why: str) -> list[Row]:
     fields |= {"dims": 2, "size": [task["size"]] * 2}
     sides = [row("peer", status, why, **fields, peer=side) for side in task["sides"]]
     return [*sides, row("ratio", status, why, **fields)]
-
-
-def finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): finite(inner) for key, inner in value.items()}
-    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def first_line(error: BaseException) -> str:
