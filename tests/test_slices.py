@@ -49,7 +49,7 @@ def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay
     assert jumps(smooth(made, examples_of(given))) < jumps(done)
     constant = torch.full_like(made, 0.3)
     torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
-    line = guided((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1, 1e-8)
+    line = guided((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1e-8)
     torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)  # a line of the input
 
 

@@ -57,11 +57,8 @@ class ProGAN(Method):
     ):
         super().__init__(geometry)
         levels = levels_of(geometry.size)
-        if conditional and not geometry.classes:
-            remedy = "set data.labels = true and use data with classes, or set method.conditional = false"
-            raise UserError("images have no classes to be conditioned on", where="method.conditional", remedy=remedy)
         self.shares = _checked_shares(shares, levels)
-        self.conditional, self.classes = conditional, len(geometry.classes) if conditional else 0
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
         self.latent, self.fade, self.drift, self.critic = latent, fade, drift, critic
         filters, channels, dims = filters_at(levels, base, width), geometry.channels["image"], geometry.dims
         self.g = Generator(channels, dims, filters, latent, self.classes)

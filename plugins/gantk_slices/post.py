@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from gantk.data.preparation import Record
@@ -17,7 +16,6 @@ from gantk.runs.trained import Examples
 
 AIR = 0.05  # share of the range up to which a voxel is air
 HALVINGS = 10  # bisection steps of the search for the strength
-Reach = Annotated[int, Field(ge=1, le=8)]
 
 
 class AgreeingSlices:
@@ -41,11 +39,10 @@ class AgreeingSlices:
         range: tuple[float, float],
         *,
         strength: Share | Literal["auto"] = "auto",  # 0: unfiltered, 1: filtered
-        reach: Reach = 1,  # slices and pixels of a window on each side of its centre
         smooth: Few = 0,  # how often each slice is first averaged with its neighbours, by weights 1, 2, 1
         floor: Positive = 0.01,  # share of the range: windows whose input varies less are replaced by their mean
     ):
-        self.dims, self.strength, self.reach, self.smooth = dims, strength, reach, smooth
+        self.dims, self.strength, self.smooth = dims, strength, smooth
         span = range[1] - range[0]
         self.least, self.level = (floor * span) ** 2, range[0] + AIR * span
 
@@ -69,7 +66,7 @@ class AgreeingSlices:
         if made.shape[1] < 3 or self.strength == 0:
             return made
         given = given if len(given) == len(made) else given.mean(0, keepdim=True).expand_as(made)
-        filtered = guided(neighbour_mean(made, self.smooth), given, self.reach, self.least)
+        filtered = guided(neighbour_mean(made, self.smooth), given, self.least)
         strength = self.strength
         if strength == "auto":
             strength = least_strength(made, filtered, jump(given, self.level), self.level)
@@ -87,12 +84,12 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
     return high
 
 
-def guided(made: Tensor, given: Tensor, reach: int, least: float) -> Tensor:
-    """Guided filter: `made` (C, D, H, W) as a linear function of `given` in windows of 2 `reach` + 1 a side."""
-    guide, output = window_mean(given, reach), window_mean(made, reach)
-    variance = window_mean(given.square(), reach) - guide.square()
-    slope = (window_mean(given * made, reach) - guide * output) / (variance.clamp_min(0) + least)
-    return window_mean(slope, reach) * given + window_mean(output - slope * guide, reach)
+def guided(made: Tensor, given: Tensor, least: float) -> Tensor:
+    """Guided filter: `made` (C, D, H, W) as a linear function of `given` in windows of 3 a side."""
+    guide, output = window_mean(given), window_mean(made)
+    variance = window_mean(given.square()) - guide.square()
+    slope = (window_mean(given * made) - guide * output) / (variance.clamp_min(0) + least)
+    return window_mean(slope) * given + window_mean(output - slope * guide)
 
 
 def neighbour_mean(volume: Tensor, times: int) -> Tensor:
@@ -103,9 +100,9 @@ def neighbour_mean(volume: Tensor, times: int) -> Tensor:
     return volume
 
 
-def window_mean(volume: Tensor, reach: int) -> Tensor:
-    """The mean of (C, D, H, W) in windows of 2 `reach` + 1 a side; edges are repeated."""
-    return F.avg_pool3d(F.pad(volume[None], [reach] * 6, mode="replicate"), 2 * reach + 1, 1)[0]
+def window_mean(volume: Tensor) -> Tensor:
+    """The mean of (C, D, H, W) in windows of 3 a side; edges are repeated."""
+    return F.avg_pool3d(F.pad(volume[None], [1] * 6, mode="replicate"), 3, 1)[0]
 
 
 def jump(volume: Tensor, level: float) -> float:

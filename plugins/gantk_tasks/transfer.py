@@ -11,14 +11,13 @@ from torch import Tensor
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.losses.structure import widened
-from gantk.metrics.intervals import Interval, estimate
+from gantk.metrics.intervals import estimate
 from gantk.metrics.pairs import SSIM
 from gantk.metrics.references import BYTES, MOST, fitting, spread
 from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_tasks.classification import Judge, strangers
 
-Z = 1.959964  # normal quantile of a 95 % interval
 EDGE = 2  # pixels by which a lesion's mask is dilated, to include its edge
 
 
@@ -90,11 +89,7 @@ class Transfer(Judge):
 
 def share(right: np.ndarray) -> dict[str, float | list[float] | None]:
     """The share of ones, with the 95 % interval of Wilson (1927)."""
-    low, high = wilson(int(right.sum()), len(right))
-    return {"value": float(right.mean()), "ci95": [low, high], "n": len(right)}
+    from scipy.stats import binomtest
 
-
-def wilson(count: int, n: int) -> Interval:
-    """The 95 % interval of the share `count` / `n` (Wilson, 1927): within 0 and 1, and valid for 0 and `n` too."""
-    centre, reach = count / n + Z**2 / (2 * n), Z * (count * (n - count) / n**3 + Z**2 / (4 * n**2)) ** 0.5
-    return (centre - reach) / (1 + Z**2 / n), (centre + reach) / (1 + Z**2 / n)
+    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return {"value": float(right.mean()), "ci95": [float(end) for end in interval], "n": len(right)}
