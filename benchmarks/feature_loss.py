@@ -6,8 +6,6 @@ T1 -> T2 of synthetic heads with one U-Net, equal steps. The loss uses a segment
 another one, of other heads and another seed, scores. Intervals (95 %): bootstrap of patients, on means over seeds.
 """
 
-from pathlib import Path
-
 import harness
 import numpy as np
 import torch
@@ -45,10 +43,7 @@ def scored(run, judge):
 
 
 if __name__ == "__main__":
-    parser = harness.parser(__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("runs/feature_loss"))
-    options, rows, scores = parser.parse_args(), [], {}
+    options, rows, scores = harness.parser(__doc__, runs="feature_loss", seeds=(0, 1, 2)).parse_args(), [], {}
     others = {"train.steps": 600, "data.source": HEADS | {"seed": 1}}
     judge = trained("segmenter", options.out / "judge", others, 1).load("cpu").method
     own = trained("segmenter", options.out / "own", {"train.steps": 600})

@@ -204,8 +204,13 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def parser(doc: str, *, rounds: int | None = None, seconds: float | None = None) -> argparse.ArgumentParser:
-    """A parser with the options of most benchmarks: --json, --device, --set, and --rounds or --seconds."""
+def parser(
+    doc: str, *, rounds: int | None = None, seconds: float | None = None, runs: str = "", seeds: Sequence[int] = (0,)
+) -> argparse.ArgumentParser:
+    """A parser with the options of most benchmarks: --json, --device, --set, and --rounds or --seconds.
+
+    With `runs` also --out, the folder of the trained runs below runs/, and --seeds.
+    """
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
     options.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
@@ -216,6 +221,9 @@ def parser(doc: str, *, rounds: int | None = None, seconds: float | None = None)
         options.add_argument(
             "--seconds", type=float, default=seconds, help=f"of timed steps for a case; default {seconds:g}"
         )
+    if runs:
+        options.add_argument("--out", type=Path, default=Path("runs", runs), help="runs there are not trained again")
+        options.add_argument("--seeds", type=int, nargs="+", default=seeds)
     return options
 
 

@@ -5,8 +5,6 @@
 `spade_tumour --profile cpu` trains on 8 slices per head and makes 200 images; tests on 20 other heads, with intervals.
 """
 
-from pathlib import Path
-
 import harness
 import numpy as np
 import torch
@@ -46,11 +44,10 @@ def dice(count: int, seed: int, options) -> dict[str, list[float]]:
     return found
 
 
-parser, rows = harness.parser(__doc__), []
+parser, rows = harness.parser(__doc__, runs="label-maps", seeds=(0, 1, 2)), []
 parser.add_argument("--patients", type=int, default=5)
-parser.add_argument("--out", type=Path, default=Path("runs/label-maps"))
 options = parser.parse_args()
-scores = [dice(options.patients, seed, options) for seed in range(3)]
+scores = [dice(options.patients, seed, options) for seed in options.seeds]
 for name in scores[0]:
     own, real, one = *(np.mean([each[key] for each in scores], axis=0) for key in (name, "real")), np.ones(HEADS)
     ways = [lambda i, x=x, y=y: x[i].mean() / y[i].mean() for x, y in ((own, one), (own, real), (own - real, one))]

@@ -44,11 +44,9 @@ def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -
 
 def main() -> None:
     """Print a Markdown table, and write all scores."""
-    parser = harness.parser(__doc__)
+    parser = harness.parser(__doc__, runs="misaligned")
     parser.add_argument("--pixels", type=float, nargs="+", default=[0.0, 2.0, 4.0, 8.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, help="a CSV of pairs; default: synthetic heads")
-    parser.add_argument("--out", type=Path, default=Path("runs/misaligned"))
     options = parser.parse_args()
     rows, scores, aligned = [], {}, {}
     for method in ("reggan", "pix2pix"):

@@ -48,12 +48,10 @@ def scored(run: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
 
 def main() -> None:
     """Print a Markdown table, and write all scores."""
-    parser = harness.parser(__doc__)
+    parser = harness.parser(__doc__, runs="slice-jumps")
     parser.add_argument("recipe")
     parser.add_argument("--profile")
     parser.add_argument("--data", help="scans in place of the recipe's source")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/slice-jumps"))
     options: argparse.Namespace = parser.parse_args()
     found, rows = {}, []
     for seed in options.seeds:

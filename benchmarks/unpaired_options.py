@@ -39,11 +39,9 @@ def scored(system: str, seed: int, options) -> dict[str, dict[str, dict[str, flo
 
 def main() -> None:
     """Print a Markdown table, and write all scores."""
-    parser = harness.parser(__doc__)
+    parser = harness.parser(__doc__, runs="unpaired-options")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["plain", "recipe"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", type=Path, help="CT and MR pictures; default: synthetic heads")
-    parser.add_argument("--out", type=Path, default=Path("runs/unpaired-options"))
     options, rows, scores, plain = parser.parse_args(), [], {}, {}
     for system in options.systems:
         found = scores[system] = [scored(system, seed, options) for seed in options.seeds]

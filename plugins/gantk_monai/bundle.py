@@ -53,14 +53,18 @@ class Monai:
         tensors = direction.network.method.state_dict().items()
         torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
         about = metadata(direction, {"tolerance": tolerance, "parity": parity})
-        _place({
+        files = {
             "LICENSE": LICENSE.encode(),
             "configs/metadata.json": _json(about),
             "configs/inference.json": _json(config),
             "docs/README.md": card(direction, about["intended_use"], parity["line"]).encode(),
             "models/model.ts": content,
             "models/model.pt": weights.getvalue(),
-        }, out)  # fmt: skip
+        }
+        with whole_folder(out) as made:
+            for name, file in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(file)
         say(f"written  {out} (6 files); MONAI itself was not run")
         return out
 
@@ -103,14 +107,6 @@ def answers(network: nn.Module) -> Any:
 
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=4) + "\n").encode()
-
-
-def _place(files: dict[str, bytes], out: Path) -> None:
-    """Write files into a new or empty folder; it appears complete or not at all."""
-    with whole_folder(out) as made:
-        for name, content in files.items():
-            (made / name).parent.mkdir(parents=True, exist_ok=True)
-            (made / name).write_bytes(content)
 
 
 def card(direction: Direction, use: str, parity_line: str) -> str:
