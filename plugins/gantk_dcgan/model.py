@@ -75,7 +75,7 @@ class DCGAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The adversarial loss of generated images, with the classes of the batch."""
-        label = self._label(batch)
+        label = batch.get("label")
         if self.classes:
             self.shown += one_hot(label, self.classes).sum(dim=0)
         fake = self._generate(self._noise_for(batch), label)
@@ -88,7 +88,7 @@ class DCGAN(Method):
         Real images are clipped at black and white: a generator that ends in tanh cannot produce values beyond, and a
         discriminator that recognises real images by them gives no useful gradient.
         """
-        label = self._label(batch)
+        label = batch.get("label")
         image = batch["image"].clamp(*self.geometry.range)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
@@ -156,9 +156,6 @@ class DCGAN(Method):
 
     def _random(self, shape: tuple[int, ...], **where: Any) -> Tensor:
         return torch.randn(shape, **where) if self.noise == "normal" else torch.rand(shape, **where) * 2 - 1
-
-    def _label(self, batch: Batch) -> Tensor | None:
-        return batch["label"] if self.classes else None
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """Generate images from noise, concatenated with the one-hot class: the first layer learns a map per class."""

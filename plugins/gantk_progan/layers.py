@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from gantk.nets.blocks import FitsOrFloat32, summed_kernel
 
 HE = math.sqrt(2.0)  # gain of a layer before a ReLU (He et al. 2015)
+leaky = partial(F.leaky_relu, negative_slope=0.2)
+doubled = partial(F.interpolate, scale_factor=2.0, mode="nearest")  # every pixel is repeated
 
 
 class EqualLinear(nn.Module):
@@ -78,16 +81,6 @@ class MinibatchDeviation(nn.Module):
         ones = [1] * (x.ndim - 1)
         statistic = deviation.to(x.dtype).repeat(1, group).view(-1, *ones).expand(-1, 1, *x.shape[2:])
         return torch.cat([x, statistic], 1)
-
-
-def leaky(x: Tensor) -> Tensor:
-    """LeakyReLU of slope 0.2."""
-    return F.leaky_relu(x, 0.2)
-
-
-def doubled(x: Tensor) -> Tensor:
-    """Upsample by 2: every pixel is repeated."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def halved(x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class ProGAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The adversarial loss of images from new noise."""
-        alpha, level, label = self._fade_in(), self._growth.level, self._label(batch)
+        alpha, level, label = self._fade_in(), self._growth.level, batch.get("label")
         real = batch["image"]
         fake = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
         batch["fake"] = fake.detach()
@@ -109,7 +109,7 @@ class ProGAN(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminator's adversarial loss, the penalty if the adversarial loss has one, and drift."""
-        alpha, level, label = self._fade_in(), self._growth.level, self._label(batch)
+        alpha, level, label = self._fade_in(), self._growth.level, batch.get("label")
         real = faded(batch["image"], alpha)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
@@ -162,9 +162,6 @@ class ProGAN(Method):
         labels = None if label is None else torch.cat([label, label])
         first, second = self.d(torch.cat([real, fake]), level, alpha, labels, batches=2).chunk(2)
         return first, second
-
-    def _label(self, batch: Batch) -> Tensor | None:
-        return batch["label"] if self.classes else None
 
     def _stage(self, level: int, steps: int, fade: tuple[float, float] | None) -> Growth:
         side = SMALLEST * 2**level

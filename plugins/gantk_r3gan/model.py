@@ -62,7 +62,7 @@ class R3GAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """How far each fake stays behind its real partner."""
-        real, label = self._real(batch), self._label(batch)
+        real, label = self._real(batch), batch.get("label")
         noise = torch.randn(len(real), self.latent, device=real.device)
         fake = self._generate(noise, label)
         real, seen = self.augment(torch.cat([real, fake])).split(len(real))  # once for both phases: changes are dear
@@ -73,7 +73,7 @@ class R3GAN(Method):
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The same game the other way round, and R1 and R2 of the images as the discriminator sees them; in float32."""
-        label = self._label(batch)
+        label = batch.get("label")
         with torch.autocast(batch["image"].device.type, enabled=False):
             seen = [batch[name].requires_grad_() for name in ("seen_real", "seen_fake")]
             entries = seen if label is None else [(image, label) for image in seen]
@@ -103,9 +103,6 @@ class R3GAN(Method):
     def _real(self, batch: Batch) -> Tensor:
         """Cut off at black and white, as samples are."""
         return batch["image"].float().clamp(*self.geometry.range)
-
-    def _label(self, batch: Batch) -> Tensor | None:
-        return batch["label"] if self.classes else None
 
 
 def pairing(better: Tensor, worse: Tensor) -> Tensor:

@@ -15,11 +15,7 @@ from gantk.nets import blocks as b
 HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
 POINT, HALVE = partial(b.conv, kernel=1), partial(b.conv, kernel=4, stride=2, padding=1)
 DOUBLE = partial(b.upsample, "resize")  # pixels repeated, and a 3x3 convolution
-
-
-def leaky(x: Tensor) -> Tensor:
-    """LeakyReLU of slope 0.2."""
-    return F.leaky_relu(x, 0.2)
+leaky = partial(F.leaky_relu, negative_slope=0.2)
 
 
 def doubled(x: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ class VAE(Method):
 
     def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Images, clipped to the range of a decoder that ends in tanh, and labels."""
-        return batch["image"].clamp(*self.geometry.range), batch["label"] if self.classes else None
+        return batch["image"].clamp(*self.geometry.range), batch.get("label")
 
     def _judge(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """The discriminator's logits (N, 1) and feature maps."""
