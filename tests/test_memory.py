@@ -199,7 +199,7 @@ def test_a_run_says_what_it_is_in_one_line_in_tables_and_as_html(tiny_run, model
     assert [row["step"] for row in run.log] == [0, 1, 2, 3, 4]
     assert isinstance(run.log[-1]["losses.generators/cycle_a"], float) and "validation.a_to_b.psnr" in run.log[0]
     page = run._repr_html_()
-    assert page.count("data:image/png;base64,") == 6 and "T1 → T2" in page and "intensity_map" in page
+    assert page.count("data:image/png;base64,") == 6 and "T1\u00a0→\u00a0T2" in page and "intensity_map" in page
     assert "color: #" not in page and "background: #" not in page  # the notebook's own, light or dark
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import argument
+from gantk.report.words import direction_name, number
 from gantk.runs.schemas import inside, read
 
 LARGEST = 4  # held-out images of one direction that are shown, each as input, output and truth
@@ -27,15 +28,16 @@ def run_html(run: Any) -> str:
 def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
     rows = []
     for direction, scores in (metrics.get("metrics") or {}).items():
+        way = direction_name(direction, domains)
         for metric, entry in scores.items():
             judged = ((metrics.get("verdict") or {}).get(direction) or {}).get(metric) or {}
             best, plain = judged.get("best_baseline"), direction.removesuffix("_post")
             rival = ((metrics.get("baselines") or {}).get(best) or {}).get(plain, {}).get(metric) or {}
-            low_high = " to ".join(map(_number, entry.get("ci95") or ()))
-            against = f"{best} {_number(rival.get('value'))}" if best else ""
+            low_high = " to ".join(map(number, entry.get("ci95") or ()))
+            against = f"{best} {number(rival.get('value'))}" if best else ""
             ahead = {True: "ahead", False: "behind"}.get(judged.get("better"), "")
-            value = f"{_number(entry.get('value'))} {entry.get('unit') or ''}"
-            cells = (_words(direction, domains), metric, value, low_high, f"n = {entry.get('n')}", against, ahead)
+            value = f"{number(entry.get('value'))} {entry.get('unit') or ''}"
+            cells = (way, metric, value, low_high, f"n = {entry.get('n')}", against, ahead)
             rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
     if not rows:
         return "<div>not scored yet</div>"
@@ -45,28 +47,17 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
     return f'<table style="border-collapse: collapse; margin: 6px 0">{body}</table>'
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _words(direction: str, domains: list[str]) -> str:
-    """A direction in words: `a_to_b` -> `T1 → T2`; any other text is returned as it is."""
-    names = dict(zip("ab", domains, strict=False))
-    source, _, target = direction.partition("_to_")
-    return f"{names.get(source, source)} → {names.get(target, target)}" if target else direction
-
-
 def _pictures(run: Any, domains: list[str]) -> str:
     samples = list(run.samples.items())
     figures = []
     for path in samples[-1][1] if samples else []:
-        direction, _, number = path.stem.rpartition("-")
-        if int(number) < LARGEST and (int(number) == 0 or len(samples[-1][1]) <= LARGEST):
+        direction, _, place = path.stem.rpartition("-")
+        if int(place) < LARGEST and (int(place) == 0 or len(samples[-1][1]) <= LARGEST):
             words = {"input": "input", path.parent.name: f"step {samples[-1][0]}", "truth": "truth"}
             for group, word in words.items():
                 picture = run.path / "samples" / group / path.name
                 if inside(run.path, picture):
-                    figures.append(_figure(picture, f"{_words(direction, domains)}: {word}"))
+                    figures.append(_figure(picture, f"{direction_name(direction, domains)}: {word}"))
     row = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0"
     return f'<div style="{row}">{"".join(figures)}</div>' if figures else ""
 
