@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 RED, BLUE, OUTLINE = np.array([255, 40, 20]), np.array([30, 90, 255]), np.array([255, 210, 0])
 FULL = 99.5  # percentile of the map's magnitudes above which colours are saturated
@@ -18,13 +19,7 @@ def panels(
     """Draw images (H, W) in network intensities, black and white at `ends`, a map and a region; uint8 (H, 3 W, 3)."""
     gray = [np.clip((each - ends[0]) / (ends[1] - ends[0]), 0, 1)[..., None] * 255.0 for each in (seen, made)]
     left, middle = (np.repeat(each, 3, axis=2) for each in gray)
-    inner = region.copy()
-    for axis in (0, 1):
-        for step in (-1, 1):
-            moved = np.roll(region, step, axis)
-            moved[(slice(None),) * axis + (0 if step > 0 else -1,)] = False
-            inner &= moved
-    middle[region & ~inner] = OUTLINE
+    middle[region & ~binary_erosion(region)] = OUTLINE
     top = np.percentile(np.abs(found), FULL) or np.abs(found).max() or 1.0
     share = np.clip(np.abs(found) / top, 0, 1)[..., None]
     right = (1 - share) * 0.7 * left + share * np.where(found[..., None] > 0, RED, BLUE)

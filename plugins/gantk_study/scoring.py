@@ -78,12 +78,12 @@ def interval(values: np.ndarray) -> list[float]:
 
 def share(right: np.ndarray) -> dict[str, Any]:
     """A share of right answers with the 95 % interval of Wilson (1927)."""
-    n, z = len(right), 1.959964
-    if not n:
+    from scipy.stats import binomtest
+
+    if not len(right):
         return {"value": None, "ci95": None, "n": 0}
-    p = float(np.mean(right))
-    middle, reach = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n**2) ** 0.5
-    return {"value": p, "ci95": [(middle + end) / (1 + z * z / n) for end in (-reach, reach)], "n": n}
+    ends = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return {"value": float(right.mean()), "ci95": [float(end) for end in ends], "n": len(right)}
 
 
 def trend(several: list[Rows]) -> dict[str, Any]:
