@@ -17,7 +17,6 @@ CEILING = "real_split"  # real images scored as generated: the best possible sco
 CELLS = 3  # scores on a line
 SURE = ("auroc", "auroc_10", "ause", "spearman", "coverage")  # scores of an uncertainty
 MOST = 0.9  # plausible share of foreground in images of heads
-DIRECTIONS = {"a_to_b": (0, 1), "b_to_a": (1, 0)}  # indices of the domains, from and to
 
 
 def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]) -> dict[str, Any]:
@@ -124,14 +123,12 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
 
 def title_of(key: str, domains: Sequence[str]) -> str:
     """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not known."""
-    plain, *_ = key.partition("_post")
-    if plain in DIRECTIONS and len(domains) > 1:
-        title = " -> ".join(domains[i] for i in DIRECTIONS[plain])
-    elif plain == "image" and domains:
-        title = f"{domains[0]} from noise"
-    else:
-        return key
-    return f"{title}, post-steps" if key.endswith("_post") else title
+    if key.endswith("_post") and domains:
+        return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
+    if key == "image" and domains:
+        return f"{domains[0]} from noise"
+    names, (source, _, target) = dict(zip("ab", domains, strict=False)), key.partition("_to_")
+    return f"{names.get(source, source)} -> {names.get(target, target)}" if names and target else key
 
 
 def _cell(score: dict[str, Any]) -> str:

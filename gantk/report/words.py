@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gantk.metrics.verdict import title_of
 from gantk.terminal import duration
 
 ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause", "sfrc")
@@ -66,22 +67,17 @@ def baseline_name(name: str) -> str:
     return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
-def arrow(source: str, target: str) -> str:
-    """`T1 → T2`, never broken over two lines."""
-    return f"{source}\u00a0→\u00a0{target}"
+def arrow(*names: str) -> str:
+    """`T1 → T2`, never broken over two lines; one name alone as it is."""
+    return "\u00a0→\u00a0".join(names)
 
 
 def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:
     """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor `domains` name it."""
-    if key.endswith("_post"):
-        return f"{direction_name(key.removesuffix('_post'), domains, known)}, after the post-steps"
-    if known and key in known:
-        return known[key]
-    if key == "image" and domains:
-        return f"{domains[0]} from noise"
-    source, _, target = key.partition("_to_")
-    names = dict(zip("ab", domains, strict=False))
-    return arrow(names.get(source, source), names.get(target, target)) if target else key
+    plain = key.removesuffix("_post")
+    if known and plain in known:
+        return known[plain] + ", after the post-steps" * (plain != key)
+    return arrow(*title_of(key, domains).split(" -> "))
 
 
 def decimals(entry: Scored) -> int:
