@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk import __version__
+from gantk import __version__, score_table
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.files import whole_folder
@@ -116,14 +116,6 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     given = f"a folder of NIfTI volumes, {names[0]} each"
     if len(names) > 1:
         given = f"a folder with one for each patient, which holds {', '.join(f'`*{n}.nii.gz`' for n in names)}"
-    rows, *others = scores(direction).items() or [("metrics", {})]
-    heads = [name for name, row in others if row]
-    table = [f"| metric | model | 95 % interval | n | {' | '.join(heads)} |", "|---" * (4 + len(heads)) + "|"]
-    for name, row in rows[1].items():
-        interval = " to ".join(f"{end:.4g}" for end in row.get("ci95") or [])
-        beside = [f"{dict(others)[head][name]['value']:.4g}" if name in dict(others)[head] else "" for head in heads]
-        cells = [name, f"{row['value']:.4g}", interval, str(row.get("n", "")), *beside]
-        table.append(f"| {' | '.join(cells)} |")
     left_out = ["Files on another intensity scale than the training images': gantk fits its mapping anew."]
     left_out += ["gantk's own resampling: MONAI's differs by interpolation."] if data.spacing else []
     left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
@@ -147,7 +139,7 @@ INPUT is {given}. The results lie in `output`. `model.ts` brings images of any s
 
 ## Scores
 
-{chr(10).join(table) if rows[1] else "The run holds no scores of this direction."}
+{score_table(scores(direction))}
 
 On the run's own test split, which its training has not seen. A model that does not beat the baselines, which change
 intensities alone or nothing at all, has learnt nothing of use.

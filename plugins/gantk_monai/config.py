@@ -139,7 +139,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     """The content of metadata.json: all mandatory keys of the MONAI Bundle Specification, and `about` under "gantk"."""
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
-    rows = scores(direction).get("metrics", {})
+    (rows,) = scores(direction)["metrics"].values()
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
@@ -168,16 +168,12 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def scores(direction: Direction) -> dict[str, dict[str, Any]]:
-    """The run's test scores of this direction, {"metrics": {name: row}, BASELINE: {name: row}}; {} without scores."""
+def scores(direction: Direction) -> dict[str, Any]:
+    """The content of the run's metrics.json with the scores of this direction alone under `metrics`, if it has any."""
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
     found = read(direction.translator.run.path / "metrics.json")
-    tables = {"metrics": found.get("metrics") or {}} | (found.get("baselines") or {})
-    return {
-        name: {metric: row for metric, row in (table.get(key) or {}).items()
-               if isinstance(row, dict) and row.get("value") is not None}
-        for name, table in tables.items()
-    }  # fmt: skip
+    rows = (found.get("metrics") or {}).get(key) or {}
+    return found | {"metrics": {key: {name: row for name, row in rows.items() if row.get("value") is not None}}}
 
 
 def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
