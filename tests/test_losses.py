@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
+from gantk.losses.edges import EdgeDirection
 from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
 from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
@@ -66,6 +67,21 @@ def test_structure_is_blind_to_contrast_and_strict_about_edges(dims):
     moved, blurred = edge.roll(2, -1), F.avg_pool2d(F.pad(edge, (4, 4, 0, 0), "replicate"), (1, 9), 1)
     scores = [LocalNCC()(output, edge).item() for output in (edge, blurred, moved, torch.zeros_like(edge))]
     assert scores == sorted(scores) and scores[0] < 0.01 and scores[2] > 0.3 and scores[3] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_direction_of_edges_is_blind_to_contrast_and_tells_where_and_how_they_run(dims):
+    source = F.interpolate(noise(SHAPES[dims]), scale_factor=2)
+    loss, apart = EdgeDirection(weight=1.0), []
+    assert all(loss(a * source + b, source) < 1e-6 for a, b in ((0.4, 0.3), (-1.0, 0.0)))
+    for other in (source.roll(1, -1), source.transpose(-1, -2).contiguous(), torch.zeros_like(source)):
+        output = other[..., : source.shape[-2], : source.shape[-1]].detach().requires_grad_()
+        apart.append(loss(output, source[..., : output.shape[-2], : output.shape[-1]]))
+        apart[-1].backward()
+        assert output.grad.isfinite().all()
+    assert min(apart) > 0.1 and max(apart) < 2
+    with pytest.raises(UserError, match="cannot compare"):
+        loss(source[..., 1:], source)
 
 
 def test_flatness_is_the_standard_deviation_where_the_source_is_flat():

@@ -19,7 +19,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk_ct.intensity import Window
 from gantk_testing.small import random_images
 from gantk_weak_pairs.loss import WeakPairs
-from gantk_weak_pairs.matching import grid, sampled
+from gantk_weak_pairs.matching import grid, sampled, scaled, zoom_inside
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,18 @@ def test_what_lies_on_each_other_is_not_moved(heads):
     assert sum(torch.equal(like, own) for like, own in zip(found, heads["b"], strict=True)) >= 11
 
 
+def test_a_zoom_is_told_by_what_lies_inside_heads_whatever_their_contrast(heads):
+    still, free = torch.zeros(12, 2, 3), torch.zeros(12, 2, 4, 4)
+    for planted in (-0.03, 0.0, 0.02):
+        moved = sampled(heads["b"], grid(scaled(still, -planted), free, (64, 64)))
+        there, back = zoom_inside(heads["a"], moved), zoom_inside(moved, heads["a"])
+        assert (there - back) / 2 == pytest.approx(planted, abs=0.004)
+
+
 def test_all_candidates_count_alike():
     image = random_images(2, 2, (8, 8), seed=1)
     assert WeakPairs(weight=3.0)(image, torch.cat([image, image + 1], 1)) == pytest.approx(1.5)
+    assert WeakPairs(weight=3.0, alone=5.0)(image, image + 1) == pytest.approx(5)
 
 
 def test_a_batch_carries_each_images_own_companions_and_they_move_with_it():

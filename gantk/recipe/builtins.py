@@ -16,6 +16,7 @@ PARTS = {
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
+        "edge_direction": "gantk.losses.edges:EdgeDirection",
         "flat_region": "gantk.losses.structure:FlatRegion",
     },
     "source": {"folders": "gantk.data.sources.folders:Folders", "images": "gantk.data.sources.folders:Images"},

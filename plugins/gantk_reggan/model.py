@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
+from gantk.losses.edges import EdgeDirection
 from gantk.losses.reconstruction import difference
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Generator, Loss, Positive, Share, Weight, Width
 from gantk_reggan.network import Registration, moved, roughness
-from gantk_reggan.search import Search, edges
+from gantk_reggan.search import Search
 
 
 class RegGAN(Method):
@@ -88,7 +89,7 @@ class RegGAN(Method):
         if self.gan:
             losses["adversarial_b"] = self.gan * self.adversarial.generator(self.d_b(seen))
         if self.edges:
-            losses["edges_b"] = weight * (edges(fake) - edges(source)).square().sum(1).mean()
+            losses["edges_b"] = weight * EdgeDirection(weight=1.0)(fake, source)
         return losses | {f"{name}_b": unlike(laid, real) for name, unlike in self.further.items()}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial, reduce
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk.losses.edges import along_axes, blurred, edges
 from gantk_reggan.network import moved
 
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight lines; blur, pixels.
@@ -96,32 +96,6 @@ def splines(intervals: int, device: torch.device, side: int, shown: int) -> Tens
         return torch.stack([1 - at, at], 1)
     off = (intervals * at[:, None] - torch.arange(-1.0, intervals + 2, device=device)).abs()
     return torch.where(off < 1, 4 - 6 * off**2 + 3 * off**3, (2 - off).clamp_min(0) ** 3) / 6
-
-
-def along_axes(maps: Tensor, matrices: list[Tensor]) -> Tensor:
-    """Multiply maps (N, C, *sides) along each axis by its matrix (side, K): (N, C, *K)."""
-    return reduce(lambda found, matrix: torch.tensordot(found, matrix, ([2], [0])), matrices, maps)
-
-
-def edges(image: Tensor) -> Tensor:
-    """Return g g^T / (|g|^2 + c^2) of the gradient g, c its mean length: (N, dims (dims + 1) / 2, *size) float32.
-
-    Where edges lie and how they run, much the same in every contrast of one head (normalised gradients, Haber and
-    Modersitzki 2006). The first `dims` channels have a sum of 0 to 1.
-    """
-    with torch.autocast(image.device.type, enabled=False):
-        at = blurred(image.float().mean(1, keepdim=True), 0.35)  # more would draw edges towards the brighter side
-        slopes = torch.gradient(at, dim=(axes := [*range(2, at.ndim)]))
-        parts = [x.square() for x in slopes] + [2**0.5 * x * y for x, y in combinations(slopes, 2)]
-        length = sum(parts[: len(slopes)]) + 1e-10  # of g, squared
-        return torch.cat(parts, 1) / (length + length.detach().sqrt().mean(axes, keepdim=True).square())
-
-
-def blurred(image: Tensor, deviation: float) -> Tensor:
-    """Blur images (N, C, *size) by a Gaussian of so many pixels, cut off at the border; 0: not at all."""
-    lines = [torch.arange(float(side), device=image.device) for side in image.shape[2:]]
-    near = [torch.exp(-0.5 * ((line - line[:, None]) / max(deviation, 0.01)).square()) for line in lines]
-    return along_axes(image, [each / each.sum(0) for each in near])
 
 
 def zoom(field: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.plugin.spec import Count, Side, Weight
-from gantk_weak_pairs.matching import explained, grid, most_alike, registrations, sampled, seen
+from gantk_weak_pairs.matching import explained, grid, most_alike, registrations, sampled, scaled, seen, zoom_inside
 
 GAIN = 0.6  # a registration is used only if it reduces the unexplained variance to less than this share
 
@@ -23,19 +23,20 @@ class WeakPairs:
     edges independently of contrast (Heinrich et al. 2012, 2013). They are registered if the image's intensities then
     explain much more of their variance. No pairs are given; if the other domain holds the same slices, a one-to-one
     assignment finds an image's own, and only that one is used. Registered slices of other heads agree in the
-    brightness of tissues, less in the position of edges: `local_ncc` and `flat_region` keep those of the input.
+    brightness of tissues, less in the position of edges: `edge_direction` and `flat_region` keep those of the input.
     """
 
     def __init__(
         self,
         *,
-        weight: Weight = 20.0,  # of the loss
+        weight: Weight = 20.0,  # of the loss of several candidates
+        alone: Weight = 100.0,  # of a single one: where nothing is registered, the image's own slice
         candidates: Count = 3,  # registered images that each output is compared with
         registration: bool = True,  # false: one unregistered partner for each image, for heads that are aligned
         stiffness: Weight = 0.02,  # of a registration: larger values bend less
         side: Side = 96,  # longer side in pixels at which images are compared; they are registered at half of it
     ):
-        self.weight, self.candidates = weight, candidates
+        self.weight, self.alone, self.candidates = weight, alone, candidates
         self.registration, self.stiffness, self.side = registration, stiffness, side
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Companions]:
@@ -52,10 +53,15 @@ class WeakPairs:
         pairs = zip(*kinds, strict=True)
         left = [sum(way.unexplained(kind) for way, kind in zip(ways, each, strict=True)) for each in pairs]
         best = min(range(len(left)), key=left.__getitem__)
-        best = best if left[best] < GAIN * left[0] else 0
+        moves = [kind[best] for kind in kinds] if left[best] < GAIN * left[0] else [(), ()]
+        if moves[0]:  # contrast makes one way larger and the other smaller; what both ways share is noise
+            nearest = (way.nearest(whole[other], move) for other, way, move in zip("ba", ways, moves, strict=True))
+            here, there = map(zoom_inside, whole.values(), nearest)
+            zooms = (here - there) / 2, (there - here) / 2
+            moves = [(scaled(affine, zoom), free) for (affine, free), zoom in zip(moves, zooms, strict=True)]
         return {
-            one: Companions(other, *way.chosen(kind[best], self.candidates))
-            for (one, other), way, kind in zip(("ab", "ba"), ways, kinds, strict=True)
+            one: Companions(other, *way.chosen(move, self.candidates))
+            for (one, other), way, move in zip(("ab", "ba"), ways, moves, strict=True)
         }
 
     def _alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +70,8 @@ class WeakPairs:
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of `output` (N, C, *size) and `target` (N, candidates x C, *size) from `companions`."""
         candidates = target.float().unflatten(1, (-1, output.shape[1]))
-        return self.weight * (output.float()[:, None] - candidates).abs().mean()
+        weight = self.alone if candidates.shape[1] == 1 else self.weight
+        return weight * (output.float()[:, None] - candidates).abs().mean()
 
 
 @dataclass
@@ -81,9 +88,13 @@ class Way:
         images = self.other[self.like.flatten()]
         return sampled(images, grid(*(move.flatten(0, 1) for move in moves), images.shape[2:])) if moves else images
 
+    def nearest(self, images: Tensor, moves: tuple[Tensor, ...]) -> Tensor:
+        """Each image's most similar one of `images` of the other domain, registered by `moves`."""
+        return sampled(images[self.like[:, 0]], grid(*(move[:, 0] for move in moves), images.shape[2:]))
+
     def unexplained(self, moves: tuple[Tensor, ...]) -> float:
         """The share of variance not explained by the images' intensities, of the nearest candidates or the partners."""
-        targets = self.moved(moves)[:: self.like.shape[1]] if moves else self.other[self.partner]
+        targets = self.nearest(self.other, moves) if moves else self.other[self.partner]
         return 1 - float(explained(self.own, targets))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:

@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from gantk.losses.edges import blurred, edges
+
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
 SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # pairs of neighbours that are compared
 BODY, BODY_WEIGHT = 0.06, 3.0  # threshold of the body above black, share of the range; weight of its mask beside MIND
 GRID = 8  # control points along a side of a deformation
 AFFINE, FREE, RATE = 15, 25, 0.01  # affine and free steps of a registration; learning rate in half images
+RIM = 0.09  # depth of a rim, share of a side
+ZOOMS = torch.linspace(-0.04, 0.04, 8)  # none is 0, which would not blur
 TOGETHER, ROWS = 512, 256  # batch sizes: pairs registered; images compared with all others
 MOST, FAR = 2**25, 1.5  # most distances of an assignment; a partner's largest distance, relative to the nearest's
 
@@ -49,14 +53,6 @@ def body(image: Tensor) -> Tensor:
     """
     low, high = image.min(), image.max()
     return blurred((image > low + BODY * (high - low)).float(), 1.0)
-
-
-def blurred(image: Tensor, deviation: float) -> Tensor:
-    """A Gaussian blur of (N, C, H, W) by this deviation in pixels; edges are repeated."""
-    from kornia.filters import gaussian_blur2d  # a slow import
-
-    side = 2 * max(1, round(2.5 * deviation)) + 1
-    return gaussian_blur2d(image, (side, side), (deviation, deviation), "replicate")
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -112,6 +108,33 @@ def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float)
             kept.append((affine.detach().clone(), free.detach().clone()))
     whole = [[torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)] for each in results]
     return [tuple(each) for each in whole]
+
+
+def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
+    """The zoom that lays edges inside the bodies of images `moving` (N, 1, H, W) best on those of `fixed`: `scaled`'s.
+
+    Their rim is left out: fluid around the brain is as dark as air in T1 and bright in T2, so that outlines differ.
+    """
+    fixed, moving = (images[:: -(-len(images) // TOGETHER)] for images in (fixed, moving))  # enough for a mean
+    depth, free = round(RIM * max(fixed.shape[2:])), fixed.new_zeros(len(fixed), 2, GRID, GRID)
+    inside = 1 - F.max_pool2d(1 - (body(fixed) > 0.5).float(), 2 * depth + 1, 1, depth)
+    if not inside.any():
+        return 0.0
+    wanted, costs = edges(blurred(fixed, 1.0)), []
+    for zoom in ZOOMS:
+        places = grid(scaled(fixed.new_zeros(len(fixed), 2, 3), zoom), free, fixed.shape[2:])
+        apart = edges(blurred(sampled(moving, places), 1.0)) - wanted
+        costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
+    least = min(range(1, len(costs) - 1), key=costs.__getitem__)
+    before, at, after = costs[least - 1 : least + 2]  # and the least of the parabola through the three
+    step = (before - after) / (2 * (before - 2 * at + after).clamp_min(1e-9))
+    return float(ZOOMS[least] + step.clamp(-1, 1) * (ZOOMS[1] - ZOOMS[0]))
+
+
+def scaled(affine: Tensor, zoom: float) -> Tensor:
+    """Affine maps minus identity, (..., 2, 3), for `grid`, with 1 + zoom times the distance from the middle."""
+    whole = affine + torch.eye(2, 3)
+    return torch.cat([(1 + zoom) * whole[..., :2], whole[..., 2:]], -1) - torch.eye(2, 3)
 
 
 def explained(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
