@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
+from gantk.losses.adversarial import BCE, LS
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, move_state, sgd
 from gantk.training.pool import ImagePool
+from gantk_adversarial.loss import WGANGP, Hinge
 from gantk_optimizers.rules import adamw
 from gantk_testing.small import small_part
 

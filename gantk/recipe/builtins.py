@@ -10,8 +10,6 @@ PARTS = {
     "loss": {
         "bce": "gantk.losses.adversarial:BCE",
         "ls": "gantk.losses.adversarial:LS",
-        "hinge": "gantk.losses.adversarial:Hinge",
-        "wgan_gp": "gantk.losses.adversarial:WGANGP",
         "l1": "gantk.losses.reconstruction:L1",
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
