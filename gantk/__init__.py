@@ -72,7 +72,7 @@ MOVED = {
     "gantk.adaptive": "gantk.training.adaptive", "gantk.checkpoint": "gantk.runs.checkpoint",
     "gantk.cycle": "gantk.training.two_way", "gantk.data.check": "gantk_check.check",
     "gantk.data.contrasts": "gantk_contrasts.source", "gantk.data.fit": "gantk.data.resample",
-    "gantk.data.image": "gantk.formats.image", "gantk.data.images": "gantk.data.sources.folders",
+    "gantk.data.image": "gantk.formats.image", "gantk.data.images": "gantk_aligned.images",
     "gantk.data.io": "gantk.formats.files", "gantk.data.labels": "gantk.data.sources.folders",
     "gantk.data.leakage": "gantk.data.split.leakage", "gantk.data.mapping": "gantk.data.intensity",
     "gantk.data.nyul": "gantk_scales.scales", "gantk.data.reading": "gantk.data.sources.reader",

@@ -257,9 +257,12 @@ def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_w
     ):
         with pytest.raises(UserError, match=says):
             records_of(Dicom, root, **options)
+    before = len(of(records_of(Dicom, root), "a"))
     for n in range(2):
         header = {"SeriesInstanceUID": f"1.6.{n}", "SeriesDescription": "Head"}
         made.series(root / f"ct{n}", made.head(8), modality="CT", PatientID=f"P{n}", **header)
+    (root / "ct1").rename(root / "ct1_t1")
+    assert len(of(records_of(Dicom, root), "a")) == before, "CT is never T1, whatever its folder is called"
     computed = of(records_of(Dicom, root, ("CT", "MRI"), planes=(0, 1)), "a")
     assert len({record.scan_key for record in computed}) == 2 and min(r.read().min() for r in computed) == -1024
 
@@ -270,6 +273,7 @@ def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_w
         ("t1_mprage_sag_p2_iso", "t1"), ("sT2W/FLAIR", "flair"), ("T1/SE/extrp", "t1"), ("sT2/TSE/T", "t2"),
         ("Ax T1 FLAIR", "t1"), ("AX T1 +C", "t1ce"), ("T1 post Gd tra", "t1ce"), ("Sag FSPGR BRAVO", "t1"),
         ("t2_tirm_tra_dark-fluid", "flair"), ("MR T2 tse", "t2"), ("ep2d_diff ADC", "adc"), ("AAHScout", None),
+        ("AX T1 pre GD", "t1"), ("T1 w/o contrast", "t1"), ("T2* GRE", "t2star"), ("AX T1 SE KM", "t1ce"),
     ],
 )  # fmt: skip
 def test_descriptions_of_scanners_are_understood(text, contrast):

@@ -2,16 +2,19 @@
 
 import random
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from volumes import records_of, volume
 
 from gantk.data.dataset import Data
-from gantk.data.sources.file_names import patient_of, regex_option
+from gantk.data.sources.file_names import discover, patient_of, regex_option, rename_or_map
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
+from gantk_aligned.images import Images
 from gantk_check.check import check
 from gantk_subjects.reading import reading_of
 
@@ -20,20 +23,12 @@ from gantk_subjects.reading import reading_of
 
 SPLITS = {"train": 8, "val": 2, "test": 3}
 NAMED = {  # a path by kind (CT, MR), split, number; T1 and T2 of a recipe are then none of them
-    "two folders": "{k}/{n}.png",
-    "split first": "{s}/{k}/{n}.png",
-    "split last": "{k}/{s}/{n}.png",
-    "glued": "{s}_{k}/{n}.png",
-    "glued behind": "{k}_{s}/{n}.png",
-    "upper case": "{S}ING/{l}/{n}.PNG",
-    "nnU-Net": "images{t}/{k}_{n}.png",
-    "patients": "p{n}/{k}/1.png",
-    "patients in splits": "{s}/p{n}/scan_{k}.png",
-    "file names": "{n}_{k}.png",
-    "MRI": "{s}/{i}/{n}.png",
-    "beside others": "{k}/{n}.png labels/{n}.png masks/{n}.png",
-    "Windows": "Study 1 (copy)/{k} images/IMG {n}.png",
-}
+    "two folders": "{k}/{n}.png", "split first": "{s}/{k}/{n}.png", "split last": "{k}/{s}/{n}.png",
+    "glued": "{s}_{k}/{n}.png", "glued behind": "{k}_{s}/{n}.png", "upper case": "{S}ING/{l}/{n}.PNG",
+    "nnU-Net": "images{t}/{k}_{n}.png", "patients": "p{n}/{k}/1.png", "patients in splits": "{s}/p{n}/scan_{k}.png",
+    "file names": "{n}_{k}.png", "MRI": "{s}/{i}/{n}.png",
+    "beside others": "{k}/{n}.png labels/{n}.png masks/{n}.png", "Windows": "Study 1 (copy)/{k} images/IMG {n}.png",
+}  # fmt: skip
 NAMELESS = {
     "trainA": ("{s}{a}/{n}.png", "A (testA, trainA, valA) and B (testB, trainB, valB)"),
     "A and B": ("{a}/{s}/{n}.png", "A (A) and B (B)"),
@@ -94,6 +89,48 @@ def test_names_that_say_nothing_become_a_and_b_with_a_note(tmp_path, name):
     assert data_of("dualgan_t1t2", tmp_path, kept)[:3] == (("T1", "T2"), given, [])
 
 
+MIXED = {  # names below a folder; those in brackets are neither T1 nor T2, or beside a better one of the same patient
+    "names of several kinds": "p1/T1 p1/T2 p2/scan_T1 p2/T2 p3/T1 p3/T2_tse",
+    "derived": "p1/T1 (p1/T1_brain) p1/T2 (p1/seg/T1_norm) p2/T1_brain p2/T2 ann/T1 ann/T2 (ann/x/T1_brain)",
+    "folders of several kinds": "p1/T1/1 p1/T2/1 p2/T1_mprage/1 p2/T2/1 (p3/T1_ce/1) (p3/t1ce/1) p3/T2/1",
+    "made from others": "p1/a_T1 (p1/a_T1_bias) (p1/deep/A_t1_bet) p1/a_T1_to_T2 p1/a_T2 p2/b_T1_1 p2/b_T1_2 p2/T2_x",
+    "words apart": "p/3_T1_ax (p/5_T1_ax_KM) (p/t1_sag_post_gd) p/4_T2 (p/6_T2_ax_FLAIR) (p/t2_dark-fluid) (p/T2_star)",
+    "contrast agent": "p1_T1 (p1_T1_ce) (p1_t1ce) (p1_T1-post) p1_T2 (p1_T2_FLAIR) (p2_T1_Gd) p2_T2 p2_T1W",
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_each_patients_best_match_of_a_contrast_is_taken_and_another_contrast_never(tmp_path, kind):
+    for name in MIXED[kind].translate({ord(x): None for x in "()"}).split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16)).save(tmp_path / f"{name}.png")
+    taken = {x.source.relative_to(tmp_path).with_suffix("").as_posix(): x for x in discover(tmp_path, ("T1", "T2"))}
+    assert sorted(taken) == sorted(name for name in MIXED[kind].split() if "(" not in name)
+    assert all(("T1" in name) == (item.letter == "a") for name, item in taken.items())
+
+
+def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
+    for p, c in np.ndindex(5, 4):
+        volume(tmp_path / f"Dataset7/imagesTr/S_0{p}_000{c}.nii", 10 * p + c, shape=(8, 8, 8))
+    with pytest.raises(UserError, match="which images .*imagesTr.*--set data.source.name=nifti .*_0001"):
+        data_of("dualgan_t1t2", tmp_path)
+    ways = ("data.source.name=nifti", "data.source.a=*_0000*", "data.source.b=*_0001*")
+    assert "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol" in data_of("dualgan_t1t2", tmp_path, *ways)[3]
+    assert rename_or_map({"T1", "CT", "FLAIR"}, ["CT", "MR"]).endswith('data.source.a="CT" --set data.source.b="T1"')
+
+
+def test_masks_are_no_images_unless_they_are_asked_for_or_all_there_is(tmp_path):
+    masks = "a/1_mask a/segmentation-0 b/labelsTr/3 b/tumorMask c/x_dseg c/LabelsForTesting c/consensus_gt c/Brain.seg"
+    for n, name in enumerate(["a/1", "a/masked_2", "b/3", "c/Segovia", *masks.split()]):
+        volume(tmp_path / f"{name}.nii", n, shape=(8, 8, 8))
+    images = partial(records_of, Images, domains=("MR",), dims=3)
+    assert [x.key for x in images(tmp_path)] == ["a/1.nii", "a/masked_2.nii", "b/3.nii", "c/Segovia.nii"]
+    assert len(images(tmp_path, a="mask")) == 2
+    for name in ("a/1", "a/masked_2", "b/3", "c/Segovia"):
+        (tmp_path / f"{name}.nii").unlink()
+    assert len(images(tmp_path)) == len(masks.split())
+
+
 # ---- patients
 
 
@@ -106,13 +143,13 @@ SAYS = {
     "number and number": [f"p{p:02d}_{i:03d}" for p in range(1, 7) for i in STACK],
     "one number, slices last": [f"{p}{i:03d}" for p in (2, 20, 21, 32) for i in STACK],
     "every fifth slice": [f"{p}{5 * i:03d}" for p in (4, 5, 6, 7) for i in STACK],
-}
+}  # fmt: skip
 MAY = {
     "two of them": [f"{p}_{i:03d}" for p in (1, 2) for i in STACK],
     "three stacks in one number": [f"{p}{i:03d}" for p in (32, 33, 34) for i in STACK],
     "years": [f"{year}_{i}" for year in (2019, 2020) for i in range(40)],
     "visits of patients": [f"{p}_{visit}_{i:03d}" for p in range(8) for visit in (1, 2) for i in STACK],
-}
+}  # fmt: skip
 SAYS_NONE = {
     "running": [str(i) for i in ONE],
     "running, padded": [f"img{i:05d}" for i in ONE],

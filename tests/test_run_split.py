@@ -14,7 +14,7 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.tables import DataTable
 
-COUNT, THREE = 6, ("T1", "T2", "FLAIR")
+COUNT, THREE = 4, ("T1", "T2", "FLAIR")
 
 
 def picture_folders(root, n):

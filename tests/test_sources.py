@@ -6,17 +6,17 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, of, records_of, volume
+from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, of, records_of
 
 from gantk.data.batches import Batches
 from gantk.data.batches import order as order_of
-from gantk.data.sources.folders import Folders, Images
+from gantk.data.sources.folders import Folders
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
+from gantk_aligned.images import Images
 from gantk_aligned.source import Aligned
-from gantk_nifti.source import Nifti
 
 SPLIT = {"test": 0.2, "validation": 0.2, "by": "image"}
 
@@ -90,25 +90,6 @@ def test_the_domain_is_said_by_folder_names_or_by_options(tmp_path, first, secon
     assert keys(records, "b") == [f"{second}/5.png", f"{second}/6.png"]
 
 
-def test_numbered_folders_are_patients_and_file_names_then_say_the_domain(tmp_path):
-    tree(tmp_path, *(f"patient{p}/scan_{kind}.png" for p in range(6) for kind in ("T1", "T1C", "T2", "seg")))
-    records = folders(tmp_path)
-    assert len(records) == 12 and {r.subject for r in records} == {f"patient{p}" for p in range(6)}
-    assert by_pair(records) == [(f"patient{p}/scan_T1.png", f"patient{p}/scan_T2.png") for p in range(6)]
-
-
-VISITS = ["p{p}/2020-01-0{v}/3", "p{p}_V{v}/scan{v}", "OAS3000{p}_MR_d01{v}0/anat{v}", "BraTS-GLI-0000{p}-00{v}"]
-
-
-@pytest.mark.parametrize("source", [Folders, Nifti])
-@pytest.mark.parametrize("place", [*VISITS, "ses-{v}/p{p}", "UPENN-GBM-0000{p}_1{v}", "site{p}/p1_m{v}"])
-def test_a_patients_visits_are_one_patient(tmp_path, source, place):
-    for p, v in np.ndindex(3, 2):
-        for kind in ("T1", "T2"):
-            volume(tmp_path / place.format(p=p, v=v) / f"{kind}.nii", shape=(4, 4, 4))
-    assert len({r.subject for r in source(("T1", "T2"), 3, (8, 8, 8), path=str(tmp_path)).records()}) == 3
-
-
 @pytest.mark.parametrize(
     "pattern, sign", [("", "/"), (r"(p\d+)_", "_"), (r"(x|T\d)/(?P<patient>p\d+)_", "_"), (r"^(p\d)_\d$", "_")]
 )
@@ -120,15 +101,10 @@ def test_a_folder_or_a_pattern_in_the_path_or_else_in_the_stem_names_the_patient
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"patient": "("}, "no regular"),
-        ({"patient": "abc"}, "0 groups"),
-        ({"patient": "(q)"}, "finds no patient in 'T1/"),
-        ({"a": "T1", "b": "z/*.png"}, "no images match"),
-        ({"a": "T1"}, "both a and b"),
-        ({"path": ""}, "path = "),
-        ({"path": "nowhere"}, "not exist"),
-        ({"domains": ("T1",)}, "'images'"),
-        ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
+        ({"patient": "("}, "no regular"), ({"patient": "abc"}, "0 groups"),
+        ({"patient": "(q)"}, "finds no patient in 'T1/"), ({"a": "T1", "b": "z/*.png"}, "no images match"),
+        ({"a": "T1"}, "both a and b"), ({"path": ""}, "path = "), ({"path": "nowhere"}, "not exist"),
+        ({"domains": ("T1",)}, "'images'"), ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
         ({"mask": "seg"}, "no file in .* is named 'seg'.*1.png.*data.source.mask"),
         ({"pairs": "no.csv"}, "the CSV of pairs 'no.csv' does not exist"),
         ({"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"}, "'T1/9.png' is no image.*line 3"),
@@ -136,7 +112,7 @@ def test_a_folder_or_a_pattern_in_the_path_or_else_in_the_stem_names_the_patient
         ({"csv": "a,b\nx,y\n"}, "no two columns"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_wrong_option_is_explained(tmp_path, options, says):
     tree(tmp_path, *(f"{folder}/{n}.png" for folder in ("T1", "T2", "other") for n in "12"))
     options = dict(options)

@@ -17,12 +17,12 @@ from PIL import Image as Picture
 from scipy.ndimage import zoom
 
 from gantk.data.preparation import Record
-from gantk.data.sources.folders import Images
 from gantk.data.split import SETS, consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, percentiles, thumbnails
+from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk_aligned.images import Images
 from gantk_phantom.phantom import Phantom
 
 
@@ -342,11 +342,3 @@ def test_real_slices_of_other_patients_are_no_copies(shared_data):
     paths = sorted(path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir())[::3]
     subjects = [path.stem[:-3] for path in paths]
     assert len(set(subjects)) == 6 and not found([read(path).pixels for path in paths], subjects)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_percentiles_are_numpy_s_to_the_bit(dtype):
-    for size in (1, 2, 7, 100, 9216):
-        values = (np.random.default_rng(size).normal(100, 30, size)).astype(dtype)
-        assert (percentiles(values, [0, 1, 50, 99.5, 100]) == np.percentile(values, [0, 1, 50, 99.5, 100])).all(), size
-    assert np.isnan(percentiles(np.array([1.0, np.nan]), [1, 99])).all()

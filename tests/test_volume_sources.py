@@ -1,7 +1,5 @@
 """Volumes, patients' folders and several contrasts become records: in any plane, decoded once, paired on one grid."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -13,12 +11,13 @@ from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, 
 from gantk.data.augment import hide_contrasts
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import contrast_files
-from gantk.data.sources.folders import Folders, Images
+from gantk.data.sources.folders import Folders
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.method import Batch
+from gantk_aligned.images import Images
 from gantk_contrasts.source import Contrasts
 from gantk_nifti.source import Nifti
 
@@ -64,22 +63,6 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
     assert set(np.unique(mask)) == {0.0, 1.0} and mask.shape == (1, 16, 24)
     assert mask.sum() == 8 * 8, "4 voxels of 2 mm are 8 of 1 mm"
     assert nifti(tmp_path, dims=3, view=view, mask="seg")[0].mask().sum() == 6 * 8 * 8
-
-
-def test_a_volume_is_decoded_once_however_many_threads_ask_and_its_failure_is_told_to_each(tree, monkeypatch):
-    decoded, real, together = [], io.read, threading.Barrier(8)
-    monkeypatch.setattr(io, "read", lambda path, *options: decoded.append(path) or real(path, *options))
-    records = of(nifti(tree), "a")[:8]
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda record: (together.wait(), record.read())[1], records))
-    assert len(decoded) == 1
-    for record, image in zip(records, found, strict=True):
-        np.testing.assert_array_equal(image, record.scan()[:, int(record.position)])
-    records[0].path.write_bytes(records[0].path.read_bytes()[:1500])
-    broken = nifti(tree)[0]
-    for _ in range(2):
-        with pytest.raises(UserError, match="patient0/T1.nii.gz"):
-            broken.read()
 
 
 # --- nifti

@@ -11,14 +11,17 @@ import numpy as np
 
 WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # a group, so that `split` returns word, end, word, ...
 SYNONYMS = {
-    "t1": ("t1w", "t1n"),
-    "t1ce": ("t1c", "t1gd", "t1post", "t1ca", "t1wce", "t1wc", "t1wgd", "t1wpost"),
+    "t1": ("t1w", "t1n", "mprage", "spgr", "fspgr"),
+    "t1ce": ("cet1", *(one + agent for one in ("t1", "t1w") for agent in ("c", "ce", "ca", "gd", "km", "post"))),
     "t2": ("t2w",),
-    "flair": ("t2flair", "t2f", "fla"),
+    "flair": ("t2flair", "t2f", "fla", "darkfluid"),
     "pd": ("pdw",),
     "mr": ("mri",),
-    **dict.fromkeys(("dwi", "adc", "swi", "ct", "pet"), ()),
+    **dict.fromkeys(("dwi", "adc", "swi", "ct", "cbct", "pet", "t2star", "t1map", "t2map"), ()),
 }
+# Words for a contrast agent, and for its absence.
+AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
+NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
 BINS = 32  # equal shares of the values of an image
 AIR = 0.1  # of an image's range: what is darker is air
 SOME = 64  # images from which a domain's distribution is computed
@@ -30,6 +33,27 @@ USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 def words_of(name: str) -> list[str]:
     """The words of a name: `brainT1_slice` -> brain, T1, slice."""
     return [word for word in WORD_ENDS.split(name)[::2] if word]
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """Words in lower case, two that name one contrast as one: p1, t2flair for p1, t2, flair.
+
+    T1 beside a word for a contrast agent becomes t1ce, and T2 beside FLAIR, without T1, flair.
+    """
+    kept: list[str] = []
+    for i, word in enumerate(words):
+        if not (i and words[i - 1].endswith("to") and word in CONTRASTS):  # a registration's target
+            kept[-1:] = [kept[-1] + word] if kept and kept[-1] + word in CONTRASTS else [*kept[-1:], word]
+    said = set(map(CONTRASTS.get, kept)) - {None}
+    return [_meant(word, said, kept) for word in kept] if said else kept
+
+
+def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
+    """A word of a name that says these contrasts: t1ce for T1 beside a contrast agent, flair for T2 beside FLAIR."""
+    contrast, text = CONTRASTS.get(word), ""
+    if contrast == "t1" and AGENT.search(text := f" {' '.join(words)} "):
+        return word if NATIVE.search(text) else "t1ce"
+    return "flair" if contrast == "t2" and "flair" in said and "t1" not in said else word
 
 
 @lru_cache(maxsize=2**10)  # a table repeats few names for all its images
@@ -52,20 +76,21 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name without it.
 
     `wanted` are further words, in lower case, that count as contrasts. A word after `to` (`regtoFLAIR`,
-    `T1_to_T2`) is the image's registration target, not its contrast. Without a contrast: None and the whole name.
+    `T1_to_T2`) is the image's registration target, not its contrast. MR counts if there is no other, or if it is
+    wanted; `joined` says what T1 and T2 mean beside other words. Without a contrast: None and the whole name.
     """
     pieces = WORD_ENDS.split(name)
     places = [i for i in range(0, len(pieces), 2) if pieces[i]]
     words = [pieces[i].lower() for i in places]
+    found: list[tuple[str, int, int]] = []
     for i in range(len(words)):
-        if i and words[i - 1].endswith("to"):
-            continue
-        for length in (2, 1):
-            joined = "".join(words[i : i + length])
-            if joined in wanted or joined in CONTRASTS:
-                last = places[min(i + length, len(places)) - 1]
-                return joined, without_gaps("".join(pieces[: places[i]] + pieces[last + 1 :]))
-    return None, name
+        pairs = () if i and words[i - 1].endswith("to") else ((2, "".join(words[i : i + 2])), (1, words[i]))
+        found += [(word, i, i + length) for length, word in pairs if word in wanted or word in CONTRASTS][:1]
+    if not found:
+        return None, name
+    word, i, end = next((each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0])
+    rest = without_gaps("".join(pieces[: places[i]] + pieces[places[min(end, len(places)) - 1] + 1 :]))
+    return _meant(word, {CONTRASTS.get(each) for each, _, _ in found}, words), rest
 
 
 def usual_contrast(name: str) -> str | None:

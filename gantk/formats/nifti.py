@@ -105,6 +105,10 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     with (gzip.open if packing else open)(path, "rb") as file:
         start = file.read(540)
         kinds = [kind.header_class for kind in _kinds(path) if kind.header_class.may_contain_header(start)]
+        if not kinds and path.suffix.lower() == ".hdr" and len(start) == 348:
+            remedy = "convert both files to NIfTI, nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII), "
+            remedy += "check left and right in a viewer, and move the pair away"
+            raise UserError(f"'{path}' is Analyze 7.5, which does not say what is left and right", remedy=remedy)
         if not kinds:
             raise ValueError("it has no such header")
         first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)

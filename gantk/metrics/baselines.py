@@ -32,14 +32,11 @@ class HistogramMatching:
 
     def __init__(self, target: Iterable[Tensor]):
         """`target`: the target domain's training images, (C, *size) each, one or more."""
+        self.levels = np.linspace(0, 1, QUANTILES)
         # The same number of quantiles from each image, whatever its size: each image has the same weight.
-        pools = []
-        for image in target:
-            ordered = np.sort(flat(image), axis=1)
-            pools.append(ordered[:, np.linspace(0, ordered.shape[1] - 1, QUANTILES).round().astype(int)])
-        pool, self.levels = np.sort(np.concatenate(pools, axis=1), axis=1), np.linspace(0, 1, QUANTILES)
-        places = self.levels * (pool.shape[1] - 1), np.arange(pool.shape[1])  # as np.quantile, but far faster
-        self.quantiles = np.stack([np.interp(*places, row) for row in pool], 1)  # (QUANTILES, C)
+        ordered = (np.sort(flat(image), axis=1) for image in target)
+        pools = [each[:, np.linspace(0, each.shape[1] - 1, QUANTILES).round().astype(int)] for each in ordered]
+        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)  # (QUANTILES, C)
 
     def __call__(self, source: Tensor) -> Tensor:
         images = identity(source, self.quantiles.shape[1]).detach().float().cpu().numpy()

@@ -182,10 +182,11 @@ def gantk_split(records, file, folds, fold):
 
 @hookspec(firstresult=True)
 def gantk_subjects(items, how):
-    """Return the patient of each image, read from file names, where no folder names one; None: cannot tell.
+    """Return the patient of each image, read from file names; None: cannot tell.
 
     `items` are gantk.data.sources.reader.Item. `how` handles uncertain results: "take" accepts them, "ask" raises a
-    UserError, "" drops them, a list drops them and receives that UserError.
+    UserError, "" drops them, a list drops them and receives that UserError. With `how` "folders", and "numbered
+    folders" for short, the patient is read from `item.place` instead.
     """
 
 

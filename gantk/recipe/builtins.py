@@ -17,7 +17,7 @@ PARTS = {
         "edge_direction": "gantk.losses.edges:EdgeDirection",
         "flat_region": "gantk.losses.structure:FlatRegion",
     },
-    "source": {"folders": "gantk.data.sources.folders:Folders", "images": "gantk.data.sources.folders:Images"},
+    "source": {"folders": "gantk.data.sources.folders:Folders"},
     "format": {"picture": "gantk.formats.pictures:Picture", "nifti": "gantk.formats.nifti:Nifti"},
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",

@@ -12,10 +12,11 @@ import numpy as np
 
 from gantk.data.preparation import Record
 from gantk.data.sources.file_names import images_below
-from gantk.data.sources.folders import named, of_one_domain
+from gantk.data.sources.folders import named
 from gantk.data.sources.source import Channels, FileSource
 from gantk.errors import UserError
 from gantk.formats import files as io
+from gantk_aligned.images import of_one_domain
 
 
 @dataclass(kw_only=True)

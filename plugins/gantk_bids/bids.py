@@ -39,14 +39,17 @@ class Bids(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json lies beside them."""
-        subjects = [folder for folder in path.glob("sub-*") if folder.is_dir()]
+        inside = [each for each in path.glob("*") if each.is_dir() and not each.name.startswith(".")]
+        if len(inside) == 1 and not inside[0].name.startswith("sub-"):
+            return cls.accepts(inside[0])  # an archive's own folder
+        subjects = [folder for folder in inside if folder.name.startswith("sub-")]
         described = bool(subjects) and (path / "dataset_description.json").is_file()
         held = any(next(folder.glob(f"{deep}anat/sub-*.nii*"), None) for folder in subjects for deep in ("", "ses-*/"))
         return {"path": str(path)} if described or held else None
 
     def records(self) -> list[Record]:
         """One record for every scan, or for every plane of it; UserError where a domain has none."""
-        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask, self.words)
         masks = list(filter(None, map(parsed, masks)))
         # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
         scans = [n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)]
@@ -62,7 +65,8 @@ class Bids(VolumeSource):
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""
         name = self.names[letter]
-        text = self.asked[letter] or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
+        asked = self.asked[letter]
+        text = SUFFIXES.get(asked.lower(), asked) or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
         text = text or next((scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name)
         *needed, suffix = text.split("_")
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies, percentiles
+from gantk.data.split.near_duplicates import SIDE, background, content_box, near_copies
 from gantk.errors import counted
 from gantk.formats.contrasts import CONTRASTS, one_word
 from gantk_check.inspect import Inspected
@@ -204,7 +204,7 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
     traits = []
     for view in thumbnails[1].astype(np.float32) / 255:
         inside = view[np.abs(view - background(view)) > 0.1]
-        quantiles = percentiles(inside if inside.size > 50 else view, np.arange(5, 100, 5))
+        quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
         places = view.reshape(8, SIDE // 8, 8, SIDE // 8).mean(axis=(1, 3))
         traits += [quantiles, places.ravel()]
     return np.concatenate(traits).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of, percentiles
+from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, told
 from gantk.files import sha256_of
 from gantk.formats import files as io
@@ -53,7 +53,8 @@ def inspect(scan: io.Scan) -> Inspected:
     series = io.series_format(scan.files[0]) if scan.files else None
     kind = series.name.lower() if series else suffix[1:] if io.is_image(scan.path) else "folder"
     item = Inspected(scan, {"path": scan.name, "format": kind})
-    words = [io.stem_of(scan.name), *reversed(Path(scan.name).parts[:-1])] if scan.name else []
+    own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name  # of a folder, dots and all
+    words = [own, *reversed(Path(scan.name).parts[:-1])] if scan.name else []
     item.name_says = next(filter(None, (contrast_in(word, set())[0] for word in words)), "")
     try:
         digest = hashlib.sha256()
@@ -102,7 +103,7 @@ def _facts(image: Image) -> dict[str, Any]:
         "min": _rounded(low),
         "max": _rounded(high),
         "mean": _rounded(pixels.mean(dtype=np.float64)),
-        "range": [_rounded(value) for value in percentiles(flat[:: max(1, flat.size // SAMPLE)], [1, 99])],
+        "range": [_rounded(value) for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])],
         "constant": bool(low == high),
         "content": _rounded(differs.mean(), 3),
     }

@@ -13,6 +13,7 @@ from gantk.data.dataset import records_of, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.reader import is_volume
 from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_records
@@ -84,6 +85,8 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
         if domains == ("A", "B"):
             apart = folders_apart({x: [r.path.relative_to(path) for r in usage.records if r.domain == x] for x in "ab"})
             if not all(name.endswith(letter.upper()) for letter, names in apart.items() for name in names):
+                if any(item.name_says for item in items) and all(is_volume(record.path) for record in usage.records):
+                    continue  # one contrast of two sites or groups
                 what = "no name says a contrast: taken for two domains, "
                 what += " and ".join(f"{letter.upper()} ({', '.join(names)})" for letter, names in apart.items())
                 usage.problems.append(problem("domains", "note", what, (), "classes of one domain: use 'images'"))
@@ -94,6 +97,8 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
 def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]]:
     words = [item.name_says or item.header_says or item.facts.get("modality") or "" for item in items]
     counts = Counter(CONTRASTS.get(word.lower(), word).upper() for word in words if word)
+    if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
+        del counts["MR"]
     if path.is_file():
         columns, rows = open_rows(path)
         counts = Counter(row["domain"] for _, row in rows if row.get("domain"))

@@ -40,8 +40,10 @@ class Contrasts(VolumeSource):
         """Returns {"path": ...} if two folders, or one with volumes, each hold three or more known contrasts."""
         images = names.images_below(path)
         folders: dict[Path, Counter] = defaultdict(Counter)
-        for image in images:
-            folders[image.parent][usual_contrast(io.stem_of(image))] += 1
+        said = {image: usual_contrast(io.stem_of(image)) for image in images}
+        for contrast in {*said.values()}:
+            for image in names.without_derived([image for image in images if said[image] == contrast]):
+                folders[image.parent][contrast] += 1
         patients = {folder for folder, said in folders.items() if len(said.keys() - {None}) >= ENOUGH}
         patients = {f for f in patients if not any(count > 1 for name, count in folders[f].items() if name)}
         volumes = {image.parent for image in images if io.is_volume(image)}
@@ -49,7 +51,7 @@ class Contrasts(VolumeSource):
 
     def records(self) -> list[Record]:
         """One record per domain and patient, or per plane of the patient; UserError for files on different grids."""
-        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask)
+        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask, self.words)
         wanted = tuple(dict.fromkeys(name for said in self.words.values() for name in contrast_names(said)))
         files = names.contrast_files(images, wanted)
         lacking = [name for name in wanted if not any(each[name] for each in files.values())]
@@ -61,18 +63,19 @@ class Contrasts(VolumeSource):
             what, remedy = what + f"; there are {shown}" * bool(shown), names.rename_or_map(said, self.domains)
             raise UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
         patients = [folder for folder in files if names.numbered(folder.relative_to(self.root).parts)]
-        items = []
+        places = {folder: folder.relative_to(self.root).parts or (folder.resolve().name,) for folder in files}
+        items, subjects = [], names.patients_of(places.values(), "numbered folders")
         for folder in patients if 2 * len(patients) > len(files) else files:
-            items += self._of_patient(folder, files[folder], [mask for mask in masks if mask.parent == folder])
+            own, subject = [mask for mask in masks if mask.parent == folder], subjects[places[folder]]
+            items += self._of_patient(folder, files[folder], own, subject)
         names.only_if_several(items)
         records, places = self.records_of(items), {item.key: place for place, item in enumerate(items)}
         return sorted(records, key=lambda record: (places[record.scan_key or record.key], record.position or 0.0))
 
-    def _of_patient(self, folder: Path, files: names.Files, masks: Sequence[Path]) -> list[Item]:
+    def _of_patient(self, folder: Path, files: names.Files, masks: Sequence[Path], subject: str) -> list[Item]:
         """One item per domain for a patient's folder; UserError where its files are on different grids."""
         parts = folder.relative_to(self.root).parts
         key = "/".join(parts) or folder.resolve().name
-        own = [part for part in parts if not names.SPLIT_WORD.match(part)] or [key]
         first, *others = filter(None, files.values())
         for file in others:
             if differs := io.difference(first, file):
@@ -82,7 +85,6 @@ class Contrasts(VolumeSource):
         expect_one_mask(masks, folder)
         for mask in masks:
             expect_one_grid(mask, first)
-        subject = names.without_visit(next(iter(names.numbered(own)), names.patient_folders(own)))
         known = {
             "subject": names.patient_of(key, self.pattern) if self.pattern else subject,
             "mask": next(iter(masks), None),

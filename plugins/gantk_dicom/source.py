@@ -22,13 +22,22 @@ from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.contrasts import CONTRASTS, contrast_in, exclude, one_word, same_contrast, usual_contrast, words_of
+from gantk.formats.contrasts import (
+    AGENT,
+    CONTRASTS,
+    NATIVE,
+    contrast_in,
+    exclude,
+    one_word,
+    same_contrast,
+    usual_contrast,
+    words_of,
+)
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone
 # Names of sequences that always have one contrast.
-SEQUENCES = {"mprage": "t1", "bravo": "t1", "spgr": "t1", "fspgr": "t1", "darkfluid": "flair", "darkfl": "flair"}
-AGENT = {"gd", "gad", "gado", "post", "km", "ce", "contrast", "postcontrast"}  # words for a contrast agent
+SEQUENCES = {"bravo": "t1", "darkfl": "flair"}
 OWN = "(gantk)"  # end of the description of every series written by gantk
 SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
            "ImageType", "SOPClassUID")  # fmt: skip
@@ -80,6 +89,8 @@ class Series:
         modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
             return self.said["Modality"] == modality
+        if wanted in CONTRASTS and self.said["Modality"] in ("CT", "PT"):
+            return False  # whatever its folders say
         for text in (*self.words, *reversed(self.place)):
             said, has_word = contrast_of(text), wanted in {*map(str.lower, words_of(text)), one_word(text)}
             if said or has_word:
@@ -175,15 +186,15 @@ class Dicom(VolumeSource):
 def contrast_of(text: str) -> str | None:
     """The contrast that a description names; None where it names none.
 
-    T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent is T1ce.
+    T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent, and none for its absence, is T1ce.
     """
-    words = [word.lower() for word in words_of(text)]
+    words = [word.lower() for word in words_of(re.sub(r"(?i)\bt2\W?\*", "t2star", text))]
     both = [one + other for one, other in zip(words, words[1:], strict=False)]
     known = [CONTRASTS.get(word) or SEQUENCES.get(word) for word in (*words, *both)]
     known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
     if "t1" in known or "t1ce" in known:
-        agent = "t1ce" in known or AGENT & set(words) or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
-        return "t1ce" if agent else "t1"
+        agent = AGENT.search(f" {' '.join(words)} ") or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
+        return "t1ce" if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} ")) else "t1"
     return "flair" if "flair" in known else known[0] if known else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.preparation import Record
@@ -15,6 +15,7 @@ from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, exclude, one_word, usual_contrast, words_of
+from gantk.plugin.loader import load as plugins
 
 
 @dataclass(kw_only=True)
@@ -52,36 +53,37 @@ class Nifti(VolumeSource):
     def records(self) -> list[Record]:
         """A record for every volume, or every plane of a volume; UserError where a domain has no files."""
         listed = [image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)]
-        images, masks = separate_masks(listed, self.root, self.mask)
+        images, masks = separate_masks(listed, self.root, self.mask, self.words)
         items = self._items(images)
         names.only_if_several(items)
         find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
         beside = Counter((item.place, item.letter) for item in items)
         several = len({item.place for item in items}) > 1
+        folders = names.patients_of((item.place for item in items), "numbered folders")
+        stems = [replace(item, place=(), stem=item.stem or io.stem_of(item.source)) for item in items]
+        named = iter(plugins().hook.gantk_subjects(items=stems, how=""))
         for item in items:
-            place = item.place
+            place, item.subject = item.place, next(named)
             item.study = "/".join(place) if place and beside[place, "a"] == beside[place, "b"] == 1 else item.name
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
-            elif several and names.numbered(place):
-                item.subject = names.patient_folders(names.numbered(place)).split("/")[0]
-            elif place and beside[place, item.letter] == 1:
-                item.subject = names.patient_folders(place)
-            else:
-                item.subject = names.without_visit(item.stem or io.stem_of(item.source))
+            elif (several and names.numbered(place)) or (place and beside[place, item.letter] == 1):
+                item.subject = folders[place]
         return self.records_of(items)
 
     def _items(self, images: Sequence[Path]) -> list[Item]:
         """The files of each domain, in natural order."""
         words = {letter: one_word(name) for letter, name in self.names.items()}
-        wanted = set(words.values())
+        asked = {one_word(text) for text in self.words.values() if text.isalnum()}
+        wanted = {*words.values(), *(asked if len(asked) > 1 else ())}
         said = {image: _contrast_in_path(image.relative_to(self.root), wanted) for image in images}
         items: list[Item] = []
         for letter, volume in zip(words, self.volumes or (None,) * len(words), strict=True):
             chosen = self._of_domain(letter, {image: each for image, (each, _) in said.items()}, words)
             for image in chosen:
                 folders = image.relative_to(self.root).parts[:-1]
-                rests = (contrast_in(part, wanted)[1] for part in folders if not names.SPLIT_WORD.match(part))
+                rests = (contrast_in(part, wanted)[1] for part in folders)
+                rests = (rest for rest in rests if names.numbered([rest]) or not names.SPLIT_WORD.match(rest))
                 known = {"volume": volume, "place": tuple(filter(None, rests)), "stem": said[image][1]}
                 items.append(Item(letter, image, self.key_of(image), split=names.split_of(folders), **known))
         twice = next((path for path, count in Counter(item.source for item in items).items() if count > 1), None)
@@ -105,6 +107,7 @@ class Nifti(VolumeSource):
             asked = set(map(str.lower, words_of(text)))
             stems = {image: str(image.relative_to(self.root).with_name(io.stem_of(image))) for image in said}
             chosen = [image for image in said if asked and asked <= set(map(str.lower, words_of(stems[image])))]
+            chosen = chosen or (names.of_contrast(said, one_word(text), set()) if asked else [])
         if not chosen:
             there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(said)[:4])
             there = f"; there are {there}" if there else f", nor any volume ({', '.join(io.volume_suffixes())})"

@@ -5,13 +5,23 @@ from gantk.plugin.hookspecs import hookimpl
 
 @hookimpl
 def gantk_subjects(items, how):
-    """The patient in each picture's name, None where names have none; UserError if unsure and `how` is "ask"."""
+    """The patient in the names of each image's folders or file, None where these have none; UserError if unsure and
+    `how` is "ask"."""
     from gantk.data.sources.file_names import numbered
     from gantk.data.sources.reader import is_volume
+    from gantk_subjects.folders import patient_folders, patient_in, patient_name, shared_folders
     from gantk_subjects.reading import reading_of, unsure
 
-    if any(is_volume(item.source) or numbered(item.place) for item in items):
-        return None  # each volume is a patient, or folders are named after patients
+    if how in ("folders", "numbered folders"):
+        shared, of = (
+            shared_folders({item.place for item in items}),
+            patient_folders if how == "folders" else patient_name,
+        )
+        return [of(item.place, shared) for item in items]
+    if any(is_volume(item.source) for item in items):  # each volume is a patient
+        return [patient_in(item.name) if is_volume(item.source) else "" for item in items]
+    if any(numbered(item.place) for item in items):
+        return None  # folders are named after patients
     reading = reading_of(names := [item.stem for item in items])
     if reading and how == "ask" and not reading.sure:
         raise unsure(names, reading)

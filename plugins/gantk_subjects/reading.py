@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from gantk.errors import UserError
+from gantk_subjects.folders import PERSON
 
-# A word for a person with a number: `sub-01`, `patient_7`, `Case003`.
-PERSON = re.compile(r"(?i)(?<![a-z])(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+")
 SLICE = re.compile(r"(?i)(?<![a-z])(?:slice|slc|sl|plane|frame|z)[\W_]*\d+\W*$")  # `slice_012` at the end
 LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)  # text before the last number, the number, the rest
 SURE = 4  # fewest stacks whose shared slice numbers are sure to be slices; two or three may be years or classes

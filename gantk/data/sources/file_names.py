@@ -7,18 +7,19 @@ import re
 import signal
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from gantk.data.sources.reader import Item
+from gantk.data.sources.reader import Item, is_volume
 from gantk.errors import UserError, told
 from gantk.formats.contrasts import (
     CONTRASTS,
     USUAL,
     contrast_in,
     exclude,
+    joined,
     one_word,
     same_contrast,
     usual_contrast,
@@ -26,6 +27,7 @@ from gantk.formats.contrasts import (
     words_of,
 )
 from gantk.formats.files import LISTED, is_image, list_images, natural, readable, stem_of
+from gantk.plugin.loader import load as plugins
 
 # `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`, `test_b`; not `trainers`.
 SPLIT_WORD = re.compile(
@@ -35,12 +37,10 @@ SPLIT_WORD = re.compile(
 SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
 LONGEST, PATIENCE = 1000, 2.0  # characters of a regular expression; seconds that it may take for one name
 LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")  # folders of masks: no domain
+# Files of masks: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`, `consensus_gt`; not `masked`.
+LABEL = re.compile(r"(?i:mask|msk|seg|segm|segmentation|label|annotation)[sS]?\d*(?![a-z])|(?:^|[\W_])(?i:gt)$")
 
-DATE = r"(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d"
-VISITS = r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up)[\W_]?[dmvw]?\d*"
-# A folder: `ses-01`, `2020-01-02`, `anat2`; in a name: `007_V1`, `OAS30001_MR_d0129`, `BraTS-GLI-00001-001`.
-VISIT = re.compile(rf"(?i)(?:{DATE}|{VISITS}|anat|(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+)[\W\d_]*")
-VISIT_WORD = re.compile(rf"(?i)(?<![^\W_])(?:{DATE}|{VISITS}|[dmv]\d+)(?![^\W_])|(?<=\d{{5}})[-_]\d{{2,3}}$")
+FURTHER = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")  # before further words of a name in lower case
 GLOB = re.compile(r"[*?\[]")
 
 Parts = tuple[str, ...]  # the folders of a path
@@ -51,8 +51,18 @@ Match = tuple[str, int | None]  # the domain of a path, and the index of the fol
 def images_below(folder: Path) -> list[Path]:
     """All images below a folder; none if the folder does not exist."""
     with suppress(UserError):
-        return list_images(folder, recursive=True)
+        return without_labels(list_images(folder, recursive=True), folder)
     return []
+
+
+def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = ()) -> list[Path]:
+    """The images that neither their names nor their folders' below `root` call masks; all, if that leaves none.
+
+    All as well if one of `words`, which the user chose for the domains, says masks.
+    """
+    apart = lru_cache(lambda folder: any(map(LABELS.fullmatch, relative_to(folder, root).parts)))
+    kept = [image for image in images if not LABEL.search(stem_of(image)) and not apart(image.parent)]
+    return list(images) if not kept or any(map(LABEL.search, words)) else kept
 
 
 def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
@@ -81,23 +91,10 @@ def numbered(parts: Sequence[str]) -> list[str]:
     return [part for part in parts if any(map(str.isdigit, part))]
 
 
-def without_visit(name: str) -> str:
-    """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
-    visits = (match.start() for match in VISIT_WORD.finditer(name))
-    return next((name[:at].rstrip("_-. ") for at in visits if numbered([name[:at]])), name)
-
-
-def patient_folders(place: Sequence[str]) -> str:
-    """A patient's folders without those of visits: `siteA/p07` for `siteA/p07_V2` and `siteA/p07/2020-01-02/3`."""
-    own: list[str] = []
-    for part in place:
-        if not VISIT.fullmatch(part):
-            own.append(without_visit(part))
-        if numbered(own) and own[-1] != part:
-            break
-    while numbered(own) and not numbered(own[-1:]):
-        own.pop()
-    return "/".join(own or place)
+def patients_of(places: Collection[Parts], how: str = "folders") -> dict[Parts, str]:
+    """The patient of each place, its folders, by the plugin that finds patients in names; see `gantk_subjects`."""
+    items = [Item("image", Path(), place=place) for place in dict.fromkeys(places)]
+    return {i.place: x for i, x in zip(items, plugins().hook.gantk_subjects(items=items, how=how), strict=True)}
 
 
 class BoundedPattern:
@@ -172,10 +169,14 @@ def only_if_several(items: Sequence[Item]) -> None:
 
 def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
     """Advice where names contain other contrasts than a recipe's domains: settings that rename or map them."""
-    said = sorted(set(said), key=lambda word: (USUAL.index(word) if word in USUAL else len(USUAL), natural(word)))
-    said = said[: len(domains)]
+    own = [one_word(domain) for domain in domains]
+    fits = {word: [same_contrast(one_word(word), each) for each in own] for word in said}
+    usual = {word: USUAL.index(word) if word in USUAL else len(USUAL) for word in said}
+    said = sorted(fits, key=lambda word: (not any(fits[word]), usual[word], natural(word)))[: len(domains)]
     if len(said) < len(domains):
         return ""
+    # What fits a domain stays its own; of others the usual order decides.
+    said = said[::-1] if len(said) == 2 and (fits[said[0]][1] or fits[said[1]][0]) else said
     each = " ".join(f'--set data.source.{letter}="{word}"' for letter, word in zip("ab", said, strict=False))
     return f"rename the recipe's domains, --set 'data.domains={json.dumps(said)}', or say what each is called, {each}"
 
@@ -183,7 +184,7 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
 def domain_match(name: str, domain: str) -> int:
     """How well a name matches a domain: 3 equal, 2 has it (or a synonym) as a word, 1 a word starts alike, 0 not."""
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
-    words = [word.lower() for word in words_of(SPLIT_WORD.sub("", name))]
+    words = joined([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
     if "".join(words) == wanted:
         return 3
     if any(same_contrast(word, wanted) for word in words):
@@ -213,7 +214,28 @@ def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) ->
     """The images of a contrast, by its own word in the name; in folders without it, by a synonym not in `others`."""
     own = {image.parent for image, each in said.items() if each == word}
     alike = (i for i, each in said.items() if same_contrast(each or "", word) and each not in others)
-    return [image for image in alike if said[image] == word or image.parent not in own]
+    return without_derived([image for image in alike if said[image] == word or image.parent not in own])
+
+
+def without_derived(images: Sequence[Path]) -> list[Path]:
+    """A domain's images without those made from others, and without side files.
+
+    The first are named as an image with a contrast in their folder or above it, and further words (`T1_brain` beside
+    `T1`, not `T1_to_T2`); the second are volumes that name no contrast beside one that does (`bias`).
+    """
+    stems, folders = [(image, image.parent, stem_of(image).lower()) for image in images], defaultdict(set)
+    for _, folder, stem in stems:
+        folders[folder].add(stem)
+    above = {folder: [folders[each] for each in (folder, *folder.parents) if each in folders] for folder in folders}
+    said = {image: usual_contrast(stem) for image, _, stem in stems if is_volume(image)}
+    named = {image.parent for image, contrast in said.items() if contrast}
+
+    def derived(stem: str, there: list[set[str]]) -> bool:
+        ends = (end.start() for end in FURTHER.finditer(stem))
+        return any(stem[:end] in each and usual_contrast(stem[:end]) for end in ends for each in there)
+
+    kept = ((image, stem, above[folder]) for image, folder, stem in stems if folder not in named or said.get(image, 1))
+    return [image for image, stem, there in kept if not derived(stem, there)]
 
 
 def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
@@ -280,21 +302,26 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
     names = dict(zip("ab", domains, strict=True))
     matches = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
     letters: dict[Path, Match] = {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
-    letters = letters or {image: (letter, None) for image, letter in _by_file_name(images, domains).items()}
+    letters = letters or _by_file_name(parts_of, domains)
     if not letters:
-        matches = _clearest(folders, _ending) or _two_groups(folders, domains)
+        last = lambda part: "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()  # noqa: E731
+        matches = _clearest(folders, lambda part: [int(last(part) == x) for x in "ab"]) or _two_groups(folders, domains)
         letters = {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
         groups = {letter: [i.relative_to(root) for i, (own, _) in letters.items() if own == letter] for letter in "ab"}
         expect_no_other_contrast(groups, names)
+    kept = (without_derived([image for image, (own, _) in letters.items() if own == letter]) for letter in "ab")
+    letters = {image: letters[image] for own in kept for image in own}
     if not letters:
         counts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
         shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (" ..." if len(folders) > 8 else "")
-        remedy = rename_or_map([word for word, _ in counts.most_common(2)], domains)
+        kind = "nifti" if all(map(is_volume, images)) else "folders"
+        ways = f"set data.domains to names that there are, or --set data.source.name={kind} and words or globs, "
+        ways += "--set data.source.a=WORD --set data.source.b='*_0001*'"
         raise UserError(
             f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {shown}",
             where="data.source.path",
             allowed="trainA and trainB, folders or files named after the domains, or two folders",
-            remedy=remedy or "set data.domains to names that the folders have, or data.source.a and data.source.b",
+            remedy=rename_or_map([word for word, _ in counts.most_common(2)], domains) or ways,
         )
     return items_in(root, letters, names)
 
@@ -317,34 +344,36 @@ def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str
     return sorted(items, key=lambda item: (item.letter, natural(item.source)))
 
 
-def _ending(part: str) -> list[int]:
-    """Whether a folder's name ends with A, and with B, as 0 or 1: `trainA` and `set_B`."""
-    last = "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()
-    return [int(last == "a"), int(last == "b")]
-
-
 def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Match]:
     """The domain of the best-matching folders, by the best part of their paths; {} unless both domains have some."""
-    best: dict[str, dict[Parts, tuple[int, int]]] = {"a": {}, "b": {}}
+    found = {}
     for parts in folders:
         scores = [score(part) for part in parts]
         a, b = (max(((each[i], place) for place, each in enumerate(scores)), default=(0, 0)) for i in (0, 1))
         if a[0] != b[0]:
-            best["a" if a > b else "b"][parts] = max(a, b)
-    if not best["a"] or not best["b"]:
-        return {}
-    top = {letter: max(found.values())[0] for letter, found in best.items()}
-    entries = ((letter, parts, *own) for letter, found in best.items() for parts, own in found.items())
-    return {parts: (letter, place) for letter, parts, points, place in entries if points == top[letter]}
+            points, place = max(a, b)
+            found[parts] = ("ab"[b > a], place), points, parts[:place] + parts[place + 1 :]
+    return _best_of_patients(found)
 
 
-def _by_file_name(images: Sequence[Path], domains: tuple[str, str]) -> dict[Path, str]:
+def _by_file_name(parts_of: Mapping[Path, Parts], domains: Sequence[str]) -> dict[Path, Match]:
     """The domain of the images whose names match one best; {} unless both domains have some."""
-    scores = {image: [domain_match(stem_of(image), domain) for domain in domains] for image in images}
-    top = [max(each) for each in zip(*scores.values(), strict=True)]
-    clear = {image: int(b > a) for image, (a, b) in scores.items() if a != b}
-    letters = {image: "ab"[i] for image, i in clear.items() if scores[image][i] == top[i] >= 2}
-    return letters if len(set(letters.values())) == 2 else {}
+    scores = {image: [domain_match(stem_of(image), domain) for domain in domains] for image in parts_of}
+    clear = {image: (a, b) for image, (a, b) in scores.items() if a != b and max(a, b) >= 2}
+    return _best_of_patients({i: (("ab"[b > a], None), max(a, b), parts_of[i]) for i, (a, b) in clear.items()})
+
+
+def _best_of_patients(found: Mapping[Hashable, tuple[Match, int, Parts]]) -> dict[Hashable, Match]:
+    """Of matches with points and folders, each patient's best, if it has 2 points or there are none; {} unless both
+    domains have some. `T1_brain` is left out beside `T1`, not where it is a patient's only T1; `t1ce` always."""
+    groups: dict[tuple[str, str], dict[Hashable, int]] = defaultdict(dict)
+    patients = patients_of(parts for _, _, parts in found.values())
+    for key, ((letter, _), points, parts) in found.items():
+        groups[letter, patients[parts] if numbered(parts) else "/".join(parts[:1])][key] = points
+    tops = {x: max((points for (letter, _), points, _ in found.values() if letter == x), default=0) for x in "ab"}
+    least = {group: max(*own.values(), min(2, tops[group[0]])) for group, own in groups.items()}
+    best = {key: found[key][0] for group, own in groups.items() for key in own if own[key] == least[group]}
+    return best if len({letter for letter, _ in best.values()}) == 2 else {}
 
 
 def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Match]:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gantk.data.sources.file_names import GLOB, SPLIT_WORD, bare_stem, domain_match, relative_to, split_of
+from gantk.data.sources.file_names import (
+    GLOB,
+    SPLIT_WORD,
+    bare_stem,
+    domain_match,
+    relative_to,
+    split_of,
+    without_labels,
+)
 from gantk.data.sources.reader import Item
 from gantk.errors import UserError
 from gantk.formats.contrasts import contrast_in, one_word, words_of
 from gantk.formats.files import difference, stem_of
 
 
-def separate_masks(images: Sequence[Path], root: Path, name: str) -> tuple[list[Path], list[Path]]:
+def separate_masks(
+    images: Sequence[Path], root: Path, name: str, domains: Mapping[str, str]
+) -> tuple[list[Path], list[Path]]:
     """Divide files into images and masks: a mask or its folder has `name` as a word, or matches it as a glob.
 
-    UserError where no file has that name. An empty `name`: there are no masks.
+    UserError where no file has that name. Other masks, see `without_labels`, are neither; `domains` are words for them.
     """
     masks = [path for path in images if is_mask(path, root, name)]
     if name and images and not masks:
@@ -27,7 +37,7 @@ def separate_masks(images: Sequence[Path], root: Path, name: str) -> tuple[list[
         what = f"no file in '{root}' is named '{name}'; there are {shown}"
         raise UserError(what, where="data.source.mask", allowed=allowed)
     apart = set(masks)
-    return [path for path in images if path not in apart], masks
+    return without_labels([path for path in images if path not in apart], root, domains.values()), masks
 
 
 def is_mask(image: Path, root: Path, name: str) -> bool:

@@ -158,7 +158,8 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
     if by == "auto" and known and alone:
         what = f"all images are of one patient, '{records[0].subject}', and no patient is left to be tested"
         allowed = "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=BLOCK if placed else "add patients")
+        remedy = f"{NAME}; else {BLOCK if placed else 'add patients'}"
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
     by = "patient" if by == "auto" else by
     if folds and by == "block":
         what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or images"
