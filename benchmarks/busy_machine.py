@@ -17,7 +17,7 @@ from functools import partial
 from statistics import mean, median
 
 import torch
-from harness import in_turns, parser, ratio, record, table, write, written
+from harness import finish, in_turns, parser, ratio, written
 from recipe_step import RecipeStep
 
 from gantk.machine.cores import Threads, look, threads_beside
@@ -51,8 +51,8 @@ def main() -> None:
         seconds, taken, others = map(list, zip(*samples, strict=True))
         own = written(ratio([each[0] for each in found[1, "alone"]], seconds)), f"{median(others):.2f}"
         rows.append([threads or "chosen", place, f"{step.model.train.batch / median(seconds):.1f}", *own, taken])
-    print(table(["threads", "", "images/s", "of one thread's", "others", "at the end"], rows))
-    write(options.json, record(step.engine.runtime, samples=[[*way, *found[way]] for way in found]))
+    heads = ["threads", "", "images/s", "of one thread's", "others", "at the end"]
+    finish(options.json, heads, rows, samples=[[*way, *found[way]] for way in found])
 
 
 if __name__ == "__main__":

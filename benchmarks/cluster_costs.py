@@ -14,21 +14,17 @@ from types import SimpleNamespace
 
 import numpy as np
 from harness import parser, record, samples, write
+from recipe_step import RecipeStep
 
 from gantk.files import write_file
 from gantk.machine.runtime import start
-from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
-from gantk.runs.trained import build_method
-from gantk.training.engine import Engine
 from gantk_done.ledger import Ledger
 
 
 def save_of(recipe: str, folder: Path) -> tuple[Callable[[int], Path], int]:
     """(function that writes the recipe's checkpoint with a number, bytes of gradients that a rank sends in a step)."""
-    model, runtime = load_recipe(recipe).check(), start("cpu", "fp32")
-    channels = dict.fromkeys(model.method.target.reads, 1)
-    engine = Engine(build_method(model, channels, (), (-1.0, 1.0), runtime), model.train, 1, runtime)
+    engine = RecipeStep.build(recipe, ['train.precision="fp32"'], "cpu").engine
     trained = [parameter for found in engine.parameters.values() for parameter in {*found}]
     for parameter in trained:
         parameter.grad = parameter.detach().clone()

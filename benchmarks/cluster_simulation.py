@@ -16,9 +16,7 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 import numpy as np
-from harness import parser, record, table, write
-
-from gantk.machine.runtime import start
+from harness import finish, parser
 
 BYTES, NAMES = 10e9, 10e3  # bytes and new files per second of the shared file system, for all nodes together
 SIZES = {"dualgan_t1t2": 19.3e6, "cyclegan_ct_mr": 254e6}  # bytes of a checkpoint
@@ -119,8 +117,7 @@ def main() -> None:
     rows = [trials(recipe, every, cost) for recipe in SIZES for every in (1, 3, 12, 60)]
     rows += [files(workers, each, cost) for workers, each in ((16, 0.02), (64, 0.02), (512, 1.0), (2048, 1.0))]
     rows += [training(recipe, spread, cost) for recipe in SIZES for spread in (0.01, 0.05)]
-    print(table(["what", "seconds", "efficiency", "share of the time that each is at work"], rows))
-    write(options.json, record(start("cpu"), rows=rows))
+    finish(options.json, ["what", "seconds", "efficiency", "share of the time that each is at work"], rows)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ import harness
 import numpy as np
 import torch
 
-import gantk
 from gantk.data.dataset import Data
-from gantk.machine.runtime import start
 from gantk.metrics.references import RealImages
 from gantk_feature_loss.losses import body_of
 from gantk_feature_loss.segmenter import dice_by_image
@@ -25,8 +23,7 @@ LAYERS, BODY = ["encoder.0", "encoder.1", "encoder.2", "output"], {"reconstructi
 
 
 def trained(recipe, out, changes, seed=0):
-    done = (out / "metrics.json").exists()
-    return gantk.Run.open(out) if done else gantk.run(recipe, set=SHARED | changes, out=out, device="cpu", seed=seed)
+    return harness.trained(recipe, out, set=SHARED | changes, seed=seed)
 
 
 def scored(run, judge):
@@ -54,6 +51,5 @@ if __name__ == "__main__":
         scores[name] = np.stack([scored(run, judge) for run in runs])
         means, first = (scores[each].mean(0).T for each in (name, "L1"))
         rows.append([name, *(harness.with_interval(each, 3) for each in (*means, *(means - first)))])
-    print(harness.table(["losses", "Dice", "MAE in the body", "Dice gained", "MAE gained"], rows))
-    found = harness.record(start("cpu"), rows=rows, scores={name: each.tolist() for name, each in scores.items()})
-    harness.write(options.json, found)
+    heads = ["losses", "Dice", "MAE in the body", "Dice gained", "MAE gained"]
+    harness.finish(options.json, heads, rows, scores={name: each.tolist() for name, each in scores.items()})

@@ -14,7 +14,6 @@ import numpy as np
 from scipy.stats import sem, t
 
 import gantk
-from gantk.machine.runtime import start
 from gantk.training.engine import Engine
 
 DATA = ["data.domains=['T1']", "data.size=[32,32]", "data.labels=false", "data.intensity=percentile"]
@@ -58,8 +57,8 @@ if __name__ == "__main__":
     for images, method in [(images, method) for images in options.images for method in METHODS]:
         found = scores[f"{method} {images}"] = [scored(method, images, seed, options) for seed in range(options.seeds)]
         kid, steps, seconds = (np.array([one[place] for one in found]) for place in (0, 2, 3))
-        low, high = t.interval(0.95, len(kid) - 1, kid.mean(), sem(kid)) if len(kid) > 1 else found[0][1]
-        value = f"{kid.mean():.3f} [{low:.3f}, {high:.3f}]"
-        rows.append([images, method, value, round(steps.mean()), round(seconds.mean())])
-    print(harness.table(["images", "method", "KID", "steps", "CPU seconds"], rows))
-    harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
+        ends = t.interval(0.95, len(kid) - 1, kid.mean(), sem(kid)) if len(kid) > 1 else found[0][1]
+        rows.append(
+            [images, method, harness.with_ends(kid.mean(), ends, 3), round(steps.mean()), round(seconds.mean())]
+        )
+    harness.finish(options.json, ["images", "method", "KID", "steps", "CPU seconds"], rows, scores=scores)

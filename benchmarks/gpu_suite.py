@@ -6,7 +6,7 @@
     python benchmarks/gpu_suite.py --table FILE             # a run's rows as Markdown; nothing is measured
 
 gantk need not be installed. Rows are written one by one, most important first; measurements beyond the time limit
-become rows "skipped". benchmarks/gpu/cases.toml lists what is timed, benchmarks/gpu/table.py the targets.
+become rows "skipped". benchmarks/gpu/cases.toml lists what is timed, benchmarks/gpu/rows.py the targets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 BEGAN = time.monotonic()  # the time limit counts from here: imports are part of it
 
 import argparse  # noqa: E402
+import json  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
@@ -27,10 +28,10 @@ FOLDERS = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
 sys.path += [folder for folder in FOLDERS if folder not in sys.path]
 os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *FOLDERS])
 
-from gpu.rows import read_rows  # noqa: E402
-from gpu.suite import Clock, Suite, Worker  # noqa: E402
-from gpu.table import markdown  # noqa: E402
-from gpu.tasks import PARTS, labels, tasks  # noqa: E402
+from gpu.rows import markdown  # noqa: E402
+from gpu.suite import Suite, Worker  # noqa: E402
+from gpu.tasks import PARTS, tables, tasks  # noqa: E402
+from harness import command  # noqa: E402
 
 from gantk.errors import GantkError, UserError  # noqa: E402
 
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the suite; returns 0 if rows were measured, 1 if the device failed, 2 for a wrong command line or device."""
     options = parsed(arguments)
     if options.table:
-        print(markdown(list(read_rows(Path(options.table)))), end="")
+        rows = Path(options.table).read_text("utf-8").splitlines()
+        print(markdown([json.loads(line) for line in rows]), end="")
         return 0
     if options.tiny:  # so small a step is slower on several threads, much slower on a busy machine
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -53,12 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     file = Path(options.json) if options.json else ROOT / "benchmarks" / "results" / f"gpu-{label}.jsonl"
-    from harness import command
-
     peers, parts = dict(each.split("=", 1) for each in options.peer), options.parts or PARTS
     wanted = (task for task in tasks(options.tiny, options.cases, peers, command(arguments)) if task["part"] in parts)
     say = lambda line: print(line, flush=True)  # noqa: E731
-    rows = Suite(file, Clock(options.minutes, BEGAN), lambda: Worker(options.device), worker, say).run(wanted)
+    rows = Suite(file, 60 * options.minutes, lambda: Worker(options.device), worker, say, BEGAN).run(wanted)
     print(f"\n{markdown(rows)}\nrows     {file}")
     return 0 if any(row["part"] == "ceiling" and row["status"] == "ok" for row in rows) or options.parts else 1
 
@@ -71,9 +71,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="networks of a few filters, few samples: a trial run")
     parser.add_argument("--json", metavar="FILE", help="where the rows go; a file that is there is replaced")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="a checkout to compare with")
-    parser.add_argument(
-        "--cases", nargs="+", choices=labels(), metavar="CASE", help=f"these only: {', '.join(labels())}"
-    )
+    labels = [case["label"] for case in tables()["case"]]
+    parser.add_argument("--cases", nargs="+", choices=labels, metavar="CASE", help=f"these only: {', '.join(labels)}")
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"these only: {', '.join(PARTS)}")
     parser.add_argument("--table", metavar="FILE", help="print the rows of a run as Markdown, measure nothing")
     options = parser.parse_args(arguments)

@@ -22,7 +22,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import gantk
-from gantk.machine.runtime import start
 from gantk.metrics.intervals import drawn_interval
 from gantk.plugin.loader import registry
 from gantk.runs.folder import RunFolder
@@ -92,8 +91,7 @@ def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
 def auroc(scores: np.ndarray, patients: list[str]) -> str:
     """AUROC of scores (n, 2), with the disc and without, and its 95 % interval, as text."""
     value = lambda at: roc_auc_score(np.repeat([1, 0], len(at)), scores[at].T.ravel())  # noqa: E731
-    low, high = drawn_interval(value, patients, draws=500)
-    return f"{value(np.arange(len(scores))):.3f} [{low:.3f}, {high:.3f}]"
+    return harness.with_ends(value(np.arange(len(scores))), drawn_interval(value, patients, draws=500), 3)
 
 
 def main() -> None:
@@ -113,10 +111,9 @@ def main() -> None:
         at = [i for i, plant in enumerate(plants) if chosen(plant)]
         cells = [np.array(sum((one["scores"][key] for one in found), []))[at] for key in found[0]["scores"]]
         rows.append([name, len(at), *(auroc(cell, [patients[i] for i in at]) for cell in cells)])
-    print(harness.table(["discs", "n", *found[0]["scores"]], rows))
-    values = {"rows": rows, "sfrc": [one["sfrc"] for one in found]}
-    print("sfrc of the runs:", *(f"{share:.3f}" for share in values["sfrc"]))
-    harness.write(options.json, harness.record(start("cpu"), **values))
+    shares = [one["sfrc"] for one in found]
+    harness.finish(options.json, ["discs", "n", *found[0]["scores"]], rows, sfrc=shares)
+    print("sfrc of the runs:", *(f"{share:.3f}" for share in shares))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import shlex
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
@@ -24,13 +25,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+import gantk
 from gantk.errors import GantkError
 from gantk.files import write_file
 from gantk.machine import device as machine
-from gantk.machine.runtime import Runtime, describe
+from gantk.machine.runtime import Runtime, describe, start
 from gantk.metrics.intervals import estimate
 from gantk.recipe.tables import FastTable
-from gantk_bench.rows import commit
+from gantk_bench.rows import commit, without_paths
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -147,9 +149,15 @@ def ratio(longer: Sequence[float], shorter: Sequence[float]) -> dict[str, Any]:
     return {"median": float(np.median(ratios)), "ci95": [float(low), float(high)], "rounds": len(ratios)}
 
 
+def with_ends(value: float, ends: Sequence[float] | None, places: int = 2) -> str:
+    """A value with its interval as text: `1.42 [1.39, 1.57]`; the value alone where there is none."""
+    interval = ", ".join(f"{end:.{places}f}" for end in ends or ())
+    return f"{value:.{places}f}" + f" [{interval}]" * bool(interval)
+
+
 def written(found: dict[str, Any] | None) -> str:
     """A ratio as text: `1.42 [1.39, 1.57]`; "" for None."""
-    return f"{found['median']:.2f} [{found['ci95'][0]:.2f}, {found['ci95'][1]:.2f}]" if found else ""
+    return with_ends(found["median"], found["ci95"]) if found else ""
 
 
 def synchronize(device: torch.device) -> None:
@@ -191,11 +199,18 @@ def summary(samples: list[float]) -> dict[str, Any]:
     return {"samples_s": samples, "median_s": middle, "spread": (high - low) / middle, "spread_90": spread_90}
 
 
+def reason(error: BaseException) -> str:
+    """Class and first line of an error and the place of its origin: `ValueError: no such luck  (model.py:12)`."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    text = without_paths(f"{type(error).__name__}: {first}".rstrip(": "))
+    return f"{text[:300]}  ({Path(at.filename).name}:{at.lineno})"
+
+
 def with_interval(values: Sequence[float], places: int = 2) -> str:
     """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10, 1.38]"."""
     result = estimate(values, [*map(str, range(len(values)))])
-    ends = [f"{end:.{places}f}" for end in result.ci95 or ()]
-    return f"{result.value:.{places}f}" + (f" [{', '.join(ends)}]" if ends else "")
+    return with_ends(result.value, result.ci95, places)
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -227,6 +242,20 @@ def parser(
     return options
 
 
+def trained(recipe: Any, out: Path, **options: Any) -> gantk.Run:
+    """The finished run in the folder `out`, trained on the CPU with the options of `gantk.run` if it is not there."""
+    if (out / "metrics.json").exists():
+        return gantk.Run.open(out)
+    return gantk.run(recipe, out=out, device="cpu", **options)
+
+
+def patients_of(run: gantk.Run) -> dict[str, dict[str, dict[str, float]]]:
+    """Direction -> patient, sorted by name -> scores of a run."""
+    stored = json.loads((run.path / "patients.json").read_text("utf-8"))
+    found = {way: {one["patient"]: one["scores"] for one in each["patients"]} for way, each in stored.items()}
+    return {way: dict(sorted(scores.items())) for way, scores in found.items()}
+
+
 def command(arguments: Sequence[str] | None = None) -> str:
     """The command line for the record, with paths shortened to file names."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -238,6 +267,12 @@ def record(runtime: Runtime, **values: Any) -> dict[str, Any]:
     """A record for JSON: date, command, machine and commit, followed by `values`."""
     machine = describe(runtime) | {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
     return {"date": date.today().isoformat(), "command": command(), "machine": machine, "git": commit()} | values
+
+
+def finish(file: Path | None, heads: Sequence[str], rows: list, **values: Any) -> None:
+    """Print a Markdown table of what was measured on the CPU, and write the record with its rows and `values`."""
+    print(table(heads, rows))
+    write(file, record(start("cpu"), rows=rows, **values))
 
 
 def write(file: Path | None, content: dict[str, Any]) -> None:

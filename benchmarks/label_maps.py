@@ -11,7 +11,6 @@ import torch
 
 import gantk
 from gantk.inference.pipeline import Look
-from gantk.machine.runtime import start
 from gantk.metrics.intervals import drawn_interval
 from gantk.plugin.spec import bind_or_raise
 from gantk_label_maps.maps import moved, placed_anew
@@ -26,11 +25,10 @@ def dice(count: int, seed: int, options) -> dict[str, list[float]]:
     for source in (SOURCE | {"subjects": HEADS, "seed": 1000}, SOURCE | {"subjects": count, "seed": seed}):
         records = bind_or_raise("source", source)(("map", "FLAIR"), 2, SIZE).records()
         sets.append([np.stack([one.read()[0] for one in records if one.domain == x]).astype("f4") for x in "ab"])
-    if not (out / "metrics.json").exists():
-        tables = gantk.load_recipe("spade_tumour").override(options.set, "cpu").tables
-        tables |= {"data": tables["data"] | {"source": source, "split": {"test": 0, "validation": 0}}}
-        gantk.run(tables | {"evaluate": {"metrics": ["mae"]}}, out=out, device="cpu", seed=seed)
-    (truth, tested), pair, make = *sets, gantk.load(out, device="cpu")
+    tables = gantk.load_recipe("spade_tumour").override(options.set, "cpu").tables
+    tables |= {"data": tables["data"] | {"source": source, "split": {"test": 0, "validation": 0}}}
+    run = harness.trained(tables | {"evaluate": {"metrics": ["mae"]}}, out, seed=seed)
+    (truth, tested), pair, make = *sets, run.load("cpu")
     drawn, top = truth.reshape(HEADS, -1) == LESION, float(np.percentile(pair[1], 99.9))
     turned = [[moved(each[n % len(each)], np.random.default_rng(n), 10.0, 0.1) for n in range(NEW)] for each in pair]
     new = placed_anew(pair[0].astype(int), LESION, NEW, np.random.default_rng(seed))
@@ -51,7 +49,6 @@ scores = [dice(options.patients, seed, options) for seed in options.seeds]
 for name in scores[0]:
     own, real, one = *(np.mean([each[key] for each in scores], axis=0) for key in (name, "real")), np.ones(HEADS)
     ways = [lambda i, x=x, y=y: x[i].mean() / y[i].mean() for x, y in ((own, one), (own, real), (own - real, one))]
-    cells = [(way(np.arange(HEADS)), *drawn_interval(way, [*map(str, range(HEADS))])) for way in ways]
-    rows.append([name, *("{:.3f} [{:.3f}, {:.3f}]".format(*each) for each in cells)])
-print(harness.table(["learned from", "Dice", "of real", "gain"], rows))
-harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
+    cells = [(way(np.arange(HEADS)), drawn_interval(way, [*map(str, range(HEADS))])) for way in ways]
+    rows.append([name, *(harness.with_ends(*each, 3) for each in cells)])
+harness.finish(options.json, ["learned from", "Dice", "of real", "gain"], rows, scores=scores)

@@ -11,7 +11,6 @@ that are in DIR already are not trained again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from inspect import signature
 from pathlib import Path
@@ -20,26 +19,21 @@ import harness
 import numpy as np
 
 import gantk
-from gantk.machine.runtime import start
 from gantk.plugin.loader import registry
 
 
 def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], list[float]]:
     """Of a run, trained where it is not there, T1 -> T2: PSNR by patient; SSIM, NMI of output and input."""
-    out = options.out / f"{method}-{pixels:g}px-{seed}"
-    if not (out / "metrics.json").exists():
-        recipe = gantk.load_recipe("reggan_t1t2").override(["train.sample_every=400", *options.set], "cpu")
-        source = {"name": "manifest", "path": str(options.data.resolve())} if options.data else "phantom"
-        tables = recipe.tables | {"evaluate": {"metrics": ["psnr", "ssim", "nmi"]}}
-        known = signature(registry().get("method", method).load()).parameters  # Pix2Pix has fewer options
-        tables["method"] = {key: x for key, x in tables["method"].items() if method == "reggan" or key in known}
-        tables["method"]["name"] = method
-        tables["data"] = tables["data"] | {"source": {"name": "misaligned", "source": source, "pixels": pixels}}
-        gantk.run(tables, out=out, device="cpu", seed=seed)
-    rows = json.loads((out / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]
-    patients = json.loads((out / "patients.json").read_text("utf-8"))["a_to_b"]["patients"]
-    psnr = {one["patient"]: one["scores"]["psnr"] for one in patients}
-    return psnr, [rows[name]["value"] for name in ("ssim", "nmi_input")]
+    recipe = gantk.load_recipe("reggan_t1t2").override(["train.sample_every=400", *options.set], "cpu")
+    source = {"name": "manifest", "path": str(options.data.resolve())} if options.data else "phantom"
+    tables = recipe.tables | {"evaluate": {"metrics": ["psnr", "ssim", "nmi"]}}
+    known = signature(registry().get("method", method).load()).parameters  # Pix2Pix has fewer options
+    tables["method"] = {key: x for key, x in tables["method"].items() if method == "reggan" or key in known}
+    tables["method"]["name"] = method
+    tables["data"] = tables["data"] | {"source": {"name": "misaligned", "source": source, "pixels": pixels}}
+    run = harness.trained(tables, options.out / f"{method}-{pixels:g}px-{seed}", seed=seed)
+    psnr = {patient: scores["psnr"] for patient, scores in harness.patients_of(run)["a_to_b"].items()}
+    return psnr, [run.metrics["a_to_b"][name]["value"] for name in ("ssim", "nmi_input")]
 
 
 def main() -> None:
@@ -52,13 +46,13 @@ def main() -> None:
     for method in ("reggan", "pix2pix"):
         for pixels in options.pixels:
             found = [scored(method, pixels, seed, options) for seed in options.seeds]
-            psnr = np.mean([[one[0][patient] for patient in sorted(one[0])] for one in found], axis=0)
+            psnr = np.mean([list(one[0].values()) for one in found], axis=0)
             ssim, nmi = np.mean([one[1] for one in found], axis=0)
             lost = "" if aligned.setdefault(method, psnr) is psnr else harness.with_interval(aligned[method] - psnr)
             rows.append([method, f"{pixels:g}", harness.with_interval(psnr), lost, f"{ssim:.3f}", f"{nmi:.3f}"])
             scores[f"{method} {pixels:g}"] = found
-    print(harness.table(["method", "pixels", "PSNR", "lost", "SSIM", "NMI of output and input"], rows))
-    harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
+    heads = ["method", "pixels", "PSNR", "lost", "SSIM", "NMI of output and input"]
+    harness.finish(options.json, heads, rows, scores=scores)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,26 +36,17 @@ class RecipeStep:
 
     @classmethod
     def build(
-        cls,
-        recipe: str | dict[str, Any] | Recipe,
-        settings: Sequence[str] = (),
-        device: str | None = None,
-        graph: Callable[[], Any] | None = None,
-        ranks: Runtime | None = None,
+        cls, recipe: str | dict[str, Any] | Recipe, settings: Sequence[str] = (), device: str | None = None
     ) -> RecipeStep:
-        """Build the recipe's method and engine as a training does.
-
-        `graph` replaces the CUDA graph that captures steps; `ranks` is the runtime of several processes.
-        """
+        """Build the recipe's method and engine as a training does."""
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         model = loaded.override(list(settings)).check()
-        runtime = ranks or start(device, model.train.precision, model.train.fast.channels_last)
+        runtime = start(device, model.train.precision, model.train.fast.channels_last)
         method, channels = method_of(model, runtime)
-        runtime.broadcast(method.state_dict().values())
         stage = method.stages(STEPS)[-1]  # full image size, without fade-in
         images = noise(model, channels, stage, runtime)
         method.begin(stage, images)
-        engine = Engine(method, model.train, STEPS, runtime, graph)
+        engine = Engine(method, model.train, STEPS, runtime)
         engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
         return cls(model, engine, images, runtime.device)
 

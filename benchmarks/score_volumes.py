@@ -18,7 +18,8 @@ import sys
 
 import nibabel as nib
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from nibabel.processing import resample_from_to
+from scipy.ndimage import gaussian_filter
 from sklearn.isotonic import IsotonicRegression
 
 TISSUE, SHARE, COVERED = 0.05, 0.15, 0.95
@@ -37,13 +38,9 @@ def onto(image: nib.Nifti1Image, grid: nib.Nifti1Image) -> tuple[np.ndarray, np.
     data = image.get_fdata(dtype=np.float32)
     if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-3):
         return data, np.ones(grid.shape, bool)
-    step = np.linalg.inv(image.affine) @ grid.affine
-    inside = np.ones(grid.shape, bool)
-    places = np.ogrid[tuple(slice(side) for side in grid.shape)]
-    for axis, side in enumerate(image.shape):
-        at = sum(step[axis, other] * place for other, place in enumerate(places)) + step[axis, 3]
-        inside &= (at >= -0.5) & (at <= side - 0.5)
-    return affine_transform(data, step[:3, :3], step[:3, 3], grid.shape, order=1), inside
+    everywhere = nib.Nifti1Image(np.ones(image.shape, np.float32), image.affine)
+    inside = resample_from_to(everywhere, grid, order=0, mode="grid-constant")
+    return resample_from_to(image, grid, order=1).get_fdata(dtype=np.float32), inside.get_fdata() > 0
 
 
 def scaled(data: np.ndarray) -> np.ndarray:

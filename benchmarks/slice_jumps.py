@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 import gantk
-from gantk.machine.runtime import start
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of
 from gantk.runs.trained import Examples
@@ -56,16 +55,15 @@ def main() -> None:
     found, rows = {}, []
     for seed in options.seeds:
         run = options.out / f"{options.recipe}-{seed}"
-        if not (run / "metrics.json").exists():
-            arguments = {"profile": options.profile, "set": options.set, "data": options.data}
-            gantk.run(options.recipe, out=run, device="cpu", seed=seed, **arguments)
+        arguments = {"profile": options.profile, "set": options.set, "data": options.data}
+        harness.trained(options.recipe, run, seed=seed, **arguments)
         for key, values in scored(run).items():
             found.setdefault(key, []).append(values)
     for (direction, name), values in found.items():
         rows.append([direction, name, *map(harness.with_interval, np.mean(values, axis=0).T)])
-    print(harness.table(["direction", "volume", "jump / the truth's", "PSNR"], rows))
     scores = {" ".join(key): values for key, values in found.items()}
-    harness.write(options.json, harness.record(start("cpu"), recipe=options.recipe, rows=rows, scores=scores))
+    heads = ["direction", "volume", "jump / the truth's", "PSNR"]
+    harness.finish(options.json, heads, rows, recipe=options.recipe, scores=scores)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from harness import in_turns, parser, ratio, record, table, write, written
+from harness import finish, in_turns, parser, ratio, written
 from PIL import Image
-
-from gantk.machine.runtime import start
 
 RECIPE = """
 [method]
@@ -85,9 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
         found = in_turns({name: lambda name=name: seconds_of(name, folder) for name in chosen}, options.rounds, warm=1)
     wall, cpu = ({name: [each[i] for each in samples] for name, samples in found.items()} for i in (0, 1))
     times = {name: ratio(samples, wall["import torch"]) for name, samples in wall.items()}
-    write(options.json, record(start("cpu"), wall_s=wall, cpu_s=cpu, times_torch=times))
     rows = [(n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n])) for n in chosen]
-    print(table(["process", "wall, s", "CPU, s", "times `import torch`"], rows))
+    heads = ["process", "wall, s", "CPU, s", "times `import torch`"]
+    finish(options.json, heads, rows, wall_s=wall, cpu_s=cpu, times_torch=times)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import in_turns, parser, ratio, record, table, write, written
+from harness import Turn, in_turns, parser, ratio, record, table, write, written
 from torch import nn
 
 import gantk
@@ -47,21 +46,17 @@ CASES = {  # name -> (generator, image size of the network, data.fit)
 def make_run(case: str, folder: Path) -> Path:
     """The path of a run with 0 training steps."""
     generator, size, fit = CASES[case]
+    source = {"name": "phantom", "subjects": 6, "slices": 1}
     recipe = {
         "method": {"name": "cyclegan", "generator": generator, "discriminator": {"name": "patchgan", "width": 4}},
-        "data": {
-            "source": {"name": "phantom", "subjects": 6, "slices": 1},
-            "domains": ["T1", "T2"], "size": size, "fit": fit,
-        },
+        "data": {"source": source, "domains": ["T1", "T2"], "size": size, "fit": fit},
         "train": {"steps": 0},
         "evaluate": {"samples": 1},
-    }  # fmt: skip
+    }
     return gantk.run(recipe, out=folder, device="cpu", say=lambda line: None).path
 
 
-def by_gantk(run: Path, source: Path, output: Path) -> None:
-    """Translate with `gantk.translate`, as a user does."""
-    gantk.translate(run, source, output, device="cpu", say=lambda line: None)
+by_gantk = partial(gantk.translate, device="cpu", say=lambda line: None)  # as a user does
 
 
 class Plain:
@@ -96,12 +91,6 @@ class Plain:
         nib.save(nib.Nifti1Image(result, file.affine), output)
 
 
-def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def resident_peak() -> int:
     """Peak memory of this process in bytes (Linux; getrusage would start from the parent's peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -118,12 +107,8 @@ def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
         memory[way] = json.loads(done.stdout.splitlines()[-1])
     plain, out = Plain(case, run), folder / "out.nii.gz"
-    ways = {
-        "plain": lambda: timed(lambda: plain(run, volume, out)),
-        "gantk": lambda: timed(lambda: by_gantk(run, volume, out)),
-        "onnx": lambda: timed(lambda: by_gantk(onnx, volume, out)),
-    }
-    seconds = in_turns(ways, rounds, warm=1)
+    calls = partial(plain, run, volume, out), partial(by_gantk, run, volume, out), partial(by_gantk, onnx, volume, out)
+    seconds = in_turns({way: Turn(call).take for way, call in zip(WAYS, calls, strict=True)}, rounds, warm=1)
     times = {way: ratio(seconds["plain"], seconds[way]) for way in WAYS[1:]}
     return {"case": case, "seconds": seconds, "times": times, "memory_gib": memory}
 

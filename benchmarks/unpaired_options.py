@@ -10,15 +10,12 @@ relative reduction of a patient's error over seeds, with a 95 % interval from dr
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import harness
 import numpy as np
 
-import gantk
-from gantk.machine.runtime import start
 from gantk.metrics.intervals import estimate
 
 LENGTH = ["train.steps=225", "train.batch=4"]  # the recipe's
@@ -30,11 +27,9 @@ OWN = [r"data.source.patient='(\d+)\d{3}[.]'", "data.split.test=0.34", "data.spl
 def scored(system: str, seed: int, options) -> dict[str, dict[str, dict[str, float]]]:
     """Direction -> patient -> scores of a run, which is trained first if it is missing."""
     out, name = options.out / f"{system}-{seed}", "cyclegan_ct_mr" + "_matched" * (system == "recipe")
-    if not (out / "patients.json").exists():
-        settings = [*LENGTH, *SYSTEMS[system], *(OWN if options.data else []), *options.set]
-        gantk.run(name, profile="cpu", set=settings, data=options.data, out=out, device="cpu", seed=seed)
-    found = json.loads((out / "patients.json").read_text("utf-8"))
-    return {way: {one["patient"]: one["scores"] for one in each["patients"]} for way, each in found.items()}
+    settings = [*LENGTH, *SYSTEMS[system], *(OWN if options.data else []), *options.set]
+    run = harness.trained(name, out, profile="cpu", set=settings, data=options.data, seed=seed)
+    return harness.patients_of(run)
 
 
 def main() -> None:
@@ -46,12 +41,11 @@ def main() -> None:
     for system in options.systems:
         found = scores[system] = [scored(system, seed, options) for seed in options.seeds]
         for way, region in ((way, region) for way in found[0] for region in ("mae_foreground", "mae")):
-            each = np.mean([[one[way][who][region] for who in sorted(one[way])] for one in found], axis=0)
-            saved = estimate(1 - each / plain.setdefault((way, region), each), sorted(found[0][way]))
+            each = np.mean([[each[region] for each in one[way].values()] for one in found], axis=0)
+            saved = estimate(1 - each / plain.setdefault((way, region), each), [*found[0][way]])
             share = "{:.1%} [{:.1%}, {:.1%}]".format(saved.value, *saved.ci95)
             rows.append([system, way, region, f"{each.mean():.4f}", share])
-    print(harness.table(["system", "direction", "score", "error", "saved"], rows))
-    harness.write(options.json, harness.record(start("cpu"), rows=rows, scores=scores))
+    harness.finish(options.json, ["system", "direction", "score", "error", "saved"], rows, scores=scores)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def values() -> dict[str, float]:
     return {label: row["metrics"]["a_to_b"]["psnr"]["value"] for label, row in rows().items()}
 
 
+@pytest.mark.bench
 def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_row(bench, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     Path("random.py").write_text("raise RuntimeError('a file of the working folder is imported')")
@@ -106,7 +107,7 @@ def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_ro
     assert Path("out/runs/tiny/report.html").is_file() and Path("out/bench.md").is_file()
     assert Path("out/bench.html").is_file()
     assert re.search(r"dualgan, 0\.0\d+ M weights", Path("out/logs/tiny.txt").read_text("utf-8"))
-    assert "psnr" in done.out and "out/rows.jsonl" in done.out
+    assert "PSNR" in done.out and "out/rows.jsonl" in done.out
 
 
 def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
@@ -121,7 +122,8 @@ def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     ]
     assert {"format", "settings", "seed", "wall_s", "run", "recipe_hash"} <= found["fails"].keys()
     assert "RuntimeError: a bug" in Path("out/logs/crashes.txt").read_text("utf-8")
-    assert all(line in done.out for line in ("fails: the loss", "crashes: RuntimeError", "dies: killed by SIGKILL"))
+    for label, row in found.items():
+        assert re.search(rf"^{row['status']} +{label}  .*{re.escape(row['error'] or '')}$", done.out, re.M)
 
 
 def gone(name: str) -> bool:
@@ -169,7 +171,7 @@ def test_resume_measures_only_what_is_not_done(stand_in, bench):
 
 def test_a_grid_expands_to_a_row_for_each_combination(stand_in, bench):
     done = bench("tiny.toml", "--grid", "method.cycle=0,5.5", "--grid", "train.seed=0,1")
-    assert done.code == 0 and "tiny cycle=5.5, 2 seeds" in done.out
+    assert done.code == 0 and "tiny cycle=5.5, dualgan, 2 seeds" in done.out
     expected = {(0, 0): 20.0, (0, 1): 21.0, (5.5, 0): 25.5, (5.5, 1): 26.5}
     assert values() == {f"tiny cycle={cycle} seed={seed}": value for (cycle, seed), value in expected.items()}
     assert rows()["tiny cycle=5.5 seed=1"]["grid"] == {"method.cycle": 5.5}

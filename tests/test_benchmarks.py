@@ -17,8 +17,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cluster_simulation as simulation  # noqa: E402
 import floor  # noqa: E402
 import harness  # noqa: E402
-from gpu import measure, rows, suite, table, tasks  # noqa: E402
-from gpu.suite import Clock  # noqa: E402
+from gpu import measure, rows, suite, tasks  # noqa: E402
 from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
@@ -80,6 +79,10 @@ def checkout(folder: Path, greeting: str = "hello", broken: str = "pass") -> Pat
     return folder
 
 
+def json_lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
 @pytest.fixture
 def drive(monkeypatch, tmp_path, capsys):
     """The driver on one tiny case: `drive("--peer", ...)` gives (exit code, rows, printed, complained)."""
@@ -94,8 +97,7 @@ def drive(monkeypatch, tmp_path, capsys):
     def call(*arguments: object):
         code = run.main([*map(str, arguments), *small, "--json", str(file)])
         out, err = capsys.readouterr()
-        found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return code, found, out, err
+        return code, json_lines(file) if file.exists() else [], out, err
 
     return call
 
@@ -228,7 +230,7 @@ def small_run(tmp_path_factory) -> tuple[list[dict], str]:
     command += ["--device", "cpu", "--tiny", "--cases", "dcgan, 3-D", "--minutes", "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
-    return list(rows.read_rows(folder / "rows.jsonl")), done.stdout
+    return json_lines(folder / "rows.jsonl"), done.stdout
 
 
 def test_every_part_of_a_run_is_measured(small_run):
@@ -244,7 +246,7 @@ def test_every_part_of_a_run_is_measured(small_run):
         assert len(row["samples_s"]) >= 2 and row["parameters"] > 0 and row["host_waits"] is None
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
         assert row["of_conv"] == pytest.approx(row["flops"] / row["median_s"] / 1e12 / best)
-    assert table.markdown(found) in printed
+    assert rows.markdown(found) in printed
     assert "| dcgan, 3-D | 16 x 16 x 16 | 1 | fp32 |" in printed
     assert "| cyclegan-256-unet | 1 | >= 5.00 | not measured (it is not in this run) |" in printed
     assert str(ROOT) not in json.dumps(found)
@@ -252,14 +254,14 @@ def test_every_part_of_a_run_is_measured(small_run):
 
 def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
     file = tmp_path / "rows.jsonl"
-    whole = suite.Suite(file, Clock(0.0), lambda: SimpleNamespace(end=lambda: None), say=lambda line: None)
+    whole = suite.Suite(file, 0.0, lambda: SimpleNamespace(end=lambda: None), say=lambda line: None)
     found = whole.run(iter(tasks.tasks(False, None, {}, "")))
-    assert found == list(rows.read_rows(file))
+    assert found == json_lines(file)
     skipped = [row for row in found if row["part"] not in ("definitions", "end", "bar")]
     assert {(row["status"], row["why"]) for row in skipped} == {("skipped", "out of time budget")}
     assert {row["part"] for row in skipped} == {*tasks.PARTS, "ratio"}
     assert found[-1]["counts"] == {"skipped": len(skipped)}
-    assert "not measured (out of time budget)" in table.markdown(found)
+    assert "not measured (out of time budget)" in rows.markdown(found)
 
 
 def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
@@ -289,7 +291,7 @@ def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():
         rows.row("peer", peer="gantk", samples_s=[1.0] * 29, spread_90=0.01, host_waits=4, of_conv=0.4, **same),
         rows.row("peer", "skipped", "reference is not here", peer="reference", **same),
     ]
-    judged = [row for row in table.bars(found) if row["case"] == "cyclegan-256-unet"]
+    judged = [row for row in rows.bars(found) if row["case"] == "cyclegan-256-unet"]
     told = {(row["what"], row["batch"]): (row["met"], row["text"]) for row in judged}
     assert told[("times the reference's speed", 1)] == (True, "5.50 [4.50, 6.50]")
     assert told[("times the reference's speed", 16)] == (None, "not measured (reference is not here)")

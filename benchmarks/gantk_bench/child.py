@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -62,7 +61,7 @@ class Child:
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
         self.started, self._began = now(), time.perf_counter()
         self._stopping: tuple[str, float] | None = None  # reason, and seconds at which SIGTERM was sent
-        self._read, self._step, self._steps = 0, 0, job.steps
+        self._read, self._step = 0, 0
         self.process = subprocess.Popen(
             [*PROGRAM, "run", *arguments],
             stdin=subprocess.PIPE,  # closes when this process ends: no other process holds the writing end
@@ -123,13 +122,6 @@ class Child:
                 with suppress(ValueError, KeyError, TypeError):
                     self._step = max(self._step, int(json.loads(line)["step"]))
         return self._step
-
-    def steps(self) -> int | None:
-        """Total steps; None until a run that counts epochs has printed its number of steps."""
-        if self._steps is None and self._step:
-            match = re.search(r"^train .*?(\d+) steps?,", self.log.read_text("utf-8", "replace"), re.M)
-            self._steps = int(match[1]) if match else None
-        return self._steps
 
     def _error(self, code: int) -> str:
         """The line that gives the reason: gantk's last error message, or the last line of the output."""

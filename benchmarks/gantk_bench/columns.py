@@ -1,17 +1,23 @@
-"""The columns of the bench page: each turns a Line into a cell with its text, its small print and its sort key."""
+"""The columns of every table of a bench (page, Markdown, terminal): each turns a Line into a Cell."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 from gantk.report.words import baseline_name, digits, interval, joules, metric_name, number, short_time
 from gantk.terminal import duration
-from gantk_bench.systems import FIRST, Judgement, Line
+from gantk_bench.systems import FIRST, Figure, Judgement, Line, System
 
-LARGEST = 1e308  # replaces infinity: JavaScript does not parse Python's "inf"
+OPTIONAL = {
+    "Published, other data",
+    "First step",
+    "Memory",
+    "Energy",
+    "Step time",
+}  # on the page only if a line has one
 
 
 @dataclass(frozen=True)
@@ -24,49 +30,58 @@ class Cell:
     tone: str = ""
     title: str = ""
 
+    @property
+    def whole(self) -> str:
+        """Text and small print in one line, for tables without small print."""
+        return ", ".join(part for part in (self.text, self.small) if part)
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table, with the function that makes its cell from a Line."""
+    """A column of a table, with the function that makes its cell from a Line."""
 
     title: str
     cell: Callable[[Line], Cell]
     words: bool = False  # sorted as words, else as numbers
-    shown: bool = True  # else hidden until the reader chooses it
+    shown: bool = True  # on the page; else hidden until the reader chooses it
     left: bool = False  # text aligned left, else right as for numbers
     falling: bool = False  # whether the first click sorts in descending order
     note: str = ""
 
 
 def columns(lines: Sequence[Line]) -> list[Column]:
-    """The columns for these lines; some columns only if at least one line has a figure for them."""
+    """All columns for these lines, with one for each metric that they are scored by."""
     scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
     metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
     main_metrics = {metric for line in lines for metric in line.main}
-    candidates = [
+    return [
         Column("Recipe", _recipe, words=True),
         Column("Direction", _direction, words=True),
-        Column("Verdict", _verdict, falling=True, left=True, note="against the best baseline, with its probability"),
+        Column("Verdict", verdict, falling=True, left=True, note="against the best baseline, with its probability"),
+        Column("PSNR / SSIM", _main_scores, shown=False, note="or the main metric, which is named"),
         *(_metric_column(metric, metric in main_metrics, lines) for metric in metrics),
-        Column("Best baseline", best_cell, note="in the main metrics"),
-        Column("Published, other data", published_cell, left=True, note="of the system that the recipe reproduces"),
+        Column("Best baseline", lambda line: _baselines(line, line.best), note="in the main metrics"),
+        Column("L1 regression", partial(_one_baseline, name="regression"), shown=False),
+        Column("Identity", partial(_one_baseline, name="identity"), shown=False),
+        Column("Published, other data", _published, left=True, note="of the system that the recipe reproduces"),
         Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
         _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
         _speed_column("Energy", "energy_j", joules, "of the device while training, where it tells"),
         _speed_column("Training", "seconds", duration, ""),
-        Column("Status", _status, words=True),
     ]
-    optional = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
-    return [c for c in candidates if c.title not in optional or any(c.cell(line).sort for line in lines)]
+
+
+def cells(system: System, titles: Sequence[str]) -> list[list[Cell]]:
+    """Line -> its cells in the columns of these titles."""
+    named = {column.title: column for column in columns(system.lines)}
+    return [[named[title].cell(line) for title in titles] for line in system.lines]
 
 
 def sortable(value: float | None) -> str:
-    """A number as text that JavaScript parses; "" for None and NaN."""
-    if value is None or math.isnan(value):
-        return ""
-    return repr(max(-LARGEST, min(LARGEST, value)))
+    """A number as JavaScript parses it; "" for None."""
+    return "" if value is None else repr(value)
 
 
 def _recipe(line: Line) -> Cell:
@@ -82,15 +97,17 @@ def _direction(line: Line) -> Cell:
     return Cell(plain or "–", after, line.label)
 
 
-def _verdict(line: Line) -> Cell:
-    if not line.system.scored:
-        tone = "" if line.system.status == "skipped" else "bad"
-        return Cell(line.system.status, line.system.error, "-1", tone, title=line.system.error)
+def verdict(line: Line) -> Cell:
+    """Cell with the judgement against the best baseline, or the reason why there is none."""
+    system = line.system
+    if not system.scored:
+        tone = "" if system.status == "skipped" else "bad"
+        return Cell(system.status, system.error, "-1", tone, title=system.error)
     judged, unpaired = line.judgement, line.without_pairs
-    short = f"not in {', '.join(judged.short_in)}" if judged.short_in else ""
-    fair = f"without pairs: {_judgement_text(unpaired)}" if unpaired else ""
-    small = "; ".join(part for part in (short, fair) if part)
-    return Cell(_judgement_text(judged) or "not judged", small, sortable(judged.rank), judged.tone)
+    notes = [f"not in {', '.join(judged.short_in)}"] if judged.short_in else []
+    notes += [f"without pairs: {_judgement_text(unpaired)}"] if unpaired else []
+    notes += [f"{len(system.failed)} of {len(system.rows)} seeds {system.status}"] if system.failed else []
+    return Cell(_judgement_text(judged) or "not judged", "; ".join(notes), sortable(judged.rank), judged.tone)
 
 
 def _judgement_text(judged: Judgement) -> str:
@@ -114,51 +131,61 @@ def _score(line: Line, metric: str) -> Cell:
     figure = line.figure(metric)
     if figure is None:
         return Cell()
-    places = line.places(metric)
-    small = spread(line, metric)
-    baseline = line.best(metric)
-    baseline_figure = line.baseline(baseline, metric) if baseline else None
-    title = f"{baseline_name(baseline)} {digits(baseline_figure.mean, places)}" if baseline_figure else ""
-    return Cell(digits(figure.mean, places), small, sortable(figure.mean), title=title)
+    best = line.best(metric)
+    baseline = line.baseline(best, metric) if best else None
+    title = f"{baseline_name(best)} {line.text(metric, baseline)}" if baseline else ""
+    return Cell(line.text(metric, figure), spread(line, metric), sortable(figure.mean), title=title)
 
 
 def spread(line: Line, metric: str) -> str:
     """Small print of a score: lowest and highest value of several seeds, or the interval of one."""
     figure, places = line.figure(metric), line.places(metric)
     if figure and len(figure.values) > 1:
-        return f"{digits(figure.low, places)} to {digits(figure.high, places)}"
+        return f"{digits(min(figure.values), places)} to {digits(max(figure.values), places)}"
     return interval(line.entry(metric), places)
 
 
-def best_cell(line: Line) -> Cell:
-    """Cell with the best baseline in each main metric: scores, with names beneath; sorted by the first metric."""
-    return baselines_cell(line, [line.best(metric) for metric in line.main])
+def named_scores(line: Line) -> str:
+    """The main scores: `PSNR 24.31, SSIM 0.861`."""
+    return ", ".join(f"{metric_name(metric)} {line.text(metric, line.figure(metric))}" for metric in line.main)
 
 
-def baselines_cell(line: Line, names: Sequence[str | None]) -> Cell:
-    """Cell with one baseline's score for each main metric; metrics other than PSNR and SSIM are named."""
-    scores = []
-    for metric, name in zip(line.main, names, strict=True):
-        if name and (figure := line.baseline(name, metric)):
-            label = "" if metric in FIRST else f"{metric_name(metric)} "
-            scores.append((f"{label}{digits(figure.mean, line.places(metric))}", figure.mean))
-    if not scores:
+def _main_scores(line: Line) -> Cell:
+    small = [spread(line, metric) for metric in line.main] if len(line.system.rows) > 1 else ()
+    return Cell(
+        " / ".join(_labelled(line, m, line.figure(m)) for m in line.main) or "–", " / ".join(filter(None, small))
+    )
+
+
+def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
+    """The score of the baseline `name_of(metric)` for each main metric, with the names beneath; sorted by the first."""
+    names = {metric: name for metric in line.main if (name := name_of(metric))}
+    figures = {metric: figure for metric, name in names.items() if (figure := line.baseline(name, metric))}
+    if not figures:
         return Cell("")
-    small = ", ".join(baseline_name(name) for name in dict.fromkeys(names) if name)
-    return Cell(" / ".join(text for text, _ in scores), small, sortable(scores[0][1]))
+    text = " / ".join(_labelled(line, metric, figure) for metric, figure in figures.items())
+    small = ", ".join(dict.fromkeys(map(baseline_name, names.values())))
+    return Cell(text, small, sortable(next(iter(figures.values())).mean))
 
 
-def published_cell(line: Line) -> Cell:
-    """Cell with the published figures of the system that a recipe reproduces."""
-    figures = list(line.published.items())
+def _one_baseline(line: Line, name: str) -> Cell:
+    return replace(_baselines(line, lambda metric: name), small="")
+
+
+def _labelled(line: Line, metric: str, figure: Figure | None) -> str:
+    """A score as text; metrics other than PSNR and SSIM are named."""
+    return ("" if metric in FIRST else f"{metric_name(metric)} ") + line.text(metric, figure)
+
+
+def _published(line: Line) -> Cell:
+    figures = line.published
     if not figures:
         return Cell()
-    first = line.published.get("psnr", figures[0][1])
-    if all(metric in FIRST for metric, _ in figures):
-        values = (digits(line.published[m], 2) if m in line.published else "–" for m in FIRST)
-        return Cell(" / ".join(values), "", sortable(first))
-    texts = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures]
-    return Cell(texts[0], ", ".join(texts[1:]), sortable(first))
+    first = sortable(figures.get("psnr", next(iter(figures.values()))))
+    if all(metric in FIRST for metric in figures):
+        return Cell(" / ".join(digits(figures.get(metric), 2) for metric in FIRST), "", first)
+    texts = [f"{figure_name(metric)} {number(value, 3)}" for metric, value in figures.items()]
+    return Cell(texts[0], ", ".join(texts[1:]), first)
 
 
 def figure_name(metric: str) -> str:
@@ -171,7 +198,7 @@ def _step_time(line: Line) -> Cell:
     if steps is None:
         return Cell()
     middle = median(steps.values)
-    spread = f"{short_time(steps.low)} to {short_time(steps.high)}" if len(steps.values) > 1 else ""
+    spread = f"{short_time(min(steps.values))} to {short_time(max(steps.values))}" if len(steps.values) > 1 else ""
     return Cell(short_time(middle), spread, sortable(middle))
 
 
@@ -181,11 +208,3 @@ def _speed_column(title: str, key: str, text_of: Callable[[float], str], note: s
         return Cell(text_of(figure.mean), "", sortable(figure.mean)) if figure else Cell()
 
     return Column(title, cell, falling=falling, note=note)
-
-
-def _status(line: Line) -> Cell:
-    failed, total = len(line.system.failed), len(line.system.rows)
-    if not failed:
-        return Cell("ok", "", "ok", "good")
-    words = line.system.status + (f", {failed} of {total} seeds" if total > 1 else "")
-    return Cell(words, "", words, "" if line.system.status == "skipped" else "bad", title=line.system.error)

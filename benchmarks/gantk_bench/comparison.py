@@ -23,12 +23,18 @@ class Change:
     """One quantity of one row, before and now, with the verdict on its change."""
 
     label: str
-    what: str  # "psnr a_to_b", "step", "memory", "row"
+    what: str  # "psnr a_to_b", "step", "memory"; "": the whole row
     verdict: str  # one of the words above
     before: float | None = None
     now: float | None = None
     unit: str = ""
     reason: str = ""  # explains the verdict, if it needs an explanation
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Verdict, label, what, `before -> now` and reason as text."""
+        values = [f"{value:.4g} {self.unit}".strip() for value in (self.before, self.now) if value is not None]
+        return self.verdict, self.label, self.what, " -> ".join(values), self.reason
 
 
 def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) -> list[Change]:
@@ -42,10 +48,10 @@ def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) ->
     changes: list[Change] = []
     for label, row in new_rows.items():
         if label not in old_rows:
-            changes.append(Change(label, "row", NEW, reason="" if row["status"] == "ok" else row["status"]))
+            changes.append(Change(label, "", NEW, reason="" if row["status"] == "ok" else row["status"]))
         else:
             changes += _row_changes(label, row, old_rows[label])
-    return changes + [Change(label, "row", MISSING) for label in old_rows if label not in new_rows]
+    return changes + [Change(label, "", MISSING) for label in old_rows if label not in new_rows]
 
 
 def regressed(changes: Iterable[Change]) -> bool:
@@ -57,10 +63,8 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     """One line of text for each difference, then a line that counts them, or `no change`."""
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
-        values = [f"{value:.4g} {change.unit}".strip() for value in (change.before, change.now) if value is not None]
-        parts = [f"{change.verdict:<15}{change.label}", change.what if change.what != "row" else ""]
-        parts += [" -> ".join(values), f"({change.reason})" if change.reason else ""]
-        yield "  ".join(part for part in parts if part)
+        verdict, label, what, values, reason = change.cells
+        yield "  ".join(filter(None, (f"{verdict:<15}{label}", what, values, f"({reason})" if reason else "")))
     counts = Counter(change.verdict for change in different)
     order = (REGRESSION, BETTER, CHANGED, OTHER, NEW, MISSING)
     yield ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]) or NO_CHANGE
@@ -72,7 +76,7 @@ def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterat
         return
     for key, what in (("recipe_hash", "the recipe or its settings differ"), ("data_hash", "the data differ")):
         if row.get(key) != old.get(key):
-            yield Change(label, "row", OTHER, reason=what)
+            yield Change(label, "", OTHER, reason=what)
             return
     now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, old))
     for key in dict.fromkeys([*now, *before]):
@@ -87,11 +91,11 @@ def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterat
 def _status_change(label: str, row: dict[str, Any], old: dict[str, Any]) -> Change:
     """The change of a row that is not "ok" now, or was not before."""
     if row["status"] == old["status"]:
-        return Change(label, "row", NO_CHANGE)
+        return Change(label, "", NO_CHANGE)
     reason = f"{old['status']} before, {row['status']} now"
     if old["status"] == "ok" and row["status"] != "skipped":
-        return Change(label, "row", REGRESSION, reason=f"{reason}: {row.get('error')}")
-    return Change(label, "row", BETTER if row["status"] == "ok" else CHANGED, reason=reason)
+        return Change(label, "", REGRESSION, reason=f"{reason}: {row.get('error')}")
+    return Change(label, "", BETTER if row["status"] == "ok" else CHANGED, reason=reason)
 
 
 def _score_change(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:

@@ -11,7 +11,7 @@ from PIL import Image
 from gantk.errors import UserError
 from gantk.report.pictures import evenly, preview
 from gantk.report.run_record import Direction, RunRecord, Samples
-from gantk.report.words import digits, metric_name
+from gantk_bench.columns import named_scores
 from gantk_bench.systems import Line, System
 
 BUDGET = 5_000_000  # bytes of pictures in the page
@@ -59,9 +59,7 @@ def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str
             name = f"{system.name}, seed {row.get('seed')}" if len(system.rows) > 1 else system.name
             for direction in samples.directions if samples else ():
                 line = Line(System(system.name, (row,)), direction.key)
-                figures = [(metric, line.figure(metric)) for metric in line.main]
-                scores = ", ".join(f"{metric_name(m)} {digits(f.mean, line.places(m))}" for m, f in figures if f)
-                yield place, name, scores, samples, direction
+                yield place, name, named_scores(line), samples, direction
 
 
 def _samples(folder: Path, run: object) -> Samples | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,16 @@ from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
 from gantk.report.run_record import Points
-from gantk.report.words import baseline_name, digits, metric_name, number
+from gantk.report.words import baseline_name, digits, metric_name
 from gantk.terminal import duration
-from gantk_bench.columns import Column, columns, figure_name, spread
+from gantk_bench.columns import OPTIONAL, Column, columns, figure_name, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.gallery import gallery
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
 
-Numbered = Callable[[Chart | None], list[tuple[int, Chart]]]  # (index in the script's data, chart); [] for None
-
 HERE = Path(__file__).parent
-MOST_NAMED = 6  # recipes named in a command; for more it has --all
+TONES = {REGRESSION: "bad", BETTER: "good"}
 MOST_CURVES = 16  # curves in one plot; of more, the best are shown
 MINUTES = 600.0  # seconds; the axis of a longer plot is in minutes
 
@@ -44,19 +41,11 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
     """The page's HTML."""
     groups = systems(rows)
     lines = [line for system in groups for line in system.lines]
-    shown = columns(lines)
-    places, charts = count(), []
+    shown = [c for c in columns(lines) if c.title not in OPTIONAL or any(c.cell(line).sort for line in lines)]
     suites = dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite"))
     title = f"Benchmark: {', '.join(suites)}" if suites else "Benchmark"
 
-    def numbered(each: Chart | None) -> list[tuple[int, Chart]]:
-        if each is None:
-            return []
-        charts.append(each)
-        return [(next(places), each)]
-
-    plots = [(i, c, note) for c, note in over_time(lines) for i, c in numbered(c)]
-    details = [detail(system, numbered) for system in groups]
+    plots = over_time(lines)
     strips, left_out = gallery(groups, folder)
     context = {
         "title": title,
@@ -64,17 +53,17 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         "facts": facts(rows, groups),
         "failures": [(row.get("label") or row.get("recipe") or "unnamed", row.get("status"), row.get("error"))
                      for row in rows if row.get("status") != "ok"],
-        "changes": _changes(changes),
+        "changes": changes and [(TONES.get(each.verdict), each.cells) for each in changes if each.verdict != NO_CHANGE],
+        "changed": [*change_lines(changes or [])][-1],
         "columns": shown,
         "groups": [_group(line, shown) for line in lines],
         "statistics": statistics(groups),
         "plots": plots,
         "strips": strips,
         "left_out": left_out,
-        "details": details,
+        "details": [detail(system) for system in groups],
         "conditions": conditions(rows),
-        "commands": commands(rows, folder),
-        "data": {"charts": [each.data for each in charts]},
+        "data": {"charts": [plot.data for plot, _ in plots]},
     }  # fmt: skip
     return render(
         "bench.html.j2",
@@ -83,21 +72,6 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         styles=("page.css", "bench.css"),
         scripts=("charts.js", "zoom.js", "bench.js"),
     )
-
-
-def _changes(changes: Sequence[Change] | None) -> dict[str, Any] | None:
-    """Table rows of the differences, each with its tone, and a summary; None if nothing was compared."""
-    if changes is None:
-        return None
-    *_, summary = change_lines(changes)
-    tones = {REGRESSION: "bad", BETTER: "good"}
-    value = lambda each, unit: "" if each is None else f"{number(each)} {unit}".strip()  # noqa: E731
-    rows = [
-        (tones.get(c.verdict, ""), c.verdict, c.label, c.what, value(c.before, c.unit), value(c.now, c.unit), c.reason)
-        for c in changes
-        if c.verdict != NO_CHANGE
-    ]
-    return {"summary": summary, "rows": rows}
 
 
 def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
@@ -115,23 +89,8 @@ def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
         ),
         ("Time of all runs", duration(sum(walls)) if walls else ""),
         ("Started", started[0][:16].replace("T", " ") if started else ""),
-        ("Machine", _common_value(mapping(row.get("machine")).get("cpu") for row in rows)),
-        ("Device", _common_value(mapping(row.get("machine")).get("device") for row in rows)),
-        ("gantk", _common_value(mapping(row.get("versions")).get("gantk") for row in rows)),
-        ("Commit", _common_value(_commit(row) for row in rows)),
     ]
     return [(name, value) for name, value in pairs if value]
-
-
-def _common_value(values: Iterable[Any]) -> str:
-    """The value that all rows share; "N different" if they differ, "" if none has one."""
-    known = list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
-    return known[0] if len(known) == 1 else f"{len(known)} different" if known else ""
-
-
-def _commit(row: Row) -> str:
-    git = mapping(row.get("git"))
-    return f"{str(git['commit'])[:10]}{' and changes' if git.get('dirty') else ''}" if git.get("commit") else ""
 
 
 def _group(line: Line, shown: list[Column]) -> dict[str, Any]:
@@ -143,42 +102,19 @@ def _group(line: Line, shown: list[Column]) -> dict[str, Any]:
     return {"cells": [column.cell(line) for column in shown], "seeds": seeds}
 
 
-def commands(rows: list[Row], folder: Path) -> list[tuple[str, str]]:
-    """(title, command) pairs: the command that measures these rows again and compares with them."""
-    recipes = list(dict.fromkeys(str(row["recipe"]) for row in rows if row.get("recipe") and not row.get("peer")))
-    suite = next((str(row["suite"]) for row in rows if row.get("suite")), "quick")
-    words = ["gantk", "bench", *(recipes if len(recipes) <= MOST_NAMED else ["--all"]), "--suite", suite]
-    values: dict[str, list[str]] = {}
-    for row in rows:
-        for key, value in mapping(row.get("grid")).items():
-            text = value if isinstance(value, str) else json.dumps(value)
-            values.setdefault(str(key), []).append(text)
-    for key, texts in values.items():
-        words += ["--grid", f"{key}={','.join(dict.fromkeys(texts))}"]
-    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
-    return [("Measure again and compare", shlex.join([*words, "--against", str(folder / "rows.jsonl")]))]
-
-
 def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int]]]]]:
     """Heading -> (name, [(value, number of rows with it)]), most frequent values first."""
-    groups: dict[str, dict[str, dict[str, int]]] = {"Machine": {}, "Versions": {}, "Source": {}}
+    groups: dict[str, dict[str, Counter[str]]] = {"Machine": {}, "Versions": {}, "Source": {}}
     for row in rows:
         git = mapping(row.get("git"))
-        source = {
-            "commit": git.get("commit"),
-            "uncommitted changes": {True: "yes", False: "no"}.get(git.get("dirty")),
-            "runs at once": row.get("jobs"),
-        }
+        changed = {True: "yes", False: "no"}.get(git.get("dirty"))
+        source = {"commit": git.get("commit"), "uncommitted changes": changed, "runs at once": row.get("jobs")}
         for heading, values in (("Machine", row.get("machine")), ("Versions", row.get("versions")), ("Source", source)):
             for name, value in mapping(values).items():
                 if value not in (None, "", [], {}):
-                    answers = groups[heading].setdefault(str(name), {})
-                    answers[str(value)] = answers.get(str(value), 0) + 1
+                    groups[heading].setdefault(str(name), Counter())[str(value)] += 1
     return {
-        heading: [(name, sorted(answers.items(), key=lambda each: -each[1])) for name, answers in values.items()]
-        for heading, values in groups.items()
-        if values
+        head: [(name, each.most_common()) for name, each in values.items()] for head, values in groups.items() if values
     }
 
 
@@ -197,25 +133,16 @@ def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
         best = sorted(series, key=lambda name: series[name][max(series[name])], reverse=higher[metric])[:MOST_CURVES]
         note = f"the best {MOST_CURVES} of {len(series)}" if len(series) > MOST_CURVES else ""
         title = ", ".join(part for part in (metric_name(metric), label) if part)
-        drawn = timed(title, {name: series[name] for name in best})
+        longest = max(max(series[name]) for name in best)
+        unit, size = ("min", 60.0) if longest > MINUTES else ("s", 1.0)
+        scaled = {name: {round(at / size, 3): value for at, value in series[name].items()} for name in best}
+        drawn = chart(title, scaled, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
         plots += [(drawn, note)] if drawn else []
     return plots
 
 
-def timed(title: str, series: dict[str, Points]) -> Chart | None:
-    """A plot over seconds, or over minutes if longer than MINUTES."""
-    longest = max((max(points) for points in series.values()), default=0.0)
-    unit, size = ("min", 60.0) if longest > MINUTES else ("s", 1.0)
-    scaled = {name: {round(t / size, 3): value for t, value in points.items()} for name, points in series.items()}
-    return chart(title, scaled, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
-
-
-def detail(system: System, numbered: Numbered) -> dict[str, Any]:
-    """The page's section on one system: scores beside every baseline, curves, alarms, the command, hashes."""
-    curves: dict[str, dict[str, dict[float, float]]] = {}
-    for line in system.lines:
-        for metric, points in line.curves.items():
-            curves.setdefault(metric, {})[line.label] = points
+def detail(system: System) -> dict[str, Any]:
+    """The page's section on one system: scores beside every baseline, alarms, the command, hashes."""
     selection = mapping(system.first("selection"))
     alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
     return {
@@ -227,7 +154,6 @@ def detail(system: System, numbered: Numbered) -> dict[str, Any]:
         "system": str(system.first("system") or ""),
         "command": command(system.rows[0]),
         "tables": [_table(line) for line in system.lines if line.direction],
-        "charts": [pair for m, series in curves.items() for pair in numbered(timed(metric_name(m), series))],
         "chosen": f"step {selection['step']} chosen: {selection.get('rule') or ''}" if selection.get("step") else "",
         "alarms": list(dict.fromkeys(f"{a.get('alarm')}: {a.get('message') or ''}" for a in alarms)),
         "hashes": [(name, str(system.first(key))) for name, key in (("recipe", "recipe_hash"), ("data", "data_hash"))
@@ -238,13 +164,9 @@ def detail(system: System, numbered: Numbered) -> dict[str, Any]:
 def _table(line: Line) -> dict[str, Any]:
     """The table of one direction: a column for each metric, the model in the first row, then each baseline."""
     metrics = line.metrics
-
-    def text(figure: Any, metric: str) -> str:
-        return digits(figure.mean, line.places(metric)) if figure else "–"
-
-    rows = [("gantk", True, [(text(line.figure(m), m), spread(line, m)) for m in metrics])]
+    rows = [("gantk", True, [(line.text(m, line.figure(m)), spread(line, m)) for m in metrics])]
     for name in line.baselines:
-        rows.append((baseline_name(name), False, [(text(line.baseline(name, m), m), "") for m in metrics]))
+        rows.append((baseline_name(name), False, [(line.text(m, line.baseline(name, m)), "") for m in metrics]))
     figures = line.published
     if any(m in figures for m in metrics):
         cells = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]

@@ -115,20 +115,19 @@ def without_paths(text: str) -> str:
     return PATHS.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], text)
 
 
-def commit() -> Row | None:
-    """{"commit": ..., "dirty": ...} of gantk's git checkout; None for an installed package or without git."""
-    package = Path(gantk.__file__).parent
+def commit(folder: Path = Path(gantk.__file__).parent, tracked: str = "__init__.py") -> Row | None:
+    """{"commit": ..., "dirty": ...} of the git checkout that holds the file `tracked`; None for other folders."""
 
     def git(*words: str) -> str | None:
         try:
-            command = ["git", "-C", str(package), *words]
+            command = ["git", "-C", str(folder), *words]
             process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return process.stdout.strip() if process.returncode == 0 else None
 
-    # The file must be tracked: an installed gantk may lie inside another project's checkout.
-    head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") is not None else None
+    # The file must be tracked: an installed package may lie inside another project's checkout.
+    head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", tracked) is not None else None
     return head and {"commit": head, "dirty": bool(git("status", "--porcelain", ":/"))}
 
 

@@ -47,14 +47,10 @@ class Outcome:
     judged: bool = False
 
     @property
-    def bad(self) -> list[dict[str, Any]]:
-        """Rows that are neither "ok" nor "skipped"."""
-        return [row for row in self.rows if row["status"] not in ("ok", "skipped")]
-
-    @property
     def good(self) -> bool:
         """Whether no row failed and, if `judged`, no score regressed."""
-        return not self.bad and not (self.judged and comparison.regressed(self.changes or []))
+        failed = any(row["status"] not in ("ok", "skipped") for row in self.rows)
+        return not failed and not (self.judged and comparison.regressed(self.changes or []))
 
 
 def bench(
@@ -78,21 +74,10 @@ def bench(
 ) -> Outcome:
     """Train and score recipes the same way, each in a process of its own; returns one row for each.
 
-    Args:
-        names: names or paths of recipes; none with `all`.
-        all: the suite's recipes, or every installed recipe, third parties' too.
-        suite: the name of a suite, or a TOML file.
-        against: rows (JSONL) of an earlier bench to compare with; None: the folder's earlier rows, if it has any.
-        json: a second file to write the rows to.
-        out: the bench folder; None: runs/bench-SUITE. Rows of other recipes in it stay.
-        resume: skip rows of the folder that are "ok" and have the same recipe, settings and seed.
-        seeds: train with the seeds 0 to `seeds` - 1.
-        grid: `key=v1,v2` sweeps; a row for each combination.
-        set: `key=value` settings, applied after the suite's.
-        jobs: trainings at the same time; None: the suite's number.
-        limit: seconds for one recipe; None: the suite's limit.
-        data: a file or folder that replaces the data source of all recipes.
-        device: "cpu", "cuda", ...; None: the best available device.
+    Args: the options of the command, as `gantk bench --help` tells them, and
+        against: None: the folder's earlier rows, if it has any. Rows of other recipes in the folder stay.
+        resume: skip rows that are "ok" and have the same recipe, settings and seed.
+        jobs, limit: None: those of the suite.
         workers: starts children on other machines, as --address does; None: this machine.
         console: where progress is shown; None: standard output.
 
@@ -213,7 +198,7 @@ class Bench:
                         self._save_row(child.job, end, child.started, board)
         except KeyboardInterrupt:
             _stop(children)
-            what = f"stopped after {len(board.ended)} of {len(todo)} rows, which are kept in {self.path}"
+            what = f"stopped after {board.ended} of {len(todo)} rows, which are kept in {self.path}"
             raise Interrupted(f"{what}. Go on with the same command and --resume") from None
         finally:
             _stop(children)
@@ -235,7 +220,7 @@ class Bench:
                 why = getattr(error, "strerror", error)
                 self._save_row(job, End("failed", f"it could not be started: {why}"), now(), board)
                 continue
-            board.started(job)
+            board.started(job.label)
             yield child
             free -= 1
             if free <= 0:
@@ -298,10 +283,8 @@ def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Chan
 
 
 def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
-    """Print the table of results, the failed rows, the statistics, the changes and the paths of the files."""
+    """Print the table of results, the statistics, the changes and the paths of the files."""
     out.print(result_table(outcome.rows))
-    for row in outcome.bad:
-        _print_line(out, f"{row['status']:<11}  {row['label']}: {row['error']}")
     for line in sentences(grouped(outcome.rows)):
         out.print(line.replace("\u00a0", " "), markup=False, soft_wrap=True)
     for line in () if outcome.changes is None else comparison.change_lines(outcome.changes):

@@ -13,12 +13,11 @@ from typing import Any
 
 from gantk.recipe.load import mapping
 from gantk.report.scores import tone_of
-from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, direction_name, metric_name, region_of
+from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, digits, direction_name, metric_name, region_of
 
 Row = dict[str, Any]
 FIRST = ("psnr", "ssim")  # main metrics of a translation
 TRIVIAL = ("identity", "noise")  # baselines that any successful training beats: the unchanged input, random pixels
-UPPER_BOUNDS = ("real_split",)  # real images scored as if generated: an upper bound, not a baseline
 SEED = re.compile(r"\s*\bseed=\S+")
 
 
@@ -30,15 +29,7 @@ class Figure:
 
     @property
     def mean(self) -> float:
-        return sum(self.values) / len(self.values)
-
-    @property
-    def low(self) -> float:
-        return min(self.values)
-
-    @property
-    def high(self) -> float:
-        return max(self.values)
+        return fmean(self.values)
 
 
 @dataclass(frozen=True)
@@ -91,8 +82,7 @@ class System:
 
     @property
     def domains(self) -> list[str]:
-        names = self.first("domains")
-        return [str(name) for name in names] if isinstance(names, list | tuple) else []
+        return [str(name) for name in self.first("domains") or ()]
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
@@ -138,6 +128,10 @@ class Line:
         """Digits after the decimal point; the same in every line for PSNR and SSIM."""
         return {"psnr": 2, "ssim": 3}.get(metric) or decimals(self.entry(metric))
 
+    def text(self, metric: str, figure: Figure | None) -> str:
+        """The mean of a figure in the decimal places of this metric; a dash if there is none."""
+        return digits(figure.mean if figure else None, self.places(metric))
+
     def figure(self, metric: str) -> Figure | None:
         return self._figure_of(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
 
@@ -176,15 +170,9 @@ class Line:
         return [name for name in names if any(self.baseline(name, metric) for metric in self.metrics)]
 
     def best(self, metric: str) -> str | None:
-        """Name of the best baseline: that of the recorded verdict, else the one with the best score."""
-        for row in self.system.scored:
-            recorded = dig(row, "verdict", self.direction, metric, "best_baseline")
-            if recorded:
-                return str(recorded)
-        sign = self._sign(metric)
-        figures = {name: self.baseline(name, metric) for name in self.baselines if name not in UPPER_BOUNDS}
-        means = {name: figure.mean for name, figure in figures.items() if figure}
-        return max(means, key=lambda name: sign * means[name]) if sign and means else None
+        """Name of the best baseline, by the first verdict that is recorded."""
+        names = (dig(row, "verdict", self.direction, metric, "best_baseline") for row in self.system.scored)
+        return next((str(name) for name in names if name), None)
 
     @property
     def published(self) -> dict[str, float]:
@@ -269,8 +257,7 @@ def systems(rows: Iterable[Row]) -> list[System]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         settings = [s for s in row.get("settings") or () if not str(s).startswith("train.seed=")]
-        grid = {key: value for key, value in mapping(row.get("grid")).items() if key != "train.seed"}
-        same = [row.get("suite"), row.get("recipe"), row.get("peer"), row.get("profile"), settings, grid, name_of(row)]
+        same = [row.get("suite"), row.get("recipe"), row.get("profile"), settings, name_of(row)]
         groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
     return [System(name_of(group[0]), tuple(group)) for group in groups.values()]
 
@@ -278,8 +265,7 @@ def systems(rows: Iterable[Row]) -> list[System]:
 def name_of(row: Row) -> str:
     """The row's label without its seed."""
     label = str(row.get("label") or row.get("recipe") or "unnamed")
-    name = SEED.sub("", label).strip() or label
-    return f"{name} ({row['peer']})" if row.get("peer") and str(row["peer"]) not in name else name
+    return SEED.sub("", label).strip() or label
 
 
 def dig(row: Any, *keys: str) -> Any:

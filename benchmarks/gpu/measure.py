@@ -1,24 +1,31 @@
-"""Measures training steps, alone and in turns with other toolkits; `measure` yields the rows of one task."""
+"""Measures a device, its peak rates, and training steps alone and in turns with other toolkits, task by task."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from harness import PLAIN as SWITCHED_OFF
-from harness import Turn, ratio, samples, summary, take_turns
+from harness import Turn, ratio, reason, samples, summary, take_turns
 from recipe_step import RecipeStep
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from gpu import device as hardware
-from gpu.rows import FAILED, MEMORY, SKIPPED, Row, first_line, row
+from gantk.machine.runtime import describe, start
+from gantk.runs.folder import environment as software
+from gantk_bench.rows import commit
+from gpu.rows import FAILED, MEMORY, SKIPPED, Row, row
 from gpu.tasks import MODES, OWN, PLAIN
 
 EFFORT = {"seconds": 0.6, "least": 3, "most": 40}  # samples of one row
@@ -26,13 +33,116 @@ BAR = {"seconds": 1.5, "least": 40, "most": 80}  # samples of a step with a targ
 TINY = {"seconds": 0.0, "least": 2, "most": 2}
 TURNS = 8.0  # seconds of steps in turns
 WAITS = 20, 2.0  # most steps and seconds in which the host's waits are counted
+QUERY = {  # key of a row -> number that nvidia-smi is asked for
+    "power_limit_w": "power.limit",
+    "power_w": "power.draw",
+    "clock_sm_mhz": "clocks.sm",
+    "clock_memory_mhz": "clocks.mem",
+    "temperature_c": "temperature.gpu",
+}
+LOADED = 1.5  # seconds of matrix products during which nvidia-smi is asked for clocks and power
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SIDE = 8192  # rows and columns of the matrices
+COPIED = 1 << 30  # bytes
+# dims -> channels -> (N, *size) of the 3x3(x3) convolutions: as in networks, more channels at smaller sizes
+SHAPES = {
+    2: {64: (32, 256, 256), 128: (32, 128, 128), 256: (32, 64, 64), 512: (32, 32, 32)},
+    3: {32: (2, 96, 96, 96), 64: (2, 96, 96, 96), 128: (2, 48, 48, 48)},
+}
 SYNCHRONIZING = "called a synchronizing CUDA operation"
 
 
 def measure(task: dict[str, Any], device: str) -> Iterator[Row]:
     """The rows of one task."""
-    parts = {"environment": hardware.environment, "ceiling": hardware.ceilings, "peer": peers}
+    parts = {"environment": environment, "ceiling": ceilings, "peer": peers}
     yield from parts.get(task["part"], step)(task, device)
+
+
+def environment(task: dict[str, Any], device: str) -> Iterator[Row]:
+    """One row: the machine at rest, or during matrix products if task["when"] is "under load"."""
+    place, values = torch.device(device), {}
+    if place.type == "cuda":
+        if task["when"] == "under load":
+            _queue_work(LOADED, place)
+        values = _gpu_properties(place)
+    info = describe(start(device))
+    keys = ("device", "python", "torch", "cuda", "cudnn", "driver", "cpu", "threads")
+    values |= {key: info[key] for key in keys}
+    about = {"when": task["when"], "command": task["command"], "started": datetime.now().astimezone().isoformat()}
+    installed = software()
+    yield row("environment", **about, **values, packages=installed["packages"], gantk=installed["gantk"], git=commit())
+
+
+def _gpu_properties(device: torch.device) -> dict[str, Any]:
+    """Properties of the GPU from torch and nvidia-smi; selected by UUID, as the two may number GPUs differently."""
+    properties = torch.cuda.get_device_properties(device)
+    card = f"GPU-{uuid}" if (uuid := getattr(properties, "uuid", None)) else str(device.index or 0)
+    command = ["nvidia-smi", f"--id={card}", f"--query-gpu={','.join(QUERY.values())}", "--format=csv,noheader,nounits"]
+    values: dict[str, Any] = dict.fromkeys(QUERY)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
+        for key, cell in zip(QUERY, output.split(","), strict=False):
+            with contextlib.suppress(ValueError):  # "[N/A]"
+                values[key] = float(cell)
+    return values | {
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory_gib": properties.total_memory / 2**30,
+        "multiprocessors": properties.multi_processor_count,
+    }
+
+
+def _queue_work(seconds: float, device: torch.device) -> None:
+    """Queue about `seconds` of matrix products on the GPU without waiting for them."""
+    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(min(2000, int(seconds / Turn(lambda: a @ b, device).take()) + 1)):
+        a @ b
+
+
+def ceilings(task: dict[str, Any], device: str) -> Iterator[Row]:
+    """Rows of peak rates: one for a matrix product or a copy; for convolutions, two for each number of channels."""
+    place, tiny, precision = torch.device(device), task["tiny"], task["precision"]
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = place.type == "cuda"
+
+    def rate(kind: str, shape: tuple[int, ...], work: int, call: Callable[[], Any], unit: str = "TFLOP/s") -> Row:
+        for _ in range(3):
+            call()
+        timing = summary(samples(call, place, seconds=0.3, least=5, most=30))
+        about = {"kind": kind, "precision": precision, "dims": task.get("dims"), "shape": shape, "work": work}
+        return row("ceiling", **about, unit=unit, **timing, reached=work / timing["median_s"] / 1e12)
+
+    if task["kind"] == "matmul":
+        # random numbers: on zeros a card draws less power and runs faster than on any real data
+        side = 64 if tiny else SIDE
+        a, b = (torch.randn(side, side, device=place, dtype=DTYPES[precision]) for _ in range(2))
+        yield rate("matmul", (side, side, side), 2 * side**3, lambda: a @ b)
+    elif task["kind"] == "copy":
+        source = torch.randint(255, ((1 << 16) if tiny else COPIED,), device=place, dtype=torch.uint8)
+        target = torch.empty_like(source)
+        yield rate("copy", tuple(source.shape), 2 * len(source), lambda: target.copy_(source), "TB/s")
+    else:
+        dims = task["dims"]
+        shapes = {4: (1, *[8] * dims)} if tiny else SHAPES[dims]
+        for width, shape in shapes.items():
+            forward, both = _convolutions(dims, width, shape, DTYPES[precision], place)
+            flops = 2 * width**2 * 3**dims * prod(shape)
+            yield rate("conv", (width, *shape), flops, forward)
+            yield rate("conv with its backward", (width, *shape), 3 * flops, both)
+
+
+def _convolutions(
+    dims: int, width: int, shape: tuple[int, ...], dtype: torch.dtype, place: torch.device
+) -> tuple[Callable[[], Tensor], Callable[[], tuple[Tensor, ...]]]:
+    """(function that computes a 3x3(x3) convolution, function that computes it with both gradients)."""
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    convolve = F.conv2d if dims == 2 else F.conv3d
+    x = torch.randn(shape[0], width, *shape[1:], device=place, dtype=dtype)
+    w = torch.randn(width, width, *[3] * dims, device=place, dtype=dtype) / width
+    x, w = (tensor.contiguous(memory_format=last).requires_grad_() for tensor in (x, w))
+    gradient = torch.randn_like(x)
+
+    forward = torch.no_grad()(lambda: convolve(x, w, padding=1))
+    return forward, lambda: torch.autograd.grad(convolve(x, w, padding=1), (x, w), gradient)
 
 
 def step(task: dict[str, Any], device: str) -> Iterator[Row]:
@@ -131,17 +241,12 @@ def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
     ready: dict[str, Callable[[], object]] = {}
     for name in task["sides"]:
         with peak_memory(device) as peak:
-            entry, why = attempt(lambda name=name: _side(name, case, task, device))
-            work, known, found = entry or (None, {}, None)
-            if isinstance(work, str):
-                why = SKIPPED, work
-            elif work is not None:
-                found, why = attempt(found)
-            measured = known | found | {"peak_memory_gib": peak()} if isinstance(found, dict) else known
-            yield row("peer", *(why or ()), **about, peer=name, **measured)
-            if not why:
+            found, why = attempt(lambda name=name: _side(name, case, task, device))
+            work, measured = found or (None, {})
+            yield row("peer", *(why or ()), **about, peer=name, **measured, peak_memory_gib=peak() if work else None)
+            if work:
                 ready[name] = work
-            entry = work = found = None  # frees the memory of a failed side before the next is built
+            found = work = None  # frees the memory of a side that cannot take turns before the next is built
     if OWN not in ready or len(ready) < 2:
         yield row("ratio", SKIPPED, "gantk has nobody beside it" if OWN in ready else "gantk's step failed", **about)
         return
@@ -151,30 +256,34 @@ def peers(task: dict[str, Any], device: str) -> Iterator[Row]:
     yield row("ratio", *(why or ()), **about, turns_s=samples, times=times)
 
 
-def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Any, dict[str, Any], Any]:
-    """(step of a side, or the reason why it cannot run; known fields of its row; function that measures it)."""
+def _side(name: str, case: Any, task: dict[str, Any], device: str) -> tuple[Callable[[], object], dict[str, Any]]:
+    """(step of a side, what was measured of it by itself); Absent if it cannot run."""
+    effort = TINY if task["tiny"] else BAR if name == OWN else EFFORT
     if name in (OWN, PLAIN):
         settings = list(SWITCHED_OFF) if name == PLAIN else []
         subject = RecipeStep.build(case.tables(), [*settings, f"train.batch={case.batch}"], device)
-        effort = TINY if task["tiny"] else EFFORT if name == PLAIN else BAR
-        known = {"recipe": case.name, "settings": settings, "parameters": subject.parameters}
-        known |= {"mode": "eager" if settings else "captured", "precision": subject.engine.runtime.precision}
-        return subject, known, lambda: own_values(subject, effort)
+        about = {"recipe": case.name, "settings": settings, "parameters": subject.parameters}
+        about |= {"mode": "eager" if settings else "captured", "precision": subject.engine.runtime.precision}
+        return subject, about | own_values(subject, effort)
     from peers.run import parse_peers
     from peers.sides import Setup, clone
 
     folder = task["folders"].get(name)
     peer = parse_peers([f"{name}={folder}" if folder else name])[0]
-    if absent := peer.reason or peer.unable(case):
-        return absent, {}, None
+    if absent := peer.unable(case):
+        raise Absent(absent)
     generator, place = torch.Generator().manual_seed(0), torch.device(device)
     shape = (case.batch, 1, case.size, case.size)
     batch = {domain: torch.rand(shape, generator=generator) * 2 - 1 for domain in "ab"}
     side = peer.build(Setup(case, {"a": 1, "b": 1}, place), clone(batch))
     placed = {domain: images.to(place) for domain, images in batch.items()}
     work = lambda: side.step(dict(placed))  # noqa: E731
-    known = {"mode": "eager", "precision": "fp32", "parameters": side.weights, "settings": [" ".join(peer.found)]}
-    return work, known, lambda: values(work, case.batch, place, TINY if task["tiny"] else EFFORT, 4)
+    about = {"mode": "eager", "precision": "fp32", "parameters": side.weights, "settings": [" ".join(peer.found)]}
+    return work, about | values(work, case.batch, place, effort, 4)
+
+
+class Absent(Exception):
+    """A toolkit is not here, or cannot run a case."""
 
 
 @contextlib.contextmanager
@@ -197,10 +306,12 @@ def attempt(work: Callable[[], Any]) -> tuple[Any, tuple[str, str] | None]:
     """(result, None), or (None, (status, reason)) after an exception, whose frames (and their tensors) are freed."""
     try:
         return work(), None
+    except Absent as error:
+        return None, (SKIPPED, str(error))
     except Exception as error:  # any failure of one cell becomes a row and does not end the run
         text = str(error).lower()
         full = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
-        return None, (MEMORY if full else FAILED, first_line(error))
+        return None, (MEMORY if full else FAILED, reason(error))
 
 
 def healthy(device: str) -> bool:

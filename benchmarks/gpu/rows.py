@@ -1,21 +1,29 @@
-"""Rows of a GPU run: JSON lines, flushed one by one; their fields are defined in `DEFINITIONS`."""
+"""Rows of a GPU run (`DEFINITIONS` says what they hold), their comparison with targets, and their Markdown."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import operator
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from statistics import median
 from typing import Any
 
+from harness import table, written
+
 from gantk_bench.rows import finite
+from gpu.tasks import MODES, OWN, tables
 
 FORMAT = 3
 OUT_OF_TIME = "out of time budget"
 MEMORY, FAILED, SKIPPED, KILLED = "out of memory", "failed", "skipped", "killed"
-PATH_PREFIX = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 TASK_KEYS = ("kind", "what", "when", "peer", "case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
+REFERENCE = "reference"
+FASTER = {1: 5.0, 16: 2.0}  # batch -> least speed, as a multiple of the reference implementation's
+CEILING = {16: 0.5}  # batch -> least FLOP rate, as a share of the best convolution measured in the same run
+SPREAD = 0.03  # upper limit of single steps' 5th to 95th percentile over their median
+SINGLE = 30  # steps that are needed to measure the spread
+WAITS = 0  # how often the host may wait for the device in a step between two log points
+SIGNS = {">=": operator.ge, "<": operator.lt, "<=": operator.le}
 Row = dict[str, Any]
 
 DEFINITIONS = {
@@ -60,12 +68,6 @@ def missing_rows(task: dict[str, Any], status: str, why: str) -> list[Row]:
     return [*sides, row("ratio", status, why, **fields)]
 
 
-def first_line(error: BaseException) -> str:
-    """Class and first line of an error, with paths shortened to file names."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return PATH_PREFIX.sub("", f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": "))[:300]
-
-
 def best(rows: list[Row], kind: str, precision: str, dims: int | None = None) -> float | None:
     """The highest measured peak rate of a kind ("matmul", "conv") in TFLOP/s; None if there is none."""
     rates = [
@@ -77,28 +79,139 @@ def best(rows: list[Row], kind: str, precision: str, dims: int | None = None) ->
     return max(rates, default=None)
 
 
-class Writer:
-    """Writes rows to a new file, each synced to the disk, so that an interrupted run keeps its rows."""
+def bars(rows: list[Row]) -> Iterator[Row]:
+    """A row for each target: its value and whether that meets the target, or why it was not measured."""
 
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows: list[Row] = []
-        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open for as long as the run
+    def find(part: str, about: Row, **more: Any) -> Row | None:
+        fields = {"part": part, "size": [256, 256]} | about | more
+        return next((one for one in rows if all(one.get(key) == value for key, value in fields.items())), None)
 
-    def __call__(self, entry: Row) -> None:
-        self.rows.append(entry)
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def value(one: Row | None, key: str) -> Any:
+        return one.get(key) if one is not None and one["status"] == "ok" else None
 
-    def close(self) -> None:
-        self._file.close()
+    for cell in tables()["peers"]["target"]:
+        about = {"case": cell["case"], "batch": cell["batch"]}
+        own, turns, theirs = find("peer", about, peer=OWN), find("ratio", about), find("peer", about, peer=REFERENCE)
+        times = (value(turns, "times") or {}).get(REFERENCE)
+        source = theirs if theirs is not None and theirs["status"] != "ok" else turns
+        what = about | {"what": "times the reference's speed"}
+        bar = _bar(what, ">=", FASTER[cell["batch"]], "{:.2f}", times and times["median"], source, "it took no turns")
+        yield bar | ({"ci95": times["ci95"], "text": written(times)} if times else {})
+        if (needed := CEILING.get(cell["batch"])) is not None:
+            what = about | {"what": "of the convolution ceiling"}
+            yield _bar(what, ">=", needed, "{:.0%}", value(own, "of_conv"), own, "no ceiling was measured")
+        count = len(value(own, "samples_s") or ())
+        spread = value(own, "spread_90") if count >= SINGLE else None
+        what = about | {"what": "spread of single steps"}
+        yield _bar(what, "<", SPREAD, "{:.1%}", spread, own, f"{count} steps are too few")
+        what = about | {"what": "host waits in a step"}
+        yield _bar(what, "<=", WAITS, "{:g}", value(own, "host_waits"), own, "only CUDA counts them")
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file; a truncated line is skipped."""
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+def _bar(about: Row, sign: str, limit: float, form: str, value: float | None, source: Row | None, unknown: str) -> Row:
+    """The row of one target. `source`: the row with the value; `unknown`: the reason to give if it has no value."""
+    about = about | {"needed": f"{sign} {form.format(limit)}"}
+    if value is not None:
+        return row("bar", **about, value=value, met=SIGNS[sign](value, limit), text=form.format(value))
+    why = "it is not in this run" if source is None else source["why"] or unknown
+    return row("bar", "skipped", why, **about, met=None, text=f"not measured ({why})")
+
+
+def markdown(rows: list[Row]) -> str:
+    """All rows as Markdown: machine, targets, peak rates, steps, peers, and a table of missing measurements."""
+    parts: dict[str, list[Row]] = {}
+    for one in rows:
+        if one["status"] == "ok" and one["part"] != "bar":
+            parts.setdefault(one["part"], []).append(one)
+    parts["bar"] = list(bars(rows))  # computed again: an interrupted run has not written them
+    texts = [_machine(parts["environment"])] if "environment" in parts else []
+    for part, (heads, lines_of) in TABLES.items():
+        if part in parts:
+            texts.append(table(heads.split(" | "), lines_of(parts[part])))
+            noted = Counter(note for one in parts[part] for note in one.get("notes") or ())
+            texts += ["\n".join(f"{count} of these rows: {note}" for note, count in noted.items())] if noted else []
+    missing = Counter(
+        (one["part"], one["status"], (one["why"] or "").split("; at ")[0][:160])
+        for one in rows
+        if one["status"] != "ok" and one["part"] != "bar"
+    )
+    heads = ("not measured", "status", "why", "rows")
+    texts += [table(heads, [(*what, count) for what, count in missing.items()])] if missing else []
+    return "\n\n".join(texts) + "\n"
+
+
+def _machine(rows: list[Row]) -> str:
+    first, loaded = rows[0], next((one for one in rows if one["when"] == "under load"), rows[0])
+    memory = f", {first['memory_gib']:.0f} GiB" if first.get("memory_gib") else ""
+    power = f"; {loaded['power_w']:.0f} of {loaded['power_limit_w']:.0f} W" if loaded.get("power_limit_w") else ""
+    clock = f", {loaded['clock_sm_mhz']:.0f} MHz under load" if loaded.get("clock_sm_mhz") else ""
+    versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "cuda", "cudnn", "driver") if first.get(name))
+    source = (first["git"] or {}).get("commit", "no commit")[:12]
+    about = f"{first['device']}{memory}; {versions}{power}{clock}; gantk {first['gantk']} at {source}"
+    return f"{about}\n{first['started'][:10]}: `{first['command']}`"
+
+
+def _bars(rows: list[Row]) -> Iterator[tuple]:
+    for one in rows:
+        verdict = {True: "met", False: "MISSED", None: ""}[one["met"]]
+        yield one["what"], one["case"], one["batch"], one["needed"], one["text"], verdict
+
+
+def _ratios(rows: list[Row]) -> Iterator[tuple]:
+    for one in rows:
+        steps = {side: f"{1e3 * median(samples):.2f} ms" for side, samples in one["turns_s"].items()}
+        for side, times in one["times"].items():
+            yield one["case"], _sides(one["size"]), one["batch"], steps[OWN], side, steps[side], written(times)
+
+
+def _ceilings(rows: list[Row]) -> Iterator[tuple]:
+    fastest: dict[tuple, Row] = {}
+    for one in sorted(rows, key=lambda one: one["reached"]):
+        fastest[one["kind"], one["precision"], one["dims"]] = one
+    for (kind, precision, dims), one in fastest.items():
+        reached = f"{one['reached']:.4g} {one['unit']}"
+        yield f"{kind}{f', {dims}-D' if dims else ''}", precision, _sides(one["shape"]), reached, _share(one["spread"])
+
+
+def _peers(rows: list[Row]) -> Iterator[tuple]:
+    for one in rows:
+        yield one["case"], _sides(one["size"]), one["batch"], one["peer"], one["precision"], _time(one), *_rates(one)
+
+
+def _steps(rows: list[Row]) -> Iterator[tuple]:
+    cells: dict[tuple, dict[str, Row]] = {}
+    for one in rows:
+        key = (one["case"], _sides(one["size"]), one["batch"], one["precision"])
+        cells.setdefault(key, {})[one["mode"]] = one
+    for key, found in cells.items():
+        best = min(found.values(), key=lambda one: one["median_s"])
+        yield *key, *(_time(found.get(mode)) for mode in MODES), *_rates(best)
+
+
+def _rates(one: Row) -> tuple[str, ...]:
+    """The cells under RATES."""
+    memory = f"{one['peak_memory_gib']:.1f} GiB" if one.get("peak_memory_gib") else "-"
+    rates = ("-" if one[key] is None else f"{one[key]:,.1f}" for key in ("images_per_s", "tflops_per_s"))
+    return *rates, _share(one.get("of_conv")), _share(one.get("of_matmul")), memory
+
+
+def _sides(size: list[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _time(one: Row | None) -> str:
+    return f"{1e3 * one['median_s']:.2f} ms ± {_share(one['spread'])}" if one else "-"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+RATES = "images/s | TFLOP/s | of conv | of matmul | memory"
+TABLES = {  # part -> heading of its table, and its lines
+    "bar": ("target | case | batch | needed | reached | ", _bars),
+    "ratio": ("in turns | size | batch | gantk | beside | its step | times as long", _ratios),
+    "ceiling": ("ceiling | precision | shape | reached | spread", _ceilings),
+    "peer": (f"case | size | batch | side | precision | step | {RATES}", _peers),
+    "step": (f"case | size | batch | precision | {' | '.join(MODES)} | {RATES}", _steps),
+}  # fmt: skip

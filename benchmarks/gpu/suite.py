@@ -14,29 +14,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness import reason
+
 from gantk.errors import GantkError, UserError
-from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, Writer, best, first_line, missing_rows, row
-from gpu.table import bars
+from gantk_bench.rows import write_rows
+from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, bars, best, missing_rows, row
 
 START = 120.0  # seconds that a process may take to start
 LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "peer": 150}  # seconds for a task
 COMPILING = 240.0  # seconds for a task that uses torch.compile
 LEAST = 3.0  # seconds that must remain to start another task
-
-
-class Clock:
-    """Counts down from `minutes`; `began` is when the command started (time.monotonic), None: now."""
-
-    def __init__(self, minutes: float, began: float | None = None):
-        self.began = time.monotonic() if began is None else began
-        self.seconds = 60.0 * minutes
-
-    def spent(self) -> float:
-        return time.monotonic() - self.began
-
-    def left(self) -> float:
-        """Seconds that remain, never below 0."""
-        return max(0.0, self.seconds - self.spent())
 
 
 def serve(connection: Connection, device: str) -> None:
@@ -56,7 +43,7 @@ def serve(connection: Connection, device: str) -> None:
             for entry in measure(task, device):
                 connection.send(entry)
         except Exception as error:  # an error that the measurement did not turn into a row
-            connection.send(("failed", first_line(error)))
+            connection.send(("failed", reason(error)))
         connection.send(("done", healthy(device)))
 
 
@@ -87,20 +74,22 @@ class Worker:
         self.device_name = message[1]
         return message[1]
 
-    def messages(self, task: dict[str, Any], clock: Clock, limit: float) -> Iterator[Any]:
-        """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends or exceeds `limit`."""
+    def messages(self, task: dict[str, Any], left: float, limit: float) -> Iterator[Any]:
+        """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends, or takes longer than
+        `limit` seconds or than the `left` ones of the whole run."""
+        end = time.monotonic() + left
         try:
             if self.device_name is None:
-                self.wait_ready(min(clock.left(), START))
-            deadline, message = clock.spent() + min(clock.left(), limit), None
+                self.wait_ready(min(left, START))
+            deadline, message = min(end, time.monotonic() + limit), None
             self.connection.send(task)
             while not (isinstance(message, tuple) and message[0] == "done"):
-                if not self.connection.poll(max(0.0, deadline - clock.spent())):
+                if not self.connection.poll(max(0.0, deadline - time.monotonic())):
                     raise GantkError(f"took longer than {limit:g} s")
                 message = self.connection.recv()
                 yield message
         except GantkError as error:
-            yield KILLED, OUT_OF_TIME if clock.left() <= 0 else str(error)
+            yield KILLED, OUT_OF_TIME if time.monotonic() >= end else str(error)
         except (EOFError, OSError):
             self.process.join(5)
             yield KILLED, f"the process that measured ended with code {self.process.exitcode}"
@@ -116,44 +105,60 @@ class Worker:
 
 
 class Suite:
-    """Runs tasks and writes their rows to `file`. `start` creates a measuring process; `worker` is the first one."""
+    """Runs tasks for at most `seconds` and writes their rows to `file`.
+
+    `start` creates a measuring process; `worker` is the first one; `began`: time.monotonic() when the time began.
+    """
 
     def __init__(
         self,
         file: Path,
-        clock: Clock,
+        seconds: float,
         start: Callable[[], Worker],
         worker: Worker | None = None,
         say: Callable[[str], None] = print,
+        began: float | None = None,
     ):
-        self.clock, self.start, self.worker, self.say = clock, start, worker, say
+        self.file, self.seconds, self.start, self.worker, self.say = file, seconds, start, worker, say
+        self.began = time.monotonic() if began is None else began
         self.killed: dict[tuple[str, str], str] = {}  # (case, mode) -> reason why it killed the process
-        self.writer = Writer(file)
+        self.rows: list[Row] = []
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def left(self) -> float:
+        """Seconds that remain, never below 0."""
+        return max(0.0, self.began + self.seconds - time.monotonic())
 
     def run(self, tasks: Iterator[dict[str, Any]]) -> list[Row]:
         """Run all tasks in order; returns all rows. Tasks beyond the time limit become rows "skipped"."""
         try:
-            self.writer(row("definitions", format=FORMAT, text=DEFINITIONS))
+            self._add(row("definitions", format=FORMAT, text=DEFINITIONS))
             for task in tasks:
                 self._run_task(task)
-            counts = Counter(entry["status"] for entry in self.writer.rows[1:])
-            for entry in bars(list(self.writer.rows)):
-                self.writer(entry)
-            self.writer(row("end", wall_s=self.clock.spent(), budget_s=self.clock.seconds, counts=dict(counts)))
+            counts = Counter(entry["status"] for entry in self.rows[1:])
+            for entry in bars(list(self.rows)):
+                self._add(entry)
+            spent = time.monotonic() - self.began
+            self._add(row("end", wall_s=spent, budget_s=self.seconds, counts=dict(counts)))
         finally:
             self._end_worker()
-            self.writer.close()
-        return self.writer.rows
+        return self.rows
+
+    def _add(self, entry: Row) -> None:
+        """Add a row and write all of them, so that an interrupted run keeps its rows."""
+        self.rows.append(entry)
+        write_rows(self.file, self.rows)
 
     def _run_task(self, task: dict[str, Any]) -> None:
         reason = self.killed.get((task.get("case"), task.get("mode")))
-        if reason or self.clock.left() < LEAST:
+        if reason or self.left < LEAST:
             self._write_missing(task, SKIPPED, reason or OUT_OF_TIME, [])
             return
         self.worker = self.worker or self.start()
         written: list[Row] = []
         limit = COMPILING if task.get("mode") == "compiled" else LIMITS[task["part"]]
-        for message in self.worker.messages(task, self.clock, limit):
+        for message in self.worker.messages(task, self.left, limit):
             if isinstance(message, dict):
                 written.append(self._write(message))
             elif message[0] != "done":
@@ -167,12 +172,12 @@ class Suite:
             self._copy_flops(entry)
         if entry.get("tflops_per_s") and entry["part"] in ("step", "peer"):
             for key, kind, dims in (("of_matmul", "matmul", None), ("of_conv", "conv", entry["dims"])):
-                ceiling = best(self.writer.rows, kind, entry["precision"], dims)
+                ceiling = best(self.rows, kind, entry["precision"], dims)
                 entry[key] = entry["tflops_per_s"] / ceiling if ceiling else None
         if entry["part"] == "step" and entry["status"] == KILLED:
             at = f"{' x '.join(map(str, entry['size']))}, batch {entry['batch']}, {entry['precision']}"
             self.killed[entry["case"], entry["mode"]] = f"not tried again; at {at}: {entry['why']}"
-        self.writer(entry)
+        self._add(entry)
         names = ("peer", "case", "what", "kind", "recipe", "when", "dims", "size", "batch", "precision", "mode")
         about = " ".join(str(entry[name]) for name in names if entry.get(name) is not None)
         time_ = f"{1e3 * entry['median_s']:.2f} ms" if entry.get("median_s") else entry["why"] or ""
@@ -189,7 +194,7 @@ class Suite:
     def _copy_flops(self, entry: Row) -> None:
         """Copy `flops` from the same step in another mode: every mode computes the same operations."""
         cell = ("case", "size", "batch", "precision")
-        for other in self.writer.rows:
+        for other in self.rows:
             if other["part"] == "step" and other.get("flops") and all(other[key] == entry[key] for key in cell):
                 entry |= {"flops": other["flops"], "tflops_per_s": other["flops"] / entry["median_s"] / 1e12}
 

@@ -1,4 +1,4 @@
-"""The tasks of a run, in order, read from cases.toml. Imports no torch: the process that lists them only waits."""
+"""The tasks of a run, in order, read from cases.toml."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from peers.cases import PEERS
 
 FILE = Path(__file__).with_name("cases.toml")
 MODES = {  # mode of a step -> settings of the recipe
@@ -17,7 +19,6 @@ MODES = {  # mode of a step -> settings of the recipe
 PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")
 OWN, PLAIN = "gantk", "gantk plain"  # gantk's default path, and its path with all acceleration switched off
-TOOLKITS = ("reference", "cut", "monai", "konfai")  # names in benchmarks/peers, which is slow to import
 Task = dict[str, Any]
 
 
@@ -26,19 +27,11 @@ def tables() -> dict[str, Any]:
     return tomllib.loads(FILE.read_text("utf-8"))
 
 
-def labels() -> list[str]:
-    """The names of all cases."""
-    return [case["label"] for case in tables()["case"]]
-
-
 def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: str) -> Iterator[Task]:
     """Tasks in order of importance: the machine, its peak rates, then the rounds of cases.toml, each cell once.
 
-    Args:
-        tiny: the short form with networks of a few filters.
-        chosen: the cases of part "step"; None: all.
-        peers: name of a toolkit -> its folder.
-        command: the command line, recorded in the row about the machine.
+    `tiny`: with networks of a few filters; `chosen`: the cases of part "step", None: all; `peers`: name of a toolkit ->
+    its folder; `command`: the command line, for the row about the machine.
     """
     file = tables()
     cases = [case for case in file["case"] if not chosen or case["label"] in chosen]
@@ -49,7 +42,7 @@ def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: 
     for each in file["tiny" if tiny else "round"]:
         for part in each.get("then", ()):
             if part in ("target", "peer"):
-                sides = file["peers"]["sides"] if part == "target" else [OWN, *TOOLKITS]
+                sides = file["peers"]["sides"] if part == "target" else [OWN, *PEERS]
                 for cell in file["peers"][f"tiny_{part}" if tiny else part]:
                     yield {"part": "peer", "tiny": tiny, "sides": sides, "folders": peers} | cell
             elif part == "ceiling":

@@ -6,17 +6,16 @@ import contextlib
 import hashlib
 import importlib
 import io
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
+from gantk_bench.rows import commit
 from peers.cases import Case
 from peers.sides import Setup, Side, full_precision
 
@@ -43,7 +42,7 @@ class CheckoutSide(Side):
         if missing:
             what = f"'{folder}' is no checkout of {cls.url.rsplit('/', 1)[-1]}: it has no {', no '.join(missing)}"
             raise UserError(what, where=where, remedy=remedy)
-        return version_of(folder), "checkout"
+        return version_of(folder, cls.files[0]), "checkout"
 
     def __init__(self, folder: Path, setup: Setup, first: dict[str, Tensor]):
         with full_precision():
@@ -117,7 +116,6 @@ def build_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
         with imported_from(folder, [part for name, value in flags.items() for part in (f"--{name}", str(value))]):
             options = importlib.import_module("options.train_options").TrainOptions().parse()
             options.device = setup.device  # newer versions read it, older ones use gpu_ids
-            torch.manual_seed(setup.seed)
             model = importlib.import_module("models").create_model(options)
             if first is not None:
                 model.data_dependent_initialize(named_batch(first))
@@ -155,17 +153,10 @@ def named_batch(batch: dict[str, Tensor]) -> dict[str, Any]:
     return {"A": batch["a"], "B": batch["b"], "A_paths": [], "B_paths": []}
 
 
-def version_of(folder: Path) -> str:
-    """The commit of a git checkout, with `+changes` if Python files were edited; without git a hash of those files."""
-
-    def git(*words: str) -> str:
-        process = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
-        return process.stdout.strip() if process.returncode == 0 else ""
-
-    if (folder / ".git").exists():  # else git would give the commit of a surrounding repository
-        with contextlib.suppress(OSError):
-            commit = git("rev-parse", "HEAD")
-            return commit[:12] + ("+changes" if git("status", "--porcelain", "--", "*.py") else "")
+def version_of(folder: Path, tracked: str) -> str:
+    """The commit of a git checkout, with `+changes` if it was edited; without git a hash of its Python files."""
+    if git := commit(folder, tracked):
+        return git["commit"][:12] + "+changes" * git["dirty"]
     digest = hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (folder / package).glob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

@@ -6,7 +6,6 @@ import copy
 import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,29 +21,38 @@ from peers.sides import OTHER, Setup, Side, full_precision
 CRITERIA = {"cyclegan": "least_squares", "pix2pix": "bce"}
 
 
-@dataclass(frozen=True)
-class Networks:
-    """Functions that create a toolkit's networks, and its adversarial loss."""
-
-    generator: Callable[[int, int], nn.Module]  # (input channels, output channels) -> generator
-    discriminator: Callable[[int], nn.Module]  # input channels -> discriminator
-    adversarial: Callable[[object, bool, bool], Tensor]  # (logits, target is real, for the discriminator) -> loss
-
-
 class Loop(Side):
     """CycleGAN: adversarial + 10 x cycle + 5 x identity (Zhu et al. 2017). Pix2Pix: adversarial + 100 x L1, with the
     discriminator on the concatenated input and output (Isola et al. 2017). Adam 2e-4, beta1 0.5.
+
+    Args:
+        generator: (input channels, output channels) -> generator.
+        discriminator: input channels -> discriminator.
+        adversarial: (logits, target is real, for the discriminator) -> loss.
     """
 
     notes = ("the training loop is plain PyTorch around its networks and losses", "it has no image pool")
 
-    def __init__(self, toolkit: Networks, setup: Setup):
-        self.setup, self.adversarial, self.paired = setup, toolkit.adversarial, setup.case.paired
-        torch.manual_seed(setup.seed)
+    @classmethod
+    def find(cls, folder: Path | None) -> tuple[str, str] | str:
+        """(version, where) of the installed package, or how to install it; UserError if a folder is given."""
+        remedy = f"install it with `pip install {cls.name}`"
+        if folder is not None:
+            raise UserError(f"{cls.name} is a package, no folder", where=f"--peer {cls.name}={folder}", remedy=remedy)
+        return remedy if find_spec(cls.name) is None else (version(cls.name), f"package {cls.name}")
+
+    def __init__(
+        self,
+        setup: Setup,
+        generator: Callable[[int, int], nn.Module],
+        discriminator: Callable[[int], nn.Module],
+        adversarial: Callable[[object, bool, bool], Tensor],
+    ):
+        self.setup, self.adversarial, self.paired = setup, adversarial, setup.case.paired
         channels, targets = setup.channels, ("b",) if self.paired else ("b", "a")
-        self.generators = {to: toolkit.generator(channels[OTHER[to]], channels[to]) for to in targets}
+        self.generators = {to: generator(channels[OTHER[to]], channels[to]) for to in targets}
         d_channels = {to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets}
-        self.discriminators = {to: toolkit.discriminator(d_channels[to]) for to in targets}
+        self.discriminators = {to: discriminator(d_channels[to]) for to in targets}
         for network in self.networks():
             network.to(setup.device).train()
         self.optimizers = [
@@ -92,19 +100,7 @@ class Loop(Side):
             network.requires_grad_(not frozen)
 
 
-class Package(Loop):
-    """A Loop with networks of the installed package `name`."""
-
-    @classmethod
-    def find(cls, folder: Path | None) -> tuple[str, str] | str:
-        """(version, where), or how to install it; UserError if a folder is given."""
-        remedy = f"install it with `pip install {cls.name}`"
-        if folder is not None:
-            raise UserError(f"{cls.name} is a package, no folder", where=f"--peer {cls.name}={folder}", remedy=remedy)
-        return remedy if find_spec(cls.name) is None else (version(cls.name), f"package {cls.name}")
-
-
-class Monai(Package):
+class Monai(Loop):
     """A Loop with MONAI's U-Net, PatchDiscriminator and PatchAdversarialLoss."""
 
     name = "monai"
@@ -136,13 +132,13 @@ class Monai(Package):
             return 2 * sum(map(Tensor.numel, pair.parameters()))
 
         width = bisect_left(range(1 << 10), setup.weights, case.width, key=weights) if case.equal else case.width
-        toolkit = Networks(  # images are in [-1, 1]
+        super().__init__(  # images are in [-1, 1]
+            setup,
             lambda inputs, outputs: unet(width, inputs, outputs),
             lambda inputs: PatchDiscriminator(2, case.d_width, inputs),
             # MONAI's discriminator returns the features of every layer, with the logits last
             lambda answer, real, judging: loss(answer[-1], target_is_real=real, for_discriminator=judging),
         )
-        super().__init__(toolkit, setup)
 
 
 class MonaiWindows(Side):
@@ -167,7 +163,7 @@ class MonaiWindows(Side):
         return [self.network]
 
 
-class Konfai(Package):
+class Konfai(Loop):
     """A 2-D CycleGAN with the blocks of KonfAI's CycleGanGeneratorV1 and CycleGanDiscriminator."""
 
     name = "konfai"
@@ -185,9 +181,9 @@ class Konfai(Package):
         case = setup.case
         losses = {real: PatchGanLoss(target=float(real)).to(setup.device) for real in (True, False)}
         wide = [case.d_width, case.d_width * 2, case.d_width * 4, case.d_width * 4]
-        toolkit = Networks(
+        super().__init__(
+            setup,
             lambda inputs, outputs: GeneratorV1.GeneratorBlock(case.width, 2, in_channels=inputs),
             lambda inputs: Discriminator.DiscriminatorBlock(channels=[inputs, *wide], dim=2),
             lambda answer, real, judging: losses[real](answer),
         )
-        super().__init__(toolkit, setup)

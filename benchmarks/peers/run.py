@@ -13,32 +13,35 @@ from __future__ import annotations
 
 import argparse
 import gc
+import random
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+import torch
+
 if __name__ == "__main__":  # replaces this folder in the path: its files could shadow packages of the same name
     sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from harness import WARM, parser, ratio, take_turns, written
+from harness import parser, ratio, reason, take_turns, written
 from harness import table as markdown
 
 from gantk import __version__
 from gantk.errors import GantkError, UserError, did_you_mean
 from gantk.machine.runtime import describe
 from gantk.recipe.load import resolved
+from gantk_bench.child import now
 from gantk_bench.plan import recipe_hash
 from gantk_bench.rows import FORMAT, commit, read_rows, write_rows
 from peers.cases import CASES, PEERS, Case, chosen
 from peers.checkouts import Cut, Reference
 from peers.packages import Konfai, Monai, MonaiWindows
-from peers.sides import BatchTurn, OwnSide, Setup, Side, case_model, fix_seeds
+from peers.sides import BatchTurn, OwnSide, Setup, Side, case_model
 
 Row = dict[str, Any]
 # To add a toolkit: a class with the `find`, `unable` and constructor of these, and its name in PEERS.
@@ -48,22 +51,24 @@ BATCHES = 4  # different batches, used in turn
 
 @dataclass(frozen=True)
 class Peer:
-    """A toolkit; `found` is (version, where), or None with the `reason` and what to do."""
+    """A toolkit; `found` is (version, where), or how to get it."""
 
     name: str
-    folder: Path | None = None
-    found: tuple[str, str] | None = None
-    reason: str | None = None
+    folder: Path | None
+    found: tuple[str, str] | str
 
     def unable(self, case: Case) -> str | None:
         """The reason why the toolkit cannot run a case, or None."""
+        if isinstance(self.found, str):
+            return f"{self.name} is not here: {self.found}"
         if case.window:
             return None if self.name == "monai" else "it has no inference by windows"
         return KINDS[self.name].unable(case)
 
     def build(self, setup: Setup, first: dict[str, Any], host: OwnSide | None = None) -> Side:
         """The toolkit's side of a case; for translation by windows it uses the generator of `host`, gantk's side."""
-        fix_seeds(setup.seed)
+        for seed in (random.seed, np.random.seed, torch.manual_seed):  # it may draw from any of them
+            seed(setup.seed)
         if setup.case.window:
             return MonaiWindows(host.generator, setup.case)
         return KINDS[self.name](self.folder, setup, first)
@@ -78,9 +83,7 @@ def parse_peers(arguments: Iterable[str]) -> list[Peer]:
             remedy = did_you_mean(name, KINDS)
             raise UserError(f"there is no peer '{name}'", where=f"--peer {argument}", allowed=KINDS, remedy=remedy)
         path = Path(folder).expanduser().resolve() if folder else None
-        version = KINDS[name].find(path)
-        reason = f"{name} is not here: {version}" if isinstance(version, str) else None
-        peers.append(Peer(name, path, None if reason else version, reason))
+        peers.append(Peer(name, path, KINDS[name].find(path)))
     return peers
 
 
@@ -90,14 +93,13 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     if options.filters:
         cases = [case.with_filters(options.filters) for case in cases]
     for peer in peers:
-        reasons = dict.fromkeys(peer.reason or peer.unable(case) for case in cases)
+        reasons = dict.fromkeys(peer.unable(case) for case in cases)
         if None not in reasons:
-            reason = peer.reason or f"{peer.name} can run none of these cases: {'; '.join(reasons)}"
             about = {"status": "skipped", "recipe": "peers", "summary": "", "label": f"peers {peer.name}"}
-            yield common_fields(cases[0], peer.name, peer, options) | about | {"error": reason}
+            yield fields(cases[0], peer.name, peer, options) | about | {"error": "; ".join(reasons)}
     for case in cases:
         for peer in peers:
-            if not peer.reason and not peer.unable(case):
+            if not peer.unable(case):
                 yield from rows_of(case, peer, options)
                 gc.collect()
 
@@ -118,25 +120,22 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     except UserError:
         raise
     except Exception as error:  # a peer's code may raise anything; other cases go on
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        words = (str(error).strip().splitlines() or [""])[-1]
-        if not isinstance(error, GantkError):
-            words = f"{type(error).__name__}: {words}  ({Path(at.filename).name}:{at.lineno})"
-        failed = {"status": "failed", "error": words, "wall_s": time.monotonic() - start}
-        yield common_fields(case, peer.name, peer, options) | failed
+        failed = {"status": "failed", "error": reason(error), "wall_s": time.monotonic() - start}
+        yield fields(case, peer.name, peer, options) | failed
         return
     for label, side in sides.items():
-        own = side if isinstance(side, OwnSide) else None
-        row = common_fields(case, label, None if own else peer, options) | measured_fields(own or host, samples[label])
-        row["speed"]["steps"], row["wall_s"] = turns[label].taken - WARM, time.monotonic() - start
-        row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name}
+        own, seconds = side if isinstance(side, OwnSide) else None, samples[label]
+        row = fields(case, label, None if own else peer, options)
+        row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name, "git": commit()}
+        row |= {"speed": {"images_per_s": host.model.train.batch / median(seconds), "step_seconds": seconds}}
+        row |= {"wall_s": time.monotonic() - start, "machine": describe((own or host).parts.runtime)}
         if own:  # measured again with every peer
-            row["label"] += f" beside {peer.name}"
+            row |= {"label": f"{row['label']} beside {peer.name}", "recipe_hash": recipe_hash(resolved(own.model))}
         else:
             bf16 = options.bf16 and peer.folder is None and not case.window
             row["machine"] |= {"precision": "bf16" if bf16 else "fp32", "channels_last": False}
+            row["ratio"] = {way: ratio(seconds, samples[way]) for way in sides if way != label}
             row["notes"] = list(side.notes)
-            row["ratio"] = {way: ratio(samples[label], samples[way]) for way in sides if way != label}
         yield row
 
 
@@ -146,45 +145,31 @@ def gantk_side(case: Case, way: str, options: argparse.Namespace) -> OwnSide:
     return OwnSide(case_model(case, settings, data=options.data, seed=options.seed), options.device, bool(case.window))
 
 
-def common_fields(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
-    """The fields that every row has, also a failed one, as in `gantk bench`; `peer` is None for gantk's own sides."""
-    version, where = (peer.found or (None, None)) if peer else (__version__, None)
+def fields(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
+    """The fields that every row has, also a failed one; `peer` is None for gantk's own sides."""
+    found = peer.found if peer else (__version__, None)
+    version, where = (None, None) if isinstance(found, str) else found
     return {
-        "format": FORMAT, "suite": "peers", "recipe": case.name, "label": f"{case.name} {label}", "profile": None,
-        "summary": case.summary, "settings": list(options.set), "grid": {}, "seed": options.seed, "status": "ok",
-        "error": None, "started": datetime.now().astimezone().isoformat(timespec="seconds"), "wall_s": 0.0, "run": None,
-        "peer": peer.name if peer else None, "kind": "speed", "side": label, "size": case.size, "batch": case.batch,
-        "version": version, "found": where, "notes": [], "ratio": {},
-    }  # fmt: skip
-
-
-def measured_fields(host: OwnSide, samples: list[float]) -> Row:
-    """The further fields of a measured row; `samples` are seconds per step."""
-    model = host.model
-    return {
-        "method": model.method.name, "domains": list(model.data.domains), "paired": host.parts.data.paired,
-        "metrics": {}, "baselines": {}, "verdict": {}, "curve": [], "alarms": [],
-        "speed": {"images_per_s": model.train.batch / median(samples), "step_seconds": samples},
-        "machine": describe(host.parts.runtime), "git": commit(), "recipe_hash": recipe_hash(resolved(model)),
-        "jobs": 1,
+        "format": FORMAT, "suite": "peers", "recipe": case.name, "label": f"{case.name} {label}",
+        "summary": case.summary, "settings": list(options.set), "seed": options.seed, "status": "ok", "error": None,
+        "started": now(), "peer": peer.name if peer else None, "side": label, "size": case.size, "batch": case.batch,
+        "version": version, "found": where, "ratio": {},
     }  # fmt: skip
 
 
 def table(rows: list[Row]) -> str:
     """All rows as Markdown; rows without figures are in a second table with their reasons."""
-    lines, missing = [], []
-    for row in rows:
-        if row["status"] != "ok":
-            missing.append((row["recipe"], row["side"], row["status"], row["error"]))
-            continue
+    lines = []
+    for row in (row for row in rows if "beside" in row):  # other rows have no times, as those of quality
         beside = f" (beside {row['beside']})" if row["peer"] is None else ""
         seconds = row["speed"]["step_seconds"]
         times = [written(row["ratio"].get(way)) for way in ("gantk", "gantk plain")]
         about = row["recipe"], f"{row['side']}, {row['machine']['precision']}{beside}", row["version"]
         lines.append((*about, f"{row['weights'] / 1e6:.2f} M", f"{median(seconds):.4f}", *times, len(seconds)))
+    missing = [(row["recipe"], row["side"], row["status"], row["error"]) for row in rows if row["status"] != "ok"]
     heads = ("case", "side", "version", "weights", "s/step", "times gantk", "times gantk plain", "rounds")
-    parts = [markdown(heads, lines)] if lines else []
-    return "\n\n".join([*parts, *([markdown(("case", "side", "status", "why"), missing)] if missing else [])]) + "\n"
+    tables = (heads, lines), (("case", "side", "status", "why"), missing)
+    return "\n\n".join(markdown(*each) for each in tables if each[1]) + "\n"
 
 
 def merged(before: list[Row], new: list[Row]) -> list[Row]:

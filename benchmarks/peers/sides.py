@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from harness import Turn
 from torch import Tensor, nn
 
-from gantk.data.sources.source import source_for
 from gantk.errors import GantkError
 from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
@@ -95,10 +90,8 @@ def clone(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def case_model(case: Case, settings: Iterable[str] = (), *, data: str | None = None, seed: int = 0) -> Model:
     """The case's checked recipe with `settings`; `data`, a folder, replaces its source."""
-    tables: dict[str, Any] = case.tables(seed)
-    if data is not None:
-        tables["data"]["source"] = source_for(Path(data), 2, None)
-    return load_recipe(tables).override(settings).check()
+    recipe = load_recipe(case.tables(seed))
+    return (recipe.with_data(data) if data else recipe).override(settings).check()
 
 
 class OwnSide(Side):
@@ -165,10 +158,3 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def fix_seeds(seed: int) -> None:
-    """Seed all global random generators, as peers may draw from any of them."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -55,7 +55,7 @@ class WeakPairs:
         best = min(range(len(left)), key=left.__getitem__)
         moves = [kind[best] for kind in kinds] if left[best] < GAIN * left[0] else [(), ()]
         if moves[0]:  # contrast makes one way larger and the other smaller; what both ways share is noise
-            nearest = (way.nearest(whole[other], move) for other, way, move in zip("ba", ways, moves, strict=True))
+            nearest = (way.moved(whole[other], move, 1) for other, way, move in zip("ba", ways, moves, strict=True))
             here, there = map(zoom_inside, whole.values(), nearest)
             zooms = (here - there) / 2, (there - here) / 2
             moves = [(scaled(affine, zoom), free) for (affine, free), zoom in zip(moves, zooms, strict=True)]
@@ -83,18 +83,14 @@ class Way:
     like: Tensor  # (N, candidates): indices into `other`
     partner: Tensor  # (N,): index into `other`, from `most_alike`
 
-    def moved(self, moves: tuple[Tensor, ...]) -> Tensor:
-        """All candidates of the first image, of the second, ..., registered by `moves`: (N x candidates, 1, h, w)."""
-        images = self.other[self.like.flatten()]
-        return sampled(images, grid(*(move.flatten(0, 1) for move in moves), images.shape[2:])) if moves else images
-
-    def nearest(self, images: Tensor, moves: tuple[Tensor, ...]) -> Tensor:
-        """Each image's most similar one of `images` of the other domain, registered by `moves`."""
-        return sampled(images[self.like[:, 0]], grid(*(move[:, 0] for move in moves), images.shape[2:]))
+    def moved(self, images: Tensor, moves: tuple[Tensor, ...], count: int) -> Tensor:
+        """The `count` most similar of `images` of the other domain, registered by `moves`: (N x count, 1, H, W)."""
+        places = grid(*(move[:, :count].flatten(0, 1) for move in moves), images.shape[2:])
+        return sampled(images[self.like[:, :count].flatten()], places)
 
     def unexplained(self, moves: tuple[Tensor, ...]) -> float:
         """The share of variance not explained by the images' intensities, of the nearest candidates or the partners."""
-        targets = self.nearest(self.other, moves) if moves else self.other[self.partner]
+        targets = self.moved(self.other, moves, 1) if moves else self.other[self.partner]
         return 1 - float(explained(self.own, targets))
 
     def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
@@ -102,7 +98,7 @@ class Way:
         if not moves:
             return (self.partner[:, None],)
         sources = self.own.repeat_interleave(self.like.shape[1], 0)
-        shares = explained(sources, self.moved(moves), each=True).view(self.like.shape)
+        shares = explained(sources, self.moved(self.other, moves, self.like.shape[1]), each=True).view(self.like.shape)
         best = shares.topk(min(count, shares.shape[1])).indices
         rows = torch.arange(len(best))[:, None]
         return self.like[rows, best], *(move[rows, best] for move in moves)

@@ -116,14 +116,14 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     Their rim is left out: fluid around the brain is as dark as air in T1 and bright in T2, so that outlines differ.
     """
     fixed, moving = (images[:: -(-len(images) // TOGETHER)] for images in (fixed, moving))  # enough for a mean
-    depth, free = round(RIM * max(fixed.shape[2:])), fixed.new_zeros(len(fixed), 2, GRID, GRID)
+    depth = round(RIM * max(fixed.shape[2:]))
     inside = 1 - F.max_pool2d(1 - (body(fixed) > 0.5).float(), 2 * depth + 1, 1, depth)
     if not inside.any():
         return 0.0
+    places = F.affine_grid(torch.eye(2, 3).expand(len(fixed), 2, 3), fixed.shape, align_corners=False)
     wanted, costs = edges(blurred(fixed, 1.0)), []
     for zoom in ZOOMS:
-        places = grid(scaled(fixed.new_zeros(len(fixed), 2, 3), zoom), free, fixed.shape[2:])
-        apart = edges(blurred(sampled(moving, places), 1.0)) - wanted
+        apart = edges(blurred(sampled(moving, (1 + zoom) * places), 1.0)) - wanted
         costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
     least = min(range(1, len(costs) - 1), key=costs.__getitem__)
     before, at, after = costs[least - 1 : least + 2]  # and the least of the parabola through the three
