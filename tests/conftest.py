@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packages import put_distribution
 from tiny import ROOT, TINY, Outcome, draw_pictures
 
 gc.disable()  # while tests are imported, of which nothing is garbage: searching it took a quarter of that time
@@ -118,12 +119,8 @@ def add_plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     known = set(sys.modules)
 
-    def add(distribution: str, module: str, source: str, *, point: str | None = None, version: str = "1.0") -> Path:
-        (folder / f"{module}.py").write_text(source, "utf-8")
-        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n", "utf-8")
-        (info / "entry_points.txt").write_text(f"[gantk]\n{point or module} = {module}\n", "utf-8")
+    def add(distribution: str, module: str, source: str, *, point: str = "", version: str = "1.0") -> Path:
+        put_distribution(folder, distribution, module, source, point, version)
         importlib.invalidate_caches()
         plugins.load.cache_clear()
         return folder

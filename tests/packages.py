@@ -20,6 +20,16 @@ def install(source: Path, target: Path, work: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def put_distribution(folder: Path, name: str, module: str, source: str, point: str = "", version: str = "1.0") -> Path:
+    """A distribution of one module with one entry point, as pip would have installed it into the folder."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"{module}.py").write_text(source, "utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", "utf-8")
+    (info / "entry_points.txt").write_text(f"[gantk]\n{point or module} = {module}\n", "utf-8")
+    return folder
+
+
 def python(*arguments: object, cwd: Path, path: Path) -> subprocess.CompletedProcess[str]:
     """`python ARGUMENTS` in `cwd`, with the folder `path` on its search path."""
     environment = os.environ | {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}

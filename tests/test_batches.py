@@ -8,7 +8,7 @@ import pytest
 import torch
 from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, volume
 
-from gantk.data.batches import AHEAD, Batches, ImageSet, Prefetcher, order
+from gantk.data.batches import Batches, ImageSet, Prefetcher, order
 from gantk.data.preparation import Preparation, Record, stacked
 from gantk.data.split import split_records
 from gantk.errors import UserError
@@ -90,22 +90,6 @@ def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired
     assert all(torch.equal(one["mask_b"], one["b"] % 2) for one in seen)
     assert len({float(image.flatten()[0]) % 1e3 for one in seen for image in one["a"]}) > 6, "windows move"
     assert not same(Batches(sets(**size), 4, 1, paired=False, workers=0).at(0), seen[0]), "by the seed"
-
-
-def test_only_a_few_batches_are_read_ahead_and_none_beyond_the_last():
-    read, workers, batch = [], 2, 3
-    batches = Batches({"image": image_set(60, read=read)}, batch, 0, False, workers=workers)
-    batches.at(0)
-    read_ahead(batches)
-    batches.close()
-    assert len(read) == len(set(read)) == (1 + AHEAD * workers) * batch and not batches._ahead
-    read.clear()
-    batches = Batches({"image": image_set(60, read=read)}, 1, 0, False, end=3)
-    for step in range(3):
-        batches.at(step)
-    assert len(read) == 3
-    assert batches.at(7)["image"].shape == (1, 1, *SIZE), "what is asked for is read all the same"
-    batches.close()
 
 
 def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mapping():

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sys
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -227,28 +226,12 @@ def test_headers_speak_against_a_domain(domain, description, says, echo, told):
 # ---- tables of many rows
 
 
-def calls(function) -> int:
-    """How many functions a call of this one calls, whatever the load of the machine."""
-    count = 0
-
-    def one(frame, event, argument):
-        nonlocal count
-        count += 1
-
-    sys.setprofile(one)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return count
-
-
 @pytest.fixture
 def study(tmp_path):
     """`study(count)`: a table of so many noisy pictures, of ten patients, T1 and T2 in turn."""
 
-    def make(count, side=16, name="table.csv"):
-        with open(tmp_path / name, "w", newline="") as file:
+    def make(count, side=16):
+        with open(tmp_path / "table.csv", "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["path", "domain", "patient"])
             for number in range(count):
@@ -256,15 +239,9 @@ def study(tmp_path):
                 pixels = np.random.default_rng(number).integers(0, 255, (side, side))
                 path.exists() or Image.fromarray(pixels.astype(np.uint8)).save(path)
                 table.writerow([path.name, ("T1", "T2")[number % 2], f"p{number // 2 % 10}"])
-        return tmp_path / name
+        return tmp_path / "table.csv"
 
     return make
-
-
-def test_checking_a_table_calls_as_many_functions_a_row_however_many_rows_there_are(study):
-    few, many = study(60, name="few.csv"), study(240)
-    check(few)  # what is imported and compiled once
-    assert calls(lambda: check(many)) < 5 * calls(lambda: check(few))
 
 
 def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_its_other_columns(study):
@@ -294,16 +271,6 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
     assert opened.call_count == 2 and pairs.count("00002.png") == 2 and "00004.png" not in pairs
 
 
-def test_the_progress_of_a_check_moves_while_a_tables_rows_are_read(study):
-    table, told = study(40), []
-    with open(table, "a") as file:
-        file.writelines(f"{n}.png,FLAIR,p{n}\n" for n in range(3000))
-    check(table, set=["data.domains=['T1', 'T2']"], progress=lambda share, what: told.append((share, what)))
-    shares = [share for share, _ in told]
-    assert shares == sorted(shares) and shares[-1] == 1
-    assert len({share for share, what in told if what.startswith(f"reading {table.name}, line")}) > 4
-
-
 def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(study, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MOST", 30)
     monkeypatch.setattr(near_duplicates, "SOME", 10)
@@ -320,7 +287,7 @@ def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in
 
 
 def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(study):
-    from gantk.data.sources.folders import Images
+    from gantk_aligned.images import Images
 
     table = study(40)
     for path in list(table.parent.glob("*.png"))[5:35]:

@@ -10,17 +10,16 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tomli_w
+from packages import put_distribution
 from PIL import Image
 from several import SRUN
 from tiny import draw_pictures
 
 from gantk import __version__ as version
 from gantk_cluster import cluster as ray_cluster
-from gantk_cluster.bench import RemoteChild
 
 # A plugin on every node: notes which worker looks at which file, kills it at some, waits at one and, at another, until
 # both nodes have looked; and kills the worker that a training of a certain summary is a child of.
@@ -48,10 +47,7 @@ def gantk_check(model):
 def cluster(tmp_path_factory):
     """The address of a cluster of two nodes with one core each, and the folder of SPY's notes."""
     made, folder = pytest.importorskip("ray.cluster_utils").Cluster(), tmp_path_factory.mktemp("nodes")
-    (info := folder / "spy-1.0.dist-info").mkdir()
-    (folder / "spy.py").write_text(SPY)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[gantk]\nspy = spy\n")
+    put_distribution(folder, "spy", "spy", SPY)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (ray_cluster.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}).items():
             patch.setenv(name, value)
@@ -154,21 +150,6 @@ def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
     told = driver.communicate()[1]
     assert driver.returncode == 130 and "stopped after 0 of 1 rows" in told and "--resume" in told
     assert Path("out/runs/one/.lock").read_text() == "", "the training still holds its folder"
-
-
-def test_a_row_whose_cancellation_is_lost_is_killed_after_a_grace(tmp_path, monkeypatch):
-    cancelled, clock = [], iter([1.0, 15.0, 22.0])  # when it is stopped, and at two polls
-    ray = SimpleNamespace(
-        wait=lambda ends, timeout: ([], ends),
-        cancel=lambda end, force=False: cancelled.append(force),
-        remote=lambda task: SimpleNamespace(options=lambda **asked: SimpleNamespace(remote=lambda *given: "end")),
-    )
-    monkeypatch.setattr(RemoteChild, "seconds", property(lambda self: next(clock)))
-    nodes = SimpleNamespace(ray=ray, asked={}, threads=1, device="cpu")
-    child = RemoteChild(nodes, SimpleNamespace(steps=1), tmp_path, tmp_path / "log")
-    assert child.stop("stopped") is None and child.poll() is None and cancelled == [False]
-    assert (tmp_path / "log.stop").exists()  # which its worker looks for
-    assert child.poll() is None and cancelled == [False, True]
 
 
 def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):

@@ -11,19 +11,9 @@ import pytest
 from tiny import draw_pictures
 
 import gantk as api
-from gantk.errors import GantkError, UserError, counted, did_you_mean, machine_failure
+from gantk.errors import GantkError, counted, machine_failure
 from gantk.machine.restart import advice
 from gantk.runs.folder import Run
-
-
-def test_places_nest_from_the_outside():
-    error = UserError("it broke", allowed=["a", "b"], remedy="`gantk list` shows more.", where="width")
-    assert str(error.at("r.toml:3")) == "it broke. Allowed: a, b. `gantk list` shows more.  (r.toml:3: width)"
-
-
-@pytest.mark.parametrize(("name", "close"), [("UNET", "unet"), ("patch_gan", "patchgan"), ("zebra", None), ("", None)])
-def test_the_nearest_spelling_is_found_and_nothing_far_away(name, close):
-    assert did_you_mean(name, ["unet", "resnet", "patchgan"]) == (close and f"Did you mean '{close}'?")
 
 
 def test_one_is_singular_and_words_have_their_plurals():

@@ -251,15 +251,6 @@ def same(model, state) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_random_weights_come_from_the_seed_and_leave_the_generator_alone():
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    first, again, other = (timm_model(NAME, "random", seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert same(first, again.state_dict())
-    assert not same(first, other.state_dict())
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
     save = save_file if suffix == ".safetensors" else torch.save

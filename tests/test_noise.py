@@ -275,19 +275,6 @@ def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())  # grain's too
 
 
-@pytest.mark.slow
-def test_it_learns_to_bring_images_back():
-    method, image = built(width=8), random_images(8, 1, (4, 4)).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    rule = torch.optim.Adam(method.parameters(), lr=2e-3)
-    for _ in range(150):
-        rule.zero_grad()
-        sum(method.autoencoder_losses(Batch(image=image)).values()).backward()
-        rule.step()
-    with torch.no_grad():
-        error = (method.reconstruct(image) - image).square().mean()
-    assert error < 0.5 * (image.mean(0) - image).square().mean()
-
-
 def test_samples_reconstructions_and_their_scores_and_no_translation(tmp_path, gantk):
     method = {"name": "vae", "width": 4, "latent": 6, "conditional": True}
     source = {"lesions": 1, "radius": [8.0, 16.0]}

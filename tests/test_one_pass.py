@@ -62,31 +62,6 @@ def backward(losses: dict) -> None:
 # ---- one pass for several inputs -------------------------------------------------------------------
 
 
-CALLED = "g d g_ab g_ba d_a d_b d_ab auto_a.decode auto_b.decode d_a.judges.0 d_b.judges.0"
-
-
-def passes(name: str, batched: bool) -> int:
-    """How often a method calls its networks (of MUNIT: their parts too) in a step."""
-    method, calls = method_of(name, 0, **({"adversarial": "ls"} if name == "progan" else {})), []
-    method.batched = batched
-    for part, module in method.named_modules():
-        if part in CALLED.split():
-            module.register_forward_pre_hook(lambda module, args: calls.append(module))
-    batch = batch_of(method)
-    for phase in method.phases():
-        phase.loss(batch)
-        assert not any(image.requires_grad for image in batch.values()), "what is left for the next is detached"
-    return len(calls)
-
-
-@pytest.mark.parametrize(
-    ("name", "joined", "single"),
-    [("cyclegan", 7, 12), ("pix2pix", 3, 4), ("progan", 3, 4), ("munit", 8, 12), ("cut", 3, 5)],
-)
-def test_a_method_calls_its_networks_as_seldom_as_it_can(name, joined, single):
-    assert (passes(name, batched=True), passes(name, batched=False)) == (joined, single)
-
-
 @pytest.mark.parametrize(("name", "number"), [case for case in CASES if case[1] != "everything"])
 def test_one_pass_for_several_inputs_changes_no_loss(name, number):
     if options_of(name, number).get("augment"):

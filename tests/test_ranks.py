@@ -41,13 +41,13 @@ from gantk_testing.small import random_images, small_part, small_size, train_tab
 # ---- commands that run as several processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "speaks", "said"),
     [
         ("train.batch=3", 0, ["rank 1 (", "its train.batch is 3, rank 0's is 2", "same recipe"]),
         ("train.btch=3", 1, ["btch"]),
     ],
-    ids=["disagree", "mistake"],
 )
 def test_ranks_that_were_started_differently_stop_before_training_with_one_message(
     tiny_recipe, tmp_path, other, speaks, said
@@ -211,7 +211,7 @@ def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_g
 # Compared are the weights and their average after two steps of SGD in float32. Image pools and what a discriminator's
 # augmentation adapts to are each rank's own, so there are none; norms here keep the images apart.
 
-STEPS, IMAGES = 2, 4  # images of all ranks together; later, kinks of ReLU and L1 make much of a rounding error
+WORLD, STEPS, IMAGES = 4, 2, 4  # images of all ranks; later, kinks of ReLU and L1 make much of a rounding error
 DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
 PASSES = 3  # batches that may go through a network together
 GAME = {"name": "wgan_gp"}  # a penalty: its gradient goes through a gradient
@@ -242,7 +242,6 @@ NAMED = {
     for method in registry().names("method")
     for number, case in enumerate(CASES.get(method, [{}]), 1)
 }
-QUICK = ("cyclegan-3", "dcgan-2")  # a microbatch; a gradient penalty
 
 
 class SharedDraws(TorchFunctionMode):
@@ -323,12 +322,12 @@ def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
     return weights | {f"average of {name}": average[name].clone() for name in weights if name in average}
 
 
-def train_all(rank: int, names: tuple[str, ...], world: int, port: int, folder: str) -> None:
+def train_all(rank: int, world: int, port: int, folder: str) -> None:
     """All cases in one process of several."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    torch.save({name: train(NAMED[name], rank, world) for name in names}, f"{folder}/{rank}.pt")
+    torch.save({name: train(case, rank, world) for name, case in NAMED.items()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -341,13 +340,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    ("world", "names"), [(2, QUICK), pytest.param(4, tuple(NAMED), marks=pytest.mark.slow)], ids=["2", "4"]
-)
-def test_ranks_are_one_process_for_every_method(one_thread, tmp_path, world, names):
-    processes.spawn(train_all, (names, world, free_port(), str(tmp_path)), world)
-    ranks, wrong = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)], []
-    for case in names:
+@pytest.mark.slow
+def test_ranks_are_one_process_for_every_method(one_thread, tmp_path):
+    processes.spawn(train_all, (WORLD, free_port(), str(tmp_path)), WORLD)
+    ranks, wrong = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)], []
+    for case in NAMED:
         alone = train(NAMED[case], 0, 1)
         for rank, weights in enumerate(each[case] for each in ranks):
             assert weights.keys() == alone.keys()

@@ -11,7 +11,7 @@ from tiny import ROOT
 from gantk.errors import UserError
 from gantk_new import scaffold
 
-SLOW = ("method", "generator", "discriminator", "metric", "source", "format")
+KINDS = ("loss", "method", "generator", "discriminator", "metric", "source", "format")
 
 
 def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
@@ -31,12 +31,13 @@ def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
     assert trained.returncode == 0 and (work / "run" / "report.html").is_file(), trained.stderr
 
 
-@pytest.mark.parametrize("kind", ["loss", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_package_works_as_written(kind, tmp_path):
     assert_works(scaffold.new_plugin("My-GAN2", tmp_path, kind), kind, "my_gan2", tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["plugin", "loss", *SLOW])
+@pytest.mark.parametrize("kind", ["plugin", *KINDS])
 def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gantk, tmp_path):
     written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
     assert written.code == 0 and "next     pip install -e" in written.out
@@ -44,7 +45,7 @@ def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gant
     texts = {path.name: path.read_text("utf-8") for path in paths}
     for name, text in texts.items():
         assert "$" not in text and max(map(len, text.splitlines()), default=0) <= 120, name
-    (part,) = texts.keys() & {"model.py", *(f"{kind}.py" for kind in (*SLOW, "loss"))}
+    (part,) = texts.keys() & {"model.py", *(f"{kind}.py" for kind in KINDS)}
     assert "class MyGAN2" in texts[part]
     name = "method" if kind == "plugin" else kind
     assert f"class TestMyGAN2({name.title()}Contract):" in texts["test_contract.py"]

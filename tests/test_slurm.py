@@ -66,7 +66,13 @@ def sbatch(script: str, folder: Path, tasks: int = 1, state: str = "RUNNING", **
     return done.returncode, again, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def hasty(script: str) -> str:
+    """The script, which looks every tenth of a second whether its task has ended."""
+    return script.replace("sleep 2", "sleep 0.1").replace("left=50", "left=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(gantk, tiny_run, tiny_recipe, tmp_path, add_plugin, ranks):
     recipe, out = recipe_file(tiny_recipe, tmp_path), tmp_path / "a 'b' \"$c\" `d`"
     script = gantk("slurm", recipe, "--gpus", 0, "--ranks", ranks, "--out", out).out
@@ -83,7 +89,7 @@ ENDS += [("trap : TERM; kill -USR1 $BATCH; wait; exit 2", 0), ("trap '' TERM; ki
 
 @pytest.mark.parametrize(("task", "again", "state"), [(*end, "RUNNING") for end in ENDS] + [("exit 130", 0, "OVER")])
 def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, state):
-    script = gantk("slurm", "dualgan_t1t2").out.replace("sleep 2", "sleep 0.1").replace("left=50", "left=1")
+    script = hasty(gantk("slurm", "dualgan_t1t2").out)
     first = f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
     code, times, said = sbatch(script, tmp_path, state=state, INSTEAD=first)
     assert times == again and (code == 0 if again else f"exit {code}" in task), said
@@ -121,7 +127,7 @@ def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
 
 
 def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
-    script = gantk("slurm", "dualgan_t1t2", "--out", tmp_path, "--sweep", "").out
+    script = hasty(gantk("slurm", "dualgan_t1t2", "--out", tmp_path, "--sweep", "").out)
     for task, code in (("exit 0", 1), (f"touch {tmp_path}/sweep.html", 0)):
         assert sbatch(script, tmp_path, INSTEAD=task)[0] == code
 

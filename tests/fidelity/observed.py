@@ -21,7 +21,7 @@ from gantk.training.engine import Engine
 from gantk.training.pool import ImagePool
 from gantk_style.encoder import LAYERS, VGG19
 
-RECORDS: dict[str, list] = {}  # whatever the contrasts: heads with lesions take long to draw
+RECORDS: dict[str, list] = {}  # whatever contrasts and size: heads with lesions take long to draw
 
 
 def observed(model: Model) -> dict[str, dict[str, Any]]:
@@ -42,8 +42,9 @@ def observed(model: Model) -> dict[str, dict[str, Any]]:
 def of_data(model: Model) -> dict[str, Any]:
     """What the networks are trained on."""
     table, target, split = model.data, model.method.target, model.data.split.model_dump()
-    key = json.dumps([table.source.table(), table.dims, table.size])
-    RECORDS[key] = records = RECORDS.get(key) or table.source(("T1", "T2"), table.dims, table.size).records()
+    size = tuple(side // 2 for side in table.size)
+    key = json.dumps([table.source.table(), table.dims, size])
+    RECORDS[key] = records = RECORDS.get(key) or table.source(("T1", "T2"), table.dims, size).records()
     parts, other = (split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1))
     training = training_of(table, target, parts["train"])
     one, both = ({r.subject for r in training if r.domain == letter} for letter in "ab")

@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import tiny
 import tomli_w
+from packages import put_distribution
 from PIL import Image
 from tiny import Outcome
 
@@ -123,6 +124,16 @@ def saved(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
 
 
+def several(*commands: Sequence[object], cwd: Path, installed: Path) -> list[Outcome]:
+    """What `gantk` commands left, one after the other in a process that sees what is installed."""
+    given = json.dumps([[str(word) for word in command] for command in commands])
+    code = "import files, json, sys; print(json.dumps([vars(files.gantk(*c)) for c in json.loads(sys.argv[1])]))"
+    path = os.pathsep.join([str(installed), str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    done = ended(process(given, cwd=cwd, before=("-c", code), PYTHONPATH=path))
+    assert done.code == 0, done.err
+    return [Outcome(**each) for each in json.loads(done.out)]
+
+
 def python(*args: object, installed: Path | None = None) -> Outcome:
     """Python as a process of its own, with these tests' modules and what is installed in a folder on its path."""
     paths = [installed, HERE.parent, os.environ.get("PYTHONPATH")]
@@ -131,12 +142,7 @@ def python(*args: object, installed: Path | None = None) -> Outcome:
 
 def install_plugin(folder: Path, name: str = "promised_plugin", source: str = PLUGIN) -> Path:
     """A distribution of one module, as pip would have installed it into the folder; ours changes nothing."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / f"{name}.py").write_text(source, "utf-8")
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text(f"[gantk]\n{name.removeprefix('gantk_')} = {name}\n", "utf-8")
-    return folder
+    return put_distribution(folder, name.replace("_", "-"), name, source, name.removeprefix("gantk_"))
 
 
 def recipe(path: Path, tables: dict = TINY, **changes: dict) -> Path:

@@ -9,6 +9,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 from pydicom import dcmread
+from test_scores import expect_recorded
+from through import MAPS
 
 
 def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
@@ -94,6 +96,14 @@ def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, n
     known = {source.SOPInstanceUID for source in before}
     assert len({made.SOPInstanceUID for made in after} - known) == len(after)
     assert len({made.SeriesInstanceUID for made in after} | {before[0].SeriesInstanceUID}) == 2
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_intensities_are_mapped_as_they_always_were(name, identity):
+    """A ramp through a network that changes nothing: by the line of the one domain in, by that of the other out."""
+    ramp, made = (np.asarray(Image.open(identity / f"{each}.tif"), np.float64).ravel() for each in ("ramp", name))
+    assert not np.allclose(made, ramp, atol=1)
+    expect_recorded(f"intensity {name}", [round(float(value), 4) for value in made[::64]], 1e-5)
 
 
 KILLED = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import files
 import pytest
-from files import NOISE, TINY, ended, log_of, process, saved, wait_until
+from files import NOISE, TINY, ended, gantk, log_of, process, saved, wait_until
 from safetensors.numpy import load_file
 
 STEPS = 40
@@ -57,15 +57,15 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 @pytest.fixture(scope="module", params=list(WAYS))
 def killed(request, tmp_path_factory) -> tuple[Path, Path]:
-    """(a run killed in the middle, the same run left alone), two processes at a time."""
+    """(a run killed in the middle, the same run left alone)."""
     folder = tmp_path_factory.mktemp(request.param)
     recipe = recipe_of(request.param, folder)
     run = ("run", recipe, "--device", "cpu", "--out")
-    victim, left = process(*run, "killed", cwd=folder), process(*run, "whole", cwd=folder)
+    victim = process(*run, "killed", cwd=folder)
     wait_until(lambda: len(saved(folder / "killed")) >= 2 and len(log_of(folder / "killed")) > 10, victim)
     os.killpg(victim.pid, signal.SIGKILL)
     assert ended(victim).code == -signal.SIGKILL
-    whole = ended(left)
+    whole = gantk(*run, "whole", cwd=folder)
     assert whole.code == 0, whole.err
     assert saved(folder / "killed")[-1] < f"step-{STEPS:06d}"
     return folder / "killed", folder / "whole"
@@ -85,7 +85,7 @@ def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     run = Path(shutil.copytree(killed[0], tmp_path / "run"))
     if killed[0].parent.name.startswith("cyclegan"):
         half_written(run)  # which is not in the way
-    done = ended(process("resume", run, "--device", "cpu", cwd=tmp_path))
+    done = gantk("resume", run, "--device", "cpu")
     assert done.code == 0, done.err
     assert_same_end(run, killed[1])
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from files import HERE, ended, gantk, process, saved
+from files import HERE, gantk, saved
 from PIL import Image
 
 OLD = HERE / "run_of_0.1"
@@ -188,7 +188,7 @@ def test_a_run_with_every_key_of_01_trains(tmp_path):
     ours = [line for line in lines if not line.startswith(("plane =", "spacing ="))]  # which the phantom has not
     (tmp_path / "keys.toml").write_text("".join(ours), "utf-8")
     more = ["--set", "train.steps=1", "--set", "train.compile=false"]  # a compiler is not everywhere
-    done = ended(process("run", "keys.toml", "--out", "run", "--device", "cpu", *more, cwd=tmp_path))
+    done = gantk("run", "keys.toml", "--out", "run", "--device", "cpu", *more, cwd=tmp_path)
     assert done.code == 0, done.err
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]
     assert {"a_to_b", "b_to_a"} <= metrics.keys()

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from files import HERE, Outcome, ended, install_plugin, log_of, process, saved
+from files import HERE, install_plugin, log_of, saved, several
 from packages import install
 from PIL import Image
 
@@ -49,36 +49,30 @@ def installed(tmp_path_factory) -> Path:
     return install_plugin(work / "site", "gantk_watching", EVERY_HOOK)
 
 
-def gantk(*words: object, cwd: Path, path: Path) -> Outcome:
-    """The command line as a process that sees what is installed in `path`."""
-    return ended(process(*words, cwd=cwd, PYTHONPATH=str(path)))
-
-
 def test_its_parts_recipe_and_command_stand_beside_ours_and_a_broken_one_is_quoted(installed, tmp_path):
-    def words(*command):
-        done = gantk(*command, cwd=tmp_path, path=installed)
-        assert done.code == 0, done.err
-        return [line.split() for line in done.out.splitlines()]
-
-    listed = [line[:3] for line in words("list")]
+    refused = ["run", "oneway_t1t2", "--set", "method=brokengan"]
+    words = ["list"], ["recipes"], ["greet", "Ada"], ["plugins"], refused
+    *done, refused = several(*words, cwd=tmp_path, installed=installed)
+    assert {end.code for end in done} == {0}, done
+    listed, recipes, greeted, plugins = ([line.split() for line in end.out.splitlines()] for end in done)
+    listed = [line[:3] for line in listed]
     for kind, name in (("method", "oneway"), ("generator", "two_layers"), ("loss", "mean_gap")):
         assert [kind, name, "gantk-oneway"] in listed
     assert ["method", "dualgan", "gantk"] in listed
     kinds = "method generator discriminator loss source metric augment optimizer schedule intensity post"
     for kind in kinds.split():
         assert [kind, f"my_{kind}", "gantk-watching"] in listed
-    assert "oneway_t1t2" in [line[0] for line in words("recipes") if line]
-    assert words("greet", "Ada") == [["one", "way,", "Ada"]]
-    (row,) = [line for line in words("plugins") if "gantk-broken" in line]
+    assert "oneway_t1t2" in [line[0] for line in recipes if line] and greeted == [["one", "way,", "Ada"]]
+    (row,) = [line for line in plugins if "gantk-broken" in line]
     assert "did not load" in " ".join(row) and "'a_library_nobody_has'" in row
-    refused = gantk("run", "oneway_t1t2", "--set", "method=brokengan", cwd=tmp_path, path=installed)
     assert refused.code == 2 and "Traceback" not in refused.err
     assert "brokengan" in refused.err and "No module named 'a_library_nobody_has'" in refused.err
 
 
 def test_its_method_trains_resumes_and_translates(installed, tmp_path):
     steps = ["--set", "train.steps=4", "--set", "train.save_every=2", "--set", "train.log_every=1"]
-    run = gantk("run", "oneway_t1t2", "--out", "run", "--device", "cpu", *steps, cwd=tmp_path, path=installed)
+    words = ["run", "oneway_t1t2", "--out", "run", "--device", "cpu", *steps]
+    (run,) = several(words, cwd=tmp_path, installed=installed)
     assert run.code == 0, run.err
     folder = tmp_path / "run"
     assert "a_to_b" in json.loads((folder / "metrics.json").read_text("utf-8"))["metrics"]
@@ -89,11 +83,11 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
     assert losses[-1].keys() == {"generator/adversarial", "generator/likeness", "discriminator/d_b"}
     whole = (folder / "checkpoints" / "step-000004" / "weights.safetensors").read_bytes()
     shutil.rmtree(folder / "checkpoints" / "step-000004")
-    again = gantk("resume", "run", "--device", "cpu", cwd=tmp_path, path=installed)
+    scan = folder / "samples" / "input" / "a_to_b-0.png"
+    words = ["resume", "run", "--device", "cpu"], ["translate", "run", scan, "out.png", "--device", "cpu"]
+    again, made = several(*words, cwd=tmp_path, installed=installed)
     assert again.code == 0 and "after step 2 of 4" in again.out, again.err
     assert (folder / "checkpoints" / saved(folder)[-1] / "weights.safetensors").read_bytes() == whole
-    scan = folder / "samples" / "input" / "a_to_b-0.png"
-    made = gantk("translate", "run", scan, "out.png", "--device", "cpu", cwd=tmp_path, path=installed)
     assert made.code == 0, made.err
     with Image.open(tmp_path / "out.png") as image, Image.open(scan) as given:
         assert image.size == given.size
@@ -101,8 +95,8 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
 
 def test_two_offers_of_one_name_are_an_error_that_names_both(tmp_path):
     install(PACKAGES / "taking", tmp_path / "site", tmp_path)
-    refused = gantk("run", "cyclegan_t1t2_64", cwd=tmp_path, path=tmp_path / "site")
+    words = ["run", "cyclegan_t1t2_64"], ["list", "method"]
+    refused, others = several(*words, cwd=tmp_path, installed=tmp_path / "site")
     assert refused.code == 2
     assert "'cyclegan' is offered by 'gantk' and 'gantk-taking'" in refused.err
-    others = gantk("list", "method", cwd=tmp_path, path=tmp_path / "site")
     assert "dualgan" in others.out and "cyclegan" not in others.out

@@ -6,8 +6,10 @@ four processes, in each of which one is killed, none gives another image, leaves
 
 from __future__ import annotations
 
+import cProfile
 import csv
 import os
+import pstats
 import random
 import signal
 import subprocess
@@ -20,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_check import calls
 
 from gantk.data.cache import Cache
 from gantk.data.dataset import records_of
@@ -56,6 +57,13 @@ def table(folder: Path, rows: int) -> Path:
 def records(path: Path) -> list:
     data = {"source": {"name": "manifest", "path": str(path)}, "domains": ["T1", "T2"]}
     return records_of(Recipe({"data": data}).data_table(), METHOD)
+
+
+def calls(function) -> int:
+    """How many functions a call of this one calls, whatever the load of the machine."""
+    profile = cProfile.Profile()
+    profile.runcall(function)
+    return pstats.Stats(profile).total_calls
 
 
 def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
