@@ -69,16 +69,16 @@ def run(
 
     Returns the run folder. Wrong input raises UserError before anything is written.
     """
-    from gantk.machine.restart import advice, begun
+    from gantk.machine.restart import advice, run_to_resume
     from gantk.machine.runtime import describe, start, sync_errors
     from gantk.recipe.load import checked_recipe, resolved
-    from gantk.runs.folder import Run, environment, kept
+    from gantk.runs.folder import Run, environment, with_data_written
     from gantk.training.assemble import assemble
     from gantk.training.loop import StepProfile
     from gantk.training.memory import memory_advice
 
     if not isinstance(data, (str, os.PathLike, NoneType)):
-        with kept(data, recipe, set, profile, out, say) as (loaded, out):
+        with with_data_written(data, recipe, set, profile, out, say) as (loaded, out):
             return run(
                 loaded, set=set, out=out, device=device, precision=precision, seed=seed, allow_leakage=allow_leakage,
                 profile_steps=profile_steps, track=track, say=say,
@@ -96,7 +96,7 @@ def run(
     if loaded.notes:
         say(f"note     keys of an earlier version: {'; '.join(loaded.notes.values())}")
 
-    def accepted() -> UserError | None:
+    def leaks_allowed() -> UserError | None:
         leaks = parts.data.leaks() or parts.start.leaks
         if leaks and not allow_leakage:
             raise leaks
@@ -104,18 +104,16 @@ def run(
 
     tables = resolved(model)
     watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
-    with ExitStack() as holding, watched, memory_advice(model, runtime):
-        state = runtime.sync_errors(lambda: begun(out, tables, runtime.launched, holding) if runtime.main else None)
-        resumed, saved, split = runtime.gather(state)[0]
+    with ExitStack() as locks, watched, memory_advice(model, runtime):
+        resumed, saved, split = runtime.from_main(lambda: run_to_resume(out, tables, runtime.launched, locks))
         parts = assemble(model, runtime, split)
         traced = None
         if profile_steps is not None and runtime.main:
             traced = StepProfile(profile_steps, parts.engine.steps, runtime.device)
-        leaks = runtime.sync_errors(accepted)
+        leaks = runtime.sync_errors(leaks_allowed)
         for line in (*parts.data.description(), *parts.start.lines):
             say(line)
-        arguments = (out, loaded.name, holding, resumed) if runtime.main else None
-        folder = runtime.gather(runtime.sync_errors(lambda: arguments and Run.create(*arguments)))[0]
+        folder = runtime.from_main(lambda: Run.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
             folder.write_recipe(tables)
             folder.write_json("environment.json", environment() | describe(runtime) | parts.start.record)
@@ -145,15 +143,15 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
         return folder, model, folder.split()
 
     def locked_checkpoint() -> Path:
-        holding.enter_context(held(folder.path))
+        locks.enter_context(held(folder.path))
         return folder.latest()
 
     folder, model, split = sync_errors(checked)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # only the main rank prints
     watched = runtime.watched(lambda: advice(folder.path, runtime.world))
-    with ExitStack() as holding, watched, memory_advice(model, runtime):
-        saved = runtime.gather(runtime.sync_errors(lambda: locked_checkpoint() if runtime.main else None))[0]
+    with ExitStack() as locks, watched, memory_advice(model, runtime):
+        saved = runtime.from_main(locked_checkpoint)
         return _train(assemble(model, runtime, split), folder, say, True, saved)
 
 
@@ -249,13 +247,14 @@ def evaluate(
     if model.evaluate.by:
         plugins().hook.gantk_check(model=model)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    with ExitStack() as holding:
-        if (noted := packed(folder)) is not None:
-            copy = Path(holding.enter_context(TemporaryDirectory())) / folder.path.name
+    with ExitStack() as locks:
+        packing = packed(folder)
+        if packing is not None:
+            copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = Run(shutil.copytree(folder.path, copy))
-        runtime.sync_errors(lambda: runtime.main and holding.enter_context(held(folder.path)))
-        chosen, parts = folder.chosen(), assemble(model, runtime, None if noted is not None else folder.split())
-        require_split(noted, parts.data)
+        runtime.sync_errors(lambda: runtime.main and locks.enter_context(held(folder.path)))
+        chosen, parts = folder.chosen(), assemble(model, runtime, None if packing is not None else folder.split())
+        require_split(packing, parts.data)
         for line in parts.data.notes:
             say(line)
         restore(parts, chosen)
@@ -345,9 +344,8 @@ def translate(
     if planes not in (None, "all", *PLANES):
         raise UserError(f"there are no planes '{planes}'", where="--planes", allowed=(*PLANES, "all"))
     if uncertainty and (variants is not None or style is not None):
-        raise UserError(
-            "an uncertainty is of the method's own translation", where="--uncertainty with --variants or --style"
-        )
+        where = "--uncertainty with --variants or --style"
+        raise UserError("an uncertainty is of the method's own translation", where=where)
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
@@ -402,9 +400,9 @@ def export(
 
 
 def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
+    """Score the test split, write metrics.json and print its lines; returns its content, {} on ranks other than 0."""
     from gantk.machine.usage import speed_of
     from gantk.metrics.verdict import summary_lines
-    from gantk.plugin.loader import load as load_plugins
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
 
@@ -421,7 +419,7 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     warnings = []
     try:
         about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
-        load_plugins().hook.gantk_tested(**about, scorer=parts.scorer)
+        plugins().hook.gantk_tested(**about, scorer=parts.scorer)
         folder.write_json("metrics.json", result)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]

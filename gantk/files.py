@@ -153,10 +153,8 @@ def _in_use(path: Path, host: str, process: int) -> bool:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
+    except (ProcessLookupError, PermissionError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 

@@ -30,9 +30,7 @@ class Escaping(Console):
 def console() -> Console:
     """A console on standard output."""
     out = Escaping(highlight=False)
-    if not out.is_terminal:  # a pipe gets whole lines
-        out = Escaping(highlight=False, width=200)
-    return out
+    return out if out.is_terminal else Escaping(highlight=False, width=200)  # a pipe gets whole lines
 
 
 def say(line: str, stderr: bool = False) -> None:

@@ -47,10 +47,10 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-def begun(
-    out: str | Path | None, tables: dict[str, Any], place: Launch, holding: ExitStack
+def run_to_resume(
+    out: str | Path | None, tables: dict[str, Any], place: Launch, locks: ExitStack
 ) -> tuple[bool, Path | None, dict | None]:
-    """Whether the folder of a new run holds one to resume, its newest checkpoint, and its split; None: from the start.
+    """Whether the folder `out` holds a run to resume, its newest checkpoint, and its split; None: from the start.
 
     A run is resumed if the same recipe is started again after a kill before its first save; and, from the newest save,
     by torchrun, or by SLURM after a requeue. UserError if the folder holds another run, or if torchrun may restart a
@@ -62,7 +62,7 @@ def begun(
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None, None
     folder = Run.open(out)
-    holding.enter_context(held(folder.path))
+    locks.enter_context(held(folder.path))
     saved = steps_saved(folder.checkpoints)
     automatic = place.restarts or (place.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()

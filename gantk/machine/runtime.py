@@ -99,6 +99,10 @@ class Runtime:
         """`work()` on all ranks; a GantkError on one of them stops all, and only that rank raises it."""
         return self.ranks.sync_errors(work) if self.ranks else work()
 
+    def from_main(self, work: Callable[[], T]) -> T:
+        """The result of `work()` on rank 0, returned on all ranks; a GantkError in it stops all ranks."""
+        return self.gather(self.sync_errors(lambda: work() if self.main else None))[0]
+
     def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
         """`work(part)` for every part, shared among the ranks; returns the results in order on rank 0, else None."""
         found = self.collect([work(part) for part in parts[self.rank :: self.world]])

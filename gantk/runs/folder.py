@@ -93,17 +93,17 @@ class Run:
         return load_model(self.path, device=device)
 
     @classmethod
-    def create(cls, out: str | Path | None, name: str, holding: ExitStack, again: bool = False) -> Run:
+    def create(cls, out: str | Path | None, name: str, locks: ExitStack, again: bool = False) -> Run:
         """Create and lock a new run folder, or with `again` lock one whose run is started again; returns its Run.
 
-        `holding` releases the lock. UserError where the folder holds a run already or another process has the lock.
+        `locks` releases the lock. UserError where the folder holds a run already or another process has the lock.
         """
         path = Path(out) if out else None
         try:
             str(path).encode()  # refuse names that are not UTF-8: some programs could not read the folder
             path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            holding.enter_context(held(path))
+            locks.enter_context(held(path))
         except (OSError, UnicodeEncodeError) as error:
             what = f"'{path or 'runs'}' cannot be made: {getattr(error, 'strerror', 'its name is not UTF-8')}"
             raise UserError(what, where="--out", remedy="name another folder") from None
@@ -246,12 +246,17 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 @contextmanager
-def kept(data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]):
-    """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where no run starts."""
+def with_data_written(
+    data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]
+):
+    """Context manager: writes in-memory data into a new run folder and yields (recipe that reads them, folder).
+
+    The folder is deleted at the end where no run has started in it.
+    """
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
-    with ExitStack() as holding:
-        folder = Run.create(out, loaded.name, holding).path
+    with ExitStack() as locks:
+        folder = Run.create(out, loaded.name, locks).path
         try:
             source, words = load().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
             say(f"kept     {words}")

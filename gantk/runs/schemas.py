@@ -110,9 +110,8 @@ def read(path: Path, schema: Any = None, remedy: str = "copy the run again from 
     UserError that names file and key where the file is damaged or does not match its schema.
     """
     try:
-        return checked(
-            content(path), schema or SCHEMAS[path.name], tomllib.loads if path.suffix == ".toml" else json.loads
-        )
+        parse = tomllib.loads if path.suffix == ".toml" else json.loads
+        return checked(content(path), schema or SCHEMAS[path.name], parse)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:

@@ -52,7 +52,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an existing run."""
     train, threads = model.train, Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
-    def prepared() -> tuple[Data, Method, Batches, Scorer, Start]:
+    def built() -> tuple[Data, Method, Batches, Scorer, Start]:
         data = Data(model.data, model.method.target, known)
         method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
@@ -68,15 +68,14 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
             start = start_from(train.start, method, data)
         return data, method, batches, Scorer(model, data, method, runtime), start
 
-    data, method, batches, scorer, start = runtime.sync_errors(prepared)
+    data, method, batches, scorer, start = runtime.sync_errors(built)
     if runtime.ranks:
         runtime.ranks.agree(identity_of(model, data))
     runtime.broadcast(method.state_dict().values())
     order = model.data.order() if model.data.order else lambda batches: None
-    found = runtime.sync_errors(lambda: (method.companions(batches.sets), order(batches)) if runtime.main else None)
-    companions, batches.chosen = runtime.gather(found)[0]
-    for letter, each in companions.items():
-        batches.sets[letter].companions = each
+    companions, batches.chosen = runtime.from_main(lambda: (method.companions(batches.sets), order(batches)))
+    for letter, companion_of in companions.items():
+        batches.sets[letter].companions = companion_of
     engine = runtime.sync_errors(lambda: Engine(method, train, batches.end, runtime))
     engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
     if note := slow_bf16(runtime.device, runtime.precision):
@@ -84,10 +83,10 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
 
 
-def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] | None = None) -> Path:
+def save_checkpoint(run: RunFolder, parts: Parts, buffers: list[dict[str, Tensor]] | None = None) -> Path:
     """Save weights (live and averaged), engine state, and what inference needs; returns the checkpoint's folder.
 
-    `own`: the buffers of each rank, see `own_buffers`. Earlier checkpoints stay.
+    `buffers`: those of each rank, see `own_buffers`. Earlier checkpoints stay.
     """
     engine = parts.engine
     weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
@@ -103,8 +102,8 @@ def save_checkpoint(run: RunFolder, parts: Parts, own: list[dict[str, Tensor]] |
         "values": parts.data.values,
     }
     state = engine.state_dict() | {"threads": get_num_threads()}
-    if own and own[0]:
-        state["ranks"] = own[1:]  # the first rank's are among the weights
+    if buffers and buffers[0]:
+        state["ranks"] = buffers[1:]  # the first rank's are among the weights
     return checkpoint.save(run.checkpoints, engine.step, weights, state, meta)
 
 
@@ -127,9 +126,10 @@ def restore(parts: Parts, folder: Path) -> None:
     else:
         live, average = trained.split_weights(checkpoint.load_weights(folder))
         state, rank = checkpoint.load_state(folder), parts.runtime.rank
-        own, parts.threads.saved = state.get("ranks", []), state.get("threads") or get_num_threads()
-        if rank > 0 and len(own) == parts.runtime.world - 1:
-            live |= own[rank - 1]
+        parts.threads.saved = state.get("threads") or get_num_threads()
+        buffers = state.get("ranks", [])  # of all ranks but the first
+        if rank > 0 and len(buffers) == parts.runtime.world - 1:
+            live |= buffers[rank - 1]
         checkpoint.load_into(parts.method, live, str(folder))
         parts.engine.load_state_dict(state, average, str(folder))
     parts.data.restore_intensity(meta["intensity"])

@@ -207,7 +207,7 @@ class Training:
 
     def _save(self, view: LiveView) -> None:
         self._check_finite()
-        own = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
+        buffers = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
         if self.runtime.main:
             step, view.busy = self.engine.step, "judging and saving the weights"
             if self._regular(step):  # a save at an interruption is not scored and keeps the threads
@@ -215,7 +215,7 @@ class Training:
                 if line := self.parts.threads.choose(step):
                     self.run.add_to_log({"step": step, "note": line})
                     view.print(line, style="yellow")
-            save_checkpoint(self.run, self.parts, own)
+            save_checkpoint(self.run, self.parts, buffers)
             self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
             self._keep_best()
             view.busy = None

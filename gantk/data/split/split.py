@@ -223,9 +223,8 @@ def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str
             continue
         counts = {name: max(1, round(share * len(units))) if share > 0 else 0 for name, share in shares.items()}
         if sum(counts.values()) >= len(units):
-            raise _too_few(
-                f"{len(units)} {by}s are", shares, f"{sum(counts.values()) + 1} {by}s or more of each domain"
-            )
+            needed = f"{sum(counts.values()) + 1} {by}s or more of each domain"
+            raise _too_few(f"{len(units)} {by}s are", shares, needed)
         names = [name for name, count in counts.items() for _ in range(count)]
         names += ["train"] * (len(units) - len(names))
         order = np.random.default_rng(seed).permutation(len(units))
