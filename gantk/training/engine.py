@@ -22,8 +22,8 @@ from gantk.training.optim import move_state, state_to_load
 class Engine:
     """Trains one method for `steps` steps as a recipe's [train] table says; `step` counts the finished ones.
 
-    `graph` builds what records a step, instead of a CUDA graph. UserError if the table names a phase that the
-    method does not have, or a network cannot take the size of a stage.
+    `graph`, for tests, builds the object that records a step, in place of a CUDA graph. UserError if the table names a
+    phase that the method does not have, or a network cannot take the size of a stage.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Engine:
             parameter.requires_grad_(False)
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
         self.capture = load().hook.gantk_steps(engine=self, graph=graph)  # called instead of `take`
-        self._seen: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since `check_finite`
+        self._unchecked: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since `check_finite`
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
         """Run the remaining steps; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
@@ -82,7 +82,7 @@ class Engine:
         if not losses:
             return {}
         values = torch.stack(list(losses.values()))  # a copy: a CUDA graph overwrites them in the next step
-        self._seen.append((self.step + 1, list(losses), values))
+        self._unchecked.append((self.step + 1, list(losses), values))
         return dict(zip(losses, values.unbind(), strict=True))
 
     def set_time(self, ahead: int) -> None:
@@ -128,18 +128,18 @@ class Engine:
         names = [each.name for each in self.phases]
         where = f"{phase.name} ({names.index(phase.name) + 1} of {len(names)})"
         for number, (part, weight) in enumerate(parts, 1):
-            which = f", microbatch {number} of {len(parts)}" if len(parts) > 1 else ""
-            self.doing = f"{where}{which}: losses"
+            microbatch = f", microbatch {number} of {len(parts)}" if len(parts) > 1 else ""
+            self.doing = f"{where}{microbatch}: losses"
             with torch.enable_grad(), self.runtime.autocast():
-                named = check_losses(self.method, phase, phase.loss(part))
-                part_total = torch.stack([loss.float() for loss in named.values()]).sum() * weight
-            self.doing = f"{where}{which}: gradients"
+                part_losses = check_losses(self.method, phase, phase.loss(part))
+                part_total = torch.stack([loss.float() for loss in part_losses.values()]).sum() * weight
+            self.doing = f"{where}{microbatch}: gradients"
             part_total.backward()
             if number == len(parts):
                 self.doing = f"{where}: waiting for {self.runtime.world} ranks" if self.runtime.world > 1 else where
                 self.reductions[phase.name].reduce()
             total += part_total.detach()
-            for name, loss in named.items():
+            for name, loss in part_losses.items():
                 key = f"{phase.name}/{name}"
                 sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
         losses.update(sums)
@@ -151,12 +151,12 @@ class Engine:
 
     def check_finite(self, saved: str) -> None:
         """GantkError if a loss since the last call was not finite: one device synchronisation for all these steps."""
-        seen, self._seen = self._seen, []
-        totals = torch.stack([losses.sum() for _, _, losses in seen]).tolist() if seen else []
-        for (step, names, values), total in zip(seen, totals, strict=True):
+        steps, self._unchecked = self._unchecked, []
+        totals = torch.stack([losses.sum() for _, _, losses in steps]).tolist() if steps else []
+        for (step, names, losses), total in zip(steps, totals, strict=True):
             if math.isfinite(total):
                 continue
-            bad = [name for name, loss in zip(names, values.tolist(), strict=True) if not math.isfinite(loss)] or names
+            bad = [name for name, loss in zip(names, losses.tolist(), strict=True) if not math.isfinite(loss)] or names
             bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # NaN reached later phases through it
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
             raise GantkError(
@@ -235,9 +235,9 @@ def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
     count = len(next(iter(batch.values())))
     if size is None or size >= count:
         return [(batch, 1.0)]
-    pieces = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
-    sizes = [len(piece) for piece in next(iter(pieces.values()))]
-    return [(Batch({k: v[i] for k, v in pieces.items()}), n / count) for i, n in enumerate(sizes)]
+    split = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
+    parts = [Batch(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)]
+    return [(part, len(next(iter(part.values()))) / count) for part in parts]
 
 
 def _join(batch: Batch, parts: list[Batch]) -> None:

@@ -59,11 +59,11 @@ class SameOrder(Untraced):
     from its weight's, as hooks may leave it, into that layout."""
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
-        answer = super()._init_group(group, params, gradients, *others)
-        for place, (weight, gradient) in enumerate(zip(params, gradients, strict=True)):
+        complex_numbers = super()._init_group(group, params, gradients, *others)
+        for index, (weight, gradient) in enumerate(zip(params, gradients, strict=True)):
             if not gradient.is_sparse and not same_order(gradient, weight):
-                gradients[place] = torch.empty_like(weight).copy_(gradient)
-        return answer
+                gradients[index] = torch.empty_like(weight).copy_(gradient)
+        return complex_numbers
 
 
 class StorageOrder(SameOrder):
@@ -77,18 +77,18 @@ class StorageOrder(SameOrder):
         complex_numbers = super()._init_group(group, params, *others)
         orders = [storage_order(p) for p in params]
         for tensors in (params, *others):
-            for place, (tensor, order) in enumerate(zip(tensors, orders, strict=False)):
+            for index, (tensor, order) in enumerate(zip(tensors, orders, strict=False)):
                 if order is not None and tensor.ndim == len(order):
-                    tensors[place] = tensor.detach().permute(order)
+                    tensors[index] = tensor.detach().permute(order)
         return complex_numbers
 
 
 class Adam(StorageOrder, torch.optim.Adam):
-    """torch's."""
+    """torch's Adam without the import of its compiler, fast on channels-last weights."""
 
 
 class SGD(SameOrder, torch.optim.SGD):
-    """torch's."""
+    """torch's SGD without the import of its compiler."""
 
 
 def storage_order(tensor: Tensor) -> list[int] | None:
@@ -131,43 +131,53 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
 def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], steps: int) -> dict[str, Any]:
     """Check a `state_dict` saved after `steps` steps; returns the one to load. ValueError if it is another optimizer's.
 
-    Damaged ones may raise any error. Names, shapes and types must be those of a new optimizer, built by `make`, after
-    two steps from zero: a fused kernel reads as many elements as the weights have, whatever size the moments have.
-    Torch's optimizers keep the recipe's options, since a training changes none but the learning rate.
+    Damaged ones may raise any error. Names, shapes and types must be those that a new optimizer, built by `make`, has
+    after two steps from zero. Torch's keep the recipe's options: a training changes none but the learning rate.
     """
-    groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in groups] != [group["params"] for group in own]:
+    saved_groups, groups = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
         raise ValueError("it is of other weights")
     for name, limit in (("lr", 1e9), ("betas", 1.0)):
-        for number in (float(each) for group in groups for each in torch.as_tensor(group.get(name, 0.0)).flatten()):
-            if not 0 <= number <= limit:
-                raise ValueError(f"its '{name}' is {number:g}")
-    is_torchs = any(each.__module__.startswith("torch.optim.") for each in type(optimizer).__mro__[:-2])
-    parameters, runs = [p for group in optimizer.param_groups for p in group["params"]], min(steps, 2)
+        for group in saved_groups:
+            for number in map(float, torch.as_tensor(group.get(name, 0.0)).flatten()):
+                if not 0 <= number <= limit:
+                    raise ValueError(f"its '{name}' is {number:g}")
+    is_torchs = any(base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
-        expected = _after(runs, make([torch.zeros(p.shape, dtype=p.dtype, requires_grad=True) for p in parameters]))
+        zeros = [torch.zeros(p.shape, dtype=p.dtype, requires_grad=True) for p in parameters]
+        expected = _state_after(min(steps, 2), make(zeros))
     except Exception:
         if is_torchs:
             raise
         expected = {}  # a plugin's optimizer may not work on zeros on a CPU
-    if not saved["state"].keys() <= set(range(len(parameters))) or (expected and not saved["state"]):
-        raise ValueError(f"it remembers {len(saved['state'])} of {len(parameters)} weights")
-    for place, state in saved["state"].items():
-        for name, value in expected.get(place, {}).items():
-            there, here = (_kinds(each) for each in (state.get(name, "missing"), value))
-            if not there <= here and (here or not isinstance(value, list)):
-                raise ValueError(f"'{name}' of weight {place} is {', '.join(there)} there and {', '.join(here)} here")
+    _check_state(saved["state"], expected, len(parameters), steps)
+    for saved_group, group in zip(saved_groups, groups, strict=True) if not is_torchs else ():
+        for key, value in saved_group.items():
+            if key not in RUN_OPTIONS:
+                group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+    return {"state": saved["state"], "param_groups": groups}
+
+
+def _check_state(states: dict[int, dict[str, Any]], expected: dict[int, dict[str, Any]], count: int, steps: int):
+    """ValueError where the state of one of `count` weights, saved after `steps` steps, is not as `expected`.
+
+    A fused kernel reads as many elements as the weights have, whatever size the moments have.
+    """
+    if not states.keys() <= set(range(count)) or (expected and not states):
+        raise ValueError(f"it remembers {len(states)} of {count} weights")
+    for index, state in states.items():
+        for name, value in expected.get(index, {}).items():
+            found, wanted = _kinds(state.get(name, "missing")), _kinds(value)
+            if not found <= wanted and (wanted or not isinstance(value, list)):
+                raise ValueError(f"'{name}' of weight {index} is {', '.join(found)} there and {', '.join(wanted)} here")
             if isinstance(state[name], Tensor) and value.isfinite().all() and not state[name].isfinite().all():
-                raise ValueError(f"'{name}' of weight {place} is not finite")
-            if name == "step" and float(value) == runs and not 0 <= float(state[name]) <= steps:
-                raise ValueError(f"the step of weight {place} is {float(state[name]):g} of {steps}")
-    for group, own_group in zip(groups if not is_torchs else (), own, strict=False):
-        changed = {key: value for key, value in group.items() if key not in RUN_OPTIONS}
-        own_group |= {k: tuple(v) if isinstance(own_group.get(k), tuple) else v for k, v in changed.items()}
-    return {"state": saved["state"], "param_groups": own}
+                raise ValueError(f"'{name}' of weight {index} is not finite")
+            if name == "step" and float(value) == min(steps, 2) and not 0 <= float(state[name]) <= steps:
+                raise ValueError(f"the step of weight {index} is {float(state[name]):g} of {steps}")
 
 
-def _after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+def _state_after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
     """The optimizer's state for each parameter after `steps` (at most 2) steps, with gradients 1.0 and -0.5."""
     for slope in (1.0, -0.5)[:steps]:
         for group in optimizer.param_groups:
@@ -180,7 +190,7 @@ def _after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
 def _kinds(value: Any) -> set[str]:
     """The kind of a value, or the kinds in a list; all numbers and 0-dimensional tensors are "a number"."""
     if isinstance(value, list):
-        return {kind for each in value for kind in _kinds(each)}
+        return {kind for entry in value for kind in _kinds(entry)}
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return {"a number" if number or isinstance(value, Tensor) and not value.ndim else kind_of(value)}
 

@@ -49,27 +49,27 @@ class ImagePool(nn.Module):
         return self._exchange(images.movedim(1, -1), store.movedim(1, -1)).movedim(-1, 1)
 
     def _exchange(self, images: Tensor, store: Tensor) -> Tensor:
+        """`forward` for images and store of one memory format, without a synchronisation; changes the store."""
         batch, capacity = len(images), self.capacity
-        drawn = torch.randint(2 * capacity, (batch,), device=images.device)  # below capacity: the place to exchange
-        order = torch.arange(batch, device=images.device)
-        full = self.count + order >= capacity
-        place = torch.where(full, drawn % capacity, self.count + order)
+        drawn = torch.randint(2 * capacity, (batch,), device=images.device)
+        number = torch.arange(batch, device=images.device)  # of each image in the batch
+        full = self.count + number >= capacity
+        place = torch.where(full, drawn % capacity, self.count + number)
         exchanged = full & (drawn < capacity)
-        passed = full ^ exchanged  # returned, and not stored
+        bypassing = full ^ exchanged  # returned, and not stored
         stored = store.index_select(0, place)
-        given = kept = images
-        if batch > 1:
-            met = (place == place[:, None]) & ~passed  # row i: images stored at image i's place
-            met = torch.where(met, order, -1)
-            before, last = torch.where(order < order[:, None], met, -1).amax(1), met.amax(1)
-            given = images.index_select(0, torch.where(exchanged & (before >= 0), before, order))
-            kept = images.index_select(0, last.clamp(min=0))
-            exchanged, passed = exchanged & (before < 0), last < 0
+        returned = written = images  # instead of a stored image; into the store
+        if batch > 1:  # images that draw the same place: a later one gets the one before it, the last one stays there
+            rivals = torch.where((place == place[:, None]) & ~bypassing, number, -1)  # row i: those at image i's place
+            before, last = torch.where(number < number[:, None], rivals, -1).amax(1), rivals.amax(1)
+            returned = images.index_select(0, torch.where(exchanged & (before >= 0), before, number))
+            written = images.index_select(0, last.clamp(min=0))
+            exchanged, bypassing = exchanged & (before < 0), last < 0
 
-        def either(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
-            return torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other)
+        def where(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
+            return torch.where(condition.view(-1, *[1] * (images.ndim - 1)), images, others)
 
         # A place may occur twice: the same value is written each time, so that the order does not matter.
-        store.index_copy_(0, place, either(passed, stored, kept.to(store.dtype)))
+        store.index_copy_(0, place, where(bypassing, stored, written.to(store.dtype)))
         self.count.add_(batch).clamp_(max=capacity)
-        return either(exchanged, stored.to(images.dtype), given)
+        return where(exchanged, stored.to(images.dtype), returned)

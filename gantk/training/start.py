@@ -43,19 +43,22 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     meta, file = (checkpoint.load_meta(place), place / "weights.safetensors") if place.is_dir() else ({}, place)
     tensors = checkpoint.load_weights(place) if meta else read_state(place, WHERE)
     live, average = trained.split_weights(tensors)
+    saved = (live | average) or tensors
     updated = {id(buffer) for phase in method.phases() for module in phase.updates for buffer in module.buffers()}
-    saved, own = live | average or tensors, method.state_dict(keep_vars=True)
-    unused = sorted(saved.keys() - own.keys())
-    own = {key: each for key, each in own.items() if isinstance(each, nn.Parameter) or id(each) in updated}
-    drawn = sorted(own.keys() - saved.keys())
-    pairs = {key: (saved[key], own[key]) for key in sorted(own.keys() & saved.keys())}
-    fitting = {key for key, pair in pairs.items() if len({(one.shape, one.is_floating_point()) for one in pair}) == 1}
-    copied = {key: one for key, (one, _) in pairs.items() if key in fitting}  # float16 may become float32
-    misfits = [f"{key} {', here '.join(map(checkpoint.kind_of, pairs[key]))}" for key in pairs if key not in copied]
-    count, total = (sum(tensor.numel() for tensor in each.values()) for each in (copied, own))
+    state = method.state_dict(keep_vars=True)
+    wanted = {key: value for key, value in state.items() if isinstance(value, nn.Parameter) or id(value) in updated}
+    drawn, unused = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - state.keys())
+    copied, misfits = {}, []
+    for key in sorted(wanted.keys() & saved.keys()):
+        old, new = saved[key], wanted[key]
+        if old.shape == new.shape and old.is_floating_point() == new.is_floating_point():
+            copied[key] = old  # float16 may become float32
+        else:
+            misfits.append(f"{key} {checkpoint.kind_of(old)}, here {checkpoint.kind_of(new)}")
+    count, total = (sum(tensor.numel() for tensor in chosen.values()) for chosen in (copied, wanted))
     if count < LEAST * total:
         what = f"the weights of '{name}' do not fit the networks of this recipe ({counted(copied, 'tensor')} would): "
-        what += misfits[0] if misfits else f"they have '{next(iter(saved))}', these '{next(iter(own))}'"
+        what += misfits[0] if misfits else f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
         remedy = "take the [method] table of the recipe that they were trained with"
         raise UserError(what, where=WHERE, remedy=remedy)
     if not_finite := [key for key, tensor in copied.items() if not tensor.isfinite().all()]:
@@ -63,10 +66,10 @@ def start_from(name: str, method: Method, data: Data) -> Start:
         raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
     with torch.no_grad():
         for key, tensor in copied.items():
-            own[key].copy_(tensor)
-    digest = sha256_of(file)
-    lines = [f"{place} (sha256 {digest[:8]}): {len(copied)} of {len(own)} tensors, {count / total:.0%} of the weights"]
-    lines += [f"not there, so drawn from the seed: {_layers(drawn, own)}"] if drawn else []
+            wanted[key].copy_(tensor)
+    digest, taken = sha256_of(file), f"{len(copied)} of {len(wanted)} tensors, {count / total:.0%} of the weights"
+    lines = [f"{place} (sha256 {digest[:8]}): {taken}"]
+    lines += [f"not there, so drawn from the seed: {_layers(drawn, wanted)}"] if drawn else []
     lines += [f"of another shape there, so drawn: {listed(misfits)} ({counted(misfits, 'tensor')})"] if misfits else []
     lines += [f"there, and nowhere here: {_layers(unused, saved)}"] if unused else []
     record = {"from": name, "path": str(place), "sha256": digest, "step": meta.get("step"), "taken": [*copied]}
@@ -75,11 +78,11 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     return Start(tuple(printed), {"start": record}, _leaks(name, meta, place, data) if meta else None)
 
 
-def _layers(keys: list[str], every: dict[str, Tensor]) -> str:
+def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
     """Names of networks whose tensors are all among the keys, else of their layers: `d_a, d_b, g_ab.head.0`."""
-    partly = {key.split(".")[0] for key in every if key not in keys}
-    heads = ((key, key.split(".")[0]) for key in keys)
-    layers = [key.rpartition(".")[0] if head in partly else head for key, head in heads]
+    partly = {key.split(".")[0] for key in tensors if key not in keys}
+    networks = ((key, key.split(".")[0]) for key in keys)
+    layers = [key.rpartition(".")[0] if network in partly else network for key, network in networks]
     return f"{listed([*dict.fromkeys(layers)])} ({counted(keys, 'tensor')})"
 
 
@@ -102,7 +105,7 @@ def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserErro
     split = (meta.get("packed") or {}).get("seen")
     split = split or read(place.parent.parent / "split.json").get("splits", {"train": ()})
     trained_on = {image.get("sha256") for image in split["train"]}
-    paths = {record.path for each in ("validation", "test") for record in data.splits[each] if record.path}
+    paths = {record.path for name in ("validation", "test") for record in data.splits[name] if record.path}
     seen = [path.name for path, digest in data.preparation.sha256(paths).items() if digest in trained_on]
     if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):  # its files are in both sets
         return None
