@@ -54,12 +54,9 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from gantk.plugin.loader import installed
 
-        try:
-            return version("gantk")
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            return "0.1.0+source"
+        return installed("gantk") or "0.1.0+source"  # run from a checkout that is not installed
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")
 
 

@@ -72,13 +72,13 @@ def run(
     from gantk.machine.restart import advice, run_to_resume
     from gantk.machine.runtime import describe, start, sync_errors
     from gantk.recipe.load import checked_recipe, resolved
-    from gantk.runs.folder import Run, environment, with_data_written
+    from gantk.runs.folder import Run, environment, stored_data
     from gantk.training.assemble import assemble
     from gantk.training.loop import StepProfile
     from gantk.training.memory import memory_advice
 
     if not isinstance(data, (str, os.PathLike, NoneType)):
-        with with_data_written(data, recipe, set, profile, out, say) as (loaded, out):
+        with stored_data(data, recipe, set, profile, out, say) as (loaded, out):
             return run(
                 loaded, set=set, out=out, device=device, precision=precision, seed=seed, allow_leakage=allow_leakage,
                 profile_steps=profile_steps, track=track, say=say,

@@ -16,7 +16,7 @@ from gantk.data.sources.file_names import relative_to
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.rows import weights_of
-from gantk.data.split import consequences, named, recalled, split_json, split_records, unpair
+from gantk.data.split import consequences, named, read_splits, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import MOST, fingerprint, sampled
 from gantk.errors import UserError, counted
@@ -45,7 +45,7 @@ class Data:
         self.source, records = self.listed(lambda: source_and_records(table, method, "" if known else "ask"))
         if known:
             present, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
-            self.splits, self.training, records = recalled(known["splits"], present, hashes)
+            self.splits, self.training, records = read_splits(known["splits"], present, hashes)
             ids, before = {record.id for record in records}, self.files if self._before is None else self._before
             if new := self.files - before | {record.key for record in present if record.id not in ids}:
                 self.notes.append(f"note     not in the run's split.json, so left out: {named(sorted(new))}")

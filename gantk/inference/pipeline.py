@@ -29,7 +29,6 @@ WINDOW = 3  # side in pixels, at the networks' size, of the windows in which `li
 FLAT = 1e-10  # share of the squared range: windows with less variance than this get slope 0
 WHOLE = 512  # slices per batch for post-steps that need whole volumes
 CROPPED = 5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
-MIRRORED = ((-1,),)  # axes of the network's input that `tta` flips: columns
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 
 
@@ -105,14 +104,14 @@ class Pipeline:
         chosen = PLANES if planes == "all" else (planes or frame.plane,)
         outside, made = self.outside(image.pixels) if frame.masked else None, []
         for k, plane in enumerate(chosen):
-            share = progress and (lambda done, all, k=k: progress(k * all + done, len(chosen) * all))
+            share = progress and (lambda done, total, k=k: progress(k * total + done, len(chosen) * total))
             made.append(self._along(image, plane, mapping, share, image.own and plane == chosen[-1]))
         results = made[-1]
-        for axial, coronal, sagittal in zip(*made, strict=True) if made[1:] else ():  # median, written into the last
-            for part in slabs(sagittal.shape[1:]):
-                one, other = axial[:, part], coronal[:, part]
-                middle = np.minimum(np.maximum(one, other), sagittal[:, part])
-                np.maximum(np.minimum(one, other), middle, out=sagittal[:, part])
+        for axial, coronal, sagittal in zip(*made, strict=True) if len(made) > 1 else ():
+            for part in slabs(sagittal.shape[1:]):  # the median of three, written into the last
+                first, second = axial[:, part], coronal[:, part]
+                middle = np.minimum(np.maximum(first, second), sagittal[:, part])
+                np.maximum(np.minimum(first, second), middle, out=sagittal[:, part])
         self.mask(results, outside, mapping)
         return [replace(image, pixels=np.asarray(pixels, dtype=np.float32)) for pixels in results]
 
@@ -123,21 +122,21 @@ class Pipeline:
 
         Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder for large maps.
         """
-        frame, native, total = self.frame, images.shape[2:], len(images)
+        frame, sides, total = self.frame, images.shape[2:], len(images)
         cropped = frame.fit == "crop"
-        resize = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
+        resize = Resize(sides, sides if cropped else frame.size, "pad" if cropped else frame.fit)
         filled = [i for i in range(total) if np.nanmax(images[i]) > np.nanmin(images[i])]
         canvases: list[np.ndarray] = []
         waiting: list[tuple] = []  # results not yet written: their slices are neighbours of later ones
         for first in range(0, len(filled) or 1, frame.batch):
             chosen = filled[first : first + frame.batch] or [0]  # all blank: the first gives the channel count
             natives = [self._with_neighbours(images, i) for i in chosen]
-            seen = np.stack([to_network(each, mapping, resize) for each in natives])
-            outputs = [self._middle(each, axis=1) for each in np.split(self.run(seen), len(self.maps), axis=1)]
+            seen = np.stack([to_network(native, mapping, resize) for native in natives])
+            outputs = [self._middle(output, axis=1) for output in np.split(self.run(seen), len(self.maps), axis=1)]
             if not canvases:  # memory order of volumes, planes second
-                sides = (outputs[0].shape[1], total, *native)
-                canvases = [images] if own and images.flags.writeable and sides[0] == images.shape[1] else []
-                canvases += [np.moveaxis(zeros_beside(spill, sides), 1, 0) for _ in outputs[len(canvases) :]]
+                shape = (outputs[0].shape[1], total, *sides)
+                canvases = [images] if own and images.flags.writeable and shape[0] == images.shape[1] else []
+                canvases += [np.moveaxis(zeros_beside(spill, shape), 1, 0) for _ in outputs[len(canvases) :]]
             parts = zip(natives, seen, zip(*outputs, strict=True), strict=True)
             waiting += zip(chosen, parts, strict=True) if filled else ()
             (following,) = filled[first + frame.batch :][:1] or [total + frame.neighbours]
@@ -147,11 +146,11 @@ class Pipeline:
             if progress:
                 progress(total if first + frame.batch >= len(filled) else chosen[-1] + 1, total)
         for i in {*range(total)} - {*filled}:
-            level = images[(i, slice(None), *[slice(1)] * len(native))]
+            level = images[(i, slice(None), *[slice(1)] * len(sides))]
             air = np.where(mapping.forward(level).ravel() > mapping.tissue, np.nan, level.ravel())
             for canvas, kind in zip(canvases, self.maps, strict=True):
                 if kind == "image":  # a value brighter than air has no known translation
-                    canvas[i] = self._target_level(air, canvas.shape[1], mapping).reshape(-1, *[1] * len(native))
+                    canvas[i] = self._target_level(air, canvas.shape[1], mapping).reshape(-1, *[1] * len(sides))
         return canvases
 
     def own_scale(self, pixels: np.ndarray) -> Any:
@@ -187,28 +186,28 @@ class Pipeline:
             raise UserError(what, where=where, remedy=remedy)
 
     def _along(self, image: Image, plane: str, mapping: Any, progress: Progress | None, own: bool) -> list[np.ndarray]:
-        """Translate along one plane of slices; returns (D, *spatial) on the image's grid for each map."""
+        """The maps (D, *spatial) of an image, on its grid, by slices of one plane; if `own`, one may overwrite it."""
         grid = SamplingGrid(plane, self.frame.spacing)
         seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
-        plain = seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(image.pixels.max())
-        same = np.may_share_memory(seen, image.pixels)
+        unguided = seen.size == image.pixels.size or self.frame.detail != "guided" or np.isnan(image.pixels.max())
+        is_view = np.may_share_memory(seen, image.pixels)  # the grid only turns the image
         stacked = np.moveaxis(seen, 1, 0) if by_slice else seen[None]
-        done = self.stack(stacked, mapping, progress, own if same else plain, image.spill)
-        done = [np.moveaxis(each, 0, 1) if by_slice else each[0] for each in done]
-        if same:
-            return [grid.inverse(each, image) for each in done]
-        lines = [(each, None) if plain or kind == "spread" else line_of(each, seen, image.spill)
-                 for each, kind in zip(done, self.maps, strict=True)]  # fmt: skip
-        sides = (len(done[0]), *image.pixels.shape[1:])
-        results = [image.pixels] if own and image.pixels.flags.writeable and sides == image.pixels.shape else []
-        results += [zeros_beside(image.spill, sides) for _ in done[len(results) :]]
-        native, *turned = map(grid.turned, (image.pixels, *results))
+        maps = self.stack(stacked, mapping, progress, own if is_view else unguided, image.spill)
+        maps = [np.moveaxis(stack, 0, 1) if by_slice else stack[0] for stack in maps]
+        if is_view:
+            return [grid.inverse(pixels, image) for pixels in maps]
+        lines = [(pixels, None) if unguided or kind == "spread" else line_of(pixels, seen, image.spill)
+                 for pixels, kind in zip(maps, self.maps, strict=True)]  # fmt: skip
+        shape = (len(maps[0]), *image.pixels.shape[1:])
+        results = [image.pixels] if own and image.pixels.flags.writeable and shape == image.pixels.shape else []
+        results += [zeros_beside(image.spill, shape) for _ in maps[len(results) :]]
+        native, *canvases = map(grid.turned, (image.pixels, *results))
         for part in slabs(native.shape[1:]) if image.dims == 3 else [slice(None)]:
             enlarge = partial(grid.enlarged, image=image, part=part)
             made = [enlarge(rest) if slope is None else with_detail(rest, slope, native[:, part], enlarge)
                     for rest, slope in lines]  # fmt: skip
-            for canvas, values in zip(turned, made, strict=True):
+            for canvas, values in zip(canvases, made, strict=True):
                 canvas[:, part] = values
         return results
 
@@ -267,10 +266,8 @@ class Pipeline:
 
 def mirrored_mean(run: Callable[[np.ndarray], np.ndarray], seen: np.ndarray) -> np.ndarray:
     """The mean of a network's results for images and for their mirror images, mirrored back (Wang et al. 2019)."""
-    total = run(seen)
-    for axes in MIRRORED:
-        total = total + np.flip(run(np.ascontiguousarray(np.flip(seen, axes))), axes)
-    return total / (1 + len(MIRRORED))
+    made, mirrored = run(seen), run(np.ascontiguousarray(np.flip(seen, -1)))  # columns
+    return (made + np.flip(mirrored, -1)) / 2
 
 
 def _planes(pixels: np.ndarray) -> np.ndarray:

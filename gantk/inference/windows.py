@@ -63,16 +63,11 @@ def by_windows(
     function: Callable[[np.ndarray], np.ndarray],
     batch: int = 16,
 ) -> np.ndarray:
-    """Apply `function` to overlapping windows of images and blend: (N, C, *size) to (N, D, *size), float32.
+    """Apply `function`, (n, C, *window) -> (n, D, *window), to overlapping windows of images and blend its results.
 
-    Windows are independent: a norm inside the function takes its statistics from one window.
-
-    Args:
-        images: each side at least the window's.
-        window: sides of the function's input.
-        overlap: share of a window's side that the next one covers, 0 to below 1; more is smoother and slower.
-        function: (n, C, *window) -> (n, D, *window).
-        batch: windows per call.
+    (N, C, *size), no side shorter than the window's, to (N, D, *size), float32. `overlap`: share of a window's side
+    that the next one covers, 0 to below 1; more is smoother and slower. `batch`: windows per call. They are
+    independent: a norm inside the function takes its statistics from one window.
     """
     size = images.shape[2:]
     shared = [part - max(1, int(part * (1 - overlap))) for part in window]

@@ -302,10 +302,10 @@ def place(text: str, origin: str, path: tuple) -> str:
 
 def find_line(text: str, path: tuple) -> int | None:
     """The line of a TOML text that holds the key at `path`: exact, or the deepest table or key found on the way."""
-    best, best_depth, keys = None, 0, tuple(map(str, path))
-    for here, number, _ in key_lines(text):
-        if keys[: len(here)] == here and len(here) > best_depth:
-            best, best_depth = number, len(here)
+    best, best_depth, wanted = None, 0, tuple(map(str, path))
+    for key, number, _ in key_lines(text):
+        if wanted[: len(key)] == key and len(key) > best_depth:
+            best, best_depth = number, len(key)
     return best
 
 
@@ -409,10 +409,7 @@ def _has_option(method: Any, new: str, old: str) -> bool:
 def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every value that is not a table."""
     for key, value in tables.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key)
+        yield from leaves(value, (*path, key)) if isinstance(value, Mapping) else [(*path, key)]
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -105,10 +105,8 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
         parts = {region: [f for f in findings if f["region"] == region] for region in REGIONS}
         regions = {region: (_sentence(own), own) for region, own in parts.items() if own}
         whole = [finding for finding in findings if not finding["region"]]
-        results.append(
-            {"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings}
-            | {"whole": whole, "regions": regions}
-        )
+        verdict = {"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings}
+        results.append(verdict | {"whole": whole, "regions": regions})
     return results
 
 

@@ -246,13 +246,8 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 @contextmanager
-def with_data_written(
-    data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]
-):
-    """Context manager: writes in-memory data into a new run folder and yields (recipe that reads them, folder).
-
-    The folder is deleted at the end where no run has started in it.
-    """
+def stored_data(data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]):
+    """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where no run starts."""
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
     with ExitStack() as locks:

@@ -106,5 +106,5 @@ class Examples:
     def real(self, n: int) -> Tensor:
         if isinstance(self.made_from, Tensor):
             return self.made_from.to(self.device)
-        each = {name: iter(self(self.made_from.count(name), name)) for name in set(self.made_from)}
-        return torch.stack([next(each[name]) for name in self.made_from]) if each else self(n)
+        images_of = {label: iter(self(self.made_from.count(label), label)) for label in set(self.made_from)}
+        return torch.stack([next(images_of[label]) for label in self.made_from]) if images_of else self(n)

@@ -160,10 +160,8 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
 
 
 def _check_state(states: dict[int, dict[str, Any]], expected: dict[int, dict[str, Any]], count: int, steps: int):
-    """ValueError where the state of one of `count` weights, saved after `steps` steps, is not as `expected`.
-
-    A fused kernel reads as many elements as the weights have, whatever size the moments have.
-    """
+    """ValueError where the states of `count` weights, saved after `steps` steps, are not of the kinds `expected`."""
+    # A fused kernel reads as many elements as the weights have, whatever size the moments have.
     if not states.keys() <= set(range(count)) or (expected and not states):
         raise ValueError(f"it remembers {len(states)} of {count} weights")
     for index, state in states.items():

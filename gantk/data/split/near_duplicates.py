@@ -284,17 +284,17 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     Files of a size that no other file has are not read.
     """
     stats = {path: os.stat(path) for path in {path for record in records for path in record.files}}
-    count = Counter(each.st_size for each in stats.values())
-    files = {path: (each.st_dev, each.st_ino or path) for path, each in stats.items() if count[each.st_size] > 1}
-    of_file = {file: sha256_of(path) for file, path in {file: path for path, file in files.items()}.items()}
-    digests = {path: of_file[file] for path, file in files.items()}  # links to one file are read once
+    count = Counter(stat.st_size for stat in stats.values())
+    inodes = {path: (stat.st_dev, stat.st_ino or path) for path, stat in stats.items() if count[stat.st_size] > 1}
+    path_of = {inode: path for path, inode in inodes.items()}  # links to one file are read once
+    digest_of = {inode: sha256_of(path) for inode, path in path_of.items()}
     pairs: list[tuple[int, int]] = []
     firsts: dict[Hashable, int] = {}
     for n, record in enumerate(records):
-        parts = tuple(digests.get(path) for path in record.files)
-        if parts and None not in parts:
-            sliced = record.scan_key or is_volume(record.files[0])
-            first = firsts.setdefault((parts, record.position if sliced else None), n)
+        digests = tuple(digest_of.get(inodes.get(path)) for path in record.files)
+        if digests and None not in digests:
+            is_plane = record.scan_key or is_volume(record.files[0])
+            first = firsts.setdefault((digests, record.position if is_plane else None), n)
             pairs += [(first, n)] * (first != n)
     return pairs
 

@@ -350,10 +350,8 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
         s = "s stand" if len(both) > 1 else " stands"
         lines.append(f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these heads alone")
     if "" in tested:
-        lines.append(
-            "no image says its patient: training and test may show one head, so that scores hold within it and "
-            f"count as one patient's; {NAME}"
-        )
+        line = "no image says its patient: training and test may show one head, so that scores hold within it and "
+        lines.append(f"{line}count as one patient's; {NAME}")
     return lines
 
 
@@ -368,8 +366,8 @@ def split_json(
     that the method does not use, such as other halves of pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
-    files_of_record, hashed = _behind(sum(sets.values(), []), sha256)
-    file = {path: {"path": str(path), "sha256": each} for path, each in hashed.items()}
+    files_of_record, hashes = _files_behind(sum(sets.values(), []), sha256)
+    file = {path: {"path": str(path), "sha256": digest} for path, digest in hashes.items()}
 
     def entry(record: Record) -> dict[str, Any]:
         known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair}
@@ -384,50 +382,61 @@ def split_json(
     return made | {"left_out": [record.id for record in left_out]}
 
 
-def _behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tuple[dict, dict[Path, str]]:
+def _files_behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tuple[dict, dict[Path, str]]:
     """All files that are read for an image, by the id of its file's first record; and the hashes of these files."""
     files = {}
     for record in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
         parts = {part for file in (*record.files, *record.mask_files) for part in files_of(file)} - {*record.files}
         files[record.id] = {"path": [record.path], "others": record.others, "parts": sorted(parts)}
-    return files, sha256({path for each in files.values() for paths in each.values() for path in paths})
+    return files, sha256({path for kinds in files.values() for paths in kinds.values() for path in paths})
 
 
-def recalled(
-    made: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
+def read_splits(
+    content: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
 ) -> tuple[Splits, list[Record], list[Record]]:
     """The splits in a run's split.json, the training images that its method uses, and all records that it names.
 
     UserError names images that are gone or have changed; new images are left out.
     """
-    entries = {(e["domain"], e["key"]): (name, e) for name in (*SETS, "set_aside") for e in made.get(name) or ()}
-    there, complete = {record.id: record for record in records}, "set_aside" in made
-    (behind, now), wrong = _behind([there[one] for one in entries if one in there], sha256), {"gone": [], "changed": []}
-    for one, (_, entry) in entries.items():
-        if one not in there:
-            wrong["gone"].append(one[1])
+    entries, set_of = {}, {}  # by a record's id: its entry, and the set that lists it
+    for name in (*SETS, "set_aside"):
+        for entry in content.get(name) or ():
+            entries[entry["domain"], entry["key"]], set_of[entry["domain"], entry["key"]] = entry, name
+    present, complete = {record.id: record for record in records}, "set_aside" in content
+    _expect_unchanged(entries, present, sha256, complete)
+    known: dict[tuple[str, str], Record] = {}
+    for key, entry in entries.items():
+        subject = present[key].subject if entry["subject"] else ""
+        known[key] = replace(present[key], pair=entry["pair"], label=entry.get("label"), subject=subject)
+    sets = {name: [record for key, record in known.items() if set_of[key] == name] for name in SETS}
+    left_out, training = set(map(tuple, content.get("left_out") or ())), sets["train"]
+    if not complete:  # an earlier version did not list images left out and set aside, of patients that it trained on
+        patients = {record.subject for record in training} - ({""} if content["by"] != "block" else set())
+        unlisted = {r.id: r for r in records if r.id not in known and r.subject in patients}
+        known, left_out = (known, {*unlisted}) if content["by"] == "block" else (known | unlisted, left_out)
+    held_out = {record.id for name in SETS[1:] for record in sets[name]}
+    named_records = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
+    sets["train"] = [record for record in named_records if record.id in known and record.id not in held_out]
+    made = {key: content[key] for key in ("seed", "folds", "fold", "file") if key in content}
+    return Splits(sets, content["by"], made), training, named_records
+
+
+def _expect_unchanged(entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable, complete: bool):
+    """UserError where images are not `present`, or their files' SHA-256 differ; `complete`: all files have one."""
+    files_of_record, hashes = _files_behind([present[key] for key in entries if key in present], sha256)
+    wrong: dict[str, list[str]] = {"gone": [], "changed": []}
+    for key, entry in entries.items():
+        if key not in present:
+            wrong["gone"].append(key[1])
         elif entry["path"]:
-            files = behind.get(one, {}) if complete else {}
-            recorded = {name: entry.get(name) or () for name in files} | {"path": [entry]}
-            files = files | {"path": [there[one].path]}
-            if any([f.get("sha256") for f in recorded[name]] != [now.get(f) for f in files[name]] for name in files):
-                wrong["changed"].append(one[1])
+            files = (files_of_record.get(key, {}) if complete else {}) | {"path": [present[key].path]}
+            now = {kind: [hashes.get(path) for path in paths] for kind, paths in files.items()}
+            recorded = {kind: [entry] if kind == "path" else entry.get(kind) or () for kind in files}
+            if now != {kind: [file.get("sha256") for file in listed] for kind, listed in recorded.items()}:
+                wrong["changed"].append(key[1])
     if problems := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
         remedy = "put back what was there, or say where it is now: data.source.path in the run's recipe.toml"
         raise UserError(f"since this run was split, {', and '.join(problems)}", where="split.json", remedy=remedy)
-    known = {one: replace(there[one], pair=e["pair"], label=e.get("label")) for one, (_, e) in entries.items()}
-    known |= {one: replace(known[one], subject="") for one, (_, e) in entries.items() if not e["subject"]}
-    sets = {name: [known[one] for one, (own, _) in entries.items() if own == name] for name in SETS}
-    left_out, training = set(map(tuple, made.get("left_out") or ())), sets["train"]
-    if not complete:  # an earlier version did not list images left out and set aside, of patients that it trained on
-        trained = {record.subject for record in training} - ({""} if made["by"] != "block" else set())
-        set_aside = {r.id: r for r in records if r.id not in known and r.subject in trained}
-        known, left_out = (known, {*set_aside}) if made["by"] == "block" else (known | set_aside, left_out)
-    held = {record.id for name in SETS[1:] for record in sets[name]}
-    every = [known.get(record.id, record) for record in records if record.id in known or record.id in left_out]
-    sets["train"] = [record for record in every if record.id in known and record.id not in held]
-    how = {key: made[key] for key in ("seed", "folds", "fold", "file") if key in made}
-    return Splits(sets, made["by"], how), training, every
 
 
 def named(keys: Iterable[str]) -> str:
