@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,11 @@ def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, An
     file, accepted, problems = Path(study) / "key.json", {}, []
     if not (key := read(file, KEY)):
         raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy="name what `gantk study new` wrote")
-    digest = sha256_of(file)
     for path in map(Path, answers):
         try:
             if not (said := read(path, ANSWERS, "ask the reader to save again")):
                 raise ValueError("it is not there")
-            if said["study"] != digest:
+            if said["study"] != sha256_of(file):
                 raise ValueError("it is of another study, or key.json was changed")
             if said["reader"] not in key["readers"]:
                 raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
@@ -69,13 +68,12 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
     return rows | {"item": 2 * case + (1 if kind == "2afc" else which)}
 
 
-def items(rows: Iterable[Rows], cases: int, name: str) -> np.ndarray:
+def items(rows: Collection[Rows], cases: int, name: str) -> np.ndarray:
     """First answers by image, (readers, 2 * cases), nan where there is none; a pair's answer is at its made image."""
-    labels = []
-    for one in rows:
-        labels.append(np.full(2 * cases, np.nan))
-        labels[-1][one["item"][~one["repeat"]]] = one[name][~one["repeat"]]
-    return np.stack(labels)
+    labels = np.full((len(rows), 2 * cases), np.nan)
+    for row, one in zip(labels, rows, strict=True):
+        row[one["item"][~one["repeat"]]] = one[name][~one["repeat"]]
+    return labels
 
 
 def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
@@ -96,10 +94,9 @@ def write_weights(study: str | Path, answers: Iterable[str | Path], out: str | P
     if key.get("split") != "train" or "made" not in key["cases"][0]:
         what = "no training shows the images of this study, or what it shows was made of noise"
         raise UserError(what, where="STUDY", remedy="`gantk study new RUN --split train`, of a run that translates")
-    right = items(rows.values(), len(key["cases"]), "right")[:, 1::2]
-    shares = np.nansum(right, 0) / np.maximum((~np.isnan(right)).sum(0), 1)
-    names = [(case[side], share) for case, share in zip(key["cases"], shares, strict=True) for side in ("real", "made")]
-    weights = {name: round(1 + BOOST * float(share), 4) for name, share in names}
+    right = np.ma.masked_invalid(items(rows.values(), len(key["cases"]), "right")[:, 1::2])
+    shown = zip(key["cases"], np.round(1 + BOOST * right.mean(0).filled(0), 4).tolist(), strict=True)
+    weights = {case[side]: weight for case, weight in shown for side in ("real", "made")}
     write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
     for line in [*(f"warning  {problem}" for problem in problems), f"written  {out}: {len(weights)} images"]:
         say(line)

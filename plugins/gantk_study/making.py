@@ -7,7 +7,6 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from gantk.data.resample import Resize
 from gantk.errors import UserError, counted
 from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
-from gantk_study.answers import CHOICES
+from gantk.report.build import render
+from gantk_study.answers import CHOICES, HERE
 
-HERE = Path(__file__).parent
 PAIRS = 60  # default number of pairs, if there are as many
 REPEATS = 10  # one question in this many is repeated
 ENDS = (0.5, 99.5)  # percentiles of a folder's values that become black and white, if files are not 8-bit
-Cases = tuple[list[dict[str, Any]], np.ndarray]  # names of each pair; real and made images, (N, 2, H, W) uint8
 
 
 def new_study(
@@ -45,8 +43,7 @@ def new_study(
     """Write pages/reader-1.html ... and key.json into a new folder; returns the folder.
 
     The images are a run's held-out ones and their translations (from noise: as many samples), or those of two folders.
-    All have one size and 256 grays, as finer ones would reveal images of 8-bit files by their steps. They are not
-    compressed, as the length would reveal smooth ones. UserError if there are too few images or the folder exists.
+    All have one size and 256 grays, uncompressed: steps or lengths would tell which are made. UserError for too few.
     """
     if (run is None) != bool(real and fake) or bool(real) != bool(fake):
         raise UserError("what is to be judged is not clear", allowed="a RUN, or both --real DIR and --fake DIR")
@@ -71,7 +68,7 @@ def new_study(
         for name, order in asked.items():
             write_file(made / "pages" / f"{name}.html", page(study | {"reader": name}, order, images, rng).encode())
         write_file(made / "key.json", key)
-    say(f"study    {target}: {counted(len(asked['reader-1']), 'question')} about {counted(len(cases), 'pair')}")
+    say(f"study    {target}: {counted(asked['reader-1'], 'question')} about {counted(cases, 'pair')}")
     say("pages    one for each reader, with images of patients in it; key.json says what is real, keep it from them")
     return target
 
@@ -97,8 +94,6 @@ def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
 
 def page(study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng: np.random.Generator) -> str:
     """A reader's HTML: the images in random order, and the indices of the images of each question."""
-    from gantk.report.build import render
-
     places = rng.permutation(2 * len(images))  # index in the page of image 2 * case + made
     flat = images.reshape(-1, *images.shape[2:])[np.argsort(places)]
     data = study | {"height": flat.shape[1], "width": flat.shape[2]}
@@ -109,91 +104,68 @@ def page(study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng:
     return render("reader.html.j2", story, folders=[HERE], styles=("reader.css",), scripts=("reader.js",))
 
 
-def chosen(patients: Sequence[str], pairs: int | None, rng: np.random.Generator, where: str) -> list[int]:
-    """Indices of `pairs` random images, one of every patient before a second of any; UserError for too few."""
+def chosen(couples: Sequence, patients: Sequence[str], pairs: int | None, rng: Any, where: str) -> list[Any]:
+    """`pairs` random couples of images, one of every patient before a second of any; UserError for too few."""
     pairs = pairs or max(1, min(PAIRS, len(patients)))
     if len(patients) < pairs:
-        what = f"{where} has {counted(len(patients), 'image')} that can be judged, and {pairs} are asked for"
+        what = f"{where} has {counted(patients, 'image')} that can be judged, and {pairs} are asked for"
         raise UserError(what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "name others")
     order, before = [*map(int, rng.permutation(len(patients)))], Counter()
     turns = [before.update([patients[place]]) or before[patients[place]] for place in order]
-    return [order[n] for n in np.argsort(turns, kind="stable")[:pairs]]
+    return [couples[order[n]] for n in np.argsort(turns, kind="stable")[:pairs]]
 
 
-def of_folders(real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]) -> Cases:
-    """Cases and images of two folders, paired by equal names if there are enough, else at random."""
+def of_folders(real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]) -> tuple:
+    """Names of each pair and images (N, 2, H, W) of two folders; of equal names if there are enough, else random."""
     both = [{stem_of(scan.name): scan for scan in scans(folder)} for folder in (real, fake)]
     names = [sorted(both[0].keys() & both[1].keys())] * 2
     if len(names[0]) < (pairs or min(PAIRS, *map(len, both))):
         names = [list(map(str, rng.permutation(sorted(each)))) for each in both]
         say("note     the two folders share too few names: which made image stands beside which real one is drawn")
-    places = chosen([""] * min(map(len, names)), pairs, rng, f"the smaller of {real} and {fake}")
-    cases = [{"real": names[0][place], "made": names[1][place]} for place in places]
-    planes, eight = [], True
-    for scans_of, side in zip(both, ("real", "made"), strict=True):
-        planes.append([])
-        for case in cases:  # one whole volume at a time
-            image = read(scans_of[case[side]])
-            planes[-1].append(plane(image.pixels))
-            eight &= image.dtype == np.uint8
-    size = tuple(map(min, zip(*(each.shape for images in planes for each in images), strict=True)))
-    sides = [np.stack([Resize(x.shape, size).forward(x[None])[0] for x in images]) for images in planes]
-    return cases, np.stack([grays(x, *((0, 255) if eight else np.percentile(x, ENDS))) for x in sides], axis=1)
+    couples = [*zip(*names, strict=False)]
+    couples = chosen(couples, [""] * len(couples), pairs, rng, f"the smaller of {real} and {fake}")
+    files = [scan_of[name] for couple in couples for scan_of, name in zip(both, couple, strict=True)]
+    shown = [(plane(image.pixels), image.dtype == np.uint8) for image in map(read, files)]  # one volume at a time
+    size = tuple(map(min, zip(*(x.shape for x, _ in shown), strict=True)))
+    images = np.stack([Resize(x.shape, size).forward(x[None])[0] for x, _ in shown]).reshape(-1, 2, *size)
+    eight_bit = all(each for _, each in shown)
+    ends = (0, 255) if eight_bit else np.percentile(images, ENDS, axis=(0, 2, 3), keepdims=True)
+    return [{"real": name, "made": other} for name, other in couples], grays(images, *ends)
 
 
 def of_run(run: Any, pairs: int | None, to: str | None, split: str, device: str | None, rng: Any, say: Any) -> tuple:
-    """Cases and images of a run's split, as the networks process them, and the key's entries on the run."""
-    import torch
-
-    from gantk.machine.runtime import start
-    from gantk.metrics.references import OTHER, windows
+    """Names of each pair and images of a run's split, as the networks see them, and the key's entries on the run."""
+    from gantk.inference.translator import Translator
+    from gantk.metrics.references import OTHER, RealImages, windows
     from gantk.runs.folder import Run
-    from gantk.runs.models import find_model, packed
-    from gantk.runs.trained import Examples
-    from gantk.training.assemble import assemble, restore
-    from gantk.training.loop import inference_weights
+    from gantk.runs.models import data_of, find_model
 
-    folder = Run.open(find_model(run, say))
-    if packed(folder) is not None:
-        what, remedy = f"'{run}' is a packed model, without images", "translate yours, then name --real and --fake"
-        raise UserError(what, where="RUN", remedy=remedy)
-    model = folder.recipe().check()
-    runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    parts = assemble(model, runtime, folder.split())
-    restore(parts, folder.chosen())
-    method, data, scorer = parts.method, parts.data, parts.scorer
-    directions = method.directions()
-    targets = directions or method.reads[:1]
-    letters = {name: x for name, x in zip(model.data.domains, data.letters, strict=True) if x in targets}
-    name = to or [*letters][-1]
-    if name not in letters:
-        raise UserError(f"this run makes no '{name}'", where="--to", allowed=letters)
-    letter = letters[name]
-    known = data.pairs(split) if directions else ()
-    reals = [pair[letter] for pair in known] or scorer.reals.records(split, letter)
-    other = OTHER[letter] if directions else letter
-    sources = [pair[other] for pair in known] or scorer.reals.records(split, other)
-    count = min(len(reals), len(sources))
-    places = chosen([record.subject or record.key for record in reals[:count]], pairs, rng, f"the {split} set")
-    reals, sources = ([records[place] for place in places] for records in (reals, sources))
-    with inference_weights(method, parts.engine), runtime.autocast():
-        if directions:
-            origin = scorer.reals.seen(sources)
-            made = scorer.translate(origin, letter)
-        else:
-            origin = [record.label for record in reals] if method.conditional else []
-            labels = torch.tensor([method.geometry.classes.index(label) for label in origin], device=runtime.device)
-            made = method.sample(len(reals), int(rng.integers(2**31)), labels if origin else None)
-    alone = [replace(one, position=None) for one in sources] if directions else ()  # so that none count as a volume
-    examples = Examples(lambda: data, letter, runtime.device, origin, alone)
-    made = scorer.posts(data.centre(made).to(runtime.device), examples)
-    real = windows(scorer.reals.shown(reals), tuple(made.shape[2:]))
-    shown = slice(None) if len(data.contrasts[letter]) == 1 else slice(1)  # colours, or the first contrast
-    sides = [np.stack([plane(image[shown].float().cpu().numpy()) for image in images]) for images in (real, made)]
-    cases = [{"patient": one.subject, "real": one.key} for one in reals]
-    cases = [case | ({"made": one.key} if directions else {}) for case, one in zip(cases, sources, strict=True)]
-    about = {"run": str(folder.path), "step": parts.engine.step, "split": split, "target": name}
-    return cases, np.stack([grays(x, *data.range) for x in sides], axis=1), about
+    model = Translator.load(Run.open(find_model(run, say)).path, device)
+    if model.packed is not None:
+        raise UserError(f"'{run}' is packed, without images", where="RUN", remedy="translate yours: --real and --fake")
+    method, data = model.method, data_of(model.run, model.model.data, type(model.method))
+    directions, reals = method.directions(), RealImages(data, "cpu")
+    letter = model.domain(to) if directions or to not in (None, model.model.data.domains[0]) else method.reads[0]
+    source = OTHER[letter] if directions else letter
+    sides = (reals.records(split, side) for side in (letter, source))
+    couples = [(pair[letter], pair[source]) for pair in data.pairs(split)] or [*zip(*sides, strict=False)]
+    patients = [record.subject or record.key for record, _ in couples]
+    records, sources = zip(*chosen(couples, patients, pairs, rng, f"the {split} set"), strict=True)
+    if directions:  # one at a time: post-steps take several for the slices of a volume
+        network = model.pipeline(letter).run
+        made = [data.centre(image.new_tensor(network(image[None].numpy())))[0] for image in reals.seen(sources)]
+    else:
+        labels = [record.label if method.conditional else None for record in records]
+        made = [model.sample(1, int(rng.integers(2**31)), label)[0] for label in labels]
+        made = list(map(model.intensity[letter].forward, made))
+    real, names = windows(reals.shown(records), tuple(made[0].shape[1:])), model.contrasts(letter)
+    first = model.part(letter, to).start or 0  # of several contrasts one is shown; or all colours
+    shown = slice(first, first + 1) if names[1:] else slice(None)
+    images = np.stack([[plane(image[shown]) for image in each] for each in (real, made)], axis=1)
+    origins = [{"made": source.key} if directions else {} for source in sources]
+    cases = [{"patient": one.subject, "real": one.key} | made for one, made in zip(records, origins, strict=True)]
+    about = {"run": str(model.run.path), "step": int(model.checkpoint.name[5:]), "split": split, "target": names[first]}
+    return cases, grays(images, *data.range), about
 
 
 def plane(pixels: np.ndarray) -> np.ndarray:
@@ -202,6 +174,7 @@ def plane(pixels: np.ndarray) -> np.ndarray:
     return gray if gray.ndim == 2 else gray[len(gray) // 2]
 
 
-def grays(images: np.ndarray, low: float, high: float) -> np.ndarray:
+def grays(images: np.ndarray, low: Any, high: Any) -> np.ndarray:
     """Scale to uint8: `low` becomes 0 and `high` 255."""
-    return np.round((np.nan_to_num(images, nan=low) - low) / ((high - low) or 1) * 255).clip(0, 255).astype(np.uint8)
+    shares = (np.nan_to_num(images, nan=low) - low) / np.maximum(high - low, 1e-30)
+    return np.round(255 * shares).clip(0, 255).astype(np.uint8)

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
 
 from gantk.files import write_file
+from gantk.metrics.intervals import DRAWS, drawn_interval
+from gantk.report.build import render
 from gantk_study.answers import HERE, Rows, items, load
 
-DRAWS = 2000
+ENDS = (2.5, 97.5)  # percentiles between which 95 % of the draws are
 
 
 def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callable = print) -> dict[str, Any]:
@@ -22,22 +27,18 @@ def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callab
     A reader's accuracy has Wilson's 95 % interval, the mean over readers that of a bootstrap over readers and cases
     (Owen 2007). Ratings have an area under the ROC curve too, by bootstrap. UserError if no file is scored.
     """
-    from gantk.report.build import render
-
     key, rows, problems = load(study, answers)
     kind, count = key["kind"], len(key["cases"])
     readers = {name: reader_row(kind, one) for name, one in rows.items()}
-    pooled = {}
-    for name, measure in {"accuracy": accuracy, **({"auc": auc} if kind == "rating" else {})}.items():
-        pooled[name], values = over_both(measure, rows.values(), count)
-        for row, value in zip(readers.values(), values, strict=True):
-            row.setdefault(name, value)
+    pooled = {"accuracy": over_both(accuracy, rows.values(), count)[0]}
+    if kind == "rating":
+        pooled["auc"], areas = over_both(auc, rows.values(), count)
+        readers = {name: row | {"auc": area} for (name, row), area in zip(readers.items(), areas, strict=True)}
     made = items(rows.values(), count, "right")[:, 1::2]
-    fooled = np.flatnonzero((made == 0).all(0)) if len(rows) > 1 else ()
-    about = {name: key.get(name) for name in ("kind", "run", "step", "target", "split")}
-    result = {"format": 1} | about | {"readers": readers}
-    result |= {"pooled": pooled, "learning": trend(list(rows.values())), "agreement": agreement(kind, rows, count)}
-    result |= {"fooled": [{"case": int(each), **key["cases"][each]} for each in fooled], "left_out": problems}
+    fooled = [{"case": n, **case} for n, case in enumerate(key["cases"]) if len(rows) > 1 and not made[:, n].any()]
+    result = {"format": 1} | {name: key.get(name) for name in ("kind", "run", "step", "target", "split")}
+    result |= {"readers": readers, "pooled": pooled, "learning": trend(list(rows.values()))}
+    result |= {"agreement": agreement(kind, rows, count), "fooled": fooled, "left_out": problems}
     text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
     write_file(Path(study) / "scores.json", (json.dumps(result, indent=1) + "\n").encode())
     write_file(Path(study) / "scores.md", text.encode())
@@ -50,10 +51,11 @@ def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[dict
     """The mean of a measure over readers, by bootstrap over readers and cases; and each reader's, over cases only."""
     weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, DRAWS)
     values, drawn = (np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights))
-    own = [{"value": float(value), "ci95": interval(each)} for value, each in zip(values[0], drawn.T, strict=True)]
+    ends = np.percentile(drawn, ENDS, axis=0).T.tolist()
+    own = [{"value": float(value), "ci95": ci95} for value, ci95 in zip(values[0], ends, strict=True)]
     readers = np.random.default_rng(1).integers(len(own), size=(DRAWS, len(own)))
-    ends = interval(np.take_along_axis(drawn, readers, 1).mean(1))
-    return {"value": float(values.mean()), "ci95": ends, "readers": len(own), "cases": cases}, own
+    ci95 = np.percentile(np.take_along_axis(drawn, readers, 1).mean(1), ENDS).tolist()
+    return {"value": float(values.mean()), "ci95": ci95, "readers": len(own), "cases": cases}, own
 
 
 def accuracy(rows: Rows, weights: np.ndarray) -> np.ndarray:
@@ -71,15 +73,8 @@ def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
     return ((one @ wins) * other).sum(1) / np.maximum(one.sum(1) * other.sum(1), 1)
 
 
-def interval(values: np.ndarray) -> list[float]:
-    """The 2.5th and 97.5th percentiles of the values."""
-    return np.percentile(values, [2.5, 97.5]).tolist()
-
-
 def share(right: np.ndarray) -> dict[str, Any]:
     """A share of right answers with the 95 % interval of Wilson (1927)."""
-    from scipy.stats import binomtest
-
     if not len(right):
         return {"value": None, "ci95": None, "n": 0}
     ends = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
@@ -88,8 +83,6 @@ def share(right: np.ndarray) -> dict[str, Any]:
 
 def trend(several: list[Rows]) -> dict[str, Any]:
     """The change of accuracy from first to last question: a line's slope within readers, with Student's interval."""
-    from scipy.special import stdtrit
-
     x, y = (np.concatenate([each[name] - each[name].mean() for each in several]) for name in ("place", "right"))
     free = len(x) - len(several) - 1
     if free < 1 or not x.any() or not y.any():
@@ -102,9 +95,8 @@ def trend(several: list[Rows]) -> dict[str, Any]:
 def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
     """One reader's scores, with the share of repeats that were answered as before."""
     first, again = ({name: values[mask] for name, values in rows.items()} for mask in (~rows["repeat"], rows["repeat"]))
-    before = dict(zip(first["item"], first["label"], strict=True))
-    pairs = zip(again["item"], again["label"], strict=True)
-    same = np.array([before[item] == label for item, label in pairs if item in before])
+    _, one, other = np.intersect1d(first["item"], again["item"], return_indices=True)
+    same = first["label"][one] == again["label"][other]
     row = {"accuracy": share(first["right"]), "same_again": share(same), "learning": trend([first])}
     row["seconds"] = float(np.median(rows["seconds"]))
     for which, name in enumerate(("real", "made") if kind != "2afc" else ()):
@@ -114,25 +106,22 @@ def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
 
 def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | None:
     """Fleiss' kappa over items that all readers answered, by bootstrap over items; Cohen's of each two readers."""
-    from sklearn.metrics import cohen_kappa_score
-
     labels = items(rows.values(), cases, "label")
     labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
     if len(rows) < 2 or labels.shape[1] < 2:
         return None
-    picks = np.random.default_rng(0).integers(labels.shape[1], size=(DRAWS, labels.shape[1]))
-    drawn = [value for pick in picks if (value := fleiss(labels[:, pick])) is not None]
+    value, count = fleiss(labels), labels.shape[1]
+    ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), [*map(str, range(count))], DRAWS)
+    fleiss_row = {"value": None if np.isnan(value) else value, "ci95": ci95, "n": count}
     weights, cohen = "quadratic" if kind == "rating" else None, {}
     for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
-        defined = len(np.unique([a, b])) > 1
-        cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights)) if defined else None
-    fleiss_row = {"value": fleiss(labels), "ci95": interval(np.array(drawn)) if drawn else None, "n": labels.shape[1]}
+        cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights)) if len({*a, *b}) > 1 else None
     return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
 
 
-def fleiss(labels: np.ndarray) -> float | None:
-    """Fleiss' kappa (1971) of (readers, items) categories; None where all are equal."""
+def fleiss(labels: np.ndarray) -> float:
+    """Fleiss' kappa (1971) of (readers, items) categories; nan where all are equal."""
     counts = np.stack([(labels == each).sum(0) for each in np.unique(labels)], 1)
     n, expected = len(labels), ((counts.sum(0) / counts.sum()) ** 2).sum()
     observed = ((counts**2).sum(1) - n).mean() / (n * (n - 1))
-    return float((observed - expected) / (1 - expected)) if expected < 1 else None
+    return float((observed - expected) / (1 - expected)) if expected < 1 else np.nan
