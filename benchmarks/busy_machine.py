@@ -22,10 +22,8 @@ from recipe_step import RecipeStep
 
 from gantk.machine.cores import Threads, look, threads_beside
 
-
-def main() -> None:
-    """Print a Markdown table for a step of the default recipe, and write all samples."""
-    options = parser(__doc__, rounds=5, seconds=3.0).parse_args()
+if __name__ == "__main__":
+    options = parser(__doc__, set=[], rounds=5, seconds=3.0).parse_args()
     step, all_threads, rows = RecipeStep.build("dualgan_t1t2", options.set, "cpu"), torch.get_num_threads(), []
     step.turn().settle()
 
@@ -53,7 +51,3 @@ def main() -> None:
         rows.append([threads or "chosen", place, f"{step.model.train.batch / median(seconds):.1f}", *own, taken])
     heads = ["threads", "", "images/s", "of one thread's", "others", "at the end"]
     finish(options.json, heads, rows, samples=[[*way, *found[way]] for way in found])
-
-
-if __name__ == "__main__":
-    main()

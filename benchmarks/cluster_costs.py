@@ -47,8 +47,7 @@ def reports(save: Path | None = None) -> list[float]:
         return tune.Tuner(trial, run_config=tune.RunConfig(storage_path=place, verbose=0)).fit()[0].metrics["took"]
 
 
-def main() -> None:
-    """Print the times, and write the record."""
+if __name__ == "__main__":
     cli = parser(__doc__, seconds=3.0)
     cli.add_argument("recipes", nargs="*", default=["dualgan_t1t2", "cyclegan_ct_mr"])
     options, numbers = cli.parse_args(), count()
@@ -80,7 +79,3 @@ def main() -> None:
     for name, each in found.items():
         print("{}: {:.3g} ms [{:.3g}, {:.3g}]".format(name, *1e3 * np.percentile(each, (50, 10, 90))))
     write(options.json, record(start("cpu"), seconds=found))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Simulates which shared resource saturates first at 1,000 trials, 1,000,000 files and 512 GPUs.
 
-    python benchmarks/cluster_simulation.py [--costs FILE] [--json FILE]
+    python benchmarks/cluster_simulation.py [--json FILE]
 
 Workers queue, first come, first served, for shared resources: a file system of 10 GB/s and 10,000 new files a second
 (assumed), and one process that receives reports or assigns files (10th percentiles measured by cluster_costs.py).
@@ -107,18 +107,11 @@ def training(recipe: str, spread: float, cost: dict[str, float], steps: int = 40
     return row(name, seconds, steps * step, {each: Shared(worked=value) for each, value in lost.items()})
 
 
-def main() -> None:
-    """Print a Markdown table, and write it."""
-    cli = parser(__doc__)
-    cli.add_argument("--costs", type=Path, default=Path(__file__).parent / "results" / "cluster-costs.json")
-    options = cli.parse_args()
-    found = json.loads(options.costs.read_text("utf-8"))["seconds"]
+if __name__ == "__main__":
+    options = parser(__doc__).parse_args()
+    found = json.loads((Path(__file__).parent / "results" / "cluster-costs.json").read_text("utf-8"))["seconds"]
     cost = {name: float(np.percentile(samples, 10)) for name, samples in found.items()}
     rows = [trials(recipe, every, cost) for recipe in SIZES for every in (1, 3, 12, 60)]
     rows += [files(workers, each, cost) for workers, each in ((16, 0.02), (64, 0.02), (512, 1.0), (2048, 1.0))]
     rows += [training(recipe, spread, cost) for recipe in SIZES for spread in (0.01, 0.05)]
     finish(options.json, ["what", "seconds", "efficiency", "share of the time that each is at work"], rows)
-
-
-if __name__ == "__main__":
-    main()

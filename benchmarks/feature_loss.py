@@ -6,6 +6,8 @@ T1 -> T2 of synthetic heads with one U-Net, equal steps. The loss uses a segment
 another one, of other heads and another seed, scores. Intervals (95 %): bootstrap of patients, on means over seeds.
 """
 
+from pathlib import Path
+
 import harness
 import numpy as np
 import torch
@@ -40,7 +42,8 @@ def scored(run, judge):
 
 
 if __name__ == "__main__":
-    options, rows, scores = harness.parser(__doc__, runs="feature_loss", seeds=(0, 1, 2)).parse_args(), [], {}
+    options = harness.parser(__doc__, out=Path("runs/feature_loss"), seeds=(0, 1, 2)).parse_args()
+    rows, scores = [], {}
     others = {"train.steps": 600, "data.source": HEADS | {"seed": 1}}
     judge = trained("segmenter", options.out / "judge", others, 1).load("cpu").method
     own = trained("segmenter", options.out / "own", {"train.steps": 600})

@@ -49,10 +49,9 @@ def scored(method: str, images: int, seed: int, options) -> list:
 
 
 if __name__ == "__main__":
-    parser, rows, scores, Engine.train_step = harness.parser(__doc__), [], {}, timed
+    parser, rows, scores, Engine.train_step = harness.parser(__doc__, set=[], seconds=90.0), [], {}, timed
     parser.add_argument("--images", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--seconds", type=float, default=90.0)
     options = parser.parse_args()
     for images, method in [(images, method) for images in options.images for method in METHODS]:
         found = scores[f"{method} {images}"] = [scored(method, images, seed, options) for seed in range(options.seeds)]

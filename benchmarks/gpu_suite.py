@@ -30,7 +30,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHO
 
 from gpu.rows import markdown  # noqa: E402
 from gpu.suite import Suite, Worker  # noqa: E402
-from gpu.tasks import PARTS, tables, tasks  # noqa: E402
+from gpu.tasks import tables, tasks  # noqa: E402
 from harness import command  # noqa: E402
 
 from gantk.errors import GantkError, UserError  # noqa: E402
@@ -55,12 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     file = Path(options.json) if options.json else ROOT / "benchmarks" / "results" / f"gpu-{label}.jsonl"
-    peers, parts = dict(each.split("=", 1) for each in options.peer), options.parts or PARTS
-    wanted = (task for task in tasks(options.tiny, options.cases, peers, command(arguments)) if task["part"] in parts)
+    peers = dict(each.split("=", 1) for each in options.peer)
+    wanted = tasks(options.tiny, options.cases, peers, command(arguments))
     say = lambda line: print(line, flush=True)  # noqa: E731
     rows = Suite(file, 60 * options.minutes, lambda: Worker(options.device), worker, say, BEGAN).run(wanted)
     print(f"\n{markdown(rows)}\nrows     {file}")
-    return 0 if any(row["part"] == "ceiling" and row["status"] == "ok" for row in rows) or options.parts else 1
+    return 0 if any(row["part"] == "ceiling" and row["status"] == "ok" for row in rows) else 1
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -73,12 +73,13 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="a checkout to compare with")
     labels = [case["label"] for case in tables()["case"]]
     parser.add_argument("--cases", nargs="+", choices=labels, metavar="CASE", help=f"these only: {', '.join(labels)}")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"these only: {', '.join(PARTS)}")
     parser.add_argument("--table", metavar="FILE", help="print the rows of a run as Markdown, measure nothing")
     options = parser.parse_args(arguments)
     for each in options.peer:
         if "=" not in each:
             parser.error(f"--peer {each}: write NAME=PATH, for example --peer reference=../CycleGAN")
+    if options.table and not Path(options.table).is_file():
+        parser.error(f"--table {options.table}: there is no such file")
     if options.minutes < 0:
         parser.error(f"--minutes {options.minutes:g}: 0 or more")
     return options

@@ -11,7 +11,6 @@ as if the network drew the disc for every flip: otherwise the flips without the 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-import gantk
 from gantk.metrics.intervals import drawn_interval
 from gantk.plugin.loader import registry
-from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of
 from gantk_hallucination.maps import FINE, blurred, suspicion
 from gantk_hallucination.sfrc import SFRC, against_truth
 
@@ -42,9 +38,7 @@ def disc(side: int, row: float, column: float, diameter: float) -> Tensor:
 
 def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
     """Planted discs of one run, their scores (with disc, without disc) in each map, and their patients."""
-    model = gantk.load(path, device="cpu")
-    data = data_of(RunFolder(Path(path)), model.model.data, type(model.method))
-    data.intensity.update(model.intensity)
+    model, data = harness.opened(Path(path))
     pairs, (low, high) = data.pairs("test"), data.range
     inputs, truths = (torch.stack([data.image(pair[letter]) for pair in pairs]) for letter in "ab")
     span, side, rng = high - low, inputs.shape[-1], np.random.default_rng(seed)
@@ -94,8 +88,7 @@ def auroc(scores: np.ndarray, patients: list[str]) -> str:
     return harness.with_ends(value(np.arange(len(scores))), drawn_interval(value, patients, draws=500), 3)
 
 
-def main() -> None:
-    """Print a Markdown table, and write all scores."""
+if __name__ == "__main__":
     parser = harness.parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--discs", type=int, default=8, help="of each kind, size and contrast, for each run")
@@ -114,7 +107,3 @@ def main() -> None:
     shares = [one["sfrc"] for one in found]
     harness.finish(options.json, ["discs", "n", *found[0]["scores"]], rows, sfrc=shares)
     print("sfrc of the runs:", *(f"{share:.3f}" for share in shares))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -32,6 +32,8 @@ from gantk.machine import device as machine
 from gantk.machine.runtime import Runtime, describe, start
 from gantk.metrics.intervals import estimate
 from gantk.recipe.tables import FastTable
+from gantk.runs.folder import RunFolder
+from gantk.runs.models import data_of
 from gantk_bench.rows import commit, without_paths
 
 T = TypeVar("T")
@@ -48,15 +50,23 @@ SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
     if name != "pipelined"  # applies to translation only
 }
 ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}  # no effect on other devices
+OPTIONS: dict[str, dict[str, Any]] = {  # of the command lines
+    "device": {"help": "cpu, cuda, cuda:1; default: the best there is"},
+    "set": {"action": "append", "metavar": "KEY=VALUE", "help": "over the recipe; repeatable"},
+    "rounds": {"type": int, "help": "default %(default)s"},
+    "seconds": {"type": float, "help": "of timed steps for a case; default %(default)g"},
+    "out": {"type": Path, "help": "folder of the runs; those there are not trained again; default %(default)s"},
+    "seeds": {"type": int, "nargs": "+", "help": "default %(default)s"},
+}
 PLAIN = ("train.fast=false", 'train.precision="fp32"')  # everything switched off
 
 _keeps_memory = False  # current state of this process
 
 
-def switches(device: torch.device) -> dict[str, str]:
-    """label -> setting that switches one part of the fast path; only the parts with an effect on this device."""
+def switches(device: torch.device) -> dict[str, tuple[str]]:
+    """label -> (setting,) that switches one part of the fast path; only the parts with an effect on this device."""
     elsewhere = {name for kind, names in ONLY.items() if kind != device.type for name in names}
-    return {label: setting for label, setting in SWITCHES.items() if label.split()[1] not in elsewhere}
+    return {label: (setting,) for label, setting in SWITCHES.items() if label.split()[1] not in elsewhere}
 
 
 def keep_memory(keep: bool) -> bool:
@@ -219,26 +229,12 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def parser(
-    doc: str, *, rounds: int | None = None, seconds: float | None = None, runs: str = "", seeds: Sequence[int] = (0,)
-) -> argparse.ArgumentParser:
-    """A parser with the options of most benchmarks: --json, --device, --set, and --rounds or --seconds.
-
-    With `runs` also --out, the folder of the trained runs below runs/, and --seeds.
-    """
+def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
+    """A parser with --json, and with those of OPTIONS that are given a default."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
-    options.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the recipe; repeatable")
-    if rounds is not None:
-        options.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
-    if seconds is not None:
-        options.add_argument(
-            "--seconds", type=float, default=seconds, help=f"of timed steps for a case; default {seconds:g}"
-        )
-    if runs:
-        options.add_argument("--out", type=Path, default=Path("runs", runs), help="runs there are not trained again")
-        options.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    for name, default in defaults.items():
+        options.add_argument(f"--{name}", default=default, **OPTIONS[name])
     return options
 
 
@@ -247,6 +243,14 @@ def trained(recipe: Any, out: Path, **options: Any) -> gantk.Run:
     if (out / "metrics.json").exists():
         return gantk.Run.open(out)
     return gantk.run(recipe, out=out, device="cpu", **options)
+
+
+def opened(path: Path) -> tuple[Any, Any]:
+    """(model, data with the run's intensities) of a finished run."""
+    model = gantk.load(path, device="cpu")
+    data = data_of(RunFolder(path), model.model.data, type(model.method))
+    data.intensity.update(model.intensity)
+    return model, data
 
 
 def patients_of(run: gantk.Run) -> dict[str, dict[str, dict[str, float]]]:

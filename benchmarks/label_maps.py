@@ -1,9 +1,11 @@
 """Measures the Dice of segmenters trained on images generated from label maps, alone and together with real images.
 
-    python benchmarks/label_maps.py [--patients 5] [--set KEY=VALUE] [--out DIR] [--json FILE]
+    python benchmarks/label_maps.py [--set KEY=VALUE] [--out DIR] [--json FILE]
 
 `spade_tumour --profile cpu` trains on 8 slices per head and makes 200 images; tests on 20 other heads, with intervals.
 """
+
+from pathlib import Path
 
 import harness
 import numpy as np
@@ -16,13 +18,14 @@ from gantk.plugin.spec import bind_or_raise
 from gantk_label_maps.maps import moved, placed_anew
 from gantk_tasks.segmentation import Segmenter
 
-SOURCE, SIZE, LESION, HEADS, NEW = {"name": "phantom", "lesions": 1, "radius": [8.0, 20.0]}, (64, 64), 4, 20, 200
+SOURCE, SIZE, LESION = {"name": "phantom", "lesions": 1, "radius": [8.0, 20.0]}, (64, 64), 4
+PATIENTS, HEADS, NEW = 5, 20, 200  # heads to train on, heads to test, new images
 
 
-def dice(count: int, seed: int, options) -> dict[str, list[float]]:
+def dice(seed: int, options) -> dict[str, list[float]]:
     """Training set -> Dice in each test head of a segmenter that is trained on it for 200 steps."""
-    out, found, sets = options.out / f"spade-{count}-{seed}", {}, []
-    for source in (SOURCE | {"subjects": HEADS, "seed": 1000}, SOURCE | {"subjects": count, "seed": seed}):
+    out, found, sets = options.out / f"spade-{PATIENTS}-{seed}", {}, []
+    for source in (SOURCE | {"subjects": HEADS, "seed": 1000}, SOURCE | {"subjects": PATIENTS, "seed": seed}):
         records = bind_or_raise("source", source)(("map", "FLAIR"), 2, SIZE).records()
         sets.append([np.stack([one.read()[0] for one in records if one.domain == x]).astype("f4") for x in "ab"])
     tables = gantk.load_recipe("spade_tumour").override(options.set, "cpu").tables
@@ -42,10 +45,9 @@ def dice(count: int, seed: int, options) -> dict[str, list[float]]:
     return found
 
 
-parser, rows = harness.parser(__doc__, runs="label-maps", seeds=(0, 1, 2)), []
-parser.add_argument("--patients", type=int, default=5)
+parser, rows = harness.parser(__doc__, set=[], out=Path("runs/label-maps"), seeds=(0, 1, 2)), []
 options = parser.parse_args()
-scores = [dice(options.patients, seed, options) for seed in options.seeds]
+scores = [dice(seed, options) for seed in options.seeds]
 for name in scores[0]:
     own, real, one = *(np.mean([each[key] for each in scores], axis=0) for key in (name, "real")), np.ones(HEADS)
     ways = [lambda i, x=x, y=y: x[i].mean() / y[i].mean() for x, y in ((own, one), (own, real), (own - real, one))]

@@ -11,7 +11,6 @@ that are in DIR already are not trained again.
 from __future__ import annotations
 
 import argparse
-import sys
 from inspect import signature
 from pathlib import Path
 
@@ -36,9 +35,8 @@ def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -
     return psnr, [run.metrics["a_to_b"][name]["value"] for name in ("ssim", "nmi_input")]
 
 
-def main() -> None:
-    """Print a Markdown table, and write all scores."""
-    parser = harness.parser(__doc__, runs="misaligned")
+if __name__ == "__main__":
+    parser = harness.parser(__doc__, set=[], out=Path("runs/misaligned"), seeds=(0,))
     parser.add_argument("--pixels", type=float, nargs="+", default=[0.0, 2.0, 4.0, 8.0])
     parser.add_argument("--data", type=Path, help="a CSV of pairs; default: synthetic heads")
     options = parser.parse_args()
@@ -53,7 +51,3 @@ def main() -> None:
             scores[f"{method} {pixels:g}"] = found
     heads = ["method", "pixels", "PSNR", "lost", "SSIM", "NMI of output and input"]
     harness.finish(options.json, heads, rows, scores=scores)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

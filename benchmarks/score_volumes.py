@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import nibabel as nib
 import numpy as np
@@ -90,5 +90,8 @@ def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, floa
 
 
 if __name__ == "__main__":
-    found = score(*sys.argv[1:4]).items()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, count in (("PRED", None), ("TRUTH", None), ("INPUT", "?")):
+        parser.add_argument(name, nargs=count)
+    found = score(*filter(None, vars(parser.parse_args()).values())).items()
     print(" | ".join(f"{name} {psnr:.2f} dB / {ssim:.3f} / {jump:.2f}" for name, (psnr, ssim, jump) in found))

@@ -1,6 +1,6 @@
 """Measures how much adjacent slices of translated volumes differ, before and after the post-step `slices`.
 
-    python benchmarks/slice_jumps.py RECIPE [--profile NAME] [--set KEY=VALUE] [--data PATH] [--seeds 0 1] [--json FILE]
+    python benchmarks/slice_jumps.py RECIPE [--set KEY=VALUE] [--seeds 0 1] [--json FILE]
 
 Trains the recipe once for each seed, unless --out has that run. `jump` is the mean absolute second difference along the
 slice axis, in tissue, divided by that of the truth; PSNR is of whole volumes. Both are means over test volumes and
@@ -10,7 +10,6 @@ seeds, with 95 % intervals from drawing volumes.
 from __future__ import annotations
 
 import argparse
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -18,18 +17,13 @@ import harness
 import numpy as np
 import torch
 
-import gantk
-from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of
 from gantk.runs.trained import Examples
 from gantk_slices.post import AgreeingSlices, jump, spot
 
 
 def scored(run: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """(direction, "made" or "slices") -> (jump, PSNR) of each test volume."""
-    model, found = gantk.load(run, device="cpu"), {}
-    data = data_of(RunFolder(run), model.model.data, type(model.method))
-    data.intensity.update(model.intensity)
+    (model, data), found = harness.opened(run), {}
     for to, of in (letters for letters in ("ba", "ab") if letters[0] in model.method.directions()):
         for _, group in groupby(sorted(data.pairs("test"), key=lambda p: spot(p[to])), key=lambda p: spot(p[to])[0]):
             pairs = list(group)
@@ -45,18 +39,14 @@ def scored(run: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
     return found
 
 
-def main() -> None:
-    """Print a Markdown table, and write all scores."""
-    parser = harness.parser(__doc__, runs="slice-jumps")
+if __name__ == "__main__":
+    parser = harness.parser(__doc__, set=[], out=Path("runs/slice-jumps"), seeds=(0,))
     parser.add_argument("recipe")
-    parser.add_argument("--profile")
-    parser.add_argument("--data", help="scans in place of the recipe's source")
     options: argparse.Namespace = parser.parse_args()
     found, rows = {}, []
     for seed in options.seeds:
         run = options.out / f"{options.recipe}-{seed}"
-        arguments = {"profile": options.profile, "set": options.set, "data": options.data}
-        harness.trained(options.recipe, run, seed=seed, **arguments)
+        harness.trained(options.recipe, run, seed=seed, set=options.set)
         for key, values in scored(run).items():
             found.setdefault(key, []).append(values)
     for (direction, name), values in found.items():
@@ -64,7 +54,3 @@ def main() -> None:
     scores = {" ".join(key): values for key, values in found.items()}
     heads = ["direction", "volume", "jump / the truth's", "PSNR"]
     harness.finish(options.json, heads, rows, recipe=options.recipe, scores=scores)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

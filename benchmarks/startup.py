@@ -1,6 +1,6 @@
 """Times the start of gantk's commands, compared with starting Python and importing torch.
 
-    python benchmarks/startup.py [--rounds 10] [--only NAME]... [--json FILE]
+    python benchmarks/startup.py [--rounds 10] [--json FILE]
 
 Every sample is a process of its own. Wall seconds run from the start of the process to its end; for "first step" to the
 end of the first training step of a small recipe (usage.json). CPU seconds, of all threads, are given as well: other
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -50,7 +51,6 @@ WAYS = {
     "first slice (nii.gz)": [*GANTK, "translate", "run", "slice.nii.gz", "out.nii.gz", "--device", "cpu"],
     "first step": [*GANTK, "run", "small.toml", "--device", "cpu"],
 }
-ALWAYS = tuple(WAYS)[:2]
 
 
 def seconds_of(name: str, folder: Path, out: str | None = None) -> tuple[float, float]:
@@ -66,12 +66,8 @@ def seconds_of(name: str, folder: Path, out: str | None = None) -> tuple[float, 
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, rounds=10)
-    options.add_argument(
-        "--only", action="append", choices=WAYS, metavar="NAME", help="beside the interpreter and torch"
-    )
-    options = options.parse_args(arguments)
+if __name__ == "__main__":
+    options = parser(__doc__, rounds=10).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "small.toml").write_text(RECIPE)
@@ -79,14 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         values = np.random.default_rng(0).uniform(0, 800, (96, 96, 1)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), folder / "slice.nii.gz")
         Image.fromarray((values[..., 0] // 4).astype(np.uint8)).save(folder / "slice.png")
-        chosen = [name for name in WAYS if not options.only or name in (*ALWAYS, *options.only)]
-        found = in_turns({name: lambda name=name: seconds_of(name, folder) for name in chosen}, options.rounds, warm=1)
+        found = in_turns({name: partial(seconds_of, name, folder) for name in WAYS}, options.rounds, warm=1)
     wall, cpu = ({name: [each[i] for each in samples] for name, samples in found.items()} for i in (0, 1))
     times = {name: ratio(samples, wall["import torch"]) for name, samples in wall.items()}
-    rows = [(n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n])) for n in chosen]
+    rows = [(n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n])) for n in WAYS]
     heads = ["process", "wall, s", "CPU, s", "times `import torch`"]
     finish(options.json, heads, rows, wall_s=wall, cpu_s=cpu, times_torch=times)
-
-
-if __name__ == "__main__":
-    main()

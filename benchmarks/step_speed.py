@@ -3,7 +3,7 @@
 Fast is the default of a recipe; plain is `train.fast = false` in float32; `--each` also switches one part of
 `train.fast` at a time. The batch is already on the device: reading and augmentation are not timed.
 
-    python benchmarks/step_speed.py [WHAT]... [--each] [--only PATTERN]... [--seconds 60] [--json FILE]
+    python benchmarks/step_speed.py [WHAT]... [--each] [--seconds 60] [--json FILE]
     python benchmarks/step_speed.py 'cyclegan-*' --each --json FILE     # CycleGAN at published widths: minutes a case
 
 WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured again are replaced.
@@ -38,9 +38,7 @@ def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
 def measure(name: str, recipe: Recipe, options) -> dict:
     """The row of one recipe: seconds per step of its default path, of the plain path and of the chosen switches."""
     ways = {"fast": (), "plain": PLAIN}
-    for label, setting in switches(start(options.device).device).items() if options.each else ():
-        if not options.only or any(fnmatch(label, only) for only in options.only):
-            ways[label] = (setting,)
+    ways |= switches(start(options.device).device) if options.each else {}
     steps = {label: RecipeStep.build(recipe, [*options.set, *own], options.device) for label, own in ways.items()}
     samples = take_turns({label: step.turn() for label, step in steps.items()}, options.seconds)
     for step in steps.values():
@@ -68,7 +66,7 @@ def markdown(rows: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None, doc: str = __doc__, measure=measure, markdown=markdown) -> int:
     """Measure every named recipe, write the rows and print them; floor.py passes its own `measure` and `markdown`."""
-    options = parser(doc, seconds=60.0)
+    options = parser(doc, device=None, set=[], seconds=60.0)
     options.add_argument("what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2")
     if doc == __doc__:
         options.add_argument("--each", action="store_true", help="also switch one part at a time")

@@ -31,13 +31,10 @@ from gantk.machine.runtime import start
 from gantk.nets.blocks import InstanceNorm
 
 UNET = {"name": "unet", "width": 32, "depth": 5}
-RESNET = {"name": "resnet", "width": 32, "blocks": 9}
 WAYS = ("plain", "gantk", "onnx")
 CASES = {  # name -> (generator, image size of the network, data.fit)
     "unet at 96 x 96": (UNET, [96, 96], "pad"),
     "unet at the volume's own size": (UNET, [224, 192], "crop"),
-    "resnet at 96 x 96": (RESNET, [96, 96], "pad"),
-    "resnet at the volume's own size": (RESNET, [224, 192], "crop"),
     "unet at 256 x 256": ("unet", [256, 256], "pad"),
     "resnet-6 at 256 x 256": ({"name": "resnet", "blocks": 6}, [256, 256], "pad"),
 }

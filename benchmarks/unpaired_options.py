@@ -10,7 +10,6 @@ relative reduction of a patient's error over seeds, with a 95 % interval from dr
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import harness
@@ -20,7 +19,6 @@ from gantk.metrics.intervals import estimate
 
 LENGTH = ["train.steps=225", "train.batch=4"]  # the recipe's
 SYSTEMS = {"plain": [], "recipe": [], "order": ["data.order='matched'"], "pairs": ["method.pairs='weak_pairs'"]}
-SYSTEMS["outline"] = ["method.source_losses=[{name='outline',weight=1.0}]"]
 OWN = [r"data.source.patient='(\d+)\d{3}[.]'", "data.split.test=0.34", "data.split.validation=0.0"]  # of --data
 
 
@@ -32,9 +30,8 @@ def scored(system: str, seed: int, options) -> dict[str, dict[str, dict[str, flo
     return harness.patients_of(run)
 
 
-def main() -> None:
-    """Print a Markdown table, and write all scores."""
-    parser = harness.parser(__doc__, runs="unpaired-options")
+if __name__ == "__main__":
+    parser = harness.parser(__doc__, set=[], out=Path("runs/unpaired-options"), seeds=(0,))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["plain", "recipe"])
     parser.add_argument("--data", type=Path, help="CT and MR pictures; default: synthetic heads")
     options, rows, scores, plain = parser.parse_args(), [], {}, {}
@@ -46,7 +43,3 @@ def main() -> None:
             share = "{:.1%} [{:.1%}, {:.1%}]".format(saved.value, *saved.ci95)
             rows.append([system, way, region, f"{each.mean():.4f}", share])
     harness.finish(options.json, ["system", "direction", "score", "error", "saved"], rows, scores=scores)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

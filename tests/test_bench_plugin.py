@@ -243,7 +243,9 @@ def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other
     for found, directions in ((row(), pairs), (elsewhere, pairs), (noise, {"image": pairs["a_to_b"] | {"from": None}})):
         draw_samples(tmp_path / "bench" / found["run"], directions, (200,), "image" not in directions, side=24)
         (tmp_path / "bench" / found["run"] / "log.jsonl").touch()
+    (tmp_path / "bench" / row()["run"] / "samples" / "truth" / "a_to_b-3.png").unlink()
     page = Page(write_page([row(), elsewhere, noise], tmp_path / "bench"))
+    assert "no file" in page.words
     assert {"input of sample 1, dualgan_t1t2", "output of sample 1, dualgan_t1t2",
             "truth of sample 1, dualgan_t1t2", "Sample 1 of dcgan_phantom"} <= set(page.having("alt"))  # fmt: skip
     assert all(uri.startswith("data:image/webp") for uri in page.having("src"))

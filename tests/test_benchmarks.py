@@ -22,7 +22,7 @@ from peers import cases, run  # noqa: E402
 from peers.cases import Case  # noqa: E402
 from peers.checkouts import Reference  # noqa: E402
 from peers.packages import Monai  # noqa: E402
-from peers.sides import BatchTurn, Setup, Side, case_model  # noqa: E402
+from peers.sides import BatchTurn, Setup, Side  # noqa: E402
 
 from gantk.errors import GantkError  # noqa: E402
 from gantk.method import Geometry  # noqa: E402
@@ -185,7 +185,7 @@ def test_a_ratio_is_of_rounds_not_of_means():
 
 def test_every_case_is_a_recipe_whose_networks_take_its_size():
     for case in cases.CASES.values():
-        model = case_model(Case(**{**vars(case), "width": 2, "d_width": 2}))
+        model = load_recipe(Case(**{**vars(case), "width": 2, "d_width": 2}).tables()).check()
         side = case.window or case.size
         assert model.method(Geometry(2, (side, side), {"a": 1, "b": 1})).paired == case.paired
 

@@ -28,10 +28,10 @@ class Board:
     """
 
     def __init__(self, total: int, console: Console):
-        plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or not console.is_terminal
-        self.console, self.ended = console, 0
+        dumb = os.environ.get("NO_COLOR") or os.environ.get("CI") or console.is_dumb_terminal
+        self.console, self.total, self.ended = console, total, 0
         columns = BarColumn(20), TextColumn("{task.description}", markup=False)
-        self.bar = Progress(*columns, console=console, transient=True, disable=bool(plain or console.is_dumb_terminal))
+        self.bar = Progress(*columns, console=console, transient=True, disable=bool(dumb or not console.is_terminal))
         self.task = self.bar.add_task("", total=total)
 
     def __enter__(self) -> Board:
@@ -47,17 +47,14 @@ class Board:
 
     def progress(self, children: Sequence[Child]) -> None:
         """Update step and time of the running trainings."""
-        running = [
-            f"{each.job.label} {each.step()}/{each.job.steps or '?'} {duration(each.seconds)}" for each in children
-        ]
+        steps = [f"{each.job.label} {each.step()}/{each.job.steps or '?'}" for each in children]
+        running = [f"{step} {duration(each.seconds)}" for step, each in zip(steps, children, strict=True)]
         self.bar.update(self.task, completed=self.ended, description=", ".join(running))
 
     def finished(self, row: dict[str, Any]) -> None:
         """Print how a row has ended."""
         self.ended += 1
-        line = (
-            f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({self.ended}/{self.bar.tasks[0].total:g})"
-        )
+        line = f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({self.ended}/{self.total})"
         self.console.print(f"{line}  {row.get('error') or brief(row)}", markup=False, soft_wrap=True)
 
 
@@ -65,7 +62,7 @@ def brief(row: dict[str, Any]) -> str:
     """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
     lines = [line for line in System(row["label"], (row,)).lines if line.direction]
     texts = [", ".join(filter(None, (named_scores(line), verdict(line).text))) for line in lines]
-    return "   ".join(_plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True))
+    return "   ".join(plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True))
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -75,11 +72,11 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(title, overflow="fold")
     for system in grouped(rows):
         for place, line in enumerate(cells(system, TITLES)):
-            texts = [Text(_plain(cell.whole), style=TONES.get(cell.tone, "")) for cell in line]
+            texts = [Text(plain(cell.whole), style=TONES.get(cell.tone, "")) for cell in line]
             table.add_row("" if place else texts[0], *texts[1:])
     return table
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text as a terminal of any encoding and width shows it."""
     return text.replace("\u00a0", " ").replace("→", "->").replace("–", "-").replace("−", "-")

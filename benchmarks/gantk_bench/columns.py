@@ -11,13 +11,8 @@ from gantk.report.words import baseline_name, digits, interval, joules, metric_n
 from gantk.terminal import duration
 from gantk_bench.systems import FIRST, Figure, Judgement, Line, System
 
-OPTIONAL = {
-    "Published, other data",
-    "First step",
-    "Memory",
-    "Energy",
-    "Step time",
-}  # on the page only if a line has one
+# on the page only if a line has one
+OPTIONAL = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
 
 
 @dataclass(frozen=True)
@@ -152,9 +147,8 @@ def named_scores(line: Line) -> str:
 
 def _main_scores(line: Line) -> Cell:
     small = [spread(line, metric) for metric in line.main] if len(line.system.rows) > 1 else ()
-    return Cell(
-        " / ".join(_labelled(line, m, line.figure(m)) for m in line.main) or "–", " / ".join(filter(None, small))
-    )
+    scores = " / ".join(_labelled(line, metric, line.figure(metric)) for metric in line.main)
+    return Cell(scores or "–", " / ".join(filter(None, small)))
 
 
 def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:

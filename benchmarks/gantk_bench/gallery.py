@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from gantk.errors import UserError
-from gantk.report.pictures import evenly, preview
+from gantk.report.pictures import embedded, evenly
 from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk_bench.columns import named_scores
 from gantk_bench.systems import Line, System
@@ -76,20 +74,12 @@ def _samples(folder: Path, run: object) -> Samples | None:
 def _strip(name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int) -> Strip:
     step = samples.steps[-1]
     if direction.source is None:
-        wall = (_preview(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
+        wall = (embedded(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
         return Strip(name, direction.label, scores, (), tuple((uri,) for uri in wall if uri))
     rows = []
     for i in evenly(range(direction.count), count)[:count]:
         files = [samples.picture("input", direction, i), samples.picture(step, direction, i)]
         files += [samples.picture("truth", direction, i)] if samples.has_truth else []
-        rows.append(tuple(_preview(file, side) for file in files))
+        rows.append(tuple(embedded(file, side) for file in files))
     heads = ("input", "output", *(("truth",) if samples.has_truth else ()))
     return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))
-
-
-def _preview(file: Path, side: int) -> str:
-    try:
-        with Image.open(file) as image:
-            return preview(image, side)
-    except (OSError, ValueError):
-        return ""

@@ -17,6 +17,7 @@ from gantk.terminal import duration
 from gantk_bench.columns import OPTIONAL, Column, columns, figure_name, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.gallery import gallery
+from gantk_bench.plan import settings_of
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
 
@@ -184,8 +185,8 @@ def command(row: Row) -> str:
     """The command that trains this row again."""
     words = ["gantk", "run", str(row.get("recipe") or "RECIPE")]
     words += ["--profile", str(row["profile"])] if row.get("profile") else []
-    settings = {str(setting).partition("=")[0]: str(setting) for setting in row.get("settings") or ()}
-    for setting in settings.values():  # the last setting of each key
-        words += ["--set", setting]
+    settings = [*map(str, row.get("settings") or ()), *settings_of(mapping(row.get("grid")))]
+    last = {setting.partition("=")[0]: setting for setting in settings}  # the last setting of each key
+    words += [word for setting in last.values() for word in ("--set", setting)]
     words += ["--seed", str(row["seed"])] if row.get("seed") is not None else []
     return shlex.join(words)

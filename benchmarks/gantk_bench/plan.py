@@ -20,6 +20,7 @@ from gantk_bench.suite import RecipeTable, Suite
 
 SEED = "train.seed"  # rows that differ in this key alone repeat the same experiment
 OPENING, CLOSING = "[{", "]}"
+TOKEN = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'|.""", re.S)  # a quoted text, or a character
 DESCRIPTIVE_KEYS = ("summary", "paper")  # recipe keys that describe it and do not change a result
 
 
@@ -232,19 +233,13 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
 
 def _split(text: str) -> list[str]:
     """Split at commas outside brackets and quotes."""
-    parts, depth, quote, escaped = [""], 0, "", False
-    for character in text:
-        if quote:
-            closing = character == quote and not escaped
-            escaped = character == "\\" and quote == '"' and not escaped
-            quote = "" if closing else quote
-        elif character in "\"'":
-            quote = character
-        depth += (character in OPENING) - (character in CLOSING) if not quote else 0
-        if character == "," and not depth and not quote:
+    parts, depth = [""], 0
+    for token in TOKEN.findall(text):
+        depth += (token in OPENING) - (token in CLOSING)
+        if token == "," and not depth:
             parts.append("")
         else:
-            parts[-1] += character
+            parts[-1] += token
     return parts
 
 

@@ -20,7 +20,7 @@ from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_bench import comparison
-from gantk_bench.board import Board, result_table
+from gantk_bench.board import Board, plain, result_table
 from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
 from gantk_bench.plan import Job, Options, jobs_for, recipe_names
@@ -286,7 +286,7 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     """Print the table of results, the statistics, the changes and the paths of the files."""
     out.print(result_table(outcome.rows))
     for line in sentences(grouped(outcome.rows)):
-        out.print(line.replace("\u00a0", " "), markup=False, soft_wrap=True)
+        out.print(plain(line), markup=False, soft_wrap=True)
     for line in () if outcome.changes is None else comparison.change_lines(outcome.changes):
         out.print(line, markup=False, soft_wrap=True, style="red" if line.startswith(comparison.REGRESSION) else None)
     for label, path in zip(("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True):

@@ -27,14 +27,14 @@ LEAST = 3.0  # seconds that must remain to start another task
 
 
 def serve(connection: Connection, device: str) -> None:
-    """Loop of the measuring process: sends ("ready", device name), or a UserError if the device cannot be used; then
+    """Loop of the measuring process: sends the device's name, or a UserError if the device cannot be used; then
     receives tasks until None. For each task it sends its rows, ("failed", reason) after an error, and last ("done",
     whether the device still works)."""
     from gantk.machine.runtime import describe, start
     from gpu.measure import healthy, measure
 
     try:
-        connection.send(("ready", describe(start(device))["device"]))
+        connection.send(describe(start(device))["device"])
     except UserError as error:
         connection.send(error)
         return
@@ -58,41 +58,38 @@ class Worker:
         child_end.close()
         self.device_name: str | None = None  # None until the process is ready
 
-    def wait_ready(self, seconds: float = START) -> str:
-        """Wait until the process is ready; returns the device's name. Raises UserError if the device cannot be used,
-        GantkError if the process ends or takes longer than `seconds`."""
+    def receive(self, seconds: float, limit: float) -> Any:
+        """The next message of the process; GantkError if it ends, or sends none in `seconds`, the rest of `limit`."""
         try:
-            answered = self.connection.poll(seconds)
-            message = self.connection.recv() if answered else f"the process that measures took {seconds:.0f} s to start"
+            if not self.connection.poll(max(0.0, seconds)):
+                raise GantkError(f"took longer than {limit:g} s")
+            return self.connection.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            message = f"the process that measures ended with code {self.process.exitcode}"
+            raise GantkError(f"the process that measures ended with code {self.process.exitcode}") from None
+
+    def wait_ready(self, seconds: float = START) -> str:
+        """Wait until the process is ready; returns the device's name. UserError if the device cannot be used."""
+        message = self.receive(seconds, seconds)
         if isinstance(message, UserError):
             raise message
-        if isinstance(message, str):
-            raise GantkError(message)
-        self.device_name = message[1]
-        return message[1]
+        self.device_name = message
+        return message
 
     def messages(self, task: dict[str, Any], left: float, limit: float) -> Iterator[Any]:
         """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends, or takes longer than
         `limit` seconds or than the `left` ones of the whole run."""
-        end = time.monotonic() + left
+        end, message = time.monotonic() + left, None
         try:
             if self.device_name is None:
                 self.wait_ready(min(left, START))
-            deadline, message = min(end, time.monotonic() + limit), None
+            deadline = min(end, time.monotonic() + limit)
             self.connection.send(task)
             while not (isinstance(message, tuple) and message[0] == "done"):
-                if not self.connection.poll(max(0.0, deadline - time.monotonic())):
-                    raise GantkError(f"took longer than {limit:g} s")
-                message = self.connection.recv()
+                message = self.receive(deadline - time.monotonic(), limit)
                 yield message
-        except GantkError as error:
+        except (GantkError, OSError) as error:
             yield KILLED, OUT_OF_TIME if time.monotonic() >= end else str(error)
-        except (EOFError, OSError):
-            self.process.join(5)
-            yield KILLED, f"the process that measured ended with code {self.process.exitcode}"
 
     def end(self) -> None:
         """End the process: it stops by itself if idle, and is killed after 2 seconds."""
@@ -193,9 +190,9 @@ class Suite:
 
     def _copy_flops(self, entry: Row) -> None:
         """Copy `flops` from the same step in another mode: every mode computes the same operations."""
-        cell = ("case", "size", "batch", "precision")
+        cell = ("part", "case", "size", "batch", "precision")
         for other in self.rows:
-            if other["part"] == "step" and other.get("flops") and all(other[key] == entry[key] for key in cell):
+            if other.get("flops") and all(other[key] == entry[key] for key in cell):
                 entry |= {"flops": other["flops"], "tflops_per_s": other["flops"] / entry["median_s"] / 1e12}
 
     def _end_worker(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ DEPTHS = {128: 7, 256: 8}  # image side -> halvings down to one pixel: the refer
 WINDOWS, OVERLAP = 4, 0.25  # windows in a batch, overlap of neighbouring windows as a share of their side
 BLOCKS = {"resnet9": 9, "resnet6": 6, "resnet6-shallow": 6}
 PEERS = ("reference", "cut", "monai", "konfai")
-WAYS: dict[str, tuple[str, ...]] = {"gantk": (), "gantk plain": PLAIN}  # gantk's own sides and their settings
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,12 @@ class Case:
         windows = f", translated in windows of {self.window}" if self.window else ""
         return f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
 
-    def with_filters(self, count: int) -> Case:
-        """The same case with `count` filters in both networks' first levels, under a name of its own."""
-        return replace(self, name=f"{self.name}-f{count}", width=count, d_width=count)
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """Settings of gantk's plain path, which translates in overlapping windows as other toolkits do."""
+        return PLAIN + (('translate.statistics="window"',) if self.window else ())
 
-    def settings(self, way: str) -> tuple[str, ...]:
-        """Settings for one of gantk's paths; the plain path translates in overlapping windows as other toolkits do."""
-        alone = ('translate.statistics="window"',) if self.window and way == "gantk plain" else ()
-        return alone + WAYS[way]
-
-    def tables(self, seed: int = 0) -> dict[str, Any]:
+    def tables(self) -> dict[str, Any]:
         """gantk's recipe with the peers' published method settings and layers, and gantk's defaults for the rest."""
         return {
             "format": 1,
@@ -69,7 +64,6 @@ class Case:
                 "steps": 1_000_000,
                 "batch": self.batch,
                 "optimizer": {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]},
-                "seed": seed,
             },
             "translate": {"batch": WINDOWS, "overlap": OVERLAP},
         }

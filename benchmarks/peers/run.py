@@ -41,7 +41,7 @@ from gantk_bench.rows import FORMAT, commit, read_rows, write_rows
 from peers.cases import CASES, PEERS, Case, chosen
 from peers.checkouts import Cut, Reference
 from peers.packages import Konfai, Monai, MonaiWindows
-from peers.sides import BatchTurn, OwnSide, Setup, Side, case_model
+from peers.sides import BatchTurn, OwnSide, Setup, Side
 
 Row = dict[str, Any]
 # To add a toolkit: a class with the `find`, `unable` and constructor of these, and its name in PEERS.
@@ -90,8 +90,6 @@ def parse_peers(arguments: Iterable[str]) -> list[Peer]:
 def measure(options: argparse.Namespace) -> Iterator[Row]:
     """Every case with every peer that can run it; a row with status "skipped" for each peer that runs none."""
     cases, peers = chosen(options.cases), parse_peers(options.peer)
-    if options.filters:
-        cases = [case.with_filters(options.filters) for case in cases]
     for peer in peers:
         reasons = dict.fromkeys(peer.unable(case) for case in cases)
         if None not in reasons:
@@ -108,8 +106,9 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     """Times gantk's default path, its plain path and the peer in turns: three rows, or one row "failed"."""
     start = time.monotonic()
     try:
-        host, plain = (gantk_side(case, way, options) for way in ("gantk", "gantk plain"))
-        setup = Setup(case, host.parts.data.channels, host.device, options.seed, host.weights, options.bf16)
+        host, plain = (OwnSide(case, [*options.set, *way], options.device) for way in ((), case.plain))
+        seed = host.model.train.seed
+        setup = Setup(case, host.parts.data.channels, host.device, seed, host.weights, options.bf16)
         guest = peer.build(setup, host.batch(0), host)
         sides: dict[str, Side] = {"gantk": host, "gantk plain": plain, peer.name: guest}
         batches = [host.batch(step) for step in range(BATCHES)]
@@ -139,19 +138,13 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
         yield row
 
 
-def gantk_side(case: Case, way: str, options: argparse.Namespace) -> OwnSide:
-    """gantk's side of a case on its path `way`, a key of WAYS."""
-    settings = [*options.set, *case.settings(way)]
-    return OwnSide(case_model(case, settings, data=options.data, seed=options.seed), options.device, bool(case.window))
-
-
 def fields(case: Case, label: str, peer: Peer | None, options: argparse.Namespace) -> Row:
     """The fields that every row has, also a failed one; `peer` is None for gantk's own sides."""
     found = peer.found if peer else (__version__, None)
     version, where = (None, None) if isinstance(found, str) else found
     return {
         "format": FORMAT, "suite": "peers", "recipe": case.name, "label": f"{case.name} {label}",
-        "summary": case.summary, "settings": list(options.set), "seed": options.seed, "status": "ok", "error": None,
+        "summary": case.summary, "settings": list(options.set), "status": "ok", "error": None,
         "started": now(), "peer": peer.name if peer else None, "side": label, "size": case.size, "batch": case.batch,
         "version": version, "found": where, "ratio": {},
     }  # fmt: skip
@@ -181,13 +174,10 @@ def merged(before: list[Row], new: list[Row]) -> list[Row]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 a row failed, 2 an invalid command line."""
-    cli = parser(__doc__, seconds=40.0)
+    cli = parser(__doc__, device=None, set=[], seconds=40.0)
     cli.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
     cli.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
-    cli.add_argument("--filters", type=int, metavar="N", help="of both networks' first levels, instead of the case's")
     cli.add_argument("--bf16", action="store_true", help="MONAI and KonfAI under autocast in bfloat16")
-    cli.add_argument("--data", metavar="PATH", help="train on these images instead of the phantom's")
-    cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--table", action="store_true", help="print the rows as Markdown")
     options = cli.parse_args(arguments)
     try:

@@ -16,7 +16,6 @@ from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
 from gantk.method import Batch, Stage
 from gantk.recipe.load import load_recipe
-from gantk.recipe.tables import Model
 from gantk.training.assemble import Parts, assemble
 from gantk.training.loop import resized
 from gantk_cuda_graph.capture import WARM_UP
@@ -88,29 +87,24 @@ def clone(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name].clone() for name in "ab"}
 
 
-def case_model(case: Case, settings: Iterable[str] = (), *, data: str | None = None, seed: int = 0) -> Model:
-    """The case's checked recipe with `settings`; `data`, a folder, replaces its source."""
-    recipe = load_recipe(case.tables(seed))
-    return (recipe.with_data(data) if data else recipe).override(settings).check()
-
-
 class OwnSide(Side):
-    """gantk's engine on a case's recipe; `parts` holds its data, batches, method and runtime.
+    """gantk's engine on a case's recipe with `settings`; `parts` holds its data, batches, method and runtime.
 
-    With `windows`, a step translates a batch of images larger than the training patches: by default whole, if memory
-    allows; with translate.statistics = "window" in overlapping windows.
+    In a case of windows, a step translates a batch of images larger than the training patches: by default whole, if
+    memory allows; with translate.statistics = "window" in overlapping windows.
     """
 
     name = "gantk"
 
-    def __init__(self, model: Model, device: str | None, windows: bool = False):
-        self.model, self.windows = model, windows
+    def __init__(self, case: Case, settings: Iterable[str], device: str | None):
+        self.windows = bool(case.window)
+        self.model = model = load_recipe(case.tables()).override(settings).check()
         self.parts: Parts = assemble(model, start(device, model.train.precision, model.train.fast.channels_last))
         cpu = self.device.type == "cpu"
         self.keep, self.settling = cpu and model.train.fast.keep_memory, 0 if cpu else WARM_UP + 1
         self._batch: dict[str, Tensor] = {}
         self._running = self.parts.engine.fit(self._placed)
-        if windows:
+        if self.windows:
             method = self.parts.method.eval()
             self._whole = whole_images(lambda x: method.translate(x, "b"), method, model, self.parts.runtime)
 

@@ -22,6 +22,7 @@ INFERNO = (
     (199, 62, 76), (221, 81, 58), (237, 105, 37), (248, 133, 15), (252, 165, 10), (250, 198, 45), (242, 230, 97),
     (252, 255, 164),
 )  # fmt: skip
+SMALL = 192  # pixels of a preview
 Frame = dict[str, list[str]]  # "output" and "error": data URIs, "" where a file is missing; "mean": mean errors
 
 
@@ -41,8 +42,8 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
-        inputs = [_embedded(samples.picture("input", d, i)) for i in range(d.count)] if d.source else []
-        truths = [_embedded(samples.picture("truth", d, i)) for i in range(d.count)] if samples.has_truth else []
+        inputs = [embedded(samples.picture("input", d, i)) for i in range(d.count)] if d.source else []
+        truths = [embedded(samples.picture("truth", d, i)) for i in range(d.count)] if samples.has_truth else []
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
         blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
     return steps, blocks
@@ -60,7 +61,7 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
                 error, mean = preview(picture) if small else _encoded(picture, "png", optimize=True), f"{value:.1f}"
-            frame["output"].append(_embedded(output, small))
+            frame["output"].append(embedded(output, SMALL if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)
         frames.append(frame)
@@ -102,17 +103,17 @@ def _coloured(levels: np.ndarray) -> Image.Image:
     return image
 
 
-def _embedded(path: Path | None, small: bool = False) -> str:
-    """A PNG file as a data URI, unchanged unless `small`; "" where it is missing."""
+def embedded(path: Path | None, side: int | None = None) -> str:
+    """A PNG file as a data URI, unchanged or shrunk to at most `side` pixels; "" where it is missing."""
     if path is None:
         return ""
-    if not small:
+    if side is None:
         return _uri("png", path.read_bytes())
     with Image.open(path) as image:
-        return preview(image)
+        return preview(image, side)
 
 
-def preview(image: Image.Image, side: int = 192) -> str:
+def preview(image: Image.Image, side: int = SMALL) -> str:
     """Shrink a picture to at most `side` pixels; returns a lossy data URI, for earlier steps of long or large runs."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
