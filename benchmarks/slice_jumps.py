@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from gantk.runs.trained import Examples
-from gantk_slices.post import AgreeingSlices, jump, spot
+from gantk_post.slices import AgreeingSlices, jump
+from gantk_post.volumes import spot
 
 
 def scored(run: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:

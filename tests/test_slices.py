@@ -1,4 +1,4 @@
-"""The post-step that makes slices agree: errors of single slices go, edges of the input stay, volumes stay apart."""
+"""Post-steps: errors of single slices go, edges of the input stay, volumes stay apart; the coil is the input's."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,8 @@ from tiny import PATCHGAN, UNET
 import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
-from gantk_slices.post import AgreeingSlices, guided, jump
+from gantk_post.bias_field import InputBiasField
+from gantk_post.slices import AgreeingSlices, guided, jump
 
 LEVEL = -0.9
 
@@ -96,3 +97,20 @@ def test_a_run_scores_it_and_a_volume_is_seen_whole_whatever_the_batch(tiny_reci
     torch.testing.assert_close(*found, atol=1e-2, rtol=1e-4)
     alone = [model.translate(image) for image in volume[:2]]  # a batch of pictures is no volume
     assert np.allclose(model.translate(volume[:2, None])[:, 0], alone, atol=1e-2)
+
+
+def test_an_output_gets_the_bias_field_of_its_input_and_keeps_its_contrast_and_brightness():
+    line = torch.linspace(-1, 1, 32)
+    coil = torch.exp(0.12 * line[:, None] - 0.2 * line)
+    given, truth = ((each + 1) * coil - 1 for each in head(0))
+    post, volumes = (
+        InputBiasField(2, (-1.0, 1.0)),
+        [SimpleNamespace(subject="p", scan_key="s", position=n) for n in range(12)],
+    )
+    for made in (head(0)[1], (head(0)[1] + 1) / coil - 1):  # the network left the field out, or turned it round
+        done = post(made, examples_of(given, volumes))
+        assert (done - truth).abs().mean() < 0.1 * (made - truth).abs().mean()
+        whole = InputBiasField(3, (-1.0, 1.0))(made.transpose(0, 1)[None], examples_of(given.transpose(0, 1)[None]))
+        torch.testing.assert_close(whole[0].transpose(0, 1), done)
+    assert (post(truth, examples_of(given, volumes)) - truth).abs().max() < 0.01
+    assert torch.equal(post(given * 0 - 1, examples_of(given, volumes)), given * 0 - 1)  # air

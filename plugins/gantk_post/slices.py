@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gantk.data.preparation import Record
-from gantk.errors import UserError
 from gantk.plugin.spec import Few, Positive, Share
 from gantk.runs.trained import Examples
+from gantk_post.volumes import AIR, each_volume
 
-AIR = 0.05  # share of the range up to which a voxel is air
 HALVINGS = 10  # bisection steps of the search for the strength
 
 
@@ -48,18 +45,7 @@ class AgreeingSlices:
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """Filter the images volume by volume; UserError where there is no input as the guide."""
-        if not isinstance(examples.made_from, Tensor):
-            what = "images from noise have no input, by which 'slices' makes them agree"
-            raise UserError(what, where="post", remedy="leave this post-step out")
-        inputs = examples.made_from.to(images)
-        if self.dims == 3:
-            return torch.stack([self._volume(*pair) for pair in zip(images, inputs, strict=True)])
-        spots = list(map(spot, examples.records)) or [("", number) for number in range(len(images))]
-        done, order = images.clone(), sorted(range(len(images)), key=spots.__getitem__)
-        for _, group in groupby(order, key=lambda number: spots[number][0]):
-            places = list(group)
-            done[places] = self._volume(*(each[places].transpose(0, 1) for each in (images, inputs))).transpose(0, 1)
-        return done
+        return each_volume(images, examples, self.dims, "slices", self._volume)
 
     def _volume(self, made: Tensor, given: Tensor) -> Tensor:
         """Filter one volume (C, D, H, W), guided by its input."""
@@ -108,10 +94,3 @@ def window_mean(volume: Tensor) -> Tensor:
 def jump(volume: Tensor, level: float) -> float:
     """Mean absolute second difference of (C, D, H, W) along D where the middle value is above `level`; else nan."""
     return float(volume.diff(2, dim=1).abs()[volume[:, 1:-1] > level].mean())
-
-
-def spot(record: Record) -> tuple[str, float]:
-    """Volume and slice position of a record; a record without a position counts as a volume."""
-    if record.position is None:
-        return record.key, 0.0
-    return f"{record.subject}/{record.scan_key or record.key.rpartition('/')[0]}", record.position
