@@ -16,6 +16,7 @@ from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
 from gantk_aligned.images import Images
 from gantk_check.check import check
+from gantk_subjects.folders import without_visits
 from gantk_subjects.reading import reading_of
 
 # ---- domains
@@ -163,21 +164,21 @@ SAYS_NONE = {
 }
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_names_that_carry_patients_tell_them(name):
-    found, images = reading_of(SAYS[name]), 1 if "one image" in name else len(STACK)
-    assert found.sure and len(set(found.patients)) == len(SAYS[name]) // images
+@pytest.mark.parametrize("name", [*SAYS, *MAY, *SAYS_NONE])
+def test_names_carry_patients_or_may_or_do_not(name):
+    found = reading_of((SAYS | MAY | SAYS_NONE)[name])
+    assert (found and found.sure) is (True if name in SAYS else False if name in MAY else None)
+    if name in SAYS:
+        assert len(set(found.patients)) == len(SAYS[name]) // (1 if "one image" in name else len(STACK))
+    if name == "visits of patients":  # both visits of one stay together
+        assert len(set(found.patients)) == 8
 
 
-@pytest.mark.parametrize("name", MAY)
-def test_names_that_may_carry_patients_are_unsure(name):
-    assert reading_of(MAY[name]).sure is False
-    assert len(set(reading_of(MAY["visits of patients"]).patients)) == 8  # both visits of one stay together
-
-
-@pytest.mark.parametrize("name", SAYS_NONE)
-def test_running_numbers_and_classes_are_no_patients(name):
-    assert reading_of(SAYS_NONE[name]) is None
+def test_numbers_of_patients_are_no_visits():
+    sites = [f"{c:02d}-{p:03d}" for c in (1, 2, 3) for p in range(9)]
+    ixi, brats = [f"IXI00{p}-Guys-08{p}{p}" for p in range(9)], ["S18_2013_2_1", "S18_2013_3_1", "S18_TCIA_2_1"]
+    for names in (sites, [f"site{c}_{p}" for c in (1, 2) for p in range(9)], ixi, brats):
+        assert without_visits(names) == names
 
 
 def drawn(root, names):

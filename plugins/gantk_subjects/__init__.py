@@ -1,4 +1,4 @@
-"""Finds patients in the names of pictures in one folder: `patient07_slice012.png`, `20005.png` of patient 20."""
+"""Finds patients in the names of files and folders, `p07_V2/T1.nii.gz`, `20005.png`."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -9,17 +9,16 @@ def gantk_subjects(items, how):
     `how` is "ask"."""
     from gantk.data.sources.file_names import numbered
     from gantk.data.sources.reader import is_volume
-    from gantk_subjects.folders import patient_folders, patient_in, patient_name, shared_folders
+    from gantk_subjects.folders import patient_folders, patient_in, patient_name, shared_folders, without_visits
     from gantk_subjects.reading import reading_of, unsure
 
     if how in ("folders", "numbered folders"):
-        shared, of = (
-            shared_folders({item.place for item in items}),
-            patient_folders if how == "folders" else patient_name,
-        )
-        return [of(item.place, shared) for item in items]
-    if any(is_volume(item.source) for item in items):  # each volume is a patient
-        return [patient_in(item.name) if is_volume(item.source) else "" for item in items]
+        shared = shared_folders({item.place for item in items})
+        of = patient_folders if how == "folders" else patient_name
+        return without_visits([of(item.place, shared) for item in items])
+    if any(is_volume(item.source) for item in items):  # each volume is a patient's
+        patients = without_visits([patient_in(item.name) for item in items if is_volume(item.source)])
+        return [patients.pop(0) if is_volume(item.source) else "" for item in items]
     if any(numbered(item.place) for item in items):
         return None  # folders are named after patients
     reading = reading_of(names := [item.stem for item in items])

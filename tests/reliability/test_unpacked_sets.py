@@ -7,9 +7,7 @@ import pytest
 from volumes import volume
 
 from gantk.data.dataset import records_of
-from gantk.data.sources.folders import Folders
 from gantk.recipe.load import checked_recipe
-from gantk_nifti.source import Nifti
 
 # Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made from them.
 UNPACKED = {
@@ -25,10 +23,12 @@ UNPACKED = {
     "all": "set_{p}_mr_T1 set_{p}_mr_T2 (set_{p}_mr_T1_rectified) (set_{p}_ct)",
     "1{p}1/T1w": "T1w_acpc (T1w_acpc_restore) T2w_acpc (ribbon_mask) ../MNI/T1w (../MNI/T1w_brain) ../MNI/T2w",
     "set_1/case_0{p}": "case_0{p}_T1 case_0{p}_T2 (case_0{p}_Brainstem.seg)",
-    "data/P0{p}/month0{v}": "T1 T2",
 }
-VISITS = ["p{p}/2020-01-0{v}/3", "p{p}_V{v}/scan{v}", "OAS3000{p}_MR_d01{v}0/anat{v}", "S-0000{p}-00{v}"]
-UNPACKED |= dict.fromkeys([*VISITS, "ses-{v}/p{p}", "UPENN-GBM-0000{p}_1{v}", "site{p}/p1_m{v}"], "T1 T2")
+VISITS = """data/P0{p}/month0{v} p{p}/2020-01-0{v}/3 p{p}_V{v}/scan{v} OAS3000{p}_MR_d01{v}0/anat{v} S-0000{p}-00{v}
+ses-{v}/p{p} GBM-0000{p}_1{v} site{p}/p1_m{v} HGG/s_tcia_pat10{p}_00{v}9 PDGM-000{p}_FU00{v}d_nifti PT-000{p}_0{v}"""
+UNPACKED |= dict.fromkeys(VISITS.split(), "T1 T2")
+IN_FILES = "training0{p}_0{v} A_002_S_0{p}29_br_200604181{v}_I1{v} G-000{p}_{v}1_x 100{p}_time{v} m_18{p}_AD_0{v}_MR_1"
+UNPACKED |= {letter: f"{name}_T1 {name}_T2" for letter, name in zip("CDEFG", IN_FILES.split(), strict=True)}
 
 
 @pytest.mark.parametrize("place", UNPACKED)
@@ -37,11 +37,10 @@ def test_a_data_set_as_it_was_unpacked_has_its_images_and_its_patients(tmp_path,
     for (p, v), name in product(np.ndindex(5, 2), UNPACKED[place].split()):
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])
         real[volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()] = name[0] != "(", p
-    _, model = checked_recipe("dualgan_t1t2", tmp_path, [], None)
-    found = {record.path.resolve(): record for record in records_of(model.data, model.method.target)}
-    assert sorted(found) == sorted(path for path, (wanted, _) in real.items() if wanted)
-    assert all(("t1" in path.stem.lower()) == (found[path].domain == "a") for path in found)
-    patients = {(real[path][1], record.subject) for path, record in found.items()}
-    assert len(patients) == len(dict(patients)) == len({subject for _, subject in patients}) == 5
-    for source in (Folders, Nifti) if UNPACKED[place] == "T1 T2" else ():
-        assert len({x.subject for x in source(("T1", "T2"), 3, (8, 8, 8), path=str(tmp_path)).records()}) == 5
+    for source in ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",):
+        _, model = checked_recipe("dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None)
+        found = {record.path.resolve(): record for record in records_of(model.data, model.method.target)}
+        assert sorted(found) == sorted(path for path, (wanted, _) in real.items() if wanted)
+        assert all(("t1" in path.stem.lower()) == (found[path].domain == "a") for path in found)
+        patients = {(real[path][1], record.subject) for path, record in found.items()}
+        assert len(patients) == len(dict(patients)) == len({subject for _, subject in patients}) == 5
