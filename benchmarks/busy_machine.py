@@ -20,7 +20,7 @@ import torch
 from harness import finish, in_turns, parser, ratio, written
 from recipe_step import RecipeStep
 
-from gantk.machine.cores import Threads, look, threads_beside
+from gantk.machine.cores import Threads, cpu_times, threads_beside
 
 if __name__ == "__main__":
     options = parser(__doc__, set=[], rounds=5, seconds=3.0).parse_args()
@@ -35,13 +35,13 @@ if __name__ == "__main__":
                 stack.callback(spin.kill)
                 time.sleep(0.5)  # until its loop runs
             torch.set_num_threads(threads or all_threads)
-            chooser, step_seconds, before = Threads(fixed=threads > 0), [], look()
+            chooser, step_seconds, before = Threads(fixed=threads > 0), [], cpu_times()
             for save in (0, 1):
                 chooser.choose(save)
                 end = time.perf_counter() + options.seconds / 2
                 while time.perf_counter() < end:
                     step_seconds.append(step.turn().take())
-        return mean(step_seconds), torch.get_num_threads(), round(threads_beside(before, look(), 1)[0], 2)
+        return mean(step_seconds), torch.get_num_threads(), round(threads_beside(before, cpu_times(), 1)[0], 2)
 
     samplers = {(n, place): partial(sample, n, place) for n in (1, all_threads, 0) for place in ("alone", "beside")}
     found = in_turns(samplers, options.rounds, warm=1)

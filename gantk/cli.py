@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from gantk import __version__, api
 from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure, printable
-from gantk.plugin.loader import attach_commands, others_in
+from gantk.plugin.loader import attach_commands, plugin_note
 from gantk.terminal import complain, json_option, line_printer, listed, progress_bar, say, write_json
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -68,7 +68,7 @@ class Commands(click.Group):
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
         except Exception as error:
-            if note := others_in(error):
+            if note := plugin_note(error):
                 error.add_note(note)  # the last line of its traceback
             raise
 

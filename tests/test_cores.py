@@ -32,19 +32,20 @@ def test_its_own_cores_are_counted_and_no_more_than_a_quota_of_any_cgroup_above(
     monkeypatch.setattr(cores, "PROC", tmp_path)
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {1, 3})
-    assert cores.look()[2:] == (15.94, 20.0, 2) and cores.cgroup_quota() == 2
+    assert cores.cpu_times()[2:] == (15.94, 20.0, 2) and cores.cgroup_quota() == 2
 
 
 @pytest.fixture
 def busy(monkeypatch):
-    """By how much others keep two cores busy before each look that comes; without a number they are quiet."""
-    loads, looks, before = [], [(0.0,) * 5], torch.get_num_threads()
+    """By how much others keep two cores busy before each reading that comes; without a number they are quiet."""
+    loads, readings, before = [], [(0.0,) * 5], torch.get_num_threads()
 
-    def look():
-        looks.append((looks[-1][0] + 1, 0.0, looks[-1][2] + 2 - (loads.pop(0) if loads else 0.0), looks[-1][3] + 2, 2))
-        return looks[-1]
+    def cpu_times():
+        clock, _, idle, total, _ = readings[-1]
+        readings.append((clock + 1, 0.0, idle + 2 - (loads.pop(0) if loads else 0.0), total + 2, 2))
+        return readings[-1]
 
-    monkeypatch.setattr(cores, "look", look)
+    monkeypatch.setattr(cores, "cpu_times", cpu_times)
     monkeypatch.delenv("OMP_NUM_THREADS")
     torch.set_num_threads(2)
     yield loads

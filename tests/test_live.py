@@ -83,10 +83,10 @@ def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_min
         for step in range(1, 401):
             now[0] += 20.0 if step <= 100 else 0.5  # a slow start, as of a compiler or a first reading of files
             view.step(step)
-            assert f"step {step}/1000" in view.words(100)
-        assert "left 5 min 00 s" in view.words(100), view.words(100)
+            assert f"step {step}/1000" in view.status_text(100)
+        assert "left 5 min 00 s" in view.status_text(100), view.status_text(100)
         now[0] += 3
-        assert "left 4 min 57 s" in view.words(100)
+        assert "left 4 min 57 s" in view.status_text(100)
         assert console.file.getvalue().count("\n") == 0  # no line at a step
 
 
@@ -95,14 +95,14 @@ def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_mat
     view = LiveView(10, console=terminal(), clock=lambda: now[0], doing=lambda: "generators, microbatch 3 of 8")
     view.step(4)
     now[0] += 9
-    assert "microbatch" not in view.words(100)
+    assert "microbatch" not in view.status_text(100)
     now[0] += 5
-    assert view.words(30).endswith("generators, microbatch 3 of 8 14 s")
+    assert view.status_text(30).endswith("generators, microbatch 3 of 8 14 s")
     view.busy = "saving the weights"
-    assert view.words(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
+    assert view.status_text(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
     view.busy = None
     view.step(5)
-    assert view.words(20) == "step 5/10  50%" and view.words(31) == "step 5/10  50%  left 1 min 10 s"
+    assert view.status_text(20) == "step 5/10  50%" and view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
 
 
 def test_away_from_a_terminal_a_line_is_written_at_least_once_a_minute():

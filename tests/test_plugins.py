@@ -17,7 +17,7 @@ from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 from gantk.machine.runtime import start
 from gantk.plugin import hookspecs
-from gantk.plugin.loader import attach_commands, load, others_in, registry
+from gantk.plugin.loader import attach_commands, load, plugin_note, registry
 from gantk.plugin.registry import KINDS, Entry
 from gantk.plugin.spec import bind
 from gantk.recipe.load import all_recipes, load_recipe
@@ -131,7 +131,7 @@ def test_what_fails_inside_a_plugin_names_it_in_the_tracebacks_last_line(add_plu
         group(["fail"])
     (note,) = raised.value.__notes__
     assert note.startswith("raised by the plugin 'my_plugin' of my-package 1.0, ") and note.endswith(", line 3")
-    assert "'my_plugin' of my-package 1.0; `gantk.testing`" in others_in(ValueError())
+    assert "'my_plugin' of my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
 
 
 @pytest.mark.parametrize("found", ["None", "[('a', 'x.png')]", "[Record('T1', 's', 'k', None)]", "[]"])

@@ -82,11 +82,11 @@ class Mapping:
         """Map native values to network values; with per = "volume" or "image" by the figures of `image` alone."""
         if self.per != "set":
             return self.own(self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)).forward(image)
-        return along(image, *self.corners())
+        return piecewise_linear(image, *self.corners())
 
     def inverse(self, image: Pixels) -> Pixels:
         """Map network values to native values, of the training set or of the scan that `of` was called with."""
-        return along(image, *reversed(self.corners()))
+        return piecewise_linear(image, *reversed(self.corners()))
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, as JSON; part of every checkpoint."""
@@ -319,12 +319,12 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
     return done
 
 
-def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
+def piecewise_linear(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
     """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are extended."""
     if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:  # in parts: float64 takes memory
-        whole = np.empty(image.shape, along(image.flat[:1], before, after).dtype)
+        whole = np.empty(image.shape, piecewise_linear(image.flat[:1], before, after).dtype)
         for part, done in zip(image, whole, strict=True):
-            done[...] = along(part, before, after)
+            done[...] = piecewise_linear(part, before, after)
         return whole
     values = image if is_tensor(image) else np.asarray(image, np.float64)
     if len(before) == 2:
@@ -332,9 +332,9 @@ def along(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pix
     else:
         host = image.detach().cpu().numpy() if is_tensor(image) else values
         piece, slopes = np.searchsorted(before[1:-1], host, side="right"), np.diff(after) / np.diff(before)
-        ends = (np.asarray(each)[piece] for each in (after, before, slopes))
-        start, at, slope = map(image.new_tensor, ends) if is_tensor(image) else ends
-        done = start + (values - at) * slope
+        corners = (np.asarray(numbers)[piece] for numbers in (before, after, slopes))
+        from_value, to_value, slope = map(image.new_tensor, corners) if is_tensor(image) else corners
+        done = to_value + (values - from_value) * slope
     if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
         return done
     return done.astype(np.float32)[()]
@@ -374,32 +374,41 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     """Start, usual value and end of air among intensities up to `high`; None without air.
 
     Air is the highest peak of the histogram below Otsu's threshold, as far as its counts fall from bin to bin and are
-    above 1 % of the peak's; hardly any value may be darker. CT's padding far below air (-2000, -3024) is left out
-    first.
+    above 1 % of the peak's; hardly any value may be darker.
     """
-    while (padding := values <= (low := values.min()) + 1e-3 * (high - low)).mean() > 1e-4 and not padding.all():
-        first = np.percentile(values[~padding], 5)  # beyond the blurred rim of padding
-        between = ~padding & (values < first - 0.05 * (high - first))
-        alike = (values[~padding] < first + 0.1 * (high - first)).mean()  # true of air, not of the dark end of a brain
-        if first > -200 or first - low < 0.2 * (high - first) or between.sum() > padding.sum() or alike < 0.1:
-            break
-        values = values[~padding & ~between]
-    if not rises(low, high):
+    values = _without_padding(values, high)
+    if not rises(low := values.min(), high):
         return None
     counts, edges = np.histogram(values, LEVELS, (low, high))
-    end = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)
-    peak = int(np.argmax(counts[:end]))
-    before, here, few = counts[peak : end - 1], counts[peak + 1 : end], 0.01 * counts[peak]
-    falls = (here >= few) & ((here <= before) | (2 * before > counts[peak]))
+    above = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)  # the first bin above the threshold
+    peak = int(np.argmax(counts[:above]))
+    before, after, few = counts[peak : above - 1], counts[peak + 1 : above], 0.01 * counts[peak]
+    falls = (after >= few) & ((after <= before) | (2 * before > counts[peak]))
     last = peak + int(np.argmin([*falls, False]))
     first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
-    level = float(np.median(inside := values[(values >= edges[peak]) & (values <= edges[peak + 1])]))
-    # zeros of a stripped skull are one value: begin at it, not at the edge of its bin
-    begin = level if first == peak and (inside == level).mean() > 0.5 else float(edges[first])
-    dark, air = (values < begin).mean(), (values <= edges[last + 1]).mean()
-    if dark > 0.02 or air < 0.05 or edges[last + 1] - begin > 0.3 * (high - begin):
+    in_peak = values[(values >= edges[peak]) & (values <= edges[peak + 1])]
+    usual = float(np.median(in_peak))
+    # zeros of a stripped skull are one value: start at it, not at the edge of its bin
+    start = usual if first == peak and (in_peak == usual).mean() > 0.5 else float(edges[first])
+    end = float(edges[last + 1])
+    if (values < start).mean() > 0.02 or (values <= end).mean() < 0.05 or end - start > 0.3 * (high - start):
         return None
-    return begin, level, float(edges[last + 1])
+    return start, usual, end
+
+
+def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
+    """The values without CT's padding far below air (-2000, -3024), and without the blurred rim of the padding."""
+    while True:
+        low = values.min()
+        padding = values <= low + 1e-3 * (high - low)
+        if padding.mean() <= 1e-4 or padding.all():
+            return values
+        first = np.percentile(values[~padding], 5)  # beyond the rim
+        rim = ~padding & (values < first - 0.05 * (high - first))
+        alike = (values[~padding] < first + 0.1 * (high - first)).mean()  # true of air, not of the dark end of a brain
+        if first > -200 or first - low < 0.2 * (high - first) or rim.sum() > padding.sum() or alike < 0.1:
+            return values
+        values = values[~padding & ~rim]
 
 
 def no_contrast(count: int, low: float, high: float) -> UserError:

@@ -94,7 +94,7 @@ class Translation:
             raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
         if not source.is_dir():
             job = Job((Scan(source, (source,), source.name),), _target_file(source, target, self.suffix), source.name)
-            return self._all([job] if job.target == target else self._named([job], target))
+            return self._translate_all([job] if job.target == target else self._named([job], target))
         if target.resolve() == source.resolve():
             raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
         if len(self.contrasts) > 1:
@@ -104,14 +104,14 @@ class Translation:
             below = [scan for scan in files.scans(source) if not scan.path.resolve().is_relative_to(inside)]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
                 target = _with_suffix(target, self.suffix) if suffix_of(target) not in files.formats() else target
-                return self._all([Job((below[0],), target, source.name)])
+                return self._translate_all([Job((below[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
         jobs = self._named([replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs], target)
         if target.is_file() or files.is_image(target):
             raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
         if not jobs:
             raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=files.readable())
-        return self._all(jobs, target)
+        return self._translate_all(jobs, target)
 
     def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
         """The jobs with result names from a plugin, without those it gives no name; unchanged without such a plugin."""
@@ -124,7 +124,7 @@ class Translation:
             self.notes["note", f"left out, not called {self.frame.source}"] = out
         return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in names.items() if name]
 
-    def _all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
+    def _translate_all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
         """Translate jobs whose results go into `folder`; without a folder there is one job, whose error is raised."""
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
@@ -132,11 +132,11 @@ class Translation:
         options = {"to": to, "volume": self.volume} | vars(self.look) | {"example": style}
         options |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
         options |= {"model": self.model.identity()}
-        done = load().hook.gantk_done(folder=folder, asked=options) if folder else None
-        with done or contextlib.nullcontext():
-            return self._rest(jobs, folder, done)
+        ledger = load().hook.gantk_done(folder=folder, asked=options) if folder else None
+        with ledger or contextlib.nullcontext():
+            return self._unfinished(jobs, folder, ledger)
 
-    def _rest(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
+    def _unfinished(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
         """Translate the jobs that have no results in the ledger yet; returns the paths of all results."""
         for place in {job.target.parent for job in jobs} | ({folder, folder.absolute().parent} if folder else set()):
             sweep(place)
@@ -169,14 +169,9 @@ class Translation:
             self.say(f"written  {line}")
         if failed:
             kind = "files" if len(self.contrasts) == 1 else "patients"
-            reasons: dict[str, list[str]] = {}  # by text without names, numbers: first text, then names
-            for job in failed:
-                text = first = f"{job.files[0]}: {outcomes[job] or type(outcomes[job]).__name__}"
-                for name in (str(job.files[0]), str(job.target), job.target.name):
-                    text = text.replace(name, "")
-                reasons.setdefault(re.sub(r"-?\d[\d.]*", "", text), [first]).append(job.name)
-            rows = [each[0] + (f" The same{_of(each[1:], len(jobs))}" if each[2:] else "") for each in reasons.values()]
-            failure = GantkError("\n  ".join([f"{len(failed)} of {len(jobs)} {kind} could not be translated:", *rows]))
+            lines = [f"{len(failed)} of {len(jobs)} {kind} could not be translated:"]
+            lines += _reasons({job: outcomes[job] for job in failed}, len(jobs))
+            failure = GantkError("\n  ".join(lines))
             failure.exit_code = 2 if all(isinstance(outcomes[job], UserError) for job in jobs) else 1
             raise failure
         return written
@@ -362,20 +357,33 @@ class Translation:
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
 
 
+def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
+    """Lines on jobs that failed, of `count`: one for all whose messages differ in names and numbers alone."""
+    messages, names = {}, defaultdict(list)  # by the message without names and numbers: the first one, and the jobs
+    for job, error in errors.items():
+        text = message = f"{job.files[0]}: {error or type(error).__name__}"
+        for name in (str(job.files[0]), str(job.target), job.target.name):
+            text = text.replace(name, "")
+        text = re.sub(r"-?\d[\d.]*", "", text)
+        messages.setdefault(text, message)
+        names[text].append(job.name)
+    return [f"{line} The same{_of(names[text], count)}" if names[text][1:] else line for text, line in messages.items()]
+
+
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
     """Read a patient's contrasts as the channels of one image; a missing contrast is nan."""
     absent = [contrast for contrast, scan in zip(contrasts, parts, strict=True) if scan is None]
-    there = [read(scan) for scan in parts if scan is not None]
-    first = there[0]
+    images = [read(scan) for scan in parts if scan is not None]
+    first = images[0]
     if absent and missing == "refuse":
         remedy = 'add the files, or train with data.missing = "mask"'
         raise UserError(f"{' and '.join(absent)} missing in '{first.path.parent}'", where="INPUT", remedy=remedy)
-    for image in there:
+    for image in images:
         if not same_grid(image, first) or image.channels != 1:
             what = f"'{image.path}' is not on the grid of '{first.path}'"
             raise UserError(what, where="INPUT", remedy="resample all contrasts of a patient onto one of them")
-    blank, rest = np.full_like(first.pixels, np.nan), iter(there)
-    return replace(first, pixels=np.concatenate([blank if scan is None else next(rest).pixels for scan in parts]))
+    blank, remaining = np.full_like(first.pixels, np.nan), iter(images)
+    return replace(first, pixels=np.concatenate([blank if scan is None else next(remaining).pixels for scan in parts]))
 
 
 def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:

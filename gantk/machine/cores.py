@@ -19,16 +19,18 @@ class Threads:
     def __init__(self, fixed: bool):
         user = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")
         self.fixed = fixed or bool(user) or not all((PROC / name).exists() for name in ("stat", "self/cgroup"))
-        self.usual, self.saved, self._last = torch.get_num_threads(), None, () if self.fixed else look()
+        self.usual, self.saved, self._last = torch.get_num_threads(), None, () if self.fixed else cpu_times()
         self.reset = lambda: torch.set_num_threads(self.usual)
 
     def choose(self, step: int) -> str | None:
         """Set the number of threads: a resumed save's, else as many as the free cores; returns a line if it changed."""
-        current, number, why, self.saved = torch.get_num_threads(), self.saved or 0, "as the save was made with", None
-        for _ in range(0 if number or self.fixed else 1 if step else 2):  # twice at the start: a burst costs no thread
+        current, why = torch.get_num_threads(), "as the save was made with"
+        number, self.saved = self.saved or 0, None
+        readings = 0 if number or self.fixed else 1 if step else 2  # two at the start: a burst costs no thread
+        for _ in range(readings):
             if number < current:
                 time.sleep(max(0.0, self._last[0] + SHORTEST - time.perf_counter()))
-                before, self._last = self._last, look()
+                before, self._last = self._last, cpu_times()
                 busy, number = threads_beside(before, self._last, min(self.usual, cgroup_quota()))
                 why = f"other work keeps {busy:.1f} of {before[-1]} cores busy"
         if self.fixed or number in (0, current):
@@ -39,12 +41,14 @@ class Threads:
 
 def threads_beside(before: tuple, now: tuple, most: int) -> tuple[float, int]:
     """Cores busy with other work between two readings, and how many threads, 1 to `most`, fit (0: unknown)."""
-    (passed, own, idle, total), cores = (new - old for new, old in zip(now[:4], before[:4], strict=True)), now[4]
+    passed, own, idle, total = (new - old for new, old in zip(now[:4], before[:4], strict=True))
+    cores = now[4]
     busy = max(0.0, cores - (own + idle) / passed)
-    return busy, max(1, min(most, int(cores - busy + SPARED))) if 0.8 < total / passed / cores < 1.2 else 0
+    is_plausible = 0.8 < total / passed / cores < 1.2  # a sandbox may hide the machine
+    return busy, max(1, min(most, int(cores - busy + SPARED))) if is_plausible else 0
 
 
-def look() -> tuple[float, ...]:
+def cpu_times() -> tuple[float, ...]:
     """Seconds so far: of a clock, of this process, of its cores idle, and of its cores in all; and the core count."""
     mine, second = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
     found = re.findall(r"^cpu(\d+) (.+)", (PROC / "stat").read_text(), re.MULTILINE)
@@ -55,8 +59,9 @@ def look() -> tuple[float, ...]:
 
 def cgroup_quota() -> int:
     """The smallest CPU quota of this process's cgroups (v1 or v2), rounded up to cores; 1 << 20 if there is none."""
-    places = re.findall(r":(.*?):/(.*)", (PROC / "self/cgroup").read_text())
-    groups = {each for kinds, path in places for each in (CGROUPS / kinds / path / "any").parents}
-    files = [sorted([*each.glob("cpu.max"), *each.glob("cpu.cfs_[pq]*_us")], reverse=True) for each in groups]
-    limits = [re.match(r"(\d+)\s+(\d+)", " ".join(file.read_text() for file in each)) for each in files]
+    memberships = re.findall(r":(.*?):/(.*)", (PROC / "self/cgroup").read_text())
+    folders = {folder for kinds, path in memberships for folder in (CGROUPS / kinds / path / "any").parents}
+    files = [sorted([*folder.glob("cpu.max"), *folder.glob("cpu.cfs_[pq]*_us")], reverse=True) for folder in folders]
+    texts = [" ".join(file.read_text() for file in group) for group in files]  # quota and period, in microseconds
+    limits = [re.match(r"(\d+)\s+(\d+)", text) for text in texts]
     return min((-(-int(limit[1]) // int(limit[2])) for limit in limits if limit), default=1 << 20)

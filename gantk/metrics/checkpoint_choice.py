@@ -96,17 +96,18 @@ class Criterion:
     def _translated(self, to: str) -> tuple[str, dict[str, float]]:
         """The criteria of one direction, with the score computed from them."""
         sources, real = self._images[to]
-        made, given, there = self.scorer.translate(sources, to), self.data.centre(sources), real.images.cpu()
-        shown, unrelated = self.data.centre(made), there[torch.arange(len(given)) % len(there)] + self.scorer.low
-        groups = map(self.reals.group, (shown, identity(given, there.shape[1])))
-        kid, copy = (self.kid(real, real, group).value for group in groups)
-        structure, unlike = (self._structure(images, given) for images in (shown, unrelated))
-        score = math.sqrt(max(kid, 0.0) / max(copy, FLOOR)) + (structure / max(unlike, 1e-6)) ** 4
+        made, targets = self.scorer.translate(sources, to), real.images.cpu()
+        inputs, outputs = self.data.centre(sources), self.data.centre(made)
+        unrelated = targets[torch.arange(len(inputs)) % len(targets)] + self.scorer.low
+        groups = map(self.reals.group, (outputs, identity(inputs, targets.shape[1])))
+        kid, kid_of_inputs = (self.kid(real, real, group).value for group in groups)
+        structure, unlike = (self._structure(images, inputs) for images in (outputs, unrelated))
+        score = math.sqrt(max(kid, 0.0) / max(kid_of_inputs, FLOOR)) + (structure / max(unlike, 1e-6)) ** 4
         criteria = {self.kid.name: round(kid, 6), "structure": round(structure, 6)}
         if OTHER[to] in self.method.directions():
             back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))  # half of them, to save time
-            cycle = float((back - given[::2]).abs().mean())
-            criteria["cycle"], score = round(cycle, 6), score + (cycle / max(difference(given), 1e-6)) ** 4
+            cycle = float((back - inputs[::2]).abs().mean())
+            criteria["cycle"], score = round(cycle, 6), score + (cycle / max(difference(inputs), 1e-6)) ** 4
         return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
 
     def _structure(self, output: Tensor, source: Tensor) -> float:
@@ -121,19 +122,19 @@ class Criterion:
     @cached_property
     def _images(self) -> dict[str, tuple[Tensor, ImageGroup]]:
         """By target domain: the images to translate, and real images of that domain from other patients."""
-        found, size = {}, self.method.geometry.size
+        images, size = {}, self.method.geometry.size
         for to in self.method.directions():
-            own, real = self.reals.records("validation", OTHER[to]), self.reals.training(to)
-            own = own if len(own) >= FEWEST else self.reals.training(OTHER[to])
-            if len(others(real, own)) < 2:  # all patients have both domains: sources from half of them
-                own = own[: -(-len(own) // 2)]
-            real = spread(others(real, own) or real, fitting(REALS, BYTES, size, FEWEST))
-            own = spread(own, fitting(MOST, BYTES, size, FEWEST))
-            found[to] = windows(self.reals.seen(own), size), self.reals.group(windows(self.reals.shown(real), size))
-        return found
+            sources, real = self.reals.records("validation", OTHER[to]), self.reals.training(to)
+            sources = sources if len(sources) >= FEWEST else self.reals.training(OTHER[to])
+            if len(of_other_patients(real, sources)) < 2:  # all patients have both domains: sources from half of them
+                sources = sources[: -(-len(sources) // 2)]
+            real = spread(of_other_patients(real, sources) or real, fitting(REALS, BYTES, size, FEWEST))
+            inputs = self.reals.seen(spread(sources, fitting(MOST, BYTES, size, FEWEST)))
+            images[to] = windows(inputs, size), self.reals.group(windows(self.reals.shown(real), size))
+        return images
 
 
-def others(records: list[Record], own: list[Record]) -> list[Record]:
-    """The records of other patients."""
-    taken = {r.subject or r.pair for r in own} - {None, ""}
-    return [r for r in records if (r.subject or r.pair) not in taken]
+def of_other_patients(records: list[Record], patients_of: list[Record]) -> list[Record]:
+    """The `records` of patients who are not among `patients_of`."""
+    patients = {r.subject or r.pair for r in patients_of} - {None, ""}
+    return [r for r in records if (r.subject or r.pair) not in patients]

@@ -96,16 +96,16 @@ def attach_commands(cli: click.Group) -> None:
                     plugin.problem = problem
 
 
-def others_in(error: BaseException) -> str | None:
-    """Which plugin of others raised an error, and where; else which are installed; None without any."""
+def plugin_note(error: BaseException) -> str | None:
+    """A note that names the third party's plugin that raised an error, else those installed; None without any."""
     others = {p.module.split(".")[0]: p for p in load().plugins if p.distribution != "gantk" and not p.problem}
-    at = None
+    raised_by = None
     for frame, line in traceback.walk_tb(error.__traceback__):
-        room = frame.f_globals.get("__name__", "").split(".")[0]
-        if room in others or room.startswith("gantk"):  # frames of libraries belong to their caller
-            at, place = others.get(room), f"{frame.f_code.co_filename}, line {line}"
-    if at:
-        return f"raised by the plugin '{at.name}' of {at.distribution} {at.version}, {place}"
+        package = frame.f_globals.get("__name__", "").split(".")[0]
+        if package in others or package.startswith("gantk"):  # frames of libraries belong to their caller
+            raised_by, place = others.get(package), f"{frame.f_code.co_filename}, line {line}"
+    if raised_by:
+        return f"raised by the plugin '{raised_by.name}' of {raised_by.distribution} {raised_by.version}, {place}"
     listed = ", ".join(f"'{p.name}' of {p.distribution} {p.version}" for p in others.values())
     return f"plugins of others are installed: {listed}; `gantk.testing` tests their parts" if listed else None
 

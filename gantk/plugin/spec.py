@@ -102,17 +102,17 @@ Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 # The text of `help(gantk.Generator)` and the others: a parameter of that type, the part's call and its result.
-SEEN = "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
+IMAGES = "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
 for _name, _words in {
     "Generator": f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
 
     Made by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
-    {SEEN}; returns the same with channels_out.
+    {IMAGES}; returns the same with channels_out.
     `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may raise a UserError.""",
     "Discriminator": f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
 
     Made by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
-    {SEEN}; returns raw logits,
+    {IMAGES}; returns raw logits,
     above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a generator.""",
     "Loss": """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
 
@@ -125,7 +125,7 @@ for _name, _words in {
     images, returns one more term of the discriminator's, or None.""",
     "Augment": f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
 
-    Made by `augment(dims)`. Called with images {SEEN};
+    Made by `augment(dims)`. Called with images {IMAGES};
     returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs then do.""",
 }.items():
     globals()[_name].__doc__ = _words
@@ -191,11 +191,11 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
     """Add the default `name` to tables without one: `generator = { width = 32 }`, `--set train.optimizer.lr=1e-4`."""
     named = dict(values)
     for key, field in model.model_fields.items():
-        value, inner = named.get(key), field.annotation
+        value, kind = named.get(key), field.annotation
         if not isinstance(value, Mapping):
             continue
-        if isinstance(inner, type) and issubclass(inner, Table):
-            named[key] = _with_default_names(inner, value)
+        if is_table(kind):
+            named[key] = _with_default_names(kind, value)
         elif isinstance(field.default, str) and kind_of(field.metadata):
             named[key] = {"name": field.default} | dict(value)
     return named
@@ -273,9 +273,9 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
 def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, type, default) of each option; the default is ... where the option is required."""
     # Type hints of a dataclass come from the class: inherited fields may be annotated in another module.
-    whole = "__dataclass_fields__" in vars(target) or is_table(target)
-    own = target.__init__ if inspect.isclass(target) and not whole else target
-    hints = get_type_hints(own, include_extras=True)
+    annotates_fields = "__dataclass_fields__" in vars(target) or is_table(target)
+    annotated = target.__init__ if inspect.isclass(target) and not annotates_fields else target
+    hints = get_type_hints(annotated, include_extras=True)
     groups = groups_of(target)
     for name, parameter in inspect.signature(target).parameters.items():
         if name in groups:

@@ -18,7 +18,7 @@ from pydantic import create_model
 from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Table, check, options_model, plain
-from gantk.recipe.tables import DEEPEST, FORMAT, LONGEST, DataTable, FastTable, Model, require_bounded
+from gantk.recipe.tables import DEEPEST, FORMAT, MOST_BYTES, DataTable, FastTable, Model, require_bounded
 
 # Keys of earlier versions -> the current key, with the current values where these changed; None: no effect any more.
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
@@ -66,16 +66,16 @@ class Recipe:
         recipe._rename(tables)
         profiles = tables.pop("profile", {})
         if profile is not None:
-            known = {name: over for name, over in mapping(profiles).items() if isinstance(over, dict)}
+            known = {name: changes for name, changes in mapping(profiles).items() if isinstance(changes, dict)}
             if profile not in known:
                 what, remedy = f"there is no profile '{profile}'", did_you_mean(profile, known)
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
-            over = known[profile]
-            for path in leaves(over):
+            changes = known[profile]
+            for path in leaves(changes):
                 recipe.overridden[".".join(path)] = place(self.text, self.origin, ("profile", profile, *path))
-            recipe._rename(over, ("profile", profile))
-            _drop_other_length(tables, over.get("train"))
-            _merge(tables, over)
+            recipe._rename(changes, ("profile", profile))
+            _drop_other_length(tables, changes.get("train"))
+            _merge(tables, changes)
         for setting, (key, value) in _parsed(settings):
             require_bounded({key: value}, lambda path, setting=setting: f"--set {setting}")
             key, value = recipe._renamed(key, value)
@@ -122,19 +122,19 @@ class Recipe:
         table = recipe.tables.setdefault("data", {})
         if not isinstance(table, dict):
             return recipe  # `check` will raise
-        own, domains = table.get("source"), table.get("domains")
-        own = own if isinstance(own, dict) else {"name": own}
+        before, domains = table.get("source"), table.get("domains")  # the recipe's own source
+        before = before if isinstance(before, dict) else {"name": before}
         count = len(domains) if isinstance(domains, list) else 2
-        source = path if isinstance(path, dict) else source_for(Path(path), count, own.get("name"))
+        source = path if isinstance(path, dict) else source_for(Path(path), count, before.get("name"))
         if "path" in source:  # absolute: a run may be resumed from another folder
             source["path"] = str(Path(source["path"]).absolute())
         # Globs and paths match files of the recipe's own folder, which the new one may lack.
-        about_files = {key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(own.get(key, "")))}
-        own = {key: value for key, value in own.items() if key not in about_files}
+        about_files = {key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(before.get(key, "")))}
+        before = {key: value for key, value in before.items() if key not in about_files}
         split = table.get("split")
         if about_files and isinstance(split, dict) and not split.get("test"):  # so does a split without test images
             del table["split"]
-        table["source"] = (own if own.get("name") == source["name"] else {}) | source
+        table["source"] = (before if before.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
         return recipe
 
@@ -219,9 +219,9 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
     remedy = f"compare it with a {kind} of {others}"
     try:
         with open(path, "rb") as file:
-            content = file.read(LONGEST + 1)
+            content = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8-sig").replace("\r\n", "\n")  # Windows editors write a byte-order mark
-        if len(content) > LONGEST or DOTTED.search(text):
+        if len(content) > MOST_BYTES or DOTTED.search(text):
             raise RecursionError
         return text, tomllib.loads(text)
     except OSError as error:
@@ -229,7 +229,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
     except UnicodeDecodeError:
         raise UserError(f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}") from None
     except RecursionError:  # parsing would take minutes, or all memory
-        what = f"'{origin}' is longer than {LONGEST:,} bytes, or nested deeper than {DEEPEST} tables"
+        what = f"'{origin}' is longer than {MOST_BYTES:,} bytes, or nested deeper than {DEEPEST} tables"
         raise UserError(what, remedy=remedy) from None
     except ValueError as error:
         lines = re.split(r"[\d_]{4000}", text)[0].splitlines()  # its error for too many digits names no line
@@ -388,8 +388,8 @@ def _drop_other_length(tables: dict[str, Any], given: Any) -> None:
             mapping(tables.get("train")).pop(other, None)
 
 
-def _merge(tables: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
+def _merge(tables: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(tables.get(key), dict) and "name" not in value:
             _merge(tables[key], value)
         else:
@@ -418,16 +418,16 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def checked_recipe(
-    recipe: str | Path | Mapping[str, Any], data: Any, settings: Settings, profile: str | None, over: Settings = ()
+    recipe: str | Path | Mapping[str, Any], data: Any, settings: Settings, profile: str | None, last: Settings = ()
 ) -> tuple[Recipe, Model]:
-    """Load a recipe, apply profile, data, settings and `over`, in this order, and check it; returns both forms."""
+    """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check it; returns both."""
     loaded = load_recipe(recipe).override([], profile)
-    loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(over)
+    loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(last)
     loaded = loaded if data is None else loaded.with_names_of_data()
     table, train = mapping(loaded.tables.get("data")), mapping(loaded.tables.get("train"))
-    for place, name in ((mapping(table.get("split")), "file"), (table, "weights")):  # for runs in other folders
-        if isinstance(place.get(name), str) and place[name]:
-            place[name] = str(Path(place[name]).absolute())
+    for inner, key in ((mapping(table.get("split")), "file"), (table, "weights")):  # for runs in other folders
+        if isinstance(inner.get(key), str) and inner[key]:
+            inner[key] = str(Path(inner[key]).absolute())
     if isinstance(train.get("start"), str) and os.path.exists(train["start"]):  # else it is a model's name
         train["start"] = str(Path(train["start"]).absolute())
     return loaded, loaded.check()

@@ -5,20 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gantk.report import words
 from gantk.report.run_record import RunRecord
-from gantk.report.words import (
-    FITTED_ON_PAIRS,
-    REGIONS,
-    Scored,
-    baseline_name,
-    decimals,
-    interval,
-    listed,
-    metric_name,
-    number,
-    region_of,
-    with_unit,
-)
 from gantk.runs.folder import flat
 
 MOST_NAMED = 4  # metrics named in one sentence; more are only counted
@@ -27,7 +15,7 @@ NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that 
 SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)  # first word of name
 TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")  # first words of downstream tasks' scores
 FIELDS = ("value", "ci95", "unit", "definition", "higher_is_better", "corrected", "per", "in_units")
-Baselines = dict[str, dict[str, Scored]]  # baseline -> metric -> its score
+Baselines = dict[str, dict[str, words.Scored]]  # baseline -> metric -> its score
 
 
 # ---- cards: every score beside its baselines
@@ -38,13 +26,13 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
     sections_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         sections = sections_of.setdefault(run.label(direction), {})
-        rivals = {baseline_name(name): scores for name, scores in _baselines(run, direction).items()}
+        rivals = {words.baseline_name(name): scores for name, scores in _baselines(run, direction).items()}
         groups: dict[str, list[str]] = {}
         for name in scores:  # the scores of nearest neighbours in the same features share a card
             head, _, features = name.partition("_")
             groups.setdefault(f"neighbours in {features}" if head in NEIGHBOURS else name, []).append(name)
         for names in groups.values():
-            head, region = names[0].partition("_")[0], region_of(names[0]).capitalize()
+            head, region = names[0].partition("_")[0], words.region_of(names[0]).capitalize()
             section = region or ("Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image")
             sections.setdefault(section, []).append(_card(names, {"model": scores} | rivals))
         uncertainty = (run.metrics.get("uncertainty") or {}).get(direction) or {}
@@ -102,7 +90,7 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
         tones = [finding["tone"] for finding in findings]
         tone = next((tone for tone in ("bad", "near", "good") if tone in tones), "")
         sentence = _sentence(findings)
-        parts = {region: [f for f in findings if f["region"] == region] for region in REGIONS}
+        parts = {region: [f for f in findings if f["region"] == region] for region in words.REGIONS}
         regions = {region: (_sentence(own), own) for region, own in parts.items() if own}
         whole = [finding for finding in findings if not finding["region"]]
         verdict = {"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings}
@@ -110,18 +98,18 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
     return results
 
 
-def _finding(metric: str, score: Scored, judged: dict[str, Any], rivals: Baselines) -> dict[str, str]:
+def _finding(metric: str, score: words.Scored, judged: dict[str, Any], rivals: Baselines) -> dict[str, str]:
     """Compare one metric with its best baseline and, if that was fitted on pairs and wins, with the best other one."""
-    places, tone = decimals(score), tone_of(judged)
+    places, tone = words.decimals(score), tone_of(judged)
     also = {}
-    if tone != "good" and judged.get("best_baseline") in FITTED_ON_PAIRS:
+    if tone != "good" and judged.get("best_baseline") in words.FITTED_ON_PAIRS:
         also = judged.get("without_pairs") or {}
     apart = _against(metric, also, rivals, places)
     return {
-        "metric": metric_name(metric),
-        "region": region_of(metric),
-        "score": with_unit(score, places),
-        "interval": interval(score, places),
+        "metric": words.metric_name(metric),
+        "region": words.region_of(metric),
+        "score": words.with_unit(score, places),
+        "interval": words.interval(score, places),
         "tone": tone,
         "doubt": "of one patient alone" if judged.get("probability", 1.0) is None else "within chance",
         "against": _against(metric, judged, rivals, places),
@@ -135,11 +123,11 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
     best, tone, probability = judged.get("best_baseline"), tone_of(judged), judged.get("probability", 1.0)
     if not best:
         return ""
-    words = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}[tone]
+    comparison = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}[tone]
     entry = rivals.get(best, {}).get(metric)
-    value = f"{with_unit(entry, places)}, " if entry else ""
+    value = f"{words.with_unit(entry, places)}, " if entry else ""
     doubt = f" (in {probability:.0%} of the draws)" if probability is not None else " (one patient: no probability)"
-    return f"{words} {value}{baseline_name(best)}{doubt if tone == 'near' else ''}"
+    return f"{comparison} {value}{words.baseline_name(best)}{doubt if tone == 'near' else ''}"
 
 
 def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
@@ -163,8 +151,9 @@ def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
         return f"The model beats the best baseline, {_doubt(findings)} on {where('near')}.", "near"
     if tones:
         judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
-        both = len(judged) == 2 and all("→" in each and "post-steps" not in each for each in judged)
-        return f"The model beats the best baseline {'in both directions' if both else 'for ' + listed(judged)}.", "good"
+        both = len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged)
+        place = "in both directions" if both else f"for {words.listed(judged)}"
+        return f"The model beats the best baseline {place}.", "good"
     return ("Nothing to compare with: no baseline was measured." if all_verdicts else ""), ""
 
 
@@ -190,7 +179,7 @@ def _named(findings: list[dict[str, str]], tone: str) -> str:
     """The names of the metrics with that tone, or their number where there are more than MOST_NAMED."""
     names = [f["metric"] for f in findings if f["tone"] == tone]
     if len(names) <= MOST_NAMED:
-        return listed(names, "or" if tone == "bad" else "and") if names else ""
+        return words.listed(names, "or" if tone == "bad" else "and") if names else ""
     judged = sum(1 for f in findings if f["tone"])
     most = "any of the" if tone == "bad" else "all"
     return f"{len(names)} of {judged} scores" if len(names) < judged else f"{most} {judged} scores"
@@ -207,17 +196,18 @@ def chosen(run: RunRecord) -> dict[str, Any]:
     rows = [dict(flat(row)) for row in run.best.get("table") or ()]
     named = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(named, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
-    heads = [name.rpartition(".") for name in columns]  # a_to_b.kid_random
+    parts = [name.rpartition(".") for name in columns]  # a_to_b.kid_random
+    titles = [(direction and run.label(direction), words.metric_name(name)) for direction, _, name in parts]
     return {
         "step": step,
         "rule": run.best.get("rule") or "",
         "barred": next((str(row["barred"]) for row in rows if row.get("step") == step and row.get("barred")), ""),
-        "columns": [f"{run.label(of)} {metric_name(name)}" if of else metric_name(name) for of, _, name in heads],
+        "columns": [" ".join(filter(None, title)) for title in titles],
         "rows": [(row.get("step") == step, [_cell(row.get(name)) for name in columns]) for row in rows],
     }
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return number(value)
+        return words.number(value)
     return "–" if value is None else f"{value:,}" if type(value) is int else str(value)

@@ -28,8 +28,8 @@ class LiveView:
     `shown`: False on ranks that do not print; `doing`: returns the part of a step that is being computed. `busy`: the
     work between two steps, None if there is none. Without a terminal, or with NO_COLOR, CI or TERM=dumb, it writes
     plain lines without control characters, at least one a minute while steps are taken. In a notebook a line of losses
-    replaces the previous one. `gone`: the error after which nothing is written any more, such as a pipe whose reader
-    has ended or a closed terminal.
+    replaces the previous one. `write_error`: the error after which nothing is written any more, such as a pipe whose
+    reader has ended or a closed terminal.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class LiveView:
         unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
         self.busy, self._doing, self._speed = None, doing, ""
-        self.gone: OSError | None = None
+        self.write_error: OSError | None = None
         self._begun = self._printed = clock()
-        self._passing = None  # handle of the notebook line that is replaced
-        self._pace: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
-        columns = BarColumn(None), _Words(self)
+        self._notebook_line = None  # handle of the line that the next one replaces
+        self._recent: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
+        columns = BarColumn(None), _StatusColumn(self)
         self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=2, expand=True)
         self._task = self._bar.add_task("", total=max(1, total_steps))
 
@@ -67,15 +67,15 @@ class LiveView:
         if not self.shown:
             return
         now = self.clock()
-        if len(self._pace) > 1 and now - self._pace[-2][0] < SPEED_WINDOW / 60:  # a point a second is enough
-            self._pace.pop()
-        self._pace.append((now, step))
-        while len(self._pace) > 2 and self._pace[1][0] < now - SPEED_WINDOW:
-            self._pace.popleft()
+        if len(self._recent) > 1 and now - self._recent[-2][0] < SPEED_WINDOW / 60:  # a point a second is enough
+            self._recent.pop()
+        self._recent.append((now, step))
+        while len(self._recent) > 2 and self._recent[1][0] < now - SPEED_WINDOW:
+            self._recent.popleft()
         self._bar.update(self._task, completed=step)
         if self.plain and now - self._printed >= SPEED_WINDOW:
             self._printed = now
-            self.print("  ".join([*self._place(), *filter(None, [self._left()])]), passing=True)
+            self.print("  ".join([*self._progress(), *filter(None, [self._time_left()])]), passing=True)
 
     def update(
         self,
@@ -92,7 +92,7 @@ class LiveView:
         self._printed = self.clock()
         self.step(step)
         self._speed = "" if images_per_s is None else f"{images_per_s:.1f} images/s"
-        parts = [*self._place(), *filter(None, [self._speed, self._left()])]
+        parts = [*self._progress(), *filter(None, [self._speed, self._time_left()])]
         phases: dict[str, list[str]] = {}
         for full, value in (losses or {}).items():
             phase, _, name = full.rpartition("/")
@@ -110,43 +110,43 @@ class LiveView:
         try:
             for line in map(printable, lines if self.shown else ()):
                 if passing and self.console.is_jupyter:
-                    if self._passing is None:  # a notebook has imported IPython already
-                        self._passing = sys.modules["IPython"].display.display("", display_id=True)
-                    self._passing.update({"text/plain": line}, raw=True)
+                    if self._notebook_line is None:  # a notebook has imported IPython already
+                        self._notebook_line = sys.modules["IPython"].display.display("", display_id=True)
+                    self._notebook_line.update({"text/plain": line}, raw=True)
                 elif self.plain:
                     print(line, file=self.console.file, flush=True)
                 else:
                     self.console.print(Text(line, style=style))
         except OSError as error:
-            self.gone = error
+            self.write_error = error
             with suppress(OSError):  # discards what is still buffered
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
 
-    def _place(self) -> list[str]:
-        step = self._pace[-1][1] if self._pace else 0
+    def _progress(self) -> list[str]:
+        step = self._recent[-1][1] if self._recent else 0
         percent = 100 * step // self.total if self.total else 100  # a training of 0 steps is finished
         return [f"step {step}/{self.total}", f"{percent}%"]
 
-    def _left(self) -> str | None:
+    def _time_left(self) -> str | None:
         """Remaining time at the speed of the last minute; None before the second step and after the last."""
-        if len(self._pace) < 2 or not self._pace[0][1] < self._pace[-1][1] < self.total:
+        if len(self._recent) < 2 or not self._recent[0][1] < self._recent[-1][1] < self.total:
             return None
-        (first, from_step), (last, to_step) = self._pace[0], self._pace[-1]
+        (first, from_step), (last, to_step) = self._recent[0], self._recent[-1]
         ahead = (self.total - to_step) * (last - first) / (to_step - from_step)
         return f"left {duration(max(ahead - (self.clock() - last), 0.0))}"
 
-    def words(self, width: int) -> str:
+    def status_text(self, width: int) -> str:
         """The text beside the bar: step and current work, then as much of the rest as fits into `width` characters."""
         now = self.clock()
-        waited = now - (self._pace[-1][0] if self._pace else self._begun)
+        waited = now - (self._recent[-1][0] if self._recent else self._begun)
         doing = self.busy or (self._doing() if waited > SLOW_STEP else "")
-        kept = [*self._place(), *[f"{doing} {duration(waited)}"] * bool(doing)]
-        for more in filter(None, (self._left(), self._speed, f"{duration(now - self._begun)} so far")):
+        kept = [*self._progress(), *[f"{doing} {duration(waited)}"] * bool(doing)]
+        for more in filter(None, (self._time_left(), self._speed, f"{duration(now - self._begun)} so far")):
             kept += [more] if len("  ".join([*kept, more])) <= width else []
         return "  ".join(kept)
 
 
-class _Words(ProgressColumn):
+class _StatusColumn(ProgressColumn):
     """Progress column that shows a view's text beside a bar of at least ten characters."""
 
     def __init__(self, view: LiveView):
@@ -154,4 +154,4 @@ class _Words(ProgressColumn):
         self.view = view
 
     def render(self, task: Task) -> Text:
-        return Text(self.view.words(self.view.console.width - 12))
+        return Text(self.view.status_text(self.view.console.width - 12))

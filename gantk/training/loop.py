@@ -52,8 +52,8 @@ class Training:
         self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
-        self._interval, self._logged, self._mark = 0.0, self.engine.step, time.perf_counter()
-        self._noted = 0  # how many of the engine's notes are logged
+        self._interval_seconds, self._logged_step, self._clock_start = 0.0, self.engine.step, time.perf_counter()
+        self._notes_logged = 0  # how many of the engine's notes are logged
         self._reported, self._report_cost = time.perf_counter(), 0.0  # time of the last report.html; seconds it took
 
     def fit(self) -> None:
@@ -80,11 +80,11 @@ class Training:
             if self._out_of_patience(view):  # it had ended before this resume
                 return
             tracing.enter_context(traced)
-            self._mark = time.perf_counter()
+            self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 step = self.engine.step
                 view.step(step)
-                ending, stopping = step == last, self._stopping(stopped or view.gone, step)
+                ending, stopping = step == last, self._stopping(stopped or view.write_error, step)
                 logging, drawing = (step % every == 0 or ending for every in (table.log_every, table.sample_every))
                 saving = step % table.save_every == 0 or ending or stopping
                 if not (logging or drawing or saving or self.profile or self.used.first_step is None):
@@ -112,9 +112,9 @@ class Training:
                     self.runtime.wait()
                     if not self.runtime.main:
                         raise Elsewhere(0, Interrupted.exit_code)
-                    reader = view.gone and view.gone.errno in (errno.EPIPE, errno.EIO)  # pipe or terminal closed
-                    if view.gone and not (stopped or reader):  # such as a full disk
-                        raise view.gone
+                    closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
+                    if view.write_error and not stopped and view.write_error.errno not in closed:  # such as a full disk
+                        raise view.write_error
                     said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
                     raise Interrupted(f"{said}gantk resume {argument(self.run.path)}")
 
@@ -147,9 +147,9 @@ class Training:
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self._check_finite()
-        step, elapsed = self.engine.step, self._interval
-        speed = (step - self._logged) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
-        self._interval, self._logged = 0.0, step
+        step, elapsed = self.engine.step, self._interval_seconds
+        speed = (step - self._logged_step) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
+        self._interval_seconds, self._logged_step = 0.0, step
         self.seconds += elapsed
         energy(self.runtime.device)  # read often enough to notice each overflow of its counter
         if not self.runtime.main:
@@ -165,11 +165,11 @@ class Training:
             "losses": {name: round(value, 6) for name, value in zip(losses, values, strict=True)},
         }
         self.run.add_to_log(line)
-        for note in self.engine.notes[self._noted :]:
+        for note in self.engine.notes[self._notes_logged :]:
             if note not in self._known:  # logged before a resume
                 self.run.add_to_log({"step": step, "note": note})
             view.print(note, style="yellow")
-        self._noted = len(self.engine.notes)
+        self._notes_logged = len(self.engine.notes)
         view.update(step, images_per_s=speed, losses=line["losses"])
         load().hook.gantk_step(run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch)
 
@@ -216,7 +216,7 @@ class Training:
                     self.run.add_to_log({"step": step, "note": line})
                     view.print(line, style="yellow")
             save_checkpoint(self.run, self.parts, buffers)
-            self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval))
+            self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval_seconds))
             self._keep_best()
             view.busy = None
         self.runtime.wait()
@@ -265,9 +265,9 @@ class Training:
     def _clock_stopped(self):
         """Context manager: leaves its body (pictures, scores, files) out of the training time."""
         self.runtime.synchronize()
-        self._interval += time.perf_counter() - self._mark
+        self._interval_seconds += time.perf_counter() - self._clock_start
         yield
-        self._mark = time.perf_counter()
+        self._clock_start = time.perf_counter()
 
 
 def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
