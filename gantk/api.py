@@ -1,4 +1,8 @@
-"""The commands of the command line as functions of the same names."""
+"""The commands of the command line as functions of the same names.
+
+`run`: `recipe.load` reads the recipe, `training.assemble` builds what it names, `training.loop` trains around the steps
+of `training.engine`, `metrics.evaluate` scores, `report` writes the page. `translate`: see `inference.translation`.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LOST = 86400.0  # seconds after which another machine's unfinished file counts a
 SPILLED = 2**27  # arrays of at least so many bytes are kept on the disk, where a folder is given
 LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
 _swept: set[Path] = set()
-_holding: set[tuple[Path, int]] = set()  # folders that this process has locked, with the locking thread
+_locked: set[tuple[Path, int]] = set()  # folders that this process has locked, with the locking thread
 
 
 def temporary_beside(path: Path, kind: str = "") -> Path:
@@ -166,9 +166,9 @@ def held(folder: Path) -> Iterator[None]:
     named in the file LOCK has it: as long as it runs or, on another machine, until LOCK is removed. A folder that
     cannot be written to (another user's, or on a full disk) is not locked.
     """
-    lock, mine = None, (folder.resolve(), threading.get_ident())
+    lock, key = None, (folder.resolve(), threading.get_ident())
     try:
-        if mine not in _holding:
+        if key not in _locked:
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
@@ -177,21 +177,21 @@ def held(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        _take(lock, folder)
-        _holding.add(mine)
+        _lock_file(lock, folder)
+        _locked.add(key)
         try:
             yield
         finally:
-            _holding.discard(mine)
+            _locked.discard(key)
             os.ftruncate(lock, 0)
     finally:
         os.close(lock)
 
 
-def _take(lock: int, folder: Path) -> None:
+def _lock_file(lock: int, folder: Path) -> None:
     """Lock the open lock file of a folder and write this process into it; UserError where another one has the lock."""
-    command, since = " ".join(["gantk", *sys.argv[1:]]), time.strftime("%Y-%m-%d %H:%M:%S")
-    me, free = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": command[:160]}, True
+    command, since, free = " ".join(["gantk", *sys.argv[1:]]), time.strftime("%Y-%m-%d %H:%M:%S"), True
+    this_process = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": command[:160]}
     try:
         import fcntl
 
@@ -203,17 +203,17 @@ def _take(lock: int, folder: Path) -> None:
     if free:
         with suppress(OSError):  # on a full disk the lock file stays empty
             os.ftruncate(lock, 0)
-            os.pwrite(lock, json.dumps(me).encode(), 0)
+            os.pwrite(lock, json.dumps(this_process).encode(), 0)
         return
     for _ in range(20):  # the other process may not have written its name yet
         if holder := _holder(lock):
             break
         time.sleep(0.05)
-    words = {key: printable(str(holder.get(key, "?")))[:160] for key in me}
-    who = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
+    words = {key: printable(str(holder.get(key, "?")))[:160] for key in this_process}
+    user = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
     remedy = "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
-    away = f". Where it is gone, remove '{folder / LOCK}'" * (words["host"] != me["host"])
-    raise UserError(f"'{folder}' is in use: {who}", remedy=remedy + away)
+    if_gone = f". Where it is gone, remove '{folder / LOCK}'" * (words["host"] != this_process["host"])
+    raise UserError(f"'{folder}' is in use: {user}", remedy=remedy + if_gone)
 
 
 def _holder(lock: int) -> dict[str, Any]:

@@ -163,11 +163,11 @@ class Method(nn.Module):
         of that name in `gantk.nets.blocks`. Without it, and where inputs differ in shape, each input has its own pass.
         """
         call = network if call is None else call
-        each = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]
-        joins = self.batched and len(each) > 1 and getattr(network, "batch_independent", False)
-        if not joins or any([x.shape[1:] for x in entry] != [x.shape[1:] for x in each[0]] for entry in each):
-            return [call(*entry) for entry in each]
-        return _split(call(*map(torch.cat, zip(*each, strict=True))), [len(entry[0]) for entry in each])
+        passes = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]  # the arguments of each call
+        joins = self.batched and len(passes) > 1 and getattr(network, "batch_independent", False)
+        if not joins or any([x.shape[1:] for x in args] != [x.shape[1:] for x in passes[0]] for args in passes):
+            return [call(*args) for args in passes]
+        return _split(call(*map(torch.cat, zip(*passes, strict=True))), [len(args[0]) for args in passes])
 
     together = batched_forward  # its name in 0.1
 
@@ -233,4 +233,4 @@ def _split(output: Tensor | Sequence, counts: list[int]) -> list:
     """Split an output (a tensor, or nested lists of tensors) of all samples into one output for each count."""
     if isinstance(output, Tensor):
         return list(output.split(counts))
-    return [list(part) for part in zip(*(_split(each, counts) for each in output), strict=True)]
+    return [list(part) for part in zip(*(_split(item, counts) for item in output), strict=True)]

@@ -38,7 +38,7 @@ def content(step: int) -> tuple[dict, dict, dict]:
 
 def save(folder, step: int, keep: int = 1, also: tuple[int, ...] = ()):
     saved = checkpoint.save(folder, step, *content(step))
-    checkpoint.prune(folder, keep, also)
+    checkpoint.prune(folder, keep, also, lambda step: True)
     return saved
 
 

@@ -131,11 +131,11 @@ class Batches:
         for name, images in self.sets.items():
             stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
             weights = next(iter(self.sets.values())).weights if self.paired else images.weights
-            for place in range(first, first + self.batch):
-                shuffled = order(self.seed, stream, place // count, count, weights)[place % count]
-                index = self.chosen(place)[name] if self.chosen else shuffled
+            for position in range(first, first + self.batch):
+                shuffled = order(self.seed, stream, position // count, count, weights)[position % count]
+                index = self.chosen(position)[name] if self.chosen else shuffled
                 image, mask = images.prepared(index)
-                window = self._window(images, stream, place)
+                window = self._window(images, stream, position)
                 parts[name].append(image.numpy()[window])
                 if images.companions is not None:
                     parts[f"near_{name}"].append(images.companions(index, self.sets).numpy()[window])
@@ -146,11 +146,11 @@ class Batches:
         # By numpy, which copies in this thread only: torch would use threads that the training step needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
-    def _window(self, images: ImageSet, stream: int, place: int) -> tuple:
+    def _window(self, images: ImageSet, stream: int, position: int) -> tuple:
         """The slices of the random window at a position of the order; registered images share it."""
         if images.patch == images.size:
             return (...,)
-        rng, window = np.random.default_rng([self.seed, WINDOWS, stream, place]), [...]
+        rng, window = np.random.default_rng([self.seed, WINDOWS, stream, position]), [...]
         for side, shown in zip(images.size, images.patch, strict=True):
             start = int(rng.integers(side - shown + 1))
             window.append(slice(start, start + shown))
@@ -195,8 +195,8 @@ class Prefetcher:
         """Start copying a step's batch: returns the step, the batch on the device, and the event of the copy's end."""
         batch = self.batches.at(step)
         with torch.cuda.stream(self.stream):
-            there = {name: x.pin_memory().to(self.runtime.device, non_blocking=True) for name, x in batch.items()}
-            return step, Batch(there), self.stream.record_event()
+            copies = {name: x.pin_memory().to(self.runtime.device, non_blocking=True) for name, x in batch.items()}
+            return step, Batch(copies), self.stream.record_event()
 
     def receive(self, batch: Batch, event: Any) -> None:
         """Make the current stream wait for the copy, and keep the batch's memory until that stream has used it."""

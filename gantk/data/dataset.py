@@ -44,10 +44,10 @@ class Data:
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.listed(lambda: source_and_records(table, method, "" if known else "ask"))
         if known:
-            present, self.how, hashes = records, known.get("how") or "", _preparation(table, records).sha256
-            self.splits, self.training, records = read_splits(known["splits"], present, hashes)
+            present, self.how, sha256 = records, known.get("how") or "", _preparation(table, records).sha256
+            self.splits, self.training, records = read_splits(known["splits"], present, sha256)
             ids, before = {record.id for record in records}, self.files if self._before is None else self._before
-            if new := self.files - before | {record.key for record in present if record.id not in ids}:
+            if new := (self.files - before) | {record.key for record in present if record.id not in ids}:
                 self.notes.append(f"note     not in the run's split.json, so left out: {named(sorted(new))}")
         self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
         _expect(table, method, records)
@@ -67,34 +67,34 @@ class Data:
         if table.neighbours:
             self.preparation.stacks = stacked(records, [*self.splits.values(), self.training], table.neighbours)
 
-    def _fit(self, letter: str, shown: list[Record]) -> None:
+    def _fit(self, letter: str, training: list[Record]) -> None:
         """Fit the intensity mapping of a domain to these training images only, and set its number of channels."""
         table, contrasts = self.table, self.contrasts[letter]
-        if not shown:
+        if not training:
             raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
         part = getattr(table.intensity(), "parts", {}).get(letter, table.intensity)  # by domain, or one for both
         mapping = part()
         if len(contrasts) > 1:
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
         if by_scan := getattr(mapping, "per", "set") == "volume":  # each scan once, whichever slices are trained on
-            shown = list({record.scan_key or record.key: record for record in reversed(shown)}.values())[::-1]
-        shown = _thinned(shown, FITTED)
+            training = list({record.scan_key or record.key: record for record in reversed(training)}.values())[::-1]
+        training = _thinned(training, FITTED)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
-            first = shown[0].read()
+            first = training[0].read()
             if len(contrasts) not in (1, len(first)):
                 what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
                 remedy = "give a folder for each patient that holds a file for each contrast"
                 raise UserError(f"{what}{counted(len(first), 'channel')}", where="data.domains", remedy=remedy)
-            images = [r.read() for r in _thinned(shown, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes))]
+            images = [r.read() for r in _thinned(training, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes))]
             if by_scan:
-                mapping.fit_from([self.preparation.measured(record, mapping) for record in shown])
+                mapping.fit_from([self.preparation.measured(record, mapping) for record in training])
             else:
                 mapping.fit(images)
             return mapping.state(), len(first), values_of(images)
 
-        about = [contrasts, [record.key for record in shown], "values"]
-        state, count, self.values[letter] = self.preparation.fact("fitted", shown, about, fit)
+        about = [contrasts, [record.key for record in training], "values"]
+        state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)
 
@@ -118,8 +118,8 @@ class Data:
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
-                own = [shares[record.key] for record in records] if shares else ()
-                sets[letter] = ImageSet(records, self.intensity[letter], self.preparation, weights=own, **options)
+                weights = [shares[record.key] for record in records] if shares else ()
+                sets[letter] = ImageSet(records, self.intensity[letter], self.preparation, weights=weights, **options)
         return sets
 
     def image(self, record: Record) -> Tensor:
@@ -134,8 +134,8 @@ class Data:
 
     def unpaired(self, letter: str) -> list[Record]:
         """Held-out records of a domain, for data without pairs; its training records where nothing is held out."""
-        own = ([r for r in self.splits[split] if r.domain == letter] for split in ("validation", "test", "train"))
-        return next(filter(None, own), [])
+        found = ([r for r in self.splits[split] if r.domain == letter] for split in ("validation", "test", "train"))
+        return next(filter(None, found), [])
 
     def leaks(self) -> UserError | None:
         """The error for leaks between the sets of the split, or the domains of an unpaired study; None without any."""
@@ -288,9 +288,9 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
     suffixes = {files.suffix_of(path) for record in records for path in record.files}
     readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
     about = [source, table.domains, table.dims, table.plane, table.spacing, code_of([table.source.target, *readers])]
-    parts = [table.intensity, *(each for each in table.intensity.options.values() if hasattr(each, "target"))]
-    intensity = [table.intensity.table(), code_of([part.target for part in parts])]
-    nearest = [x for x, each in table.intensity.options.items() if hasattr(getattr(each, "target", None), "nearest")]
+    by_domain = {name: part for name, part in table.intensity.options.items() if hasattr(part, "target")}
+    intensity = [table.intensity.table(), code_of([part.target for part in (table.intensity, *by_domain.values())])]
+    nearest = [letter for letter, part in by_domain.items() if hasattr(part.target, "nearest")]  # label maps
     return Preparation(records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest)
 
 

@@ -97,7 +97,7 @@ class Preparation:
 
     def to_size(self, record: Record) -> np.ndarray:
         """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is NaN."""
-        return np.concatenate([self._cached("images", one, self._read) for one in self.stacks.get(record.id, [record])])
+        return np.concatenate([self._cached("images", r, self._read) for r in self.stacks.get(record.id, [record])])
 
     def mask(self, record: Record) -> np.ndarray | None:
         """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""
@@ -119,12 +119,12 @@ class Preparation:
             self._measured[scan] = self.fact("measured", [record], scan, lambda: intensity.measure(read()))
         return self._measured[scan]
 
-    def fact(self, what: str, records: Sequence[Record], which: Any, make: Callable[[], Any]) -> Any:
+    def fact(self, kind: str, records: Sequence[Record], key: Any, make: Callable[[], Any]) -> Any:
         """The JSON value of `make` for these records and the intensity options, cached by the records' files."""
         stamps = all(record.files for record in records) and self._stamps(f for record in records for f in record.files)
         if not stamps:
             return make()
-        return self.cache.fact(digest(what, self.about, self.intensity, stamps, which), make)
+        return self.cache.fact(digest(kind, self.about, self.intensity, stamps, key), make)
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """The SHA-256 of each file; cached until one of the files changes."""
@@ -132,7 +132,7 @@ class Preparation:
         make = lambda: [*map(sha256_of, files)]  # noqa: E731
         return dict(zip(files, self.cache.fact(digest("sha256", stamps), make) if stamps else make(), strict=True))
 
-    def kept(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
+    def from_cache(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
         """The array that `make` returns for a record, from the cache entry of all records of its file.
 
         One-dimensional arrays are padded with zeros to the longest. None where the record is not cached.
@@ -150,7 +150,7 @@ class Preparation:
         return None if rows is None else np.array(rows[row])
 
     def _cached(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray:
-        row = self.kept(kind, record, make)
+        row = self.from_cache(kind, record, make)
         return make(record) if row is None else row.astype(np.float32, copy=False)
 
     def _stamps(self, files: Iterable[Path]) -> list[list] | None:

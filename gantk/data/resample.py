@@ -200,7 +200,8 @@ def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centred(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice((of - side) // 2, (of - side) // 2 + side) for side, of in zip(part, whole, strict=True))
+    starts = [(full - side) // 2 for side, full in zip(part, whole, strict=True)]
+    return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
 
 
 def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.ndarray, fill: float | None = None):

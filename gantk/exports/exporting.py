@@ -133,23 +133,23 @@ class Direction:
         """
         low, high = self.target.range
         count = len(self.inputs[0])
-        numbers = sorted({1, min(3, count), count} if batches else {1})
-        firsts = [(first, n) for n in numbers for first in range(0, count - n + 1, n)]
-        calls = [tuple(each[first : first + n] for each in self.inputs) for first, n in firsts]
+        batch_sizes = sorted({1, min(3, count), count} if batches else {1})
+        starts = [(first, n) for n in batch_sizes for first in range(0, count - n + 1, n)]
+        calls = [tuple(array[first : first + n] for array in self.inputs) for first, n in starts]
         if larger:
             widths = [(0, 0), (0, 0), *[(0, larger * (k + 1)) for k in range(self.inputs[0].ndim - 2)]]
-            calls.append(tuple(np.pad(each[:1], widths, mode="edge") for each in self.inputs))
-        answers = [(found(*call), self.expected(*call)) for call in calls]
-        diffs = [np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf for one, other in answers]
-        largest = float(np.max([np.max(each) for each in diffs]))
-        mean = float(np.mean([np.mean(each) for each in diffs]))
+            calls.append(tuple(np.pad(array[:1], widths, mode="edge") for array in self.inputs))
+        outputs = [(found(*call), self.expected(*call)) for call in calls]
+        diffs = [np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf for one, other in outputs]
+        largest = float(np.max([np.max(diff) for diff in diffs]))
+        mean = float(np.mean([np.mean(diff) for diff in diffs]))
         sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
         line = f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on}, batches of "
-        line += ", ".join([*map(str, numbers), *sizes])
+        line += ", ".join([*map(str, batch_sizes), *sizes])
         if not largest <= tolerance:
             what = f"the {what} of {self.name} does not answer as PyTorch does: {line}"
             raise GantkError(f"{what}. The tolerance is {tolerance:g} of the range. No file was written.")
-        return {"largest": largest, "mean": mean, "on": self.on, "batches": numbers, "sizes": sizes, "line": line}
+        return {"largest": largest, "mean": mean, "on": self.on, "batches": batch_sizes, "sizes": sizes, "line": line}
 
 
 def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray, ...]) -> None:

@@ -84,15 +84,15 @@ class Requirements:
         self.forwards = {layer: layer.forward for layer in layers_of(module)}
         self.split = cache(self._split)  # the network split at a level; Unfit if that fails
 
-    def run(self, x: Tensor, answer: Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]) -> Tensor:
-        """`function(x)` with each layer's output replaced by `answer(call's number, layer, forward, arguments)`.
+    def run(self, x: Tensor, output_of: Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]) -> Tensor:
+        """`function(x)` with each layer's output replaced by `output_of(call's number, layer, forward, arguments)`.
 
-        Runs may be nested: `answer` may start another one.
+        Runs may be nested: `output_of` may start another one.
         """
         numbers, before = count(), {layer: vars(layer).get("forward") for layer in self.forwards}
 
         def stand_in(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            return lambda *args, **options: answer(next(numbers), layer, partial(forward, **options), args)
+            return lambda *args, **options: output_of(next(numbers), layer, partial(forward, **options), args)
 
         try:
             for layer, forward in self.forwards.items():
@@ -135,7 +135,7 @@ class Requirements:
     def _recorded(self, x: Tensor) -> list[Call]:
         calls = []
 
-        def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
+        def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
             y, given = forward(*args), args[0] if args else None
             if not isinstance(y, Tensor) or y.ndim < 2:
                 raise Unfit(f"{type(layer).__name__} gives something else than one tensor of images")
@@ -144,7 +144,7 @@ class Requirements:
             calls.append(Call(layer, factors, y.shape[1], y.dtype, norm))
             return y
 
-        y = self.run(x, answer)
+        y = self.run(x, output_of)
         if y.shape[0] != 1 or y.shape[2:] != x.shape[2:]:
             raise Unfit(f"it makes {tuple(y.shape)} of {tuple(x.shape)}")
         return calls
@@ -177,14 +177,14 @@ class Requirements:
         gathered, crops = set(), {}
 
         def on_zeros(size: tuple[int, ...]) -> None:
-            def bring(number: int, found: Crops) -> Tensor | None:
+            def gather(number: int, found: Crops) -> Tensor | None:
                 call = self.calls[number]
                 if call.ratio < level:
                     return None
                 gathered.add(number)
                 return self.place(call.empty(1, size).zero_())
 
-            found = self.run_whole(size, level, bring)
+            found = self.run_whole(size, level, gather)
             crops.update({key: factors_of(crop, size) for key, crop in found.items()})
 
         try:
@@ -196,16 +196,16 @@ class Requirements:
         split = Split(level, frozenset(gathered), crops, need, self._common(shared))
         return replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
 
-    def run_whole(self, size: tuple[int, ...], level: float, bring: Callable[[int, Crops], Tensor | None]) -> Crops:
+    def run_whole(self, size: tuple[int, ...], level: float, gather: Callable[[int, Crops], Tensor | None]) -> Crops:
         """Run the network for an image of `size`, computing only maps of 1/level of its voxels or less; returns crops.
 
-        Larger maps are meta tensors, without values. `bring(number, crops)` is called where large maps are needed: it
+        Larger maps are meta tensors, without values. `gather(number, crops)` is called where large maps are needed: it
         returns the small map that a call makes of them; for a norm its result is unused. Crops are the small maps that
         enter calls which make large ones: all that tiles need to know of the rest of the image.
         """
         crops: Crops = {}
 
-        def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
+        def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
             call = self.calls[number]
             absent = any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
             if call.factors is None and absent:
@@ -215,10 +215,10 @@ class Requirements:
             for place, arg in enumerate(args):
                 if isinstance(arg, Tensor) and not arg.is_meta and factors_of(arg, size):
                     crops[number, place] = arg.clone()  # later layers may change it in place
-            made = bring(number, crops) if call.ratio >= level or call.groups is not None else None
+            made = gather(number, crops) if call.ratio >= level or call.groups is not None else None
             return made if call.ratio >= level else call.empty(1, size, device="meta")
 
-        self.run(torch.empty(1, self.channels, *size, device="meta"), answer)
+        self.run(torch.empty(1, self.channels, *size, device="meta"), output_of)
         return crops
 
     def run_part(self, x: Tensor, split: Split, crop: Callable[[int, int, Tensor], Tensor], visit: Callable) -> Tensor:
@@ -228,7 +228,7 @@ class Requirements:
         called for gathered calls and for norms of large maps, of which it returns the output.
         """
 
-        def answer(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
+        def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
             call = self.calls[number]
             if call.factors is None:
                 return forward(*args)
@@ -240,7 +240,7 @@ class Requirements:
                 return call.empty(len(x), x.shape[2:], device=x.device).fill_(torch.nan)
             return forward(*args) if call.groups is None else normalised
 
-        return self.run(x, answer)
+        return self.run(x, output_of)
 
     def _reach(self, split: Split, axis: int) -> int:
         """How many pixels beyond a tile, along an axis, affect the maps that are assembled from tiles.
@@ -249,25 +249,26 @@ class Requirements:
         skipped, since they use the statistics of the whole image.
         """
 
-        def blanked(x: Tensor) -> Tensor:
+        def nan_at_ends(x: Tensor) -> Tensor:
             quarter, x = x.shape[2 + axis] // 4, torch.full_like(x, torch.nan)
             x.narrow(2 + axis, quarter, 2 * quarter).zero_()
             return x
 
-        def note(x: Tensor, factors: tuple[int, ...]) -> None:
+        def record_reach(x: Tensor, factors: tuple[int, ...]) -> None:
             clean, quarter = x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero(), x.shape[2 + axis] // 4
             inwards = max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max())) if len(clean) else math.inf
             reached.append(inwards * factors[axis])
 
         def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor:
-            note(forward(*args) if number in split.gathered else args[0], call.factors)
+            record_reach(forward(*args) if number in split.gathered else args[0], call.factors)
             return args[0].clamp(-1, 1)
 
         span = 4 * self.base[axis]
         while span <= max(4 * FARTHEST, 4 * self.base[axis]):
             size, reached = [span if a == axis else side for a, side in enumerate(self.base)], [0]
-            image = self.place(blanked(torch.zeros(1, self.channels, *size)))
-            note(self.run_part(image, split, lambda number, place, arg: blanked(arg), visit), (1,) * self.dims)
+            image = self.place(nan_at_ends(torch.zeros(1, self.channels, *size)))
+            result = self.run_part(image, split, lambda number, place, arg: nan_at_ends(arg), visit)
+            record_reach(result, (1,) * self.dims)
             if max(reached) < math.inf:
                 return max(reached)
             span *= 2

@@ -149,33 +149,33 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
     The network runs for the whole image, but computes small maps only. Whatever it needs of large maps, the statistics
     of a norm or a small map made from them, comes from a pass over the tiles up to that call.
     """
-    split, places, known = plan.split, tiles(plan.size, plan.window, plan.split.around, plan.split.align), {}
+    split, all_tiles, known = plan.split, tiles(plan.size, plan.window, plan.split.around, plan.split.align), {}
 
     def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
         """Yield each tile with the target call's input (norm) or output (gathered); target None: the result."""
-        for first in range(0, len(places), plan.batch):
-            now = places[first : first + plan.batch]
+        for first in range(0, len(all_tiles), plan.batch):
+            batch = all_tiles[first : first + plan.batch]
 
-            def crop(number: int, k: int, arg: Tensor, now: Sequence[Tile] = now) -> Tensor:
+            def crop(number: int, k: int, arg: Tensor, batch: Sequence[Tile] = batch) -> Tensor:
                 if (number, k) not in crops:
                     return arg
-                return torch.cat([crops[number, k][(..., *shrunk(tile.box, split.crops[number, k]))] for tile in now])
+                return torch.cat([crops[number, k][(..., *shrunk(tile.box, split.crops[number, k]))] for tile in batch])
 
             def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor | None:
                 if number == target:
                     raise _Reached(forward(*args) if number in split.gathered else args[0])
                 return None if number in split.gathered else normalised(call.layer, args[0], known[number])
 
-            placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in now]))
+            placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in batch]))
             try:
                 made = needs.run_part(placed, split, crop, visit)
             except _Reached as reached:
                 made = reached.args[0]
-            if len(made) != len(now):
-                raise Unfit(f"it makes {len(made)} images of {len(now)}")
-            yield from zip(now, made.split(1), strict=True)
+            if len(made) != len(batch):
+                raise Unfit(f"it makes {len(made)} images of {len(batch)}")
+            yield from zip(batch, made.split(1), strict=True)
 
-    def bring(number: int, crops: Crops) -> Tensor | None:
+    def gather(number: int, crops: Crops) -> Tensor | None:
         call, total = needs.calls[number], None
         if number in split.gathered:
             return _assembled(parts(number, crops), plan.size, call.factors)
@@ -185,7 +185,7 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
         known[number] = total
         return None
 
-    crops = needs.run_whole(plan.size, split.level, bring)
+    crops = needs.run_whole(plan.size, split.level, gather)
     last = ((tile, part.float().cpu()) for tile, part in parts(None, crops))
     return _assembled(last, plan.size, (1,) * len(plan.size))
 

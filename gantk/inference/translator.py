@@ -133,11 +133,11 @@ class Translator(TrainedModel):
         if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
             fold_for_inference(self.method)
         maps = ("image", "spread") if look.uncertainty else ("image",) * (look.variants or 1)
-        through = self._network(letter, look)
+        network = self._network(letter, look)
 
         def run(batch: np.ndarray) -> np.ndarray:
             seen = torch.from_numpy(batch)
-            made = [through(part) for part in seen.split(self.model.translate.batch)]
+            made = [network(part) for part in seen.split(self.model.translate.batch)]
             made = torch.cat(made) if made[1:] else made[0]  # a volume is not copied
             parts = zip(made.chunk(len(maps), dim=1), maps, strict=True)
             done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
@@ -168,26 +168,26 @@ class Translator(TrainedModel):
         return whole_images(network, method, self.model, self.runtime)
 
     @cached_property
-    def _judged(self) -> dict[str, dict]:
+    def _uncertainty_scores(self) -> dict[str, dict]:
         return read_json(self.run.path / "metrics.json").get("uncertainty") or {}
 
     def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
         chosen = registry().get("uncertainty", kind).load()().chosen(self.method)
-        found = self._judged.get(f"{OTHER[letter]}_to_{letter}") or {}
+        found = self._uncertainty_scores.get(f"{OTHER[letter]}_to_{letter}") or {}
         scale = (found.get("scale") or {}) if found.get("kind") == chosen else {}
         return scale.get("factor"), scale.get("patients") or 0
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
-        there = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
-        there.check_channels(image, "--style")
+        pipeline = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)  # from the style's domain
+        pipeline.check_channels(image, "--style")
         pixels, data = image.pixels, self.model.data
         if image.dims > data.dims:
             pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
             pixels = pixels[:, pixels.shape[1] // 2]
         stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
         resize = Resize(pixels.shape[1:], data.size, data.fit)
-        return torch.from_numpy(to_network(stack, there.own_scale(image.pixels), resize))[None]
+        return torch.from_numpy(to_network(stack, pipeline.own_scale(image.pixels), resize))[None]
 
     @cached_property
     def _posts(self) -> Posts:

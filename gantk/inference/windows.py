@@ -35,6 +35,7 @@ def tiles(size: Sequence[int], window: Sequence[int], shared: Sequence[int], ali
 
 
 def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, slice, slice, np.ndarray]]:
+    """(box, inner, local, weights) of each tile along one axis."""
     if side > part and part - shared < align:
         raise ValueError(f"tiles of {part} pixels that share {shared} leave nothing between them")
     count = 1 + -(-(side - part) // max(part - shared, 1))

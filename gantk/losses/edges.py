@@ -38,8 +38,8 @@ def edges(image: Tensor) -> Tensor:
     Modersitzki 2006). The first `dims` channels have a sum of 0 to 1.
     """
     with torch.autocast(image.device.type, enabled=False):
-        at = blurred(image.float().mean(1, keepdim=True), 0.35)  # more would draw edges towards the brighter side
-        slopes = torch.gradient(at, dim=(axes := [*range(2, at.ndim)]))
+        gray = blurred(image.float().mean(1, keepdim=True), 0.35)  # more would draw edges towards the brighter side
+        slopes = torch.gradient(gray, dim=(axes := [*range(2, gray.ndim)]))
         parts = [x.square() for x in slopes] + [2**0.5 * x * y for x, y in combinations(slopes, 2)]
         length = sum(parts[: len(slopes)]) + 1e-10  # of g, squared
         return torch.cat(parts, 1) / (length + length.detach().sqrt().mean(axes, keepdim=True).square())
@@ -48,10 +48,10 @@ def edges(image: Tensor) -> Tensor:
 def blurred(image: Tensor, deviation: float) -> Tensor:
     """Blur images (N, C, *size) by a Gaussian of so many pixels, cut off at the border; 0: not at all."""
     lines = [torch.arange(float(side), device=image.device) for side in image.shape[2:]]
-    near = [torch.exp(-0.5 * ((line - line[:, None]) / max(deviation, 0.01)).square()) for line in lines]
-    return along_axes(image, [each / each.sum(0) for each in near])
+    weights = [torch.exp(-0.5 * ((line - line[:, None]) / max(deviation, 0.01)).square()) for line in lines]
+    return along_axes(image, [matrix / matrix.sum(0) for matrix in weights])
 
 
 def along_axes(maps: Tensor, matrices: list[Tensor]) -> Tensor:
     """Multiply maps (N, C, *sides) along each axis by its matrix (side, K): (N, C, *K)."""
-    return reduce(lambda found, matrix: torch.tensordot(found, matrix, ([2], [0])), matrices, maps)
+    return reduce(lambda product, matrix: torch.tensordot(product, matrix, ([2], [0])), matrices, maps)

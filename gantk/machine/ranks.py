@@ -29,8 +29,8 @@ class Ranks:
     """This process's connections to the other ranks, made by `meet`: one group over the CPUs (gloo), for objects and
     waiting, which never blocks a device, and one for gradients (NCCL between GPUs)."""
 
-    def __init__(self, place: Launch):
-        self.rank, self.world = place.rank, place.world
+    def __init__(self, process: Launch):
+        self.rank, self.world = process.rank, process.world
         self.names = self.gather(f"{socket.gethostname()}, process {os.getpid()}")
         self.gradients: Any = None
         self.broken = False  # whether a connection to another rank was lost
@@ -57,17 +57,17 @@ class Ranks:
         self.sync_errors(expect_fitting)
         self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
 
-    def gather(self, thing: T) -> list[T]:
-        """Return the `thing` of every rank, in order of ranks."""
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, thing)
-        return found
+    def gather(self, value: T) -> list[T]:
+        """Return the `value` of every rank, in order of ranks."""
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
-    def collect(self, thing: T) -> list[T] | None:
-        """Return the `thing` of every rank, in order, on rank 0; None on the others."""
-        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
-        dist.gather_object(thing, found)
-        return found
+    def collect(self, value: T) -> list[T] | None:
+        """Return the `value` of every rank, in order, on rank 0; None on the others."""
+        values: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(value, values)
+        return values
 
     def sync_errors(self, work: Callable[[], T]) -> T:
         """`work()` on every rank. A GantkError on one stops all; the first to fail raises it, others Elsewhere."""
@@ -168,25 +168,25 @@ class Reduction:
 _met: Ranks | None = None
 
 
-def meet(place: Launch) -> Ranks:
+def meet(process: Launch) -> Ranks:
     """Connect to the other ranks, once per process; UserError if they cannot be reached."""
     global _met
     if _met is not None:
         return _met
     try:
-        store, _, _ = next(dist.rendezvous("env://", place.rank, place.world, timeout=CONNECT_TIMEOUT))
-        store = dist.PrefixStore(f"gantk/{place.restarts}", store)  # torchrun may keep keys of an earlier start
-        store.set(f"here/{place.rank}", "")
-        store.wait([f"here/{rank}" for rank in range(place.world)], CONNECT_TIMEOUT)
+        store, _, _ = next(dist.rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT))
+        store = dist.PrefixStore(f"gantk/{process.restarts}", store)  # torchrun may keep keys of an earlier start
+        store.set(f"here/{process.rank}", "")
+        store.wait([f"here/{rank}" for rank in range(process.world)], CONNECT_TIMEOUT)
         hosts = dist.PrefixStore("hosts", store)
-        dist.init_process_group("gloo", store=hosts, rank=place.rank, world_size=place.world, timeout=WAIT_TIMEOUT)
+        dist.init_process_group("gloo", store=hosts, rank=process.rank, world_size=process.world, timeout=WAIT_TIMEOUT)
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        what = f"rank {place.rank} of {place.world} cannot meet the others at {address}: {_short(str(error), 160)}"
+        what = f"rank {process.rank} of {process.world} cannot meet the others at {address}: {_short(str(error), 160)}"
         remedy = "name a host that all machines reach and a port that is free there, start all ranks together, and set "
         remedy += "GLOO_SOCKET_IFNAME to the network that joins the machines"
         raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
-    _met = Ranks(place)
+    _met = Ranks(process)
     atexit.register(_part)
     return _met
 

@@ -48,7 +48,7 @@ def _without_paths(value: Any) -> Any:
 
 
 def run_to_resume(
-    out: str | Path | None, tables: dict[str, Any], place: Launch, locks: ExitStack
+    out: str | Path | None, tables: dict[str, Any], process: Launch, locks: ExitStack
 ) -> tuple[bool, Path | None, dict | None]:
     """Whether the folder `out` holds a run to resume, its newest checkpoint, and its split; None: from the start.
 
@@ -56,7 +56,7 @@ def run_to_resume(
     by torchrun, or by SLURM after a requeue. UserError if the folder holds another run, or if torchrun may restart a
     run without a folder set by --out.
     """
-    if out is None and (place.may_restart or place.restarts):
+    if out is None and (process.may_restart or process.restarts):
         what = "a run that may be started again needs a folder that is known before"
         raise UserError(what, where="--out", remedy="name one for all starts: --out DIR")
     if out is None or not (Path(out) / "recipe.toml").is_file():
@@ -64,7 +64,7 @@ def run_to_resume(
     folder = Run.open(out)
     locks.enter_context(held(folder.path))
     saved = steps_saved(folder.checkpoints)
-    automatic = place.restarts or (place.elastic and not folder.report.exists())
+    automatic = process.restarts or (process.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
     if unfinished and resolved(load_recipe(folder.path / "recipe.toml").check()) == tables:
         return (True, folder.latest(), folder.split()) if saved else (True, None, None)

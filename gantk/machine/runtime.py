@@ -82,13 +82,13 @@ class Runtime:
         self.broadcast(same.values())
         return type(batch)(same)
 
-    def gather(self, thing: T) -> list[T]:
-        """Return the `thing` of every rank, in order of ranks."""
-        return self.ranks.gather(thing) if self.ranks else [thing]
+    def gather(self, value: T) -> list[T]:
+        """Return the `value` of every rank, in order of ranks."""
+        return self.ranks.gather(value) if self.ranks else [value]
 
-    def collect(self, thing: T) -> list[T] | None:
-        """Return the `thing` of every rank on rank 0; None on the others."""
-        return self.ranks.collect(thing) if self.ranks else [thing]
+    def collect(self, value: T) -> list[T] | None:
+        """Return the `value` of every rank on rank 0; None on the others."""
+        return self.ranks.collect(value) if self.ranks else [value]
 
     def wait(self) -> None:
         """Wait for all ranks, however long it takes."""
@@ -105,8 +105,8 @@ class Runtime:
 
     def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
         """`work(part)` for every part, shared among the ranks; returns the results in order on rank 0, else None."""
-        found = self.collect([work(part) for part in parts[self.rank :: self.world]])
-        return found and [found[number % self.world][number // self.world] for number in range(len(parts))]
+        results = self.collect([work(part) for part in parts[self.rank :: self.world]])
+        return results and [results[number % self.world][number // self.world] for number in range(len(parts))]
 
     def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
         """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
@@ -120,10 +120,10 @@ class Runtime:
 
 def start(device: str | None = None, precision: str = "auto", channels_last: bool = True) -> Runtime:
     """Set up the runtime of this process; UserError if the device is missing or cannot compute at this precision."""
-    place, ranks = launch(), _others()
+    process, ranks = launch(), _others()
 
     def chosen() -> tuple[torch.device, str]:
-        found = choose(device, place.rank, place.local)
+        found = choose(device, process.rank, process.local)
         return found, precision_on(found, precision)
 
     where, how = sync_errors(chosen)
@@ -139,7 +139,7 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
         # With bf16, the remaining float32 products use TF32; with fp32 they are exact float32.
         torch.backends.cudnn.allow_tf32 = how == "bf16"
         torch.set_float32_matmul_precision("high" if how == "bf16" else "highest")
-    return Runtime(where, how, channels_last, place.rank, place.world, ranks, place)
+    return Runtime(where, how, channels_last, process.rank, process.world, ranks, process)
 
 
 def sync_errors(work: Callable[[], T]) -> T:
@@ -149,12 +149,12 @@ def sync_errors(work: Callable[[], T]) -> T:
 
 
 def _others() -> Ranks | None:
-    place = launch()
-    if place.world == 1:
+    process = launch()
+    if process.world == 1:
         return None
     from gantk.machine.ranks import meet
 
-    return meet(place)
+    return meet(process)
 
 
 def describe(runtime: Runtime) -> dict:

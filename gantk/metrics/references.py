@@ -72,16 +72,16 @@ class RealImages:
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
         if table.neighbours or part.options.get("only", default) == default:
             return {}
-        every = replace(part, options=part.options | {"only": default})
-        whole = self.data.listed(lambda: every(table.domains, table.dims, table.size).records())
-        own = {(record.domain, record.key) for records in self.data.splits.values() for record in records}
-        left = [record for record in whole if (record.domain, record.key) not in own]
-        place = {r.subject: split for split, records in self.data.splits.items() for r in records if r.subject}
-        units = sorted({record.subject or record.key for record in left} - place.keys())
+        all_classes = replace(part, options=part.options | {"only": default})
+        records = self.data.listed(lambda: all_classes(table.domains, table.dims, table.size).records())
+        in_splits = {record.id for records in self.data.splits.values() for record in records}
+        left_out = [record for record in records if record.id not in in_splits]
+        split_of = {r.subject: split for split, records in self.data.splits.items() for r in records if r.subject}
+        units = sorted({record.subject or record.key for record in left_out} - split_of.keys())
         test, validation = (round(share * len(units)) for share in (table.split.test, table.split.validation))
-        for rank, unit in enumerate(np.random.default_rng(table.split.seed).permutation(len(units))):
-            place[units[unit]] = "test" if rank < test else "validation" if rank < test + validation else "train"
-        return {split: [r for r in left if place[r.subject or r.key] == split] for split in self.data.splits}
+        for rank, index in enumerate(np.random.default_rng(table.split.seed).permutation(len(units))):
+            split_of[units[index]] = "test" if rank < test else "validation" if rank < test + validation else "train"
+        return {split: [r for r in left_out if split_of[r.subject or r.key] == split] for split in self.data.splits}
 
     def seen(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""

@@ -24,42 +24,43 @@ def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping
 
     `senses`: row -> whether higher is better; None: no verdict. A model with outputs that are not finite never wins.
     """
-    verdict, patients = {}, model.patients
-    for key in (key for key in model.values if key[0] == "raw" and senses[key[1]] is not None):
-        name, values, higher = key[1], model.values[key], senses[key[1]]
+    verdicts, patients = {}, model.patients
+    for kind, name in [key for key in model.values if key[0] == "raw" and senses[key[1]] is not None]:
+        values, higher = model.values[kind, name], senses[name]
         broken, rivals = model.trouble(name), {}
         for rival, scores in baselines.items():
-            if key in scores.values and not scores.trouble(name):
-                both, sure = (values, scores.values[key], patients), {"probability": 0.0}
+            if (kind, name) in scores.values and not scores.trouble(name):
+                others, details = scores.values[kind, name], {"probability": 0.0}
                 if not broken:  # per-patient gains are for statistical tests
-                    sure["probability"] = probability_better(*both, higher_is_better=higher)
-                    sure["gains"] = patient_gains(*both, higher_is_better=higher).tolist()
-                rivals[rival] = estimate(*both[1:], draws=1).value, sure
+                    details["probability"] = probability_better(values, others, patients, higher_is_better=higher)
+                    details["gains"] = patient_gains(values, others, patients, higher_is_better=higher).tolist()
+                rivals[rival] = estimate(others, patients, draws=1).value, details
         worst = -np.inf if higher else np.inf
-        verdict[name] = _against_both(worst if broken else estimate(values, patients, draws=1).value, rivals, higher)
-    return {name: found for name, found in verdict.items() if found}
+        verdicts[name] = _verdict(worst if broken else estimate(values, patients, draws=1).value, rivals, higher)
+    return {name: verdict for name, verdict in verdicts.items() if verdict}
 
 
 def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The same from rows alone: the probability follows from both intervals, assuming independent normal errors."""
-    verdict = {}
+    verdicts = {}
     for name, row in model.items():
         higher, rivals = row["higher_is_better"], {}
-        for rival, theirs in ((key, rows[name]) for key, rows in baselines.items() if name in rows):
-            chance = None
-            if row["ci95"] and theirs["ci95"] and higher is not None:
-                gain = (row["value"] - theirs["value"]) * (1 if higher else -1)
-                error = float(np.hypot(*((each["ci95"][1] - each["ci95"][0]) / (2 * 1.96) for each in (row, theirs))))
-                chance = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
-            rivals[rival] = theirs["value"], {"probability": chance}
-        verdict[name] = None if higher is None else _against_both(row["value"], rivals, higher)
-    return {name: found for name, found in verdict.items() if found}
+        for rival, other in ((key, rows[name]) for key, rows in baselines.items() if name in rows):
+            probability = None
+            if row["ci95"] and other["ci95"] and higher is not None:
+                gain = (row["value"] - other["value"]) * (1 if higher else -1)
+                errors = [(interval[1] - interval[0]) / (2 * 1.96) for interval in (row["ci95"], other["ci95"])]
+                error = float(np.hypot(*errors))
+                probability = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
+            rivals[rival] = other["value"], {"probability": probability}
+        verdicts[name] = None if higher is None else _verdict(row["value"], rivals, higher)
+    return {name: verdict for name, verdict in verdicts.items() if verdict}
 
 
-def _against_both(
+def _verdict(
     value: float | None, rivals: Mapping[str, tuple[float | None, dict[str, Any]]], higher: bool
 ) -> dict[str, Any] | None:
-    """The verdict against all baselines, (value, probability), with that against those without pairs inside it."""
+    """The verdict against the best baseline, (value, details); under `without_pairs` that against those without."""
     verdicts = []
     for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
         known = {name: mean for name, (mean, _) in rivals.items() if mean is not None and name not in left_out}

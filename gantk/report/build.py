@@ -85,7 +85,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     sentence, tone = headline(all_verdicts)
     steps, blocks = sample_blocks(run.samples)
     curves, places = _curves(run), count()
-    here = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
+    is_below = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
     return {
         "run": run,
         "title": _title(run),
@@ -106,7 +106,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "best": chosen(run),
         "marks": _marks(run),
         "split": _split_summary(run),
-        "folder": argument(run.path.relative_to(Path.cwd()) if here else run.path),
+        "folder": argument(run.path.relative_to(Path.cwd()) if is_below else run.path),
         "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # the position determines the colour
         "live": live,
         "data": {  # read by the page's script; null for the last step's pictures, which the page itself embeds

@@ -40,7 +40,7 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
     """
     tensors: dict[str, Tensor] = {}
 
-    def hold(value: Any) -> dict[str, Any]:
+    def store_tensor(value: Any) -> dict[str, Any]:
         if getattr(value, "dtype", None) not in DTYPES:
             what = f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
@@ -49,7 +49,7 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
         return {"$tensor": name, "$order": order}
 
     with whole_folder(final := path_of(folder, step)) as made:
-        state_text = json.dumps(state, default=hold).encode()  # fills `tensors`
+        state_text = json.dumps(state, default=store_tensor).encode()  # fills `tensors`
         written = {"weights.safetensors": _safetensors(weights)}
         if state is not None:
             written |= {"state.json": [state_text], "state.safetensors": _safetensors(tensors)}
@@ -84,9 +84,7 @@ def _hashed(digest: Any, part: bytes | memoryview) -> bytes | memoryview:
     return part
 
 
-def prune(
-    folder: Path, keep: int, also: Collection[int] = (), regular: Callable[[int], bool] = lambda step: True
-) -> None:
+def prune(folder: Path, keep: int, also: Collection[int], regular: Callable[[int], bool]) -> None:
     """Delete all checkpoints but the newest `keep` regular ones, the newest `keep` after them and the steps `also`."""
     for stale in folder.glob(".step-*.tmp"):  # left by a process killed while it wrote or deleted a checkpoint
         shutil.rmtree(stale)

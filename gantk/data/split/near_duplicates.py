@@ -67,7 +67,7 @@ def fingerprint(record: Record, near: bool = True, preparation: Preparation | No
 
     The network image is then prepared and cached too, so that the first epoch decodes nothing again.
     """
-    row = preparation.kept("fingerprints", record, _packed) if preparation and near else None
+    row = preparation.from_cache("fingerprints", record, _packed) if preparation and near else None
     if row is None:
         return placed(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
@@ -83,10 +83,10 @@ def _packed(record: Record) -> np.ndarray:
     return np.frombuffer((bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + content, np.uint8)
 
 
-def placed(one: Fingerprint, record: Record) -> Fingerprint:
+def placed(fingerprint: Fingerprint, record: Record) -> Fingerprint:
     """A fingerprint with the key, patient, stack and position of a record."""
     stack = record.domain, record.label
-    return replace(one, name=record.key, subject=record.subject, stack=stack, position=record.position)
+    return replace(fingerprint, name=record.key, subject=record.subject, stack=stack, position=record.position)
 
 
 # --- thumbnails
@@ -332,19 +332,19 @@ def without_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequ
 
     Where a set would lose a whole domain, nothing is left out: `check_leakage` refuses such data.
     """
-    gone = _copies_of_held_out(places, pairs)
-    of_pair = {(places[n], records[n].pair) for n in gone if records[n].pair is not None}
-    kept = ["" if n in gone or (places[n], r.pair) in of_pair else places[n] for n, r in enumerate(records)]
+    copies = _copies_of_held_out(places, pairs)
+    left_out = {(places[n], records[n].pair) for n in copies if records[n].pair is not None}  # set and pair
+    kept = ["" if n in copies or (places[n], r.pair) in left_out else places[n] for n, r in enumerate(records)]
     return _unless_a_domain_is_lost(_sets_of(kept, records), _sets_of(places, records))
 
 
 def with_near_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
     """The sets with near copies of held-out records, and the copies' partners, moved to the set of these records."""
     moved, order = places, range(len(records))
-    while to := _copies_of_held_out(moved, pairs):
+    while target := _copies_of_held_out(moved, pairs):  # by index, the set to move to
         order = [n for name in SETS for n in order if moved[n] == name]  # the order of earlier versions
-        of_pair = {records[n].pair: name for n, name in to.items() if records[n].pair}
-        moved = [to.get(n) or of_pair.get(records[n].pair or "", name) for n, name in enumerate(moved)]
+        target_of_pair = {records[n].pair: name for n, name in target.items() if records[n].pair}
+        moved = [target.get(n) or target_of_pair.get(records[n].pair or "", name) for n, name in enumerate(moved)]
     new = _sets_of([moved[n] for n in order], [records[n] for n in order])
     return _unless_a_domain_is_lost(new, _sets_of(places, records))
 
