@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import threading
@@ -150,7 +151,8 @@ def patient_of(path: str, pattern: BoundedPattern) -> str:
     return match["patient"] if "patient" in pattern.groupindex else match[1]
 
 
-def split_of(parts: Sequence[str]) -> str | None:
+@lru_cache(maxsize=2**16)
+def split_of(parts: Parts) -> str | None:
     """`train`, `validation` or `test` where a folder's name starts with such a word, or ends with it: `CT_test`."""
     ends = (words_of(part)[-1:] for part in parts)
     match = next(filter(None, map(SPLIT_WORD.match, (*parts, *(last for end in ends for last in end)))), None)
@@ -297,7 +299,7 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
     images = list_images(root, recursive=True) if images is None else images
     if not images:
         raise UserError(f"no images in '{root}'", where="data.source.path", remedy="point it at a folder that has some")
-    parts_of = {image: image.parent.relative_to(root).parts for image in images}
+    parts_of = {image: _folders(os.path.dirname(image), root) for image in images}
     folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
     names = dict(zip("ab", domains, strict=True))
     matches = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
@@ -327,13 +329,13 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
 
 
 def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str]) -> list[Item]:
-    """Items of images whose domains are known, with split, place and stem, by domain in natural order.
+    """Items of images whose domains are known, with split, place and stem, by domain, else in the order of the images.
 
     A split counts if there are several (`TrainT1` alone means nothing), a place if it differs within the domain.
     """
     items, places = [], defaultdict(set)
     for path, (letter, index) in images.items():
-        parts = path.parent.relative_to(root).parts
+        parts = _folders(os.path.dirname(path), root)
         place = tuple(part for i, part in enumerate(parts) if i != index and not SPLIT_WORD.fullmatch(part))
         places[letter].add(place)
         stem = bare_stem(stem_of(path), (domains[letter],))
@@ -341,7 +343,13 @@ def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str
     only_if_several(items)
     for item in items:
         item.place = item.place if len(places[item.letter]) > 1 else ()
-    return sorted(items, key=lambda item: (item.letter, natural(item.source)))
+    return sorted(items, key=lambda item: item.letter)
+
+
+@lru_cache(maxsize=2**16)
+def _folders(place: str, root: Path) -> Parts:
+    """The folders below `root` of the images in one place; cached, since Paths are slow to make."""
+    return Path(place).relative_to(root).parts
 
 
 def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Match]:
