@@ -7,8 +7,6 @@ chooses its threads at the start of a sample and at a save in its middle. Rates 
 alone in the same round. `others`: cores used by other processes; the rows "alone" are invalid unless it is about 0.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
@@ -17,8 +15,7 @@ from functools import partial
 from statistics import mean, median
 
 import torch
-from harness import finish, in_turns, parser, ratio, written
-from recipe_step import RecipeStep
+from harness import RecipeStep, finish, in_turns, parser, ratio, written
 
 from gantk.machine.cores import Threads, cpu_times, threads_beside
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from harness import parser, record, samples, write
-from recipe_step import RecipeStep
+from harness import RecipeStep, parser, record, samples, write
 
 from gantk.files import write_file
 from gantk.machine.runtime import start

@@ -7,8 +7,6 @@ Workers queue, first come, first served, for shared resources: a file system of 
 Durations of work vary by 10 % (assumed, normal). `efficiency`: time without shared resources over simulated time.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -57,7 +57,6 @@ if __name__ == "__main__":
         found = scores[f"{method} {images}"] = [scored(method, images, seed, options) for seed in range(options.seeds)]
         kid, steps, seconds = (np.array([one[place] for one in found]) for place in (0, 2, 3))
         ends = t.interval(0.95, len(kid) - 1, kid.mean(), sem(kid)) if len(kid) > 1 else found[0][1]
-        rows.append(
-            [images, method, harness.with_ends(kid.mean(), ends, 3), round(steps.mean()), round(seconds.mean())]
-        )
+        value = harness.with_ends(kid.mean(), ends, 3)
+        rows.append([images, method, value, round(steps.mean()), round(seconds.mean())])
     harness.finish(options.json, ["images", "method", "KID", "steps", "CPU seconds"], rows, scores=scores)

@@ -10,8 +10,6 @@ round by round. Untested on CUDA.
     python benchmarks/floor.py [WHAT]... [--device cuda] [--set KEY=VALUE] [--seconds 60] [--json FILE]
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import time
@@ -25,8 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import step_speed
 import torch
-from harness import ROUNDS, Turn, in_turns, ratio, synchronize, table, written
-from recipe_step import RecipeStep
+from harness import ROUNDS, RecipeStep, Turn, in_turns, ratio, synchronize, table, written
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only

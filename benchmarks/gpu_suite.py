@@ -9,8 +9,6 @@ gantk need not be installed. Rows are written one by one, most important first; 
 become rows "skipped". benchmarks/gpu/cases.toml lists what is timed, benchmarks/gpu/rows.py the targets.
 """
 
-from __future__ import annotations
-
 import time
 
 BEGAN = time.monotonic()  # the time limit counts from here: imports are part of it
@@ -28,10 +26,10 @@ FOLDERS = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
 sys.path += [folder for folder in FOLDERS if folder not in sys.path]
 os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *FOLDERS])
 
+import harness  # noqa: E402
 from gpu.rows import markdown  # noqa: E402
 from gpu.suite import Suite, Worker  # noqa: E402
 from gpu.tasks import tables, tasks  # noqa: E402
-from harness import command  # noqa: E402
 
 from gantk.errors import GantkError, UserError  # noqa: E402
 
@@ -54,9 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}{advice}", file=sys.stderr)
         return error.exit_code
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    file = Path(options.json) if options.json else ROOT / "benchmarks" / "results" / f"gpu-{label}.jsonl"
+    file = options.json or ROOT / "benchmarks" / "results" / f"gpu-{label}.jsonl"
     peers = dict(each.split("=", 1) for each in options.peer)
-    wanted = tasks(options.tiny, options.cases, peers, command(arguments))
+    wanted = tasks(options.tiny, options.cases, peers, harness.command(arguments))
     say = lambda line: print(line, flush=True)  # noqa: E731
     rows = Suite(file, 60 * options.minutes, lambda: Worker(options.device), worker, say, BEGAN).run(wanted)
     print(f"\n{markdown(rows)}\nrows     {file}")
@@ -65,11 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The parsed command line; exits with a message if it is invalid."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, cpu. Default: cuda")
+    parser = harness.parser(__doc__, device="cuda")
     parser.add_argument("--minutes", type=float, default=8.0, help="the longest that the run may take. Default: 8")
     parser.add_argument("--tiny", action="store_true", help="networks of a few filters, few samples: a trial run")
-    parser.add_argument("--json", metavar="FILE", help="where the rows go; a file that is there is replaced")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="a checkout to compare with")
     labels = [case["label"] for case in tables()["case"]]
     parser.add_argument("--cases", nargs="+", choices=labels, metavar="CASE", help=f"these only: {', '.join(labels)}")

@@ -9,8 +9,7 @@ against the truth, and `suspicion` from input and output alone. The spread over 
 as if the network drew the disc for every flip: otherwise the flips without the disc would reveal it.
 """
 
-from __future__ import annotations
-
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +47,17 @@ def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
         spread = blurred(flips.spread(model.method, "b", inputs, outputs, ()), FINE)
         tissue = blurred((inputs > low + 0.1 * span).float(), 3.0) > 0.97
         plants, rows = [], {name: [] for name in ("inputs", "truths", "outputs")}
-        for number, kind in enumerate(KINDS * discs):
-            for diameter in SIZES:
-                for contrast in CONTRASTS:
-                    image = (len(plants) * 7 + number) % len(pairs)
-                    places = np.argwhere(tissue[image, 0].numpy())
-                    places = places[(places.min(1) >= 10) & (places.max(1) < side - 10)]
-                    row, column = places[rng.integers(len(places))]
-                    drawn = disc(side, row, column, diameter) * contrast * span * rng.choice([-1, 1])
-                    plants.append((kind, diameter, contrast, image, row, column))
-                    invented = kind == "invention"
-                    rows["inputs"].append(inputs[image] + (0 if invented else drawn))
-                    rows["truths"].append(truths[image] - (0 if invented else drawn))
-                    rows["outputs"].append(outputs[image] + (drawn if invented else 0))
+        for (number, kind), diameter, contrast in product(enumerate(KINDS * discs), SIZES, CONTRASTS):
+            image = (len(plants) * 7 + number) % len(pairs)
+            places = np.argwhere(tissue[image, 0].numpy())
+            places = places[(places.min(1) >= 10) & (places.max(1) < side - 10)]
+            row, column = places[rng.integers(len(places))]
+            drawn = disc(side, row, column, diameter) * contrast * span * rng.choice([-1, 1])
+            plants.append((kind, diameter, contrast, image, row, column))
+            invented = kind == "invention"
+            rows["inputs"].append(inputs[image] + (0 if invented else drawn))
+            rows["truths"].append(truths[image] - (0 if invented else drawn))
+            rows["outputs"].append(outputs[image] + (drawn if invented else 0))
         x, y, made = (torch.stack(each) for each in rows.values())
         of = [plant[3] for plant in plants]
         parts = list(zip(x.split(64), made.split(64), strict=True))

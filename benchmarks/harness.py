@@ -5,9 +5,8 @@ the machine falls on all of them alike. The device is synchronised before and af
 in the record: a ratio is the median over rounds of the ratio within a round, with a bootstrap 95 % interval.
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -18,23 +17,32 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import gantk
+from gantk.data.preparation import contrast_names, domain_letters
 from gantk.errors import GantkError
 from gantk.files import write_file
 from gantk.machine import device as machine
 from gantk.machine.runtime import Runtime, describe, start
+from gantk.method import Batch, Method, Stage
 from gantk.metrics.intervals import estimate
-from gantk.recipe.tables import FastTable
+from gantk.recipe.load import Recipe, load_recipe
+from gantk.recipe.tables import FastTable, Model
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of
+from gantk.runs.trained import build_method
+from gantk.training.accelerate import accelerate
+from gantk.training.engine import Engine
 from gantk_bench.rows import commit, without_paths
+from gantk_cuda_graph.capture import WARM_UP
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -43,6 +51,8 @@ ROUNDS = (4, 60)  # fewest rounds for an interval, and most rounds
 SAMPLE = 0.25  # least seconds of one sample, so that the clock's resolution does not matter
 STEPS = 20  # most steps in a sample
 DRAWS = 2000  # bootstrap samples of an interval
+LENGTH = 100_000  # length of the training, so that schedules are at their beginning
+NO_GRAPHS = "not captured: graphs need a CUDA device"
 # label -> setting that changes one part of the fast path; `compile` is off by default, all others are on.
 SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
     f"{'without' if field.default else 'with'} {name}": f"train.fast.{name}={'false' if field.default else 'true'}"
@@ -51,7 +61,7 @@ SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
 }
 ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}  # no effect on other devices
 OPTIONS: dict[str, dict[str, Any]] = {  # of the command lines
-    "device": {"help": "cpu, cuda, cuda:1; default: the best there is"},
+    "device": {"help": "cpu, cuda, cuda:1; default %(default)s (None: the best there is)"},
     "set": {"action": "append", "metavar": "KEY=VALUE", "help": "over the recipe; repeatable"},
     "rounds": {"type": int, "help": "default %(default)s"},
     "seconds": {"type": float, "help": "of timed steps for a case; default %(default)g"},
@@ -284,3 +294,95 @@ def write(file: Path | None, content: dict[str, Any]) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, (json.dumps(content, indent=1, default=float) + "\n").encode())
+
+
+# ---- a training step of any recipe, on a batch of noise that stays on the device
+
+
+@dataclass
+class RecipeStep:
+    """A recipe's engine with one batch; a call takes one training step."""
+
+    model: Model
+    engine: Engine
+    batch: Batch
+    device: torch.device
+
+    @classmethod
+    def build(
+        cls, recipe: str | dict[str, Any] | Recipe, settings: Sequence[str] = (), device: str | None = None
+    ) -> Self:
+        """Build the recipe's method and engine as a training does."""
+        loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        model = loaded.override(list(settings)).check()
+        runtime = start(device, model.train.precision, model.train.fast.channels_last)
+        method, channels = method_of(model, runtime)
+        stage = method.stages(LENGTH)[-1]  # full image size, without fade-in
+        images = noise(model, channels, stage, runtime)
+        method.begin(stage, images)
+        engine = Engine(method, model.train, LENGTH, runtime)
+        engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
+        return cls(model, engine, images, runtime.device)
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Take one training step as `Engine.fit` does; returns its losses."""
+        engine = self.engine
+        engine.runtime.seed(engine.table.seed, engine.step)
+        losses = engine.train_step(Batch(self.batch))  # a copy, as phases add their fakes to it
+        engine.step += 1
+        return losses
+
+    def turn(self) -> Turn:
+        """This step as a side of a comparison."""
+        cpu = self.device.type == "cpu"
+        return Turn(self, self.device, cpu and self.model.train.fast.keep_memory, 0 if cpu else self.settling)
+
+    @property
+    def settling(self) -> int:
+        """Warm-up steps until every kind of step has been captured as a CUDA graph, where capture is possible."""
+        return (WARM_UP + 1) * max(phase.every for phase in self.engine.phases)
+
+    @property
+    def notes(self) -> list[str]:
+        """Settings that the step could not apply, with the reasons."""
+        engine = self.engine
+        notes = list(engine.notes)
+        requested, capture = engine.table.fast.cuda_graph and not engine.table.recompute, engine.capture
+        if requested and not notes and not (capture and capture.graphs):
+            notes.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
+        return notes
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.engine.method.parameters())
+
+
+def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
+    """(the recipe's method, channels of each domain): one channel for each contrast, two classes for labels.
+
+    On a GPU the initial weights are drawn there if the method allows it, which saves seconds.
+    """
+    table = model.data
+    source_channels = table.source.table().get("channels")
+    each = (source_channels if isinstance(source_channels, int) else 1) * (2 * table.neighbours + 1)
+    letters = domain_letters(table.domains)
+    channels = {letter: each * len(contrast_names(name)) for letter, name in zip(letters, table.domains, strict=True)}
+    low, high = table.intensity().range
+    arguments = model, channels, ("0", "1") if table.labels else (), (float(low), float(high)), runtime
+    if runtime.device.type == "cuda":
+        with contextlib.suppress(Exception), runtime.device:
+            return build_method(*arguments), channels
+    return build_method(*arguments), channels
+
+
+def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:
+    """A batch of uniform noise in [-1, 1] at the stage's size, with labels and masks if the recipe has them."""
+    table, count, batch = model.data, model.train.batch, Batch()
+    for name in model.method.target.reads:
+        batch[name] = torch.rand(count, channels[name], *stage.size) * 2 - 1
+        if table.mask:
+            batch[f"mask_{name}"] = torch.zeros(count, 1, *stage.size)
+    placed = Batch({name: runtime.place(image, table.dims) for name, image in batch.items()})
+    if table.labels:
+        placed["label"] = runtime.place(torch.arange(count) % 2, table.dims)
+    return placed

@@ -9,8 +9,6 @@ that it calls. Does not count components that a recipe names (the registry impor
 `__init__` with nothing but a docstring.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Iterable, Iterator

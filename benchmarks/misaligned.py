@@ -8,8 +8,6 @@ first of --pixels. Intervals (95 %) are of drawing patients, each the mean of th
 that are in DIR already are not trained again.
 """
 
-from __future__ import annotations
-
 import argparse
 from inspect import signature
 from pathlib import Path

@@ -12,8 +12,6 @@
    a lower bound on the mean squared error of any method that only changes intensities and keeps their order.
 """
 
-from __future__ import annotations
-
 import argparse
 
 import nibabel as nib

@@ -7,8 +7,6 @@ slice axis, in tissue, divided by that of the truth; PSNR is of whole volumes. B
 seeds, with 95 % intervals from drawing volumes.
 """
 
-from __future__ import annotations
-
 import argparse
 from itertools import groupby
 from pathlib import Path

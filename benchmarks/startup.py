@@ -7,8 +7,6 @@ end of the first training step of a small recipe (usage.json). CPU seconds, of a
 load on the machine changes them less.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

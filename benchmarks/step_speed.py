@@ -9,17 +9,14 @@ Fast is the default of a recipe; plain is `train.fast = false` in float32; `--ea
 WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured again are replaced.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from statistics import median
 
-from harness import PLAIN, parser, ratio, record, switches, table, take_turns, write, written
+from harness import PLAIN, RecipeStep, parser, ratio, record, switches, table, take_turns, write, written
 from peers.cases import CASES
-from recipe_step import RecipeStep
 
 from gantk.errors import GantkError
 from gantk.machine.runtime import start
@@ -70,7 +67,6 @@ def main(arguments: list[str] | None = None, doc: str = __doc__, measure=measure
     options.add_argument("what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2")
     if doc == __doc__:
         options.add_argument("--each", action="store_true", help="also switch one part at a time")
-        options.add_argument("--only", action="append", default=[], metavar="PATTERN", help="of those, such as '*bf16'")
     options = options.parse_args(arguments)
     old = json.loads(options.json.read_text("utf-8"))["rows"] if options.json and options.json.exists() else []
     rows: list[dict] = []

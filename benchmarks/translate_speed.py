@@ -9,14 +9,10 @@ and float32. All use the same generator from one untrained checkpoint, as its ti
 Memory is the peak of a separate process, minus its memory after the imports.
 """
 
-from __future__ import annotations
-
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor as Processes
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -94,15 +90,21 @@ def resident_peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
+def memory_of(way: str, case: str, model: Path, volume: Path, output: Path) -> float:
+    """GiB that a translation adds to the peak memory of this process."""
+    before = resident_peak()
+    (Plain(case, model) if way == "plain" else by_gantk)(model, volume, output)
+    return (resident_peak() - before) / 2**30
+
+
 def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     """The row of one case: seconds of each way in turns, their ratios, and memory of each in a separate process."""
     run, memory = make_run(case, folder / "run"), {}
     onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
     for way in WAYS:
-        model = onnx if way == "onnx" else run
-        words = [str(volume), "--once", way, case, str(model), str(folder / "once.nii.gz")]
-        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
-        memory[way] = json.loads(done.stdout.splitlines()[-1])
+        with Processes(1, get_context("spawn")) as one:
+            given = case, onnx if way == "onnx" else run, volume, folder / "once.nii.gz"
+            memory[way] = one.submit(memory_of, way, *given).result()
     plain, out = Plain(case, run), folder / "out.nii.gz"
     calls = partial(plain, run, volume, out), partial(by_gantk, run, volume, out), partial(by_gantk, onnx, volume, out)
     seconds = in_turns({way: Turn(call).take for way, call in zip(WAYS, calls, strict=True)}, rounds, warm=1)
@@ -114,14 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     cli = parser(__doc__, rounds=3)
     cli.add_argument("volume", type=Path, help="a .nii.gz")
     cli.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
-    cli.add_argument("--once", nargs=4, help=argparse.SUPPRESS)
     options = cli.parse_args(arguments)
-    if options.once:
-        way, case, run, output = options.once
-        before = resident_peak()
-        (Plain(case, Path(run)) if way == "plain" else by_gantk)(Path(run), options.volume, Path(output))
-        print(json.dumps((resident_peak() - before) / 2**30))
-        return
     rows = []
     for case in options.case or CASES:
         with tempfile.TemporaryDirectory() as place:

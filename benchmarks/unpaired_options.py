@@ -8,8 +8,6 @@ pairs of other patients are used for scores only (mean absolute error in network
 relative reduction of a patient's error over seeds, with a 95 % interval from drawing patients. Skips runs in DIR.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import harness

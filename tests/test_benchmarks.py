@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -205,9 +206,7 @@ def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(monkey
     monkeypatch.setitem(translate_speed.CASES, "unet at 96 x 96", (small, [32, 32], "pad"))
     voxels = np.random.default_rng(0).random((30, 32, 2)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "scan.nii.gz")
-    # its memory is not of interest
-    alone = SimpleNamespace(run=lambda *words, **options: SimpleNamespace(stdout="0.5"))
-    monkeypatch.setattr(translate_speed, "subprocess", alone)
+    monkeypatch.setattr(translate_speed, "Processes", lambda *_: ThreadPoolExecutor(1))
     words = ["--case", "unet at 96 x 96", "--rounds", "2", "--json", str(tmp_path / "x.json")]
     translate_speed.main([str(tmp_path / "scan.nii.gz"), *words])
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]

@@ -3,8 +3,6 @@
 `gantk_bench.bench(["dualgan_t1t2"], seeds=3)` does what `gantk bench dualgan_t1t2 --seeds 3` does.
 """
 
-from __future__ import annotations
-
 from gantk.plugin.hookspecs import hookimpl
 
 

@@ -1,10 +1,8 @@
 """Terminal output of a bench: a line for each row that starts or ends, a line of progress, and a table at the end."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -34,7 +32,7 @@ class Board:
         self.bar = Progress(*columns, console=console, transient=True, disable=bool(dumb or not console.is_terminal))
         self.task = self.bar.add_task("", total=total)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Self:
         self.bar.start()
         return self
 

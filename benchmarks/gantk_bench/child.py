@@ -1,7 +1,5 @@
 """Runs one training in a process of its own: starts it, follows its log, enforces its limit, reports how it ended."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

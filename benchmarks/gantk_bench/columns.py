@@ -1,15 +1,13 @@
 """The columns of every table of a bench (page, Markdown, terminal): each turns a Line into a Cell."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
+from statistics import fmean, median
 
 from gantk.report.words import baseline_name, digits, interval, joules, metric_name, number, short_time
 from gantk.terminal import duration
-from gantk_bench.systems import FIRST, Figure, Judgement, Line, System
+from gantk_bench.systems import FIRST, Judgement, Line, System, Values
 
 # on the page only if a line has one
 OPTIONAL = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
@@ -123,52 +121,51 @@ def _metric_note(entry: dict) -> str:
 
 
 def _score(line: Line, metric: str) -> Cell:
-    figure = line.figure(metric)
-    if figure is None:
+    scores, best = line.scores(metric), line.best(metric)
+    if not scores:
         return Cell()
-    best = line.best(metric)
-    baseline = line.baseline(best, metric) if best else None
+    baseline = line.baseline(best, metric) if best else ()
     title = f"{baseline_name(best)} {line.text(metric, baseline)}" if baseline else ""
-    return Cell(line.text(metric, figure), spread(line, metric), sortable(figure.mean), title=title)
+    return Cell(line.text(metric, scores), spread(line, metric), sortable(fmean(scores)), title=title)
 
 
 def spread(line: Line, metric: str) -> str:
     """Small print of a score: lowest and highest value of several seeds, or the interval of one."""
-    figure, places = line.figure(metric), line.places(metric)
-    if figure and len(figure.values) > 1:
-        return f"{digits(min(figure.values), places)} to {digits(max(figure.values), places)}"
+    scores, places = line.scores(metric), line.places(metric)
+    if len(scores) > 1:
+        return f"{digits(min(scores), places)} to {digits(max(scores), places)}"
     return interval(line.entry(metric), places)
 
 
 def named_scores(line: Line) -> str:
     """The main scores: `PSNR 24.31, SSIM 0.861`."""
-    return ", ".join(f"{metric_name(metric)} {line.text(metric, line.figure(metric))}" for metric in line.main)
+    return ", ".join(f"{metric_name(metric)} {line.text(metric, line.scores(metric))}" for metric in line.main)
 
 
 def _main_scores(line: Line) -> Cell:
     small = [spread(line, metric) for metric in line.main] if len(line.system.rows) > 1 else ()
-    scores = " / ".join(_labelled(line, metric, line.figure(metric)) for metric in line.main)
+    scores = " / ".join(_labelled(line, metric, line.scores(metric)) for metric in line.main)
     return Cell(scores or "–", " / ".join(filter(None, small)))
 
 
 def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
     """The score of the baseline `name_of(metric)` for each main metric, with the names beneath; sorted by the first."""
     names = {metric: name for metric in line.main if (name := name_of(metric))}
-    figures = {metric: figure for metric, name in names.items() if (figure := line.baseline(name, metric))}
-    if not figures:
+    found = {metric: scores for metric, name in names.items() if (scores := line.baseline(name, metric))}
+    if not found:
         return Cell("")
-    text = " / ".join(_labelled(line, metric, figure) for metric, figure in figures.items())
+    text = " / ".join(_labelled(line, metric, scores) for metric, scores in found.items())
     small = ", ".join(dict.fromkeys(map(baseline_name, names.values())))
-    return Cell(text, small, sortable(next(iter(figures.values())).mean))
+    return Cell(text, small, sortable(fmean(next(iter(found.values())))))
 
 
 def _one_baseline(line: Line, name: str) -> Cell:
     return replace(_baselines(line, lambda metric: name), small="")
 
 
-def _labelled(line: Line, metric: str, figure: Figure | None) -> str:
+def _labelled(line: Line, metric: str, scores: Values) -> str:
     """A score as text; metrics other than PSNR and SSIM are named."""
-    return ("" if metric in FIRST else f"{metric_name(metric)} ") + line.text(metric, figure)
+    return ("" if metric in FIRST else f"{metric_name(metric)} ") + line.text(metric, scores)
 
 
 def _published(line: Line) -> Cell:
@@ -189,16 +186,16 @@ def figure_name(metric: str) -> str:
 
 def _step_time(line: Line) -> Cell:
     steps = line.step_seconds
-    if steps is None:
+    if not steps:
         return Cell()
-    middle = median(steps.values)
-    spread = f"{short_time(min(steps.values))} to {short_time(max(steps.values))}" if len(steps.values) > 1 else ""
+    middle = median(steps)
+    spread = f"{short_time(min(steps))} to {short_time(max(steps))}" if len(steps) > 1 else ""
     return Cell(short_time(middle), spread, sortable(middle))
 
 
 def _speed_column(title: str, key: str, text_of: Callable[[float], str], note: str, *, falling: bool = False) -> Column:
     def cell(line: Line) -> Cell:
-        figure = line.speed(key)
-        return Cell(text_of(figure.mean), "", sortable(figure.mean)) if figure else Cell()
+        values = line.speed(key)
+        return Cell(text_of(fmean(values)), "", sortable(fmean(values))) if values else Cell()
 
     return Column(title, cell, falling=falling, note=note)

@@ -1,7 +1,5 @@
 """`gantk bench` on the command line: passes its options to `gantk_bench.bench`, which is imported when it runs."""
 
-from __future__ import annotations
-
 import sys
 
 import click

@@ -1,7 +1,5 @@
 """Compares two benches row by row: a score has changed if the interval of its difference leaves 0 out."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter

@@ -1,7 +1,5 @@
 """Writes bench.md: a Markdown table for a README with one row for each system, and definitions beneath."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from gantk.report.words import metric_name

@@ -1,22 +1,22 @@
 """Writes bench.html: all rows of a bench folder (table, curves, pictures, conditions) in one file for offline use."""
 
-from __future__ import annotations
-
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
-from gantk.report.run_record import Points
+from gantk.report.pictures import embedded, evenly
+from gantk.report.run_record import Direction, Points, RunRecord, Samples
 from gantk.report.words import baseline_name, digits, metric_name
 from gantk.terminal import duration
-from gantk_bench.columns import OPTIONAL, Column, columns, figure_name, spread
+from gantk_bench.columns import OPTIONAL, Column, columns, figure_name, named_scores, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
-from gantk_bench.gallery import gallery
 from gantk_bench.plan import settings_of
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
@@ -25,6 +25,9 @@ HERE = Path(__file__).parent
 TONES = {REGRESSION: "bad", BETTER: "good"}
 MOST_CURVES = 16  # curves in one plot; of more, the best are shown
 MINUTES = 600.0  # seconds; the axis of a longer plot is in minutes
+BUDGET = 5_000_000  # bytes of pictures in the page
+SIZES = ((3, 160), (3, 96), (1, 96), (1, 64))  # (samples per direction, pixels); the first pair within BUDGET is used
+WALL = 3  # images generated from noise, for each sample that a translation would show
 
 
 def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | None = None) -> Path:
@@ -81,13 +84,11 @@ def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
     judged = [line.judgement for system in groups for line in system.lines if line.judgement.tone]
     walls = [value for row in rows if (value := value_of(row.get("wall_s"))) is not None]
     started = sorted(str(row["started"]) for row in rows if row.get("started"))
+    better = f"{sum(judgement.tone == 'good' for judgement in judged)} of {len(judged)}" if judged else ""
     pairs = [
         ("Rows", f"{good} of {len(rows)} finished"),
         ("Systems", str(len(groups))),
-        (
-            "Better than the best baseline",
-            f"{sum(j.tone == 'good' for j in judged)} of {len(judged)}" if judged else "",
-        ),
+        ("Better than the best baseline", better),
         ("Time of all runs", duration(sum(walls)) if walls else ""),
         ("Started", started[0][:16].replace("T", " ") if started else ""),
     ]
@@ -114,9 +115,8 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
             for name, value in mapping(values).items():
                 if value not in (None, "", [], {}):
                     groups[heading].setdefault(str(name), Counter())[str(value)] += 1
-    return {
-        head: [(name, each.most_common()) for name, each in values.items()] for head, values in groups.items() if values
-    }
+    groups = {heading: values for heading, values in groups.items() if values}
+    return {heading: [(name, each.most_common()) for name, each in groups[heading].items()] for heading in groups}
 
 
 def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
@@ -165,7 +165,7 @@ def detail(system: System) -> dict[str, Any]:
 def _table(line: Line) -> dict[str, Any]:
     """The table of one direction: a column for each metric, the model in the first row, then each baseline."""
     metrics = line.metrics
-    rows = [("gantk", True, [(line.text(m, line.figure(m)), spread(line, m)) for m in metrics])]
+    rows = [("gantk", True, [(line.text(m, line.scores(m)), spread(line, m)) for m in metrics])]
     for name in line.baselines:
         rows.append((baseline_name(name), False, [(line.text(m, line.baseline(name, m)), "") for m in metrics]))
     figures = line.published
@@ -190,3 +190,74 @@ def command(row: Row) -> str:
     words += [word for setting in last.values() for word in ("--set", setting)]
     words += ["--seed", str(row["seed"])] if row.get("seed") is not None else []
     return shlex.join(words)
+
+
+# ---- its pictures
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One run's pictures in one direction: rows of input, output and truth, or images generated from noise."""
+
+    name: str
+    direction: str
+    scores: str  # its main scores as text
+    heads: tuple[str, ...]
+    samples: tuple[tuple[str, ...], ...]  # data URIs; "" where a file is missing
+
+    @property
+    def size(self) -> int:
+        return sum(len(uri) for sample in self.samples for uri in sample)
+
+
+def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) -> tuple[dict[str, list[Strip]], int]:
+    """(direction label -> strips, one per run, the first seeds of all systems first; number of strips left out)."""
+    sources = [source[1:] for source in sorted(_sources(systems, folder), key=lambda source: source[0])]
+    for count, side in SIZES:
+        strips = [_strip(*source, count, side) for source in sources]
+        if sum(strip.size for strip in strips) <= budget:
+            break
+    by_direction: dict[str, list[Strip]] = {}
+    size = left_out = 0
+    for strip in strips:
+        size += strip.size
+        left_out += size > budget
+        if strip.samples and size <= budget:
+            by_direction.setdefault(strip.direction, []).append(strip)
+    return by_direction, left_out
+
+
+def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str, str, Samples, Direction]]:
+    """(seed's position in its system, name, scores, the run's samples, one of their directions)."""
+    for system in systems:
+        for place, row in enumerate(system.rows):
+            samples = _samples(folder, row.get("run"))
+            name = f"{system.name}, seed {row.get('seed')}" if len(system.rows) > 1 else system.name
+            for direction in samples.directions if samples else ():
+                line = Line(System(system.name, (row,)), direction.key)
+                yield place, name, named_scores(line), samples, direction
+
+
+def _samples(folder: Path, run: object) -> Samples | None:
+    """The samples of a row's run folder; None if it has none or does not lie inside the bench folder."""
+    if not isinstance(run, str) or not run:
+        return None
+    try:
+        path = (folder / run).resolve()
+        return RunRecord(path).samples if path.is_relative_to(folder.resolve()) else None
+    except (UserError, OSError, ValueError):
+        return None
+
+
+def _strip(name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int) -> Strip:
+    step = samples.steps[-1]
+    if direction.source is None:
+        wall = (embedded(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
+        return Strip(name, direction.label, scores, (), tuple((uri,) for uri in wall if uri))
+    rows = []
+    for i in evenly(range(direction.count), count)[:count]:
+        files = [samples.picture("input", direction, i), samples.picture(step, direction, i)]
+        files += [samples.picture("truth", direction, i)] if samples.has_truth else []
+        rows.append(tuple(embedded(file, side) for file in files))
+    heads = ("input", "output", *(("truth",) if samples.has_truth else ()))
+    return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))

@@ -1,7 +1,5 @@
 """Plan of a bench: a job for each recipe, combination of grid values and seed, all checked before the first runs."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Rows of a bench: JSON lines, one per training; reads and writes them, and collects a finished run's figures."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Runs `gantk bench`: plans the rows, trains each in a process, saves each row, compares, and writes the tables."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time
@@ -135,16 +133,13 @@ class Bench:
                 pool = workers(self.path, self.threads, self.device, self.jobs_option)
                 self.child, self.jobs, self.threads = stack.enter_context(pool)
             self._open(stack, keep_before=not resume)
-            self._run(resume)
-
-    def _run(self, resume: bool) -> None:
-        todo = [job for job in self.planned if not (resume and self._is_done(job))]
-        at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
-        _print_line(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
-        if len(todo) < len(self.planned):
-            _print_line(self.out, f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}")
-        _print_line(self.out, f"folder   {self.path}")
-        with Board(len(todo), self.out) as board, stop_on_ctrl_c() as stopped:
+            todo = [job for job in self.planned if not (resume and self._is_done(job))]
+            at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
+            _print_line(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
+            if len(todo) < len(self.planned):
+                _print_line(self.out, f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}")
+            _print_line(self.out, f"folder   {self.path}")
+            board, stopped = stack.enter_context(Board(len(todo), self.out)), stack.enter_context(stop_on_ctrl_c())
             self._measure(todo, board, stopped)
 
     def own_rows(self) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Statistics over all rows of a bench: verdicts tested and corrected together, systems ranked on the same patients."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any

@@ -1,7 +1,5 @@
 """Suites: TOML files that set the length, time limit and metrics of all recipes, so that their rows are comparable."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,9 +37,8 @@ class Suite(Table):
     limit: float | None = Field(None, gt=0)  # seconds for one recipe; None: no limit
     jobs: int = Field(1, ge=1)  # recipes that train at the same time
     threads: int | None = Field(None, ge=1)  # CPU threads of each training; None: cores / jobs
-    max_steps: int | None = Field(
-        None, ge=0
-    )  # shortens longer trainings and those counted in epochs; `recipe.NAME.set` may choose more
+    # shortens longer trainings and those counted in epochs; `recipe.NAME.set` may choose more
+    max_steps: int | None = Field(None, ge=0)
     set: dict[str, Any] = {}  # settings for every recipe, as in `gantk run --set`
     metrics: Scored = Field(default_factory=Scored)
     recipe: dict[str, RecipeTable] = {}  # [recipe.NAME]

@@ -1,10 +1,9 @@
 """Groups bench rows for tables: a System holds the seeds of one experiment, a Line one direction of a System."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,20 +15,10 @@ from gantk.report.scores import tone_of
 from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, digits, direction_name, metric_name, region_of
 
 Row = dict[str, Any]
+Values = tuple[float, ...]  # of one quantity, by seed; empty where it was not measured
 FIRST = ("psnr", "ssim")  # main metrics of a translation
 TRIVIAL = ("identity", "noise")  # baselines that any successful training beats: the unchanged input, random pixels
 SEED = re.compile(r"\s*\bseed=\S+")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One quantity, with a value for each seed."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return fmean(self.values)
 
 
 @dataclass(frozen=True)
@@ -85,13 +74,13 @@ class System:
         return [str(name) for name in self.first("domains") or ()]
 
     @cached_property
-    def lines(self) -> tuple[Line, ...]:
+    def lines(self) -> tuple["Line", ...]:
         """One Line for each direction; if nothing was scored, one Line with direction ""."""
         directions = dict.fromkeys(key for row in self.scored for key in row["metrics"]) or {"": None}
         return tuple(Line(self, direction) for direction in directions)
 
     @property
-    def by_seed(self) -> tuple[System, ...]:
+    def by_seed(self) -> tuple["System", ...]:
         """A system for each seed."""
         return tuple(System(f"seed {row.get('seed')}", (row,)) for row in self.rows)
 
@@ -128,39 +117,36 @@ class Line:
         """Digits after the decimal point; the same in every line for PSNR and SSIM."""
         return {"psnr": 2, "ssim": 3}.get(metric) or decimals(self.entry(metric))
 
-    def text(self, metric: str, figure: Figure | None) -> str:
-        """The mean of a figure in the decimal places of this metric; a dash if there is none."""
-        return digits(figure.mean if figure else None, self.places(metric))
+    def text(self, metric: str, values: Values) -> str:
+        """The mean of values in the decimal places of this metric; a dash if there are none."""
+        return digits(fmean(values) if values else None, self.places(metric))
 
-    def figure(self, metric: str) -> Figure | None:
-        return self._figure_of(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
+    def scores(self, metric: str) -> Values:
+        return self._values_of(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
 
-    def baseline(self, name: str, metric: str) -> Figure | None:
-        """A baseline's score; for a direction with post-steps (`_post`) also the baselines of the plain direction."""
+    def baseline(self, name: str, metric: str) -> Values:
+        """A baseline's scores; for a direction with post-steps (`_post`) also the baselines of the plain direction."""
         plain = self.direction.removesuffix("_post")
 
         def score_of(row: Row) -> float | None:
             entries = (dig(row, "baselines", name, key, metric) for key in (self.direction, plain))
             return next((value for value in map(value_of, entries) if value is not None), None)
 
-        return self._figure_of(score_of)
+        return self._values_of(score_of)
 
     @property
     def curves(self) -> dict[str, dict[float, float]]:
         """metric -> seconds of training -> validation score, averaged over the seeds scored at the same step."""
-        gathered: dict[str, dict[Any, list[tuple[float, float]]]] = {}
-        for row in self.system.rows:
-            for entry in map(mapping, row.get("curve") or ()):
-                seconds = value_of(entry.get("seconds"))
-                for metric, value in mapping(dig(entry, "scores", self.direction)).items():
-                    score = value_of(value)
-                    if seconds is not None and score is not None and math.isfinite(score):
-                        gathered.setdefault(metric, {}).setdefault(entry.get("step"), []).append((seconds, score))
-        averages: dict[str, dict[float, float]] = {metric: {} for metric in gathered}
-        for metric, by_step in gathered.items():
-            for pairs in by_step.values():
-                seconds, score = (fmean(each) for each in zip(*pairs, strict=True))
-                averages[metric][round(seconds, 2)] = score
+        found = defaultdict(lambda: defaultdict(list))  # metric -> step -> (seconds, score) of each seed
+        for entry in (mapping(entry) for row in self.system.rows for entry in row.get("curve") or ()):
+            seconds = value_of(entry.get("seconds"))
+            for metric, value in mapping(dig(entry, "scores", self.direction)).items():
+                if None not in (seconds, score := value_of(value)):
+                    found[metric][entry.get("step")].append((seconds, score))
+        averages: dict[str, dict[float, float]] = defaultdict(dict)
+        for metric, pairs in ((metric, pairs) for metric, steps in found.items() for pairs in steps.values()):
+            seconds, score = map(fmean, zip(*pairs, strict=True))
+            averages[metric][round(seconds, 2)] = score
         return averages
 
     @property
@@ -182,21 +168,20 @@ class Line:
         entries = mapping(figures.get(self.direction.removesuffix("_post"))) or flat
         return {name: value_of(value) for name, value in entries.items() if value_of(value) is not None}
 
-    def speed(self, name: str) -> Figure | None:
-        return self._figure_of(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
+    def speed(self, name: str) -> Values:
+        return self._values_of(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
 
     @property
-    def step_seconds(self) -> Figure | None:
+    def step_seconds(self) -> Values:
         """Mean seconds per step of every log interval of every seed."""
         samples = [dig(row, "speed", "step_seconds") for row in self.system.rows]
-        values = tuple(v for each in samples if isinstance(each, list) for v in map(value_of, each) if v is not None)
-        return Figure(values) if values else None
+        return tuple(v for each in samples if isinstance(each, list) for v in map(value_of, each) if v is not None)
 
     @cached_property
     def judgement(self) -> Judgement:
         for name in TRIVIAL:  # worse in all main metrics, by the mean over seeds
-            pairs = [(self.figure(metric), self.baseline(name, metric), self._sign(metric)) for metric in self.main]
-            if pairs and all(own and other and own.mean * sign < other.mean * sign for own, other, sign in pairs):
+            pairs = [(self.scores(metric), self.baseline(name, metric), self._sign(metric)) for metric in self.main]
+            if pairs and all(own and other and sign * fmean(own) < sign * fmean(other) for own, other, sign in pairs):
                 return Judgement(f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True)
         return self._judge(lambda entry: entry)
 
@@ -214,9 +199,8 @@ class Line:
         higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
         return 0 if higher is None else 1 if higher else -1
 
-    def _figure_of(self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None) -> Figure | None:
-        values = tuple(v for v in map(score_of, self.system.scored if rows is None else rows) if v is not None)
-        return Figure(values) if values else None
+    def _values_of(self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None) -> Values:
+        return tuple(v for v in map(score_of, self.system.scored if rows is None else rows) if v is not None)
 
     def _judge(self, part: Callable[[Row], Row]) -> Judgement:
         entries = [mapping(dig(row, "verdict", self.direction)) for row in self.system.scored]
@@ -276,8 +260,8 @@ def dig(row: Any, *keys: str) -> Any:
 
 
 def value_of(entry: Any) -> float | None:
-    """The number in a score entry, or a bare number; None if it is missing, NaN or not a number."""
+    """The number in a score entry, or a bare number; None if it is missing, not finite or not a number."""
     value = entry.get("value") if isinstance(entry, dict) else entry
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

@@ -1,14 +1,11 @@
 """Measures a device, its peak rates, and training steps alone and in turns with other toolkits, task by task."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from harness import PLAIN as SWITCHED_OFF
-from harness import Turn, ratio, reason, samples, summary, take_turns
-from recipe_step import RecipeStep
+from harness import RecipeStep, Turn, ratio, reason, samples, summary, take_turns
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -65,12 +61,9 @@ def environment(task: dict[str, Any], device: str) -> Iterator[Row]:
         if task["when"] == "under load":
             _queue_work(LOADED, place)
         values = _gpu_properties(place)
-    info = describe(start(device))
-    keys = ("device", "python", "torch", "cuda", "cudnn", "driver", "cpu", "threads")
-    values |= {key: info[key] for key in keys}
-    about = {"when": task["when"], "command": task["command"], "started": datetime.now().astimezone().isoformat()}
-    installed = software()
-    yield row("environment", **about, **values, packages=installed["packages"], gantk=installed["gantk"], git=commit())
+    values |= describe(start(device)) | software() | {key: task[key] for key in ("when", "command")}
+    del values["folder"]  # rows reveal no folders of the machine
+    yield row("environment", **values, git=commit())
 
 
 def _gpu_properties(device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Rows of a GPU run (`DEFINITIONS` says what they hold), their comparison with targets, and their Markdown."""
 
-from __future__ import annotations
-
 import operator
 from collections import Counter
 from collections.abc import Iterator

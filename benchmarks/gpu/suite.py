@@ -3,8 +3,6 @@
 A separate process measures: if it crashes or leaves the GPU in a bad state, it is replaced, and all rows are kept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import time

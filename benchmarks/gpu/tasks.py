@@ -1,7 +1,5 @@
 """The tasks of a run, in order, read from cases.toml."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator
 from itertools import product

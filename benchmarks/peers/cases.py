@@ -1,7 +1,5 @@
 """The cases of the comparison: method, image size, batch and networks, with gantk's recipe for each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The reference CycleGAN and pix2pix, and CUT, imported from checkouts of their authors' repositories."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib

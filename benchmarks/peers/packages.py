@@ -1,7 +1,5 @@
 """MONAI and KonfAI: their networks and losses in a plain PyTorch loop, as they have no training of translators."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from bisect import bisect_left

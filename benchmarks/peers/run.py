@@ -9,8 +9,6 @@ are tried. One that is not installed or can run none of the cases becomes a row 
 Each case runs with every peer that has its parts; without --cases, those that take minutes on a CPU are left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import random

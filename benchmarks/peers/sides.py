@@ -1,7 +1,5 @@
 """Sides of a comparison: `Side`, which takes training steps on given batches, and `OwnSide`, gantk's side."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -29,7 +29,7 @@ class RemoteChild(Child):
     def __init__(self, room: Room, job: Job, run: Path, log: Path, *_: object):
         self.ray, self.job, self.run, self.log = room.ray, job, run, log
         stopping(log).unlink(missing_ok=True)
-        self._read, self._step, self._steps = 0, 0, job.steps
+        self._read, self._step = 0, 0
         self.started, self._began, self._stopping = now(), time.perf_counter(), None
         task = room.ray.remote(attended).options(max_retries=0, **room.asked)
         self.end = task.remote(os.getcwd(), job, run, log, room.threads, room.device)
