@@ -23,10 +23,7 @@ from gantk_mixed.source import Mixed
 from gantk_nifti.source import Nifti
 from gantk_phantom.phantom import Phantom
 
-
-@pytest.fixture
-def tree(tmp_path):
-    return tree_of(tmp_path)
+tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 
 
 # --- bids

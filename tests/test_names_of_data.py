@@ -182,7 +182,7 @@ def test_numbers_of_patients_are_no_visits():
 
 def drawn(root, names):
     for b, kind in enumerate(("CT", "MR")):
-        (root / kind).mkdir()
+        (root / kind).mkdir(parents=True)
         for n, name in enumerate(names):
             noise = np.random.default_rng([b, n]).integers(0, 255, (16, 16), dtype=np.uint8)
             Image.fromarray(noise).save(root / kind / f"{name}.png")
@@ -190,10 +190,8 @@ def drawn(root, names):
 
 
 def test_patients_in_names_stay_on_one_side_and_unsure_ones_are_asked_about(tmp_path):
-    (tmp_path / "sure").mkdir()
     *_, found = data_of("cyclegan_ct_mr", drawn(tmp_path / "sure", SAYS["one number, slices last"]))
     assert found == "CT: 68 images of 4 patients; MR: 68 images of 4 patients"
-    (tmp_path / "may").mkdir()
     path = drawn(tmp_path / "may", MAY["three stacks in one number"])
     with pytest.raises(UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"):
         data_of("cyclegan_ct_mr", path)

@@ -7,11 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from volumes import PAIRED, load
 
 from gantk.data.sources.pairing import complete_pairs
 from gantk.recipe.load import Recipe, resolved
 from gantk_phantom.phantom import Phantom
-from gantk_plan.pixels import fit_of
+from gantk_plan.pixels import ALIKE, fit_of, likeness_of
 from gantk_plan.recipe import plan
 from gantk_trial import trial
 from gantk_trial.trial import Trial, predict
@@ -85,6 +86,9 @@ def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick
     assert not tables["data"]["unpair"] and tables["data"]["same_patient"]
     asked = tomllib.loads(plan(pictures(tmp_path, stranger), set=["method.name=cut"]))  # which knows no `cycle`
     assert asked["method"]["name"] == "cut" and "cycle" not in asked["method"] and Recipe(asked).check()
+    for path, words in ((tmp_path, ["--set data.source.pairs=none"]), (pictures(tmp_path / "true"), [])):
+        lines = load({"name": "folders", "path": str(path)}, PAIRED).description()
+        assert re.findall("may be of different patients.*(--set data.source.pairs=none)", "\n".join(lines)) == words
 
 
 def test_a_fit_falls_with_a_shift_and_with_another_patient():
@@ -92,6 +96,7 @@ def test_a_fit_falls_with_a_shift_and_with_another_patient():
     turned = [{"a": one["a"], "b": other["b"]} for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)]
     assert fit_of(pairs).good and not fit_of(pairs).rough and fit_of(pairs).shift == 0
     assert not fit_of(turned).good and fit_of([]) is None
+    assert likeness_of(pairs) > 0.9 and likeness_of(turned) < ALIKE and likeness_of(pairs[:3]) is None
 
 
 def test_time_decides_size_filters_and_steps(tmp_path, quick):

@@ -21,10 +21,7 @@ from gantk_aligned.images import Images
 from gantk_contrasts.source import Contrasts
 from gantk_nifti.source import Nifti
 
-
-@pytest.fixture
-def tree(tmp_path):
-    return tree_of(tmp_path)
+tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 
 
 def nifti(path, *arguments, **options):

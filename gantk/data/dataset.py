@@ -22,6 +22,7 @@ from gantk.data.split.near_duplicates import MOST, fingerprint, sampled
 from gantk.errors import UserError, counted
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
+from gantk.plugin.loader import load as plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,6 +164,7 @@ class Data:
         lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
         fitted = [f"{names[x]}: {each.note}" for x, each in self.intensity.items() if getattr(each, "note", "")]
         lines += [f"note     {sentence}" for sentence in (*consequences(self.splits), *fitted)]
+        lines += [f"warning  {sentence}" for sentence in filter(None, plugins().hook.gantk_data(data=self))]
         if (count := sum(map(len, self.splits.values()))) > MOST:
             lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")
         if self.classes:

@@ -76,10 +76,7 @@ def gantk_check(model) -> None:
 
 @hookspec
 def gantk_end(run) -> None:
-    """Called on rank 0 when a training ends: finished with scores and report, stopped by Ctrl-C, or failed.
-
-    `run` is the run folder (pathlib.Path).
-    """
+    """Called on rank 0 when a training ends: finished, stopped by Ctrl-C, or failed; `run` is its folder's Path."""
 
 
 @hookspec
@@ -188,6 +185,11 @@ def gantk_subjects(items, how):
     UserError, "" drops them, a list drops them and receives that UserError. With `how` "folders", and "numbered
     folders" for short, the patient is read from `item.place` instead.
     """
+
+
+@hookspec
+def gantk_data(data) -> str | None:
+    """Check `data`, a gantk.data.dataset.Data, before a new training's first step; returns a warning, or None."""
 
 
 @hookspec(firstresult=True)

@@ -43,3 +43,23 @@ def plan_command(scans, out, **options) -> None:
 def gantk_commands(cli) -> None:
     """Attach `gantk plan SCANS`."""
     cli.add_command(plan_command)
+
+
+@hookimpl
+def gantk_data(data) -> str | None:
+    """A warning where pairs are no more alike than images of different patients: only their names may be equal."""
+    pairs = [pair for split in data.splits for pair in data.pairs(split) if pair["a"].path and pair["b"].path]
+    if len(data.letters) < 2 or not pairs:
+        return None
+    from gantk_plan.pixels import ALIKE, likeness_of
+
+    likeness = likeness_of(pairs)
+    if likeness is None or likeness >= ALIKE:
+        return None
+    first, used = pairs[0], "this method learns from them" if data.paired else "scores are computed from them"
+    what = f"pairs may be of different patients, or lie far from each other, and {used}: only in {likeness:.0%} of "
+    what += "comparisons an image fits its partner better than another's (chance is 50 %). "
+    ways = "--set data.source.pairs=none, or =FILE for a CSV of pairs" * ("pairs" in data.table.source.options)
+    ways = ", ".join(filter(None, ["dualgan or another unpaired method" * data.paired, ways]))
+    what += f"The first: '{first['a'].key}' and '{first['b'].key}'"
+    return f"{what}. If they are no pairs: {ways or 'correct them'}"

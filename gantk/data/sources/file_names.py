@@ -319,12 +319,10 @@ def discover(root: Path, domains: tuple[str, str], images: Sequence[Path] | None
         kind = "nifti" if all(map(is_volume, images)) else "folders"
         ways = f"set data.domains to names that there are, or --set data.source.name={kind} and words or globs, "
         ways += "--set data.source.a=WORD --set data.source.b='*_0001*'"
-        raise UserError(
-            f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {shown}",
-            where="data.source.path",
-            allowed="trainA and trainB, folders or files named after the domains, or two folders",
-            remedy=rename_or_map([word for word, _ in counts.most_common(2)], domains) or ways,
-        )
+        what = f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}: folders {shown}"
+        allowed = "trainA and trainB, folders or files named after the domains, or two folders"
+        remedy = rename_or_map([word for word, _ in counts.most_common(2)], domains) or ways
+        raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
     return items_in(root, letters, names)
 
 
