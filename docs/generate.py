@@ -84,8 +84,8 @@ def code(text: object) -> str:
 def recipes() -> str:
     """Every recipe: its summary, what it needs, its settings, what was published and what was measured here."""
     from gantk.recipe.load import load_recipe
-    from gantk_bench.markdown import table as bench_table
     from gantk_bench.rows import read_rows
+    from gantk_bench.tables import markdown as bench_table
     from gantk_lookup.departures import in_short
 
     rows = read_rows(ROOT / "benchmarks/results/quick.jsonl")

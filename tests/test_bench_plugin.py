@@ -11,13 +11,13 @@ from tiny import ROOT
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
-from gantk_bench.markdown import table
 from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import read_rows, write_rows
 from gantk_bench.statistics import statistics
 from gantk_bench.suite import all_suites, load_suite
 from gantk_bench.systems import systems
+from gantk_bench.tables import markdown
 
 pytestmark = pytest.mark.bench
 RESULTS = ROOT / "benchmarks" / "results"
@@ -165,7 +165,7 @@ def test_a_training_that_taught_nothing_is_flagged_and_not_ranked():
     for one in (taught, failed, part):
         one |= {"test_images": "same", "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}}}
     ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
-    assert ranked == {"one", "three"} and "training failed" in table([failed])
+    assert ranked == {"one", "three"} and "training failed" in markdown([failed])
 
 
 FAILED = {"format": 1, "label": "dualgan_t1t2", "status": "failed", "error": "a bug"}
@@ -231,8 +231,8 @@ def test_nothing_in_a_row_can_execute(tmp_path):
     assert page.can_execute_nothing_of_its_own()
     assert not [found for tag, found in page.tags if tag == "img"]
     assert HOSTILE in "".join(page.texts[""])
-    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in table([hostile]).splitlines() if line.startswith("|")]
-    assert "<script" not in table([hostile]) and len(set(bars)) == 1
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown([hostile]).splitlines() if line.startswith("|")]
+    assert "<script" not in markdown([hostile]) and len(set(bars)) == 1
 
 
 def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other_folders(tmp_path):
@@ -253,6 +253,6 @@ def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other
 
 
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():
-    made, kept = table(read_rows(RESULTS / "quick.jsonl")), (RESULTS / "quick.md").read_text("utf-8")
+    made, kept = markdown(read_rows(RESULTS / "quick.jsonl")), (RESULTS / "quick.md").read_text("utf-8")
     shown = [[line for line in text.splitlines() if line.startswith("| `")] for text in (made, kept)]
     assert shown[0] == shown[1] and {row.split("`")[1] for row in shown[0]} == set(all_recipes())

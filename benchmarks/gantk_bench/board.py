@@ -1,4 +1,4 @@
-"""Terminal output of a bench: a line for each row that starts or ends, a line of progress, and a table at the end."""
+"""Terminal output of a bench: a line for each row that starts or ends, and a line of progress."""
 
 import os
 from collections.abc import Sequence
@@ -6,17 +6,10 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from gantk.terminal import duration
 from gantk_bench.child import Child
-from gantk_bench.columns import cells, named_scores, verdict
-from gantk_bench.systems import System
-from gantk_bench.systems import systems as grouped
-
-TONES = {"good": "green", "near": "yellow", "bad": "red"}
-TITLES = ("Recipe", "Direction", "PSNR / SSIM", "Verdict", "Step time", "Training")  # of the table at the end
+from gantk_bench.tables import brief
 
 
 class Board:
@@ -54,27 +47,3 @@ class Board:
         self.ended += 1
         line = f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({self.ended}/{self.total})"
         self.console.print(f"{line}  {row.get('error') or brief(row)}", markup=False, soft_wrap=True)
-
-
-def brief(row: dict[str, Any]) -> str:
-    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
-    lines = [line for line in System(row["label"], (row,)).lines if line.direction]
-    texts = [", ".join(filter(None, (named_scores(line), verdict(line).text))) for line in lines]
-    return "   ".join(plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True))
-
-
-def result_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A line for each direction of each system: mean (lowest to highest) over its seeds."""
-    table = Table(box=None, pad_edge=False)
-    for title in TITLES:
-        table.add_column(title, overflow="fold")
-    for system in grouped(rows):
-        for place, line in enumerate(cells(system, TITLES)):
-            texts = [Text(plain(cell.whole), style=TONES.get(cell.tone, "")) for cell in line]
-            table.add_row("" if place else texts[0], *texts[1:])
-    return table
-
-
-def plain(text: str) -> str:
-    """Text as a terminal of any encoding and width shows it."""
-    return text.replace("\u00a0", " ").replace("→", "->").replace("–", "-").replace("−", "-")

@@ -15,11 +15,11 @@ from gantk.report.pictures import embedded, evenly
 from gantk.report.run_record import Direction, Points, RunRecord, Samples
 from gantk.report.words import baseline_name, digits, metric_name
 from gantk.terminal import duration
-from gantk_bench.columns import OPTIONAL, Column, columns, figure_name, named_scores, spread
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.plan import settings_of
 from gantk_bench.statistics import statistics
 from gantk_bench.systems import FIRST, Line, Row, System, mapping, systems, value_of
+from gantk_bench.tables import OPTIONAL, Column, columns, figure_name, named_scores, spread
 
 HERE = Path(__file__).parent
 TONES = {REGRESSION: "bad", BETTER: "good"}

@@ -18,7 +18,7 @@ from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_bench import comparison
-from gantk_bench.board import Board, plain, result_table
+from gantk_bench.board import Board
 from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
 from gantk_bench.plan import Job, Options, jobs_for, recipe_names
@@ -26,6 +26,7 @@ from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_paths, 
 from gantk_bench.statistics import sentences
 from gantk_bench.suite import Suite, load_suite
 from gantk_bench.systems import systems as grouped
+from gantk_bench.tables import markdown, plain, terminal
 
 POLL_INTERVAL = 0.2  # seconds between polls of the children
 # (folder, threads, device, jobs) -> a context manager of (a callable like Child, children at once, threads of each)
@@ -266,12 +267,11 @@ def _stop(children: list[Child]) -> None:
 
 def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Change] | None) -> list[Path]:
     """Write bench.md and bench.html; returns their paths."""
-    from gantk_bench.markdown import table
     from gantk_bench.page import write_page
 
     try:
-        markdown = write_file(path / "bench.md", table(rows).encode())
-        return [markdown, write_page(rows, path, changes=changes)]
+        written = write_file(path / "bench.md", markdown(rows).encode())
+        return [written, write_page(rows, path, changes=changes)]
     except OSError as error:
         what = f"the tables cannot be written to '{path}': {error.strerror}"
         raise GantkError(f"{what}. All rows are there; make room and go on with --resume.") from None
@@ -279,7 +279,7 @@ def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Chan
 
 def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     """Print the table of results, the statistics, the changes and the paths of the files."""
-    out.print(result_table(outcome.rows))
+    out.print(terminal(outcome.rows))
     for line in sentences(grouped(outcome.rows)):
         out.print(plain(line), markup=False, soft_wrap=True)
     for line in () if outcome.changes is None else comparison.change_lines(outcome.changes):

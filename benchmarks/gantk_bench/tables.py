@@ -1,16 +1,27 @@
-"""The columns of every table of a bench (page, Markdown, terminal): each turns a Line into a Cell."""
+"""The tables of a bench on the page, in Markdown and on a terminal: columns, each of which turns a Line into a Cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, median
+from textwrap import shorten
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from gantk.report.words import baseline_name, digits, interval, joules, metric_name, number, short_time
 from gantk.terminal import duration
-from gantk_bench.systems import FIRST, Judgement, Line, System, Values
+from gantk_bench.statistics import sentences
+from gantk_bench.systems import FIRST, Judgement, Line, Row, System, Values, mapping, systems
 
 # on the page only if a line has one
 OPTIONAL = {"Published, other data", "First step", "Memory", "Energy", "Step time"}
+ON_TERMINAL = ("Recipe", "Direction", "PSNR / SSIM", "Verdict", "Step time", "Training")
+BASELINES = ("Best baseline", "L1 regression", "Identity", "Published, other data")
+IN_MARKDOWN = (*ON_TERMINAL[:3], *BASELINES, "Verdict", "Training", "Images/s")
+LONGEST = 120  # characters of a cell; bench.html has the whole text
+TONES = {"good": "green", "near": "yellow", "bad": "red"}
 
 
 @dataclass(frozen=True)
@@ -199,3 +210,68 @@ def _speed_column(title: str, key: str, text_of: Callable[[float], str], note: s
         return Cell(text_of(fmean(values)), "", sortable(fmean(values))) if values else Cell()
 
     return Column(title, cell, falling=falling, note=note)
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """A Markdown table of rows, also of failed ones, and a legend; several seeds appear as mean (lowest to highest)."""
+    groups = systems(rows)
+    body = [IN_MARKDOWN, ["---"] * len(IN_MARKDOWN)]
+    for system in groups:  # one row for all directions; equal cells are written once
+        turned = zip(*cells(system, IN_MARKDOWN), strict=True)
+        texts = [
+            [_escaped(shorten(cell.whole, LONGEST, placeholder="…")) or "–" for cell in column] for column in turned
+        ]
+        body.append([each[0] if len(set(each)) == 1 else "<br>".join(each) for each in texts])
+        body[-1][0] = f"`{_escaped(system.name)}`"
+    lines = [line for system in groups for line in system.lines]
+    notes = [*_legend(lines), *(f"- {_escaped(sentence)}" for sentence in sentences(groups))]
+    return "\n".join([*(f"| {' | '.join(texts)} |" for texts in body), "", *notes, ""])
+
+
+def _legend(lines: list[Line]) -> list[str]:
+    """The legend: what the figures are, with the definition of each metric."""
+    definitions = {m: str(line.entry(m).get("definition") or "") for line in lines for m in line.main}
+    seeds = max((len(line.system.rows) for line in lines), default=0)
+    machines = {str(mapping(row.get("machine")).get("cpu") or "") for line in lines for row in line.system.rows} - {""}
+    notes = [
+        "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
+        + (f"; mean (lowest to highest) of up to {seeds} seeds." if seeds > 1 else "."),
+        "Identity returns the input. The best baseline is that of identity, histogram matching, the best map of "
+        "intensity alone and an L1 U-Net regression, the last two fitted on true training pairs, and pixel noise for "
+        "images from noise.",
+        "The verdict is against the best baseline, with the probability that the model is better (paired bootstrap "
+        "over patients); without pairs: against the best of those that needed none.",
+        *(f"{_escaped(metric_name(metric))}: `{_escaped(text)}`." for metric, text in definitions.items() if text),
+        *([f"Measured on {', '.join(sorted(map(_escaped, machines)))}."] if machines else []),
+    ]
+    return [f"- {sentence}" for sentence in notes]
+
+
+def _escaped(text: object) -> str:
+    """Text on one line, with the characters escaped that have a meaning in Markdown tables and HTML."""
+    escaped = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    return escaped.replace("<", "&lt;")
+
+
+def brief(row: dict[str, Any]) -> str:
+    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
+    lines = [line for line in System(row["label"], (row,)).lines if line.direction]
+    texts = [", ".join(filter(None, (named_scores(line), verdict(line).text))) for line in lines]
+    return "   ".join(plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True))
+
+
+def terminal(rows: Sequence[dict[str, Any]]) -> Table:
+    """A line for each direction of each system: mean (lowest to highest) over its seeds."""
+    table = Table(box=None, pad_edge=False)
+    for title in ON_TERMINAL:
+        table.add_column(title, overflow="fold")
+    for system in systems(rows):
+        for place, line in enumerate(cells(system, ON_TERMINAL)):
+            texts = [Text(plain(cell.whole), style=TONES.get(cell.tone, "")) for cell in line]
+            table.add_row("" if place else texts[0], *texts[1:])
+    return table
+
+
+def plain(text: str) -> str:
+    """Text as a terminal of any encoding and width shows it."""
+    return text.replace("\u00a0", " ").replace("→", "->").replace("–", "-").replace("−", "-")
