@@ -9,6 +9,7 @@ from gantk_plan.look import Scans
 
 UNET = {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}
 EDGES = "convolutions at full resolution ahead of and behind the U-Net carry the edges; the wider, the more time"
+MOST_COMPARED = 4000  # images of which each is compared with all of the other domain before the first step
 ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 
 
@@ -25,9 +26,9 @@ def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line
     return [Line(f"{table}.{key}", value, why) for so, key, value, why in rows if so]
 
 
-def method_of(seen: Scans) -> list[Line]:
+def method_of(seen: Scans, dims: int) -> list[Line]:
     """The lines of [method], with networks of the smallest width."""
-    return _noise(seen) if len(seen.domains) == 1 else _paired(seen) if seen.paired else _unpaired(seen)
+    return _noise(seen) if len(seen.domains) == 1 else _paired(seen) if seen.paired else _unpaired(seen, dims)
 
 
 def _paired(seen: Scans) -> list[Line]:
@@ -53,11 +54,12 @@ def shorter(lines: list[Line]) -> list[Line]:
     return [kept[0]._replace(value="regression", why=kept[0].why + why), *kept[1:]]
 
 
-def _unpaired(seen: Scans) -> list[Line]:
+def _unpaired(seen: Scans, dims: int) -> list[Line]:
     why = f"{seen.fit}: they do not fit" if seen.fit else "no pairs are known"
     why = f"{seen.alone} images have no partner; complete, they could teach a paired method" if seen.alone else why
     ct, mr = "ct" in seen.kinds, all(kind not in ("", "ct", "pet") for kind in seen.kinds)
-    stripped, few = seen.volumes and seen.empty > 0.4, mr and seen.volumes and 0 < seen.patients < 20
+    stripped, heads = seen.volumes and seen.empty > 0.4, seen.volumes and 0 < seen.patients < 20
+    few = mr and heads
     opposite = stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
     patches = {"name": "patchgan", "width": 32}
     small = f"{seen.patients} patients: larger patches see whose ventricles are larger, and teach to invent that"
@@ -67,8 +69,12 @@ def _unpaired(seen: Scans) -> list[Line]:
     floor = "deviation of the input, as a share of the range, below which it is noise rather than an edge"
     turned = "what is darker in T1 is brighter in T2, where fat and skull are gone: else copying the input can win"
     air = f"{100 * seen.empty:.0f} % of the pixels and more are exactly empty, and stay so"
+    like = dims == 2 and (mr or ct) and not heads and len(seen.records) <= MOST_COMPARED  # no few heads are alike
+    found = "like images of the other domain, found by their edges; outputs are drawn to them, and no pair is told"
+    edges = [{"name": "edge_direction", "weight": 20.0}]
     rows = [
         (True, "name", "dualgan" if mr else "cyclegan", f"{why}: an unpaired method"),
+        (like, "pairs", "weak_pairs", found),
         (not ct, "generator", UNET, EDGES),
         (ct, "generator", {"name": "resnet", "width": 12, "blocks": 6}, "of CycleGAN's paper; wider with more time"),
         (not ct and not few, "discriminator", patches, "judges patches of 70 px"),
@@ -78,9 +84,10 @@ def _unpaired(seen: Scans) -> list[Line]:
         (True, "cycle", 5.0 if few else 10.0, "weight of the way back; half of it where edges are held as well"),
         (not mr, "identity", 0.0, "would keep each tissue as bright as it is"),
         (True, "low_res_warmup", 0.4, half),
-        (mr, "local_ncc", 2.0, "both are MR: output and input share their edges"),
+        (mr and like, "source_losses", edges, "both are MR: output and input share their edges"),
+        (mr and not like, "local_ncc", 2.0, "both are MR: output and input share their edges"),
         (opposite, "contrast", "inverted", turned),
-        (mr or ct, "flat_region", 3.0 if ct else 4.0 if stripped else 6.0, calm),
+        (mr or ct, "flat_region", 3.0 if ct else 1.0 if like else 4.0 if stripped else 6.0, calm),
         (mr or ct, "noise_floor", 0.02 if stripped else 0.06, floor),
         (stripped, "air", 10.0, air),
         (not stripped, "defense", 0.05, "noise on what is brought back, so that no hidden copy of the input pays"),
