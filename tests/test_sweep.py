@@ -16,8 +16,8 @@ from several import SRUN
 from tiny import TINY
 
 import gantk
-from gantk_cluster.space import axes_of
-from gantk_cluster.sweep import sweep, write_report
+from gantk_sweep.space import axes_of
+from gantk_sweep.sweep import sweep, write_report
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}

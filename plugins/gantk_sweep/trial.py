@@ -20,7 +20,7 @@ from gantk.plugin.loader import registry
 from gantk.recipe.load import checked_recipe, resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
-from gantk_cluster import REPORTING
+from gantk_sweep import REPORTING
 
 WORST = 1e30  # the loss of a trial without a score
 TRIAL = "trial.json"  # in a trial's run folder: its name, its settings with their first step, and why it failed

@@ -21,8 +21,8 @@ from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connected
-from gantk_cluster.space import axes_of, require_changeable
-from gantk_cluster.trial import TRIAL, noted, scores_of, train
+from gantk_sweep.space import axes_of, require_changeable
+from gantk_sweep.trial import TRIAL, noted, scores_of, train
 
 SCHEDULERS = ("asha", "pbt", "none")
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
@@ -55,7 +55,7 @@ def sweep(
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
     Args:
-        space: see `gantk_cluster.space.axes_of`; every end and choice is checked before anything is trained.
+        space: see `gantk_sweep.space.axes_of`; every end and choice is checked before anything is trained.
         trials: number of trainings; with "pbt" the size of the population.
         hours: time limit of the whole sweep.
         scheduler: "asha" (Li et al., 2018) ends the worse two thirds of the trials at a ninth and at a third of the
