@@ -16,8 +16,7 @@ from several import SRUN
 from tiny import TINY
 
 import gantk
-from gantk_sweep.space import axes_of
-from gantk_sweep.sweep import sweep, write_report
+from gantk_sweep.sweep import axes_of, sweep, write_report
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
@@ -28,13 +27,14 @@ SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
 def test_what_a_population_moves_stays_between_the_ends(low, wide, log, share):
     axis = axes_of([f"a.b={low!r}..{low * wide!r}{':log' if log else ''}"])[0]
     value = axis.within(low + share * (low * wide - low))
-    assert axis.low <= value <= axis.high and 0 <= axis.place(value) <= 1
+    assert axis.ends[0] <= value <= axis.ends[1] and 0 <= axis.place(value) <= 1
 
 
 def test_a_space_is_read_as_it_is_written():
     whole, real, words = axes_of(["a=2..8", "b=1e-4..4e-4:log", "c=ls,bce"])
-    assert (whole.ends, real.ends, words.choices) == ((2, 8), (1e-4, 4e-4), ("ls", "bce"))
-    assert axes_of(["a=[1, 2],[3, 4]"])[0].choices == ([1, 2], [3, 4])
+    assert [axis.sampler for axis in (whole, real, words)] == ["randint", "loguniform", "choice"]
+    assert (whole.ends, real.ends, words.ends) == ((2, 8), (1e-4, 4e-4), ("ls", "bce"))
+    assert axes_of(["a=[1, 2],[3, 4]"])[0].ends == ([1, 2], [3, 4])
 
 
 def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,16 +18,20 @@ from typing import Any, Literal
 from gantk.errors import GantkError, Interrupted, UserError, argument, counted
 from gantk.files import held, write_file
 from gantk.plugin.loader import registry
-from gantk.recipe.load import Settings, checked_recipe
+from gantk.recipe.load import Settings, checked_recipe, parse_setting
 from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
 from gantk.training.loop import stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connected
-from gantk_sweep.space import axes_of, require_changeable
-from gantk_sweep.trial import TRIAL, noted, scores_of, train
+from gantk_sweep.trial import NOTED, TRIAL, scores_of, train
 
+EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
+RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
 SCHEDULERS = ("asha", "pbt", "none")
+# Settings that may change within a training; networks, data and the number of steps may not.
+CHANGEABLE = ("train.optimizer.", "train.optimizers.", "method.")
+FIXED = ("method.name", "method.generator", "method.discriminator")
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
 ASKED = "sweep.json"
 KINDS = {"name": str, "recipe": dict[str, Any], "space": list[str], "scheduler": Literal[SCHEDULERS]}
@@ -54,29 +61,21 @@ def sweep(
 ) -> Path:
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
-    Args:
-        space: see `gantk_sweep.space.axes_of`; every end and choice is checked before anything is trained.
-        trials: number of trainings; with "pbt" the size of the population.
-        hours: time limit of the whole sweep.
-        scheduler: "asha" (Li et al., 2018) ends the worse two thirds of the trials at a ninth and at a third of the
-            steps; "pbt" (Jaderberg et al., 2017) replaces the worst quarter by changed copies of the best; "none".
-        score: None: what best.json chooses by, which without pairs sees no truth; else a metric of validation pairs.
-        address: of the Ray cluster, see `gantk_cluster.cluster.connected`.
-        resume: the folder of an interrupted sweep, continued with its own options.
-        out: the folder; None: runs/NAME-sweep-TIME. All machines must see it under this path.
-        cpus, gpus: threads and GPUs of one trial; None: one GPU if the cluster has any.
-
-    All others are those of `gantk.run`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
+    `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in `connected`. "asha" is
+    of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a population of `trials`. Returns the folder: trials/*,
+    each a run; best.toml, sweep.html, sweep.jsonl.
     """
-    folder = Path(out) if out else None
+    folder = Path(resume or out) if resume or out else None
     if resume is None:
-        asked = _asked(recipe, list(space), scheduler, score, data, set, profile, seed)
+        if recipe is None:
+            raise UserError("no recipe is named", where="RECIPE", remedy="`gantk sweep RECIPE --space KEY=LOW..HIGH`")
+        seeds = {} if seed is None else {"train.seed": seed}
+        asked = _asked(*checked_recipe(recipe, data, set, profile, seeds), list(space), scheduler, score)
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         if folder and folder.is_dir() and any(folder.iterdir()):
             remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
             raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
     else:
-        folder = Path(resume)
         if recipe is not None or space:
             raise UserError("a sweep goes on with what it was asked for", where="--resume", remedy="leave the rest out")
         if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
@@ -103,20 +102,15 @@ def sweep(
     return folder
 
 
-def _asked(
-    recipe: Any, space: list[str], scheduler: str, score: str | None, data: Any, over: Settings, profile: str | None,
-    seed: int | None,
-) -> dict[str, Any]:  # fmt: skip
+def _asked(loaded: Any, model: Any, space: list[str], scheduler: str, score: str | None) -> dict[str, Any]:
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an axis."""
-    if recipe is None:
-        raise UserError("no recipe is named", where="RECIPE", remedy="`gantk sweep RECIPE --space KEY=LOW..HIGH`")
     if scheduler not in SCHEDULERS:
         raise UserError(f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS)
-    axes, seeds = axes_of(space), {} if seed is None else {"train.seed": seed}
-    if scheduler == "pbt":
-        require_changeable(axes)
-    loaded, model = checked_recipe(recipe, data, over, profile, seeds)
-    for axis in axes:
+    for axis in axes_of(space):
+        if scheduler == "pbt" and (axis.key.startswith(FIXED) or not axis.key.startswith(CHANGEABLE)):
+            what = f"'{axis.key}' cannot change within a training, as --scheduler pbt would have it"
+            allowed = "train.optimizer.*, train.optimizers.*, and the method's own numbers"
+            raise UserError(what, where="--space", allowed=allowed, remedy="use --scheduler asha")
         for value in axis.ends:
             checked_recipe(loaded.tables, None, {axis.key: value}, None)
     if (steps := model.train.steps) is None:
@@ -160,7 +154,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
         scheduler = PopulationBasedTraining(
             "step",
             perturbation_interval=asked["every"],
-            hyperparam_mutations={axis.key: [*axis.choices] or axis.domain(tune) for axis in axes},
+            hyperparam_mutations={x.key: [*x.ends] if x.sampler == "choice" else x.domain(tune) for x in axes},
             custom_explore_fn=lambda config: {axis.key: axis.within(config[axis.key]) for axis in axes},
         )
     gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
@@ -199,7 +193,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     asked = read(folder / ASKED, KEPT)
     rows, rule, higher = [], "", False
     for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL}")):
-        known, scores = noted(run), {}
+        known, scores = read(run / TRIAL, NOTED), {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
         best = (max if higher else min)(scores, key=scores.get, default=None)
@@ -211,14 +205,75 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     if rows and rows[0]["score"] is not None:
         write_file(folder / "best.toml", (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes())
     story = {"asked": asked, "axes": axes_of(asked["space"]), "rows": rows, "higher": higher, "rule": rule}
-    page = render("sweep.html.j2", story | {"short": _short}, folders=[Path(__file__).parent], scripts=())
+    page = render("sweep.html.j2", story, folders=[Path(__file__).parent], scripts=())
     write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
     return rows, rule
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _words(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting of the search space: one of several choices, or a number between two ends, both included."""
+
+    key: str
+    ends: tuple[Any, ...]  # the choices, or the lowest and the highest number; the recipe must accept all of them
+    sampler: str = "choice"  # of Ray Tune: choice, uniform, loguniform, randint or lograndint
+
+    def domain(self, tune: Any) -> Any:
+        """The Ray Tune sampler of this axis."""
+        if self.sampler == "choice":
+            return tune.choice(self.ends)
+        low, high = self.ends
+        return getattr(tune, self.sampler)(low, high + isinstance(high, int))
+
+    def within(self, value: Any) -> Any:
+        """A value that a population has changed, clamped to the range."""
+        return value if self.sampler == "choice" else min(max(value, self.ends[0]), self.ends[1])
+
+    def place(self, value: Any) -> float:
+        """The position of a value between the ends, 0 to 1."""
+        if self.sampler == "choice":
+            return self.ends.index(value) / (len(self.ends) - 1)
+        low, high, at = (math.log(each) if "log" in self.sampler else each for each in (*self.ends, value))
+        return min(max((at - low) / (high - low), 0.0), 1.0)
+
+
+def axes_of(space: Iterable[str]) -> list[Axis]:
+    """Parses `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` and `KEY=V1,V2` into axes; raises UserError for any other text."""
+    axes = {}
+    for text in space:
+        axis = _axis(text)
+        if axes.setdefault(axis.key, axis) is not axis:
+            raise UserError(f"'{axis.key}' stands twice", where="--space", remedy="write each key once")
+    if not axes:
+        raise UserError("nothing is varied", where="--space", allowed=EXAMPLES)
+    return [*axes.values()]
+
+
+def _axis(text: str) -> Axis:
+    key, _, values = (part.strip() for part in text.partition("="))
+    error = UserError(f"'{text}' is no space", where="--space", allowed=EXAMPLES)
+    if not values:
+        raise error
+    key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
+    if not (found := RANGE.fullmatch(values)):
+        listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
+        choices = listed if isinstance(listed, list) else [each.strip() for each in values.split(",")]
+        if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
+            raise error
+        return Axis(key, tuple(choices))
+    low, high, log = found.groups()
+    try:
+        low, high = map(float if {*"eE."} & {*(low + high)} else int, (low, high))
+    except ValueError:
+        raise error from None
+    if not -math.inf < low < high < math.inf:
+        raise error
+    if log and low <= 0:
+        what = f"the range of '{key}' begins at {low:g}, which has no logarithm"
+        raise UserError(what, where="--space", remedy="begin above 0, or leave :log out")
+    return Axis(key, (low, high), "log" * bool(log) + ("randint" if isinstance(low, int) else "uniform"))

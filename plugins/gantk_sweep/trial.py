@@ -11,8 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gantk import resume
-from gantk import run as run_recipe
+import gantk
 from gantk.errors import GantkError, UserError, told
 from gantk.files import held, whole_folder, write_file
 from gantk.machine.launch import ALONE
@@ -20,11 +19,13 @@ from gantk.plugin.loader import registry
 from gantk.recipe.load import checked_recipe, resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
+from gantk.runs.schemas import read, table
 from gantk_sweep import REPORTING
 
 WORST = 1e30  # the loss of a trial without a score
 TRIAL = "trial.json"  # in a trial's run folder: its name, its settings with their first step, and why it failed
-LEFT_OUT = shutil.ignore_patterns("report.html", "metrics.json", "samples", "profile", ".*")
+NOTED = table("trial", "values", trial=str, values=list[Any], error=str)
+LEFT_OUT = ("report.html", "metrics.json", "samples", "profile", ".*")
 
 
 def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -48,15 +49,15 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if noted(Path(folder))["trial"] != run.name:
+                if read(Path(folder) / TRIAL, NOTED)["trial"] != run.name:
                     with whole_folder(run) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
         if steps_saved(run / "checkpoints"):
             Run(run).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
-            resume(run, **options)
+            gantk.resume(run, **options)
         else:
-            run_recipe(asked["recipe"], set=config, out=run, **options)
+            gantk.run(asked["recipe"], set=config, out=run, **options)
         report(done=True)
     except Exception as error:
         report.note(config, str(error) if isinstance(error, GantkError) else told(error))
@@ -76,7 +77,7 @@ class Reporter:
     def note(self, config: dict[str, Any], error: str | None = None) -> None:
         """Write trial.json: the trial's name, its settings with the step from which they hold, and why it failed."""
         self.run.mkdir(parents=True, exist_ok=True)
-        known = noted(self.run)["values"] if (self.run / TRIAL).is_file() else []
+        known = read(self.run / TRIAL, NOTED).get("values", [])
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
         write_file(self.run / TRIAL, json.dumps({"trial": self.run.name, "values": known, "error": error}).encode())
@@ -88,21 +89,20 @@ class Reporter:
         if not done and max(saved, default=0) <= self.reported:
             return
         self.reported = step = saved[-1]
-        best = json.loads((self.run / "best.json").read_text("utf-8"))["step"]
+        others = {*saved} - {step, read(self.run / "best.json")["step"]}
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
         found = {"loss": WORST if score is None else -score if higher else score, "score": score, "step": step}
         with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
-            folder = shutil.copytree(self.run, Path(made) / "run", copy_function=os.link, ignore=LEFT_OUT)
-            for other in {*saved} - {step, best}:
-                shutil.rmtree(path_of(folder / "checkpoints", other))
+            left_out = shutil.ignore_patterns(*LEFT_OUT, *(path_of(self.run, other).name for other in others))
+            folder = shutil.copytree(self.run, Path(made) / "run", copy_function=os.link, ignore=left_out)
             tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
     """Returns what is scored, whether higher is better, and step -> score, from best.json or of `metric`."""
     if metric is None:
-        chosen = json.loads((run / "best.json").read_text("utf-8"))
+        chosen = read(run / "best.json")
         scored = {row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None}
         return chosen["rule"], chosen["higher_is_better"], scored
     found: dict[int, float] = {}
@@ -112,8 +112,3 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
             found[line["step"]] = sum(ways) / len(ways)
     higher = bool(registry().get("metric", metric).load().higher_is_better)
     return f"{metric} of validation pairs, which is the truth", higher, found
-
-
-def noted(run: Path) -> dict[str, Any]:
-    """The content of a trial's trial.json."""
-    return json.loads((run / TRIAL).read_text("utf-8"))
