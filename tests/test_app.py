@@ -1,7 +1,5 @@
 """The window of `gantk app` and its REST endpoint make what the command line makes, and say what is wrong."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

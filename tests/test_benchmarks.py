@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,8 +98,7 @@ def drive(monkeypatch, tmp_path, capsys):
 
     def call(*arguments: object):
         code = run.main([*map(str, arguments), *small, "--json", str(file)])
-        out, err = capsys.readouterr()
-        return code, json_lines(file) if file.exists() else [], out, err
+        return code, json_lines(file) if file.exists() else [], *capsys.readouterr()
 
     return call
 
@@ -263,6 +263,20 @@ def test_what_does_not_fit_into_the_minutes_is_a_row_that_says_so(tmp_path):
     assert "not measured (out of time budget)" in rows.markdown(found)
 
 
+def test_a_process_that_dies_or_hangs_is_told_from_a_run_that_is_over():
+    def messages(left: float = 9.0, limit: float = 9.0, dead: bool = False) -> list:
+        worker = object.__new__(suite.Worker)
+        worker.connection, theirs = Pipe()
+        worker.device_name, worker.process = "cpu", SimpleNamespace(join=lambda seconds: None, exitcode=-9)
+        if dead:
+            theirs.close()
+        return list(worker.messages({}, left, limit))
+
+    assert messages(dead=True) == [("killed", "the process that measures ended with code -9")]
+    assert messages(limit=0.01) == [("killed", "took longer than 0.01 s")]
+    assert messages(left=0.0) == [("killed", "out of time budget")]
+
+
 def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
     def broken(self, batch):
         raise torch.OutOfMemoryError("CUDA\nsecond line")
@@ -306,12 +320,10 @@ def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
     assert row["share"]["median"] > 0 and len(row["seconds"]["floor"]) >= 4
     assert all(one["calls"] == int(one["calls"]) for one in row["operations"])  # nothing before the recorded steps
-    layer, image = (
-        conv(2, 64, 64, 4, stride=2, padding=1).to(memory_format=torch.channels_last),
-        torch.ones(1, 64, 4, 4),
-    )
+    last = {"memory_format": torch.channels_last}
+    layer, image = conv(2, 64, 64, 4, stride=2, padding=1).to(**last), torch.ones(1, 64, 4, 4)
     with (recorder := floor.Recorder(CPU)).patches, recorder:  # a matrix product of gantk's own
-        layer(image.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        layer(image.contiguous(**last)).square().sum().backward()
     found = {called.name: called for called in recorder.found.values()}
     assert "mm" not in found and found["convolution_backward"].arguments[-1] == [False, True, True]
     assert found["pow"].moved == 2 * 4 * 64 * 2 * 2  # four positions of 64 channels, read and written

@@ -1,7 +1,5 @@
 """Statistics: known p-values, corrections, errors of the first kind, power, ranks, subgroups."""
 
-from __future__ import annotations
-
 import json
 from itertools import product
 

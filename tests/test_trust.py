@@ -1,7 +1,5 @@
 """What says whether to trust a result: inventions and erasures, copies, spreads that hold what they state."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

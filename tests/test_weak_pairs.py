@@ -1,7 +1,5 @@
 """Pairs that an unpaired method finds itself: alike whatever the contrast, registered, and moved with their images."""
 
-from __future__ import annotations
-
 import pickle
 from functools import partial
 

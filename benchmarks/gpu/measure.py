@@ -29,13 +29,8 @@ BAR = {"seconds": 1.5, "least": 40, "most": 80}  # samples of a step with a targ
 TINY = {"seconds": 0.0, "least": 2, "most": 2}
 TURNS = 8.0  # seconds of steps in turns
 WAITS = 20, 2.0  # most steps and seconds in which the host's waits are counted
-QUERY = {  # key of a row -> number that nvidia-smi is asked for
-    "power_limit_w": "power.limit",
-    "power_w": "power.draw",
-    "clock_sm_mhz": "clocks.sm",
-    "clock_memory_mhz": "clocks.mem",
-    "temperature_c": "temperature.gpu",
-}
+# asked of nvidia-smi: watts, MHz and degrees Celsius
+QUERY = ("power.limit", "power.draw", "clocks.sm", "clocks.mem", "temperature.gpu")
 LOADED = 1.5  # seconds of matrix products during which nvidia-smi is asked for clocks and power
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SIDE = 8192  # rows and columns of the matrices
@@ -70,7 +65,7 @@ def _gpu_properties(device: torch.device) -> dict[str, Any]:
     """Properties of the GPU from torch and nvidia-smi; selected by UUID, as the two may number GPUs differently."""
     properties = torch.cuda.get_device_properties(device)
     card = f"GPU-{uuid}" if (uuid := getattr(properties, "uuid", None)) else str(device.index or 0)
-    command = ["nvidia-smi", f"--id={card}", f"--query-gpu={','.join(QUERY.values())}", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--id={card}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     values: dict[str, Any] = dict.fromkeys(QUERY)
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout

@@ -141,8 +141,8 @@ def markdown(rows: list[Row]) -> str:
 def _machine(rows: list[Row]) -> str:
     first, loaded = rows[0], next((one for one in rows if one["when"] == "under load"), rows[0])
     memory = f", {first['memory_gib']:.0f} GiB" if first.get("memory_gib") else ""
-    power = f"; {loaded['power_w']:.0f} of {loaded['power_limit_w']:.0f} W" if loaded.get("power_limit_w") else ""
-    clock = f", {loaded['clock_sm_mhz']:.0f} MHz under load" if loaded.get("clock_sm_mhz") else ""
+    power = f"; {loaded['power.draw']:.0f} of {loaded['power.limit']:.0f} W" if loaded.get("power.draw") else ""
+    clock = f", {loaded['clocks.sm']:.0f} MHz under load" if loaded.get("clocks.sm") else ""
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "cuda", "cudnn", "driver") if first.get(name))
     source = (first["git"] or {}).get("commit", "no commit")[:12]
     about = f"{first['device']}{memory}; {versions}{power}{clock}; gantk {first['gantk']} at {source}"

@@ -82,11 +82,12 @@ class Worker:
             if self.device_name is None:
                 self.wait_ready(min(left, START))
             deadline = min(end, time.monotonic() + limit)
-            self.connection.send(task)
+            with contextlib.suppress(OSError):  # `receive` says how the process ended
+                self.connection.send(task)
             while not (isinstance(message, tuple) and message[0] == "done"):
                 message = self.receive(deadline - time.monotonic(), limit)
                 yield message
-        except (GantkError, OSError) as error:
+        except GantkError as error:
             yield KILLED, OUT_OF_TIME if time.monotonic() >= end else str(error)
 
     def end(self) -> None:
