@@ -182,10 +182,9 @@ def _train(
         engine.notes.append(line)
     weights, machine = sum(parameter.numel() for parameter in parts.method.parameters()), describe(runtime)
     ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
-    say(
-        f"train    {parts.model.method.name}, {weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}, "
-        f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
-    )
+    size = f"{weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}"
+    place = f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
+    say(f"train    {parts.model.method.name}, {size}, {place}")
     for line in parts.data.notes:
         say(line)
     if resumed:

@@ -165,9 +165,11 @@ class Method(nn.Module):
         call = network if call is None else call
         passes = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]  # the arguments of each call
         joins = self.batched and len(passes) > 1 and getattr(network, "batch_independent", False)
-        if not joins or any([x.shape[1:] for x in args] != [x.shape[1:] for x in passes[0]] for args in passes):
-            return [call(*args) for args in passes]
-        return _split(call(*map(torch.cat, zip(*passes, strict=True))), [len(args[0]) for args in passes])
+        shapes = [[tensor.shape[1:] for tensor in arguments] for arguments in passes] if joins else []
+        if not joins or any(shape != shapes[0] for shape in shapes):
+            return [call(*arguments) for arguments in passes]
+        joined = [torch.cat(tensors) for tensors in zip(*passes, strict=True)]
+        return _split(call(*joined), [len(arguments[0]) for arguments in passes])
 
     together = batched_forward  # its name in 0.1
 
@@ -233,4 +235,5 @@ def _split(output: Tensor | Sequence, counts: list[int]) -> list:
     """Split an output (a tensor, or nested lists of tensors) of all samples into one output for each count."""
     if isinstance(output, Tensor):
         return list(output.split(counts))
-    return [list(part) for part in zip(*(_split(item, counts) for item in output), strict=True)]
+    parts = [_split(item, counts) for item in output]
+    return [list(part) for part in zip(*parts, strict=True)]

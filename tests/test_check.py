@@ -272,7 +272,7 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
 
 
 def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(study, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MOST", 30)
+    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SOME", 10)
     table = study(60)
     found = check(table)

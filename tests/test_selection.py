@@ -120,7 +120,7 @@ def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_sa
     assert choice.patience_used() == (0, None)
     lines = [(4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)]  # 9: interrupted there; 12: too few images
     log = [{"step": step, "losses": {}} for step, _ in lines]
-    choice.take(log + [{"step": s, "selection": {"score": score}} for s, score in lines], lambda step: step % 4 == 0)
+    choice.add_log(log + [{"step": s, "selection": {"score": score}} for s, score in lines], lambda step: step % 4 == 0)
     assert choice.patience_used() == (2, 8) and choice.best == 8
 
 

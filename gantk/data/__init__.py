@@ -1,1 +1,1 @@
-"""Data: sources, splits, resampling, intensity mappings, augmentation and batches, and results back to native grids."""
+"""A recipe's images, read in this order: sources/, preparation, split/, resample, intensity, dataset, batches."""

@@ -18,7 +18,7 @@ from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.rows import weights_of
 from gantk.data.split import consequences, named, read_splits, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import MOST, fingerprint, sampled
+from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sampled
 from gantk.errors import UserError, counted
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
@@ -165,7 +165,7 @@ class Data:
         fitted = [f"{names[x]}: {each.note}" for x, each in self.intensity.items() if getattr(each, "note", "")]
         lines += [f"note     {sentence}" for sentence in (*consequences(self.splits), *fitted)]
         lines += [f"warning  {sentence}" for sentence in filter(None, plugins().hook.gantk_data(data=self))]
-        if (count := sum(map(len, self.splits.values()))) > MOST:
+        if (count := sum(map(len, self.splits.values()))) > MOST_COMPARED:
             lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")
         if self.classes:
             labels = [record.label for record in self.training]

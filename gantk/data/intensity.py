@@ -27,8 +27,8 @@ SAMPLES = 2_000_000  # values of all images for a percentile; more are sampled
 MARGIN = 0.025  # share of air to top by which the range starts below air, since a tanh reaches its end slowly
 AIR = 0.05  # share of the range, from its start, that counts as air, unless air itself is brighter
 FAINT = 0.02  # share of the range below its start, from which on padding is compressed ...
-SLAB = 2**22  # values that are mapped at a time
 PADDING = 0.25  # ... if the lowest value is further below the start than this share
+SLAB = 2**22  # values that are mapped at a time
 LEAST = float(BINS * np.finfo(np.float32).eps)  # relative difference below which two values count as equal
 LEVELS = 128  # bins of the histogram for finding air
 option_fields = dataclass(kw_only=True, eq=False)  # fields are options in recipes

@@ -108,7 +108,7 @@ class Direction:
             data = data_of(self.translator.run, model.data, type(method))
             data.intensity.update(self.translator.intensity)
             sets = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
-            split, records = next(each for each in sets if each[1])
+            split, records = next((split, records) for split, records in sets if records)
             images = [data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]]
             images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]  # their centre
             self.on = f"{counted(images, f'{SPLITS[split]} image')} of {self.translator.frame(self.letter).source}"

@@ -1,1 +1,1 @@
-"""The bytes of image files to and from `Image`: NIfTI, pictures, and plugins' formats."""
+"""The bytes of image files to and from `Image`: start with files and image; NIfTI, pictures, plugins' formats."""

@@ -151,10 +151,8 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     """
     image = _opened(path, volume, values=True)
     if wrong := _not_finite(image.pixels):
-        raise UserError(
-            f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what float32 holds",
-            remedy="replace them (NaN outside the head is usually 0), or leave the file out",
-        )
+        what = f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what float32 holds"
+        raise UserError(what, remedy="replace them (NaN outside the head is usually 0), or leave the file out")
     return image
 
 
@@ -292,11 +290,9 @@ def _scan_of(path: Path) -> Scan:
     series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(series) != 1:
         names = ", ".join(f"'{scan.name}'" for scan in series[:3]) + (", ..." if len(series) > 3 else "")
-        raise UserError(
-            f"'{path}' is a folder of {len(series)} DICOM series ({names})" if series else f"'{path}' is a folder",
-            allowed="one image file, or a folder that holds one DICOM series",
-            remedy="name one file, or keep each series in a folder of its own",
-        )
+        what = f"'{path}' is a folder" + (f" of {len(series)} DICOM series ({names})" if series else "")
+        remedy = "name one file, or keep each series in a folder of its own"
+        raise UserError(what, allowed="one image file, or a folder that holds one DICOM series", remedy=remedy)
     return series[0]
 
 
@@ -307,10 +303,8 @@ def _grouped(form: SeriesFormat, folder: Path, files: list[Path], relative: Path
     except UserError:  # its library is not installed: `read` will report that
         groups = [Scan(file, (file,), file.name) for file in files]
     only = sum(scan.path == folder for scan in groups) == 1  # one series: it gets the folder's name
-    return [
-        replace(scan, name=(relative if only and scan.path == folder else relative / scan.name).as_posix())
-        for scan in groups
-    ]
+    names = [(relative if only and scan.path == folder else relative / scan.name).as_posix() for scan in groups]
+    return [replace(scan, name=name) for scan, name in zip(groups, names, strict=True)]
 
 
 def _series_formats() -> list[SeriesFormat]:

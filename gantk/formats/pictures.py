@@ -167,9 +167,7 @@ def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray
                 return whole.astype(bits)
     if kind == "TIFF" and len(pixels) == 1:
         return np.asarray(pixels, np.float32)
-    raise UserError(
-        f"values from {pixels.min():g} to {pixels.max():g} do not fit into "
-        f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file",
-        allowed=f"whole numbers from 0 to {np.iinfo(types[-1]).max}; TIFF (.tif, gray) or NIfTI hold any value",
-        remedy="write to a .tif or .nii.gz file instead",
-    )
+    file = f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file"
+    what = f"values from {pixels.min():g} to {pixels.max():g} do not fit into {file}"
+    allowed = f"whole numbers from 0 to {np.iinfo(types[-1]).max}; TIFF (.tif, gray) or NIfTI hold any value"
+    raise UserError(what, allowed=allowed, remedy="write to a .tif or .nii.gz file instead")

@@ -1,1 +1,1 @@
-"""Inference: a trained model applied to native images of any size, to single files and to folders."""
+"""Inference: translation (files, folders), pipeline (one image), translator (a run's networks), tiles, windows."""

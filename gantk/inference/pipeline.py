@@ -290,19 +290,19 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
     edge = np.zeros(sides[1:], bool)
     for axis in (0, 1):
         np.moveaxis(edge, axis, 0)[[0, -1]] |= sides[axis + 1] > 1
-    begin, found, changed = np.packbits(edge), [np.zeros_like(bits) for bits in alike], True
+    border, filled, changed = np.packbits(edge), [np.zeros_like(bits) for bits in alike], True
     while changed:
         changed = False
         for k in [*range(sides[0]), *reversed(range(sides[0]))]:
-            near = begin if 0 < k < sides[0] - 1 or sides[0] == 1 else alike[k]
-            for other in found[max(0, k - 1) : k + 2 : 2] if k else found[1:2]:
-                near = near | other
-            if (new := alike[k] & near & ~found[k]).any():
+            seeds = border if 0 < k < sides[0] - 1 or sides[0] == 1 else alike[k]
+            for other in filled[max(0, k - 1) : k + 2 : 2] if k else filled[1:2]:
+                seeds = seeds | other
+            if (starts := alike[k] & seeds & ~filled[k]).any():
                 regions, count = label(_unpacked(alike[k], sides[1:]))
                 reached = np.zeros(count + 1, bool)
-                reached[regions[_unpacked(new, sides[1:])]] = changed = True
-                found[k] |= np.packbits(reached[regions])
-    return found
+                reached[regions[_unpacked(starts, sides[1:])]] = changed = True
+                filled[k] |= np.packbits(reached[regions])
+    return filled
 
 
 def line_of(output: np.ndarray, seen: np.ndarray, spill: Path | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ class Tiling:
     ):
         self.function, self.module, self.window, self.overlap = function, module, window, overlap
         self.batch, self.memory, self.level, self.place = batch, memory, level, place
-        self._needs: Requirements | None = None
+        self._requirements: Requirements | None = None
         self._plans: dict[tuple[int, ...], Plan] = {}
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class Tiling:
         plan = self.plan(tuple(images.shape[1:]))
         framed, inside = padded(images.cpu(), plan.size)
         if plan.split:
-            done = torch.cat([_in_tiles(self._needs, plan, image) for image in framed.split(1)])
+            done = torch.cat([_in_tiles(self._requirements, plan, image) for image in framed.split(1)])
         elif plan.window != plan.size:
             run = lambda part: self._run(torch.from_numpy(part)).numpy()  # noqa: E731
             done = torch.from_numpy(by_windows(framed.numpy(), plan.window, self.overlap, run, plan.batch))
@@ -93,9 +93,9 @@ class Tiling:
     def _planned(self, channels: int, size: tuple[int, ...]) -> Plan:
         if self.window:
             raise Unfit("as asked for")
-        if self._needs is None or self._needs.channels != channels:
-            self._needs = Requirements(self.function, self.module, channels, len(size), self.place)
-        needs = self._needs
+        if self._requirements is None or self._requirements.channels != channels:
+            self._requirements = Requirements(self.function, self.module, channels, len(size), self.place)
+        needs = self._requirements
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
         need = math.prod(size) * DEAREST
@@ -111,10 +111,10 @@ class Tiling:
 
     def _split(self, voxels: int) -> Split:
         """Split at the lowest level that memory allows: lower levels mean fewer passes and less overlap of tiles."""
-        levels = sorted({call.ratio for call in self._needs.calls if call.ratio > 1})
+        levels = sorted({call.ratio for call in self._requirements.calls if call.ratio > 1})
         for level in [*levels, math.inf] if self.level is None else [self.level]:
             try:
-                split = self._needs.split(level)
+                split = self._requirements.split(level)
             except Unfit:
                 if level in (self.level, math.inf):
                     raise
@@ -125,7 +125,7 @@ class Tiling:
 
     def _window(self, size: tuple[int, ...], split: Split, voxels: float) -> tuple[int, ...]:
         """The sides of a tile of at most `voxels` voxels, as far as its overlap leaves an inner part."""
-        multiple, around, window, counts = self._needs.multiple, split.around, size, [1] * len(size)
+        multiple, around, window, counts = self._requirements.multiple, split.around, size, [1] * len(size)
         while math.prod(window) > voxels:
             axis = max(range(len(size)), key=lambda a: (window[a] - around[a]) / multiple[a])
             counts[axis] += 1

@@ -31,7 +31,7 @@ def tiles(size: Sequence[int], window: Sequence[int], shared: Sequence[int], ali
         align: tiles and their inner parts begin at multiples of this; it divides size, window and shared.
     """
     along = [_along(*axis) for axis in zip(size, window, shared, align, strict=True)]
-    return [Tile(*map(tuple, zip(*each, strict=True))) for each in itertools.product(*along)]
+    return [Tile(*map(tuple, zip(*axes, strict=True))) for axes in itertools.product(*along)]
 
 
 def _along(side: int, part: int, shared: int, align: int) -> list[tuple[slice, slice, slice, np.ndarray]]:

@@ -1,1 +1,1 @@
-"""The machine: device, precision, memory, and the ranks of one training over several processes."""
+"""The machine: start with runtime; device, memory, energy, threads, and the ranks of one training."""

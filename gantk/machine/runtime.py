@@ -74,7 +74,7 @@ class Runtime:
         for tensor in tensors if self.world > 1 else ():
             dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
 
-    def alike(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def main_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rank 0's batch on every rank, so that what is computed from it once is the same everywhere."""
         if self.world == 1:
             return batch
@@ -123,23 +123,23 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     process, ranks = launch(), _others()
 
     def chosen() -> tuple[torch.device, str]:
-        found = choose(device, process.rank, process.local)
-        return found, precision_on(found, precision)
+        working = choose(device, process.rank, process.local)
+        return working, precision_on(working, precision)
 
-    where, how = sync_errors(chosen)
+    chosen_device, arithmetic = sync_errors(chosen)
     try:
         getpass.getuser()
     except (KeyError, OSError):  # an id that the system does not know (docker run --user); torch.export needs a name
         os.environ["USER"] = str(os.getuid())
     if ranks is not None and ranks.gradients is None:
-        ranks.connect(where)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+        ranks.connect(chosen_device)
+    if chosen_device.type == "cuda":
+        torch.cuda.set_device(chosen_device)
         torch.backends.cudnn.benchmark = True
         # With bf16, the remaining float32 products use TF32; with fp32 they are exact float32.
-        torch.backends.cudnn.allow_tf32 = how == "bf16"
-        torch.set_float32_matmul_precision("high" if how == "bf16" else "highest")
-    return Runtime(where, how, channels_last, process.rank, process.world, ranks, process)
+        torch.backends.cudnn.allow_tf32 = arithmetic == "bf16"
+        torch.set_float32_matmul_precision("high" if arithmetic == "bf16" else "highest")
+    return Runtime(chosen_device, arithmetic, channels_last, process.rank, process.world, ranks, process)
 
 
 def sync_errors(work: Callable[[], T]) -> T:

@@ -1,1 +1,1 @@
-"""Evaluation of trained models: scores with their definitions, baselines, confidence intervals and verdicts."""
+"""Evaluation: start with evaluate (`Scorer`); pair_scores and sets compute scores, intervals and verdict weigh them."""

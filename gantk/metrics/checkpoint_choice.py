@@ -42,7 +42,7 @@ class Choice:
         """Add a save's scores; they replace earlier ones of the same step."""
         self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry | {"step": step}]
 
-    def take(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
+    def add_log(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
         """Add the scores of regular saves from log.jsonl; older versions scored saves at interruptions too."""
         for line in log:
             if line.get("selection") and regular(line["step"]):
@@ -81,7 +81,7 @@ class Criterion:
             self.rule, self._criteria = OF_TRANSLATIONS, lambda: dict(map(self._translated, directions))
 
     @property
-    def sees(self) -> str:
+    def image_kind(self) -> str:
         """The kind of images that scores are computed on, in words."""
         few = [to for to in self.method.directions() if len(self.reals.records("validation", OTHER[to])) < FEWEST]
         known = f"training images, for want of {FEWEST} validation images" if few else "validation images"

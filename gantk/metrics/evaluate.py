@@ -283,14 +283,14 @@ class Scorer:
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
         whole, judge = AnySize(self.method, self.model, self.runtime), bind_or_raise("uncertainty", "auto")().judge
 
-        def against(truth: References, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        def errors_and_spread(truth: References, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
             made, deviation = map(self.data.centre, maker.maps(whole, to, inputs, others))
             return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
 
         pairs = spread(self.data.pairs("validation"), VALIDATION)
         seen = self.reals.seen([pair[OTHER[to]] for pair in pairs]) if pairs else None
-        fitted_on = against(self.reals.references(pairs, to, self.data.centre(seen)), seen) if pairs else None
-        return {"kind": maker.chosen(self.method)} | judge(*against(references, inputs), self.span, fitted_on)
+        fitted_on = errors_and_spread(self.reals.references(pairs, to, self.data.centre(seen)), seen) if pairs else None
+        return {"kind": maker.chosen(self.method)} | judge(*errors_and_spread(references, inputs), self.span, fitted_on)
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the CPU."""

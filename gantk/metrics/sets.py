@@ -60,9 +60,8 @@ class Score:
 def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
     """The group of those images for which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
-    images, labels, masks = (
-        None if part is None else part[where.to(part.device)] for part in (group.images, group.labels, group.masks)
-    )
+    parts = group.images, group.labels, group.masks
+    images, labels, masks = (part if part is None else part[where.to(part.device)] for part in parts)
     return ImageGroup(images, [group.patients[i] for i in where.tolist()], labels, masks)
 
 

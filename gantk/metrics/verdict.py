@@ -15,8 +15,8 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 CELLS = 3  # scores on a line
-SURE = ("auroc", "auroc_10", "ause", "spearman", "coverage")  # scores of an uncertainty
-MOST = 0.9  # plausible share of foreground in images of heads
+OF_UNCERTAINTY = ("auroc", "auroc_10", "ause", "spearman", "coverage")  # scores of an uncertainty
+MOST_FOREGROUND = 0.9  # plausible share of foreground in images of heads
 
 
 def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
-            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in SURE if name in unsure)
+            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure)
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
         judged = result["verdict"].get(key, {})
         better = [name for name, verdict in judged.items() if verdict["better"] and verdict["probability"] is None]
@@ -115,7 +115,7 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
     """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else None."""
     same = [name for name, row in rows.items() if row["value"] == rows.get(name + FOREGROUND, {}).get("value", -1)]
     same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]  # perfect scores are equal
-    if share <= MOST and not same:
+    if share <= MOST_FOREGROUND and not same:
         return None
     what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
     what += f", so that {', '.join(same)} are the same over both" * bool(same)

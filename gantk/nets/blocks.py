@@ -361,10 +361,9 @@ def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, 
     around = [[near(side) for side in size], [near(side + multiple - 1) for side in size]]
     nearest = dict.fromkeys(map(str, around))
     rule = f"each side at least {smallest}" + (f" and a multiple of {multiple}" if multiple > 1 else "")
-    raise UserError(
-        f"{who} cannot take images of {' x '.join(map(str, size))}",
-        where="data.size", allowed=rule, remedy=f"Set data.size = {' or '.join(nearest)}, or {remedy}",
-    )  # fmt: skip
+    what = f"{who} cannot take images of {' x '.join(map(str, size))}"
+    remedy = f"Set data.size = {' or '.join(nearest)}, or {remedy}"
+    raise UserError(what, where="data.size", allowed=rule, remedy=remedy)
 
 
 def doublings(size: tuple[int, ...], who: str) -> int:

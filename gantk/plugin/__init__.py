@@ -1,1 +1,1 @@
-"""How plugins extend gantk: hooks, the registry of named parts, option schemas read from signatures, the loader."""
+"""How plugins extend gantk: hookspecs (all hooks), registry (named parts), spec (options of a part), loader."""

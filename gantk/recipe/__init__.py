@@ -1,4 +1,4 @@
-"""Recipes: TOML tables with their defaults, checked before anything runs, and the parts that the core itself offers."""
+"""Recipes: tables (every key with its default), load (reads, overrides, checks), builtins (parts of the core)."""
 
 __all__ = ["Recipe", "all_recipes", "find_line", "find_recipe", "load_recipe", "resolved"]
 

@@ -58,7 +58,7 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
     scores = {name: found for name, found in scores.items() if any(found.get(metric) for metric in names)}
     rows = {name: [blank | (found.get(metric) or {}) for metric in names] for name, found in scores.items()}
     ends = {name: (*(first["ci95"] or (None, None)), first["value"]) for name, (first, *_) in rows.items()}
-    finite = [end for three in ends.values() for end in three if end is not None and math.isfinite(end)] or [0.0]
+    finite = [end for figures in ends.values() for end in figures if end is not None and math.isfinite(end)] or [0.0]
     low, high = min(finite), max(finite)
 
     def percent(value: float | None) -> float | None:
@@ -66,7 +66,7 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
             return None
         return 4 + 92 * (value - low) / (high - low) if high > low else 50.0
 
-    whiskers = {name: [percent(end) for end in three] for name, three in ends.items()}
+    whiskers = {name: [percent(end) for end in figures] for name, figures in ends.items()}
     return {"names": names, "score": rows["model"][0], "rows": rows, "whiskers": whiskers}
 
 

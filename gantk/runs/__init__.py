@@ -1,1 +1,1 @@
-"""The run folder: its file names, its checkpoints, and loading a trained method from it."""
+"""The run folder: folder (`Run`, its files), checkpoint, trained (loads a method), models (by name), schemas."""

@@ -131,13 +131,13 @@ class Run:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
         text, tables = read_toml(path, str(path), "recipe", "`gantk recipes`, or restore it from a copy")
-        source, own_table = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
-        given = Path(str(source.get("path", "/")))
-        if given.parts[-2:] == own_table.parts[-2:] and own_table.is_file():
-            source["path"] = str(own_table.absolute())  # images inside the run folder, which may have been moved
-        elif not given.exists():  # relative to the folder in which the run began
-            there = Path(str(read(self.path / "environment.json").get("folder", ""))) / given
-            source |= {"path": str(there)} if there.exists() else {}
+        source, stored = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
+        path_of_data = Path(str(source.get("path", "/")))
+        if path_of_data.parts[-2:] == stored.parts[-2:] and stored.is_file():
+            source["path"] = str(stored.absolute())  # images inside the run folder, which may have been moved
+        elif not path_of_data.exists():  # relative to the folder in which the run began
+            original = Path(str(read(self.path / "environment.json").get("folder", ""))) / path_of_data
+            source |= {"path": str(original)} if original.exists() else {}
         return Recipe(tables, self.path.name, str(path), text)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
 NAME = r"[\w.-]+"  # a model's name: no path separators
-WHO = ("domain", "key", "subject", "pair", "label", "sha256")  # keys that identify an image of split.json
+IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")  # keys that identify an image of split.json
 
 
 def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambda line: None) -> Path:
@@ -100,7 +100,7 @@ def limits_of(path: Path) -> str:
 def split_hash(splits: Mapping[str, Any]) -> str:
     """The SHA-256 of the assignment of images to sets in a split.json; independent of the images' paths."""
     rows = sorted(
-        repr((name, *(image.get(key) for key in WHO)))
+        repr((name, *(image.get(key) for key in IDENTITY)))
         for name in ("train", "validation", "test")
         for image in splits["splits"].get(name) or ()
     )

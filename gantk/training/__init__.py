@@ -1,1 +1,1 @@
-"""Training: the engine that takes steps, the loop around it, and what methods share (pools, averages, optimizers)."""
+"""Training: start with assemble (builds all objects), loop (logs, saves) and engine (takes the steps)."""

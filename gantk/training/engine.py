@@ -61,7 +61,7 @@ class Engine:
                 self.doing = "reading images"
                 batch = batch_at(self.step, stage)
                 if not begun:
-                    self.method.begin(stage, self.runtime.alike(batch))
+                    self.method.begin(stage, self.runtime.main_batch(batch))
                     begun = True
                 losses = self.train_step(batch)
                 self.step += 1
@@ -159,10 +159,8 @@ class Engine:
             bad = [name for name, loss in zip(names, losses.tolist(), strict=True) if not math.isfinite(loss)] or names
             bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # NaN reached later phases through it
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
-            raise GantkError(
-                f"the loss {', '.join(bad)} is not finite at step {step}. {saved} "
-                f"Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
-            )
+            what = f"the loss {', '.join(bad)} is not finite at step {step}. {saved}"
+            raise GantkError(f"{what} Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls).")
 
     def state_dict(self) -> dict:
         """Everything that a resume needs besides the method's weights: tensors, numbers, lists and dicts."""

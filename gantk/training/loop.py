@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -62,9 +62,9 @@ class Training:
         if self.runtime.main:  # from the log: a kill during a save may have lost best.json
             log = self.run.read_log()
             self._known = {line.get("note") for line in log}
-            self.choice.take(log, self._regular)
+            self.choice.add_log(log, self._regular)
             if self.choice.best not in checkpoint.steps_saved(self.run.checkpoints):
-                self.choice.take(log, lambda step: True)  # in older runs a save at an interruption could win
+                self.choice.add_log(log, lambda step: True)  # in older runs a save at an interruption could win
             self._keep_best()
         traced = self.profile.profiler if self.profile else nullcontext()
         shown = LiveView(last, shown=self.runtime.main, doing=lambda: self.engine.doing)
@@ -75,8 +75,8 @@ class Training:
             if last == 0:  # untrained weights are saved too, to compare with
                 self._save(view)
             if self.table.patience:
-                enough = counted(self.table.patience, "save")
-                view.print(f"patience {enough} without a better score, which looks at {self.criterion.sees}")
+                saves = counted(self.table.patience, "save")
+                view.print(f"patience {saves} without a better score, which looks at {self.criterion.image_kind}")
             if self._out_of_patience(view):  # it had ended before this resume
                 return
             tracing.enter_context(traced)
@@ -109,14 +109,18 @@ class Training:
                             self._samples(view)
                         return
                 if stopping:
-                    self.runtime.wait()
-                    if not self.runtime.main:
-                        raise Elsewhere(0, Interrupted.exit_code)
-                    closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
-                    if view.write_error and not stopped and view.write_error.errno not in closed:  # such as a full disk
-                        raise view.write_error
-                    said = f"stopped after step {step} of {last}; everything is saved. Go on with: "
-                    raise Interrupted(f"{said}gantk resume {argument(self.run.path)}")
+                    self._interrupt(view, stopped)
+
+    def _interrupt(self, view: LiveView, stopped: list[int]) -> NoReturn:
+        """End a training that was saved before its last step: raises Interrupted, or the error of writing lines."""
+        self.runtime.wait()
+        if not self.runtime.main:
+            raise Elsewhere(0, Interrupted.exit_code)
+        closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
+        if view.write_error and not stopped and view.write_error.errno not in closed:  # such as a full disk
+            raise view.write_error
+        what = f"stopped after step {self.engine.step} of {self.engine.steps}; everything is saved."
+        raise Interrupted(f"{what} Go on with: gantk resume {argument(self.run.path)}")
 
     def _out_of_patience(self, view: LiveView) -> bool:
         """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it does."""

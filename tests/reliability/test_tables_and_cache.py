@@ -81,7 +81,7 @@ def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
 
 
 def test_a_check_of_a_very_large_table_opens_a_bounded_number_of_files_twice(pictures, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MOST", 1000)
+    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 1000)
     monkeypatch.setattr(near_duplicates, "SOME", 200)
     opened, table_of_all = [], table(pictures, 8000)
     sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)

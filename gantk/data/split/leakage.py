@@ -40,11 +40,9 @@ def check_leakage(
         seen = [earlier.get(records[n].id) or fingerprint(records[n], near) for n in sample]
         sides = [sides[n] for n in sample]
         leaks += _on_two_sides("image", [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)])
-        leaks += [
-            f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in {sides[j]}"
-            for i, j, _ in near_copies(seen)
-            if sides[i] != sides[j]
-        ]
+        for i, j, _ in near_copies(seen):
+            if sides[i] != sides[j]:
+                leaks.append(f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in {sides[j]}")
     if leaks:
         remedy = "remove the copies, split by patient, or overrule with --allow-leakage, which the run records"
         what = f"training and held-out images are not apart: {listed(leaks, '; ')}"

@@ -33,11 +33,11 @@ COPY = 0.92  # correlation above which images of different known patients are co
 COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 SAMPLED = 64  # neighbours of a stack that are compared to measure how alike its slices are
 BLOCK = 512  # images compared with all others at once
-MOST, SOME = 20_000, 2_000  # most images that are all compared by pixels; how many are of a larger set
+MOST_COMPARED, SOME = 20_000, 2_000  # most images that are all compared by pixels; how many are of a larger set
 DIGEST = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
 Sets = dict[str, list[Record]]
-_last: dict[str, Any] = {"digests": None}  # the last call of `_alike`
+_last_call: dict[str, Any] = {"digests": None}  # arguments and result of `_alike`
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +222,8 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
 def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
     """Pairs of digests whose thumbnails' detail correlates, with the score. The last result is kept, since a split, its
     check and the list of copies compare the same images."""
-    if thumbnails.keys() == _last["digests"]:
-        return _last["alike"]
+    if thumbnails.keys() == _last_call["digests"]:
+        return _last_call["alike"]
     pairs = []
     for shape in {each.shape for each in thumbnails.values()}:  # pictures only with pictures
         names = [name for name, each in thumbnails.items() if each.shape == shape]
@@ -234,7 +234,7 @@ def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]
             rows, columns = np.nonzero(scores >= COPY)
             alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
             pairs += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
-    _last.update(digests={*thumbnails}, alike=pairs)
+    _last_call.update(digests={*thumbnails}, alike=pairs)
     return pairs
 
 
@@ -245,13 +245,13 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
     """
     members = [one for one in images if one.thumbnails is not None and not one.subject and one.stack == stack]
     ordered = sorted((one for one in members if one.position is not None), key=lambda one: one.position)
-    beside = [
+    neighbours = [
         (one.thumbnails, other.thumbnails)
         for one, other in zip(ordered, ordered[1:], strict=False)
         if one.digest != other.digest and one.thumbnails.shape == other.thumbnails.shape
     ]
-    sampled = beside[:: max(1, len(beside) // SAMPLED)]
-    scores = [(_detail(one) * _detail(other)).sum(axis=1).max() for one, other in sampled]
+    pairs = neighbours[:: max(1, len(neighbours) // SAMPLED)]
+    scores = [(_detail(one) * _detail(other)).sum(axis=1).max() for one, other in pairs]
     return float(np.percentile(scores, 75)) if scores else 0.0
 
 
@@ -259,9 +259,11 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 
 
 def sampled(keys: Sequence[str]) -> list[int]:
-    """The indices of images whose pixels are compared: all up to MOST, else SOME, chosen by a hash of their keys."""
-    places = range(len(keys))
-    return list(places) if len(keys) <= MOST else sorted(sorted(places, key=lambda n: crc32(keys[n].encode()))[:SOME])
+    """The indices of images whose pixels are compared: all up to MOST_COMPARED, else SOME, by a hash of their keys."""
+    if len(keys) <= MOST_COMPARED:
+        return list(range(len(keys)))
+    by_hash = sorted(range(len(keys)), key=lambda n: crc32(keys[n].encode()))
+    return sorted(by_hash[:SOME])
 
 
 def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> list[Fingerprint]:
@@ -364,4 +366,6 @@ def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]])
 
 
 def _unless_a_domain_is_lost(new: Sets, old: Sets) -> Sets:
-    return new if all({r.domain for r in new[name]} == {r.domain for r in old[name]} for name in SETS) else old
+    """The new sets; the old ones where a set would lose a whole domain."""
+    lost = [name for name in SETS if {r.domain for r in new[name]} != {r.domain for r in old[name]}]
+    return old if lost else new

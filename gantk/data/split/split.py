@@ -141,9 +141,11 @@ def _draw(
 
 def _counts(sets: Sets) -> str:
     """`8+8 train, 2+2 validation, 2+2 test images of a+b`."""
-    domains = sorted({record.domain for name in SETS for record in sets[name]})
-    each = ("+".join(str(sum(r.domain == d for r in sets[name])) for d in domains) + f" {name}" for name in SETS)
-    return f"{', '.join(each)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
+    domains, parts = sorted({record.domain for name in SETS for record in sets[name]}), []
+    for name in SETS:
+        counts = [sum(record.domain == domain for record in sets[name]) for domain in domains]
+        parts.append(f"{'+'.join(map(str, counts))} {name}")
+    return f"{', '.join(parts)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
 
 
 def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
@@ -277,9 +279,9 @@ def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, ga
             else:
                 # The same seed for both domains: in unpaired stacks of one anatomy the blocks are about the same.
                 names = _runs(len(slices), shares, gap, blocks, seed)
-            held = [i for i, name in enumerate(names) if name not in ("train", "")]
-            near = {j for i in held for j in range(i - gap, i + gap + 1)}
-            names = ["" if name == "train" and i in near else name for i, name in enumerate(names)]
+            held_out = [i for i, name in enumerate(names) if name not in ("train", "")]
+            beside = {j for i in held_out for j in range(i - gap, i + gap + 1)}
+            names = ["" if name == "train" and i in beside else name for i, name in enumerate(names)]
             place |= {id(record): name for record, name in zip(slices, names, strict=True)}
         if paired:  # neighbours in b's own order, whose partners in a would otherwise still be trained on
             dropped = {record.pair for record in ordered["b"] if not place[id(record)]} - {None}
@@ -301,16 +303,16 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
         names = ["train"] * count
         for segment in range(segments):
             start, end = round(count * segment / segments), round(count * (segment + 1) / segments)
-            held = [(name, (sizes[name] + n - 1 - segment) // n) for name, n in runs.items() if segment < n]
+            chosen = [(name, (sizes[name] + n - 1 - segment) // n) for name, n in runs.items() if segment < n]
             if rng.random() < 0.5:
-                held.reverse()
-            room = end - start - sum(size for _, size in held) - gap * (len(held) - 1)
+                chosen.reverse()
+            room = end - start - sum(size for _, size in chosen) - gap * (len(chosen) - 1)
             if room < 2 * gap + 1:
                 break
-            at = start + round(room * rng.uniform(0.25, 0.75))
-            for name, size in held:
-                names[at : at + size] = [name] * size
-                at += size + gap
+            first = start + round(room * rng.uniform(0.25, 0.75))
+            for name, size in chosen:
+                names[first : first + size] = [name] * size
+                first += size + gap
         else:
             return names
         blocks -= 1
