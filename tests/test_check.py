@@ -95,6 +95,8 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     assert result["problems"] == [] and result["patients"] == 6
     assert {name: one[name] for name in facts} == facts and one["min"] < one["mean"] < one["max"]
     assert {name for each in result["files"] for name in each["split"]} == {"train", "validation", "test"}
+    volume(volumes / "raw/subject-000/T1.nii.gz", np.eye(24)[None] * np.ones((24, 1, 1)))
+    assert "raw/subject-000/T1.nii.gz' beside 'subject-000/T1.nii.gz'" in problem(check(volumes), "versions")["what"]
 
 
 def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(pictures):

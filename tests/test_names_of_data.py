@@ -166,8 +166,7 @@ SAYS_NONE = {
 
 @pytest.mark.parametrize("name", [*SAYS, *MAY, *SAYS_NONE])
 def test_names_carry_patients_or_may_or_do_not(name):
-    names = (SAYS | MAY | SAYS_NONE)[name]
-    found = reading_of(names)
+    found = reading_of(names := (SAYS | MAY | SAYS_NONE)[name])
     assert (found and found.sure) is (True if name in SAYS else False if name in MAY else None)
     if name in SAYS or "visits" in name:  # both visits of one stay together
         images = {"a word, one image each": 1, "visits of patients": 2 * len(STACK)}.get(name, len(STACK))

@@ -32,9 +32,8 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
 
 def tree_of(root):
     """Three patients with T1, T2 and FLAIR on one grid each."""
-    for n in range(3):
-        for k, name in enumerate(("T1", "T2", "FLAIR")):
-            volume(root / f"patient{n}" / f"{name}.nii.gz", 10 * n + k)
+    for n, k in np.ndindex(3, 3):
+        volume(root / f"patient{n}" / f"{('T1', 'T2', 'FLAIR')[k]}.nii.gz", 10 * n + k)
     return root
 
 

@@ -163,7 +163,7 @@ class Data:
         lines = [f"found    {self.found}"]
         lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
         fitted = [f"{names[x]}: {each.note}" for x, each in self.intensity.items() if getattr(each, "note", "")]
-        lines += [f"note     {sentence}" for sentence in (*consequences(self.splits), *fitted)]
+        lines += [f"note     {x}" for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)]
         lines += [f"warning  {sentence}" for sentence in filter(None, plugins().hook.gantk_data(data=self))]
         if (count := sum(map(len, self.splits.values()))) > MOST_COMPARED:
             lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")

@@ -68,10 +68,7 @@ def gantk_report(record):
 
 @hookspec
 def gantk_check(model) -> None:
-    """Raise a UserError to refuse a new or resumed training before it writes anything; called on every rank.
-
-    `model` is the checked recipe, a gantk.recipe.tables.Model.
-    """
+    """Raise a UserError to refuse a new or resumed training, on every rank; `model` is a gantk.recipe.tables.Model."""
 
 
 @hookspec
@@ -190,6 +187,11 @@ def gantk_subjects(items, how):
 @hookspec
 def gantk_data(data) -> str | None:
     """Check `data`, a gantk.data.dataset.Data, before a new training's first step; returns a warning, or None."""
+
+
+@hookspec(firstresult=True)
+def gantk_items(items, source):
+    """Return the `items` to use that names offer `source`, a FileSource; its `notes` get a sentence on the others."""
 
 
 @hookspec(firstresult=True)

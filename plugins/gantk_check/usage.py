@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from gantk.data.dataset import records_of, training_of
+from gantk.data.dataset import source_and_records, training_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.file_names import folders_apart
 from gantk.data.sources.pairing import complete_pairs
@@ -60,7 +60,9 @@ def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
         # A mixture of gray and colour, which a guessed source would refuse, is reported as a separate problem.
         part = bind_or_raise("source", table.source.table() | {"channels": 1})
         listed = table.model_copy(update={"source": part})
-    usage = Usage(table, method, names, records_of(listed, method, uncertain), recipe)
+    source, records = source_and_records(listed, method, uncertain)
+    usage = Usage(table, method, names, records, recipe)
+    usage.problems += [problem("versions", "note", note) for note in getattr(source, "notes", ())]
     severity = "warning" if recipe is None else "error"  # a run with this recipe would stop with this error
     usage.problems += [problem("patients", severity, each.what, (), each.remedy) for each in uncertain]
     return usage

@@ -113,7 +113,7 @@ class Dicom(VolumeSource):
     onto: Onto = "none"  # resample a study's other image onto the grid of this one, by their headers
     patient: str = ""  # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
 
-    one_contrast = True
+    one_contrast, by_names = True, False
 
     def __post_init__(self):
         super().__post_init__()

@@ -46,7 +46,7 @@ class Manifest(VolumeSource):
     onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
-    one_contrast = True
+    one_contrast, by_names = True, False
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Finds patients in the names of files and folders, `p07_V2/T1.nii.gz`, `20005.png`."""
+"""Finds patients in the names of files and folders, `p07_V2/T1.nii.gz`, `20005.png`; takes one version of an image."""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -27,3 +27,13 @@ def gantk_subjects(items, how):
     if reading and isinstance(how, list) and not reading.sure:
         how.append(unsure(names, reading))
     return reading.patients if reading and (reading.sure or how == "take") else None
+
+
+@hookimpl
+def gantk_items(items, source):
+    """The items with one version of each image: `pre/T1` of `orig/T1` and `pre/T1`."""
+    from gantk_subjects.versions import one_version
+
+    kept, note = one_version(items, source.root)
+    source.notes = [note] if note else []
+    return kept

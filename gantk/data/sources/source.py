@@ -17,6 +17,7 @@ from gantk.data.sources.file_names import regex_option, relative_to, rename_or_m
 from gantk.data.sources.reader import Item, Reader, is_volume
 from gantk.errors import UserError
 from gantk.formats import files as io
+from gantk.plugin.loader import load as plugins
 
 Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
 Channels = Literal[1, 3] | None  # values of a source's option `channels`
@@ -41,6 +42,7 @@ class FileSource:
     guesses = False  # whether it may assign domains to images whose names do not contain them
     asks: ClassVar[str | list] = ""  # "ask": names that may contain patients are a UserError; a list collects it
     one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
+    by_names, notes = True, ()  # whether names, no table or headers, say what is an image; sentences on those left out
     # Defaults for sources that lack these options.
     planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
 
@@ -82,6 +84,7 @@ class FileSource:
         none. UserError where a domain has fewer than two images, so that none can be held out.
         """
         records, pictures = [], Counter()
+        items = (plugins().hook.gantk_items(items=items, source=self) if self.by_names else None) or items
         _pair_studies(items, self.onto)
         for item in items:
             for plane in self.reader.planes(item, self.planes):
@@ -96,8 +99,7 @@ class FileSource:
             if len(own) < 2:
                 what = f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in '{self.root}'"
                 what += f": '{own[0]}'" if own else ""
-                remedy = "two or more are needed"
-                raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
+                raise UserError(what, where="data.source.path", allowed=io.readable(), remedy="two or more are needed")
         return records
 
     def _record(self, item: Item, plane: int | None, position: int | None) -> Record:
