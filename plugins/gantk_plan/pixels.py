@@ -73,9 +73,10 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
     """How often an image shares more information with its partner than with another pair's image, at most 16 pairs.
 
     0.5 is chance; None for less than 4 pairs. The others are of other patients at the same place among their slices,
-    or a patient's neighbouring pairs where there is no other. Measured on five sets: 0.97 to 1 for true pairs, among
+    or a patient's neighbouring pairs where there is no other. Measured on six sets: 0.97 to 1 for true pairs, among
     them those registered by hand and those in one template's space (0.91 where patients are unknown); up to 0.56 with
-    partners drawn at random, or other patients' at the same place; 0.6 to 0.9 for pairs moved by 3 % of the width.
+    partners drawn at random, or other patients' at the same place (facades 0.69); 0.6 to 0.9
+    for pairs moved by 3 % of the width.
     """
     stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
     for pair in pairs:
