@@ -9,7 +9,7 @@ from gantk_plan.look import Scans
 
 UNET = {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}
 EDGES = "convolutions at full resolution ahead of and behind the U-Net carry the edges; the wider, the more time"
-MOST_COMPARED = 4000  # images of which each is compared with all of the other domain before the first step
+MOST_COMPARED = 4000  # images of which each is compared with all of the other domain; a tenth of a second for each
 ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 
 
@@ -26,9 +26,9 @@ def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line
     return [Line(f"{table}.{key}", value, why) for so, key, value, why in rows if so]
 
 
-def method_of(seen: Scans, dims: int) -> list[Line]:
+def method_of(seen: Scans, hours: float, dims: int) -> list[Line]:
     """The lines of [method], with networks of the smallest width."""
-    return _noise(seen) if len(seen.domains) == 1 else _paired(seen) if seen.paired else _unpaired(seen, dims)
+    return _noise(seen) if len(seen.domains) == 1 else _paired(seen) if seen.paired else _unpaired(seen, hours, dims)
 
 
 def _paired(seen: Scans) -> list[Line]:
@@ -54,7 +54,7 @@ def shorter(lines: list[Line]) -> list[Line]:
     return [kept[0]._replace(value="regression", why=kept[0].why + why), *kept[1:]]
 
 
-def _unpaired(seen: Scans, dims: int) -> list[Line]:
+def _unpaired(seen: Scans, hours: float, dims: int) -> list[Line]:
     why = f"{seen.fit}: they do not fit" if seen.fit else "no pairs are known"
     why = f"{seen.alone} images have no partner; complete, they could teach a paired method" if seen.alone else why
     ct, mr = "ct" in seen.kinds, all(kind not in ("", "ct", "pet") for kind in seen.kinds)
@@ -69,7 +69,8 @@ def _unpaired(seen: Scans, dims: int) -> list[Line]:
     floor = "deviation of the input, as a share of the range, below which it is noise rather than an edge"
     turned = "what is darker in T1 is brighter in T2, where fat and skull are gone: else copying the input can win"
     air = f"{100 * seen.empty:.0f} % of the pixels and more are exactly empty, and stay so"
-    like = dims == 2 and (mr or ct) and not heads and len(seen.records) <= MOST_COMPARED  # no few heads are alike
+    most = min(MOST_COMPARED, 3600 * hours)  # the search for like images takes a tenth of the time at most
+    like = dims == 2 and (mr or ct) and not heads and len(seen.records) <= most  # of few heads none is like another
     found = "like images of the other domain, found by their edges; outputs are drawn to them, and no pair is told"
     edges = [{"name": "edge_direction", "weight": 20.0}]
     rows = [

@@ -57,7 +57,7 @@ def plan(
     reads = [each for each in settings if each.startswith("data.") and not each.startswith(NETWORK)]
     seen = look(Path(scans).absolute(), a, b, reads, tell)
     tell(0.7, "timing real steps")
-    lines = method_of(seen, 3 if "data.dims=3" in settings else 2)
+    lines = method_of(seen, hours, 3 if "data.dims=3" in settings else 2)
     asked = next((each.partition("=")[2].strip(" '\"") for each in settings if each.startswith("method.name")), "")
     if asked:
         known = options_model(registry().get("method", asked).load()).model_fields  # drop another method's keys
