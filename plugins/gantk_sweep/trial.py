@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import gantk
+from gantk import resume, run
 from gantk.errors import GantkError, UserError, told
 from gantk.files import held, whole_folder, write_file
 from gantk.machine.launch import ALONE
@@ -38,26 +38,26 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
 
     os.chdir(asked["here"])
     os.environ |= ALONE
-    run = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
+    own = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
     options = {"device": asked["device"], "say": lambda line: None}
     for _ in range(600):  # up to a minute, until an earlier worker of this trial has released its run folder
-        with suppress(UserError), held(run):
+        with suppress(UserError), held(own):
             break
         time.sleep(0.1)
-    report = REPORTING[run] = Reporter(run, asked["score"])
+    report = REPORTING[own] = Reporter(own, asked["score"])
     try:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if read(Path(folder) / TRIAL, NOTED)["trial"] != run.name:
-                    with whole_folder(run) as made:
+                if read(Path(folder) / TRIAL, NOTED)["trial"] != own.name:
+                    with whole_folder(own) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
-        if steps_saved(run / "checkpoints"):
-            Run(run).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
-            gantk.resume(run, **options)
+        if steps_saved(own / "checkpoints"):
+            Run(own).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
+            resume(own, **options)
         else:
-            gantk.run(asked["recipe"], set=config, out=run, **options)
+            run(asked["recipe"], set=config, out=own, **options)
         report(done=True)
     except Exception as error:
         report.note(config, str(error) if isinstance(error, GantkError) else told(error))
@@ -65,7 +65,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
             raise  # Ray retries it three times
         tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
     finally:
-        del REPORTING[run]
+        del REPORTING[own]
 
 
 class Reporter:

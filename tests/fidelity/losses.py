@@ -36,15 +36,16 @@ def batch_of(method: Method, seed: int, device: str = "cpu", label: int = 0) -> 
 class Fixed(nn.Module):
     """A network that computes a fixed function of what it is given, and keeps both."""
 
-    def __init__(self, role: str, channels: int, size: tuple[int, ...], number: int):
+    def __init__(self, role: str, channels: int, size: tuple[int, ...], number: int, labels: bool):
         super().__init__()
-        self.role, self.channels, self.number, self.calls = role, channels, number, []
+        self.role, self.channels, self.number, self.labels, self.calls = role, channels, number, labels, []
         self.where = nn.Parameter(torch.zeros(()))  # by which methods tell a network's device
         self.places = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(number))
 
     def forward(self, *given: Any, **more: Any) -> Tensor:
         result = self.of(given[0])
-        self.calls.append(([each for each in (*given, *more.values()) if isinstance(each, Tensor)], result))
+        seen = (*given, *more.values()) if self.labels else given[:1]  # a network without classes leaves labels alone
+        self.calls.append(([each for each in seen if isinstance(each, Tensor)], result))
         return result
 
     def of(self, x: Tensor) -> Tensor:
@@ -85,9 +86,9 @@ class Step:
 def of_losses(method: Method) -> dict[str, dict[str, Any]]:
     """Terms, forms and weights of the losses, and what the networks are given. The method's networks are replaced."""
     fixed: dict[str, Fixed] = {}
-    for number, (name, (role, _)) in enumerate(networks(method).items()):
+    for number, (name, (role, network)) in enumerate(networks(method).items()):
         channels = method.geometry.channels[name[-1] if name[-1] in method.reads else method.reads[-1]]
-        fixed[name] = Fixed(role, channels, method.geometry.size, number)
+        fixed[name] = Fixed(role, channels, method.geometry.size, number, getattr(network, "classes", 1) > 0)
         setattr(method, name, fixed[name])
     judges = [name for name, network in fixed.items() if network.role == "discriminator"]
     steps = first, _, later, swapped = [Step(method, fixed, *each) for each in ((0, 0), (0, 1), (1, 0), (0, 0, 1))]

@@ -42,7 +42,7 @@ def observed(model: Model) -> dict[str, dict[str, Any]]:
 def of_data(model: Model) -> dict[str, Any]:
     """What the networks are trained on."""
     table, target, split = model.data, model.method.target, model.data.split.model_dump()
-    size = tuple(side // 2 for side in table.size)
+    size = (64,) * table.dims
     key = json.dumps([table.source.table(), table.dims, size])
     RECORDS[key] = records = RECORDS.get(key) or table.source(("T1", "T2"), table.dims, size).records()
     parts, other = (split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1))
