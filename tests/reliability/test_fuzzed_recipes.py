@@ -141,11 +141,11 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
         texts += [(name, recipe.tables, recipe.text), (f"{name} in full", resolved(recipe.check()), "")]
         for _, tables, _ in texts[-2:]:  # heads with lesions are drawn when their records are asked for
             if isinstance(tables["data"]["source"], dict) and "lesions" in tables["data"]["source"]:
-                tables["data"]["source"]["subjects"] = 12
+                tables["data"]["source"]["subjects"] = 6
     for number in range(RECIPES):
         name, tables, text = texts[number % len(texts)]
         if text and rng.random() < 0.3:
-            content = spoiled(re.sub(r"subjects = \d+", "subjects = 12", text), rng)
+            content = spoiled(re.sub(r"subjects = \d+", "subjects = 6", text), rng)
         else:
             content = tomli_w.dumps(mutated(tables, rng)).encode("utf-8", "replace")
         path = tmp_path / f"{number}.toml"
