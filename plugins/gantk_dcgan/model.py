@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -97,9 +96,7 @@ class DCGAN(Method):
         real, fake = self.batched_forward(self.discriminator, *shown)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
-        judge = partial(self._judge, label=label)
-        judge.batch_independent = getattr(self.discriminator, "batch_independent", True)  # a penalty needs that
-        penalty = self.adversarial.penalty(judge, image, batch["fake"])
+        penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])
         return losses if penalty is None else losses | {"penalty": penalty}
 
     def train(self, mode: bool = True) -> DCGAN:
@@ -163,3 +160,17 @@ class DCGAN(Method):
 
     def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
         return self.discriminator(with_class(image, label, self.classes))
+
+
+class Judge:
+    """The discriminator of a DCGAN with fixed labels: a function of images alone, as penalties require.
+
+    A partial would not be compiled with the phase, as it cannot be told there that images are judged apart.
+    """
+
+    def __init__(self, method: DCGAN, label: Tensor | None):
+        self.batch_independent = getattr(method.discriminator, "batch_independent", True)
+        self._method, self._label = method, label
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self._method._judge(image, self._label)
