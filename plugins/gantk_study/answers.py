@@ -31,14 +31,14 @@ Rows = dict[str, np.ndarray]  # columns: case, which, repeat, answer, seconds, p
 
 def load(study: str | Path, answers: Iterable[str | Path]) -> tuple[dict[str, Any], dict[str, Rows], list[str]]:
     """Read the key and each reader's answers; also returns a message for each file left out. UserError if all are."""
-    file, accepted, problems = Path(study) / "key.json", {}, []
-    if not (key := read(file, KEY)):
+    if not (key := read(file := Path(study) / "key.json", KEY)):
         raise UserError(f"'{study}' holds no key.json", where="STUDY", remedy="name what `gantk study new` wrote")
+    digest, accepted, problems = sha256_of(file), {}, []
     for path in map(Path, answers):
         try:
             if not (said := read(path, ANSWERS, "ask the reader to save again")):
                 raise ValueError("it is not there")
-            if said["study"] != sha256_of(file):
+            if said["study"] != digest:
                 raise ValueError("it is of another study, or key.json was changed")
             if said["reader"] not in key["readers"]:
                 raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
