@@ -75,13 +75,15 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
     0.5 is chance; None for less than 4 pairs. The others are of other patients at the same place among their slices,
     or a patient's neighbouring pairs where there is no other. Measured on six sets: 0.97 to 1 for true pairs, among
     them those registered by hand and those in one template's space (0.91 where patients are unknown); up to 0.56 with
-    partners drawn at random, or other patients' at the same place (facades 0.69); 0.6 to 0.9
-    for pairs moved by 3 % of the width.
+    partners drawn at random, or other patients' at the same place (facades 0.69); 0.6 to 0.9 for pairs moved by 3 % of
+    the width.
     """
+    if len(pairs) < FEWEST:
+        return None
     stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
     for pair in pairs:
         stacks[pair["a"].subject].append(pair)
-    each = max(1, PAIRS // len(stacks)) if stacks else 0
+    each = max(1, PAIRS // len(stacks))
     places = [  # of each patient, as many pairs from the middles of equal parts of the stack
         (subject, rank, own[int((rank + 0.5) * len(own) / min(each, len(own)))])
         for subject, own in [*stacks.items()][:: max(1, -(-len(stacks) // PAIRS))]
@@ -89,7 +91,7 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
     ]
     seen = [(subject, rank, *(_small(pair[letter].read()) for letter in "ab")) for subject, rank, pair in places]
     won = []
-    for subject, rank, one, partner in seen if len(seen) >= FEWEST else ():
+    for subject, rank, one, partner in seen:
         others = [b for other, at, _, b in seen if other != subject and at == rank]
         others = others or [b for other, at, _, b in seen if other == subject and abs(at - rank) == 1]
         least = _information(one, partner)

@@ -17,8 +17,8 @@ def gantk_subjects(items, how):
         of = patient_folders if how == "folders" else patient_name
         return without_visits([of(item.place, shared) for item in items])
     if any(is_volume(item.source) for item in items):  # each volume is a patient's
-        patients = without_visits([patient_in(item.name) for item in items if is_volume(item.source)])
-        return [patients.pop(0) if is_volume(item.source) else "" for item in items]
+        patients = iter(without_visits([patient_in(item.name) for item in items if is_volume(item.source)]))
+        return [next(patients) if is_volume(item.source) else "" for item in items]
     if any(numbered(item.place) for item in items):
         return None  # folders are named after patients
     reading = reading_of(names := [item.stem for item in items])
