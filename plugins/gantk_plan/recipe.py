@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gantk.errors import UserError, counted
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model, toml
-from gantk.recipe.load import Recipe
+from gantk.recipe.load import Recipe, parse_setting
 from gantk.terminal import duration
 from gantk_plan.data import data_of
 from gantk_plan.look import Scans, look
@@ -57,9 +57,9 @@ def plan(
     reads = [each for each in settings if each.startswith("data.") and not each.startswith(NETWORK)]
     seen = look(Path(scans).absolute(), a, b, reads, tell)
     tell(0.7, "timing real steps")
-    lines = method_of(seen, hours, 3 if "data.dims=3" in settings else 2)
-    asked = next((each.partition("=")[2].strip(" '\"") for each in settings if each.startswith("method.name")), "")
-    if asked:
+    decided = dict(map(parse_setting, settings))
+    lines = method_of(seen, hours, decided.get("data.dims", 2))
+    if asked := str(decided.get("method.name", "")):
         known = options_model(registry().get("method", asked).load()).model_fields  # drop another method's keys
         lines = [lines[0]._replace(value=asked), *(line for line in lines[1:] if line.key.partition(".")[2] in known)]
     lines = _sized(seen, [*lines, *data_of(seen)], hours, settings, device)
