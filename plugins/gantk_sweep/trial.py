@@ -38,26 +38,26 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
 
     os.chdir(asked["here"])
     os.environ |= ALONE
-    own = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
+    trial = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
     options = {"device": asked["device"], "say": lambda line: None}
     for _ in range(600):  # up to a minute, until an earlier worker of this trial has released its run folder
-        with suppress(UserError), held(own):
+        with suppress(UserError), held(trial):
             break
         time.sleep(0.1)
-    report = REPORTING[own] = Reporter(own, asked["score"])
+    report = REPORTING[trial] = Reporter(trial, asked["score"])
     try:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
-                if read(Path(folder) / TRIAL, NOTED)["trial"] != own.name:
-                    with whole_folder(own) as made:
+                if read(Path(folder) / TRIAL, NOTED)["trial"] != trial.name:
+                    with whole_folder(trial) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
-        if steps_saved(own / "checkpoints"):
-            Run(own).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
-            resume(own, **options)
+        if steps_saved(trial / "checkpoints"):
+            Run(trial).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
+            resume(trial, **options)
         else:
-            run(asked["recipe"], set=config, out=own, **options)
+            run(asked["recipe"], set=config, out=trial, **options)
         report(done=True)
     except Exception as error:
         report.note(config, str(error) if isinstance(error, GantkError) else told(error))
@@ -65,7 +65,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
             raise  # Ray retries it three times
         tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
     finally:
-        del REPORTING[own]
+        del REPORTING[trial]
 
 
 class Reporter:
