@@ -14,18 +14,21 @@ from gantk_reggan.network import moved
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight lines; blur, pixels.
 LEVELS = ((4, 0, 3.0), (4, 1, 2.0), (4, 2, 1.0), (2, 2, 1.5), (2, 3, 0.7), (1, 3, 0.7), (1, 3, 0.0))
 LEAST = 0.1  # differences below count by their squares, those above by themselves
+GRAYS = 8  # gray levels of the joint histogram of x and y
 
 
 class Search(nn.Module):
     """Finds T for each pair: edges of x, and of y^ as training goes on, are laid on those of y, and y^ on y.
 
-    The zoom that fields have in the mean is taken off: it is no misalignment, but heads that G makes too small. It is
-    half the difference of T's and its inverse's: fields that are random alone seem to shrink images from either side.
+    Then gray levels of x are laid where those of y make them likely, and the other way round, by the joint histogram
+    under the field so far: edges of T1 and T2 lie 0.3 px apart, gray levels 0.1. The fields' mean zoom, heads that G
+    makes too small, is taken off: half of T's and its inverse's difference, as random fields shrink from either side.
     """
 
     def __init__(self, steps: int, stiffness: float, limit: float):
         super().__init__()
         self.registered = partial(registered, steps=steps, stiffness=stiffness, limit=limit)
+        self.refined = partial(self.registered, steps=(steps + 1) // 2, levels=LEVELS[-1:])
         self.register_buffer("zoom", torch.zeros(()))  # running mean over the fields of a training
 
     @torch.no_grad()
@@ -35,23 +38,45 @@ class Search(nn.Module):
             before, after = edges(source), edges(real)
             shown = torch.cat([(1 - late) * before, late * edges(fake), fake.float()], 1)
             field = self.registered(shown, torch.cat([(1 - late) * after, late * after, real.float()], 1))
+            grays, others = gray_levels(source), gray_levels(real)
+            for _ in range(2):  # the histogram follows the field
+                laid = moved(grays, field)
+                shown = [before / 2, progress * fake.float(), grays, likely(grays, laid, others)]
+                like = [after / 2, progress * real.float(), likely(others, others, laid), others]
+                field = self.refined(torch.cat(shown, 1), torch.cat(like, 1), field=field)
             back = reduce(lambda back, _: -moved(field, back), range(4), -field)
             (here, places), (there, _) = zoom(field, after), zoom(back, before)
             self.zoom.lerp_((here - there) / 2, 0.01)
             return field - self.zoom * places
 
 
+def gray_levels(image: Tensor) -> Tensor:
+    """Shares of GRAYS levels of an image's own range in each of its pixels: (N, C, *size) to (N, GRAYS, *size)."""
+    gray = image.float().mean(1, keepdim=True)
+    low, high = (end([*range(1, gray.ndim)], keepdim=True) for end in (gray.amin, gray.amax))
+    levels = torch.arange(float(GRAYS), device=gray.device).view(-1, *[1] * (gray.ndim - 2))
+    return (1 - ((gray - low) / (high - low).clamp_min(1e-6) * (GRAYS - 1) - levels).abs()).clamp_min(0)
+
+
+def likely(grays: Tensor, given: Tensor, of: Tensor) -> Tensor:
+    """P(gray level in `of` | that in `given`), from both images' joint histogram, at `grays`: (N, GRAYS, *size)."""
+    joint = of.flatten(2) @ given.flatten(2).mT
+    return (joint / joint.sum(1, keepdim=True).clamp_min(1e-6) @ grays.flatten(2)).view_as(grays)
+
+
 @torch.no_grad()
-def registered(image: Tensor, like: Tensor, steps: int, stiffness: float, limit: float) -> Tensor:
+def registered(
+    image: Tensor, like: Tensor, steps: int, stiffness: float, limit: float, levels=LEVELS, field: Tensor | None = None
+) -> Tensor:
     """Find the field T that lays images (N, C, *size) on those they shall be `like`: (N, dims, *size) float32, pixels.
 
     For each pair by itself, T, a cubic B-spline (Rueckert et al. 1999), minimises the mean of |like - image o T| over
-    pixels, their channels one vector, and `stiffness` / 2 of its squared gradient: `steps` of Levenberg and Marquardt,
-    reweighted, at each of LEVELS from coarse to fine; one that does not lower the sum is not taken.
+    pixels, channels one vector, and `stiffness` / 2 of its squared gradient: from `field` on, `steps` of Levenberg and
+    Marquardt, reweighted, at each of `levels`, coarse to fine; one that does not lower the sum is not taken.
     """
     size, dims = like.shape[2:], like.ndim - 2
-    field = like.new_zeros(len(like), dims, *size, dtype=torch.float32)
-    for scale, intervals, deviation in LEVELS:
+    field = like.new_zeros(len(like), dims, *size, dtype=torch.float32) if field is None else field
+    for scale, intervals, deviation in levels:
         shown = [max(min(8, side), side // (scale * (dims - 1))) for side in size]  # volumes are halved once more
         pair = [blurred(F.interpolate(each.float(), shown, mode="area"), deviation) for each in (image, like)]
         whole, lines = ([*map(partial(splines, intervals, like.device), size, to)] for to in (size, shown))
