@@ -144,6 +144,10 @@ def test_a_spread_is_scaled_on_other_patients_and_then_holds_what_it_states():
     curves = found["reliability"]
     assert curves["observed"] == pytest.approx(curves["nominal"], abs=0.02)
     assert 0.5 < found["auroc_10"]["value"] < 0.9 and "auroc_10" not in judge_uncertainty(errors, spread, inside, names)
+    inside[:, :, 20:], errors[:, :, 20:], spread[:, :, 20:] = 0, 0, 0  # air, sure and right: found as much easier there
+    air = judge_uncertainty(errors, spread, inside, names, 2.0)
+    assert air["auroc_10_whole"]["value"] > air["auroc_10"]["value"] + 0.05
+    assert air["auroc_10_whole"]["definition"].endswith("/whole")
 
 
 def test_inverted_contrast_is_an_alarm_in_training_and_of_a_translation():

@@ -15,7 +15,7 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 CELLS = 3  # scores on a line
-OF_UNCERTAINTY = ("auroc", "auroc_10", "ause", "spearman", "coverage")  # scores of an uncertainty
+OF_UNCERTAINTY = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")  # scores of an uncertainty
 MOST_FOREGROUND = 0.9  # plausible share of foreground in images of heads
 
 

@@ -38,7 +38,8 @@ def judge_uncertainty(
 
     - `auroc`: the probability that a pixel with an error above the 90th percentile of its patient's errors is more
       uncertain than a pixel below. 1 perfect, 0.5 guessing.
-    - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out.
+    - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out. `auroc_10_whole`: of
+      whole images, where most of the air is sure and right, so that it is easier.
     - `ause`: mean distance of the rejection curve from the oracle's, as a share of the mean error (Ilg et al. 2018,
       5.2). 0 perfect; `random` is the value of guessing.
     - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
@@ -49,16 +50,12 @@ def judge_uncertainty(
     - `reliability`: the `observed` and `unscaled` coverages at the spreads that hold `nominal` of normal errors.
     """
     from scipy.stats import spearmanr
-    from sklearn.metrics import roc_auc_score
 
     scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
     scores, curves, covered, owners = [], [], [], []
     for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         varied = min(np.ptp(e), np.ptp(u)) > 0
-        auroc, auroc_10 = (
-            roc_auc_score(large, u) if large.any() and not large.all() else np.nan
-            for large in (e > np.quantile(e, WORST), e > LARGE * (span or np.inf))
-        )
+        auroc, auroc_10 = (_auroc(large, u) for large in (e > np.quantile(e, WORST), e > LARGE * (span or np.inf)))
         rejected, oracle, random = curve = _rejection(e, u), _rejection(e, e), np.full(len(KEPT), e.mean())
         spearman = spearmanr(e, u).statistic if varied else np.nan
         scores.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
@@ -73,10 +70,15 @@ def judge_uncertainty(
     how = f"scaled-by-{others}-validation-patients" if scale else "not-scaled"
     mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
-    def row(values: Any, definition: str, higher: bool) -> dict[str, Any]:
-        return values.row() | {"unit": "", "definition": f"{definition}/foreground", "higher_is_better": higher}
+    def row(values: Any, definition: str, higher: bool, region: str = "foreground") -> dict[str, Any]:
+        return values.row() | {"unit": "", "definition": f"{definition}/{region}", "higher_is_better": higher}
 
-    large = {"auroc_10": row(auroc_10, "auroc/error-above-10-percent-of-range", True)} if span else {}
+    large = {}
+    if span:
+        name, images = "auroc/error-above-10-percent-of-range", _by_patient(errors, uncertainties, 1, patients)
+        whole = {patient: _auroc(e > LARGE * span, u) for patient, e, u in images}
+        of_whole = estimate([*whole.values()], [*whole])
+        large = {"auroc_10": row(auroc_10, name, True), "auroc_10_whole": row(of_whole, name, True, "whole")}
 
     return {
         "auroc": row(auroc, "auroc/error-above-patient-p90", True),
@@ -90,7 +92,14 @@ def judge_uncertainty(
     }
 
 
-def _by_patient(errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]):
+def _auroc(large: np.ndarray, uncertainties: np.ndarray) -> float:
+    """The area under the ROC curve of finding large errors by their uncertainty; nan where all or none are large."""
+    from sklearn.metrics import roc_auc_score
+
+    return roc_auc_score(large, uncertainties) if large.any() and not large.all() else np.nan
+
+
+def _by_patient(errors: Map, uncertainties: Map, foreground: Map | int, patients: Sequence[str]):
     """Yield (patient, errors, uncertainties) of each patient, (P,) each: finite values in the foreground."""
     errors = np.asarray(errors)
     uncertainties, inside = (np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground))
