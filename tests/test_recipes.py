@@ -23,13 +23,7 @@ from gantk_lookup.departures import departures
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 
-def variants() -> list:
-    """Every recipe as it is and in each of its profiles."""
-    return [
-        pytest.param(path, profile, id=f"{path.stem}-{profile}" if profile else path.stem)
-        for path in RECIPES
-        for profile in (None, *load_recipe(path).tables.get("profile", {}))
-    ]
+VARIANTS = [(path, name) for path in RECIPES for name in (None, *load_recipe(path).tables.get("profile", {}))]
 
 
 def build(model: Model) -> Method:
@@ -44,7 +38,7 @@ def build(model: Model) -> Method:
         return model.method(Geometry(data.dims, data.patch or data.size, channels, classes))
 
 
-@pytest.mark.parametrize(("path", "profile"), variants())
+@pytest.mark.parametrize(("path", "profile"), VARIANTS, ids=lambda each: getattr(each, "stem", each))
 def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_written_out(path, profile):
     model = load_recipe(path).override([], profile).check()
     assert model.summary.count(".") and len(model.summary) <= 120

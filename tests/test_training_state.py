@@ -171,12 +171,6 @@ def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
 # ---- optimizers ----------------------------------------------------------------------------------
 
 
-def networks(order: torch.memory_format = torch.contiguous_format) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3))
-    return net.to(memory_format=order), copy.deepcopy(net)
-
-
 def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, order=None) -> None:
     """Steps with seeded gradients, the same for all networks; `order`: their order in memory, not the weights'."""
     generator = torch.Generator().manual_seed(1)
@@ -200,7 +194,9 @@ def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, ord
 )
 def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_right_ones(rule, other, options, last):
     order, wrong = (torch.channels_last, torch.contiguous_format)[:: 1 if last else -1]
-    one, two = networks(order)
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3))
+    one, two = one.to(memory_format=order), copy.deepcopy(one)
     plain, mixed = other(one.parameters(), **options), rule(two.parameters(), **options)
     move_state(mixed, CPU)
     for _ in range(3):

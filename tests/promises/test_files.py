@@ -71,17 +71,14 @@ def test_colour_comes_back_in_colour(identity):
     assert after.mode == before.mode == "RGB" and np.array_equal(np.asarray(after), np.asarray(before))
 
 
-def by_position(folder) -> list:
-    return sorted(map(dcmread, folder.glob("*.dcm")), key=lambda dataset: dataset.InstanceNumber)
-
-
 def rescaled(dataset) -> np.ndarray:
     return dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
 
 
 @pytest.mark.parametrize("name", ["mr", "ct"])
 def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, name):
-    before, after = (by_position(identity / side / name) for side in ("in", "out"))
+    series = (map(dcmread, (identity / side / name).glob("*.dcm")) for side in ("in", "out"))
+    before, after = (sorted(slices, key=lambda dataset: dataset.InstanceNumber) for slices in series)
     assert len(after) == len(before)
     for source, made in zip(before, after, strict=True):
         assert made.Modality == "MR", "the target's: T2 is none of CT"
