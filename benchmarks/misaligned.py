@@ -1,11 +1,10 @@
 """What training pairs that do not lie on each other cost: RegGAN and Pix2Pix, scored on test pairs that do.
 
-    python benchmarks/misaligned.py [--pixels 0 2 4 8] [--seeds 0] [--data PAIRS.csv] [--out DIR] [--json FILE]
+    python benchmarks/misaligned.py [--pixels 0 2 4 8] [--seeds 0] [--data PAIRS.csv] [--methods reggan] [--json FILE]
 
-Both train with the networks, steps and augmentation of `reggan_t1t2 --profile cpu`; the T2 of each training pair is
+They train with the networks, steps and augmentation of `reggan_t1t2 --profile cpu`; the T2 of each training pair is
 moved by so many pixels in the mean (the source `misaligned`). `lost` is against the same method and patients at the
-first of --pixels. Intervals (95 %) are of drawing patients, each the mean of the seeds; one patient has none. Runs
-that are in DIR already are not trained again.
+first of --pixels. Intervals (95 %) are of drawing patients, each a mean of seeds. Runs in --out are not trained again.
 """
 
 import argparse
@@ -36,10 +35,11 @@ def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -
 if __name__ == "__main__":
     parser = harness.parser(__doc__, set=[], out=Path("runs/misaligned"), seeds=(0,))
     parser.add_argument("--pixels", type=float, nargs="+", default=[0.0, 2.0, 4.0, 8.0])
+    parser.add_argument("--methods", nargs="+", default=["reggan", "pix2pix"])
     parser.add_argument("--data", type=Path, help="a CSV of pairs; default: synthetic heads")
     options = parser.parse_args()
     rows, scores, aligned = [], {}, {}
-    for method in ("reggan", "pix2pix"):
+    for method in options.methods:
         for pixels in options.pixels:
             found = [scored(method, pixels, seed, options) for seed in options.seeds]
             psnr = np.mean([list(one[0].values()) for one in found], axis=0)
