@@ -31,9 +31,11 @@ def gantk_subjects(items, how):
 
 @hookimpl
 def gantk_items(items, source):
-    """The items with one version of each image: `pre/T1` of `orig/T1` and `pre/T1`."""
-    from gantk_subjects.versions import one_version
+    """The items with one version of each image: `pre/T1` of `orig/T1` and `pre/T1`; UserError for folders of visits
+    that are called T1 and T2."""
+    from gantk_subjects.versions import one_version, refuse_folders_of_visits
 
+    refuse_folders_of_visits(items, source)
     kept, note = one_version(items, source.root)
     source.notes = [note] if note else []
     return kept

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from gantk.data.sources.file_names import Parts, relative_to
 from gantk.data.sources.reader import Item, is_volume
-from gantk.errors import counted
-from gantk.formats.contrasts import without_gaps
+from gantk.data.sources.source import FileSource
+from gantk.errors import UserError, counted
+from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
 from gantk_subjects.folders import VERSION
 
@@ -21,6 +22,26 @@ LEAST = re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc")
 WORD = re.compile(rf"(?i)(?<![^\W_]){VERSION.pattern.removeprefix('(?i)')}(?![^\W_])")
 
 Words = tuple[Parts, Parts]  # the words of a path's folders, and of its name, that say its version
+
+
+def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
+    """UserError where most files of a domain lie in folders whose file names end in several contrasts: `T1/P1_T1_FLAIR`
+    beside `T1/P1_T1_T2` is of the first visit, not of T1. `T1_to_T2` and `T2_in_T1` end in no contrast of their own."""
+    for letter, name in source.names.items():
+        folders: dict[Path, dict[str, Item]] = defaultdict(dict)
+        counts = Counter(item.shown.parent for item in items if item.letter == letter and not item.contrasts)
+        for item in items:
+            *before, last = ["", *(word.lower() for word in words_of(stem_of(item.shown)))]
+            if item.letter == letter and last in CONTRASTS and not before[-1:][0].endswith(("to", "in")):
+                folders[item.shown.parent].setdefault(CONTRASTS[last].upper(), item)
+        own = usual_contrast(name)
+        mixed = [x for x, said in folders.items() if len(said) > 1 and any(exclude(one.lower(), own) for one in said)]
+        if 2 * sum(counts[folder] for folder in mixed) > counts.total():
+            said = folders[mixed[0]]
+            first = relative_to(next(iter(said.values())).shown, source.root).as_posix()
+            what = f"files that would count as {name} end in {', '.join(sorted(said))}: '{first}' and others"
+            ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in source.names.items())
+            raise UserError(what, where="data.source", remedy=f"name the files of each domain: {ways}")
 
 
 def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | None]:
