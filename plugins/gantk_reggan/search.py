@@ -40,9 +40,9 @@ class Search(nn.Module):
             field = self.registered(shown, torch.cat([(1 - late) * after, late * after, real.float()], 1))
             grays, others = gray_levels(source), gray_levels(real)
             for _ in range(2):  # the histogram follows the field
-                laid = moved(grays, field)
-                shown = [before / 2, progress * fake.float(), grays, likely(grays, laid, others)]
-                like = [after / 2, progress * real.float(), likely(others, others, laid), others]
+                joint = others.flatten(2) @ moved(grays, field).flatten(2).mT
+                shown = [before / 2, progress * fake.float(), grays, likely(joint, grays)]
+                like = [after / 2, progress * real.float(), likely(joint.mT.contiguous(), others), others]
                 field = self.refined(torch.cat(shown, 1), torch.cat(like, 1), field=field)
             back = reduce(lambda back, _: -moved(field, back), range(4), -field)
             (here, places), (there, _) = zoom(field, after), zoom(back, before)
@@ -58,9 +58,8 @@ def gray_levels(image: Tensor) -> Tensor:
     return (1 - ((gray - low) / (high - low).clamp_min(1e-6) * (GRAYS - 1) - levels).abs()).clamp_min(0)
 
 
-def likely(grays: Tensor, given: Tensor, of: Tensor) -> Tensor:
-    """P(gray level in `of` | that in `given`), from both images' joint histogram, at `grays`: (N, GRAYS, *size)."""
-    joint = of.flatten(2) @ given.flatten(2).mT
+def likely(joint: Tensor, grays: Tensor) -> Tensor:
+    """Chances of the other image's gray levels where this has `grays`, by their joint histogram (N, other, this)."""
     return (joint / joint.sum(1, keepdim=True).clamp_min(1e-6) @ grays.flatten(2)).view_as(grays)
 
 

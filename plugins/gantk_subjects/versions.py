@@ -28,13 +28,15 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
     """UserError where most files of a domain lie in folders whose file names end in several contrasts: `T1/P1_T1_FLAIR`
     beside `T1/P1_T1_T2` is of the first visit, not of T1. `T1_to_T2` and `T2_in_T1` end in no contrast of their own."""
     for letter, name in source.names.items():
-        folders: dict[Path, dict[str, Item]] = defaultdict(dict)
-        counts = Counter(item.shown.parent for item in items if item.letter == letter and not item.contrasts)
+        if not (own := usual_contrast(name)):
+            continue
+        folders, counts = defaultdict[Path, dict[str, Item]](dict), Counter[Path]()
         for item in items:
-            *before, last = ["", *(word.lower() for word in words_of(stem_of(item.shown)))]
-            if item.letter == letter and last in CONTRASTS and not before[-1:][0].endswith(("to", "in")):
-                folders[item.shown.parent].setdefault(CONTRASTS[last].upper(), item)
-        own = usual_contrast(name)
+            if item.letter == letter and not item.contrasts:
+                counts[folder := item.shown.parent] += 1
+                before, last = ["", "", *(word.lower() for word in words_of(stem_of(item.shown)))][-2:]
+                if last in CONTRASTS and not before.endswith(("to", "in")):
+                    folders[folder].setdefault(CONTRASTS[last].upper(), item)
         mixed = [x for x, said in folders.items() if len(said) > 1 and any(exclude(one.lower(), own) for one in said)]
         if 2 * sum(counts[folder] for folder in mixed) > counts.total():
             said = folders[mixed[0]]
