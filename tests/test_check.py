@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tomli_w
-from PIL import Image
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
 
@@ -97,6 +96,9 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     assert {name for each in result["files"] for name in each["split"]} == {"train", "validation", "test"}
     volume(volumes / "raw/subject-000/T1.nii.gz", np.eye(24)[None] * np.ones((24, 1, 1)))
     assert "raw/subject-000/T1.nii.gz' beside 'subject-000/T1.nii.gz'" in problem(check(volumes), "versions")["what"]
+    for name in ["raw/3DT1", "raw/T2", "raw/PD", "pre/T1_pre", "pre/T2_pre", "pre/PD_pre"]:
+        volume(volumes / f"ms/p1/{name}.nii.gz", np.ones((24, 24, 24)))
+    assert "'p1/raw/3DT1.nii.gz' beside 'p1/pre/T1_pre" in problem(check(volumes / "ms"), "versions")["what"]
 
 
 def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(pictures):
@@ -116,8 +118,7 @@ def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(
 
 
 def test_what_is_wrong_with_single_volumes_is_named(volumes):
-    broken = np.ones((24, 24, 24), np.float32)
-    broken[3, 3, 3] = np.nan
+    broken = np.pad([[[np.nan]]], ((3, 20),) * 3, constant_values=1.0)
     volume(volumes / "subject-001/T1.nii.gz", broken, dtype=np.float32)
     path = volumes / "subject-003/T1.nii.gz"
     head = np.asarray(nib.load(path).dataobj)
@@ -167,8 +168,7 @@ def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
     for number, image in enumerate(heads().values()):
         save(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number:02d}.png", image)
     result = check(tmp_path / "pets")
-    note = problem(result, "domains")
-    assert set(result["domains"]) == {"A", "B"} and "A (cats) and B (dogs)" in note["what"]
+    assert set(result["domains"]) == {"A", "B"} and "A (cats) and B (dogs)" in problem(result, "domains")["what"]
     assert check(tmp_path / "pets" / "cats")["domains"]["images"]["images"] == 14
     result = check(tmp_path / "pets" / "cats" / "03.png")
     assert result["images"] == 1 and problem(result, "source") and result["files"][0]["shape"] == [64, 64]
@@ -239,7 +239,7 @@ def study(tmp_path):
             for number in range(count):
                 path = tmp_path / f"{number:05d}.png"
                 pixels = np.random.default_rng(number).integers(0, 255, (side, side))
-                path.exists() or Image.fromarray(pixels.astype(np.uint8)).save(path)
+                path.exists() or Picture.fromarray(pixels.astype(np.uint8)).save(path)
                 table.writerow([path.name, ("T1", "T2")[number % 2], f"p{number // 2 % 10}"])
         return tmp_path / "table.csv"
 
@@ -262,13 +262,13 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
     lines = [f"{n:05d}.png,{n + 1:05d}.png,p{n}" for n in range(0, 40, 2)]
     table.write_text("\n".join(["T1,T2,patient", *lines]))
     source = Manifest(("T1", "T2"), 2, (16, 16), path=str(table))
-    with patch.object(Image, "open") as opened:
+    with patch.object(Picture, "open") as opened:
         assert {record.pair for record in source.records()} == {f"{n:05d}.png" for n in range(0, 40, 2)}
     assert not opened.called
-    Image.open(table.parent / "00000.png").save(table.parent / "00000.png", dpi=(72, 72))  # a chunk before its pixels
-    Image.new("P", (16, 16)).save(table.parent / "00003.png")
-    Image.new("L", (16, 18)).save(table.parent / "00005.png")
-    with patch.object(Image, "open", wraps=Image.open) as opened:
+    Picture.open(table.parent / "00000.png").save(table.parent / "00000.png", dpi=(72, 72))  # a chunk before its pixels
+    Picture.new("P", (16, 16)).save(table.parent / "00003.png")
+    Picture.new("L", (16, 18)).save(table.parent / "00005.png")
+    with patch.object(Picture, "open", wraps=Picture.open) as opened:
         pairs = [record.pair for record in source.records()]
     assert opened.call_count == 2 and pairs.count("00002.png") == 2 and "00004.png" not in pairs
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z]))")  # a group, so that `split` returns word, end, word, ...
+# The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns word, end, word, ...
+WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?<=[23]d|ax)|(?<=sag|cor))(?=(?i:t[12]|flair|pd)))")
 SYNONYMS = {
     "t1": ("t1w", "t1n", "mprage", "spgr", "fspgr"),
-    "t1ce": ("cet1", *(one + agent for one in ("t1", "t1w") for agent in ("c", "ce", "ca", "gd", "km", "post"))),
+    "t1ce": ("cet1", *(one + end for one in ("t1", "t1w") for end in ("c", "ce", "ca", "gd", "gado", "km", "post"))),
     "t2": ("t2w",),
     "flair": ("t2flair", "t2f", "fla", "darkfluid"),
     "pd": ("pdw",),
@@ -22,9 +23,8 @@ SYNONYMS = {
 # Words for a contrast agent, and for its absence.
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
-BINS = 32  # equal shares of the values of an image
+BINS, SOME = 32, 64  # equal shares of an image's values; images from which a domain's distribution is computed
 AIR = 0.1  # of an image's range: what is darker is air
-SOME = 64  # images from which a domain's distribution is computed
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
 # Order of preference among several contrasts, where the user has chosen none.
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")

@@ -88,7 +88,7 @@ def _version(item: Item, root: Path) -> tuple[tuple, Words]:
     stem, words = stem_of(item.shown), []
     if is_volume(item.source):
         words = WORD.findall(stem.lower())
-        stem = without_gaps(WORD.sub("", stem)) or stem
+        stem = without_gaps(WORD.sub("", stem).removeprefix("3D")) or stem  # raw 3DT1, then T1_preprocessed
     return (item.letter, *folders, stem, item.volume), (said, tuple(words))
 
 
