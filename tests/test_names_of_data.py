@@ -96,7 +96,7 @@ MIXED = {  # names below a folder; those in brackets are neither T1 nor T2, or b
     "folders of several kinds": "p1/T1/1 p1/T2/1 p2/T1_mprage/1 p2/T2/1 (p3/T1_ce/1) (p3/t1ce/1) p3/T2/1",
     "made from others": "p1/a_T1 (p1/a_T1_bias) (p1/deep/A_t1_bet) p1/a_T1_to_T2 p1/a_T2 p2/b_T1_1 p2/b_T1_2 p2/T2_x",
     "words apart": "p/3_T1_ax (p/5_T1_ax_KM) (p/t1_sag_post_gd) p/4_T2 (p/6_T2_ax_FLAIR) (p/t2_dark-fluid) (p/T2_star)",
-    "planes": "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2 (q/3DFLAIR) (q/DP) r/CORT1_1 r/2dT2",
+    "planes": "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI (r/T1WI_C) s/2dT2",
     "contrast agent": "p1_T1 (p1_T1_ce) (p1_t1ce) (p1_T1-post) p1_T2 (p1_T2_FLAIR) (p2_T1_Gd) p2_T2 p2_T1W",
 }
 

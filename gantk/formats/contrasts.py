@@ -12,11 +12,11 @@ import numpy as np
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns word, end, word, ...
 WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?<=[23]d|ax)|(?<=sag|cor))(?=(?i:t[12]|flair|pd)))")
 SYNONYMS = {
-    "t1": ("t1w", "t1n", "mprage", "spgr", "fspgr"),
-    "t1ce": ("cet1", *(one + end for one in ("t1", "t1w") for end in ("c", "ce", "ca", "gd", "gado", "km", "post"))),
-    "t2": ("t2w",),
+    "t1": ("t1w", "t1wi", "t1n", "mprage", "spgr", "fspgr"),
+    "t1ce": ("cet1", *(x + y for x in ("t1", "t1w", "t1wi") for y in ("c", "ce", "ca", "gd", "gado", "km", "post"))),
+    "t2": ("t2w", "t2wi"),
     "flair": ("t2flair", "t2f", "fla", "darkfluid"),
-    "pd": ("pdw",),
+    "pd": ("pdw", "pdwi"),
     "mr": ("mri",),
     **dict.fromkeys(("dwi", "adc", "swi", "ct", "cbct", "pet", "t2star", "t1map", "t2map"), ()),
 }
