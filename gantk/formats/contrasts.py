@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns word, end, word, ...
-WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?<=[23]d|ax)|(?<=sag|cor))(?=(?i:t[12]|flair|pd)))")
+WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))")
 SYNONYMS = {
     "t1": ("t1w", "t1wi", "t1n", "mprage", "spgr", "fspgr"),
     "t1ce": ("cet1", *(x + y for x in ("t1", "t1w", "t1wi") for y in ("c", "ce", "ca", "gd", "gado", "km", "post"))),
