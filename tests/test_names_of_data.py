@@ -10,7 +10,7 @@ from PIL import Image
 from volumes import records_of, volume
 
 from gantk.data.dataset import Data
-from gantk.data.sources.file_names import discover, patient_of, regex_option, rename_or_map
+from gantk.data.sources.file_names import discover, domain_match, patient_of, regex_option, rename_or_map
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
@@ -118,6 +118,7 @@ def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
         data_of("dualgan_t1t2", tmp_path)
     ways = ("data.source.name=nifti", "data.source.a=*_0000*", "data.source.b=*_0001*")
     assert "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol" in data_of("dualgan_t1t2", tmp_path, *ways)[3]
+    assert domain_match("p1_3DT1", "3DT1") == domain_match("7_my_scan", "my scan") == 2
     assert rename_or_map({"T1", "CT", "FLAIR"}, ["CT", "MR"]).endswith('data.source.a="CT" --set data.source.b="T1"')
 
 
@@ -196,8 +197,7 @@ def test_patients_in_names_stay_on_one_side_and_unsure_ones_are_asked_about(tmp_
     with pytest.raises(UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"):
         data_of("cyclegan_ct_mr", path)
     assert "of 3 patients" in data_of("cyclegan_ct_mr", path, "data.source.patient=names")[3]
-    for answer in ("data.split.by=block", "data.split.by=image"):
-        assert "unknown" in data_of("cyclegan_ct_mr", path, answer)[3]
+    assert all("unknown" in data_of("cyclegan_ct_mr", path, f"data.split.by={x}")[3] for x in ("block", "image"))
     assert "of 3 patients" in data_of("cyclegan_ct_mr", path, r"data.source.patient=(\d+)\d{3}")[3]
 
 

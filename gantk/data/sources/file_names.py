@@ -189,7 +189,7 @@ def domain_match(name: str, domain: str) -> int:
     words = joined([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
     if "".join(words) == wanted:
         return 3
-    if any(same_contrast(word, wanted) for word in words):
+    if any(same_contrast(word, wanted) for word in words) or wanted in map(str.__add__, words, words[1:]):
         return 2
     # A single letter starts too many words.
     alike = [word for word in words if min(len(word), len(wanted)) > 1]
