@@ -26,6 +26,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 
 test: $(VENV)/ready-dev  ## install into .venv, check the style and run the quick tests on two cores
 	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet
 	@$(PYTEST) -m "not slow and not bench" $(ARGS)
 
 test-bench: $(VENV)/ready-dev  ## run the tests of benchmarks/
@@ -49,6 +50,7 @@ docs: $(VENV)/ready-docs  ## build the documentation into build/site, which open
 
 lint: $(VENV)/ready-dev  ## check the style only
 	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet
 
 clean:  ## remove .venv and everything that was built; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -12,23 +12,32 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from gantk.plugin.spec import groups_of, is_table, kind_of, options_of
 
-SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))  # pydantic's names for the bounds of a range
+# pydantic's names for the bounds of a range
+SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 
 
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
-    """(name, type, default, comment) of each option; the comment is read from the option's line in the source."""
+    """(name, type, default, comment) of each option; the comment is read from the option's line in
+    the source.
+    """
     comments, rows = _comments(target), []
     for group in groups_of(target).values():
         comments |= _comments(group)
     for name, hint, default in options_of(target):
-        default_text = "required" if default is ... else "none" if default is None else json.dumps(default, default=str)
+        default_text = (
+            "required"
+            if default is ...
+            else "none"
+            if default is None
+            else json.dumps(default, default=str)
+        )
         default_text = "" if is_table(hint) else default_text
         rows.append((name, _type_text(hint), default_text, comments.get(name, "")))
     return rows
 
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
-    """The trailing comment of each parameter's line in the signature, or of each field's line of a dataclass."""
+    """Option -> the comment on its line of the signature or dataclass, or on the lines above it."""
     comments: dict[str, str] = {}
     own = target.__init__ if inspect.isclass(target) and not is_table(target) else target
     for source in target.__mro__[:-1] if is_dataclass(target) else [own]:
@@ -36,8 +45,17 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
             lines = inspect.getsource(source).splitlines()
         except (OSError, TypeError):
             continue
-        for match in filter(None, (re.match(r"\s*(\w+)\s*:[^#]*#\s*(.+)", line) for line in lines)):
-            comments.setdefault(match[1], match[2])
+        above: list[str] = []
+        for line in map(str.strip, lines):
+            if line.startswith("# "):
+                above.append(line.removeprefix("# "))
+                continue
+            match = re.match(r"(\w+)\s*:[^#]*(?:#\s*(.+))?$", line)
+            if match:
+                texts = [*above, match[2]] if match[2] else above
+                if texts:
+                    comments.setdefault(match[1], " ".join(texts))
+            above = []
     return comments
 
 
@@ -50,7 +68,12 @@ def _type_text(hint: Any) -> str:
         return kind
     if origin is Annotated:
         marks = [mark for each in hint.__metadata__ for mark in getattr(each, "metadata", [each])]
-        ends = [f" {s} {e}" for mark in marks for key, s in SIGNS if (e := getattr(mark, key, 10**9)) < 10**9]
+        ends = [
+            f" {s} {e}"
+            for mark in marks
+            for key, s in SIGNS
+            if (e := getattr(mark, key, 10**9)) < 10**9
+        ]
         return _type_text(inner[0]) + ",".join(ends)
     if origin is Literal:
         return " | ".join(map(json.dumps, inner))
