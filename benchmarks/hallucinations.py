@@ -1,12 +1,14 @@
-"""Measures how well hallucination maps detect discs planted into outputs of T1 -> T2 models, by size and contrast.
+"""Measures how well hallucination maps detect discs planted into outputs of T1 -> T2 models, by
+size and contrast.
 
     python benchmarks/hallucinations.py RUN... [--json FILE] [--discs 8]
 
-An invention is a disc in the output alone; an erasure is a disc in input and truth that the output lacks. Each lies in
-the tissue of a test image of the run. A disc's score is the highest value of a map within 6 pixels of its centre; the
-negative is the score at the same place without the disc: AUROC with a 95 % interval from drawing subjects. The maps:
-against the truth, and `suspicion` from input and output alone. The spread over flips is computed on the clean image,
-as if the network drew the disc for every flip: otherwise the flips without the disc would reveal it.
+An invention is a disc in the output alone; an erasure is a disc in input and truth that the output
+lacks. Each lies in the tissue of a test image of the run. A disc's score is the highest value of a
+map within 6 pixels of its centre; the negative is the score at the same place without the disc:
+AUROC with a 95 % interval from drawing subjects. The maps: against the truth, and `suspicion` from
+input and output alone. The spread over flips is computed on the clean image, as if the network drew
+the disc for every flip: otherwise the flips without the disc would reveal it.
 """
 
 from itertools import product
@@ -24,7 +26,8 @@ from gantk.plugin.loader import registry
 from gantk_hallucination.maps import FINE, blurred, suspicion
 from gantk_hallucination.sfrc import SFRC, against_truth
 
-SIZES, CONTRASTS, KINDS = (4, 6, 8, 10, 12), (0.05, 0.1, 0.2, 0.4), ("invention", "erasure")  # pixels; share of range
+# pixels; share of range
+SIZES, CONTRASTS, KINDS = (4, 6, 8, 10, 12), (0.05, 0.1, 0.2, 0.4), ("invention", "erasure")
 REACH, FINER = 6, 4  # pixels around a centre; samples per pixel along each axis
 
 
@@ -36,7 +39,9 @@ def disc(side: int, row: float, column: float, diameter: float) -> Tensor:
 
 
 def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
-    """Planted discs of one run, their scores (with disc, without disc) in each map, and their patients."""
+    """Planted discs of one run, their scores (with disc, without disc) in each map, and their
+    patients.
+    """
     model, data = harness.opened(Path(path))
     pairs, (low, high) = data.pairs("test"), data.range
     inputs, truths = (torch.stack([data.image(pair[letter]) for pair in pairs]) for letter in "ab")
@@ -47,7 +52,9 @@ def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
         spread = blurred(flips.spread(model.method, "b", inputs, outputs, ()), FINE)
         tissue = blurred((inputs > low + 0.1 * span).float(), 3.0) > 0.97
         plants, rows = [], {name: [] for name in ("inputs", "truths", "outputs")}
-        for (number, kind), diameter, contrast in product(enumerate(KINDS * discs), SIZES, CONTRASTS):
+        for (number, kind), diameter, contrast in product(
+            enumerate(KINDS * discs), SIZES, CONTRASTS
+        ):
             image = (len(plants) * 7 + number) % len(pairs)
             places = np.argwhere(tissue[image, 0].numpy())
             places = places[(places.min(1) >= 10) & (places.max(1) < side - 10)]
@@ -68,7 +75,9 @@ def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
         maps |= {"without truth": (suspect, clean), "absolute error, smoothed": tuple(error)}
 
     def peak(found: Tensor, row: int, column: int) -> float:
-        return float(found[0, row - REACH : row + REACH + 1, column - REACH : column + REACH + 1].max())
+        return float(
+            found[0, row - REACH : row + REACH + 1, column - REACH : column + REACH + 1].max()
+        )
 
     scores = {
         name: [(peak(planted[i], *p[4:]), peak(plain[p[3]], *p[4:])) for i, p in enumerate(plants)]
@@ -82,13 +91,17 @@ def measured(path: str, discs: int, seed: int) -> dict[str, Any]:
 def auroc(scores: np.ndarray, patients: list[str]) -> str:
     """AUROC of scores (n, 2), with the disc and without, and its 95 % interval, as text."""
     value = lambda at: roc_auc_score(np.repeat([1, 0], len(at)), scores[at].T.ravel())  # noqa: E731
-    return harness.with_ends(value(np.arange(len(scores))), drawn_interval(value, patients, draws=500), 3)
+    return harness.with_ends(
+        value(np.arange(len(scores))), drawn_interval(value, patients, draws=500), 3
+    )
 
 
 if __name__ == "__main__":
     parser = harness.parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--discs", type=int, default=8, help="of each kind, size and contrast, for each run")
+    parser.add_argument(
+        "--discs", type=int, default=8, help="of each kind, size and contrast, for each run"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = [measured(run, options.discs, seed) for seed, run in enumerate(options.runs)]
@@ -99,7 +112,10 @@ if __name__ == "__main__":
     rows = []
     for name, chosen in groups.items():
         at = [i for i, plant in enumerate(plants) if chosen(plant)]
-        cells = [np.array(sum((one["scores"][key] for one in found), []))[at] for key in found[0]["scores"]]
+        cells = [
+            np.array(sum((one["scores"][key] for one in found), []))[at]
+            for key in found[0]["scores"]
+        ]
         rows.append([name, len(at), *(auroc(cell, [patients[i] for i in at]) for cell in cells)])
     shares = [one["sfrc"] for one in found]
     harness.finish(options.json, ["discs", "n", *found[0]["scores"]], rows, sfrc=shares)

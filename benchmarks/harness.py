@@ -1,8 +1,10 @@
-"""The harness of all benchmarks: warm-up, rounds in turns, medians and bootstrap intervals, Markdown and JSON records.
+"""The harness of all benchmarks: warm-up, rounds in turns, medians and bootstrap intervals,
+Markdown and JSON records.
 
-Every side of a comparison takes one turn per round, and the order is reversed every other round, so that other load on
-the machine falls on all of them alike. The device is synchronised before and after each timed stretch. All samples stay
-in the record: a ratio is the median over rounds of the ratio within a round, with a bootstrap 95 % interval.
+Every side of a comparison takes one turn per round, and the order is reversed every other round, so
+that other load on the machine falls on all of them alike. The device is synchronised before and
+after each timed stretch. All samples stay in the record: a ratio is the median over rounds of the
+ratio within a round, with a bootstrap 95 % interval.
 """
 
 import argparse
@@ -53,19 +55,26 @@ STEPS = 20  # most steps in a sample
 DRAWS = 2000  # bootstrap samples of an interval
 LENGTH = 100_000  # length of the training, so that schedules are at their beginning
 NO_GRAPHS = "not captured: graphs need a CUDA device"
-# label -> setting that changes one part of the fast path; `compile` is off by default, all others are on.
+# label -> setting that changes one part of the fast path; `compile` is off by default, all others
+# are on.
 SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
-    f"{'without' if field.default else 'with'} {name}": f"train.fast.{name}={'false' if field.default else 'true'}"
+    f"{'without' if field.default else 'with'} {name}": (
+        f"train.fast.{name}={'false' if field.default else 'true'}"
+    )
     for name, field in FastTable.model_fields.items()
     if name != "pipelined"  # applies to translation only
 }
-ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}  # no effect on other devices
+# no effect on other devices
+ONLY = {"cpu": ("kernels", "keep_memory"), "cuda": ("cuda_graph", "benchmark", "pin")}
 OPTIONS: dict[str, dict[str, Any]] = {  # of the command lines
     "device": {"help": "cpu, cuda, cuda:1; default %(default)s (None: the best there is)"},
     "set": {"action": "append", "metavar": "KEY=VALUE", "help": "over the recipe; repeatable"},
     "rounds": {"type": int, "help": "default %(default)s"},
     "seconds": {"type": float, "help": "of timed steps for a case; default %(default)g"},
-    "out": {"type": Path, "help": "folder of the runs; those there are not trained again; default %(default)s"},
+    "out": {
+        "type": Path,
+        "help": "folder of the runs; those there are not trained again; default %(default)s",
+    },
     "seeds": {"type": int, "nargs": "+", "help": "default %(default)s"},
 }
 PLAIN = ("train.fast=false", 'train.precision="fp32"')  # everything switched off
@@ -74,15 +83,23 @@ _keeps_memory = False  # current state of this process
 
 
 def switches(device: torch.device) -> dict[str, tuple[str]]:
-    """label -> (setting,) that switches one part of the fast path; only the parts with an effect on this device."""
+    """label -> (setting,) that switches one part of the fast path; only the parts with an effect on
+    this device.
+    """
     elsewhere = {name for kind, names in ONLY.items() if kind != device.type for name in names}
-    return {label: (setting,) for label, setting in SWITCHES.items() if label.split()[1] not in elsewhere}
+    return {
+        label: (setting,)
+        for label, setting in SWITCHES.items()
+        if label.split()[1] not in elsewhere
+    }
 
 
 def keep_memory(keep: bool) -> bool:
-    """Handle freed memory as train.fast.keep_memory = `keep` does; returns whether that changes the current state.
+    """Handle freed memory as train.fast.keep_memory = `keep` does; returns whether that changes the
+    current state.
 
-    On a change all free memory is returned to the system, so that no side reuses memory that another has kept.
+    On a change all free memory is returned to the system, so that no side reuses memory that
+    another has kept.
     """
     global _keeps_memory
     machine.keep_memory(keep)
@@ -96,17 +113,26 @@ def keep_memory(keep: bool) -> bool:
 class Turn:
     """One side of a comparison: times `step`, with the device synchronised before and after.
 
-    `keep`: whether this side keeps freed memory. `settling`: untimed steps before its first turn, such as those before
-    a CUDA graph is captured. `digest`: hash of the side's batches; sides with different ones cannot be compared.
+    `keep`: whether this side keeps freed memory. `settling`: untimed steps before its first turn,
+    such as those before a CUDA graph is captured. `digest`: hash of the side's batches; sides with
+    different ones cannot be compared.
     """
 
     digest = ""
 
-    def __init__(self, step: Callable[[], object], device: torch.device = CPU, keep: bool = False, settling: int = 0):
+    def __init__(
+        self,
+        step: Callable[[], object],
+        device: torch.device = CPU,
+        keep: bool = False,
+        settling: int = 0,
+    ):
         self.step, self.device, self.keep, self._settling = step, device, keep, settling
 
     def settle(self) -> None:
-        """Take untimed steps: before the first turn, and one whenever the side before handled memory differently."""
+        """Take untimed steps: before the first turn, and one whenever the side before handled
+        memory differently.
+        """
         changed = keep_memory(self.keep)
         for _ in range(max(int(changed), self._settling)):
             self.step()
@@ -128,7 +154,9 @@ class Turn:
 
 
 def in_turns(ways: dict[str, Callable[[], T]], rounds: int, warm: int = 0) -> dict[str, list[T]]:
-    """name -> results of its calls, one per round; each round calls every function, every other one in reverse."""
+    """name -> results of its calls, one per round; each round calls every function, every other one
+    in reverse.
+    """
     for way in ways.values():
         for _ in range(warm):
             way()
@@ -140,7 +168,8 @@ def in_turns(ways: dict[str, Callable[[], T]], rounds: int, warm: int = 0) -> di
 
 
 def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[float]]:
-    """name -> samples in seconds per step, one per round: at least four rounds, about `seconds` in all.
+    """name -> samples in seconds per step, one per round: at least four rounds, about `seconds` in
+    all.
 
     Raises GantkError if the sides received different batches.
     """
@@ -155,9 +184,13 @@ def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[
         turn.settle()
         return turn.take(steps)
 
-    samples = in_turns({name: lambda turn=turn: sample(turn) for name, turn in turns.items()}, rounds)
+    samples = in_turns(
+        {name: lambda turn=turn: sample(turn) for name, turn in turns.items()}, rounds
+    )
     if len({turn.digest for turn in turns.values()}) > 1:
-        raise GantkError("the sides were handed different batches, so their times cannot be compared")
+        raise GantkError(
+            "the sides were handed different batches, so their times cannot be compared"
+        )
     return samples
 
 
@@ -166,7 +199,11 @@ def ratio(longer: Sequence[float], shorter: Sequence[float]) -> dict[str, Any]:
     ratios = np.asarray(longer) / np.asarray(shorter)
     draws = np.random.default_rng(0).choice(ratios, (DRAWS, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return {"median": float(np.median(ratios)), "ci95": [float(low), float(high)], "rounds": len(ratios)}
+    return {
+        "median": float(np.median(ratios)),
+        "ci95": [float(low), float(high)],
+        "rounds": len(ratios),
+    }
 
 
 def with_ends(value: float, ends: Sequence[float] | None, places: int = 2) -> str:
@@ -187,11 +224,18 @@ def synchronize(device: torch.device) -> None:
 
 
 def samples(
-    work: Callable[[], object], device: torch.device = CPU, *, seconds: float = 1.0, least: int = 5, most: int = 50
+    work: Callable[[], object],
+    device: torch.device = CPU,
+    *,
+    seconds: float = 1.0,
+    least: int = 5,
+    most: int = 50,
 ) -> list[float]:
-    """Seconds of single calls, back to back: as many as fit into `seconds`, from `least` to `most`. No warm-up.
+    """Seconds of single calls, back to back: as many as fit into `seconds`, from `least` to `most`.
+    No warm-up.
 
-    On a GPU they are measured by events on the stream: waiting after each call would hide that Python runs ahead.
+    On a GPU they are measured by events on the stream: waiting after each call would hide that
+    Python runs ahead.
     """
 
     def timed(count: int) -> list[float]:
@@ -204,7 +248,10 @@ def samples(
             work()
             event.record()
         torch.cuda.synchronize(device)
-        return [first.elapsed_time(second) / 1e3 for first, second in zip(events[:-1], events[1:], strict=True)]
+        return [
+            first.elapsed_time(second) / 1e3
+            for first, second in zip(events[:-1], events[1:], strict=True)
+        ]
 
     pilot = timed(min(3, least))
     count = int(seconds / max(statistics.median(pilot), 1e-9))
@@ -212,15 +259,24 @@ def samples(
 
 
 def summary(samples: list[float]) -> dict[str, Any]:
-    """The samples, their median, and their interquartile range and 5th to 95th percentile, both over the median."""
+    """The samples, their median, and their interquartile range and 5th to 95th percentile, both
+    over the median.
+    """
     low, middle, high = statistics.quantiles(samples if len(samples) > 1 else samples * 2, n=4)
     ends = np.percentile(samples, [5, 95])
     spread_90 = float(ends[1] - ends[0]) / middle
-    return {"samples_s": samples, "median_s": middle, "spread": (high - low) / middle, "spread_90": spread_90}
+    return {
+        "samples_s": samples,
+        "median_s": middle,
+        "spread": (high - low) / middle,
+        "spread_90": spread_90,
+    }
 
 
 def reason(error: BaseException) -> str:
-    """Class and first line of an error and the place of its origin: `ValueError: no such luck  (model.py:12)`."""
+    """Class and first line of an error and the place of its origin: `ValueError: no such luck
+    (model.py:12)`.
+    """
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     at = traceback.extract_tb(error.__traceback__)[-1]
     text = without_paths(f"{type(error).__name__}: {first}".rstrip(": "))
@@ -228,28 +284,43 @@ def reason(error: BaseException) -> str:
 
 
 def with_interval(values: Sequence[float], places: int = 2) -> str:
-    """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10, 1.38]"."""
+    """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10,
+    1.38]".
+    """
     result = estimate(values, [*map(str, range(len(values)))])
     return with_ends(result.value, result.ci95, places)
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [
+        heads,
+        ["---"] * len(heads),
+        *([str(cell).replace("|", "\\|") for cell in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
     """A parser with --json, and with those of OPTIONS that are given a default."""
-    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--json", type=Path, metavar="FILE", help="the record: machine, command, commit, all samples")
+    options = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="the record: machine, command, commit, all samples",
+    )
     for name, default in defaults.items():
         options.add_argument(f"--{name}", default=default, **OPTIONS[name])
     return options
 
 
 def trained(recipe: Any, out: Path, **options: Any) -> gantk.Run:
-    """The finished run in the folder `out`, trained on the CPU with the options of `gantk.run` if it is not there."""
+    """The finished run in the folder `out`, trained on the CPU with the options of `gantk.run` if
+    it is not there.
+    """
     if (out / "metrics.json").exists():
         return gantk.Run.open(out)
     return gantk.run(recipe, out=out, device="cpu", **options)
@@ -266,7 +337,10 @@ def opened(path: Path) -> tuple[Any, Any]:
 def patients_of(run: gantk.Run) -> dict[str, dict[str, dict[str, float]]]:
     """Direction -> patient, sorted by name -> scores of a run."""
     stored = json.loads((run.path / "patients.json").read_text("utf-8"))
-    found = {way: {one["patient"]: one["scores"] for one in each["patients"]} for way, each in stored.items()}
+    found = {
+        way: {one["patient"]: one["scores"] for one in each["patients"]}
+        for way, each in stored.items()
+    }
     return {way: dict(sorted(scores.items())) for way, scores in found.items()}
 
 
@@ -280,11 +354,18 @@ def command(arguments: Sequence[str] | None = None) -> str:
 def record(runtime: Runtime, **values: Any) -> dict[str, Any]:
     """A record for JSON: date, command, machine and commit, followed by `values`."""
     machine = describe(runtime) | {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    return {"date": date.today().isoformat(), "command": command(), "machine": machine, "git": commit()} | values
+    return {
+        "date": date.today().isoformat(),
+        "command": command(),
+        "machine": machine,
+        "git": commit(),
+    } | values
 
 
 def finish(file: Path | None, heads: Sequence[str], rows: list, **values: Any) -> None:
-    """Print a Markdown table of what was measured on the CPU, and write the record with its rows and `values`."""
+    """Print a Markdown table of what was measured on the CPU, and write the record with its rows
+    and `values`.
+    """
     print(table(heads, rows))
     write(file, record(start("cpu"), rows=rows, **values))
 
@@ -310,7 +391,10 @@ class RecipeStep:
 
     @classmethod
     def build(
-        cls, recipe: str | dict[str, Any] | Recipe, settings: Sequence[str] = (), device: str | None = None
+        cls,
+        recipe: str | dict[str, Any] | Recipe,
+        settings: Sequence[str] = (),
+        device: str | None = None,
     ) -> Self:
         """Build the recipe's method and engine as a training does."""
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -335,11 +419,18 @@ class RecipeStep:
     def turn(self) -> Turn:
         """This step as a side of a comparison."""
         cpu = self.device.type == "cpu"
-        return Turn(self, self.device, cpu and self.model.train.fast.keep_memory, 0 if cpu else self.settling)
+        return Turn(
+            self,
+            self.device,
+            cpu and self.model.train.fast.keep_memory,
+            0 if cpu else self.settling,
+        )
 
     @property
     def settling(self) -> int:
-        """Warm-up steps until every kind of step has been captured as a CUDA graph, where capture is possible."""
+        """Warm-up steps until every kind of step has been captured as a CUDA graph, where capture
+        is possible.
+        """
         return (WARM_UP + 1) * max(phase.every for phase in self.engine.phases)
 
     @property
@@ -347,7 +438,10 @@ class RecipeStep:
         """Settings that the step could not apply, with the reasons."""
         engine = self.engine
         notes = list(engine.notes)
-        requested, capture = engine.table.fast.cuda_graph and not engine.table.recompute, engine.capture
+        requested, capture = (
+            engine.table.fast.cuda_graph and not engine.table.recompute,
+            engine.capture,
+        )
         if requested and not notes and not (capture and capture.graphs):
             notes.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
         return notes
@@ -358,7 +452,8 @@ class RecipeStep:
 
 
 def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
-    """(the recipe's method, channels of each domain): one channel for each contrast, two classes for labels.
+    """(the recipe's method, channels of each domain): one channel for each contrast, two classes
+    for labels.
 
     On a GPU the initial weights are drawn there if the method allows it, which saves seconds.
     """
@@ -366,9 +461,18 @@ def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
     source_channels = table.source.table().get("channels")
     each = (source_channels if isinstance(source_channels, int) else 1) * (2 * table.neighbours + 1)
     letters = domain_letters(table.domains)
-    channels = {letter: each * len(contrast_names(name)) for letter, name in zip(letters, table.domains, strict=True)}
+    channels = {
+        letter: each * len(contrast_names(name))
+        for letter, name in zip(letters, table.domains, strict=True)
+    }
     low, high = table.intensity().range
-    arguments = model, channels, ("0", "1") if table.labels else (), (float(low), float(high)), runtime
+    arguments = (
+        model,
+        channels,
+        ("0", "1") if table.labels else (),
+        (float(low), float(high)),
+        runtime,
+    )
     if runtime.device.type == "cuda":
         with contextlib.suppress(Exception), runtime.device:
             return build_method(*arguments), channels
@@ -376,7 +480,9 @@ def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
 
 
 def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:
-    """A batch of uniform noise in [-1, 1] at the stage's size, with labels and masks if the recipe has them."""
+    """A batch of uniform noise in [-1, 1] at the stage's size, with labels and masks if the recipe
+    has them.
+    """
     table, count, batch = model.data, model.train.batch, Batch()
     for name in model.method.target.reads:
         batch[name] = torch.rand(count, channels[name], *stage.size) * 2 - 1

@@ -3,10 +3,11 @@
     python benchmarks/import_closure.py translate run
     python benchmarks/import_closure.py gantk.api:export gantk.formats.nifti
 
-An entry is a module, a function (`package.module:function`), or a name in ENTRIES. Counts imports at module level, but
-not under `if TYPE_CHECKING`, and imports inside the function that an entry names and inside functions of its module
-that it calls. Does not count components that a recipe names (the registry imports them at first use), nor a package's
-`__init__` with nothing but a docstring.
+An entry is a module, a function (`package.module:function`), or a name in ENTRIES. Counts imports
+at module level, but not under `if TYPE_CHECKING`, and imports inside the function that an entry
+names and inside functions of its module that it calls. Does not count components that a recipe
+names (the registry imports them at first use), nor a package's `__init__` with nothing but a
+docstring.
 """
 
 import ast
@@ -16,7 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ("gantk.__main__", "gantk.cli")
-ENTRIES = {"translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti"), "run": (*COMMAND, "gantk.api:run")}
+ENTRIES = {
+    "translate": (*COMMAND, "gantk.api:translate", "gantk.formats.nifti"),
+    "run": (*COMMAND, "gantk.api:run"),
+}
 
 
 def closure(entries: Iterable[str]) -> list[str]:
@@ -36,7 +40,9 @@ def closure(entries: Iterable[str]) -> list[str]:
 def _parsed(module: str) -> ast.Module | None:
     path = ROOT / module.replace(".", "/")
     files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
-    return next((ast.parse(file.read_text("utf-8")) for file in files if module and file.is_file()), None)
+    return next(
+        (ast.parse(file.read_text("utf-8")) for file in files if module and file.is_file()), None
+    )
 
 
 def _top_level(body: list[ast.AST]) -> Iterator[ast.AST]:
@@ -45,7 +51,9 @@ def _top_level(body: list[ast.AST]) -> Iterator[ast.AST]:
         typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if not typing and not isinstance(node, ast.FunctionDef):
             yield node
-            yield from _top_level([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
+            yield from _top_level(
+                [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+            )
 
 
 def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:

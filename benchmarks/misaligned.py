@@ -1,10 +1,13 @@
-"""What training pairs that do not lie on each other cost: RegGAN and Pix2Pix, scored on test pairs that do.
+"""What training pairs that do not lie on each other cost: RegGAN and Pix2Pix, scored on test pairs
+that do.
 
-    python benchmarks/misaligned.py [--pixels 0 2 4 8] [--seeds 0] [--data PAIRS.csv] [--methods reggan] [--json FILE]
+    python benchmarks/misaligned.py [--pixels 0 2 4 8] [--seeds 0] [--data PAIRS.csv] [--methods
+    reggan] [--json FILE]
 
-They train with the networks, steps and augmentation of `reggan_t1t2 --profile cpu`; the T2 of each training pair is
-moved by so many pixels in the mean (the source `misaligned`). `lost` is against the same method and patients at the
-first of --pixels. Intervals (95 %) are of drawing patients, each a mean of seeds. Runs in --out are not trained again.
+They train with the networks, steps and augmentation of `reggan_t1t2 --profile cpu`; the T2 of each
+training pair is moved by so many pixels in the mean (the source `misaligned`). `lost` is against
+the same method and patients at the first of --pixels. Intervals (95 %) are of drawing patients,
+each a mean of seeds. Runs in --out are not trained again.
 """
 
 import argparse
@@ -18,17 +21,32 @@ import gantk
 from gantk.plugin.loader import registry
 
 
-def scored(method: str, pixels: float, seed: int, options: argparse.Namespace) -> tuple[dict[str, float], list[float]]:
-    """Of a run, trained where it is not there, T1 -> T2: PSNR by patient; SSIM, NMI of output and input."""
-    recipe = gantk.load_recipe("reggan_t1t2").override(["train.sample_every=400", *options.set], "cpu")
-    source = {"name": "manifest", "path": str(options.data.resolve())} if options.data else "phantom"
+def scored(
+    method: str, pixels: float, seed: int, options: argparse.Namespace
+) -> tuple[dict[str, float], list[float]]:
+    """Of a run, trained where it is not there, T1 -> T2: PSNR by patient; SSIM, NMI of output and
+    input.
+    """
+    recipe = gantk.load_recipe("reggan_t1t2").override(
+        ["train.sample_every=400", *options.set], "cpu"
+    )
+    source = (
+        {"name": "manifest", "path": str(options.data.resolve())} if options.data else "phantom"
+    )
     tables = recipe.tables | {"evaluate": {"metrics": ["psnr", "ssim", "nmi"]}}
-    known = signature(registry().get("method", method).load()).parameters  # Pix2Pix has fewer options
-    tables["method"] = {key: x for key, x in tables["method"].items() if method == "reggan" or key in known}
+    # Pix2Pix has fewer options
+    known = signature(registry().get("method", method).load()).parameters
+    tables["method"] = {
+        key: x for key, x in tables["method"].items() if method == "reggan" or key in known
+    }
     tables["method"]["name"] = method
-    tables["data"] = tables["data"] | {"source": {"name": "misaligned", "source": source, "pixels": pixels}}
+    tables["data"] = tables["data"] | {
+        "source": {"name": "misaligned", "source": source, "pixels": pixels}
+    }
     run = harness.trained(tables, options.out / f"{method}-{pixels:g}px-{seed}", seed=seed)
-    psnr = {patient: scores["psnr"] for patient, scores in harness.patients_of(run)["a_to_b"].items()}
+    psnr = {
+        patient: scores["psnr"] for patient, scores in harness.patients_of(run)["a_to_b"].items()
+    }
     return psnr, [run.metrics["a_to_b"][name]["value"] for name in ("ssim", "nmi_input")]
 
 
@@ -44,8 +62,21 @@ if __name__ == "__main__":
             found = [scored(method, pixels, seed, options) for seed in options.seeds]
             psnr = np.mean([list(one[0].values()) for one in found], axis=0)
             ssim, nmi = np.mean([one[1] for one in found], axis=0)
-            lost = "" if aligned.setdefault(method, psnr) is psnr else harness.with_interval(aligned[method] - psnr)
-            rows.append([method, f"{pixels:g}", harness.with_interval(psnr), lost, f"{ssim:.3f}", f"{nmi:.3f}"])
+            lost = (
+                ""
+                if aligned.setdefault(method, psnr) is psnr
+                else harness.with_interval(aligned[method] - psnr)
+            )
+            rows.append(
+                [
+                    method,
+                    f"{pixels:g}",
+                    harness.with_interval(psnr),
+                    lost,
+                    f"{ssim:.3f}",
+                    f"{nmi:.3f}",
+                ]
+            )
             scores[f"{method} {pixels:g}"] = found
     heads = ["method", "pixels", "PSNR", "lost", "SSIM", "NMI of output and input"]
     harness.finish(options.json, heads, rows, scores=scores)

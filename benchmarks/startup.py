@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py [--rounds 10] [--json FILE]
 
-Every sample is a process of its own. Wall seconds run from the start of the process to its end; for "first step" to the
-end of the first training step of a small recipe (usage.json). CPU seconds, of all threads, are given as well: other
-load on the machine changes them less.
+Every sample is a process of its own. Wall seconds run from the start of the process to its end; for
+"first step" to the end of the first training step of a small recipe (usage.json). CPU seconds, of
+all threads, are given as well: other load on the machine changes them less.
 """
 
 import json
@@ -46,7 +46,15 @@ WAYS = {
     "gantk plugins": [*GANTK, "plugins"],
     "gantk recipes": [*GANTK, "recipes"],
     "first slice (png)": [*GANTK, "translate", "run", "slice.png", "out.png", "--device", "cpu"],
-    "first slice (nii.gz)": [*GANTK, "translate", "run", "slice.nii.gz", "out.nii.gz", "--device", "cpu"],
+    "first slice (nii.gz)": [
+        *GANTK,
+        "translate",
+        "run",
+        "slice.nii.gz",
+        "out.nii.gz",
+        "--device",
+        "cpu",
+    ],
     "first step": [*GANTK, "run", "small.toml", "--device", "cpu"],
 }
 
@@ -73,9 +81,16 @@ if __name__ == "__main__":
         values = np.random.default_rng(0).uniform(0, 800, (96, 96, 1)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), folder / "slice.nii.gz")
         Image.fromarray((values[..., 0] // 4).astype(np.uint8)).save(folder / "slice.png")
-        found = in_turns({name: partial(seconds_of, name, folder) for name in WAYS}, options.rounds, warm=1)
-    wall, cpu = ({name: [each[i] for each in samples] for name, samples in found.items()} for i in (0, 1))
+        found = in_turns(
+            {name: partial(seconds_of, name, folder) for name in WAYS}, options.rounds, warm=1
+        )
+    wall, cpu = (
+        {name: [each[i] for each in samples] for name, samples in found.items()} for i in (0, 1)
+    )
     times = {name: ratio(samples, wall["import torch"]) for name, samples in wall.items()}
-    rows = [(n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n])) for n in WAYS]
+    rows = [
+        (n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n]))
+        for n in WAYS
+    ]
     heads = ["process", "wall, s", "CPU, s", "times `import torch`"]
     finish(options.json, heads, rows, wall_s=wall, cpu_s=cpu, times_torch=times)

@@ -1,12 +1,16 @@
-"""Times a recipe's training step with and without the parts of the fast path, in one process and in turns.
+"""Times a recipe's training step with and without the parts of the fast path, in one process and in
+turns.
 
-Fast is the default of a recipe; plain is `train.fast = false` in float32; `--each` also switches one part of
-`train.fast` at a time. The batch is already on the device: reading and augmentation are not timed.
+Fast is the default of a recipe; plain is `train.fast = false` in float32; `--each` also switches
+one part of `train.fast` at a time. The batch is already on the device: reading and augmentation are
+not timed.
 
-    python benchmarks/step_speed.py [WHAT]... [--each] [--seconds 60] [--json FILE]
-    python benchmarks/step_speed.py 'cyclegan-*' --each --json FILE     # CycleGAN at published widths: minutes a case
+    python benchmarks/step_speed.py [WHAT]... [--each] [--seconds 60] [--json FILE] python
+    benchmarks/step_speed.py 'cyclegan-*' --each --json FILE     # CycleGAN at published widths:
+    minutes a case
 
-WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured again are replaced.
+WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured
+again are replaced.
 """
 
 import json
@@ -15,7 +19,18 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from statistics import median
 
-from harness import PLAIN, RecipeStep, parser, ratio, record, switches, table, take_turns, write, written
+from harness import (
+    PLAIN,
+    RecipeStep,
+    parser,
+    ratio,
+    record,
+    switches,
+    table,
+    take_turns,
+    write,
+    written,
+)
 from peers.cases import CASES
 
 from gantk.errors import GantkError
@@ -24,7 +39,9 @@ from gantk.recipe.load import Recipe, load_recipe
 
 
 def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
-    """(name, recipe) of every case that matches a pattern; an argument that matches none is a recipe."""
+    """(name, recipe) of every case that matches a pattern; an argument that matches none is a
+    recipe.
+    """
     for name in chosen:
         cases = [case for case in CASES.values() if fnmatch(case.name, name) and not case.window]
         yield from ((case.name, load_recipe(case.tables())) for case in cases)
@@ -33,10 +50,15 @@ def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
 
 
 def measure(name: str, recipe: Recipe, options) -> dict:
-    """The row of one recipe: seconds per step of its default path, of the plain path and of the chosen switches."""
+    """The row of one recipe: seconds per step of its default path, of the plain path and of the
+    chosen switches.
+    """
     ways = {"fast": (), "plain": PLAIN}
     ways |= switches(start(options.device).device) if options.each else {}
-    steps = {label: RecipeStep.build(recipe, [*options.set, *own], options.device) for label, own in ways.items()}
+    steps = {
+        label: RecipeStep.build(recipe, [*options.set, *own], options.device)
+        for label, own in ways.items()
+    }
     samples = take_turns({label: step.turn() for label, step in steps.items()}, options.seconds)
     for step in steps.values():
         step.engine.check_finite("")
@@ -45,7 +67,11 @@ def measure(name: str, recipe: Recipe, options) -> dict:
         "set": options.set,
         "batch": steps["fast"].model.train.batch,
         "seconds_per_step": samples,
-        "ratio_to_fast": {label: ratio(found, samples["fast"]) for label, found in samples.items() if label != "fast"},
+        "ratio_to_fast": {
+            label: ratio(found, samples["fast"])
+            for label, found in samples.items()
+            if label != "fast"
+        },
         "notes": {label: step.notes for label, step in steps.items() if step.notes},
     }
 
@@ -61,14 +87,24 @@ def markdown(rows: list[dict]) -> str:
     return table(["recipe", "fast, s/step", *labels], lines)
 
 
-def main(arguments: list[str] | None = None, doc: str = __doc__, measure=measure, markdown=markdown) -> int:
-    """Measure every named recipe, write the rows and print them; floor.py passes its own `measure` and `markdown`."""
+def main(
+    arguments: list[str] | None = None, doc: str = __doc__, measure=measure, markdown=markdown
+) -> int:
+    """Measure every named recipe, write the rows and print them; floor.py passes its own `measure`
+    and `markdown`.
+    """
     options = parser(doc, device=None, set=[], seconds=60.0)
-    options.add_argument("what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2")
+    options.add_argument(
+        "what", nargs="*", default=["dualgan_t1t2"], metavar="WHAT", help="default: dualgan_t1t2"
+    )
     if doc == __doc__:
         options.add_argument("--each", action="store_true", help="also switch one part at a time")
     options = options.parse_args(arguments)
-    old = json.loads(options.json.read_text("utf-8"))["rows"] if options.json and options.json.exists() else []
+    old = (
+        json.loads(options.json.read_text("utf-8"))["rows"]
+        if options.json and options.json.exists()
+        else []
+    )
     rows: list[dict] = []
     try:
         for name, recipe in recipes(options.what):

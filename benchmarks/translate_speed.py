@@ -1,12 +1,14 @@
-"""Times the translation of a volume by gantk, by an exported ONNX model and by a plain loop over its slices.
+"""Times the translation of a volume by gantk, by an exported ONNX model and by a plain loop over
+its slices.
 
     python benchmarks/translate_speed.py VOLUME [--case NAME]... [--rounds 3] [--json FILE]
 
-"plain" is the loop of research scripts: reads the volume, applies the network to one axial slice at a time (float32,
-channels-first, torch's own instance norm, the same image size), writes the result. "gantk" is `gantk.translate` on the
-same file, from loading the run to the written file; "onnx" is the same with the file of `gantk export`, in ONNX Runtime
-and float32. All use the same generator from one untrained checkpoint, as its time does not depend on the weights.
-Memory is the peak of a separate process, minus its memory after the imports.
+"plain" is the loop of research scripts: reads the volume, applies the network to one axial slice at
+a time (float32, channels-first, torch's own instance norm, the same image size), writes the result.
+"gantk" is `gantk.translate` on the same file, from loading the run to the written file; "onnx" is
+the same with the file of `gantk export`, in ONNX Runtime and float32. All use the same generator
+from one untrained checkpoint, as its time does not depend on the weights. Memory is the peak of a
+separate process, minus its memory after the imports.
 """
 
 import tempfile
@@ -41,7 +43,11 @@ def make_run(case: str, folder: Path) -> Path:
     generator, size, fit = CASES[case]
     source = {"name": "phantom", "subjects": 6, "slices": 1}
     recipe = {
-        "method": {"name": "cyclegan", "generator": generator, "discriminator": {"name": "patchgan", "width": 4}},
+        "method": {
+            "name": "cyclegan",
+            "generator": generator,
+            "discriminator": {"name": "patchgan", "width": 4},
+        },
         "data": {"source": source, "domains": ["T1", "T2"], "size": size, "fit": fit},
         "train": {"steps": 0},
         "evaluate": {"samples": 1},
@@ -72,10 +78,15 @@ class Plain:
         scale = float(np.percentile(voxels, 99.5))
         result = np.empty_like(voxels)
         for k in range(voxels.shape[2]):
-            image = torch.from_numpy(np.ascontiguousarray(voxels[:, :, k].T[::-1, ::-1])) / scale * 2 - 1
+            image = (
+                torch.from_numpy(np.ascontiguousarray(voxels[:, :, k].T[::-1, ::-1])) / scale * 2
+                - 1
+            )
             image, (height, width) = image[None, None], image.shape
             if self.cropped:
-                fitted = F.pad(image, (0, self.size[1] - width, 0, self.size[0] - height), value=-1.0)
+                fitted = F.pad(
+                    image, (0, self.size[1] - width, 0, self.size[0] - height), value=-1.0
+                )
                 generated = self.network(fitted)[..., :height, :width]
             else:
                 fitted = F.interpolate(image, self.size, mode="bilinear", antialias=True)
@@ -98,7 +109,9 @@ def memory_of(way: str, case: str, model: Path, volume: Path, output: Path) -> f
 
 
 def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
-    """The row of one case: seconds of each way in turns, their ratios, and memory of each in a separate process."""
+    """The row of one case: seconds of each way in turns, their ratios, and memory of each in a
+    separate process.
+    """
     run, memory = make_run(case, folder / "run"), {}
     onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
     for way in WAYS:
@@ -106,8 +119,14 @@ def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
             given = case, onnx if way == "onnx" else run, volume, folder / "once.nii.gz"
             memory[way] = one.submit(memory_of, way, *given).result()
     plain, out = Plain(case, run), folder / "out.nii.gz"
-    calls = partial(plain, run, volume, out), partial(by_gantk, run, volume, out), partial(by_gantk, onnx, volume, out)
-    seconds = in_turns({way: Turn(call).take for way, call in zip(WAYS, calls, strict=True)}, rounds, warm=1)
+    calls = (
+        partial(plain, run, volume, out),
+        partial(by_gantk, run, volume, out),
+        partial(by_gantk, onnx, volume, out),
+    )
+    seconds = in_turns(
+        {way: Turn(call).take for way, call in zip(WAYS, calls, strict=True)}, rounds, warm=1
+    )
     times = {way: ratio(seconds["plain"], seconds[way]) for way in WAYS[1:]}
     return {"case": case, "seconds": seconds, "times": times, "memory_gib": memory}
 
@@ -115,7 +134,12 @@ def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
 def main(arguments: list[str] | None = None) -> None:
     cli = parser(__doc__, rounds=3)
     cli.add_argument("volume", type=Path, help="a .nii.gz")
-    cli.add_argument("--case", action="append", choices=CASES, help="one of them; may be given again; default all")
+    cli.add_argument(
+        "--case",
+        action="append",
+        choices=CASES,
+        help="one of them; may be given again; default all",
+    )
     options = cli.parse_args(arguments)
     rows = []
     for case in options.case or CASES:
@@ -124,8 +148,16 @@ def main(arguments: list[str] | None = None) -> None:
     write(options.json, record(start("cpu"), volume=options.volume.name, rows=rows))
     names = list(rows[0]["seconds"])
     medians = [[f"{np.median(row['seconds'][name]):.2f}" for name in names] for row in rows]
-    lines = [[row["case"], *m, *map(written, row["times"].values())] for row, m in zip(rows, medians, strict=True)]
-    print(table(["case", *(f"{name}, s" for name in names), *(f"plain : {way}" for way in WAYS[1:])], lines))
+    lines = [
+        [row["case"], *m, *map(written, row["times"].values())]
+        for row, m in zip(rows, medians, strict=True)
+    ]
+    print(
+        table(
+            ["case", *(f"{name}, s" for name in names), *(f"plain : {way}" for way in WAYS[1:])],
+            lines,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Pages of the site that are made from the code and the records: recipes, keys, parts, commands, Python, benchmarks.
+"""Pages of the site that are made from the code and the records: recipes, keys, parts, commands,
+Python, benchmarks.
 
 mkdocs calls `on_files` (mkdocs.yml names this file as a hook); the tests call `pages`.
 """
@@ -27,7 +28,10 @@ PICTURES = {
     "benchmarks/results/real-scans.jpg": "pictures/real-scans.jpg",
 }
 SHIM = "https://unpkg.com/iframe-worker/shim"
-TESTING = ("gantk.testing", ("MethodContract", "GeneratorContract", "DiscriminatorContract", "LossContract"))
+TESTING = (
+    "gantk.testing",
+    ("MethodContract", "GeneratorContract", "DiscriminatorContract", "LossContract"),
+)
 
 
 def pages() -> dict[str, str]:
@@ -67,8 +71,11 @@ def table(headers: tuple[str, ...], rows) -> str:
 
 
 def cell(text: object) -> str:
-    pieces = re.split(r"(`[^`]*`)", " ".join(str(text).split()))  # what stands between backticks is shown as it is
-    return "".join(p if i % 2 else p.replace("|", "\\|").replace("<", "&lt;") for i, p in enumerate(pieces))
+    # what stands between backticks is shown as it is
+    pieces = re.split(r"(`[^`]*`)", " ".join(str(text).split()))
+    return "".join(
+        p if i % 2 else p.replace("|", "\\|").replace("<", "&lt;") for i, p in enumerate(pieces)
+    )
 
 
 HEADS = ("key", "type", "default", "meaning")
@@ -82,7 +89,9 @@ def code(text: object) -> str:
 
 
 def recipes() -> str:
-    """Every recipe: its summary, what it needs, its settings, what was published and what was measured here."""
+    """Every recipe: its summary, what it needs, its settings, what was published and what was
+    measured here.
+    """
     from gantk.recipe.load import load_recipe
     from gantk_bench.rows import read_rows
     from gantk_bench.tables import markdown as bench_table
@@ -95,19 +104,30 @@ def recipes() -> str:
         recipe = load_recipe(str(path)).check()
         own = [row for row in rows if row["recipe"] == path.stem]
         measured = bench_table(own).split("\n\n")[0].splitlines() if own else []
-        shown = [[line.strip("| ").split(" | ")[i] for i in (1, 2, 3, 5, 7)] for line in measured]  # of all columns
+        # of all columns
+        shown = [[line.strip("| ").split(" | ")[i] for i in (1, 2, 3, 5, 7)] for line in measured]
         measured = "\n".join(f"| {' | '.join(cells)} |" for cells in shown)
         text = path.read_text("utf-8")
         paper, tables = recipe.paper, tomllib.loads(text)
         said = [f"## {path.stem}", recipe.summary, needs(recipe, tables)]
         said += [f"Settings from: {paper['system']}." if "system" in paper else ""]
-        said += [f"Beside its report, *{paper.get('title', '')}*: {apart}." if (apart := in_short(tables)) else ""]
+        said += [
+            f"Beside its report, *{paper.get('title', '')}*: {apart}."
+            if (apart := in_short(tables))
+            else ""
+        ]
         domains = recipe.data.domains
         names = {"a_to_b": " to ".join(domains), "b_to_a": " to ".join(domains[::-1])}
         figures = {names.get(key, key): value for key, value in paper.get("published", {}).items()}
         said += [f"Published, other data: {flat(figures)}." if figures else ""]
-        said += [f"Here, after a short training ([how](benchmarks/every-recipe.md)):\n\n{measured}" if measured else ""]
-        said += [f'??? note "recipes/{path.name}"\n\n' + textwrap.indent(f"```toml\n{text}```", "    ")]
+        said += [
+            f"Here, after a short training ([how](benchmarks/every-recipe.md)):\n\n{measured}"
+            if measured
+            else ""
+        ]
+        said += [
+            f'??? note "recipes/{path.name}"\n\n' + textwrap.indent(f"```toml\n{text}```", "    ")
+        ]
         group = group_of(recipe)
         groups.setdefault(group, []).append("\n\n".join(part for part in said if part))
         overview.append((group, f"[`{path.stem}`](#{path.stem})", recipe.summary))
@@ -126,7 +146,13 @@ def group_of(recipe) -> str:
         return "volumes"
     if recipe.method.name == "style":
         return "style"
-    return "from noise" if "image" in method.reads else "with pairs" if method.paired else "without pairs"
+    return (
+        "from noise"
+        if "image" in method.reads
+        else "with pairs"
+        if method.paired
+        else "without pairs"
+    )
 
 
 def needs(recipe, tables: dict) -> str:
@@ -140,14 +166,23 @@ def needs(recipe, tables: dict) -> str:
     facts += ["lesion masks"] if data.mask else []
     facts += ["a class for each image"] if data.labels else []
     facts += ["a patient may lack a contrast"] if data.missing == "mask" else []
-    pretrained = "pretrained" in str(tables.get("post", "")) or tables["method"].get("weights") == "pretrained"
+    pretrained = (
+        "pretrained" in str(tables.get("post", ""))
+        or tables["method"].get("weights") == "pretrained"
+    )
     facts += ["weights of VGG19, downloaded at first use"] if pretrained else []
-    length = f"{recipe.train.steps:,} steps" if recipe.train.steps else f"{recipe.train.epochs:,g} epochs"
+    length = (
+        f"{recipe.train.steps:,} steps"
+        if recipe.train.steps
+        else f"{recipe.train.epochs:,g} epochs"
+    )
     facts += [f"{length}, batch {recipe.train.batch}"]
     profiles = tables.get("profile", {})
     advice = [f"`--profile {name}`" for name in profiles]
     gpu = " Its full settings want a GPU." if "cpu" in profiles else ""
-    return f"Needs: {'; '.join(facts)}." + gpu + (f" Profiles: {', '.join(advice)}." if advice else "")
+    return (
+        f"Needs: {'; '.join(facts)}." + gpu + (f" Profiles: {', '.join(advice)}." if advice else "")
+    )
 
 
 def flat(figures, prefix: str = "") -> str:
@@ -169,7 +204,10 @@ def keys() -> str:
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
 
     def walk(model: type[Table], path: str) -> None:
-        rows = [(code(name), code(kind), code(default), about) for name, kind, default, about in options_help(model)]
+        rows = [
+            (code(name), code(kind), code(default), about)
+            for name, kind, default, about in options_help(model)
+        ]
         said.extend([f"## {path or 'recipe'}", inspect.getdoc(model), table(HEADS, rows)])
         for name, field in model.model_fields.items():
             if inspect.isclass(field.annotation) and issubclass(field.annotation, Table):
@@ -185,13 +223,17 @@ def parts() -> str:
     from gantk.plugin.registry import KINDS
     from gantk_lookup.options import options_help
 
-    said = ["# Parts", "Everything that a recipe can name, by kind. `gantk show KIND NAME` prints the same."]
+    said = [
+        "# Parts",
+        "Everything that a recipe can name, by kind. `gantk show KIND NAME` prints the same.",
+    ]
     for kind, meaning in KINDS.items():
         said += [f"## {kind}", f"{meaning[0].upper()}{meaning[1:]}."]
         for entry in registry().of_kind(kind):
             target = entry.load()
             rows = [
-                (code(name), code(type_), code(default), about) for name, type_, default, about in options_help(target)
+                (code(name), code(type_), code(default), about)
+                for name, type_, default, about in options_help(target)
             ]
             said += [f"### {kind} {entry.name}", prose(inspect.getdoc(target) or "")]
             said += [table(HEADS, rows) if rows else "It takes no options."]
@@ -207,12 +249,18 @@ def commands() -> str:
     said = ["# Commands", "What `gantk COMMAND --help` prints."]
 
     def walk(command: click.Command, words: tuple[str, ...], parent: click.Context | None) -> None:
-        context = click.Context(command, info_name=words[-1], parent=parent, **command.context_settings)
+        context = click.Context(
+            command, info_name=words[-1], parent=parent, **command.context_settings
+        )
         if len(words) > 1 or not isinstance(command, click.Group):
             usage = " ".join(command.collect_usage_pieces(context))
             said.extend([f"## {' '.join(words)}", f"```text\n{' '.join(words)} {usage}\n```"])
             said.append(prose(inspect.cleandoc(command.help or "")))
-            options = [param.get_help_record(context) for param in command.params if isinstance(param, click.Option)]
+            options = [
+                param.get_help_record(context)
+                for param in command.params
+                if isinstance(param, click.Option)
+            ]
             rows = [(code(record[0]), record[1]) for record in options if record]
             said.extend([table(("option", "meaning"), rows)] if rows else [])
         for name, child in sorted(getattr(command, "commands", {}).items()):
@@ -249,28 +297,44 @@ def python() -> str:
 def described(thing, name: str) -> str:
     """Signature and docstring."""
     try:
-        signature = f"{name}{inspect.signature(thing)}".replace("<built-in function print>", "print")
+        signature = f"{name}{inspect.signature(thing)}".replace(
+            "<built-in function print>", "print"
+        )
         signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
     except (TypeError, ValueError):
         signature = name
     if len(signature) > 100:
-        signature = re.sub(r", (?=[\w*]+(?:[:=,)]|$))", ",\n    ", signature.replace("(", "(\n    ", 1))
-    shown = "" if signature == name or "typing.Annotated" in signature else f"```text\n{signature}\n```\n\n"
+        signature = re.sub(
+            r", (?=[\w*]+(?:[:=,)]|$))", ",\n    ", signature.replace("(", "(\n    ", 1)
+        )
+    shown = (
+        ""
+        if signature == name or "typing.Annotated" in signature
+        else f"```text\n{signature}\n```\n\n"
+    )
     return shown + prose(inspect.getdoc(thing) or "")
 
 
 def prose(text: str) -> str:
-    """A docstring as Markdown: `Args:` becomes a list, other paragraphs that are indented become blocks of code."""
-    before, args, rest = re.match(r"(.*?)(?:^Args:\n(.*?)(?=^\S|\Z)(.*))?\Z", text, re.M | re.S).groups()
+    """A docstring as Markdown: `Args:` becomes a list, other paragraphs that are indented become
+    blocks of code.
+    """
+    before, args, rest = re.match(
+        r"(.*?)(?:^Args:\n(.*?)(?=^\S|\Z)(.*))?\Z", text, re.M | re.S
+    ).groups()
     said = []
     for block in re.split(r"\n\s*\n", before):
         marked = block.startswith("\b\n")  # click: the lines of this paragraph stay as they are
         if marked or (block.startswith("    ") and not block.lstrip().startswith("* ")):
-            said.append(f"```text\n{textwrap.dedent(block.removeprefix(chr(8)).strip(chr(10)))}\n```")
+            said.append(
+                f"```text\n{textwrap.dedent(block.removeprefix(chr(8)).strip(chr(10)))}\n```"
+            )
         else:
             said.append(escaped(block))
     if args:
-        said.append(re.sub(r"^([\w\\, ]+):", r"- **\1**:", escaped(textwrap.dedent(args)), flags=re.M))
+        said.append(
+            re.sub(r"^([\w\\, ]+):", r"- **\1**:", escaped(textwrap.dedent(args)), flags=re.M)
+        )
         said += [prose(rest.strip())] if rest.strip() else []
     return "\n\n".join(said)
 
@@ -288,7 +352,9 @@ def escaped(text: str) -> str:
 
 
 def record(source: str) -> str:
-    """A page from elsewhere: links to pages of the site lead there, those to other files become their names."""
+    """A page from elsewhere: links to pages of the site lead there, those to other files become
+    their names.
+    """
     text = (ROOT / source).read_text("utf-8")
     folder, target = (ROOT / source).parent, RECORDS[source]
 
@@ -300,7 +366,11 @@ def record(source: str) -> str:
             inside = str((folder / place).resolve().relative_to(ROOT))
         except ValueError:
             return words
-        known = {f"docs/{page.name}": page.name for page in (ROOT / "docs").glob("*.md")} | RECORDS | PICTURES
+        known = (
+            {f"docs/{page.name}": page.name for page in (ROOT / "docs").glob("*.md")}
+            | RECORDS
+            | PICTURES
+        )
         if inside in known:
             depth = "../" * target.count("/")
             return f"{match[1]}[{words}]({depth}{known[inside]})"

@@ -1,10 +1,11 @@
-"""gantk: train, run and score generative adversarial networks for medical images. One TOML recipe is one experiment.
+"""gantk: train, run and score generative adversarial networks for medical images. One TOML recipe
+is one experiment.
 
-`gantk.run("dualgan_t1t2")` does what `gantk run dualgan_t1t2` does; every command has its function here.
-Names are loaded at first use, so that `import gantk` costs milliseconds.
+`gantk.run("dualgan_t1t2")` does what `gantk run dualgan_t1t2` does; every command has its function
+here. Names are loaded at first use, so that `import gantk` costs milliseconds.
 
-Plugins may use the names here and the packages in `PLUGIN_ROOMS`: these change only with a new version and an entry in
-CHANGELOG.md. Every other module is internal and may change at any time.
+Plugins may use the names here and the packages in `PLUGIN_ROOMS`: these change only with a new
+version and an entry in CHANGELOG.md. Every other module is internal and may change at any time.
 """
 
 from __future__ import annotations
@@ -41,11 +42,39 @@ _PUBLIC = {
     "gantk.recipe.load": ["Recipe", "load_recipe"],
     "gantk.runs.folder": ["Run", "RunFolder"],
     "gantk.data.preparation": ["Record"],
-    "gantk.plugin.spec": ["AdversarialLoss", "Augment", "Discriminator", "Generator", "Loss", "Part"],
+    "gantk.plugin.spec": [
+        "AdversarialLoss",
+        "Augment",
+        "Discriminator",
+        "Generator",
+        "Loss",
+        "Part",
+    ],
 }
-PLUGIN_ROOMS = ("gantk.nets", "gantk.losses", "gantk.data", "gantk.formats", "gantk.metrics", "gantk.testing")
-PLUGIN_ROOMS += ("gantk.plugin", "gantk.errors", "gantk.method", "gantk.recipe", "gantk.machine", "gantk.training")
-PLUGIN_ROOMS += ("gantk.files", "gantk.inference", "gantk.exports", "gantk.terminal", "gantk.report", "gantk.runs")
+PLUGIN_ROOMS = (
+    "gantk.nets",
+    "gantk.losses",
+    "gantk.data",
+    "gantk.formats",
+    "gantk.metrics",
+    "gantk.testing",
+)
+PLUGIN_ROOMS += (
+    "gantk.plugin",
+    "gantk.errors",
+    "gantk.method",
+    "gantk.recipe",
+    "gantk.machine",
+    "gantk.training",
+)
+PLUGIN_ROOMS += (
+    "gantk.files",
+    "gantk.inference",
+    "gantk.exports",
+    "gantk.terminal",
+    "gantk.report",
+    "gantk.runs",
+)
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)
 
@@ -66,40 +95,69 @@ def __dir__() -> list[str]:
 
 # Module paths of version 0.1, which plugins written for it import -> the module's path now.
 MOVED = {
-    "gantk.adaptive": "gantk.training.adaptive", "gantk.checkpoint": "gantk.runs.checkpoint",
-    "gantk.cycle": "gantk.training.two_way", "gantk.data.check": "gantk_check.check",
-    "gantk.data.contrasts": "gantk_contrasts.source", "gantk.data.fit": "gantk.data.resample",
-    "gantk.data.image": "gantk.formats.image", "gantk.data.images": "gantk_aligned.images",
-    "gantk.data.io": "gantk.formats.files", "gantk.data.labels": "gantk.data.sources.folders",
-    "gantk.data.leakage": "gantk.data.split.leakage", "gantk.data.mapping": "gantk.data.intensity",
-    "gantk.data.nyul": "gantk_scales.scales", "gantk.data.reading": "gantk.data.sources.reader",
-    "gantk.data.phantom": "gantk_phantom.phantom", "gantk.data.records": "gantk.data.preparation",
-    "gantk.data.sources.dicom": "gantk_dicom.source", "gantk.data.sources.nifti": "gantk_nifti.source",
-    "gantk.data.sources.manifest": "gantk_manifest.source", "gantk.data.split_file": "gantk_manifest.split_file",
-    "gantk.formats.dicom": "gantk_dicom.format", "gantk.formats.itk": "gantk_itk.itk",
-    "gantk.hookspecs": "gantk.plugin.hookspecs", "gantk.losses.gram": "gantk_style.gram",
-    "gantk.machine.doctor": "gantk_trial.doctor", "gantk.metrics.bootstrap": "gantk.metrics.intervals",
-    "gantk.metrics.distances": "gantk.metrics.sets", "gantk.metrics.compare_folders": "gantk_compare.folders",
-    "gantk.metrics.diversity": "gantk_sets.diversity", "gantk.metrics.feature_files": "gantk_features.backbones",
-    "gantk.metrics.lesions": "gantk.metrics.pairs", "gantk.metrics.pair_metric": "gantk.metrics.pairs",
-    "gantk.metrics.perceptual": "gantk_lpips.metric", "gantk.metrics.regression": "gantk_tasks.regression",
-    "gantk.metrics.structural": "gantk.metrics.pairs", "gantk.metrics.uncertainty": "gantk_uncertainty.judging",
-    "gantk.metrics.verdicts": "gantk.metrics.verdict", "gantk.nets.attention": "gantk.nets.blocks",
-    "gantk.nets.attention_unet": "gantk_attention_unet.network", "gantk.nets.dcgan": "gantk_dcgan.network",
-    "gantk.nets.encoder": "gantk_style.encoder", "gantk.nets.labels": "gantk.nets.blocks",
-    "gantk.nets.layout": "gantk.nets.kernels", "gantk.nets.patchgan": "gantk.nets.discriminators",
-    "gantk.optim": "gantk.training.optim", "gantk.plugin.scaffold": "gantk_new.scaffold",
-    "gantk.plugins": "gantk.plugin.loader", "gantk.pool": "gantk.training.pool",
-    "gantk.registry": "gantk.plugin.registry", "gantk.runfolder": "gantk.runs.folder",
-    "gantk.runtime": "gantk.machine.runtime", "gantk.spec": "gantk.plugin.spec",
+    "gantk.adaptive": "gantk.training.adaptive",
+    "gantk.checkpoint": "gantk.runs.checkpoint",
+    "gantk.cycle": "gantk.training.two_way",
+    "gantk.data.check": "gantk_check.check",
+    "gantk.data.contrasts": "gantk_contrasts.source",
+    "gantk.data.fit": "gantk.data.resample",
+    "gantk.data.image": "gantk.formats.image",
+    "gantk.data.images": "gantk_aligned.images",
+    "gantk.data.io": "gantk.formats.files",
+    "gantk.data.labels": "gantk.data.sources.folders",
+    "gantk.data.leakage": "gantk.data.split.leakage",
+    "gantk.data.mapping": "gantk.data.intensity",
+    "gantk.data.nyul": "gantk_scales.scales",
+    "gantk.data.reading": "gantk.data.sources.reader",
+    "gantk.data.phantom": "gantk_phantom.phantom",
+    "gantk.data.records": "gantk.data.preparation",
+    "gantk.data.sources.dicom": "gantk_dicom.source",
+    "gantk.data.sources.nifti": "gantk_nifti.source",
+    "gantk.data.sources.manifest": "gantk_manifest.source",
+    "gantk.data.split_file": "gantk_manifest.split_file",
+    "gantk.formats.dicom": "gantk_dicom.format",
+    "gantk.formats.itk": "gantk_itk.itk",
+    "gantk.hookspecs": "gantk.plugin.hookspecs",
+    "gantk.losses.gram": "gantk_style.gram",
+    "gantk.machine.doctor": "gantk_trial.doctor",
+    "gantk.metrics.bootstrap": "gantk.metrics.intervals",
+    "gantk.metrics.distances": "gantk.metrics.sets",
+    "gantk.metrics.compare_folders": "gantk_compare.folders",
+    "gantk.metrics.diversity": "gantk_sets.diversity",
+    "gantk.metrics.feature_files": "gantk_features.backbones",
+    "gantk.metrics.lesions": "gantk.metrics.pairs",
+    "gantk.metrics.pair_metric": "gantk.metrics.pairs",
+    "gantk.metrics.perceptual": "gantk_lpips.metric",
+    "gantk.metrics.regression": "gantk_tasks.regression",
+    "gantk.metrics.structural": "gantk.metrics.pairs",
+    "gantk.metrics.uncertainty": "gantk_uncertainty.judging",
+    "gantk.metrics.verdicts": "gantk.metrics.verdict",
+    "gantk.nets.attention": "gantk.nets.blocks",
+    "gantk.nets.attention_unet": "gantk_attention_unet.network",
+    "gantk.nets.dcgan": "gantk_dcgan.network",
+    "gantk.nets.encoder": "gantk_style.encoder",
+    "gantk.nets.labels": "gantk.nets.blocks",
+    "gantk.nets.layout": "gantk.nets.kernels",
+    "gantk.nets.patchgan": "gantk.nets.discriminators",
+    "gantk.optim": "gantk.training.optim",
+    "gantk.plugin.scaffold": "gantk_new.scaffold",
+    "gantk.plugins": "gantk.plugin.loader",
+    "gantk.pool": "gantk.training.pool",
+    "gantk.registry": "gantk.plugin.registry",
+    "gantk.runfolder": "gantk.runs.folder",
+    "gantk.runtime": "gantk.machine.runtime",
+    "gantk.spec": "gantk.plugin.spec",
     "gantk.training.accelerate.cuda_graph": "gantk_cuda_graph.capture",
-    "gantk.training.accelerate.recompute": "gantk_recompute.blocks", "gantk.training.trial": "gantk_trial.trial",
+    "gantk.training.accelerate.recompute": "gantk_recompute.blocks",
+    "gantk.training.trial": "gantk_trial.trial",
     "gantk.weights": "gantk_features.timm_networks",
-}  # fmt: skip
+}
 
 
 class _MovedModules:
-    """An import finder: an old path of `MOVED` imports the module at its new path, with a DeprecationWarning."""
+    """An import finder: an old path of `MOVED` imports the module at its new path, with a
+    DeprecationWarning.
+    """
 
     @staticmethod
     def find_spec(name: str, path=None, target=None):

@@ -1,4 +1,6 @@
-"""Entry point of the `gantk` command and of `python -m gantk`; Ctrl-C at any moment ends it with exit code 130."""
+"""Entry point of the `gantk` command and of `python -m gantk`; Ctrl-C at any moment ends it with
+exit code 130.
+"""
 
 import os
 import signal
@@ -6,17 +8,24 @@ import sys
 
 
 def leave() -> None:
-    """Show the cursor again and exit with 130 at once; nothing is lost, since unfinished files have hidden names."""
+    """Show the cursor again and exit with 130 at once; nothing is lost, since unfinished files have
+    hidden names.
+    """
     os.write(2, b"\x1b[?25h\n" * os.isatty(2))
     os._exit(130)
 
 
 def interrupt(number, frame) -> None:
-    """Raise KeyboardInterrupt in a running command; before one, and in imports and pydantic, which lose it, exit."""
+    """Raise KeyboardInterrupt in a running command; before one, and in imports and pydantic, which
+    lose it, exit.
+    """
     working = False
     while frame:
         code = frame.f_code
-        if code.co_filename.startswith("<frozen importlib") or f"{os.sep}pydantic{os.sep}" in code.co_filename:
+        if (
+            code.co_filename.startswith("<frozen importlib")
+            or f"{os.sep}pydantic{os.sep}" in code.co_filename
+        ):
             leave()
         working, frame = working or code.co_qualname == "Commands.invoke", frame.f_back
     raise KeyboardInterrupt if working else leave()
@@ -24,10 +33,13 @@ def interrupt(number, frame) -> None:
 
 def main() -> None:
     """See `gantk.cli`."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in a script's `gantk ... &`
+    # it is ignored in a script's `gantk ... &`
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     default_hook = sys.unraisablehook  # reports exceptions that no code can catch
-    sys.unraisablehook = lambda failure: leave() if failure.exc_type is KeyboardInterrupt else default_hook(failure)
+    sys.unraisablehook = lambda failure: (
+        leave() if failure.exc_type is KeyboardInterrupt else default_hook(failure)
+    )
     from gantk.cli import main
 
     main()

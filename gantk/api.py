@@ -1,7 +1,8 @@
 """The commands of the command line as functions of the same names.
 
-`run`: `recipe.load` reads the recipe, `training.assemble` builds what it names, `training.loop` trains around the steps
-of `training.engine`, `metrics.evaluate` scores, `report` writes the page. `translate`: see `inference.translation`.
+`run`: `recipe.load` reads the recipe, `training.assemble` builds what it names, `training.loop`
+trains around the steps of `training.engine`, `metrics.evaluate` scores, `report` writes the page.
+`translate`: see `inference.translation`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from gantk.errors import GantkError, UserError, counted, machine_failure
 from gantk.plugin.loader import load as plugins
 
-if TYPE_CHECKING:  # functions import torch where they need it: an exported model translates without it
+# functions import torch where they need it: an exported model translates without it
+if TYPE_CHECKING:
     from gantk.inference.pipeline import TrainedModel
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.tables import Model
@@ -51,24 +53,33 @@ def run(
         data: images to use instead of the recipe's, one of
 
             * a file or folder: the data source that accepts it is chosen;
-            * a table, a pandas DataFrame or a list of dicts, with a CSV's columns: path, domain, patient, split, ...;
-            * arrays or lists by domain, `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`; colour pictures are
-              (N, C, H, W), volumes (N, D, H, W); split, label, mask and pair are given as patient is.
+            * a table, a pandas DataFrame or a list of dicts, with a CSV's columns: path, domain,
+              patient, split, ...;
+            * arrays or lists by domain, `{"T1": (N, H, W), "T2": (N, H, W), "patient": N names}`;
+              colour pictures are
+              (N, C, H, W), volumes (N, D, H, W); split, label, mask and pair are given as patient
+              is.
               Domains of equal length are pairs row by row, unless `"pair": False`;
-            * a PyTorch data set, or any object with a length and items, of dicts with the same keys for one image each,
+            * a PyTorch data set, or any object with a length and items, of dicts with the same keys
+              for one image each,
               `{"T1": tensor, "T2": tensor, "patient": "p1"}`; each item is read once.
 
-            All but files and folders are copied to the run folder, so that the run can be resumed without them.
-        set: keys to override, after the profile: `{"train.steps": 200, "data.size": (64, 64)}`, or strings with
+            All but files and folders are copied to the run folder, so that the run can be resumed
+            without them.
+        set: keys to override, after the profile: `{"train.steps": 200, "data.size": (64, 64)}`, or
+            strings with
             TOML values as on the command line, `["train.steps=200"]`.
         profile: the `[profile.NAME]` table to apply.
         out: the run folder; None: runs/NAME-TIME.
         device: "cpu", "cuda", "cuda:1", "mps"; None: the best there is.
         precision, seed: shorthands for train.precision and train.seed.
-        allow_leakage: train although the same patient or image is on both sides of the split; recorded in the run.
-        profile_steps: how many steps to trace with torch.profiler, after some steps of warm-up; a table and a trace
+        allow_leakage: train although the same patient or image is on both sides of the split;
+          recorded in the run.
+        profile_steps: how many steps to trace with torch.profiler, after some steps of warm-up; a
+            table and a trace
             are written to profile/ of the run folder. `resume` traces nothing.
-        track: names of trackers to log to, such as "tensorboard"; their options are in the recipe's [[track]] tables.
+        track: names of trackers to log to, such as "tensorboard"; their options are in the recipe's
+          [[track]] tables.
         say: called with each line of output.
 
     Returns the run folder. Wrong input raises UserError before anything is written.
@@ -84,9 +95,17 @@ def run(
     if not isinstance(data, (str, os.PathLike, NoneType)):
         with stored_data(data, recipe, set, profile, out, say) as (loaded, out):
             return run(
-                loaded, set=set, out=out, device=device, precision=precision, seed=seed, allow_leakage=allow_leakage,
-                profile_steps=profile_steps, track=track, say=say,
-            )  # fmt: skip
+                loaded,
+                set=set,
+                out=out,
+                device=device,
+                precision=precision,
+                seed=seed,
+                allow_leakage=allow_leakage,
+                profile_steps=profile_steps,
+                track=track,
+                say=say,
+            )
     shorthands = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
     shorthands = {key: value for key, value in shorthands.items() if value is not None}
 
@@ -109,7 +128,9 @@ def run(
     tables = resolved(model)
     watched = runtime.watched(lambda: advice(Path(out or "."), runtime.world))
     with ExitStack() as locks, watched, memory_advice(model, runtime):
-        resumed, saved, split = runtime.from_main(lambda: run_to_resume(out, tables, runtime.launched, locks))
+        resumed, saved, split = runtime.from_main(
+            lambda: run_to_resume(out, tables, runtime.launched, locks)
+        )
         parts = assemble(model, runtime, split)
         traced = None
         if profile_steps is not None and runtime.main:
@@ -120,7 +141,9 @@ def run(
         folder = runtime.from_main(lambda: Run.create(out, loaded.name, locks, resumed))
         if runtime.main and saved is None:
             folder.write_recipe(tables)
-            folder.write_json("environment.json", environment() | describe(runtime) | parts.start.record)
+            folder.write_json(
+                "environment.json", environment() | describe(runtime) | parts.start.record
+            )
             allowed = {"leakage_allowed": str(leaks) if leaks else None}
             folder.write_json("split.json", parts.data.split_json() | allowed)
         if traced is not None:
@@ -130,7 +153,9 @@ def run(
 
 
 def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
-    """Continue a run exactly where it stopped and return it; a finished run is only evaluated and reported again."""
+    """Continue a run exactly where it stopped and return it; a finished run is only evaluated and
+    reported again.
+    """
     from gantk.files import held
     from gantk.machine.restart import advice
     from gantk.machine.runtime import start, sync_errors
@@ -160,9 +185,16 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
 
 
 def _train(
-    parts: Parts, folder: Run, say: Say, resumed: bool, saved: Path | None, profile: StepProfile | None = None
+    parts: Parts,
+    folder: Run,
+    say: Say,
+    resumed: bool,
+    saved: Path | None,
+    profile: StepProfile | None = None,
 ) -> Run:
-    """Train to the last step, score and report; `resumed`: from the checkpoint `saved`, or from step 0."""
+    """Train to the last step, score and report; `resumed`: from the checkpoint `saved`, or from
+    step 0.
+    """
     from gantk.machine.restart import advice
     from gantk.machine.runtime import describe
     from gantk.training.assemble import restore
@@ -180,10 +212,15 @@ def _train(
         seconds = folder.rewind_log(engine.step if saved else -1)
     if line := parts.threads.choose(engine.step):
         engine.notes.append(line)
-    weights, machine = sum(parameter.numel() for parameter in parts.method.parameters()), describe(runtime)
+    weights, machine = (
+        sum(parameter.numel() for parameter in parts.method.parameters()),
+        describe(runtime),
+    )
     ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
     size = f"{weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}"
-    place = f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
+    place = (
+        f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
+    )
     say(f"train    {parts.model.method.name}, {size}, {place}")
     for line in parts.data.notes:
         say(line)
@@ -196,7 +233,8 @@ def _train(
         training = Training(parts, folder, seconds, profile)
 
         def say_safely(line: str) -> None:
-            with suppress(OSError, SystemExit):  # a closed terminal or pipe must not stop the scoring
+            # a closed terminal or pipe must not stop the scoring
+            with suppress(OSError, SystemExit):
                 say(line)
 
         try:
@@ -207,7 +245,8 @@ def _train(
             _evaluate(parts, folder, say_safely)
         except BaseException as error:
             if runtime.main:
-                with suppress(Exception):  # makes the page stop reloading; its failure must not hide `error`
+                # makes the page stop reloading; its failure must not hide `error`
+                with suppress(Exception):
                     report()
             if isinstance(error, OSError) and (failure := machine_failure(error)):
                 raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
@@ -227,11 +266,14 @@ def evaluate(
     device: str | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Score a run's chosen checkpoint and the baselines on the test split; returns the contents of metrics.json.
+    """Score a run's chosen checkpoint and the baselines on the test split; returns the contents of
+    metrics.json.
 
-    A packed model is scored only on the images and the split it was trained with; its folder is not changed.
+    A packed model is scored only on the images and the split it was trained with; its folder is not
+    changed.
 
-    `uncertainty` is a kind as in `translate`, compared with the actual errors; `by` are columns, as in evaluate.by.
+    `uncertainty` is a kind as in `translate`, compared with the actual errors; `by` are columns, as
+    in evaluate.by.
     """
     import shutil
     from tempfile import TemporaryDirectory
@@ -244,8 +286,14 @@ def evaluate(
 
     folder = Run.open(find_model(run, say))
     recipe = folder.recipe()
-    changes = {"metrics": metrics and list(metrics), "uncertainty": uncertainty, "by": by and list(by)}
-    recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {key: each for key, each in changes.items() if each}
+    changes = {
+        "metrics": metrics and list(metrics),
+        "uncertainty": uncertainty,
+        "by": by and list(by),
+    }
+    recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {
+        key: each for key, each in changes.items() if each
+    }
     model = recipe.check()
     if model.evaluate.by:
         plugins().hook.gantk_check(model=model)
@@ -256,7 +304,10 @@ def evaluate(
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = Run(shutil.copytree(folder.path, copy))
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(held(folder.path)))
-        chosen, parts = folder.chosen(), assemble(model, runtime, None if packing is not None else folder.split())
+        chosen, parts = (
+            folder.chosen(),
+            assemble(model, runtime, None if packing is not None else folder.split()),
+        )
         require_split(packing, parts.data)
         for line in parts.data.notes:
             say(line)
@@ -267,14 +318,17 @@ def evaluate(
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
     """A trained model: `load(run).translate(pixels, to="T2")`.
 
-    `model` is a run, one of its checkpoints, a .onnx file, the name of a model that `gantk models` lists, or an
-    address, hf://USER/NAME@REVISION; other functions take the same as `run`. Several models, `load([run1, run2])` or
-    in any form that `translate` takes, are loaded as one that returns the mean of their translations.
+    `model` is a run, one of its checkpoints, a .onnx file, the name of a model that `gantk models`
+    lists, or an address, hf://USER/NAME@REVISION; other functions take the same as `run`. Several
+    models, `load([run1, run2])` or in any form that `translate` takes, are loaded as one that
+    returns the mean of their translations.
     """
     return _load(model, device)
 
 
-def _load(model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lambda line: None) -> TrainedModel:
+def _load(
+    model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lambda line: None
+) -> TrainedModel:
     """Like `load`; `say` is called with lines that name the model and its limits."""
     from gantk.plugin.loader import registry
     from gantk.runs.models import find_model
@@ -283,7 +337,8 @@ def _load(model: AnyPath | Iterable[AnyPath], device: str | None, say: Say = lam
         return several
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
-    if suffix in registry().names("exporter"):  # an exporter that reads its files is named by their suffix
+    # an exporter that reads its files is named by their suffix
+    if suffix in registry().names("exporter"):
         return registry().get("exporter", suffix).load()().load(path)
     from gantk.inference.translator import Translator
 
@@ -311,29 +366,43 @@ def translate(
     progress: Progress | None = None,
     workers: Callable[..., None] | None = None,
 ) -> list[Path]:
-    """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its input.
+    """Translate a picture, a volume, a DICOM series, or a folder of them, and write each like its
+    input.
 
     Args:
-        run: a run folder, one checkpoint of it, a model that `export` wrote (.onnx), a model's name; see `load`. The
-            mean of several: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of `gantk run --folds`.
-        input: a file or a folder; for several contrasts a patient's folder with one file for each, or a folder of them.
+        run: a run folder, one checkpoint of it, a model that `export` wrote (.onnx), a model's
+            name; see `load`. The
+            mean of several: a list, "RUN1,RUN2", a pattern such as "DIR/seed-*", or the folder of
+            `gantk run --folds`.
+        input: a file or a folder; for several contrasts a patient's folder with one file for each,
+          or a folder of them.
         output: a file or a folder.
         to: the domain to make, by its name; None: the recipe's second.
-        variants: for multimodal methods: how many translations of each input to write, in styles drawn with `seed`.
-        style: for multimodal methods: an image of the target domain whose style the translation takes.
-        planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for the median of the
+        variants: for multimodal methods: how many translations of each input to write, in styles
+          drawn with `seed`.
+        style: for multimodal methods: an image of the target domain whose style the translation
+          takes.
+        planes: which slices of a volume a 2-D network sees: axial, coronal, sagittal, or "all" for
+            the median of the
             three; None: the plane it was trained on.
-        uncertainty: write a map beside each translation, how far each value may be off in the target's units: "flips",
-            "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for several runs "members".
-        tta: whether each image is also translated mirrored and the mean is returned: twice the time.
+        uncertainty: write a map beside each translation, how far each value may be off in the
+            target's units: "flips",
+            "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for several runs
+            "members".
+        tta: whether each image is also translated mirrored and the mean is returned: twice the
+          time.
         volume: which volume of a file that holds several, counted from 0.
-        clip: whether values outside the integer range of a PNG, JPEG or TIFF are clipped, with a note; False: an error.
+        clip: whether values outside the integer range of a PNG, JPEG or TIFF are clipped, with a
+          note; False: an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"); None: each input's own.
-        keep_header: whether texts of NIfTI, NRRD and MetaImage headers, which may name the patient, are copied.
+        keep_header: whether texts of NIfTI, NRRD and MetaImage headers, which may name the patient,
+          are copied.
         progress: called with the share done, from 0 to 1, and the name of the current file.
-        workers: a function that distributes the files to other processes, for --address; see gantk_cluster.translate.
+        workers: a function that distributes the files to other processes, for --address; see
+          gantk_cluster.translate.
 
-    Returns the paths written. A folder that was translated in part is continued where it was stopped.
+    Returns the paths written. A folder that was translated in part is continued where it was
+    stopped.
     """
     from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
@@ -341,21 +410,33 @@ def translate(
     from gantk.inference.translation import Translation
 
     if variants is not None and style is not None:
-        raise UserError("variants are drawn at random, a style image fixes one", where="--variants and --style")
+        raise UserError(
+            "variants are drawn at random, a style image fixes one", where="--variants and --style"
+        )
     if variants is not None and variants < 1:
-        raise UserError(f"{variants} is no number of translations", where="--variants", allowed="1 or more")
+        raise UserError(
+            f"{variants} is no number of translations", where="--variants", allowed="1 or more"
+        )
     if planes not in (None, "all", *PLANES):
-        raise UserError(f"there are no planes '{planes}'", where="--planes", allowed=(*PLANES, "all"))
+        raise UserError(
+            f"there are no planes '{planes}'", where="--planes", allowed=(*PLANES, "all")
+        )
     if uncertainty and (variants is not None or style is not None):
         where = "--uncertainty with --variants or --style"
         raise UserError("an uncertainty is of the method's own translation", where=where)
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
     if suffix and suffix not in kinds:
-        raise UserError(f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds])
-    look = Look(variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta)
+        raise UserError(
+            f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds]
+        )
+    look = Look(
+        variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta
+    )
     model = _load(run, device, say)
-    translation = Translation(model, to, look, volume, say, progress, clip, suffix, keep_header, workers)
+    translation = Translation(
+        model, to, look, volume, say, progress, clip, suffix, keep_header, workers
+    )
     return translation.path(Path(input), Path(output))
 
 
@@ -370,7 +451,8 @@ def sample(
     device: str | None = None,
     say: Say = print,
 ) -> list[Path]:
-    """Write `n` images made from noise to the folder `out` and return their paths; the same seed gives the same images.
+    """Write `n` images made from noise to the folder `out` and return their paths; the same seed
+    gives the same images.
 
     Args:
         run: a run folder of a noise-to-image method, or one checkpoint of it.
@@ -391,10 +473,12 @@ def export(
     tolerance: float | None = None,
     say: Say = print,
 ) -> Path:
-    """Write one direction of a trained model as ONNX, which needs neither gantk nor torch, or as a MONAI bundle.
+    """Write one direction of a trained model as ONNX, which needs neither gantk nor torch, or as a
+    MONAI bundle.
 
-    Its outputs for held-out images are compared with PyTorch's: where they differ by more than `tolerance`, a share of
-    the range, GantkError is raised and no file is written. Returns the path written.
+    Its outputs for held-out images are compared with PyTorch's: where they differ by more than
+    `tolerance`, a share of the range, GantkError is raised and no file is written. Returns the path
+    written.
     """
     from gantk.exports.exporting import export as write
     from gantk.runs.models import find_model
@@ -403,7 +487,9 @@ def export(
 
 
 def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
-    """Score the test split, write metrics.json and print its lines; returns its content, {} on ranks other than 0."""
+    """Score the test split, write metrics.json and print its lines; returns its content, {} on
+    ranks other than 0.
+    """
     from gantk.machine.usage import speed_of
     from gantk.metrics.verdict import summary_lines
     from gantk.runs.trained import earlier_weights
@@ -425,7 +511,9 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
         plugins().hook.gantk_tested(**about, scorer=parts.scorer)
         folder.write_json("metrics.json", result)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
-        warnings = [f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"]
+        warnings = [
+            f"warning  the run folder does not keep these scores. {machine_failure(error) or error}"
+        ]
     for line in [*summary_lines(result), *warnings]:
         say(line)
     return result

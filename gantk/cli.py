@@ -1,4 +1,6 @@
-"""The command line: a thin skin on `gantk.api`; nothing heavy is imported before a command needs it."""
+"""The command line: a thin skin on `gantk.api`; nothing heavy is imported before a command needs
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,37 @@ import click
 from rich.markup import escape
 
 from gantk import __version__, api
-from gantk.errors import Elsewhere, GantkError, Interrupted, did_you_mean, machine_failure, printable
+from gantk.errors import (
+    Elsewhere,
+    GantkError,
+    Interrupted,
+    did_you_mean,
+    machine_failure,
+    printable,
+)
 from gantk.plugin.loader import attach_commands, plugin_note
-from gantk.terminal import complain, json_option, line_printer, listed, progress_bar, say, write_json
+from gantk.terminal import (
+    complain,
+    json_option,
+    line_printer,
+    listed,
+    progress_bar,
+    say,
+    write_json,
+)
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-TRACE = "Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the run."
+TRACE = (
+    "Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the"
+    " run."
+)
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
 
 class Commands(click.Group):
-    """The group of all commands, to which plugins add theirs; gantk's own errors end without a traceback."""
+    """The group of all commands, to which plugins add theirs; gantk's own errors end without a
+    traceback.
+    """
 
     def main(self, *args, **kwargs):
         try:
@@ -43,7 +65,8 @@ class Commands(click.Group):
             message = machine_failure(error)
             if not stop and message is None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drops unwritten output, which Python would flush at exit
+            # drops unwritten output, which Python would flush at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if stop:  # its message could not be printed: the terminal is closed
                 self._leave(stop)
             complain(f"[bold red]error[/]  {escape(message)}")
@@ -51,7 +74,9 @@ class Commands(click.Group):
 
     @staticmethod
     def _leave(error: GantkError) -> NoReturn:
-        """Print a failure and exit with its code; for a stopped training, further SIGTERM and SIGHUP are ignored."""
+        """Print a failure and exit with its code; for a stopped training, further SIGTERM and
+        SIGHUP are ignored.
+        """
         label = "[yellow]stop[/]" if isinstance(error, Interrupted) else "[bold red]error[/]"
         for name in ("SIGTERM", "SIGHUP") if isinstance(error, Interrupted) else ():
             signal.signal(getattr(signal, name, signal.SIGTERM), signal.SIG_IGN)
@@ -73,17 +98,22 @@ class Commands(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write each command with its whole first sentence, which click would cut at the window's edge."""
+        """Write each command with its whole first sentence, which click would cut at the window's
+        edge.
+        """
         with formatter.section("Commands"):
             commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-            formatter.write_dl([(name, command.get_short_help_str(limit=400)) for name, command in commands])
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=400)) for name, command in commands]
+            )
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            if hint and "Did you mean" not in error.message:  # newer versions of click say so themselves
+            # newer versions of click say so themselves
+            if hint and "Did you mean" not in error.message:
                 error.message += f" {hint}"
             raise
 
@@ -94,7 +124,9 @@ def cli() -> None:
     """Train, run and score GANs for medical images: one TOML recipe is one experiment."""
 
 
-_device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+_device = click.option(
+    "--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is."
+)
 
 
 # ---- trained models
@@ -102,16 +134,36 @@ _device = click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. De
 
 @cli.command()
 @click.argument("recipe")
-@click.option("--data", metavar="PATH", help="Train on this folder or file instead; the source that fits it is chosen.")
-@click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.steps=200.")
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Train on this folder or file instead; the source that fits it is chosen.",
+)
+@click.option(
+    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: --set train.steps=200."
+)
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
 @click.option("--out", metavar="DIR", help="The run folder. Default: runs/NAME-TIME.")
 @_device
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the networks.")
-@click.option("--seed", type=int, metavar="N", help="Weights, order and augmentation; the split has its own seed.")
-@click.option("--allow-leakage", is_flag=True, help="Train although the split leaks; recorded in the run.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), help="Arithmetic of the networks."
+)
+@click.option(
+    "--seed",
+    type=int,
+    metavar="N",
+    help="Weights, order and augmentation; the split has its own seed.",
+)
+@click.option(
+    "--allow-leakage", is_flag=True, help="Train although the split leaks; recorded in the run."
+)
 @click.option("--profile-steps", type=click.IntRange(min=1), metavar="N", help=TRACE)
-@click.option("--track", multiple=True, metavar="NAME", help="Follow it in tensorboard, wandb or mlflow; repeatable.")
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Follow it in tensorboard, wandb or mlflow; repeatable.",
+)
 def run(recipe, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
@@ -132,30 +184,64 @@ def resume(run, device) -> None:
 @click.argument("run")
 @click.argument("input")
 @click.argument("output")
-@click.option("--to", metavar="DOMAIN", help="Which domain to make, by its name (T2). Default: the recipe's second.")
-@click.option("--planes", metavar="PLANES", help="What a 2-D network sees: axial, coronal, sagittal, all (median).")
-@click.option("--uncertainty", metavar="KIND", help="A second map: auto, flips, dropout, ..., members, suspicion.")
-@click.option("--tta", is_flag=True, help="Translate each image mirrored too, and take the mean: twice the time.")
+@click.option(
+    "--to",
+    metavar="DOMAIN",
+    help="Which domain to make, by its name (T2). Default: the recipe's second.",
+)
+@click.option(
+    "--planes",
+    metavar="PLANES",
+    help="What a 2-D network sees: axial, coronal, sagittal, all (median).",
+)
+@click.option(
+    "--uncertainty",
+    metavar="KIND",
+    help="A second map: auto, flips, dropout, ..., members, suspicion.",
+)
+@click.option(
+    "--tta",
+    is_flag=True,
+    help="Translate each image mirrored too, and take the mean: twice the time.",
+)
 @click.option("--volume", type=int, metavar="K", help="Which volume of a 4-D file, counted from 0.")
-@click.option("--variants", type=int, metavar="N", help="N different translations of each (multimodal methods).")
-@click.option("--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0.")
+@click.option(
+    "--variants",
+    type=int,
+    metavar="N",
+    help="N different translations of each (multimodal methods).",
+)
+@click.option(
+    "--seed", type=int, default=0, metavar="N", help="Draws the styles of --variants. Default: 0."
+)
 @click.option("--style", metavar="IMAGE", help="Take the style of this image (multimodal methods).")
-@click.option("--clip/--no-clip", default=True, help="Clip what a picture's whole numbers cannot hold, or refuse.")
-@click.option("--format", metavar="KIND", help="The kind of file to write: tif, png, nii.gz ... Default: the input's.")
-@click.option("--keep-header", is_flag=True, help="Copy the header's remarks, which may name the patient.")
+@click.option(
+    "--clip/--no-clip",
+    default=True,
+    help="Clip what a picture's whole numbers cannot hold, or refuse.",
+)
+@click.option(
+    "--format",
+    metavar="KIND",
+    help="The kind of file to write: tif, png, nii.gz ... Default: the input's.",
+)
+@click.option(
+    "--keep-header", is_flag=True, help="Copy the header's remarks, which may name the patient."
+)
 @_device
 def translate(run, input, output, **options) -> None:
     """Translate INPUT with the model of RUN and write OUTPUT.
 
-    RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx). RUN1,RUN2,... or the folder
-    of `gantk run --folds` is the mean of several.
+    RUN is a run folder, a checkpoint of it, or a model written by `gantk export` (.onnx).
+    RUN1,RUN2,... or the folder of `gantk run --folds` is the mean of several.
 
-    INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series, or a folder of all
-    these; for a run on several contrasts it is a patient's folder with one file for each, or a folder of such folders.
+    INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series,
+    or a folder of all these; for a run on several contrasts it is a patient's folder with one file
+    for each, or a folder of such folders.
 
-    OUTPUT has INPUT's size, grid and orientation, and the target domain's intensities; a DICOM series becomes a derived
-    series with new identifiers. A folder that was translated in part goes on where it was stopped, and a broken file
-    does not stop the others.
+    OUTPUT has INPUT's size, grid and orientation, and the target domain's intensities; a DICOM
+    series becomes a derived series with new identifiers. A folder that was translated in part goes
+    on where it was stopped, and a broken file does not stop the others.
     """
     with progress_bar() as progress:
         api.translate(run, input, output, **options, say=say, progress=progress)
@@ -163,15 +249,35 @@ def translate(run, input, output, **options) -> None:
 
 @cli.command()
 @click.argument("run")
-@click.option("--format", default="onnx", metavar="NAME", help="onnx, monai or another of `gantk list exporter`.")
-@click.option("--out", required=True, metavar="PATH", help="The .onnx file, or the folder of the MONAI bundle.")
-@click.option("--to", metavar="DOMAIN", help="Which direction, by the domain it makes. Default: the recipe's second.")
-@click.option("--tolerance", type=float, metavar="T", help="Largest difference from PyTorch, as a share of the range.")
+@click.option(
+    "--format",
+    default="onnx",
+    metavar="NAME",
+    help="onnx, monai or another of `gantk list exporter`.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="PATH",
+    help="The .onnx file, or the folder of the MONAI bundle.",
+)
+@click.option(
+    "--to",
+    metavar="DOMAIN",
+    help="Which direction, by the domain it makes. Default: the recipe's second.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="T",
+    help="Largest difference from PyTorch, as a share of the range.",
+)
 def export(run, **options) -> None:
     """Write the model of RUN as ONNX or a MONAI bundle.
 
-    The file is compared with PyTorch on real images before it is called done. `gantk translate model.onnx IN OUT` needs
-    onnxruntime alone; a MONAI bundle is what MONAI and its model zoo exchange.
+    The file is compared with PyTorch on real images before it is called done. `gantk translate
+    model.onnx IN OUT` needs onnxruntime alone; a MONAI bundle is what MONAI and its model zoo
+    exchange.
     """
     api.export(run, **options, say=say)
 
@@ -180,8 +286,14 @@ def export(run, **options) -> None:
 @click.argument("run")
 @click.option("-n", type=int, default=64, metavar="N", help="How many images. Default: 64.")
 @click.option("--out", required=True, metavar="DIR", help="The folder for them.")
-@click.option("--seed", type=int, default=0, metavar="N", help="Another seed, other images. Default: 0.")
-@click.option("--label", metavar="CLASS", help="The class to make, for methods trained on classes. Default: in turn.")
+@click.option(
+    "--seed", type=int, default=0, metavar="N", help="Another seed, other images. Default: 0."
+)
+@click.option(
+    "--label",
+    metavar="CLASS",
+    help="The class to make, for methods trained on classes. Default: in turn.",
+)
 @click.option("--no-post", is_flag=True, help="Leave the recipe's [[post]] steps out.")
 @_device
 def sample(run, no_post, **options) -> None:
@@ -195,8 +307,16 @@ def sample(run, no_post, **options) -> None:
 @cli.command("eval")
 @click.argument("run")
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
-@click.option("--uncertainty", metavar="KIND", help="Judge an uncertainty by the errors: auto, flips, dropout, ...")
-@click.option("--by", metavar="LIST", help="Score patients apart by columns of the data, such as scanner,sex,age.")
+@click.option(
+    "--uncertainty",
+    metavar="KIND",
+    help="Judge an uncertainty by the errors: auto, flips, dropout, ...",
+)
+@click.option(
+    "--by",
+    metavar="LIST",
+    help="Score patients apart by columns of the data, such as scanner,sex,age.",
+)
 @json_option("Write the result as JSON too")
 @_device
 def evaluate(run, metrics, by, json_file, **options) -> None:
@@ -214,19 +334,26 @@ def data() -> None:
 
 
 def open_streams() -> None:
-    """Open the null device for closed standard streams: else the next file opened would get their descriptors."""
+    """Open the null device for closed standard streams: else the next file opened would get their
+    descriptors.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this number
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open until the process ends
         if mode == "w" and hasattr(stream := getattr(sys, name), "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # escapes characters that its encoding lacks
+            # escapes characters that its encoding lacks
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
-    """Run the `gantk` command with the plugins' commands; restarts Python in UTF-8 mode where file names are ASCII."""
+    """Run the `gantk` command with the plugins' commands; restarts Python in UTF-8 mode where file
+    names are ASCII.
+    """
     if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+        os.execve(
+            sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"}
+        )
     open_streams()
     attach_commands(cli)
     cli.main(prog_name="gantk")

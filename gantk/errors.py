@@ -1,4 +1,6 @@
-"""The two families of failure: the user's mistakes (exit code 2, no traceback) and everything else (exit code 1)."""
+"""The two families of failure: the user's mistakes (exit code 2, no traceback) and everything else
+(exit code 1).
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,28 @@ from collections.abc import Iterable, Sized
 
 FULL = "Free some space, or name a folder on another disk."
 DENIED = "Write to a folder that is yours, or have its permissions changed."
-REMEDIES = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EACCES: DENIED, errno.EPERM: DENIED, errno.EROFS: DENIED}
+REMEDIES = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.EROFS: DENIED,
+}
 REMEDIES |= {errno.EFBIG: "A limit of the system (ulimit -f) forbids files of this size: raise it."}
 
 
 class GantkError(Exception):
-    """A failure with a message for the user: the command line prints it without a traceback and exits with 1."""
+    """A failure with a message for the user: the command line prints it without a traceback and
+    exits with 1.
+    """
 
     exit_code = 1
 
 
 class UserError(GantkError):
-    """The input was wrong: one message that says what, what is allowed, what to do and where; exit code 2."""
+    """The input was wrong: one message that says what, what is allowed, what to do and where; exit
+    code 2.
+    """
 
     exit_code = 2
     path: tuple = ()  # the keys that lead to the mistake inside a recipe
@@ -36,16 +48,22 @@ class UserError(GantkError):
         remedy: str | None = None,
     ):
         self.what, self.where, self.remedy = what, where, remedy
-        self.allowed = allowed if allowed is None or isinstance(allowed, str) else ", ".join(allowed)
+        self.allowed = (
+            allowed if allowed is None or isinstance(allowed, str) else ", ".join(allowed)
+        )
         super().__init__(what)
 
     def __str__(self) -> str:
         remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
         sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
-        text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace("?.", "?")
+        text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace(
+            "?.", "?"
+        )
         text = f"{text}  ({self.where})" if self.where else text
         # A quotation from a file is cut to 200 characters; a path is shown whole.
-        return re.sub(r"(?<!\w)'([^'/]{90})[^'/]{20,}([^'/]{90})'(?!\w)", r"'\1 ... \2'", printable(text))
+        return re.sub(
+            r"(?<!\w)'([^'/]{90})[^'/]{20,}([^'/]{90})'(?!\w)", r"'\1 ... \2'", printable(text)
+        )
 
     def _render_traceback_(self) -> list[str]:
         return [f"error: {self}"]  # what a notebook shows
@@ -68,7 +86,9 @@ class Interrupted(GantkError):
 
 
 class Elsewhere(GantkError):
-    """Another process of this training stopped and prints why: this one exits with the same code and prints nothing."""
+    """Another process of this training stopped and prints why: this one exits with the same code
+    and prints nothing.
+    """
 
     def __init__(self, rank: int, exit_code: int):
         self.exit_code = exit_code
@@ -76,16 +96,21 @@ class Elsewhere(GantkError):
 
 
 def printable(text: str) -> str:
-    """A text with unprintable characters, which could control a terminal, as escape sequences; line breaks stay.
+    """A text with unprintable characters, which could control a terminal, as escape sequences; line
+    breaks stay.
 
-    Lone surrogates (file names need not be UTF-8) and marks that change the writing direction are escaped too.
+    Lone surrogates (file names need not be UTF-8) and marks that change the writing direction are
+    escaped too.
     """
     hidden = (c for c in set(text) if not c.isprintable() and c != "\n")
-    return text.translate({ord(c): c.encode("unicode_escape", "backslashreplace").decode() for c in hidden})
+    return text.translate(
+        {ord(c): c.encode("unicode_escape", "backslashreplace").decode() for c in hidden}
+    )
 
 
 def told(error: BaseException, most: int = 160) -> str:
-    """The message of a library's error in one line of at most `most` characters; without one, the error's class.
+    """The message of a library's error in one line of at most `most` characters; without one, the
+    error's class.
 
     Libraries quote what they read: a message must not reveal a patient's file.
     """
@@ -100,13 +125,22 @@ def memory_ended(error: BaseException) -> bool:
 
 
 def machine_failure(error: BaseException) -> str | None:
-    """The message for a full disk, a read-only folder, an unencodable name or no memory; None for other errors."""
+    """The message for a full disk, a read-only folder, an unencodable name or no memory; None for
+    other errors.
+    """
     if memory_ended(error):
-        return "memory ended. Close other programs, take a smaller image or batch, or a machine with more of it."
+        return (
+            "memory ended. Close other programs, take a smaller image or batch, or a machine with"
+            " more of it."
+        )
     if isinstance(error, UnicodeEncodeError):
         return f"a name has characters that this system's encoding lacks: {told(error)}. Rename it."
     if isinstance(error, OSError) and error.errno:
-        place = f"'{printable(os.fsdecode(error.filename))}': " if isinstance(error.filename, (str, bytes)) else ""
+        place = (
+            f"'{printable(os.fsdecode(error.filename))}': "
+            if isinstance(error.filename, (str, bytes))
+            else ""
+        )
         remedy = REMEDIES.get(error.errno)
         return f"{place}{os.strerror(error.errno)}." + (f" {remedy}" if remedy else "")
     return None
@@ -119,12 +153,16 @@ def did_you_mean(name: str, names: Iterable[str]) -> str | None:
 
 
 def argument(path: object) -> str:
-    """A path as one argument of a shell command: quoted if needed, and `./` before a dash, which means an option."""
+    """A path as one argument of a shell command: quoted if needed, and `./` before a dash, which
+    means an option.
+    """
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def counted(some: int | Sized, noun: str) -> str:
-    """`1 image`, `3 images`, `2 series`, `4 boxes`: a number, or how many there are of something, with its noun."""
+    """`1 image`, `3 images`, `2 series`, `4 boxes`: a number, or how many there are of something,
+    with its noun.
+    """
     count = some if isinstance(some, int) else len(some)
     if count != 1 and not noun.endswith("series"):
         noun = re.sub(r"(s|x|ch|sh)$", r"\1e", re.sub(r"([^aeiou])y$", r"\1ie", noun)) + "s"

@@ -1,7 +1,9 @@
-"""Writes files and folders atomically: a reader sees them whole or not at all; imports nothing heavy.
+"""Writes files and folders atomically: a reader sees them whole or not at all; imports nothing
+heavy.
 
-Until complete, a file has a hidden name, `.NAME.HOST-PID-RANDOM.tmp`, which cannot be guessed; a link of that name is
-not followed. Such files of ended processes are removed when another process first writes to the folder.
+Until complete, a file has a hidden name, `.NAME.HOST-PID-RANDOM.tmp`, which cannot be guessed; a
+link of that name is not followed. Such files of ended processes are removed when another process
+first writes to the folder.
 """
 
 from __future__ import annotations
@@ -34,11 +36,14 @@ LOST = 86400.0  # seconds after which another machine's unfinished file counts a
 SPILLED = 2**27  # arrays of at least so many bytes are kept on the disk, where a folder is given
 LOCK = ".lock"  # lock file in a folder, which names the process that writes into it
 _swept: set[Path] = set()
-_locked: set[tuple[Path, int]] = set()  # folders that this process has locked, with the locking thread
+# folders that this process has locked, with the locking thread
+_locked: set[tuple[Path, int]] = set()
 
 
 def temporary_beside(path: Path, kind: str = "") -> Path:
-    """A unique hidden path in the same folder, for an unfinished file, or (kind ".was") for one being replaced."""
+    """A unique hidden path in the same folder, for an unfinished file, or (kind ".was") for one
+    being replaced.
+    """
     if (folder := path.parent.absolute()) not in _swept:
         _swept.add(folder)
         sweep(folder)
@@ -48,21 +53,31 @@ def temporary_beside(path: Path, kind: str = "") -> Path:
 
 
 def expect_file(file: str | Path, where: str | None = None) -> str:
-    """Return the path of a file to be written; UserError if it is a folder, or lies in one that does not exist."""
+    """Return the path of a file to be written; UserError if it is a folder, or lies in one that
+    does not exist.
+    """
     if Path(file).is_dir():
         raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")
     if not Path(file).absolute().parent.is_dir():
-        raise UserError(f"there is no folder '{Path(file).parent}'", where=where, remedy="make it first")
+        raise UserError(
+            f"there is no folder '{Path(file).parent}'", where=where, remedy="make it first"
+        )
     return str(file)
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
-    """Write a file under a temporary name, sync it and rename it, so that it is always whole; returns the path.
+    """Write a file under a temporary name, sync it and rename it, so that it is always whole;
+    returns the path.
 
-    `content` may come in parts. A link is replaced, not followed; devices, pipes, /dev/stdout are written to directly.
+    `content` may come in parts. A link is replaced, not followed; devices, pipes, /dev/stdout are
+    written to directly.
     """
     content = [content] if isinstance(content, bytes) else content
-    if str(path.absolute().parent) in ("/dev", "/dev/fd") or path.exists() and not (path.is_file() or path.is_dir()):
+    if (
+        str(path.absolute().parent) in ("/dev", "/dev/fd")
+        or path.exists()
+        and not (path.is_file() or path.is_dir())
+    ):
         with open(path, "ab") as file:
             file.writelines(content)
         return path
@@ -83,16 +98,22 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
 
 
 def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
-    """A float32 array of zeros; a large one lies in an unnamed file in the folder, which vanishes with the process.
+    """A float32 array of zeros; a large one lies in an unnamed file in the folder, which vanishes
+    with the process.
 
     OSError where the disk has no room; in memory where the file system cannot reserve the space.
     """
     import numpy as np
 
-    if folder is not None and (size := 4 * math.prod(shape)) >= SPILLED and hasattr(os, "posix_fallocate"):
+    if (
+        folder is not None
+        and (size := 4 * math.prod(shape)) >= SPILLED
+        and hasattr(os, "posix_fallocate")
+    ):
         with tempfile.TemporaryFile(dir=folder) as file:
             try:
-                os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would kill the process later
+                # else a full disk would kill the process later
+                os.posix_fallocate(file.fileno(), 0, size)
                 return np.memmap(file, np.float32, "w+", shape=shape)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
@@ -102,12 +123,17 @@ def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
 
 @contextmanager
 def whole_folder(final: Path) -> Iterator[Path]:
-    """Yield a new hidden folder, which replaces `final` in one step at the end; after an error it is removed."""
+    """Yield a new hidden folder, which replaces `final` in one step at the end; after an error it
+    is removed.
+    """
     folder = temporary_beside(final)
     folder.mkdir(parents=True)
     try:
         yield folder
-        for path in (each for each in [*folder.rglob("*"), folder] if each.is_file() or each.is_dir()):  # no pipe
+        # no pipe
+        for path in (
+            each for each in [*folder.rglob("*"), folder] if each.is_file() or each.is_dir()
+        ):
             sync(path)
         if final.exists():
             _exchange(folder, final)
@@ -134,7 +160,9 @@ def sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files of ended processes from a folder; files they had moved aside are moved back."""
+    """Remove the unfinished files of ended processes from a folder; files they had moved aside are
+    moved back.
+    """
     with suppress(OSError):
         for path in folder.iterdir():
             match = TEMPORARY.fullmatch(path.name)
@@ -143,7 +171,9 @@ def sweep(folder: Path) -> None:
                     if match[2] and not path.with_name(match[1]).exists():
                         path.rename(path.with_name(match[1]))
                     else:
-                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                        shutil.rmtree(
+                            path
+                        ) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _in_use(path: Path, host: str, process: int) -> bool:
@@ -160,19 +190,25 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Lock a folder, so that one thread of one process writes into it; UserError names a process that has the lock.
+    """Lock a folder, so that one thread of one process writes into it; UserError names a process
+    that has the lock.
 
-    The system releases the lock when that process ends, however it ends. Without locks in the file system, the process
-    named in the file LOCK has it: as long as it runs or, on another machine, until LOCK is removed. A folder that
-    cannot be written to (another user's, or on a full disk) is not locked.
+    The system releases the lock when that process ends, however it ends. Without locks in the file
+    system, the process named in the file LOCK has it: as long as it runs or, on another machine,
+    until LOCK is removed. A folder that cannot be written to (another user's, or on a full disk) is
+    not locked.
     """
     lock, key = None, (folder.resolve(), threading.get_ident())
     try:
         if key not in _locked:
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            lock = os.open(
+                folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+            )
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise UserError(f"'{folder / LOCK}' is no file of gantk's", remedy="remove it") from None
+            raise UserError(
+                f"'{folder / LOCK}' is no file of gantk's", remedy="remove it"
+            ) from None
     if lock is None:
         yield
         return
@@ -189,9 +225,20 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _lock_file(lock: int, folder: Path) -> None:
-    """Lock the open lock file of a folder and write this process into it; UserError where another one has the lock."""
-    command, since, free = " ".join(["gantk", *sys.argv[1:]]), time.strftime("%Y-%m-%d %H:%M:%S"), True
-    this_process = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": command[:160]}
+    """Lock the open lock file of a folder and write this process into it; UserError where another
+    one has the lock.
+    """
+    command, since, free = (
+        " ".join(["gantk", *sys.argv[1:]]),
+        time.strftime("%Y-%m-%d %H:%M:%S"),
+        True,
+    )
+    this_process = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": since,
+        "command": command[:160],
+    }
     try:
         import fcntl
 
@@ -211,8 +258,12 @@ def _lock_file(lock: int, folder: Path) -> None:
         time.sleep(0.05)
     words = {key: printable(str(holder.get(key, "?")))[:160] for key in this_process}
     user = "process {pid} on {host} writes into it since {since}: {command}".format(**words)
-    remedy = "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
-    if_gone = f". Where it is gone, remove '{folder / LOCK}'" * (words["host"] != this_process["host"])
+    remedy = (
+        "wait for it or stop it; reading is possible meanwhile (gantk translate, report, export)"
+    )
+    if_gone = f". Where it is gone, remove '{folder / LOCK}'" * (
+        words["host"] != this_process["host"]
+    )
     raise UserError(f"'{folder}' is in use: {user}", remedy=remedy + if_gone)
 
 

@@ -24,23 +24,30 @@ class Escaping(Console):
     """A console that escapes control characters in what it prints."""
 
     def print(self, *objects: Any, **options) -> None:
-        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+        super().print(
+            *(printable(each) if isinstance(each, str) else each for each in objects), **options
+        )
 
 
 def console() -> Console:
     """A console on standard output."""
     out = Escaping(highlight=False)
-    return out if out.is_terminal else Escaping(highlight=False, width=200)  # a pipe gets whole lines
+    # a pipe gets whole lines
+    return out if out.is_terminal else Escaping(highlight=False, width=200)
 
 
 def say(line: str, stderr: bool = False) -> None:
-    """Print a line of the API: its first word is a label, red for a warning. A terminal wraps it between words."""
+    """Print a line of the API: its first word is a label, red for a warning. A terminal wraps it
+    between words.
+    """
     label, _, rest = printable(line).partition("  ")
     style = "bold red" if label == "warning" else "dim"
     out = Console(highlight=False, soft_wrap=True, stderr=stderr)
     rest = rest.strip()
     if out.is_terminal and len(label) < 9:
-        rest = textwrap.fill(rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False)
+        rest = textwrap.fill(
+            rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False
+        )
         rest = rest.replace("\n", "\n" + 9 * " ")
     out.print(f"[{style}]{escape(label)}[/]{max(2, 9 - len(label)) * ' '}{escape(rest)}")
 
@@ -52,7 +59,9 @@ def complain(text: str) -> None:
 
 
 def table(headers: tuple[str, ...], rows) -> Table:
-    """A table of rows of markup under headers (none: no header line); long cells are folded, not cut."""
+    """A table of rows of markup under headers (none: no header line); long cells are folded, not
+    cut.
+    """
     grid = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:
         grid.add_column(header, overflow="fold")
@@ -64,7 +73,11 @@ def table(headers: tuple[str, ...], rows) -> Table:
 def duration(seconds: float) -> str:
     """Seconds in the two largest units that matter: `52 s`, `4 min 12 s`, `3 h 05 min`, `2 d 04 h`."""
     whole = round(seconds)
-    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+    for size, unit, below, small in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // below:02d} {small}"
     return f"{whole} s"
@@ -72,7 +85,9 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar():
-    """Show a progress bar on the terminal until the end; nothing in a pipe. Yields a function (share, what) -> None."""
+    """Show a progress bar on the terminal until the end; nothing in a pipe. Yields a function
+    (share, what) -> None.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = Console(stderr=True)
@@ -80,7 +95,9 @@ def progress_bar():
     columns = what, BarColumn(), share, TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda share, what: bar.update(task, completed=share, description=printable(escape(what)))
+        yield lambda share, what: bar.update(
+            task, completed=share, description=printable(escape(what))
+        )
 
 
 def json_option(words: str):
@@ -113,7 +130,8 @@ def listed(names: str | None) -> list[str] | None:
 
 
 def add_question(command: click.Command, flag: str, words: str, ask: Callable[..., None]) -> None:
-    """Add a flag to a command which calls `ask(json_file=..., **options)` in its place, such as --try of `gantk run`.
+    """Add a flag to a command which calls `ask(json_file=..., **options)` in its place, such as
+    --try of `gantk run`.
 
     All such flags of a command share its option --json. A flag that exists already is not replaced.
     """

@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 
-# Before torch is imported, here and in every child process: tiny networks gain nothing from threads, and on a busy
-# machine threads that wait for each other take minutes for what one does in seconds.
+# Before torch is imported, here and in every child process: tiny networks gain nothing from
+# threads, and on a busy machine threads that wait for each other take minutes for what one does in
+# seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network for weights
 if "GANTK_CACHE" not in os.environ:  # the user's own stays as it is
@@ -22,7 +23,8 @@ import pytest
 from packages import put_distribution
 from tiny import ROOT, TINY, Outcome, draw_pictures
 
-gc.disable()  # while tests are imported, of which nothing is garbage: searching it took a quarter of that time
+# while tests are imported, of which nothing is garbage: searching it took a quarter of that time
+gc.disable()
 
 
 def pytest_collection_finish():
@@ -34,13 +36,17 @@ def shared_data() -> Path:
     """The folder of real images that some tests look at; they are skipped where it is absent."""
     folder = Path(os.environ.get("GANTK_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no test data at '{folder}': set GANTK_TEST_DATA to the folder that holds them")
+        pytest.skip(
+            f"no test data at '{folder}': set GANTK_TEST_DATA to the folder that holds them"
+        )
     return folder
 
 
 @pytest.fixture(autouse=True, scope="module")
 def no_wait_for_the_disk(request):
-    """Nothing is forced onto the disk, which takes long and counts after a power cut alone; in reliability/ it is."""
+    """Nothing is forced onto the disk, which takes long and counts after a power cut alone; in
+    reliability/ it is.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if "reliability" not in request.path.parts:
             patch.setattr(os, "fsync", lambda descriptor: None)
@@ -49,7 +55,9 @@ def no_wait_for_the_disk(request):
 
 @pytest.fixture
 def tiny_recipe() -> dict:
-    """The tables of a recipe that trains in about a second: phantom at 32 px, 6 subjects, networks of width 4."""
+    """The tables of a recipe that trains in about a second: phantom at 32 px, 6 subjects, networks
+    of width 4.
+    """
     return copy.deepcopy(TINY)
 
 
@@ -65,7 +73,9 @@ def tiny_file(tmp_path, tiny_recipe) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
-    """The finished run of the tiny recipe, shared by all tests: only to be read. `copied_run` is one to change."""
+    """The finished run of the tiny recipe, shared by all tests: only to be read. `copied_run` is
+    one to change.
+    """
     import gantk
 
     folder = tmp_path_factory.mktemp("shared") / "run"
@@ -87,7 +97,9 @@ def pictures():
 
 @pytest.fixture
 def gantk(monkeypatch):
-    """The command line in this process: `gantk("run", recipe)`; anything but gantk's own endings is raised."""
+    """The command line in this process: `gantk("run", recipe)`; anything but gantk's own endings is
+    raised.
+    """
     from click.testing import CliRunner
 
     from gantk.cli import cli
@@ -106,7 +118,8 @@ def gantk(monkeypatch):
 
 @pytest.fixture
 def add_plugin(tmp_path, monkeypatch):
-    """Put a distribution with one entry point on the path: `add_plugin("my-package", "my_plugin", source)`.
+    """Put a distribution with one entry point on the path: `add_plugin("my-package", "my_plugin",
+    source)`.
 
     What is installed is looked at anew afterwards, and again when the test is over.
     """
@@ -119,7 +132,9 @@ def add_plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     known = set(sys.modules)
 
-    def add(distribution: str, module: str, source: str, *, point: str = "", version: str = "1.0") -> Path:
+    def add(
+        distribution: str, module: str, source: str, *, point: str = "", version: str = "1.0"
+    ) -> Path:
         put_distribution(folder, distribution, module, source, point, version)
         importlib.invalidate_caches()
         plugins.load.cache_clear()

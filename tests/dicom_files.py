@@ -1,4 +1,6 @@
-"""Small valid DICOM files of many kinds, made for the tests: what scanners, archives and anonymisers leave."""
+"""Small valid DICOM files of many kinds, made for the tests: what scanners, archives and
+anonymisers leave.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,23 +14,56 @@ AXIAL = ((1, 0, 0), (0, 1, 0))
 CORONAL = ((1, 0, 0), (0, 0, -1))
 SAGITTAL = ((0, 1, 0), (0, 0, -1))
 OBLIQUE = ((0.8, 0.6, 0.0), (-0.48, 0.64, 0.6))
-CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage, "OT": uid.SecondaryCaptureImageStorage}
+CLASSES = {
+    "MR": uid.MRImageStorage,
+    "CT": uid.CTImageStorage,
+    "OT": uid.SecondaryCaptureImageStorage,
+}
 HEADER = {
-    "SpecificCharacterSet": "ISO_IR 100", "StudyDate": "20200102", "StudyTime": "101112", "StudyID": "S1",
-    "AccessionNumber": "A1", "Manufacturer": "Scanner Works", "ManufacturerModelName": "One",
-    "ReferringPhysicianName": "", "SeriesDescription": "T1 se", "ProtocolName": "T1 se", "PatientName": "Doe^Jane",
-    "PatientID": "P1", "PatientBirthDate": "19700101", "PatientSex": "F", "SeriesNumber": 3, "InstanceNumber": 1,
-    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1", "SeriesInstanceUID": "1.2.826.0.1.3680043.8.498.2",
-    "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.3", "PositionReferenceIndicator": "",
-}  # fmt: skip
+    "SpecificCharacterSet": "ISO_IR 100",
+    "StudyDate": "20200102",
+    "StudyTime": "101112",
+    "StudyID": "S1",
+    "AccessionNumber": "A1",
+    "Manufacturer": "Scanner Works",
+    "ManufacturerModelName": "One",
+    "ReferringPhysicianName": "",
+    "SeriesDescription": "T1 se",
+    "ProtocolName": "T1 se",
+    "PatientName": "Doe^Jane",
+    "PatientID": "P1",
+    "PatientBirthDate": "19700101",
+    "PatientSex": "F",
+    "SeriesNumber": 3,
+    "InstanceNumber": 1,
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.1",
+    "SeriesInstanceUID": "1.2.826.0.1.3680043.8.498.2",
+    "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.3",
+    "PositionReferenceIndicator": "",
+}
 OWN = {
-    "MR": {"ScanningSequence": "SE", "SequenceVariant": "SK", "EchoTime": 15, "RepetitionTime": 500},
-    "CT": {"KVP": 120, "AcquisitionNumber": 1, "RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "HU"},
+    "MR": {
+        "ScanningSequence": "SE",
+        "SequenceVariant": "SK",
+        "EchoTime": 15,
+        "RepetitionTime": 500,
+    },
+    "CT": {
+        "KVP": 120,
+        "AcquisitionNumber": 1,
+        "RescaleSlope": 1,
+        "RescaleIntercept": -1024,
+        "RescaleType": "HU",
+    },
 }
 
 
-def head(count: int = 5, rows: int = 24, columns: int = 20, seed: int = 0, top: int = 900) -> np.ndarray:
-    """int16 (slices, rows, columns), 0 outside of an ellipse; no two slices alike, no side like its mirror."""
+def head(
+    count: int = 5, rows: int = 24, columns: int = 20, seed: int = 0, top: int = 900
+) -> np.ndarray:
+    """int16 (slices, rows, columns), 0 outside of an ellipse; no two slices alike, no side like its
+    mirror.
+    """
     z, y, x = np.mgrid[:count, :rows, :columns].astype(float)
     inside = ((y - rows / 2) / rows) ** 2 + ((x - columns / 2) / columns) ** 2 < 0.18
     pattern = 300 + 20 * z + 9 * y + 4 * x + np.random.default_rng(seed).uniform(0, 60, z.shape)
@@ -47,7 +82,12 @@ def change(made: Dataset, **elements) -> Dataset:
 
 def dataset(modality: str = "MR", **elements) -> FileDataset:
     """A header with what its storage class has to have, without pixels."""
-    made = change(Dataset(), SOPClassUID=CLASSES[modality], SOPInstanceUID=uid.generate_uid(), Modality=modality)
+    made = change(
+        Dataset(),
+        SOPClassUID=CLASSES[modality],
+        SOPInstanceUID=uid.generate_uid(),
+        Modality=modality,
+    )
     made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if modality == "CT" else "M"]
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -84,16 +124,19 @@ def series(
     prefix: str = "IM",
     **elements,
 ) -> list[Path]:
-    """A classic series, one file a slice, named so that names say nothing of the order; its paths by position.
+    """A classic series, one file a slice, named so that names say nothing of the order; its paths
+    by position.
 
-    `step` mm between slices along the normal, `lean` mm more from slice to slice (a tilted gantry), `skip` leaves
-    slices out.
+    `step` mm between slices along the normal, `lean` mm more from slice to slice (a tilted gantry),
+    `skip` leaves slices out.
     """
     row, column = np.array(axes, dtype=float)
     names, paths = np.random.default_rng(7).permutation(len(numbers)), []
     for k, plane in enumerate(numbers):
         if k not in skip:
-            made = dataset(modality, InstanceNumber=k + 1, SliceThickness=step, PixelSpacing=list(spacing))
+            made = dataset(
+                modality, InstanceNumber=k + 1, SliceThickness=step, PixelSpacing=list(spacing)
+            )
             place = np.array(origin) + k * (step * np.cross(row, column) + np.array(lean))
             made.ImagePositionPatient = [round(float(mm), 6) for mm in place]
             made.ImageOrientationPatient = [*map(float, row), *map(float, column)]
@@ -104,14 +147,28 @@ def series(
 def patient(root: Path, n: int) -> None:
     """The T1 and the T2 series of patient `n`, in the folder of all patients' files."""
     for k, words in enumerate(("t1_se_tra", "t2_tse_tra")):
-        header = {"PatientID": f"P{n}", "SeriesInstanceUID": f"1.2.{n}.{k}", "SeriesDescription": words,
-                  "ProtocolName": words, "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}"}  # fmt: skip
+        header = {
+            "PatientID": f"P{n}",
+            "SeriesInstanceUID": f"1.2.{n}.{k}",
+            "SeriesDescription": words,
+            "ProtocolName": words,
+            "StudyInstanceUID": f"1.3.{n}",
+            "FrameOfReferenceUID": f"1.4.{n}",
+        }
         series(root / "all", head(8, 24, 20, seed=10 * n + k), prefix=f"{k}-{n}-", **header)
 
 
-def enhanced(path: Path, numbers: np.ndarray, order: Sequence[int] | None = None, echoes: int = 1) -> Path:
-    """An Enhanced MR object: frames in `order`, a slope for each, `echoes` stacks at the same positions."""
-    made = dataset("MR", SOPClassUID=uid.EnhancedMRImageStorage, ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"])
+def enhanced(
+    path: Path, numbers: np.ndarray, order: Sequence[int] | None = None, echoes: int = 1
+) -> Path:
+    """An Enhanced MR object: frames in `order`, a slope for each, `echoes` stacks at the same
+    positions.
+    """
+    made = dataset(
+        "MR",
+        SOPClassUID=uid.EnhancedMRImageStorage,
+        ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"],
+    )
     shared = Dataset()
     shared.PixelMeasuresSequence = _item(PixelSpacing=[1.5, 1.25], SliceThickness=3.0)
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])

@@ -1,4 +1,6 @@
-"""What a page of the documentation works on: images made from the phantom, small runs, trainings cut to two steps."""
+"""What a page of the documentation works on: images made from the phantom, small runs, trainings
+cut to two steps.
+"""
 
 import sys
 from pathlib import Path
@@ -14,7 +16,12 @@ from gantk import api
 from gantk_phantom.phantom import Phantom
 
 MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}
-SHORT = {"train.steps": 2, "train.save_every": 1, "train.sample_every": 1, "train.precision": "fp32"}
+SHORT = {
+    "train.steps": 2,
+    "train.save_every": 1,
+    "train.sample_every": 1,
+    "train.precision": "fp32",
+}
 SMALL = {"data.size": [48, 48], "train.batch": 2, "evaluate.metrics": ["psnr", "ssim"]}
 GANTK = f"""#!{sys.executable}
 import json, sys
@@ -32,14 +39,21 @@ main()
 
 
 def volumes(domains: tuple[str, str], names: list[str], skull: bool = False):
-    """(domain, patient, volume (16, 48, 48)) of heads whose domains lie on one grid; MR from 0 to about 1000."""
+    """(domain, patient, volume (16, 48, 48)) of heads whose domains lie on one grid; MR from 0 to
+    about 1000.
+    """
     for record in Phantom(domains, 3, (16, 48, 48), subjects=len(names), skull=skull).records():
         yield domains[record.domain == "b"], names[int(record.subject[-3:])], record.read()[0]
 
 
 def save_all(folder: Path) -> None:
-    """scans/CT/p20_004.png, SCANS/T1/p00_004.png, patients/p01/T1.nii.gz, export/ST0000/SE0000/*.dcm."""
-    pictures = {"scans": (("CT", "MR"), ["p20", "p34"]), "SCANS": (("T1", "T2"), [f"p{n:02d}" for n in range(5)])}
+    """scans/CT/p20_004.png, SCANS/T1/p00_004.png, patients/p01/T1.nii.gz,
+    export/ST0000/SE0000/*.dcm.
+    """
+    pictures = {
+        "scans": (("CT", "MR"), ["p20", "p34"]),
+        "SCANS": (("T1", "T2"), [f"p{n:02d}" for n in range(5)]),
+    }
     for root, (domains, names) in pictures.items():
         for domain, name, volume in volumes(domains, names, skull=root == "scans"):
             (folder / root / domain).mkdir(parents=True, exist_ok=True)
@@ -50,8 +64,15 @@ def save_all(folder: Path) -> None:
         path = folder / "patients" / name / f"{domain}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(volume.T, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
-        study, about = f"1.2.{number // 2}", {"SeriesDescription": f"{domain} tse ax", "ProtocolName": domain}
-        about |= {"PatientID": name, "StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.{number}"}
+        study, about = (
+            f"1.2.{number // 2}",
+            {"SeriesDescription": f"{domain} tse ax", "ProtocolName": domain},
+        )
+        about |= {
+            "PatientID": name,
+            "StudyInstanceUID": study,
+            "SeriesInstanceUID": f"{study}.{number}",
+        }
         place = folder / "export" / f"ST{number // 2:04d}" / f"SE{number % 2:04d}"
         series(place, volume.clip(0).astype(np.int16), **about, FrameOfReferenceUID=f"{study}.9")
 
@@ -63,10 +84,26 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     program.write_text(GANTK, "utf-8")
     program.chmod(0o755)
     save_all(folder)
-    names = {"scan_t1.nii.gz": "patients/p01/T1.nii.gz", "dicom_series": "export/ST0000/SE0000", "FOLDER": "SCANS/T1"}
-    names |= {"true_t2": "SCANS/T2", "t1.png": "SCANS/T1/p00_003.png", "other_t2.png": "SCANS/T2/p01_003.png"}
-    names |= {"folder_of_anything": "SCANS/T1", "translated": "SCANS/T2"} if page.name == "scores.md" else {}
-    names |= {"folder_of_anything": "SCANS/T1", "content.png": "t1.png", "style.png": "other_t2.png"}
+    names = {
+        "scan_t1.nii.gz": "patients/p01/T1.nii.gz",
+        "dicom_series": "export/ST0000/SE0000",
+        "FOLDER": "SCANS/T1",
+    }
+    names |= {
+        "true_t2": "SCANS/T2",
+        "t1.png": "SCANS/T1/p00_003.png",
+        "other_t2.png": "SCANS/T2/p01_003.png",
+    }
+    names |= (
+        {"folder_of_anything": "SCANS/T1", "translated": "SCANS/T2"}
+        if page.name == "scores.md"
+        else {}
+    )
+    names |= {
+        "folder_of_anything": "SCANS/T1",
+        "content.png": "t1.png",
+        "style.png": "other_t2.png",
+    }
     for name, source in names.items():
         (folder / name).symlink_to(folder / source)
     for name, method in {
@@ -78,7 +115,9 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     }.items():
         if any(f"{mark}{name}" in text for mark in " ,"):
             data = {"domains": ["T1"], "size": [64, 64]} if name == "NOISE_RUN" else {}
-            data = {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"} if name == "ANY_RUN" else data
+            data = (
+                {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"} if name == "ANY_RUN" else data
+            )
             (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))
     return {"PATH": f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"}
 

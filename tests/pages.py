@@ -46,11 +46,15 @@ class Page(HTMLParser):
         return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
 
     def can_execute_nothing_of_its_own(self) -> bool:
-        handlers = [name for _, attributes in self.tags for name in attributes if name.startswith("on")]
+        handlers = [
+            name for _, attributes in self.tags for name in attributes if name.startswith("on")
+        ]
         return [tag for tag, _ in self.tags].count("script") == 2 and not handlers
 
 
-def draw_samples(run: Path, directions: dict, steps: tuple[int, ...], truth: bool, side: int = 16) -> None:
+def draw_samples(
+    run: Path, directions: dict, steps: tuple[int, ...], truth: bool, side: int = 16
+) -> None:
     """Random pictures and their index in the samples of a run folder."""
     random = np.random.default_rng(0)
     for key, direction in directions.items():

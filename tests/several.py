@@ -9,7 +9,9 @@ from pathlib import Path
 import tomli_w
 
 # Of a process that is one of two tasks of srun.
-SRUN = {f"SLURM_{name}": "0" for name in ("STEP_ID", "PROCID", "LOCALID")} | {"SLURM_STEP_NUM_TASKS": "2"}
+SRUN = {f"SLURM_{name}": "0" for name in ("STEP_ID", "PROCID", "LOCALID")} | {
+    "SLURM_STEP_NUM_TASKS": "2"
+}
 
 
 def free_port() -> int:
@@ -27,18 +29,35 @@ def recipe_file(recipe: dict, folder: Path) -> Path:
 def begun(command: list[str], **more: str) -> subprocess.Popen:
     """A process on one thread, with more in its environment."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def start(
-    recipe: dict, folder: Path, *options: str, world: int = 2, own: dict[int, list[str]] | None = None
+    recipe: dict,
+    folder: Path,
+    *options: str,
+    world: int = 2,
+    own: dict[int, list[str]] | None = None,
 ) -> list[subprocess.Popen]:
     """`gantk run` once for each rank, into folder/ranks; `own` are further options of single ranks."""
-    command = [sys.executable, "-m", "gantk", "run", str(recipe_file(recipe, folder)), "--out", str(folder / "ranks")]
+    command = [
+        sys.executable,
+        "-m",
+        "gantk",
+        "run",
+        str(recipe_file(recipe, folder)),
+        "--out",
+        str(folder / "ranks"),
+    ]
     command += ["--device", "cpu", *options]
     launch = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world))
-    return [begun([*command, *(own or {}).get(rank, [])], **launch, **each) for rank, each in enumerate(ranks)]
+    return [
+        begun([*command, *(own or {}).get(rank, [])], **launch, **each)
+        for rank, each in enumerate(ranks)
+    ]
 
 
 def finish(processes: list[subprocess.Popen], timeout: float = 900) -> list[tuple[int, str, str]]:
@@ -53,8 +72,24 @@ def finish(processes: list[subprocess.Popen], timeout: float = 900) -> list[tupl
 
 def torchrun(recipe: dict, folder: Path, out: Path, *options: str) -> subprocess.Popen:
     """`torchrun OPTIONS --nproc-per-node 2 -m gantk run RECIPE --out OUT`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port()), *options]
-    run = ["--nproc-per-node", "2", "-m", "gantk", "run", str(recipe_file(recipe, folder)), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--master-port",
+        str(free_port()),
+        *options,
+    ]
+    run = [
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "gantk",
+        "run",
+        str(recipe_file(recipe, folder)),
+        "--out",
+        str(out),
+    ]
     return begun([*command, *run, "--device", "cpu"])
 
 

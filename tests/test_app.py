@@ -1,4 +1,6 @@
-"""The window of `gantk app` and its REST endpoint make what the command line makes, and say what is wrong."""
+"""The window of `gantk app` and its REST endpoint make what the command line makes, and say what is
+wrong.
+"""
 
 import io
 import json
@@ -38,7 +40,9 @@ def service(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(service):
-    """`client.post(...)` as a browser on this machine; answers come when all that follows them is done, too."""
+    """`client.post(...)` as a browser on this machine; answers come when all that follows them is
+    done, too.
+    """
     from fastapi.testclient import TestClient
 
     from gantk_app.server import application
@@ -58,24 +62,48 @@ def left(service) -> list[str]:
     return [str(path) for path in service.folder.rglob("*") if path.name != "uploads"]
 
 
-def test_a_program_gets_the_bytes_that_the_command_line_writes(client, service, gantk, tiny_run, tmp_path, pictures):
-    scans = [pictures(tmp_path, 1)[0], volume(tmp_path / "scan.nii.gz"), volume(tmp_path / "T2.nii")]
+def test_a_program_gets_the_bytes_that_the_command_line_writes(
+    client, service, gantk, tiny_run, tmp_path, pictures
+):
+    scans = [
+        pictures(tmp_path, 1)[0],
+        volume(tmp_path / "scan.nii.gz"),
+        volume(tmp_path / "T2.nii"),
+    ]
     for scan in scans:
-        answer = client.post("/translate", files={"file": (f"../../{scan.name}", scan.read_bytes())}, data={"to": "T2"})
-        assert gantk("translate", tiny_run, scan, tmp_path / "out" / scan.name, "--to", "T2").code == 0
-        assert answer.status_code == 200 and answer.content == (tmp_path / "out" / scan.name).read_bytes()
-        assert f"{scan.name.partition('.')[0]}_synthetic_T2." in answer.headers["content-disposition"]
-    assert "called T2, and this model translates T1" in " ".join(json.loads(answer.headers["gantk-notes"]))
+        answer = client.post(
+            "/translate",
+            files={"file": (f"../../{scan.name}", scan.read_bytes())},
+            data={"to": "T2"},
+        )
+        assert (
+            gantk("translate", tiny_run, scan, tmp_path / "out" / scan.name, "--to", "T2").code == 0
+        )
+        assert (
+            answer.status_code == 200
+            and answer.content == (tmp_path / "out" / scan.name).read_bytes()
+        )
+        assert (
+            f"{scan.name.partition('.')[0]}_synthetic_T2." in answer.headers["content-disposition"]
+        )
+    assert "called T2, and this model translates T1" in " ".join(
+        json.loads(answer.headers["gantk-notes"])
+    )
     assert left(service) == []
     schema = client.get("/openapi.json").json()
     assert "multipart/form-data" in schema["paths"]["/translate"]["post"]["requestBody"]["content"]
 
 
-def test_a_zipped_dicom_series_comes_back_as_a_zipped_derived_one(client, gantk, tiny_run, tmp_path):
+def test_a_zipped_dicom_series_comes_back_as_a_zipped_derived_one(
+    client, gantk, tiny_run, tmp_path
+):
     pydicom = pytest.importorskip("pydicom")
     folder = tmp_path / "series"
     dicom_files.series(folder, dicom_files.head())
-    sent = zipped({f"head/{path.name}": path.read_bytes() for path in folder.iterdir()} | {"read.me": b"notes"})
+    sent = zipped(
+        {f"head/{path.name}": path.read_bytes() for path in folder.iterdir()}
+        | {"read.me": b"notes"}
+    )
     answer = client.post("/translate", files={"file": ("head.zip", sent)}, data={"to": "T2"})
     zipfile.ZipFile(io.BytesIO(answer.content)).extractall(tmp_path / "back")
     assert gantk("translate", tiny_run, folder, tmp_path / "cli", "--to", "T2").code == 0
@@ -89,7 +117,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 HOSTILE = {
     "climbing": ("a.zip", zipped({"../evil.png": PNG}), 400, "cannot be unpacked"),
     "absolute": ("a.zip", zipped({"/tmp/evil.png": PNG}), 400, "cannot be unpacked"),
-    "link": ("a.zip", zipped({"a.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777), 400, "neither a file nor a folder"),
+    "link": (
+        "a.zip",
+        zipped({"a.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777),
+        400,
+        "neither a file nor a folder",
+    ),
     "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), 400, "holds more than"),
     "no zip": ("a.zip", b"PK\x03\x04 and nothing", 400, "cannot be unpacked"),
     "no images": ("a.zip", zipped({"letter.txt": b"text"}), 400, "no images"),
@@ -110,12 +143,18 @@ def test_a_hostile_or_wrong_file_is_one_message_and_leaves_nothing(client, servi
     assert left(service) == []
 
 
-def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(client, service, tmp_path, pictures):
+def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(
+    client, service, tmp_path, pictures
+):
     sent = {"files": {"file": ("a.png", pictures(tmp_path, 1)[0].read_bytes())}}
     refused = [
         (client.post("/translate", data={"to": "T2"}), 400, "no file"),
         (client.post("/translate", data={"to": "T9"}, **sent), 400, "Allowed: T2, T1"),
-        (client.post("/translate", headers={"Origin": "http://other.org"}, **sent), 403, "other sites"),
+        (
+            client.post("/translate", headers={"Origin": "http://other.org"}, **sent),
+            403,
+            "other sites",
+        ),
         (client.post("/translate", headers={"Host": "other.org"}, **sent), 403, "answers to"),
         (client.post("/translate", content=iter([b"a"])), 411, "Content-Length"),
         (client.get("/gradio_api/file=/etc/passwd"), 404, "nothing here"),
@@ -127,7 +166,9 @@ def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(cli
     assert left(service) == []
 
 
-def test_a_client_that_names_a_file_which_it_did_not_upload_gets_and_moves_nothing(service, tmp_path):
+def test_a_client_that_names_a_file_which_it_did_not_upload_gets_and_moves_nothing(
+    service, tmp_path
+):
     import gradio as gr
 
     from gantk_app.server import window
@@ -151,7 +192,9 @@ def test_ten_at_once_wait_in_a_row_each_gets_its_own_and_one_more_is_sent_away(
 ):
     monkeypatch.setattr("gantk_app.service.WAITING", 11)
     arrived = threading.Semaphore(0)
-    told_of = type("Queue", (list,), {"append": lambda self, one: (list.append(self, one), arrived.release())})
+    told_of = type(
+        "Queue", (list,), {"append": lambda self, one: (list.append(self, one), arrived.release())}
+    )
     monkeypatch.setattr(service, "queue", told_of())
     scans = pictures(tmp_path / "scans", 10)
     send = lambda scan: client.post("/translate", files={"file": (scan.name, scan.read_bytes())})  # noqa: E731
@@ -165,11 +208,15 @@ def test_ten_at_once_wait_in_a_row_each_gets_its_own_and_one_more_is_sent_away(
         answers = [answer.result() for answer in answers]
     assert sorted(int(answer.headers["gantk-waited"]) for answer in answers) == list(range(1, 11))
     assert gantk("translate", tiny_run, tmp_path / "scans", tmp_path / "out").code == 0
-    assert [answer.content for answer in answers] == [(tmp_path / "out" / scan.name).read_bytes() for scan in scans]
+    assert [answer.content for answer in answers] == [
+        (tmp_path / "out" / scan.name).read_bytes() for scan in scans
+    ]
     assert left(service) == [] and told == []
 
 
-def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(gantk, tiny_run, monkeypatch):
+def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(
+    gantk, tiny_run, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "gradio", None)
         patch.delitem(sys.modules, "gantk_app.server", raising=False)
@@ -183,7 +230,9 @@ def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(ga
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(client, service, gantk, tiny_run, tmp_path):
+def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(
+    client, service, gantk, tiny_run, tmp_path
+):
     import uvicorn
     from starlette.responses import FileResponse, Response
     from starlette.routing import Route
@@ -196,14 +245,24 @@ def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(client, s
         return Response()
 
     pages = {"/operate": OPERATED, "/scan": scan}
-    routes = [Route(path, lambda request, file=file: FileResponse(file)) for path, file in pages.items()]
+    routes = [
+        Route(path, lambda request, file=file: FileResponse(file)) for path, file in pages.items()
+    ]
     client.app.router.routes[:0] = [*routes, Route("/told", hear, methods=["POST"])]
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(client.app, log_level="error", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(client.app, log_level="error", timeout_graceful_shutdown=5)
+    )
     serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     serving.start()
     origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    command = [BROWSER, "--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+    ]
     command += [f"--user-data-dir={tmp_path / 'user'}", f"{origin}/operate"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
         assert ended.wait(300)
@@ -212,20 +271,31 @@ def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(client, s
     serving.join()
     (found,) = told
     assert "error" not in found, found
-    assert found["kinds"] == ["input", "output", "difference", "uncertainty"] and found["before"] != found["after"]
+    assert (
+        found["kinds"] == ["input", "output", "difference", "uncertainty"]
+        and found["before"] != found["after"]
+    )
     assert gantk("translate", tiny_run, scan, tmp_path / "cli.nii.gz", "--to", "T2").code == 0
     assert b64decode(found["saved"]) == (tmp_path / "cli.nii.gz").read_bytes()
-    assert found["asked"] and all(each.startswith((origin, "data:", "blob:")) for each in found["asked"])
+    assert found["asked"] and all(
+        each.startswith((origin, "data:", "blob:")) for each in found["asked"]
+    )
     assert left(service) == []  # the window was closed
 
 
 @pytest.mark.slow
-def test_the_command_listens_on_this_machine_alone_and_leaves_nothing_when_it_is_ended(client, tiny_run, tmp_path):
+def test_the_command_listens_on_this_machine_alone_and_leaves_nothing_when_it_is_ended(
+    client, tiny_run, tmp_path
+):
     command = [sys.executable, "-m", "gantk", "app", str(tiny_run), "--port", "0"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as app:
-        address = re.search(r"http://127\.0\.0\.1:\d+", next(line for line in app.stdout if "open" in line))[0]
+        address = re.search(
+            r"http://127\.0\.0\.1:\d+", next(line for line in app.stdout if "open" in line)
+        )[0]
         sent = volume(tmp_path / "scan.nii.gz").read_bytes()
-        assert requests.post(f"{address}/translate", files={"file": ("scan.nii.gz", sent)}, timeout=300).ok
+        assert requests.post(
+            f"{address}/translate", files={"file": ("scan.nii.gz", sent)}, timeout=300
+        ).ok
         app.terminate()
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]

@@ -1,4 +1,6 @@
-"""Augmentations keep shapes, gradients and registration, repeat with the seed, and fit into a CUDA graph."""
+"""Augmentations keep shapes, gradients and registration, repeat with the seed, and fit into a CUDA
+graph.
+"""
 
 import pytest
 import torch
@@ -22,14 +24,19 @@ def images(dims):
 @both
 def test_shape_input_and_memory_format_are_kept_and_gradients_flow(name, dims):
     kind = getattr(changes, name)
-    for kept in (torch.contiguous_format, torch.channels_last if dims == 2 else torch.channels_last_3d):
+    for kept in (
+        torch.contiguous_format,
+        torch.channels_last if dims == 2 else torch.channels_last_3d,
+    ):
         image = images(dims).contiguous(memory_format=kept).requires_grad_()
         changed = kind(dims, p=1.0)(image)
         assert changed.shape == image.shape and changed.is_contiguous(memory_format=kept)
         assert torch.equal(image, images(dims)) and not torch.equal(changed, image)
         changed.square().sum().backward()
         assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
-    assert torch.equal(kind(dims, p=0.0)(images(dims)), images(dims)), "a share of zero changes nothing"
+    assert torch.equal(kind(dims, p=0.0)(images(dims)), images(dims)), (
+        "a share of zero changes nothing"
+    )
 
 
 @every
@@ -65,7 +72,9 @@ def test_each_kind_does_what_it_says():
     assert torch.equal(changes.VFlip(2, p=1.0)(image), image.flip(-2))
     square = torch.rand(30, 1, 6, 6)
     turned = zip(square, changes.Rot90(2, p=1.0)(square), strict=True)
-    assert {k for one, other in turned for k in (1, 2, 3) if torch.equal(other, one.rot90(k, (-2, -1)))} == {1, 2, 3}
+    assert {
+        k for one, other in turned for k in (1, 2, 3) if torch.equal(other, one.rot90(k, (-2, -1)))
+    } == {1, 2, 3}
     difference = changes.Brightness(2, p=1.0, by=0.3)(image) - image
     assert difference.abs().max() <= 0.3 and difference.flatten(1).std(dim=1).max() < 1e-6
     changed = changes.Contrast(2, p=1.0, by=0.3)(image)
@@ -100,7 +109,9 @@ def test_a_warp_samples_where_it_says(dims):
     quarter = torch.eye(dims)[None].clone()
     quarter[0, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     nowhere = torch.zeros(1, dims)
-    torch.testing.assert_close(changes.warp(image, quarter, nowhere), image.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        changes.warp(image, quarter, nowhere), image.rot90(1, (-2, -1)), atol=1e-5, rtol=0
+    )
     one = nowhere.clone()
     one[0, 0] = 1.0  # along x, the last axis
     shifted = changes.warp(image, torch.eye(dims)[None], one)
@@ -114,7 +125,9 @@ def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(me
     table = {"name": method, "generator": small, "vary": [{"name": "curve", "p": 1.0}]}
     model, shown = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1})), []
     batch = Batch(a=torch.rand(2, 1, 64, 64) * 2 - 1, b=torch.rand(2, 1, 64, 64) * 2 - 1)
-    model.g_ab.register_forward_hook(lambda network, images, made: shown.append(images[0]) or batch["b"].clone())
+    model.g_ab.register_forward_hook(
+        lambda network, images, made: shown.append(images[0]) or batch["b"].clone()
+    )
     losses = model.phases()[0].loss(batch)
     assert losses["l1_b"].item() == 0, "it is compared with the true image"
     assert not torch.allclose(shown[0], batch["a"])
@@ -123,5 +136,9 @@ def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(me
 
 
 def test_a_change_that_does_not_say_whether_it_moves_pixels_moves_none():
-    batch = augmented(Batch(a=torch.zeros(2, 1, 4, 4), mask_a=torch.zeros(2, 1, 4, 4)), [lambda image: image + 1], True)
+    batch = augmented(
+        Batch(a=torch.zeros(2, 1, 4, 4), mask_a=torch.zeros(2, 1, 4, 4)),
+        [lambda image: image + 1],
+        True,
+    )
     assert batch["a"].eq(1).all() and batch["mask_a"].eq(0).all()

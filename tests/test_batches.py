@@ -1,4 +1,6 @@
-"""Batches are the same whatever workers, ranks and way to the device; their images learn from the training split."""
+"""Batches are the same whatever workers, ranks and way to the device; their images learn from the
+training split.
+"""
 
 import threading
 from functools import partial
@@ -31,17 +33,26 @@ def picture(number, wrong=None, read=None):
 
 def image_set(count, memory=8.0, letter="image", options=(), **pictures):
     members = [
-        Record(letter, f"p{n}", f"{letter}{n:02d}", partial(picture, n, **pictures), mask=lambda n=n: picture(n) % 2,
-               label="ny"[n % 2])
+        Record(
+            letter,
+            f"p{n}",
+            f"{letter}{n:02d}",
+            partial(picture, n, **pictures),
+            mask=lambda n=n: picture(n) % 2,
+            label="ny"[n % 2],
+        )
         for n in range(count)
-    ]  # fmt: skip
+    ]
     line = Window(low=0.0, high=1.0, range=(0.0, 1.0))
     return ImageSet(members, line, Preparation(members, SIZE, "pad"), memory, **dict(options))
 
 
 def sets(memory=8.0, counts=(11, 7), **options):
     options |= {"masks": True}
-    return {letter: image_set(count, memory, letter, options) for letter, count in zip("ab", counts, strict=True)}
+    return {
+        letter: image_set(count, memory, letter, options)
+        for letter, count in zip("ab", counts, strict=True)
+    }
 
 
 def same(one, other):
@@ -63,16 +74,23 @@ def test_batches_do_not_depend_on_workers_memory_or_ranks(workers, memory):
     for step in (*range(9), 4, 30, 31, 2):  # over several epochs, and back
         one = plain.at(step)
         assert same(one, batches.at(step)) and set(one) == {"a", "b", "mask_a", "mask_b", "label"}
-    ranks = [Batches(sets(memory, **options), 1, 5, False, rank, 3, workers=workers) for rank in range(3)]
+    ranks = [
+        Batches(sets(memory, **options), 1, 5, False, rank, 3, workers=workers) for rank in range(3)
+    ]
     parts = [rank.at(7) for rank in ranks]
-    assert same(plain.at(7), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}), "nor on ranks"
+    assert same(
+        plain.at(7), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    ), "nor on ranks"
     for each in (plain, batches, *ranks):
         each.close()
 
 
 def test_each_epoch_shows_every_image_once_in_another_order():
     batches = Batches({"image": image_set(12)}, 4, 0, False, workers=0)
-    epochs = [torch.cat([batches.at(3 * epoch + k)["image"][:, 0, 0, 0] for k in range(3)]) for epoch in range(2)]
+    epochs = [
+        torch.cat([batches.at(3 * epoch + k)["image"][:, 0, 0, 0] for k in range(3)])
+        for epoch in range(2)
+    ]
     assert all(sorted(epoch.tolist()) == [1e3 * n for n in range(12)] for epoch in epochs)
     assert not torch.equal(*epochs) and batches.steps_per_epoch == 3
 
@@ -82,14 +100,20 @@ def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired
     batch = Batches(sets(**size), 4, 0, paired=True, workers=0).at(0)
     assert batch["a"].shape == batch["mask_a"].shape == (4, 1, 5, 4)
     offsets = torch.from_numpy(picture(0))[0, :5, :4]
-    assert all(torch.equal(image[0], image[0, 0, 0] + offsets) for image in batch["a"]), "contiguous"
+    assert all(torch.equal(image[0], image[0, 0, 0] + offsets) for image in batch["a"]), (
+        "contiguous"
+    )
     assert torch.equal(batch["a"], batch["b"]) and torch.equal(batch["mask_a"], batch["a"] % 2)
     apart = Batches(sets(**size), 4, 0, paired=False, workers=0)
     seen = [apart.at(step) for step in range(6)]
     assert any(not torch.equal(one["a"] % 1e3, one["b"] % 1e3) for one in seen)
     assert all(torch.equal(one["mask_b"], one["b"] % 2) for one in seen)
-    assert len({float(image.flatten()[0]) % 1e3 for one in seen for image in one["a"]}) > 6, "windows move"
-    assert not same(Batches(sets(**size), 4, 1, paired=False, workers=0).at(0), seen[0]), "by the seed"
+    assert len({float(image.flatten()[0]) % 1e3 for one in seen for image in one["a"]}) > 6, (
+        "windows move"
+    )
+    assert not same(Batches(sets(**size), 4, 1, paired=False, workers=0).at(0), seen[0]), (
+        "by the seed"
+    )
 
 
 def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mapping():
@@ -106,7 +130,9 @@ def test_images_are_prepared_once_where_memory_allows_and_anew_by_another_mappin
 
 
 class SlowFeed(Prefetcher):
-    """Its copies are not there before they are received: a step that does not wait computes with NaN."""
+    """Its copies are not there before they are received: a step that does not wait computes with
+    NaN.
+    """
 
     def __init__(self, batches):
         super().__init__(batches, CPU, 2)
@@ -114,7 +140,10 @@ class SlowFeed(Prefetcher):
 
     def send(self, step):
         batch = self.batches.at(step)
-        there = {name: torch.full_like(x, -1 if x.dtype == torch.int64 else torch.nan) for name, x in batch.items()}
+        there = {
+            name: torch.full_like(x, -1 if x.dtype == torch.int64 else torch.nan)
+            for name, x in batch.items()
+        }
         return step, Batch(there), batch
 
     def receive(self, batch, event):
@@ -132,7 +161,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("feed", [*WAYS.values(), pytest.param(to_cuda, marks=needs_cuda)], ids=[*WAYS, "cuda"])
+@pytest.mark.parametrize(
+    "feed", [*WAYS.values(), pytest.param(to_cuda, marks=needs_cuda)], ids=[*WAYS, "cuda"]
+)
 def test_the_same_batches_arrive_whatever_the_way(workers, feed):
     plain = Batches(sets(classes=("n", "y")), 3, 5, False, workers=0)
     batches = Batches(sets(classes=("n", "y")), 3, 5, False, workers=workers)
@@ -191,7 +222,12 @@ def images(path, **options):
     return load({"name": "images", "path": str(path)}, FROM_NOISE, **table)
 
 
-KINDS = ["percentile", {"name": "zscore", "foreground": True}, {"name": "minmax", "per": "image"}, "nyul"]
+KINDS = [
+    "percentile",
+    {"name": "zscore", "foreground": True},
+    {"name": "minmax", "per": "image"},
+    "nyul",
+]
 KINDS += [{"name": "percentile", "per": "volume", "foreground": "otsu"}]
 
 
@@ -211,24 +247,36 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
 
 
 @pytest.mark.parametrize("neighbours", [0, 1])
-def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_held_out(study, neighbours):
+def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_held_out(
+    study, neighbours
+):
     data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
     sets, mapping = data.training_sets()["image"], data.intensity["image"]
-    ends = [mapping.measure(scan) for scan in {record.scan_key: record.scan() for record in data.training}.values()]
+    ends = [
+        mapping.measure(scan)
+        for scan in {record.scan_key: record.scan() for record in data.training}.values()
+    ]
     np.testing.assert_allclose(mapping.fitted, np.mean(ends, axis=0), rtol=1e-6)
     for record, image in zip(sets.records, (sets[n] for n in range(len(sets))), strict=True):
         own = mapping.of(record.scan())
         middle = data.centre(image[None])[0].numpy()[:, :, 1:15]  # 16 x 14 pixels stand in 16 x 16
-        np.testing.assert_allclose(middle, own.forward(record.scan()[:, int(record.position)]), atol=1e-6)
+        np.testing.assert_allclose(
+            middle, own.forward(record.scan()[:, int(record.position)]), atol=1e-6
+        )
         assert np.array_equal(data.image(record), image)
     tops = [float(data.image(record).max()) for record in data.splits["test"]]
     assert len(tops) > 4 and 0.5 < min(tops) < max(tops) < 2, "whatever the scanner's gain"
 
 
 def test_what_a_source_cannot_give_is_explained(study):
-    with pytest.raises(UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channel\..*data\.domains"):
+    with pytest.raises(
+        UserError, match=r"'T1\+T2' is 2 contrasts, and its images have 1 channel\..*data\.domains"
+    ):
         images(study, domains=("T1+T2",))
-    with pytest.raises(UserError, match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane"):
+    with pytest.raises(
+        UserError,
+        match=r"'phantom' cannot show its images in another plane or spacing.*\(data\.plane",
+    ):
         load({"name": "phantom", "subjects": 4, "slices": 2}, plane="coronal")
 
 
@@ -237,9 +285,12 @@ def test_what_a_source_cannot_give_is_explained(study):
 
 def slices(subject, count, channels=1):
     """Slice i holds i everywhere, and a tenth more in each further channel."""
-    offsets = 0.1 * np.arange(channels, dtype=np.float32)[:, None, None] + np.zeros((8, 8), np.float32)
+    offsets = 0.1 * np.arange(channels, dtype=np.float32)[:, None, None] + np.zeros(
+        (8, 8), np.float32
+    )
     return [
-        Record("a", subject, f"{subject}/{i:03d}", partial(np.add, offsets, i), position=float(i)) for i in range(count)
+        Record("a", subject, f"{subject}/{i:03d}", partial(np.add, offsets, i), position=float(i))
+        for i in range(count)
     ]
 
 
@@ -247,7 +298,10 @@ def middles(records, members, neighbours):
     """The values in the middle of each channel of each member's image."""
     preparation = Preparation(records, (8, 8), "pad")
     preparation.stacks = stacked(records, [members], neighbours)
-    return [[round(float(value), 1) for value in preparation.to_size(record)[:, 4, 4]] for record in members]
+    return [
+        [round(float(value), 1) for value in preparation.to_size(record)[:, 4, 4]]
+        for record in members
+    ]
 
 
 def test_a_slice_comes_with_its_neighbours_slice_major_with_contrasts_inside():
@@ -256,7 +310,9 @@ def test_a_slice_comes_with_its_neighbours_slice_major_with_contrasts_inside():
     assert middles(records, records, 2)[1] == [0, 0, 1, 2, 3]
     assert middles(contrasts, contrasts, 1)[1] == [0, 0.1, 1, 1.1, 2, 2.1]
     unordered = [Record("a", "p", f"p/{i}", lambda: None) for i in range(3)]
-    with pytest.raises(UserError, match=r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"):
+    with pytest.raises(
+        UserError, match=r"3 of 3 images have no place in a stack.*p/0.*data\.neighbours"
+    ):
         stacked(unordered, [unordered], 1)
 
 
@@ -275,14 +331,22 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
 @pytest.mark.parametrize("method", [PAIRED, UNPAIRED], ids=["paired", "unpaired"])
 def test_data_with_neighbours_keep_pairs_masks_and_the_middle(method):
     source = {"name": "phantom", "subjects": 6, "slices": 4, "lesions": 2}
-    data, plain = (load(source, method, neighbours=k, size=(24, 24), mask=True, split=SPLIT) for k in (1, 0))
+    data, plain = (
+        load(source, method, neighbours=k, size=(24, 24), mask=True, split=SPLIT) for k in (1, 0)
+    )
     assert data.channels == {"a": 3, "b": 3} and plain.channels == {"a": 1, "b": 1}
-    batch, single = (Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0) for one in (data, plain))
+    batch, single = (
+        Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0) for one in (data, plain)
+    )
     assert batch["a"].shape == (6, 3, 24, 24) and batch["mask_a"].shape == (6, 1, 24, 24)
     for name in "ab":
         assert torch.equal(data.centre(batch[name]), single[name])
         assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
     for pair in data.pairs("test"):
-        assert pair["a"].position == pair["b"].position and data.image(pair["a"]).shape == (3, 24, 24)
+        assert pair["a"].position == pair["b"].position and data.image(pair["a"]).shape == (
+            3,
+            24,
+            24,
+        )
     assert data.leaks() is None and data.intensity_state() == plain.intensity_state()
     assert data.split_json() == plain.split_json()

@@ -1,4 +1,6 @@
-"""`gantk bench`: a row for every recipe whatever becomes of it, kept at once, resumed, swept and compared."""
+"""`gantk bench`: a row for every recipe whatever becomes of it, kept at once, resumed, swept and
+compared.
+"""
 
 import json
 import os
@@ -14,7 +16,9 @@ import tomli_w
 from gantk_bench import child, running
 from gantk_bench.rows import read_rows
 
-SUITE = 'jobs = 2\nthreads = 1\nlimit = 300\n[metrics]\ntranslate = ["psnr", "ssim"]\nnoise = ["kid"]\n'
+SUITE = (
+    'jobs = 2\nthreads = 1\nlimit = 300\n[metrics]\ntranslate = ["psnr", "ssim"]\nnoise = ["kid"]\n'
+)
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 words = sys.argv[2:]
@@ -74,7 +78,9 @@ def stand_in(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def bench(gantk):
     """`gantk bench ...` with the small suite, on the CPU, into the folder `out`."""
-    return lambda *words: gantk("bench", *words, "--suite", "small.toml", "--device", "cpu", "--out", "out")
+    return lambda *words: gantk(
+        "bench", *words, "--suite", "small.toml", "--device", "cpu", "--out", "out"
+    )
 
 
 def rows() -> dict[str, dict]:
@@ -86,25 +92,41 @@ def values() -> dict[str, float]:
 
 
 @pytest.mark.bench
-def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_row(bench, monkeypatch):
+def test_a_recipe_is_trained_and_scored_in_a_process_of_its_own_and_becomes_a_row(
+    bench, monkeypatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     Path("random.py").write_text("raise RuntimeError('a file of the working folder is imported')")
     done = bench("tiny.toml", "--json", "copy.jsonl")
     assert done.code == 0, done.out + done.err
     (row,) = rows().values()
     expected = {
-        "format": 1, "suite": "small", "recipe": "tiny", "label": "tiny", "status": "ok", "error": None, "peer": None,
-        "run": "runs/tiny", "method": "dualgan", "domains": ["T1", "T2"], "paired": False, "seed": 0,
-    }  # fmt: skip
+        "format": 1,
+        "suite": "small",
+        "recipe": "tiny",
+        "label": "tiny",
+        "status": "ok",
+        "error": None,
+        "peer": None,
+        "run": "runs/tiny",
+        "method": "dualgan",
+        "domains": ["T1", "T2"],
+        "paired": False,
+        "seed": 0,
+    }
     assert {key: row[key] for key in expected} == expected
-    assert {"psnr", "ssim"} <= row["metrics"]["a_to_b"].keys() and "mae" not in row["metrics"]["a_to_b"]
+    assert {"psnr", "ssim"} <= row["metrics"]["a_to_b"].keys() and "mae" not in row["metrics"][
+        "a_to_b"
+    ]
     assert row["baselines"]["identity"]["b_to_a"]["psnr"]["value"] > 0
     assert row["speed"]["steps"] == 4 and row["machine"]["threads"] == 1
     assert [point["step"] for point in row["curve"]] == [0, 4] and row["curve"][1]["seconds"] > 0
     assert row["versions"]["torch"] and len(row["recipe_hash"]) == len(row["data_hash"]) == 64
     assert str(Path.cwd()) not in json.dumps(row) and str(Path.home()) + "/" not in json.dumps(row)
     assert Path("copy.jsonl").read_bytes() == Path("out/rows.jsonl").read_bytes()
-    assert all(Path("out", name).is_file() for name in ("runs/tiny/report.html", "bench.md", "bench.html"))
+    assert all(
+        Path("out", name).is_file() for name in ("runs/tiny/report.html", "bench.md", "bench.html")
+    )
     assert re.search(r"dualgan, 0\.0\d+ M weights", Path("out/logs/tiny.txt").read_text("utf-8"))
     assert "PSNR" in done.out and "out/rows.jsonl" in done.out
 
@@ -113,7 +135,8 @@ def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     done = bench("fails.toml", "crashes.toml", "dies.toml", "tiny.toml")
     assert done.code == 1
     found = rows()
-    assert [(label, row["status"], row["error"]) for label, row in found.items()] == [  # in the order of the command
+    # in the order of the command
+    assert [(label, row["status"], row["error"]) for label, row in found.items()] == [
         ("fails", "failed", "the loss 'cycle' is not finite at step 2.  (fails)"),
         ("crashes", "failed", "RuntimeError: a bug"),
         ("dies", "killed", "killed by SIGKILL (perhaps it ran out of memory) at step 2"),
@@ -122,7 +145,9 @@ def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     assert {"format", "settings", "seed", "wall_s", "run", "recipe_hash"} <= found["fails"].keys()
     assert "RuntimeError: a bug" in Path("out/logs/crashes.txt").read_text("utf-8")
     for label, row in found.items():
-        assert re.search(rf"^{row['status']} +{label}  .*{re.escape(row['error'] or '')}$", done.out, re.M)
+        assert re.search(
+            rf"^{row['status']} +{label}  .*{re.escape(row['error'] or '')}$", done.out, re.M
+        )
 
 
 def gone(name: str) -> bool:
@@ -132,16 +157,33 @@ def gone(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["hangs", "stubborn"])
-def test_what_takes_longer_than_its_limit_is_stopped_and_killed_where_it_does_not_listen(stand_in, bench, name):
+def test_what_takes_longer_than_its_limit_is_stopped_and_killed_where_it_does_not_listen(
+    stand_in, bench, name
+):
     assert bench(f"{name}.toml", "--limit", "0.5").code == 1
-    assert (rows()[name]["status"], rows()[name]["error"]) == ("out of time", "longer than 0.5 s, at step 2")
+    assert (rows()[name]["status"], rows()[name]["error"]) == (
+        "out of time",
+        "longer than 0.5 s, at step 2",
+    )
     assert gone(name)
 
 
 @pytest.mark.bench
 def test_ctrl_c_stops_the_children_keeps_the_rows_and_says_how_to_go_on(stand_in):
-    look = f"from gantk_bench import child; child.PROGRAM = ({sys.executable!r}, {str(stand_in)!r}); "
-    words = ["bench", "tiny.toml", "hangs.toml", "--suite", "small.toml", "--jobs", "1", "--out", "out"]
+    look = (
+        f"from gantk_bench import child; child.PROGRAM = ({sys.executable!r}, {str(stand_in)!r}); "
+    )
+    words = [
+        "bench",
+        "tiny.toml",
+        "hangs.toml",
+        "--suite",
+        "small.toml",
+        "--jobs",
+        "1",
+        "--out",
+        "out",
+    ]
     command = [sys.executable, "-c", look + "from gantk.cli import main; main()", *words]
     bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in bench.stdout:
@@ -150,7 +192,10 @@ def test_ctrl_c_stops_the_children_keeps_the_rows_and_says_how_to_go_on(stand_in
     os.kill(bench.pid, signal.SIGINT)
     _, told = bench.communicate(timeout=300)
     assert bench.returncode == 130
-    assert told.strip().startswith("stop  stopped after 1 of 2 rows, which are kept in out.") and "--resume" in told
+    assert (
+        told.strip().startswith("stop  stopped after 1 of 2 rows, which are kept in out.")
+        and "--resume" in told
+    )
     assert "Traceback" not in told
     assert {label: row["status"] for label, row in rows().items()} == {"tiny": "ok"}
     assert gone("hangs")
@@ -172,9 +217,13 @@ def test_a_grid_expands_to_a_row_for_each_combination(stand_in, bench):
     done = bench("tiny.toml", "--grid", "method.cycle=0,5.5", "--grid", "train.seed=0,1")
     assert done.code == 0 and "tiny cycle=5.5, dualgan, 2 seeds" in done.out
     expected = {(0, 0): 20.0, (0, 1): 21.0, (5.5, 0): 25.5, (5.5, 1): 26.5}
-    assert values() == {f"tiny cycle={cycle} seed={seed}": value for (cycle, seed), value in expected.items()}
+    assert values() == {
+        f"tiny cycle={cycle} seed={seed}": value for (cycle, seed), value in expected.items()
+    }
     assert rows()["tiny cycle=5.5 seed=1"]["grid"] == {"method.cycle": 5.5}
-    assert "--set method.cycle=5.5 --seed 0" in Path("out/bench.html").read_text("utf-8"), "how to train it again"
+    assert "--set method.cycle=5.5 --seed 0" in Path("out/bench.html").read_text("utf-8"), (
+        "how to train it again"
+    )
     printed = bench("tiny.toml", "--json", "-").out.splitlines()
     assert json.loads(printed[-1])["label"] == "tiny" and len(printed) == len(rows())
 
@@ -184,4 +233,7 @@ def test_against_better_rows_names_the_regression_and_ends_with_1(stand_in, benc
     monkeypatch.setenv("SHIFT", "-3")
     done = bench("tiny.toml", "--against", "out/rows.jsonl")
     assert done.code == 1
-    assert "REGRESSION     tiny  psnr a_to_b  20 dB -> 17 dB" in done.out and "\n1 REGRESSION\n" in done.out
+    assert (
+        "REGRESSION     tiny  psnr a_to_b  20 dB -> 17 dB" in done.out
+        and "\n1 REGRESSION\n" in done.out
+    )

@@ -58,28 +58,46 @@ def test_a_bundled_suite_has_a_job_for_every_recipe_and_quick_needs_no_files(nam
     names, named = recipe_names([], True, suite)
     jobs = planned(names, suite, named=named)
     assert [job.recipe for job in jobs] == sorted(all_recipes())
-    assert [(job.label, job.problem, job.skip) for job in jobs if job.problem or job.skip or not job.limit] == []
+    assert [
+        (job.label, job.problem, job.skip)
+        for job in jobs
+        if job.problem or job.skip or not job.limit
+    ] == []
     for job in jobs if name == "quick" else []:
         model = load_recipe(job.recipe).override(job.settings, job.profile).check()
         sources = model.data.source.options.get("sources") or [model.data.source]
-        assert job.recipe in suite.recipe and {part.name for part in sources} == {"phantom"}, job.recipe
+        assert job.recipe in suite.recipe and {part.name for part in sources} == {"phantom"}, (
+            job.recipe
+        )
         assert [part.options.get("weights") for part in model.post] in ([], ["random"]), job.recipe
         assert model.train.steps <= 2000 and model.evaluate.regression == 100, job.recipe
         scored = {part.name for part in model.evaluate.metrics}
-        known = {"psnr", "ssim", "mae", "nrmse"}, {"kid", "prdc", "diversity"}, {"kid", "transfer"}, set()
+        known = (
+            {"psnr", "ssim", "mae", "nrmse"},
+            {"kid", "prdc", "diversity"},
+            {"kid", "transfer"},
+            set(),
+        )
         assert scored in known, job
 
 
 def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(suite):
     chosen = suite("[set]\ntrain.seed = 1\ntrain.batch = 3\n[recipe.cut_t1t2.set]\ntrain.batch = 2")
-    assert planned(["cut_t1t2"], chosen)[0].settings == ("train.seed=1", "train.batch=3", "train.batch=2")
+    assert planned(["cut_t1t2"], chosen)[0].settings == (
+        "train.seed=1",
+        "train.batch=3",
+        "train.batch=2",
+    )
     (job,) = planned(["cut_t1t2"], chosen, settings=("train.seed=7",), grid=("train.batch=5",))
     assert job.facts["seed"] == 7
     assert job.arguments[-4:] == ["--set", "train.seed=7", "--set", "train.batch=5"]
 
 
 def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(suite, recipe):
-    broken, message = recipe("broken", method={"name": "no_such_gan"}), "there is no method 'no_such_gan'"
+    broken, message = (
+        recipe("broken", method={"name": "no_such_gan"}),
+        "there is no method 'no_such_gan'",
+    )
     jobs = planned([broken, "cut_t1t2"], suite(), named=False)
     assert message in jobs[0].problem and jobs[1].problem is None
     with pytest.raises(UserError, match=message):
@@ -87,7 +105,9 @@ def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(sui
 
 
 def test_a_plugin_s_suite_is_found_by_name_and_its_recipes_are_part_of_all(add_plugin, tiny_recipe):
-    offers = 'import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.suites("mine.suites")\n'
+    offers = (
+        'import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.suites("mine.suites")\n'
+    )
     folder = add_plugin("my-package", "my_plugin", offers + '    add.recipes("mine.recipes")\n')
     night = {"limit": 5.0, "recipe": {"mine": {"set": {"train": {"steps": 2}}}}}
     for kind, name, tables in (("suites", "night", night), ("recipes", "mine", tiny_recipe)):
@@ -134,25 +154,49 @@ def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_it
 
 def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
     interval = [value - 0.5, value + 0.5]
-    return {"value": value, "ci95": interval, "unit": unit, "definition": "x", "higher_is_better": higher, "n": 5}
+    return {
+        "value": value,
+        "ci95": interval,
+        "unit": unit,
+        "definition": "x",
+        "higher_is_better": higher,
+        "n": 5,
+    }
 
 
 def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
     """The recorded row of a method that translates both ways, with round figures."""
     directions = ("a_to_b", "b_to_a")
-    both = lambda one, other: {d: {"psnr": score(one), "ssim": score(other, "")} for d in directions}  # noqa: E731
+
+    def both(one, other):
+        return {d: {"psnr": score(one), "ssim": score(other, "")} for d in directions}  # noqa: E731
+
     judged = {"best_baseline": "regression", "without_pairs": {"better": True, "probability": 0.99}}
-    return copy.deepcopy(RECORDED) | {
-        "recipe": recipe, "label": recipe, "run": f"runs/{recipe}", "system": "DualGAN (Yi et al. 2017)",
-        "metrics": both(psnr, 0.861),
-        "baselines": {"identity": both(14.5, 0.29), "regression": both(23.9, 0.85)},
-        "verdict": {
-            "a_to_b": {"psnr": judged | {"better": True, "probability": 0.98}},
-            "b_to_a": {"psnr": judged | {"better": False, "probability": 0.07}},
-        },
-        "speed": {"step_seconds": [0.10, 0.11, 0.12, 0.13], "peak_memory_gib": 1.25, "energy_j": 12400.0},
-        "published": {"a_to_b": {"psnr": 8.09, "ssim": 0.0}, "b_to_a": {"psnr": 10.91, "ssim": 0.18}},
-    } | more  # fmt: skip
+    return (
+        copy.deepcopy(RECORDED)
+        | {
+            "recipe": recipe,
+            "label": recipe,
+            "run": f"runs/{recipe}",
+            "system": "DualGAN (Yi et al. 2017)",
+            "metrics": both(psnr, 0.861),
+            "baselines": {"identity": both(14.5, 0.29), "regression": both(23.9, 0.85)},
+            "verdict": {
+                "a_to_b": {"psnr": judged | {"better": True, "probability": 0.98}},
+                "b_to_a": {"psnr": judged | {"better": False, "probability": 0.07}},
+            },
+            "speed": {
+                "step_seconds": [0.10, 0.11, 0.12, 0.13],
+                "peak_memory_gib": 1.25,
+                "energy_j": 12400.0,
+            },
+            "published": {
+                "a_to_b": {"psnr": 8.09, "ssim": 0.0},
+                "b_to_a": {"psnr": 10.91, "ssim": 0.18},
+            },
+        }
+        | more
+    )
 
 
 def test_a_training_that_taught_nothing_is_flagged_and_not_ranked():
@@ -161,9 +205,15 @@ def test_a_training_that_taught_nothing_is_flagged_and_not_ranked():
         score_of["ssim"]["value"] = 0.2  # below what the input itself has, in both
     judged = {one.name: one.lines[0].judgement for one in systems([taught, failed, part])}
     assert judged["two"].words == "training failed: worse than identity" and judged["two"].failed
-    assert judged["two"].rank < min(judged["one"].rank, judged["three"].rank) and not judged["three"].failed
+    assert (
+        judged["two"].rank < min(judged["one"].rank, judged["three"].rank)
+        and not judged["three"].failed
+    )
     for one in (taught, failed, part):
-        one |= {"test_images": "same", "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}}}
+        one |= {
+            "test_images": "same",
+            "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}},
+        }
     ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
     assert ranked == {"one", "three"} and "training failed" in markdown([failed])
 
@@ -177,7 +227,13 @@ def verdicts(now: dict, before: dict) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("value", "verdict"),
-    [(20.0, "no change"), (20.6, "no change"), (19.4, "no change"), (20.8, "better"), (19.2, "REGRESSION")],
+    [
+        (20.0, "no change"),
+        (20.6, "no change"),
+        (19.4, "no change"),
+        (20.8, "better"),
+        (19.2, "REGRESSION"),
+    ],
 )
 def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(value, verdict):
     """Two half widths of 0.5 make one of 0.707."""
@@ -196,10 +252,14 @@ def test_a_score_has_changed_where_the_interval_of_the_difference_leaves_0_out(v
     ],
 )
 def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, verdict):
-    assert verdicts(row(jobs=jobs, speed={"step_seconds": steps}), row(jobs=jobs))["step"] == verdict
+    assert (
+        verdicts(row(jobs=jobs, speed={"step_seconds": steps}), row(jobs=jobs))["step"] == verdict
+    )
 
 
-@pytest.mark.parametrize(("key", "told_as"), [("recipe_hash", "the recipe"), ("data_hash", "the data")])
+@pytest.mark.parametrize(
+    ("key", "told_as"), [("recipe_hash", "the recipe"), ("data_hash", "the data")]
+)
 def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
     (change,) = compare([row(psnr=1.0, **{key: "other"})], [row()])
     assert change.verdict == "not comparable" and told_as in change.reason
@@ -219,10 +279,19 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>|`\" '"
 
 
 def test_nothing_in_a_row_can_execute(tmp_path):
-    words = dict.fromkeys(("label", "error", "method", "summary", "system", "suite", "recipe_hash"), HOSTILE)
-    hostile = row(HOSTILE, **words, domains=[HOSTILE, HOSTILE], settings=[HOSTILE], machine={HOSTILE: HOSTILE},
-                  versions={HOSTILE: HOSTILE}, git={"commit": HOSTILE, "dirty": True},
-                  alarms=[{"step": 1, "alarm": HOSTILE, "message": HOSTILE}])  # fmt: skip
+    words = dict.fromkeys(
+        ("label", "error", "method", "summary", "system", "suite", "recipe_hash"), HOSTILE
+    )
+    hostile = row(
+        HOSTILE,
+        **words,
+        domains=[HOSTILE, HOSTILE],
+        settings=[HOSTILE],
+        machine={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+        git={"commit": HOSTILE, "dirty": True},
+        alarms=[{"step": 1, "alarm": HOSTILE, "message": HOSTILE}],
+    )
     hostile["metrics"]["a_to_b"][HOSTILE] = score(1.0, HOSTILE) | {"definition": HOSTILE}
     hostile["baselines"][HOSTILE] = hostile["baselines"].pop("identity")
     hostile["curve"][0]["scores"]["a_to_b"][HOSTILE] = 1.0
@@ -231,28 +300,58 @@ def test_nothing_in_a_row_can_execute(tmp_path):
     assert page.can_execute_nothing_of_its_own()
     assert not [found for tag, found in page.tags if tag == "img"]
     assert HOSTILE in "".join(page.texts[""])
-    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown([hostile]).splitlines() if line.startswith("|")]
+    bars = [
+        len(re.findall(r"(?<!\\)\|", line))
+        for line in markdown([hostile]).splitlines()
+        if line.startswith("|")
+    ]
     assert "<script" not in markdown([hostile]) and len(set(bars)) == 1
 
 
 def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other_folders(tmp_path):
     kid = {"image": {"kid_random": score(0.124, "", False)}}
-    noise = row("dcgan_phantom", domains=["FLAIR"], metrics=kid, baselines={"noise": kid}, verdict={}, curve=[])
+    noise = row(
+        "dcgan_phantom",
+        domains=["FLAIR"],
+        metrics=kid,
+        baselines={"noise": kid},
+        verdict={},
+        curve=[],
+    )
     elsewhere = row("elsewhere", run="../elsewhere")
     pairs = {"a_to_b": {"from": "T1", "to": "T2", "count": 4}}
-    for found, directions in ((row(), pairs), (elsewhere, pairs), (noise, {"image": pairs["a_to_b"] | {"from": None}})):
-        draw_samples(tmp_path / "bench" / found["run"], directions, (200,), "image" not in directions, side=24)
+    for found, directions in (
+        (row(), pairs),
+        (elsewhere, pairs),
+        (noise, {"image": pairs["a_to_b"] | {"from": None}}),
+    ):
+        draw_samples(
+            tmp_path / "bench" / found["run"],
+            directions,
+            (200,),
+            "image" not in directions,
+            side=24,
+        )
         (tmp_path / "bench" / found["run"] / "log.jsonl").touch()
     (tmp_path / "bench" / row()["run"] / "samples" / "truth" / "a_to_b-3.png").unlink()
     page = Page(write_page([row(), elsewhere, noise], tmp_path / "bench"))
     assert "no file" in page.words
-    assert {"input of sample 1, dualgan_t1t2", "output of sample 1, dualgan_t1t2",
-            "truth of sample 1, dualgan_t1t2", "Sample 1 of dcgan_phantom"} <= set(page.having("alt"))  # fmt: skip
+    assert {
+        "input of sample 1, dualgan_t1t2",
+        "output of sample 1, dualgan_t1t2",
+        "truth of sample 1, dualgan_t1t2",
+        "Sample 1 of dcgan_phantom",
+    } <= set(page.having("alt"))
     assert all(uri.startswith("data:image/webp") for uri in page.having("src"))
     assert "elsewhere" not in " ".join(page.having("alt"))
 
 
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():
-    made, kept = markdown(read_rows(RESULTS / "quick.jsonl")), (RESULTS / "quick.md").read_text("utf-8")
-    shown = [[line for line in text.splitlines() if line.startswith("| `")] for text in (made, kept)]
+    made, kept = (
+        markdown(read_rows(RESULTS / "quick.jsonl")),
+        (RESULTS / "quick.md").read_text("utf-8"),
+    )
+    shown = [
+        [line for line in text.splitlines() if line.startswith("| `")] for text in (made, kept)
+    ]
     assert shown[0] == shown[1] and {row.split("`")[1] for row in shown[0]} == set(all_recipes())

@@ -1,4 +1,6 @@
-"""benchmarks/: other toolkits in fair turns on the same batches, the GPU suite tried out on the CPU, honest rows."""
+"""benchmarks/: other toolkits in fair turns on the same batches, the GPU suite tried out on the
+CPU, honest rows.
+"""
 
 import json
 import subprocess
@@ -34,20 +36,25 @@ from gantk.recipe.load import all_recipes, load_recipe  # noqa: E402
 pytestmark = pytest.mark.bench
 CPU = torch.device("cpu")
 FILES = {  # a program with the reference's files and names, of one convolution a generator
-    "options/train_options.py": """
+    "options/train_options.py": (
+        """
 import argparse, sys
 class TrainOptions:
     def parse(self):
         print("options of a chatty program")
         given = zip(sys.argv[1::2], sys.argv[2::2])
         return argparse.Namespace(**{name[2:]: int(value) if value.isdigit() else value for name, value in given})
-""",
-    "models/__init__.py": """
+"""
+    ),
+    "models/__init__.py": (
+        """
 import importlib
 def create_model(opt):
     return importlib.import_module("models." + opt.model + "_model").Model(opt)
-""",
-    "models/cycle_gan_model.py": """
+"""
+    ),
+    "models/cycle_gan_model.py": (
+        """
 import torch
 from util.words import GREETING
 class Model:
@@ -67,14 +74,21 @@ class Model:
         loss.backward()
         self.optimizer.step()
         self.a.zero_()
-""",
+"""
+    ),
     "util/words.py": "GREETING = 'hello'",
 }
 
 
 def checkout(folder: Path, greeting: str = "hello", broken: str = "pass") -> Path:
     """The program in a folder."""
-    empty = ("options/__init__", "options/base_options", "models/pix2pix_model", "util/__init__", "data/__init__")
+    empty = (
+        "options/__init__",
+        "options/base_options",
+        "models/pix2pix_model",
+        "util/__init__",
+        "data/__init__",
+    )
     for name, text in (FILES | {f"{name}.py": "" for name in empty}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text.replace("BROKEN", broken).replace("hello", greeting))
@@ -87,14 +101,25 @@ def json_lines(file: Path) -> list[dict]:
 
 @pytest.fixture
 def drive(monkeypatch, tmp_path, capsys):
-    """The driver on one tiny case: `drive("--peer", ...)` gives (exit code, rows, printed, complained)."""
+    """The driver on one tiny case: `drive("--peer", ...)` gives (exit code, rows, printed,
+    complained).
+    """
     for name in list(cases.CASES):
         monkeypatch.delitem(cases.CASES, name)
     monkeypatch.setitem(cases.CASES, "tiny", Case("tiny", "cyclegan", "resnet6", 32, 2, 2, 2))
     monkeypatch.setattr("peers.packages.find_spec", lambda name: None)
     monkeypatch.setattr(harness, "SAMPLE", 0.01)
     file = tmp_path / "rows.jsonl"
-    small = ["--set", "data.source.subjects=5", "--set", "data.source.slices=1", "--seconds", "0.01", "--device", "cpu"]
+    small = [
+        "--set",
+        "data.source.subjects=5",
+        "--set",
+        "data.source.slices=1",
+        "--seconds",
+        "0.01",
+        "--device",
+        "cpu",
+    ]
 
     def call(*arguments: object):
         code = run.main([*map(str, arguments), *small, "--json", str(file)])
@@ -104,12 +129,19 @@ def drive(monkeypatch, tmp_path, capsys):
 
 
 def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
-    code, rows, out, _ = drive("--peer", f"reference={checkout(tmp_path / 'theirs')}", "--cases", "tiny", "--table")
+    code, rows, out, _ = drive(
+        "--peer", f"reference={checkout(tmp_path / 'theirs')}", "--cases", "tiny", "--table"
+    )
     assert code == 0, rows
     assert [row["side"] for row in rows] == ["gantk", "gantk plain", "reference"]
-    assert len({row["batches"] for row in rows}) == len({len(row["speed"]["step_seconds"]) for row in rows}) == 1
+    assert (
+        len({row["batches"] for row in rows})
+        == len({len(row["speed"]["step_seconds"]) for row in rows})
+        == 1
+    )
     assert [row["machine"]["precision"] for row in rows[1:]] == ["fp32", "fp32"]
-    assert rows[0]["recipe_hash"] != rows[1]["recipe_hash"]  # default and plain are different recipes
+    # default and plain are different recipes
+    assert rows[0]["recipe_hash"] != rows[1]["recipe_hash"]
     theirs, ratio = rows[-1], rows[-1]["ratio"]["gantk"]
     assert (theirs["peer"], theirs["status"], theirs["weights"]) == ("reference", "ok", 2 * (9 + 1))
     assert ratio["ci95"][0] <= ratio["median"] <= ratio["ci95"][1]
@@ -119,8 +151,12 @@ def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
 def test_what_is_not_here_is_a_skipped_row_that_says_how_to_have_it(drive):
     code, rows, out, _ = drive("--cases", "tiny", "--table")
     reasons = {row["peer"]: row["error"] for row in rows if row["status"] == "skipped"}
-    assert code == 0 and reasons.keys() == set(cases.PEERS) and "| peers | konfai | skipped |" in out
-    assert "git clone https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix" in reasons["reference"]
+    assert (
+        code == 0 and reasons.keys() == set(cases.PEERS) and "| peers | konfai | skipped |" in out
+    )
+    assert (
+        "git clone https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix" in reasons["reference"]
+    )
     assert "--peer cut=FOLDER" in reasons["cut"] and "pip install monai" in reasons["monai"]
 
 
@@ -132,7 +168,9 @@ def test_what_is_not_here_is_a_skipped_row_that_says_how_to_have_it(drive):
     ],
 )
 def test_a_peer_that_fails_is_a_row_that_says_why(drive, tmp_path, broken, words):
-    code, rows, *_ = drive("--peer", f"reference={checkout(tmp_path / 'theirs', broken=broken)}", "--cases", "tiny")
+    code, rows, *_ = drive(
+        "--peer", f"reference={checkout(tmp_path / 'theirs', broken=broken)}", "--cases", "tiny"
+    )
     assert code == 1 and [row["status"] for row in rows] == ["failed"] and words in rows[0]["error"]
 
 
@@ -193,12 +231,19 @@ def test_every_case_is_a_recipe_whose_networks_take_its_size():
 
 def test_monais_network_of_equal_weights_has_no_fewer_than_gantks_and_hardly_more():
     pytest.importorskip("monai")
-    setup = Setup(Case("tiny", "cyclegan", "unet", 128, 1, 4, 4, equal=True), {"a": 1, "b": 1}, CPU, weights=10**6)
+    setup = Setup(
+        Case("tiny", "cyclegan", "unet", 128, 1, 4, 4, equal=True),
+        {"a": 1, "b": 1},
+        CPU,
+        weights=10**6,
+    )
     assert 10**6 <= Monai(None, setup, {}).weights < 1.1 * 10**6
 
 
 @pytest.mark.slow
-def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(monkeypatch, tmp_path, capsys):
+def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(
+    monkeypatch, tmp_path, capsys
+):
     pytest.importorskip("onnxruntime")
     import translate_speed
 
@@ -210,11 +255,14 @@ def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(monkey
     words = ["--case", "unet at 96 x 96", "--rounds", "2", "--json", str(tmp_path / "x.json")]
     translate_speed.main([str(tmp_path / "scan.nii.gz"), *words])
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
-    assert {way: len(each) for way, each in row["seconds"].items()} == dict.fromkeys(("plain", "gantk", "onnx"), 2)
+    assert {way: len(each) for way, each in row["seconds"].items()} == dict.fromkeys(
+        ("plain", "gantk", "onnx"), 2
+    )
     assert row["times"].keys() == {"gantk", "onnx"} and "plain : onnx" in capsys.readouterr().out
 
 
-# ---- `make bench-gpu`, tried out on the CPU: every part measures, and everything that goes wrong is a row
+# ---- `make bench-gpu`, tried out on the CPU: every part measures, and everything that goes wrong
+# is a row
 
 
 def listed(tiny: bool = True, chosen: list[str] | None = None) -> list[dict]:
@@ -225,9 +273,16 @@ def listed(tiny: bool = True, chosen: list[str] | None = None) -> list[dict]:
 def small_run(tmp_path_factory) -> tuple[list[dict], str]:
     """The rows of a whole small run in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("gpu")
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py"), "--json", str(folder / "rows.jsonl")]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu_suite.py"),
+        "--json",
+        str(folder / "rows.jsonl"),
+    ]
     command += ["--device", "cpu", "--tiny", "--cases", "dcgan, 3-D", "--minutes", "20"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=folder, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, cwd=folder, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json_lines(folder / "rows.jsonl"), done.stdout
 
@@ -237,7 +292,9 @@ def test_every_part_of_a_run_is_measured(small_run):
     assert {row["part"] for row in found} == {*tasks.PARTS, "definitions", "ratio", "bar", "end"}
     for row in found:
         assert row["part"] in ("bar", "peer", "ratio") or row["status"] == "ok", row
-    assert [row["status"] for row in found if row.get("peer") in ("gantk", "gantk plain")] == ["ok"] * 3
+    assert [row["status"] for row in found if row.get("peer") in ("gantk", "gantk plain")] == [
+        "ok"
+    ] * 3
     steps = [row for row in found if row["part"] == "step"]
     assert {row["mode"] for row in steps} == {"eager", "captured"}
     best = rows.best(found, "conv", "fp32", 3)
@@ -267,7 +324,10 @@ def test_a_process_that_dies_or_hangs_is_told_from_a_run_that_is_over():
     def messages(left: float = 9.0, limit: float = 9.0, dead: bool = False) -> list:
         worker = object.__new__(suite.Worker)
         worker.connection, theirs = Pipe()
-        worker.device_name, worker.process = "cpu", SimpleNamespace(join=lambda seconds: None, exitcode=-9)
+        worker.device_name, worker.process = (
+            "cpu",
+            SimpleNamespace(join=lambda seconds: None, exitcode=-9),
+        )
         if dead:
             theirs.close()
         return list(worker.messages({}, left, limit))
@@ -283,7 +343,10 @@ def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
 
     monkeypatch.setattr("gantk_cyclegan.model.CycleGAN.generator_losses", broken)
     (row,) = measure.measure(listed(chosen=["cyclegan"])[0], "cpu")
-    assert (row["status"], row["method"]) == ("out of memory", "cyclegan") and "second line" not in row["why"]
+    assert (row["status"], row["method"]) == (
+        "out of memory",
+        "cyclegan",
+    ) and "second line" not in row["why"]
 
 
 def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
@@ -293,45 +356,72 @@ def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
     for task in listed(False):
         load_recipe(task["recipe"]).override(task["settings"]).check()
         method = load_recipe(task["recipe"]).tables["method"]["name"]
-        timed.setdefault(method, set()).add((task["size"][0], task["batch"], task["precision"], task["mode"]))
-    assert timed.keys() == used and all((256, 1, "bf16", "captured") in timed[method] for method in used)
+        timed.setdefault(method, set()).add(
+            (task["size"][0], task["batch"], task["precision"], task["mode"])
+        )
+    assert timed.keys() == used and all(
+        (256, 1, "bf16", "captured") in timed[method] for method in used
+    )
 
 
 def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():
     same = {"case": "cyclegan-256-unet", "batch": 16, "size": [256, 256]}
     found = [
-        rows.row("ratio", times={"reference": {"median": 5.5, "ci95": [4.5, 6.5]}}, **same | {"batch": 1}),
-        rows.row("peer", peer="gantk", samples_s=[1.0] * 29, spread_90=0.01, host_waits=4, of_conv=0.4, **same),
+        rows.row(
+            "ratio", times={"reference": {"median": 5.5, "ci95": [4.5, 6.5]}}, **same | {"batch": 1}
+        ),
+        rows.row(
+            "peer",
+            peer="gantk",
+            samples_s=[1.0] * 29,
+            spread_90=0.01,
+            host_waits=4,
+            of_conv=0.4,
+            **same,
+        ),
         rows.row("peer", "skipped", "reference is not here", peer="reference", **same),
     ]
     judged = [row for row in rows.bars(found) if row["case"] == "cyclegan-256-unet"]
     told = {(row["what"], row["batch"]): (row["met"], row["text"]) for row in judged}
     assert told[("times the reference's speed", 1)] == (True, "5.50 [4.50, 6.50]")
-    assert told[("times the reference's speed", 16)] == (None, "not measured (reference is not here)")
+    assert told[("times the reference's speed", 16)] == (
+        None,
+        "not measured (reference is not here)",
+    )
     assert told[("of the convolution ceiling", 16)] == (False, "40%")
     assert told[("spread of single steps", 16)] == (None, "not measured (29 steps are too few)")
     assert told[("host waits in a step", 16)] == (False, "4")
 
 
 def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
-    words = ["dualgan_t1t2", "--set", "data.size=[32,32]", "--set", "method.discriminator.receptive_field=34"]
+    words = [
+        "dualgan_t1t2",
+        "--set",
+        "data.size=[32,32]",
+        "--set",
+        "method.discriminator.receptive_field=34",
+    ]
     words += ["--seconds", "0.1", "--device", "cpu", "--json", str(tmp_path / "x.json")]
     assert floor.step_speed.main(words, floor.__doc__, floor.measure, floor.markdown) == 0
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
     assert row["share"]["median"] > 0 and len(row["seconds"]["floor"]) >= 4
-    assert all(one["calls"] == int(one["calls"]) for one in row["operations"])  # nothing before the recorded steps
+    # nothing before the recorded steps
+    assert all(one["calls"] == int(one["calls"]) for one in row["operations"])
     last = {"memory_format": torch.channels_last}
     layer, image = conv(2, 64, 64, 4, stride=2, padding=1).to(**last), torch.ones(1, 64, 4, 4)
     with (recorder := floor.Recorder(CPU)).patches, recorder:  # a matrix product of gantk's own
         layer(image.contiguous(**last)).square().sum().backward()
     found = {called.name: called for called in recorder.found.values()}
     assert "mm" not in found and found["convolution_backward"].arguments[-1] == [False, True, True]
-    assert found["pow"].moved == 2 * 4 * 64 * 2 * 2  # four positions of 64 channels, read and written
+    # four positions of 64 channels, read and written
+    assert found["pow"].moved == 2 * 4 * 64 * 2 * 2
 
 
 def test_a_simulated_cluster_queues_at_what_is_shared():
     disk = simulation.Shared()
     workers = [iter([(None, 1.0), (disk, 2.0)]) for _ in range(3)]
     assert simulation.simulated(workers) == 7.0 and disk.worked == 6.0  # alone each would take 3 s
-    free = dict.fromkeys(("Ray: a call of an actor", "a line of the ledger", "a result of 0.2 MB, on the disk"), 0.0)
+    free = dict.fromkeys(
+        ("Ray: a call of an actor", "a line of the ledger", "a result of 0.2 MB, on the disk"), 0.0
+    )
     assert simulation.files(2, 1.0, free, 1000)[2] in ("99%", "100%", "101%")  # nothing to wait for

@@ -1,4 +1,6 @@
-"""The cache: nothing is decoded twice, nothing stale or half-written is read, many may use it, none depends on it."""
+"""The cache: nothing is decoded twice, nothing stale or half-written is read, many may use it, none
+depends on it.
+"""
 
 import getpass
 import os
@@ -27,7 +29,11 @@ PLANES = (0.25, 0.75)
 def save(path, seed, above=None):
     """A volume of whole numbers, or of where they are high."""
     values = np.random.default_rng(seed).integers(0, 900, (20, 24, 12)).astype(np.int16)
-    return volume(path, values=values if above is None else (values > above).astype(np.uint8), affine=np.eye(4))
+    return volume(
+        path,
+        values=values if above is None else (values > above).astype(np.uint8),
+        affine=np.eye(4),
+    )
 
 
 @pytest.fixture
@@ -47,7 +53,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def no_decoding(monkeypatch):
     """From here on nothing can be decoded: `no_decoding()`."""
-    return lambda: monkeypatch.setattr("gantk.formats.files.read", lambda *args: pytest.fail("decoded again"))
+    return lambda: monkeypatch.setattr(
+        "gantk.formats.files.read", lambda *args: pytest.fail("decoded again")
+    )
 
 
 def all_images(study, cache, size=SIZE, fit="pad", about="", planes=PLANES):
@@ -71,10 +79,14 @@ def put(cache, key, kibibytes=64, used=None):
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
-def test_the_second_epoch_and_run_never_decode_and_see_the_same_to_the_bit(study, cache, no_decoding, fit):
+def test_the_second_epoch_and_run_never_decode_and_see_the_same_to_the_bit(
+    study, cache, no_decoding, fit
+):
     plain = all_images(study, None, fit=fit)
     np.testing.assert_array_equal(all_images(study, cache, fit=fit), plain)
-    assert [np.load(entry).shape for entry in entries(cache)] == [(6, 1, *SIZE)] * 3, "all slices of a scan"
+    assert [np.load(entry).shape for entry in entries(cache)] == [(6, 1, *SIZE)] * 3, (
+        "all slices of a scan"
+    )
     no_decoding()
     np.testing.assert_array_equal(all_images(study, Cache.default(), fit=fit), plain)
     rows = cache.rows(entries(cache)[0].stem, lambda: 1 / 0)
@@ -83,7 +95,13 @@ def test_the_second_epoch_and_run_never_decode_and_see_the_same_to_the_bit(study
 
 def test_other_files_size_fit_or_source_are_other_entries(study, cache):
     first, counts = all_images(study, cache), []
-    for options in ({}, {"size": (12, 16)}, {"fit": "stretch"}, {"about": "gray"}, {"planes": (0.2, 0.8)}):
+    for options in (
+        {},
+        {"size": (12, 16)},
+        {"fit": "stretch"},
+        {"about": "gray"},
+        {"planes": (0.2, 0.8)},
+    ):
         all_images(study, cache, **options)
         counts.append(len(entries(cache)))
     assert counts == [3, 6, 9, 12, 15]
@@ -105,10 +123,20 @@ def test_a_raised_version_makes_other_entries(study, no_decoding, monkeypatch):
 
 
 def test_whoever_changes_prepared_pixels_raises_the_version(study):
-    """Entries are named by it: with other figures here, other images would be read from earlier entries."""
+    """Entries are named by it: with other figures here, other images would be read from earlier
+    entries.
+    """
     image, mapping = all_images(study, None)[7], Nyul()
-    mapping.fit([record.scan() for record in records_of(Images, study, ("MR",), planes=PLANES)[::6]])
-    figures = [image.mean(), image.std(), image[0, 3, 5], image[0, 10, 10], *mapping.fitted["mean"][:2]]
+    mapping.fit(
+        [record.scan() for record in records_of(Images, study, ("MR",), planes=PLANES)[::6]]
+    )
+    figures = [
+        image.mean(),
+        image.std(),
+        image[0, 3, 5],
+        image[0, 10, 10],
+        *mapping.fitted["mean"][:2],
+    ]
     expected = {4: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
     np.testing.assert_allclose(figures, expected[preparing.VERSION], rtol=1e-5)
 
@@ -122,11 +150,23 @@ def test_many_may_fill_it_at_once(study, cache):
 
 @pytest.mark.parametrize(
     "broken",
-    [lambda content: content[:-100], lambda content: content.replace(b"(6, 1,", b"(9, 1,"),
-     lambda content: content.replace(b"'<f4'", b"'|O'  "), lambda content: content[:-1], lambda content: content[:-4],
-     lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:]],
-    ids=["cut short", "a header that lies", "objects", "part of a checksum", "an earlier version's", "one bit"],
-)  # fmt: skip
+    [
+        lambda content: content[:-100],
+        lambda content: content.replace(b"(6, 1,", b"(9, 1,"),
+        lambda content: content.replace(b"'<f4'", b"'|O'  "),
+        lambda content: content[:-1],
+        lambda content: content[:-4],
+        lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    ],
+    ids=[
+        "cut short",
+        "a header that lies",
+        "objects",
+        "part of a checksum",
+        "an earlier version's",
+        "one bit",
+    ],
+)
 def test_broken_entries_are_made_anew(study, cache, broken):
     expected = all_images(study, cache)
     for entry in entries(cache):
@@ -149,7 +189,9 @@ def test_entries_of_other_images_and_those_that_others_may_have_written_are_made
 
 
 @pytest.mark.parametrize("years", [-20, 20])
-def test_a_clock_that_is_set_neither_keeps_entries_for_ever_nor_lets_others_fill_the_disk(tmp_path, monkeypatch, years):
+def test_a_clock_that_is_set_neither_keeps_entries_for_ever_nor_lets_others_fill_the_disk(
+    tmp_path, monkeypatch, years
+):
     caches = [Cache(tmp_path, 10 * 65 * 2**10) for _ in range(4)]
     for number, key in enumerate("abcdefgh"):
         put(caches[number % 4], key)
@@ -176,7 +218,11 @@ def test_what_cannot_be_kept_is_said_once_and_done_without(study, cache, monkeyp
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
-    assert len(told) == 1 and "takes no more images" in str(told[0].message) and "GANTK_CACHE" in str(told[0].message)
+    assert (
+        len(told) == 1
+        and "takes no more images" in str(told[0].message)
+        and "GANTK_CACHE" in str(told[0].message)
+    )
     assert why == "a file in the way" or not list(cache.entries.iterdir())
 
 
@@ -195,7 +241,10 @@ def test_the_least_recently_used_leave_first_and_what_is_in_use_stays(tmp_path):
     put(later, "e")
     assert names(later) == "abde" and not half.exists()
     put(later, "f", kibibytes=120)
-    assert names(later) == "aef" and sum(entry.stat().st_size for entry in entries(later)) <= later.limit
+    assert (
+        names(later) == "aef"
+        and sum(entry.stat().st_size for entry in entries(later)) <= later.limit
+    )
     with pytest.warns(RuntimeWarning, match="used within the hour"):
         put(later, "g", kibibytes=120)
     assert names(later) == "aef"
@@ -210,39 +259,66 @@ def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
         Cache.default()
 
 
-def test_an_id_that_the_system_does_not_know_trains_without_a_cache_and_has_a_name_for_torch(monkeypatch):
+def test_an_id_that_the_system_does_not_know_trains_without_a_cache_and_has_a_name_for_torch(
+    monkeypatch,
+):
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
     monkeypatch.delenv("HOME", raising=False)
     for name in ("GANTK_CACHE", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "")
-    assert Cache.default() is None and start("cpu").device.type == "cpu" and getpass.getuser() == str(os.getuid())
+    assert (
+        Cache.default() is None
+        and start("cpu").device.type == "cpu"
+        and getpass.getuser() == str(os.getuid())
+    )
 
 
-ONE = {"method": FROM_NOISE, "domains": ("MR",), "split": {"test": 0.34, "validation": 0.0, "by": "patient"}}
+ONE = {
+    "method": FROM_NOISE,
+    "domains": ("MR",),
+    "split": {"test": 0.34, "validation": 0.0, "by": "patient"},
+}
 
 
 def seen(data):
-    """Every image by domain and key, with its mask where it is trained on, as one list of names and bytes."""
+    """Every image by domain and key, with its mask where it is trained on, as one list of names and
+    bytes.
+    """
     found = []
     for letter, images in data.training_sets().items():
         for number, record in enumerate(images.records):
-            found += [(letter, record.key, part.numpy().tobytes()) for part in images.prepared(number)]
-    return found + [(record.key, data.image(record).numpy().tobytes()) for record in data.splits["test"]]
+            found += [
+                (letter, record.key, part.numpy().tobytes()) for part in images.prepared(number)
+            ]
+    return found + [
+        (record.key, data.image(record).numpy().tobytes()) for record in data.splits["test"]
+    ]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"intensity": "nyul", "fit": "crop"}, {"neighbours": 1, "size": (20, 12)}, {"dims": 3, "size": (8, 16, 16)}, {}],
+    [
+        {"intensity": "nyul", "fit": "crop"},
+        {"neighbours": 1, "size": (20, 12)},
+        {"dims": 3, "size": (8, 16, 16)},
+        {},
+    ],
     ids=["nyul", "neighbours", "volumes", "masks and missing contrasts"],
 )
-def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_image(study, options, no_decoding):
+def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_image(
+    study, options, no_decoding
+):
     table = {"source": {"name": "images", "path": str(study)}, "memory": 1e-9} | ONE | options
     if not options:
         for number in range(6):
             for k, name in enumerate(("T1", "T2", "FLAIR")[: 2 if number == 1 else 3]):
                 save(study / f"patient{number}" / f"{name}.nii", 10 * number + k)
             save(study / f"patient{number}" / "seg.nii", 99 + number, above=700)
-        table |= {"source": {"name": "contrasts", "path": str(study), "mask": "seg"}, "mask": True, "missing": "mask"}
+        table |= {
+            "source": {"name": "contrasts", "path": str(study), "mask": "seg"},
+            "mask": True,
+            "missing": "mask",
+        }
         table |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
     plain = load(**table, cache=False)
     expected, states = seen(plain), plain.intensity_state()
@@ -251,6 +327,10 @@ def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_imag
         if run:
             no_decoding()
         data = load(**table)
-        assert seen(data) == expected and data.intensity_state() == states and data.channels == plain.channels
+        assert (
+            seen(data) == expected
+            and data.intensity_state() == states
+            and data.channels == plain.channels
+        )
         assert options == {} or data.leaks() is None
     assert options or any(data.training_sets()["a"].prepared(0)[1].flatten())

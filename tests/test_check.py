@@ -1,4 +1,6 @@
-"""`gantk data check`: good folders raise no alarm, and what is planted in them is found, named and survived."""
+"""`gantk data check`: good folders raise no alarm, and what is planted in them is found, named and
+survived.
+"""
 
 import csv
 import json
@@ -59,7 +61,10 @@ def volume(path, image, spacing=(2.0, 2.0, 2.0), dtype=np.int16):
 def volumes(tmp_path):
     """6 patients with a T1 and a T2 volume each."""
     for record in Phantom(("T1", "T2"), 3, (24, 24, 24), subjects=6).records():
-        volume(tmp_path / "data" / record.subject / f"{CONTRAST[record.domain]}.nii.gz", record.read()[0])
+        volume(
+            tmp_path / "data" / record.subject / f"{CONTRAST[record.domain]}.nii.gz",
+            record.read()[0],
+        )
     return tmp_path / "data"
 
 
@@ -71,16 +76,24 @@ def problem(result, kind):
 
 def named(result, *kinds):
     """What files each kind of problem names, one tuple a problem."""
-    return {kind: [tuple(each["files"]) for each in result["problems"] if each["kind"] == kind] for kind in kinds}
+    return {
+        kind: [tuple(each["files"]) for each in result["problems"] if each["kind"] == kind]
+        for kind in kinds
+    }
 
 
 def test_a_good_folder_of_pictures_has_no_problem_and_its_result_is_json(pictures):
     shares = []
     result = check(pictures, progress=lambda share, what: shares.append(share))
     assert result["problems"] == []
-    assert result["domains"] == {name: {"files": 14, "images": 14, "patients": 14} for name in ("T1", "T2")}
+    assert result["domains"] == {
+        name: {"files": 14, "images": 14, "patients": 14} for name in ("T1", "T2")
+    }
     assert (result["images"], result["patients"], result["source"]["name"]) == (28, 14, "folders")
-    assert result["split"]["by"] == "patient" and result["split"]["train"] > result["split"]["test"] > 0
+    assert (
+        result["split"]["by"] == "patient"
+        and result["split"]["train"] > result["split"]["test"] > 0
+    )
     assert "14 registered" in result["summary"]["pairs"]
     assert json.dumps(check(pictures)) == json.dumps(result, allow_nan=False), "the same again"
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
@@ -89,32 +102,65 @@ def test_a_good_folder_of_pictures_has_no_problem_and_its_result_is_json(picture
 def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
     result = check(volumes)
     one = result["files"][0]
-    facts = {"shape": [24] * 3, "spacing": [2.0] * 3, "plane": "any", "dtype": "int16", "channels": 1,
-             "domains": ["T1"], "patient": "subject-000", "constant": False}  # fmt: skip
+    facts = {
+        "shape": [24] * 3,
+        "spacing": [2.0] * 3,
+        "plane": "any",
+        "dtype": "int16",
+        "channels": 1,
+        "domains": ["T1"],
+        "patient": "subject-000",
+        "constant": False,
+    }
     assert result["problems"] == [] and result["patients"] == 6
     assert {name: one[name] for name in facts} == facts and one["min"] < one["mean"] < one["max"]
-    assert {name for each in result["files"] for name in each["split"]} == {"train", "validation", "test"}
+    assert {name for each in result["files"] for name in each["split"]} == {
+        "train",
+        "validation",
+        "test",
+    }
     volume(volumes / "raw/subject-000/T1.nii.gz", np.eye(24)[None] * np.ones((24, 1, 1)))
-    assert "raw/subject-000/T1.nii.gz' beside 'subject-000/T1.nii.gz'" in problem(check(volumes), "versions")["what"]
+    assert (
+        "raw/subject-000/T1.nii.gz' beside 'subject-000/T1.nii.gz'"
+        in problem(check(volumes), "versions")["what"]
+    )
     for name in ["raw/3DT1", "raw/T2", "raw/PD", "pre/T1_pre", "pre/T2_pre", "pre/PD_pre"]:
         volume(volumes / f"ms/p1/{name}.nii.gz", np.ones((24, 24, 24)))
-    assert "'p1/raw/3DT1.nii.gz' beside 'p1/pre/T1_pre" in problem(check(volumes / "ms"), "versions")["what"]
+    assert (
+        "'p1/raw/3DT1.nii.gz' beside 'p1/pre/T1_pre"
+        in problem(check(volumes / "ms"), "versions")["what"]
+    )
 
 
 def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(pictures):
     good = (pictures / "T1/subject-001/slice.png").read_bytes()
     (pictures / "T1/subject-001/slice.png").write_bytes(good[: len(good) // 2])
     save(pictures / "T1/subject-004/slice.png", np.full((64, 64), 40.0))
-    save(pictures / "T2/subject-005/slice.png", np.pad(np.full((2, 3), 600.0), ((30, 32), (30, 31))))
-    Picture.fromarray(np.uint16(heads()["a", "subject-002"] * 40)).save(pictures / "T1/subject-002/slice.png")
-    Picture.open(pictures / "T2/subject-006/slice.png").convert("RGB").save(pictures / "T2/subject-006/slice.png")
+    save(
+        pictures / "T2/subject-005/slice.png", np.pad(np.full((2, 3), 600.0), ((30, 32), (30, 31)))
+    )
+    Picture.fromarray(np.uint16(heads()["a", "subject-002"] * 40)).save(
+        pictures / "T1/subject-002/slice.png"
+    )
+    Picture.open(pictures / "T2/subject-006/slice.png").convert("RGB").save(
+        pictures / "T2/subject-006/slice.png"
+    )
     result = check(pictures)
-    wrong = {"unreadable": "T1/subject-001", "constant": "T1/subject-004", "empty": "T2/subject-005",
-             "scale": "T1/subject-002", "type": "T1/subject-002", "channels": "T2/subject-006"}  # fmt: skip
+    wrong = {
+        "unreadable": "T1/subject-001",
+        "constant": "T1/subject-004",
+        "empty": "T2/subject-005",
+        "scale": "T1/subject-002",
+        "type": "T1/subject-002",
+        "channels": "T2/subject-006",
+    }
     assert named(result, *wrong) == {kind: [(f"{file}/slice.png",)] for kind, file in wrong.items()}
     assert all(problem(result, kind)["severity"] == "error" for kind in ("unreadable", "channels"))
     assert result["images"] == 28 and "1 cannot be read" in result["summary"]["files"]
-    assert "T1: 13 images of 13 files" in result["summary"]["domains"] and "13 reg" in result["summary"]["pairs"]
+    assert (
+        "T1: 13 images of 13 files" in result["summary"]["domains"]
+        and "13 reg" in result["summary"]["pairs"]
+    )
 
 
 def test_what_is_wrong_with_single_volumes_is_named(volumes):
@@ -128,13 +174,18 @@ def test_what_is_wrong_with_single_volumes_is_named(volumes):
         volume(path, np.asarray(nib.load(path).dataobj), (2, 6, 2) if n == 4 else (2, 2, 6))
     result = check(volumes)
     wrong = {"not-finite": "001/T1", "spacing": "004/T2", "planes": "004/T2"}
-    assert named(result, *wrong) == {kind: [(f"subject-{file}.nii.gz",)] for kind, file in wrong.items()}
+    assert named(result, *wrong) == {
+        kind: [(f"subject-{file}.nii.gz",)] for kind, file in wrong.items()
+    }
     several = next(file for file in result["files"] if file["path"] == "subject-003/T1.nii.gz")
     assert several["shape"] == [24, 24, 24] and "2 volumes" in json.dumps(result["problems"])
 
 
 def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
-    for one, other, letter, subject in (("T1", "T2", "b", "subject-003"), ("T2", "T1", "a", "subject-007")):
+    for one, other, letter, subject in (
+        ("T1", "T2", "b", "subject-003"),
+        ("T2", "T1", "a", "subject-007"),
+    ):
         save(pictures / one / subject / "slice.png", heads()[letter, subject])
         shutil.rmtree(pictures / other / subject)
     found = named(check(pictures), "contrast")["contrast"]
@@ -152,7 +203,9 @@ def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
     assert problem(result, "copies")["files"] == ["testA/again.png", "trainA/00.png"]
     assert "testB/brighter.png" in problem(result, "near-copies")["files"]
     leak = problem(result, "leak")
-    assert leak["severity"] == "error" and "near copy of 'testB/brighter.png' in test" in leak["what"]
+    assert (
+        leak["severity"] == "error" and "near copy of 'testB/brighter.png' in test" in leak["what"]
+    )
 
 
 def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
@@ -168,10 +221,17 @@ def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
     for number, image in enumerate(heads().values()):
         save(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number:02d}.png", image)
     result = check(tmp_path / "pets")
-    assert set(result["domains"]) == {"A", "B"} and "A (cats) and B (dogs)" in problem(result, "domains")["what"]
+    assert (
+        set(result["domains"]) == {"A", "B"}
+        and "A (cats) and B (dogs)" in problem(result, "domains")["what"]
+    )
     assert check(tmp_path / "pets" / "cats")["domains"]["images"]["images"] == 14
     result = check(tmp_path / "pets" / "cats" / "03.png")
-    assert result["images"] == 1 and problem(result, "source") and result["files"][0]["shape"] == [64, 64]
+    assert (
+        result["images"] == 1
+        and problem(result, "source")
+        and result["files"][0]["shape"] == [64, 64]
+    )
     (tmp_path / "empty").mkdir()
     for name, words in (("empty", "holds no images"), ("nowhere", "does not exist")):
         with pytest.raises(UserError, match=words):
@@ -193,12 +253,18 @@ def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
 @pytest.mark.parametrize("name", ["t1t2_course", "ct_mri", "brainix_dicom"])
 def test_real_folders_raise_no_alarm(shared_data, name):
     problems = check(shared_data / name)["problems"]
-    assert [each["kind"] for each in problems] == ["patients"] * (name == "t1t2_course") or name == "brainix_dicom"
-    assert not [each for each in problems if each["severity"] == "error" or each["kind"] == "contrast"]
+    assert [each["kind"] for each in problems] == ["patients"] * (
+        name == "t1t2_course"
+    ) or name == "brainix_dicom"
+    assert not [
+        each for each in problems if each["severity"] == "error" or each["kind"] == "contrast"
+    ]
 
 
 def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
-    head = np.asarray(nib.load(shared_data / "templates" / "canonical" / "avg152T1.nii").dataobj, np.float32)
+    head = np.asarray(
+        nib.load(shared_data / "templates" / "canonical" / "avg152T1.nii").dataobj, np.float32
+    )
     head *= 900 / head.max()
     for number in range(16):
         axial = np.rot90(head[:, :, 30 + 2 * number])
@@ -220,8 +286,15 @@ def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
     ],
 )
 def test_headers_speak_against_a_domain(domain, description, says, echo, told):
-    facts = {"description": description, "echo_time": echo, "inversion_time": None, "modality": "MR"}
-    item = Inspected(Scan(Path("x"), (Path("x"),), "x/y"), facts, domains=[domain], header_says=says)
+    facts = {
+        "description": description,
+        "echo_time": echo,
+        "inversion_time": None,
+        "modality": "MR",
+    }
+    item = Inspected(
+        Scan(Path("x"), (Path("x"),), "x/y"), facts, domains=[domain], header_says=says
+    )
     assert bool(list(wrong_contrast([item], [domain, "other"]))) == told
 
 
@@ -246,15 +319,20 @@ def study(tmp_path):
     return make
 
 
-def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_its_other_columns(study):
+def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_its_other_columns(
+    study,
+):
     table, ended = study(40, side=32), PngImageFile.load_end  # of the pixels of a file
     for path in (table, table.parent):
         with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
             assert len(check(path, every=True)["files"]) == decoded.call_count == 40
-    rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]  # a patient called as a file
+    # a patient called as a file
+    rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]
     table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
     found = check(table)["summary"]
-    assert found["domains"].startswith("t1: 20 images") and "14 train, 2 validation" in found["split"]
+    assert (
+        found["domains"].startswith("t1: 20 images") and "14 train, 2 validation" in found["split"]
+    )
 
 
 def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with_it(study):
@@ -263,9 +341,12 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
     table.write_text("\n".join(["T1,T2,patient", *lines]))
     source = Manifest(("T1", "T2"), 2, (16, 16), path=str(table))
     with patch.object(Picture, "open") as opened:
-        assert {record.pair for record in source.records()} == {f"{n:05d}.png" for n in range(0, 40, 2)}
+        assert {record.pair for record in source.records()} == {
+            f"{n:05d}.png" for n in range(0, 40, 2)
+        }
     assert not opened.called
-    Picture.open(table.parent / "00000.png").save(table.parent / "00000.png", dpi=(72, 72))  # a chunk before its pixels
+    # a chunk before its pixels
+    Picture.open(table.parent / "00000.png").save(table.parent / "00000.png", dpi=(72, 72))
     Picture.new("P", (16, 16)).save(table.parent / "00003.png")
     Picture.new("L", (16, 18)).save(table.parent / "00005.png")
     with patch.object(Picture, "open", wraps=Picture.open) as opened:
@@ -273,15 +354,26 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
     assert opened.call_count == 2 and pairs.count("00002.png") == 2 and "00004.png" not in pairs
 
 
-def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(study, monkeypatch):
+def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(
+    study, monkeypatch
+):
     monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SOME", 10)
     table = study(60)
     found = check(table)
-    assert found["images"] == 60 and len(found["files"]) == 10 and found["problems"][-1]["kind"] == "sample"
-    assert (found["source"]["name"], found["patients"], found["domains"]["T2"]["images"]) == ("manifest", 10, 30)
+    assert (
+        found["images"] == 60
+        and len(found["files"]) == 10
+        and found["problems"][-1]["kind"] == "sample"
+    )
+    assert (found["source"]["name"], found["patients"], found["domains"]["T2"]["images"]) == (
+        "manifest",
+        10,
+        30,
+    )
     assert len(check(table, every=True)["files"]) == 60
-    copy = (table.parent / "00000.png").read_bytes()  # of p0, for the patients on the other side of the split
+    # of p0, for the patients on the other side of the split
+    copy = (table.parent / "00000.png").read_bytes()
     for number in range(2, 20, 2):
         (table.parent / f"{number:05d}.png").write_bytes(copy)
     leaks = [problem["what"] for problem in check(table)["problems"] if problem["kind"] == "leak"]
@@ -305,10 +397,15 @@ def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(stu
 
 @pytest.mark.parametrize(
     "pattern, says",
-    [("(a+)+$", "takes more than"), ("(.*.*.*.*.*.*.*.*b)", "takes more than"), ("(a)" * 100_000, "longer than 1000"),
-     ("(a{" + "9" * 30 + "})", "is no regular"), ("(?:" * 300 + "(a)" + ")" * 300, "is no regular")],
+    [
+        ("(a+)+$", "takes more than"),
+        ("(.*.*.*.*.*.*.*.*b)", "takes more than"),
+        ("(a)" * 100_000, "longer than 1000"),
+        ("(a{" + "9" * 30 + "})", "is no regular"),
+        ("(?:" * 300 + "(a)" + ")" * 300, "is no regular"),
+    ],
     ids=["nested", "many", "long", "a number", "deep"],
-)  # fmt: skip
+)
 def test_a_pattern_that_would_search_for_ever_ends(pattern, says, monkeypatch):
     monkeypatch.setattr("gantk.data.sources.file_names.PATIENCE", 0.1)
     with pytest.raises(UserError, match=says) as told:

@@ -1,4 +1,6 @@
-"""Checkpoints: there whole or not at all, exact, and never a program; what `gantk resume` makes of them."""
+"""Checkpoints: there whole or not at all, exact, and never a program; what `gantk resume` makes of
+them.
+"""
 
 import copy
 import json
@@ -27,7 +29,11 @@ from gantk.training.optim import adam, sgd
 from gantk_optimizers.rules import adamw, lbfgs, rmsprop
 from gantk_testing.small import small_part, train_table
 
-META = {"method": "dualgan", "channels": {"a": 1}, "intensity": {"a": {"name": "minmax", "range": [-1.0, 1.0]}}}
+META = {
+    "method": "dualgan",
+    "channels": {"a": 1},
+    "intensity": {"a": {"name": "minmax", "range": [-1.0, 1.0]}},
+}
 
 
 def content(step: int) -> tuple[dict, dict, dict]:
@@ -55,7 +61,10 @@ def assert_whole(folder, step: int) -> None:
     """All files of that step's checkpoint are its own."""
     path = folder / f"step-{step:06d}"
     meta = checkpoint.load_meta(path)
-    assert {key: meta[key] for key in meta if key != "sha256"} == META | {"format": checkpoint.FORMAT, "step": step}
+    assert {key: meta[key] for key in meta if key != "sha256"} == META | {
+        "format": checkpoint.FORMAT,
+        "step": step,
+    }
     weights = checkpoint.load_weights(path)
     assert weights.keys() == content(step)[0].keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in content(step)[0].items())
@@ -72,30 +81,49 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
         "tiny": torch.tensor([float("nan"), -0.0, 1e-45]),
     }
     moments = torch.randn(4, 2, 3, 3, dtype=torch.complex64).to(memory_format=torch.channels_last)
-    state = {"step": 3, "optimizers": {"g": {"state": {0: {"exp_avg": moments}}, "lr": 0.1, "betas": (0.5, 0.9)}}}
+    state = {
+        "step": 3,
+        "optimizers": {"g": {"state": {0: {"exp_avg": moments}}, "lr": 0.1, "betas": (0.5, 0.9)}},
+    }
     folder = checkpoint.save(tmp_path, 3, weights, state, {})
     loaded = checkpoint.load_weights(folder)
     for name, tensor in weights.items():
         assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
-        assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(tensor.flatten().view(torch.uint8)), name
+        assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(
+            tensor.flatten().view(torch.uint8)
+        ), name
     optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
-    assert torch.equal(optimizer["state"][0]["exp_avg"], moments) and optimizer["betas"] == [0.5, 0.9]
-    assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()  # fused optimizers rely on it
+    assert torch.equal(optimizer["state"][0]["exp_avg"], moments) and optimizer["betas"] == [
+        0.5,
+        0.9,
+    ]
+    # fused optimizers rely on it
+    assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()
 
 
 class Crash(BaseException):
     """The process ends here."""
 
 
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(torch.tensor([[1.5, -0.0]]).mT)
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.just(torch.tensor([[1.5, -0.0]]).mT)
+)
 KEYS = st.integers(0) | st.text("abc.$ \u00e9")
 STATES = st.recursive(PLAIN, lambda each: st.lists(each) | st.dictionaries(KEYS, each))
-# Everything through which save() touches the disk; unlink is file by file, where a folder is removed.
+# Everything through which save() touches the disk; unlink is file by file, where a folder is
+# removed.
 DISK = [(os, name) for name in ("fsync", "replace", "rename", "open", "unlink")]
 
 
 def crash_at(patches, number: int, after: bool) -> list[str]:
-    """The `number`-th call that touches the disk does not return, before or after it did its work; the calls so far."""
+    """The `number`-th call that touches the disk does not return, before or after it did its work;
+    the calls so far.
+    """
     calls: list[str] = []
 
     def tapped(name, function):
@@ -118,7 +146,9 @@ def crash_at(patches, number: int, after: bool) -> list[str]:
 
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(tmp_path, monkeypatch, after, again):
+def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(
+    tmp_path, monkeypatch, after, again
+):
     new = 10 if again else 20
     for number in range(1, 100):
         folder = tmp_path / str(number)
@@ -161,20 +191,26 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize("dress", [partial(pickle.dump, protocol=2), torch.save], ids=["pickle", "torch.save"])
+@pytest.mark.parametrize(
+    "dress", [partial(pickle.dump, protocol=2), torch.save], ids=["pickle", "torch.save"]
+)
 def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, name, dress):
     monkeypatch.chdir(tmp_path)
     folder = as_of_01(save(tmp_path, 1)) if name == "state.pt" else save(tmp_path, 1)
     with open(folder / name, "wb") as file:
         dress(Payload(), file)
-    with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loaded"):
+    with pytest.raises(
+        UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loaded"
+    ):
         LOADERS[name](folder)
     assert not (tmp_path / "it-ran").exists()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_raised(tmp_path, name):
+def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_raised(
+    tmp_path, name
+):
     folder = save(tmp_path, 1)
     path = (as_of_01(folder) if name == "state.pt" else folder) / name
     whole = path.read_bytes()
@@ -183,7 +219,9 @@ def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_ra
     with pytest.raises(UserError, match=f"'{missing}' is not a readable gantk checkpoint"):
         LOADERS[name](path.parent)
     rng = random.Random(0)
-    for data, at in ((rng.randbytes(rng.randrange(200)), rng.randrange(len(whole))) for _ in range(60)):
+    for data, at in (
+        (rng.randbytes(rng.randrange(200)), rng.randrange(len(whole))) for _ in range(60)
+    ):
         for damaged in (data, whole[:at], whole[:at] + data + whole[at + len(data) :]):
             path.write_bytes(damaged)
             try:
@@ -192,25 +230,36 @@ def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_ra
                 assert str(path) in str(error) or "upgrade" in str(error)
 
 
-# ---- a state that is not this training's ----------------------------------------------------------
+# ---- a state that is not this training's
+# ----------------------------------------------------------
 
 
 def trained(rule, steps: int = 3):
     """An engine of two weights after a few steps, and what a checkpoint holds of it."""
-    engine = Engine(Toy(ema=True), train_table(rule, ema=0.9), 4, Runtime(torch.device("cpu"), "fp32", False))
+    engine = Engine(
+        Toy(ema=True), train_table(rule, ema=0.9), 4, Runtime(torch.device("cpu"), "fp32", False)
+    )
     taken = engine.fit(lambda step, stage: Batch(image=torch.ones(2, 1)))
     for _ in range(steps):
         next(taken)
     return engine, copy.deepcopy(engine.state_dict())
 
 
-RULES = {"adam": adam, "adamw": adamw, "sgd": partial(sgd, momentum=0.9), "rmsprop": rmsprop, "lbfgs": lbfgs}
+RULES = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": partial(sgd, momentum=0.9),
+    "rmsprop": rmsprop,
+    "lbfgs": lbfgs,
+}
 
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("rule", RULES)
-def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(tmp_path, rule, steps, old):
+def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(
+    tmp_path, rule, steps, old
+):
     whole, _ = trained(RULES[rule], 4)
     engine, state = trained(RULES[rule], steps)
     weights = {name: tensor.clone() for name, tensor in engine.method.state_dict().items()}
@@ -221,11 +270,15 @@ def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(tmp_pat
     other.load_state_dict(checkpoint.load_state(as_of_01(folder) if old else folder), average)
     for _ in other.fit(lambda step, stage: Batch(image=torch.ones(2, 1))):
         pass
-    assert all(torch.equal(t, whole.method.state_dict()[n]) for n, t in other.method.state_dict().items())
+    assert all(
+        torch.equal(t, whole.method.state_dict()[n]) for n, t in other.method.state_dict().items()
+    )
 
 
 def at(state: dict, path: str, value) -> None:
-    """Change what stands at a path such as `optimizers/play/state/0/exp_avg`; DROP: nothing stands there."""
+    """Change what stands at a path such as `optimizers/play/state/0/exp_avg`; DROP: nothing stands
+    there.
+    """
     *above, last = (int(part) if part.isdigit() else part for part in path.split("/"))
     for part in above:
         state = state[part]
@@ -237,10 +290,22 @@ def at(state: dict, path: str, value) -> None:
 
 FIRST, GROUP = "optimizers/play/state/0", "optimizers/play/param_groups/0"
 ALTERED = {
-    "moments that are too short": (f"{FIRST}/exp_avg", torch.zeros(0, 1), "'exp_avg' of weight 0 is float32 .0, 1"),
-    "moments of another type": (f"{FIRST}/exp_avg_sq", torch.zeros(1, 1).double(), "float64 .1, 1. there and float32"),
+    "moments that are too short": (
+        f"{FIRST}/exp_avg",
+        torch.zeros(0, 1),
+        "'exp_avg' of weight 0 is float32 .0, 1",
+    ),
+    "moments of another type": (
+        f"{FIRST}/exp_avg_sq",
+        torch.zeros(1, 1).double(),
+        "float64 .1, 1. there and float32",
+    ),
     "no moments": (f"{FIRST}/exp_avg", "DROP", "'exp_avg' of weight 0 is str"),
-    "moments of another name": (f"{FIRST}", {"step": torch.tensor(3.0), "mean": torch.zeros(1, 1)}, "exp_avg"),
+    "moments of another name": (
+        f"{FIRST}",
+        {"step": torch.tensor(3.0), "mean": torch.zeros(1, 1)},
+        "exp_avg",
+    ),
     "not finite": (f"{FIRST}/exp_avg", torch.full((1, 1), torch.nan), "not finite"),
     "a negative count": (f"{FIRST}/step", torch.tensor(-7.0), "the step of weight 0 is -7 of 3"),
     "a count beyond the steps": (f"{FIRST}/step", torch.tensor(1e9), "1e.09 of 3"),
@@ -298,14 +363,18 @@ def test_numbers_among_the_weights_that_no_training_leaves_are_refused(name, val
         checkpoint.load_into(method, weights, "here")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "state.safetensors", "state.json", "meta.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "state.safetensors", "state.json", "meta.json"]
+)
 def test_a_bit_that_changed_in_a_checkpoint_is_an_error_and_no_other_number(tmp_path, name):
     path = save(tmp_path, 1) / name
     whole = bytearray(path.read_bytes())
     at = whole.index(b"-1.0") + 1 if name == "meta.json" else len(whole) - 2
     whole[at] ^= 2
     path.write_bytes(whole)
-    with pytest.raises(UserError, match=f"'{name}' is not a readable.*(not what was saved|it is |column)"):
+    with pytest.raises(
+        UserError, match=f"'{name}' is not a readable.*(not what was saved|it is |column)"
+    ):
         LOADERS[name](path.parent)
 
 
@@ -318,7 +387,11 @@ def test_a_rule_whose_options_change_as_it_learns_keeps_them_and_one_of_torchs_k
             self.param_groups[0]["seen"] += 1
             return closure()
 
-    for rule, key, value, kept in ((Own, "seen", 3, 3), (Own, "pair", [3, 4], (3, 4)), (adam, "eps", 0.5, 1e-8)):
+    for rule, key, value, kept in (
+        (Own, "seen", 3, 3),
+        (Own, "pair", [3, 4], (3, 4)),
+        (adam, "eps", 0.5, 1e-8),
+    ):
         _, state = trained(rule)
         state["optimizers"]["play"]["param_groups"][0][key] = value
         engine, _ = trained(rule, 0)
@@ -327,9 +400,13 @@ def test_a_rule_whose_options_change_as_it_learns_keeps_them_and_one_of_torchs_k
 
 
 def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
-    with pytest.raises(UserError, match="holds a PosixPath, which no checkpoint keeps.*: tensors, num"):
+    with pytest.raises(
+        UserError, match="holds a PosixPath, which no checkpoint keeps.*: tensors, num"
+    ):
         checkpoint.save(tmp_path, 1, {}, {"optimizers": {"g": [0, tmp_path]}}, {})
-    with pytest.raises(UserError, match=r"the weight 'model.w' is complex128 \[2\], of a type that no"):
+    with pytest.raises(
+        UserError, match=r"the weight 'model.w' is complex128 \[2\], of a type that no"
+    ):
         checkpoint.save(tmp_path, 1, {"model.w": torch.zeros(2, dtype=torch.complex128)}, {}, {})
 
 
@@ -359,13 +436,16 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
 
 
 def test_a_run_killed_as_it_dropped_a_save_after_its_last_one_leaves_nothing_of_it(copied_run):
-    (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()  # a number used again
+    # a number used again
+    (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()
     (copied_run / "metrics.json").unlink()
     resume(copied_run, device="cpu", say=lambda line: None)
     assert (copied_run / "metrics.json").exists() and not left.exists()
 
 
-def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its_place(copied_run, tiny_recipe):
+def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its_place(
+    copied_run, tiny_recipe
+):
     weights = (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes()
     for saved in (copied_run / "checkpoints").iterdir():
         shutil.rmtree(saved)

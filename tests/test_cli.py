@@ -29,15 +29,26 @@ def commands(group: click.Group, words: tuple[str, ...] = ()):
             yield from commands(command, (*words, name))
 
 
-@pytest.mark.parametrize(("words", "command"), [pytest.param(w, c, id=" ".join(w)) for w, c in commands(cli)])
+@pytest.mark.parametrize(
+    ("words", "command"), [pytest.param(w, c, id=" ".join(w)) for w, c in commands(cli)]
+)
 def test_every_command_explains_itself(gantk, words, command):
-    assert gantk(*words, "-h").out.startswith("Usage: ") and command.help.split("\n")[0].endswith(".")
-    assert [each.name for each in command.params if isinstance(each, click.Option) and not each.help] == []
+    assert gantk(*words, "-h").out.startswith("Usage: ") and command.help.split("\n\n")[0].endswith(
+        "."
+    )
+    assert [
+        each.name for each in command.params if isinstance(each, click.Option) and not each.help
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("command", "function"),
-    [("run", api.run), ("resume", api.resume), ("translate", api.translate), ("eval", api.evaluate)],
+    [
+        ("run", api.run),
+        ("resume", api.resume),
+        ("translate", api.translate),
+        ("eval", api.evaluate),
+    ],
 )
 def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
@@ -48,10 +59,16 @@ def test_commands_take_what_their_functions_take(command, function):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(GantkError("x is not finite [at] step 3."), 1), (KeyboardInterrupt(), 130), (ZeroDivisionError(), None)],
+    [
+        (GantkError("x is not finite [at] step 3."), 1),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError(), None),
+    ],
     ids=["failure", "Ctrl-C", "defect"],
 )
-def test_a_failure_exits_1_an_interruption_130_and_a_defect_keeps_its_traceback(gantk, monkeypatch, error, code):
+def test_a_failure_exits_1_an_interruption_130_and_a_defect_keeps_its_traceback(
+    gantk, monkeypatch, error, code
+):
     def fail(*args, **kwargs):
         raise error
 
@@ -65,7 +82,9 @@ def test_a_failure_exits_1_an_interruption_130_and_a_defect_keeps_its_traceback(
     assert code == 130 or outcome.err == f"error  {error}\n"
 
 
-def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, pictures, tmp_path, monkeypatch):
+def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
+    gantk, tiny_file, pictures, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("T1", "T2")):
         pictures(tmp_path / "data" / name, 16, seed=seed)
@@ -75,7 +94,9 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, 
     first, *lines = outcome.out.splitlines()
     assert run.name.startswith("tiny-") and first == f"recipe   {tiny_file}"
     assert str(run.absolute() / "report.html").endswith(lines[-1].split()[-1])
-    assert any("step 1/1" in line for line in lines), "no plain progress lines where there is no terminal"
+    assert any("step 1/1" in line for line in lines), (
+        "no plain progress lines where there is no terminal"
+    )
     assert "\x1b" not in outcome.out and "[/]" not in outcome.out
     monkeypatch.chdir("/")  # where no folder is called `data`
     assert gantk("eval", run, "--device", "cpu").code == 0
@@ -84,9 +105,13 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(gantk, tiny_file, 
 def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choices(gantk):
     rows = {tuple(line.rstrip().split(maxsplit=3)) for line in gantk("list").out.splitlines()}
     sentences = {e: first_sentence(inspect.getdoc(e.load())) for e in registry().entries.values()}
-    assert {(e.kind, e.name, e.owner, says) for e, says in sentences.items()} <= rows  # read without an import
-    assert gantk("list", "losses").out == gantk("list", "loss").out  # a plural that no trailing s explains
-    shown = {part: gantk("show", *part.split()).out for part in ("generator unet", "method dualgan")}
+    # read without an import
+    assert {(e.kind, e.name, e.owner, says) for e, says in sentences.items()} <= rows
+    # a plural that no trailing s explains
+    assert gantk("list", "losses").out == gantk("list", "loss").out
+    shown = {
+        part: gantk("show", *part.split()).out for part in ("generator unet", "method dualgan")
+    }
     assert re.search(r'^norm +"instance" \| "batch"', shown["generator unet"], re.M)
     assert re.search(r"^width +int >= 1, <= \d+ +64 +\S", shown["generator unet"], re.M)
     assert "(N, in_channels, *size)" in shown["generator unet"]
@@ -94,7 +119,11 @@ def test_list_names_everything_and_who_offers_it_and_show_the_options_with_choic
     assert gantk("show", "generators").out == gantk("list", "generators").out == one_kind
     names = [line.split()[:2] for line in one_kind.splitlines()[1:]]
     assert names == [["generator", name] for name in sorted(registry().names("generator"))]
-    for line in ("generator +generator ", "augment +list of augment ", r"cycle_b +float >= 0 \| none "):
+    for line in (
+        "generator +generator ",
+        "augment +list of augment ",
+        r"cycle_b +float >= 0 \| none ",
+    ):
         assert re.search(f"^{line}", shown["method dualgan"], re.M), line
 
 
@@ -130,14 +159,20 @@ def test_a_whole_recipe_is_shown_as_toml_that_trains_the_same(gantk, monkeypatch
         for profile in recipe.tables.get("profile", {}):
             assert f"--profile {profile}" in shown.splitlines()[0]
             changed = gantk("show", "recipe", name, "--profile", profile).out
-            assert resolved(Recipe(tomllib.loads(changed)).check()) == resolved(recipe.override([], profile).check())
+            assert resolved(Recipe(tomllib.loads(changed)).check()) == resolved(
+                recipe.override([], profile).check()
+            )
     shown = gantk("show", "recipe", "dualgan_t1t2").out
-    assert re.search(r"^local_ncc = 2.0 +# output and input share their edges,$", shown, re.M)  # the recipe's own words
-    assert re.search(r"^keep = 3 +# how many checkpoints stay$", shown, re.M)  # a default, in the table's
+    # the recipe's own words
+    assert re.search(r"^local_ncc = 2.0 +# output and input share their edges,$", shown, re.M)
+    # a default, in the table's
+    assert re.search(r"^keep = 3 +# how many checkpoints stay$", shown, re.M)
     assert re.search(r"^# microbatch = +# images per forward; None: the batch", shown, re.M)
 
 
-def test_json_to_standard_output_leaves_nothing_else_there(gantk, tiny_run, tiny_file, pictures, tmp_path):
+def test_json_to_standard_output_leaves_nothing_else_there(
+    gantk, tiny_run, tiny_file, pictures, tmp_path
+):
     for name in ("a", "b"):
         pictures(tmp_path / name, 3)
     for command in (

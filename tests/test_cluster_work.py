@@ -1,4 +1,6 @@
-"""`--address`: what `gantk bench` and `gantk translate` do on a Ray cluster is what they do on one machine."""
+"""`--address`: what `gantk bench` and `gantk translate` do on a Ray cluster is what they do on one
+machine.
+"""
 
 import json
 import os
@@ -21,8 +23,9 @@ from tiny import draw_pictures
 from gantk import __version__ as version
 from gantk_cluster import cluster as ray_cluster
 
-# A plugin on every node: notes which worker looks at which file, kills it at some, waits at one and, at another, until
-# both nodes have looked; and kills the worker that a training of a certain summary is a child of.
+# A plugin on every node: notes which worker looks at which file, kills it at some, waits at one
+# and, at another, until both nodes have looked; and kills the worker that a training of a certain
+# summary is a child of.
 SPY = """import os, pathlib, signal, time, gantk
 @gantk.hookimpl
 def gantk_input(image, frame):
@@ -46,13 +49,20 @@ def gantk_check(model):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """The address of a cluster of two nodes with one core each, and the folder of SPY's notes."""
-    made, folder = pytest.importorskip("ray.cluster_utils").Cluster(), tmp_path_factory.mktemp("nodes")
+    made, folder = (
+        pytest.importorskip("ray.cluster_utils").Cluster(),
+        tmp_path_factory.mktemp("nodes"),
+    )
     put_distribution(folder, "spy", "spy", SPY)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ray_cluster.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}).items():
+        for name, value in (
+            ray_cluster.QUIET | {"PYTHONPATH": str(folder), "SEEN": str(folder / "seen")}
+        ).items():
             patch.setenv(name, value)
         for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False, env_vars=SRUN)
+            made.add_node(
+                num_cpus=1, object_store_memory=10**8, include_dashboard=False, env_vars=SRUN
+            )
         yield made.address, folder / "seen"
         made.shutdown()
 
@@ -75,7 +85,8 @@ def looks(seen: Path) -> Counter:
 def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, nodes, monkeypatch):
     paths = draw_pictures(Path("in"), 6)
     paths[0].rename("in/once.png")
-    paths[3].rename("in/both.png")  # with files after it for the other node, however late that begins
+    # with files after it for the other node, however late that begins
+    paths[3].rename("in/both.png")
     Image.new("L", (32, 32)).save("in/blank.png")
     Image.open(paths[1]).convert("RGB").save("in/colour.png")
     Path("in/broken.png").write_bytes(b"no picture")
@@ -87,8 +98,12 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     first, _, rest = shared.out.partition("\n")
     assert first == "cluster  2 workers on 2 nodes, each with 1 thread"
     assert (shared.code, rest, shared.err) == (1, alone.out, alone.err) and "note" in rest
-    files = [{path.name: path.read_bytes() for path in Path(out).iterdir()} for out in ("alone", "out")]
-    assert files[0] == files[1] and looks(nodes[1]) == {Path(name).stem: 1 for name in files[0]} | {"once": 2}
+    files = [
+        {path.name: path.read_bytes() for path in Path(out).iterdir()} for out in ("alone", "out")
+    ]
+    assert files[0] == files[1] and looks(nodes[1]) == {Path(name).stem: 1 for name in files[0]} | {
+        "once": 2
+    }
     assert len({path.read_text() for path in nodes[1].glob("*.*")}) == 2
     paths[2].rename("in/always.png")
     done = gantk("translate", tiny_run, "in/always.png", "always.png", "--address", nodes[0])
@@ -100,8 +115,18 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
 def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run, nodes):
     draw_pictures(Path("in"), 4)[0].rename("in/waits.png")
     words = ["translate", str(tiny_run), "in", "out", "--address", nodes[0]]
-    driver, ledger = subprocess.Popen([sys.executable, "-m", "gantk", *words]), Path(".out.translation.json")
-    done = lambda: ledger.exists() and ledger.read_text().count("results") == 3 and looks(nodes[1])["waits"]  # noqa: E731
+    driver, ledger = (
+        subprocess.Popen([sys.executable, "-m", "gantk", *words]),
+        Path(".out.translation.json"),
+    )
+
+    def done():
+        return (
+            ledger.exists()
+            and ledger.read_text().count("results") == 3
+            and looks(nodes[1])["waits"]
+        )  # noqa: E731
+
     while driver.poll() is None and not done():
         time.sleep(0.05)
     driver.kill()
@@ -113,19 +138,28 @@ def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run,
 
 
 def rows(folder: str) -> dict[str, dict]:
-    return {row["label"]: row for row in map(json.loads, Path(folder, "rows.jsonl").read_text().splitlines())}
+    return {
+        row["label"]: row
+        for row in map(json.loads, Path(folder, "rows.jsonl").read_text().splitlines())
+    }
 
 
 def benching(tables: dict, **train) -> list[str]:
     """The words of a bench on the CPU, of the recipes one, two and dies."""
-    Path("small.toml").write_text('jobs = 2\nthreads = 1\n[metrics]\ntranslate = ["psnr", "ssim"]\n')
+    Path("small.toml").write_text(
+        'jobs = 2\nthreads = 1\n[metrics]\ntranslate = ["psnr", "ssim"]\n'
+    )
     for name in ("one", "two", "dies"):
-        Path(f"{name}.toml").write_text(tomli_w.dumps(tables | {"summary": name, "train": tables["train"] | train}))
+        Path(f"{name}.toml").write_text(
+            tomli_w.dumps(tables | {"summary": name, "train": tables["train"] | train})
+        )
     return ["bench", "--suite", "small.toml", "--device", "cpu"]
 
 
 @pytest.mark.slow
-def test_rows_are_those_of_one_machine_and_a_lost_worker_costs_its_own_alone(gantk, tiny_recipe, nodes):
+def test_rows_are_those_of_one_machine_and_a_lost_worker_costs_its_own_alone(
+    gantk, tiny_recipe, nodes
+):
     words = benching(tiny_recipe)
     assert gantk(*words, "one.toml", "two.toml", "--out", "alone").code == 0
     done = gantk(*words, "one.toml", "dies.toml", "two.toml", "--out", "out", "--address", nodes[0])
@@ -134,14 +168,19 @@ def test_rows_are_those_of_one_machine_and_a_lost_worker_costs_its_own_alone(gan
     assert done.code == 1 and "3 rows, 2 at once, 1 thread each" in done.out
     assert (killed["status"], killed["error"].split(":")[0]) == ("killed", "its worker ended")
     clocks = dict.fromkeys(("started", "wall_s", "speed", "curve", "jobs"))
-    assert {name: row | clocks for name, row in shared.items()} == {name: row | clocks for name, row in alone.items()}
+    assert {name: row | clocks for name, row in shared.items()} == {
+        name: row | clocks for name, row in alone.items()
+    }
 
 
 @pytest.mark.slow
 def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
     words = benching(tiny_recipe, steps=10**6, save_every=10**6, sample_every=10**6)
     command = [sys.executable, "-m", "gantk", *words, "one.toml", "--address", nodes[0], "--out"]
-    assert subprocess.run([*command, "short", "--limit", "2"], stdout=subprocess.DEVNULL).returncode == 1
+    assert (
+        subprocess.run([*command, "short", "--limit", "2"], stdout=subprocess.DEVNULL).returncode
+        == 1
+    )
     assert rows("short")["one"]["error"].startswith("longer than 2 s, at step")
     driver = subprocess.Popen([*command, "out"], stderr=subprocess.PIPE, text=True)
     while driver.poll() is None and not Path("out/runs/one/log.jsonl").exists():
@@ -157,14 +196,19 @@ def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch
     probe = tmp_path / "probe"
     probe.write_text("0.0.9")
     node = f"the node {os.uname().nodename}"
-    assert ray_cluster.unusable([str(tmp_path / "away"), str(probe)]) == f"{node} does not see '{tmp_path / 'away'}'"
+    assert (
+        ray_cluster.unusable([str(tmp_path / "away"), str(probe)])
+        == f"{node} does not see '{tmp_path / 'away'}'"
+    )
     assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine 0.0.9")
     probe.write_text(version)
     assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
 
 
 @pytest.mark.parametrize("command", ["translate", "bench", "sweep"])
-def test_without_ray_the_error_says_what_to_install(gantk, tiny_run, tiny_file, tmp_path, monkeypatch, command):
+def test_without_ray_the_error_says_what_to_install(
+    gantk, tiny_run, tiny_file, tmp_path, monkeypatch, command
+):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.chdir(tmp_path)  # in which nothing is made
     words = {"bench": [tiny_file], "sweep": [tiny_file, "--space", "method.cycle=1.0..20.0"]}
@@ -182,6 +226,12 @@ def test_an_address_at_which_nothing_answers_is_an_error_at_once(gantk, tiny_fil
         hangs = f"127.0.0.1:{silent.getsockname()[1]}"
         told = [gantk("bench", tiny_file, "--address", address) for address in (hangs, "127.0.0.1")]
     told.append(gantk("bench", tiny_file, "--address", hangs))
-    whys = (hangs, "it is no Ray, or hangs"), ("127.0.0.1", "it is no HOST:PORT"), (hangs, "Connection refused")
+    whys = (
+        (hangs, "it is no Ray, or hangs"),
+        ("127.0.0.1", "it is no HOST:PORT"),
+        (hangs, "Connection refused"),
+    )
     for done, (place, why) in zip(told, whys, strict=True):
-        assert done.code == 2 and done.err.startswith(f"error  no Ray cluster answers at '{place}': {why}. Allowed")
+        assert done.code == 2 and done.err.startswith(
+            f"error  no Ray cluster answers at '{place}': {why}. Allowed"
+        )

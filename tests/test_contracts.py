@@ -1,4 +1,6 @@
-"""A registered thing is a tested thing: the contracts of gantk.testing, over everything that the registry holds."""
+"""A registered thing is a tested thing: the contracts of gantk.testing, over everything that the
+registry holds.
+"""
 
 import pytest
 
@@ -15,10 +17,18 @@ SPADE = {"width": 4, "ups": 2, "hidden": 4, "style": 2}
 AUGMENTED = {"augment": ["translate"], "adapt": 0.6}
 WEIGHED = AUGMENTED | {"local_ncc": 2.0, "flat_region": 4.0}
 
-# What a registered name needs beyond its defaults to be tested; every other name is tested as it comes.
+# What a registered name needs beyond its defaults to be tested; every other name is tested as it
+# comes.
 METHODS: dict[str, list[dict]] = {
-    "anytoany": [{}, AUGMENTED | {"generator": {"name": "unet", **UNET}, "adversarial": "bce", "l1": 10.0}],
-    "cyclegan": [{}, WEIGHED | {"identity": 0.0, "source_losses": ["outline"], "generator": {"name": "unet", **UNET}}],
+    "anytoany": [
+        {},
+        AUGMENTED | {"generator": {"name": "unet", **UNET}, "adversarial": "bce", "l1": 10.0},
+    ],
+    "cyclegan": [
+        {},
+        WEIGHED
+        | {"identity": 0.0, "source_losses": ["outline"], "generator": {"name": "unet", **UNET}},
+    ],
     "cut": [
         {"patches": 16, "width": 8},
         WEIGHED
@@ -27,20 +37,30 @@ METHODS: dict[str, list[dict]] = {
     ],
     "dcgan": [
         {},
-        AUGMENTED | {"up": "resize", "attention": [2], "adversarial": {"name": "bce", "smooth": 0.1}},
-        {"critic": 2, "adversarial": "wgan_gp", "discriminator": {"name": "dcgan", **UNET, "norm": "instance"}},
+        AUGMENTED
+        | {"up": "resize", "attention": [2], "adversarial": {"name": "bce", "smooth": 0.1}},
+        {
+            "critic": 2,
+            "adversarial": "wgan_gp",
+            "discriminator": {"name": "dcgan", **UNET, "norm": "instance"},
+        },
         {"conditional": True, "noise": "uniform", "slope": 0.2},
     ],
     "dualgan": [
         {},
         {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
-        {"low_res_warmup": 0.5, "defense": 0.05},  # the resume of the contract then falls between two stages
+        # the resume of the contract then falls between two stages
+        {"low_res_warmup": 0.5, "defense": 0.05},
     ],
     "pix2pix": [
         {},
         AUGMENTED | {"generator": {"name": "attention_unet", **UNET}, "both": True},
         {"adversarial": "wgan_gp", "l1": 0.0},
-        {"noise": 1, "conditional": True, "generator": {"name": "attention_unet", "down": "stride", **UNET}},
+        {
+            "noise": 1,
+            "conditional": True,
+            "generator": {"name": "attention_unet", "down": "stride", **UNET},
+        },
     ],
     "r3gan": [
         {"width": 4, "latent": 8},
@@ -48,13 +68,29 @@ METHODS: dict[str, list[dict]] = {
     ],
     "reggan": [{}, {"registration": "search", "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],
-    "spade": [SPADE, SPADE | {"norm": "batch", "divergence": 0.0, "grain": True, "l1": 10.0, "features": 0.0}],
+    "spade": [
+        SPADE,
+        SPADE | {"norm": "batch", "divergence": 0.0, "grain": True, "l1": 10.0, "features": 0.0},
+    ],
     "style": [
         STYLE | {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]},
-        STYLE | {"content_layers": ["conv1_2"], "optimizer": "adam", "init": "noise", "variation": 0.1, "smooth": 1.0},
+        STYLE
+        | {
+            "content_layers": ["conv1_2"],
+            "optimizer": "adam",
+            "init": "noise",
+            "variation": 0.1,
+            "smooth": 1.0,
+        },
     ],
-    "style_gan": [{"examples": 3}, {"examples": 1, "change": False, "defense": 0.0, "adversarial": "wgan_gp"}],
-    "munit": [MUNIT, MUNIT | WEIGHED | {"downs": 1, "scales": 2, "cycle": 10.0, "low_res_warmup": 0.5}],
+    "style_gan": [
+        {"examples": 3},
+        {"examples": 1, "change": False, "defense": 0.0, "adversarial": "wgan_gp"},
+    ],
+    "munit": [
+        MUNIT,
+        MUNIT | WEIGHED | {"downs": 1, "scales": 2, "cycle": 10.0, "low_res_warmup": 0.5},
+    ],
     "vae": [
         {"width": 4, "latent": 8},
         {"width": 4, "latent": 8, "gan": 0.1, "conditional": True, "beta": 2.0},
@@ -63,23 +99,34 @@ METHODS: dict[str, list[dict]] = {
     "progan": [
         GROWN,
         GROWN | {"conditional": True},
-        GROWN | {"fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
+        GROWN
+        | {"fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
     ],
 }
 NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
-    "unet": [None, UNET | {"stem": 1, "head": 1, "norm": "batch", "up": "transpose"}, UNET | {"attention": [1, 2]}],
+    "unet": [
+        None,
+        UNET | {"stem": 1, "head": 1, "norm": "batch", "up": "transpose"},
+        UNET | {"attention": [1, 2]},
+    ],
     "resnet": [
         None,
         {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5},
         {"width": 4, "blocks": 2, "attention": [2], "bias": True},
     ],
-    "attention_unet": [None, UNET | {"attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5}],
+    "attention_unet": [
+        None,
+        UNET | {"attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5},
+    ],
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
     "dcgan": [None, UNET | {"norm": "none", "spectral": True}, UNET | {"first_stride": 1}],
     "munit": [JUDGE, {"width": 4, "layers": 3, "norm": "instance"}],
-    "patchgan": [None, {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True}],
+    "patchgan": [
+        None,
+        {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True},
+    ],
 }
 
 
@@ -88,11 +135,16 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
     found = []
     for name in registry().names(kind):
         for number, options in enumerate(variants.get(name, [base.options])):
-            body = {kind: name, "options": options, "id": name if not number else f"{name}-{number + 1}"}
+            body = {
+                kind: name,
+                "options": options,
+                "id": name if not number else f"{name}-{number + 1}",
+            }
             body |= {"classes": ("healthy", "tumour")} if (options or {}).get("conditional") else {}
             body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
             body |= {"dims": (2,)} if number else {}  # what is 3-D, the first of each shows
-            body |= {"captures": False} if kind == "method" and number else {}  # test_every_variant_can_be_recorded
+            # test_every_variant_can_be_recorded
+            body |= {"captures": False} if kind == "method" and number else {}
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
     return found
 
@@ -106,11 +158,16 @@ class Feature(LossContract):
         return maps[0], maps[1]
 
 
-LOSSES = {"gram": Feature, "correlation_ratio": type("All", (LossContract,), {"options": {"tissue": [0.0, 1.0]}})}
+LOSSES = {
+    "gram": Feature,
+    "correlation_ratio": type("All", (LossContract,), {"options": {"tissue": [0.0, 1.0]}}),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "number"), [(name, n) for name in METHODS for n in range(1, len(METHODS[name]))])
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, n) for name in METHODS for n in range(1, len(METHODS[name]))]
+)
 def test_every_variant_can_be_recorded(name, number, monkeypatch):
     options = METHODS[name][number]
     classes = ("healthy", "tumour") if options.get("conditional") else ()
@@ -174,18 +231,39 @@ class Halved:
 @pytest.mark.parametrize(
     ("kind", "name", "promise", "words"),
     [
-        ("generator", "unsaid", "an_image_influences_another", "Unsaid does not say.*    batch_independent = True"),
-        ("generator", "mixing", "an_image_influences_another", "an image changes Mixing's.*norm..instance"),
-        ("generator", "halving", "sizes_that_are_let_pass", "Halving cannot take images of 7.*def check_size.*size"),
+        (
+            "generator",
+            "unsaid",
+            "an_image_influences_another",
+            "Unsaid does not say.*    batch_independent = True",
+        ),
+        (
+            "generator",
+            "mixing",
+            "an_image_influences_another",
+            "an image changes Mixing's.*norm..instance",
+        ),
+        (
+            "generator",
+            "halving",
+            "sizes_that_are_let_pass",
+            "Halving cannot take images of 7.*def check_size.*size",
+        ),
         ("generator", "half", "bf16_autocast", r"in bfloat16.*x\.float\(\)"),
         ("generator", "hidden", "its_state_dict", "register_buffer"),
         ("discriminator", "squashed", "logits_are_not", "leave out the sigmoid"),
         ("loss", "halved", "value_is_one_finite", r"loss is torch.bfloat16.*output\.float\(\)"),
     ],
 )
-def test_a_contract_says_what_is_missing_and_the_lines_to_add(kind, name, promise, words, add_plugin):
+def test_a_contract_says_what_is_missing_and_the_lines_to_add(
+    kind, name, promise, words, add_plugin
+):
     add_plugin("gantk-wrong", "gantk_wrong", BROKEN)
-    base = {"generator": GeneratorContract, "discriminator": DiscriminatorContract, "loss": LossContract}[kind]
+    base = {
+        "generator": GeneratorContract,
+        "discriminator": DiscriminatorContract,
+        "loss": LossContract,
+    }[kind]
     contract = type("Broken", (base,), {kind: name})()
     (check,) = [getattr(contract, each) for each in dir(base) if each.startswith(f"test_{promise}")]
     with pytest.raises((AssertionError, pytest.fail.Exception), match=f"(?is){words}"):
@@ -199,4 +277,6 @@ for contract in [
 ]:
     globals()[contract.__name__] = contract
 for name in registry().names("loss"):
-    globals()[f"Test_loss_{name}"] = type(f"Test_loss_{name}", (LOSSES.get(name, LossContract),), {"loss": name})
+    globals()[f"Test_loss_{name}"] = type(
+        f"Test_loss_{name}", (LOSSES.get(name, LossContract),), {"loss": name}
+    )

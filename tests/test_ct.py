@@ -1,4 +1,6 @@
-"""CT in Hounsfield units: most of the range is brain's, the way back is exact, errors are told in HU or refused."""
+"""CT in Hounsfield units: most of the range is brain's, the way back is exact, errors are told in
+HU or refused.
+"""
 
 import json
 
@@ -49,20 +51,39 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
         fitted(gray)
     (line := Percentile()).fit([gray])
     mapping = fitted(gray, no_hu="percentile")
-    assert np.array_equal(mapping.forward(gray), line.forward(gray)) and mapping.tissue == line.tissue
+    assert (
+        np.array_equal(mapping.forward(gray), line.forward(gray)) and mapping.tissue == line.tissue
+    )
     for n, kind in enumerate(("CT", "MR") * 5):
         (tmp_path / kind).mkdir(exist_ok=True)
         noise = np.random.default_rng(n).integers(0, 255, (64, 64), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / kind / f"{n}.png")
     settings = ["evaluate.metrics=['mae_hu']", "data.size=[64,64]", "data.split.by='image'"]
-    with pytest.raises(UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"):
-        gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "run", device="cpu")
+    with pytest.raises(
+        UserError, match="'mae_hu' needs CT in Hounsfield units.*pictures hold no HU"
+    ):
+        gantk.run(
+            "cyclegan_ct_mr",
+            data=tmp_path,
+            profile="cpu",
+            set=settings,
+            out=tmp_path / "run",
+            device="cpu",
+        )
     settings[0], told = "train.steps=1", []
-    run = gantk.run("cyclegan_ct_mr", data=tmp_path, profile="cpu", set=settings, out=tmp_path / "it", say=told.append)
+    run = gantk.run(
+        "cyclegan_ct_mr",
+        data=tmp_path,
+        profile="cpu",
+        set=settings,
+        out=tmp_path / "it",
+        say=told.append,
+    )
     assert "note     CT: no Hounsfield units, so mapped by minmax and not by windows" in told
     fit = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))["intensity"]
     assert fit["a"]["fitted"][0] == fit["b"]["fitted"][:2] == [0, 254]  # as `minmax` has it
-    assert "mae_hu" not in (run.path / "metrics.json").read_text("utf-8")  # no_hu = "skip" in the recipe
+    # no_hu = "skip" in the recipe
+    assert "mae_hu" not in (run.path / "metrics.json").read_text("utf-8")
     with pytest.raises(UserError, match="mae, which is then in the files' unit"):
         gantk.compare(tmp_path / "CT", tmp_path / "CT", metrics=["mae_hu"])
 
@@ -73,35 +94,81 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     assert metric.name == "mae_hu_within" and "within--20-to-100" in metric.definition
     off = torch.tensor([500.0, 10, -20, 30, 900, 7]).reshape(truth.shape)
     ((error, count),) = metric.means(truth + off, truth, [None])
-    assert error.item() == pytest.approx(20) and count.item() == 3 and metric.in_mask is None  # a region of its own
+    # a region of its own
+    assert error.item() == pytest.approx(20) and count.item() == 3 and metric.in_mask is None
     with pytest.raises(UserError, match="no value lies within 100 and -20 HU"):
         HounsfieldMAE(2.0, 2, within=(100, -20))
-    decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)  # over 4024 HU, whatever the networks' range
-    assert decibels(truth + 40.24, truth).item() == pytest.approx(40) and "range-4024-HU" in decibels.definition
+    # over 4024 HU, whatever the networks' range
+    decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)
+    assert (
+        decibels(truth + 40.24, truth).item() == pytest.approx(40)
+        and "range-4024-HU" in decibels.definition
+    )
 
 
 def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_path):
-    settings = ['data.intensity={name="domains",a="ct",b="percentile"}', 'evaluate.metrics=["mae","mae_hu"]']
-    settings += ["data.size=[32,32]", "data.source.subjects=4", "data.source.slices=1", "train.steps=1"]
-    settings += ["method.low_res_warmup=0.0", "method.generator.width=4", "method.discriminator.width=4"]
-    run = gantk.run("cyclegan_ct_mr", profile="cpu", set=settings, out=tmp_path / "run", device="cpu", say=lambda _: 0)
-    mappings = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))["intensity"]
-    assert {letter: one["name"] for letter, one in mappings.items()} == {"a": "ct", "b": "percentile"}
+    settings = [
+        'data.intensity={name="domains",a="ct",b="percentile"}',
+        'evaluate.metrics=["mae","mae_hu"]',
+    ]
+    settings += [
+        "data.size=[32,32]",
+        "data.source.subjects=4",
+        "data.source.slices=1",
+        "train.steps=1",
+    ]
+    settings += [
+        "method.low_res_warmup=0.0",
+        "method.generator.width=4",
+        "method.discriminator.width=4",
+    ]
+    run = gantk.run(
+        "cyclegan_ct_mr",
+        profile="cpu",
+        set=settings,
+        out=tmp_path / "run",
+        device="cpu",
+        say=lambda _: 0,
+    )
+    mappings = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))[
+        "intensity"
+    ]
+    assert {letter: one["name"] for letter, one in mappings.items()} == {
+        "a": "ct",
+        "b": "percentile",
+    }
     found = json.loads((run.path / "metrics.json").read_text("utf-8"))["metrics"]
     assert "mae_hu" not in found["a_to_b"]  # MR has no such units
     row = found["b_to_a"]["mae_hu"]
-    assert row["unit"] == "HU" and row["value"] == pytest.approx(found["b_to_a"]["mae"]["in_units"]["value"])
-    made = load_recipe("cyclegan_ct_mr").override(["data.intensity.range=[0,1]"]).check().data.intensity
+    assert row["unit"] == "HU" and row["value"] == pytest.approx(
+        found["b_to_a"]["mae"]["in_units"]["value"]
+    )
+    made = (
+        load_recipe("cyclegan_ct_mr")
+        .override(["data.intensity.range=[0,1]"])
+        .check()
+        .data.intensity
+    )
     assert made().range == (0, 1) and {part().range for part in made().parts.values()} == {(0, 1)}
     with pytest.raises(UserError, match="ranges .* and networks have one"):
         apart = 'data.intensity={name="domains",b={name="minmax",range=[0,1]}}'
-        gantk.run("cyclegan_ct_mr", profile="cpu", set=[*settings, apart], out=tmp_path / "other", device="cpu")
+        gantk.run(
+            "cyclegan_ct_mr",
+            profile="cpu",
+            set=[*settings, apart],
+            out=tmp_path / "other",
+            device="cpu",
+        )
 
 
 def test_a_tissue_may_become_any_other_but_the_same_everywhere_and_fluid_stays_dark():
-    tissue = np.random.default_rng(0).choice(3, (64, 64), p=[0.1, 0.5, 0.4])  # fluid, gray and white matter; 3: bone
+    # fluid, gray and white matter; 3: bone
+    tissue = np.random.default_rng(0).choice(3, (64, 64), p=[0.1, 0.5, 0.4])
     shown = np.pad(tissue, ((8, 0), (0, 0)), constant_values=3)[None, None]
-    t1, ct = (torch.tensor(x)[shown].requires_grad_() for x in ([-0.6, 0.0, 0.3, -1.0], [-0.4, 0.1, 0.0, 0.9]))
+    t1, ct = (
+        torch.tensor(x)[shown].requires_grad_()
+        for x in ([-0.6, 0.0, 0.3, -1.0], [-0.4, 0.1, 0.0, 0.9])
+    )
     assert CorrelationRatio(fluid="any", weight=1.0)(ct, t1) < 0.01 < 0.1 < LocalNCC()(ct, t1)
     assert CorrelationRatio()(ct, t1) < 0.2 < 0.3 < CorrelationRatio(fluid="bright")(ct, t1)
     CorrelationRatio()(ct + 0.1 * torch.randn_like(t1), t1).backward()

@@ -1,4 +1,6 @@
-"""BIDS datasets, tables of images and DICOM exports become records; which source fits a path is found out."""
+"""BIDS datasets, tables of images and DICOM exports become records; which source fits a path is
+found out.
+"""
 
 import shutil
 from functools import partial
@@ -33,8 +35,16 @@ tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 def dataset(tmp_path):
     """Three subjects, the last with two sessions; several runs, a contrast agent, a derivative."""
     names = [
-        *(f"sub-0{n}/anat/sub-0{n}_{suffix}.nii.gz" for n in (1, 2) for suffix in ("T1w", "T2w", "FLAIR")),
-        *(f"sub-03/ses-{s}/anat/sub-03_ses-{s}_{suffix}.nii.gz" for s in "12" for suffix in ("T1w", "T2w")),
+        *(
+            f"sub-0{n}/anat/sub-0{n}_{suffix}.nii.gz"
+            for n in (1, 2)
+            for suffix in ("T1w", "T2w", "FLAIR")
+        ),
+        *(
+            f"sub-03/ses-{s}/anat/sub-03_ses-{s}_{suffix}.nii.gz"
+            for s in "12"
+            for suffix in ("T1w", "T2w")
+        ),
         "sub-01/anat/sub-01_run-2_T1w.nii.gz",
         *(f"sub-0{n}/anat/sub-0{n}_ce-gadolinium_T1w.nii.gz" for n in (1, 2)),
         "derivatives/prep/sub-01/anat/sub-01_space-MNI_T1w.nii.gz",
@@ -49,7 +59,9 @@ def test_a_bids_dataset_gives_sessions_of_subjects_and_what_names_say(dataset):
     assert [r.key.rsplit("/", 1)[1] for r in of(records, "a")] == [
         f"{name}_T1w.nii.gz" for name in ("sub-01", "sub-02", "sub-03_ses-1", "sub-03_ses-2")
     ]
-    assert {r.subject for r in records} == {"sub-01", "sub-02", "sub-03"} and len(complete_pairs(records)) == 4
+    assert {r.subject for r in records} == {"sub-01", "sub-02", "sub-03"} and len(
+        complete_pairs(records)
+    ) == 4
     enhanced = records_of(Bids, dataset, ("T1", "T1ce"), dims=3)
     assert {r.path.name[6:] for r in of(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
     every = records_of(Bids, dataset, dims=3, runs="all")
@@ -64,23 +76,33 @@ def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(datas
     )
     lesion = np.zeros((12, 14, 16), np.float32)
     lesion[3:6, 3:6, 3:6] = 2
-    volume(dataset / "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz", values=lesion)
+    volume(
+        dataset / "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz", values=lesion
+    )
     volume(dataset / "sub-03/ses-2/anat/sub-03_ses-2_label-lesion_mask.nii.gz", values=lesion)
     records = records_of(Bids, dataset, dims=3, label="group", mask="lesion")
     assert {(r.subject, r.split, r.label) for r in records} == {
-        ("sub-01", "train", "patient"), ("sub-02", "test", "control"), ("sub-03", "validation", None)
-    }  # fmt: skip
+        ("sub-01", "train", "patient"),
+        ("sub-02", "test", "control"),
+        ("sub-03", "validation", None),
+    }
     masked = [record for record in records if record.mask]
     assert {r.path.name[:12] for r in masked} == {"sub-01_T1w.n", "sub-01_T2w.n", "sub-03_ses-2"}
     assert masked[0].mask().sum() == 27
     source = Bids(("T1", "T2"), 3, (16, 16, 16), path=str(dataset))
-    assert "age" in source.columns() and [row.get("age") for row in source.about(records[:2])] == ["30", None]
+    assert "age" in source.columns() and [row.get("age") for row in source.about(records[:2])] == [
+        "30",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"domains": ("T1", "PD")}, "holds no 'PDw' for PD.*Allowed: FLAIR, T1w, T2w.*data.source.b"),
+        (
+            {"domains": ("T1", "PD")},
+            "holds no 'PDw' for PD.*Allowed: FLAIR, T1w, T2w.*data.source.b",
+        ),
         ({"a": "T1W", "b": "T2w"}, "holds no 'T1W'.*data.source.a"),
         ({"label": "grop"}, "has no column 'grop'.*group.*Did you mean 'group'"),
         ({}, "'maybe' is no split. Allowed: train, validation, test.*line 2"),
@@ -122,47 +144,95 @@ def test_a_row_for_each_image(tree):
         ("b", "patient1/T2.nii.gz", "bert", "test", None, False),
     ]
     source = Manifest(("T1", "T2"), 2, (16, 16), path=str(tree / "study.csv"))
-    assert [(row["patient"], row["label"]) for row in source.about(records[1:3])] == [("anna", "ill"), ("bert", "")]
+    assert [(row["patient"], row["label"]) for row in source.about(records[1:3])] == [
+        ("anna", "ill"),
+        ("bert", ""),
+    ]
     assert source.columns() == ["path", "domain", "patient", "split", "label", "mask"]
-    assert len(complete_pairs(records)) == 2 and len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
+    assert (
+        len(complete_pairs(records)) == 2
+        and len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
+    )
     assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}
     absolute = f"path\n{tree}/patient0/T1.nii.gz\n../patient1/T1.nii.gz\n"
-    assert {r.subject for r in manifest(tree / "patient2" / "list.csv", absolute, ("MR",))} == {"patient0", "patient1"}
+    assert {r.subject for r in manifest(tree / "patient2" / "list.csv", absolute, ("MR",))} == {
+        "patient0",
+        "patient1",
+    }
 
 
 @pytest.mark.parametrize("sign", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
-    rows = ["T1,t2_path,subject_id", *(f"patient{n}/T1.nii.gz,patient{n}/T2.nii.gz,p{n}" for n in range(3))]
+    rows = [
+        "T1,t2_path,subject_id",
+        *(f"patient{n}/T1.nii.gz,patient{n}/T2.nii.gz,p{n}" for n in range(3)),
+    ]
     rows.append("patient0/FLAIR.nii.gz,,p9")
     records = manifest(tree / "study.csv", "\ufeff" + "\n".join(rows).replace(",", sign))
-    assert len(complete_pairs(records)) == 3 and {r.subject for r in records} == {"p0", "p1", "p2", "p9"}
+    assert len(complete_pairs(records)) == 3 and {r.subject for r in records} == {
+        "p0",
+        "p1",
+        "p2",
+        "p9",
+    }
     rows = ["path,domain,patient,pair"]
-    rows += [f"patient{n}/{name}.nii.gz,{name},p,{n if n else ''}" for n in range(3) for name in ("T1", "T2")]
-    assert sorted(complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))) == ["1", "2"]
+    rows += [
+        f"patient{n}/{name}.nii.gz,{name},p,{n if n else ''}"
+        for n in range(3)
+        for name in ("T1", "T2")
+    ]
+    assert sorted(
+        complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))
+    ) == ["1", "2"]
 
 
-WRONG = LONG.replace("patient0/T1", "patient0/T9").replace("t2w", "T22").replace(",b,bert,test", ",T1,b,?")
+WRONG = (
+    LONG.replace("patient0/T1", "patient0/T9")
+    .replace("t2w", "T22")
+    .replace(",b,bert,test", ",T1,b,?")
+)
 
 
 @pytest.mark.parametrize(
     "text, says",
     [
-        (WRONG, "3 of 5 rows .* does not exist \\(1\\): 'patient0/T9.nii.gz' in line 2; is no domain \\(T1, T2\\) Did "
-                "you mean 't2'\\? \\(1\\): 'T22' in line 3; is no split .* \\(1\\): '\\?' in line 6"),
+        (
+            WRONG,
+            (
+                "3 of 5 rows .* does not exist \\(1\\): 'patient0/T9.nii.gz' in line 2; is no"
+                " domain \\(T1, T2\\) Did you mean 't2'\\? \\(1\\): 'T22' in line 3; is no split .*"
+                " \\(1\\): '\\?' in line 6"
+            ),
+        ),
         ("", "is empty"),
         ("file,who\nx,y\n", "has the columns file, who. Allowed: path and domain.*'T1' and 'T2'"),
         ("path,domain,path\nx,T1,y\n", "two columns 'path'"),
-        ("path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n", "twice \\(1\\): '.*/T1.nii.gz' in line 3"),
-        ("path,domain\nstudy.csv,T1\n", "is no image that can be read \\(1\\): 'study.csv' in line 2"),
+        (
+            "path,domain\npatient0/T1.nii.gz,T1\npatient0/T1.nii.gz,T1\n",
+            "twice \\(1\\): '.*/T1.nii.gz' in line 3",
+        ),
+        (
+            "path,domain\nstudy.csv,T1\n",
+            "is no image that can be read \\(1\\): 'study.csv' in line 2",
+        ),
         ("path,domain\npatient0,T1\n", "is a folder of 3 images, .* 'patient0' in line 2"),
         ("T1,T2,label\n,,x\n", "is empty \\(1\\): 't1 and t2' in line 2"),
         ("path,domain\n" + "\n".join(f"{n}.nii,T1" for n in range(9)), "9 of 9 rows.*and 4 more"),
-        ("path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n", "no split .* '' in line 3"),
-        ("path,domain\nx,CT\ny,MRI\nz,MRI\n", "says 'MRI' \\(2 rows\\), 'CT' \\(1 row\\), and this recipe has T1 and T2"
-         ".*--set 'data.domains=\\[\"CT\", \"MRI\"\\]'.*--set data.source.a=\"CT\" --set data.source.b=\"MRI\""),
+        (
+            "path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n",
+            "no split .* '' in line 3",
+        ),
+        (
+            "path,domain\nx,CT\ny,MRI\nz,MRI\n",
+            (
+                "says 'MRI' \\(2 rows\\), 'CT' \\(1 row\\), and this recipe has T1 and"
+                ' T2.*--set \'data.domains=\\["CT", "MRI"\\]\'.*--set data.source.a="CT" --set'
+                ' data.source.b="MRI"'
+            ),
+        ),
     ],
     ids=range(11),
-)  # fmt: skip
+)
 def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says):
     with pytest.raises(UserError, match=says):
         manifest(tree / "study.csv", text)
@@ -170,34 +240,57 @@ def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says)
 
 @pytest.fixture
 def slices(tmp_path):
-    """Rows of patients 37 (train) and 41 (test), three CT and four MR pictures each, half of the paths by Windows."""
+    """Rows of patients 37 (train) and 41 (test), three CT and four MR pictures each, half of the
+    paths by Windows.
+    """
     rows = []
     for patient, split in ((37.0, "train"), (41.0, "test")):
         for kind, count in (("CT", 3), ("MR", 4)):
-            for path in draw_pictures(tmp_path / kind / f"p{patient:g}", count, seed=int(patient) + count):
+            for path in draw_pictures(
+                tmp_path / kind / f"p{patient:g}", count, seed=int(patient) + count
+            ):
                 cell = str(path.relative_to(tmp_path)).replace("/", "\\" if patient == 37 else "/")
-                rows.append({"path": cell, "domain": kind, "patient": patient, "split": split, "age": None})
+                rows.append(
+                    {"path": cell, "domain": kind, "patient": patient, "split": split, "age": None}
+                )
     return rows
 
 
-def test_split_and_slices_of_a_table_are_those_it_says_and_nothing_is_invented(tmp_path, slices, monkeypatch):
-    (tmp_path / "t.csv").write_text("Path;DOMAIN; Patient ;Split;age\n" + "".join(
-        f" {r['path']} ; {r['domain'].lower()};{r['patient']:g};{r['split'].title()};\n" for r in slices
-    ), "utf-8-sig")  # fmt: skip
+def test_split_and_slices_of_a_table_are_those_it_says_and_nothing_is_invented(
+    tmp_path, slices, monkeypatch
+):
+    (tmp_path / "t.csv").write_text(
+        "Path;DOMAIN; Patient ;Split;age\n"
+        + "".join(
+            f" {r['path']} ; {r['domain'].lower()};{r['patient']:g};{r['split'].title()};\n"
+            for r in slices
+        ),
+        "utf-8-sig",
+    )
     monkeypatch.chdir(tmp_path)
-    frame = type("Frame", (), {"to_dict": lambda self, orient: slices if orient == "records" else None})()
+    frame = type(
+        "Frame", (), {"to_dict": lambda self, orient: slices if orient == "records" else None}
+    )()
     for table in ({"name": "manifest", "path": "t.csv"}, source_of(slices), source_of(frame)):
         data = load(table, domains=("CT", "MR"), split={"test": 0.3, "validation": 0.2})
         assert {name: {r.subject for r in data.splits[name]} for name in data.splits} == {
-            "train": {"37"}, "validation": set(), "test": {"41"},
-        }  # fmt: skip
+            "train": {"37"},
+            "validation": set(),
+            "test": {"41"},
+        }
         pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
         assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)] and data.leaks() is None
     for n, row in enumerate(slices):  # no names in common, but positions; one row is left out
-        row |= {"path": shutil.move(row["path"].replace("\\", "/"), f"{n}.png"), "slice": str(n % 7 % 3)}
+        row |= {
+            "path": shutil.move(row["path"].replace("\\", "/"), f"{n}.png"),
+            "slice": str(n % 7 % 3),
+        }
     slices[7]["split"] = "none"
     data = load(source_of(slices), domains=("CT", "MR"))
-    assert [pair["a"].key + pair["b"].key for pair in data.pairs("test")] == ["8.png11.png", "9.png12.png"]
+    assert [pair["a"].key + pair["b"].key for pair in data.pairs("test")] == [
+        "8.png11.png",
+        "9.png12.png",
+    ]
     for wrong in ([], {"path": "x"}, ["x"]):
         with pytest.raises(UserError, match="a list of dicts, or a data frame"):
             source_of(wrong)
@@ -216,41 +309,73 @@ def export(root, patients=2):
 def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
     records = records_of(Dicom, export(tmp_path))
     patients = [pseudonym(f"P{n}") for n in range(2)]
-    assert {(r.domain, r.subject) for r in records} == {(letter, patient) for letter in "ab" for patient in patients}
+    assert {(r.domain, r.subject) for r in records} == {
+        (letter, patient) for letter in "ab" for patient in patients
+    }
     first = of(records, "b")[0]
     assert first.position == 2.0 and np.array_equal(first.read()[0], made.head(8, seed=1)[2])
     assert np.array_equal(first.scan()[0], made.head(8, seed=1)) and len(first.files) == 8
     assert len(complete_pairs(records)) == 2 * 4
     source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
     (said,) = source.about(records[:1])
-    assert said.keys() == {*source.columns()} >= {"scanner", "sex", "age"} and said["protocol"] == "t1_se_tra"
+    assert (
+        said.keys() == {*source.columns()} >= {"scanner", "sex", "age"}
+        and said["protocol"] == "t1_se_tra"
+    )
     whole = records_of(Dicom, tmp_path, ("brain",), dims=3)
-    assert {r.domain for r in whole} == {"image"} and len(whole) == 4 and whole[0].read().shape == (1, 8, 24, 20)
+    assert (
+        {r.domain for r in whole} == {"image"}
+        and len(whole) == 4
+        and whole[0].read().shape == (1, 8, 24, 20)
+    )
     coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
     assert {record.read().shape for record in coronal} == {(1, 8, 20)}
 
 
 def test_series_of_two_frames_of_reference_are_no_pair_even_when_brought_together(tmp_path):
     for k, words in enumerate(("T1", "T2")):
-        header = {"SeriesInstanceUID": f"1.9.{k}", "SeriesDescription": words, "FrameOfReferenceUID": f"1.8.{k}"}
+        header = {
+            "SeriesInstanceUID": f"1.9.{k}",
+            "SeriesDescription": words,
+            "FrameOfReferenceUID": f"1.8.{k}",
+        }
         made.series(tmp_path / f"more{k}", made.head(8), PatientID="P9", **header)
     records = records_of(Dicom, export(tmp_path), onto="a")
     alone = [record for record in records if record.subject == pseudonym("P9")]
     assert alone and all(record.pair.startswith("alone/") for record in alone)
 
 
-def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(tmp_path):
+def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(
+    tmp_path,
+):
     root = export(tmp_path)
-    made.series(root / "x", made.head(8), PatientID="P0", SeriesInstanceUID="1.8", SeriesDescription="t1_se_cor")
-    made.series(root / "y", made.head(8), PatientID="P0", SeriesInstanceUID="1.7", SeriesDescription="T1 localizer")
+    made.series(
+        root / "x",
+        made.head(8),
+        PatientID="P0",
+        SeriesInstanceUID="1.8",
+        SeriesDescription="t1_se_cor",
+    )
+    made.series(
+        root / "y",
+        made.head(8),
+        PatientID="P0",
+        SeriesInstanceUID="1.7",
+        SeriesDescription="T1 localizer",
+    )
     io.write(root / "synthetic", io.read(io.scans(root / "all")[0]), "T2")
     records = records_of(Dicom, root)
     assert [len({r.scan_key for r in of(records, letter)}) for letter in "ab"] == [3, 2]
-    assert len({r.scan_key for r in of(records_of(Dicom, root, a=r"t1.*tra", b="T2_TSE"), "a")}) == 2
+    assert (
+        len({r.scan_key for r in of(records_of(Dicom, root, a=r"t1.*tra", b="T2_TSE"), "a")}) == 2
+    )
     for options, says in (
         ({"a": "t1("}, "no regular expression"),
         ({"a": "tra", "b": "t2"}, "belongs to both domains"),
-        ({"domains": ("T1", "FLAIR")}, "no DICOM series of FLAIR .* there are .*MR t1_se_tra.*SeriesDescription"),
+        (
+            {"domains": ("T1", "FLAIR")},
+            "no DICOM series of FLAIR .* there are .*MR t1_se_tra.*SeriesDescription",
+        ),
     ):
         with pytest.raises(UserError, match=says):
             records_of(Dicom, root, **options)
@@ -259,20 +384,37 @@ def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_w
         header = {"SeriesInstanceUID": f"1.6.{n}", "SeriesDescription": "Head"}
         made.series(root / f"ct{n}", made.head(8), modality="CT", PatientID=f"P{n}", **header)
     (root / "ct1").rename(root / "ct1_t1")
-    assert len(of(records_of(Dicom, root), "a")) == before, "CT is never T1, whatever its folder is called"
+    assert len(of(records_of(Dicom, root), "a")) == before, (
+        "CT is never T1, whatever its folder is called"
+    )
     computed = of(records_of(Dicom, root, ("CT", "MRI"), planes=(0, 1)), "a")
-    assert len({record.scan_key for record in computed}) == 2 and min(r.read().min() for r in computed) == -1024
+    assert (
+        len({record.scan_key for record in computed}) == 2
+        and min(r.read().min() for r in computed) == -1024
+    )
 
 
 @pytest.mark.parametrize(
     "text, contrast",
     [
-        ("t1_mprage_sag_p2_iso", "t1"), ("sT2W/FLAIR", "flair"), ("T1/SE/extrp", "t1"), ("sT2/TSE/T", "t2"),
-        ("Ax T1 FLAIR", "t1"), ("AX T1 +C", "t1ce"), ("T1 post Gd tra", "t1ce"), ("Sag FSPGR BRAVO", "t1"),
-        ("t2_tirm_tra_dark-fluid", "flair"), ("MR T2 tse", "t2"), ("ep2d_diff ADC", "adc"), ("AAHScout", None),
-        ("AX T1 pre GD", "t1"), ("T1 w/o contrast", "t1"), ("T2* GRE", "t2star"), ("AX T1 SE KM", "t1ce"),
+        ("t1_mprage_sag_p2_iso", "t1"),
+        ("sT2W/FLAIR", "flair"),
+        ("T1/SE/extrp", "t1"),
+        ("sT2/TSE/T", "t2"),
+        ("Ax T1 FLAIR", "t1"),
+        ("AX T1 +C", "t1ce"),
+        ("T1 post Gd tra", "t1ce"),
+        ("Sag FSPGR BRAVO", "t1"),
+        ("t2_tirm_tra_dark-fluid", "flair"),
+        ("MR T2 tse", "t2"),
+        ("ep2d_diff ADC", "adc"),
+        ("AAHScout", None),
+        ("AX T1 pre GD", "t1"),
+        ("T1 w/o contrast", "t1"),
+        ("T2* GRE", "t2star"),
+        ("AX T1 SE KM", "t1ce"),
     ],
-)  # fmt: skip
+)
 def test_descriptions_of_scanners_are_understood(text, contrast):
     assert contrast_of(text) == contrast
 
@@ -287,11 +429,21 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
     (tmp_path / "study.csv").write_text("path,domain\n")
     export(tmp_path / "scanner", 1)
     made.series(tmp_path / "one", made.head())
-    for path, name in (("bids", "bids"), ("tree", "nifti"), ("study.csv", "manifest"), ("scanner", "dicom")):
+    for path, name in (
+        ("bids", "bids"),
+        ("tree", "nifti"),
+        ("study.csv", "manifest"),
+        ("scanner", "dicom"),
+    ):
         expected = {"name": name, "path": str(tmp_path / path)}
         assert source_for(tmp_path / path) == source_for(tmp_path / path, 1) == expected
-    assert source_for(tmp_path / "known")["name"] == "folders" and source_for(tmp_path / "one", 1)["name"] == "dicom"
-    assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", "the recipe's own source wins where it fits"
+    assert (
+        source_for(tmp_path / "known")["name"] == "folders"
+        and source_for(tmp_path / "one", 1)["name"] == "dicom"
+    )
+    assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", (
+        "the recipe's own source wins where it fits"
+    )
     assert source_for(tmp_path / "bids", own="aligned")["name"] == "bids", "and only there"
     assert source_for(tree_of(tmp_path / "contrasts"))["name"] == "contrasts"
 
@@ -318,8 +470,16 @@ def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
 
 def test_what_no_column_holds_out_of_mixed_sources_is_trained_on(tree, tmp_path):
     files = sorted(tree.rglob("*T1*.nii.gz")), sorted(tree.rglob("*T2*.nii.gz"))
-    rows = [f"{a},{b},p{n},{'test' if n else 'train'}" for n, (a, b) in enumerate(zip(*files, strict=True))]
+    rows = [
+        f"{a},{b},p{n},{'test' if n else 'train'}"
+        for n, (a, b) in enumerate(zip(*files, strict=True))
+    ]
     (tmp_path / "t.csv").write_text("\n".join(["T1,T2,patient,split", *rows]))
-    parts = [partial(Manifest, path=str(tmp_path / "t.csv"), onto="a"), partial(Phantom, subjects=2, slices=3)]
-    splits = {one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()}
+    parts = [
+        partial(Manifest, path=str(tmp_path / "t.csv"), onto="a"),
+        partial(Phantom, subjects=2, slices=3),
+    ]
+    splits = {
+        one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()
+    }
     assert splits["0/p0"] == splits["1/subject-000"] == "train" and splits["0/p1"] == "test"

@@ -1,4 +1,6 @@
-"""A device that cannot be computed on is one error with a remedy, whatever torch says of it; the GPUs are stand-ins."""
+"""A device that cannot be computed on is one error with a remedy, whatever torch says of it; the
+GPUs are stand-ins.
+"""
 
 import platform
 import subprocess
@@ -12,17 +14,21 @@ from gantk.machine.runtime import start
 from gantk_trial import doctor
 
 OLD = (
-    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
-    "and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx"
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU"
+    " driver by downloading and installing a new version from the URL:"
+    " http://www.nvidia.com/Download/index.aspx"
 )
 NO_KERNEL = (
-    "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be reported later"
+    "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"
+    " be reported later"
 )
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """A machine with two cards of one kind: `cuda(capability=(7, 5))` says which; sums fail with `fails`."""
+    """A machine with two cards of one kind: `cuda(capability=(7, 5))` says which; sums fail with
+    `fails`.
+    """
 
     def cards(count=2, capability=(9, 0), name="NVIDIA H200", fails=None):
         plain = torch.zeros
@@ -33,7 +39,11 @@ def cuda(monkeypatch):
             return plain(*size, **options)
 
         answers = {"is_available": True, "device_count": count, "get_device_capability": capability}
-        answers |= {"get_device_name": name, "get_arch_list": ["sm_80", "sm_90"], "set_device": None}
+        answers |= {
+            "get_device_name": name,
+            "get_arch_list": ["sm_80", "sm_90"],
+            "set_device": None,
+        }
         for function, answer in answers.items():
             monkeypatch.setattr(torch.cuda, function, lambda device=None, answer=answer: answer)
         monkeypatch.setattr(torch.version, "cuda", "12.8")
@@ -71,13 +81,23 @@ def said(*arguments) -> str:
 @pytest.mark.parametrize(
     ("error", "built", "message"),
     [
-        (OLD, "12.8", f"CUDA 12.8 does not start: {OLD.split('. ')[0]}. See what `nvidia-smi` says"),
-        ("Found no NVIDIA driver on your system. Please check", "12.8", "no CUDA device is available."),
+        (
+            OLD,
+            "12.8",
+            f"CUDA 12.8 does not start: {OLD.split('. ')[0]}. See what `nvidia-smi` says",
+        ),
+        (
+            "Found no NVIDIA driver on your system. Please check",
+            "12.8",
+            "no CUDA device is available.",
+        ),
         ("Torch not compiled with CUDA enabled", None, "this torch is built without CUDA."),
     ],
     ids=["old driver", "no driver", "no CUDA"],
 )
-def test_cuda_that_does_not_start_is_one_error_that_says_why_to_who_asked_for_it(broken, error, built, message):
+def test_cuda_that_does_not_start_is_one_error_that_says_why_to_who_asked_for_it(
+    broken, error, built, message
+):
     broken(RuntimeError(error), built)
     assert said("cuda").startswith(message) and "use --device cpu" in said("cuda")
     assert start(None).device == torch.device("cpu")
@@ -104,7 +124,10 @@ def test_bf16_is_taken_where_the_card_has_it_and_refused_where_it_was_asked_for_
     assert start("cuda").precision == start("cuda", "bf16").precision == "bf16"
     cuda(capability=(7, 5), name="Tesla T4")
     assert start("cuda").precision == "fp32"
-    assert "Tesla T4 (compute capability 7.5) has no bfloat16 arithmetic. Allowed: auto, fp32." in said("cuda", "bf16")
+    assert (
+        "Tesla T4 (compute capability 7.5) has no bfloat16 arithmetic. Allowed: auto, fp32."
+        in said("cuda", "bf16")
+    )
 
 
 CHILD = """
@@ -127,5 +150,8 @@ print(faults() - before)
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: nothing is set")
 def test_kept_memory_is_not_asked_for_again():
-    keep, system = (int(subprocess.check_output([sys.executable, "-c", CHILD, way])) for way in ("keep", "system"))
+    keep, system = (
+        int(subprocess.check_output([sys.executable, "-c", CHILD, way]))
+        for way in ("keep", "system")
+    )
     assert keep * 20 < system

@@ -1,4 +1,6 @@
-"""DICOM: order, grid, values, one message for what cannot be one image; derived series say so; no names leak."""
+"""DICOM: order, grid, values, one message for what cannot be one image; derived series say so; no
+names leak.
+"""
 
 import random
 import shutil
@@ -17,9 +19,13 @@ from gantk.formats import files as io
 from gantk.formats.image import same_grid, to_upright
 from gantk_dicom import write
 
-# pydicom warns of odd files, which some tests make; a reader that is closed after its file prints a traceback.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "error::pytest.PytestUnraisableExceptionWarning")
-# Type 1 (present, with a value) and type 2 (present) of every classic MR and CT image: PS3.3, A.3, A.4.
+# pydicom warns of odd files, which some tests make; a reader that is closed after its file prints a
+# traceback.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:pydicom", "error::pytest.PytestUnraisableExceptionWarning"
+)
+# Type 1 (present, with a value) and type 2 (present) of every classic MR and CT image: PS3.3, A.3,
+# A.4.
 TYPE_1 = """
 SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality FrameOfReferenceUID PixelSpacing Rows Columns
 ImageOrientationPatient ImagePositionPatient SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit
@@ -30,13 +36,20 @@ PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringP
 SeriesNumber PositionReferenceIndicator Manufacturer InstanceNumber SliceThickness
 """
 OWN = {
-    "MR": ("ScanningSequence SequenceVariant", "ScanOptions MRAcquisitionType EchoTime EchoTrainLength RepetitionTime"),
+    "MR": (
+        "ScanningSequence SequenceVariant",
+        "ScanOptions MRAcquisitionType EchoTime EchoTrainLength RepetitionTime",
+    ),
     "CT": ("RescaleSlope RescaleIntercept", "KVP AcquisitionNumber"),
 }
 
 
 def by_itk(path: Path) -> sitk.Image:
-    names = [str(path)] if path.is_file() else list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)))
+    names = (
+        [str(path)]
+        if path.is_file()
+        else list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)))
+    )
     return sitk.ReadImage(names if len(names) > 1 else names[0])
 
 
@@ -79,18 +92,33 @@ def test_a_series_is_sorted_by_position_lies_where_simpleitk_says_and_comes_back
 
 
 def test_numbers_become_values_by_their_rescale_bits_and_meaning(tmp_path):
-    head, low, ct, k = made.head(), made.head() - 500, made.head(top=3000), np.arange(5)[:, None, None]
+    head, low, ct, k = (
+        made.head(),
+        made.head() - 500,
+        made.head(top=3000),
+        np.arange(5)[:, None, None],
+    )
     padded = head + 24
     padded[:, :3] = -2000
     for n, (numbers, expected, elements) in enumerate(
         [
             (ct.astype(np.uint16), ct - 1024, {"modality": "CT"}),
             (ct - 1024, ct - 1024, {"modality": "CT", "RescaleIntercept": 0}),
-            (padded, np.maximum(padded - 1024, -1000), {"modality": "CT", "PixelPaddingValue": -2000}),  # air
+            # air
+            (
+                padded,
+                np.maximum(padded - 1024, -1000),
+                {"modality": "CT", "PixelPaddingValue": -2000},
+            ),
             ((head | 0x4000).astype(np.uint16), head, {"bits": 12}),  # overlays in unused bits
             (((low & 0x0FFF) | 0x3000).astype(np.int16), low, {"bits": 12}),
-            (head.astype(np.uint16), 4095 - head, {"bits": 12, "PhotometricInterpretation": "MONOCHROME1"}),
-            (head, head - 1024, {"modality": "CT", "PhotometricInterpretation": "MONOCHROME1"}),  # has a unit
+            (
+                head.astype(np.uint16),
+                4095 - head,
+                {"bits": 12, "PhotometricInterpretation": "MONOCHROME1"},
+            ),
+            # has a unit
+            (head, head - 1024, {"modality": "CT", "PhotometricInterpretation": "MONOCHROME1"}),
         ]
     ):
         made.series(tmp_path / f"{n}", numbers, **elements)
@@ -99,13 +127,17 @@ def test_numbers_become_values_by_their_rescale_bits_and_meaning(tmp_path):
             assert np.array_equal(io.read(tmp_path / folder).pixels[0], expected), elements
     for n, path in enumerate(made.series(tmp_path / "each", head)):
         change(path, RescaleSlope=1.5 + n, RescaleIntercept=-10 * n)
-    np.testing.assert_allclose(io.read(tmp_path / "each").pixels[0], head * (1.5 + k) - 10 * k, rtol=1e-6)
+    np.testing.assert_allclose(
+        io.read(tmp_path / "each").pixels[0], head * (1.5 + k) - 10 * k, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
 def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, kind):
     numbers, path = made.head(1, 64, 48)[0], tmp_path / "IM000.dcm"
-    sitk.WriteImage(sitk.GetImageFromArray(numbers[None]), str(path), useCompression=True, compressor=kind)
+    sitk.WriteImage(
+        sitk.GetImageFromArray(numbers[None]), str(path), useCompression=True, compressor=kind
+    )
     assert dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed
     assert np.array_equal(io.read(path).pixels[0], numbers)
 
@@ -121,14 +153,18 @@ def test_deflated_files_and_those_without_preamble_or_suffix_are_read(tmp_path):
     content = plain.read_bytes()
     plain.write_bytes(content[content.index(b"\x08\x00\x05\x00") :])
     path.rename(path.with_name("1.2.840.1"))
-    assert len(io.scans(tmp_path)[0].files) == 2 and np.array_equal(io.read(tmp_path).pixels[0], made.head(2))
+    assert len(io.scans(tmp_path)[0].files) == 2 and np.array_equal(
+        io.read(tmp_path).pixels[0], made.head(2)
+    )
 
 
 def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_remarked(tmp_path):
     made.series(tmp_path / "every second", made.head(), SpacingBetweenSlices=1.0)
     assert "3 mm apart, and their header says 1 mm" in io.read(tmp_path / "every second").remarks[0]
     made.series(tmp_path / "uneven", made.head(4), prefix="low")
-    made.series(tmp_path / "uneven", made.head(4, seed=1), origin=(-30, -40, 23.0), step=5.0, prefix="high")
+    made.series(
+        tmp_path / "uneven", made.head(4, seed=1), origin=(-30, -40, 23.0), step=5.0, prefix="high"
+    )
     with pytest.raises(UserError, match=r"is not evenly spaced: .* 5 %"):
         io.read(tmp_path / "uneven")
     for k, path in enumerate(made.series(tmp_path / "even", made.head())):  # to a twentieth
@@ -141,15 +177,25 @@ def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_nam
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
     change(tmp_path / "exported again.dcm", SOPInstanceUID="1.2.3.4", InstanceNumber=9)
     image = io.read(tmp_path)
-    assert np.array_equal(image.pixels[0], made.head()) and "left out 1 of 6 slices" in image.remarks[0]
+    assert (
+        np.array_equal(image.pixels[0], made.head())
+        and "left out 1 of 6 slices" in image.remarks[0]
+    )
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
-    with pytest.raises(UserError, match=f"two different slices at one place.*({paths[2].name}.*other|other.*)dcm2niix"):
+    with pytest.raises(
+        UserError,
+        match=f"two different slices at one place.*({paths[2].name}.*other|other.*)dcm2niix",
+    ):
         io.read(tmp_path)
 
 
 @pytest.mark.parametrize("degrees", [12.0, -20.0])
-def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straight(tmp_path, degrees):
-    """Values are a linear function of the place in the patient, so linear resampling has to give just them back."""
+def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straight(
+    tmp_path, degrees
+):
+    """Values are a linear function of the place in the patient, so linear resampling has to give
+    just them back.
+    """
     lean = 3.0 * np.tan(np.radians(degrees))
     k, y, _ = np.mgrid[:6, :40, :30].astype(float)
     numbers = np.rint(100 * (20 + 1.5 * y + lean * k) + 100 * (10 + 3.0 * k)).astype(np.int16)
@@ -158,31 +204,56 @@ def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straigh
     assert f"tilted by {abs(degrees)} degrees" in image.remarks[0]
     d, h, w = np.mgrid[tuple(map(slice, image.pixels.shape[1:]))].astype(float)
     where = np.tensordot(image.affine, np.stack([w, h, d, np.ones_like(w)]), axes=1)
-    inside = (-where[1] > -40 + lean * d + 0.1) & (-where[1] < -40 + 1.5 * 39 + lean * d - 0.1) & (w < 30)
+    inside = (
+        (-where[1] > -40 + lean * d + 0.1)
+        & (-where[1] < -40 + 1.5 * 39 + lean * d - 0.1)
+        & (w < 30)
+    )
     expected = 100 * (60 - where[1]) + 100 * where[2]
     assert inside.mean() > 0.6 and np.abs(image.pixels[0] - expected)[inside].max() <= 1.0
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
     assert not again.remarks
-    assert np.allclose(again.affine, image.affine) and np.abs(again.pixels - image.pixels).max() < 0.2
+    assert (
+        np.allclose(again.affine, image.affine) and np.abs(again.pixels - image.pixels).max() < 0.2
+    )
 
 
 def test_planes_echoes_and_series_of_one_folder_are_scans_of_their_own(tmp_path):
     for name, axes in (("ax", made.AXIAL), ("sa", made.SAGITTAL)):
-        made.series(tmp_path / "loc", made.head(3), axes=axes, prefix=name, SeriesDescription="localizer")
+        made.series(
+            tmp_path / "loc", made.head(3), axes=axes, prefix=name, SeriesDescription="localizer"
+        )
     for echo, time in enumerate((15.0, 80.0)):
-        made.series(tmp_path / "echo", made.head(seed=echo), prefix=f"e{echo}", EchoTime=time, EchoNumbers=echo + 1)
-    other = {"SeriesInstanceUID": "1.2.3.4", "SeriesNumber": 12, "SeriesDescription": "T2 / tse: fast"}
+        made.series(
+            tmp_path / "echo",
+            made.head(seed=echo),
+            prefix=f"e{echo}",
+            EchoTime=time,
+            EchoNumbers=echo + 1,
+        )
+    other = {
+        "SeriesInstanceUID": "1.2.3.4",
+        "SeriesNumber": 12,
+        "SeriesDescription": "T2 / tse: fast",
+    }
     made.series(tmp_path / "two", made.head(), prefix="a")
     made.series(tmp_path / "two", made.head(), prefix="b", **other)
-    (tmp_path / "two" / "zz.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)  # a broken one hides no others
+    # a broken one hides no others
+    (tmp_path / "two" / "zz.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)
     report = made.dataset(SOPClassUID=uid.BasicTextSRStorage, Modality="SR")
-    report.save_as(tmp_path / "two" / "report.dcm", enforce_file_format=True)  # no image, and no scan
+    # no image, and no scan
+    report.save_as(tmp_path / "two" / "report.dcm", enforce_file_format=True)
     scans = {scan.name: scan for scan in io.scans(tmp_path)}
     assert list(scans) == [
-        "echo/3-T1_se-EchoTime_15.0", "echo/3-T1_se-EchoTime_80.0", "loc/3-localizer-axial",
-        "loc/3-localizer-sagittal", "two/3-T1_se", "two/12-T2_tse_fast", "two/zz.dcm",
-    ]  # fmt: skip
+        "echo/3-T1_se-EchoTime_15.0",
+        "echo/3-T1_se-EchoTime_80.0",
+        "loc/3-localizer-axial",
+        "loc/3-localizer-sagittal",
+        "two/3-T1_se",
+        "two/12-T2_tse_fast",
+        "two/zz.dcm",
+    ]
     for echo, name in enumerate(list(scans)[:2]):
         assert np.array_equal(io.read(scans[name]).pixels[0], made.head(seed=echo))
 
@@ -191,12 +262,17 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     numbers = made.head()
     image = io.read(made.enhanced(tmp_path / "in.dcm", numbers, order=[3, 0, 4, 2, 1]))
     assert np.array_equal(image.pixels[0], 2 * numbers + np.arange(5)[:, None, None])
-    assert np.array_equal(np.diag(image.affine), [-1.25, -1.5, 3, 1]) and list(image.affine[:3, 3]) == [30, 40, 10]
+    assert np.array_equal(np.diag(image.affine), [-1.25, -1.5, 3, 1]) and list(
+        image.affine[:3, 3]
+    ) == [30, 40, 10]
     assert same_grid(io.outline(tmp_path / "in.dcm"), image)
     io.write(tmp_path / "out.dcm", image)
     again, result = io.read(tmp_path / "out.dcm"), dcmread(tmp_path / "out.dcm")
     assert np.array_equal(again.pixels, image.pixels) and np.array_equal(again.affine, image.affine)
-    assert result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0].FrameType[0] == "DERIVED"
+    assert (
+        result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0].FrameType[0]
+        == "DERIVED"
+    )
     assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
     io.write(tmp_path / "ct", image, "CT")  # another modality: classic slices
     again = io.read(tmp_path / "ct")
@@ -226,10 +302,18 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
         elements[f"{name}PaletteColorLookupTableDescriptor"] = [120, 0, 8]
         elements[f"{name}PaletteColorLookupTableData"] = table.tobytes()
     if kind != "PALETTE COLOR":
-        values = values if kind == "RGB" else values[[0, 0, 0]]  # gray: both colour differences are 128
-        stored = values if kind == "RGB" else np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
+        # gray: both colour differences are 128
+        values = values if kind == "RGB" else values[[0, 0, 0]]
+        stored = (
+            values if kind == "RGB" else np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
+        )
         stored = np.moveaxis(stored, 0, -1).reshape(12, 30)
-        elements = {"PhotometricInterpretation": kind, "Columns": 10, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+        elements = {
+            "PhotometricInterpretation": kind,
+            "Columns": 10,
+            "SamplesPerPixel": 3,
+            "PlanarConfiguration": 0,
+        }
     image = io.read(made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements))
     assert image.affine is None and image.dtype == np.uint8 and np.array_equal(image.pixels, values)
     io.write(tmp_path / "out.dcm", image)
@@ -269,11 +353,17 @@ def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatc
 # --- writing
 
 
-@pytest.mark.parametrize("slope, offset", [(1.2345, -700.3), (1e-4, 0), (40, 0.5), (60, 0), (1, -900)], ids=str)
-def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(tmp_path, slope, offset):
+@pytest.mark.parametrize(
+    "slope, offset", [(1.2345, -700.3), (1e-4, 0), (40, 0.5), (60, 0), (1, -900)], ids=str
+)
+def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(
+    tmp_path, slope, offset
+):
     made.series(tmp_path / "in", made.head())
     image = io.read(tmp_path / "in")
-    pixels = np.where(image.pixels == 0, max(offset, 0), image.pixels * slope + offset).astype(np.float32)
+    pixels = np.where(image.pixels == 0, max(offset, 0), image.pixels * slope + offset).astype(
+        np.float32
+    )
     io.write(tmp_path / "out", replace(image, pixels=pixels), "T2")
     largest = np.abs(pixels).max()
     step = largest / (32767 if pixels.min() < 0 else 65535)
@@ -286,8 +376,15 @@ def test_values_are_kept_to_half_a_step_of_their_range_and_read_alike_elsewhere(
 
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])
-def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_source(tmp_path, modality):
-    extra = {"modality": modality, "WindowCenter": 400, "WindowWidth": 800, "SmallestImagePixelValue": 0}
+def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_source(
+    tmp_path, modality
+):
+    extra = {
+        "modality": modality,
+        "WindowCenter": 400,
+        "WindowWidth": 800,
+        "SmallestImagePixelValue": 0,
+    }
     path = made.series(tmp_path / "in", made.head(), **extra)[0]
     with_private = dcmread(path)
     with_private.add_new(0x00190010, "LO", "SECRET")
@@ -296,33 +393,56 @@ def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_s
     for result in written(tmp_path / "out"):
         expect_valid(result)
         assert result.Modality == "MR" and result.SOPClassUID == made.CLASSES["MR"]
-        assert list(result.ImageType) == ["DERIVED", "SECONDARY", "OTHER"] and result.SyntheticData == "YES"
+        assert (
+            list(result.ImageType) == ["DERIVED", "SECONDARY", "OTHER"]
+            and result.SyntheticData == "YES"
+        )
         assert result.SeriesDescription == "synthetic T2 (gantk)" and result.SeriesNumber == 1003
         assert result.ContributingEquipmentSequence[0].Manufacturer == "Scanner Works"
-        assert "SmallestImagePixelValue" not in result and "ProtocolName" not in result and result.EchoTime is None
+        assert (
+            "SmallestImagePixelValue" not in result
+            and "ProtocolName" not in result
+            and result.EchoTime is None
+        )
         assert not any(tag.is_private for tag in result.keys())  # noqa: SIM118
         assert abs(result.WindowCenter - 400) > 1 and result.WindowWidth > 0
 
 
 def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
-    gone = ("PatientID PatientName PatientBirthDate PatientSex StudyInstanceUID FrameOfReferenceUID SeriesNumber "
-            "StudyDate SeriesDescription ProtocolName Manufacturer InstanceNumber SOPInstanceUID")  # fmt: skip
+    gone = (
+        "PatientID PatientName PatientBirthDate PatientSex StudyInstanceUID FrameOfReferenceUID"
+        " SeriesNumber StudyDate SeriesDescription ProtocolName Manufacturer InstanceNumber"
+        " SOPInstanceUID"
+    )
     for path in made.series(tmp_path / "in", made.head()):
-        made.change(dcmread(path), **dict.fromkeys(gone.split())).save_as(path, enforce_file_format=False)
+        made.change(dcmread(path), **dict.fromkeys(gone.split())).save_as(
+            path, enforce_file_format=False
+        )
     io.write(tmp_path / "out", io.read(tmp_path / "in"), "T2")
     results = written(tmp_path / "out")
     assert [result.InstanceNumber for result in results] == [1, 2, 3, 4, 5]
-    assert len({result.StudyInstanceUID for result in results}) == len({r.FrameOfReferenceUID for r in results}) == 1
+    assert (
+        len({result.StudyInstanceUID for result in results})
+        == len({r.FrameOfReferenceUID for r in results})
+        == 1
+    )
     for result in results:
         expect_valid(result)
-    (path,) = made.series(tmp_path / "odd", made.head(1), StudyDescription="Schädel nativ", PatientWeight="70")
+    (path,) = made.series(
+        tmp_path / "odd", made.head(1), StudyDescription="Schädel nativ", PatientWeight="70"
+    )
     path.write_bytes(path.read_bytes().replace(b"\x02\x0070", b"\x02\x00a!"))
     io.write(tmp_path / "out.dcm", io.read(tmp_path / "odd"), "Т2 взвешенное")
     result = dcmread(tmp_path / "out.dcm")
-    assert result.StudyDescription == "Schädel nativ" and "Т2 взвешенное" in result.DerivationDescription
+    assert (
+        result.StudyDescription == "Schädel nativ"
+        and "Т2 взвешенное" in result.DerivationDescription
+    )
 
 
-def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_result(tmp_path, monkeypatch):
+def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_result(
+    tmp_path, monkeypatch
+):
     made.series(tmp_path / "in", made.head(7))
     made.series(tmp_path / "short", made.head(3))
     image, short, kept = io.read(tmp_path / "in"), io.read(tmp_path / "short"), write._save
@@ -341,7 +461,10 @@ def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_resul
     (tmp_path / "out" / "notes.txt").write_text("mine")
     io.write(tmp_path / "out", short, "T2")
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [*[".dcm"] * 3, ".txt"]
-    for target, result, message in [("in", short, "other DICOM"), ("o.dcm", replace(short, header=None), "and study")]:
+    for target, result, message in [
+        ("in", short, "other DICOM"),
+        ("o.dcm", replace(short, header=None), "and study"),
+    ]:
         with pytest.raises(UserError, match=message):
             io.write(tmp_path / target, result)
 
@@ -349,8 +472,13 @@ def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_resul
 # ---- nothing leaks, the quick part: errors without a file's content, names of patients nowhere
 
 
-MARKS = {"PatientName": "Qvornax^Ilse", "PatientID": "ZQ7714093", "PatientAddress": "Krumbweg 77", "OperatorsName":
-         "Xubrandt", "InstitutionName": "Klinik Wolperding"}  # fmt: skip
+MARKS = {
+    "PatientName": "Qvornax^Ilse",
+    "PatientID": "ZQ7714093",
+    "PatientAddress": "Krumbweg 77",
+    "OperatorsName": "Xubrandt",
+    "InstitutionName": "Klinik Wolperding",
+}
 WORDS = ("Qvornax", "Ilse", "ZQ7714093", "Krumbweg", "Xubrandt", "Wolperding")
 
 
@@ -365,7 +493,9 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
             io.read(path).facts  # noqa: B018
             io.scans(tmp_path)
         except UserError as error:
-            assert len(str(error)) < 200 + len(str(path)) and not any(word in str(error) for word in WORDS)
+            assert len(str(error)) < 200 + len(str(path)) and not any(
+                word in str(error) for word in WORDS
+            )
             assert error.__cause__ is None  # which a traceback would show
             refused += 1
     assert refused > 10 and capfd.readouterr() == ("", "")
@@ -378,13 +508,20 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
 
     raw = [f"P-{number}" for number in (9, 10, 2, 33, 4, 100)]
     alias = [pseudonym(each) for each in raw]
-    assert [each.of for each in sorted(alias)] == sorted(raw) and pickle.loads(pickle.dumps(alias[0])).of == raw[0]
+    assert [each.of for each in sorted(alias)] == sorted(raw) and pickle.loads(
+        pickle.dumps(alias[0])
+    ).of == raw[0]
     studies = [study_pseudonym(each, ("1.2", "3.4")) + "/plane-001" for each in alias]
-    assert [each.of for each in sorted(studies)] == sorted(f"{each}/1.2/3.4/plane-001" for each in raw)
+    assert [each.of for each in sorted(studies)] == sorted(
+        f"{each}/1.2/3.4/plane-001" for each in raw
+    )
     made.series(tmp_path, made.head(2), **MARKS | {"SeriesDescription": "T1 se Qvornax ZQ7714093"})
     (scan,) = io.scans(tmp_path)
     facts = io.read(scan).facts
-    assert facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093" and facts["description"] == "T1 se"
+    assert (
+        facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093"
+        and facts["description"] == "T1 se"
+    )
     other = MARKS | {"SeriesInstanceUID": "1.2.9", "SeriesDescription": "ilse T2"}
     made.series(tmp_path, made.head(3), prefix="B", **other)
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
@@ -394,4 +531,8 @@ def test_an_error_quotes_at_most_200_characters_of_a_file_and_every_path_whole()
     said = str(UserError(f"'{'Doe John ' * 900}' is no split", where="x.csv, line 3"))
     assert len(said) < 300 and said.startswith("'Doe John") and said.endswith("(x.csv, line 3)")
     path = "/data" + "/very-long-name" * 40
-    assert path in str(UserError(f"there is no file '{path}', as the run's own list says, which isn't the patient's"))
+    assert path in str(
+        UserError(
+            f"there is no file '{path}', as the run's own list says, which isn't the patient's"
+        )
+    )

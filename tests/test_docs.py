@@ -1,4 +1,6 @@
-"""What the documentation shows is so: commands and recipes are understood, pages run from top to bottom."""
+"""What the documentation shows is so: commands and recipes are understood, pages run from top to
+bottom.
+"""
 
 import importlib.util
 import os
@@ -23,19 +25,33 @@ from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*") if page.suffix in (".md", ".intro"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in DOCS.rglob("*") if page.suffix in (".md", ".intro")),
+]
 LANGUAGES = {"bash", "zsh", "fish", "python", "toml", "csv", "text"}
-# How many blocks of a page no test runs, each under a comment that says why: docker, several machines, hours.
-NOT_RUN = {"README.md": 1, "docker.md": 3, "clusters.md": 6, "scores.md": 1, "own-parts.md": 1, "first-plugin.md": 1}
+# How many blocks of a page no test runs, each under a comment that says why: docker, several
+# machines, hours.
+NOT_RUN = {
+    "README.md": 1,
+    "docker.md": 3,
+    "clusters.md": 6,
+    "scores.md": 1,
+    "own-parts.md": 1,
+    "first-plugin.md": 1,
+}
 NOT_RUN |= {"first-dicom.md": 1, "training.md": 2, "models.md": 3, "app.md": 2}
 
 
-# A fenced block: its page, its language, the file that it is (title="..."), its text, why it is not run.
+# A fenced block: its page, its language, the file that it is (title="..."), its text, why it is not
+# run.
 Block = namedtuple("Block", "page language title text not_run")
 
 
 def blocks(page: Path) -> list[Block]:
-    fence = r"(?:<!-- not run: ([^\n]*) -->\n\s*)?^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\2```$"
+    fence = (
+        r"(?:<!-- not run: ([^\n]*) -->\n\s*)?^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\2```$"
+    )
     found = re.finditer(fence, page.read_text("utf-8"), re.M | re.S)
     return [Block(page, m[3], m[4] or "", textwrap.dedent(m[5]), m[1] or "") for m in found]
 
@@ -62,13 +78,20 @@ def commands_of(text: str) -> list[list[str]]:
         words = shlex.split(line, comments=True)
         for piece in re.split(r"\0(?:&&|\||;|>+)\0", "\0".join(words)):
             each = [word for word in piece.split("\0") if word]
-            if "gantk" in each and "docker" not in each and "pip" not in each and not each[0].startswith("_GANTK"):
+            if (
+                "gantk" in each
+                and "docker" not in each
+                and "pip" not in each
+                and not each[0].startswith("_GANTK")
+            ):
                 found.append(each[each.index("gantk") + 1 :])
     return found
 
 
 def understood(words: list[str]) -> None:
-    """click's own complaint where `gantk WORDS` is no command, or one with another option, choice or argument."""
+    """click's own complaint where `gantk WORDS` is no command, or one with another option, choice
+    or argument.
+    """
     attach_commands(cli)
     command, context = cli, cli.make_context("gantk", list(words))
     while isinstance(command, click.Group) and (rest := [*context._protected_args, *context.args]):
@@ -86,21 +109,30 @@ def test_every_command_that_a_page_shows_is_one(page, tmp_path, monkeypatch):
     for inline in re.findall(r"(?<!`)`gantk ([^`\n]+)`(?!`)", page.read_text("utf-8")):
         try:
             understood([word for word in shlex.split(inline) if word != "..."])
-        except (click.MissingParameter, click.NoSuchOption) as error:  # `gantk run` alone is a name, not a call
+        # `gantk run` alone is a name, not a call
+        except (click.MissingParameter, click.NoSuchOption) as error:
             assert isinstance(error, click.MissingParameter), inline
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in ("toml", "python")], ids=lambda b: b.page.name)
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language in ("toml", "python")], ids=lambda b: b.page.name
+)
 def test_every_recipe_that_a_page_shows_is_one_and_all_its_python_compiles(block):
     if block.language == "python":
         compile(block.text, block.page.name, "exec")
-    elif "project" not in (tables := tomllib.loads(block.text)) and "/src/" not in block.title:  # a package's own parts
+    # a package's own parts
+    elif "project" not in (tables := tomllib.loads(block.text)) and "/src/" not in block.title:
         base = {} if "method" in tables else load_recipe("dualgan_t1t2").tables
-        Recipe(base | {key: base[key] | value if key in base else value for key, value in tables.items()}).check()
+        Recipe(
+            base
+            | {key: base[key] | value if key in base else value for key, value in tables.items()}
+        ).check()
 
 
 def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
-    (example,) = (block for block in BLOCKS if block.title == "mine.toml" and block.page.name == "training.md")
+    (example,) = (
+        block for block in BLOCKS if block.title == "mine.toml" and block.page.name == "training.md"
+    )
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(example.text.replace("width", "wdth"), "utf-8")
     with pytest.raises(UserError) as caught:
@@ -122,18 +154,30 @@ def test_the_reference_holds_every_recipe_part_command_key_and_name(generated):
     attach_commands(cli)
     tables = [table for table in vars(recipe_tables).values() if hasattr(table, "model_fields")]
     parts = {f"{entry.kind} {entry.name}" for entry in registry().entries.values()}
-    assert heads("recipes.md", r"^## (\w+)$") == {path.stem for path in (ROOT / "recipes").glob("*.toml")}
+    assert heads("recipes.md", r"^## (\w+)$") == {
+        path.stem for path in (ROOT / "recipes").glob("*.toml")
+    }
     assert heads("reference/parts.md", r"^### (\w+ \w+)$") == parts
     assert heads("reference/cli.md", r"^## gantk (\w+)$") >= set(cli.commands)
-    assert heads("reference/keys.md", r"^\| `(\w+)`") >= {key for table in tables for key in table.model_fields}
+    assert heads("reference/keys.md", r"^\| `(\w+)`") >= {
+        key for table in tables for key in table.model_fields
+    }
     assert heads("reference/python.md", r"^### (\w+)$") >= set(gantk.__all__)
 
 
 def test_every_link_between_pages_leads_somewhere(generated):
     """To their places in a page mkdocs sees, where it builds the site."""
-    written = {str(page.relative_to(DOCS)): page.read_text("utf-8") for page in PAGES[1:] if page.suffix == ".md"}
-    for name, text in (generated | written | {"../README.md": (ROOT / "README.md").read_text("utf-8")}).items():
-        for place in re.findall(r"\]\((?!https?:)([^)\s#]+)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+    written = {
+        str(page.relative_to(DOCS)): page.read_text("utf-8")
+        for page in PAGES[1:]
+        if page.suffix == ".md"
+    }
+    for name, text in (
+        generated | written | {"../README.md": (ROOT / "README.md").read_text("utf-8")}
+    ).items():
+        for place in re.findall(
+            r"\]\((?!https?:)([^)\s#]+)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        ):
             target = os.path.normpath(os.path.join(os.path.dirname(name), place))
             made = target in generated or target.startswith(("pictures/real", "benchmarks/growth"))
             assert made or (DOCS / target).is_file(), f"{name}: {place}"
@@ -156,7 +200,9 @@ def test_few_blocks_are_not_run_and_each_says_why():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if any(b.language in ("bash", "python") for b in blocks(p))], ids=lambda p: p.name
+    "page",
+    [p for p in PAGES if any(b.language in ("bash", "python") for b in blocks(p))],
+    ids=lambda p: p.name,
 )
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -168,9 +214,16 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
             Path(block.title).parent.mkdir(parents=True, exist_ok=True)
             Path(block.title).write_text(block.text, "utf-8")
         elif block.language == "bash" and not block.not_run:
-            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], env=os.environ | environment,
-                                  capture_output=True, text=True, check=False)  # fmt: skip
-            assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                env=os.environ | environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, (
+                f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            )
         elif block.language == "python":
             exec(compile(block.text, page.name, "exec"), names)
 
@@ -183,6 +236,10 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     assert done.returncode == 0, done.stderr
     for page in tmp_path.rglob("*.html"):
         text = page.read_text("utf-8")
-        assert not re.findall(r"<(?:script|img|iframe|source)[^>]*\bsrc=[\"']?(?:https?:)?//", text), page
-        assert not re.findall(r"<link[^>]*rel=[\"']?(?:stylesheet|preconnect|icon)[^>]*(?:https?:)?//", text), page
+        assert not re.findall(
+            r"<(?:script|img|iframe|source)[^>]*\bsrc=[\"']?(?:https?:)?//", text
+        ), page
+        assert not re.findall(
+            r"<link[^>]*rel=[\"']?(?:stylesheet|preconnect|icon)[^>]*(?:https?:)?//", text
+        ), page
     assert "first-ct-mr" in (tmp_path / "search/search_index.js").read_text("utf-8")

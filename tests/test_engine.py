@@ -1,4 +1,6 @@
-"""The engine: phases move their own modules only, at their own pace; fast paths compute what plain ones do."""
+"""The engine: phases move their own modules only, at their own pace; fast paths compute what plain
+ones do.
+"""
 
 import ast
 import re
@@ -52,7 +54,9 @@ class Toy(Method):
         return {"adversarial": -self.critic(fake).mean(), "size": fake.square().mean()}
 
     def judge(self, batch):
-        self.seen.append((sorted(batch), self.player.weight.requires_grad, self.critic.weight.requires_grad))
+        self.seen.append(
+            (sorted(batch), self.player.weight.requires_grad, self.critic.weight.requires_grad)
+        )
         fake = batch.get("fake", torch.zeros_like(batch["image"]))
         return {"critic": self.critic(fake).mean() + 0.1 * self.player(fake).mean()}
 
@@ -74,7 +78,8 @@ def test_a_phase_moves_its_own_modules_only_without_what_is_frozen_and_leaves_it
     train(engine_of(method, 1))
     assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
     assert method.seen == [(["fake", "image"], False, True)]
-    # by hand: d(play)/d(player) = -2 + 2 * 0.5 = -1, and the critic judges the fake of before the update
+    # by hand: d(play)/d(player) = -2 + 2 * 0.5 = -1, and the critic judges the fake of before the
+    # update
     assert method.player.weight.item() == pytest.approx(0.5 + 0.1)
     assert method.critic.weight.item() == pytest.approx(2.0 - 0.1 * 0.5)
 
@@ -82,7 +87,9 @@ def test_a_phase_moves_its_own_modules_only_without_what_is_frozen_and_leaves_it
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_a_phase_runs_on_every_nth_step(every):
     steps = train(engine_of(Toy(every=every), 7))
-    assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(range(0, 7, every))
+    assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(
+        range(0, 7, every)
+    )
     assert all("judge/critic" in losses for losses in steps)
 
 
@@ -101,7 +108,9 @@ def test_a_phases_own_optimizer_wins_over_the_recipes_and_the_recipes_table_over
 
     for optimizers, expected in (({}, 0.002), ({"play": sgd}, 0.1)):
         engine = engine_of(Own(), optimizers=optimizers)
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()}
+        rates = {
+            name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()
+        }
         assert rates == {"play": expected, "judge": 0.1}
 
 
@@ -112,7 +121,9 @@ def test_an_optimizer_that_never_calls_its_closure_is_an_error_and_no_training()
 
 
 def test_an_optimizer_that_calls_its_closure_often_gets_true_losses():
-    """L-BFGS evaluates several times a step; whole and in microbatches it must end at the same place."""
+    """L-BFGS evaluates several times a step; whole and in microbatches it must end at the same
+    place.
+    """
 
     def lbfgs(parameters):
         return torch.optim.LBFGS(parameters, lr=0.1, max_iter=4)
@@ -152,21 +163,36 @@ def test_losses_that_cannot_be_minimised_are_named(losses, text):
 
 
 def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
-    tiny_recipe["train"] |= {"steps": 6, "log_every": 6, "save_every": 3, "optimizer": {"name": "sgd", "lr": 1e30}}
-    with pytest.raises(GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet") as raised:
+    tiny_recipe["train"] |= {
+        "steps": 6,
+        "log_every": 6,
+        "save_every": 3,
+        "optimizer": {"name": "sgd", "lr": 1e30},
+    }
+    with pytest.raises(
+        GantkError, match=r"is not finite at step [23]\. No checkpoint had been saved yet"
+    ) as raised:
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
-    assert "train.optimizer.lr" in str(raised.value) and "train.precision" not in str(raised.value)  # fp32 already
+    # fp32 already
+    assert "train.optimizer.lr" in str(raised.value) and "train.precision" not in str(raised.value)
     assert raised.value.exit_code == 1
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(tiny_recipe, tmp_path, monkeypatch):
+def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(
+    tiny_recipe, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Engine, "train_step", lambda engine, batch: torch.empty(2**60))
     more = {"microbatch": 1, "recompute": True, "precision": "bf16"}
-    for changes, text in (({}, "recompute=true; .*microbatch=1; .*batch=1; .*size=.*bf16"), (more, "batch=1")):
+    for changes, text in (
+        ({}, "recompute=true; .*microbatch=1; .*batch=1; .*size=.*bf16"),
+        (more, "batch=1"),
+    ):
         tiny_recipe["train"] |= {"batch": 2} | changes
         with pytest.raises(GantkError, match=f"memory on cpu.*{text}") as error:
-            gantk.run(tiny_recipe, out=tmp_path / str(len(changes)), device="cpu", say=lambda line: None)
+            gantk.run(
+                tiny_recipe, out=tmp_path / str(len(changes)), device="cpu", say=lambda line: None
+            )
         assert ("microbatch" in str(error.value)) == (not changes)
 
 
@@ -202,7 +228,9 @@ def test_stages_follow_each_other_begin_once_and_a_resume_begins_inside_its_own(
 def test_random_numbers_of_a_step_are_its_own_whatever_was_drawn_before():
     def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
         found = []
-        noise = engine_of(Toy(), 3, seed=seed).fit(lambda step, stage: Batch(image=torch.randn(2, 1)))
+        noise = engine_of(Toy(), 3, seed=seed).fit(
+            lambda step, stage: Batch(image=torch.randn(2, 1))
+        )
         for _, batch, _ in noise:
             found.append(batch["image"].clone())
             torch.randn(others)  # a validation, a log point
@@ -220,11 +248,17 @@ def test_random_numbers_of_a_step_are_its_own_whatever_was_drawn_before():
 
 def test_the_engine_knows_no_model():
     core = Path(gantk.__file__).parent
-    models = {name for kind in ("method", "generator", "discriminator") for name in registry().names(kind)}
+    models = {
+        name for kind in ("method", "generator", "discriminator") for name in registry().names(kind)
+    }
     models = models - {"style"} | {"g_ab", "g_ba", "d_a", "d_b"}
-    for path in [path for room in ("training", "runs", "machine") for path in (core / room).rglob("*.py")]:
+    for path in [
+        path for room in ("training", "runs", "machine") for path in (core / room).rglob("*.py")
+    ]:
         if path.name != "two_way.py":  # what two-way methods share, a part of theirs
             tree = ast.parse(path.read_text("utf-8"))
-            words = {getattr(node, "id", None) or getattr(node, "attr", None) for node in ast.walk(tree)}
+            words = {
+                getattr(node, "id", None) or getattr(node, "attr", None) for node in ast.walk(tree)
+            }
             words |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
             assert not models & {word for word in words if isinstance(word, str)}, path

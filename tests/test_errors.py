@@ -1,4 +1,6 @@
-"""Words of errors, a full disk, no memory, no streams: one message, and nothing is lost; bad input is in promises/."""
+"""Words of errors, a full disk, no memory, no streams: one message, and nothing is lost; bad input
+is in promises/.
+"""
 
 import errno
 import os
@@ -19,7 +21,13 @@ from gantk.runs.folder import Run
 def test_one_is_singular_and_words_have_their_plurals():
     said = [counted(count, "image") for count in (0, 1, 2, ["a"], "ab")]
     assert said == ["0 images", "1 image", "2 images", "1 image", "2 images"]
-    plurals = {"copy": "copies", "class": "classes", "box": "boxes", "patch": "patches", "day": "days"}
+    plurals = {
+        "copy": "copies",
+        "class": "classes",
+        "box": "boxes",
+        "patch": "patches",
+        "day": "days",
+    }
     for noun, plural in (plurals | {"DICOM series": "DICOM series"}).items():
         assert counted(2, noun) == f"2 {plural}"
 
@@ -39,7 +47,10 @@ def full(*args, **kwargs):
     ("error", "says"),
     [
         (OSError(errno.ENOSPC, "", "/a/b"), "'/a/b': No space left on device. Free some space"),
-        (OSError(errno.EROFS, "", b"/a/\x1b[31m"), r"'/a/\x1b[31m': Read-only file system. Write to a folder"),
+        (
+            OSError(errno.EROFS, "", b"/a/\x1b[31m"),
+            r"'/a/\x1b[31m': Read-only file system. Write to a folder",
+        ),
         (OSError(errno.EFBIG, ""), "File too large. A limit of the system (ulimit -f)"),
         (MemoryError(), "memory ended."),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory ended."),
@@ -57,14 +68,19 @@ def test_what_the_machine_refused_is_told_with_a_remedy(error, says):
 def test_lines_that_cannot_be_written_are_one_error(words):
     with FULL.open("wb") as disk:
         done = subprocess.run([*COMMAND, *words], stdout=disk, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(OSError(errno.ENOSPC, ''))}\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error  {machine_failure(OSError(errno.ENOSPC, ''))}\n",
+    )
 
 
 @pytest.mark.slow
 def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path):
     (picture,) = draw_pictures(tmp_path, 1)
     words = ["translate", tiny_run, picture, tmp_path / "made.png"]
-    code = "import os, sys; [os.close(n) for n in (0, 1, 2)]; os.execv(sys.executable, sys.argv[1:])"
+    code = (
+        "import os, sys; [os.close(n) for n in (0, 1, 2)]; os.execv(sys.executable, sys.argv[1:])"
+    )
     assert subprocess.run([sys.executable, "-c", code, *COMMAND, *words]).returncode == 0
     assert (tmp_path / "made.png").stat().st_size > 100
 
@@ -73,9 +89,14 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
 def test_an_advised_command_names_the_run_folder_when_it_is_pasted(copied_run, monkeypatch, name):
     monkeypatch.chdir(copied_run.parent)
     run = Run(copied_run.rename(name).relative_to("."))
-    for said in (str(run.occupied()).removesuffix(".  (--out)"), advice(run.path, 1).removesuffix(".")):
+    for said in (
+        str(run.occupied()).removesuffix(".  (--out)"),
+        advice(run.path, 1).removesuffix("."),
+    ):
         command, action, path = shlex.split(said[said.index("gantk ") :])
-        assert (command, action) == ("gantk", "resume") and path[0] != "-" and Path(path).samefile(run)
+        assert (
+            (command, action) == ("gantk", "resume") and path[0] != "-" and Path(path).samefile(run)
+        )
 
 
 def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypatch):
@@ -93,17 +114,29 @@ def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from
 ):
     write, out = Run.add_to_log, tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "add_to_log", lambda run, line: full() if line["step"] > 2 else write(run, line))
-        patch.setattr("gantk.report.write_report", full)  # a second failure hides the first one of none
-        with pytest.raises(GantkError, match=f"No space left.*up to step 2 is saved. Go on with: gantk resume {out}"):
+        patch.setattr(
+            Run, "add_to_log", lambda run, line: full() if line["step"] > 2 else write(run, line)
+        )
+        # a second failure hides the first one of none
+        patch.setattr("gantk.report.write_report", full)
+        with pytest.raises(
+            GantkError,
+            match=f"No space left.*up to step 2 is saved. Go on with: gantk resume {out}",
+        ):
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
     api.resume(out, device="cpu", say=lambda line: None)
     assert Run(out).metrics == Run(tiny_run).metrics
 
 
 def test_memory_that_ends_while_a_library_is_loaded_is_one_message():
-    code = "import click; from gantk.cli import Commands\n@click.command()\ndef load(): raise ImportError("
-    code += "'libx.so: failed to map segment from shared object')\nCommands(commands={'load': load}).main(['load'])"
+    code = (
+        "import click; from gantk.cli import Commands\n@click.command()\ndef load(): raise"
+        " ImportError("
+    )
+    code += (
+        "'libx.so: failed to map segment from shared object')\nCommands(commands={'load':"
+        " load}).main(['load'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, f"error  {machine_failure(MemoryError())}\n")
 
@@ -120,5 +153,11 @@ def test_output_that_cannot_be_written_does_not_take_the_place_of_a_stop():
             raise Interrupted("all was saved")
         Commands(commands={"stop": stop}).main(["stop"])"""
     buffered = os.environ | {"PYTHONUNBUFFERED": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=buffered)
-    assert (done.returncode, "all was saved" in done.stderr, "error" in done.stderr) == (130, True, False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=buffered
+    )
+    assert (done.returncode, "all was saved" in done.stderr, "error" in done.stderr) == (
+        130,
+        True,
+        False,
+    )

@@ -1,4 +1,6 @@
-"""What metrics.json holds: every score with its baselines, lesions apart, the same whatever the batch."""
+"""What metrics.json holds: every score with its baselines, lesions apart, the same whatever the
+batch.
+"""
 
 import copy
 from pathlib import Path
@@ -90,18 +92,31 @@ class Brighten:
 
 
 def scorer_of(method: type, *metrics, source=None, evaluate=None, post=(), **data) -> Scorer:
-    """A scorer of the tiny phantom recipe, with the tables changed, and a method that has learned nothing."""
+    """A scorer of the tiny phantom recipe, with the tables changed, and a method that has learned
+    nothing.
+    """
     tables, noise = copy.deepcopy(TINY), issubclass(method, Samples)
     tables["data"] |= ({"domains": ["T1"]} if noise else {}) | data
-    source = tables["data"]["source"] | ({"subjects": 10, "slices": 3} if noise else {}) | (source or {})
+    source = (
+        tables["data"]["source"] | ({"subjects": 10, "slices": 3} if noise else {}) | (source or {})
+    )
     tables["data"]["source"] = {key: value for key, value in source.items() if value is not None}
     chosen = {"metrics": list(metrics)} if metrics else {}
-    tables["evaluate"] = {"samples": 2} | ({"images": 20} if noise else {}) | chosen | (evaluate or {})
+    tables["evaluate"] = (
+        {"samples": 2} | ({"images": 20} if noise else {}) | chosen | (evaluate or {})
+    )
     model = load_recipe(tables).check()
-    model = model.model_copy(update={"post": [Part("post", each.__name__, each, {}) for each in post]})
+    model = model.model_copy(
+        update={"post": [Part("post", each.__name__, each, {}) for each in post]}
+    )
     held = Data(model.data, method)
     size = model.data.patch or model.data.size
-    return Scorer(model, held, method(Geometry(model.data.dims, size, held.channels, held.classes, held.range)), CPU)
+    return Scorer(
+        model,
+        held,
+        method(Geometry(model.data.dims, size, held.channels, held.classes, held.range)),
+        CPU,
+    )
 
 
 def lines_of(result: dict) -> str:
@@ -115,23 +130,32 @@ def test_translations_are_scored_in_pairs_by_a_foreground_that_all_rivals_share(
     scorer = scorer_of(Translates)
     result = scorer.test()
     rows = ["psnr", "ssim", "mae", "psnr_foreground", "ssim_foreground", "mae_foreground"]
-    assert {key: list(found) for key, found in result["metrics"].items()} == {"a_to_b": rows, "b_to_a": rows}
+    assert {key: list(found) for key, found in result["metrics"].items()} == {
+        "a_to_b": rows,
+        "b_to_a": rows,
+    }
     assert {"identity", "histogram", "intensity_map"} == set(result["baselines"])
     curves = scorer.validate()
-    assert {key: set(scores) for key, scores in curves.items()} == dict.fromkeys(("a_to_b", "b_to_a"), {"psnr", "ssim"})
+    assert {key: set(scores) for key, scores in curves.items()} == dict.fromkeys(
+        ("a_to_b", "b_to_a"), {"psnr", "ssim"}
+    )
     pairs = scorer.data.pairs("test")
     shown = scorer.reals.shown([pair["a"] for pair in pairs])
     truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
     assert torch.equal(truth.foreground, inside) and 0.05 < inside.float().mean() < 0.95
     error = ((shown - truth.images).abs() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
-    by_patient = [error[[q == p for q in truth.patients]].mean().item() for p in set(truth.patients)]
+    by_patient = [
+        error[[q == p for q in truth.patients]].mean().item() for p in set(truth.patients)
+    ]
     row = result["baselines"]["identity"]["a_to_b"]["mae_foreground"]
     assert row["value"] == pytest.approx(np.mean(by_patient), abs=1e-5)
 
 
 def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
-    result = scorer_of(Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}).test()
+    result = scorer_of(
+        Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}
+    ).test()
     said = "100% of all pixels count as foreground, as if there were no air, so that psnr, "
     assert result["foreground"]["a_to_b"] == 1 and said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in lines_of(result)
@@ -145,7 +169,10 @@ def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines()
         assert {"psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"} <= set(row)
         assert row["psnr"]["images"] > row["psnr_lesion"]["images"] > 0
         assert row["psnr_lesion"]["value"] != row["psnr"]["value"]
-    assert "psnr_lesion" in result["verdict"]["a_to_b"] and "lesion_contrast" not in result["verdict"]["a_to_b"]
+    assert (
+        "psnr_lesion" in result["verdict"]["a_to_b"]
+        and "lesion_contrast" not in result["verdict"]["a_to_b"]
+    )
 
 
 def test_sets_are_scored_beside_pairs_and_a_model_that_makes_nan_has_no_score_and_no_victory():
@@ -153,24 +180,37 @@ def test_sets_are_scored_beside_pairs_and_a_model_that_makes_nan_has_no_score_an
     result = scorer.test()
     rows, verdict = result["metrics"]["a_to_b"], result["verdict"]["a_to_b"]
     assert rows["psnr"]["value"] is None and "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
-    assert rows["kid_random"]["value"] is None and "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
-    assert verdict["psnr"]["better"] is False and verdict["psnr"]["without_pairs"]["better"] is False
+    assert (
+        rows["kid_random"]["value"] is None
+        and "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
+    )
+    assert (
+        verdict["psnr"]["better"] is False and verdict["psnr"]["without_pairs"]["better"] is False
+    )
     identity = result["baselines"]["identity"]["a_to_b"]
-    assert set(identity) == {"psnr", "psnr_foreground", "kid_random", "two_sample"} and identity["psnr"]["value"] > 0
+    assert (
+        set(identity) == {"psnr", "psnr_foreground", "kid_random", "two_sample"}
+        and identity["psnr"]["value"] > 0
+    )
     assert set(result["baselines"]["real_split"]["a_to_b"]) == {"kid_random", "two_sample"}
-    # two patients are tested here: too few for halves that share none, which is said instead of failing
+    # two patients are tested here: too few for halves that share none, which is said instead of
+    # failing
     assert "1 of 2 outputs hold NaN" in lines_of(result) and "real_split" in lines_of(result)
     assert "psnr" not in scorer.validate().get("a_to_b", {})
     held = scorer.sample_batch()
     assert {name for name, _ in alarms(scorer.outputs(held), held)} == {"not-finite"}
 
 
-@pytest.mark.parametrize(("name", "per"), [("percentile", "set"), ("percentile", "volume"), ("nyul", "image")])
+@pytest.mark.parametrize(
+    ("name", "per"), [("percentile", "set"), ("percentile", "volume"), ("nyul", "image")]
+)
 def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(name, per):
     scorer = scorer_of(Translates, intensity={"name": name, "per": per})
     pairs = scorer.data.pairs("test")
     truth = scorer.reals.references(pairs, "b", scorer.reals.shown([pair["a"] for pair in pairs]))
-    files = torch.stack([torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs])
+    files = torch.stack(
+        [torch.from_numpy(scorer.data.preparation.to_size(pair["b"])) for pair in pairs]
+    )
     assert torch.allclose(truth.units.native(truth.images), files, atol=2e-3 * files.abs().max())
     assert scorer.test()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
 
@@ -183,7 +223,9 @@ def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
     def unit(domain, mapping, path="ct.nii.gz"):
         table = SimpleNamespace(domains=("MR", domain))
         preparation = SimpleNamespace(mapping=lambda record, intensity: intensity)
-        data = SimpleNamespace(letters=("a", "b"), table=table, intensity={"b": mapping}, preparation=preparation)
+        data = SimpleNamespace(
+            letters=("a", "b"), table=table, intensity={"b": mapping}, preparation=preparation
+        )
         return units_of(data, [Record("b", "p", "k", lambda: None, path=Path(path))] * 2, "b").name
 
     for domain in ("CT", "sCT", "CBCT", "low-dose CT", "ct_bone"):
@@ -192,10 +234,15 @@ def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
     assert unit("CT", Window(low=0, high=255), "ct.png") == "native"
 
 
-def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_in_the_verdict(monkeypatch):
+def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_in_the_verdict(
+    monkeypatch,
+):
     scorer, seen = scorer_of(Translates, evaluate={"regression": 40}), []
     result = scorer.test()
-    mae = {name: result["baselines"][name]["a_to_b"]["mae"]["value"] for name in ("regression", "identity")}
+    mae = {
+        name: result["baselines"][name]["a_to_b"]["mae"]["value"]
+        for name in ("regression", "identity")
+    }
     assert mae["regression"] < mae["identity"]
     row = result["verdict"]["a_to_b"]["psnr"]
     assert row["best_baseline"] in ("regression", "intensity_map") and row["better"] is False
@@ -203,14 +250,19 @@ def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_
     image = scorer.data.image
     monkeypatch.setattr(scorer.data, "image", lambda record: seen.append(record) or image(record))
     assert len(list(scorer.baselines("b"))) == 4
-    assert {record.subject for record in seen} == {record.subject for record in scorer.data.splits["train"]}
+    assert {record.subject for record in seen} == {
+        record.subject for record in scorer.data.splits["train"]
+    }
     assert {record.domain for record in seen} == {"a", "b"}
 
 
 def test_neighbouring_slices_are_seen_by_the_network_and_not_scored():
     scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
     held = scorer.sample_batch()
-    assert held.seen["a_to_b"].shape[1] == 3 and held.inputs["a_to_b"].shape[1] == held.truths["a_to_b"].shape[1] == 1
+    assert (
+        held.seen["a_to_b"].shape[1] == 3
+        and held.inputs["a_to_b"].shape[1] == held.truths["a_to_b"].shape[1] == 1
+    )
     assert torch.equal(scorer.outputs(held)["a_to_b"], held.inputs["a_to_b"])
     result = scorer.test()
     assert result["metrics"]["a_to_b"]["psnr"] == result["baselines"]["identity"]["a_to_b"]["psnr"]
@@ -222,21 +274,37 @@ def test_neighbouring_slices_are_seen_by_the_network_and_not_scored():
 def test_samples_stand_between_noise_and_real_images():
     scorer = scorer_of(Samples, "kid", "fid", "diversity")
     result = scorer.test()
-    row, split = result["metrics"]["image"]["kid_random"], result["baselines"]["real_split"]["image"]
+    row, split = (
+        result["metrics"]["image"]["kid_random"],
+        result["baselines"]["real_split"]["image"],
+    )
     assert row["n"] == 20 and row["ci95"][0] < row["value"] < row["ci95"][1]
-    assert {"real_split", "noise"} == set(result["baselines"]) and split["kid_random"]["value"] < row["value"]
+    assert {"real_split", "noise"} == set(result["baselines"]) and split["kid_random"][
+        "value"
+    ] < row["value"]
     assert result["verdict"]["image"]["kid_random"]["best_baseline"] == "noise"
     curve = scorer.validate()
-    assert set(curve["image"]) == {"kid_random"} and curve == scorer_of(Samples, "kid", "fid", "diversity").validate()
+    assert (
+        set(curve["image"]) == {"kid_random"}
+        and curve == scorer_of(Samples, "kid", "fid", "diversity").validate()
+    )
     assert scorer_of(Alike).validate() != curve
 
 
 def test_samples_are_compared_with_whatever_real_images_there_are():
     result = scorer_of(Samples, split={"test": 0.0, "validation": 0.0}).test()
-    assert list(result["metrics"]["image"]) == ["kid_random"] and "real_split" not in result["baselines"]
+    assert (
+        list(result["metrics"]["image"]) == ["kid_random"]
+        and "real_split" not in result["baselines"]
+    )
     assert "against-training-images" in result["metrics"]["image"]["kid_random"]["definition"]
-    assert scorer_of(Samples, patch=[16, 16]).test()["metrics"]["image"]["kid_random"]["value"] is not None
-    solid = scorer_of(Samples, dims=3, size=[16, 16, 16], source={"slices": None}).test()["metrics"]["image"]
+    assert (
+        scorer_of(Samples, patch=[16, 16]).test()["metrics"]["image"]["kid_random"]["value"]
+        is not None
+    )
+    solid = scorer_of(Samples, dims=3, size=[16, 16, 16], source={"slices": None}).test()[
+        "metrics"
+    ]["image"]
     assert solid["kid_random"]["value"] is not None  # two are held out: one less says nothing
     assert solid["kid_random"]["ci95"] is None
 
@@ -254,9 +322,15 @@ def test_a_generator_of_one_class_is_tested_on_patients_of_both():
     scorer = scorer_of(Samples, QUICK, source={"only": "tumour", "lesions": 8})
     assert scorer.reals.classes == ("healthy", "tumour")
     assert scorer._sampled(torch.zeros(2, 1, 32, 32)).labels.tolist() == [1, 1]
-    subjects = {split: {r.subject for r in scorer.reals.labelled(split, "image")} for split in ("train", "test")}
+    subjects = {
+        split: {r.subject for r in scorer.reals.labelled(split, "image")}
+        for split in ("train", "test")
+    }
     assert subjects["train"].isdisjoint(subjects["test"])
-    assert "+real-of-other-classes=" in scorer.test()["metrics"]["image"]["classification"]["definition"]
+    assert (
+        "+real-of-other-classes="
+        in scorer.test()["metrics"]["image"]["classification"]["definition"]
+    )
 
 
 # ---- both
@@ -265,15 +339,41 @@ def test_a_generator_of_one_class_is_tested_on_patients_of_both():
 REFUSED = {
     "pairs of samples": (Samples, ["kid", "psnr"], {}, "evaluate.metrics", "psnr.*truth"),
     "no classes": (Samples, ["classification"], {}, "evaluate.metrics", "two classes"),
-    "mixture of classes": (Samples, ["classification"], {"source": LESIONS}, "evaluate.metrics", "mixture"),
-    "too small": (Translates, ["ssim"], {"size": [8, 8]}, "data.size", "ssim .* 8 x 8.*or other metrics"),
-    "no region": (Translates, ["ms_ssim"], {"evaluate": {"regions": ["foreground"]}}, "evaluate.regions", "ms_ssim"),
+    "mixture of classes": (
+        Samples,
+        ["classification"],
+        {"source": LESIONS},
+        "evaluate.metrics",
+        "mixture",
+    ),
+    "too small": (
+        Translates,
+        ["ssim"],
+        {"size": [8, 8]},
+        "data.size",
+        "ssim .* 8 x 8.*or other metrics",
+    ),
+    "no region": (
+        Translates,
+        ["ms_ssim"],
+        {"evaluate": {"regions": ["foreground"]}},
+        "evaluate.regions",
+        "ms_ssim",
+    ),
     "no masks": (Translates, ["segmentation"], {}, "evaluate.metrics", "masks.*0 of .* and 0 of "),
-    "masks of noise": (Samples, ["segmentation"], {"source": LESIONS}, "evaluate.metrics", "masks.*none of noise"),
+    "masks of noise": (
+        Samples,
+        ["segmentation"],
+        {"source": LESIONS},
+        "evaluate.metrics",
+        "masks.*none of noise",
+    ),
 }
 
 
-@pytest.mark.parametrize(("method", "metrics", "tables", "where", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(
+    ("method", "metrics", "tables", "where", "words"), REFUSED.values(), ids=REFUSED
+)
 def test_what_cannot_be_scored_is_refused_before_training(method, metrics, tables, where, words):
     with pytest.raises(UserError, match=words) as error:
         scorer_of(method, *metrics, **tables)
@@ -284,7 +384,9 @@ def test_what_cannot_be_scored_is_refused_before_training(method, metrics, table
 def test_post_steps_are_scored_beside_the_networks_own_output(method):
     key, metric = ("a_to_b", "psnr") if method is Translates else ("image", "kid_random")
     result = scorer_of(method, post=[Brighten]).test()
-    assert result["metrics"][key][metric]["value"] != result["metrics"][f"{key}_post"][metric]["value"]
+    assert (
+        result["metrics"][key][metric]["value"] != result["metrics"][f"{key}_post"][metric]["value"]
+    )
     assert f"{key}_post" in result["verdict"] and "post-steps" in lines_of(result)
     assert all(f"{key}_post" not in rows for rows in result["baselines"].values())
 
@@ -294,7 +396,11 @@ def test_the_alarms_ring_when_all_are_alike_or_nothing_changes_and_are_quiet_oth
     batch = healthy.sample_batch()
     assert batch.noise == 2 and batch.differences["image"] > 0.01
     assert list(alarms(healthy.outputs(batch), batch)) == []
-    assert list(alarms({"image": healthy.reals.sets("image", (32, 32))[1].images[:4] - 1}, batch)) == []  # real ones
+    # real ones
+    assert (
+        list(alarms({"image": healthy.reals.sets("image", (32, 32))[1].images[:4] - 1}, batch))
+        == []
+    )
     assert [name for name, _ in alarms(dead.outputs(batch), batch)] == ["collapse"]
     scorer = scorer_of(Translates)
     batch = scorer.sample_batch()
@@ -308,8 +414,14 @@ def test_the_alarms_ring_when_all_are_alike_or_nothing_changes_and_are_quiet_oth
 @pytest.mark.parametrize("name", registry().names("metric"))
 def test_a_registered_metric_says_what_it_is(name):
     _ = pytest.importorskip("radiomics", reason="needs pyradiomics") if name == "frd" else None
-    metric = bind_or_raise("metric", {"name": name} | ({"weights": "random"} if name == "lpips" else {}))(2.0, 2)
-    assert metric.name.startswith(name) and metric.definition.startswith(name) and isinstance(metric.unit, str)
+    metric = bind_or_raise(
+        "metric", {"name": name} | ({"weights": "random"} if name == "lpips" else {})
+    )(2.0, 2)
+    assert (
+        metric.name.startswith(name)
+        and metric.definition.startswith(name)
+        and isinstance(metric.unit, str)
+    )
 
 
 def test_two_metrics_of_one_name_are_refused():

@@ -1,4 +1,6 @@
-"""`gantk explain` finds what a region was made from, keeps the grid, and tells a learnt map from a random one."""
+"""`gantk explain` finds what a region was made from, keeps the grid, and tells a learnt map from a
+random one.
+"""
 
 import sys
 from importlib.util import find_spec
@@ -14,7 +16,9 @@ from gantk.__main__ import main
 from gantk.errors import UserError
 from gantk.formats.files import read
 
-pytestmark = pytest.mark.skipif(find_spec("captum") is None, reason="needs captum: pip install gantk[explain]")
+pytestmark = pytest.mark.skipif(
+    find_spec("captum") is None, reason="needs captum: pip install gantk[explain]"
+)
 quiet = {"say": lambda line: None, "device": "cpu"}
 
 
@@ -31,7 +35,10 @@ def test_the_map_lies_where_the_region_came_from(tiny_run, picture, method):
     model.method.translate = lambda image, to: 0.5 * image.roll(8, -1)  # whatever the weights are
     asked = {"region": "16:20,10:14", "method": method, "device": "cpu"}
     found = gantk.explain(model, picture, **asked, say=said.append)
-    assert found.random_correlation == 1 and "WARNING: is much like the map of random weights" in said[1]
+    assert (
+        found.random_correlation == 1
+        and "WARNING: is much like the map of random weights" in said[1]
+    )
     map = np.abs(found.map.pixels[0])
     assert map[10:14, 8:12].sum() > (0.99 if method == "gradients" else 0.15) * map.sum()
     assert map[9:15, 6:14].sum() > 0.5 * map.sum()  # windows are 3 pixels wide
@@ -41,10 +48,17 @@ def test_the_map_lies_where_the_region_came_from(tiny_run, picture, method):
 
 def test_a_learnt_map_is_told_from_that_of_random_weights(tiny_run, picture, tmp_path):
     said = []
-    found = gantk.explain(tiny_run, picture, tmp_path / "why", region="8:24,8:24", device="cpu", say=said.append)
-    assert abs(found.random_correlation) < 0.5 and "differs from the map of random weights" in said[1]
+    found = gantk.explain(
+        tiny_run, picture, tmp_path / "why", region="8:24,8:24", device="cpu", say=said.append
+    )
+    assert (
+        abs(found.random_correlation) < 0.5 and "differs from the map of random weights" in said[1]
+    )
     model = gantk.load(tiny_run, device="cpu")
-    assert gantk.explain(model, picture, region="8:24,8:24", **quiet).random_correlation == found.random_correlation
+    assert (
+        gantk.explain(model, picture, region="8:24,8:24", **quiet).random_correlation
+        == found.random_correlation
+    )
     assert found.picture.shape == (32, 96, 3) and read(tmp_path / "why.png").channels == 3
     assert np.allclose(read(tmp_path / "why.nii.gz").pixels, found.map.pixels)
 
@@ -56,7 +70,13 @@ def test_a_volume_is_explained_in_one_slice_on_its_own_grid(tiny_run, tmp_path):
     inside[10:20, 10:20, 3] = 1
     for name, each in (("scan", voxels), ("mask", inside)):
         nib.save(nib.Nifti1Image(each, affine), tmp_path / f"{name}.nii.gz")
-    gantk.explain(tiny_run, tmp_path / "scan.nii.gz", tmp_path / "why.nii.gz", mask=tmp_path / "mask.nii.gz", **quiet)
+    gantk.explain(
+        tiny_run,
+        tmp_path / "scan.nii.gz",
+        tmp_path / "why.nii.gz",
+        mask=tmp_path / "mask.nii.gz",
+        **quiet,
+    )
     made = nib.load(tmp_path / "why.nii.gz")
     assert made.shape == voxels.shape and np.allclose(made.affine, affine)
     assert np.flatnonzero(np.abs(made.get_fdata()).sum(axis=(0, 1))).tolist() == [3]
@@ -77,7 +97,9 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture, tmp_path, monk
     with pytest.raises(UserError, match="'dcgan' makes images from noise"):
         gantk.explain(noise, picture, **quiet)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    monkeypatch.setattr(sys, "argv", ["gantk", "explain", str(tiny_run), str(picture), str(tmp_path / "x")])
+    monkeypatch.setattr(
+        sys, "argv", ["gantk", "explain", str(tiny_run), str(picture), str(tmp_path / "x")]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and 'pip install "gantk[explain]"' in capsys.readouterr().err

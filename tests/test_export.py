@@ -1,4 +1,6 @@
-"""Exported models, ONNX files and MONAI bundles: they answer as PyTorch does, say what they take, name no machine."""
+"""Exported models, ONNX files and MONAI bundles: they answer as PyTorch does, say what they take,
+name no machine.
+"""
 
 import ast
 import json
@@ -48,7 +50,9 @@ def test_a_difference_above_the_tolerance_is_an_error(run):
     direction = Direction(Translator.load(run, "cpu"), None)
     off = lambda image: direction.expected(image) + (0.02 if image.shape[2:] == (36, 40) else 0)  # noqa: E731
     assert direction.checked(off, "file", 1e-9)["largest"] == 0
-    with pytest.raises(GantkError, match=r"regression, T1 to T2 does not answer as PyTorch.*1\.0e-02") as caught:
+    with pytest.raises(
+        GantkError, match=r"regression, T1 to T2 does not answer as PyTorch.*1\.0e-02"
+    ) as caught:
         direction.checked(off, "file", 0.009, larger=4)
     assert caught.value.exit_code == 1
     for answer in (lambda image: image[..., 1:], lambda image: image * np.nan):
@@ -80,7 +84,11 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
 
     monkeypatch.setattr("gantk.exports.exporting.data_of", gone)
     direction = Direction(Translator.load(run, "cpu"), None)
-    assert "not real ones" in direction.on and "/secret" not in direction.on and "/secret/patients" in direction.why
+    assert (
+        "not real ones" in direction.on
+        and "/secret" not in direction.on
+        and "/secret/patients" in direction.why
+    )
     (images,) = direction.inputs
     assert images.shape == (4, 1, 32, 32) and images.min() >= -1 and images.max() <= 1
 
@@ -109,7 +117,9 @@ def metadata_of(onnx, path: Path) -> dict:
 def answer_of(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given)[0]
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given)[
+        0
+    ]
 
 
 def test_an_exported_model_translates_native_images_as_its_run_does(run, exported):
@@ -131,11 +141,18 @@ def test_the_file_says_what_it_takes_and_how_near_it_is_and_names_no_machine(onn
     meta = metadata_of(onnx, path)
     assert 0 <= meta["parity"]["mean"] <= meta["parity"]["largest"] < 1e-5
     assert meta["parity"]["batches"][0] == 1 and len(meta["parity"]["batches"]) > 1
-    assert meta["parity"]["sizes"] == ["32 x 32", "36 x 40"]  # the recipe's, and another that the network takes
+    # the recipe's, and another that the network takes
+    assert meta["parity"]["sizes"] == ["32 x 32", "36 x 40"]
     assert meta["free"] == {"batch": True, "sizes": {"multiple": 4, "smallest": 8}}
     assert answer_of(path, {"image": np.zeros((5, 1, 44, 60), np.float32)}).shape == (5, 1, 44, 60)
     onnx.checker.check_model(onnx.load(path))
-    places = [str(Path.home()), str(Path(toolkit.__file__).parent), "site-packages", str(path.parent), '.py"']
+    places = [
+        str(Path.home()),
+        str(Path(toolkit.__file__).parent),
+        "site-packages",
+        str(path.parent),
+        '.py"',
+    ]
     assert not [place for place in places if place.encode() in path.read_bytes()]
 
 
@@ -168,11 +185,15 @@ def test_what_an_exported_model_cannot_do_is_refused(exported):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_file_that_is_none_or_says_something_else_of_itself_is_refused(onnx, exported, tmp_path, change, message):
+def test_a_file_that_is_none_or_says_something_else_of_itself_is_refused(
+    onnx, exported, tmp_path, change, message
+):
     path, model, meta = tmp_path / "x.onnx", onnx.load(exported[0]), metadata_of(onnx, exported[0])
     del model.metadata_props[:]
     if isinstance(change, dict):
-        change = json.dumps({key: value for key, value in (meta | change).items() if value is not None})
+        change = json.dumps(
+            {key: value for key, value in (meta | change).items() if value is not None}
+        )
     if change[0] in "{[9":  # what it says of itself
         model.metadata_props.add(key="gantk", value=change)
     if change != "missing":
@@ -184,13 +205,20 @@ def test_a_file_that_is_none_or_says_something_else_of_itself_is_refused(onnx, e
 
 
 CASES = {
-    "cyclegan": ({"generator": {"name": "resnet", "width": 4, "blocks": 1}, "discriminator": PATCHGAN}, {}),
+    "cyclegan": (
+        {"generator": {"name": "resnet", "width": 4, "blocks": 1}, "discriminator": PATCHGAN},
+        {},
+    ),
     "dualgan": (
         {"generator": UNET | {"norm": "group"}, "discriminator": PATCHGAN},
         {"neighbours": 1, "source": {"slices": 5}},
     ),
     "pix2pix": (
-        {"both": True, "discriminator": PATCHGAN, "generator": UNET | {"norm": "batch", "up": "transpose"}},
+        {
+            "both": True,
+            "discriminator": PATCHGAN,
+            "generator": UNET | {"norm": "batch", "up": "transpose"},
+        },
         {"domains": ["T1+FLAIR", "T2+PD"], "intensity": "nyul"},
     ),
     "regression": (
@@ -229,14 +257,20 @@ def test_every_direction_of_every_method_answers_as_pytorch_does(onnx, case, tmp
     ],
     ids=lambda method: method["name"],
 )
-def test_images_from_noise_are_exported_with_the_noise_as_input(onnx, method, conditional, tmp_path):
+def test_images_from_noise_are_exported_with_the_noise_as_input(
+    onnx, method, conditional, tmp_path
+):
     data = {"labels": True, "source": {"lesions": 1, "healthy": 0.5}} if conditional else {}
-    run = small_run(tmp_path, method | {"latent": 8, "conditional": conditional}, 6, domains=["FLAIR"], **data)
+    run = small_run(
+        tmp_path, method | {"latent": 8, "conditional": conditional}, 6, domains=["FLAIR"], **data
+    )
     path, there = export(run, tmp_path / "x.onnx"), Translator.load(run, "cpu").method
     noise = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
     given = {"noise": noise} | ({"label": np.arange(5) % 2} if conditional else {})
     with torch.no_grad():
-        expected = there.sampler()(*map(torch.from_numpy, given.values()), *([] if conditional else [None]))
+        expected = there.sampler()(
+            *map(torch.from_numpy, given.values()), *([] if conditional else [None])
+        )
     np.testing.assert_allclose(answer_of(path, given), expected.numpy(), atol=1e-4)
     with pytest.raises(UserError, match="starts from files"):
         export(run, tmp_path / "bundle", format="monai")
@@ -244,23 +278,41 @@ def test_images_from_noise_are_exported_with_the_noise_as_input(onnx, method, co
 
 @pytest.mark.slow
 def test_a_translation_that_is_an_optimisation_is_refused(onnx, tmp_path):
-    method = {"name": "style", "weights": "random", "content_layers": ["conv1_2"], "style_layers": ["conv1_1"]}
+    method = {
+        "name": "style",
+        "weights": "random",
+        "content_layers": ["conv1_2"],
+        "style_layers": ["conv1_1"],
+    }
     run = small_run(tmp_path, method | {"translate_steps": 3}, steps=1)
     with pytest.raises(UserError, match="more than a pass through networks"):
         export(run, tmp_path / "x.onnx")
-    assert not torch.nn.modules.module._global_buffer_registration_hooks  # which would stop any torch.compile after it
+    # which would stop any torch.compile after it
+    assert not torch.nn.modules.module._global_buffer_registration_hooks
 
 
 # ---- MONAI bundles
-TENSOR = {"type": str, "format": str, "modality": str, "num_channels": int, "spatial_shape": list, "dtype": str,
-          "value_range": list, "is_patch_data": bool, "channel_def": dict}  # fmt: skip
+TENSOR = {
+    "type": str,
+    "format": str,
+    "modality": str,
+    "num_channels": int,
+    "spatial_shape": list,
+    "dtype": str,
+    "value_range": list,
+    "is_patch_data": bool,
+    "channel_def": dict,
+}
 MANDATORY = """version monai_version pytorch_version numpy_version required_packages_version task description authors
 copyright network_data_format"""
 
 
 def configs(bundle: Path) -> tuple[dict, dict]:
     """metadata.json and inference.json."""
-    return tuple(json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in ("metadata", "inference"))
+    return tuple(
+        json.loads((bundle / "configs" / f"{name}.json").read_text())
+        for name in ("metadata", "inference")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -271,14 +323,24 @@ def bundle(run, tmp_path_factory) -> Path:
 def test_a_bundle_is_what_the_specification_asks_for(run, bundle):
     meta, config = configs(bundle)
     assert meta.keys() >= set(MANDATORY.split()) and meta["version"] in meta["changelog"]
-    for tensor in (meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]):
+    for tensor in (
+        meta["network_data_format"]["inputs"]["image"],
+        meta["network_data_format"]["outputs"]["pred"],
+    ):
         assert all(isinstance(tensor[key], kind) for key, kind in TENSOR.items())
         assert sorted(tensor["channel_def"]) == [str(k) for k in range(tensor["num_channels"])]
         assert tensor["modality"] == "MR"
     psnr = json.loads((run / "metrics.json").read_text())["metrics"]["a_to_b"]["psnr"]["value"]
     card = (bundle / "docs" / "README.md").read_text()
-    assert meta["eval_metrics"]["psnr"] == psnr and f"| psnr | {psnr:.4g} " in card and "not for diagnosis" in card
-    assert "No licence has been chosen" in (bundle / "LICENSE").read_text() and "monai[fire,ignite,nibabel]" in card
+    assert (
+        meta["eval_metrics"]["psnr"] == psnr
+        and f"| psnr | {psnr:.4g} " in card
+        and "not for diagnosis" in card
+    )
+    assert (
+        "No licence has been chosen" in (bundle / "LICENSE").read_text()
+        and "monai[fire,ignite,nibabel]" in card
+    )
     for text in re.findall(r'"(\$[^"]*)"', json.dumps(config)):
         ast.parse(re.sub(r"@(\w+)", r"\1", text[1:]))
     assert all(name in config for name in re.findall(r"@(\w+)", json.dumps(config)))
@@ -298,9 +360,17 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
         "print('gantk' in sys.modules, len(weights))\n"
     )
     command = [sys.executable, "-c", script, str(bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd=tmp_path)
-    assert done.stdout.split() == ["False", str(sum(name.startswith("g_ab") for name in there.method.state_dict()))]
-    found, expected = there.intensity["b"].inverse(np.load(tmp_path / "out.npy")), there.translate(pixels)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == [
+        "False",
+        str(sum(name.startswith("g_ab") for name in there.method.state_dict())),
+    ]
+    found, expected = (
+        there.intensity["b"].inverse(np.load(tmp_path / "out.npy")),
+        there.translate(pixels),
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
 
 
@@ -318,7 +388,9 @@ def test_monai_itself_verifies_and_runs_a_bundle(run, bundle, tmp_path):
     toolkit.translate(run, scan, tmp_path / "t2.nii.gz", device="cpu", say=lambda line: None)
     ours, theirs = (nib.load(tmp_path / name) for name in ("t2.nii.gz", "out/scan_T2.nii.gz"))
     np.testing.assert_allclose(theirs.affine, ours.affine)
-    np.testing.assert_allclose(theirs.get_fdata(), ours.get_fdata(), atol=1e-4 * np.ptp(ours.get_fdata()))
+    np.testing.assert_allclose(
+        theirs.get_fdata(), ours.get_fdata(), atol=1e-4 * np.ptp(ours.get_fdata())
+    )
 
 
 def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
@@ -332,9 +404,14 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
-@pytest.mark.parametrize(("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})])
+@pytest.mark.parametrize(
+    ("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})]
+)
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
-    frame, line = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options), Window(low=-1.0, high=1.0)
+    frame, line = (
+        Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options),
+        Window(low=-1.0, high=1.0),
+    )
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
     images = native((5, 1, *size)) / 150 - 1
     images[1], images[3] = 0.5, -0.97  # nothing in them: brighter than air, and air
@@ -351,7 +428,9 @@ def scaled(values: np.ndarray, step: dict) -> np.ndarray:
 
 def test_a_bundles_intensities_are_the_runs(run, bundle):
     there, values, config = Translator.load(run, "cpu"), native((1, 7)), configs(bundle)[1]
-    steps = [step for part in ("preprocessing", "postprocessing") for step in config[part]["transforms"]]
+    steps = [
+        step for part in ("preprocessing", "postprocessing") for step in config[part]["transforms"]
+    ]
     forth, back = (step for step in steps if step["_target_"] == "ScaleIntensityRanged")
     seen = scaled(values, forth)
     np.testing.assert_allclose(seen, there.intensity["a"].forward(values), atol=1e-6)
@@ -369,7 +448,9 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
     found = scaled((volume - volume.mean()) / volume.std(), line)
     np.testing.assert_allclose(found, mapping.of(volume).forward(volume), atol=1e-5)
     for refused in (Nyul(), Percentile(per="volume", foreground=True), Percentile(per="image")):
-        with pytest.raises(UserError, match=f"no transform for the intensity mapping '{refused.name}'.*export ONNX"):
+        with pytest.raises(
+            UserError, match=f"no transform for the intensity mapping '{refused.name}'.*export ONNX"
+        ):
             scaling("x", refused, False)
 
 

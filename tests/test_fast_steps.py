@@ -1,4 +1,6 @@
-"""Steps that are compiled, recorded or computed twice: training goes where it goes without, or says why it does not."""
+"""Steps that are compiled, recorded or computed twice: training goes where it goes without, or says
+why it does not.
+"""
 
 import random
 import re
@@ -31,7 +33,9 @@ CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METH
 
 
 class Sketch(Method):
-    """A player with dropout and batch norm, a critic on every n-th step; `spoil` is run inside the player's losses."""
+    """A player with dropout and batch norm, a critic on every n-th step; `spoil` is run inside the
+    player's losses.
+    """
 
     reads = ("image",)
 
@@ -51,7 +55,10 @@ class Sketch(Method):
         fake = self.spoil(self.player(batch["image"]), self.progress)
         self.seen += 1
         batch["fake"] = fake.detach()
-        return {"adversarial": -self.critic(fake).mean(), "size": fake.square().mean() * (1 + self.progress)}
+        return {
+            "adversarial": -self.critic(fake).mean(),
+            "size": fake.square().mean() * (1 + self.progress),
+        }
 
     def judge(self, batch):
         return {"critic": self.critic(batch["fake"]).square().mean()}
@@ -93,16 +100,24 @@ def numbers(losses: dict) -> dict[str, float]:
 
 def contract(name: str, options: dict) -> MethodContract:
     classes = ("healthy", "tumour") if options.get("conditional") else ()
-    return type("Contract", (MethodContract,), {"method": name, "options": options, "classes": classes})()
+    return type(
+        "Contract", (MethodContract,), {"method": name, "options": options, "classes": classes}
+    )()
 
 
 # ---- compiled ------------------------------------------------------------------------------------
 
 
-def notes_of(name: str, number: int, backend: str, steps: int, precision: str = "fp32") -> list[str]:
-    """What is said of a training of the contracts' method whose first compiled steps are compared with plain ones."""
+def notes_of(
+    name: str, number: int, backend: str, steps: int, precision: str = "fp32"
+) -> list[str]:
+    """What is said of a training of the contracts' method whose first compiled steps are compared
+    with plain ones.
+    """
     tools = contract(name, METHODS[name][number])
-    engine = compiled(tools.engine(tools.build(2), rule=sgd, steps=steps, precision=precision), backend)
+    engine = compiled(
+        tools.engine(tools.build(2), rule=sgd, steps=steps, precision=precision), backend
+    )
     tools.train(engine, steps)
     return engine.notes
 
@@ -116,7 +131,10 @@ def test_every_method_compiles(name, number):
     if "attention_unet" in str(options):  # torch's tracer takes a starred list for a tuple
         assert all("pop" in note for note in notes)
     else:
-        twice = name == "r3gan" or options.get("adversarial", "wgan_gp" if name == "progan" else None) == "wgan_gp"
+        twice = (
+            name == "r3gan"
+            or options.get("adversarial", "wgan_gp" if name == "progan" else None) == "wgan_gp"
+        )
         assert len(notes) == twice and all("operator by operator" in note for note in notes), notes
 
 
@@ -136,15 +154,28 @@ class Lone(Method):
         self.network = network
 
     def phases(self) -> list[Phase]:
-        return [Phase("only", (self.network,), lambda batch: {"l2": self.network(batch["image"]).square().mean()})]
+        return [
+            Phase(
+                "only",
+                (self.network,),
+                lambda batch: {"l2": self.network(batch["image"]).square().mean()},
+            )
+        ]
 
 
 def test_gradients_survive_what_the_tracer_gets_wrong(capfd):
-    """torch 2.11 loses those of functions that write in place, as a U-Net's joints do, and misreads summed kernels."""
+    """torch 2.11 loses those of functions that write in place, as a U-Net's joints do, and misreads
+    summed kernels.
+    """
     method, notes = Lone(UNet(1, 1, 2, width=2, depth=2)), []
-    (plain,), (phase,) = method.phases(), compile_phases(method, method.phases(), notes, "aot_eager")
+    (plain,), (phase,) = (
+        method.phases(),
+        compile_phases(method, method.phases(), notes, "aot_eager"),
+    )
     batch, weights = Batch(image=random_images(2, 1, (64, 64))), list(method.parameters())
-    expected, found = (torch.autograd.grad(each.loss(Batch(batch))["l2"], weights) for each in (plain, phase))
+    expected, found = (
+        torch.autograd.grad(each.loss(Batch(batch))["l2"], weights) for each in (plain, phase)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
     assert notes == [] and capfd.readouterr().err == ""
 
@@ -156,24 +187,37 @@ def wrong(graph, inputs):
 def lossy(graph, inputs):
     """Right values, wrong gradients."""
     return lambda *args: [
-        out.detach() + 0 * out if isinstance(out, torch.Tensor) and out.requires_grad else out for out in graph(*args)
+        out.detach() + 0 * out if isinstance(out, torch.Tensor) and out.requires_grad else out
+        for out in graph(*args)
     ]
 
 
 @pytest.mark.parametrize(
     ("backend", "options", "what"),
     [
-        ("eager", {"spoil": lambda image, progress: image if float(image.detach().mean()) < 1e9 else -image}, ""),
+        (
+            "eager",
+            {
+                "spoil": lambda image, progress: (
+                    image if float(image.detach().mean()) < 1e9 else -image
+                )
+            },
+            "",
+        ),
         (wrong, {}, r"what was compiled is wrong: losses by \d"),
         (lossy, {}, "what was compiled is wrong: gradients by 1"),
     ],
     ids=["not at all", "wrong losses", "wrong gradients"],
 )
 def test_what_cannot_be_compiled_or_is_compiled_wrongly_is_not_used(backend, options, what, capfd):
-    plain, other = (sketched(rule=sgd, steps=4, backend=each, **options) for each in (None, backend))
+    plain, other = (
+        sketched(rule=sgd, steps=4, backend=each, **options) for each in (None, backend)
+    )
     train(plain)
     train(other)
-    assert re.match(f"train.fast.compile: the phase 'play' runs operator by operator: {what}", other.notes[0])
+    assert re.match(
+        f"train.fast.compile: the phase 'play' runs operator by operator: {what}", other.notes[0]
+    )
     assert capfd.readouterr().err == "", "torch tells it in pages"
     assert_same(other, plain)
 
@@ -181,17 +225,22 @@ def test_what_cannot_be_compiled_or_is_compiled_wrongly_is_not_used(backend, opt
 def test_other_shapes_are_tried_before_they_are_used():
     engine = sketched(rule=sgd, steps=4, backend="eager")
     train(engine, lambda step, stage: Batch(image=images(step)["image"][: 1 + step % 2]))
-    assert engine.notes == [] and float(engine.method.seen) == 4, "what was tried has left something behind"
+    assert engine.notes == [] and float(engine.method.seen) == 4, (
+        "what was tried has left something behind"
+    )
 
 
 # ---- recorded ------------------------------------------------------------------------------------
 
 
 def test_replays_lead_where_steps_lead():
-    """Dropout, batch norm's statistics, schedules, the average's first steps and the critic's pace are all in it."""
+    """Dropout, batch norm's statistics, schedules, the average's first steps and the critic's pace
+    are all in it.
+    """
     plain, replayed = sketched(every=2), sketched(Recording, every=2)
     expected, found = train(plain), train(replayed)
-    assert (replayed.capture.obstacle, len(replayed.capture.graphs)) == (None, 2)  # with the critic and without
+    # with the critic and without
+    assert (replayed.capture.obstacle, len(replayed.capture.graphs)) == (None, 2)
     assert_same(plain, replayed)
     # those of long ago too: no replay has written over them
     assert [numbers(losses) for losses in found] == [numbers(losses) for losses in expected]
@@ -222,13 +271,23 @@ def reading(method: Method):
 @pytest.mark.parametrize(
     ("graph", "spoil", "note"),
     [
-        (Recording, counting, "every step changes number, held, the random numbers of `random` in Python"),
+        (
+            Recording,
+            counting,
+            "every step changes number, held, the random numbers of `random` in Python",
+        ),
         (Recording, reading, "_local_scalar_dense reads a value: test_fast_steps.py"),
-        (Broken, None, "could not be recorded: RuntimeError: operation not permitted when stream is capturing"),
+        (
+            Broken,
+            None,
+            "could not be recorded: RuntimeError: operation not permitted when stream is capturing",
+        ),
     ],
     ids=["python state", "host read", "error"],
 )
-def test_a_step_that_cannot_be_recorded_is_named_and_training_goes_on_as_without(graph, spoil, note):
+def test_a_step_that_cannot_be_recorded_is_named_and_training_goes_on_as_without(
+    graph, spoil, note
+):
     plain, replayed = sketched(every=2), sketched(graph, every=2)
     for engine in (plain, replayed):
         if spoil:
@@ -277,8 +336,14 @@ DROPPED = {
     "generator": {"name": "unet", "width": 4, "depth": 3, "norm": "batch", "dropout": 0.5},
     "discriminator": {"name": "patchgan", "width": 4, "layers": 3, "spectral": True},
 }
-TWICE = [(name, METHODS.get(name, [{}])[-1], {"precision": "bf16"}) for name in registry().names("method")]
-TWICE += [("pix2pix", DROPPED, options) for options in ({"precision": "fp32"}, {"microbatch": 1}, {"dims": 3})]
+TWICE = [
+    (name, METHODS.get(name, [{}])[-1], {"precision": "bf16"})
+    for name in registry().names("method")
+]
+TWICE += [
+    ("pix2pix", DROPPED, options)
+    for options in ({"precision": "fp32"}, {"microbatch": 1}, {"dims": 3})
+]
 
 
 @pytest.mark.parametrize(("name", "options", "how"), TWICE, ids=str)
@@ -325,13 +390,19 @@ class Hasty(nn.Module):
 def test_a_block_that_changes_its_input_stops_with_a_remedy():
     network = Hasty()
     recompute(Lone(network))
-    with pytest.raises(GantkError, match=r"Hasty changes its input in place.*Set train.recompute = false\."):
+    with pytest.raises(
+        GantkError, match=r"Hasty changes its input in place.*Set train.recompute = false\."
+    ):
         network(random_images(1, 4, (16, 16)) * 2)
 
 
 def test_a_recipe_switches_it_on_and_nothing_is_compiled_then(tiny_recipe):
     for on in (False, True):
         settings = [f"train.recompute={str(on).lower()}", f"train.fast.compile={str(on).lower()}"]
-        engine = assemble(load_recipe(tiny_recipe).override(settings).check(), start("cpu", "fp32")).engine
+        engine = assemble(
+            load_recipe(tiny_recipe).override(settings).check(), start("cpu", "fp32")
+        ).engine
         assert any("forward" in module.__dict__ for module in engine.method.modules()) is on
-        assert [note.split(":")[0] for note in engine.notes] == (["train.fast.compile"] if on else [])
+        assert [note.split(":")[0] for note in engine.notes] == (
+            ["train.fast.compile"] if on else []
+        )

@@ -1,4 +1,6 @@
-"""Losses by features of a frozen network and over the body alone; the segmenter whose features they take."""
+"""Losses by features of a frozen network and over the body alone; the segmenter whose features they
+take.
+"""
 
 import json
 import shutil
@@ -21,7 +23,9 @@ SEGMENTER, LESIONS = {"name": "segmenter", "width": 4}, {"lesions": 2, "radius":
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory):
-    return small_run(tmp_path_factory.mktemp("seen"), SEGMENTER, 2, source=LESIONS, domains=["T2"], mask=True)
+    return small_run(
+        tmp_path_factory.mktemp("seen"), SEGMENTER, 2, source=LESIONS, domains=["T2"], mask=True
+    )
 
 
 def feature(network, **options):
@@ -47,35 +51,60 @@ def test_equal_features_cost_nothing_and_only_the_output_hears_of_others(segment
         assert output.grad.abs().sum() > 0 and one.grad is None
         volumes = (torch.stack([x.detach()] * 2, 2) for x in (output, one))  # of two slices
         assert float(loss(*volumes)) == pytest.approx(float(found.detach()), rel=1e-4)
-    parts = [bind_or_raise("loss", feature(segmenter, layers=[f"encoder.{n}"]))()(other, one) for n in range(3)]
+    parts = [
+        bind_or_raise("loss", feature(segmenter, layers=[f"encoder.{n}"]))()(other, one)
+        for n in range(3)
+    ]
     whole = bind_or_raise("loss", feature(segmenter, weight=2.0))()(other, one)
     assert float(whole) == pytest.approx(2 * sum(map(float, parts)) / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["regression", "pix2pix", "reggan", "cyclegan"])
-def test_paired_methods_compare_with_the_truth_two_way_methods_with_the_input_and_none_keeps_the_network(name):
+def test_paired_methods_compare_with_the_truth_two_way_methods_with_the_input_and_none_keeps_the_network(
+    name,
+):
     key = "source_losses" if name == "cyclegan" else "target_losses"
-    table = {"name": name, "generator": UNET} | ({} if name == "regression" else {"discriminator": PATCHGAN})
-    gray, batch = Geometry(2, (32, 32), {"a": 1, "b": 1}), {x: random_images(2, 1, (32, 32), ord(x)) for x in "ab"}
-    built = [bind_or_raise("method", table | {key: losses})(gray) for losses in ([], [feature("random")])]
+    table = {"name": name, "generator": UNET} | (
+        {} if name == "regression" else {"discriminator": PATCHGAN}
+    )
+    gray, batch = (
+        Geometry(2, (32, 32), {"a": 1, "b": 1}),
+        {x: random_images(2, 1, (32, 32), ord(x)) for x in "ab"},
+    )
+    built = [
+        bind_or_raise("method", table | {key: losses})(gray) for losses in ([], [feature("random")])
+    ]
     plain, more = ({*method.phases()[0].loss(Batch(batch))} for method in built)
     assert more - plain == ({"feature_a", "feature_b"} if name == "cyclegan" else {"feature_b"})
     assert built[0].state_dict().keys() == built[1].state_dict().keys()
 
 
-def test_a_run_keeps_to_the_weights_that_it_began_with_and_translates_without_them(segmenter, tmp_path):
+def test_a_run_keeps_to_the_weights_that_it_began_with_and_translates_without_them(
+    segmenter, tmp_path
+):
     network = shutil.copytree(segmenter, tmp_path / "segmenter")
     dice = json.loads((network / "metrics.json").read_text())["metrics"]["lesions"]["dice"]
     assert dice["n"] >= 1 and 0 <= dice["value"] <= 1
-    run = small_run(tmp_path, {"name": "regression", "generator": UNET, "target_losses": [feature(network)]}, 2)
-    assert len(tomllib.loads((run / "recipe.toml").read_text())["method"]["target_losses"][0]["sha256"]) == 64
+    run = small_run(
+        tmp_path, {"name": "regression", "generator": UNET, "target_losses": [feature(network)]}, 2
+    )
+    assert (
+        len(
+            tomllib.loads((run / "recipe.toml").read_text())["method"]["target_losses"][0]["sha256"]
+        )
+        == 64
+    )
     shutil.rmtree(network)
     other = small_run(tmp_path / "other", SEGMENTER, 3, source=LESIONS, domains=["T2"], mask=True)
     other.rename(network)
-    with pytest.raises(UserError, match="other weights than this training began with.*target_losses.sha256"):
+    with pytest.raises(
+        UserError, match="other weights than this training began with.*target_losses.sha256"
+    ):
         gantk.resume(run, device="cpu", say=str)
     shutil.rmtree(network)
-    assert gantk.load(run, device="cpu").translate(np.zeros((32, 32), np.float32), to="T2").shape == (32, 32)
+    assert gantk.load(run, device="cpu").translate(
+        np.zeros((32, 32), np.float32), to="T2"
+    ).shape == (32, 32)
 
 
 def test_what_cannot_be_is_one_message(segmenter, tmp_path):
@@ -86,10 +115,22 @@ def test_what_cannot_be_is_one_message(segmenter, tmp_path):
         ("there is no folder 'nowhere/run'", {"network": "nowhere/run"}, 1),
     ):
         with pytest.raises(UserError, match=words):
-            bind_or_raise("loss", feature(segmenter) | options)()(*2 * [random_images(1, channels, (32, 32), 1)])
-    regression = {"name": "regression", "generator": UNET, "target_losses": [feature(tmp_path / "run")]}
+            bind_or_raise("loss", feature(segmenter) | options)()(
+                *2 * [random_images(1, channels, (32, 32), 1)]
+            )
+    regression = {
+        "name": "regression",
+        "generator": UNET,
+        "target_losses": [feature(tmp_path / "run")],
+    }
     small_run(tmp_path, regression | {"target_losses": []})
     twice = regression | {"target_losses": ["l1"]}
-    for words, method in {"have one name": twice, "of a segmenter": regression, "asks for none": SEGMENTER}.items():
+    for words, method in {
+        "have one name": twice,
+        "of a segmenter": regression,
+        "asks for none": SEGMENTER,
+    }.items():
         with pytest.raises(UserError, match=words):
-            small_run(tmp_path / "more", method, domains=["T2"] if method is SEGMENTER else ["T1", "T2"])
+            small_run(
+                tmp_path / "more", method, domains=["T2"] if method is SEGMENTER else ["T1", "T2"]
+            )

@@ -1,4 +1,6 @@
-"""Images become vectors whole and unrounded, by networks that are built in, come as files, or from timm by weights."""
+"""Images become vectors whole and unrounded, by networks that are built in, come as files, or from
+timm by weights.
+"""
 
 import sys
 from types import SimpleNamespace
@@ -44,12 +46,18 @@ def tiny() -> nn.Module:
 def test_random_features_see_each_contrast_and_middle_slice_apart_and_large_images_smaller():
     state, two, features = torch.get_rng_state(), blobs(4, channels=2), Features("random", 2.0, 2)
     apart = np.concatenate([features(two[:, :1]), features(two[:, 1:])], 1)
-    assert apart.shape == (4, 512) and apart.dtype == np.float64 and np.allclose(features(two), apart, atol=1e-6)
+    assert (
+        apart.shape == (4, 512)
+        and apart.dtype == np.float64
+        and np.allclose(features(two), apart, atol=1e-6)
+    )
     assert torch.equal(state, torch.get_rng_state())
     assert np.allclose(features(two)[2:3], Features("random", 1.0, 2)(two[2:3] / 2), atol=1e-5)
     volumes, solid = blobs(2, size=(12, 14, 16)), Features("random", 2.0, 3)
     slices = volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8]
-    assert np.allclose(solid(volumes), np.concatenate([features(each) for each in slices], 1), atol=1e-6)
+    assert np.allclose(
+        solid(volumes), np.concatenate([features(each) for each in slices], 1), atol=1e-6
+    )
     large = torch.nn.functional.interpolate(blobs(2, size=(128, 128), width=20), scale_factor=2)
     assert np.allclose(features(large), features(large[..., ::2, ::2]), atol=1e-5)
 
@@ -70,12 +78,18 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
     noise = SimpleNamespace(samples=True, directions=tuple)
     assert default_metrics(noise) == ["kid"]
     torch.save(state, weights / FILE)
-    assert default_metrics(noise) == ["kid", *({"name": name, "features": "inception"} for name in ("kid", "fid"))]
+    assert default_metrics(noise) == [
+        "kid",
+        *({"name": name, "features": "inception"} for name in ("kid", "fid")),
+    ]
     monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
     theirs = inception.InceptionV3([3]).eval()
     monkeypatch.setattr(inception, "load_state_dict_from_url", download)
     features = Features("inception", 255.0, 2)
-    assert Kid(2.0, 2, features="inception").name == "kid" and inception.load_state_dict_from_url is download
+    assert (
+        Kid(2.0, 2, features="inception").name == "kid"
+        and inception.load_state_dict_from_url is download
+    )
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 52))).float()
     with torch.no_grad():
         expected = theirs(pictures / 255)[0].flatten(1).numpy()
@@ -89,11 +103,20 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     pytest.importorskip("onnxruntime")
     from onnx import TensorProto, helper, numpy_helper
 
-    kind, kernel = TensorProto.FLOAT, np.zeros((2, 1 if channels == "c" else channels, 1, 1), np.float32)
+    kind, kernel = (
+        TensorProto.FLOAT,
+        np.zeros((2, 1 if channels == "c" else channels, 1, 1), np.float32),
+    )
     kernel[:, 0, 0, 0] = 1, 3
-    tensors = [numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(np.array([0, 1], np.float32), "b")]
+    tensors = [
+        numpy_helper.from_array(kernel, "k"),
+        numpy_helper.from_array(np.array([0, 1], np.float32), "b"),
+    ]
     nodes = [helper.make_node("Conv", ["x", "k", "b"], ["y"])]
-    nodes += [helper.make_node("GlobalAveragePool", ["y"], ["p"]), helper.make_node("Flatten", ["p"], ["f"])]
+    nodes += [
+        helper.make_node("GlobalAveragePool", ["y"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+    ]
     last = helper.make_tensor_value_info("f", kind, [batch, 2])
     if not pool:
         nodes, last = nodes[:1], helper.make_tensor_value_info("y", kind, [batch, 2, *size])
@@ -104,7 +127,9 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
 
 
 @pytest.mark.parametrize("pool", [True, False])
-@pytest.mark.parametrize(("batch", "size"), [("n", ("h", "w")), (1, (32, 32))], ids=["free", "fixed"])
+@pytest.mark.parametrize(
+    ("batch", "size"), [("n", ("h", "w")), (1, (32, 32))], ids=["free", "fixed"]
+)
 def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     onnx_file(weights / "medical.onnx", batch=batch, size=size, pool=pool)
     onnx_file(weights / "colour.onnx", channels=3)
@@ -126,9 +151,14 @@ def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
 WRAPPINGS = {
     "plain": lambda state: state,
     "a prefix, no classifier, no counts of batches": lambda state: {
-        f"module.backbone.{key}": value for key, value in state.items() if not key.endswith(("fc.weight", "tracked"))
+        f"module.backbone.{key}": value
+        for key, value in state.items()
+        if not key.endswith(("fc.weight", "tracked"))
     },
-    "a training's checkpoint": lambda state: {"optimizer": {"state": {0: {"a": torch.ones(2)}}}, "model": state},
+    "a training's checkpoint": lambda state: {
+        "optimizer": {"state": {0: {"a": torch.ones(2)}}},
+        "model": state,
+    },
 }
 
 
@@ -139,25 +169,38 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
     seen = Features(TINY, 2.0, 2, weights="RadImageNet-Tiny.pt", side=64)
     mean, std = (torch.tensor(tiny.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
-        expected = tiny.forward_head(tiny.forward_features((images / 2 - mean) / std), pre_logits=True).numpy()
+        expected = tiny.forward_head(
+            tiny.forward_features((images / 2 - mean) / std), pre_logits=True
+        ).numpy()
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
     rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
     gantk_features.gantk_tested(result := {"metrics": {"image": rows}})
-    gantk_features.gantk_tested(beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}})
+    gantk_features.gantk_tested(
+        beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
+    )
     assert "RadImageNet judge alone" in result["lines"][0] and "lines" not in beside
-    assert seen.suffix == "_RadImageNet-Tiny" and seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
+    assert seen.suffix == "_RadImageNet-Tiny" and seen.what.startswith(
+        f"{TINY}-RadImageNet-Tiny.pt-sha256:"
+    )
 
 
 def test_children_that_are_numbered_are_known_by_their_order(weights):
-    """As the weights of a torchvision network are named that was wrapped into nn.Sequential before its classifier."""
+    """As the weights of a torchvision network are named that was wrapped into nn.Sequential before
+    its classifier.
+    """
     torchvision = pytest.importorskip("torchvision")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = torchvision.models.resnet18().eval()
     cut = nn.Sequential(*list(network.children())[:-1])
-    torch.save({f"backbone.{key}": value for key, value in cut.state_dict().items()}, weights / "Medical.pt")
+    torch.save(
+        {f"backbone.{key}": value for key, value in cut.state_dict().items()},
+        weights / "Medical.pt",
+    )
     images = blobs(2, size=(64, 64), channels=3) / 2
-    found = Features("resnet18", 1.0, 2, weights="Medical.pt", mean=[0.5], std=[0.5], side=64)(images)
+    found = Features("resnet18", 1.0, 2, weights="Medical.pt", mean=[0.5], std=[0.5], side=64)(
+        images
+    )
     with torch.no_grad():
         assert np.allclose(found, cut((images - 0.5) / 0.5).flatten(1).numpy(), atol=1e-4)
 
@@ -165,12 +208,18 @@ def test_children_that_are_numbered_are_known_by_their_order(weights):
 def test_a_network_of_gray_images_sees_one_channel_normalised_as_given(tiny, weights):
     state = dict(tiny.state_dict())
     torch.save(state, weights / "colour.pt")
-    torch.save(state | {"conv1.0.weight": state["conv1.0.weight"].sum(1, keepdim=True)}, weights / "gray.pt")
+    torch.save(
+        state | {"conv1.0.weight": state["conv1.0.weight"].sum(1, keepdim=True)},
+        weights / "gray.pt",
+    )
     images, plain = blobs(2, size=(64, 64)), {"side": 64, "mean": [0.0], "std": [1.0]}
-    gray, colour = (Features(TINY, 2.0, 2, weights=name, **plain) for name in ("gray.pt", "colour.pt"))
+    gray, colour = (
+        Features(TINY, 2.0, 2, weights=name, **plain) for name in ("gray.pt", "colour.pt")
+    )
     assert gray.network.channels == 1 and np.allclose(gray(images), colour(images), atol=1e-4)
     known = Features(TINY, 2.0, 2, weights="gray.pt", mean=[0.1, 0.2, 0.6])
-    assert known.network.mean.item() == pytest.approx(0.3)  # of three colours: gray is all of them alike
+    # of three colours: gray is all of them alike
+    assert known.network.mean.item() == pytest.approx(0.3)
 
 
 REFUSED = [
@@ -195,7 +244,11 @@ def test_networks_and_weights_that_cannot_be_had_are_one_clear_error(tiny, weigh
     files = {
         "whole": state,
         "part": {key: value for key, value in state.items() if "layer3" not in key},
-        "two": {f"{side}.{key}": value for side in ("student", "teacher") for key, value in state.items()},
+        "two": {
+            f"{side}.{key}": value
+            for side in ("student", "teacher")
+            for key, value in state.items()
+        },
     }
     for name, held in files.items():
         torch.save(held, weights / f"{name}.pt")
@@ -214,7 +267,8 @@ def test_networks_and_weights_that_cannot_be_had_are_one_clear_error(tiny, weigh
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights / "hub"))
     monkeypatch.setattr(inception, "load_state_dict_from_url", no_network)
-    monkeypatch.setattr(inception, "_inception_v3", lambda **_: nn.Module())  # the real one takes a second to draw
+    # the real one takes a second to draw
+    monkeypatch.setattr(inception, "_inception_v3", lambda **_: nn.Module())
     with pytest.raises(UserError, match="onnxruntime is needed"):
         Kid(2.0, 2, features="fixed.onnx")
     with pytest.raises(UserError, match=f"{FILE}.*GANTK_WEIGHTS"):
@@ -275,8 +329,10 @@ def test_what_the_hub_cached_is_used_without_a_network(monkeypatch, tmp_path, tr
 
 def test_missing_weights_are_one_error_that_says_which_file_to_put_where():
     words = (
-        r"'vgg19.tv_in1k' are not on this machine and cannot be fetched \(HF_HUB_OFFLINE is set\)\. "
-        r'Put vgg19.tv_in1k.safetensors .* into a folder, and set GANTK_WEIGHTS to it.*weights = "random"'
+        r"'vgg19.tv_in1k' are not on this machine and cannot be fetched \(HF_HUB_OFFLINE is"
+        r" set\)\. "
+        r"Put vgg19.tv_in1k.safetensors .* into a folder, and set GANTK_WEIGHTS to it.*weights ="
+        r' "random"'
     )
     with pytest.raises(UserError, match=words):
         timm_model("vgg19.tv_in1k")
@@ -287,7 +343,9 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network"))
+    monkeypatch.setattr(
+        "timm.create_model", lambda *_, **__: pytest.fail("timm was left to wait for the network")
+    )
     with pytest.raises(UserError, match="no answer from http://127.0.0.1:9: .*refused"):
         timm_model(NAME)
 

@@ -1,4 +1,6 @@
-"""Public data sets: fetched whole, checked, resumed and unpacked safely, from a server on the loopback address."""
+"""Public data sets: fetched whole, checked, resumed and unpacked safely, from a server on the
+loopback address.
+"""
 
 import csv
 import gzip
@@ -50,11 +52,19 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server of `files`; `cuts`: bytes after which it hangs up, one an answer; `answers`: statuses to begin with."""
+    """A server of `files`; `cuts`: bytes after which it hangs up, one an answer; `answers`:
+    statuses to begin with.
+    """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(download, "PAUSE", 0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.files, running.log, running.cuts, running.answers, running.ranges = {}, [], [], [], True
+        running.files, running.log, running.cuts, running.answers, running.ranges = (
+            {},
+            [],
+            [],
+            [],
+            True,
+        )
         running.url = f"http://127.0.0.1:{running.server_address[1]}/"
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -65,9 +75,13 @@ def server(monkeypatch):
 
 @pytest.fixture
 def offer(server, monkeypatch):
-    """`offer(content, name)` puts one archive on the server as the set "heads", `offer(files={...})` several files."""
+    """`offer(content, name)` puts one archive on the server as the set "heads",
+    `offer(files={...})` several files.
+    """
 
-    def make(content: bytes = b"", name: str = "heads.tar", files: dict | None = None, **changes) -> bytes:
+    def make(
+        content: bytes = b"", name: str = "heads.tar", files: dict | None = None, **changes
+    ) -> bytes:
         if files is None:
             server.files[name] = content
             files = {name: {"size": len(content), "checksum": sha256(content)} | changes}
@@ -108,7 +122,9 @@ def quietly(folder: Path, name: str = "heads", **options) -> Path:
     return gantk.fetch(name, out=folder, **{"say": lambda line: None} | options)
 
 
-def wrong(words: str, folder: Path, *name: str, kind: type[GantkError] = GantkError, **options) -> GantkError:
+def wrong(
+    words: str, folder: Path, *name: str, kind: type[GantkError] = GantkError, **options
+) -> GantkError:
     with pytest.raises(kind, match=words) as caught:
         quietly(folder, *name, **options)
     return caught.value
@@ -118,10 +134,14 @@ PLAIN = packed(PICTURES)
 
 
 @pytest.mark.parametrize("name", ["heads.tar", "heads.tar.gz", "heads.zip"])
-def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(server, offer, tmp_path, name):
+def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(
+    server, offer, tmp_path, name
+):
     offer(packed(PICTURES, name), name)
     said, seen = [], []
-    folder = quietly(tmp_path / "d" / "heads", say=said.append, progress=lambda *now: seen.append(now))
+    folder = quietly(
+        tmp_path / "d" / "heads", say=said.append, progress=lambda *now: seen.append(now)
+    )
     found = {f"set/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.png")}
     assert {name: path.read_bytes() for name, path in found.items()} == PICTURES
     assert all(path.stat().st_mode & 0o7111 == 0 for path in found.values()), "ordinary permissions"
@@ -160,12 +180,16 @@ def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_later(server, offer, tmp_path):
+def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_later(
+    server, offer, tmp_path
+):
     offer(PLAIN, size=0, checksum="")
     server.ranges, server.cuts = False, [len(PLAIN) // 2]
     assert len(names(quietly(tmp_path / "heads"))) == 4 and len(server.log) == 2
     record = json.loads((tmp_path / "heads.fetched.json").read_text())
-    assert record["files"][0]["checksum"] == sha256(PLAIN) and record["files"][0]["published"] is False
+    assert (
+        record["files"][0]["checksum"] == sha256(PLAIN) and record["files"][0]["published"] is False
+    )
     shutil.rmtree(tmp_path / "heads")
     server.files["heads.tar"] = PLAIN[:-1] + b"!"
     wrong("not the file that was fetched here before", tmp_path / "heads")
@@ -174,9 +198,17 @@ def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_
 
 def test_single_files_with_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
     bodies = {"p1/T1.nii.gz": b"one", "p2/T 1.nii.gz": b"two"}
-    blobs = {path: hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest() for path, body in bodies.items()}
-    server.files = {path.replace(" ", "%20"): body for path, body in bodies.items()} | {"T1.tar": packed({"a": b"1"})}
-    offer(files={path: {"checksum": f"git:{blob}"} for path, blob in blobs.items()} | {"T1.tar": {"into": "T1"}})
+    blobs = {
+        path: hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+        for path, body in bodies.items()
+    }
+    server.files = {path.replace(" ", "%20"): body for path, body in bodies.items()} | {
+        "T1.tar": packed({"a": b"1"})
+    }
+    offer(
+        files={path: {"checksum": f"git:{blob}"} for path, blob in blobs.items()}
+        | {"T1.tar": {"into": "T1"}}
+    )
     folder = quietly(tmp_path / "heads")
     assert {path: (folder / path).read_bytes() for path in names(folder)} == bodies | {"T1/a": b"1"}
 
@@ -187,14 +219,23 @@ def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp
     server.answers = [status] * download.TRIES
     url = None if status else "http://127.0.0.1:9/"
     error = wrong(str(status or "Connection refused"), tmp_path / "heads", base_url=url)
-    assert "--from" in str(error) and "\n" not in str(error) and error.exit_code == 1 and not list(tmp_path.iterdir())
+    assert (
+        "--from" in str(error)
+        and "\n" not in str(error)
+        and error.exit_code == 1
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
     offer(PLAIN)
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(quietly, [tmp_path / "heads"] * 4))
-    assert done == [tmp_path / "heads"] * 4 and len(server.log) == 1 and len(names(tmp_path / "heads")) == 4
+    assert (
+        done == [tmp_path / "heads"] * 4
+        and len(server.log) == 1
+        and len(names(tmp_path / "heads")) == 4
+    )
 
 
 def member(**kind) -> bytes:
@@ -236,11 +277,17 @@ BAD = {
 }
 NAMES = ["../evil", "/evil", "a/../../evil", "C:/evil", "nul", "COM1.x"]
 NAMES += ["a\\b", "a ", "a.", "a./b", "a\tb", "a\x1b[2Jb"]
-BAD |= {f"name {n}.{kind}": packed({name: b"x"}, f".{kind}") for n, name in enumerate(NAMES) for kind in ("zip", "tar")}
+BAD |= {
+    f"name {n}.{kind}": packed({name: b"x"}, f".{kind}")
+    for n, name in enumerate(NAMES)
+    for kind in ("zip", "tar")
+}
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_blocks_none(offer, tmp_path, name):
+def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_blocks_none(
+    offer, tmp_path, name
+):
     served = name.replace(" ", "-")
     offer(BAD[name], served, checksum="")
     said = str(wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads"))
@@ -251,7 +298,9 @@ def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_bloc
     assert names(quietly(tmp_path / "deep" / "heads"))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{\xff", b'{"name": "heads", "files": [1]}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{\xff", b'{"name": "heads", "files": [1]}', b"[" * 10**5]
+)
 def test_what_was_written_down_of_an_earlier_download_may_be_damaged(offer, tmp_path, content):
     offer(PLAIN)
     (tmp_path / "heads.fetched.json").write_bytes(content)
@@ -271,18 +320,27 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
 
 def test_a_known_set_says_what_it_is_and_how_it_is_checked():
     for own in download.known_sets().values():
-        assert own["about"] and own["licence"] and own["cite"] and ("ask" in own) != ("files" in own)
-        assert (own.get("ask") or own["base"]).startswith("https://") and ("use" in own or "ask" in own)
+        assert (
+            own["about"] and own["licence"] and own["cite"] and ("ask" in own) != ("files" in own)
+        )
+        assert (own.get("ask") or own["base"]).startswith("https://") and (
+            "use" in own or "ask" in own
+        )
         for file in own.get("files", {}).values():
-            assert re.fullmatch(r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?", file["checksum"])
+            assert re.fullmatch(
+                r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?", file["checksum"]
+            )
     table = {row[0]: row for row in gantk.public_sets()}
     assert table["horse2zebra"][2] == "116.9 MB" and table["brats"][2] == "on request"
     assert all(len(row) == 5 and all(row) for row in table.values())
 
 
-def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_and_leave_nobody_on_both_sides(tmp_path):
+def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_and_leave_nobody_on_both_sides(
+    tmp_path,
+):
     published, thick = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([1.0, 1.0, 3.0, 1.0])
-    moved = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"  # of points, to the left, in mm
+    # of points, to the left, in mm
+    moved = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"
     for path in download.known_sets()["t1t2"]["files"]:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -301,9 +359,13 @@ def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_a
     for row in tables["whole"] + tables["stripped"] + tables["tumour"]:
         t1, t2 = (nib.load(tmp_path / row[name]) for name in ("T1", "T2"))
         assert np.array_equal(t1.dataobj, t2.dataobj)
-        if row["patient"].startswith("lesjak-lo"):  # ITK's transform says where in T2 a point lies: 2 mm too far left
-            assert np.array_equal(t2.dataobj, published) and np.allclose(t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0])
-        elif row["patient"].startswith("hku"):  # rows run to the back, columns to the left, slices down; 230 mm in all
+        # ITK's transform says where in T2 a point lies: 2 mm too far left
+        if row["patient"].startswith("lesjak-lo"):
+            assert np.array_equal(t2.dataobj, published) and np.allclose(
+                t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0]
+            )
+        # rows run to the back, columns to the left, slices down; 230 mm in all
+        elif row["patient"].startswith("hku"):
             assert nib.aff2axcodes(t1.affine) == ("L", "P", "I") and t1.shape == (3, 2, 4)
             middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
             assert np.allclose(middle, 0, atol=1e-4) and np.isclose(t1.header.get_zooms()[2], 10)

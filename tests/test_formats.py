@@ -1,4 +1,6 @@
-"""Files: each kind is read as what it is, written without loss on its own grid, and refused by name where broken."""
+"""Files: each kind is read as what it is, written without loss on its own grid, and refused by name
+where broken.
+"""
 
 import gzip
 import os
@@ -40,7 +42,9 @@ def save(path, array, **options):
     return path
 
 
-def itk(path, array, packed=False, vector=False, direction=UPRIGHT, spacing=(1, 2, 3), origin=(4, 5, 6)):
+def itk(
+    path, array, packed=False, vector=False, direction=UPRIGHT, spacing=(1, 2, 3), origin=(4, 5, 6)
+):
     """A file by SimpleITK, with a remark where its format has such."""
     image = sitk.GetImageFromArray(array, isVector=vector)
     if image.GetDimension() == 3:
@@ -73,34 +77,60 @@ def gantk_register(add):
 """
 
 
-def test_a_plugins_format_is_read_written_and_kept_apart_from_broken_and_equal_ones(add_plugin, tmp_path):
+def test_a_plugins_format_is_read_written_and_kept_apart_from_broken_and_equal_ones(
+    add_plugin, tmp_path
+):
     add_plugin("my-package", "my_plugin", PLUGIN)
     io.write(tmp_path / "1.npy", Image(GRAY8[None].astype(np.float32)))
     assert [path.name for path in io.list_images(tmp_path)] == ["1.npy"]
     (tmp_path / "broken.npy").write_bytes(b"nothing of the kind")
-    for name, volume, words in (("1.npy", 1, "number 1"), ("broken.npy", None, "'.*broken.npy' cannot be read as npy")):
+    for name, volume, words in (
+        ("1.npy", 1, "number 1"),
+        ("broken.npy", None, "'.*broken.npy' cannot be read as npy"),
+    ):
         with pytest.raises(UserError, match=words):
             io.read(tmp_path / name, volume)
-    add_plugin("broken-package", "broken_plugin", PLUGIN.replace('"npy", "my_plugin:', '"odd", "no_such_module:'))
-    same(io.read(tmp_path / "1.npy").pixels[0], GRAY8)  # a broken format keeps nobody from the others
-    with pytest.raises(UserError, match="unknown suffix '.odd'.*Note that the format 'odd' does not load"):
+    add_plugin(
+        "broken-package",
+        "broken_plugin",
+        PLUGIN.replace('"npy", "my_plugin:', '"odd", "no_such_module:'),
+    )
+    # a broken format keeps nobody from the others
+    same(io.read(tmp_path / "1.npy").pixels[0], GRAY8)
+    with pytest.raises(
+        UserError, match="unknown suffix '.odd'.*Note that the format 'odd' does not load"
+    ):
         io.write(tmp_path / "x.odd", Image(np.zeros((1, 9, 8), np.float32)))
-    add_plugin("other-package", "other_plugin", PLUGIN.replace('"npy", "my_plugin', '"npy2", "other_plugin'))
-    with pytest.raises(UserError, match="'.npy' is claimed by the formats 'npy' of my-package and 'npy2' of other"):
+    add_plugin(
+        "other-package",
+        "other_plugin",
+        PLUGIN.replace('"npy", "my_plugin', '"npy2", "other_plugin'),
+    )
+    with pytest.raises(
+        UserError, match="'.npy' is claimed by the formats 'npy' of my-package and 'npy2' of other"
+    ):
         io.read(tmp_path / "1.npy")
 
 
-def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pages_refused(tmp_path):
+def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pages_refused(
+    tmp_path,
+):
     palette = PIL.Image.fromarray(COLOUR).quantize(16)
     palette.save(tmp_path / "p.png")
     same(io.read(tmp_path / "p.png").pixels, np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
-    same(io.read(save(tmp_path / "rgba.png", np.dstack([COLOUR, GRAY8]))).pixels, COLOUR.transpose(2, 0, 1))
+    same(
+        io.read(save(tmp_path / "rgba.png", np.dstack([COLOUR, GRAY8]))).pixels,
+        COLOUR.transpose(2, 0, 1),
+    )
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     picture = np.zeros((16, 32), np.uint8)
     picture[:, :16] = 255
     image = io.read(save(tmp_path / "x.jpg", picture, exif=exif))
-    assert image.pixels.shape == (1, 32, 16) and image.pixels[0, :12].mean() > 240 > 10 > image.pixels[0, 20:].mean()
+    assert (
+        image.pixels.shape == (1, 32, 16)
+        and image.pixels[0, :12].mean() > 240 > 10 > image.pixels[0, 20:].mean()
+    )
     save(tmp_path / "turned.tif", GRAY16, exif=exif)
     for name in ("p.png", "x.jpg", "turned.tif"):
         assert io.outline(tmp_path / name).pixels.shape == io.read(tmp_path / name).pixels.shape
@@ -110,9 +140,13 @@ def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pag
 
 
 @pytest.mark.parametrize(
-    "stored, tag, meant", [(np.uint8(200), (339, 2, 2), -56), (np.int32(-1), (339, 2, 1), 2**32 - 1),
-                           (np.uint16(5), (262, 1, 0), 65530)]
-)  # fmt: skip
+    "stored, tag, meant",
+    [
+        (np.uint8(200), (339, 2, 2), -56),
+        (np.int32(-1), (339, 2, 1), 2**32 - 1),
+        (np.uint16(5), (262, 1, 0), 65530),
+    ],
+)
 def test_numbers_of_a_tiff_have_its_sign_and_its_white(tmp_path, stored, tag, meant):
     path = save(tmp_path / "x.tif", np.full((3, 4), stored), tiffinfo={339: 1 + (meant == -56)})
     was, now = (struct.pack("<HHIH", tag[0], 3, 1, value) for value in tag[1:])
@@ -139,18 +173,24 @@ def test_16_bit_colour_keeps_its_bits_or_is_refused_without_simpleitk(tmp_path, 
     suffix=st.sampled_from([".png", ".tif", ".nii.gz"]),
 )
 @settings(max_examples=40, deadline=None)
-def test_whole_numbers_survive_every_format_that_takes_them(tmp_path_factory, pixels, dtype, suffix):
+def test_whole_numbers_survive_every_format_that_takes_them(
+    tmp_path_factory, pixels, dtype, suffix
+):
     path = tmp_path_factory.mktemp("io") / f"x{suffix}"
     io.write(path, Image(pixels, dtype=None if dtype is None else np.dtype(dtype)))
     same(io.read(path).pixels, pixels)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg"])
-@pytest.mark.parametrize("values", [[-5.0, 3.0], [0.0, 70000.0], [0.25, 0.5], [np.nan, 0.0]], ids=str)
+@pytest.mark.parametrize(
+    "values", [[-5.0, 3.0], [0.0, 70000.0], [0.25, 0.5], [np.nan, 0.0]], ids=str
+)
 def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, name, values):
     before = save(tmp_path / name, GRAY8).read_bytes()
     with pytest.raises(UserError, match="do not fit.*.tif.*.nii.gz|not finite"):
-        io.write(tmp_path / name, Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32)))
+        io.write(
+            tmp_path / name, Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32))
+        )
     assert (tmp_path / name).read_bytes() == before and os.listdir(tmp_path) == [name]
 
 
@@ -183,11 +223,15 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
     after = nib.load(tmp_path / "out" / name)
     same(np.asarray(after.dataobj), values)
     assert after.get_data_dtype().newbyteorder("=") == (np.float32 if dtype == "f8" else dtype)
-    assert sorted(path.name for path in io.files_of(tmp_path / name)) == sorted(os.listdir(tmp_path / "out"))
+    assert sorted(path.name for path in io.files_of(tmp_path / name)) == sorted(
+        os.listdir(tmp_path / "out")
+    )
 
 
 @pytest.mark.parametrize("kind, codes", [(nib.Nifti1Image, (2, 1)), (nib.Nifti2Image, (0, 1))])
-def test_nifti_keeps_codes_units_and_extensions_but_not_what_described_other_values(tmp_path, kind, codes):
+def test_nifti_keeps_codes_units_and_extensions_but_not_what_described_other_values(
+    tmp_path, kind, codes
+):
     oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, 0.3) * 1.5, [5, -6, 7])
     before = kind(NUMBERS, None)
     before.set_sform(np.diag([1, 2, 3, 1.0]), codes[0])
@@ -199,15 +243,26 @@ def test_nifti_keeps_codes_units_and_extensions_but_not_what_described_other_val
     before.header["descrip"] = b"who"
     nib.save(before, tmp_path / "x.nii.gz")
     image = io.read(tmp_path / "x.nii.gz")
-    np.testing.assert_allclose(image.affine, np.diag([1, 2, 3, 1.0]) if codes[0] else oblique, atol=1e-6)
+    np.testing.assert_allclose(
+        image.affine, np.diag([1, 2, 3, 1.0]) if codes[0] else oblique, atol=1e-6
+    )
     io.write(tmp_path / "y.nii.gz", image)
-    assert not (bare := nib.load(tmp_path / "y.nii.gz")).header.extensions and not bare.header["descrip"]
+    assert (
+        not (bare := nib.load(tmp_path / "y.nii.gz")).header.extensions
+        and not bare.header["descrip"]
+    )
     io.write(tmp_path / "y.nii.gz", replace(image, keep_header=True))
     after = nib.load(tmp_path / "y.nii.gz")
-    assert bare.header.get_xyzt_units() == after.header.get_xyzt_units() and after.header["descrip"] == b"who"
+    assert (
+        bare.header.get_xyzt_units() == after.header.get_xyzt_units()
+        and after.header["descrip"] == b"who"
+    )
     assert type(after) is type(bare) is kind
     assert (int(after.header["sform_code"]), int(after.header["qform_code"])) == codes
-    assert after.header.get_xyzt_units() == ("micron", "msec") and after.header.extensions[0].get_content() == b"kept"
+    assert (
+        after.header.get_xyzt_units() == ("micron", "msec")
+        and after.header.extensions[0].get_content() == b"kept"
+    )
     assert after.header.get_intent()[0] == "none" and after.header["cal_max"] == 0
 
 
@@ -227,7 +282,9 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
     nib.save(nib.Nifti1Image(np.ascontiguousarray(stored), affine), folder / "x.nii")
     image = io.read(folder / "x.nii")
     # Planes from inferior up, rows from anterior back, columns from the patient's right.
-    assert image.pixels.shape == (1, 8, 7, 6) and np.argwhere(image.pixels[0] == 1).tolist() == [[5, 5, 1]]
+    assert image.pixels.shape == (1, 8, 7, 6) and np.argwhere(image.pixels[0] == 1).tolist() == [
+        [5, 5, 1]
+    ]
     assert image.spacing == (3, 2, 1) and image.file_shape == stored.shape
     for name in ("y.nii", "y.mha", "y.nrrd"):
         io.write(folder / name, image)
@@ -255,7 +312,9 @@ def test_what_a_file_of_integers_does_not_hold_is_written_as_floats(tmp_path, na
         same(io.read(tmp_path / f"y{name}").pixels, image.pixels + by)
 
 
-@pytest.mark.parametrize("name, packed", [("x.nii", False), ("x.nii.gz", True), *((name, True) for name in ITK)])
+@pytest.mark.parametrize(
+    "name, packed", [("x.nii", False), ("x.nii.gz", True), *((name, True) for name in ITK)]
+)
 def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, packed):
     series = RNG.normal(size=(3, 5, 6, 7)).astype(np.float32)
     itk(tmp_path / name, series, packed)
@@ -273,13 +332,18 @@ def test_one_of_several_volumes_is_read_and_written_as_a_volume(tmp_path, name, 
 
 
 @pytest.mark.parametrize("name", ITK)
-@pytest.mark.parametrize("packed, direction", [(False, OBLIQUE), (True, ROLLED)], ids=["oblique", "rolled-packed"])
-def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(tmp_path, name, packed, direction):
+@pytest.mark.parametrize(
+    "packed, direction", [(False, OBLIQUE), (True, ROLLED)], ids=["oblique", "rolled-packed"]
+)
+def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(
+    tmp_path, name, packed, direction
+):
     array = RNG.integers(-900, 3000, (6, 7, 8), dtype=np.int16)
     place = dict(direction=direction, spacing=(1 / 3, 0.7, 3), origin=(5.123456789012, -6, 7))
     before = itk(tmp_path / name, array, packed, **place)
     content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content.replace(b"two words", b"K\xf6ln"))  # Latin-1, as older programs write it
+    # Latin-1, as older programs write it
+    (tmp_path / name).write_bytes(content.replace(b"two words", b"K\xf6ln"))
     itk(tmp_path / "x.nii", array, **place)
     image, other = io.read(tmp_path / name), io.read(tmp_path / "x.nii")
     same(image.pixels, other.pixels)
@@ -292,8 +356,14 @@ def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(tmp_path,
     same(sitk.GetArrayFromImage(after), array)
     assert after.GetPixelID() == before.GetPixelID() and after.GetMetaData("Remark") == "Köln"
     for what in ("GetSpacing", "GetOrigin", "GetDirection"):
-        assert getattr(after, what)() == pytest.approx(getattr(before, what)(), rel=2e-15, abs=1e-15)
-    assert len(os.listdir(tmp_path / "out")) == len(io.files_of(tmp_path / name)) == 1 + (name in ("x.mhd", "x.nhdr"))
+        assert getattr(after, what)() == pytest.approx(
+            getattr(before, what)(), rel=2e-15, abs=1e-15
+        )
+    assert (
+        len(os.listdir(tmp_path / "out"))
+        == len(io.files_of(tmp_path / name))
+        == 1 + (name in ("x.mhd", "x.nhdr"))
+    )
 
 
 @pytest.mark.parametrize("name", ITK)
@@ -310,7 +380,9 @@ def test_nrrd_and_metaimage_hold_pictures_gray_and_in_colour(tmp_path, name):
 def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
     itk(tmp_path / "x.nrrd", NUMBERS)
     left = io.read(tmp_path / "x.nrrd")
-    (tmp_path / "x.nrrd").write_bytes((tmp_path / "x.nrrd").read_bytes().replace(b"left-posterior", b"right-anterior"))
+    (tmp_path / "x.nrrd").write_bytes(
+        (tmp_path / "x.nrrd").read_bytes().replace(b"left-posterior", b"right-anterior")
+    )
     right = io.read(tmp_path / "x.nrrd")
     np.testing.assert_allclose(right.affine, np.diag([-1, -1, 1, 1]) @ left.affine)
     same(right.pixels, left.pixels[:, :, ::-1, ::-1])
@@ -341,7 +413,13 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 
 def line(content: bytes, name: str, value: str) -> bytes:
     """A NRRD or MetaImage file with one line of its header changed."""
-    return re.sub(rf"^({name} ?[=:] ?).*$".encode(), rb"\g<1>" + value.encode(), content, count=1, flags=re.MULTILINE)
+    return re.sub(
+        rf"^({name} ?[=:] ?).*$".encode(),
+        rb"\g<1>" + value.encode(),
+        content,
+        count=1,
+        flags=re.MULTILINE,
+    )
 
 
 def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
@@ -349,7 +427,10 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
     rng, one, mha, nrrd = random.Random(0), whole["x.nii"], whole["x.mha"], whole["x.nrrd"]
     made: list[tuple[str, bytes]] = []
     for name, content in whole.items():
-        made += [(f"cut.{name}", content[: int(len(content) * part)]) for part in (0, 0.03, 0.3, 0.6, 0.9)]
+        made += [
+            (f"cut.{name}", content[: int(len(content) * part)])
+            for part in (0, 0.03, 0.3, 0.6, 0.9)
+        ]
         made += [(f"noise.{name}", rng.randbytes(900)), (f"text.{name}", b"<html>404" * 90)]
         for bits in (1, 2, 4, 8):
             flipped = bytearray(content)
@@ -365,17 +446,33 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
     for name, value in [*fields, *(("dim", (each + [1] * 8)[:8]) for each in sides)]:
         changed = bytearray(one)
         np.frombuffer(changed, nib.nifti1.header_dtype, count=1)[name] = value
-        made += [(f"{name}.nii", bytes(changed)), (f"{name}.nii.gz", gzip.compress(changed, mtime=0))]
-    made += [("spacing.mha", line(mha, "ElementSpacing", f"1 {bad} 1")) for bad in ("0.0", "nan", "inf")]
+        made += [
+            (f"{name}.nii", bytes(changed)),
+            (f"{name}.nii.gz", gzip.compress(changed, mtime=0)),
+        ]
+    made += [
+        ("spacing.mha", line(mha, "ElementSpacing", f"1 {bad} 1")) for bad in ("0.0", "nan", "inf")
+    ]
     made.append(("affine.mha", line(mha, "TransformMatrix", "1 0 0 1 0 0 0 0 1")))
     for sides in ("30 30 30", "9 8", "9 8 -7", "0 8 7", "9.5 8 7", "100000 100000 100000"):
-        made += [("sides.mha", line(mha, "DimSize", sides)), ("sides.nrrd", line(whole["gz.nrrd"], "sizes", sides))]
+        made += [
+            ("sides.mha", line(mha, "DimSize", sides)),
+            ("sides.nrrd", line(whole["gz.nrrd"], "sizes", sides)),
+        ]
     header = mha[: mha.index(b"ElementDataFile")]
     for name in ("../x.raw", "missing.raw", "LIST", "x%03d.raw 1 10 1", "pipe.raw"):
         made.append(("second.mhd", header + f"ElementDataFile = {name}\n".encode()))
-        made.append(("second.nhdr", re.sub(rb"\n\n.*", f"\ndata file: {name}\n".encode(), nrrd, flags=re.S)))
+        made.append(
+            ("second.nhdr", re.sub(rb"\n\n.*", f"\ndata file: {name}\n".encode(), nrrd, flags=re.S))
+        )
     made.append(("second.hdr", one[:348].replace(b"n+1", b"ni1")))
-    odd = ("mit Ümlaut.nii.gz", "图像.nii.gz", "50%s %(x)d {y}.nii.gz", "'quoted' \"2\".nii.gz", "e\u0301.NII.GZ")
+    odd = (
+        "mit Ümlaut.nii.gz",
+        "图像.nii.gz",
+        "50%s %(x)d {y}.nii.gz",
+        "'quoted' \"2\".nii.gz",
+        "e\u0301.NII.GZ",
+    )
     return made + [(name, whole["x.nii.gz"][:60]) for name in odd]
 
 
@@ -390,7 +487,9 @@ def test_each_broken_file_gets_one_message_that_names_it(whole, tmp_path):
             assert path.name in str(error) and "\n" not in str(error) and len(str(error)) < 1200
 
 
-def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_listed(whole, tmp_path):
+def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_listed(
+    whole, tmp_path
+):
     for name, content in (whole | {"zz9.png": whole["x.png"], "zz10.png": whole["x.png"]}).items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / f"cut.{name}").write_bytes(content[:50])
@@ -418,20 +517,36 @@ def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
     data, there = tmp_path / "data", tmp_path / "there"
     for folder in (data, there / "p2", there / "p1"):
         folder.mkdir(parents=True)
-    for place, to in ((data / "p1", there / "p1"), (data / "p2", there / "p2"), (data / "gone", "nowhere")):
+    for place, to in (
+        (data / "p1", there / "p1"),
+        (data / "p2", there / "p2"),
+        (data / "gone", "nowhere"),
+    ):
         place.symlink_to(to)
-    for place, to in ((there / "p1/other", "../p2"), (there / "p2/other", "../p1"), (there / "p1/up", data)):
+    for place, to in (
+        (there / "p1/other", "../p2"),
+        (there / "p2/other", "../p1"),
+        (there / "p1/up", data),
+    ):
         place.symlink_to(to)
     (there / "p1/x.png").write_bytes(whole["x.png"])
     found = ["p1/x.png", "p2/other/x.png"]
-    assert [path.relative_to(data).as_posix() for path in io.list_images(data, recursive=True)] == found
+    assert [
+        path.relative_to(data).as_posix() for path in io.list_images(data, recursive=True)
+    ] == found
     assert [scan.name for scan in io.scans(data)] == found
 
 
 def test_a_folder_of_several_series_or_of_none_is_no_image(tmp_path):
     for k in range(2):
-        dicom_files.series(tmp_path / "deep/two", dicom_files.head(), prefix=f"S{k}-", SeriesInstanceUID=f"1.{k}")
-    for name, words in {"deep/two": "two.*2 DICOM series", "deep": "deep", "nowhere.png": "does not exist"}.items():
+        dicom_files.series(
+            tmp_path / "deep/two", dicom_files.head(), prefix=f"S{k}-", SeriesInstanceUID=f"1.{k}"
+        )
+    for name, words in {
+        "deep/two": "two.*2 DICOM series",
+        "deep": "deep",
+        "nowhere.png": "does not exist",
+    }.items():
         with pytest.raises(UserError, match=words):
             io.read(tmp_path / name)
 
@@ -439,7 +554,10 @@ def test_a_folder_of_several_series_or_of_none_is_no_image(tmp_path):
 def test_the_limit_of_memory_is_the_users(tmp_path, monkeypatch):
     nib.save(nib.Nifti1Image(np.zeros((64, 64, 64), np.uint8), np.eye(4)), tmp_path / "x.nii")
     dicom_files.series(tmp_path / "series", np.zeros((64, 64, 64), np.uint8))
-    for limit, message in {"0.0005": "262144 values.*GANTK_MAX_GIB", "much": "GANTK_MAX_GIB is 'much'"}.items():
+    for limit, message in {
+        "0.0005": "262144 values.*GANTK_MAX_GIB",
+        "much": "GANTK_MAX_GIB is 'much'",
+    }.items():
         monkeypatch.setenv("GANTK_MAX_GIB", limit)
         for name in ("x.nii", "series"):
             with pytest.raises(UserError, match=message):

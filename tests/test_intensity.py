@@ -1,4 +1,6 @@
-"""Intensity mappings: what goes in comes out, of any scanner, per set, scan or image, before and after a checkpoint."""
+"""Intensity mappings: what goes in comes out, of any scanner, per set, scan or image, before and
+after a checkpoint.
+"""
 
 import json
 
@@ -32,10 +34,14 @@ def fitted(kind, images, **options):
 
 
 def head(gain=1.0, gamma=1.0, seed=0):
-    """A scan (1, 6, 24, 24): air around four tissues, on a scanner's own scale; slices get brighter upwards."""
+    """A scan (1, 6, 24, 24): air around four tissues, on a scanner's own scale; slices get brighter
+    upwards.
+    """
     rng = np.random.default_rng(seed)
     tissue = np.zeros((6, 24, 24))
-    tissue[1:5, 4:20, 4:20] = rng.choice([0.2, 0.5, 0.7, 1.0], (4, 16, 16)) + rng.normal(0, 0.03, (4, 16, 16))
+    tissue[1:5, 4:20, 4:20] = rng.choice([0.2, 0.5, 0.7, 1.0], (4, 16, 16)) + rng.normal(
+        0, 0.03, (4, 16, 16)
+    )
     tissue *= np.linspace(0.9, 1, 6)[:, None, None]
     return (gain * 1000 * np.abs(tissue) ** gamma).astype(np.float32)[None]
 
@@ -63,7 +69,9 @@ def test_inverse_undoes_forward_even_beyond_the_range(kind, image, ends):
 def test_a_checkpoint_brings_back_the_same_mapping_and_tensors_map_as_arrays(kind, per):
     if (kind in (Window, Unit) and per != "set") or (kind is Nyul and per == "set"):
         return
-    mapping = fitted(kind, [HEADS[0] / 5], range=(0.0, 1.0), **({} if kind in (Window, Unit) else {"per": per}))
+    mapping = fitted(
+        kind, [HEADS[0] / 5], range=(0.0, 1.0), **({} if kind in (Window, Unit) else {"per": per})
+    )
     state, array = json.loads(json.dumps(mapping.state())), HEADS[1]
     for again in (kind.from_state(state), MinMax.from_state(state), mapping.of(array)):
         assert type(again) is kind and again.range == (0.0, 1.0)
@@ -82,20 +90,27 @@ OLD = {
     "zscore": {"spread": 3.0} | PER,
     "window": {"low": 0.0, "high": 200.0},
     "unit": {"bits": 8},
-    "nyul": {"percentiles": [50.0, 99.0], "fitted": {"kept": [0, 1, 2], "scale": [-1, 0, 1], "mean": [0, 100, 200]}},
+    "nyul": {
+        "percentiles": [50.0, 99.0],
+        "fitted": {"kept": [0, 1, 2], "scale": [-1, 0, 1], "mean": [0, 100, 200]},
+    },
 }
 
 
 @kinds(*KINDS)
 def test_checkpoints_of_earlier_versions_load(kind):
-    mapping = Percentile.from_state({"name": kind.name, "range": [-1.0, 1.0], "fitted": [0, 200]} | OLD[kind.name])
+    mapping = Percentile.from_state(
+        {"name": kind.name, "range": [-1.0, 1.0], "fitted": [0, 200]} | OLD[kind.name]
+    )
     assert type(mapping) is kind
     np.testing.assert_allclose(mapping.inverse(np.array([-1.0, 0.0, 1.0])), [0, 100, 200])
 
 
 @kinds(*LINES, Nyul)
 def test_a_set_without_contrast_is_refused_and_constant_scans_do_not_count(kind):
-    with pytest.raises(UserError, match=r"all 2 training images of a domain have no contrast.*data\.intensity"):
+    with pytest.raises(
+        UserError, match=r"all 2 training images of a domain have no contrast.*data\.intensity"
+    ):
         fitted(kind, [np.full((1, 8, 8), 7, np.float32)] * 2)
     mapping, air = fitted(kind, HEADS, per="volume"), np.zeros((1, 6, 24, 24), np.float32)
     assert fitted(kind, [HEADS[0], air, *HEADS[1:]], per="volume").fitted == mapping.fitted
@@ -110,11 +125,19 @@ def test_each_kind_takes_what_it_says_to_the_ends():
     values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
     values[0, 0, 0] = 1e6  # one bright voxel moves no percentile and is not clipped
     mapping = fitted(Percentile, [values])
-    assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01) and mapping.forward(values).max() > 1000
-    mapping, values = fitted(ZScore, HEADS, spread=2.0), np.concatenate([image.ravel() for image in HEADS])
+    assert (
+        mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01)
+        and mapping.forward(values).max() > 1000
+    )
+    mapping, values = (
+        fitted(ZScore, HEADS, spread=2.0),
+        np.concatenate([image.ravel() for image in HEADS]),
+    )
     assert mapping.forward(values.mean()) == pytest.approx(0, abs=1e-3)
     assert mapping.forward(values.mean() + 2 * values.std()) == pytest.approx(1, abs=1e-3)
-    np.testing.assert_allclose(Window(low=-1000, high=1000).forward(np.array([-1000.0, 0, 3000])), [-1, 0, 3])
+    np.testing.assert_allclose(
+        Window(low=-1000, high=1000).forward(np.array([-1000.0, 0, 3000])), [-1, 0, 3]
+    )
     np.testing.assert_allclose(Unit(bits=16).forward(np.array([0.0, 65535])), [-1, 1])
     with pytest.raises(UserError, match="bits = 16"):
         fitted(Unit, [np.array([[[0.0, 4000.0]]], np.float32)])
@@ -126,11 +149,17 @@ def test_each_kind_takes_what_it_says_to_the_ends():
         (Percentile, {"high": 101.0}, "make no range"),
         (Percentile, {"range": (1.0, 1.0)}, "is empty"),
         (Window, {"low": 3.0, "high": 2.0}, "window from 3 to 2 is empty"),
-        *((Nyul, {"percentiles": wrong}, "no percentiles to match.*rising, from 0 to 100.*intensity.percentiles")
-          for wrong in ((), (10, 10, 90), (50, 101))),
+        *(
+            (
+                Nyul,
+                {"percentiles": wrong},
+                "no percentiles to match.*rising, from 0 to 100.*intensity.percentiles",
+            )
+            for wrong in ((), (10, 10, 90), (50, 101))
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_impossible_options_are_the_users_mistake(kind, options, says):
     with pytest.raises(UserError, match=says):
         kind(**options)
@@ -139,11 +168,15 @@ def test_impossible_options_are_the_users_mistake(kind, options, says):
 @kinds(*LINES)
 def test_per_volume_each_scan_has_its_line_and_results_are_on_a_typical_scale(kind):
     mapping, low, high = fitted(kind, HEADS, per="volume"), head(0.1, seed=7), head(10, seed=7)
-    np.testing.assert_allclose(mapping.inverse(ENDS), np.mean([kind().ends_of([one]) for one in HEADS], axis=0))
+    np.testing.assert_allclose(
+        mapping.inverse(ENDS), np.mean([kind().ends_of([one]) for one in HEADS], axis=0)
+    )
     np.testing.assert_allclose(mapping.forward(high), mapping.forward(low), atol=1e-5)
     own = mapping.of(high)
     assert own.of(low) is own, "a scan's mapping is its own for good"
-    np.testing.assert_array_equal(np.stack([own.forward(high[:, k]) for k in range(6)], 1), own.forward(high))
+    np.testing.assert_array_equal(
+        np.stack([own.forward(high[:, k]) for k in range(6)], 1), own.forward(high)
+    )
     assert (again := fitted(kind, HEADS)).of(high) is again, "of a set all have one"
 
 
@@ -151,16 +184,21 @@ def test_otsu_parts_air_and_stripped_zeros_from_tissue():
     rng = np.random.default_rng(0)
     air, tissue = np.abs(rng.normal(0, 10, 7000)), rng.uniform(300, 500, 3000)
     for background, inside in ((air, tissue), (np.zeros(9900), tissue[:100]), (air[:1500], tissue)):
-        threshold = otsu(np.concatenate([background, inside, [50_000.0]]))  # one vessel does not move it
+        # one vessel does not move it
+        threshold = otsu(np.concatenate([background, inside, [50_000.0]]))
         assert background.max() < threshold < inside.min()
 
 
 @pytest.mark.parametrize("foreground", [False, True, "otsu"])
-def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(foreground, monkeypatch):
+def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(
+    foreground, monkeypatch
+):
     tissue = head()[head() > 0]
     for kind, options in ((Percentile, {"high": 100.0}), (MinMax, {})):
         low, high = fitted(kind, HEADS[:1], foreground=foreground, **options).inverse(ENDS)
-        assert (low == 0 if foreground is False else low > 100) and high == pytest.approx(tissue.max())
+        assert (low == 0 if foreground is False else low > 100) and high == pytest.approx(
+            tissue.max()
+        )
     mean = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(np.float64(0))
     monkeypatch.setattr(intensity, "SAMPLES", 600)
     drawn = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(np.float64(0))
@@ -173,7 +211,9 @@ def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(for
 @kinds(MinMax, Nyul)
 def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black(kind):
     scans = [np.concatenate([head(seed=s), head(4.0, 1.2, s + 10)]) for s in range(3)]
-    mapping = fitted(lambda: PerChannel([kind(per="volume"), kind(per="volume")], ["T1", "T2"], 2), scans)
+    mapping = fitted(
+        lambda: PerChannel([kind(per="volume"), kind(per="volume")], ["T1", "T2"], 2), scans
+    )
     low, high = mapping.inverse(np.ones((2, 1, 1))).ravel()
     assert mapping.per == "volume" and high > 2 * low
     slices, own = np.moveaxis(scans[0], 1, 0), mapping.of(scans[0])
@@ -194,20 +234,27 @@ def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black
 
 
 def test_the_scale_is_the_mean_of_the_papers_stretched_landmarks():
-    two = [np.array([[[0.0, 2.0, 10.0]]], np.float32), np.array([[[100.0, 140.0, 200.0]]], np.float32)]
+    two = [
+        np.array([[[0.0, 2.0, 10.0]]], np.float32),
+        np.array([[[100.0, 140.0, 200.0]]], np.float32),
+    ]
     mapping = fitted(Nyul, two, percentiles=(0, 50, 100), foreground=False, range=(0.0, 1.0))
     # air is the darkest value here, and coincides with percentile 0: one landmark less on the scale
     np.testing.assert_allclose(mapping.fitted["scale"], [0, (0.2 + 0.4) / 2, 1])
     np.testing.assert_allclose(mapping.fitted["mean"], [50, 71, 105])
     own = mapping.of(np.array([[[0.0, 5.0, 20.0]]], np.float32))
-    np.testing.assert_allclose(own.forward(np.array([0.0, 2.5, 5, 12.5, 20])), [0, 0.15, 0.3, 0.65, 1])
+    np.testing.assert_allclose(
+        own.forward(np.array([0.0, 2.5, 5, 12.5, 20])), [0, 0.15, 0.3, 0.65, 1]
+    )
     beyond = own.forward(np.array([-1.0, 22.0]))
     np.testing.assert_allclose(beyond, [-0.06, 1 + 0.7 * 2 / 15], err_msg="nothing is clipped")
 
 
 RNG = np.random.default_rng(0)
 TISSUE = RNG.choice([200, 400, 550, 900], 3000) + RNG.normal(0, 30, 3000)
-CT = np.concatenate([RNG.normal(-1000, 20, 5000), RNG.choice([-80, 30, 40, 900], 4000) + RNG.normal(0, 15, 4000)])
+CT = np.concatenate(
+    [RNG.normal(-1000, 20, 5000), RNG.choice([-80, 30, 40, 900], 4000) + RNG.normal(0, 15, 4000)]
+)
 CASES = {  # intensities, where the range starts, how much is tissue
     "stripped": ([np.zeros(7000), TISSUE], 0, 0.3),
     "undershoot of interpolation": ([np.zeros(7000), TISSUE, RNG.uniform(-120, -1, 10)], 0, 0.3),
@@ -215,7 +262,11 @@ CASES = {  # intensities, where the range starts, how much is tissue
     "noise of a scanner": ([np.hypot(*RNG.normal(0, 60, (2, 7000))), TISSUE], 0, 0.3),
     "hounsfield": ([CT], -1064, 0.44),
     "padding": ([np.full(2500, -2000), CT], -1064, 0.35),
-    "far padding, blurred": ([np.full(2500, -3024), RNG.uniform(-3024, -1000, 200), CT], -1064, 0.34),
+    "far padding, blurred": (
+        [np.full(2500, -3024), RNG.uniform(-3024, -1000, 200), CT],
+        -1064,
+        0.34,
+    ),
     "no air": ([TISSUE], TISSUE.min(), 1),
 }
 
@@ -232,21 +283,34 @@ def test_the_range_starts_at_air_and_foreground_is_tissue(case, kind):
         assert (mapping.forward(image) > mapping.tissue[0]).mean() == pytest.approx(share, abs=0.05)
     if kind is Percentile:
         low, high = mapping.inverse(ENDS)
-        assert low == pytest.approx(start, abs=0.03 * (high - low)) and mapping.forward(image).min() > -1.3
+        assert (
+            low == pytest.approx(start, abs=0.03 * (high - low))
+            and mapping.forward(image).min() > -1.3
+        )
         np.testing.assert_allclose(mapping.inverse(mapping.forward(image)), image, atol=1)
         earlier = Percentile.from_state(mapping.state() | {"fitted": [7.0, 900.0], "per": "volume"})
-        np.testing.assert_allclose(earlier.of(image).inverse(ENDS)[0], image.min(), err_msg="as it always was")
+        np.testing.assert_allclose(
+            earlier.of(image).inverse(ENDS)[0], image.min(), err_msg="as it always was"
+        )
 
 
 @pytest.mark.parametrize(("darkest", "air"), [(0, -1), (-5, -0.99), (-60, -0.951), (-240, -0.951)])
 @pytest.mark.parametrize("per", ["set", "volume"])
-def test_air_keeps_off_the_end_of_a_tanh_where_something_is_darker_and_is_still_black(darkest, air, per):
-    image = np.r_[np.zeros(7000), np.linspace(100, 1000, 3000), [darkest] * 5].astype(np.float32)[None, None]
+def test_air_keeps_off_the_end_of_a_tanh_where_something_is_darker_and_is_still_black(
+    darkest, air, per
+):
+    image = np.r_[np.zeros(7000), np.linspace(100, 1000, 3000), [darkest] * 5].astype(np.float32)[
+        None, None
+    ]
     mapping = fitted(Percentile, [image], high=100, per=per)
-    assert mapping.forward(image)[0, 0, 0] == pytest.approx(air, abs=1e-3), "at -1 it takes a network hundreds of steps"
+    assert mapping.forward(image)[0, 0, 0] == pytest.approx(air, abs=1e-3), (
+        "at -1 it takes a network hundreds of steps"
+    )
     threshold = mapping.inverse(np.array(mapping.tissue))[0]
     lowest = darkest if darkest > -25 else 0
-    assert threshold == pytest.approx(lowest + 0.05 * (1000 - lowest)), "whatever lies below air, tissue is 5 % above"
+    assert threshold == pytest.approx(lowest + 0.05 * (1000 - lowest)), (
+        "whatever lies below air, tissue is 5 % above"
+    )
 
 
 REAL = """open_ms/patient*/T1_* open_ms/patient*/T2_* open_ms/raw/*/*T1W* open_ms/raw/*/*T2W* brats/*/*_t1.nii.gz
@@ -259,7 +323,11 @@ def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data,
     images = []
     for path in sorted(shared_data.glob(pattern))[::9] or pytest.skip(f"no {pattern}"):
         pixels = read(path).pixels
-        middle = range(pixels.shape[1] // 3, 2 * pixels.shape[1] // 3, 4) if pixels.ndim == 4 else [slice(None)]
+        middle = (
+            range(pixels.shape[1] // 3, 2 * pixels.shape[1] // 3, 4)
+            if pixels.ndim == 4
+            else [slice(None)]
+        )
         images += [pixels[:, place] for place in middle]
     mapping = fitted(Percentile, images, high=99.9)
     seen = [to_network(image, mapping, Resize(image.shape[1:], (96, 96))) for image in images]
@@ -267,7 +335,11 @@ def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data,
 
 
 def test_measured_by_its_median_nyul_keeps_the_ratio_of_bright_tissue_to_the_brain():
-    options = {"foreground": "tissue", "unit": "median", "percentiles": (10, 20, 30, 40, 50, 60, 70)}
+    options = {
+        "foreground": "tissue",
+        "unit": "median",
+        "percentiles": (10, 20, 30, 40, 50, 60, 70),
+    }
     brains = [head(gain) for gain in (1.0, 7.0)]
     mapping = fitted(Nyul, brains, **options)
     for gain, fat in ((0.3, 1), (20.0, 1), (2.0, 3)):
@@ -277,8 +349,12 @@ def test_measured_by_its_median_nyul_keeps_the_ratio_of_bright_tissue_to_the_bra
         tissue = scan[scan > 0.05 * np.percentile(scan[scan > 0], 99)]
         median, high = np.percentile(tissue, (50, 70))
         middle, edge, top = own.forward(np.array([[median, high, scan.max()]]))[0]
-        assert middle == pytest.approx(0, abs=0.02), "the median of tissue is the middle of the range"
-        assert top - edge == pytest.approx((scan.max() - high) / median, rel=0.02), "fat is not drawn in"
+        assert middle == pytest.approx(0, abs=0.02), (
+            "the median of tissue is the middle of the range"
+        )
+        assert top - edge == pytest.approx((scan.max() - high) / median, rel=0.02), (
+            "fat is not drawn in"
+        )
         np.testing.assert_allclose(own.inverse(own.forward(scan)), scan, rtol=1e-4, atol=1e-2)
     with pytest.raises(UserError, match="needs the median"):
         Nyul(percentiles=(10, 90), unit="median")

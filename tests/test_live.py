@@ -1,4 +1,6 @@
-"""While a training runs: plain lines or a bar on the terminal, and trackers that hold what the run folder holds."""
+"""While a training runs: plain lines or a bar on the terminal, and trackers that hold what the run
+folder holds.
+"""
 
 import importlib.util
 import io
@@ -41,14 +43,25 @@ def test_plain_lines_are_golden():
             view.update(step, images_per_s=31.24, losses=LOSSES)
             if step == 200:
                 view.update(step, validation=SCORES)
-                view.print("alarm: a_to_b: the output is the input, nearly unchanged", style="yellow")
+                view.print(
+                    "alarm: a_to_b: the output is the input, nearly unchanged", style="yellow"
+                )
     assert console.file.getvalue().splitlines() == [
         "recipe   dualgan",
         "step 0/2400  0%  psnr a_to_b 18.5",
-        "step 200/2400  8%  31.2 images/s  left 11 min 00 s  g: adversarial_b 0.912 cycle 1.2  d: d_a 0.2",
-        "step 200/2400  8%  left 11 min 00 s  psnr a_to_b 20.1 b_to_a 19  ssim a_to_b 0.713 b_to_a 0.7",
+        (
+            "step 200/2400  8%  31.2 images/s  left 11 min 00 s  g: adversarial_b 0.912 cycle 1.2 "
+            " d: d_a 0.2"
+        ),
+        (
+            "step 200/2400  8%  left 11 min 00 s  psnr a_to_b 20.1 b_to_a 19  ssim a_to_b 0.713"
+            " b_to_a 0.7"
+        ),
         "alarm: a_to_b: the output is the input, nearly unchanged",
-        "step 400/2400  16%  31.2 images/s  left 10 min 00 s  g: adversarial_b 0.912 cycle 1.2  d: d_a 0.2",
+        (
+            "step 400/2400  16%  31.2 images/s  left 10 min 00 s  g: adversarial_b 0.912 cycle 1.2 "
+            " d: d_a 0.2"
+        ),
         "step 2400/2400  100%  31.2 images/s  g: adversarial_b 0.912 cycle 1.2  d: d_a 0.2",
     ]
 
@@ -74,14 +87,19 @@ def test_lines_stay_and_are_no_markup_and_the_cursor_comes_back_however_the_view
         raise error
     text = console.file.getvalue()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert "[bold]data[/bold] /x/[a]" in text and "alarm: [red]" in text and "g: adversarial_b 0.912" in text
+    assert (
+        "[bold]data[/bold] /x/[a]" in text
+        and "alarm: [red]" in text
+        and "g: adversarial_b 0.912" in text
+    )
 
 
 def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_minute():
     now, console = [0.0], terminal()
     with LiveView(1000, console=console, clock=lambda: now[0]) as view:
         for step in range(1, 401):
-            now[0] += 20.0 if step <= 100 else 0.5  # a slow start, as of a compiler or a first reading of files
+            # a slow start, as of a compiler or a first reading of files
+            now[0] += 20.0 if step <= 100 else 0.5
             view.step(step)
             assert f"step {step}/1000" in view.status_text(100)
         assert "left 5 min 00 s" in view.status_text(100), view.status_text(100)
@@ -92,7 +110,9 @@ def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_min
 
 def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_matters_most():
     now = [0.0]
-    view = LiveView(10, console=terminal(), clock=lambda: now[0], doing=lambda: "generators, microbatch 3 of 8")
+    view = LiveView(
+        10, console=terminal(), clock=lambda: now[0], doing=lambda: "generators, microbatch 3 of 8"
+    )
     view.step(4)
     now[0] += 9
     assert "microbatch" not in view.status_text(100)
@@ -102,7 +122,10 @@ def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_mat
     assert view.status_text(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
     view.busy = None
     view.step(5)
-    assert view.status_text(20) == "step 5/10  50%" and view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
+    assert (
+        view.status_text(20) == "step 5/10  50%"
+        and view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
+    )
 
 
 def test_away_from_a_terminal_a_line_is_written_at_least_once_a_minute():
@@ -120,12 +143,19 @@ def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp
     from gantk.training.engine import Engine
 
     said = []
-    monkeypatch.setattr(Engine, "doing", property(lambda self: "", lambda self, what: said.append(what)), raising=False)
+    monkeypatch.setattr(
+        Engine,
+        "doing",
+        property(lambda self: "", lambda self, what: said.append(what)),
+        raising=False,
+    )
     tiny_recipe["train"] |= {"steps": 1, "microbatch": 1}
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     parts = [f"{part}: {what}" for part in ("1 of 2", "2 of 2") for what in ("losses", "gradients")]
     steps = [f"{k} of 2), microbatch {part}" for k in (1, 2) for part in parts]
-    assert [each.split(" (")[-1] for each in said if "microbatch" in each] == steps and "reading images" in said
+    assert [
+        each.split(" (")[-1] for each in said if "microbatch" in each
+    ] == steps and "reading images" in said
 
 
 # ---- trackers: each number once, in however many sittings the training was done
@@ -133,11 +163,17 @@ def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp
 
 def of_tensorboard(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(folder / "tensorboard"), {"images": 0, "scalars": 0, "tensors": 0})
+    events = accumulator.EventAccumulator(
+        str(folder / "tensorboard"), {"images": 0, "scalars": 0, "tensors": 0}
+    )
     tags = events.Reload().Tags()
-    numbers = {name: [(each.step, each.value) for each in events.Scalars(name)] for name in tags["scalars"]}
+    numbers = {
+        name: [(each.step, each.value) for each in events.Scalars(name)] for name in tags["scalars"]
+    }
     pictures = {name: [each.step for each in events.Images(name)] for name in tags["images"]}
-    (said,) = {each.tensor_proto.string_val[0].decode() for each in events.Tensors("report/text_summary")}
+    (said,) = {
+        each.tensor_proto.string_val[0].decode() for each in events.Tensors("report/text_summary")
+    }
     return numbers, pictures, said == str(folder / "report.html"), True
 
 
@@ -156,8 +192,12 @@ def of_wandb(folder):
             whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
             if kind in (1, 4):  # whole, or the last part
                 record, whole = messages.Record.FromString(whole), b""
-                row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
-                if row and row["_step"] in rows:  # brought again after a kill: the server leaves it out by its number
+                row = {
+                    "/".join(i.nested_key) or i.key: json.loads(i.value_json)
+                    for i in record.history.item
+                }
+                # brought again after a kill: the server leaves it out by its number
+                if row and row["_step"] in rows:
                     continue
                 rows += [row["_step"]] if row else []
                 for name, value in row.items():
@@ -176,8 +216,13 @@ def of_mlflow(folder):
     client = mlflow.MlflowClient(f"sqlite:///{folder.parent}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'gantk'")
     (found,) = client.search_runs([experiment.experiment_id])
-    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
-    numbers = {name: sorted((each.step, each.value) for each in each_of) for name, each_of in histories.items()}
+    histories = {
+        name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics
+    }
+    numbers = {
+        name: sorted((each.step, each.value) for each in each_of)
+        for name, each_of in histories.items()
+    }
     pictures: dict[str, list] = {}
     for file in client.list_artifacts(found.info.run_id, "images"):
         name, _, rest = file.path.removeprefix("images/").partition("+step+")
@@ -185,7 +230,12 @@ def of_mlflow(folder):
             pictures.setdefault(name.replace("~", "/"), []).append(int(rest.split("+")[0]))
     reports = [file.path for file in client.list_artifacts(found.info.run_id)].count("report.html")
     assert found.data.params["method/name"] == "dualgan"
-    return numbers, {k: sorted(v) for k, v in pictures.items()}, reports == 1, found.info.status == "FINISHED"
+    return (
+        numbers,
+        {k: sorted(v) for k, v in pictures.items()},
+        reports == 1,
+        found.info.status == "FINISHED",
+    )
 
 
 READERS = {"tensorboard": of_tensorboard, "wandb": of_wandb, "mlflow": of_mlflow}
@@ -202,11 +252,14 @@ def no_accounts(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "home"))
 
 
-LATE = [pytest.param(name, marks=pytest.mark.slow) for name in ("wandb", "mlflow")]  # they take seconds to import
+# they take seconds to import
+LATE = [pytest.param(name, marks=pytest.mark.slow) for name in ("wandb", "mlflow")]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", *LATE])
-def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(name, tiny_recipe, tmp_path, monkeypatch):
+def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(
+    name, tiny_recipe, tmp_path, monkeypatch
+):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}: pip install gantk[track]")
     from gantk.training.loop import Training
@@ -231,13 +284,19 @@ def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(name, tiny
         for kind in ("losses", "validation"):
             for one, value in line.get(kind, {}).items():
                 for metric, score in value.items() if kind == "validation" else [("", value)]:
-                    wanted.setdefault(f"{kind}/{one}/{metric}".rstrip("/"), []).append((line["step"], score))
+                    wanted.setdefault(f"{kind}/{one}/{metric}".rstrip("/"), []).append(
+                        (line["step"], score)
+                    )
     metrics = json.loads((folder.path / "metrics.json").read_text("utf-8"))
     for to, scores in metrics["metrics"].items():
-        wanted |= {f"scores/{to}/{metric}": [(8, score["value"])] for metric, score in scores.items()}
+        wanted |= {
+            f"scores/{to}/{metric}": [(8, score["value"])] for metric, score in scores.items()
+        }
     for series, values in wanted.items():
         assert [step for step, _ in numbers[series]] == [step for step, _ in values], series
-        assert [value for _, value in numbers[series]] == pytest.approx([value for _, value in values], rel=1e-6)
+        assert [value for _, value in numbers[series]] == pytest.approx(
+            [value for _, value in values], rel=1e-6
+        )
     assert [step for step, _ in numbers["losses/generators/cycle_a"]] == list(range(1, 9))
     for series in ("samples/a_to_b-0", "samples/a_to_b-0/input", "samples/b_to_a-0/truth"):
         assert pictures[series] == [0, 2, 4, 6, 8]
@@ -262,11 +321,18 @@ class Broken:
 """
 
 
-def test_a_tracker_that_fails_costs_one_warning_and_no_training(tiny_recipe, tmp_path, add_plugin, capsys):
+def test_a_tracker_that_fails_costs_one_warning_and_no_training(
+    tiny_recipe, tmp_path, add_plugin, capsys
+):
     add_plugin("gantk-failing", "gantk_failing", BROKEN)
     folder = run(tiny_recipe | {"track": ["broken"]}, out=tmp_path / "run", **QUIET)
     assert (folder.path / "report.html").is_file()
-    assert capsys.readouterr().out.count("broken does not follow this training any further: no route to host") == 1
+    assert (
+        capsys.readouterr().out.count(
+            "broken does not follow this training any further: no route to host"
+        )
+        == 1
+    )
 
 
 def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_written(
@@ -274,7 +340,11 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_written(
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ended = gantk("run", tiny_file, "--out", tmp_path / "run", "--track", "mlflow")
-    assert ended.code == 2 and "pip install mlflow" in ended.err and 'pip install "gantk[track]"' in ended.err
+    assert (
+        ended.code == 2
+        and "pip install mlflow" in ended.err
+        and 'pip install "gantk[track]"' in ended.err
+    )
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="Did you mean 'wandb'"):
         run(tiny_file, track=["wandbb"], **QUIET)
@@ -285,7 +355,9 @@ def test_a_tracked_run_is_used_without_the_tracker(tiny_run, tmp_path, monkeypat
 
     copied = shutil.copytree(tiny_run, tmp_path / "run")
     recipe = copied / "recipe.toml"
-    recipe.write_text(recipe.read_text("utf-8").replace("track = []", 'track = [{ name = "wandb" }]'), "utf-8")
+    recipe.write_text(
+        recipe.read_text("utf-8").replace("track = []", 'track = [{ name = "wandb" }]'), "utf-8"
+    )
     assert 'name = "wandb"' in recipe.read_text("utf-8")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert gantk.load(copied, device="cpu")

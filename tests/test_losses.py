@@ -1,4 +1,6 @@
-"""The losses keep their promises: right values, right signs, finite gradients, the same under any autocast."""
+"""The losses keep their promises: right values, right signs, finite gradients, the same under any
+autocast.
+"""
 
 import pytest
 import torch
@@ -36,7 +38,11 @@ def test_values_are_those_of_the_papers():
     assert LS().generator(fake).item() == pytest.approx((4 + 0) / 2)
     assert Hinge().discriminator(real, fake).item() == pytest.approx((0 + 1) / 2 + (0 + 2) / 2)
     assert WGANGP().discriminator(real, fake + 3).item() == pytest.approx(3 - 1)
-    assert Hinge().generator(fake + 3).item() == WGANGP().generator(fake + 3).item() == pytest.approx(-3)
+    assert (
+        Hinge().generator(fake + 3).item()
+        == WGANGP().generator(fake + 3).item()
+        == pytest.approx(-3)
+    )
 
 
 def test_the_gradient_penalty_is_zero_for_slope_one_and_one_for_slope_zero_or_two():
@@ -44,7 +50,9 @@ def test_the_gradient_penalty_is_zero_for_slope_one_and_one_for_slope_zero_or_tw
     direction = noise((1, 4, 4), 2)
     direction /= direction.norm()
     for slope, expected in ((1.0, 0.0), (2.0, 1.0), (0.0, 1.0), (-1.0, 0.0)):
-        penalty = gradient_penalty(lambda x, s=slope: s * (x * direction).sum((1, 2, 3)), real, fake)
+        penalty = gradient_penalty(
+            lambda x, s=slope: s * (x * direction).sum((1, 2, 3)), real, fake
+        )
         assert penalty.item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -62,12 +70,24 @@ def test_only_wgan_gp_has_a_penalty_and_it_refuses_batch_norm():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_structure_is_blind_to_contrast_and_strict_about_edges(dims):
     source = noise(SHAPES[dims])
-    assert all(LocalNCC()(a * source + b, source).item() < 0.01 for a, b in ((0.4, 0.3), (-1.0, 0.0)))
+    assert all(
+        LocalNCC()(a * source + b, source).item() < 0.01 for a, b in ((0.4, 0.3), (-1.0, 0.0))
+    )
     edge = -torch.ones(1, 1, 32, 32)
     edge[..., 16:] = 0.5
-    moved, blurred = edge.roll(2, -1), F.avg_pool2d(F.pad(edge, (4, 4, 0, 0), "replicate"), (1, 9), 1)
-    scores = [LocalNCC()(output, edge).item() for output in (edge, blurred, moved, torch.zeros_like(edge))]
-    assert scores == sorted(scores) and scores[0] < 0.01 and scores[2] > 0.3 and scores[3] == pytest.approx(1)
+    moved, blurred = (
+        edge.roll(2, -1),
+        F.avg_pool2d(F.pad(edge, (4, 4, 0, 0), "replicate"), (1, 9), 1),
+    )
+    scores = [
+        LocalNCC()(output, edge).item() for output in (edge, blurred, moved, torch.zeros_like(edge))
+    ]
+    assert (
+        scores == sorted(scores)
+        and scores[0] < 0.01
+        and scores[2] > 0.3
+        and scores[3] == pytest.approx(1)
+    )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -75,7 +95,11 @@ def test_the_direction_of_edges_is_blind_to_contrast_and_tells_where_and_how_the
     source = F.interpolate(noise(SHAPES[dims]), scale_factor=2)
     loss, apart = EdgeDirection(weight=1.0), []
     assert all(loss(a * source + b, source) < 1e-6 for a, b in ((0.4, 0.3), (-1.0, 0.0)))
-    for other in (source.roll(1, -1), source.transpose(-1, -2).contiguous(), torch.zeros_like(source)):
+    for other in (
+        source.roll(1, -1),
+        source.transpose(-1, -2).contiguous(),
+        torch.zeros_like(source),
+    ):
         output = other[..., : source.shape[-2], : source.shape[-1]].detach().requires_grad_()
         apart.append(loss(output, source[..., : output.shape[-2], : output.shape[-1]]))
         apart[-1].backward()
@@ -91,7 +115,8 @@ def test_flatness_is_the_standard_deviation_where_the_source_is_flat():
     expected = windows.std(-1, correction=0).mean().item()
     assert FlatRegion()(output, flat).item() == pytest.approx(expected, abs=0.002)
     assert FlatRegion()(torch.full_like(output, 0.7), flat).item() < 0.001
-    assert FlatRegion()(output, noise((2, 1, 20, 20), 1)).item() < 2  # no flat window: whatever remains is small
+    # no flat window: whatever remains is small
+    assert FlatRegion()(output, noise((2, 1, 20, 20), 1)).item() < 2
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -117,8 +142,11 @@ def test_known_contrast_tells_a_copy_from_its_opposite():
     inverted = torch.where(source > -1, -source, source)  # air stays dark
     costs = {}
     for kind in ("any", "same", "inverted"):
-        costs[kind] = [LocalNCC(contrast=kind)(output, source).item() for output in (source, inverted)]
-    assert max(costs["any"]) < 0.3  # blind, but for the rim, where the opposite of a copy is no line of the source
+        costs[kind] = [
+            LocalNCC(contrast=kind)(output, source).item() for output in (source, inverted)
+        ]
+    # blind, but for the rim, where the opposite of a copy is no line of the source
+    assert max(costs["any"]) < 0.3
     assert costs["same"][0] < 0.05 and costs["same"][1] > 1.8
     assert costs["inverted"][1] < 0.05 and costs["inverted"][0] > 1.8
 
@@ -136,9 +164,17 @@ def test_air_is_what_is_black_to_the_pixel_and_what_is_nearly_so_all_around():
 
 
 def test_two_losses_of_one_name_are_refused_before_one_is_lost():
-    geometry, own = Geometry(2, (16, 16), {"a": 1, "b": 1}), {"name": "correlation_ratio", "tissue": [0.0, 1.0]}
-    for twice in ({"source_losses": [own, own]}, {"local_ncc": 1.0, "source_losses": ["local_ncc"]}):
-        with pytest.raises(UserError, match="two losses .* are called '(correlation_ratio|local_ncc)'"):
+    geometry, own = (
+        Geometry(2, (16, 16), {"a": 1, "b": 1}),
+        {"name": "correlation_ratio", "tissue": [0.0, 1.0]},
+    )
+    for twice in (
+        {"source_losses": [own, own]},
+        {"local_ncc": 1.0, "source_losses": ["local_ncc"]},
+    ):
+        with pytest.raises(
+            UserError, match="two losses .* are called '(correlation_ratio|local_ncc)'"
+        ):
             bind("method", {"name": "cyclegan"} | twice)(geometry)
 
 
@@ -152,11 +188,21 @@ def test_the_ssim_loss_is_that_of_the_metric_and_goes_over_to_l1(dims):
     shape = {2: (2, 1, 40, 36), 3: (2, 1, 24, 22, 23)}[dims]
     image, other = noise(shape), noise(shape, 1)
     assert SSIM()(image, image).item() == pytest.approx(0, abs=1e-5)
-    assert SSIM(share=0.0)(image, other).item() == pytest.approx((image - other).abs().mean().item())
+    assert SSIM(share=0.0)(image, other).item() == pytest.approx(
+        (image - other).abs().mean().item()
+    )
     inside = (..., *[slice(12, -12)] * dims) if dims == 2 else ...
     if dims == 2:  # the borders differ by how each pads
         near = image + 0.1 * other
-        own = ssim(near, image, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=2.0, return_full_image=True)
+        own = ssim(
+            near,
+            image,
+            gaussian_kernel=True,
+            sigma=1.5,
+            kernel_size=11,
+            data_range=2.0,
+            return_full_image=True,
+        )
         whole = SSIM(share=1.0)(near[inside], image[inside])
         assert whole.item() == pytest.approx(1 - own[1][inside].mean().item(), abs=0.01)
     pixel = other.clone().requires_grad_()

@@ -1,4 +1,6 @@
-"""Unpaired slices of like height are shown together, however they are read; outputs keep the outline of their input."""
+"""Unpaired slices of like height are shown together, however they are read; outputs keep the
+outline of their input.
+"""
 
 import pickle
 
@@ -15,8 +17,13 @@ MR, CT = (0.0, -0.99, 0.5), (-0.6, 0.9, -0.3)  # of scalp, bone and tissue
 A, B = (9, 13, 10), (8, 12)  # slices of the scans of a domain
 
 
-def head(radius: float, tissues: tuple[float, ...] = MR, size: tuple[int, ...] = (32, 32)) -> torch.Tensor:
-    axes = [(torch.arange(side) - side / 2).view(-1, *[1] * (len(size) - n)) ** 2 for n, side in enumerate(size, 1)]
+def head(
+    radius: float, tissues: tuple[float, ...] = MR, size: tuple[int, ...] = (32, 32)
+) -> torch.Tensor:
+    axes = [
+        (torch.arange(side) - side / 2).view(-1, *[1] * (len(size) - n)) ** 2
+        for n, side in enumerate(size, 1)
+    ]
     image = torch.full(size, -1.0)
     for shell, value in enumerate(tissues):
         image[sum(axes).sqrt() < radius - 2 * shell] = value
@@ -24,32 +31,53 @@ def head(radius: float, tissues: tuple[float, ...] = MR, size: tuple[int, ...] =
 
 
 def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **options) -> Batches:
-    """Planted scans, of which each slice's head is smaller than that below it, and their order as ranks are sent it."""
+    """Planted scans, of which each slice's head is smaller than that below it, and their order as
+    ranks are sent it.
+    """
     sets = {}
     for letter, tissues, each in zip("ab", (MR, CT), counts, strict=True):
         own = []
-        for scan, n, height in [(scan, n, n / (count - 1)) for scan, count in enumerate(each) for n in range(count)]:
-            image, place = head(14 - 8 * height, tissues)[0].numpy(), 3.0 * n - 50 if placed else None
+        for scan, n, height in [
+            (scan, n, n / (count - 1)) for scan, count in enumerate(each) for n in range(count)
+        ]:
+            image, place = (
+                head(14 - 8 * height, tissues)[0].numpy(),
+                3.0 * n - 50 if placed else None,
+            )
             own.append(Record(letter, f"{scan}", f"{scan}/{height}", image.copy, position=place))
         sets[letter] = ImageSet(own, Window(low=-1.0, high=1.0), Preparation(own, (32, 32), "pad"))
     made = Batches(sets, batch, 7, False, *ranks, workers=workers)
-    made.chosen = pickle.loads(pickle.dumps(bind_or_raise("order", {"name": "matched"} | options)()(made)))
+    made.chosen = pickle.loads(
+        pickle.dumps(bind_or_raise("order", {"name": "matched"} | options)()(made))
+    )
     return made
 
 
-@pytest.mark.parametrize(("options", "most"), [({"among": 0.0}, 0.1), ({"by": "outline"}, 0.2), ({}, 0.2)], ids=str)
+@pytest.mark.parametrize(
+    ("options", "most"), [({"among": 0.0}, 0.1), ({"by": "outline"}, 0.2), ({}, 0.2)], ids=str
+)
 @pytest.mark.parametrize("counts", [(A, B), (B, A)], ids=["a leads", "b leads"])
 def test_slices_shown_together_are_of_like_height(counts, options, most):
     made = batches(counts, placed=options != {"by": "outline"}, **options)
-    shown = [tuple(made.sets[x].records[made.chosen(n)[x]].key for x in "ab") for n in range(10 * sum(A))]
-    assert max(abs(float(a.split("/")[1]) - float(b.split("/")[1])) for a, b in shown) <= most  # at random up to 1
-    assert len({pair[counts[1] == A] for pair in shown[: sum(A)]}) == sum(A), "an epoch shows the larger domain once"
-    assert options == {"among": 0.0} or len({*shown}) > 1.5 * sum(A), "each stands beside others from epoch to epoch"
-    assert all(len(each) == 3 for each in batches(((4,) * 5, (4,) * 3), among=0.0).chosen.near), "all that are as near"
+    shown = [
+        tuple(made.sets[x].records[made.chosen(n)[x]].key for x in "ab") for n in range(10 * sum(A))
+    ]
+    # at random up to 1
+    assert max(abs(float(a.split("/")[1]) - float(b.split("/")[1])) for a, b in shown) <= most
+    assert len({pair[counts[1] == A] for pair in shown[: sum(A)]}) == sum(A), (
+        "an epoch shows the larger domain once"
+    )
+    assert options == {"among": 0.0} or len({*shown}) > 1.5 * sum(A), (
+        "each stands beside others from epoch to epoch"
+    )
+    assert all(len(each) == 3 for each in batches(((4,) * 5, (4,) * 3), among=0.0).chosen.near), (
+        "all that are as near"
+    )
 
 
 def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers():
-    whole, late = batches(), batches(workers=2)  # the latter as after a resume: nothing is remembered
+    # the latter as after a resume: nothing is remembered
+    whole, late = batches(), batches(workers=2)
     ranks = [batches(batch=2, ranks=(rank, 2)) for rank in range(2)]
     for step, name in [(step, name) for step in (0, 11, 12, 17) for name in "ab"]:
         assert torch.equal(whole.at(step)[name], late.at(step)[name])
@@ -58,18 +86,29 @@ def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 32, 32)], ids=str)
-def test_an_equal_outline_costs_nothing_whatever_the_contrast_and_one_that_grew_or_shrank_does(size):
+def test_an_equal_outline_costs_nothing_whatever_the_contrast_and_one_that_grew_or_shrank_does(
+    size,
+):
     loss, source = bind_or_raise("loss", "outline")(), head(9, MR, size)
     assert loss(head(9, CT, size), source) == 0
     for sign in (1, -1):
-        assert (costs := [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]) == sorted({*costs})
+        assert (
+            costs := [float(loss(head(9 + sign * by, CT, size), source)) for by in range(4)]
+        ) == sorted({*costs})
         output = head(9 + 2 * sign, CT, size).requires_grad_()
         gradient = sign * torch.autograd.grad(loss(output, source), output)[0]
-        assert gradient.min() == 0 < gradient.max() < torch.inf and not gradient[head(5, MR, size) > -1].any()
+        assert (
+            gradient.min() == 0 < gradient.max() < torch.inf
+            and not gradient[head(5, MR, size) > -1].any()
+        )
 
 
 def test_what_cannot_be_matched_or_compared_is_refused():
-    sets, matched, loss = batches().sets, bind_or_raise("order", "matched")(), bind_or_raise("loss", "outline")()
+    sets, matched, loss = (
+        batches().sets,
+        bind_or_raise("order", "matched")(),
+        bind_or_raise("loss", "outline")(),
+    )
     for what, call in {
         "needs one domain": lambda: matched(Batches({"image": sets["a"]}, 1, 0, False)),
         "needs pairs": lambda: matched(Batches(sets, 1, 0, paired=True)),

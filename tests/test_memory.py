@@ -1,4 +1,6 @@
-"""What Python holds goes through a model and comes back as the same kind, is trained on, and is shown in a notebook."""
+"""What Python holds goes through a model and comes back as the same kind, is trained on, and is
+shown in a notebook.
+"""
 
 import ast
 import copy
@@ -33,23 +35,42 @@ def model(tiny_run):
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("deep"), {"dims": 3, "size": [16, 16, 16]}
-    return toolkit.load(small_run(folder, PIX2PIX, source={"slices": 16, "subjects": 4}, **data), device="cpu")
+    return toolkit.load(
+        small_run(folder, PIX2PIX, source={"slices": 16, "subjects": 4}, **data), device="cpu"
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "dims"),
-    [((40, 36), 2), ((6, 40, 36), 2), ((1, 40, 36), 2), ((2, 1, 40, 36), 2), ((9, 20, 17), 3), ((2, 9, 20, 17), 3)],
+    [
+        ((40, 36), 2),
+        ((6, 40, 36), 2),
+        ((1, 40, 36), 2),
+        ((2, 1, 40, 36), 2),
+        ((9, 20, 17), 3),
+        ((2, 9, 20, 17), 3),
+    ],
 )
 def test_an_array_of_each_shape_comes_back_in_its_shape_and_kind(model, deep, shape, dims):
     used, array = {2: model, 3: deep}[dims], RNG.uniform(0, 600, shape)
     plain = used.translate(array)
-    assert plain.shape == shape and plain.dtype == np.float64 and np.isfinite(plain).all() and np.ptp(plain) > 0
+    assert (
+        plain.shape == shape
+        and plain.dtype == np.float64
+        and np.isfinite(plain).all()
+        and np.ptp(plain) > 0
+    )
     batch = used.translate(array.reshape(-1, 1, *shape[-dims:]))
     np.testing.assert_allclose(plain, batch.reshape(shape), rtol=1e-5, atol=1e-3)
     readonly = np.asfortranarray(array)
     readonly.flags.writeable = False
     assert np.array_equal(used.translate(readonly), plain)
-    for dtype, made in ((np.uint8, np.float32), (np.float16, np.float16), (">i2", np.float32), (bool, np.float32)):
+    for dtype, made in (
+        (np.uint8, np.float32),
+        (np.float16, np.float16),
+        (">i2", np.float32),
+        (bool, np.float32),
+    ):
         assert used.translate(array.astype(dtype)).dtype == made
 
 
@@ -57,7 +78,9 @@ def test_an_array_of_each_shape_comes_back_in_its_shape_and_kind(model, deep, sh
 def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
     images = torch.from_numpy(SCAN).to(dtype)
     made = model.translate(images)
-    assert made.device == images.device and made.dtype == (dtype if dtype.is_floating_point else torch.float32)
+    assert made.device == images.device and made.dtype == (
+        dtype if dtype.is_floating_point else torch.float32
+    )
     assert made.shape == images.shape and not made.requires_grad
     expected = torch.from_numpy(model.translate(images.double().numpy()))
     torch.testing.assert_close(made.double(), expected, rtol=1e-2, atol=1e-2)
@@ -81,21 +104,32 @@ def test_gradients_pass_intensities_resampling_windows_and_network(tmp_path, siz
 
     slopes = [(value(h) - value(-h)) / (2 * h) for h in (0.02, 0.05)]
     expected = float((images.grad.double() * change).sum())
-    assert min(abs(slope - expected) for slope in slopes) < 0.05 * abs(expected) + 0.05 * float(weights.norm())
+    assert min(abs(slope - expected) for slope in slopes) < 0.05 * abs(expected) + 0.05 * float(
+        weights.norm()
+    )
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR"])
-def test_images_of_nibabel_and_simpleitk_paths_and_lists_give_what_their_files_give(model, tiny_run, tmp_path, codes):
-    turn = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), nib.orientations.axcodes2ornt(codes))
+def test_images_of_nibabel_and_simpleitk_paths_and_lists_give_what_their_files_give(
+    model, tiny_run, tmp_path, codes
+):
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(np.eye(4)), nib.orientations.axcodes2ornt(codes)
+    )
     scan = nib.Nifti1Image(SCAN.T.astype(np.int16), np.diag([1, 1, 2, 1.0])).as_reoriented(turn)
     scan.header.set_slope_inter(0.5, -10)
     nib.save(scan, tmp_path / "in.nii")
-    toolkit.translate(tiny_run, tmp_path / "in.nii", tmp_path / "out.nii", device="cpu", say=lambda line: None)
+    toolkit.translate(
+        tiny_run, tmp_path / "in.nii", tmp_path / "out.nii", device="cpu", say=lambda line: None
+    )
     given, expected = nib.load(tmp_path / "in.nii"), nib.load(tmp_path / "out.nii")
     made, image, many = model.translate([given, tmp_path / "in.nii", [given]])
     assert type(made) is nib.Nifti1Image and np.array_equal(made.affine, given.affine)
     assert np.array_equal(made.get_fdata(), expected.get_fdata()) and len(many) == 1
-    assert np.array_equal(image.pixels, files.read(tmp_path / "out.nii").pixels) and len(repr(image)) < 200
+    assert (
+        np.array_equal(image.pixels, files.read(tmp_path / "out.nii").pixels)
+        and len(repr(image)) < 200
+    )
     sitk = pytest.importorskip("SimpleITK")
     given = sitk.ReadImage(str(tmp_path / "in.nii"))
     made = model.translate(given)
@@ -146,14 +180,29 @@ class Items(torch.utils.data.Dataset):
 def runs_on(data, folder, **options):
     said = []
     tables = copy.deepcopy(TINY)
-    run = toolkit.run(tables, data=data, out=folder, device="cpu", set={"train.steps": 1}, say=said.append, **options)
+    run = toolkit.run(
+        tables,
+        data=data,
+        out=folder,
+        device="cpu",
+        set={"train.steps": 1},
+        say=said.append,
+        **options,
+    )
     return run, "\n".join(said)
 
 
-def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the_run_goes_on_without_them(tmp_path):
+def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the_run_goes_on_without_them(
+    tmp_path,
+):
     one, patients = IMAGES, [f"p{number // 3}" for number in range(24)]
-    run, said = runs_on({"T1": one, "T2": torch.from_numpy(900 - one), "patient": patients}, tmp_path / "arrays")
-    assert "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said and "by patient: 4 train" in said
+    run, said = runs_on(
+        {"T1": one, "T2": torch.from_numpy(900 - one), "patient": patients}, tmp_path / "arrays"
+    )
+    assert (
+        "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said
+        and "by patient: 4 train" in said
+    )
     assert run.metrics["a_to_b"]["psnr"]["n"] == 2
     other, _ = runs_on(Items(), tmp_path / "items")
     assert other.metrics["a_to_b"]["psnr"]["value"] == run.metrics["a_to_b"]["psnr"]["value"]
@@ -165,8 +214,12 @@ def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the
 
 def test_rows_that_are_no_pairs_and_tables_of_python_are_taken_as_what_they_say(tmp_path):
     one = IMAGES
-    run, said = runs_on({"T1": one.astype(np.uint8), "T2": 900 - one, "pair": False}, tmp_path / "unpaired")
-    assert "pairs" in said and "0 test pairs" in said and "psnr" not in run.metrics.get("a_to_b", {})
+    run, said = runs_on(
+        {"T1": one.astype(np.uint8), "T2": 900 - one, "pair": False}, tmp_path / "unpaired"
+    )
+    assert (
+        "pairs" in said and "0 test pairs" in said and "psnr" not in run.metrics.get("a_to_b", {})
+    )
     rows = []
     for name, seed in (("T1", 0), ("T2", 1)):
         for k, path in enumerate(draw_pictures(tmp_path / name, 18, seed=seed)):
@@ -178,10 +231,19 @@ def test_rows_that_are_no_pairs_and_tables_of_python_are_taken_as_what_they_say(
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"CT": slices(4), "MR": slices(4)}, r"have 'CT', 'MR'.*set=\{\"data.domains\": \['CT', 'MR'\]\}"),
+        (
+            {"CT": slices(4), "MR": slices(4)},
+            r"have 'CT', 'MR'.*set=\{\"data.domains\": \['CT', 'MR'\]\}",
+        ),
         ({"T1": slices(4), "T2": slices(4), "patients": "abcd"}, "Did you mean 'patient'"),
-        ({"T1": slices(4), "T2": slices(4), "patient": "abc"}, "'patient' is of 3 images, and there are 4"),
-        ({"T1": slices(4) * np.nan, "T2": slices(4)}, r"T1\[0\] holds 1440 values that are not finite"),
+        (
+            {"T1": slices(4), "T2": slices(4), "patient": "abc"},
+            "'patient' is of 3 images, and there are 4",
+        ),
+        (
+            {"T1": slices(4) * np.nan, "T2": slices(4)},
+            r"T1\[0\] holds 1440 values that are not finite",
+        ),
         ({"T1": slices(4)}, "no images of T2"),
         (3, "int is nothing that can be trained on"),
     ],
@@ -195,19 +257,42 @@ def test_what_cannot_be_trained_on_is_refused_and_leaves_nothing(tmp_path, data,
 def test_a_run_says_what_it_is_in_one_line_in_tables_and_as_html(tiny_run, model):
     run = toolkit.Run(tiny_run)
     assert len(repr(run)) < 200 and "psnr" in repr(run) and len(repr(model)) < 200
-    assert run.report.is_file() and list(run.samples) == [0, 4] and run.load("cpu").translate(SCAN).shape == SCAN.shape
+    assert (
+        run.report.is_file()
+        and list(run.samples) == [0, 4]
+        and run.load("cpu").translate(SCAN).shape == SCAN.shape
+    )
     assert [row["step"] for row in run.log] == [0, 1, 2, 3, 4]
-    assert isinstance(run.log[-1]["losses.generators/cycle_a"], float) and "validation.a_to_b.psnr" in run.log[0]
+    assert (
+        isinstance(run.log[-1]["losses.generators/cycle_a"], float)
+        and "validation.a_to_b.psnr" in run.log[0]
+    )
     page = run._repr_html_()
-    assert page.count("data:image/png;base64,") == 6 and "T1\u00a0→\u00a0T2" in page and "intensity_map" in page
-    assert "color: #" not in page and "background: #" not in page  # the notebook's own, light or dark
+    assert (
+        page.count("data:image/png;base64,") == 6
+        and "T1\u00a0→\u00a0T2" in page
+        and "intensity_map" in page
+    )
+    # the notebook's own, light or dark
+    assert "color: #" not in page and "background: #" not in page
 
 
 def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
-    asked = {"train.steps": np.int64(0), "data.size": (16, 16), "train.optimizer.lr": 1e-3, "data.patch": None}
-    run = toolkit.run(copy.deepcopy(TINY), out=tmp_path / "run", device="cpu", set=asked, say=lambda line: None)
+    asked = {
+        "train.steps": np.int64(0),
+        "data.size": (16, 16),
+        "train.optimizer.lr": 1e-3,
+        "data.patch": None,
+    }
+    run = toolkit.run(
+        copy.deepcopy(TINY), out=tmp_path / "run", device="cpu", set=asked, say=lambda line: None
+    )
     tables = run.recipe().tables
-    assert (tables["train"]["steps"], tables["data"]["size"], tables["train"]["optimizer"]["lr"]) == (0, [16, 16], 1e-3)
+    assert (
+        tables["train"]["steps"],
+        tables["data"]["size"],
+        tables["train"]["optimizer"]["lr"],
+    ) == (0, [16, 16], 1e-3)
     with pytest.raises(UserError, match="Did you mean 'steps'"):
         toolkit.run(copy.deepcopy(TINY), set={"train.stepz": 1})
 
@@ -221,13 +306,22 @@ def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypa
         for step in (1, 2, 3):
             view.update(step, losses={"generators/l1": 1.0})
         view.update(3, validation={"a_to_b": {"psnr": 20.0}})
-    assert len(shown) == 3 and console.file.getvalue().count("\n") == 1 and "psnr" in console.file.getvalue()
+    assert (
+        len(shown) == 3
+        and console.file.getvalue().count("\n") == 1
+        and "psnr" in console.file.getvalue()
+    )
     assert UserError("wrong")._render_traceback_() == ["error: wrong."]
 
 
 def test_type_checkers_see_every_public_name():
     seen = ast.parse(Path(toolkit.__file__).with_suffix(".pyi").read_text("utf-8"))
-    names = [alias.asname for node in seen.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    names = [
+        alias.asname
+        for node in seen.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
     assert sorted(names) == toolkit.__all__
     said = {node.target.id for node in seen.body if isinstance(node, ast.AnnAssign)}
     assert said == {"__version__", "PLUGIN_ROOMS", "MOVED", "__all__"}

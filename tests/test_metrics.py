@@ -1,4 +1,6 @@
-"""Pair metrics agree with scikit-image, torchmetrics, lpips and closed forms; baselines are what they claim."""
+"""Pair metrics agree with scikit-image, torchmetrics, lpips and closed forms; baselines are what
+they claim.
+"""
 
 import urllib.error
 
@@ -42,15 +44,27 @@ def test_errors_and_ssim_are_those_of_scikit_image_in_a_mask_too(size):
     dims, both = len(size), list(zip(truth.numpy(), output.numpy(), strict=True))
     psnr = [peak_signal_noise_ratio(t, o, data_range=3.5) for t, o in both]
     rmse = [mean_squared_error(t, o) ** 0.5 for t, o in both]
-    options = dict(data_range=3.5, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=0)
-    ssim, maps = zip(*(structural_similarity(t, o, full=True, **options) for t, o in both), strict=True)
+    options = dict(
+        data_range=3.5,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        channel_axis=0,
+    )
+    ssim, maps = zip(
+        *(structural_similarity(t, o, full=True, **options) for t, o in both), strict=True
+    )
     assert PSNR(3.5, dims)(output, truth).tolist() == pytest.approx(psnr, abs=1e-4)
     assert RMSE(3.5, dims)(output, truth).tolist() == pytest.approx(rmse, rel=1e-5)
-    assert NRMSE(3.5, dims)(output, truth).tolist() == pytest.approx([each / 3.5 for each in rmse], rel=1e-5)
+    assert NRMSE(3.5, dims)(output, truth).tolist() == pytest.approx(
+        [each / 3.5 for each in rmse], rel=1e-5
+    )
     assert SSIM(3.5, dims)(output, truth).tolist() == pytest.approx(ssim, abs=1e-4)
     mask = torch.zeros(3, 1, *size)
     mask[(..., *(slice(5, side - 6) for side in size))] = 1
-    expected = [whole[:, inside > 0].mean() for whole, inside in zip(maps, mask[:, 0].numpy(), strict=True)]
+    expected = [
+        whole[:, inside > 0].mean() for whole, inside in zip(maps, mask[:, 0].numpy(), strict=True)
+    ]
     assert SSIM(3.5, dims)(output, truth, mask).tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -62,11 +76,16 @@ def test_ms_ssim_is_made_of_torchmetrics_contrast_and_similarity(size, scales):
     published = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales]
     expected, made, real = torch.ones(2), output, truth
     for weight in published[:-1]:
-        _, contrast = ssim(made, real, data_range=2.5, reduction="none", return_contrast_sensitivity=True)
+        _, contrast = ssim(
+            made, real, data_range=2.5, reduction="none", return_contrast_sensitivity=True
+        )
         expected = expected * contrast ** (weight / sum(published))
-        made, real = ((F.avg_pool2d if len(size) == 2 else F.avg_pool3d)(x, 2) for x in (made, real))
+        made, real = (
+            (F.avg_pool2d if len(size) == 2 else F.avg_pool3d)(x, 2) for x in (made, real)
+        )
     _, whole = ssim(made, real, data_range=2.5, return_full_image=True)
-    for axis in range(2, whole.ndim):  # windows wholly inside the image: torchmetrics mirrors it to have others too
+    # windows wholly inside the image: torchmetrics mirrors it to have others too
+    for axis in range(2, whole.ndim):
         whole = whole.narrow(axis, 5, whole.shape[axis] - 10)
     expected = expected * whole.flatten(1).mean(1) ** (published[-1] / sum(published))
     assert torch.allclose(MSSSIM(2.5, len(size))(output, truth), expected, atol=1e-4)
@@ -84,16 +103,27 @@ def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(tmp_path, monk
     torch.save(known, tmp_path / NETS["squeeze"][0])
     reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
     own = reference.net.state_dict()
-    reference.net.load_state_dict({name: known[f"features.{name.partition('.')[2]}"] for name in own})
+    reference.net.load_state_dict(
+        {name: known[f"features.{name.partition('.')[2]}"] for name in own}
+    )
     shift = lambda x: (2 * x / 3.0 - 1).expand(-1, 3, -1, -1)  # noqa: E731  from 0..3 to -1..1
-    output, truth = (torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(seed)) * 3 for seed in (0, 1))
+    output, truth = (
+        torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(seed)) * 3
+        for seed in (0, 1)
+    )
     metric, solid = LPIPS(3.0, 2, net="squeeze"), LPIPS(3.0, 3, net="squeeze")
     made, real = (x[:, :1, None].expand(-1, -1, 36, -1, -1).clone() for x in (output, truth))
     made[:, :, 1] = 9.0  # of a volume three slices through the middle are looked at
     with torch.no_grad():
         colour = reference(shift(output), shift(truth)).flatten()
-        gray = [reference(*(shift(x[:, c : c + 1]) for x in (output, truth))).flatten() for c in range(2)]
-        views = [reference(*(shift(x.select(a, x.shape[a] // 2)) for x in (made, real))) for a in (2, 3, 4)]
+        gray = [
+            reference(*(shift(x[:, c : c + 1]) for x in (output, truth))).flatten()
+            for c in range(2)
+        ]
+        views = [
+            reference(*(shift(x.select(a, x.shape[a] // 2)) for x in (made, real)))
+            for a in (2, 3, 4)
+        ]
     assert torch.allclose(metric(output, truth), colour, atol=1e-6)
     assert torch.allclose(metric(output[:, :2], truth[:, :2]), sum(gray) / 2, atol=1e-6)
     assert torch.allclose(solid(made, real), sum(views).flatten() / 3, atol=1e-6)
@@ -113,7 +143,9 @@ def test_a_mask_limits_the_score_to_its_region_and_one_map_serves_several_region
     spoiled[..., 30:, :] = torch.nan  # beyond every window of SSIM too
     assert torch.equal(score(spoiled, truth, mask), expected)
     assert score(output, truth, torch.zeros_like(mask)).isnan().all()
-    assert torch.allclose(score(output, truth, torch.ones_like(mask)), score(output, truth), atol=1e-6)
+    assert torch.allclose(
+        score(output, truth, torch.ones_like(mask)), score(output, truth), atol=1e-6
+    )
     means = score.means(output, truth, [None, mask])
     assert torch.equal(score.of_mean(means[0][0]), score(output, truth))
     assert torch.equal(score.of_mean(means[1][0]), expected)
@@ -128,12 +160,18 @@ def test_lesion_contrast_is_one_where_kept_and_zero_where_gone():
     truth[:2, :, 10:14, 10:14] += torch.tensor([0.4, -0.2])[:, None, None]
     output = 0.5 + 0.5 * (truth - 0.5)
     score = LesionContrast(2.0, 2)
-    for made, kept in ((truth, 1.0), (output, 0.5), (torch.full_like(truth, 0.3), 0.0), (1 - truth, -1.0)):
+    for made, kept in (
+        (truth, 1.0),
+        (output, 0.5),
+        (torch.full_like(truth, 0.3), 0.0),
+        (1 - truth, -1.0),
+    ):
         assert score(made, truth, mask)[:2].tolist() == pytest.approx([kept] * 2, abs=1e-6)
     assert score(truth, truth, mask)[2:].isnan().all()  # invisible in the truth; no lesion
     output[..., :4, :] = 9.0  # beyond the ring
     assert score(output, truth, mask)[:2].tolist() == pytest.approx([0.5] * 2, abs=1e-6)
-    faint = box(1, 1, 30, 30, start=10, stop=20)  # 2.3 % of the range: with itself in its surroundings it would not be
+    # 2.3 % of the range: with itself in its surroundings it would not be
+    faint = box(1, 1, 30, 30, start=10, stop=20)
     assert score(0.5 + 0.046 * faint, 0.5 + 0.046 * faint, faint).item() == pytest.approx(1)
     assert score(0.5 + 0.046 * faint, 0.5 + 0.034 * faint, faint).isnan().all()
 
@@ -166,7 +204,14 @@ def test_metrics_name_what_they_cannot_compare_or_have(make, word, tmp_path, mon
 # ---- baselines: identity, histogram matching, intensity map, linear correction, L1 regression
 
 
-SETTINGS = dict(dims=2, steps=60, seed=0, low=-1.0, high=1.0, runtime=Runtime(torch.device("cpu"), "fp32", False))
+SETTINGS = dict(
+    dims=2,
+    steps=60,
+    seed=0,
+    low=-1.0,
+    high=1.0,
+    runtime=Runtime(torch.device("cpu"), "fp32", False),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +235,9 @@ def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order_a
     assert (matched[0].flatten()[source[0].flatten().argsort()].diff() >= 0).all()
     air = torch.full((1, 1, 20, 20), -1.0)
     air[..., :10] = torch.rand(1, 1, 20, 10)
-    target = [torch.where(torch.rand(1, 20, 20) < 0.4, -0.9, torch.rand(1, 20, 20)) for _ in range(3)]
+    target = [
+        torch.where(torch.rand(1, 20, 20) < 0.4, -0.9, torch.rand(1, 20, 20)) for _ in range(3)
+    ]
     assert torch.allclose(HistogramMatching(target)(air)[..., 10:], torch.tensor(-0.9), atol=1e-6)
 
 
@@ -198,9 +245,15 @@ def test_the_intensity_map_finds_any_function_of_intensity_and_else_the_mean():
     source = [torch.rand(1, 48, 48) * 2 - 1 for _ in range(3)]
     pairs = [(s, torch.cat([(3 * s).sin(), -s.abs()])) for s in source]  # neither is monotone
     test = torch.rand(2, 1, 16, 16) * 2 - 1
-    assert torch.allclose(IntensityMap(pairs)(test), torch.cat([(3 * test).sin(), -test.abs()], 1), atol=0.03)
-    one = IntensityMap([(torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), torch.tensor([[[0.0, 1.0, 4.0, 6.0]]]))])
-    assert one(torch.tensor([[[[0.0, 0.5, 1.0, 2.0]]]])).flatten().tolist() == pytest.approx([0.5, 2.75, 5.0, 5.0])
+    assert torch.allclose(
+        IntensityMap(pairs)(test), torch.cat([(3 * test).sin(), -test.abs()], 1), atol=0.03
+    )
+    one = IntensityMap(
+        [(torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]), torch.tensor([[[0.0, 1.0, 4.0, 6.0]]]))]
+    )
+    assert one(torch.tensor([[[[0.0, 0.5, 1.0, 2.0]]]])).flatten().tolist() == pytest.approx(
+        [0.5, 2.75, 5.0, 5.0]
+    )
     constant = IntensityMap([(torch.ones(1, 4, 4), torch.ones(1, 4, 4) * 3)])
     assert constant(torch.zeros(1, 1, 4, 4)).unique().item() == 3
 
@@ -218,10 +271,14 @@ def test_linear_correction_undoes_brightness_and_contrast_and_nothing_else():
 
 
 def pairs(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Smooth sources, and targets that no look-up table gives: how far a pixel is above its surroundings."""
+    """Smooth sources, and targets that no look-up table gives: how far a pixel is above its
+    surroundings.
+    """
     noise = torch.rand((count, 1, 16, 16), generator=torch.Generator().manual_seed(seed)) * 4 - 2
     sources = F.avg_pool2d(noise, 3, 1, 1).clamp(-1, 1)
-    targets = (2 * (sources - F.avg_pool2d(sources, 3, 1, 1, count_include_pad=False)) - 0.5).clamp(-1, 1)
+    targets = (2 * (sources - F.avg_pool2d(sources, 3, 1, 1, count_include_pad=False)) - 0.5).clamp(
+        -1, 1
+    )
     return list(zip(sources, targets, strict=True))
 
 
@@ -241,18 +298,27 @@ def test_regression_beats_the_identity_and_the_best_look_up_table_in_any_range_a
     scaled = Regression(wide[0], **SETTINGS | {"low": 0.0, "high": 10.0})
     assert error(scaled, wide[1]) == pytest.approx(5 * found, rel=0.05)
     lacking = [
-        (torch.cat([s, s * torch.nan if k % 3 else -s]), torch.cat([t, t * torch.nan if k % 2 else 0 * t]))
+        (
+            torch.cat([s, s * torch.nan if k % 3 else -s]),
+            torch.cat([t, t * torch.nan if k % 2 else 0 * t]),
+        )
         for k, (s, t) in enumerate(train)
     ]
-    outputs = Regression(lacking, **SETTINGS)(torch.stack([torch.cat([s, s * torch.nan]) for s, _ in test]))
+    outputs = Regression(lacking, **SETTINGS)(
+        torch.stack([torch.cat([s, s * torch.nan]) for s, _ in test])
+    )
     assert outputs.shape == (12, 2, 16, 16) and outputs.isfinite().all()
     assert (outputs[:, :1] - torch.stack([t for _, t in test])).abs().mean() < limit
 
 
-@pytest.mark.parametrize("size", [(19, 21), (2, 3), (9, 10, 11)], ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize(
+    "size", [(19, 21), (2, 3), (9, 10, 11)], ids=lambda size: "x".join(map(str, size))
+)
 def test_sides_that_do_not_halve_are_handled(size):
     images = torch.rand((4, 1, *size)) * 2 - 1
-    model = Regression(zip(images, images, strict=True), **SETTINGS | {"dims": len(size), "steps": 2})
+    model = Regression(
+        zip(images, images, strict=True), **SETTINGS | {"dims": len(size), "steps": 2}
+    )
     for sides in (size, [side + 3 for side in size]):  # another size than that of the training too
         assert model(torch.zeros(1, 1, *sides)).shape == (1, 1, *sides)
 

@@ -1,4 +1,6 @@
-"""Models to be given away: packed small without names, used by name wherever a run is, sent to a hub and fetched."""
+"""Models to be given away: packed small without names, used by name wherever a run is, sent to a
+hub and fetched.
+"""
 
 import base64
 import json
@@ -40,27 +42,46 @@ def known(path: Path) -> dict:
 
 def test_a_packed_model_holds_generators_in_16_bits_and_no_names(packed, tiny_run):
     files = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
-    assert files == {f"{SAVED}/weights.safetensors", f"{SAVED}/meta.json", "recipe.toml", "metrics.json", "card.md"}
+    assert files == {
+        f"{SAVED}/weights.safetensors",
+        f"{SAVED}/meta.json",
+        "recipe.toml",
+        "metrics.json",
+        "card.md",
+    }
     weights = load_file(packed / SAVED / "weights.safetensors")
     assert {name.split(".")[1] for name in weights} == {"g_ab", "g_ba"}
     assert {each.dtype for each in weights.values()} == {np.dtype(np.float16)}
-    told = "".join((packed / name).read_text("utf-8") for name in files if not name.endswith(".safetensors"))
+    told = "".join(
+        (packed / name).read_text("utf-8") for name in files if not name.endswith(".safetensors")
+    )
     images = known(tiny_run / "split.json")["splits"]["train"]
-    assert not [image for image in images if f'"{image["subject"]}"' in told or image["key"] in told]
+    assert not [
+        image for image in images if f'"{image["subject"]}"' in told or image["key"] in told
+    ]
     score = known(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]["value"]
     card = (packed / "card.md").read_text("utf-8")
     assert f"| T1 to T2 | psnr | {score:.4g} dB |" in card and not re.search(r"\{\w+\}", card)
 
 
-def test_a_packed_model_answers_and_scores_as_its_run_does_and_stays_as_it_was(packed, tiny_run, gantk, tmp_path):
+def test_a_packed_model_answers_and_scores_as_its_run_does_and_stays_as_it_was(
+    packed, tiny_run, gantk, tmp_path
+):
     before = {path: path.stat().st_mtime_ns for path in packed.rglob("*")}
     pixels = read(draw_pictures(tmp_path, 1)[0]).pixels[0]
     assert gantk("eval", packed, "--metrics", "psnr", "--json", tmp_path / "scores.json").code == 0
-    scores = [known(tmp_path / "scores.json")["metrics"], known(tiny_run / "metrics.json")["metrics"]]
+    scores = [
+        known(tmp_path / "scores.json")["metrics"],
+        known(tiny_run / "metrics.json")["metrics"],
+    ]
     for to, way in (("T1", "b_to_a"), ("T2", "a_to_b")):
-        one, other = (load(each, device="cpu").translate(pixels, to=to) for each in (tiny_run, packed))
+        one, other = (
+            load(each, device="cpu").translate(pixels, to=to) for each in (tiny_run, packed)
+        )
         assert 0 < np.abs(one - other).max() < np.ptp(one) / 100
-        assert scores[0][way]["psnr"]["value"] == pytest.approx(scores[1][way]["psnr"]["value"], abs=0.05)
+        assert scores[0][way]["psnr"]["value"] == pytest.approx(
+            scores[1][way]["psnr"]["value"], abs=0.05
+        )
     assert {path: path.stat().st_mtime_ns for path in packed.rglob("*")} == before
     exported = gantk("export", packed, "--out", tmp_path / "x.onnx")
     assert exported.code == 0 and "held-out images of T1" in exported.out
@@ -73,36 +94,63 @@ def test_a_packed_model_is_not_resumed_and_not_scored_on_other_images(packed, ga
     recipe = (other / "recipe.toml").read_text("utf-8")
     (other / "recipe.toml").write_text(recipe.replace("subjects = 6", "subjects = 7"), "utf-8")
     refused = gantk("eval", other)
-    assert refused.code == 2 and "the images here are not those that this model was trained on" in refused.err
+    assert (
+        refused.code == 2
+        and "the images here are not those that this model was trained on" in refused.err
+    )
 
 
-def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(packed, add_plugin, gantk, tmp_path, monkeypatch):
+def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(
+    packed, add_plugin, gantk, tmp_path, monkeypatch
+):
     shutil.copytree(packed, add_plugin("my-package", "my_plugin", GIVE) / "given" / "tiny_t1t2")
     monkeypatch.chdir(tmp_path)
     draw_pictures(tmp_path / "in", 1)
     assert all_models()["tiny_t1t2"][1] == "my-package"
-    (listed,) = [each for each in json.loads(gantk("models", "--json", "-").out) if each["name"] == "tiny_t1t2"]
+    (listed,) = [
+        each
+        for each in json.loads(gantk("models", "--json", "-").out)
+        if each["name"] == "tiny_t1t2"
+    ]
     assert (listed["domains"], listed["from"]) == ("T1, T2", "my-package")
-    assert "## Limits" in gantk("show", "model", "tiny_t1t2").out and "tiny_t1t2" in gantk("show", "model").out
-    one, two = (("translate", "tiny_t1t2", "in/slice-00.png", name, "--device", "cpu") for name in ("1.png", "2.png"))
+    assert (
+        "## Limits" in gantk("show", "model", "tiny_t1t2").out
+        and "tiny_t1t2" in gantk("show", "model").out
+    )
+    one, two = (
+        ("translate", "tiny_t1t2", "in/slice-00.png", name, "--device", "cpu")
+        for name in ("1.png", "2.png")
+    )
     first, second, *_ = gantk(*one).out.splitlines()
     assert first.startswith("model    tiny_t1t2, shipped with my-package, weights sha256 ")
     assert second.startswith("limits   Research software: not a medical device")
     shutil.copytree(packed, "tiny_t1t2")
-    assert gantk(*two).out.startswith("note     './tiny_t1t2' is taken, and not the model 'tiny_t1t2' that my-package")
+    assert gantk(*two).out.startswith(
+        "note     './tiny_t1t2' is taken, and not the model 'tiny_t1t2' that my-package"
+    )
     assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
-    wrong = {"tiny_t1t3": "Did you mean 'tiny_t1t2'?", "a/b": "no folder 'a/b'. Name", "ab://c": "no ad"}
+    wrong = {
+        "tiny_t1t3": "Did you mean 'tiny_t1t2'?",
+        "a/b": "no folder 'a/b'. Name",
+        "ab://c": "no ad",
+    }
     for name, told in wrong.items():
         refused = gantk("translate", name, "in/slice-00.png", "3.png")
         assert refused.code == 2 and told in refused.err
 
 
-def test_the_sidecar_of_a_translation_names_the_model_its_limits_and_doubts_about_the_input(packed, tmp_path, gantk):
+def test_the_sidecar_of_a_translation_names_the_model_its_limits_and_doubts_about_the_input(
+    packed, tmp_path, gantk
+):
     volume(tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")  # noise
     done = gantk("translate", packed, tmp_path / "raw", tmp_path / "made", "--device", "cpu")
     (sidecar,) = (tmp_path / "made").rglob("sub-01*.json")
     told = known(sidecar)["GeneratedBy"][0]["Description"]
-    assert done.code == 0 and told.startswith("tiny (dualgan), T1 to T2") and "no output is fit for diagnosis" in told
+    assert (
+        done.code == 0
+        and told.startswith("tiny (dualgan), T1 to T2")
+        and "no output is fit for diagnosis" in told
+    )
     (doubt,) = known(sidecar)["Warnings"]
     assert doubt.startswith("is noise") and doubt in done.out
 
@@ -114,10 +162,13 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exists already"):
         packing.pack(tiny_run, tmp_path)
     monkeypatch.setattr(packing, "LEVELS", 10**7)
-    with pytest.raises(GantkError, match="gray levels of 10000000 off, on 2 held-out images.*--dtype float32"):
+    with pytest.raises(
+        GantkError, match="gray levels of 10000000 off, on 2 held-out images.*--dtype float32"
+    ):
         packing.pack(tiny_run, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
-    packing.pack(tiny_run, tmp_path / "new", dtype="float32", discriminators=True)  # which answers to the bit
+    # which answers to the bit
+    packing.pack(tiny_run, tmp_path / "new", dtype="float32", discriminators=True)
     weights = load_file(tmp_path / "new" / SAVED / "weights.safetensors")
     assert {name.split(".")[1] for name in weights} == {"g_ab", "g_ba", "d_a", "d_b"}
 
@@ -129,7 +180,9 @@ COMMIT = 40 * "1"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload and a download ask for, with one commit; `asked` are all requests."""
+    """As much of the hub as an upload and a download ask for, with one commit; `asked` are all
+    requests.
+    """
 
     files: dict[str, bytes] = {}
     asked: list[str] = []
@@ -146,15 +199,30 @@ class Hub(BaseHTTPRequestHandler):
             told = {"url": host}
         elif "preupload" in parts:
             paths = [each["path"] for each in json.loads(body)["files"]]
-            told = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+            told = {
+                "files": [
+                    {"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths
+                ]
+            }
         elif "commit" in parts:
             sent = [json.loads(line) for line in body.splitlines()]
-            files |= {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in sent if e["key"] == "file"}
+            files |= {
+                e["value"]["path"]: base64.b64decode(e["value"]["content"])
+                for e in sent
+                if e["key"] == "file"
+            }
             told = {"commitUrl": f"{host}/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
         elif "tree" in parts:
-            told = [{"type": "file", "path": path, "size": len(each), "oid": "0"} for path, each in files.items()]
+            told = [
+                {"type": "file", "path": path, "size": len(each), "oid": "0"}
+                for path, each in files.items()
+            ]
         else:
-            told = {"id": "me/tiny", "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
+            told = {
+                "id": "me/tiny",
+                "sha": COMMIT,
+                "siblings": [{"rfilename": path} for path in files],
+            }
         content = files["/".join(parts[5:])] if "resolve" in parts else json.dumps(told).encode()
         self.send_response(code)
         for name, value in (headers | {"Content-Length": str(len(content))}).items():
@@ -176,20 +244,31 @@ print(json.dumps([(end.code, end.out + end.err) for end in ends]))"""
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """`hub(["push", ...], ...)` runs commands one after the other in a process whose hub is the server; their ends."""
+    """`hub(["push", ...], ...)` runs commands one after the other in a process whose hub is the
+    server; their ends.
+    """
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install gantk[hub]")
-    monkeypatch.setattr(Hub, "files", {"setup.py": b"raise SystemExit('executed')"})  # of somebody else
+    # of somebody else
+    monkeypatch.setattr(Hub, "files", {"setup.py": b"raise SystemExit('executed')"})
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Thread(target=server.serve_forever, daemon=True).start()
-    own = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_me", "HF_HUB_OFFLINE": "0"}
+    own = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_TOKEN": "hf_me",
+        "HF_HUB_OFFLINE": "0",
+    }
     own |= {"HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
-    own["PYTHONPATH"] = f"{ROOT / 'tests'}:{ROOT / 'tests' / 'promises'}:{os.environ.get('PYTHONPATH', '')}"
+    own["PYTHONPATH"] = (
+        f"{ROOT / 'tests'}:{ROOT / 'tests' / 'promises'}:{os.environ.get('PYTHONPATH', '')}"
+    )
 
     def call(*commands: list[object]) -> list[tuple[int, str]]:
         Hub.asked = []
         given = json.dumps([[str(word) for word in words] for words in commands])
         command = [sys.executable, "-c", SEVERAL, given]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=True
+        )
         return json.loads(done.stdout)
 
     yield call
@@ -197,36 +276,71 @@ def hub(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(hub, tiny_run, pictures, tmp_path):
+def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(
+    hub, tiny_run, pictures, tmp_path
+):
     (picture,) = pictures(tmp_path / "in", 1)
     push = ["push", tiny_run, "me/tiny", "--license", "cc-by-4.0"]
-    (code, said), first = hub(push, ["translate", "hf://me/tiny", picture, "one.png", "--device", "cpu"])
+    (code, said), first = hub(
+        push, ["translate", "hf://me/tiny", picture, "one.png", "--device", "cpu"]
+    )
     assert code == 0 and f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said, said
-    files, names = Hub.files, "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors"
+    files, names = (
+        Hub.files,
+        "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors",
+    )
     assert sorted(path.rpartition("/")[2] for path in files) == names.split()
     assert files["README.md"].startswith(b"---\nlibrary_name: gantk\n")
-    assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"] and files["README.md"].endswith(files["card.md"])
+    assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"] and files["README.md"].endswith(
+        files["card.md"]
+    )
     (weights,), (code, said) = (tmp_path / "hf").rglob("weights.safetensors"), first
-    assert code == 0 and f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits " in said, said
-    assert len([each for each in Hub.asked if "weights.safetensors" in each and each.startswith("GET")]) == 1
+    assert (
+        code == 0
+        and f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits " in said
+    ), said
+    assert (
+        len(
+            [each for each in Hub.asked if "weights.safetensors" in each and each.startswith("GET")]
+        )
+        == 1
+    )
     assert not list((tmp_path / "hf").rglob("setup.py"))
     again = ["translate", f"hf://me/tiny@{COMMIT}", picture, "two.png", "--device", "cpu"]
     (code, said), refused = hub(again, ["translate", "hf://me/gone", picture, "three.png"])
     assert code == 0 and not [each for each in Hub.asked if "gone" not in each], said
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     code, said = refused
-    assert code == 1 and said.startswith("error  'hf://me/gone' cannot be fetched: 404") and "Traceback" not in said
+    assert (
+        code == 1
+        and said.startswith("error  'hf://me/gone' cannot be fetched: 404")
+        and "Traceback" not in said
+    )
 
 
 def test_a_mistake_is_one_message_and_without_its_library_the_extra_is_named(gantk, monkeypatch):
-    images, no_model = ("in.png", "out.png"), "there is no folder 'nowhere', and no model of that name"
+    images, no_model = (
+        ("in.png", "out.png"),
+        "there is no folder 'nowhere', and no model of that name",
+    )
     for words, told in (
-        (("translate", "hf://me", *images), "'hf://me' is no address of a model. Allowed: hf://USER/NAME"),
+        (
+            ("translate", "hf://me", *images),
+            "'hf://me' is no address of a model. Allowed: hf://USER/NAME",
+        ),
         (("push", "nowhere", "me/tiny"), no_model),
-        (("push", "nowhere", "tiny"), "'tiny' is no name of a model on the hub. Allowed: USER/NAME"),
-        (("translate", "hf://me/tiny", *images), "huggingface_hub is needed for models on the hub, and it is not inst"),
+        (
+            ("push", "nowhere", "tiny"),
+            "'tiny' is no name of a model on the hub. Allowed: USER/NAME",
+        ),
+        (
+            ("translate", "hf://me/tiny", *images),
+            "huggingface_hub is needed for models on the hub, and it is not inst",
+        ),
     ):
-        monkeypatch.setitem(sys.modules, "huggingface_hub", None) if told.startswith("hugg") else None
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None) if told.startswith(
+            "hugg"
+        ) else None
         done = gantk(*words)
         assert done.code == 2 and done.err.startswith(f"error  {told}")
     assert 'Pip install "gantk[hub]"' in done.err

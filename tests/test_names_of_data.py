@@ -1,4 +1,6 @@
-"""What folders and files are called decides what a recipe's domains are, whose images they are, and who is held out."""
+"""What folders and files are called decides what a recipe's domains are, whose images they are, and
+who is held out.
+"""
 
 import random
 import re
@@ -10,7 +12,13 @@ from PIL import Image
 from volumes import records_of, volume
 
 from gantk.data.dataset import Data
-from gantk.data.sources.file_names import discover, domain_match, patient_of, regex_option, rename_or_map
+from gantk.data.sources.file_names import (
+    discover,
+    domain_match,
+    patient_of,
+    regex_option,
+    rename_or_map,
+)
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
@@ -24,12 +32,20 @@ from gantk_subjects.reading import reading_of
 
 SPLITS = {"train": 8, "val": 2, "test": 3}
 NAMED = {  # a path by kind (CT, MR), split, number; T1 and T2 of a recipe are then none of them
-    "two folders": "{k}/{n}.png", "split first": "{s}/{k}/{n}.png", "split last": "{k}/{s}/{n}.png",
-    "glued": "{s}_{k}/{n}.png", "glued behind": "{k}_{s}/{n}.png", "upper case": "{S}ING/{l}/{n}.PNG",
-    "nnU-Net": "images{t}/{k}_{n}.png", "patients": "p{n}/{k}/1.png", "patients in splits": "{s}/p{n}/scan_{k}.png",
-    "file names": "{n}_{k}.png", "MRI": "{s}/{i}/{n}.png",
-    "beside others": "{k}/{n}.png labels/{n}.png masks/{n}.png", "Windows": "Study 1 (copy)/{k} images/IMG {n}.png",
-}  # fmt: skip
+    "two folders": "{k}/{n}.png",
+    "split first": "{s}/{k}/{n}.png",
+    "split last": "{k}/{s}/{n}.png",
+    "glued": "{s}_{k}/{n}.png",
+    "glued behind": "{k}_{s}/{n}.png",
+    "upper case": "{S}ING/{l}/{n}.PNG",
+    "nnU-Net": "images{t}/{k}_{n}.png",
+    "patients": "p{n}/{k}/1.png",
+    "patients in splits": "{s}/p{n}/scan_{k}.png",
+    "file names": "{n}_{k}.png",
+    "MRI": "{s}/{i}/{n}.png",
+    "beside others": "{k}/{n}.png labels/{n}.png masks/{n}.png",
+    "Windows": "Study 1 (copy)/{k} images/IMG {n}.png",
+}
 NAMELESS = {
     "trainA": ("{s}{a}/{n}.png", "A (testA, trainA, valA) and B (testB, trainB, valB)"),
     "A and B": ("{a}/{s}/{n}.png", "A (A) and B (B)"),
@@ -41,11 +57,26 @@ NAMELESS = {
 def draw(root, layout):
     """Tiny pictures of CT and MR, no two alike, with what else lies in folders."""
     for b, kind in enumerate(("CT", "MR")):
-        known = {"k": kind, "l": kind.lower(), "i": ("CT", "MRI")[b], "a": "AB"[b], "w": ("horses", "zebras")[b]}
+        known = {
+            "k": kind,
+            "l": kind.lower(),
+            "i": ("CT", "MRI")[b],
+            "a": "AB"[b],
+            "w": ("horses", "zebras")[b],
+        }
         for place, (split, count) in enumerate(SPLITS.items()):
             for n in range(10 * place, 10 * place + count):
-                known |= {"s": split, "S": split.upper(), "t": split[:2].title().replace("Te", "Ts"), "n": n}
-                for name in layout.format(**known).split(" ") if "labels" in layout else [layout.format(**known)]:
+                known |= {
+                    "s": split,
+                    "S": split.upper(),
+                    "t": split[:2].title().replace("Te", "Ts"),
+                    "n": n,
+                }
+                for name in (
+                    layout.format(**known).split(" ")
+                    if "labels" in layout
+                    else [layout.format(**known)]
+                ):
                     (root / name).parent.mkdir(parents=True, exist_ok=True)
                     shape = (16, 32) if layout == "{s}/{n}.png" else (16, 16)
                     noise = np.random.default_rng([b, n]).integers(0, 255, shape, dtype=np.uint8)
@@ -58,7 +89,10 @@ def draw(root, layout):
 def data_of(recipe, path, *settings):
     loaded, model = checked_recipe(recipe, path, ["data.size=[16,16]", *settings], None)
     data = Data(model.data, model.method.target)
-    given = {name: len({record.key for record in part if record.domain != "b"}) for name, part in data.splits.items()}
+    given = {
+        name: len({record.key for record in part if record.domain != "b"})
+        for name, part in data.splits.items()
+    }
     return data.table.domains, given, loaded.remarks, data.found
 
 
@@ -90,14 +124,32 @@ def test_names_that_say_nothing_become_a_and_b_with_a_note(tmp_path, name):
     assert data_of("dualgan_t1t2", tmp_path, kept)[:3] == (("T1", "T2"), given, [])
 
 
-MIXED = {  # names below a folder; those in brackets are neither T1 nor T2, or beside a better one of the same patient
+# names below a folder; those in brackets are neither T1 nor T2, or beside a better one of the same
+# patient
+MIXED = {
     "names of several kinds": "p1/T1 p1/T2 p2/scan_T1 p2/T2 p3/T1 p3/T2_tse",
-    "derived": "p1/T1 (p1/T1_brain) p1/T2 (p1/seg/T1_norm) p2/T1_brain p2/T2 ann/T1 ann/T2 (ann/x/T1_brain)",
-    "folders of several kinds": "p1/T1/1 p1/T2/1 p2/T1_mprage/1 p2/T2/1 (p3/T1_ce/1) (p3/t1ce/1) p3/T2/1",
-    "made from others": "p1/a_T1 (p1/a_T1_bias) (p1/deep/A_t1_bet) p1/a_T1_to_T2 p1/a_T2 p2/b_T1_1 p2/b_T1_2 p2/T2_x",
-    "words apart": "p/3_T1_ax (p/5_T1_ax_KM) (p/t1_sag_post_gd) p/4_T2 (p/6_T2_ax_FLAIR) (p/t2_dark-fluid) (p/T2_star)",
-    "planes": "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI (r/T1WI_C) s/2dT2",
-    "contrast agent": "p1_T1 (p1_T1_ce) (p1_t1ce) (p1_T1-post) p1_T2 (p1_T2_FLAIR) (p2_T1_Gd) p2_T2 p2_T1W",
+    "derived": (
+        "p1/T1 (p1/T1_brain) p1/T2 (p1/seg/T1_norm) p2/T1_brain p2/T2 ann/T1 ann/T2"
+        " (ann/x/T1_brain)"
+    ),
+    "folders of several kinds": (
+        "p1/T1/1 p1/T2/1 p2/T1_mprage/1 p2/T2/1 (p3/T1_ce/1) (p3/t1ce/1) p3/T2/1"
+    ),
+    "made from others": (
+        "p1/a_T1 (p1/a_T1_bias) (p1/deep/A_t1_bet) p1/a_T1_to_T2 p1/a_T2 p2/b_T1_1 p2/b_T1_2"
+        " p2/T2_x"
+    ),
+    "words apart": (
+        "p/3_T1_ax (p/5_T1_ax_KM) (p/t1_sag_post_gd) p/4_T2 (p/6_T2_ax_FLAIR) (p/t2_dark-fluid)"
+        " (p/T2_star)"
+    ),
+    "planes": (
+        "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI"
+        " (r/T1WI_C) s/2dT2"
+    ),
+    "contrast agent": (
+        "p1_T1 (p1_T1_ce) (p1_t1ce) (p1_T1-post) p1_T2 (p1_T2_FLAIR) (p2_T1_Gd) p2_T2 p2_T1W"
+    ),
 }
 
 
@@ -106,7 +158,10 @@ def test_each_patients_best_match_of_a_contrast_is_taken_and_another_contrast_ne
     for name in MIXED[kind].translate({ord(x): None for x in "()"}).split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16)).save(tmp_path / f"{name}.png")
-    taken = {x.source.relative_to(tmp_path).with_suffix("").as_posix(): x for x in discover(tmp_path, ("T1", "T2"))}
+    taken = {
+        x.source.relative_to(tmp_path).with_suffix("").as_posix(): x
+        for x in discover(tmp_path, ("T1", "T2"))
+    }
     assert sorted(taken) == sorted(name for name in MIXED[kind].split() if "(" not in name)
     assert all(("T1" in name) == (item.letter == "a") for name, item in taken.items())
 
@@ -114,20 +169,35 @@ def test_each_patients_best_match_of_a_contrast_is_taken_and_another_contrast_ne
 def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
     for p, c in np.ndindex(5, 4):
         volume(tmp_path / f"Dataset7/imagesTr/S_0{p}_000{c}.nii", 10 * p + c, shape=(8, 8, 8))
-    with pytest.raises(UserError, match="which images .*imagesTr.*--set data.source.name=nifti .*_0001"):
+    with pytest.raises(
+        UserError, match="which images .*imagesTr.*--set data.source.name=nifti .*_0001"
+    ):
         data_of("dualgan_t1t2", tmp_path)
     ways = ("data.source.name=nifti", "data.source.a=*_0000*", "data.source.b=*_0001*")
-    assert "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol" in data_of("dualgan_t1t2", tmp_path, *ways)[3]
+    assert (
+        "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol"
+        in data_of("dualgan_t1t2", tmp_path, *ways)[3]
+    )
     assert domain_match("p1_3DT1", "3DT1") == domain_match("7_my_scan", "my scan") == 2
-    assert rename_or_map({"T1", "CT", "FLAIR"}, ["CT", "MR"]).endswith('data.source.a="CT" --set data.source.b="T1"')
+    assert rename_or_map({"T1", "CT", "FLAIR"}, ["CT", "MR"]).endswith(
+        'data.source.a="CT" --set data.source.b="T1"'
+    )
 
 
 def test_masks_are_no_images_unless_they_are_asked_for_or_all_there_is(tmp_path):
-    masks = "a/1_mask a/segmentation-0 b/labelsTr/3 b/tumorMask c/x_dseg c/LabelsForTesting c/consensus_gt c/Brain.seg"
+    masks = (
+        "a/1_mask a/segmentation-0 b/labelsTr/3 b/tumorMask c/x_dseg c/LabelsForTesting"
+        " c/consensus_gt c/Brain.seg"
+    )
     for n, name in enumerate(["a/1", "a/masked_2", "b/3", "c/Segovia", *masks.split()]):
         volume(tmp_path / f"{name}.nii", n, shape=(8, 8, 8))
     images = partial(records_of, Images, domains=("MR",), dims=3)
-    assert [x.key for x in images(tmp_path)] == ["a/1.nii", "a/masked_2.nii", "b/3.nii", "c/Segovia.nii"]
+    assert [x.key for x in images(tmp_path)] == [
+        "a/1.nii",
+        "a/masked_2.nii",
+        "b/3.nii",
+        "c/Segovia.nii",
+    ]
     assert len(images(tmp_path, a="mask")) == 2
     for name in ("a/1", "a/masked_2", "b/3", "c/Segovia"):
         (tmp_path / f"{name}.nii").unlink()
@@ -146,13 +216,15 @@ SAYS = {
     "number and number": [f"p{p:02d}_{i:03d}" for p in range(1, 7) for i in STACK],
     "one number, slices last": [f"{p}{i:03d}" for p in (2, 20, 21, 32) for i in STACK],
     "every fifth slice": [f"{p}{5 * i:03d}" for p in (4, 5, 6, 7) for i in STACK],
-}  # fmt: skip
+}
 MAY = {
     "two of them": [f"{p}_{i:03d}" for p in (1, 2) for i in STACK],
     "three stacks in one number": [f"{p}{i:03d}" for p in (32, 33, 34) for i in STACK],
     "years": [f"{year}_{i}" for year in (2019, 2020) for i in range(40)],
-    "visits of patients": [f"{p}_{visit}_{i:03d}" for p in range(8) for visit in (1, 2) for i in STACK],
-}  # fmt: skip
+    "visits of patients": [
+        f"{p}_{visit}_{i:03d}" for p in range(8) for visit in (1, 2) for i in STACK
+    ],
+}
 SAYS_NONE = {
     "running": [str(i) for i in ONE],
     "running, padded": [f"img{i:05d}" for i in ONE],
@@ -171,14 +243,21 @@ def test_names_carry_patients_or_may_or_do_not(name):
     found = reading_of(names := (SAYS | MAY | SAYS_NONE)[name])
     assert (found and found.sure) is (True if name in SAYS else False if name in MAY else None)
     if name in SAYS or "visits" in name:  # both visits of one stay together
-        images = {"a word, one image each": 1, "visits of patients": 2 * len(STACK)}.get(name, len(STACK))
+        images = {"a word, one image each": 1, "visits of patients": 2 * len(STACK)}.get(
+            name, len(STACK)
+        )
         assert len(set(found.patients)) == len(names) // images
 
 
 def test_numbers_of_patients_are_no_visits():
     sites = [f"{c:02d}-{p:03d}" for c in (1, 2, 3) for p in range(9)]
-    ixi, brats = [f"IXI00{p}-Guys-08{p}{p}" for p in range(9)], ["S18_2013_2_1", "S18_2013_3_1", "S18_TCIA_2_1"]
-    assert all(without_visits(names) == names for names in (sites, [f"site{x}" for x in sites], ixi, brats))
+    ixi, brats = (
+        [f"IXI00{p}-Guys-08{p}{p}" for p in range(9)],
+        ["S18_2013_2_1", "S18_2013_3_1", "S18_TCIA_2_1"],
+    )
+    assert all(
+        without_visits(names) == names for names in (sites, [f"site{x}" for x in sites], ixi, brats)
+    )
 
 
 def drawn(root, names):
@@ -194,28 +273,48 @@ def test_patients_in_names_stay_on_one_side_and_unsure_ones_are_asked_about(tmp_
     *_, found = data_of("cyclegan_ct_mr", drawn(tmp_path / "sure", SAYS["one number, slices last"]))
     assert found == "CT: 68 images of 4 patients; MR: 68 images of 4 patients"
     path = drawn(tmp_path / "may", MAY["three stacks in one number"])
-    with pytest.raises(UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"):
+    with pytest.raises(
+        UserError, match=r"'32003' of patient '32'.*patient=names if they do.*split\.by=block"
+    ):
         data_of("cyclegan_ct_mr", path)
     assert "of 3 patients" in data_of("cyclegan_ct_mr", path, "data.source.patient=names")[3]
-    assert all("unknown" in data_of("cyclegan_ct_mr", path, f"data.split.by={x}")[3] for x in ("block", "image"))
+    assert all(
+        "unknown" in data_of("cyclegan_ct_mr", path, f"data.split.by={x}")[3]
+        for x in ("block", "image")
+    )
     assert "of 3 patients" in data_of("cyclegan_ct_mr", path, r"data.source.patient=(\d+)\d{3}")[3]
 
 
 def test_data_check_asks_what_a_run_would_ask(tmp_path):
     path = drawn(tmp_path, MAY["three stacks in one number"])
     for recipe, severity in ((None, "warning"), ("cyclegan_ct_mr", "error")):
-        (found,) = (each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients")
+        (found,) = (
+            each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients"
+        )
         assert found["severity"] == severity and "'32003' of patient '32'" in found["what"]
-        assert "data.source.patient=names" in found["remedy"] and "data.split.by=block" in found["remedy"]
+        assert (
+            "data.source.patient=names" in found["remedy"]
+            and "data.split.by=block" in found["remedy"]
+        )
         for answer in ("data.source.patient=names", "data.split.by=block"):
-            assert "may say patients" not in str(check(path, recipe=recipe, set=[answer])["problems"])
+            assert "may say patients" not in str(
+                check(path, recipe=recipe, set=[answer])["problems"]
+            )
 
 
 def test_real_sets_are_read_as_their_owners_say(shared_data):
     def stems(*folders):
-        return [stem_of(path) for folder in folders for path in sorted((shared_data / folder).iterdir())]
+        return [
+            stem_of(path) for folder in folders for path in sorted((shared_data / folder).iterdir())
+        ]
 
     names, pattern = stems("ct_mri/CT", "ct_mri/MRI"), regex_option(r"(\d+)\d{3}$")
-    assert reading_of(names).sure and reading_of(names).patients == [patient_of(name, pattern) for name in names]
-    for folders in (("tumour_yes_no/yes", "tumour_yes_no/no"), ("facades/train",), ("t1t2_course/Tr2/TrainT2",)):
+    assert reading_of(names).sure and reading_of(names).patients == [
+        patient_of(name, pattern) for name in names
+    ]
+    for folders in (
+        ("tumour_yes_no/yes", "tumour_yes_no/no"),
+        ("facades/train",),
+        ("t1t2_course/Tr2/TrainT2",),
+    ):
         assert reading_of(stems(*folders)) is None

@@ -1,8 +1,9 @@
-"""The networks: shapes, sizes, receptive fields, layouts, precision; as many weights as the published ones.
+"""The networks: shapes, sizes, receptive fields, layouts, precision; as many weights as the
+published ones.
 
-"Published" is github.com/junyanz/pytorch-CycleGAN-and-pix2pix (its authors' own translation of pix2pix, and CycleGAN)
-and github.com/pytorch/examples for DCGAN. Each count is derived layer by layer from the paper's description; the
-text says where and why ours differs.
+"Published" is github.com/junyanz/pytorch-CycleGAN-and-pix2pix (its authors' own translation of
+pix2pix, and CycleGAN) and github.com/pytorch/examples for DCGAN. Each count is derived layer by
+layer from the paper's description; the text says where and why ours differs.
 """
 
 import copy
@@ -16,7 +17,15 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.nets import kernels, winograd
-from gantk.nets.blocks import CONV_TRANSPOSE, InstanceNorm, ReLU, ResizeConv, SelfAttention, channels_last, conv
+from gantk.nets.blocks import (
+    CONV_TRANSPOSE,
+    InstanceNorm,
+    ReLU,
+    ResizeConv,
+    SelfAttention,
+    channels_last,
+    conv,
+)
 from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
 from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
@@ -35,21 +44,31 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
     network = PatchGAN(1, 2, width=2, receptive_field=field, norm="none")
     for p in network.parameters():  # positive weights: no two contributions cancel
         p.data.abs_().add_(0.05)
-    x = torch.zeros(1, 1, field + 3 * 2 ** (layers - 2), field + 3 * 2 ** (layers - 2), requires_grad=True)
+    x = torch.zeros(
+        1, 1, field + 3 * 2 ** (layers - 2), field + 3 * 2 ** (layers - 2), requires_grad=True
+    )
     logits = network(x)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
     seen = x.grad[0, 0] != 0
     assert seen.any(0).sum() == field and seen.any(1).sum() == field
-    assert network.convolutions == layers == sum(isinstance(m, nn.Conv2d) for m in network.modules())
+    assert (
+        network.convolutions == layers == sum(isinstance(m, nn.Conv2d) for m in network.modules())
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: UNet(1, 1, 2, width=2, depth=4).check_size((90, 96)), "90 x 96.*[80, 96] or [96, 96]"),
+        (
+            lambda: UNet(1, 1, 2, width=2, depth=4).check_size((90, 96)),
+            "90 x 96.*[80, 96] or [96, 96]",
+        ),
         (lambda: UNet(1, 1, 3, width=2, depth=3).check_size((8, 4, 8)), "8 x 4 x 8.*[8, 8, 8]"),
         (lambda: ResNet(1, 1, 2, width=2, blocks=1).check_size((30, 32)), "[28, 32] or [32, 32]"),
-        (lambda: AttentionUNet(1, 1, 2, width=2, depth=2).check_size((30, 32)), "[28, 32] or [32, 32]"),
+        (
+            lambda: AttentionUNet(1, 1, 2, width=2, depth=2).check_size((30, 32)),
+            "[28, 32] or [32, 32]",
+        ),
         (lambda: PatchGAN(1, 2, width=2).check_size((20, 64)), "[24, 64]"),
         (lambda: DCGANDiscriminator(1, 2, width=2).check_size((32, 32)), "[64, 64]"),
         (lambda: UNet(1, 1, 4), "data.dims"),
@@ -67,9 +86,15 @@ def test_pix2pix_sees_noise_and_class_beside_the_image_and_in_use_one_noise_and_
     seen, a = [], torch.rand(2, 1, 32, 32)
     method.g_ab.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
     method.generator_losses(Batch(a=a, b=a, label=torch.tensor([1, 0])))
-    assert torch.equal(seen[0][:, :1], a) and seen[0][:, 3:].mean((2, 3)).tolist() == [[0, 1], [1, 0]]
+    assert torch.equal(seen[0][:, :1], a) and seen[0][:, 3:].mean((2, 3)).tolist() == [
+        [0, 1],
+        [1, 0],
+    ]
     assert seen[0][:, 1:3].std() > 0.9 and not torch.equal(seen[0][0, 1:3], seen[0][1, 1:3])
-    assert torch.equal(method.translate(a, "b"), method.translate(a, "b")) and (seen[-1][:, 3:] == 0.5).all()
+    assert (
+        torch.equal(method.translate(a, "b"), method.translate(a, "b"))
+        and (seen[-1][:, 3:] == 0.5).all()
+    )
     assert not torch.equal(*method.variants(a, "b", 2, 0))
 
 
@@ -81,12 +106,14 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
     if affine:
         nn.init.uniform_(ours.weight, 0.5, 1.0)
         nn.init.normal_(ours.bias)
-    x = (3 * torch.randn(shape) + 10).to(dtype)  # a large mean: statistics in bfloat16 would lose the variance
+    # a large mean: statistics in bfloat16 would lose the variance
+    x = (3 * torch.randn(shape) + 10).to(dtype)
     x = x.to(memory_format=LAST[x.ndim - 2]).requires_grad_()
     y = ours(x)
     reference = F.instance_norm(x.float(), weight=ours.weight, bias=ours.bias)
     assert y.dtype == dtype and y.is_contiguous(memory_format=LAST[x.ndim - 2])
-    # bfloat16 rounds the output to 1 in 256; statistics in bfloat16 would be off by three times as much
+    # bfloat16 rounds the output to 1 in 256; statistics in bfloat16 would be off by three times as
+    # much
     allowed = 5e-5 if dtype == torch.float32 else 0.005 * reference.abs() + 0.002
     assert ((y.float() - reference).abs() <= allowed).all()
     assert torch.equal(y[1:], ours(x[1:]))  # the other image makes no difference, to the last bit
@@ -99,7 +126,9 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("shape", [(3, 16, 32, 32), (3, 8, 12, 20, 20)])
-def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients(shape, last, dtype):
+def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients(
+    shape, last, dtype
+):
     form = LAST[len(shape) - 2] if last else torch.contiguous_format
     drawn = [torch.randn(shape).to(dtype).contiguous(memory_format=form) for _ in range(3)]
 
@@ -112,8 +141,13 @@ def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients
 
     for layer in (InstanceNorm(shape[1]), ReLU()):
         images = zip(*(found(layer, slice(i, i + 1)) for i in range(3)), strict=True)
-        assert all(torch.equal(batch, torch.cat(each)) for batch, each in zip(found(layer), images, strict=True))
-    drawn[0][0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf]).view(4, *[1] * (len(shape) - 2))
+        assert all(
+            torch.equal(batch, torch.cat(each))
+            for batch, each in zip(found(layer), images, strict=True)
+        )
+    drawn[0][0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf]).view(
+        4, *[1] * (len(shape) - 2)
+    )
     for mine, theirs in zip(found(ReLU()), found(nn.ReLU(inplace=True)), strict=True):
         assert torch.equal(mine, theirs) and mine.stride() == theirs.stride()
     drawn[0][0, :2] = torch.tensor([torch.nan, -torch.nan]).view(2, *[1] * (len(shape) - 2))
@@ -145,12 +179,17 @@ def test_resize_convolution_is_repeating_then_convolving(dims, side):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_self_attention_is_the_papers_formula(dims):
-    """Zhang et al. (2019), equations 1 to 3: s_ij = f(x_i)' g(x_j), beta = softmax over i, o = v(sum beta h), + x."""
+    """Zhang et al. (2019), equations 1 to 3: s_ij = f(x_i)' g(x_j), beta = softmax over i, o =
+    v(sum beta h), + x.
+    """
     torch.manual_seed(0)
     block = SelfAttention(dims, 16)
     for parameter in block.parameters():  # its own are nearly 0 at first
         nn.init.normal_(parameter, std=max(1, prod(parameter.shape[1:])) ** -0.5)
-    assert block.query.weight.shape[0] == block.key.weight.shape[0] == 2 and block.value.weight.shape[0] == 8
+    assert (
+        block.query.weight.shape[0] == block.key.weight.shape[0] == 2
+        and block.value.weight.shape[0] == 8
+    )
     x = torch.randn(2, 16, *[4, 3, 5][:dims])
 
     def places(layer: nn.Module) -> Tensor:
@@ -167,10 +206,18 @@ def test_self_attention_is_the_papers_formula(dims):
 @pytest.mark.parametrize(
     ("make", "published"),
     [
-        # 54.414 M for colour, 54.408 M for gray (issue 1152 of that implementation): batch norm, the last offset only
-        (lambda: UNet(3, 3, 2, depth=8, norm="batch", up="transpose", dropout=0.5, bias=False), 54_413_955),
-        (lambda: UNet(1, 1, 2, depth=8, norm="batch", up="transpose", dropout=0.5, bias=False), 54_407_809),
-        # 7.838 M with 6 blocks, 11.378 M with 9, offsets everywhere; 11,388,675 with affine instance norm (issue 45)
+        # 54.414 M for colour, 54.408 M for gray (issue 1152 of that implementation): batch norm,
+        # the last offset only
+        (
+            lambda: UNet(3, 3, 2, depth=8, norm="batch", up="transpose", dropout=0.5, bias=False),
+            54_413_955,
+        ),
+        (
+            lambda: UNet(1, 1, 2, depth=8, norm="batch", up="transpose", dropout=0.5, bias=False),
+            54_407_809,
+        ),
+        # 7.838 M with 6 blocks, 11.378 M with 9, offsets everywhere; 11,388,675 with affine
+        # instance norm (issue 45)
         (lambda: ResNet(3, 3, 2, blocks=6, bias=True), 7_837_699),
         (lambda: ResNet(3, 3, 2, blocks=9, bias=True), 11_378_179),
         (lambda: ResNet(3, 3, 2, blocks=9, bias=True, affine=True), 11_388_675),
@@ -178,12 +225,15 @@ def test_self_attention_is_the_papers_formula(dims):
         (lambda: PatchGAN(3, 2, norm="batch"), 2_765_633),
         (lambda: PatchGAN(6, 2, norm="batch"), 2_768_705),
         (lambda: PatchGAN(2, 2, norm="batch"), 2_764_609),
-        # 4 encoder units from 64 filters and one of 1,024 below; gates on all skips but that at full resolution
+        # 4 encoder units from 64 filters and one of 1,024 below; gates on all skips but that at
+        # full resolution
         (lambda: AttentionUNet(1, 1, 2), 35_538_436),
-        # ours has offsets in the two convolutions of the discriminator that no batch norm follows, theirs has none
+        # ours has offsets in the two convolutions of the discriminator that no batch norm follows,
+        # theirs has none
         (lambda: DCGANGenerator(100, 3, (64, 64)), 3_576_704),
         (lambda: DCGANDiscriminator(3, 2), 2_765_568 + 64 + 1),
-        (lambda: VGG19([LAYERS[-1]]), 20_024_384),  # Simonyan and Zisserman 2015, table 1, E; as Keras lists it
+        # Simonyan and Zisserman 2015, table 1, E; as Keras lists it
+        (lambda: VGG19([LAYERS[-1]]), 20_024_384),
     ],
 )
 def test_networks_have_the_published_number_of_parameters(make, published):
@@ -192,9 +242,13 @@ def test_networks_have_the_published_number_of_parameters(make, published):
 
 
 def test_a_unet_normalises_its_first_block_and_leaves_its_skips_alone_where_it_is_told_to():
-    """Down: convolution, norm, LeakyReLU; up: transposed convolution, norm, ReLU, beside it the skip as it was."""
+    """Down: convolution, norm, LeakyReLU; up: transposed convolution, norm, ReLU, beside it the
+    skip as it was.
+    """
     torch.manual_seed(0)
-    network = UNet(1, 1, 2, width=3, depth=3, up="transpose", norm_first=True, relu_skips=False).double()
+    network = UNet(
+        1, 1, 2, width=3, depth=3, up="transpose", norm_first=True, relu_skips=False
+    ).double()
     x = torch.randn(2, 1, 16, 16, dtype=torch.float64, requires_grad=True)
 
     def expected(x: Tensor) -> Tensor:
@@ -212,7 +266,9 @@ def test_a_unet_normalises_its_first_block_and_leaves_its_skips_alone_where_it_i
     mine, theirs = network(x), expected(x)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
     weight = torch.randn_like(mine)
-    slopes = [torch.autograd.grad((y * weight).sum(), (x, *network.parameters())) for y in (mine, theirs)]
+    slopes = [
+        torch.autograd.grad((y * weight).sum(), (x, *network.parameters())) for y in (mine, theirs)
+    ]
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
     plain = UNet(1, 1, 2, width=3, depth=3, up="transpose").double()
@@ -259,8 +315,14 @@ def layer(dims: int, shape: tuple, dtype: torch.dtype = torch.float32) -> nn.Mod
     return found.to(dtype, memory_format=LAST[dims])
 
 
-def image(dims: int, n: int, channels: int, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return channels_last(torch.randn(n, channels, *[side] * dims, dtype=dtype)).detach().requires_grad_()
+def image(
+    dims: int, n: int, channels: int, side: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    return (
+        channels_last(torch.randn(n, channels, *[side] * dims, dtype=dtype))
+        .detach()
+        .requires_grad_()
+    )
 
 
 def passed(module: nn.Module, x: Tensor, bf16: bool = False) -> list[Tensor]:
@@ -273,14 +335,20 @@ def passed(module: nn.Module, x: Tensor, bf16: bool = False) -> list[Tensor]:
 
 def apart(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
     """The largest difference of each, relative to its largest value."""
-    return [float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True)]
+    return [
+        float((a.double() - b).abs().max() / b.abs().max())
+        for a, b in zip(found, wanted, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", SHAPES)
 def test_products_are_torchs_convolutions(name, dims, always, multiplied):
     torch.manual_seed(0)
-    module, x = layer(dims, SHAPES[name]), image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
+    module, x = (
+        layer(dims, SHAPES[name]),
+        image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3]),
+    )
     assert "Product" in type(module(x).grad_fn).__name__
     found, narrow = passed(module, x), passed(module, x, bf16=True)
     plain = use_kernels(copy.deepcopy(module), False)
@@ -295,7 +363,9 @@ def test_products_are_torchs_convolutions(name, dims, always, multiplied):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", ["halving", "pixels that no window sees", "one output", "doubling"])
+@pytest.mark.parametrize(
+    "name", ["halving", "pixels that no window sees", "one output", "doubling"]
+)
 def test_gradients_of_gradients_are_torchs(name, dims, always):
     torch.manual_seed(0)
     module = layer(dims, SHAPES[name], torch.float64)
@@ -308,7 +378,9 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
     assert max(apart(*found)) < 1e-9
 
 
-@pytest.mark.parametrize(("size", "kernel", "padding"), [((16, 19), 3, 1), ((18, 18), 3, 0), ((13, 16), 4, 1)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"), [((16, 19), 3, 1), ((18, 18), 3, 0), ((13, 16), 4, 1)]
+)
 def test_transformed_convolutions_are_torchs(size, kernel, padding, monkeypatch):
     monkeypatch.setattr(winograd, "LEAST", 0)
     monkeypatch.setattr(winograd, "NARROWEST", 5)
@@ -321,9 +393,16 @@ def test_transformed_convolutions_are_torchs(size, kernel, padding, monkeypatch)
     with torch.no_grad():
         computed = module(x)
     monkeypatch.setattr(winograd, "LEAST", 1 << 60)
-    assert torch.equal(computed, module(x)) and not torch.equal(found[0], computed)  # in training alone
+    # in training alone
+    assert torch.equal(computed, module(x)) and not torch.equal(found[0], computed)
     assert all(map(torch.equal, narrow, passed(module, x, bf16=True)))  # and in float32
     assert found[2].stride() == module.weight.stride()
     module, x = module.double(), x.detach().double().requires_grad_()
-    exact, slope = passed(module, x), torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
-    assert max(apart(found, [*exact, *torch.autograd.grad(slope.square().sum(), module.weight)])) < 2e-5
+    exact, slope = (
+        passed(module, x),
+        torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0],
+    )
+    assert (
+        max(apart(found, [*exact, *torch.autograd.grad(slope.square().sum(), module.weight)]))
+        < 2e-5
+    )

@@ -1,4 +1,6 @@
-"""Images from noise: ProGAN and VAE have the published networks and losses, and all make what is asked for."""
+"""Images from noise: ProGAN and VAE have the published networks and losses, and all make what is
+asked for.
+"""
 
 import json
 import math
@@ -23,7 +25,12 @@ from gantk_testing.small import random_images, train_table
 
 # ---- DCGAN ---------------------------------------------------------------------------------------
 
-DCGAN = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": {"name": "dcgan", "width": 4, "depth": 2}}
+DCGAN = {
+    "name": "dcgan",
+    "width": 4,
+    "latent": 8,
+    "discriminator": {"name": "dcgan", "width": 4, "depth": 2},
+}
 
 
 def dcgan(size=(32, 32), classes=(), span=(-1.0, 1.0), **options):
@@ -33,7 +40,9 @@ def dcgan(size=(32, 32), classes=(), span=(-1.0, 1.0), **options):
 
 
 def trained(method, batch_at, steps, ema=0.9, rule=adam):
-    engine = Engine(method, train_table(rule, ema=ema), steps, Runtime(torch.device("cpu"), "fp32", True))
+    engine = Engine(
+        method, train_table(rule, ema=ema), steps, Runtime(torch.device("cpu"), "fp32", True)
+    )
     for _ in engine.fit(lambda step, stage: batch_at(step)):
         pass
     return engine
@@ -71,26 +80,34 @@ def labelled(step: int) -> Batch:
 
 def test_a_conditional_generator_makes_the_class_that_is_asked_for():
     small = {"name": "dcgan", "width": 8, "depth": 1}
-    method = dcgan((8, 8), classes=("dark", "bright"), conditional=True, width=8, discriminator=small)
+    method = dcgan(
+        (8, 8), classes=("dark", "bright"), conditional=True, width=8, discriminator=small
+    )
     engine = trained(method, labelled, 150, rule=partial(adam, lr=2e-3))
     with engine.ema.applied(), torch.no_grad():
         method.eval()
         dark, bright = (method.sample(32, seed=0, labels=torch.full((32,), k)) for k in (0, 1))
         turns = method.sample(4, seed=0)
     assert float(bright.mean() - dark.mean()) > 0.5
-    assert turns[1].mean() > turns[0].mean() and turns[3].mean() > turns[2].mean(), "None: the classes in turn"
+    assert turns[1].mean() > turns[0].mean() and turns[3].mean() > turns[2].mean(), (
+        "None: the classes in turn"
+    )
     assert float(method.shown[1] / method.shown.sum()) == pytest.approx(0.25, abs=0.05)
     with pytest.raises(UserError, match="class"):
         method.sample(2, seed=0, labels=torch.tensor([0, 2]))
 
 
 def test_batch_norm_of_averaged_weights_has_statistics_of_its_own():
-    """In evaluation every map has mean 0 and deviation 1 as in training, though the weights are an average."""
+    """In evaluation every map has mean 0 and deviation 1 as in training, though the weights are an
+    average.
+    """
     method = dcgan()
     engine = trained(method, lambda step: Batch(image=torch.rand(8, 1, 32, 32)), 12, ema=0.99)
     seen = {}
     norm = method.generator.doubles[0][1]
-    norm.register_forward_hook(lambda layer, inputs, out: seen.update(x=(out - layer.bias[:, None, None]).detach()))
+    norm.register_forward_hook(
+        lambda layer, inputs, out: seen.update(x=(out - layer.bias[:, None, None]).detach())
+    )
     with engine.ema.applied(), torch.no_grad():
         method.eval().sample(16, seed=9)
     scaled = seen["x"] / norm.weight[:, None, None]
@@ -104,7 +121,9 @@ PROGAN = {"name": "progan", "latent": 8, "base": 32, "width": 8}
 
 def progan(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...] = (), **options):
     torch.manual_seed(seed)
-    return bind_or_raise("method", PROGAN | options)(Geometry(dims, (side,) * dims, {"image": 1}, classes))
+    return bind_or_raise("method", PROGAN | options)(
+        Geometry(dims, (side,) * dims, {"image": 1}, classes)
+    )
 
 
 # The pair of the paper's table 2: 1024 px, 3 channels.
@@ -119,10 +138,16 @@ def test_every_level_has_the_parameters_of_the_papers_table():
     assert filters == [512, 512, 512, 512, 256, 128, 64, 32, 16]
     with torch.device("meta"):
         generator, discriminator = Generator(3, 2, filters, 512), Discriminator(3, 2, filters)
-    assert [round(count(network) / 1e6, 1) for network in (generator, discriminator)] == [23.1, 23.1]
+    assert [round(count(network) / 1e6, 1) for network in (generator, discriminator)] == [
+        23.1,
+        23.1,
+    ]
     large = [2.4e6, 2.4e6, 2.4e6, 1.2e6, 295e3, 74e3, 18e3, 4.6e3]
     small = [2.4e6, 2.4e6, 2.4e6, 590e3, 148e3, 37e3, 9.2e3, 2.3e3]
-    for first, second in ((generator.grow, generator.refine), (discriminator.shrink, discriminator.refine)):
+    for first, second in (
+        (generator.grow, generator.refine),
+        (discriminator.shrink, discriminator.refine),
+    ):
         assert [count(level) for level in first] == pytest.approx(large, rel=0.03)
         assert [count(level) for level in second] == pytest.approx(small, rel=0.03)
     assert count(generator.first) + generator.first_bias.numel() == pytest.approx(4.2e6, rel=0.02)
@@ -187,15 +212,21 @@ def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(d
     assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halved(image), 1))
     assert torch.equal(d(image, 2, torch.tensor(1.0)), d(image, 2))
     assert not torch.allclose(d(image, 2, torch.tensor(0.5)), d(image, 2))
-    assert torch.equal(faded(image, None), image) and torch.equal(faded(image, torch.tensor(1.0)), image)
+    assert torch.equal(faded(image, None), image) and torch.equal(
+        faded(image, torch.tensor(1.0)), image
+    )
     assert torch.equal(faded(image, torch.tensor(0.0)), doubled(halved(image)))
 
 
 def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
     method = progan(8)
-    engine = Engine(method, train_table(adam), 30, Runtime(torch.device("cpu"), "fp32", channels_last=True))
+    engine = Engine(
+        method, train_table(adam), 30, Runtime(torch.device("cpu"), "fp32", channels_last=True)
+    )
     found: dict[str, list[float]] = {}
-    for stage, _, _ in engine.fit(lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))):
+    for stage, _, _ in engine.fit(
+        lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))
+    ):
         found.setdefault(stage.name, []).append(float(method.alpha))
     assert list(found) == ["4", "8 fade", "8"] and set(found["4"] + found["8"]) == {1.0}
     steps = len(found["8 fade"])
@@ -206,7 +237,9 @@ def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
 @pytest.mark.parametrize("side", [8, 128])
 def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
     stages = progan(side).stages(steps)
-    assert sum(stage.steps for stage in stages) == steps and min(stage.steps for stage in stages) >= 1
+    assert (
+        sum(stage.steps for stage in stages) == steps and min(stage.steps for stage in stages) >= 1
+    )
     sides = [stage.size[0] for stage in stages]
     assert sides == sorted(sides) and sides[-1] == side
     if steps >= (levels := math.log2(side) - 1):
@@ -215,13 +248,18 @@ def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
 
 @pytest.mark.parametrize(
     ("options", "steps", "expected"),
-    [({}, 1000, [200, 200, 200, 200, 200]), ({"shares": [1.0, 1.0, 2.0], "fade": 0.25}, 400, [100, 25, 75, 50, 150])],
+    [
+        ({}, 1000, [200, 200, 200, 200, 200]),
+        ({"shares": [1.0, 1.0, 2.0], "fade": 0.25}, 400, [100, 25, 75, 50, 150]),
+    ],
     ids=["paper", "shares"],
 )
 def test_stages_are_those_of_the_paper_unless_shares_say_otherwise(options, steps, expected):
     stages = progan(16, **options).stages(steps)
     names = ["4", "8 fade", "8", "16 fade", "16"]
-    assert [(stage.name, stage.steps) for stage in stages] == list(zip(names, expected, strict=True))
+    assert [(stage.name, stage.steps) for stage in stages] == list(
+        zip(names, expected, strict=True)
+    )
 
 
 # ---- VAE
@@ -248,16 +286,22 @@ def test_the_loss_is_the_papers_bound_per_pixel():
 
 
 def test_codes_of_samples_and_of_those_judged_have_the_mean_and_covariance_of_the_codes_in_training():
-    image, noise = random_images(64, 1, (16, 16)), torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0))
+    image, noise = (
+        random_images(64, 1, (16, 16)),
+        torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0)),
+    )
     for prior in ("fitted", "normal"):
         method, codes = built(prior=prior, gan=0.1), []
         method.encoder.code.bias.data += torch.tensor([3.0] * 6 + [-2.0] * 6)
         method.encoder.code.weight.data[:6] *= 5
-        method.decode = lambda code, label, grain=None, codes=codes: codes.append(code) or image[: len(code)]
+        method.decode = lambda code, label, grain=None, codes=codes: (
+            codes.append(code) or image[: len(code)]
+        )
         with torch.no_grad():
             for _ in range(600):
                 method.autoencoder_losses(Batch(image=image))
-            judged = torch.cat([each[32:] for each in codes[601::2]])  # first reconstructed, then judged
+            # first reconstructed, then judged
+            judged = torch.cat([each[32:] for each in codes[601::2]])
             mean, log_variance = method.encode(image)
             method.sampler()(noise)
         expected = mean.mean(0), mean.T.cov(correction=0) + log_variance.exp().mean(0).diag()
@@ -272,7 +316,8 @@ def test_the_discriminators_opinion_reaches_the_decoder_and_never_the_encoder():
     losses = method.autoencoder_losses(Batch(image=random_images(4, 1, (16, 16))))
     losses["adversarial"].backward()
     assert all(p.grad is None for p in method.encoder.parameters())
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())  # grain's too
+    # grain's too
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.decoder.parameters())
 
 
 def test_samples_reconstructions_and_their_scores_and_no_translation(tmp_path, gantk):
@@ -280,14 +325,24 @@ def test_samples_reconstructions_and_their_scores_and_no_translation(tmp_path, g
     source = {"lesions": 1, "radius": [8.0, 16.0]}
     run = small_run(tmp_path, method, steps=2, domains=["FLAIR"], labels=True, source=source)
     metrics = json.loads((run / "metrics.json").read_text())
-    assert {"psnr", "ssim", "mae"} <= metrics["metrics"]["reconstruction"].keys() and "image" in metrics["metrics"]
+    assert {"psnr", "ssim", "mae"} <= metrics["metrics"][
+        "reconstruction"
+    ].keys() and "image" in metrics["metrics"]
     assert metrics["baselines"]["mean_image"]["reconstruction"]["psnr"]["value"] > 10
     with Image.open(run / "samples" / "reconstructions" / "test.png") as picture:
         assert picture.size[1] == 2 * 32 and picture.size[0] % 32 == 0
     for label in ("healthy", "tumour"):
-        assert gantk("sample", run, "-n", "2", "--out", tmp_path / label, "--label", label).code == 0
-    one, other = (sorted((tmp_path / label).iterdir())[0].read_bytes() for label in ("healthy", "tumour"))
+        assert (
+            gantk("sample", run, "-n", "2", "--out", tmp_path / label, "--label", label).code == 0
+        )
+    one, other = (
+        sorted((tmp_path / label).iterdir())[0].read_bytes() for label in ("healthy", "tumour")
+    )
     assert one != other
     Image.new("L", (32, 32), 90).save(tmp_path / "slice.png")
     done = gantk("translate", run, tmp_path / "slice.png", tmp_path / "out.png")
-    assert done.code == 2 and "'VAE' cannot translate" in done.err and not (tmp_path / "out.png").exists()
+    assert (
+        done.code == 2
+        and "'VAE' cannot translate" in done.err
+        and not (tmp_path / "out.png").exists()
+    )

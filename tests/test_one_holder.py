@@ -21,15 +21,18 @@ from gantk import files
 from gantk.errors import UserError
 from gantk.runs.folder import Run
 
-# What writes below a folder that is hidden until it is whole, or what a reader checks. Lines may be added to a log.
+# What writes below a folder that is hidden until it is whole, or what a reader checks. Lines may be
+# added to a log.
 IN_PLACE = {
     "gantk/data/cache.py",  # a hidden name, then a rename; entries are checksummed
     "gantk/files.py",  # the one writer itself
-    "gantk/formats/files.py",  # these write into the hidden folder that formats.files.write gives them
+    # these write into the hidden folder that formats.files.write gives them
+    "gantk/formats/files.py",
     "gantk/formats/image.py",
     "gantk/training/loop.py",  # table.txt and the trace, in a whole_folder
     "plugins/gantk_datasets/archives.py",  # what is unpacked, in that hidden folder
-    "plugins/gantk_datasets/download.py",  # a download that goes on where it stopped, in a hidden folder
+    # a download that goes on where it stopped, in a hidden folder
+    "plugins/gantk_datasets/download.py",
     "plugins/gantk_itk/itk.py",
     "plugins/gantk_monai/bundle.py",
     "plugins/gantk_new/scaffold.py",
@@ -42,8 +45,14 @@ def written_in_place(path) -> list[int]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            opened = name == "open" and any(set(mode) & set("wx") and len(mode) < 4 for mode in modes)
+            modes = [
+                a.value
+                for a in node.args
+                if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            ]
+            opened = name == "open" and any(
+                set(mode) & set("wx") and len(mode) < 4 for mode in modes
+            )
             if name in ("write_text", "write_bytes") or opened:
                 found.append(node.lineno)
     return found
@@ -52,8 +61,12 @@ def written_in_place(path) -> list[int]:
 def test_every_file_is_written_by_the_one_writer():
     modules = (path for room in ("gantk", "plugins") for path in (ROOT / room).rglob("*.py"))
     modules = [path for path in modules if not {"testing", "gantk_testing"} & {*path.parts}]
-    found = {str(path.relative_to(ROOT)): lines for path in modules if (lines := written_in_place(path))}
-    assert set(found) <= IN_PLACE, {name: lines for name, lines in found.items() if name not in IN_PLACE}
+    found = {
+        str(path.relative_to(ROOT)): lines for path in modules if (lines := written_in_place(path))
+    }
+    assert set(found) <= IN_PLACE, {
+        name: lines for name, lines in found.items() if name not in IN_PLACE
+    }
 
 
 def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -68,20 +81,34 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
-    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [
+        path.name
+    ]
 
 
-@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="the system has no disk in memory at /dev/shm")
+@pytest.mark.skipif(
+    not os.access("/dev/shm", os.W_OK), reason="the system has no disk in memory at /dev/shm"
+)
 def test_a_file_on_the_disk_in_memory_is_replaced_and_not_added_to():
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = files.write_file(Path(folder) / "best.json", b"first")
-        assert files.write_file(path, b"second").read_bytes() == b"second" and os.listdir(folder) == [path.name]
+        assert files.write_file(path, b"second").read_bytes() == b"second" and os.listdir(
+            folder
+        ) == [path.name]
 
 
 def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path):
-    code = f"from gantk.files import held; import pathlib, sys\nwith held(pathlib.Path({str(tmp_path)!r})):"
+    code = (
+        "from gantk.files import held; import pathlib, sys\nwith"
+        f" held(pathlib.Path({str(tmp_path)!r})):"
+    )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code + " print('held', flush=True); sys.stdin.read()", "\x1b[2Jresume"],
+        [
+            sys.executable,
+            "-c",
+            code + " print('held', flush=True); sys.stdin.read()",
+            "\x1b[2Jresume",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -89,10 +116,14 @@ def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path)
     with pytest.raises(UserError) as refused, files.held(tmp_path):
         pass
     said = str(refused.value)
-    assert f"process {holder.pid} on {platform.node()} writes into it since " in said and "\\x1b[2Jresume" in said
+    assert (
+        f"process {holder.pid} on {platform.node()} writes into it since " in said
+        and "\\x1b[2Jresume" in said
+    )
     holder.kill()
     holder.communicate()
-    with files.held(tmp_path), files.held(tmp_path), ThreadPoolExecutor() as pool:  # asked for again within itself
+    # asked for again within itself
+    with files.held(tmp_path), files.held(tmp_path), ThreadPoolExecutor() as pool:
         refused = pool.submit(files.held(tmp_path).__enter__).exception()
         assert isinstance(refused, UserError) and f"process {os.getpid()} " in str(refused)
     with files.held(tmp_path):
@@ -119,7 +150,9 @@ def test_where_a_disk_knows_no_locks_who_is_written_down_counts(tmp_path, monkey
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
-def test_a_lock_is_no_link_and_a_folder_that_cannot_be_written_to_needs_none(tmp_path, monkeypatch, number):
+def test_a_lock_is_no_link_and_a_folder_that_cannot_be_written_to_needs_none(
+    tmp_path, monkeypatch, number
+):
     (tmp_path / "target").write_text("untouched")
     (tmp_path / files.LOCK).symlink_to("target")
     with pytest.raises(UserError, match="is no file of gantk's"), files.held(tmp_path):

@@ -1,4 +1,6 @@
-"""What a step costs: one pass where one is enough, no gradients that nobody wants, nothing that a device waits for."""
+"""What a step costs: one pass where one is enough, no gradients that nobody wants, nothing that a
+device waits for.
+"""
 
 import kornia.geometry  # noqa: F401  (its first import copies tensors from the host)
 import pytest
@@ -10,20 +12,57 @@ from gantk_testing.recorded import host_reads
 from gantk_testing.small import random_images, small_part, small_size
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
-ALL = {"local_ncc": 2.0, "flat_region": 4.0, "lesion": 3.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6}
+ALL = {
+    "local_ncc": 2.0,
+    "flat_region": 4.0,
+    "lesion": 3.0,
+    "low_res_warmup": 0.5,
+    "augment": CHANGES,
+    "adapt": 0.6,
+}
 # Every option that brings a loss or a change of its own, all at once.
 EVERYTHING = {
-    "cyclegan": ALL | {"adversarial": "wgan_gp", "defense": 0.1, "air": 1.0, "contrast": "inverted"},
-    "dualgan": ALL | {"adversarial": "hinge", "critic": 2, "pool": 3, "cycle_b": 2.0, "contrast": "same"},
-    "pix2pix": {"both": True, "lesion": 2.0, "augment": CHANGES, "adapt": 0.6, "adversarial": "wgan_gp"},
+    "cyclegan": ALL
+    | {"adversarial": "wgan_gp", "defense": 0.1, "air": 1.0, "contrast": "inverted"},
+    "dualgan": ALL
+    | {"adversarial": "hinge", "critic": 2, "pool": 3, "cycle_b": 2.0, "contrast": "same"},
+    "pix2pix": {
+        "both": True,
+        "lesion": 2.0,
+        "augment": CHANGES,
+        "adapt": 0.6,
+        "adversarial": "wgan_gp",
+    },
     "regression": {"both": True, "lesion": 2.0},
-    "dcgan": {"conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6, "adversarial": "wgan_gp", "width": 4,
-              "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"}},
+    "dcgan": {
+        "conditional": True,
+        "critic": 2,
+        "augment": CHANGES,
+        "adapt": 0.6,
+        "adversarial": "wgan_gp",
+        "width": 4,
+        "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"},
+    },
     "munit": MUNIT | ALL | {"scales": 2, "cycle": 10.0, "adversarial": "wgan_gp"},
-    "cut": {"local_ncc": 2.0, "flat_region": 4.0, "low_res_warmup": 0.5, "augment": CHANGES, "adapt": 0.6, "width": 8,
-            "patches": 16, "adversarial": "wgan_gp"},
-    "progan": {"width": 8, "latent": 8, "conditional": True, "critic": 2, "augment": CHANGES, "adapt": 0.6},
-}  # fmt: skip
+    "cut": {
+        "local_ncc": 2.0,
+        "flat_region": 4.0,
+        "low_res_warmup": 0.5,
+        "augment": CHANGES,
+        "adapt": 0.6,
+        "width": 8,
+        "patches": 16,
+        "adversarial": "wgan_gp",
+    },
+    "progan": {
+        "width": 8,
+        "latent": 8,
+        "conditional": True,
+        "critic": 2,
+        "augment": CHANGES,
+        "adapt": 0.6,
+    },
+}
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
 CASES += [(name, "everything") for name in EVERYTHING]
 
@@ -49,7 +88,9 @@ def batch_of(method: Method, count: int = 2, seed: int = 0) -> Batch:
     size, batch = method.geometry.size, Batch()
     for place, name in enumerate(method.reads):
         batch[name] = random_images(count, 1, size, seed=seed + place)
-        batch[f"mask_{name}"] = (random_images(count, 1, size, seed=seed + 10 + place) > 0.5).float()
+        batch[f"mask_{name}"] = (
+            random_images(count, 1, size, seed=seed + 10 + place) > 0.5
+        ).float()
     if method.geometry.classes:
         batch["label"] = torch.arange(count) % 2
     return batch
@@ -59,7 +100,8 @@ def backward(losses: dict) -> None:
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
 
-# ---- one pass for several inputs -------------------------------------------------------------------
+# ---- one pass for several inputs
+# -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "number"), [case for case in CASES if case[1] != "everything"])
@@ -74,10 +116,14 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
         torch.manual_seed(1)
         for phase in method.phases():
             torch.manual_seed(2)
-            losses |= {f"{phase.name}/{key}": loss.detach() for key, loss in phase.loss(batch).items()}
+            losses |= {
+                f"{phase.name}/{key}": loss.detach() for key, loss in phase.loss(batch).items()
+            }
         results.append(losses | {key: tensor.clone() for key, tensor in method.named_buffers()})
     for key, value in results[0].items():
-        torch.testing.assert_close(value, results[1][key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            value, results[1][key], rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 @pytest.mark.parametrize(("name", "number"), CASES)
@@ -88,5 +134,8 @@ def test_no_loss_asks_the_device_for_a_value_or_feeds_it(name, number):
         assert host_reads(lambda phase=phase: backward(phase.loss(batch))) == [], phase.name
     fresh = batch_of(method)  # a critic step between two generator steps makes its own fakes
     last = method.phases()[-1]
-    if not {name for name in batch if name.startswith("fake")} or options_of(name, number).get("critic", 1) > 1:
+    if (
+        not {name for name in batch if name.startswith("fake")}
+        or options_of(name, number).get("critic", 1) > 1
+    ):
         assert host_reads(lambda: backward(last.loss(fresh))) == []

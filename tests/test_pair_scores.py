@@ -1,4 +1,6 @@
-"""Rows of metrics.json: regions, levels, units and intervals count what they say; verdicts; scores of uncertainty."""
+"""Rows of metrics.json: regions, levels, units and intervals count what they say; verdicts; scores
+of uncertainty.
+"""
 
 import json
 import math
@@ -21,12 +23,16 @@ SENSES = {"psnr": True, "mae": False}
 
 
 def scorer_of(*metrics, batch: int = 2) -> PairScorer:
-    return PairScorer([metric(2.0, 2) for metric in metrics or (PSNR, MAE, NRMSE)], -1.0, 2.0, 2, batch, "cpu")
+    return PairScorer(
+        [metric(2.0, 2) for metric in metrics or (PSNR, MAE, NRMSE)], -1.0, 2.0, 2, batch, "cpu"
+    )
 
 
 def scored(output, truth, scorer=None, patients=None, **about) -> dict:
     scorer = scorer or scorer_of()
-    return scorer.rows(scorer(output, References(truth, patients or [f"p{i}" for i in range(len(truth))], **about)))
+    return scorer.rows(
+        scorer(output, References(truth, patients or [f"p{i}" for i in range(len(truth))], **about))
+    )
 
 
 def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
@@ -41,7 +47,9 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
         assert rows[name]["value"] != again[name]["value"]
         assert rows[f"{name}_foreground"] == again[f"{name}_foreground"]
         assert rows[f"{name}_lesion"] == again[f"{name}_lesion"]
-    assert rows["mae_foreground"]["value"] == pytest.approx((output - truth)[..., 5:15, 5:15].abs().mean().item())
+    assert rows["mae_foreground"]["value"] == pytest.approx(
+        (output - truth)[..., 5:15, 5:15].abs().mean().item()
+    )
     assert rows["mae_lesion"]["n"] == 2
     linear = torch.where(inside > 0, 0.5 * truth + 0.1, 0.9)
     rows = scored(linear, truth, foreground=inside > 0)
@@ -50,12 +58,19 @@ def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
 
 def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping():
     output, truth = pair((4, 1, 12, 12), error=0.05)
-    rows = scored(output, truth, units=Units("HU", [Window(low=0, high=high) for high in (100, 200, 400, 800)]))
+    rows = scored(
+        output,
+        truth,
+        units=Units("HU", [Window(low=0, high=high) for high in (100, 200, 400, 800)]),
+    )
     widths = torch.tensor([50.0, 100, 200, 400])
     error = (output - truth).flatten(1)
     for name, each in (("mae", error.abs().mean(1)), ("nrmse", error.square().mean(1).sqrt())):
         found = rows[name]["in_units"]
-        assert found["value"] == pytest.approx((each * widths).mean().item(), rel=1e-4) and found["unit"] == "HU"
+        assert (
+            found["value"] == pytest.approx((each * widths).mean().item(), rel=1e-4)
+            and found["unit"] == "HU"
+        )
         assert found["ci95"][0] < found["value"] < found["ci95"][1]
     assert "in_units" not in rows["psnr"]
 
@@ -63,20 +78,38 @@ def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping
 def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
     output, truth = pair((6, 1, 12, 12))
     output[:3] = truth[:3] + torch.tensor([0.01, 0.1, 0.4])[:, None, None, None]
-    rows = scored(output, truth, scorer_of(PSNR, MAE, batch=4), list("pppqqq"), volumes=list("vvvwww"))
-    volumes = [x.transpose(0, 1)[None] for part in (slice(3), slice(3, 6)) for x in (output[part], truth[part])]
+    rows = scored(
+        output, truth, scorer_of(PSNR, MAE, batch=4), list("pppqqq"), volumes=list("vvvwww")
+    )
+    volumes = [
+        x.transpose(0, 1)[None]
+        for part in (slice(3), slice(3, 6))
+        for x in (output[part], truth[part])
+    ]
     expected = [PSNR(2.0, 3)(*volumes[:2]).item(), PSNR(2.0, 3)(*volumes[2:]).item()]
     found = rows["psnr"]["per"]
-    assert found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3) and found["volume"]["n"] == 2
-    assert found["slice"]["value"] == pytest.approx(PSNR(2.0, 2)(output, truth).mean().item(), abs=1e-4)
-    assert rows["mae"]["per"]["volume"]["value"] == pytest.approx((output - truth).abs().mean().item(), abs=1e-5)
+    assert (
+        found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3)
+        and found["volume"]["n"] == 2
+    )
+    assert found["slice"]["value"] == pytest.approx(
+        PSNR(2.0, 2)(output, truth).mean().item(), abs=1e-4
+    )
+    assert rows["mae"]["per"]["volume"]["value"] == pytest.approx(
+        (output - truth).abs().mean().item(), abs=1e-5
+    )
 
 
 def test_images_are_counted_from_black_and_the_batch_does_not_matter():
     output, truth = pair((5, 1, 24, 24))
-    found = [scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5) for n in (1, 2, 5)]
+    found = [
+        scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5)
+        for n in (1, 2, 5)
+    ]
     assert found[0] == found[1] == found[2]
-    assert found[0]["ssim"]["value"] == pytest.approx(SSIM(2.0, 2)(output + 1, truth + 1).mean().item(), abs=1e-6)
+    assert found[0]["ssim"]["value"] == pytest.approx(
+        SSIM(2.0, 2)(output + 1, truth + 1).mean().item(), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
@@ -101,7 +134,8 @@ def test_patients_count_alike_however_many_images_they_have():
     assert (found.value, found.n) == (2.5, 2)
     every = estimate([1.0, 1.0, 1.0, 4.0], list("pppq"), alike=True)
     assert (every.value, every.n) == (1.75, 4)
-    unknown = estimate([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"])  # who is not known may be of one head
+    # who is not known may be of one head
+    unknown = estimate([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"])
     assert (unknown.value, unknown.n) == (3.0, 2) and estimate([1.0, 2.0], ["", ""]).ci95 is None
     for alike in (False, True):
         assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
@@ -111,7 +145,9 @@ def test_patients_count_alike_however_many_images_they_have():
 
 @pytest.mark.parametrize("alike", [False, True])
 def test_intervals_hold_the_true_mean_about_as_often_as_they_say(alike):
-    """400 studies of 20 patients with 3 images each, whose patients differ more than their images do."""
+    """400 studies of 20 patients with 3 images each, whose patients differ more than their images
+    do.
+    """
     rng, held = np.random.default_rng(0), 0
     patients = [f"p{i // 3}" for i in range(60)]
     for _ in range(400):
@@ -129,7 +165,8 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
     error = math.sqrt(x.var(ddof=1) / 6 + y.var(ddof=1) / 8)  # what the jackknife of a mean is
     assert value == x.mean() - y.mean() and high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
-    for real in (["p"] * 6, [""] * 6, ["p"] * 5 + ["q"]):  # one patient's; of nobody known; one image would be left
+    # one patient's; of nobody known; one image would be left
+    for real in (["p"] * 6, [""] * 6, ["p"] * 5 + ["q"]):
         assert left_out_interval(difference, real, [*"abcdefgh"])[1] is None
 
 
@@ -139,7 +176,9 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
 def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_pairs():
     def scores(*errors: float):
         truth = torch.zeros(4, 1, 4, 4)
-        return scorer_of(PSNR, MAE)(torch.tensor(errors)[:, None, None, None] + truth, References(truth, list("pqrs")))
+        return scorer_of(PSNR, MAE)(
+            torch.tensor(errors)[:, None, None, None] + truth, References(truth, list("pqrs"))
+        )
 
     model = scores(0.12, 0.11, 0.10, 0.09)
     baselines = {
@@ -150,9 +189,17 @@ def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_p
         "real_split": scores(0.01, 0.01, 0.01, 0.01),
     }
     for row in pair_verdict(model, baselines, SENSES).values():
-        assert row["better"] is False and row["best_baseline"] == "regression" and row["probability"] < 0.1
+        assert (
+            row["better"] is False
+            and row["best_baseline"] == "regression"
+            and row["probability"] < 0.1
+        )
         fair = row["without_pairs"]
-        assert (fair["better"], fair["best_baseline"], fair["probability"]) == (True, "histogram", 1.0)
+        assert (fair["better"], fair["best_baseline"], fair["probability"]) == (
+            True,
+            "histogram",
+            1.0,
+        )
         assert min(fair["gains"]) > 0 > max(row["gains"][:3]) and len(row["gains"]) == 4
     del baselines["regression"]
     row = pair_verdict(model, baselines, SENSES)["psnr"]
@@ -166,13 +213,21 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
     def row(value, half, higher):
         return {"value": value, "ci95": [value - half, value + half], "higher_is_better": higher}
 
-    model = {"kid": row(0.2, 0.05, False), "precision": row(0.8, 0.1, True), "diversity": row(1.0, 0.1, None)}
-    verdict = set_verdict(model, {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}})
+    model = {
+        "kid": row(0.2, 0.05, False),
+        "precision": row(0.8, 0.1, True),
+        "diversity": row(1.0, 0.1, None),
+    }
+    verdict = set_verdict(
+        model, {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}}
+    )
     assert set(verdict) == {"kid", "precision"}
     assert verdict["kid"]["better"] is False and verdict["kid"]["probability"] < 0.05
     gain = 0.1 / math.hypot(0.1 / 1.96, 0.1 / 1.96)
     assert verdict["precision"]["better"] is True
-    assert verdict["precision"]["probability"] == pytest.approx(0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6)
+    assert verdict["precision"]["probability"] == pytest.approx(
+        0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6
+    )
 
 
 # ---- how well an uncertainty predicts the error
@@ -184,15 +239,30 @@ def judged(errors, uncertainties, inside=None, patients=None) -> dict:
 
 
 def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
-    errors = np.stack([np.random.default_rng(k).permutation(np.arange(1.0, 101)).reshape(1, 10, 10) for k in range(2)])
+    errors = np.stack(
+        [
+            np.random.default_rng(k).permutation(np.arange(1.0, 101)).reshape(1, 10, 10)
+            for k in range(2)
+        ]
+    )
     found = judged(errors, 3 * errors + 7)
     curve = found["rejection"]
-    assert found["auroc"]["value"] == 1 and found["ause"]["value"] == 0 and curve["error"] == curve["oracle"]
+    assert (
+        found["auroc"]["value"] == 1
+        and found["ause"]["value"] == 0
+        and curve["error"] == curve["oracle"]
+    )
     assert found["spearman"]["value"] == pytest.approx(1)
-    assert (curve["kept"][10], curve["error"][0], curve["error"][10], curve["error"][-1]) == (0.5, 50.5, 25.5, 3.0)
+    assert (curve["kept"][10], curve["error"][0], curve["error"][10], curve["error"][-1]) == (
+        0.5,
+        50.5,
+        25.5,
+        3.0,
+    )
     found = judged(errors, -errors)
     assert found["auroc"]["value"] == 0 and found["spearman"]["value"] == pytest.approx(-1)
-    # of errors 1 to 100 both curves are straight lines, 100 x rejected apart and mirrored at the flat one of 50.5
+    # of errors 1 to 100 both curves are straight lines, 100 x rejected apart and mirrored at the
+    # flat one of 50.5
     assert found["ause"]["value"] == pytest.approx(100 * 0.475 / 50.5)
     assert found["ause"]["random"] == pytest.approx(found["ause"]["value"] / 2)
     found = judged(errors, np.ones_like(errors))
@@ -201,7 +271,11 @@ def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
 
 
 def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
-    errors = np.random.default_rng(0).permuted(np.tile(np.arange(1.0, 101), (3, 1)), axis=1).reshape(3, 1, 10, 10)
+    errors = (
+        np.random.default_rng(0)
+        .permuted(np.tile(np.arange(1.0, 101), (3, 1)), axis=1)
+        .reshape(3, 1, 10, 10)
+    )
     uncertainties, inside = np.concatenate([errors[:2], -errors[2:]]), np.ones_like(errors)
     found = judged(errors, uncertainties, patients=["p", "p", "q"])["auroc"]
     assert (found["value"], found["n"], found["ci95"]) == (0.5, 2, [0.0, 1.0])
@@ -213,6 +287,10 @@ def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
 
 
 def test_a_metric_that_returns_one_number_for_all_images_is_named():
-    mean = type("Mean", (MAE,), {"name": "mean", "of_mean": None, "_score": lambda self, *images: images[0].mean()})
+    mean = type(
+        "Mean",
+        (MAE,),
+        {"name": "mean", "of_mean": None, "_score": lambda self, *images: images[0].mean()},
+    )
     with pytest.raises(UserError, match=r"the metric 'mean' returns \(\) for 2 images"):
         scored(*pair((2, 1, 20, 20)), scorer_of(mean))

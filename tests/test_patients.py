@@ -1,4 +1,6 @@
-"""Test patients in the report, worst first; the page while a run lives, and after Ctrl-C; runs compared on one page."""
+"""Test patients in the report, worst first; the page while a run lives, and after Ctrl-C; runs
+compared on one page.
+"""
 
 import base64
 import gzip
@@ -23,8 +25,13 @@ from gantk_patients.section import packed
 
 
 def refers_to_nothing(page: Page) -> bool:
-    references = [v for name in ("src", "href", "srcset", "data-picture") for v in page.having(name)]
-    return all(value.startswith(("data:", "#")) for value in references) and page.can_execute_nothing_of_its_own()
+    references = [
+        v for name in ("src", "href", "srcset", "data-picture") for v in page.having(name)
+    ]
+    return (
+        all(value.startswith(("data:", "#")) for value in references)
+        and page.can_execute_nothing_of_its_own()
+    )
 
 
 WATCH = """
@@ -47,10 +54,16 @@ def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_
     add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     first, *later = importlib.import_module("my_pages").pages
-    assert first == "" and later and all('id="live"' in page and "samples" in page for page in later)
+    assert (
+        first == "" and later and all('id="live"' in page and "samples" in page for page in later)
+    )
     (tmp_path / "living.html").write_text(later[-1], "utf-8")
     living = Page(tmp_path / "living.html")
-    assert refers_to_nothing(living) and "renews itself" in living.words and "No metrics" not in living.words
+    assert (
+        refers_to_nothing(living)
+        and "renews itself" in living.words
+        and "No metrics" not in living.words
+    )
     assert 0 <= float(living.having("data-after")[0]) < 600
     assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
 
@@ -84,33 +97,62 @@ def test_test_patients_stand_worst_first_beside_pictures_that_say_whose_they_are
 def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
     pixels = np.linspace(-1024, 3071, 48, dtype=np.float32).reshape(6, 8)
     found = packed(pixels)
-    coded = np.array(Image.open(io.BytesIO(base64.b64decode(found["uri"].partition(",")[2])))).astype(float)
-    read = found["low"] + (found["high"] - found["low"]) * (256 * coded[..., 0] + coded[..., 1]) / 65535
+    coded = np.array(
+        Image.open(io.BytesIO(base64.b64decode(found["uri"].partition(",")[2])))
+    ).astype(float)
+    read = (
+        found["low"]
+        + (found["high"] - found["low"]) * (256 * coded[..., 0] + coded[..., 1]) / 65535
+    )
     assert np.abs(read - pixels).max() < 0.05 and (found["width"], found["height"]) == (8, 6)
 
 
 def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_error_beside(tmp_path):
     random = np.random.default_rng(0)
-    voxels = {kind: random.normal(size=(100, 20, 10)).astype(np.float32) for kind in ("input", "output", "truth")}
+    voxels = {
+        kind: random.normal(size=(100, 20, 10)).astype(np.float32)
+        for kind in ("input", "output", "truth")
+    }
     (tmp_path / "samples/test").mkdir(parents=True)
     for kind, each in voxels.items():
-        nibabel.save(nibabel.Nifti1Image(each, np.eye(4)), tmp_path / f"samples/test/x-{kind}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(each, np.eye(4)), tmp_path / f"samples/test/x-{kind}.nii.gz"
+        )
     found = embedded(tmp_path, "x")
-    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(found["files"]["error"])))
+    image = nibabel.Nifti1Image.from_bytes(
+        gzip.decompress(base64.b64decode(found["files"]["error"]))
+    )
     error = np.abs(voxels["output"] - voxels["truth"])[::2, ::2, ::2]
     assert found["thin"] == 2 and np.abs(image.get_fdata() - error).max() < 0.002
     assert image.header.get_zooms() == (2, 2, 2) and embedded(tmp_path, "y") == {}
 
 
-@pytest.mark.parametrize(("spacing", "zooms"), [([], (1, 2, 6)), ([4.0, 2.0], (2, 4, 6)), ([3.0, 4.0, 2.0], (2, 4, 3))])
-def test_a_held_out_scan_is_kept_as_a_volume_whose_voxels_are_those_that_were_seen(spacing, zooms, tmp_path):
+@pytest.mark.parametrize(
+    ("spacing", "zooms"), [([], (1, 2, 6)), ([4.0, 2.0], (2, 4, 6)), ([3.0, 4.0, 2.0], (2, 4, 3))]
+)
+def test_a_held_out_scan_is_kept_as_a_volume_whose_voxels_are_those_that_were_seen(
+    spacing, zooms, tmp_path
+):
     random, scans = np.random.default_rng(0), tmp_path / "scans"
-    for path in [scans / f"p{number}/{contrast}.nii" for number in range(5) for contrast in ("T1", "T2")]:
+    for path in [
+        scans / f"p{number}/{contrast}.nii" for number in range(5) for contrast in ("T1", "T2")
+    ]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(random.normal(size=(32, 16, 24)), np.diag([1.0, 2, 6, 1])), path)
-    settings = [f"data.spacing={spacing}"] * bool(spacing) + ["data.size=[16, 16]", 'data.fit="crop"', "train.steps=1"]
-    run = gantk.run(TINY, data=scans, set=settings, out=tmp_path / "run", device="cpu", say=lambda line: None)
-    assert nibabel.load(next(run.path.glob("samples/test/*-scan-*-truth.nii.gz"))).header.get_zooms() == zooms
+        nibabel.save(
+            nibabel.Nifti1Image(random.normal(size=(32, 16, 24)), np.diag([1.0, 2, 6, 1])), path
+        )
+    settings = [f"data.spacing={spacing}"] * bool(spacing) + [
+        "data.size=[16, 16]",
+        'data.fit="crop"',
+        "train.steps=1",
+    ]
+    run = gantk.run(
+        TINY, data=scans, set=settings, out=tmp_path / "run", device="cpu", say=lambda line: None
+    )
+    assert (
+        nibabel.load(next(run.path.glob("samples/test/*-scan-*-truth.nii.gz"))).header.get_zooms()
+        == zooms
+    )
 
 
 def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run):
@@ -118,12 +160,16 @@ def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run)
     assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
     names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
     for kind in ("input", "output", "truth"):
-        nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
-                     copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz")  # fmt: skip
+        nibabel.save(
+            nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
+            copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz",
+        )
     (copied_run / "patients.json").write_text(json.dumps(names))
     page = Page(gantk.write_report(copied_run))
     assert "NiiVue" in page.words and refers_to_nothing(page)
-    (policy,) = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert "connect-src data: blob:" in policy and "http" not in policy
     assert "NiiVue" in page.words and len(page.source) < 4_000_000
 
@@ -139,10 +185,16 @@ def test_runs_are_compared_on_the_same_test_images(tiny_run, copied_run, tmp_pat
     recipe = (copied_run / "recipe.toml").read_text("utf-8")
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))
     other = copied_run.rename(copied_run.with_name("other"))
-    done = CliRunner().invoke(command, [str(tiny_run), str(other), "--out", str(tmp_path / "both.html")])
+    done = CliRunner().invoke(
+        command, [str(tiny_run), str(other), "--out", str(tmp_path / "both.html")]
+    )
     assert done.exit_code == 0, done.output
     page = Page(tmp_path / "both.html")
-    assert refers_to_nothing(page) and "2 runs compared" in page.words and "not scored on the same" not in page.words
+    assert (
+        refers_to_nothing(page)
+        and "2 runs compared" in page.words
+        and "not scored on the same" not in page.words
+    )
     assert "method.cycle 5.0 7.0" in page.words and "n = 1 (2 images)" in page.words
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
     assert page.data["charts"][0]["names"] == ["run", "other"]
@@ -153,14 +205,27 @@ def test_runs_are_compared_on_the_same_test_images(tiny_run, copied_run, tmp_pat
     assert "not scored on the same test images" in apart.words
 
 
-def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(tiny_run, copied_run, tmp_path):
+def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(
+    tiny_run, copied_run, tmp_path
+):
     gantk.evaluate(copied_run, metrics=["psnr", "nrmse"], device="cpu")
-    page = Page(gantk.write_report(tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html"))
-    assert "NRMSE" in page.words and page.words.count("–") >= 2 and "Nothing: the recipes are the same" in page.words
+    page = Page(
+        gantk.write_report(
+            tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html"
+        )
+    )
+    assert (
+        "NRMSE" in page.words
+        and page.words.count("–") >= 2
+        and "Nothing: the recipes are the same" in page.words
+    )
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
-    for runs, words in (((tiny_run, tiny_run), "named twice"), ((tiny_run, tmp_path), "not a run folder")):
+    for runs, words in (
+        ((tiny_run, tiny_run), "named twice"),
+        ((tiny_run, tmp_path), "not a run folder"),
+    ):
         with pytest.raises(UserError, match=words):
             gantk.write_report(*runs, out=tmp_path / "x.html")
     with pytest.raises(UserError, match="no folder"):
@@ -170,23 +235,42 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_the_window_changes_and_the_cursor_reads_one_place_of_all_pictures(tiny_run, copied_run, tmp_path):
+def test_in_a_browser_the_window_changes_and_the_cursor_reads_one_place_of_all_pictures(
+    tiny_run, copied_run, tmp_path
+):
     shown = "[...document.querySelectorAll('.case canvas')]"
     shade = f"{shown}[1].getContext('2d').getImageData(16, 16, 1, 1).data[0]"
-    values = f"{shown}.map((one) => parseFloat(one.closest('figure').querySelector('output').textContent))"
+    values = (
+        f"{shown}.map((one) =>"
+        " parseFloat(one.closest('figure').querySelector('output').textContent))"
+    )
     with Browser(tmp_path, (tiny_run / "report.html").as_uri()) as page:
-        page("Emulation.setDeviceMetricsOverride", width=500, height=800, deviceScaleFactor=1, mobile=False)
+        page(
+            "Emulation.setDeviceMetricsOverride",
+            width=500,
+            height=800,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         before = page.js(shade)
         page.js("document.getElementById('level-target').value = 0")
         page.js("document.getElementById('level-target').dispatchEvent(new Event('input'))")
         page.until(f"{shade} > {before}")
         box = f"const b = {shown}[0].getBoundingClientRect(), at = 16.5 / 32;"
         moved = "{clientX: b.x + at * b.width, clientY: b.y + at * b.height, bubbles: true}"
-        page.js(f"(() => {{ {box} {shown}[0].dispatchEvent(new PointerEvent('pointermove', {moved})); }})()")
+        page.js(
+            f"(() => {{ {box} {shown}[0].dispatchEvent(new PointerEvent('pointermove', {moved}));"
+            " })()"
+        )
         page.until(f"{shown}[3].parentNode.querySelector('i').style.left == '51.5625%'")
         _, output, truth, error = page.js(values)[:4]
         assert error == pytest.approx(abs(output - truth), rel=0.01, abs=0.1)
         assert page.js("document.documentElement.scrollWidth <= innerWidth") and page.errors == []
-        both = gantk.write_report(tiny_run, copied_run.rename(tmp_path / ("name_" * 20)), out=tmp_path / "two.html")
+        both = gantk.write_report(
+            tiny_run, copied_run.rename(tmp_path / ("name_" * 20)), out=tmp_path / "two.html"
+        )
         page("Page.navigate", url=both.as_uri())
-        page.until("document.title == '2 runs compared' && document.documentElement.scrollWidth <= innerWidth")
+        page.until(
+            "document.title == '2 runs compared' && document.documentElement.scrollWidth <="
+            " innerWidth"
+        )

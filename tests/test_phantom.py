@@ -1,4 +1,6 @@
-"""The phantom keeps what training relies on: determinism, registration, labels, and the physics of its contrasts."""
+"""The phantom keeps what training relies on: determinism, registration, labels, and the physics of
+its contrasts.
+"""
 
 import numpy as np
 import pytest
@@ -31,13 +33,33 @@ def test_a_subject_is_the_same_however_many_there_are_and_in_whatever_order_they
 @pytest.mark.parametrize(
     "domains, size, options, first, last, lesions",
     [
-        (("T1", "T2"), (64, 64), {"lesions": 2, "subjects": 2}, (44.9819, 114.2936), (50.6218, 138.578), 5),
-        (("CT", "T1CE+FLAIR"), (48, 64), {"skull": True, "slices": 1, "subjects": 1}, (-218.8385, 556.9984),
-         (53.6746, 117.5758), 0),
-        (("PD",), (16, 20, 24), {"subjects": 1, "lesions": 1, "seed": 3}, (64.0738, 231.7998), (64.0738, 231.7998), 2),
+        (
+            ("T1", "T2"),
+            (64, 64),
+            {"lesions": 2, "subjects": 2},
+            (44.9819, 114.2936),
+            (50.6218, 138.578),
+            5,
+        ),
+        (
+            ("CT", "T1CE+FLAIR"),
+            (48, 64),
+            {"skull": True, "slices": 1, "subjects": 1},
+            (-218.8385, 556.9984),
+            (53.6746, 117.5758),
+            0,
+        ),
+        (
+            ("PD",),
+            (16, 20, 24),
+            {"subjects": 1, "lesions": 1, "seed": 3},
+            (64.0738, 231.7998),
+            (64.0738, 231.7998),
+            2,
+        ),
     ],
     ids=["lesions", "skull", "volume"],
-)  # fmt: skip
+)
 def test_pixels_are_those_of_earlier_versions(domains, size, options, first, last, lesions):
     """Published scores rest on them. Weighted by place, so that nothing is turned over either."""
     records = phantom(domains, len(size), size, **options).records()
@@ -76,14 +98,26 @@ def test_pairs_are_registered_and_contrast_differs():
 
 
 def test_random_sequences_differ_between_heads_and_keep_the_order_of_tissues():
-    heads = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=3, noise=0, bias=0, jitter=0, sequences="random")
+    heads = Phantom(
+        ("T1", "T2"),
+        2,
+        (64, 64),
+        subjects=8,
+        slices=3,
+        noise=0,
+        bias=0,
+        jitter=0,
+        sequences="random",
+    )
     ratios = []
     for number in range(8):
         tissue = heads._tissue_of(number).numpy()[:3]
         image = np.stack([heads._read(number, level, ("T1",))[0] for level in range(3)])
         gray, white = (image[share > 0.95] for share in tissue[1:])
         ratios.append(gray.mean() / white.mean())
-        assert gray.std() < 0.02 * gray.mean() and white.std() < 0.02 * white.mean(), "one sequence for all slices"
+        assert gray.std() < 0.02 * gray.mean() and white.std() < 0.02 * white.mean(), (
+            "one sequence for all slices"
+        )
         assert image[tissue[0] > 0.8].mean() < gray.mean() < white.mean()
     assert np.ptp(ratios) > 0.1
 
@@ -110,14 +144,18 @@ def test_as_many_images_of_each_class_are_kept_as_counts_asks_for():
     options = dict(subjects=8, slices=4, lesions=1, radius=(10.0, 20.0), size=(32, 32))
     records = phantom(**options, counts=(6, 9)).records()
     assert sorted(r.label for r in records) == ["healthy"] * 18 + ["tumour"] * 12, "of both domains"
-    assert len({record.subject for record in records if record.label == "tumour"}) > 3, "of all heads"
+    assert len({record.subject for record in records if record.label == "tumour"}) > 3, (
+        "of all heads"
+    )
     with pytest.raises(UserError, match="counts asks for 90"):
         phantom(**options, counts=(90, 1)).records()
 
 
 def test_a_share_of_the_subjects_is_healthy_whatever_their_number():
     def labels(count):
-        records = phantom(("T1",), 3, (16, 16, 16), subjects=count, lesions=1, healthy=0.4).records()
+        records = phantom(
+            ("T1",), 3, (16, 16, 16), subjects=count, lesions=1, healthy=0.4
+        ).records()
         return {record.subject: record.label for record in records}
 
     few, many = labels(10), labels(40)
@@ -127,8 +165,14 @@ def test_a_share_of_the_subjects_is_healthy_whatever_their_number():
 
 @pytest.mark.parametrize(
     "name, value",
-    [("slices", 9000), ("size", (4, 4)), ("size", (32, 32, 32)), ("radius", (12.0, 4.0)), ("counts", (1, 1))],
-)  # fmt: skip
+    [
+        ("slices", 9000),
+        ("size", (4, 4)),
+        ("size", (32, 32, 32)),
+        ("radius", (12.0, 4.0)),
+        ("counts", (1, 1)),
+    ],
+)
 def test_impossible_options_are_the_users_mistake(name, value):
     with pytest.raises(UserError):
         phantom(**{name: value})

@@ -1,4 +1,6 @@
-"""`gantk plan`: what it sees decides the method and the data, every choice says why, and its recipes train."""
+"""`gantk plan`: what it sees decides the method and the data, every choice says why, and its
+recipes train.
+"""
 
 import re
 import tomllib
@@ -33,7 +35,9 @@ def quick(monkeypatch):
     monkeypatch.setattr("gantk_trial.trial.predict", tried)
 
 
-def pictures(folder, name=lambda record: f"{record.subject}/{int(record.position)}.png", domains="ab"):
+def pictures(
+    folder, name=lambda record: f"{record.subject}/{int(record.position)}.png", domains="ab"
+):
     for record in (record for record in RECORDS if record.domain in domains):
         path = folder / NAMES[record.domain] / name(record)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +46,18 @@ def pictures(folder, name=lambda record: f"{record.subject}/{int(record.position
 
 
 def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
-    for record in Phantom(contrasts, 3, (24, 24, 24), subjects=5, skull="CT" in contrasts).records():
+    for record in Phantom(
+        contrasts, 3, (24, 24, 24), subjects=5, skull="CT" in contrasts
+    ).records():
         name = dict(zip("ab", contrasts, strict=True))[record.domain]
         path = folder / record.subject / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(change(name, record.read()[0]).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0])), path)
+        nib.save(
+            nib.Nifti1Image(
+                change(name, record.read()[0]).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0])
+            ),
+            path,
+        )
     return folder
 
 
@@ -66,7 +77,10 @@ def test_registered_pairs_get_a_paired_recipe_that_says_why_and_makes_real_steps
     text = plan(make(tmp_path / "data"), hours=1e-4, device="cpu")
     (tmp_path / "planned.toml").write_text(text, "utf-8")
     tables = tomllib.loads(text)
-    assert tables["method"]["name"] in ("pix2pix", "regression") and tables["data"]["split"]["by"] == "patient"
+    assert (
+        tables["method"]["name"] in ("pix2pix", "regression")
+        and tables["data"]["split"]["by"] == "patient"
+    )
     assert timed or predict(tmp_path / "planned.toml", set=["train.steps=2"], device="cpu").fits
     lines = text[text.index("[method]") :].splitlines()
     for number, line in enumerate(lines):
@@ -83,9 +97,18 @@ def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick
 
     tables = tomllib.loads(plan(pictures(tmp_path, stranger)))
     assert tables["method"]["name"] == "dualgan" and tables["data"]["source"]["pairs"] == "none"
-    assert not tables["data"]["unpair"] and tables["data"]["same_patient"] and tables["method"]["pairs"] == "weak_pairs"
-    asked = tomllib.loads(plan(pictures(tmp_path, stranger), set=["method.name=cut"]))  # which knows no `cycle`
-    assert asked["method"]["name"] == "cut" and "cycle" not in asked["method"] and Recipe(asked).check()
+    assert (
+        not tables["data"]["unpair"]
+        and tables["data"]["same_patient"]
+        and tables["method"]["pairs"] == "weak_pairs"
+    )
+    # which knows no `cycle`
+    asked = tomllib.loads(plan(pictures(tmp_path, stranger), set=["method.name=cut"]))
+    assert (
+        asked["method"]["name"] == "cut"
+        and "cycle" not in asked["method"]
+        and Recipe(asked).check()
+    )
     for path, count in ((tmp_path, 1), (pictures(tmp_path / "true"), 0)):
         said = load({"name": "folders", "path": str(path)}, PAIRED).description()
         assert sum("pairs may be of different patients" in line for line in said) == count
@@ -93,10 +116,15 @@ def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick
 
 def test_a_fit_falls_with_a_shift_and_with_another_patient():
     pairs = list(complete_pairs(RECORDS).values())
-    turned = [{"a": one["a"], "b": other["b"]} for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)]
+    turned = [
+        {"a": one["a"], "b": other["b"]}
+        for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)
+    ]
     assert fit_of(pairs).good and not fit_of(pairs).rough and fit_of(pairs).shift == 0
     assert not fit_of(turned).good and fit_of([]) is None
-    assert likeness_of(pairs) > 0.9 and likeness_of(turned) < ALIKE and likeness_of(pairs[:3]) is None
+    assert (
+        likeness_of(pairs) > 0.9 and likeness_of(turned) < ALIKE and likeness_of(pairs[:3]) is None
+    )
 
 
 def test_time_decides_size_filters_and_steps(tmp_path, quick):
@@ -106,7 +134,9 @@ def test_time_decides_size_filters_and_steps(tmp_path, quick):
 
 
 def test_hounsfield_units_and_settings_decide(tmp_path, quick):
-    folder = volumes(tmp_path, ("CT", "MR"), lambda name, image: image * 2 - 1000 if name == "CT" else image)
+    folder = volumes(
+        tmp_path, ("CT", "MR"), lambda name, image: image * 2 - 1000 if name == "CT" else image
+    )
     text = plan(folder, set=["data.source.planes=[0.3,0.6]", "train.seed=4", "data.size=[48,48]"])
     tables = tomllib.loads(text)
     assert tables["data"]["intensity"]["a"]["name"] == "ct" and tables["data"]["size"] == [48, 48]

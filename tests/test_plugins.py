@@ -1,4 +1,6 @@
-"""Plugins: one door for everyone, names that collide loudly, broken ones that stop nobody, and the public names."""
+"""Plugins: one door for everyone, names that collide loudly, broken ones that stop nobody, and the
+public names.
+"""
 
 import ast
 import importlib
@@ -39,30 +41,40 @@ def test_a_distribution_that_is_on_the_path_twice_is_found_once(add_plugin, tmp_
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").symlink_to(folder)
     load.cache_clear()
-    assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1 and state("my_plugin") is None
+    assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1 and state(
+        "my_plugin"
+    ) is None
     assert registry().get("generator", "mynet").owner == "My_Package"
 
 
 def test_a_string_is_imported_at_first_use_and_its_failure_names_the_owner():
     entry = Entry("generator", "late", "gantk_no_such_module:Net", "some-package")
-    with pytest.raises(UserError, match=r"'late'.*gantk_no_such_module.*ModuleNotFoundError.*offered by some-package"):
+    with pytest.raises(
+        UserError,
+        match=r"'late'.*gantk_no_such_module.*ModuleNotFoundError.*offered by some-package",
+    ):
         entry.load()
 
 
 def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
     hidden = (
-        "import importlib.metadata as metadata, sys\n"
-        "every = metadata.distributions\n"
-        "metadata.distributions = lambda: (one for one in every() if one.name != 'gantk')\n"
-        f"sys.path = [{str(ROOT)!r}] + [p for p in sys.path if not p.endswith(('/plugins', '/benchmarks'))]\n"
-        "sys.argv = ['gantk', 'plugins']\n"
-        "from gantk.cli import main\n"
-        "main()\n"
+        "import importlib.metadata as metadata, sys\nevery ="
+        " metadata.distributions\nmetadata.distributions = lambda: (one for one in every() if"
+        f" one.name != 'gantk')\nsys.path = [{str(ROOT)!r}] + [p for p in sys.path if not"
+        " p.endswith(('/plugins', '/benchmarks'))]\nsys.argv = ['gantk', 'plugins']\nfrom"
+        " gantk.cli import main\nmain()\n"
     )
-    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", hidden], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["cyclegan", "gantk", "source", "loaded"] in lines and ["bench", "gantk", "source", "loaded"] in lines
+    assert ["cyclegan", "gantk", "source", "loaded"] in lines and [
+        "bench",
+        "gantk",
+        "source",
+        "loaded",
+    ] in lines
 
 
 # ---- collisions and broken plugins ---------------------------------------------------------------
@@ -72,13 +84,20 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
     add_plugin("first-package", "plugin_one", GENERATOR.format(name="net_one"), point="shared")
     add_plugin("second-package", "plugin_two", GENERATOR.format(name="net_two"), point="shared")
     problems = [plugin.problem for plugin in load().plugins if plugin.name == "shared"]
-    assert problems == [None, "the plugin name 'shared' is taken by the distribution 'first-package'"]
-    assert "net_one" in registry().names("generator") and "net_two" not in registry().names("generator")
+    assert problems == [
+        None,
+        "the plugin name 'shared' is taken by the distribution 'first-package'",
+    ]
+    assert "net_one" in registry().names("generator") and "net_two" not in registry().names(
+        "generator"
+    )
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [
-        ("import gantk_no_such_module", "ModuleNotFoundError"), ("def half(:", "SyntaxError"),
+    ("source", "words"),
+    [
+        ("import gantk_no_such_module", "ModuleNotFoundError"),
+        ("def half(:", "SyntaxError"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         (HOOK + "gantk_register(add):\n    add.genrator('x', int)", "add.genrator"),
         (HOOK + "gantk_register(add):\n    add.loss('half', int)\n    1 / 0", "ZeroDivisionError"),
@@ -87,36 +106,54 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
         ("def gantk_register(add): pass", "lacks its decorator"),
         (HOOK + "gantk_stepp(run): pass", "no hook gantk_stepp. Did you mean 'gantk_step'"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):
     add_plugin("broken-package", "a_broken_one", source)  # sorts ahead of its sibling
     add_plugin("good-package", "good_plugin", GENERATOR.format(name="mynet"))
     assert words in state("a_broken_one") and words in registry().broken["a_broken_one"]
     assert state("good_plugin") is None and registry().get("generator", "mynet")
     assert "half" not in registry().names("loss")  # all or nothing
-    with pytest.raises(UserError, match=r"(?s)no generator 'lost'.*plugin 'a_broken_one' did not load"):
+    with pytest.raises(
+        UserError, match=r"(?s)no generator 'lost'.*plugin 'a_broken_one' did not load"
+    ):
         registry().get("generator", "lost")
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "words"), [
+    ("kind", "code", "words"),
+    [
         ("generator", "X = 3", "neither a class nor a function"),
         ("generator", "class X:\n    def __init__(self): pass", "cannot be made with 3 values"),
         ("loss", "def X(output, target): pass", "cannot be made with 0 values"),
         ("loss", "def X(*, inner: type = int): pass", "has options that no recipe can hold"),
-        ("loss", "def X(*, inner: 'Gone' = 1): pass", "has options that no recipe can hold: NameError"),
+        (
+            "loss",
+            "def X(*, inner: 'Gone' = 1): pass",
+            "has options that no recipe can hold: NameError",
+        ),
         ("loss", "def X(*, name: str = 'x'): pass", "an option cannot be called 'name'"),
-        ("loss", "def X(*, width: int = 'x'): pass", "has a default of 'width' that its own type refuses"),
+        (
+            "loss",
+            "def X(*, width: int = 'x'): pass",
+            "has a default of 'width' that its own type refuses",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_authors_mistake_is_one_error_that_names_the_package(kind, code, words, add_plugin):
-    add_plugin("my-package", "my_plugin", f"{HOOK}gantk_register(add): add.{kind}('mine', 'my_plugin:X')\n{code}")
+    add_plugin(
+        "my-package",
+        "my_plugin",
+        f"{HOOK}gantk_register(add): add.{kind}('mine', 'my_plugin:X')\n{code}",
+    )
     with pytest.raises(UserError, match=rf"the {kind} 'mine'.*{words}.*offered by my-package"):
         bind(kind, "mine")(*([1, 1, 2] if kind == "generator" else []))
 
 
 def test_a_format_and_a_source_that_fail_leave_the_others_at_work(add_plugin, tmp_path):
-    parts = "gantk_register(add):\n    add.format('f', 'my_plugin:F')\n    add.source('s', 'my_plugin:S')"
+    parts = (
+        "gantk_register(add):\n    add.format('f', 'my_plugin:F')\n    add.source('s',"
+        " 'my_plugin:S')"
+    )
     code = "class F: pass\nclass S:\n    rank = -9\n    def accepts(path): 1 / 0"
     add_plugin("my-package", "my_plugin", f"{HOOK}{parts}\n{code}")
     draw_pictures(tmp_path / "scans", 2)
@@ -125,20 +162,28 @@ def test_a_format_and_a_source_that_fail_leave_the_others_at_work(add_plugin, tm
 
 
 def test_what_fails_inside_a_plugin_names_it_in_the_tracebacks_last_line(add_plugin):
-    add_plugin("my-package", "my_plugin", HOOK + "gantk_commands(cli): cli.command('fail')(lambda: 1 / 0)")
+    add_plugin(
+        "my-package", "my_plugin", HOOK + "gantk_commands(cli): cli.command('fail')(lambda: 1 / 0)"
+    )
     attach_commands(group := Commands("gantk"))
     with pytest.raises(ZeroDivisionError) as raised:
         group(["fail"])
     (note,) = raised.value.__notes__
-    assert note.startswith("raised by the plugin 'my_plugin' of my-package 1.0, ") and note.endswith(", line 3")
+    assert note.startswith(
+        "raised by the plugin 'my_plugin' of my-package 1.0, "
+    ) and note.endswith(", line 3")
     assert "'my_plugin' of my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
 
 
-@pytest.mark.parametrize("found", ["None", "[('a', 'x.png')]", "[Record('T1', 's', 'k', None)]", "[]"])
+@pytest.mark.parametrize(
+    "found", ["None", "[('a', 'x.png')]", "[Record('T1', 's', 'k', None)]", "[]"]
+)
 def test_a_source_that_returns_no_records_is_an_error_that_names_it(found, add_plugin, tiny_recipe):
     code = f"def __init__(self, *more): pass\n    def records(self): return {found}"
     parts = "gantk_register(add): add.source('mine', 'my_plugin:S')"
-    add_plugin("my-package", "my_plugin", f"from gantk import Record\n{HOOK}{parts}\nclass S:\n    {code}")
+    add_plugin(
+        "my-package", "my_plugin", f"from gantk import Record\n{HOOK}{parts}\nclass S:\n    {code}"
+    )
     tiny_recipe["data"]["source"] = "mine"
     with pytest.raises(UserError, match="the source 'mine'"):
         assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32"))
@@ -148,30 +193,41 @@ def test_a_source_that_returns_no_records_is_an_error_that_names_it(found, add_p
 
 
 def test_every_hook_is_documented_and_tested():
-    """Bundled plugins come through the same door as any other's, so that the tests of what they do are the hooks'."""
+    """Bundled plugins come through the same door as any other's, so that the tests of what they do
+    are the hooks'.
+    """
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     ours = "".join(file.read_text("utf-8") for file in (ROOT / "plugins").rglob("*.py"))
     assert len(hooks) == 22
     for name, hook in hooks.items():
         assert f"def {name}(" in ours, f"no plugin of ours stands on {name}"
         for parameter in inspect.signature(hook).parameters:
-            assert f"`{parameter}" in inspect.getdoc(hook), f"{name} does not say what '{parameter}' is"
+            assert f"`{parameter}" in inspect.getdoc(hook), (
+                f"{name} does not say what '{parameter}' is"
+            )
 
 
 def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plugin):
-    assert all(f"`{kind}`" in hookspecs.gantk_register.__doc__ for kind in KINDS if kind != "method")
+    assert all(
+        f"`{kind}`" in hookspecs.gantk_register.__doc__ for kind in KINDS if kind != "method"
+    )
     recipes = "gantk_register(add):\n    add.recipes('my_recipes')\n    add.recipes('bare')"
     folder = add_plugin("my-package", "my_plugin", HOOK + recipes)
     for package, name in (("my_recipes", "one"), ("bare", "two")):
         (folder / package).mkdir()
-        (folder / package / f"{name}.toml").write_text("summary = 'mine'\n[method]\nname = 'dualgan'\n", "utf-8")
+        (folder / package / f"{name}.toml").write_text(
+            "summary = 'mine'\n[method]\nname = 'dualgan'\n", "utf-8"
+        )
     (folder / "my_recipes" / "__init__.py").touch()
     assert all_recipes()["one"][1] == "my-package"
     assert load_recipe("two").origin == "two.toml (bundled with my-package)"
 
 
 def test_hook_phases_changes_what_a_step_computes(add_plugin, tiny_recipe):
-    change = "gantk_phases(phases, train, notes):\n    notes.append(f'batch {train.batch}')\n    return phases[:1]"
+    change = (
+        "gantk_phases(phases, train, notes):\n    notes.append(f'batch {train.batch}')\n    return"
+        " phases[:1]"
+    )
     add_plugin("my-package", "my_phases", HOOK + change)
     engine = assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32")).engine
     assert [phase.name for phase in engine.phases] == ["generators"] and engine.notes == ["batch 2"]
@@ -203,19 +259,27 @@ def test_public_names_stay_what_they_are_once_every_module_is_imported():
     assert {name: getattr(gantk, name) for name in gantk.__all__} == public
 
 
-@pytest.mark.parametrize("package", sorted(path.name for path in (ROOT / "plugins").glob("gantk_*")))
+@pytest.mark.parametrize(
+    "package", sorted(path.name for path in (ROOT / "plugins").glob("gantk_*"))
+)
 def test_bundled_plugins_use_public_names_only_and_do_not_know_each_other(package):
     others = {path.name for path in (ROOT / "plugins").glob("gantk_*")} - {package}
-    others -= {"gantk_cluster"} if package == "gantk_sweep" else set()  # it searches over the other's connection
+    # it searches over the other's connection
+    others -= {"gantk_cluster"} if package == "gantk_sweep" else set()
     for path in (ROOT / "plugins" / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
-                assert not {alias.name.split(".")[0] for alias in node.names} & {"gantk", *others}, path
+                assert not {alias.name.split(".")[0] for alias in node.names} & {
+                    "gantk",
+                    *others,
+                }, path
             elif isinstance(node, ast.ImportFrom):
                 room, taken = node.module or "", [alias.name for alias in node.names]
                 assert room.split(".")[0] not in others, path
                 if room == "gantk":
                     assert set(taken) <= {*gantk.__all__, "__version__"}, path
                 elif room.split(".")[0] == "gantk":
-                    assert any(f"{room}.".startswith(f"{known}.") for known in gantk.PLUGIN_ROOMS), (path, room)
+                    assert any(
+                        f"{room}.".startswith(f"{known}.") for known in gantk.PLUGIN_ROOMS
+                    ), (path, room)
                     assert not [name for name in taken if name.startswith("_")], path

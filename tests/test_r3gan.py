@@ -1,4 +1,6 @@
-"""R3GAN (Huang et al. 2024): its game and penalties by hand, how its networks begin, what is an error."""
+"""R3GAN (Huang et al. 2024): its game and penalties by hand, how its networks begin, what is an
+error.
+"""
 
 import pytest
 import torch
@@ -15,28 +17,43 @@ from gantk_testing.small import random_images
 SMALL = {"name": "r3gan", "width": 4, "latent": 8}
 
 
-def build(side: int = 16, dims: int = 2, classes: tuple[str, ...] = (), ends=(-1.0, 1.0), **options):
+def build(
+    side: int = 16, dims: int = 2, classes: tuple[str, ...] = (), ends=(-1.0, 1.0), **options
+):
     torch.manual_seed(0)
-    return bind_or_raise("method", SMALL | options)(Geometry(dims, (side,) * dims, {"image": 1}, classes, ends))
+    return bind_or_raise("method", SMALL | options)(
+        Geometry(dims, (side,) * dims, {"image": 1}, classes, ends)
+    )
 
 
 def losses_of(method, batch: Batch) -> dict[str, float]:
     found = {f"g_{name}": loss for name, loss in method.generator_losses(batch).items()}
-    return {name: float(loss.detach()) for name, loss in (found | method.discriminator_losses(batch)).items()}
+    return {
+        name: float(loss.detach())
+        for name, loss in (found | method.discriminator_losses(batch)).items()
+    }
 
 
 def test_the_game_compares_partners_as_equation_2_does():
     real, fake = torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.0], [1.0]])
-    by_hand = (torch.tensor(1 + torch.e**-1).log() + torch.tensor(1 + torch.e**3).log()) / 2  # D(fake) - D(real): -1, 3
+    # D(fake) - D(real): -1, 3
+    by_hand = (torch.tensor(1 + torch.e**-1).log() + torch.tensor(1 + torch.e**3).log()) / 2
     torch.testing.assert_close(pairing(real, fake), by_hand)
     torch.testing.assert_close(pairing(real + 7, fake + 7), by_hand)  # no border lies at 0
     torch.testing.assert_close(pairing(fake, real) - pairing(real, fake), (real - fake).mean())
 
 
 def test_r1_and_r2_are_the_squared_gradients_of_their_own_images():
-    linear, images = nn.Linear(12, 1), [torch.randn(3, 1, 3, 4, requires_grad=True) for _ in range(2)]
-    r1, r2 = squared_gradients([linear(images[0].flatten(1)), 2 * linear(images[1].flatten(1))], images)
-    torch.testing.assert_close(torch.stack([r1, r2]), linear.weight.square().sum() * torch.tensor([1.0, 4.0]))
+    linear, images = (
+        nn.Linear(12, 1),
+        [torch.randn(3, 1, 3, 4, requires_grad=True) for _ in range(2)],
+    )
+    r1, r2 = squared_gradients(
+        [linear(images[0].flatten(1)), 2 * linear(images[1].flatten(1))], images
+    )
+    torch.testing.assert_close(
+        torch.stack([r1, r2]), linear.weight.square().sum() * torch.tensor([1.0, 4.0])
+    )
     torch.testing.assert_close(torch.autograd.grad(r1, linear.weight)[0], 2 * linear.weight)
 
 
@@ -46,15 +63,19 @@ def test_its_losses_are_the_papers_and_its_blocks_begin_as_the_identity(options)
     x = torch.randn(2, 4, *[8] * method.geometry.dims)
     blocks = [layer for layer in method.modules() if isinstance(layer, Residual)]
     assert all(torch.equal(block(x), x) for block in blocks if block.widen.in_channels == 4)
-    batch = Batch(image=2 * random_images(2, 1, method.geometry.size))  # beyond black and white: is cut off
+    # beyond black and white: is cut off
+    batch = Batch(image=2 * random_images(2, 1, method.geometry.size))
     found = losses_of(method, batch)
     real, fake = (image.requires_grad_() for image in (batch["image"].clamp(-1, 1), batch["fake"]))
     gap = method.d(fake) - method.d(real)
     for name, apart in (("adversarial", gap), ("g_adversarial", -gap)):
         assert found[name] == pytest.approx(float(F.softplus(apart.detach()).mean()), rel=1e-4)
-    for name, image in (("r1", real), ("r2", fake)):  # a linear network still: gradients of a sum are those of each
+    # a linear network still: gradients of a sum are those of each
+    for name, image in (("r1", real), ("r2", fake)):
         (gradient,) = torch.autograd.grad(gap.sum(), image, retain_graph=True)
-        assert found[name] == pytest.approx(3 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4)
+        assert found[name] == pytest.approx(
+            3 / 2 * float(gradient.square().flatten(1).sum(1).mean()), rel=1e-4
+        )
     method.progress.fill_(1.0)
     assert losses_of(method, batch)["r1"] == pytest.approx(found["r1"] / 3, rel=1e-4)
     assert set(losses_of(build(gamma=0.0, **options), batch)) == {"g_adversarial", "adversarial"}

@@ -1,4 +1,6 @@
-"""What a recipe or a .onnx file may say is bounded: numbers, texts, nesting, and what a training of it would take."""
+"""What a recipe or a .onnx file may say is bounded: numbers, texts, nesting, and what a training of
+it would take.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, get_args, get_origin
@@ -13,7 +15,8 @@ from gantk.recipe.load import all_recipes, checked_recipe, load_recipe
 from gantk.recipe.tables import TABLES
 
 BASE = {"method": {"name": "dualgan"}, "train": {"steps": 1}}
-BY_NATURE = "low high black mean std range attention volumes planes format air bone within"  # numbers without a range
+# numbers without a range
+BY_NATURE = "low high black mean std range attention volumes planes format air bone within"
 
 
 def numbers_without_range(hint: object) -> bool:
@@ -26,16 +29,22 @@ def numbers_without_range(hint: object) -> bool:
 def test_every_number_that_a_recipe_can_say_has_a_range(key):
     target = registry().get(*key).load() if isinstance(key, tuple) else TABLES[key][1]
     hints = {name: hint for name, hint, _ in options_of(target)}
-    assert {name for name, hint in hints.items() if numbers_without_range(hint)} <= {*BY_NATURE.split()}
+    assert {name for name, hint in hints.items() if numbers_without_range(hint)} <= {
+        *BY_NATURE.split()
+    }
 
 
 SETTINGS = {
     **{f"data.split.seed={value}": "data.split.seed: " for value in (-1, 2**63, "9" * 30)},
     **{f"train.seed={value}": "train.seed: " for value in (-1, 2**63, "9" * 5000)},
     **{
-        f"method.discriminator.width={value}": "method.discriminator.width: .*than or equal" for value in (0, -8, 10**6)
+        f"method.discriminator.width={value}": "method.discriminator.width: .*than or equal"
+        for value in (0, -8, 10**6)
     },
-    **{f"method.{name}=-1": f"method.{name}: .*than or equal to 0, not -1" for name in ("cycle", "defense", "pool")},
+    **{
+        f"method.{name}=-1": f"method.{name}: .*than or equal to 0, not -1"
+        for name in ("cycle", "defense", "pool")
+    },
     'data.augment=[{name="hflip",p=2}]': "data.augment.p: .*less than or equal to 1, not 2",
     "method.generator.depth=10000000": "method.generator.depth: .*less than or equal to 12",
     "data.neighbours=1000000": "data.neighbours: .*128",
@@ -72,7 +81,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_no_reader_should_go_through_is_one_message_with_its_line(name, tmp_path, monkeypatch):
+def test_a_file_that_no_reader_should_go_through_is_one_message_with_its_line(
+    name, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     text, words = FILES[name]
     (tmp_path / "x.toml").write_text('[method]\nname = "dualgan"\n[train]\nsteps = 1\n\n' + text)
@@ -94,12 +105,17 @@ def test_a_part_without_ranges_and_one_that_inherits_them_keep_working():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["method.generator.width=10000"], r"takes [\d,.]+ GiB at the least, and there are .*64,.* M weights"),
+        (
+            ["method.generator.width=10000"],
+            r"takes [\d,.]+ GiB at the least, and there are .*64,.* M weights",
+        ),
         (["method.pool=1000000000"], "image pools 68,6"),
         (["train.batch=1000000000"], "the images of a step 137,"),
     ],
 )
-def test_what_no_machine_has_memory_for_is_told_with_figures_before_anything_is_built(settings, words):
+def test_what_no_machine_has_memory_for_is_told_with_figures_before_anything_is_built(
+    settings, words
+):
     from gantk_trial.cost import require_memory
 
     with pytest.raises(UserError, match=words):
@@ -111,7 +127,9 @@ def test_what_is_counted_is_what_is_built():
     from gantk.runs.trained import build_method
     from gantk_trial.cost import cost_of
 
-    for name in sorted(set(all_recipes()) & {"dualgan_t1t2", "dcgan_phantom", "progan_phantom", "cyclegan_25d"}):
+    for name in sorted(
+        set(all_recipes()) & {"dualgan_t1t2", "dcgan_phantom", "progan_phantom", "cyclegan_25d"}
+    ):
         model = checked_recipe(name, None, [], None)[1]
         count = 2 * model.data.neighbours + 1
         channels = dict.fromkeys(("a", "b", "image"), count)
@@ -131,7 +149,10 @@ def test_a_graph_that_fills_the_memory_or_names_other_files_is_refused(tmp_path)
     floats, helper = onnx.TensorProto.FLOAT, onnx.helper
     ends = [helper.make_tensor_value_info(name, floats, ["n"]) for name in ("image", "y")]
     many = onnx.numpy_helper.from_array(np.array([10**7, 10**4], np.int64), "many")
-    nodes = [helper.make_node("ConstantOfShape", ["many"], ["big"]), helper.make_node("ReduceSum", ["big"], ["s"])]
+    nodes = [
+        helper.make_node("ConstantOfShape", ["many"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["s"]),
+    ]
     nodes.append(helper.make_node("Add", ["image", "s"], ["y"]))
     graph = helper.make_graph(nodes, "bomb", ends[:1], ends[1:], [many])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -1,7 +1,9 @@
-"""Several processes train as one: launched, agreed, averaged, started again; N of them are one of N times the batch.
+"""Several processes train as one: launched, agreed, averaged, started again; N of them are one of N
+times the batch.
 
-What a rank draws at random is its own, so a step of N ranks is that of one process only where nothing is drawn, or the
-draws are the same. Here they are: `SharedDraws` gives each rank its share of what one process draws for all images.
+What a rank draws at random is its own, so a step of N ranks is that of one process only where
+nothing is drawn, or the draws are the same. Here they are: `SharedDraws` gives each rank its share
+of what one process draws for all images.
 """
 
 import contextlib
@@ -54,14 +56,18 @@ def test_ranks_that_were_started_differently_stop_before_training_with_one_messa
 ):
     ends = finish(start(tiny_recipe, tmp_path, own={1: ["--set", other]}))
     assert [code for code, _, _ in ends] == [2, 2]
-    others = [line for line in ends[1 - speaks][2].splitlines() if "[c10d]" not in line]  # of a host without a name
+    # of a host without a name
+    others = [line for line in ends[1 - speaks][2].splitlines() if "[c10d]" not in line]
     assert all(part in ends[speaks][2] for part in said) and others == []
     assert not (tmp_path / "ranks").exists()
 
 
 def test_machines_may_keep_the_same_files_at_different_places(tiny_recipe):
     def identity(place: str, name: str = "images") -> dict:
-        source = {"name": "mixed", "sources": [{"name": name, "path": f"/{place}/scans"}, {"name": "phantom"}]}
+        source = {
+            "name": "mixed",
+            "sources": [{"name": name, "path": f"/{place}/scans"}, {"name": "phantom"}],
+        }
         model = load_recipe(tiny_recipe).override({"data.source": source}).check()
         return identity_of(model, SimpleNamespace(splits={}))
 
@@ -79,17 +85,26 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_a_rank_is_killed_the_others_stop_and_say_how_to_go_on(tiny_recipe, tmp_path, victim):
-    tiny_recipe["train"] |= {"steps": 1000000, "save_every": 2, "sample_every": 1000000, "log_every": 2}
+    tiny_recipe["train"] |= {
+        "steps": 1000000,
+        "save_every": 2,
+        "sample_every": 1000000,
+        "log_every": 2,
+    }
     processes = start(tiny_recipe, tmp_path)
     wait_for(tmp_path / "ranks" / "checkpoints" / "step-000004", processes[0])
     processes[victim].kill()
     code, _, err = finish(processes, timeout=120)[1 - victim]
     assert code == 1 and "gantk resume" in err and "Traceback" not in err
-    assert f"rank {1 - victim} (" in err and "lost the others: one stopped or cannot be reached" in err
+    assert (
+        f"rank {1 - victim} (" in err and "lost the others: one stopped or cannot be reached" in err
+    )
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undisturbed_run(tiny_recipe, tmp_path):
+def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undisturbed_run(
+    tiny_recipe, tmp_path
+):
     tiny_recipe["train"] |= {"steps": 16, "save_every": 4}
     assert finish([torchrun(tiny_recipe, tmp_path, tmp_path / "whole")])[0][0] == 0
     broken = torchrun(tiny_recipe, tmp_path, tmp_path / "broken", "--max-restarts", "2")
@@ -98,7 +113,9 @@ def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undistur
     code, out, err = finish([broken])[0]
     assert code == 0 and "after step " in out, err
     last = "checkpoints/step-000016"
-    expected, found = (checkpoint.load_weights(tmp_path / name / last) for name in ("whole", "broken"))
+    expected, found = (
+        checkpoint.load_weights(tmp_path / name / last) for name in ("whole", "broken")
+    )
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     steps = [line["step"] for line in RunFolder(tmp_path / "broken").read_log() if "losses" in line]
@@ -107,11 +124,32 @@ def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undistur
 
 # ---- who a process is among several
 
-TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node01", "MASTER_PORT": "29500"}
-ELASTIC = {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}
-SRUN = {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5",
-        "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "node[01-02]"}  # fmt: skip
-SCRIPT = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": "a[1-2]"}
+TORCHRUN = {
+    "WORLD_SIZE": "4",
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "node01",
+    "MASTER_PORT": "29500",
+}
+ELASTIC = {
+    "TORCHELASTIC_RUN_ID": "x",
+    "TORCHELASTIC_RESTART_COUNT": "2",
+    "TORCHELASTIC_MAX_RESTARTS": "3",
+}
+SRUN = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "2",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "node[01-02]",
+}
+SCRIPT = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "0",
+    "SLURM_JOB_NODELIST": "a[1-2]",
+}
 
 
 @pytest.mark.parametrize(
@@ -132,12 +170,19 @@ def test_a_process_knows_which_of_how_many_it_is(environment, expected):
     environment = dict(environment)
     assert launch(environment) == expected
     if expected.world > 1:  # what torch reads is there
-        assert environment["MASTER_ADDR"] == "node01" and 1024 < int(environment["MASTER_PORT"]) < 32768
+        assert (
+            environment["MASTER_ADDR"] == "node01"
+            and 1024 < int(environment["MASTER_PORT"]) < 32768
+        )
 
 
 @pytest.mark.parametrize(
     ("nodes", "host"),
-    [("node[01-04,07]", "node01"), ("login,node[01-04]", "login"), ("rack[1-2]n[03,4].org", "rack1n03.org")],
+    [
+        ("node[01-04,07]", "node01"),
+        ("login,node[01-04]", "login"),
+        ("rack[1-2]n[03,4].org", "rack1n03.org"),
+    ],
 )
 def test_the_first_host_of_a_node_list(nodes, host):
     assert first_host(nodes) == host
@@ -164,11 +209,14 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for gpus, asked, given in ((4, None, 2), (4, "cuda:1", 1), (1, "cuda", 0)):  # srun shows each task its own
+    # srun shows each task its own
+    for gpus, asked, given in ((4, None, 2), (4, "cuda:1", 1), (1, "cuda", 0)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         assert choose(asked, 6, 2) == torch.device("cuda", given)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"):
+    with pytest.raises(
+        UserError, match="rank 6 is process 3 of its machine, which has 2 GPUs.*--nproc-per-node 2"
+    ):
         choose(None, 6, 2)
 
 
@@ -176,7 +224,9 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
 
 
 class Other:
-    """The second rank: it holds 3 times this rank's gradients; `lends` changes a message before it is summed."""
+    """The second rank: it holds 3 times this rank's gradients; `lends` changes a message before it
+    is summed.
+    """
 
     def __init__(self):
         self.messages, self.lends = 0, lambda flat: None
@@ -195,7 +245,9 @@ def other(monkeypatch) -> Other:
 
 
 def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_gets_one(other):
-    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)).to(memory_format=torch.channels_last)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)).to(
+        memory_format=torch.channels_last
+    )
     idle, lent = nn.Linear(3, 3), nn.Linear(2, 2).double()
     reducing = Reduction([*net.parameters(), *idle.parameters(), *lent.parameters()], 2)
     other.lends = lambda flat: flat.fill_(5.0) if flat.dtype == torch.float64 else None
@@ -207,34 +259,52 @@ def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_g
     assert other.messages == 2, "one for each type of number"
 
 
-# ---- every method that is registered, trained by several ranks and by one process
-# Compared are the weights and their average after two steps of SGD in float32. Image pools and what a discriminator's
-# augmentation adapts to are each rank's own, so there are none; norms here keep the images apart.
+# ---- every method that is registered, trained by several ranks and by one process Compared are the
+# weights and their average after two steps of SGD in float32. Image pools and what a
+# discriminator's augmentation adapts to are each rank's own, so there are none; norms here keep the
+# images apart.
 
-WORLD, STEPS, IMAGES = 4, 2, 4  # images of all ranks; later, kinks of ReLU and L1 make much of a rounding error
+# images of all ranks; later, kinks of ReLU and L1 make much of a rounding error
+WORLD, STEPS, IMAGES = 4, 2, 4
 DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
 PASSES = 3  # batches that may go through a network together
 GAME = {"name": "wgan_gp"}  # a penalty: its gradient goes through a gradient
 NETWORK = {"name": "unet", "width": 4, "depth": 2}
 JUDGE = {"name": "munit", "width": 4, "layers": 2}
 PLAIN = {"local_ncc": 0.0, "flat_region": 0.0}
-# What a method needs to be small and to be a mean over its images; every other one is tested with its defaults.
+# What a method needs to be small and to be a mean over its images; every other one is tested with
+# its defaults.
 CASES: dict[str, list[dict]] = {
     "cyclegan": [
         {},
         {"options": {"generator": NETWORK, "augment": ["translate"], "defense": 0.05}},
         {"options": {"generator": NETWORK}, "microbatch": 1},
     ],
-    "cut": [{"options": {"patches": 16, "width": 8}, "lr": 1e-4}],  # embeddings near 0 have gradients of 1e6
-    "dcgan": [{}, {"options": {"critic": 2, "adversarial": GAME}}, {"options": {"conditional": True}}],
-    "dualgan": [{"options": PLAIN}, {"options": PLAIN | {"critic": 2, "adversarial": GAME, "low_res_warmup": 0.5}}],
+    # embeddings near 0 have gradients of 1e6
+    "cut": [{"options": {"patches": 16, "width": 8}, "lr": 1e-4}],
+    "dcgan": [
+        {},
+        {"options": {"critic": 2, "adversarial": GAME}},
+        {"options": {"conditional": True}},
+    ],
+    "dualgan": [
+        {"options": PLAIN},
+        {"options": PLAIN | {"critic": 2, "adversarial": GAME, "low_res_warmup": 0.5}},
+    ],
     "munit": [{"options": {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}}],
     "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],
-    "progan": [{"options": {"width": 8, "latent": 8}}],  # a stage for each size: most weights take no part at first
+    # a stage for each size: most weights take no part at first
+    "progan": [{"options": {"width": 8, "latent": 8}}],
     "segmenter": [],  # its Dice is of all images of a batch together, on each rank of its own
     "spade": [{"lr": 1e-3}],  # sums of another order grow in spectral norms
     "style": [
-        {"options": {"weights": "random", "content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]}},
+        {
+            "options": {
+                "weights": "random",
+                "content_layers": ["conv2_1"],
+                "style_layers": ["conv1_1", "conv2_1"],
+            }
+        },
     ],
 }
 NAMED = {
@@ -245,7 +315,9 @@ NAMED = {
 
 
 class SharedDraws(TorchFunctionMode):
-    """Random tensors with a row for each image are this rank's rows of the tensor that one process would draw."""
+    """Random tensors with a row for each image are this rank's rows of the tensor that one process
+    would draw.
+    """
 
     def __init__(self, rank: int, world: int, batch: int):
         super().__init__()
@@ -256,7 +328,11 @@ class SharedDraws(TorchFunctionMode):
         if func not in DRAWS or self.world == 1 or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         like = isinstance(args[0], Tensor)
-        shape = args[0].shape if like else torch.Size(args[0] if isinstance(args[0], (tuple, list)) else args)
+        shape = (
+            args[0].shape
+            if like
+            else torch.Size(args[0] if isinstance(args[0], (tuple, list)) else args)
+        )
         passes, odd = divmod(shape[0], self.batch) if shape else (0, 0)
         if odd or not 1 <= passes <= PASSES:
             return func(*args, **kwargs)
@@ -311,15 +387,21 @@ def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
 
     def batch_at(step: int, stage: Stage) -> Batch:
         own, each = slice(rank * count, (rank + 1) * count), enumerate(method.reads)
-        images = {name: random_images(IMAGES, 1, stage.size, seed=100 * step + k)[own] for k, name in each}
-        return Batch(images | ({"label": (torch.arange(IMAGES) % 2)[own]} if method.geometry.classes else {}))
+        images = {
+            name: random_images(IMAGES, 1, stage.size, seed=100 * step + k)[own] for k, name in each
+        }
+        return Batch(
+            images | ({"label": (torch.arange(IMAGES) % 2)[own]} if method.geometry.classes else {})
+        )
 
     with SharedDraws(rank, world, microbatch or count):
         for _ in engine.fit(batch_at):
             pass
     weights = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
     average = engine.ema.state_dict() if engine.ema else {}
-    return weights | {f"average of {name}": average[name].clone() for name in weights if name in average}
+    return weights | {
+        f"average of {name}": average[name].clone() for name in weights if name in average
+    }
 
 
 def train_all(rank: int, world: int, port: int, folder: str) -> None:
@@ -327,7 +409,9 @@ def train_all(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    torch.save({name: train(case, rank, world) for name, case in NAMED.items()}, f"{folder}/{rank}.pt")
+    torch.save(
+        {name: train(case, rank, world) for name, case in NAMED.items()}, f"{folder}/{rank}.pt"
+    )
     dist.destroy_process_group()
 
 
@@ -348,7 +432,11 @@ def test_ranks_are_one_process_for_every_method(one_thread, tmp_path):
         alone = train(NAMED[case], 0, 1)
         for rank, weights in enumerate(each[case] for each in ranks):
             assert weights.keys() == alone.keys()
-            off = [name for name in alone if not torch.allclose(weights[name], alone[name], rtol=1e-4, atol=1e-5)]
+            off = [
+                name
+                for name in alone
+                if not torch.allclose(weights[name], alone[name], rtol=1e-4, atol=1e-5)
+            ]
             wrong += [f"{case}, rank {rank}: '{name}' is another" for name in off]
             apart = [name for name in alone if not torch.equal(weights[name], ranks[0][case][name])]
             wrong += [f"{case}: '{name}' of rank {rank} is not rank 0's" for name in apart]

@@ -1,4 +1,6 @@
-"""`gantk slurm` on a real SLURM of two nodes on this machine, where munged, slurmctld and slurmd are installed."""
+"""`gantk slurm` on a real SLURM of two nodes on this machine, where munged, slurmctld and slurmd
+are installed.
+"""
 
 import os
 import shutil
@@ -34,7 +36,9 @@ PartitionName=all Nodes=ALL Default=YES
 
 
 def called(*words: object, until: str = "") -> str:
-    """What a command prints, once it succeeds and `until` is in it: daemons that begin do not answer at once."""
+    """What a command prints, once it succeeds and `until` is in it: daemons that begin do not
+    answer at once.
+    """
     for _ in range(1500):
         done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False)
         if done.returncode == 0 and until in done.stdout:
@@ -52,13 +56,32 @@ def slurm(tmp_path, monkeypatch):
         pytest.skip("a SLURM is started by root")
     folder, host = tmp_path / "slurm", os.uname().nodename.partition(".")[0]
     folder.mkdir()
-    (folder / "conf").write_text(CONF.format(folder=folder, host=host, ports=[free_port() for _ in range(3)]))
+    (folder / "conf").write_text(
+        CONF.format(folder=folder, host=host, ports=[free_port() for _ in range(3)])
+    )
     (folder / "key").write_bytes(os.urandom(128))
     (folder / "key").chmod(0o600)
     monkeypatch.setenv("SLURM_CONF", str(folder / "conf"))
-    files = {"key-file": "key", "socket": "socket", "log-file": "log", "pid-file": "munged", "seed-file": "seed"}
-    daemons = [["munged", "-F", "--force", *(f"--{option}={folder / name}" for option, name in files.items())]]
-    daemons += [["slurmctld", "-D", "-c"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]]
+    files = {
+        "key-file": "key",
+        "socket": "socket",
+        "log-file": "log",
+        "pid-file": "munged",
+        "seed-file": "seed",
+    }
+    daemons = [
+        [
+            "munged",
+            "-F",
+            "--force",
+            *(f"--{option}={folder / name}" for option, name in files.items()),
+        ]
+    ]
+    daemons += [
+        ["slurmctld", "-D", "-c"],
+        ["slurmd", "-D", "-N", "n1"],
+        ["slurmd", "-D", "-N", "n2"],
+    ]
     with ExitStack() as stack:
         for number, words in enumerate(daemons):
             said = stack.enter_context(open(folder / f"said-{number}", "wb"))
@@ -76,7 +99,9 @@ def test_a_real_slurm_stops_two_nodes_and_starts_them_again_to_the_bit(
     monkeypatch.setenv("PYTHONPATH", str(add_plugin("middle", "middle", MIDDLE)))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # n1 is no name of a host
     monkeypatch.chdir(tmp_path)
-    script = gantk("slurm", recipe_file(tiny_recipe, tmp_path), "--gpus", 0, "--nodes", 2, "--out", "out").out
+    script = gantk(
+        "slurm", recipe_file(tiny_recipe, tmp_path), "--gpus", 0, "--nodes", 2, "--out", "out"
+    ).out
     Path("job.sh").write_text(script)
     job = called("sbatch", "--parsable", "--output=said", "job.sh").strip()
     show = "scontrol", "show", "job", job
@@ -87,4 +112,6 @@ def test_a_real_slurm_stops_two_nodes_and_starts_them_again_to_the_bit(
     assert "after step 3 of 4" in Path("said").read_text()
     assert {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
     found, expected = (load_weights(Run(tmp_path / name).latest()) for name in ("out", "ranks"))
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert found.keys() == expected.keys() and all(
+        torch.equal(found[name], expected[name]) for name in expected
+    )

@@ -1,4 +1,6 @@
-"""Recipes: options as signatures say them, overrides, profiles, post-steps, and the place of a mistake."""
+"""Recipes: options as signatures say them, overrides, profiles, post-steps, and the place of a
+mistake.
+"""
 
 import copy
 import inspect
@@ -23,10 +25,19 @@ class Sampler:
     """Takes one option of every type that a recipe can hold."""
 
     def __init__(
-        self, context, *, count: int = 1, rate: float = 0.5, name_of: str = "x", flag: bool = False,
-        mode: Literal["p", "q"] = "p", pair: tuple[float, float] = (0.5, 0.9), sides: list[int] = [1, 2],
-        limit: float | None = None, inner: Generator = "unet",
-    ):  # fmt: skip
+        self,
+        context,
+        *,
+        count: int = 1,
+        rate: float = 0.5,
+        name_of: str = "x",
+        flag: bool = False,
+        mode: Literal["p", "q"] = "p",
+        pair: tuple[float, float] = (0.5, 0.9),
+        sides: list[int] = [1, 2],
+        limit: float | None = None,
+        inner: Generator = "unet",
+    ):
         """Keeps nothing."""
 
 
@@ -42,12 +53,18 @@ class Shift:
 
 @pytest.fixture
 def parts(monkeypatch):
-    """The augmentation 'sampler', the post-step 'shift' and the method 'own', whose options have names of 0.1."""
+    """The augmentation 'sampler', the post-step 'shift' and the method 'own', whose options have
+    names of 0.1.
+    """
 
     def own(geometry, *, structure: float = 0.0, local_ncc: float = 0.0):
         """A third party's."""
 
-    for kind, name, target in (("augment", "sampler", Sampler), ("post", "shift", Shift), ("method", "own", own)):
+    for kind, name, target in (
+        ("augment", "sampler", Sampler),
+        ("post", "shift", Shift),
+        ("method", "own", own),
+    ):
         monkeypatch.setitem(registry().entries, (kind, name), Entry(kind, name, target, "tests"))
 
 
@@ -55,20 +72,35 @@ def parts(monkeypatch):
 
 
 def test_options_of_every_type_arrive_as_the_types_of_the_signature(parts):
-    options = {"count": 3, "rate": 2, "name_of": "y", "flag": True, "mode": "q", "pair": [1, 2.5], "sides": [4]}
+    options = {
+        "count": 3,
+        "rate": 2,
+        "name_of": "y",
+        "flag": True,
+        "mode": "q",
+        "pair": [1, 2.5],
+        "sides": [4],
+    }
     bound = bind("augment", {"name": "sampler", "limit": 1, **options}).options
-    assert isinstance(bound["rate"], float) and isinstance(bound["pair"], tuple)  # a whole number stands for a decimal
+    # a whole number stands for a decimal
+    assert isinstance(bound["rate"], float) and isinstance(bound["pair"], tuple)
     assert bound | {"inner": None} == options | {"pair": (1.0, 2.5), "limit": 1.0, "inner": None}
     assert isinstance(bound["inner"], Part) and bound["inner"].name == "unet"
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"), [
-        *[("count", value, "integer") for value in ("3", 3.5, True)], ("rate", float("inf"), "finite number"),
-        ("flag", 1, "boolean"), ("mode", "r", "'p' or 'q'"), ("name_of", 5, "string, not 5"), ("sides", 4, "list"),
-        ("sides", [1, "two"], '"two"'), ("pair", [0.1, 0.2, 0.3], r"not \[0\.1"),
+    ("key", "value", "words"),
+    [
+        *[("count", value, "integer") for value in ("3", 3.5, True)],
+        ("rate", float("inf"), "finite number"),
+        ("flag", 1, "boolean"),
+        ("mode", "r", "'p' or 'q'"),
+        ("name_of", 5, "string, not 5"),
+        ("sides", 4, "list"),
+        ("sides", [1, "two"], '"two"'),
+        ("pair", [0.1, 0.2, 0.3], r"not \[0\.1"),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words):
     with pytest.raises(UserError, match=words) as raised:
         bind("augment", {"name": "sampler", key: value})
@@ -76,17 +108,24 @@ def test_a_value_of_another_type_is_refused_and_quoted(parts, key, value, words)
 
 
 def test_a_part_that_cannot_be_used_where_it_is_named_is_refused_with_its_place():
-    for key, loss, allowed in (("adversarial", "l1", "bce, hinge, ls, wgan"), ("reconstruction", "ls", ".*, l1, l")):
-        with pytest.raises(UserError, match=f"the loss '{loss}' cannot be used here. Allowed: {allowed}") as raised:
+    for key, loss, allowed in (
+        ("adversarial", "l1", "bce, hinge, ls, wgan"),
+        ("reconstruction", "ls", ".*, l1, l"),
+    ):
+        with pytest.raises(
+            UserError, match=f"the loss '{loss}' cannot be used here. Allowed: {allowed}"
+        ) as raised:
             bind("method", {"name": "pix2pix", key: loss})
         assert raised.value.path == (key,)
 
 
-@pytest.mark.parametrize(("kind", "name"), [pytest.param(*key, id="-".join(key)) for key in sorted(registry().entries)])
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(*key, id="-".join(key)) for key in sorted(registry().entries)]
+)
 def test_every_registered_part_has_a_schema_a_summary_and_explained_options(kind, name):
     target = registry().get(kind, name).load()
     model = options_model(target)  # fails where a parameter has no annotation that pydantic can use
-    assert inspect.getdoc(target).split("\n")[0].endswith((".", ":"))
+    assert inspect.getdoc(target).split("\n\n")[0].endswith((".", ":"))
     if all(not field.is_required() for field in model.model_fields.values()):
         part = bind(kind, name)
         assert bind(kind, part.table()) == part  # the written defaults are what the signature says
@@ -137,20 +176,25 @@ def small(**tables) -> Recipe:
 def test_options_alone_are_the_default_parts():
     recipe = small(method={"name": "cyclegan", "generator": {"width": 8}})
     model = recipe.override(["method.discriminator.width=3", "train.optimizer.lr=1e-3"]).check()
-    bound = (*(model.method.options[name] for name in ("generator", "discriminator")), model.train.optimizer)
+    bound = (
+        *(model.method.options[name] for name in ("generator", "discriminator")),
+        model.train.optimizer,
+    )
     found = [(part.name, part.options.get("width", part.options.get("lr"))) for part in bound]
     assert found == [("resnet", 8), ("patchgan", 3), ("adam", 1e-3)]
 
 
 @pytest.mark.parametrize(
-    ("setting", "keys", "value"), [
-        ("train.steps=7", "train steps", 7), ("data.size=[64, 48]", "data size", (64, 48)),
+    ("setting", "keys", "value"),
+    [
+        ("train.steps=7", "train steps", 7),
+        ("data.size=[64, 48]", "data size", (64, 48)),
         ("train.channels_last=false", "train fast channels_last", False),
         ("train.optimizer=sgd", "train optimizer name", "sgd"),
         ('method.generator={name="resnet", width=4}', "method generator width", 4),
         ("data.source={name='phantom', subjects=9}", "data source subjects", 9),
     ],
-)  # fmt: skip
+)
 def test_set_takes_toml_values_with_dotted_keys(recipe, setting, keys, value):
     found = resolved(recipe.override(["train.steps=6", setting]).check())  # later settings win
     for key in keys.split():
@@ -173,11 +217,14 @@ def test_a_profile_is_laid_over_the_recipe_and_settings_over_both(recipe):
 
 
 @pytest.mark.parametrize(
-    ("settings", "profile", "length"), [
-        (["train.epochs=2"], None, (None, 2.0)), (["train.epochs=2", "train.steps=7"], None, (7, None)),
-        ([], "long", (None, 9.0)), (["train.steps=7"], "long", (7, None)),
+    ("settings", "profile", "length"),
+    [
+        (["train.epochs=2"], None, (None, 2.0)),
+        (["train.epochs=2", "train.steps=7"], None, (7, None)),
+        ([], "long", (None, 9.0)),
+        (["train.steps=7"], "long", (7, None)),
     ],
-)  # fmt: skip
+)
 def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
     recipe.tables["profile"]["long"] = {"train": {"epochs": 9.0}}
     train = recipe.override(settings, profile).check().train
@@ -191,7 +238,8 @@ def test_the_length_that_was_said_last_holds(recipe, settings, profile, length):
     ("settings", "profile", "where"),
     [
         (["train.optimizer.lr='x'"], None, "--set train.optimizer.lr='x'"),
-        (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),  # a table that was not there
+        # a table that was not there
+        (["method.discriminator.wdth=3"], None, "--set method.discriminator.wdth=3"),
         ([], "wrong", "mine.toml:16"),
     ],
 )
@@ -202,8 +250,14 @@ def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, p
 @pytest.mark.parametrize(
     ("setting", "words"),
     [(setting, "is not key=value") for setting in ("=3", "train..steps=3", "", 5)]
-    + [(f"data.size={value}", r"data\.size: input should be a list, not ") for value in ("[1,", "", "$fp32")]
-    + [("data.domains=[CT, MR]", "not .*CT, MR.* no TOML: texts inside have quotes"), ({7: 1}, "no option '7'")]
+    + [
+        (f"data.size={value}", r"data\.size: input should be a list, not ")
+        for value in ("[1,", "", "$fp32")
+    ]
+    + [
+        ("data.domains=[CT, MR]", "not .*CT, MR.* no TOML: texts inside have quotes"),
+        ({7: 1}, "no option '7'"),
+    ]
     + [("train.batch=(2)", r"train\.batch: input should be a valid integer, not .\(2\)")],
 )
 def test_a_setting_that_is_none_is_refused(recipe, setting, words):
@@ -211,9 +265,16 @@ def test_a_setting_that_is_none_is_refused(recipe, setting, words):
         recipe.override([setting] if isinstance(setting, str) else setting).check()
 
 
-@pytest.mark.parametrize("value", [r"(\d\d)\d+", "[a-z]+", "12", "true", "2024-01-01", "a{2}", "", "[1]", "'q'", "#x"])
+@pytest.mark.parametrize(
+    "value", [r"(\d\d)\d+", "[a-z]+", "12", "true", "2024-01-01", "a{2}", "", "[1]", "'q'", "#x"]
+)
 def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
-    settings = ["data.source=images", f"data.source.patient={value}", "data.source.path=2024", 'data.domains=["MR"]']
+    settings = [
+        "data.source=images",
+        f"data.source.patient={value}",
+        "data.source.path=2024",
+        'data.domains=["MR"]',
+    ]
     source = recipe.override(settings).check().data.source.options
     assert (source["patient"], source["path"]) == (value.strip("'"), "2024")
 
@@ -223,8 +284,14 @@ def test_where_a_text_is_wanted_a_setting_needs_no_quotes(recipe, value):
     [
         ({"train": {}}, "train.steps and train.epochs: neither given. Give one of the two"),
         ({"train": {"steps": 3, "epochs": 1}}, "train.steps and train.epochs: both given"),
-        *[({"data": {"domains": each}}, "data.domains: one name or two") for each in ([], ["T1", "T1"], ["", "T2"])],
-        ({"data": {"dims": 3, "size": [32, 32]}}, "data.size: 3 positive sides are needed, because data.dims is 3"),
+        *[
+            ({"data": {"domains": each}}, "data.domains: one name or two")
+            for each in ([], ["T1", "T1"], ["", "T2"])
+        ],
+        (
+            {"data": {"dims": 3, "size": [32, 32]}},
+            "data.size: 3 positive sides are needed, because data.dims is 3",
+        ),
     ],
 )
 def test_keys_that_do_not_go_with_each_other_are_an_error(tables, words):
@@ -240,7 +307,8 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
         assert "bundled" in load_recipe(given).origin
 
 
-# ---- post-steps: [[post]] tables, applied in order to what the networks made ----------------------
+# ---- post-steps: [[post]] tables, applied in order to what the networks made
+# ----------------------
 
 
 def test_post_steps_follow_each_other_and_are_given_training_images_from_all_over(parts):
@@ -248,15 +316,26 @@ def test_post_steps_follow_each_other_and_are_given_training_images_from_all_ove
     done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
     assert done.unique().tolist() == [1.5] and not Posts(small().check(), (-1.0, 1.0)).steps
     tables = resolved(model)
-    assert [post["by"] for post in tables["post"]] == [1.0, 0.5] and resolved(Recipe(tables).check()) == tables
-    assert examples_of(10)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0] and len(examples_of(2)(5)) == 5
+    assert [post["by"] for post in tables["post"]] == [1.0, 0.5] and resolved(
+        Recipe(tables).check()
+    ) == tables
+    assert (
+        examples_of(10)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
+        and len(examples_of(2)(5)) == 5
+    )
 
 
 def examples_of(count: int, made_from=()) -> Examples:
-    """Of a training on so many images, the first all 0 and healthy, the next all 1 with a tumour, and so on."""
+    """Of a training on so many images, the first all 0 and healthy, the next all 1 with a tumour,
+    and so on.
+    """
     labels = ["healthy", "tumour"] * count
-    training = [SimpleNamespace(domain="image", label=labels[i], value=float(i)) for i in range(count)]
-    data = SimpleNamespace(training=training, image=lambda record: torch.full((1, 2, 2), record.value))
+    training = [
+        SimpleNamespace(domain="image", label=labels[i], value=float(i)) for i in range(count)
+    ]
+    data = SimpleNamespace(
+        training=training, image=lambda record: torch.full((1, 2, 2), record.value)
+    )
     return Examples(lambda: data, "image", "cpu", made_from)
 
 
@@ -272,7 +351,9 @@ def test_a_profile_replaces_all_post_steps_and_a_mistake_in_one_names_its_line(p
     path = tmp_path / "r.toml"
     text = '[method]\nname = "dualgan"\n[train]\nsteps = 1\n[[post]]\nname = "shift"\n'
     path.write_text(text + '[[profile.cpu.post]]\nname = "shift"\nby = 3.0\n')
-    assert [part.options["by"] for part in load_recipe(path).override([], "cpu").check().post] == [3.0]
+    assert [part.options["by"] for part in load_recipe(path).override([], "cpu").check().post] == [
+        3.0
+    ]
     path.write_text(text + "byy = 3.0\n")
     assert mistake(load_recipe(path)).endswith("r.toml:7)")
 
@@ -287,8 +368,14 @@ def fast(*settings: str) -> FastTable:
 def test_fast_is_one_switch_or_a_table_of_its_parts():
     assert fast("train.fast=true") == fast() == FastTable()
     assert not any(vars(fast("train.fast=false")).values())
-    assert fast("train.fast={kernels=false}") == fast("train.fast.kernels=false") == FastTable(kernels=False)
-    assert [name for name, value in fast("train.fast=false", "train.fast.kernels=true") if value] == ["kernels"]
+    assert (
+        fast("train.fast={kernels=false}")
+        == fast("train.fast.kernels=false")
+        == FastTable(kernels=False)
+    )
+    assert [
+        name for name, value in fast("train.fast=false", "train.fast.kernels=true") if value
+    ] == ["kernels"]
 
 
 def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
@@ -297,7 +384,9 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
         '[method]\nname = "cyclegan"\n[train]\nsteps = 1\nkernels = false\nallocator = "kep"\n'
         "[profile.gpu]\ntrain.capture = 'off'\n"
     )
-    recipe = load_recipe(str(file)).override(["train.allocator=keep", "train.fast.fused=false"], "gpu")
+    recipe = load_recipe(str(file)).override(
+        ["train.allocator=keep", "train.fast.fused=false"], "gpu"
+    )
     assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
     assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
     assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")
@@ -306,8 +395,11 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
 def test_options_and_losses_go_by_their_names_of_0_1_too(parts):
     again = small(method={"name": "munit", "local_ncc": 0.5}).override(["method.structure=0.75"])
     assert again.check().method.options["local_ncc"] == 0.75
-    own = small(method={"name": "own"}).override(["method.structure=1.0"])  # whose own option has an old name
+    # whose own option has an old name
+    own = small(method={"name": "own"}).override(["method.structure=1.0"])
     assert own.check().method.options == {"structure": 1.0, "local_ncc": 0.0} and not own.notes
     with pytest.warns(DeprecationWarning, match="local_ncc"):
         assert bind("loss", "structure").target is bind("loss", "local_ncc").target
-    assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(1.0, 1.0, local_ncc=2.0, noise_floor=0.06)
+    assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(
+        1.0, 1.0, local_ncc=2.0, noise_floor=0.06
+    )

@@ -1,4 +1,6 @@
-"""The bundled recipes build in every profile, and those of published systems say what their reports state."""
+"""The bundled recipes build in every profile, and those of published systems say what their reports
+state.
+"""
 
 import functools
 
@@ -23,11 +25,17 @@ from gantk_lookup.departures import departures
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 
-VARIANTS = [(path, name) for path in RECIPES for name in (None, *load_recipe(path).tables.get("profile", {}))]
+VARIANTS = [
+    (path, name)
+    for path in RECIPES
+    for name in (None, *load_recipe(path).tables.get("profile", {}))
+]
 
 
 def build(model: Model) -> Method:
-    """The recipe's method for its phantom, on the meta device, which knows shapes and holds no numbers."""
+    """The recipe's method for its phantom, on the meta device, which knows shapes and holds no
+    numbers.
+    """
     data = model.data
     source = data.source(data.domains, data.dims, data.size)
     gray = dict.fromkeys(("a", "b"), 1)  # of real scans, which are not looked at here
@@ -38,13 +46,18 @@ def build(model: Model) -> Method:
         return model.method(Geometry(data.dims, data.patch or data.size, channels, classes))
 
 
-@pytest.mark.parametrize(("path", "profile"), VARIANTS, ids=lambda each: getattr(each, "stem", each))
-def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_written_out(path, profile):
+@pytest.mark.parametrize(
+    ("path", "profile"), VARIANTS, ids=lambda each: getattr(each, "stem", each)
+)
+def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_written_out(
+    path, profile
+):
     model = load_recipe(path).override([], profile).check()
     assert model.summary.count(".") and len(model.summary) <= 120
     tables = resolved(model)
     assert resolved(Recipe(tables).check()) == tables
-    if path.stem not in ("t1t2", "t1t2_patients"):  # real patients are what they are about; without, they say where
+    # real patients are what they are about; without, they say where
+    if path.stem not in ("t1t2", "t1t2_patients"):
         assert model.data.source.name == "phantom"
     try:
         method = build(model)
@@ -54,55 +67,101 @@ def test_every_recipe_builds_networks_and_is_the_same_once_its_defaults_are_writ
     check_networks(method)
     geometry = method.geometry
     for to in method.directions() if model.method.name != "style" else []:  # which optimises
-        image = torch.empty(1, geometry.channels["b" if to == "a" else "a"], *geometry.size, device="meta")
+        image = torch.empty(
+            1, geometry.channels["b" if to == "a" else "a"], *geometry.size, device="meta"
+        )
         assert method.translate(image, to).shape == (1, geometry.channels[to], *geometry.size)
 
 
 PAPERS = {path.stem: load_recipe(path).tables.get("paper", {}) for path in RECIPES}
 REPORTS = [name for name, paper in PAPERS.items() if isinstance(paper.get("stated"), dict)]
-LENGTHS = {"size", "width", "base", "latent", "mlp_dim", "epochs", "steps", "batch", "images", "post"}
+LENGTHS = {
+    "size",
+    "width",
+    "base",
+    "latent",
+    "mlp_dim",
+    "epochs",
+    "steps",
+    "batch",
+    "images",
+    "post",
+}
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_published_system_is_as_its_report_states_and_its_profile_changes_sizes_and_lengths_alone(name):
+def test_a_published_system_is_as_its_report_states_and_its_profile_changes_sizes_and_lengths_alone(
+    name,
+):
     tables, model = load_recipe(name).tables, load_recipe(name).check()
-    theirs, ours = tables["paper"]["stated"], set(tables["paper"]["ours"])  # what the report says, and leaves open
+    # what the report says, and leaves open
+    theirs, ours = tables["paper"]["stated"], set(tables["paper"]["ours"])
     stated = {".".join(path) for path in leaves(theirs)}
-    assert departures(theirs, resolved(model), filled_in=True) == {} == departures(theirs, tables, filled_in=False)
-    assert {path[-1] for over in tables.get("profile", {}).values() for path in leaves(over)} <= LENGTHS
+    assert (
+        departures(theirs, resolved(model), filled_in=True)
+        == {}
+        == departures(theirs, tables, filled_in=False)
+    )
+    assert {
+        path[-1] for over in tables.get("profile", {}).values() for path in leaves(over)
+    } <= LENGTHS
     assert not stated & ours
     # every setting is either stated or marked as ours; where images come from is the user's affair
     known = tuple(f"{key}." for key in stated | ours | {"data.source", "data.domains"})
-    keys = [".".join(path) + "." for table in ("method", "data", "train") for path in leaves({table: tables[table]})]
-    assert [key for key in keys if not (key.startswith(known) or any(each.startswith(key) for each in known))] == []
+    keys = [
+        ".".join(path) + "."
+        for table in ("method", "data", "train")
+        for path in leaves({table: tables[table]})
+    ]
+    assert [
+        key
+        for key in keys
+        if not (key.startswith(known) or any(each.startswith(key) for each in known))
+    ] == []
 
 
 def test_recipes_and_show_tell_where_a_recipe_departs_from_its_report(gantk, tmp_path):
     text = (ROOT / "recipes" / "cyclegan_t1t2_64.toml").read_text("utf-8")
     mine = tmp_path / "mine.toml"
-    text = text.replace("lr = 2e-4, betas", "lr = 1e-3, betas").replace("method.pool = 0", "method.pol = 0")
+    text = text.replace("lr = 2e-4, betas", "lr = 1e-3, betas").replace(
+        "method.pool = 0", "method.pol = 0"
+    )
     mine.write_text(text + "train.schedule = 'linear'\n", "utf-8")
     shown = gantk("show", "recipe", mine).out
     assert "# departs: train.optimizer.lr = 0.001 where the report has 0.0002" in shown
     assert "# departs: method.pol = not said where the report has 0" in shown
-    assert '# --profile cpu: train.schedule.name = "linear" (without it "constant", as stated)' in shown
+    assert (
+        '# --profile cpu: train.schedule.name = "linear" (without it "constant", as stated)'
+        in shown
+    )
     assert "# --profile cpu: method.generator.width = 16 (without it 64, ours)" in shown
     within = gantk("show", "recipe", mine, "--profile", "cpu").out
     assert '# departs: train.schedule = { name = "linear"' in within and "# --profile" not in within
     assert "# departs" not in gantk("show", "recipe", "cyclegan_t1t2_64").out
     rows = {line.split()[0]: line for line in gantk("recipes").out.splitlines()}
-    assert "as stated; cpu: other size" in rows["cyclegan_ct_mr"] and "stated" not in rows["ct_mr_heads"]
+    assert (
+        "as stated; cpu: other size" in rows["cyclegan_ct_mr"]
+        and "stated" not in rows["ct_mr_heads"]
+    )
     (tmp_path / "shown.toml").write_text(shown, "utf-8")
-    assert resolved(load_recipe(tmp_path / "shown.toml").check()) == resolved(load_recipe(mine).check())
+    assert resolved(load_recipe(tmp_path / "shown.toml").check()) == resolved(
+        load_recipe(mine).check()
+    )
 
 
 def test_a_recipe_that_holds_nobody_out_of_its_own_files_tests_on_some_of_yours(tmp_path):
     assert load_recipe("t1t2_patients").check().data.split.test == 0
-    yours = load_recipe("t1t2_patients").with_data({"name": "nifti", "path": str(tmp_path)}).check().data.split
+    yours = (
+        load_recipe("t1t2_patients")
+        .with_data({"name": "nifti", "path": str(tmp_path)})
+        .check()
+        .data.split
+    )
     assert yours.test > 0 and yours.by == "auto"
 
 
-# ---- every recipe takes `--data`: pictures, volumes, a DICOM export, a table; or says what it wants instead
+# ---- every recipe takes `--data`: pictures, volumes, a DICOM export, a table; or says what it
+# wants instead
 
 
 NAMES = [path.stem for path in RECIPES]
@@ -113,12 +172,16 @@ PATIENTS, SLICES = 3, 8
 def anatomy(patient):
     """int16 (slices, rows, columns) from 0 to 900: blobs that no two slices of any patients share."""
     coarse = np.random.default_rng(patient).uniform(0, 900, (SLICES, 1, 12, 11))
-    return np.stack([np.asarray(Image.fromarray(plane).resize((36, 40))) for plane in coarse[:, 0]]).astype(np.int16)
+    return np.stack(
+        [np.asarray(Image.fromarray(plane).resize((36, 40))) for plane in coarse[:, 0]]
+    ).astype(np.int16)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """`data(contrasts, kind)`: three patients' images of these contrasts, and what `--data` takes of them."""
+    """`data(contrasts, kind)`: three patients' images of these contrasts, and what `--data` takes
+    of them.
+    """
 
     @functools.cache
     def draw(contrasts, kind):
@@ -127,10 +190,21 @@ def data(tmp_path_factory):
             for k, contrast in enumerate(contrasts):
                 scan = anatomy(n) * (k + 1) // (2 + k) if k % 2 else 900 - anatomy(n)
                 if kind == "nifti":
-                    volume(root / f"p{n}" / f"{contrast}.nii.gz", values=scan.transpose().astype(np.float32))
+                    volume(
+                        root / f"p{n}" / f"{contrast}.nii.gz",
+                        values=scan.transpose().astype(np.float32),
+                    )
                 elif kind == "dicom":
-                    header = {"PatientID": f"p{n}", "SeriesDescription": contrast, "SeriesInstanceUID": f"1.2.{n}.{k}"}
-                    header |= {"ProtocolName": "", "StudyInstanceUID": f"1.3.{n}", "FrameOfReferenceUID": f"1.4.{n}"}
+                    header = {
+                        "PatientID": f"p{n}",
+                        "SeriesDescription": contrast,
+                        "SeriesInstanceUID": f"1.2.{n}.{k}",
+                    }
+                    header |= {
+                        "ProtocolName": "",
+                        "StudyInstanceUID": f"1.3.{n}",
+                        "FrameOfReferenceUID": f"1.4.{n}",
+                    }
                     kind_of = "CT" if contrast == "CT" else "MR"
                     dicom_files.series(root / f"{n}{k}", scan, modality=kind_of, **header)
                 else:
@@ -149,20 +223,25 @@ def data(tmp_path_factory):
 
 
 def refusal_of(recipe, kind):
-    """What a recipe cannot take by nature, or needs more for: the message, and the settings by which it goes on."""
+    """What a recipe cannot take by nature, or needs more for: the message, and the settings by
+    which it goes on.
+    """
     table = load_recipe(recipe).tables["data"]
     if table.get("dims") == 3 and kind in ("pictures", "table"):
         return "is a picture, and data.dims is 3. Allowed: volumes: NIfTI", None
     if "+" in table["domains"][0] and kind != "nifti":
         said = "' is [34] contrasts.*a folder (each with|for each patient that holds) a file"
         return f"{said}|cannot tell which images" if len({*table["domains"]}) == 1 else said, None
-    if recipe == "style_gan_tumour" and kind == "nifti":  # its domains are classes, which no header or file name says
+    # its domains are classes, which no header or file name says
+    if recipe == "style_gan_tumour" and kind == "nifti":
         return "holds one domain.*For two domains use 'folders'", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
         return "a label map holds .*0 to 4, whole|holds one domain", None
     if table.get("labels"):
         more = ["data.labels=false", "method.conditional=false"]
-        more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * ("tumour" in recipe)
+        more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * (
+            "tumour" in recipe
+        )
         return "images have no label.*set data.labels = false", more
     if table.get("mask"):
         more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
@@ -172,8 +251,14 @@ def refusal_of(recipe, kind):
 
 
 def checked(data, recipe, kind, *settings, profile=None):
-    """The settings under which a recipe goes with this data, and the first batch; None where it cannot by nature."""
-    contrasts = (name for each in load_recipe(recipe).tables["data"]["domains"] for name in contrast_names(each))
+    """The settings under which a recipe goes with this data, and the first batch; None where it
+    cannot by nature.
+    """
+    contrasts = (
+        name
+        for each in load_recipe(recipe).tables["data"]["domains"]
+        for name in contrast_names(each)
+    )
     path, (says, over) = data(tuple(contrasts), kind), refusal_of(recipe, kind)
 
     def first_batch(*more):
@@ -197,9 +282,17 @@ def test_every_recipe_takes_data_of_every_kind_or_says_what_it_wants(data, recip
     _, _, found = checked(data, recipe, kind)
     if found:
         batch, used = found
-        assert all(images.shape[2:] == used.table.size for name, images in batch.items() if name in used.letters)
+        assert all(
+            images.shape[2:] == used.table.size
+            for name, images in batch.items()
+            if name in used.letters
+        )
         given = {name: {record.subject for record in part} for name, part in used.splits.items()}
-        assert kind != "table" or given == {"train": {"p0", "p1"}, "validation": set(), "test": {"p2"}}
+        assert kind != "table" or given == {
+            "train": {"p0", "p1"},
+            "validation": set(),
+            "test": {"p2"},
+        }
 
 
 @pytest.mark.slow
@@ -209,7 +302,21 @@ def test_every_recipe_trains_on_data_of_every_kind(data, recipe, kind, tmp_path)
     profile = "cpu" if "cpu" in load_recipe(recipe).tables.get("profile", {}) else None
     path, over, found = checked(data, recipe, kind, profile=profile)
     if found:
-        small = ["train.steps=1", "train.batch=1", "evaluate.images=4", "evaluate.regression=0", *over]
+        small = [
+            "train.steps=1",
+            "train.batch=1",
+            "evaluate.images=4",
+            "evaluate.regression=0",
+            *over,
+        ]
         small += ["method.translate_steps=1"] * (recipe == "style_t1t2")
-        run = gantk.run(recipe, data=path, set=small, profile=profile, out=tmp_path / "run", device="cpu", say=str)
+        run = gantk.run(
+            recipe,
+            data=path,
+            set=small,
+            profile=profile,
+            out=tmp_path / "run",
+            device="cpu",
+            say=str,
+        )
         assert (run.path / "report.html").exists() and (run.path / "metrics.json").exists()

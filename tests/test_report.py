@@ -1,4 +1,6 @@
-"""The report: one file that opens offline, says what is missing, and executes nothing that the run folder holds."""
+"""The report: one file that opens offline, says what is missing, and executes nothing that the run
+folder holds.
+"""
 
 import base64
 import hashlib
@@ -28,14 +30,25 @@ domains = ["T1", "T2"]
 [train]
 steps = 40
 """
-TRANSLATION = {"a_to_b": {"from": "T1", "to": "T2", "count": 2}, "b_to_a": {"from": "T2", "to": "T1", "count": 2}}
+TRANSLATION = {
+    "a_to_b": {"from": "T1", "to": "T2", "count": 2},
+    "b_to_a": {"from": "T2", "to": "T1", "count": 2},
+}
 NOISE = {"image": {"from": None, "to": "T1", "count": 3}}
 STEPS = (0, 20, 40)
 
 
 def score(value: float, **more) -> dict:
-    return {"value": value, "ci95": [value - 0.5, value + 0.5], "n": 10, "images": 40, "unit": "dB",
-            "definition": "psnr/fixed-range", "higher_is_better": True, "corrected": value + 1} | more  # fmt: skip
+    return {
+        "value": value,
+        "ci95": [value - 0.5, value + 0.5],
+        "n": 10,
+        "images": 40,
+        "unit": "dB",
+        "definition": "psnr/fixed-range",
+        "higher_is_better": True,
+        "corrected": value + 1,
+    } | more
 
 
 def scored(**verdict) -> dict:
@@ -43,7 +56,9 @@ def scored(**verdict) -> dict:
     won = {"better": True, "best_baseline": "identity", "probability": 1.0}
     return {
         "metrics": {"a_to_b": {"psnr": score(24.31)}, "b_to_a": {"psnr": score(21.02)}},
-        "baselines": {"identity": {"a_to_b": {"psnr": score(18.5)}, "b_to_a": {"psnr": score(21.6)}}},
+        "baselines": {
+            "identity": {"a_to_b": {"psnr": score(18.5)}, "b_to_a": {"psnr": score(21.6)}}
+        },
         "verdict": {"a_to_b": {"psnr": won}, "b_to_a": {"psnr": won | verdict}},
         "speed": {"images_per_s": 31.0, "seconds": 240.3, "steps": 40},
         "domains": ["T1", "T2"],
@@ -55,61 +70,124 @@ def full() -> dict:
     metrics = scored()
     row = metrics["metrics"]["a_to_b"]
     row["psnr"] |= {
-        "per": {"volume": {"value": 23.8, "ci95": None, "n": 8, "how": "pooled-over-slices"},
-                "slice": {"value": 24.1, "ci95": [23.9, 24.3], "n": 96}},
-        "in_units": {"value": 61.2, "ci95": [58.0, 64.0], "unit": "HU", "definition": "mae/hounsfield-intensities"},
-    }  # fmt: skip
+        "per": {
+            "volume": {"value": 23.8, "ci95": None, "n": 8, "how": "pooled-over-slices"},
+            "slice": {"value": 24.1, "ci95": [23.9, 24.3], "n": 96},
+        },
+        "in_units": {
+            "value": 61.2,
+            "ci95": [58.0, 64.0],
+            "unit": "HU",
+            "definition": "mae/hounsfield-intensities",
+        },
+    }
     row |= {name: score(20.0) for name in ("psnr_foreground", "ms_ssim_lesion", "kid_random")}
     for name, value in {"precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6}.items():
         row[f"{name}_random"] = score(value, unit="", ci95=None)
-        metrics["baselines"]["identity"]["a_to_b"][f"{name}_random"] = score(0.1, unit="", ci95=None)
-    curve = {"kept": [1.0, 0.95, 0.9], "error": [0.06, 0.05, 0.04], "oracle": [0.06, 0.04, 0.03], "random": [0.06] * 3}
+        metrics["baselines"]["identity"]["a_to_b"][f"{name}_random"] = score(
+            0.1, unit="", ci95=None
+        )
+    curve = {
+        "kept": [1.0, 0.95, 0.9],
+        "error": [0.06, 0.05, 0.04],
+        "oracle": [0.06, 0.04, 0.03],
+        "random": [0.06] * 3,
+    }
     metrics["uncertainty"] = {"a_to_b": {"kind": "flips", "auroc": score(0.83), "rejection": curve}}
-    metrics["speed"] |= {"step_seconds": [0.02, 0.025, 0.04], "first_step_s": 6.4, "peak_memory_gib": 1.31,
-                         "energy_j": 48210.0}  # fmt: skip
+    metrics["speed"] |= {
+        "step_seconds": [0.02, 0.025, 0.04],
+        "first_step_s": 6.4,
+        "peak_memory_gib": 1.31,
+        "energy_j": 48210.0,
+    }
     return metrics
 
 
 def log_lines(steps: int = 40) -> list[dict]:
     lines: list[dict] = []
     for step in range(1, steps + 1):
-        losses = {"generators/cycle_a": 5 / step, "generators/adversarial_a": 0.4, "discriminators/d_a": 0.2}
-        lines.append({"step": step, "stage": "main", "seconds": step / 10, "images_per_s": 31.0, "losses": losses})
+        losses = {
+            "generators/cycle_a": 5 / step,
+            "generators/adversarial_a": 0.4,
+            "discriminators/d_a": 0.2,
+        }
+        lines.append(
+            {
+                "step": step,
+                "stage": "main",
+                "seconds": step / 10,
+                "images_per_s": 31.0,
+                "losses": losses,
+            }
+        )
         if step % 20 == 0:
-            lines.append({"step": step, "validation": {"a_to_b": {"psnr": 20 + step / 10}, "b_to_a": {"psnr": 19.0}}})
+            lines.append(
+                {
+                    "step": step,
+                    "validation": {"a_to_b": {"psnr": 20 + step / 10}, "b_to_a": {"psnr": 19.0}},
+                }
+            )
     return [*lines, {"step": steps, "alarm": "no-change", "message": "the output is the input"}]
 
 
 BARRED = "a_to_b: the outputs are all alike"
-SAVES = [{"step": step, "a_to_b": {"kid_random": step / 100, "structure": 0.3}, "score": 0.1} for step in (10, 20, 40)]
+SAVES = [
+    {"step": step, "a_to_b": {"kid_random": step / 100, "structure": 0.3}, "score": 0.1}
+    for step in (10, 20, 40)
+]
 SAVES[0]["barred"] = BARRED
-SELECTION = [{"step": save["step"], "selection": {k: v for k, v in save.items() if k != "step"}} for save in SAVES]
+SELECTION = [
+    {"step": save["step"], "selection": {k: v for k, v in save.items() if k != "step"}}
+    for save in SAVES
+]
 BEST = {"step": 20, "rule": "nearest to ideal", "higher_is_better": False, "table": SAVES}
 
 
 def image(domain: str, subject: str) -> dict:
-    return {"domain": domain, "key": f"{subject}/{domain}", "subject": subject, "pair": None, "path": None}
+    return {
+        "domain": domain,
+        "key": f"{subject}/{domain}",
+        "subject": subject,
+        "pair": None,
+        "path": None,
+    }
 
 
 SETS = {"by": "patient", "train": [], "validation": [], "test": []}
 
 
 def make_run(
-    folder: Path, *, recipe: str = RECIPE, directions: dict = TRANSLATION, truth: bool = True,
-    steps: tuple[int, ...] = STEPS, log: list[dict] | None = None, side: int = 16, **files,
-) -> Path:  # fmt: skip
-    """A run folder with random pictures and made-up numbers; `files` are more JSON files by their name."""
+    folder: Path,
+    *,
+    recipe: str = RECIPE,
+    directions: dict = TRANSLATION,
+    truth: bool = True,
+    steps: tuple[int, ...] = STEPS,
+    log: list[dict] | None = None,
+    side: int = 16,
+    **files,
+) -> Path:
+    """A run folder with random pictures and made-up numbers; `files` are more JSON files by their
+    name.
+    """
     draw_samples(folder, directions, steps, truth, side)
     records = [image(d, s) for d in "ab" for s in ("anna", "ben")]
     files = {
-        "environment": {"gantk": "0.1.0", "device": "cpu", "packages": {"numpy": "2.0"}, "git": None},
+        "environment": {
+            "gantk": "0.1.0",
+            "device": "cpu",
+            "packages": {"numpy": "2.0"},
+            "git": None,
+        },
         "split": {"how": "by patient", "splits": SETS | {"train": records}},
     } | files
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     lines = log_lines() if log is None else log
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "log.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
     return folder
 
 
@@ -125,16 +203,25 @@ def whole(tmp_path_factory) -> Page:
 
 
 def test_the_page_refers_to_nothing_outside_itself_and_refuses_every_script_but_its_own(whole):
-    references = [v for name in ("src", "href", "srcset", "poster", "action", "data") for v in whole.having(name)]
+    references = [
+        v
+        for name in ("src", "href", "srcset", "poster", "action", "data")
+        for v in whole.having(name)
+    ]
     assert len(references) >= 19 and all(value.startswith(("data:", "#")) for value in references)
-    (policy,) = [a["content"] for _, a in whole.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        a["content"] for _, a in whole.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     digest = base64.b64encode(hashlib.sha256(whole.texts["script"][1].encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
 
 
 def test_nothing_in_the_run_can_execute(tmp_path):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    log = [{"step": 1, "losses": {f"{evil}/{evil}": 1.0}}, {"step": 1, "alarm": evil, "message": evil}]
+    log = [
+        {"step": 1, "losses": {f"{evil}/{evil}": 1.0}},
+        {"step": 1, "alarm": evil, "message": evil},
+    ]
     run = make_run(
         tmp_path / "run",
         recipe=f"summary = {json.dumps(evil)}\n[method]\nname = {json.dumps(evil)}\n",
@@ -145,7 +232,9 @@ def test_nothing_in_the_run_can_execute(tmp_path):
     )
     page = report(run)
     assert page.can_execute_nothing_of_its_own()
-    assert evil in page.words and page.data["charts"][0]["names"] == ["script><img src=x onerror=alert(1)>"]
+    assert evil in page.words and page.data["charts"][0]["names"] == [
+        "script><img src=x onerror=alert(1)>"
+    ]
 
 
 WORDS = [
@@ -172,7 +261,9 @@ def test_the_page_shows_every_kind_of_score_the_choice_of_a_checkpoint_and_the_s
 
 
 def test_regions_follow_the_whole_image_and_notes_hang_on_what_they_explain(whole):
-    assert re.search("Whole image PSNR .* Foreground PSNR foreground .* Lesion MS-SSIM lesion", whole.words)
+    assert re.search(
+        "Whole image PSNR .* Foreground PSNR foreground .* Lesion MS-SSIM lesion", whole.words
+    )
     assert {"pooled over slices", "mae/hounsfield-intensities"} <= set(whole.having("title"))
     assert whole.having("title").count("chosen checkpoint, step 20") >= 3  # in every chart
     assert RECIPE in unescape(whole.source)
@@ -188,7 +279,11 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
     assert whole.data["steps"] == list(STEPS)
     for key in TRANSLATION:
         for kind in ("output", "error"):  # the last are in the page itself
-            assert [frame and len(frame) for frame in whole.data["frames"][key][kind]] == [2, 2, None]
+            assert [frame and len(frame) for frame in whole.data["frames"][key][kind]] == [
+                2,
+                2,
+                None,
+            ]
     first = (make_run(tmp_path / "run") / "samples/step-000040/a_to_b-0.png").read_bytes()
     assert f"data:image/png;base64,{base64.b64encode(first).decode()}" in whole.having("src")
     at = "validation at this step: PSNR"
@@ -199,16 +294,39 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
 @pytest.mark.parametrize(
     ("verdict", "tone", "words"),
     [
-        ({"better": False}, "bad", ["does not beat the best baseline on PSNR for T2 → T1.", "not better than 21.60"]),
-        ({"probability": 0.71}, "near", ["within chance on PSNR for T2 → T1.", "(in 71% of the draws)"]),
-        ({"probability": None}, "near", ["of one patient alone on PSNR for T2 → T1.", "(one patient: no probability)"]),
-        ({"better": False, "best_baseline": "regression",
-          "without_pairs": {"better": True, "best_baseline": "identity", "probability": 0.99}}, "bad",
-         ["on PSNR for T2 → T1; it beats the best of those that needed no pairs.",
-          "not better than 23.90 dB, L1 U-Net regression without pairs: better than 21.60 dB, identity"]),
+        (
+            {"better": False},
+            "bad",
+            ["does not beat the best baseline on PSNR for T2 → T1.", "not better than 21.60"],
+        ),
+        (
+            {"probability": 0.71},
+            "near",
+            ["within chance on PSNR for T2 → T1.", "(in 71% of the draws)"],
+        ),
+        (
+            {"probability": None},
+            "near",
+            ["of one patient alone on PSNR for T2 → T1.", "(one patient: no probability)"],
+        ),
+        (
+            {
+                "better": False,
+                "best_baseline": "regression",
+                "without_pairs": {"better": True, "best_baseline": "identity", "probability": 0.99},
+            },
+            "bad",
+            [
+                "on PSNR for T2 → T1; it beats the best of those that needed no pairs.",
+                (
+                    "not better than 23.90 dB, L1 U-Net regression without pairs: better than 21.60"
+                    " dB, identity"
+                ),
+            ],
+        ),
     ],
     ids=["lost", "within-chance", "one-patient", "lost-to-one-fitted-on-pairs"],
-)  # fmt: skip
+)
 def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone, words):
     metrics = scored(**verdict)
     metrics["baselines"]["regression"] = {"b_to_a": {"psnr": score(23.9)}}
@@ -218,31 +336,61 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
 
 
 def test_the_rows_of_the_samples_say_whose_they_are(tmp_path):
-    known = {**TRANSLATION["a_to_b"], "images": [{"patient": "anna", "image": "/x/anna_t1.nii.gz"}] * 2}
+    known = {
+        **TRANSLATION["a_to_b"],
+        "images": [{"patient": "anna", "image": "/x/anna_t1.nii.gz"}] * 2,
+    }
     page = report(make_run(tmp_path / "run", directions={"a_to_b": known}))
-    assert page.words.count("anna, anna_t1.nii.gz") == 2 and "/x/anna_t1.nii.gz" in page.having("title")
+    assert page.words.count("anna, anna_t1.nii.gz") == 2 and "/x/anna_t1.nii.gz" in page.having(
+        "title"
+    )
 
 
-def test_plain_scores_need_no_headings_many_are_counted_and_what_was_not_measured_is_left_out(tmp_path):
-    metrics = scored(best_baseline="regression", without_pairs={"better": True, "best_baseline": "identity"})
+def test_plain_scores_need_no_headings_many_are_counted_and_what_was_not_measured_is_left_out(
+    tmp_path,
+):
+    metrics = scored(
+        best_baseline="regression", without_pairs={"better": True, "best_baseline": "identity"}
+    )
     metrics["metrics"]["b_to_a"]["psnr"] |= {"value": None, "ci95": None, "corrected": None}
     for name in ("ssim", "mae", "nrmse", "lpips", "mse"):
         metrics["metrics"]["a_to_b"][name] = score(math.inf, ci95=None)
-        metrics["verdict"]["a_to_b"][name] = {"better": False, "best_baseline": "identity", "probability": 0.0}
-    metrics["speed"] |= {"step_seconds": [], "first_step_s": None, "peak_memory_gib": None, "energy_j": None}
+        metrics["verdict"]["a_to_b"][name] = {
+            "better": False,
+            "best_baseline": "identity",
+            "probability": 0.0,
+        }
+    metrics["speed"] |= {
+        "step_seconds": [],
+        "first_step_s": None,
+        "peak_memory_gib": None,
+        "energy_j": None,
+    }
     words = report(make_run(tmp_path / "run", metrics=metrics)).words
-    assert "The model does not beat the best baseline on 5 of 6 scores for T1 → T2." in words and "model ∞" in words
-    assert not re.search("Whole image|without pairs:|Step time|First step|Peak memory|Energy", words)
+    assert (
+        "The model does not beat the best baseline on 5 of 6 scores for T1 → T2." in words
+        and "model ∞" in words
+    )
+    assert not re.search(
+        "Whole image|without pairs:|Step time|First step|Peak memory|Energy", words
+    )
 
 
 def test_a_choice_among_bad_checkpoints_and_a_leak_are_no_praise(tmp_path):
-    split = {"leakage_allowed": "anna is on both sides", "splits": SETS | {"train": [image("a", "anna")]}}
+    split = {
+        "leakage_allowed": "anna is on both sides",
+        "splits": SETS | {"train": [image("a", "anna")]},
+    }
     words = report(make_run(tmp_path / "run", best=BEST | {"step": 10}, split=split)).words
-    assert f"even the chosen one was barred ({BARRED})" in words and "anna is on both sides" in words
+    assert (
+        f"even the chosen one was barred ({BARRED})" in words and "anna is on both sides" in words
+    )
 
 
 def test_an_interrupted_run_without_truth_says_what_it_lacks(tmp_path):
-    page = report(make_run(tmp_path / "run", log=[*log_lines(20), *SELECTION[:1]], steps=(0, 20), truth=False))
+    page = report(
+        make_run(tmp_path / "run", log=[*log_lines(20), *SELECTION[:1]], steps=(0, 20), truth=False)
+    )
     assert "No metrics: the run stopped at step 20 of 40." in page.words
     assert "No error maps: these samples have no registered truth" in page.words
     assert "metrics" not in page.having("id") and "error" not in page.having("data-kind")
@@ -256,7 +404,8 @@ def test_a_young_run_is_shown_and_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
-    values = ((1, 1.0), (2, 9.0), (3, 2.0), (2, math.nan), (3, 2.0))  # of a resumed run the last counts
+    # of a resumed run the last counts
+    values = ((1, 1.0), (2, 9.0), (3, 2.0), (2, math.nan), (3, 2.0))
     log = [{"step": step, "losses": {"g/x": value}} for step, value in values]
     run = make_run(tmp_path / "run", log=log, best=[1, 2])
     (run / "metrics.json").write_text("{ half")
@@ -271,8 +420,14 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
 
 
 INDEX = {
-    "a count": ({"directions": {"a_to_b": {"to": "T2", "count": 10**12}}, "steps": [0]}, "a_to_b.count: Input"),
-    "a path": ({"directions": {"../../x": {"to": "T2", "count": 1}}, "steps": [0]}, "should match pattern"),
+    "a count": (
+        {"directions": {"a_to_b": {"to": "T2", "count": 10**12}}, "steps": [0]},
+        "a_to_b.count: Input",
+    ),
+    "a path": (
+        {"directions": {"../../x": {"to": "T2", "count": 1}}, "steps": [0]},
+        "should match pattern",
+    ),
     "a step": ({"directions": {}, "steps": ["../0"]}, "steps.0: Input should be a valid integer"),
     "depth": ("[" * 100_000, "nested too deeply"),
 }
@@ -281,14 +436,19 @@ INDEX = {
 @pytest.mark.parametrize("name", INDEX)
 def test_an_index_of_samples_that_no_run_writes_is_named_and_nothing_hangs(tmp_path, name):
     run, (content, words) = make_run(tmp_path / "run"), INDEX[name]
-    (run / "samples/index.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (run / "samples/index.json").write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    )
     assert re.search(f"index.json could not be read: .*{words}", report(run).words)
 
 
 def test_pictures_outside_of_the_run_and_damaged_ones_do_not_come_into_the_page(tmp_path):
     Image.fromarray(np.full((16, 16), 77, np.uint8)).save(secret := tmp_path / "secret.png")
     run = make_run(tmp_path / "run")
-    for place, other in (("step-000000/a_to_b-0.png", secret), ("truth", tmp_path / "run2/samples/truth")):
+    for place, other in (
+        ("step-000000/a_to_b-0.png", secret),
+        ("truth", tmp_path / "run2/samples/truth"),
+    ):
         path = run / "samples" / place
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         path.symlink_to(other)
@@ -296,8 +456,14 @@ def test_pictures_outside_of_the_run_and_damaged_ones_do_not_come_into_the_page(
     (run / "samples/input/a_to_b-0.png").write_bytes(b"root:x:0:0")
     page = report(run)
     assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
-    assert base64.b64encode(secret.read_bytes()).decode() not in page.source and "cm9vdDp4" not in page.source
-    assert page.words.count("it is no file of this run") > 1 and "/a_to_b-0.png is left out: it is no PNG" in page.words
+    assert (
+        base64.b64encode(secret.read_bytes()).decode() not in page.source
+        and "cm9vdDp4" not in page.source
+    )
+    assert (
+        page.words.count("it is no file of this run") > 1
+        and "/a_to_b-0.png is left out: it is no PNG" in page.words
+    )
 
 
 def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
@@ -308,10 +474,13 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
     assert 2 <= len(kept) < 20 and (kept[0], kept[-1]) == (0, 380)
     assert f"{len(kept)} of 20 saved steps are shown" in page.words
     assert page.data["frames"]["a_to_b"]["output"][0][0].startswith("data:image/webp")
-    assert all(uri.startswith("data:image/png") for uri in page.having("src"))  # what opens first is lossless
+    # what opens first is lossless
+    assert all(uri.startswith("data:image/png") for uri in page.having("src"))
 
 
-def test_a_report_is_one_new_file_and_one_that_fails_leaves_the_old_one_whole(tmp_path, monkeypatch):
+def test_a_report_is_one_new_file_and_one_that_fails_leaves_the_old_one_whole(
+    tmp_path, monkeypatch
+):
     run = make_run(tmp_path / "run")
 
     def held() -> dict[Path, bytes]:
@@ -329,7 +498,9 @@ def test_a_report_is_one_new_file_and_one_that_fails_leaves_the_old_one_whole(tm
 
 def test_error_maps_share_one_fixed_scale():
     truth = Image.fromarray(np.zeros((2, 2), np.uint8))
-    picture, mean = error_map(Image.fromarray(np.array([[0, 32], [ERROR_CEILING, 255]], np.uint8)), truth)
+    picture, mean = error_map(
+        Image.fromarray(np.array([[0, 32], [ERROR_CEILING, 255]], np.uint8)), truth
+    )
     assert np.array(picture).tolist() == [[0, 128], [255, 255]]
     assert mean == pytest.approx((32 + ERROR_CEILING + 255) / 4)
 

@@ -1,4 +1,6 @@
-"""A run's split.json decides who was trained on and who is held out, whatever has happened to the data since."""
+"""A run's split.json decides who was trained on and who is held out, whatever has happened to the
+data since.
+"""
 
 import json
 
@@ -29,7 +31,9 @@ def nifti(root, n, names=("T1", "T2"), suffix=".nii.gz", folder="p{}"):
 
 def with_masks(root, n):
     nifti(root, n)
-    volume(root / f"p{n}" / "seg.nii.gz", values=(np.indices((12, 14, 16))[0] > 5).astype(np.float32))
+    volume(
+        root / f"p{n}" / "seg.nii.gz", values=(np.indices((12, 14, 16))[0] > 5).astype(np.float32)
+    )
 
 
 def coarser(root, n):
@@ -63,14 +67,29 @@ def classes(root, n):
 
 
 STUDIES = {  # how a patient comes to the data, the recipe's source, its method
-    "folders": (picture_folders, {"name": "folders"}, UNPAIRED, {"domains": ["A", "B"], "unpair": True}),
+    "folders": (
+        picture_folders,
+        {"name": "folders"},
+        UNPAIRED,
+        {"domains": ["A", "B"], "unpair": True},
+    ),
     "blocks": (nifti, {"name": "nifti", "planes": (0, 1)}, UNPAIRED, {"split": {"by": "block"}}),
     "nifti": (nifti, {"name": "nifti"}, PAIRED, {}),
     "masks": (with_masks, {"name": "nifti", "mask": "seg"}, UNPAIRED, {"unpair": True}),
     "onto": (coarser, {"name": "nifti", "onto": "a"}, PAIRED, {}),
     "detached": (detached, {"name": "nifti"}, PAIRED, {}),
-    "25d": (nifti, {"name": "nifti"}, UNPAIRED, {"neighbours": 1, "split": {"by": "block", "gap": 1}, "unpair": True}),
-    "contrasts": (lambda *of: nifti(*of, THREE), {"name": "contrasts"}, PAIRED, {"domains": ["T1+FLAIR", "T2"]}),
+    "25d": (
+        nifti,
+        {"name": "nifti"},
+        UNPAIRED,
+        {"neighbours": 1, "split": {"by": "block", "gap": 1}, "unpair": True},
+    ),
+    "contrasts": (
+        lambda *of: nifti(*of, THREE),
+        {"name": "contrasts"},
+        PAIRED,
+        {"domains": ["T1+FLAIR", "T2"]},
+    ),
     "bids": (bids, {"name": "bids"}, UNPAIRED, {"unpair": True}),
     "csv": (table, {"name": "manifest", "path": "scans.csv"}, UNPAIRED, {}),
     "dicom": (made.patient, {"name": "dicom"}, PAIRED, {}),
@@ -80,7 +99,9 @@ STUDIES = {  # how a patient comes to the data, the recipe's source, its method
 
 @pytest.fixture(params=STUDIES)
 def study(request, tmp_path):
-    """(load, patient, root): the data as a run sees them, by its split.json or anew; and how a patient is added."""
+    """(load, patient, root): the data as a run sees them, by its split.json or anew; and how a
+    patient is added.
+    """
     patient, source, method, options = STUDIES[request.param]
     root = tmp_path / "data"
     root.mkdir()
@@ -89,7 +110,11 @@ def study(request, tmp_path):
 
     def load(known=None, root=root):
         own = source | {"path": str(root / source.get("path", ""))}
-        tables = {"domains": ["T1", "T2"], "size": SIZE, "split": {"validation": 0.2}} | options | {"source": own}
+        tables = (
+            {"domains": ["T1", "T2"], "size": SIZE, "split": {"validation": 0.2}}
+            | options
+            | {"source": own}
+        )
         return Data(DataTable.model_validate_json(json.dumps(tables)), method, known)
 
     return load, patient, root
@@ -105,7 +130,9 @@ def seen(data):
     return {name: [image(r) for r in own] for name, own in sets.items()} | {"classes": data.classes}
 
 
-def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_is_an_error(study, tmp_path):
+def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_is_an_error(
+    study, tmp_path
+):
     load, patient, root = study
     first = load()
     known, was = json.loads(json.dumps(first.split_json())), seen(first)
@@ -113,7 +140,12 @@ def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_
     patient(root, COUNT)
     patient(root, COUNT + 1)
     (note,) = (later := load(known)).notes
-    assert seen(later) == was and later.how == first.how and str(COUNT) in note and "split.json" in note
+    assert (
+        seen(later) == was
+        and later.how == first.how
+        and str(COUNT) in note
+        and "split.json" in note
+    )
     root = root.rename(tmp_path / "elsewhere")
     assert seen(load(known, root)) == was
     record = first.splits["test"][0]
@@ -126,7 +158,9 @@ def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_
             load(known, root)
         assert record.key.partition("/plane-")[0] in str(error.value)
         path.unlink()
-        with pytest.raises(UserError, match="gone|changed|does not exist|is not there|lacks 1 slice"):
+        with pytest.raises(
+            UserError, match="gone|changed|does not exist|is not there|lacks 1 slice"
+        ):
             load(known, root)
         path.write_bytes(whole)
     assert seen(load(known, root)) == was
@@ -140,7 +174,10 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
         metrics.unlink()
         again(copied_run, device="cpu", say=said.append)
         assert json.loads(metrics.read_text())["metrics"] == was["metrics"]
-    assert sum("6 images ('subject-006/slice-000'" in line and "left out" in line for line in said) == 2
+    assert (
+        sum("6 images ('subject-006/slice-000'" in line and "left out" in line for line in said)
+        == 2
+    )
     recipe.write_text(text.replace("subjects = 6", "subjects = 5"))
     for again in (evaluate, resume):
         with pytest.raises(UserError, match="2 images .'subject-005/slice-000', .* are gone"):

@@ -1,4 +1,6 @@
-"""`gantk new` writes a package that works as written, or nothing at all; and what the documentation makes of one."""
+"""`gantk new` writes a package that works as written, or nothing at all; and what the documentation
+makes of one.
+"""
 
 import os
 import re
@@ -15,7 +17,9 @@ KINDS = ("loss", "method", "generator", "discriminator", "metric", "source", "fo
 
 
 def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
-    """Installed into `work`, a package passes its contract, is shown, and trains its recipe where it has one."""
+    """Installed into `work`, a package passes its contract, is shown, and trains its recipe where
+    it has one.
+    """
     site = work / "installed"
     install(package, site, work)
     tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, path=site)
@@ -26,7 +30,17 @@ def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
         return
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
-    run = ["run", f"{name}_t1t2", "--out", "run", "--device", "cpu", "--precision", "fp32", *settings]
+    run = [
+        "run",
+        f"{name}_t1t2",
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        *settings,
+    ]
     trained = python("-m", "gantk", *run, cwd=work, path=site)
     assert trained.returncode == 0 and (work / "run" / "report.html").is_file(), trained.stderr
 
@@ -41,7 +55,11 @@ def test_the_package_works_as_written(kind, tmp_path):
 def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gantk, tmp_path):
     written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
     assert written.code == 0 and "next     pip install -e" in written.out
-    paths = [path for path in (tmp_path / "my-gan2").rglob("*") if path.is_file() and path.parent.name != "recipes"]
+    paths = [
+        path
+        for path in (tmp_path / "my-gan2").rglob("*")
+        if path.is_file() and path.parent.name != "recipes"
+    ]
     texts = {path.name: path.read_text("utf-8") for path in paths}
     for name, text in texts.items():
         assert "$" not in text and max(map(len, text.splitlines()), default=0) <= 120, name
@@ -49,7 +67,10 @@ def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gant
     assert "class MyGAN2" in texts[part]
     name = "method" if kind == "plugin" else kind
     assert f"class TestMyGAN2({name.title()}Contract):" in texts["test_contract.py"]
-    assert f'add.{name}("my_gan2", "my_gan2.{part.removesuffix(".py")}:MyGAN2")' in texts["__init__.py"]
+    assert (
+        f'add.{name}("my_gan2", "my_gan2.{part.removesuffix(".py")}:MyGAN2")'
+        in texts["__init__.py"]
+    )
 
 
 def test_a_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, monkeypatch):
@@ -57,7 +78,10 @@ def test_a_missing_folder_and_a_full_disk_leave_everything_as_it_was(tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
-    for folder, words in ((tmp_path / "nowhere", "there is no folder '.*nowhere'"), (tmp_path, "No space left")):
+    for folder, words in (
+        (tmp_path / "nowhere", "there is no folder '.*nowhere'"),
+        (tmp_path, "No space left"),
+    ):
         with pytest.raises(UserError, match=words):
             scaffold.new_plugin("mygan", folder)
     assert not list(tmp_path.iterdir())
@@ -78,7 +102,9 @@ def test_each_part_of_the_page_is_under_sixty_lines_and_takes_the_place_of_a_wri
         written = {str(path.relative_to(tmp_path)) for path in package.rglob("*")}
         own = [file for file in FILES if file.startswith(f"{name.lower()}/")]
         assert own and set(own) <= written
-    assert all(text.count("\n") < 60 for text in FILES.values()), {f: t.count("\n") for f, t in FILES.items()}
+    assert all(text.count("\n") < 60 for text in FILES.values()), {
+        f: t.count("\n") for f, t in FILES.items()
+    }
     assert all(len(line) <= 120 for text in FILES.values() for line in text.splitlines())
 
 

@@ -1,4 +1,6 @@
-"""The best checkpoint is chosen without the truth: no copy, no invention wins, pairs do not matter, a resume agrees."""
+"""The best checkpoint is chosen without the truth: no copy, no invention wins, pairs do not matter,
+a resume agrees.
+"""
 
 import copy
 import json
@@ -48,20 +50,31 @@ def criterion_of(kind: type, model: Model, data: Data, ways: dict) -> Criterion:
 
 @pytest.fixture(scope="module")
 def study() -> tuple:
-    """(recipe, data, candidates): what could come out of a training, from a good translation to none."""
+    """(recipe, data, candidates): what could come out of a training, from a good translation to
+    none.
+    """
     tables = copy.deepcopy(TINY)
     tables["data"]["source"] |= {"subjects": 10, "slices": 4}
     model = load_recipe(tables).check()
     data = Data(model.data, Translates)
     train = {letter: [r for r in data.training if r.domain == letter] for letter in "ab"}
-    images = {letter: torch.stack([data.image(r) for r in records]) for letter, records in train.items()}
+    images = {
+        letter: torch.stack([data.image(r) for r in records]) for letter, records in train.items()
+    }
     pairs = [{k: data.image(r) for k, r in pair.items()} for pair in data.pairs("train")]
     ways = {
         "good": {to: IntensityMap((p[own], p[to]) for p in pairs) for own, to in ("ab", "ba")},
         "copy": {to: lambda x: x.clone() for to in "ab"},
-        "collapsed": {to: lambda x, to=to: images[to].mean(0).expand(len(x), -1, -1, -1) for to in "ab"},
-        "other patients": {to: lambda x, to=to: images[to][torch.arange(len(x)) % len(images[to])] for to in "ab"},
-        "noise": {to: lambda x: torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) for to in "ab"},
+        "collapsed": {
+            to: lambda x, to=to: images[to].mean(0).expand(len(x), -1, -1, -1) for to in "ab"
+        },
+        "other patients": {
+            to: lambda x, to=to: images[to][torch.arange(len(x)) % len(images[to])] for to in "ab"
+        },
+        "noise": {
+            to: lambda x: torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+            for to in "ab"
+        },
     }
     return model, data, ways
 
@@ -72,7 +85,8 @@ def test_a_good_translation_wins_against_everything_that_is_none(study):
     entries = {name: criterion_of(Translates, model, data, way)() for name, way in ways.items()}
     assert torch.equal(torch.get_rng_state(), state)
     assert min(entries, key=lambda name: entries[name]["score"]) == "good"
-    good, copied = entries["good"]["a_to_b"], entries["copy"]["a_to_b"]  # each trick wins by one score alone
+    # each trick wins by one score alone
+    good, copied = entries["good"]["a_to_b"], entries["copy"]["a_to_b"]
     assert copied["structure"] < 0.5 * good["structure"] and copied["cycle"] < good["cycle"]
     assert entries["other patients"]["a_to_b"]["kid_random"] < good["kid_random"]
     with pytest.raises(UserError, match="NaN"):
@@ -91,11 +105,15 @@ def test_the_choice_knows_neither_the_pairs_nor_the_test_images(study):
         pytest.fail("an image of the test set was read")
 
     shuffled.splits["test"] = [replace(record, read=refused) for record in data.splits["test"]]
-    before, after = (criterion_of(Translates, model, each, ways["good"])() for each in (data, shuffled))
+    before, after = (
+        criterion_of(Translates, model, each, ways["good"])() for each in (data, shuffled)
+    )
     assert after == before
 
 
-def test_paired_methods_are_chosen_by_validation_pairs_and_images_from_noise_by_their_distance(study):
+def test_paired_methods_are_chosen_by_validation_pairs_and_images_from_noise_by_their_distance(
+    study,
+):
     model, _, ways = study
     data = Data(model.data, Pairs)
     found = [criterion_of(Pairs, model, data, ways[name]) for name in ("copy", "good", "collapsed")]
@@ -118,14 +136,19 @@ def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_sa
     assert choice.best == 3
     choice = Choice("a rule")
     assert choice.patience_used() == (0, None)
-    lines = [(4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)]  # 9: interrupted there; 12: too few images
+    # 9: interrupted there; 12: too few images
+    lines = [(4, 0.5), (8, 0.4), (9, 0.1), (12, None), (16, 0.4), (20, 0.6)]
     log = [{"step": step, "losses": {}} for step, _ in lines]
-    choice.add_log(log + [{"step": s, "selection": {"score": score}} for s, score in lines], lambda step: step % 4 == 0)
+    choice.add_log(
+        log + [{"step": s, "selection": {"score": score}} for s, score in lines],
+        lambda step: step % 4 == 0,
+    )
     assert choice.patience_used() == (2, 8) and choice.best == 8
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
-    left = [0.9, 0.2, UserError("1 image is no set"), 0.4, 0.3]  # too few images to judge cost no training
+    # too few images to judge cost no training
+    left = [0.9, 0.2, UserError("1 image is no set"), 0.4, 0.3]
 
     class Fake:
         rule, higher = "as given", False
@@ -145,13 +168,24 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
     assert run.best().name == "step-000002" and run.latest().name == "step-000005"
     best = json.loads((run.path / "best.json").read_text())
-    assert best["step"] == 2 and [row["score"] for row in best["table"]] == [0.9, 0.2, None, 0.4, 0.3]
+    assert best["step"] == 2 and [row["score"] for row in best["table"]] == [
+        0.9,
+        0.2,
+        None,
+        0.4,
+        0.3,
+    ]
     assert best["table"][2]["barred"].startswith("1 image is no set")
 
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path, monkeypatch, at):
-    tiny_recipe["train"] |= {"save_every": 2, "keep": 1, "ema": 0.0, "optimizer": {"name": "adam", "lr": 0.0}}
+    tiny_recipe["train"] |= {
+        "save_every": 2,
+        "keep": 1,
+        "ema": 0.0,
+        "optimizer": {"name": "adam", "lr": 0.0},
+    }
     tiny_recipe["evaluate"]["checkpoint"] = "best"  # of saves that are all alike the first
     left = gantk.run(tiny_recipe, out=tmp_path / "left", **QUIET)
     batch_at = training.Training.batch_at
@@ -170,19 +204,39 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     gantk.resume(run, **QUIET)
     for name in ("best.json", "checkpoints/step-000004/weights.safetensors", "samples/index.json"):
         assert (run.path / name).read_bytes() == (left.path / name).read_bytes()
-    assert checkpoint.steps_saved(run.checkpoints) == checkpoint.steps_saved(left.checkpoints) == [2, 4]
+    assert (
+        checkpoint.steps_saved(run.checkpoints)
+        == checkpoint.steps_saved(left.checkpoints)
+        == [2, 4]
+    )
     clock = {"seconds": 0, "images_per_s": 0}
     assert [line | clock for line in run.read_log()] == [line | clock for line in left.read_log()]
 
 
-def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resume_agrees(tiny_recipe, tmp_path):
-    tiny_recipe["train"] |= {"steps": 40, "save_every": 2, "log_every": 4, "sample_every": 3, "patience": 2, "ema": 0.0}
-    tiny_recipe["train"]["optimizer"] = {"name": "adam", "lr": 0.0}  # no save is better than the first
+def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resume_agrees(
+    tiny_recipe, tmp_path
+):
+    tiny_recipe["train"] |= {
+        "steps": 40,
+        "save_every": 2,
+        "log_every": 4,
+        "sample_every": 3,
+        "patience": 2,
+        "ema": 0.0,
+    }
+    # no save is better than the first
+    tiny_recipe["train"]["optimizer"] = {"name": "adam", "lr": 0.0}
     run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
     (stopped,) = [line for line in run.read_log() if "stopped" in line]
-    assert stopped["step"] == 6 and "no better score than at step 2 in 2 saves" in stopped["stopped"]
-    last = [line["step"] for line in run.read_log() for what in ("losses", "validation") if what in line][-2:]
-    assert last == [6, 6] and run.latest().name == "step-000006" and run.best().name == "step-000002"
+    assert (
+        stopped["step"] == 6 and "no better score than at step 2 in 2 saves" in stopped["stopped"]
+    )
+    last = [
+        line["step"] for line in run.read_log() for what in ("losses", "validation") if what in line
+    ][-2:]
+    assert (
+        last == [6, 6] and run.latest().name == "step-000006" and run.best().name == "step-000002"
+    )
     assert "Stopped early, after step 6" in (run.path / "report.html").read_text("utf-8")
     whole = (run.latest() / "weights.safetensors").read_bytes()
     for step in (None, 6):  # of a finished one, and of one that was killed before

@@ -1,4 +1,6 @@
-"""Metrics of sets are those of the implementations that papers use, know alike from different, and say how."""
+"""Metrics of sets are those of the implementations that papers use, know alike from different, and
+say how.
+"""
 
 import sys
 
@@ -16,7 +18,9 @@ from gantk_sets.frd import Frd
 from gantk_sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
 
-def blobs(count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1) -> torch.Tensor:
+def blobs(
+    count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1
+) -> torch.Tensor:
     """Images of one soft disc each, at a random place, from 0 to 2."""
     rng = np.random.default_rng(seed)
     grids = np.meshgrid(*[np.arange(side) for side in size], indexing="ij")
@@ -41,7 +45,10 @@ def groups(real: np.ndarray, fake: np.ndarray) -> list[ImageGroup]:
     """Sets whose vectors are known, and training images that leave their scale as it is."""
     unit = np.stack([-np.ones(real.shape[1]), np.ones(real.shape[1])])
     name = "random-conv-256-seed-0"
-    return [ImageGroup(torch.zeros(len(x), 1, 8, 8), drawn(len(x)), found={name: x}) for x in (unit, real, fake)]
+    return [
+        ImageGroup(torch.zeros(len(x), 1, 8, 8), drawn(len(x)), found={name: x})
+        for x in (unit, real, fake)
+    ]
 
 
 @pytest.fixture
@@ -60,18 +67,27 @@ def fid_of(real: np.ndarray, fake: np.ndarray) -> float:
 def test_the_frechet_distance_is_pytorch_fids(sets, monkeypatch):
     from pytorch_fid.fid_score import calculate_frechet_distance, linalg
 
-    monkeypatch.setattr(linalg, "sqrtm", lambda x, disp, root=linalg.sqrtm: (root(x), 0.0))  # SciPy 1.18 has no disp
-    theirs = calculate_frechet_distance(*(moment for x in sets for moment in (x.mean(0), np.cov(x.T))))
-    assert fid_of(*sets) == pytest.approx(theirs, rel=1e-8) and fid_of(sets[0], sets[0]) == pytest.approx(0, abs=1e-9)
+    # SciPy 1.18 has no disp
+    monkeypatch.setattr(linalg, "sqrtm", lambda x, disp, root=linalg.sqrtm: (root(x), 0.0))
+    theirs = calculate_frechet_distance(
+        *(moment for x in sets for moment in (x.mean(0), np.cov(x.T)))
+    )
+    assert fid_of(*sets) == pytest.approx(theirs, rel=1e-8) and fid_of(
+        sets[0], sets[0]
+    ) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("block", [1024, 7])
-def test_kid_is_torchmetrics_and_the_formula_however_many_vectors_are_compared_at_once(sets, block, monkeypatch):
+def test_kid_is_torchmetrics_and_the_formula_however_many_vectors_are_compared_at_once(
+    sets, block, monkeypatch
+):
     from torchmetrics.image.kid import poly_mmd
 
     monkeypatch.setattr("gantk.metrics.sets.BLOCK", block)
     real, fake = sets
-    assert squared_mmd(real, fake)[0] == pytest.approx(poly_mmd(*map(torch.from_numpy, sets)).item(), rel=1e-9)
+    assert squared_mmd(real, fake)[0] == pytest.approx(
+        poly_mmd(*map(torch.from_numpy, sets)).item(), rel=1e-9
+    )
 
     def plain_mmd(x: np.ndarray, y: np.ndarray) -> float:  # torchmetrics' is of sets of one size
         k_xx, k_yy, k_xy = ((a @ b.T / 7 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
@@ -90,10 +106,13 @@ def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset, monkeypatch
     x, y = np.arcsinh(sets[0]), np.arcsinh(sets[1])
     fid, kid = Fid(2.0, 2)(*trio), Kid(2.0, 2, subset=subset)(*trio)
     value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), drawn(60), drawn(60))
-    assert fid.value == pytest.approx(value, rel=1e-9) and fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
+    assert fid.value == pytest.approx(value, rel=1e-9) and fid.ci95 == pytest.approx(
+        (max(0, low), high), rel=1e-9
+    )
     assert kid.value == pytest.approx(squared_mmd(x, y)[0], rel=0.15 if subset else 1e-9)
     assert kid.ci95[0] < squared_mmd(x, y)[0] < kid.ci95[1]
-    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)  # subsets are drawn of sets of more than 1000
+    # subsets are drawn of sets of more than 1000
+    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)
     assert Kid(2.0, 2)(*trio) == kid
 
 
@@ -106,7 +125,10 @@ def test_too_few_images_are_refused_and_cost_a_training_nothing_else(metric, lea
         row = next(iter(set_rows(metric(2.0, 2), enough, *sets).values()))
         assert row["value"] is None and "not-computed" in row["definition"]
     assert metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
-    for kind, option, said in ((Kid, {"subset": 9}, "9 or more.*subset = 0"), (Prdc, {"k": 0}, "k = 0")):
+    for kind, option, said in (
+        (Kid, {"subset": 9}, "9 or more.*subset = 0"),
+        (Prdc, {"k": 0}, "k = 0"),
+    ):
         with pytest.raises(UserError, match=said):
             kind(2.0, 2, **option)(enough, enough, group(blobs(8)))
 
@@ -116,10 +138,19 @@ def test_too_few_images_are_refused_and_cost_a_training_nothing_else(metric, lea
 
 def naive(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
     """The definitions of both papers, pair by pair."""
-    between, *inside = (np.linalg.norm(x[:, None] - y, axis=2) for x, y in ((real, fake), (real, real), (fake, fake)))
-    of_real, of_fake = (np.sort(away, 1)[:, k] for away in inside)  # the nearest is the vector itself
+    between, *inside = (
+        np.linalg.norm(x[:, None] - y, axis=2)
+        for x, y in ((real, fake), (real, real), (fake, fake))
+    )
+    # the nearest is the vector itself
+    of_real, of_fake = (np.sort(away, 1)[:, k] for away in inside)
     held = between <= of_real[:, None]
-    return [held.any(0).mean(), (between <= of_fake).any(1).mean(), held.sum() / (k * len(fake)), held.any(1).mean()]
+    return [
+        held.any(0).mean(),
+        (between <= of_fake).any(1).mean(),
+        held.sum() / (k * len(fake)),
+        held.any(1).mean(),
+    ]
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -127,19 +158,30 @@ def test_the_four_shares_are_the_definitions_whole_and_without_some_images(k):
     rng = np.random.default_rng(k)
     real, fake = rng.normal(3, 1, (26, 3)), rng.normal(3.4, 1.1, (21, 3))
     assert len(set(naive(real, fake, k))) == 4
-    for kept in ((np.ones(26, bool), np.ones(21, bool)), (rng.random(26) < 0.7, rng.random(21) < 0.7)):
-        assert shares_of(real, fake, k)(*kept).tolist() == pytest.approx(naive(real[kept[0]], fake[kept[1]], k))
+    for kept in (
+        (np.ones(26, bool), np.ones(21, bool)),
+        (rng.random(26) < 0.7, rng.random(21) < 0.7),
+    ):
+        assert shares_of(real, fake, k)(*kept).tolist() == pytest.approx(
+            naive(real[kept[0]], fake[kept[1]], k)
+        )
     scores = Prdc(2.0, 2, k=k)(*groups(real, fake))
     expected = dict(zip(NAMES, naive(np.arcsinh(real), np.arcsinh(fake), k), strict=True))
-    assert {name: s.value for name, s in scores.items()} == pytest.approx({f"{n}_random": expected[n] for n in NAMES})
+    assert {name: s.value for name, s in scores.items()} == pytest.approx(
+        {f"{n}_random": expected[n] for n in NAMES}
+    )
 
 
 def test_prdc_knows_noise_and_has_intervals_over_patients():
     train, test, fake = group(blobs(30, 0)), group(blobs(30, 1), "p"), group(blobs(40, 2))
     metric = Prdc(2.0, 2, k=3)
-    coverage, noise = (metric(train, test, x)["coverage_random"] for x in (fake, group(2 * torch.rand(40, 1, 32, 32))))
+    coverage, noise = (
+        metric(train, test, x)["coverage_random"]
+        for x in (fake, group(2 * torch.rand(40, 1, 32, 32)))
+    )
     assert coverage.details["if_alike"] == pytest.approx(expected_coverage(30, 40, 3))
-    assert noise.value == 0 < coverage.value and noise.ci95 is None  # leaving out changes nothing, which says nothing
+    # leaving out changes nothing, which says nothing
+    assert noise.value == 0 < coverage.value and noise.ci95 is None
     alone = metric(train, ImageGroup(test.images, ["p"] * 30), fake)
     assert all(score.ci95 is None for score in alone.values())
 
@@ -178,7 +220,10 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
     real, fake = map(group, made)
     score = Frd(2.0, 2)(real, real, fake)
     assert score.value == pytest.approx(frd_score.compute_frd(list(paths), num_workers=1), rel=1e-3)
-    assert score.ci95[0] < score.value < score.ci95[1] and score.value > Frd(2.0, 2)(real, real, real).value + 5
+    assert (
+        score.ci95[0] < score.value < score.ci95[1]
+        and score.value > Frd(2.0, 2)(real, real, real).value + 5
+    )
 
 
 def test_without_its_packages_frd_is_no_default_and_says_what_to_install(monkeypatch):

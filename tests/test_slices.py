@@ -1,4 +1,6 @@
-"""Post-steps: errors of single slices go, edges of the input stay, volumes stay apart; the coil is the input's."""
+"""Post-steps: errors of single slices go, edges of the input stay, volumes stay apart; the coil is
+the input's.
+"""
 
 from types import SimpleNamespace
 
@@ -28,7 +30,9 @@ def head(seed: int, slices: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 
 def made_of(truth: torch.Tensor) -> torch.Tensor:
     """Each slice too bright or too dark by itself."""
-    return truth + 0.15 * torch.randn(len(truth), 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    return truth + 0.15 * torch.randn(
+        len(truth), 1, 1, 1, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def examples_of(given: torch.Tensor, records=()) -> Examples:
@@ -51,7 +55,8 @@ def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay
     constant = torch.full_like(made, 0.3)
     torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
     line = guided((0.5 * given - 0.2).transpose(0, 1), given.transpose(0, 1), 1e-8)
-    torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)  # a line of the input
+    # a line of the input
+    torch.testing.assert_close(line, (0.5 * given - 0.2).transpose(0, 1), atol=1e-3, rtol=0)
 
 
 def test_auto_lets_slices_differ_as_those_of_the_input_do_and_leaves_what_is_smoother():
@@ -67,19 +72,31 @@ def test_auto_lets_slices_differ_as_those_of_the_input_do_and_leaves_what_is_smo
 
 def test_volumes_are_not_mixed_and_pictures_stay():
     volumes = [(head(n), f"p{n}") for n in range(2)]
-    alone = [AgreeingSlices(2, (-1, 1), strength=1.0)(made_of(b), examples_of(a)) for (a, b), _ in volumes]
+    alone = [
+        AgreeingSlices(2, (-1, 1), strength=1.0)(made_of(b), examples_of(a))
+        for (a, b), _ in volumes
+    ]
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     known = [(name, float(k)) for _, name in volumes for k in range(12)]
-    records = [SimpleNamespace(subject=known[n][0], scan_key="", key="x/y", position=known[n][1]) for n in order]
+    records = [
+        SimpleNamespace(subject=known[n][0], scan_key="", key="x/y", position=known[n][1])
+        for n in order
+    ]
     given = torch.cat([a for (a, _), _ in volumes])[order]
     mixed = torch.cat([made_of(b) for (_, b), _ in volumes])[order]
     done = AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=records))
     torch.testing.assert_close(done, torch.cat(alone)[order])
-    pictures = [SimpleNamespace(subject="", scan_key="", key=f"{n}.png", position=None) for n in range(24)]
-    assert torch.equal(AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=pictures)), mixed)
+    pictures = [
+        SimpleNamespace(subject="", scan_key="", key=f"{n}.png", position=None) for n in range(24)
+    ]
+    assert torch.equal(
+        AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=pictures)), mixed
+    )
     (one, truth), _ = volumes[0]
     whole = [volume[:, 0][None, None] for volume in (made_of(truth), one, alone[0])]
-    torch.testing.assert_close(AgreeingSlices(3, (-1, 1), strength=1.0)(whole[0], examples_of(whole[1])), whole[2])
+    torch.testing.assert_close(
+        AgreeingSlices(3, (-1, 1), strength=1.0)(whole[0], examples_of(whole[1])), whole[2]
+    )
     with pytest.raises(UserError, match="images from noise have no input"):
         AgreeingSlices(2, (-1, 1))(mixed, examples_of([]))
 
@@ -107,10 +124,13 @@ def test_an_output_gets_the_bias_field_of_its_input_and_keeps_its_contrast_and_b
         InputBiasField(2, (-1.0, 1.0)),
         [SimpleNamespace(subject="p", scan_key="s", position=n) for n in range(12)],
     )
-    for made in (head(0)[1], (head(0)[1] + 1) / coil - 1):  # the network left the field out, or turned it round
+    # the network left the field out, or turned it round
+    for made in (head(0)[1], (head(0)[1] + 1) / coil - 1):
         done = post(made, examples_of(given, volumes))
         assert (done - truth).abs().mean() < 0.1 * (made - truth).abs().mean()
-        whole = InputBiasField(3, (-1.0, 1.0))(made.transpose(0, 1)[None], examples_of(given.transpose(0, 1)[None]))
+        whole = InputBiasField(3, (-1.0, 1.0))(
+            made.transpose(0, 1)[None], examples_of(given.transpose(0, 1)[None])
+        )
         torch.testing.assert_close(whole[0].transpose(0, 1), done)
     assert (post(truth, examples_of(given, volumes)) - truth).abs().max() < 0.01
     assert torch.equal(post(given * 0 - 1, examples_of(given, volumes)), given * 0 - 1)  # air

@@ -1,4 +1,6 @@
-"""`gantk slurm`: its jobs save when SLURM says so and go on to the bit; what failed or was cancelled stays ended."""
+"""`gantk slurm`: its jobs save when SLURM says so and go on to the bit; what failed or was
+cancelled stays ended.
+"""
 
 import os
 import shlex
@@ -14,7 +16,8 @@ from several import begun, finish, free_port, recipe_file, start
 from gantk.runs.checkpoint import load_weights
 from gantk.runs.folder import Run
 
-# In the place of SLURM: srun starts tasks with its variables and, as the real one, kills them at SIGTERM.
+# In the place of SLURM: srun starts tasks with its variables and, as the real one, kills them at
+# SIGTERM.
 STAND_IN = f"""#!{sys.executable}
 import os, signal, subprocess, sys
 (folder, name), words, count = os.path.split(sys.argv[0]), sys.argv[1:], int(os.environ["SLURM_NTASKS"])
@@ -35,7 +38,8 @@ if end := ends.get(" ".join([name, *words])):
 if words == ["show", "job", "7"]:
     print("JobId=7\\n   JobState=" + os.environ["STATE"] + " Reason=None")
 """
-# A plugin by which SLURM's signal comes in the middle: in step 3 of 4, as the second lasts until it is heard of.
+# A plugin by which SLURM's signal comes in the middle: in step 3 of 4, as the second lasts until it
+# is heard of.
 MIDDLE = """
 import os, signal, socket, subprocess
 from gantk import hookimpl
@@ -50,15 +54,28 @@ def gantk_step(step):
 """
 
 
-def sbatch(script: str, folder: Path, tasks: int = 1, state: str = "RUNNING", **more: str) -> tuple[int, int, str]:
+def sbatch(
+    script: str, folder: Path, tasks: int = 1, state: str = "RUNNING", **more: str
+) -> tuple[int, int, str]:
     """A job's exit code, how often it was queued again, what its last start printed."""
     for name in ("srun", "scancel", "scontrol"):
         (folder / name).write_text(STAND_IN, "utf-8")
         (folder / name).chmod(0o755)
-    own = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": str(tasks), "STATE": state, "MASTER_PORT": str(free_port())} | more
+    own = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": str(tasks),
+        "STATE": state,
+        "MASTER_PORT": str(free_port()),
+    } | more
     own["PATH"], queued = f"{folder}:{os.environ['PATH']}", folder / "queued-KILL"
     for again in range(9):
-        done = subprocess.run(["bash", "-c", script], env=os.environ | own, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         own["SLURM_RESTART_COUNT"] = str(again + 1)
         if not queued.exists():
             break
@@ -73,21 +90,42 @@ def hasty(script: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(gantk, tiny_run, tiny_recipe, tmp_path, add_plugin, ranks):
+def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
+    gantk, tiny_run, tiny_recipe, tmp_path, add_plugin, ranks
+):
     recipe, out = recipe_file(tiny_recipe, tmp_path), tmp_path / "a 'b' \"$c\" `d`"
     script = gantk("slurm", recipe, "--gpus", 0, "--ranks", ranks, "--out", out).out
-    code, again, said = sbatch(script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE)))
+    code, again, said = sbatch(
+        script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE))
+    )
     assert (code, again) == (0, 1) and "after step 3 of 4" in said, said
     assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
-    found, expected = (load_weights(Run(each).latest()) for each in (out, [tiny_run, tmp_path / "ranks"][ranks - 1]))
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    found, expected = (
+        load_weights(Run(each).latest())
+        for each in (out, [tiny_run, tmp_path / "ranks"][ranks - 1])
+    )
+    assert found.keys() == expected.keys() and all(
+        torch.equal(found[name], expected[name]) for name in expected
+    )
 
 
-ENDS = [("exit 0", 0), ("exit 1", 0), ("exit 2", 0), ("exit 137", 0), ("exit 130", 1), ("kill -TERM $$", 1)]
-ENDS += [("trap : TERM; kill -USR1 $BATCH; wait; exit 2", 0), ("trap '' TERM; kill -USR1 $BATCH; kill -STOP $$", 1)]
+ENDS = [
+    ("exit 0", 0),
+    ("exit 1", 0),
+    ("exit 2", 0),
+    ("exit 137", 0),
+    ("exit 130", 1),
+    ("kill -TERM $$", 1),
+]
+ENDS += [
+    ("trap : TERM; kill -USR1 $BATCH; wait; exit 2", 0),
+    ("trap '' TERM; kill -USR1 $BATCH; kill -STOP $$", 1),
+]
 
 
-@pytest.mark.parametrize(("task", "again", "state"), [(*end, "RUNNING") for end in ENDS] + [("exit 130", 0, "OVER")])
+@pytest.mark.parametrize(
+    ("task", "again", "state"), [(*end, "RUNNING") for end in ENDS] + [("exit 130", 0, "OVER")]
+)
 def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, state):
     script = hasty(gantk("slurm", "dualgan_t1t2").out)
     first = f"[ ! $SLURM_RESTART_COUNT ] || exit 0; {task}"
@@ -96,7 +134,18 @@ def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, sta
 
 
 def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny_run, tmp_path):
-    asked = ["--nodes", 3, "--gpus", 2, "--cpus", 6, "--set", "train.steps=9", "--sweep", "--space 'a=1, 2' --trials 4"]
+    asked = [
+        "--nodes",
+        3,
+        "--gpus",
+        2,
+        "--cpus",
+        6,
+        "--set",
+        "train.steps=9",
+        "--sweep",
+        "--space 'a=1, 2' --trials 4",
+    ]
     script = gantk("slurm", "dualgan_t1t2", *asked).out
     new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\n"""
     ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 """
@@ -104,9 +153,16 @@ def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny
     assert new in script and f"\nsrun --cpus-per-task=6 {ray}{sweep}" in script
     assert "--ntasks-per-node=1\n" in script and " GRPC_DNS_RESOLVER=native\n" in script
     (tmp_path / "sweep.json").write_text("{}", "utf-8")
-    assert (resumed := gantk("slurm", tmp_path).out).count("sweep=(") == 1 and 'sweep=(--resume "$out")' in resumed
-    assert f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out) and '\nsrun gantk resume "$out" &' in again
-    assert not any(subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again))
+    assert (resumed := gantk("slurm", tmp_path).out).count(
+        "sweep=("
+    ) == 1 and 'sweep=(--resume "$out")' in resumed
+    assert (
+        f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out)
+        and '\nsrun gantk resume "$out" &' in again
+    )
+    assert not any(
+        subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again)
+    )
 
 
 def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
@@ -116,7 +172,9 @@ def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
     (tmp_path / "sleep").chmod(0o755)
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))  # refuses until it listens
-        command = f"""{head}; exec bash -c "$head" 127.0.0.1/{first.getsockname()[1]} echo "a  b" """
+        command = (
+            f"""{head}; exec bash -c "$head" 127.0.0.1/{first.getsockname()[1]} echo "a  b" """
+        )
         path = f"{tmp_path}:{os.environ['PATH']}"
         nodes = [begun(["bash", "-c", command], SLURM_PROCID=number, PATH=path) for number in "01"]
         assert nodes[0].communicate()[0] == "a  b\n" and nodes[0].returncode == 0
@@ -132,13 +190,29 @@ def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
         assert sbatch(script, tmp_path, INSTEAD=task)[0] == code
 
 
-WRONG = {"t1t3": "t1t2'", "t1t2 --set train.stpes=9": "'steps'", "t1t2 --data no": "no", "RUN --out a": "--out"}
-WRONG |= {"t1t2 --gpus 2 --ranks 4": "--ranks", "t1t2 --partition 'a\n#'": "--partition", "t1t2 --out RUN": "slurm"}
-WRONG |= {'t1t2 --sweep "\'"': "quote", "t1t2 --sweep --trails=4": "--trials", "t1t2 --sweep '' --ranks 2": "--ranks"}
+WRONG = {
+    "t1t3": "t1t2'",
+    "t1t2 --set train.stpes=9": "'steps'",
+    "t1t2 --data no": "no",
+    "RUN --out a": "--out",
+}
+WRONG |= {
+    "t1t2 --gpus 2 --ranks 4": "--ranks",
+    "t1t2 --partition 'a\n#'": "--partition",
+    "t1t2 --out RUN": "slurm",
+}
+WRONG |= {
+    't1t2 --sweep "\'"': "quote",
+    "t1t2 --sweep --trails=4": "--trials",
+    "t1t2 --sweep '' --ranks 2": "--ranks",
+}
 
 
 @pytest.mark.parametrize("words", WRONG)
 def test_what_is_wrong_is_told_before_a_script_is_written(gantk, tiny_run, words):
-    words, said = shlex.split(words.replace("RUN", str(tiny_run)).replace("t1t", "dualgan_t1t")), WRONG[words]
+    words, said = (
+        shlex.split(words.replace("RUN", str(tiny_run)).replace("t1t", "dualgan_t1t")),
+        WRONG[words],
+    )
     end = gantk("slurm", *words)
     assert (end.code, end.out) == (2, "") and said in end.err, end

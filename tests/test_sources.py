@@ -1,4 +1,6 @@
-"""Folders of pictures become records of the right domain, split, patient, class, mask and pair; mistakes are named."""
+"""Folders of pictures become records of the right domain, split, patient, class, mask and pair;
+mistakes are named.
+"""
 
 from collections import Counter
 
@@ -53,36 +55,61 @@ def by_pair(records):
 
 
 def test_train_and_test_folders_of_a_and_b(tmp_path):
-    tree(tmp_path, *(f"{split}{letter}/{n}.png" for split in ("train", "test", "val") for letter in "AB" for n in "12"))
+    tree(
+        tmp_path,
+        *(
+            f"{split}{letter}/{n}.png"
+            for split in ("train", "test", "val")
+            for letter in "AB"
+            for n in "12"
+        ),
+    )
     records = folders(tmp_path)
-    assert keys(records, "a") == [f"{split}A/{n}.png" for split in ("test", "train", "val") for n in "12"]
+    assert keys(records, "a") == [
+        f"{split}A/{n}.png" for split in ("test", "train", "val") for n in "12"
+    ]
     assert {(r.key.split("/")[0], r.split) for r in of(records, "b")} == {
-        ("trainB", "train"), ("testB", "test"), ("valB", "validation"),
-    }  # fmt: skip
+        ("trainB", "train"),
+        ("testB", "test"),
+        ("valB", "validation"),
+    }
     assert {len(part) for part in split_records(records)[0].values()} == {4}
     tree(tmp_path / "alone", "trainA/1.png", "trainA/2.png", "trainB/1.png", "trainB/2.png")
-    assert {record.split for record in folders(tmp_path / "alone")} == {None}, "that is left to the recipe"
+    assert {record.split for record in folders(tmp_path / "alone")} == {None}, (
+        "that is left to the recipe"
+    )
 
 
 def test_samples_of_a_run_that_lies_among_the_data_are_no_data(tmp_path, copied_run):
     tree(tmp_path, "1.png", "deep/2.png")
     assert [image.key for image in images(tmp_path)] == ["1.png", "deep/2.png"]
-    assert len(images(copied_run)) >= len([*copied_run.rglob("*.png")]) > 4, "they are, where they are asked for"
+    assert len(images(copied_run)) >= len([*copied_run.rglob("*.png")]) > 4, (
+        "they are, where they are asked for"
+    )
 
 
 @pytest.mark.parametrize(
     "first, second, domains, options",
     [
-        ("T1", "T2", ("T1", "T2"), {}), ("Tr1/TrainT1", "Tr2/TrainT2", ("T1", "T2"), {}),
-        ("MRI", "CT", ("MR", "CT"), {}), ("x/mr_t1_weighted", "x/mr_t2_weighted", ("T1", "T2"), {}),
-        ("setA", "setB", ("horse", "zebra"), {}), ("apples", "oranges", ("A fruit", "another"), {}),
-        ("T2", "T1", ("T2", "T1"), {}), ("T1", "T1ce", ("T1", "T1ce"), {}),
-        ("x", "y/deep", ("T1", "T2"), {"a": "x", "b": "y/deep"}), ("t1w", "t2w", ("A", "B"), {"a": "t1", "b": "t2"}),
+        ("T1", "T2", ("T1", "T2"), {}),
+        ("Tr1/TrainT1", "Tr2/TrainT2", ("T1", "T2"), {}),
+        ("MRI", "CT", ("MR", "CT"), {}),
+        ("x/mr_t1_weighted", "x/mr_t2_weighted", ("T1", "T2"), {}),
+        ("setA", "setB", ("horse", "zebra"), {}),
+        ("apples", "oranges", ("A fruit", "another"), {}),
+        ("T2", "T1", ("T2", "T1"), {}),
+        ("T1", "T1ce", ("T1", "T1ce"), {}),
+        ("x", "y/deep", ("T1", "T2"), {"a": "x", "b": "y/deep"}),
+        ("t1w", "t2w", ("A", "B"), {"a": "t1", "b": "t2"}),
         ("x", "y/deep", ("T1", "T2"), {"a": "x/*.png", "b": "y/*/*.png"}),
     ],
-)  # fmt: skip
-def test_the_domain_is_said_by_folder_names_or_by_options(tmp_path, first, second, domains, options):
-    study = tree(tmp_path / "a [2]", f"{first}/1.png", f"{first}/2.png", f"{second}/5.png", f"{second}/6.png")
+)
+def test_the_domain_is_said_by_folder_names_or_by_options(
+    tmp_path, first, second, domains, options
+):
+    study = tree(
+        tmp_path / "a [2]", f"{first}/1.png", f"{first}/2.png", f"{second}/5.png", f"{second}/6.png"
+    )
     if second == "y/deep":
         tree(study, "y/5.jpg")
     records = folders(study, domains, **options)
@@ -91,28 +118,44 @@ def test_the_domain_is_said_by_folder_names_or_by_options(tmp_path, first, secon
 
 
 @pytest.mark.parametrize(
-    "pattern, sign", [("", "/"), (r"(p\d+)_", "_"), (r"(x|T\d)/(?P<patient>p\d+)_", "_"), (r"^(p\d)_\d$", "_")]
+    "pattern, sign",
+    [("", "/"), (r"(p\d+)_", "_"), (r"(x|T\d)/(?P<patient>p\d+)_", "_"), (r"^(p\d)_\d$", "_")],
 )
-def test_a_folder_or_a_pattern_in_the_path_or_else_in_the_stem_names_the_patient(tmp_path, pattern, sign):
-    tree(tmp_path, *(f"{kind}/p{p}{sign}{n}.png" for kind in ("T1", "T2") for p in range(5) for n in range(2)))
-    assert {record.subject for record in folders(tmp_path, patient=pattern)} == {f"p{p}" for p in range(5)}
+def test_a_folder_or_a_pattern_in_the_path_or_else_in_the_stem_names_the_patient(
+    tmp_path, pattern, sign
+):
+    tree(
+        tmp_path,
+        *(f"{kind}/p{p}{sign}{n}.png" for kind in ("T1", "T2") for p in range(5) for n in range(2)),
+    )
+    assert {record.subject for record in folders(tmp_path, patient=pattern)} == {
+        f"p{p}" for p in range(5)
+    }
 
 
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"patient": "("}, "no regular"), ({"patient": "abc"}, "0 groups"),
-        ({"patient": "(q)"}, "finds no patient in 'T1/"), ({"a": "T1", "b": "z/*.png"}, "no images match"),
-        ({"a": "T1"}, "both a and b"), ({"path": ""}, "path = "), ({"path": "nowhere"}, "not exist"),
-        ({"domains": ("T1",)}, "'images'"), ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
+        ({"patient": "("}, "no regular"),
+        ({"patient": "abc"}, "0 groups"),
+        ({"patient": "(q)"}, "finds no patient in 'T1/"),
+        ({"a": "T1", "b": "z/*.png"}, "no images match"),
+        ({"a": "T1"}, "both a and b"),
+        ({"path": ""}, "path = "),
+        ({"path": "nowhere"}, "not exist"),
+        ({"domains": ("T1",)}, "'images'"),
+        ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
         ({"mask": "seg"}, "no file in .* is named 'seg'.*1.png.*data.source.mask"),
         ({"pairs": "no.csv"}, "the CSV of pairs 'no.csv' does not exist"),
         ({"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"}, "'T1/9.png' is no image.*line 3"),
-        ({"csv": "a,b\nT1/1.png,T2/1.png\nT1/1.png,T2/2.png\n"}, "'T1/1.png' is in two pairs.*line 3"),
+        (
+            {"csv": "a,b\nT1/1.png,T2/1.png\nT1/1.png,T2/2.png\n"},
+            "'T1/1.png' is in two pairs.*line 3",
+        ),
         ({"csv": "a,b\nx,y\n"}, "no two columns"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_option_is_explained(tmp_path, options, says):
     tree(tmp_path, *(f"{folder}/{n}.png" for folder in ("T1", "T2", "other") for n in "12"))
     options = dict(options)
@@ -127,7 +170,10 @@ def test_a_wrong_option_is_explained(tmp_path, options, says):
 
 
 def test_equal_names_are_pairs_unless_they_are_few_or_switched_off_or_a_csv_says_others(tmp_path):
-    tree(tmp_path, *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)))
+    tree(
+        tmp_path,
+        *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)),
+    )
     assert len(folders(tmp_path)) == 20 and len(by_pair(folders(tmp_path))) == 10
     assert not by_pair(folders(tmp_path, pairs="none"))
     for n in range(4):
@@ -138,7 +184,9 @@ def test_equal_names_are_pairs_unless_they_are_few_or_switched_off_or_a_csv_says
     assert by_pair(folders(tmp_path)) == [("T1/6.png", "T2/8.png"), ("T1/7.png", "T2/7.png")]
 
 
-def test_paired_methods_get_complete_pairs_and_what_a_csv_does_not_list_was_left_out_on_purpose(tmp_path, pictures):
+def test_paired_methods_get_complete_pairs_and_what_a_csv_does_not_list_was_left_out_on_purpose(
+    tmp_path, pictures
+):
     pictures(tmp_path / "T1", 12, seed=1)
     pictures(tmp_path / "T2", 12, seed=2)
     rows = [f"T1/slice-{n:02d}.png,T2/slice-{n:02d}.png" for n in range(9)]
@@ -146,11 +194,16 @@ def test_paired_methods_get_complete_pairs_and_what_a_csv_does_not_list_was_left
     table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
     data = load(method=PAIRED, **table)
     assert sum(len(data.pairs(name)) for name in SETS) == 9
-    sets = {name: [record.pair for record in own.records] for name, own in data.training_sets().items()}
+    sets = {
+        name: [record.pair for record in own.records] for name, own in data.training_sets().items()
+    }
     assert sets["a"] == sets["b"]
     (tmp_path / "pairs.csv").unlink()
     (tmp_path / "T2" / "slice-07.png").unlink()
-    with pytest.raises(UserError, match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac"):
+    with pytest.raises(
+        UserError,
+        match="1 of 23 images have no partner: the first is 'T1/slice-07.png', which T2 lac",
+    ):
         load(method=PAIRED, **table)
     data = load(method=UNPAIRED, **table)
     assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
@@ -163,12 +216,20 @@ def test_side_by_side_pictures_are_registered_halves(tmp_path):
         PIL.Image.fromarray(np.hstack(halves)).save(tmp_path / split / f"{n}.png")
     for order, values in (("AB", {"a": 50, "b": 200}), ("BA", {"a": 200, "b": 50})):
         records = records_of(Aligned, tmp_path, order=order)
-        assert len(by_pair(records)) == 4 and {record.split for record in records} == {"train", "test"}
+        assert len(by_pair(records)) == 4 and {record.split for record in records} == {
+            "train",
+            "test",
+        }
         first = {record.domain: record.read() for record in records if record.key == "train/0.png"}
-        assert first["a"].shape == (1, 16, 16) and {letter: half.max() for letter, half in first.items()} == values
+        assert (
+            first["a"].shape == (1, 16, 16)
+            and {letter: half.max() for letter, half in first.items()} == values
+        )
     tree(tmp_path, "train/odd.png", shape=(16, 33))
     with pytest.raises(UserError, match="33 pixels wide"):
-        next(record for record in records_of(Aligned, tmp_path) if record.key == "train/odd.png").read()
+        next(
+            record for record in records_of(Aligned, tmp_path) if record.key == "train/odd.png"
+        ).read()
 
 
 # --- classes
@@ -183,29 +244,45 @@ def classes(tmp_path, pictures):
 
 def test_the_first_folder_is_the_class_and_patients_lie_below(classes):
     records = images(classes)
-    assert Counter(record.label for record in records) == {"yes": 12, "no": 8} and {r.subject for r in records} == {""}
+    assert Counter(record.label for record in records) == {"yes": 12, "no": 8} and {
+        r.subject for r in records
+    } == {""}
     assert {record.label for record in images(classes, only="no")} == {"no"}
     with pytest.raises(UserError, match=r"class 'yess'.*no, yes.*Did you mean 'yes'\?"):
         images(classes, only="yess")
     (classes / "yes").rename(classes / "patient1")
     (classes / "no").rename(classes / "patient2")
     assert {r.label for r in images(classes)} == {None}, "numbers are patients"
-    tree(classes / "new", *(f"{kind}/p{n}/{i}.png" for kind in ("ill", "well") for n in range(6) for i in range(2)))
+    tree(
+        classes / "new",
+        *(f"{kind}/p{n}/{i}.png" for kind in ("ill", "well") for n in range(6) for i in range(2)),
+    )
     records = images(classes / "new")
-    assert {r.subject for r in records} == {f"p{n}" for n in range(6)} and {r.label for r in records} == {"ill", "well"}
+    assert {r.subject for r in records} == {f"p{n}" for n in range(6)} and {
+        r.label for r in records
+    } == {"ill", "well"}
 
 
 def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
-    table = dict(source={"name": "images", "path": str(classes)}, method=FROM_NOISE, domains=("MR",), split=SPLIT)
+    table = dict(
+        source={"name": "images", "path": str(classes)},
+        method=FROM_NOISE,
+        domains=("MR",),
+        split=SPLIT,
+    )
     data = load(**table, labels=True)
-    assert data.classes == ("no", "yes") and any("classes" in line and "yes" in line for line in data.description())
+    assert data.classes == ("no", "yes") and any(
+        "classes" in line and "yes" in line for line in data.description()
+    )
     batches = Batches(data.training_sets(), 4, 0, paired=False)
     batch, records = batches.at(0), batches.sets["image"].records
     assert batch["label"].dtype == torch.int64
     shown = order_of(0, 0, 0, len(records))[:4]
     assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in shown]
     pictures(classes, 2, seed=9)
-    with pytest.raises(UserError, match=r"2 of 22 images have no label: the first is 'slice-00.png'.*data\.labels"):
+    with pytest.raises(
+        UserError, match=r"2 of 22 images have no label: the first is 'slice-00.png'.*data\.labels"
+    ):
         load(**table, labels=True)
     assert load(**table).classes == ()
 
@@ -216,23 +293,32 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
 @pytest.mark.parametrize(
     "name, masks",
     [
-        ("seg", "p{n}/scan_seg.png"), ("seg", "p{n}/other-SEG-by-hand.png"), ("mask", "masks/p{n}/scan.png"),
-        ("mask*", "p{n}/mask_scan.png"), ("*_roi.png", "p{n}/scan_roi.png"),
+        ("seg", "p{n}/scan_seg.png"),
+        ("seg", "p{n}/other-SEG-by-hand.png"),
+        ("mask", "masks/p{n}/scan.png"),
+        ("mask*", "p{n}/mask_scan.png"),
+        ("*_roi.png", "p{n}/scan_roi.png"),
     ],
-)  # fmt: skip
+)
 def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
     for n in range(5):
         tree(tmp_path, f"p{n}/scan_T1.png", f"p{n}/scan_T2.png")
         if n != 3:
             tree(tmp_path, masks.format(n=n), lesion=n)
-    starts = [(r.subject, r.mask and int(np.argmax(r.mask()[0].any(1)))) for r in folders(tmp_path, mask=name)]
+    starts = [
+        (r.subject, r.mask and int(np.argmax(r.mask()[0].any(1))))
+        for r in folders(tmp_path, mask=name)
+    ]
     assert Counter(starts) == {(f"p{n}", None if n == 3 else n): 2 for n in range(5)}
 
 
 def test_a_mask_on_another_grid_is_named(tmp_path):
     tree(tmp_path, "p0/T1.png", "p0/T2.png", "p1/T1.png", "p1/T2.png")
     tree(tmp_path, "p1/seg.png", shape=(16, 20), lesion=1)
-    with pytest.raises(UserError, match=r"p1/seg.png' is on another grid than .*p1/T1.png': 16 x 20 against 16 x 16"):
+    with pytest.raises(
+        UserError,
+        match=r"p1/seg.png' is on another grid than .*p1/T1.png': 16 x 20 against 16 x 16",
+    ):
         folders(tmp_path, mask="seg")
     tree(tmp_path, "p0/seg.png", "p0/seg_T1_T2.png", lesion=0)
     with pytest.raises(UserError, match="p0/T1.png' has two masks"):
@@ -260,9 +346,14 @@ def gantk_register(add):
 
 
 @pytest.mark.parametrize("rank, found", [(0, "site"), (2, "folders")])
-def test_a_third_partys_source_is_asked_by_its_rank_and_a_broken_one_is_passed_over(tmp_path, add_plugin, rank, found):
+def test_a_third_partys_source_is_asked_by_its_rank_and_a_broken_one_is_passed_over(
+    tmp_path, add_plugin, rank, found
+):
     tree(tmp_path / "data", "trainA/1.png", "trainB/1.png")
     (tmp_path / "data" / "site.txt").touch()
     add_plugin("My_Site", "my_site", SOURCE.format(rank=rank))
     assert source_for(tmp_path / "data")["name"] == found
-    assert source_for(tmp_path / "data", own="site") == {"name": "site", "root": str(tmp_path / "data")}
+    assert source_for(tmp_path / "data", own="site") == {
+        "name": "site",
+        "root": str(tmp_path / "data"),
+    }

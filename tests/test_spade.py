@@ -1,4 +1,6 @@
-"""SPADE (Park et al. 2019): equation 1, images of label maps; label maps on their way to it, and new ones."""
+"""SPADE (Park et al. 2019): equation 1, images of label maps; label maps on their way to it, and
+new ones.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,15 @@ from gantk_label_maps.maps import placed_anew
 from gantk_spade.network import SPADE
 from gantk_testing.small import random_images
 
-METHOD = {"name": "spade", "classes": 3, "width": 4, "ups": 2, "hidden": 4, "style": 2, "discriminator": PATCHGAN}
+METHOD = {
+    "name": "spade",
+    "classes": 3,
+    "width": 4,
+    "ups": 2,
+    "hidden": 4,
+    "style": 2,
+    "discriminator": PATCHGAN,
+}
 MAPPING = {"name": "domains", "a": {"name": "label_map", "classes": 3}, "b": "percentile"}
 
 
@@ -22,27 +32,48 @@ MAPPING = {"name": "domains", "a": {"name": "label_map", "classes": 3}, "b": "pe
 def test_equation_1_scales_and_shifts_each_place_as_the_map_says(dims, norm):
     layer, h = SPADE(dims, 3, 2, 4, norm), random_images(2, 3, (8,) * dims)
     axes = ([0] if norm == "batch" else []) + [*range(2, h.ndim)]
-    normed = (h - h.mean(axes, keepdim=True)) / (h.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
+    normed = (h - h.mean(axes, keepdim=True)) / (
+        h.var(axes, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
     m = torch.zeros(2, 2, *[16] * dims)  # is brought to the size of h
-    constant, both = layer(h, m), layer.modulation(layer.seen(m).relu())[(..., *[slice(1)] * dims)].chunk(2, 1)
-    torch.testing.assert_close(constant, both[0] * normed + both[1])  # one scale and one shift of each channel
+    constant, both = (
+        layer(h, m),
+        layer.modulation(layer.seen(m).relu())[(..., *[slice(1)] * dims)].chunk(2, 1),
+    )
+    # one scale and one shift of each channel
+    torch.testing.assert_close(constant, both[0] * normed + both[1])
     m[..., 8:] = 1.0
-    assert torch.equal((after := layer(h, m))[..., :2], constant[..., :2]) and (after != constant)[..., 5:].any()
+    assert (
+        torch.equal((after := layer(h, m))[..., :2], constant[..., :2])
+        and (after != constant)[..., 5:].any()
+    )
 
 
 def test_one_map_gives_many_images_and_the_losses_are_the_papers():
-    method = bind_or_raise("method", METHOD | {"grain": True})(Geometry(2, (16, 16), {"a": 1, "b": 2})).eval()
-    classes = torch.tensor([[0, 1], [2, 1]]).expand(2, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    method = bind_or_raise("method", METHOD | {"grain": True})(
+        Geometry(2, (16, 16), {"a": 1, "b": 2})
+    ).eval()
+    classes = (
+        torch.tensor([[0, 1], [2, 1]])
+        .expand(2, 1, 2, 2)
+        .repeat_interleave(8, 2)
+        .repeat_interleave(8, 3)
+    )
     batch = Batch(a=classes - 1.0, b=torch.randn(2, 2, 16, 16) * (1.0 + classes))
     planes, losses = method.planes(batch["a"]), method.generator_losses(batch)
-    torch.testing.assert_close(method.noise / method.pixels, torch.tensor([[1.0, 2, 3]] * 2), rtol=0.3, atol=0)
+    torch.testing.assert_close(
+        method.noise / method.pixels, torch.tensor([[1.0, 2, 3]] * 2), rtol=0.3, atol=0
+    )
     made = method.variants(batch["a"], "b", 2, 0)
-    assert (made[0] - made[1]).abs().mean() > 1e-3 and torch.equal(planes.argmax(1, keepdim=True), classes)
+    assert (made[0] - made[1]).abs().mean() > 1e-3 and torch.equal(
+        planes.argmax(1, keepdim=True), classes
+    )
     assert torch.equal(made, method.variants(batch["a"], "b", 2, 0))
     inside = [method.d_b(torch.cat([planes, batch[name]], 1)) for name in ("fake_b", "b")]
     pairs = [pair for maps in zip(*inside, strict=True) for pair in zip(*maps, strict=True)]
     unlike = sum((one - two).abs().mean() for one, two in pairs if one.shape[1] > 1)
-    torch.testing.assert_close(losses["features_b"], 5 * unlike)  # lambda 10, the mean of two scales
+    # lambda 10, the mean of two scales
+    torch.testing.assert_close(losses["features_b"], 5 * unlike)
 
 
 def test_new_maps_have_the_classes_of_the_old_and_lesions_where_lesions_grow():
@@ -50,23 +81,41 @@ def test_new_maps_have_the_classes_of_the_old_and_lesions_where_lesions_grow():
     old[:, 4:20, 4:20], old[:, 8:12, 6:18], old[0, 14:17, 6:9] = 1, 2, 3
     new = placed_anew(old, 3, 60, np.random.default_rng(0))
     places = [tuple(np.argwhere(one == 3).mean(0)) for one in new if (one == 3).any()]
-    assert 0.15 < len(places) / 60 < 0.55 and len({*places}) > 10 and {*np.unique(new)} == {0, 1, 2, 3}
+    assert (
+        0.15 < len(places) / 60 < 0.55 and len({*places}) > 10 and {*np.unique(new)} == {0, 1, 2, 3}
+    )
     with pytest.raises(UserError, match="none of 3 label maps has the class 4.*0, 1, 2, 3"):
         placed_anew(old, 4, 1, np.random.default_rng(0))
 
 
-def test_label_maps_of_files_stay_classes_and_what_is_no_label_map_is_one_message(tiny_recipe, tmp_path):
+def test_label_maps_of_files_stay_classes_and_what_is_no_label_map_is_one_message(
+    tiny_recipe, tmp_path
+):
     for n in range(4):
         levels = np.random.default_rng(n).integers(3, size=(40, 40, 8)).astype(np.float32)
         volume(tmp_path / f"in/p{n}/seg.nii", values=levels)
-        volume(tmp_path / f"in/p{n}/T1.nii", n, values=np.random.default_rng(n + 9).random((40, 40, 8), np.float32))
-    tiny_recipe["data"] |= {"source": {"name": "nifti", "path": str(tmp_path / "in")}, "domains": ["seg", "T1"]}
+        volume(
+            tmp_path / f"in/p{n}/T1.nii",
+            n,
+            values=np.random.default_rng(n + 9).random((40, 40, 8), np.float32),
+        )
+    tiny_recipe["data"] |= {
+        "source": {"name": "nifti", "path": str(tmp_path / "in")},
+        "domains": ["seg", "T1"],
+    }
 
     def run(name, **data):
         data = tiny_recipe["data"] | {"intensity": MAPPING} | data
-        return gantk.run(tiny_recipe | {"method": METHOD, "data": data}, out=tmp_path / name, device="cpu", say=str)
+        return gantk.run(
+            tiny_recipe | {"method": METHOD, "data": data},
+            out=tmp_path / name,
+            device="cpu",
+            say=str,
+        )
 
-    model = gantk.load(run("run", augment=["hflip", {"name": "affine", "nearest": True}]).path, device="cpu")
+    model = gantk.load(
+        run("run", augment=["hflip", {"name": "affine", "nearest": True}]).path, device="cpu"
+    )
     assert model.translate(levels[None, :, :, 0]).shape == (1, 40, 40)  # by way of 32 x 32
     with pytest.raises(UserError, match=r"a label map holds 3.5, 7.*0 to 2, whole.*method.classes"):
         model.translate(3.5 * levels[None, :, :, 0])

@@ -1,4 +1,6 @@
-"""Splits: nothing that belongs together is divided, near copies are found, and a seed gives the same split again."""
+"""Splits: nothing that belongs together is divided, near copies are found, and a seed gives the
+same split again.
+"""
 
 import hashlib
 import io
@@ -19,7 +21,13 @@ from scipy.ndimage import zoom
 from gantk.data.preparation import Record
 from gantk.data.split import SETS, consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import COPY, COPY_OF_UNKNOWN, fingerprint_of, near_copies, thumbnails
+from gantk.data.split.near_duplicates import (
+    COPY,
+    COPY_OF_UNKNOWN,
+    fingerprint_of,
+    near_copies,
+    thumbnails,
+)
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk_aligned.images import Images
@@ -31,17 +39,25 @@ def pixels(number):
 
 
 def stack(count, domain="a", subject="", shift=0):
-    """Slices of one subject in order, each with pixels of its own; slice i of a is registered with i + shift of b."""
+    """Slices of one subject in order, each with pixels of its own; slice i of a is registered with
+    i + shift of b.
+    """
     made = []
     for i in range(count):
         look = partial(pixels, zlib.crc32(f"{domain}{subject}{i}".encode()) % 2**22)
         pair = f"{subject}/{i - shift if domain == 'b' else i}"
-        made.append(Record(domain, subject, f"{subject}/{domain}{i:03d}", look, pair=pair, position=float(i)))
+        made.append(
+            Record(
+                domain, subject, f"{subject}/{domain}{i:03d}", look, pair=pair, position=float(i)
+            )
+        )
     return made
 
 
 def study(patients, slices=2):
-    return [r for n in range(patients) for domain in "ab" for r in stack(slices, domain, f"p{n:02d}")]
+    return [
+        r for n in range(patients) for domain in "ab" for r in stack(slices, domain, f"p{n:02d}")
+    ]
 
 
 def names(records):
@@ -62,7 +78,9 @@ def test_no_patient_is_divided_and_none_is_lost(patients, test, seed):
     assert len(sides[2]) == (max(1, round(test * patients)) if test else 0)
 
 
-SEEDED = {  # of the keys of each set, in order: these are what runs of earlier versions were trained and scored on
+# of the keys of each set, in order: these are what runs of earlier versions were trained and scored
+# on
+SEEDED = {
     "patient": ["84f806e6", "7a5c3720", "ffb2a4ab"],
     "block": ["753f417f", "dad77dfe", "df4128fb"],
     "image": ["dea70ee9", "efe38330", "6b44c4ee"],
@@ -74,23 +92,35 @@ SEEDED = {  # of the keys of each set, in order: these are what runs of earlier 
 @pytest.mark.parametrize("by", SEEDED)
 def test_a_seeded_split_stays_what_it_was(by):
     def digest(records):
-        return hashlib.sha256(json.dumps([(r.domain, r.key) for r in records]).encode()).hexdigest()[:8]
+        return hashlib.sha256(
+            json.dumps([(r.domain, r.key) for r in records]).encode()
+        ).hexdigest()[:8]
 
     if by == "unpaired":
         assert [digest(unpair(study(13), seed=3))] == SEEDED[by]
         return
-    records = stack(60) + stack(64, "b", shift=4) if by in ("block", "image") else study(13, slices=12)
+    records = (
+        stack(60) + stack(64, "b", shift=4) if by in ("block", "image") else study(13, slices=12)
+    )
     options = {"folds": 3, "fold": 1} if by == "fold" else {"by": by}
     splits, _ = split_records(records, seed=1, **options)
     assert [digest(splits[name]) for name in SETS] == SEEDED[by]
     assert splits.by == ("patient" if by == "fold" else by)
 
 
-@given(st.integers(30, 150), st.integers(0, 5), st.integers(0, 3), st.integers(1, 3), st.sampled_from([0.0, 0.1]))
+@given(
+    st.integers(30, 150),
+    st.integers(0, 5),
+    st.integers(0, 3),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.1]),
+)
 @settings(max_examples=40, deadline=None)
 def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, validation):
     records = stack(count, "a") + stack(count + extra, "b", shift=extra)
-    splits, _ = split_records(records, validation=validation, by="block", gap=gap, blocks=blocks, seed=extra)
+    splits, _ = split_records(
+        records, validation=validation, by="block", gap=gap, blocks=blocks, seed=extra
+    )
     for domain in "ab":
         place = {r.position: name for name in SETS for r in splits[name] if r.domain == domain}
         held = [position for position, name in place.items() if name != "train"]
@@ -104,22 +134,36 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
 
 
 @pytest.mark.parametrize(
-    "patients, options, sides", [
-        (2, {}, [1, 0, 1]), (2, dict(by="patient"), [1, 0, 1]), (2, dict(folds=2, fold=1), [1, 0, 1]),
-        (2, dict(validation=0.5), [1, 0, 1]), (3, {}, [2, 0, 1]), (3, dict(validation=0.34), [1, 1, 1]),
-        (3, dict(by="patient"), [1, 1, 1]), (3, dict(folds=3, fold=2), [1, 1, 1]), (4, {}, [2, 1, 1]),
-        (4, dict(by="block"), [4, 4, 4]), (6, dict(by="block"), [6, 6, 6]),
+    "patients, options, sides",
+    [
+        (2, {}, [1, 0, 1]),
+        (2, dict(by="patient"), [1, 0, 1]),
+        (2, dict(folds=2, fold=1), [1, 0, 1]),
+        (2, dict(validation=0.5), [1, 0, 1]),
+        (3, {}, [2, 0, 1]),
+        (3, dict(validation=0.34), [1, 1, 1]),
+        (3, dict(by="patient"), [1, 1, 1]),
+        (3, dict(folds=3, fold=2), [1, 1, 1]),
+        (4, {}, [2, 1, 1]),
+        (4, dict(by="block"), [4, 4, 4]),
+        (6, dict(by="block"), [6, 6, 6]),
     ],
     ids=str,
-)  # fmt: skip
-def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_asked_for(patients, options, sides):
+)
+def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_asked_for(
+    patients, options, sides
+):
     splits, how = split_records(study(patients, slices=30), **options)
     assert [*map(len, subjects_of(splits))] == sides and names(splits["train"] + splits["test"])
     check_leakage(splits)
     assert ("for want of patients" in how) == (not sides[1])
     said = consequences(splits)
-    assert (len(said) == 1 and f"{patients} patients stand on both sides" in said[0]) == (splits.by == "block")
-    assert split_json(splits, (), dict.fromkeys)["consequences"] == said and (splits.by == "block" or not said)
+    assert (len(said) == 1 and f"{patients} patients stand on both sides" in said[0]) == (
+        splits.by == "block"
+    )
+    assert split_json(splits, (), dict.fromkeys)["consequences"] == said and (
+        splits.by == "block" or not said
+    )
 
 
 def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be():
@@ -127,18 +171,25 @@ def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be(
     assert [*map(len, subjects_of(split_records(two)[0]))] == [2, 0, 2]
     sick = [replace(r, label="sick" if r.subject == "p00" else None) for r in study(2)]
     assert [*map(len, subjects_of(split_records(sick)[0]))] == [1, 0, 1]
-    with pytest.raises(UserError, match=r"no image of domain . is left for train.*data\.split\.by = \"block\""):
+    with pytest.raises(
+        UserError, match=r"no image of domain . is left for train.*data\.split\.by = \"block\""
+    ):
         split_records(stack(30, "a", "p0") + stack(30, "b", "q0"))
 
 
 def test_of_patients_unknown_blocks_are_held_out_then_images_and_what_follows_is_said():
     splits, _ = split_records(stack(40))
     assert splits.by == "block" and "data.source.patient = REGEX" in consequences(splits)[0]
-    assert split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
+    assert (
+        split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by
+        == "image"
+    )
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
     splits, how = split_records(records, test=0.5, validation=0.1)
     assert splits.by == "folders" and {r.position for r in splits["test"]} == set(range(40, 50))
-    assert not splits["validation"] and "no validation" in how, "a set that is not there is not invented"
+    assert not splits["validation"] and "no validation" in how, (
+        "a set that is not there is not invented"
+    )
     assert len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
@@ -149,12 +200,27 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
     "records, options, says, where",
     [
         (study(2), dict(by="patient", test=0.8), "2 patients are too few", "data.split"),
-        (study(5) + stack(3), {}, "3 of 23 images say no patient, and the others do: '/a000'", "data.split.by"),
+        (
+            study(5) + stack(3),
+            {},
+            "3 of 23 images say no patient, and the others do: '/a000'",
+            "data.split.by",
+        ),
         (stack(8), dict(by="block"), "8 slices of a stack.* too few", "data.split"),
-        (stack(10), dict(by="patient"), "does not know which image is of which patient", "data.split.by"),
+        (
+            stack(10),
+            dict(by="patient"),
+            "does not know which image is of which patient",
+            "data.split.by",
+        ),
         (study(4), dict(folds=5), "4 patients cannot be dealt out to 5 folds", "data.split.folds"),
         (study(4), dict(folds=4, fold=4), "there is no fold 4 of 4", "data.split.fold"),
-        (study(4), dict(folds=4, by="block"), "by = 'block' holds out runs of slices", "data.split"),
+        (
+            study(4),
+            dict(folds=4, by="block"),
+            "by = 'block' holds out runs of slices",
+            "data.split",
+        ),
         (LONE, dict(folds=4, fold=3), "no image of domain b is left for", "data.split"),
     ],
     ids=["patients", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
@@ -169,18 +235,26 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
 def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
     records = study(13) + [r for n in range(lone) for r in stack(1, "a", f"lone{n:02d}")]
     splits = [split_records(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
-    assert sorted(sum((subjects_of(one)[2] for one in splits), [])) == sorted({r.subject for r in records})
+    assert sorted(sum((subjects_of(one)[2] for one in splits), [])) == sorted(
+        {r.subject for r in records}
+    )
     for domain in "ab":
         counts = [len({r.subject for r in one["test"] if r.domain == domain}) for one in splits]
         assert max(counts) - min(counts) <= 1
-    assert all(names(sum(one.values(), [])) == names(records) and one["validation"] for one in splits)
+    assert all(
+        names(sum(one.values(), [])) == names(records) and one["validation"] for one in splits
+    )
 
 
 def test_unpaired_training_shares_no_patient_between_domains():
     kept = unpair(study(9), seed=3)
     subjects = {domain: {r.subject for r in kept if r.domain == domain} for domain in "ab"}
     assert not subjects["a"] & subjects["b"] and len(subjects["a"]) == 5 and len(subjects["b"]) == 4
-    for records in (stack(10, "a") + stack(10, "b"), study(1), stack(4, "a", "x") + stack(4, "b", "y")):
+    for records in (
+        stack(10, "a") + stack(10, "b"),
+        study(1),
+        stack(4, "a", "x") + stack(4, "b", "y"),
+    ):
         assert unpair(records) == records
     others = [r for n in range(3) for r in stack(2, "b", f"only-b-{n}")]
     assert {r.domain for r in unpair([*study(1), *others]) if r.subject == "p00"} == {"a"}
@@ -193,19 +267,35 @@ def table(tmp_path, *lines):
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 def test_a_file_says_who_is_where(tmp_path, separator):
-    rows = ["Patient,age,Split", "p00,31,train", "p01,44,Training", "", "p02,50,val", "p03,27,test", "p04,61,none"]
+    rows = [
+        "Patient,age,Split",
+        "p00,31,train",
+        "p01,44,Training",
+        "",
+        "p02,50,val",
+        "p03,27,test",
+        "p04,61,none",
+    ]
     file = table(tmp_path, *(row.replace(",", separator) for row in [*rows, "stranger,1,test"]))
     assert subjects_of(split_records(study(5), file=file)[0]) == [["p00", "p01"], ["p02"], ["p03"]]
-    left_open = table(tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10)))
+    left_open = table(
+        tmp_path, "patient,split", *(f"p{n:02d},{'test' if n > 7 else 'train'}" for n in range(10))
+    )
     sides = subjects_of(split_records(study(10), file=left_open, validation=0.2)[0])
     assert sides[1:] == [[], ["p08", "p09"]], "what is not given is not invented"
 
 
 def test_a_file_of_folds_gives_each_its_turn(tmp_path):
     file = table(tmp_path, "patient,fold", *(f"p{n:02d},{1 + n % 3}" for n in range(9)))
-    tested = [subjects_of(split_records(study(9), file=file, fold=fold, validation=0)[0])[2] for fold in (1, 2, 3)]
+    tested = [
+        subjects_of(split_records(study(9), file=file, fold=fold, validation=0)[0])[2]
+        for fold in (1, 2, 3)
+    ]
     assert tested == [[f"p{n:02d}" for n in range(9) if n % 3 == fold] for fold in range(3)]
-    for options, says in (({}, "3 folds, and the recipe asks for fold 0"), ({"folds": 4}, "3 folds.* of 4")):
+    for options, says in (
+        ({}, "3 folds, and the recipe asks for fold 0"),
+        ({"folds": 4}, "3 folds.* of 4"),
+    ):
         with pytest.raises(UserError, match=says) as error:
             split_records(study(9), file=file, **options)
         assert error.value.allowed == "1, 2, 3"
@@ -214,27 +304,46 @@ def test_a_file_of_folds_gives_each_its_turn(tmp_path):
 @pytest.mark.parametrize("column, place", [("path", "images/"), ("key", "")])
 def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     files = [tmp_path / "images" / f"{n}.png" for n in range(9)]
-    records = [Record("a", "", file.name, partial(pixels, n), path=file) for n, file in enumerate(files)]
+    records = [
+        Record("a", "", file.name, partial(pixels, n), path=file) for n, file in enumerate(files)
+    ]
     words = ["train"] * 5 + ["validation"] * 2 + ["test"] * 2
-    file = table(tmp_path, f"{column},split", *(f"{place}{n}.png,{word}" for n, word in enumerate(words)))
+    file = table(
+        tmp_path, f"{column},split", *(f"{place}{n}.png,{word}" for n, word in enumerate(words))
+    )
     splits, _ = split_records(records, file=file)
-    assert [[words[int(r.key[0])] for r in splits[name]] for name in SETS] == [[n] * words.count(n) for n in SETS]
+    assert [[words[int(r.key[0])] for r in splits[name]] for name in SETS] == [
+        [n] * words.count(n) for n in SETS
+    ]
 
 
 @pytest.mark.parametrize(
     "rows, says",
     [
-        (["patient,split", "p00,train", "p00,test"], "'p00' is in 'test' here, and in 'train' above.*line 3"),
+        (
+            ["patient,split", "p00,train", "p00,test"],
+            "'p00' is in 'test' here, and in 'train' above.*line 3",
+        ),
         (["patient,split", "p00,train", ",test"], "this row names no patient.*line 3"),
         (["patient,fold", "p00,0", "p01,-1"], "'-1' is no fold.*line 3"),
         (["patient,split,fold", "p00,train,1"], "both 'split' and 'fold'.*line 1"),
         (["patient,split", *(f"p0{n},test" for n in range(4))], "leaves no image to train on"),
-        (["key,split", *(f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}" for n in range(4) for d in "ab"
-                         for i in range(2))], "is in test, and the image registered with it in train"),
+        (
+            [
+                "key,split",
+                *(
+                    f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}"
+                    for n in range(4)
+                    for d in "ab"
+                    for i in range(2)
+                ),
+            ],
+            "is in test, and the image registered with it in train",
+        ),
         ([""], "is empty"),
     ],
     ids=["two sets", "nobody", "fold", "columns", "no training", "pair", "empty"],
-)  # fmt: skip
+)
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     with pytest.raises(UserError) as error:
         split_records(study(4), file=table(tmp_path, *rows))
@@ -246,7 +355,10 @@ def heads(subjects=6, slices=2, size=64):
 
 
 def test_air_and_people_unknown_are_no_leak_and_images_are_read_once():
-    blank = [Record("a", "", f"{i}", partial(np.zeros, (1, 8, 8), np.float32), position=float(i)) for i in range(40)]
+    blank = [
+        Record("a", "", f"{i}", partial(np.zeros, (1, 8, 8), np.float32), position=float(i))
+        for i in range(40)
+    ]
     check_leakage(split_records(blank, by="block")[0])
     reads = Counter()
     records = [replace(r, read=lambda r=r: reads.update([r.id]) or r.read()) for r in heads(5)]
@@ -260,12 +372,16 @@ def test_air_and_people_unknown_are_no_leak_and_images_are_read_once():
 def saved_as_jpeg(pixels):
     low, high = pixels.min(), pixels.max()
     file = io.BytesIO()
-    Picture.fromarray(np.uint8((pixels[0] - low) * (255 / (high - low)))).save(file, "JPEG", quality=75)
+    Picture.fromarray(np.uint8((pixels[0] - low) * (255 / (high - low)))).save(
+        file, "JPEG", quality=75
+    )
     return np.asarray(Picture.open(file), np.float32)[None]
 
 
 def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path):
-    """Twelve heads, of which every second one is there again, smaller and brighter, and one to the byte."""
+    """Twelve heads, of which every second one is there again, smaller and brighter, and one to the
+    byte.
+    """
     for number, record in enumerate(r for r in heads(12, 1, 96) if r.domain == "a"):
         image = record.read()[0] / 4
         looks = {f"{number:02d}": image}
@@ -275,13 +391,20 @@ def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path)
             Picture.fromarray(np.uint8(look.clip(0, 255))).save(tmp_path / f"{name}.png")
     (tmp_path / "copy.png").write_bytes((tmp_path / "00.png").read_bytes())
     records = Images(("MR",), 2, (96, 96), path=str(tmp_path)).records()
-    folds = [split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)]
-    shares = [split_records(records, by=by, test=0.25, validation=0.1, gap=0)[0] for by in ("image", "block")]
+    folds = [
+        split_records(records, by="image", folds=3, fold=fold, validation=0)[0] for fold in range(3)
+    ]
+    shares = [
+        split_records(records, by=by, test=0.25, validation=0.1, gap=0)[0]
+        for by in ("image", "block")
+    ]
     for splits in folds + shares:
         check_leakage(splits)
         assert splits["train"] and splits["test"]
     assert sum(map(len, shares[0].values())) == 19, "they change sides, and none is lost"
-    assert sorted(r.key for one in folds for r in one["test"]) == sorted(record.key for record in records)
+    assert sorted(r.key for one in folds for r in one["test"]) == sorted(
+        record.key for record in records
+    )
 
 
 SLICES = {size: [r.read() for r in heads(5, 4, size) if r.domain == "a"] for size in (48, 96)}
@@ -302,7 +425,10 @@ CHANGES = {
 def found(images, subjects):
     """Pairs of near copies, with their scores, among images of the subjects; "" is of nobody known."""
     looks = zip(images, subjects, strict=True)
-    prints = [replace(fingerprint_of(f"{n}", pixels), subject=of, stack=n) for n, (pixels, of) in enumerate(looks)]
+    prints = [
+        replace(fingerprint_of(f"{n}", pixels), subject=of, stack=n)
+        for n, (pixels, of) in enumerate(looks)
+    ]
     return {(i, j): score for i, j, score in near_copies(prints)}
 
 
@@ -314,7 +440,9 @@ def test_a_changed_copy_is_found_and_no_other_head_is_taken_for_one(size, change
     for subjects, least in (([f"{n}" for n in range(10)], COPY), ([""] * 10, COPY_OF_UNKNOWN)):
         pairs = found(images, subjects)
         assert set(pairs) == {(n, n + 5) for n in range(5)} and min(pairs.values()) > least
-    assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"]), "slices of one patient are not compared"
+    assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"]), (
+        "slices of one patient are not compared"
+    )
 
 
 def test_volumes_are_compared_by_three_planes():
@@ -339,6 +467,8 @@ def test_there_is_nothing_to_compare_in(pixels):
 
 
 def test_real_slices_of_other_patients_are_no_copies(shared_data):
-    paths = sorted(path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir())[::3]
+    paths = sorted(
+        path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir()
+    )[::3]
     subjects = [path.stem[:-3] for path in paths]
     assert len(set(subjects)) == 6 and not found([read(path).pixels for path in paths], subjects)

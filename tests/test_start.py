@@ -1,4 +1,6 @@
-"""train.start: a training begins with another one's weights, as far as they fit, and says what did not."""
+"""train.start: a training begins with another one's weights, as far as they fit, and says what did
+not.
+"""
 
 import json
 import shutil
@@ -37,35 +39,55 @@ def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe
     expected, found = trained.inference_state(tiny_run / LAST), weights(new, 0)
     taken = [name for name in expected if not name.startswith("pool")]
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in taken)
-    assert all(torch.equal(found[name], expected[name[4:]]) for name in found if name.startswith("ema."))
+    assert all(
+        torch.equal(found[name], expected[name[4:]]) for name in found if name.startswith("ema.")
+    )
     assert not found["model.pool_a.images"].any() and expected["pool_a.images"].any()
     assert f"{len(taken)} of {len(taken)} tensors, 100% of the weights" in "".join(said)
     assert json.loads((new.path / "environment.json").read_text())["start"]["taken"]
 
 
 def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp_path):
-    tiny_recipe["data"] |= {"domains": ["T2", "T1"], "intensity": {"name": "percentile", "high": 99.0}}
+    tiny_recipe["data"] |= {
+        "domains": ["T2", "T1"],
+        "intensity": {"name": "percentile", "high": 99.0},
+    }
     deeper = {"method.generator.head": 2, "method.name": "cyclegan"}
     new, said = begun(tiny_recipe, tiny_run, tmp_path / "new", **deeper)
     plain, _ = begun(tiny_recipe, "", tmp_path / "plain", **deeper)
-    expected, found, drawn = trained.inference_state(tiny_run / LAST), weights(new, 0), weights(plain, 0)
+    expected, found, drawn = (
+        trained.inference_state(tiny_run / LAST),
+        weights(new, 0),
+        weights(plain, 0),
+    )
     record = json.loads((new.path / "environment.json").read_text())["start"]
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in record["taken"])
-    assert all(torch.equal(found[f"model.{name}"], drawn[f"model.{name}"]) for name in record["not_there"])
+    assert all(
+        torch.equal(found[f"model.{name}"], drawn[f"model.{name}"]) for name in record["not_there"]
+    )
     assert {name.split(".")[1] for name in record["not_there"]} == {"decoder", "head"}
     said = "\n".join(said)
     assert "not there, so drawn from the seed: g_ab.decoder.2.0.conv, g_ab.head.0" in said
     assert "there, and nowhere here: g_ab.decoder.2.conv, g_ba.decoder.2.conv (4 tensors)" in said
-    assert "domains are T1 and T2, in this order; here T2 and T1" in said and "high = 99.5 (here 99.0)" in said
+    assert (
+        "domains are T1 and T2, in this order; here T2 and T1" in said
+        and "high = 99.5 (here 99.0)" in said
+    )
 
 
-def test_methods_share_generators_and_half_precision_weights_will_do(tiny_run, tiny_recipe, tmp_path):
+def test_methods_share_generators_and_half_precision_weights_will_do(
+    tiny_run, tiny_recipe, tmp_path
+):
     state = trained.inference_state(tiny_run / LAST)
     half = {f"ema.{name}": tensor.half() for name, tensor in state.items() if name.startswith("g_")}
     save_file(half, tmp_path / "half.safetensors")
     new, _ = begun(tiny_recipe | {"method": PAIRS}, tmp_path / "half.safetensors", tmp_path / "new")
-    found = {name[6:]: tensor for name, tensor in weights(new, 0).items() if name.startswith("model.")}
-    assert found and all(torch.equal(tensor, state[name].half().float()) for name, tensor in found.items())
+    found = {
+        name[6:]: tensor for name, tensor in weights(new, 0).items() if name.startswith("model.")
+    }
+    assert found and all(
+        torch.equal(tensor, state[name].half().float()) for name, tensor in found.items()
+    )
 
 
 def test_the_same_start_and_seed_give_the_same_weights_and_a_resume_does_not_read_it_again(
@@ -77,17 +99,32 @@ def test_the_same_start_and_seed_give_the_same_weights_and_a_resume_does_not_rea
     shutil.rmtree(tmp_path / "start")
     shutil.rmtree(two.path / LAST)
     resume(two, **QUIET)
-    assert all(torch.equal(tensor, weights(two, 4)[name]) for name, tensor in weights(one, 4).items())
+    assert all(
+        torch.equal(tensor, weights(two, 4)[name]) for name, tensor in weights(one, 4).items()
+    )
     with pytest.raises(UserError, match=r"there is no folder '.*start'.*\(train.start\)"):
         run(tiny_recipe, out=tmp_path / "three", **QUIET)
     assert not (tmp_path / "three").exists()
 
 
-def test_networks_of_another_width_and_numbers_that_are_none_are_refused(tiny_run, tiny_recipe, tmp_path):
-    words = r"do not fit .* \(1 tensor would\): .* float32 \[8, 16, 3, 3\], here .*Take the \[method\] table"
+def test_networks_of_another_width_and_numbers_that_are_none_are_refused(
+    tiny_run, tiny_recipe, tmp_path
+):
+    words = (
+        r"do not fit .* \(1 tensor would\): .* float32 \[8, 16, 3, 3\], here .*Take the \[method\]"
+        r" table"
+    )
     with pytest.raises(UserError, match=words):
-        begun(tiny_recipe | {"method": PAIRS}, tiny_run, tmp_path / "new", **{"method.generator.width": 6})
-    save_file({"g_ab.encoder.1.0.weight": torch.full((8, 4, 4, 4), torch.nan)}, tmp_path / "nan.safetensors")
+        begun(
+            tiny_recipe | {"method": PAIRS},
+            tiny_run,
+            tmp_path / "new",
+            **{"method.generator.width": 6},
+        )
+    save_file(
+        {"g_ab.encoder.1.0.weight": torch.full((8, 4, 4, 4), torch.nan)},
+        tmp_path / "nan.safetensors",
+    )
     with pytest.raises(UserError, match="'g_ab.encoder.1.0.weight' of .* is not finite"):
         begun(tiny_recipe, tmp_path / "nan.safetensors", tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -98,7 +135,9 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
         draw_pictures(tmp_path / domain, 6, seed=seed)
     split = {"test": 0.4, "validation": 0.0, "by": "image", "seed": 0}
     tiny_recipe["data"] |= {"source": {"name": "folders", "path": str(tmp_path)}, "split": split}
-    first = run(tiny_recipe | {"method": PAIRS}, set={"train.steps": 0}, out=tmp_path / "first", **QUIET)
+    first = run(
+        tiny_recipe | {"method": PAIRS}, set={"train.steps": 0}, out=tmp_path / "first", **QUIET
+    )
     other = {"method.both": True, "data.split.seed": 1}
     begun(tiny_recipe | {"method": PAIRS}, first.path, tmp_path / "same", **{"method.both": True})
     told = r"was trained on \d+ files? that .* held out here.*--allow-leakage.*train.start"
@@ -118,8 +157,13 @@ def test_back_translation_learns_to_bring_back_what_the_start_makes_and_the_star
     begun, found = trained.inference_state(tiny_run / LAST), weights(whole, 40)
     for way in ("ab", "ba"):
         kept = {name: one for name, one in found.items() if name.startswith(f"model.start_{way}.")}
-        assert kept and all(torch.equal(one, begun[name.replace("model.start_", "g_")]) for name, one in kept.items())
-        assert any(not torch.equal(found[f"model.g_{way}.{name[15:]}"], one) for name, one in kept.items())
+        assert kept and all(
+            torch.equal(one, begun[name.replace("model.start_", "g_")])
+            for name, one in kept.items()
+        )
+        assert any(
+            not torch.equal(found[f"model.g_{way}.{name[15:]}"], one) for name, one in kept.items()
+        )
     assert all(torch.equal(one, weights(cut, 40)[name]) for name, one in found.items())
     rows = [json.loads(line) for line in (whole.path / "log.jsonl").read_text().splitlines()]
     far = [sum(row["losses"].values()) for row in rows if "losses" in row]
@@ -127,8 +171,15 @@ def test_back_translation_learns_to_bring_back_what_the_start_makes_and_the_star
 
 
 def test_the_start_translates_as_in_use_while_the_rest_trains():
-    method = {"name": "back_translation", "generator": PAIRS["generator"] | {"dropout": 0.5}, "match": 0.0}
-    method, image = bind("method", method)(Geometry(2, (32, 32), {"a": 1, "b": 1})), torch.rand(1, 1, 32, 32)
+    method = {
+        "name": "back_translation",
+        "generator": PAIRS["generator"] | {"dropout": 0.5},
+        "match": 0.0,
+    }
+    method, image = (
+        bind("method", method)(Geometry(2, (32, 32), {"a": 1, "b": 1})),
+        torch.rand(1, 1, 32, 32),
+    )
     method.begin(None, {})
     assert method.shown("b", {"b": image}).equal(method.eval().translate(image, "a"))
 
@@ -138,8 +189,13 @@ def test_gray_levels_move_to_those_of_the_real_image_and_their_order_and_the_air
     made[:, :, :9], real[:, :, :15], real[1] = -1.0, -1.0, -1.0
     moved = matched(made, real, air=0.0)
     tissue, levels = moved[0][made[0] > 0], real[0][real[0] > 0]
-    assert torch.quantile(tissue, torch.linspace(0, 1, 9)).allclose(levels.quantile(torch.linspace(0, 1, 9)), atol=0.05)
-    assert (moved[0].flatten()[made[0].flatten().argsort()].diff() >= 0).all() and (moved[0, :, :9] == -1).all()
+    assert torch.quantile(tissue, torch.linspace(0, 1, 9)).allclose(
+        levels.quantile(torch.linspace(0, 1, 9)), atol=0.05
+    )
+    assert (moved[0].flatten()[made[0].flatten().argsort()].diff() >= 0).all() and (
+        moved[0, :, :9] == -1
+    ).all()
     assert moved[1].equal(made[1])  # nothing but air beside it
     both = matched(torch.cat([made, made / 2], 1), torch.cat([real, real * 2], 1), air=0.0)
-    assert both[:, :1].equal(moved) and both[:, 1:].equal(matched(made / 2, real * 2, air=0.0))  # each contrast apart
+    # each contrast apart
+    assert both[:, :1].equal(moved) and both[:, 1:].equal(matched(made / 2, real * 2, air=0.0))

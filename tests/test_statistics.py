@@ -39,8 +39,15 @@ def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0
     """Two systems with four scores of each patient, which go together."""
     heads = rng.normal(size=patients)
     shifted = [heads + rng.normal(shift, 1, patients) for shift in (0, better)]
-    return {name: {f"m{k}": {f"p{n}": float(v) for n, v in enumerate(values + rng.normal(0, 0.3, patients))}
-                   for k in range(4)} for name, values in zip("xy", shifted, strict=True)}  # fmt: skip
+    return {
+        name: {
+            f"m{k}": {
+                f"p{n}": float(v) for n, v in enumerate(values + rng.normal(0, 0.3, patients))
+            }
+            for k in range(4)
+        }
+        for name, values in zip("xy", shifted, strict=True)
+    }
 
 
 def test_where_there_is_no_difference_a_whole_comparison_finds_one_in_five_of_a_hundred():
@@ -54,9 +61,16 @@ def test_where_there_is_no_difference_a_whole_comparison_finds_one_in_five_of_a_
 
 def test_effect_and_patients_needed_are_the_textbooks_and_keep_their_power():
     gains = np.random.default_rng(1).normal(0.5, 1, 10)
-    assert paired.hedges_g(gains) == pytest.approx(gains.mean() / gains.std(ddof=1) * (1 - 3 / 35), rel=1e-3)
-    assert [paired.patients_needed(d) for d in (0.2, 0.5, -0.8, 1.0)] == [199, 34, 15, 10]  # G*Power's
-    assert (paired.patients_needed(5.0), paired.patients_needed(0.01), paired.patients_needed(None)) == (6, None, None)
+    assert paired.hedges_g(gains) == pytest.approx(
+        gains.mean() / gains.std(ddof=1) * (1 - 3 / 35), rel=1e-3
+    )
+    # G*Power's
+    assert [paired.patients_needed(d) for d in (0.2, 0.5, -0.8, 1.0)] == [199, 34, 15, 10]
+    assert (
+        paired.patients_needed(5.0),
+        paired.patients_needed(0.01),
+        paired.patients_needed(None),
+    ) == (6, None, None)
     rng = np.random.default_rng(0)
     power = np.mean([paired.sign_flip_p(rng.normal(0.8, 1, 15)) < 0.05 for _ in range(600)])
     assert 0.74 < power < 0.87
@@ -64,12 +78,22 @@ def test_effect_and_patients_needed_are_the_textbooks_and_keep_their_power():
 
 def test_ranks_are_sure_of_what_differs_and_not_of_what_does_not():
     rng, higher = np.random.default_rng(2), {"m0": True}
-    same, apart = (gantk.compare_systems(systems_of(rng, 40, better), higher) for better in (0.0, 3.0))
-    assert [row["system"] for row in apart["ranks"]] == ["y", "x"] and apart["ranks"][0]["first"] > 0.99
+    same, apart = (
+        gantk.compare_systems(systems_of(rng, 40, better), higher) for better in (0.0, 3.0)
+    )
+    assert [row["system"] for row in apart["ranks"]] == ["y", "x"] and apart["ranks"][0][
+        "first"
+    ] > 0.99
     assert apart["ranks"][0]["rank"] == [1, 1] and same["ranks"][0]["rank"] == [1, 2]
     (test,) = apart["tests"]
-    assert (test["one"], test["other"], test["n"]) == ("x", "y", 40) and test["gain"] < 0 and test["holm"] < 0.001
-    assert gantk.compare_systems(systems_of(rng, 40, 3.0), {"m0": False})["ranks"][0]["system"] == "x"
+    assert (
+        (test["one"], test["other"], test["n"]) == ("x", "y", 40)
+        and test["gain"] < 0
+        and test["holm"] < 0.001
+    )
+    assert (
+        gantk.compare_systems(systems_of(rng, 40, 3.0), {"m0": False})["ranks"][0]["system"] == "x"
+    )
 
 
 def test_a_bench_says_which_tests_were_made_on_whom_and_corrected_how():
@@ -77,38 +101,71 @@ def test_a_bench_says_which_tests_were_made_on_whom_and_corrected_how():
     score, kept = {"value": 1.0, "higher_is_better": True}, {"p": 0, "q": 1, "r": 2}
     row = {"label": "one", "status": "ok", "domains": ["T1", "T2"], "test_images": "x"}
     row |= {"metrics": {"a_to_b": {"psnr": score}}, "patients": {"a_to_b": {"psnr": kept}}}
-    judged = [{"a_to_b": {"psnr": {"best_baseline": "identity", "test": test | {"p": p}}}} for p in (0.001, 0.2)]
-    rows = [row | {"label": name, "verdict": each} for name, each in zip(("one", "two"), judged, strict=True)]
+    judged = [
+        {"a_to_b": {"psnr": {"best_baseline": "identity", "test": test | {"p": p}}}}
+        for p in (0.001, 0.2)
+    ]
+    rows = [
+        row | {"label": name, "verdict": each}
+        for name, each in zip(("one", "two"), judged, strict=True)
+    ]
     tests, ranks = sentences(systems(rows))
-    assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests and "(0.2)" in tests
-    assert "over draws of 3 patients" in ranks and list(sentences(systems([row | {"patients": None}]))) == []
+    assert (
+        "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
+        and "(0.2)" in tests
+    )
+    assert (
+        "over draws of 3 patients" in ranks
+        and list(sentences(systems([row | {"patients": None}]))) == []
+    )
 
 
 # ---- subgroups
 
 
 def test_values_become_groups_ages_in_bands_of_twenty_years():
-    assert banded("age", ["045Y", "61", "18M", "89+", ""]) == ["40-59", "60-79", "0-19", "80-99", "not known"]
-    assert banded("sex", ["F", "", "M"]) == ["F", "not known", "M"] and banded("field", ["1.5", "3"]) == ["1.5", "3"]
-    assert set(banded("weight", [str(n) for n in range(50, 80)])) == {"50 to 59.6667", "59.6667 to 69.3333",
-                                                                      "69.3333 to 79"}  # fmt: skip
+    assert banded("age", ["045Y", "61", "18M", "89+", ""]) == [
+        "40-59",
+        "60-79",
+        "0-19",
+        "80-99",
+        "not known",
+    ]
+    assert banded("sex", ["F", "", "M"]) == ["F", "not known", "M"] and banded(
+        "field", ["1.5", "3"]
+    ) == ["1.5", "3"]
+    assert set(banded("weight", [str(n) for n in range(50, 80)])) == {
+        "50 to 59.6667",
+        "59.6667 to 69.3333",
+        "69.3333 to 79",
+    }
 
 
 def study(folder) -> dict:
-    """A recipe of 24 patients in a table, half of them tested; the truth of those of scanner B is another image."""
+    """A recipe of 24 patients in a table, half of them tested; the truth of those of scanner B is
+    another image.
+    """
     a, b = (draw_pictures(folder / name, 24, seed=seed) for name, seed in (("T1", 0), ("T2", 0)))
     other, rows = draw_pictures(folder / "other", 24, seed=5), ["T1,T2,patient,Scanner,sex,split"]
     for n in range(24):
         truth, scanner = (other[n], "B") if n % 2 else (b[n], "C" if n == 0 else "A")
-        rows.append(f"{a[n]},{truth},p{n},{scanner},{'FM'[n % 4 > 1]},{'test' if n < 14 else 'train'}")
+        rows.append(
+            f"{a[n]},{truth},p{n},{scanner},{'FM'[n % 4 > 1]},{'test' if n < 14 else 'train'}"
+        )
     (folder / "study.csv").write_text("\n".join(rows))
     source = {"name": "manifest", "path": str(folder / "study.csv")}
     data = TINY["data"] | {"source": source, "split": {"test": 0.5, "validation": 0.0}}
-    return TINY | {"data": data, "evaluate": {"metrics": ["psnr"], "samples": 1, "by": ["scanner", "sex"]}}
+    return TINY | {
+        "data": data,
+        "evaluate": {"metrics": ["psnr"], "samples": 1, "by": ["scanner", "sex"]},
+    }
 
 
 def test_patients_are_scored_apart_by_columns_of_the_table_and_every_verdict_is_tested(tmp_path):
-    run, lines = gantk.run(study(tmp_path), out=tmp_path / "run", device="cpu", say=lambda line: None), []
+    run, lines = (
+        gantk.run(study(tmp_path), out=tmp_path / "run", device="cpu", say=lambda line: None),
+        [],
+    )
     gantk.evaluate(run, by=["scanner"], device="cpu", say=lines.append)
     said = json.loads((run.path / "metrics.json").read_text("utf-8"))
     row = said["subgroups"]["a_to_b"]["scanner"]["psnr"]
@@ -117,9 +174,15 @@ def test_patients_are_scored_apart_by_columns_of_the_table_and_every_verdict_is_
     of_b = [each["scores"]["psnr"] for each in kept if int(each["patient"][1:]) % 2]
     assert row["groups"]["B"]["value"] == pytest.approx(np.mean(of_b)) and row["too_few"] == ["C"]
     gap = abs(row["groups"]["A"]["value"] - row["groups"]["B"]["value"])
-    assert row["gap"] == pytest.approx(gap) and row["holm"] >= row["p"] and {row["worst"], row["best"]} == {*"AB"}
+    assert (
+        row["gap"] == pytest.approx(gap)
+        and row["holm"] >= row["p"]
+        and {row["worst"], row["best"]} == {*"AB"}
+    )
     test = said["verdict"]["a_to_b"]["psnr"]["test"]
-    assert test["n"] == 14 and test["exact"] and test["of"] == 4 and '"gains"' not in json.dumps(said)
+    assert (
+        test["n"] == 14 and test["exact"] and test["of"] == 4 and '"gains"' not in json.dumps(said)
+    )
     assert any("by scanner" in line and "too few (under 5): C" in line for line in lines)
     assert any("sign flips over 14 patients, Holm over 4 comparisons" in line for line in lines)
     words = Page(gantk.write_report(run)).words
@@ -129,7 +192,11 @@ def test_patients_are_scored_apart_by_columns_of_the_table_and_every_verdict_is_
 def test_a_column_that_the_data_lack_is_one_error_with_those_there_are(tmp_path):
     says = "no column 'scaner'.*t1, t2, patient, scanner, sex, split.*mean 'scanner'"
     with pytest.raises(UserError, match=says):
-        gantk.run(study(tmp_path) | {"evaluate": {"by": ["scaner"]}}, out=tmp_path / "no", say=lambda line: None)
+        gantk.run(
+            study(tmp_path) | {"evaluate": {"by": ["scaner"]}},
+            out=tmp_path / "no",
+            say=lambda line: None,
+        )
     with pytest.raises(UserError, match="the source 'phantom' has no table"):
         gantk.run(TINY | {"evaluate": {"by": ["sex"]}}, out=tmp_path / "no", say=lambda line: None)
     assert not (tmp_path / "no").exists()

@@ -1,4 +1,6 @@
-"""Reader studies: pages that give nothing away, scores that hold what they state, feedback to a next training."""
+"""Reader studies: pages that give nothing away, scores that hold what they state, feedback to a
+next training.
+"""
 
 import base64
 import csv
@@ -25,7 +27,9 @@ KINDS = pytest.mark.parametrize("kind", ["2afc", "yesno", "rating"])
 
 @pytest.fixture
 def study(gantk, tmp_path):
-    """`study(kind)` makes one of two folders of pictures, dark real ones and bright ones: its folder and its key."""
+    """`study(kind)` makes one of two folders of pictures, dark real ones and bright ones: its
+    folder and its key.
+    """
 
     def make(kind, pairs=12, readers=3):
         rng, folder = np.random.default_rng(0), tmp_path / "study"
@@ -34,8 +38,21 @@ def study(gantk, tmp_path):
             for n in range(pairs):
                 pixels = rng.normal(level, 20, (rows, 32)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / side / f"patient-{n:02d}.png")
-        options = ["--kind", kind, "--pairs", pairs, "--readers", readers, "--seed", 10**12 + 5, "--out", folder]
-        done = gantk("study", "new", "--real", tmp_path / "real", "--fake", tmp_path / "made", *options)
+        options = [
+            "--kind",
+            kind,
+            "--pairs",
+            pairs,
+            "--readers",
+            readers,
+            "--seed",
+            10**12 + 5,
+            "--out",
+            folder,
+        ]
+        done = gantk(
+            "study", "new", "--real", tmp_path / "real", "--fake", tmp_path / "made", *options
+        )
         assert done.code == 0, done.err
         return folder, json.loads((folder / "key.json").read_text())
 
@@ -45,7 +62,10 @@ def study(gantk, tmp_path):
 def answered(folder, key, name, give):
     """A file as a page saves it: `give(case, which)` answers each question."""
     asked = enumerate(key["readers"][name])
-    given = [{"question": n, "answer": int(give(case, which)), "seconds": 2.5} for n, (case, which, _) in asked]
+    given = [
+        {"question": n, "answer": int(give(case, which)), "seconds": 2.5}
+        for n, (case, which, _) in asked
+    ]
     study, path = sha256((folder / "key.json").read_bytes()).hexdigest(), folder / f"{name}.json"
     path.write_text(json.dumps({"study": study, "reader": name, "answers": given}))
     return path
@@ -59,13 +79,17 @@ def test_a_study_that_cannot_be_is_one_error(tmp_path, asked):
 
 @KINDS
 @pytest.mark.parametrize("pairs", [1, 7, 60])
-def test_sides_are_balanced_turned_for_the_next_reader_and_one_in_ten_comes_again_later(kind, pairs):
+def test_sides_are_balanced_turned_for_the_next_reader_and_one_in_ten_comes_again_later(
+    kind, pairs
+):
     whole, two = questions(kind, pairs, 0, 3), kind == "2afc"
     first, other = ([q for q in questions(kind, pairs, reader, 3) if not q[2]] for reader in (0, 1))
     before = dict(q[:2] for q in first[:pairs])  # of single images the first of each pair
     assert sorted(before) == list(range(pairs)) and abs(2 * sum(before.values()) - pairs) <= 1
     assert all(before[case] != which for case, which, _ in other[:pairs])
-    assert all(before[case] != which for case, which, _ in first[pairs:]) and len(first) == pairs * (2 - two)
+    assert all(before[case] != which for case, which, _ in first[pairs:]) and len(
+        first
+    ) == pairs * (2 - two)
     again = [(place, q) for place, q in enumerate(whole) if q[2]]
     assert len(again) == round(len(first) / 10)
     for place, (case, which, _) in again:
@@ -81,27 +105,49 @@ def test_nothing_in_a_page_but_the_pixels_tells_real_from_made(kind, study):
         data = page.data
         assert data["study"] == sha256((folder / "key.json").read_bytes()).hexdigest()
         assert "patient-" not in page.source and str(key["seed"]) not in page.source
-        assert set(data) == {"study", "reader", "kind", "target", "height", "width", "images", "questions"}
+        assert set(data) == {
+            "study",
+            "reader",
+            "kind",
+            "target",
+            "height",
+            "width",
+            "images",
+            "questions",
+        }
         images = [np.frombuffer(base64.b64decode(one), np.uint8) for one in data["images"]]
         assert {len(one) for one in images} == {data["height"] * data["width"]} == {36 * 32}
         real = [image.mean() < 110 for image in images]
         places += [place / len(real) for place in np.flatnonzero(real)]
         for (_, which, _), shown in zip(asked, data["questions"], strict=True):
-            assert [real[one] for one in shown] == ([not which, bool(which)] if kind == "2afc" else [not which])
+            assert [real[one] for one in shown] == (
+                [not which, bool(which)] if kind == "2afc" else [not which]
+            )
     assert abs(np.mean(places) - 0.5) < 4 * 0.29 / len(places) ** 0.5  # real ones stand anywhere
     assert np.ptp([path.stat().st_size for path in (folder / "pages").iterdir()]) < 40
 
 
 def simulated(kind, skills, rng, hard=0.0, slope=0.0):
-    """60 pairs' answers of readers who are right with these probabilities; over cases their logits vary by `hard`."""
-    readers = {f"reader-{n}": questions(kind, 60, n, int(rng.integers(2**31))) for n in range(len(skills))}
+    """60 pairs' answers of readers who are right with these probabilities; over cases their logits
+    vary by `hard`.
+    """
+    readers = {
+        f"reader-{n}": questions(kind, 60, n, int(rng.integers(2**31))) for n in range(len(skills))
+    }
     found, shift = [], rng.normal(0, hard, 60)
     for (name, asked), skill in zip(readers.items(), skills, strict=True):
-        chance = 1 / (1 + np.exp(-np.log(skill / (1 - skill)) - shift[[case for case, *_ in asked]]))
+        chance = 1 / (
+            1 + np.exp(-np.log(skill / (1 - skill)) - shift[[case for case, *_ in asked]])
+        )
         right = rng.random(len(asked)) < chance + slope * np.linspace(-0.5, 0.5, len(asked))
-        given = [which if (kind == "2afc") == ok else 1 - which for (_, which, _), ok in zip(asked, right, strict=True)]
+        given = [
+            which if (kind == "2afc") == ok else 1 - which
+            for (_, which, _), ok in zip(asked, right, strict=True)
+        ]
         answers = [{"question": n, "answer": one, "seconds": 1.0} for n, one in enumerate(given)]
-        found.append(rows_of({"kind": kind, "readers": readers}, {"reader": name, "answers": answers}))
+        found.append(
+            rows_of({"kind": kind, "readers": readers}, {"reader": name, "answers": answers})
+        )
     return found
 
 
@@ -112,14 +158,20 @@ def test_readers_of_known_skill_are_recovered_within_the_stated_intervals(kind):
         rows = simulated(kind, skills, rng, slope=0.1)
         ends = [reader_row(kind, one)["accuracy"]["ci95"] for one in rows]
         ends += [trend(rows)["ci95"], over_both(accuracy, rows, 60)[0]["ci95"]]
-        inside.append([low <= true <= high for (low, high), true in zip(ends, (*skills, 0.1, 0.75), strict=True)])
+        inside.append(
+            [
+                low <= true <= high
+                for (low, high), true in zip(ends, (*skills, 0.1, 0.75), strict=True)
+            ]
+        )
     *own, pooled = np.mean(inside, 0)
     assert all(0.91 <= share <= 0.99 for share in own) and pooled >= 0.93
 
 
 def test_the_pooled_interval_covers_readers_and_cases_that_were_drawn_too():
     rng, inside = np.random.default_rng(2), []
-    for _ in range(120):  # logits vary by 0.5 over readers and by 1 over cases: right answers are 0.697 of all
+    # logits vary by 0.5 over readers and by 1 over cases: right answers are 0.697 of all
+    for _ in range(120):
         skills = 1 / (1 + np.exp(-rng.normal(1, 0.5, 5)))
         low, high = over_both(accuracy, simulated("2afc", skills, rng, hard=1.0), 60)[0]["ci95"]
         inside.append(low <= 0.697 <= high)
@@ -127,13 +179,20 @@ def test_the_pooled_interval_covers_readers_and_cases_that_were_drawn_too():
 
 
 def test_kappa_and_the_area_under_the_curve_are_those_of_the_textbook(gantk, study):
-    table = "0 0 0 0 14,0 2 6 4 2,0 0 3 5 6,0 3 9 2 0,2 2 8 1 1,7 7 0 0 0,3 2 6 3 0,2 5 3 2 2,6 5 2 1 0,0 2 2 3 7"
+    table = (
+        "0 0 0 0 14,0 2 6 4 2,0 0 3 5 6,0 3 9 2 0,2 2 8 1 1,7 7 0 0 0,3 2 6 3 0,2 5 3 2 2,6 5 2 1"
+        " 0,0 2 2 3 7"
+    )
     labels = [np.repeat(range(5), list(map(int, row.split()))) for row in table.split(",")]
-    assert fleiss(np.array(labels).T) == pytest.approx(0.210, abs=5e-4)  # 10 subjects, 14 raters: as published
+    # 10 subjects, 14 raters: as published
+    assert fleiss(np.array(labels).T) == pytest.approx(0.210, abs=5e-4)
     folder, key = study("rating")
     rng = np.random.default_rng(0)
     said = {name: rng.integers(1, 6, (12, 2)) for name in key["readers"]}
-    files = [answered(folder, key, name, lambda case, which, own=own: own[case, which]) for name, own in said.items()]
+    files = [
+        answered(folder, key, name, lambda case, which, own=own: own[case, which])
+        for name, own in said.items()
+    ]
     done = gantk("study", "score", folder, *files, "--json", "-")
     found = json.loads(done.out)
     for pair, value in found["agreement"]["cohen"].items():
@@ -147,7 +206,9 @@ def test_kappa_and_the_area_under_the_curve_are_those_of_the_textbook(gantk, stu
 
 def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
     folder, key = study("yesno")
-    fooled = [answered(folder, key, name, lambda case, which: 1) for name in ("reader-1", "reader-2")]
+    fooled = [
+        answered(folder, key, name, lambda case, which: 1) for name in ("reader-1", "reader-2")
+    ]
     good = json.loads(fooled[0].read_text())
     wrong = {
         "cut.json": fooled[0].read_text()[:-9],
@@ -160,14 +221,34 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
     for name, text in wrong.items():
         (folder / name).write_text(text)
     fooled[1].write_text("\ufeff" + fooled[1].read_text(), "utf-8")  # as an editor saves it
-    done = gantk("study", "score", folder, *fooled, *(folder / name for name in wrong), folder / "gone.json")
+    done = gantk(
+        "study", "score", folder, *fooled, *(folder / name for name in wrong), folder / "gone.json"
+    )
     assert done.code == 0
-    words = ["damaged", "another study", "'reader-9', whom", "reader-1 too", "7 is no answer", "not asked", "not there"]
+    words = [
+        "damaged",
+        "another study",
+        "'reader-9', whom",
+        "reader-1 too",
+        "7 is no answer",
+        "not asked",
+        "not there",
+    ]
     for name, word in zip([*wrong, "gone.json"], words, strict=True):
-        assert any(name in line and word in line for line in done.out.splitlines()), (name, done.out)
+        assert any(name in line and word in line for line in done.out.splitlines()), (
+            name,
+            done.out,
+        )
     found = json.loads((folder / "scores.json").read_text())
-    assert found["pooled"]["accuracy"] == {"value": 0.5, "ci95": [0.5, 0.5], "readers": 2, "cases": 12}
-    assert len(found["fooled"]) == 12 and "took for real: 12" in (said := (folder / "scores.md").read_text())
+    assert found["pooled"]["accuracy"] == {
+        "value": 0.5,
+        "ci95": [0.5, 0.5],
+        "readers": 2,
+        "cases": 12,
+    }
+    assert len(found["fooled"]) == 12 and "took for real: 12" in (
+        said := (folder / "scores.md").read_text()
+    )
     assert f"- '{folder / 'cut.json'}' is left out" in said
     done = gantk("study", "score", folder, folder / "cut.json")
     assert done.code == 2 and "no answers can be scored" in done.err
@@ -185,33 +266,53 @@ def test_scores_of_a_runs_readers_stand_in_its_metrics_and_its_report(gantk, cop
     found = json.loads((copied_run / "metrics.json").read_text())["readers"]["2afc"]
     assert found["readers"]["reader-1"]["accuracy"]["value"] == 1 and key["target"] == "T2"
     gantk("report", copied_run)
-    assert "1 reader told real from made T2 images right in" in Page(copied_run / "report.html").words
+    assert (
+        "1 reader told real from made T2 images right in" in Page(copied_run / "report.html").words
+    )
     done = gantk("study", "weights", folder, file)
     assert done.code == 2 and "--split train" in done.err
 
 
-def test_images_whose_translation_was_told_are_shown_more_often_by_the_next_training(gantk, copied_run, tmp_path):
+def test_images_whose_translation_was_told_are_shown_more_often_by_the_next_training(
+    gantk, copied_run, tmp_path
+):
     folder, weights = tmp_path / "study", tmp_path / "weights.csv"
-    assert gantk("study", "new", copied_run, "--pairs", 4, "--split", "train", "--out", folder).code == 0
+    assert (
+        gantk("study", "new", copied_run, "--pairs", 4, "--split", "train", "--out", folder).code
+        == 0
+    )
     key = json.loads((folder / "key.json").read_text())
     told = lambda case, which: which if case < 2 else 1 - which  # noqa: E731
     files = [answered(folder, key, name, told) for name in key["readers"]]
     assert gantk("study", "weights", folder, *files, "--out", weights).code == 0
-    rows = {row["key"]: float(row["weight"]) for row in csv.DictReader(weights.read_text().splitlines())}
+    rows = {
+        row["key"]: float(row["weight"]) for row in csv.DictReader(weights.read_text().splitlines())
+    }
     assert [rows[case["real"]] for case in key["cases"]] == [3, 3, 1, 1]
     model = load_recipe(copied_run / "recipe.toml").override([f"data.weights={weights}"]).check()
     own = Data(model.data, model.method.target).training_sets()["a"]
     expected = np.array([rows.get(record.key, 1.0) for record in own.records])
-    shown = np.bincount(np.concatenate([order(0, 0, epoch, len(own), own.weights) for epoch in range(400)]))
+    shown = np.bincount(
+        np.concatenate([order(0, 0, epoch, len(own), own.weights) for epoch in range(400)])
+    )
     assert shown / 400 == pytest.approx(expected / expected.mean(), abs=0.12)
     weights.write_text("key,weight\nnobody,2\n")
-    done = gantk("run", copied_run / "recipe.toml", "--set", f"data.weights={weights}", "--out", tmp_path / "x")
+    done = gantk(
+        "run",
+        copied_run / "recipe.toml",
+        "--set",
+        f"data.weights={weights}",
+        "--out",
+        tmp_path / "x",
+    )
     assert done.code == 2 and "does not weigh the training images" in done.err
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_a_reader_answers_by_click_and_key_goes_on_after_a_reload_and_saves(gantk, study, tmp_path):
+def test_in_a_browser_a_reader_answers_by_click_and_key_goes_on_after_a_reload_and_saves(
+    gantk, study, tmp_path
+):
     folder, key = study("2afc", pairs=4, readers=1)
     saved = tmp_path / "answers-reader-1.json"
     shade = "document.querySelector('canvas').getContext('2d').getImageData(300, 300, 1, 1).data[0]"
@@ -219,7 +320,8 @@ def test_in_a_browser_a_reader_answers_by_click_and_key_goes_on_after_a_reload_a
     with Browser(tmp_path, (folder / "pages" / "reader-1.html").as_uri()) as page:
 
         def go(act, thing, place):
-            page.js("new Promise((go) => setTimeout(go, 300))")  # a key pressed twice is not two answers
+            # a key pressed twice is not two answers
+            page.js("new Promise((go) => setTimeout(go, 300))")
             act(thing)
             page.until(f"{count} == '{place} of 4' || !document.getElementById('end').hidden")
 
@@ -242,11 +344,19 @@ def test_in_a_browser_a_reader_answers_by_click_and_key_goes_on_after_a_reload_a
         go(page.press, "ArrowRight", 5)
         page.drag("#end .save")
         page.until("document.getElementById('said').textContent.includes('answers-reader-1.json')")
-        assert any(page.js("new Promise((go) => setTimeout(go, 20))") or saved.is_file() for _ in range(500))
+        assert any(
+            page.js("new Promise((go) => setTimeout(go, 20))") or saved.is_file()
+            for _ in range(500)
+        )
         assert page.errors == []
     said = json.loads(saved.read_text())["answers"]
-    assert [one["answer"] for one in said] == [0, 0, 1, 1] and all(one["seconds"] > 0.2 for one in said)
+    assert [one["answer"] for one in said] == [0, 0, 1, 1] and all(
+        one["seconds"] > 0.2 for one in said
+    )
     assert gantk("study", "score", folder, saved).code == 0
     found = json.loads((folder / "scores.json").read_text())["readers"]["reader-1"]["accuracy"]
-    right = [which == one["answer"] for (_, which, _), one in zip(key["readers"]["reader-1"], said, strict=True)]
+    right = [
+        which == one["answer"]
+        for (_, which, _), one in zip(key["readers"]["reader-1"], said, strict=True)
+    ]
     assert (found["n"], found["value"]) == (4, np.mean(right))

@@ -1,4 +1,6 @@
-"""Style transfer: network and objective, how an image is brought there, the method, the post-step, the command."""
+"""Style transfer: network and objective, how an image is brought there, the method, the post-step,
+the command.
+"""
 
 import copy
 import json
@@ -39,10 +41,20 @@ def encoder():
     return How(**FAST).encoder((-1.0, 1.0))
 
 
-def blobs(count: int, channels: int = 1, size: tuple[int, ...] = (32, 32), seed: int = 0) -> torch.Tensor:
+def blobs(
+    count: int, channels: int = 1, size: tuple[int, ...] = (32, 32), seed: int = 0
+) -> torch.Tensor:
     """Smooth images in [-1, 1], (count, channels, *size), no two alike."""
-    coarse = torch.rand(count, channels, *[4] * len(size), generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(coarse, size, mode="bilinear" if len(size) == 2 else "trilinear", align_corners=True) * 2 - 1
+    coarse = torch.rand(
+        count, channels, *[4] * len(size), generator=torch.Generator().manual_seed(seed)
+    )
+    return (
+        F.interpolate(
+            coarse, size, mode="bilinear" if len(size) == 2 else "trilinear", align_corners=True
+        )
+        * 2
+        - 1
+    )
 
 
 def stripes(channels: int = 1, size: tuple[int, int] = (32, 32)) -> torch.Tensor:
@@ -52,7 +64,9 @@ def stripes(channels: int = 1, size: tuple[int, int] = (32, 32)) -> torch.Tensor
 
 def styled(content, style, encoder, steps: int = 100, shared: bool = True, **options):
     """`transfer` with options by name, at shallow layers: the images and the objective's history."""
-    return transfer(content, style, encoder=encoder, how=How(**SHALLOW | options), steps=steps, shared=shared)
+    return transfer(
+        content, style, encoder=encoder, how=How(**SHALLOW | options), steps=steps, shared=shared
+    )
 
 
 def method(channels: tuple[int, int] = (1, 1), **options):
@@ -70,7 +84,9 @@ def post(dims: int = 2, **options):
 def test_maps_are_those_of_convolutions_relus_and_average_pools():
     encoder, image = VGG19(["conv2_1", "conv1_1"], "random"), blobs(2, 3)
     one, two, three = encoder.blocks.values()
-    seen = ((image + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+    seen = ((image + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(
+        3, 1, 1
+    )
     first = F.relu(F.conv2d(seen, one.weight, one.bias, padding=1))
     second = F.relu(F.conv2d(first, two.weight, two.bias, padding=1))
     third = F.relu(F.conv2d(F.avg_pool2d(second, 2), three.weight, three.bias, padding=1))
@@ -84,7 +100,9 @@ def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
     torch.testing.assert_close(wide(gray)[0], narrow((gray + 1) / 2)[0])
     for one, three in zip(encoder(gray), encoder(gray.expand(-1, 3, -1, -1)), strict=True):
         torch.testing.assert_close(one, three)
-    for maps, slices in zip(encoder(volume), encoder(volume.transpose(1, 2).reshape(6, 1, 16, 16)), strict=True):
+    for maps, slices in zip(
+        encoder(volume), encoder(volume.transpose(1, 2).reshape(6, 1, 16, 16)), strict=True
+    ):
         torch.testing.assert_close(maps.transpose(1, 2).flatten(0, 1), slices)
 
 
@@ -94,7 +112,9 @@ def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_a
     found = Objective(content, styles, encoder, how)(image)
 
     def maps(x):
-        return {name: m.double().flatten(2) for name, m in zip(encoder.layers, encoder(x), strict=True)}
+        return {
+            name: m.double().flatten(2) for name, m in zip(encoder.layers, encoder(x), strict=True)
+        }
 
     known, painted, now = maps(content), maps(styles), maps(image)
     # equation 1, whose 1/2 and sum are replaced by the energy of the content's maps
@@ -102,15 +122,25 @@ def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_a
     shares = []
     for layer in SHALLOW["style_layers"]:
         own, wanted = ((m @ m.mT).mean(0) for m in (now[layer], painted[layer]))
-        shares.append(float((own - wanted).square().mean() / wanted.square().mean()))  # equation 4, by its energy
+        # equation 4, by its energy
+        shares.append(float((own - wanted).square().mean() / wanted.square().mean()))
     steps = [image.double().diff(dim=axis).abs().mean() for axis in (2, 3)]
-    expected = {"content": 2.0 * kept, "style": 3.0 * np.mean(shares), "variation": 0.5 * sum(steps) / 2}
+    expected = {
+        "content": 2.0 * kept,
+        "style": 3.0 * np.mean(shares),
+        "variation": 0.5 * sum(steps) / 2,
+    }
     assert found.keys() == expected.keys()
-    assert all(float(found[name]) == pytest.approx(float(value), rel=1e-4) for name, value in expected.items())
+    assert all(
+        float(found[name]) == pytest.approx(float(value), rel=1e-4)
+        for name, value in expected.items()
+    )
 
 
 def test_rescaled_filters_have_mean_activation_1_so_that_loud_ones_count_as_quiet_ones_do():
-    """Gatys et al. 2016, section 2, as the report on tumour synthesis states it: over images and positions."""
+    """Gatys et al. 2016, section 2, as the report on tumour synthesis states it: over images and
+    positions.
+    """
     content, style, image = blobs(2, 3), blobs(2, 3, seed=2), blobs(2, 3, seed=5)
     plain, louder = (VGG19(["conv1_1"], "random") for _ in range(2))
     louder.blocks = copy.deepcopy(plain.blocks)  # the network is kept, and shared
@@ -120,13 +150,22 @@ def test_rescaled_filters_have_mean_activation_1_so_that_loud_ones_count_as_quie
     how = How(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
     for shared in (False, True):
         objective = Objective(content, style, plain, how, shared=shared)
-        factors, seen = objective.factors["conv1_1"][:, :, None, None], [plain(x)[0] for x in (content, style)]
+        factors, seen = (
+            objective.factors["conv1_1"][:, :, None, None],
+            [plain(x)[0] for x in (content, style)],
+        )
         seen[1] = seen[1].mean(0, keepdim=True).expand_as(seen[1]) if shared else seen[1]
         mean = torch.cat([x * factors for x in seen], 2).mean((2, 3))
         assert float((mean - 1).abs().max()) < 1e-4
-        found = [sum(Objective(content, style, net, how, shared=shared)(image).values()) for net in (plain, louder)]
+        found = [
+            sum(Objective(content, style, net, how, shared=shared)(image).values())
+            for net in (plain, louder)
+        ]
         torch.testing.assert_close(*found)
-    told = [sum(Objective(content, style, net, replace(how, rescale=False))(image).values()) for net in (plain, louder)]
+    told = [
+        sum(Objective(content, style, net, replace(how, rescale=False))(image).values())
+        for net in (plain, louder)
+    ]
     assert float((told[0] / told[1] - 1).abs().min()) > 1e-3
 
 
@@ -137,7 +176,8 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
     softer = smooth_edges(image, 1.0)
     assert float((softer[..., 15:17] - image[..., 15:17]).abs().min()) > 0.1
     torch.testing.assert_close(softer[..., :8], image[..., :8], rtol=0, atol=1e-3)
-    torch.testing.assert_close(smooth_edges(image[:, :, None], 1.0)[:, :, 0], softer)  # a volume of one slice
+    # a volume of one slice
+    torch.testing.assert_close(smooth_edges(image[:, :, None], 1.0)[:, :, 0], softer)
     assert total_variation(image[:, :, None]).equal(total_variation(image))
 
 
@@ -145,14 +185,19 @@ def test_smoothing_softens_edges_and_leaves_flat_tissue():
 
 
 @pytest.mark.parametrize(("init", "least"), [("content", 10.0), ("noise", 10.0), ("style", 1.001)])
-def test_the_objective_falls_from_every_start(encoder, init, least):  # the style itself lacks the content alone
-    _, history = styled(blobs(1, seed=3), stripes(), encoder, steps=40, init=init, content_weight=0.02)
+# the style itself lacks the content alone
+def test_the_objective_falls_from_every_start(encoder, init, least):
+    _, history = styled(
+        blobs(1, seed=3), stripes(), encoder, steps=40, init=init, content_weight=0.02
+    )
     assert history.shape == (41, 1) and float(history[0] / history.amin()) > least
 
 
 def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encoder):
     before = torch.get_rng_state()
-    first, again, other = (styled(blobs(1), stripes(), encoder, 3, init="noise", seed=seed)[0] for seed in (0, 0, 1))
+    first, again, other = (
+        styled(blobs(1), stripes(), encoder, 3, init="noise", seed=seed)[0] for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -167,7 +212,9 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
     assert image[1].min() >= content[1].min() and image[1].max() <= content[1].max()
     content = 0.5 * blobs(1, 3)
     image, _ = styled(content, stripes(), encoder, steps=5, color="content")
-    torch.testing.assert_close(image - luminance(image), content - luminance(content), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        image - luminance(image), content - luminance(content), rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(luminance(image), luminance(content), atol=0.01)
     image, _ = styled(content, stripes(), encoder, steps=2, color="gray")
     assert image.shape == (1, 3, 32, 32) and torch.equal(image, image[:, :1].expand_as(image))
@@ -177,14 +224,19 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
 
 
 def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content():
-    parts = assemble(load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True))
+    parts = assemble(
+        load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True)
+    )
     style, batch = parts.method, Batch(parts.batches.at(0))
     style.begin(style.stages(1)[0], batch)
     start = sum(float(loss.detach()) for loss in style.losses(batch).values())
     for _, _, losses in parts.engine.fit(lambda step, stage: batch):
         end = sum(map(float, losses.values()))
     ssim = bind_or_raise("metric", "ssim")(2.0, 2)
-    assert start / end >= 10 and float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
+    assert (
+        start / end >= 10
+        and float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
+    )
 
 
 def test_a_generated_image_takes_the_style_of_training_images():
@@ -200,14 +252,18 @@ def test_a_generated_image_takes_the_style_of_training_images():
     assert done.shape == volume.shape and not torch.equal(done, volume)
 
 
-KEPT = {"name": "style", "role": "style", "steps": 1, "style_weight": 0.0} | FAST  # the content comes out as it is
+# the content comes out as it is
+KEPT = {"name": "style", "role": "style", "steps": 1, "style_weight": 0.0} | FAST
 
 
 def run_with(post: dict, folder, method: dict, **data):
     source = {"name": "phantom", "subjects": 8, "slices": 2} | data.pop("source", {})
     data = {"source": source, "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}} | data
     tables = {"method": method, "data": data, "train": {"steps": 1, "batch": 2}, "post": [post]}
-    tables["evaluate"] = {"metrics": ["psnr"] if len(data["domains"]) > 1 else ["kid"], "images": 10}
+    tables["evaluate"] = {
+        "metrics": ["psnr"] if len(data["domains"]) > 1 else ["kid"],
+        "images": 10,
+    }
     return api.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
 
 
@@ -216,8 +272,12 @@ def test_a_translation_lends_its_style_to_the_image_it_was_made_of(tmp_path):
     networks = {"generator": UNET, "discriminator": PATCHGAN}
     run = run_with(KEPT, tmp_path, {"name": "pix2pix"} | networks, domains=["T1", "T2"])
     scores = json.loads((run / "metrics.json").read_text("utf-8"))
-    finished, unchanged = scores["metrics"]["a_to_b_post"]["psnr"], scores["baselines"]["identity"]["a_to_b"]["psnr"]
-    assert finished["value"] == pytest.approx(unchanged["value"], abs=1e-3)  # scored against the truth of its pair
+    finished, unchanged = (
+        scores["metrics"]["a_to_b_post"]["psnr"],
+        scores["baselines"]["identity"]["a_to_b"]["psnr"],
+    )
+    # scored against the truth of its pair
+    assert finished["value"] == pytest.approx(unchanged["value"], abs=1e-3)
     assert finished["value"] != pytest.approx(scores["metrics"]["a_to_b"]["psnr"]["value"], abs=0.1)
 
 
@@ -231,9 +291,15 @@ def test_a_sample_lends_its_style_to_training_images_of_its_class_a_new_one_each
     shown = {key: translator._data.image(r) for key, r in real.items()}
     for label, wanted in (("tumour", ["tumour"] * 3), (None, ["healthy", "tumour", "healthy"])):
         made = translator.intensity["image"].forward(translator.sample(3, label=label))
-        nearest = [min(shown, key=lambda key: float((shown[key] - image).abs().mean())) for image in torch.tensor(made)]
+        nearest = [
+            min(shown, key=lambda key: float((shown[key] - image).abs().mean()))
+            for image in torch.tensor(made)
+        ]
         assert [real[key].label for key in nearest] == wanted and len(set(nearest)) == 3
-        assert all(float((shown[k] - i).abs().mean()) < 1e-3 for k, i in zip(nearest, torch.tensor(made), strict=True))
+        assert all(
+            float((shown[k] - i).abs().mean()) < 1e-3
+            for k, i in zip(nearest, torch.tensor(made), strict=True)
+        )
 
 
 @pytest.mark.parametrize("role", ["content", "style"])
@@ -254,15 +320,43 @@ def transferred(content=(2, 1), style=(1, 1), **options):
 @pytest.mark.parametrize(
     ("call", "options", "message"),
     [
-        (VGG19, {"layers": ["conv2_3"], "weights": "random"}, "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv"),
-        (transferred, {"style": (1, 3)}, 'the content is gray and the style is RGB. Set color = "content"'),
-        (transferred, {"content": (2, 2)}, "VGG19 sees gray or RGB images, and the content has 2 channels"),
-        (transferred, {"style": (3, 1), "shared": False}, "3 styles for 2 contents. Allowed: one for each.  (style)"),
+        (
+            VGG19,
+            {"layers": ["conv2_3"], "weights": "random"},
+            "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv",
+        ),
+        (
+            transferred,
+            {"style": (1, 3)},
+            'the content is gray and the style is RGB. Set color = "content"',
+        ),
+        (
+            transferred,
+            {"content": (2, 2)},
+            "VGG19 sees gray or RGB images, and the content has 2 channels",
+        ),
+        (
+            transferred,
+            {"style": (3, 1), "shared": False},
+            "3 styles for 2 contents. Allowed: one for each.  (style)",
+        ),
         (transferred, {"content_weight": 0.0, "style_weight": 0.0}, "are all 0: nothing is asked"),
-        (begun, {"images": 3}, "3 images are to be placed, and a step brings 2. Set train.batch = 3."),
-        (lambda: method().translate(blobs(1), "a"), {}, "style transfer goes from the contents' domain"),
+        (
+            begun,
+            {"images": 3},
+            "3 images are to be placed, and a step brings 2. Set train.batch = 3.",
+        ),
+        (
+            lambda: method().translate(blobs(1), "a"),
+            {},
+            "style transfer goes from the contents' domain",
+        ),
         (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
-        (post, {"image": "flat.png", "dims": 3}, "has 2 dimensions, and the images that are made have 3."),
+        (
+            post,
+            {"image": "flat.png", "dims": 3},
+            "has 2 dimensions, and the images that are made have 3.",
+        ),
         (post, {"weights": "pretrained"}, "GANTK_WEIGHTS"),
     ],
 )
@@ -276,7 +370,18 @@ def test_what_does_not_fit_is_refused_in_one_message(files, call, options, messa
 # ---- gantk stylize
 
 LAYER = ('content_layers=["conv1_2"]', 'style_layers=["conv1_1"]')
-OPTIONS = ("--weights", "random", "--steps", 4, "--device", "cpu", "--set", LAYER[0], "--set", LAYER[1])
+OPTIONS = (
+    "--weights",
+    "random",
+    "--steps",
+    4,
+    "--device",
+    "cpu",
+    "--set",
+    LAYER[0],
+    "--set",
+    LAYER[1],
+)
 
 
 @pytest.fixture
@@ -296,21 +401,34 @@ def test_stylize_writes_the_contents_size_bits_and_range_and_the_same_again(gant
         done = gantk("stylize", "content.png", "style.png", f"{name}.png", *OPTIONS)
         assert done.code == 0, done.err
     assert "the style is resized from 24 x 36 to the content's 32 x 40" in done.out
-    content, out, again = (np.asarray(Image.open(f"{name}.png")) for name in ("content", "out", "again"))
+    content, out, again = (
+        np.asarray(Image.open(f"{name}.png")) for name in ("content", "out", "again")
+    )
     assert (out.dtype, out.shape) == (content.dtype, content.shape) and np.array_equal(out, again)
-    assert out.min() >= content.min() and out.max() <= content.max() and not np.array_equal(out, content)
+    assert (
+        out.min() >= content.min()
+        and out.max() <= content.max()
+        and not np.array_equal(out, content)
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "style", "options", "mode"),
     [
         ("content", "style", ("--recipe", "style_t1t2", "--set", "steps=1"), "I"),
-        ("content", "style", ("--recipe", "pix2pix_tumour_style", "--profile", "cpu", "--steps", 1), "I"),
+        (
+            "content",
+            "style",
+            ("--recipe", "pix2pix_tumour_style", "--profile", "cpu", "--steps", 1),
+            "I",
+        ),
         ("content", "colour", (*OPTIONS, "--gray"), "I"),
         ("colour", "style", (*OPTIONS, "--set", "color=content"), "RGB"),
     ],
 )
-def test_stylize_takes_the_options_of_recipes_and_mixes_gray_and_colour(gantk, files, content, style, options, mode):
+def test_stylize_takes_the_options_of_recipes_and_mixes_gray_and_colour(
+    gantk, files, content, style, options, mode
+):
     done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options)
     assert done.code == 0, done.err
     assert Image.open("out.png").mode.startswith(mode)
@@ -321,9 +439,17 @@ def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
     volume = (blobs(1, size=(20, 18, 3))[0, 0].numpy() * 300 + 400).astype(np.int16)
     volume[..., 2] = 5  # a slice without content
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), "head.nii.gz")
-    options = {"weights": "random", "steps": 2, "device": "cpu", "set": LAYER, "say": lambda line: None}
+    options = {
+        "weights": "random",
+        "steps": 2,
+        "device": "cpu",
+        "set": LAYER,
+        "say": lambda line: None,
+    }
     out = nibabel.load(stylize("head.nii.gz", "style.png", "out.nii.gz", **options))
     assert out.get_data_dtype() == np.int16
     np.testing.assert_allclose(out.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
     found = np.asarray(out.dataobj)
-    assert np.array_equal(found[..., 2], volume[..., 2]) and not np.array_equal(found[..., 0], volume[..., 0])
+    assert np.array_equal(found[..., 2], volume[..., 2]) and not np.array_equal(
+        found[..., 0], volume[..., 0]
+    )

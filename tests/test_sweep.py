@@ -1,4 +1,6 @@
-"""`gantk sweep`: drawn settings are allowed ones, nothing is lost to a kill, and a trial is the run it says it is."""
+"""`gantk sweep`: drawn settings are allowed ones, nothing is lost to a kill, and a trial is the run
+it says it is.
+"""
 
 import json
 import os
@@ -23,7 +25,9 @@ RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sam
 SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
 
 
-@given(low=st.floats(1e-6, 1e3), wide=st.floats(1.001, 1e3), log=st.booleans(), share=st.floats(-1, 2))
+@given(
+    low=st.floats(1e-6, 1e3), wide=st.floats(1.001, 1e3), log=st.booleans(), share=st.floats(-1, 2)
+)
 def test_what_a_population_moves_stays_between_the_ends(low, wide, log, share):
     axis = axes_of([f"a.b={low!r}..{low * wide!r}{':log' if log else ''}"])[0]
     value = axis.within(low + share * (low * wide - low))
@@ -38,15 +42,28 @@ def test_a_space_is_read_as_it_is_written():
 
 
 def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(tmp_path):
-    asked = {"name": "tiny", "recipe": TINY, "space": SPACE, "scheduler": "asha", "steps": 4, "every": 2}
-    (tmp_path / "sweep.json").write_text(json.dumps(asked | {"trials": 3, "cpus": 1, "score": None}))
+    asked = {
+        "name": "tiny",
+        "recipe": TINY,
+        "space": SPACE,
+        "scheduler": "asha",
+        "steps": 4,
+        "every": 2,
+    }
+    (tmp_path / "sweep.json").write_text(
+        json.dumps(asked | {"trials": 3, "cpus": 1, "score": None})
+    )
     for number, scores in enumerate([[3.0, 2.5], [9.0, 1.5], [None]]):
         run = tmp_path / "trials" / f"trial-{number:05}"
         run.mkdir(parents=True)
         values = {"method.cycle": 2.0 + number, "train.optimizer.lr": 2e-4}
-        (run / "trial.json").write_text(json.dumps({"trial": f"{number}", "values": [[0, values]], "error": None}))
+        (run / "trial.json").write_text(
+            json.dumps({"trial": f"{number}", "values": [[0, values]], "error": None})
+        )
         table = [{"step": 2 * place + 2, "score": score} for place, score in enumerate(scores)]
-        (run / "best.json").write_text(json.dumps({"rule": "lowest", "higher_is_better": False, "table": table}))
+        (run / "best.json").write_text(
+            json.dumps({"rule": "lowest", "higher_is_better": False, "table": table})
+        )
         (run / "recipe.toml").write_text(f"[method]\ncycle = {2.0 + number}\n")
     (tmp_path / "trials" / "trial-00003").mkdir()  # killed as it began
     rows, _ = write_report(tmp_path)
@@ -57,7 +74,12 @@ def test_the_report_ranks_trials_by_their_best_save_and_writes_the_best_recipe(t
     ]
     assert "cycle = 3.0" in (tmp_path / "best.toml").read_text()
     _, page = (tmp_path / "sweep.html").read_text().split("</style>")
-    assert [page.count(each) for each in ("<path", 'class="best" d=', "http", "<script")] == [2, 1, 0, 0]
+    assert [page.count(each) for each in ("<path", 'class="best" d=', "http", "<script")] == [
+        2,
+        1,
+        0,
+        0,
+    ]
 
 
 def started(*words: object, log: Path) -> subprocess.Popen:
@@ -77,16 +99,24 @@ def weights(run: Path):
 
 
 def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
-    """Every trial's weights are bit by bit those of a training of the same settings that nobody disturbed."""
+    """Every trial's weights are bit by bit those of a training of the same settings that nobody
+    disturbed.
+    """
     recipe = json.loads((folder / "sweep.json").read_text())["recipe"]
     for run in sorted((folder / "trials").glob("trial-*")):
         noted = json.loads((run / "trial.json").read_text())
         if len(noted["values"]) == 1 and (run / "metrics.json").is_file():
             alone = gantk.run(
-                recipe, set=noted["values"][0][1], out=apart / run.name, device="cpu", say=lambda line: None
+                recipe,
+                set=noted["values"][0][1],
+                out=apart / run.name,
+                device="cpu",
+                say=lambda line: None,
             )
             mine, theirs = weights(run), weights(alone.path)
-            assert mine.keys() == theirs.keys() and all((mine[key] == theirs[key]).all() for key in mine)
+            assert mine.keys() == theirs.keys() and all(
+                (mine[key] == theirs[key]).all() for key in mine
+            )
 
 
 @pytest.fixture
@@ -98,7 +128,9 @@ def recipe(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(tmp_path, recipe, monkeypatch):
+def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(
+    tmp_path, recipe, monkeypatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out, log = tmp_path / "out", tmp_path / "log"
     spaces = [word for space in SPACE for word in ("--space", space)]
@@ -121,14 +153,21 @@ def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(tmp_p
         cluster.shutdown()
     again = started("--resume", out, log=log)  # on a Ray of its own
     assert again.wait() == 0, log.read_text()
-    assert log.read_text().count("trial    00000: step 4 of") == 1  # what had been reported is not trained again
+    # what had been reported is not trained again
+    assert log.read_text().count("trial    00000: step 4 of") == 1
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
 @pytest.mark.slow
-def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(tmp_path, monkeypatch):
+def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    spaces = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-6..1e-2:log", "method.adversarial=ls,bce"]
+    spaces = [
+        "method.cycle=1.0..20.0:log",
+        "train.optimizer.lr=1e-6..1e-2:log",
+        "method.adversarial=ls,bce",
+    ]
     out = tmp_path / "out"
     cluster = pytest.importorskip("ray.cluster_utils").Cluster(
         initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False}
@@ -139,11 +178,17 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
     finally:
         cluster.shutdown()
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 and all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
+    assert len(rows) == 4 and all(
+        row["state"] == "finished" and row["steps"] == STEPS for row in rows
+    )
     assert any(len(row["history"]) > 1 for row in rows)  # somebody took over a better one's save
     for step, values in (each for row in rows for each in row["history"]):
         assert values["method.adversarial"] in ("ls", "bce")
-        assert 0 <= step < STEPS and 1 <= values["method.cycle"] <= 20 and 1e-6 <= values["train.optimizer.lr"] <= 1e-2
+        assert (
+            0 <= step < STEPS
+            and 1 <= values["method.cycle"] <= 20
+            and 1e-6 <= values["train.optimizer.lr"] <= 1e-2
+        )
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
@@ -152,10 +197,14 @@ def test_ctrl_c_is_told_and_gone_on_with_and_bad_trials_end_early(tmp_path, reci
     pytest.importorskip("ray")
     out, log = tmp_path / "out", tmp_path / "log"
     space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e30,2e-3"]
-    driver = started(recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log)
+    driver = started(
+        recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log
+    )
     until(log, "step 6 of", driver)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait() == 130 and f"gantk sweep --resume {out}" in log.read_text().replace("\n", "")
+    assert driver.wait() == 130 and f"gantk sweep --resume {out}" in log.read_text().replace(
+        "\n", ""
+    )
     assert started("--resume", out, log=log).wait() == 0, log.read_text()
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
     assert len(rows) == 5 and {"finished", "stopped", "failed"} == {row["state"] for row in rows}

@@ -1,4 +1,6 @@
-"""Metrics of tasks: learned on one side, tested on patients of the other; lesions and their Dice; chance beside."""
+"""Metrics of tasks: learned on one side, tested on patients of the other; lesions and their Dice;
+chance beside.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,11 +29,15 @@ def seen_by(images: torch.Tensor) -> set[bytes]:
 
 
 def owners(*groups: ImageGroup) -> dict[bytes, str]:
-    return {i.numpy().tobytes(): p for g in groups for i, p in zip(g.images, g.patients, strict=True)}
+    return {
+        i.numpy().tobytes(): p for g in groups for i, p in zip(g.images, g.patients, strict=True)
+    }
 
 
 def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> ImageGroup:
-    """Noise of 16 pixels a side from 0 to 2; every second one (class 1) has a bright blob at a random place."""
+    """Noise of 16 pixels a side from 0 to 2; every second one (class 1) has a bright blob at a
+    random place.
+    """
     rng = np.random.default_rng(seed)
     images = rng.uniform(0, 0.8, (count, 1, 16, 16)).astype(np.float32)
     labels = np.arange(count) % 2 if only is None else np.full(count, only)
@@ -49,10 +55,14 @@ def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
     truth = rng.integers(0, 2, 60)
     likely = np.clip(truth * 0.3 + rng.uniform(0, 0.7, 60), 0, 1).round(1)  # with ties
     found = np.stack([1 - likely, likely], 1)
-    assert balanced_accuracy(found, truth) == pytest.approx(metrics.balanced_accuracy_score(truth, found.argmax(1)))
+    assert balanced_accuracy(found, truth) == pytest.approx(
+        metrics.balanced_accuracy_score(truth, found.argmax(1))
+    )
     assert area_under_roc(found, truth) == pytest.approx(metrics.roc_auc_score(truth, likely))
     three, scores = rng.integers(0, 3, 60), rng.dirichlet([1, 1, 1], 60)
-    assert area_under_roc(scores, three) == pytest.approx(metrics.roc_auc_score(three, scores, multi_class="ovr"))
+    assert area_under_roc(scores, three) == pytest.approx(
+        metrics.roc_auc_score(three, scores, multi_class="ovr")
+    )
     assert np.isnan(area_under_roc(found, np.ones(60, int)))
 
 
@@ -63,15 +73,24 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     assert set(good) == {"classification", "classification_real", "classification_both"}
     assert min(found.value for found in good.values()) > 0.85
     found = good["classification"]
-    assert found.ci95[0] <= found.value <= found.ci95[1] and found.n == 30 and found.details["auroc"]["value"] > 0.9
+    assert (
+        found.ci95[0] <= found.value <= found.ci95[1]
+        and found.n == 30
+        and found.details["auroc"]["value"] > 0.9
+    )
     bad = score(train, test, ImageGroup(made.images, made.patients, 1 - made.labels))
-    assert bad["classification"].value < 0.3 and bad["classification_real"] == good["classification_real"]
-    one = score(train, test, tumours(20, 2, only=1))["classification"]  # joined by real images of the other class
+    assert (
+        bad["classification"].value < 0.3
+        and bad["classification_real"] == good["classification_real"]
+    )
+    # joined by real images of the other class
+    one = score(train, test, tumours(20, 2, only=1))["classification"]
     assert "synthetic=20+real-of-other-classes=20" in one.definition and one.value > 0.85
 
 
 def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(monkeypatch):
-    classified, answers = [], Classification.answers  # (learned from, asked about) of each classifier
+    # (learned from, asked about) of each classifier
+    classified, answers = [], Classification.answers
 
     def watched(self, images, labels, classes, asked):
         classified.append((seen_by(images), seen_by(asked)))
@@ -85,26 +104,35 @@ def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(
     of = owners(train, test, fake)
     for learned, asked in classified:
         assert {of[image] for image in learned}.isdisjoint(of[image] for image in asked)
-    for folds in (classified[:2], classified[2:3], classified[3:]):  # of synthetic images, of real ones, of both
+    # of synthetic images, of real ones, of both
+    for folds in (classified[:2], classified[2:3], classified[3:]):
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
     assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18] and found.n == 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("real", "least"), [(False, 0.9), (True, 0.75)])
-def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_their_copies(shared_data, real, least):
+def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_their_copies(
+    shared_data, real, least
+):
     where = (shared_data / "tumour_yes_no", ["data.source.channels=1"]) if real else (None, [])
     model, found = checked_recipe("dcgan_tumour", *where, "cpu")[1], []
     data = Data(model.data, model.method.target)
     records = data.listed(lambda: records_of(model.data, model.method.target))
-    group = np.arange(len(records)) if real else np.unique([r.subject for r in records], return_inverse=True)[1]
+    group = (
+        np.arange(len(records))
+        if real
+        else np.unique([r.subject for r in records], return_inverse=True)[1]
+    )
     for one, other, _ in near_copies([fingerprint(record) for record in records]) if real else ():
         group[group == group[one]] = group[other]
     images = torch.stack([data.image(record) for record in records]) + 1  # black is 0
     labels = torch.tensor([data.classes.index(record.label) for record in records])
     for seed in range(3):
         held = np.random.default_rng(seed).permutation(group.max() + 1)[group] < group.max() / 3
-        likely = Classification(2.0, 2, seed=seed).answers(images[~held], labels[~held], 2, images[held])
+        likely = Classification(2.0, 2, seed=seed).answers(
+            images[~held], labels[~held], 2, images[held]
+        )
         found.append(balanced_accuracy(likely, labels[held].numpy()))
     assert np.mean(found) > least, found
 
@@ -115,11 +143,15 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
     train, test = tumours(60, 0, named="p"), tumours(60, 1, named="q")
     score = TwoSample(2.0, 2, **QUICK)
     noise = torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    same, noise = (score(train, test, made) for made in (tumours(120, 2), ImageGroup(2 * noise, [""] * 120)))
+    same, noise = (
+        score(train, test, made) for made in (tumours(120, 2), ImageGroup(2 * noise, [""] * 120))
+    )
     assert same.ci95[0] < 0.5 < same.ci95[1] and same.details["p_value"] > 0.05
     assert noise.value > 0.9 and noise.ci95[0] > 0.5 and noise.details["p_value"] < 1e-6
     for found in (same, noise):
-        expected = binomtest(found.details["right"], found.details["asked"], 0.5, alternative="greater").pvalue
+        expected = binomtest(
+            found.details["right"], found.details["asked"], 0.5, alternative="greater"
+        ).pvalue
         assert found.details["p_value"] == pytest.approx(expected)
     halved = score(train, train, tumours(60, 1))  # one set is training and held-out images
     assert "learned-from=30+30/asked-about=30+30" in halved.definition
@@ -127,13 +159,19 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
 
 def test_a_classifier_takes_volumes_several_contrasts_and_backbones_of_timm():
     labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
-    assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(volumes, labels, 2, volumes).shape == (4, 2)
+    assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(
+        volumes, labels, 2, volumes
+    ).shape == (4, 2)
     flat = Classification(1.0, 2, backbone="resnet10t", steps=1, side=32)
-    assert flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20)).sum(1) == pytest.approx(1)
+    assert flat.answers(torch.rand(4, 2, 20, 20), labels, 2, torch.rand(3, 2, 20, 20)).sum(
+        1
+    ) == pytest.approx(1)
 
 
 def patients(count: int, seed: int, named: str) -> ImageGroup:
-    """Dark noise from 0 to 2; every image but each third shows a bright block at a random place, which is its mask."""
+    """Dark noise from 0 to 2; every image but each third shows a bright block at a random place,
+    which is its mask.
+    """
     rng = np.random.default_rng(seed)
     images = rng.uniform(0, 0.8, (count, 1, 16, 16)).astype(np.float32)
     masks = np.zeros_like(images)
@@ -178,25 +216,42 @@ def answered(*parts: tuple[list[list[int]], list[list[int]], list[str]]):
 
 
 def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion():
-    found, drawn, names = [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4], [[1, 1, 0, 0], [0] * 4, [1, 0, 0, 0]], ["p", "p", "q"]
+    found, drawn, names = (
+        [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4],
+        [[1, 1, 0, 0], [0] * 4, [1, 0, 0, 0]],
+        ["p", "p", "q"],
+    )
     score, details = answered((found, drawn, names))
-    assert score.value == pytest.approx((4 / 5 + 0) / 2)  # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
-    assert details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2) and details["false_alarms"]["value"] == 1.0
-    assert answered((found[:1], drawn[:1], names[:1]), (found[1:], drawn[1:], names[1:])) == (score, details)
+    # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
+    assert score.value == pytest.approx((4 / 5 + 0) / 2)
+    assert (
+        details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2)
+        and details["false_alarms"]["value"] == 1.0
+    )
+    assert answered((found[:1], drawn[:1], names[:1]), (found[1:], drawn[1:], names[1:])) == (
+        score,
+        details,
+    )
     score, details = answered(([[0] * 4], [[0] * 4], [""]))
     assert (score.value, score.n, details["found"]["value"]) == (None, 0, None)
-    assert answered(([[1, 0], [0, 0]], [[1, 0], [1, 0]], ["", ""]))[0].value == pytest.approx(0.5)  # two patients
+    # two patients
+    assert answered(([[1, 0], [0, 0]], [[1, 0], [1, 0]], ["", ""]))[0].value == pytest.approx(0.5)
 
 
 def test_translations_that_keep_lesions_score_higher_than_those_that_erase_them(learned):
     train, test = patients(24, 0, "p"), patients(18, 1, "q")
     metric = Segmentation(2.0, 2, **SEGMENTS)
-    kept, gone, real = (metric(train, test, made)["segmentation"] for made in (translated(test), erased(test), test))
+    kept, gone, real = (
+        metric(train, test, made)["segmentation"] for made in (translated(test), erased(test), test)
+    )
     assert kept.value > 0.7 > 0.2 > gone.value and len(learned) == 1  # one segmenter for all
     assert kept.details["real"] == gone.details["real"]
     assert kept.details["found"]["value"] > 0.7 > 0.2 > gone.details["found"]["value"]
     assert kept.ci95[0] <= kept.value <= kept.ci95[1] and kept.n == 18
-    assert real.value == real.details["real"]["value"] > 0.7 and real.ci95 == real.details["real"]["ci95"]
+    assert (
+        real.value == real.details["real"]["value"] > 0.7
+        and real.ci95 == real.details["real"]["ci95"]
+    )
 
 
 def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
@@ -206,7 +261,13 @@ def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
     metric(train, test, translated(test))
     real = owners(train)
-    assert len(learned[0]) == 14 and {real[image] for image in learned[0]} == {"p1", "p2", "p3", "p4", "p5"}
+    assert len(learned[0]) == 14 and {real[image] for image in learned[0]} == {
+        "p1",
+        "p2",
+        "p3",
+        "p4",
+        "p5",
+    }
     halved = halves(train)[1]  # real training images as if they had been made
     metric(train, test, halved)
     assert {real[image] for image in learned[1]}.isdisjoint({*halved.patients, *test.patients})
@@ -229,22 +290,34 @@ def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
 
 def test_images_that_nobody_looked_at_are_left_out_and_too_little_to_learn_from_is_refused():
     train, test = patients(12, 0, "p"), patients(9, 1, "q")
-    metric, bare = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1}), ImageGroup(test.images, test.patients)
+    metric, bare = (
+        Segmentation(2.0, 2, **SEGMENTS | {"steps": 1}),
+        ImageGroup(test.images, test.patients),
+    )
     with pytest.raises(UserError, match="two_sample needs more images"):
         TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
-    for groups, word in (((bare, test, test), "training images"), ((train, test, bare), "made images")):
+    for groups, word in (
+        ((bare, test, test), "training images"),
+        ((train, test, bare), "made images"),
+    ):
         with pytest.raises(UserError, match=f"lesion masks.*{word}"):
             metric(*groups)
     train.masks[:3], test.masks[3:6] = torch.nan, torch.nan
     score = metric(train, test, translated(test))["segmentation"]
-    assert "trained-on:real=9" in score.definition and "patients=2" in score.definition and score.n == 6
+    assert (
+        "trained-on:real=9" in score.definition
+        and "patients=2" in score.definition
+        and score.n == 6
+    )
 
 
 def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
     reals = scorer_of(Keeps, "psnr", source={"subjects": 10, "slices": 3, "lesions": 4}).reals
     known = {record.pair: record for record in reals.records("train", "a")}
     for split, members in reals.data.splits.items():
-        reals.data.splits[split] = [replace(r, mask=None) if r.domain == "b" else r for r in members]
+        reals.data.splits[split] = [
+            replace(r, mask=None) if r.domain == "b" else r for r in members
+        ]
     b = reals.records("train", "b")
     expected = torch.stack([torch.from_numpy(known[record.pair].mask()) for record in b])
     assert torch.equal(reals.masks_of(b), expected)
@@ -255,21 +328,42 @@ def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
 
 
 def test_translations_that_show_what_their_domain_shows_score_high_and_copies_of_the_input_low():
-    whole, metric, table = tumours(20, 0, named="p"), Transfer(2.0, 2, **QUICK), SimpleNamespace(size=(16, 16))
-    reads = {"image": lambda record: whole.images[int(record.key)] - 1, "centre": lambda images: images}
-    records = [Record("ab"[int(k)], f"p{i // 2}", str(i), lambda: None) for i, k in enumerate(whole.labels)]
-    metric.expect_data(SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads))
+    whole, metric, table = (
+        tumours(20, 0, named="p"),
+        Transfer(2.0, 2, **QUICK),
+        SimpleNamespace(size=(16, 16)),
+    )
+    reads = {
+        "image": lambda record: whole.images[int(record.key)] - 1,
+        "centre": lambda images: images,
+    }
+    records = [
+        Record("ab"[int(k)], f"p{i // 2}", str(i), lambda: None) for i, k in enumerate(whole.labels)
+    ]
+    metric.expect_data(
+        SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads)
+    )
     plain, blobs = tumours(16, 1, 0, "q"), tumours(16, 2, 1, "q")
     about = replace(plain, inputs=plain.images, to="b")
-    copied, moved = (metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images))
+    copied, moved = (
+        metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images)
+    )
     before = moved["transfer"].details["inputs"]["value"]
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
-    assert copied["transfer_ssim"].value == pytest.approx(1.0) and moved["transfer_ssim"].value < 0.5
-    known, labels = metric._known("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))  # these do not teach
+    assert (
+        copied["transfer_ssim"].value == pytest.approx(1.0) and moved["transfer_ssim"].value < 0.5
+    )
+    # these do not teach
+    known, labels = metric._known("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))
     assert not {*known.patients} & {"p0", "p1"} and labels.tolist() == [1] * 8 + [0] * 8
-    x, mask = plain.images[:2].repeat(1, 1, 2, 2), torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
+    x, mask = (
+        plain.images[:2].repeat(1, 1, 2, 2),
+        torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1),
+    )
     about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
-    outside, inside = (metric._kept(replace(about, images=x + change)).value for change in (1 - mask, mask))
+    outside, inside = (
+        metric._kept(replace(about, images=x + change)).value for change in (1 - mask, mask)
+    )
     assert outside < inside
     ends = [share(np.arange(10) < count)["ci95"] for count in (0, 8)]
     np.testing.assert_allclose(ends, [(0, 0.2775), (0.4902, 0.9433)], atol=1e-4)

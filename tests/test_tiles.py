@@ -1,4 +1,6 @@
-"""Windows and tiles: a network over parts of an image gives what it gives for the whole, or fades without a seam."""
+"""Windows and tiles: a network over parts of an image gives what it gives for the whole, or fades
+without a seam.
+"""
 
 import json
 import math
@@ -14,7 +16,14 @@ import gantk as toolkit
 from gantk.inference.receptive_field import Memory
 from gantk.inference.tiles import Tiling
 from gantk.inference.windows import by_windows, padded
-from gantk.nets.blocks import LARGE, GroupNorm, InstanceNorm, channels_last, conv, fold_for_inference
+from gantk.nets.blocks import (
+    LARGE,
+    GroupNorm,
+    InstanceNorm,
+    channels_last,
+    conv,
+    fold_for_inference,
+)
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups
 from gantk.nets.unet import UNet
@@ -31,8 +40,16 @@ class Foreign(nn.Module):
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         instance = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
         norms = {"instance": instance, "group": lambda n: nn.GroupNorm(2, n)}
-        self.enter, self.down, self.deep = conv(1, 4, 3, padding=1), conv(4, 8, 4, 2, 1), conv(8, 4, 3, padding=1)
-        self.first, self.second, self.leave = norms[norm](4), norms[norm](8), conv(8, 1, 5, padding=2)
+        self.enter, self.down, self.deep = (
+            conv(1, 4, 3, padding=1),
+            conv(4, 8, 4, 2, 1),
+            conv(8, 4, 3, padding=1),
+        )
+        self.first, self.second, self.leave = (
+            norms[norm](4),
+            norms[norm](8),
+            conv(8, 1, 5, padding=2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.first(self.enter(x)), 0.1)
@@ -43,9 +60,15 @@ class Foreign(nn.Module):
 NETWORKS = {
     "resnet": lambda dims, **o: ResNet(1, 2, dims, width=3, blocks=1, **o),
     "unet": lambda dims, **o: UNet(1, 1, dims, width=3, depth=3, **o),
-    "unet with stem and head": lambda dims, **o: UNet(1, 1, dims, width=3, depth=2, stem=1, head=2, **o),
-    "unet that leaves skips alone": lambda dims, **o: UNet(1, 1, dims, width=3, depth=3, relu_skips=False, **o),
-    "resnet with self-attention": lambda dims, **o: ResNet(1, 1, dims, width=4, blocks=1, attention=(2,), **o),
+    "unet with stem and head": lambda dims, **o: UNet(
+        1, 1, dims, width=3, depth=2, stem=1, head=2, **o
+    ),
+    "unet that leaves skips alone": lambda dims, **o: UNet(
+        1, 1, dims, width=3, depth=3, relu_skips=False, **o
+    ),
+    "resnet with self-attention": lambda dims, **o: ResNet(
+        1, 1, dims, width=4, blocks=1, attention=(2,), **o
+    ),
     "foreign": lambda dims, **o: Foreign(dims, **o),
 }
 
@@ -65,11 +88,17 @@ def drawn(network: nn.Module, dims: int) -> nn.Module:
 
 
 def images(dims: int, size: tuple[int, ...] | None = None) -> Tensor:
-    """Two images of blobs, (2, 1, *size), one much darker than the other, each brighter towards one corner."""
+    """Two images of blobs, (2, 1, *size), one much darker than the other, each brighter towards one
+    corner.
+    """
     size = size or SIZES[dims]
-    noise = torch.randn(2, 1, *(-(-side // 4) for side in size), generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(
+        2, 1, *(-(-side // 4) for side in size), generator=torch.Generator().manual_seed(1)
+    )
     blobs = F.interpolate(noise, size=size, mode="bilinear" if dims == 2 else "trilinear")
-    return (blobs + torch.linspace(-1, 1, size[-1])) * torch.tensor([1.0, 0.2]).reshape(2, 1, *[1] * dims)
+    return (blobs + torch.linspace(-1, 1, size[-1])) * torch.tensor([1.0, 0.2]).reshape(
+        2, 1, *[1] * dims
+    )
 
 
 def difference(ours: Tensor, reference: Tensor) -> float:
@@ -92,7 +121,9 @@ def tiled(network: nn.Module, **options) -> Tiling:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("kind", "halvings", "dims"), [("instance", 1, 2), ("instance", 1, 3), ("group", 2, 2)])
+@pytest.mark.parametrize(
+    ("kind", "halvings", "dims"), [("instance", 1, 2), ("instance", 1, 3), ("group", 2, 2)]
+)
 def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
     network, x = drawn(NETWORKS[name](dims, norm=kind), dims), images(dims)
     tiling = tiled(network, level=None if name == "foreign" else 2 ** (dims * halvings))
@@ -106,7 +137,10 @@ def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
 
 @pytest.mark.parametrize("kind", ["instance", "batch"])
 def test_statistics_alone_make_tiles_agree_where_a_tile_covers_the_field(kind):
-    network, x = drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2), images(2, (90, 61))
+    network, x = (
+        drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2),
+        images(2, (90, 61)),
+    )
     tiling = tiled(network, level=math.inf)
     assert difference(tiling(x), whole(network, x)) < 1e-4
     field = 3 + 1 + 2 * 2 * 1 + 2 * 1 + 3  # 7x7, 3x3, two 3x3 at half size, enlarging 3x3, 7x7
@@ -141,7 +175,10 @@ def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
 
 
 def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
-    network, x = drawn(UNet(1, 1, 2, width=16, depth=3, stem=1, head=1), 2), images(2, (256, 320))[:1]
+    network, x = (
+        drawn(UNet(1, 1, 2, width=16, depth=3, stem=1, head=1), 2),
+        images(2, (256, 320))[:1],
+    )
     with Memory() as all_at_once:
         reference = whole(network, x)
     memory = all_at_once.peak // 3
@@ -173,7 +210,9 @@ def test_a_norm_of_ones_own_takes_part_where_it_says_so_and_is_noticed_where_it_
 # ---- where windows lie, and the one way to blend them
 
 
-@pytest.mark.parametrize(("size", "window"), [((40, 50), (16, 16)), ((20, 24, 17), (8, 8, 8)), ((16, 16), (16, 16))])
+@pytest.mark.parametrize(
+    ("size", "window"), [((40, 50), (16, 16)), ((20, 24, 17), (8, 8, 8)), ((16, 16), (16, 16))]
+)
 @pytest.mark.parametrize("overlap", [0.0, 0.6])
 def test_a_function_of_single_pixels_is_not_changed_by_windows(size, window, overlap):
     x = np.random.default_rng(0).standard_normal((3, 2, *size)).astype(np.float32)
@@ -183,7 +222,9 @@ def test_a_function_of_single_pixels_is_not_changed_by_windows(size, window, ove
 
 
 def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
-    """Windows are each on their own, so that where they lie and how they are weighted shows in the image."""
+    """Windows are each on their own, so that where they lie and how they are weighted shows in the
+    image.
+    """
     from gantk.exports.exporting import Direction
     from gantk_onnx.graph import state
     from gantk_onnx.model import OnnxModel
@@ -199,7 +240,10 @@ def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
     model = toolkit.load(tiny_run, device="cpu")
     model.model.translate.statistics = "window"
     network = torch.no_grad()(lambda x: model.method.translate(x, "b"))
-    meta = json.loads(json.dumps(state(Direction(model, None)))) | {"format": 1, "free": {"batch": True, "sizes": None}}
+    meta = json.loads(json.dumps(state(Direction(model, None)))) | {
+        "format": 1,
+        "free": {"batch": True, "sizes": None},
+    }
     pixels = np.random.default_rng(0).uniform(0, 300, (2, 1, 45, 70)).astype(np.float32)
     pixels[:, :, :, 35:] *= 0.3
     exported = OnnxModel(Session(), meta, tiny_run).run(pixels / 150 - 1)
@@ -212,7 +256,9 @@ def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
 # ---- statistics of norms, and networks made ready for inference
 
 
-@pytest.mark.parametrize("make", [lambda: InstanceNorm(4, affine=True), lambda: GroupNorm(2, 4)], ids=["each", "group"])
+@pytest.mark.parametrize(
+    "make", [lambda: InstanceNorm(4, affine=True), lambda: GroupNorm(2, 4)], ids=["each", "group"]
+)
 @torch.no_grad()
 def test_norms_are_right_over_millions_of_positions(make):
     """torch's kernels add up in float32 and lose 1 in 1,000 and more of the deviation there."""
@@ -220,7 +266,9 @@ def test_norms_are_right_over_millions_of_positions(make):
     norm.weight.uniform_(0.5, 1.5), norm.bias.normal_()
     x = channels_last(torch.randn(1, 4, 4 * LARGE // 256, 256) + 3)
     exact = x.double().reshape(1, groups(norm, 4), -1)
-    exact = (exact - exact.mean(-1, keepdim=True)) / (exact.var(-1, keepdim=True, correction=0) + norm.eps).sqrt()
+    exact = (exact - exact.mean(-1, keepdim=True)) / (
+        exact.var(-1, keepdim=True, correction=0) + norm.eps
+    ).sqrt()
     exact = exact.reshape(x.shape) * norm.weight.reshape(-1, 1, 1) + norm.bias.reshape(-1, 1, 1)
     assert (norm(x) - exact).abs().max() <= 3e-5
 
@@ -229,7 +277,9 @@ def test_norms_are_right_over_millions_of_positions(make):
 @pytest.mark.parametrize("up", ["resize", "linear", "transpose"])
 @torch.no_grad()
 def test_a_network_made_ready_for_inference_gives_the_same_and_notices_other_weights(dims, up):
-    network, other = (drawn(NETWORKS["unet with stem and head"](dims, up=up), dims) for _ in range(2))
+    network, other = (
+        drawn(NETWORKS["unet with stem and head"](dims, up=up), dims) for _ in range(2)
+    )
     for part in other.parameters():
         part.mul_(0.5)
     x, weights = channels_last(images(dims, (32,) * dims)), other.state_dict()

@@ -1,4 +1,6 @@
-"""What remembers during a training: the image pool, adaptive augmentation, the moving average, optimizers."""
+"""What remembers during a training: the image pool, adaptive augmentation, the moving average,
+optimizers.
+"""
 
 import copy
 
@@ -23,7 +25,9 @@ CPU = torch.device("cpu")
 
 
 def same_state(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+    return all(
+        torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items()
+    )
 
 
 def seeded(seed: int, function, *args):
@@ -36,7 +40,12 @@ def seeded(seed: int, function, *args):
 
 def numbered(first: int, count: int) -> torch.Tensor:
     """Images (count, 1, 2, 2), each filled with its own number."""
-    return torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+    return (
+        torch.arange(first, first + count, dtype=torch.float32)
+        .view(-1, 1, 1, 1)
+        .expand(-1, 1, 2, 2)
+        .clone()
+    )
 
 
 def ids(images: torch.Tensor) -> list[int]:
@@ -49,7 +58,9 @@ batches = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 @settings(max_examples=50, deadline=None)
 @given(capacity=st.integers(1, 6), sizes=batches, seed=st.integers(0, 999))
-def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_alike(capacity, sizes, seed):
+def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_alike(
+    capacity, sizes, seed
+):
     pool, single, restored = (ImagePool(capacity, 1, (2, 2)) for _ in range(3))
     shown, returned = 0, []
     for size in sizes:
@@ -58,7 +69,10 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
         out = seeded(seed + shown, pool, batch)
         assert torch.equal(batch, numbered(shown, size))
         assert torch.equal(out, seeded(seed + shown, restored, batch))
-        assert torch.equal(out, seeded(seed + shown, lambda batch: torch.cat([single(i[None]) for i in batch]), batch))
+        assert torch.equal(
+            out,
+            seeded(seed + shown, lambda batch: torch.cat([single(i[None]) for i in batch]), batch),
+        )
         shown += size
         returned += ids(out)
         stored = ids(pool.images[: int(pool.count)])
@@ -69,7 +83,9 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
 
 
 def test_discriminators_are_shown_what_the_pool_returns_and_generators_are_not():
-    """The pool is between the two phases: real images never pass it, nor do the fakes that teach the generators."""
+    """The pool is between the two phases: real images never pass it, nor do the fakes that teach
+    the generators.
+    """
     method = small_part("method", "dualgan", {})(Geometry(2, (16, 16), {"a": 1, "b": 1}))
     mark, shown = 0.125, []
     method.pool_b.forward = lambda images: torch.full_like(images, mark)
@@ -106,16 +122,22 @@ def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[f
 
 def test_p_rises_while_the_discriminator_is_always_right_and_falls_to_zero_while_it_is_wrong():
     rising, falling = observed(adaptive(), 2.0, 1000), observed(adaptive(p=0.05), -2.0, 500)
-    assert rising == sorted(rising) and falling == sorted(falling, reverse=True) and falling[-1] == 0.0
+    assert (
+        rising == sorted(rising) and falling == sorted(falling, reverse=True) and falling[-1] == 0.0
+    )
     assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
-    assert undecided(LS()) == 0.5 and undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
+    assert (
+        undecided(LS()) == 0.5
+        and undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
+    )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_p_is_the_share_of_images_that_are_changed(dims):
     torch.manual_seed(0)
     images = torch.rand(400, 1, *(6,) * dims)
-    for p, low, high in ((0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)):  # 100 +- 4.6 standard deviations
+    # 100 +- 4.6 standard deviations
+    for p, low, high in ((0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)):
         changed = adaptive(p=p, dims=dims)(images).ne(images).flatten(1).any(1)
         assert low <= int(changed.sum()) <= high
     nothing = DiscriminatorAugment([], dims)
@@ -126,7 +148,9 @@ def test_p_is_the_share_of_images_that_are_changed(dims):
 
 
 def network() -> nn.Sequential:
-    return seeded(0, lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 3)))
+    return seeded(
+        0, lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 3))
+    )
 
 
 def disturb(module: nn.Module, seed: int) -> None:
@@ -137,7 +161,9 @@ def disturb(module: nn.Module, seed: int) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
-def test_the_average_is_the_recurrence_with_its_warm_up_and_copies_the_buffers_of_a_checkpoint(decay):
+def test_the_average_is_the_recurrence_with_its_warm_up_and_copies_the_buffers_of_a_checkpoint(
+    decay,
+):
     net = network()
     net.register_buffer("scratch", torch.zeros(3), persistent=False)
     ema = EMA(net, [net], decay)
@@ -165,14 +191,17 @@ def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
     with ema.applied():
         assert same_state(net, average)
     assert same_state(net, live)
-    assert addresses == [parameter.data_ptr() for parameter in net.parameters()]  # optimizers still hold them
+    # optimizers still hold them
+    assert addresses == [parameter.data_ptr() for parameter in net.parameters()]
 
 
 # ---- optimizers ----------------------------------------------------------------------------------
 
 
 def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, order=None) -> None:
-    """Steps with seeded gradients, the same for all networks; `order`: their order in memory, not the weights'."""
+    """Steps with seeded gradients, the same for all networks; `order`: their order in memory, not
+    the weights'.
+    """
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         for parameter in net.parameters():
@@ -192,10 +221,14 @@ def follow(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, ord
         (sgd, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     ],
 )
-def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_right_ones(rule, other, options, last):
+def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_right_ones(
+    rule, other, options, last
+):
     order, wrong = (torch.channels_last, torch.contiguous_format)[:: 1 if last else -1]
     torch.manual_seed(0)
-    one = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3))
+    one = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3)
+    )
     one, two = one.to(memory_format=order), copy.deepcopy(one)
     plain, mixed = other(one.parameters(), **options), rule(two.parameters(), **options)
     move_state(mixed, CPU)
@@ -203,7 +236,13 @@ def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_rig
         follow(one, plain, 1)
         follow(two, mixed, 1, wrong)
         for state in mixed.state.values():
-            moments = {name: value for name, value in state.items() if value is not None and value.ndim == 4}
-            state |= {name: value.contiguous(memory_format=wrong) for name, value in moments.items()}
+            moments = {
+                name: value
+                for name, value in state.items()
+                if value is not None and value.ndim == 4
+            }
+            state |= {
+                name: value.contiguous(memory_format=wrong) for name, value in moments.items()
+            }
         move_state(mixed, CPU)  # as after a checkpoint
     torch.testing.assert_close(list(one.parameters()), list(two.parameters()), rtol=1e-6, atol=1e-7)

@@ -1,4 +1,6 @@
-"""Files and folders through a trained run: nothing lost, nothing done twice, whatever the network sees of them."""
+"""Files and folders through a trained run: nothing lost, nothing done twice, whatever the network
+sees of them.
+"""
 
 import csv
 import errno
@@ -39,7 +41,9 @@ def values(path: Path) -> np.ndarray:
 
 
 def translate(run: Path, source: Path, target: Path, **options) -> list[Path]:
-    return toolkit.translate(run, source, target, device="cpu", **{"say": lambda line: None} | options)
+    return toolkit.translate(
+        run, source, target, device="cpu", **{"say": lambda line: None} | options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +61,18 @@ def contrasts(tmp_path_factory) -> Path:
 
 
 def test_a_folders_results_count_for_the_same_inputs_and_question_alone(tiny_run, tmp_path):
-    """A broken file keeps the folder from being done; files read ahead give what they give one after the other."""
+    """A broken file keeps the folder from being done; files read ahead give what they give one
+    after the other.
+    """
     source, out, said = tmp_path / "in", tmp_path / "out", []
     for k in range(3):
         volume(source / f"{k}.nii.gz", seed=k)
     (source / "bad.nii.gz").write_bytes(b"no image at all")
 
     def times(run: Path = tiny_run, **options) -> list[int]:
-        with pytest.raises(GantkError, match=r"1 of 4 files could not be translated(.|\n)*bad\.nii\.gz"):
+        with pytest.raises(
+            GantkError, match=r"1 of 4 files could not be translated(.|\n)*bad\.nii\.gz"
+        ):
             translate(run, source, out, say=said.append, **options)
         return [(out / f"{k}.nii.gz").stat().st_mtime_ns for k in range(3)]
 
@@ -98,7 +106,14 @@ def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
 
 
 def pipeline(network, **changes) -> Pipeline:
-    known = {"source": "T1", "target": "T2", "dims": 2, "size": (32, 32), "channels": 1, "range": (-1.0, 1.0)}
+    known = {
+        "source": "T1",
+        "target": "T2",
+        "dims": 2,
+        "size": (32, 32),
+        "channels": 1,
+        "range": (-1.0, 1.0),
+    }
     window = Window(low=0.0, high=100.0)
     return Pipeline(Frame(**known | changes), window, window, network)
 
@@ -117,7 +132,8 @@ def test_what_is_masked_out_stays_masked_out_and_holes_in_a_head_are_translated(
     outside[..., 8:-4, 8:-4] = False
     closed, opened = np.zeros((2, *shape), bool)
     closed[..., 12:15, 12:15], opened[..., 20:24, 20:24] = True, True
-    if shape[0] == 6:  # closed at both ends, one but for a voxel; a third hole goes up and down on its way out
+    # closed at both ends, one but for a voxel; a third hole goes up and down on its way out
+    if shape[0] == 6:
         closed[[0, -1]] = opened[[0, -1]] = False
         opened[1:5, 30, 30] = opened[4, 30:34, 30] = opened[1:5, 33, 30] = opened[1, 33, 30:] = True
         opened[0, 21, 21] = True
@@ -142,17 +158,25 @@ WAYS = {  # options of the frame, planes, maps, memory beside the input in volum
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(way, tmp_path, monkeypatch):
+def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(
+    way, tmp_path, monkeypatch
+):
     options, planes, maps, most = WAYS[way]
     pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
     pixels[:, 7] = pixels[:, :, :4] = pixels[:, :, -4:] = pixels[..., :4] = pixels[..., -4:] = 20.0
 
     def run(batch: np.ndarray) -> np.ndarray:
-        made = [batch * (1 - 0.1 * k) if kind == "image" else 0 * batch + 0.1 for k, kind in enumerate(maps)]
+        made = [
+            batch * (1 - 0.1 * k) if kind == "image" else 0 * batch + 0.1
+            for k, kind in enumerate(maps)
+        ]
         return np.concatenate(made, 1)
 
-    made = Pipeline(Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options), SCALE, SCALE, run, maps)
-    made.own_scale = lambda pixels: SCALE  # which draws at most 64 MB of a volume, more than this one has
+    made = Pipeline(
+        Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0), batch=2, **options), SCALE, SCALE, run, maps
+    )
+    # which draws at most 64 MB of a volume, more than this one has
+    made.own_scale = lambda pixels: SCALE
     expected = made.images(Image(pixels, affine=np.eye(4)), planes)
     monkeypatch.setattr("gantk.files.SPILLED", 2**16)
     monkeypatch.setattr("gantk.data.resample.SLAB", 2**14)
@@ -171,7 +195,9 @@ def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(way
 def test_a_volume_that_a_cropping_model_has_no_memory_for_is_told_before_it_starts(monkeypatch):
     monkeypatch.setattr("gantk.inference.pipeline.free_memory", lambda: 2**-10)
     image, never = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii")), pytest.fail
-    with pytest.raises(UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT") as told:
+    with pytest.raises(
+        UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT"
+    ) as told:
         pipeline(never, dims=3, size=(32, 32, 32), fit="crop").images(image)
     assert 'data.fit = "pad"' in str(told.value)
 
@@ -185,7 +211,15 @@ def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
 
     monkeypatch.setattr("gantk.files.SPILLED", 0)
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
-    words = [tiny_run, volume(tmp_path / "t1.nii"), out := tmp_path / "t2.nii", "--planes", "all", "--device", "cpu"]
+    words = [
+        tiny_run,
+        volume(tmp_path / "t1.nii"),
+        out := tmp_path / "t2.nii",
+        "--planes",
+        "all",
+        "--device",
+        "cpu",
+    ]
     done = gantk("translate", *words)
     assert done.code == ends and out.exists() == (not ends)
     assert not ends or f"'{tmp_path}': No space left on device. Free some space" in done.err
@@ -200,8 +234,13 @@ def test_all_slices_get_one_style_and_an_examples_changes_the_translation(multim
     whole, alone = model.translate(pixels, look=look), model.translate(pixels[3:4], look=look)
     assert whole.shape == (2, 5, 1, 32, 32)
     np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
-    bright, dark = (volume(tmp_path / f"{factor}.nii.gz", seed=1, factor=factor) for factor in (1.0, 0.3))
-    made = [translate(multimodal, bright, tmp_path / f"by-{style.name}", style=style) for style in (bright, dark)]
+    bright, dark = (
+        volume(tmp_path / f"{factor}.nii.gz", seed=1, factor=factor) for factor in (1.0, 0.3)
+    )
+    made = [
+        translate(multimodal, bright, tmp_path / f"by-{style.name}", style=style)
+        for style in (bright, dark)
+    ]
     assert not np.array_equal(*(values(path) for (path,) in made))
 
 
@@ -210,7 +249,10 @@ def test_a_patients_contrasts_go_in_together_and_one_file_comes_out(contrasts, t
         volume(tmp_path / "in" / patient / "t1.nii.gz", seed=1)
         volume(tmp_path / "in" / patient / "flair.nii.gz", seed=2)
     written = translate(contrasts, tmp_path / "in", tmp_path / "out")
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == ["p1_T2.nii.gz", "p2_T2.nii.gz"]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
+        "p1_T2.nii.gz",
+        "p2_T2.nii.gz",
+    ]
     assert nib.load(written[0]).shape == SHAPE
     np.testing.assert_array_equal(nib.load(written[0]).affine, np.diag([2.0, 2, 3, 1]))
     model = toolkit.load(contrasts, device="cpu")
@@ -219,8 +261,12 @@ def test_a_patients_contrasts_go_in_together_and_one_file_comes_out(contrasts, t
     (tmp_path / "in" / "p1" / "flair.nii.gz").unlink()
     with pytest.raises(GantkError, match="FLAIR missing in .*p1"):
         translate(contrasts, tmp_path / "in", tmp_path / "out")
-    run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")  # it learnt to do without
-    assert all(np.isfinite(values(path)).all() for path in translate(run, tmp_path / "in", tmp_path / "masked"))
+    # it learnt to do without
+    run = small_run(tmp_path, PIX2PIX, domains=["T1+FLAIR", "T2"], missing="mask")
+    assert all(
+        np.isfinite(values(path)).all()
+        for path in translate(run, tmp_path / "in", tmp_path / "masked")
+    )
 
 
 def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
@@ -228,7 +274,10 @@ def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
     scan, done = volume(tmp_path / "scan.nii.gz"), []
     changed = values(scan)
     changed[:, :, 4] = 300.0  # two slices away from slice 2, next to slice 3
-    nib.save(nib.Nifti1Image(changed.astype(np.float32), nib.load(scan).affine), tmp_path / "changed.nii.gz")
+    nib.save(
+        nib.Nifti1Image(changed.astype(np.float32), nib.load(scan).affine),
+        tmp_path / "changed.nii.gz",
+    )
     for name in ("scan", "changed"):
         (path,) = translate(run, tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_t2.nii.gz")
         done.append(values(path))
@@ -241,7 +290,10 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     small = {"width": 4, "depth": 3, "name": "dcgan"}
     method = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": small, "conditional": True}
     source, options = {"lesions": 1, "healthy": 0.5}, {"device": "cpu", "say": lambda line: None}
-    run, out = small_run(tmp_path, method, domains=["FLAIR"], labels=True, source=source), tmp_path / "out"
+    run, out = (
+        small_run(tmp_path, method, domains=["FLAIR"], labels=True, source=source),
+        tmp_path / "out",
+    )
     paths = toolkit.sample(run, n=3, out=out, **options)
     assert all(np.asarray(Picture.open(path)).shape == (32, 32) for path in paths)
     classes = zip([path.name for path in paths], ["healthy", "tumour", "healthy"], strict=True)
@@ -257,7 +309,9 @@ def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
     text = recipe.read_text()
     assert 'checkpoint = "last"' in text
     recipe.write_text(text.replace('checkpoint = "last"', 'checkpoint = "best"'))
-    assert toolkit.load(copied_run, device="cpu").checkpoint.name == run.best().name == "step-000002"
+    assert (
+        toolkit.load(copied_run, device="cpu").checkpoint.name == run.best().name == "step-000002"
+    )
     best.write_text('{"step": 3}')
     with pytest.raises(UserError, match='step 3, which is not there.*evaluate.checkpoint = "last"'):
         toolkit.load(copied_run, device="cpu")
@@ -266,15 +320,24 @@ def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
 # ---- several models as one, mirrored images, and folds
 
 
-SMALL = {"source": {"name": "phantom", "subjects": 6, "slices": 2}, "domains": ["T1", "T2"], "size": [32, 32]}
+SMALL = {
+    "source": {"name": "phantom", "subjects": 6, "slices": 2},
+    "domains": ["T1", "T2"],
+    "size": [32, 32],
+}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs from T1 to T2, the second with other intensities and larger images; one from T1 to FLAIR."""
+    """Two runs from T1 to T2, the second with other intensities and larger images; one from T1 to
+    FLAIR.
+    """
     other = {"size": [48, 48], "intensity": "zscore", "source": {"seed": 3}}
     data = {"first": {}, "second": other, "flair": {"domains": ["T1", "FLAIR"]}}
-    return {name: small_run(tmp_path_factory.mktemp(name), PIX2PIX, **table) for name, table in data.items()}
+    return {
+        name: small_run(tmp_path_factory.mktemp(name), PIX2PIX, **table)
+        for name, table in data.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -282,14 +345,26 @@ def scan(tmp_path_factory) -> Path:
     return volume(tmp_path_factory.mktemp("scan") / "scan.nii.gz")
 
 
-def test_several_runs_give_the_mean_of_their_native_results_and_how_far_they_differ(runs, scan, tmp_path, gantk):
+def test_several_runs_give_the_mean_of_their_native_results_and_how_far_they_differ(
+    runs, scan, tmp_path, gantk
+):
     paths = [runs["first"], runs["second"], runs["first"]]
-    single = np.stack([toolkit.load(path, device="cpu").translate(nib.load(scan)).get_fdata() for path in paths])
+    single = np.stack(
+        [toolkit.load(path, device="cpu").translate(nib.load(scan)).get_fdata() for path in paths]
+    )
     options = ["--uncertainty", "members", "--device", "cpu"]
-    assert gantk("translate", ",".join(map(str, paths)), scan, tmp_path / "out.nii.gz", *options).code == 0
+    assert (
+        gantk("translate", ",".join(map(str, paths)), scan, tmp_path / "out.nii.gz", *options).code
+        == 0
+    )
     for tail, wanted in (("", single.mean(0)), ("_uncertainty", single.std(0, ddof=1))):
-        np.testing.assert_allclose(nib.load(tmp_path / f"out{tail}.nii.gz").get_fdata(), wanted, rtol=1e-3, atol=0.05)
-    together, array = toolkit.load(paths, device="cpu"), nib.load(scan).get_fdata().T.astype(np.float32)
+        np.testing.assert_allclose(
+            nib.load(tmp_path / f"out{tail}.nii.gz").get_fdata(), wanted, rtol=1e-3, atol=0.05
+        )
+    together, array = (
+        toolkit.load(paths, device="cpu"),
+        nib.load(scan).get_fdata().T.astype(np.float32),
+    )
     expected = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
     mean, deviation = together.translate(array, look=Look(uncertainty="auto"))
     np.testing.assert_allclose(mean, expected.mean(0), rtol=1e-4, atol=0.01)
@@ -300,36 +375,65 @@ def test_several_runs_give_the_mean_of_their_native_results_and_how_far_they_dif
 
 
 CANNOT = [
-    ("first,flair", "", "translates T1 to T2, and '"), ("first,nowhere", "", "nowhere"), (",", "", "no model is named"),
-    ("first,second", "--variants 2", "Name one run"), ("first,second", "--uncertainty flips", "members, auto"),
-    ("first", "--uncertainty members", "several runs"), ("first,", "--uncertainty members", "several runs"),
-]  # fmt: skip
+    ("first,flair", "", "translates T1 to T2, and '"),
+    ("first,nowhere", "", "nowhere"),
+    (",", "", "no model is named"),
+    ("first,second", "--variants 2", "Name one run"),
+    ("first,second", "--uncertainty flips", "members, auto"),
+    ("first", "--uncertainty members", "several runs"),
+    ("first,", "--uncertainty members", "several runs"),
+]
 
 
 @pytest.mark.parametrize(("names", "options", "says"), CANNOT)
-def test_what_several_runs_cannot_do_is_one_error(runs, scan, tmp_path, gantk, names, options, says):
+def test_what_several_runs_cannot_do_is_one_error(
+    runs, scan, tmp_path, gantk, names, options, says
+):
     text = ",".join(str(runs.get(name, name)) for name in names.split(","))
-    done = gantk("translate", text, scan, tmp_path / "out.nii.gz", *options.split(), "--device", "cpu")
-    assert done.code == 2 and says in " ".join(done.err.split()) and not (tmp_path / "out.nii.gz").exists()
+    done = gantk(
+        "translate", text, scan, tmp_path / "out.nii.gz", *options.split(), "--device", "cpu"
+    )
+    assert (
+        done.code == 2
+        and says in " ".join(done.err.split())
+        and not (tmp_path / "out.nii.gz").exists()
+    )
 
 
 def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
     scale, ramp = Window(low=0.0, high=100.0), np.linspace(0.5, 1.0, 32, dtype=np.float32)
     pixels = np.random.default_rng(0).uniform(5, 95, (3, 1, 32, 32)).astype(np.float32)
     frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0))
-    made = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True).stack(pixels, scale)[0]
-    np.testing.assert_allclose(scale.forward(made), scale.forward(pixels) * (ramp + ramp[::-1]) / 2, atol=1e-5)
-    model, sides = toolkit.load(runs["first"], device="cpu"), (pixels[0, 0], pixels[0, 0, :, ::-1].copy())
+    made = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True).stack(pixels, scale)[
+        0
+    ]
+    np.testing.assert_allclose(
+        scale.forward(made), scale.forward(pixels) * (ramp + ramp[::-1]) / 2, atol=1e-5
+    )
+    model, sides = (
+        toolkit.load(runs["first"], device="cpu"),
+        (pixels[0, 0], pixels[0, 0, :, ::-1].copy()),
+    )
     for tta in (True, False):
         one, other = (model.translate(each, look=Look(tta=tta)) for each in sides)
         assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
 
 
-def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_are_a_model(scan, tmp_path):
+def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_are_a_model(
+    scan, tmp_path
+):
     out, said, options = tmp_path / "cv", [], {"device": "cpu", "say": lambda line: None}
-    method = PIX2PIX | {"target_losses": ["feature"]}  # whose weights' hash a run adds to its recipe
-    recipe = {"method": method, "data": SMALL, "train": {"steps": 2, "batch": 2}, "evaluate": {"samples": 1}}
-    toolkit.run(recipe, set={"data.split.folds": 3, "data.split.fold": 1}, out=out / "fold-1", **options)
+    # whose weights' hash a run adds to its recipe
+    method = PIX2PIX | {"target_losses": ["feature"]}
+    recipe = {
+        "method": method,
+        "data": SMALL,
+        "train": {"steps": 2, "batch": 2},
+        "evaluate": {"samples": 1},
+    }
+    toolkit.run(
+        recipe, set={"data.split.folds": 3, "data.split.fold": 1}, out=out / "fold-1", **options
+    )
     with pytest.raises(UserError, match="holds 1 of 3 folds"):  # as a kill had left it
         toolkit.load(out)
     before = (out / "fold-1" / "report.html").stat().st_mtime_ns
@@ -337,18 +441,30 @@ def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_a
     found = json.loads((out / "folds.json").read_text())["scores"]["a_to_b"]["psnr"]
     splits = [json.loads((out / f"fold-{k}/split.json").read_text())["splits"] for k in range(3)]
     assert [(each["folds"], each["fold"]) for each in splits] == [(3, 0), (3, 1), (3, 2)]
-    rows = [json.loads((out / f"fold-{k}/patients.json").read_text())["a_to_b"]["patients"] for k in range(3)]
+    rows = [
+        json.loads((out / f"fold-{k}/patients.json").read_text())["a_to_b"]["patients"]
+        for k in range(3)
+    ]
     patients = {row["patient"]: row["scores"]["psnr"] for each in rows for row in each}
-    assert len(patients) == found["n"] == 6 and found["value"] == pytest.approx(np.mean([*patients.values()]))
-    assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before and any("6 patients" in line for line in said)
+    assert len(patients) == found["n"] == 6 and found["value"] == pytest.approx(
+        np.mean([*patients.values()])
+    )
+    assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before and any(
+        "6 patients" in line for line in said
+    )
     models = [out, str(out / "fold-*"), [out / f"fold-{k}" for k in range(3)]]
-    made = [toolkit.translate(each, scan, tmp_path / f"{k}.nii.gz", **options)[0] for k, each in enumerate(models)]
+    made = [
+        toolkit.translate(each, scan, tmp_path / f"{k}.nii.gz", **options)[0]
+        for k, each in enumerate(models)
+    ]
     assert len({nib.load(path).get_fdata().tobytes() for path in made}) == 1
     with pytest.raises(UserError, match="another recipe"):
         toolkit.cross_validate(recipe, 3, set={"train.steps": 3}, out=out, **options)
 
 
-@pytest.mark.parametrize("asked", ["--folds 1", "--folds 7", "--folds 3 --set data.split.by='block'"])
+@pytest.mark.parametrize(
+    "asked", ["--folds 1", "--folds 7", "--folds 3 --set data.split.by='block'"]
+)
 def test_folds_that_cannot_be_are_one_error_before_anything_is_written(tmp_path, gantk, asked):
     options = ["--set", "data.source.subjects=6", "--out", tmp_path / "cv", "--device", "cpu"]
     done = gantk("run", "regression_t1t2", *options, *asked.split())

@@ -1,4 +1,6 @@
-"""What says whether to trust a result: inventions and erasures, copies, spreads that hold what they state."""
+"""What says whether to trust a result: inventions and erasures, copies, spreads that hold what they
+state.
+"""
 
 import json
 from types import SimpleNamespace
@@ -38,7 +40,9 @@ def smooth(count: int, seed: int, side: int = 48) -> torch.Tensor:
 
 
 def with_disc(images: torch.Tensor, row: int, column: int, height: float = 0.5) -> torch.Tensor:
-    rows, columns = torch.meshgrid(*[torch.arange(side) for side in images.shape[2:]], indexing="ij")
+    rows, columns = torch.meshgrid(
+        *[torch.arange(side) for side in images.shape[2:]], indexing="ij"
+    )
     return images + height * (((rows - row) ** 2 + (columns - column) ** 2) <= 9)
 
 
@@ -60,9 +64,14 @@ class Inverting:
 def test_ring_correlation_is_its_formula_and_falls_where_it_crosses():
     one, other = smooth(2, 0, 16)[:, :, :12, :12].split(1)
     window = np.outer(np.hanning(12), np.hanning(12))
-    a, b = (np.fft.fft2((each[0, 0].numpy() - each.mean().item()) * window) for each in (one, other))
+    a, b = (
+        np.fft.fft2((each[0, 0].numpy() - each.mean().item()) * window) for each in (one, other)
+    )
     radius = np.round(np.hypot(*np.meshgrid(*[np.fft.fftfreq(12) * 12] * 2)))
-    sums = [[(x * y.conj()).real[radius == r].sum() for r in range(1, 7)] for x, y in ((a, b), (a, a), (b, b))]
+    sums = [
+        [(x * y.conj()).real[radius == r].sum() for r in range(1, 7)]
+        for x, y in ((a, b), (a, a), (b, b))
+    ]
     wanted = np.array(sums[0]) / np.sqrt(np.array(sums[1]) * sums[2])
     assert ring_correlation(one, other, 12, 0.0)[0, 0, 0].numpy() == pytest.approx(wanted, abs=1e-4)
     curves = torch.tensor([[0.9, 0.5, 0.7], [0.5, 0.9, 0.9], [0.9, 0.9, 0.8]])
@@ -80,7 +89,8 @@ def test_sfrc_counts_the_patches_that_differ_by_more_than_noise(dims):
     assert len(found[2]) == (3 if dims == 2 else 1)
     mask = (torch.arange(48) < 12).expand_as(images[0]).float()  # far from the disc
     assert SFRC(2.0, dims)(images[2], images[0], mask).max() == 0
-    assert SFRC(2.0, dims, floor=0.0)(images[1], images[0]).max() > 0  # as published: noise is not the truth's
+    # as published: noise is not the truth's
+    assert SFRC(2.0, dims, floor=0.0)(images[1], images[0]).max() > 0
 
 
 def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
@@ -93,19 +103,29 @@ def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
         suspicion(Inverting(both=False), "b", 2 - truth, output),
     ):
         first, second = candidates(found, 2, 8)
-        assert first["image"] == 2 and abs(first["row"] - 16) <= 4 and abs(first["column"] - 28) <= 4
+        assert (
+            first["image"] == 2 and abs(first["row"] - 16) <= 4 and abs(first["column"] - 28) <= 4
+        )
         assert first["score"] > 1.5 * second["score"]
-    row = 2 - truth[:, :, :1], with_disc(truth[:, :, :1], 0, 24)  # an image of one row is as one of 48 equal rows
-    one, many = (suspicion(Inverting(), "b", *(each.expand(-1, -1, rows, -1) for each in row)) for rows in (1, 48))
+    # an image of one row is as one of 48 equal rows
+    row = 2 - truth[:, :, :1], with_disc(truth[:, :, :1], 0, 24)
+    one, many = (
+        suspicion(Inverting(), "b", *(each.expand(-1, -1, rows, -1) for each in row))
+        for rows in (1, 48)
+    )
     assert one.max() > 1 and one.allclose(many[:, :, 20:21], atol=1e-3)
     erased = suspicion(Inverting(), "b", with_disc(2 - truth, 30, 12), truth)
-    assert all(abs(one["row"] - 30) <= 4 and abs(one["column"] - 12) <= 4 for one in candidates(erased, 4, 8))
+    assert all(
+        abs(one["row"] - 30) <= 4 and abs(one["column"] - 12) <= 4
+        for one in candidates(erased, 4, 8)
+    )
 
 
 def test_lesions_that_vanished_and_were_invented_are_counted_by_component():
     before, after = (torch.zeros(2, 1, 12, 12) for _ in range(2))
     before[0, 0, 1:3, 1:3], before[0, 0, 6:9, 6:9], before[1, 0, 0, 0] = 1, 1, 1
-    after[0, 0, 8:10, 8:10], after[1, 0, 5:8, 5:8], after[1, 0, 5, 10] = 1, 1, 1  # the large one is kept in part
+    # the large one is kept in part
+    after[0, 0, 8:10, 8:10], after[1, 0, 5:8, 5:8], after[1, 0, 5, 10] = 1, 1, 1
     assert inventory(before > 0, after > 0, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
     assert inventory(before > 0, after > 0).tolist()[1] == [1, 1, 2, 2]
 
@@ -117,16 +137,30 @@ def group(images: torch.Tensor, name: str) -> ImageGroup:
 def test_a_copier_is_told_from_an_honest_generator():
     train, held_out = group(smooth(40, 4, 32), "t"), group(smooth(40, 5, 32), "h")
     noise = 0.05 * torch.randn(30, 1, 32, 32, generator=torch.Generator().manual_seed(6))
-    copier = group(0.8 * train.images[:30].flip(-1).roll(1, 2) + 0.1 + noise, "c")  # mirrored, moved, paler
+    # mirrored, moved, paler
+    copier = group(0.8 * train.images[:30].flip(-1).roll(1, 2) + 0.1 + noise, "c")
     metric = Memorisation(2.0, 2)
-    told, honest = metric(train, held_out, copier), metric(train, held_out, group(smooth(30, 7, 32), "f"))
-    assert told["copied"].value == 1 and told["copied"].ci95[0] > 0.5 and told["distance_ratio"].value < 0.5
+    told, honest = (
+        metric(train, held_out, copier),
+        metric(train, held_out, group(smooth(30, 7, 32), "f")),
+    )
+    assert (
+        told["copied"].value == 1
+        and told["copied"].ci95[0] > 0.5
+        and told["distance_ratio"].value < 0.5
+    )
     assert told["membership"].ci95[0] > 0.7 and metric.nearest[0]["patient"].startswith("t ")
     assert honest["copied"].ci95[0] < 0 < honest["copied"].ci95[1]
     assert honest["distance_ratio"].ci95[0] < 1 < honest["distance_ratio"].ci95[1]
     assert honest["membership"].ci95[0] < 0.5 < honest["membership"].ci95[1]
-    rows, fair = ({name: vars(score) for name, score in scores.items()} for scores in (told, honest))
-    assert "made images" in copying(rows) and "AUC" in copying({"membership": rows["membership"]}) and not copying(fair)
+    rows, fair = (
+        {name: vars(score) for name, score in scores.items()} for scores in (told, honest)
+    )
+    assert (
+        "made images" in copying(rows)
+        and "AUC" in copying({"membership": rows["membership"]})
+        and not copying(fair)
+    )
     with pytest.raises(UserError, match="held-out"):
         metric(train, train, copier)
 
@@ -134,17 +168,26 @@ def test_a_copier_is_told_from_an_honest_generator():
 def test_a_spread_is_scaled_on_other_patients_and_then_holds_what_it_states():
     draw, names = np.random.default_rng(0), [f"p{number // 2}" for number in range(8)]
     spread = draw.uniform(0.05, 0.4, (8, 1, 40, 40))
-    errors, other = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))  # three times what the spread says
+    # three times what the spread says
+    errors, other = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))
     inside = np.ones_like(errors)
     alone = judge_uncertainty(errors, spread, inside, names, 2.0)
     found = judge_uncertainty(errors, spread, inside, names, 2.0, (other, spread, inside, names))
-    assert alone["scale"]["factor"] is None and alone["coverage"]["value"] == found["coverage"]["unscaled"] < 0.35
-    assert found["scale"]["factor"] == pytest.approx(3, rel=0.05) and found["scale"]["patients"] == 4
+    assert (
+        alone["scale"]["factor"] is None
+        and alone["coverage"]["value"] == found["coverage"]["unscaled"] < 0.35
+    )
+    assert (
+        found["scale"]["factor"] == pytest.approx(3, rel=0.05) and found["scale"]["patients"] == 4
+    )
     assert found["coverage"]["value"] == pytest.approx(0.6827, abs=0.02)
     curves = found["reliability"]
     assert curves["observed"] == pytest.approx(curves["nominal"], abs=0.02)
-    assert 0.5 < found["auroc_10"]["value"] < 0.9 and "auroc_10" not in judge_uncertainty(errors, spread, inside, names)
-    inside[:, :, 20:], errors[:, :, 20:], spread[:, :, 20:] = 0, 0, 0  # air, sure and right: found as much easier there
+    assert 0.5 < found["auroc_10"]["value"] < 0.9 and "auroc_10" not in judge_uncertainty(
+        errors, spread, inside, names
+    )
+    # air, sure and right: found as much easier there
+    inside[:, :, 20:], errors[:, :, 20:], spread[:, :, 20:] = 0, 0, 0
     air = judge_uncertainty(errors, spread, inside, names, 2.0)
     assert air["auroc_10_whole"]["value"] > air["auroc_10"]["value"] + 0.05
     assert air["auroc_10_whole"]["definition"].endswith("/whole")
@@ -167,21 +210,30 @@ def test_inverted_contrast_is_an_alarm_in_training_and_of_a_translation():
     assert "nothing" in doubt_of_result(truth[0].numpy(), truth[0].numpy() + 0.001, same)
 
 
-def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_translates_with(tmp_path, monkeypatch):
+def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_translates_with(
+    tmp_path, monkeypatch
+):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
-    run = small_run(tmp_path, method, split={"test": 0.3, "validation": 0.3}, source={"subjects": 8})
-    scores = toolkit.evaluate(run, metrics=["sfrc"], uncertainty="suspicion", device="cpu", say=lambda line: None)
+    run = small_run(
+        tmp_path, method, split={"test": 0.3, "validation": 0.3}, source={"subjects": 8}
+    )
+    scores = toolkit.evaluate(
+        run, metrics=["sfrc"], uncertainty="suspicion", device="cpu", say=lambda line: None
+    )
     assert 0 <= scores["metrics"]["a_to_b"]["sfrc_foreground"]["value"] <= 1
     kept = json.loads((run / "hallucinations.json").read_text())["a_to_b"]
     assert kept == sorted(kept, key=lambda one: -one["score"]) and 0 < len(kept[0]["pictures"]) == 3
     assert "Suspicious patches" in toolkit.write_report(run).read_text("utf-8")
     factor = scores["uncertainty"]["a_to_b"]["scale"]["factor"]
-    toolkit.evaluate(run, metrics=["psnr"], device="cpu", say=lambda line: None)  # which asks for no uncertainty
+    # which asks for no uncertainty
+    toolkit.evaluate(run, metrics=["psnr"], device="cpu", say=lambda line: None)
     pixels = np.random.default_rng(0).uniform(0, 1, (1, 1, 32, 32)).astype(np.float32)
     model = toolkit.load(run, device="cpu")
     assert factor > 0 and model.spread_scale("b", "suspicion") == (factor, 2)
     kind = registry().get("uncertainty", "suspicion").load()()
-    plain, spread = (each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels)))
+    plain, spread = (
+        each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels))
+    )
     from gantk.inference.pipeline import Look
 
     through = model._network("b", Look(uncertainty="suspicion"))(torch.from_numpy(pixels)).numpy()
@@ -192,15 +244,31 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     toolkit.translate(run, tmp_path / "scan.nii", tmp_path / "out.nii", say=said.append, **asked)
     assert any(line.startswith("warning  is (1, ") for line in said)
     assert f"scaled by {factor:.3g}, as fitted on 2" in said[0]
-    assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4) and through[:, :1] == pytest.approx(plain)
+    assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4) and through[
+        :, :1
+    ] == pytest.approx(plain)
 
 
 def test_a_model_from_noise_is_asked_for_copies_and_its_report_shows_the_nearest(tmp_path):
-    method = {"name": "dcgan", "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}}
-    run = small_run(tmp_path, method, domains=["T1"], source={"subjects": 12}, split={"test": 0.4, "validation": 0.0})
-    told = toolkit.evaluate(run, metrics=["memorisation"], device="cpu", say=lambda line: None)["metrics"]["image"]
+    method = {
+        "name": "dcgan",
+        "width": 4,
+        "discriminator": {"name": "dcgan", "width": 4, "depth": 3},
+    }
+    run = small_run(
+        tmp_path,
+        method,
+        domains=["T1"],
+        source={"subjects": 12},
+        split={"test": 0.4, "validation": 0.0},
+    )
+    told = toolkit.evaluate(run, metrics=["memorisation"], device="cpu", say=lambda line: None)[
+        "metrics"
+    ]["image"]
     assert {"copied", "copied_features", "membership", "membership_d"} <= told.keys()
-    assert told["membership"]["ci95"] and "Nearest training images" in toolkit.write_report(run).read_text("utf-8")
+    assert told["membership"]["ci95"] and "Nearest training images" in toolkit.write_report(
+        run
+    ).read_text("utf-8")
 
 
 # ---- uncertainty maps are what they say
@@ -212,7 +280,10 @@ class Toy(nn.Module):
     def __init__(self, p: float = 0.0, kind: type[nn.Module] = nn.Dropout, both: bool = True):
         super().__init__()
         self.scale, self.both = nn.Parameter(torch.tensor(2.0)), both
-        self.drop, self.geometry = kind(p) if p else nn.Identity(), SimpleNamespace(range=(0.0, 1.0))
+        self.drop, self.geometry = (
+            kind(p) if p else nn.Identity(),
+            SimpleNamespace(range=(0.0, 1.0)),
+        )
         self.eval()
 
     def translate(self, image: Tensor, to: str) -> Tensor:
@@ -226,7 +297,9 @@ class Slanted(Toy):
     """A network that goes wrong to the right: 0, 1, 2, ... along the columns."""
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        return image + torch.arange(image.shape[-1], dtype=torch.float32) if to == "b" else 0 * image
+        return (
+            image + torch.arange(image.shape[-1], dtype=torch.float32) if to == "b" else 0 * image
+        )
 
 
 def images(*shape: int) -> Tensor:
@@ -247,7 +320,10 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
     assert not toy.training and not toy.drop.training and not toy.drop._forward_hooks
     assert torch.equal(plain, toy.translate(image, "b")) and spread.shape == plain.shape
     assert spread.min() >= 0 and torch.isfinite(spread).all() and spread.dtype == torch.float32
-    parts = map(torch.cat, zip(*[maps(kind, toy, part, others=others) for part in image.split(2)], strict=True))
+    parts = map(
+        torch.cat,
+        zip(*[maps(kind, toy, part, others=others) for part in image.split(2)], strict=True),
+    )
     assert torch.equal(plain, next(parts)) and torch.allclose(spread, next(parts), atol=1e-6)
 
 
@@ -255,7 +331,10 @@ def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_
 def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
     method, image, runtime = Toy(), images(1, 1, 44, 70), start("cpu", "fp32")
-    method.g, method.geometry = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False), SimpleNamespace(size=(32, 32))
+    method.g, method.geometry = (
+        UNet(1, 1, 2, width=4, depth=2).requires_grad_(False),
+        SimpleNamespace(size=(32, 32)),
+    )
     method.translate = lambda image, to: method.eval().g(image)
     for part in method.g.parameters():
         part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
@@ -271,16 +350,27 @@ def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
 
 def test_kinds_are_the_formulas_they_say():
     image = images(2, 1, 4, 5)
-    members = torch.stack([torch.arange(5.0)] * 2 + [torch.arange(5.0).flip(0)] * 2)  # columns mirrored in two of four
-    flips, cycle, one_way = maps("flips", Slanted(), image)[1], maps("cycle", Slanted(), image)[1], Slanted(both=False)
+    # columns mirrored in two of four
+    members = torch.stack([torch.arange(5.0)] * 2 + [torch.arange(5.0).flip(0)] * 2)
+    flips, cycle, one_way = (
+        maps("flips", Slanted(), image)[1],
+        maps("cycle", Slanted(), image)[1],
+        Slanted(both=False),
+    )
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
     assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
-    slope = torch.from_numpy(np.linalg.norm(np.gradient(maps("auto", one_way, image)[0].numpy(), axis=(2, 3)), axis=0))
+    slope = torch.from_numpy(
+        np.linalg.norm(np.gradient(maps("auto", one_way, image)[0].numpy(), axis=(2, 3)), axis=0)
+    )
     for toy, sums in ((one_way, 2 * flips + slope / 2), (Slanted(), 2 * flips + slope / 2 + cycle)):
-        assert torch.allclose(maps("auto", toy, image)[1][..., 1:-1, 1:-1], F.avg_pool2d(sums, 3, 1))
+        assert torch.allclose(
+            maps("auto", toy, image)[1][..., 1:-1, 1:-1], F.avg_pool2d(sums, 3, 1)
+        )
 
 
-def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(monkeypatch):
+def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(
+    monkeypatch,
+):
     toy, image = Toy(0.5), images(1, 1, 8, 8) + 0.5
     first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -297,13 +387,16 @@ def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where
 def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
     toy, image = Toy(), images(2, 1, 4, 4)
     weights = [{"scale": torch.tensor(1.0)}, {"scale": torch.tensor(3.0)}]
-    assert torch.allclose(maps("checkpoints", toy, image, others=weights)[1], image, atol=1e-6)  # of x, 2x, 3x it is x
+    # of x, 2x, 3x it is x
+    assert torch.allclose(maps("checkpoints", toy, image, others=weights)[1], image, atol=1e-6)
     with pytest.raises(RuntimeError):
         maps("checkpoints", toy, image, others=[{"elsewhere": torch.ones(())}])
     assert toy.scale.item() == 2.0
 
 
-@pytest.mark.parametrize(("kind", "words"), [("dropout", "Choose flips"), ("cycle", "way"), ("checkpoints", "keep")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [("dropout", "Choose flips"), ("cycle", "way"), ("checkpoints", "keep")]
+)
 def test_a_kind_that_cannot_be_had_says_what_it_needs(kind, words):
     with pytest.raises(UserError, match=words):
         maps(kind, Toy(both=False), images(1, 1, 4, 4))

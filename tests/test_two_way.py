@@ -1,4 +1,6 @@
-"""Translations between domains: what pairs, cycles and regressions minimise, how lesions weigh; one network for all."""
+"""Translations between domains: what pairs, cycles and regressions minimise, how lesions weigh; one
+network for all.
+"""
 
 import json
 
@@ -16,10 +18,14 @@ from gantk.plugin.spec import bind_or_raise
 from gantk_testing.small import random_images
 
 
-def build(name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int = 2, **options) -> Method:
+def build(
+    name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int = 2, **options
+) -> Method:
     """A small method on images of 16 pixels a side."""
     torch.manual_seed(0)
-    table = {"name": name, "generator": UNET} | ({} if name == "regression" else {"discriminator": PATCHGAN})
+    table = {"name": name, "generator": UNET} | (
+        {} if name == "regression" else {"discriminator": PATCHGAN}
+    )
     table |= {"pool": 0} if name in ("cyclegan", "dualgan") else {}
     part = bind_or_raise("method", table | options)
     return part(Geometry(dims, (16,) * dims, dict(zip("ab", channels, strict=True))))
@@ -28,7 +34,10 @@ def build(name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int =
 def pairs(channels: tuple[int, int] = (1, 1), dims: int = 2, n: int = 2) -> Batch:
     """Random pairs with lesions in one corner; the same for the same shape."""
     size = (16,) * dims
-    batch = {name: random_images(n, count, size, seed=count) for name, count in zip("ab", channels, strict=True)}
+    batch = {
+        name: random_images(n, count, size, seed=count)
+        for name, count in zip("ab", channels, strict=True)
+    }
     mask = torch.zeros(n, 1, *size)
     mask[(slice(None), slice(None), *[slice(0, 6)] * dims)] = 1.0
     return Batch(batch | {"mask_a": mask, "mask_b": mask.flip(2)})
@@ -43,7 +52,9 @@ def values(losses: dict[str, Tensor]) -> dict[str, float]:
 
 
 def cross_entropy(logits: Tensor, real: bool) -> float:
-    """-log D or -log(1 - D) with D the sigmoid, averaged over patches: the sums of equation 1, written out."""
+    """-log D or -log(1 - D) with D the sigmoid, averaged over patches: the sums of equation 1,
+    written out.
+    """
     chances = 1 / (1 + (-double(logits)).exp())
     return float(-(chances if real else 1 - chances).log().mean())
 
@@ -64,18 +75,28 @@ def test_generator_minimises_cross_entropy_plus_a_hundred_times_l1(channels, dim
 
 
 def test_each_discriminator_minimises_half_the_cross_entropy_of_its_true_and_false_pairs():
-    """Equation 1, divided by two as section 3.3 says; the false pair has the true source and the fake."""
+    """Equation 1, divided by two as section 3.3 says; the false pair has the true source and the
+    fake.
+    """
     method, batch, expected = build(both=True), pairs(), {}
     method.generator_losses(batch)
     for judge, source, to in ((method.d_ab, "a", "b"), (method.d_ba, "b", "a")):
-        real, fake = (judge(torch.cat([batch[source], batch[image]], 1)) for image in (to, f"fake_{to}"))
-        expected[f"d_{source}{to}"] = (cross_entropy(real, real=True) + cross_entropy(fake, real=False)) / 2
+        real, fake = (
+            judge(torch.cat([batch[source], batch[image]], 1)) for image in (to, f"fake_{to}")
+        )
+        expected[f"d_{source}{to}"] = (
+            cross_entropy(real, real=True) + cross_entropy(fake, real=False)
+        ) / 2
     assert values(method.discriminator_losses(batch)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "regression"])
 def test_one_way_is_the_default_and_both_ways_are_an_option(name):
-    one, two, batch = build(name, channels=(2, 1)), build(name, channels=(2, 1), both=True), pairs((2, 1))
+    one, two, batch = (
+        build(name, channels=(2, 1)),
+        build(name, channels=(2, 1), both=True),
+        pairs((2, 1)),
+    )
     assert one.directions() == ["b"] and not hasattr(one, "g_ba") and one.paired
     assert two.directions() == ["b", "a"]
     assert two.translate(batch["a"], "b").shape[1] == 1
@@ -98,7 +119,9 @@ def test_dropout_is_the_noise_of_the_paper_where_the_recipe_wants_it():
     assert torch.equal(noisy.translate(image, "b"), first) and not torch.equal(other, first)
     still = build(generator=dropout).eval()
     assert torch.equal(still.translate(image, "b"), still.translate(image, "b"))
-    assert not any(module.training for module in noisy.modules() if not isinstance(module, nn.Dropout))
+    assert not any(
+        module.training for module in noisy.modules() if not isinstance(module, nn.Dropout)
+    )
 
 
 # ---- weights of lesions --------------------------------------------------------------------------
@@ -116,9 +139,12 @@ def test_dropout_is_the_noise_of_the_paper_where_the_recipe_wants_it():
     ids=["l1", "l2", "cycle", "identity"],
 )
 def test_a_weight_says_how_often_a_pixel_counts(loss, formula, size):
-    output, target, weight = (random_images(2, count, size, seed=k) for k, count in enumerate((3, 3, 1)))
+    output, target, weight = (
+        random_images(2, count, size, seed=k) for k, count in enumerate((3, 3, 1))
+    )
     weight = (weight + 1) / 2
-    wide = weight.double().expand_as(output).flatten(2)  # each image by itself: sum of w x loss over sum of w
+    # each image by itself: sum of w x loss over sum of w
+    wide = weight.double().expand_as(output).flatten(2)
     differences = formula((output.double() - target.double()).flatten(2))
     expected = float(((wide * differences).sum(2) / wide.sum(2)).mean())
     assert loss(output, target, weight).item() == pytest.approx(expected, rel=1e-5)
@@ -133,7 +159,9 @@ def test_lesions_of_pairs_count_as_often_as_said(name):
     for to, source in (("b", "a"), ("a", "b")):
         weight = 1 + 3 * double(batch[f"mask_{to}"])
         difference = (double(method.translate(batch[source], to)) - double(batch[to])).abs()
-        expected = (100 if name == "pix2pix" else 1) * float((weight / weight.mean() * difference).mean())
+        expected = (100 if name == "pix2pix" else 1) * float(
+            (weight / weight.mean() * difference).mean()
+        )
         assert float(losses[f"l1_{to}"].detach()) == pytest.approx(expected, rel=1e-5)
     del batch["mask_b"]  # one mask serves both images of a pair
     batch["mask_a"] = batch["mask_a"].flip(2)
@@ -149,9 +177,13 @@ def test_a_lesion_weighs_what_the_recipe_says():
         build("cyclegan", lesion=4.0).generator_losses(unmasked)
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("cyclegan", ("cycle", "identity")), ("dualgan", ("cycle",))])
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("cyclegan", ("cycle", "identity")), ("dualgan", ("cycle",))]
+)
 def test_lesions_weigh_in_cycle_and_identity_losses_only(name, kinds):
-    plain, weighed = (build(name, lesion=weight, local_ncc=1.0).generator_losses(pairs()) for weight in (1.0, 8.0))
+    plain, weighed = (
+        build(name, lesion=weight, local_ncc=1.0).generator_losses(pairs()) for weight in (1.0, 8.0)
+    )
     changed = {key for key in plain if not torch.equal(plain[key], weighed[key])}
     assert changed == {f"{kind}_{of}" for kind in kinds for of in "ab"}
 
@@ -177,13 +209,21 @@ METHOD = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
 
 def built(planes=1):
     torch.manual_seed(0)
-    geometry = Geometry(2, (16, 16), dict.fromkeys("ab", 4 * planes), contrasts=dict.fromkeys("ab", NAMES))
+    geometry = Geometry(
+        2, (16, 16), dict.fromkeys("ab", 4 * planes), contrasts=dict.fromkeys("ab", NAMES)
+    )
     return bind_or_raise("method", METHOD)(geometry)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return small_run(tmp_path_factory.mktemp("any"), METHOD, steps=2, domains=["+".join(NAMES)] * 2, missing="mask")
+    return small_run(
+        tmp_path_factory.mktemp("any"),
+        METHOD,
+        steps=2,
+        domains=["+".join(NAMES)] * 2,
+        missing="mask",
+    )
 
 
 def test_a_target_is_never_shown_and_every_number_of_others_is():
@@ -199,22 +239,39 @@ def test_a_target_is_never_shown_and_every_number_of_others_is():
 def test_a_contrast_is_made_from_the_others_alone(planes):
     method, images = built(planes=planes).eval(), random_images(2, 4 * planes, (16, 16))
     other = images.clone()
-    other[:, 2::4] = random_images(2, planes, (16, 16), seed=9)  # another FLAIR, neighbouring slices and all
+    # another FLAIR, neighbouring slices and all
+    other[:, 2::4] = random_images(2, planes, (16, 16), seed=9)
     with torch.no_grad():
         before, after = method.translate(images, "b"), method.translate(other, "b")
-        alone = method.translate(torch.where(torch.arange(4 * planes).view(1, -1, 1, 1) % 4 == 1, images, -1.0), "b")
+        alone = method.translate(
+            torch.where(torch.arange(4 * planes).view(1, -1, 1, 1) % 4 == 1, images, -1.0), "b"
+        )
     assert torch.equal(before[:, 2::4], after[:, 2::4])
     assert not any(torch.equal(before[:, n::4], after[:, n::4]) for n in (0, 1, 3))
-    assert torch.equal(alone[:, 1::4], images[:, 1::4])  # there is nothing to make the only one from
+    # there is nothing to make the only one from
+    assert torch.equal(alone[:, 1::4], images[:, 1::4])
 
 
 def test_every_contrast_is_scored_from_each_other_one_and_from_all_others(run):
     found = json.loads((run / "metrics.json").read_text())
-    pairs = {f"{source}_to_{target}" for source in (*NAMES, "others") for target in NAMES if source != target}
+    pairs = {
+        f"{source}_to_{target}"
+        for source in (*NAMES, "others")
+        for target in NAMES
+        if source != target
+    }
     assert pairs | {"a_to_b"} == found["metrics"].keys() and len(pairs) == 16
     for key in ("metrics", "verdict"):
         assert found["baselines"]["identity"].keys() == found[key].keys() - {"a_to_b"}
-    assert len({found["metrics"][f"{source}_to_PD"]["psnr"]["value"] for source in ("T1", "T2", "others")}) == 3
+    assert (
+        len(
+            {
+                found["metrics"][f"{source}_to_PD"]["psnr"]["value"]
+                for source in ("T1", "T2", "others")
+            }
+        )
+        == 3
+    )
 
 
 def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, gantk):
@@ -227,7 +284,9 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
     assert made == ["p1_FLAIR.nii.gz", "p2_FLAIR.nii.gz"]
     assert read(next((tmp_path / "out").rglob("p2*.nii.gz"))).pixels.shape == (1, 4, 32, 32)
     done = gantk("translate", run, tmp_path / "in", tmp_path / "other", "--to", "CT")
-    assert done.code == 2 and all(name in done.err for name in ("'CT'", *NAMES)) and "--to" in done.err
+    assert (
+        done.code == 2 and all(name in done.err for name in ("'CT'", *NAMES)) and "--to" in done.err
+    )
     assert not (tmp_path / "other").exists()
 
 
@@ -239,7 +298,10 @@ def test_patients_who_lack_contrasts_are_trained_on_and_no_truth_to_test_by(tmp_
                 volume(tmp_path / f"patient{number}" / f"{name}.nii.gz", 10 * number + place)
     source, method = {"name": "contrasts", "path": str(tmp_path)}, type(built())
     options = {"domains": ["T1+T2+FLAIR"] * 2, "split": {"test": 0.5, "validation": 0.0}}
-    data, incomplete = load(source, method, missing="mask", **options), {f"patient{number}" for number, _ in lacking}
+    data, incomplete = (
+        load(source, method, missing="mask", **options),
+        {f"patient{number}" for number, _ in lacking},
+    )
     assert {record.subject for record in data.training} & incomplete
     tested = {record.subject for record in data.splits["test"]}
     assert {pair["b"].subject for pair in data.pairs("test")} == tested - incomplete < tested

@@ -34,7 +34,12 @@ def build(dims: int = 2, side: int = 32, channels: tuple[int, int] = (1, 1), **o
 
 def batch_of(method: MUNIT, count: int = 2, seed: int = 0) -> Batch:
     channels, size = method.geometry.channels, method.geometry.size
-    return Batch({name: random_images(count, channels[name], size, seed=seed + k) for k, name in enumerate("ab")})
+    return Batch(
+        {
+            name: random_images(count, channels[name], size, seed=seed + k)
+            for k, name in enumerate("ab")
+        }
+    )
 
 
 def count(module: torch.nn.Module) -> int:
@@ -52,27 +57,37 @@ def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims,
     layer.weight.copy_(scale[0])
     layer.bias.copy_(offset[0])
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
-    for found, first, a, b in ((AdaIN(5)(x, scale, offset), 2, scale, offset), (layer(x), 1, scale[:1], offset[:1])):
+    for found, first, a, b in (
+        (AdaIN(5)(x, scale, offset), 2, scale, offset),
+        (layer(x), 1, scale[:1], offset[:1]),
+    ):
         wide, axes = x.double(), tuple(range(first, dims + 2))
-        expected = (wide - wide.mean(axes, keepdim=True)) / (wide.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
+        expected = (wide - wide.mean(axes, keepdim=True)) / (
+            wide.var(axes, correction=0, keepdim=True) + 1e-5
+        ).sqrt()
         expected = expected * a.view(-1, 5, *ones) + b.view(-1, 5, *ones)
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("dims", "side"), [(2, 24), (3, 8), (2, 4), (3, 4)])  # the last two are done step by step
+# the last two are done step by step
+@pytest.mark.parametrize(("dims", "side"), [(2, 24), (3, 8), (2, 4), (3, 4)])
 def test_doubling_equals_repeating_every_pixel_and_convolving_5x5(dims, side):
     torch.manual_seed(0)
     layer, x = Doubling(3, 2, dims), random_images(2, 3, (side,) * dims)
-    framed = F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * (2 * dims), mode="replicate")
+    framed = F.pad(
+        F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * (2 * dims), mode="replicate"
+    )
     plain = (F.conv2d, F.conv3d)[dims - 2](framed, layer.conv.weight, layer.conv.bias)
     torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_parameter_counts_are_those_of_the_published_configuration():
-    """RGB, width w = 64, 2 halvings, 4 + 4 blocks, style 8, MLP 256 (appendix B.1); every convolution has an offset.
+    """RGB, width w = 64, 2 halvings, 4 + 4 blocks, style 8, MLP 256 (appendix B.1); every
+    convolution has an offset.
 
-    With k(n, i, o) = n**2 * i * o + o for an n x n convolution, and 8 = 2 * 4 convolutions in the blocks:
+    With k(n, i, o) = n**2 * i * o + o for an n x n convolution, and 8 = 2 * 4 convolutions in the
+    blocks:
     content  k(7,3,w) + k(4,w,2w) + k(4,2w,4w) + 8 k(3,4w,4w)                      =  5,385,856
     style    k(7,3,w) + k(4,w,2w) + k(4,2w,4w) + 2 k(4,4w,4w) + k(1,4w,8)          =  2,764,936
     MLP      k(1,8,256) + k(1,256,256) + k(1,256, 8 * 2 * 4w)                      =  1,120,768
@@ -100,7 +115,9 @@ def test_a_scale_is_the_mean_of_what_lies_inside_the_image():
 
 
 def test_losses_are_the_formulas_of_the_paper():
-    """Equations 1 to 4 and the style-augmented cycle, written out for fakes of `b` with the styles that were drawn."""
+    """Equations 1 to 4 and the style-augmented cycle, written out for fakes of `b` with the styles
+    that were drawn.
+    """
     method = build(image=10.0, content=1.0, style=2.0, cycle=3.0, local_ncc=4.0, flat_region=5.0)
     batch = batch_of(method)
     torch.manual_seed(5)
@@ -120,11 +137,15 @@ def test_losses_are_the_formulas_of_the_paper():
     structure, flatness = local_ncc_and_flat_region(fake_b, a)
     expected |= {"local_ncc_b": 4 * structure, "flat_region_b": 5 * flatness}
     for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            losses[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert len(losses) == 14
     none = build(image=0.0, content=0.0, style=0.0).generator_losses(batch_of(method))
     assert set(none) == {"adversarial_a", "adversarial_b"}
-    torch.testing.assert_close(batch["fake_a"], auto_a.decode(auto_b.content(b), drawn_a), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        batch["fake_a"], auto_a.decode(auto_b.content(b), drawn_a), rtol=1e-4, atol=1e-5
+    )
     assert not batch["fake_b"].requires_grad
 
 
@@ -148,14 +169,22 @@ def test_translations_take_the_mean_style_a_drawn_one_or_an_examples():
     with torch.no_grad():
         content = method.auto_a.content(images)
         plain, like = method.translate(images, "b"), method.translate_like(images, "b", examples)
-        torch.testing.assert_close(plain, method.auto_b.decode(content, method.style_b.expand(2, -1)))
-        torch.testing.assert_close(like, method.auto_b.decode(content, method.auto_b.style(examples)))
+        torch.testing.assert_close(
+            plain, method.auto_b.decode(content, method.style_b.expand(2, -1))
+        )
+        torch.testing.assert_close(
+            like, method.auto_b.decode(content, method.auto_b.style(examples))
+        )
         one = method.translate_like(images, "b", examples[:1])
         torch.testing.assert_close(one[0], like[0], rtol=1e-3, atol=1e-4)
         first, again, other = (method.variants(images, "b", 3, seed=seed) for seed in (0, 0, 1))
         single = method.variants(images[:1], "b", 3, seed=0)
     assert torch.equal(torch.get_rng_state(), state), "the draw is the seed's alone"
-    assert first.shape == (3, 2, 1, 32, 32) and torch.equal(first, again) and not torch.allclose(first, other)
+    assert (
+        first.shape == (3, 2, 1, 32, 32)
+        and torch.equal(first, again)
+        and not torch.allclose(first, other)
+    )
     torch.testing.assert_close(first[:, :1], single, rtol=1e-3, atol=1e-4)
 
 
@@ -167,7 +196,9 @@ def test_an_example_of_another_kind_is_refused(example):
 
 
 def test_the_rate_halves_every_tenth_of_the_training():
-    rates = [Halving()(step / 1_000_000) for step in (0, 99_999, 100_000, 300_000, 999_999, 1_000_000)]
+    rates = [
+        Halving()(step / 1_000_000) for step in (0, 99_999, 100_000, 300_000, 999_999, 1_000_000)
+    ]
     assert rates == [1.0, 1.0, 0.5, 0.125, 1 / 512, 1 / 512]
     assert Halving(times=1)(0.9) == 1.0
 
@@ -179,8 +210,16 @@ RESNET = {"name": "resnet", "width": 4, "blocks": 2}
 
 def cut(channels: tuple[int, int] = (1, 1), **options):
     torch.manual_seed(0)
-    table = {"name": "cut", "generator": RESNET, "discriminator": PATCHGAN, "width": 8, "patches": 16}
-    return bind_or_raise("method", table | options)(Geometry(2, (16, 16), dict(zip("ab", channels, strict=True))))
+    table = {
+        "name": "cut",
+        "generator": RESNET,
+        "discriminator": PATCHGAN,
+        "width": 8,
+        "patches": 16,
+    }
+    return bind_or_raise("method", table | options)(
+        Geometry(2, (16, 16), dict(zip("ab", channels, strict=True)))
+    )
 
 
 def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_them():
@@ -190,7 +229,8 @@ def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_the
         torch.nn.init.normal_(parameter)
     maps = [[torch.rand(2, 3, 4, 4).double(), torch.rand(2, 2, 2, 2).double()] for _ in range(2)]
     expected = 0.0
-    for head, query, key in zip(nce.heads, *maps, strict=True):  # every place is compared: their order plays no part
+    # every place is compared: their order plays no part
+    for head, query, key in zip(nce.heads, *maps, strict=True):
         sides = []
         for features in (query, key):
             flat = features.flatten(2).transpose(1, 2)
@@ -200,7 +240,8 @@ def test_the_loss_is_equation_3_averaged_over_maps_of_what_the_heads_make_of_the
         log_odds = torch.log_softmax(sides[0] @ sides[1].transpose(1, 2) / 0.07, dim=-1)
         expected += -log_odds.diagonal(dim1=1, dim2=2).mean().item() / 2
     assert nce(*maps).item() == pytest.approx(expected, rel=1e-4)
-    assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0  # one place
+    # one place
+    assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -222,7 +263,9 @@ def test_places_are_the_same_in_query_and_key_and_in_every_image(layout):
 
 
 def test_under_bf16_the_heads_learn_as_they_do_in_float32():
-    """Autocast keeps weights that it made for sources, which get no gradient, and would use them for outputs too."""
+    """Autocast keeps weights that it made for sources, which get no gradient, and would use them
+    for outputs too.
+    """
     torch.manual_seed(0)
     nce, query, key = PatchNCE([4], width=8), torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
     found = []
@@ -230,7 +273,9 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             loss = nce([query], [key])
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(nce.parameters()))]))
+        found.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(nce.parameters()))])
+        )
     assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()
 
 
@@ -251,7 +296,13 @@ def test_what_cannot_work_is_refused_with_the_way_out(monkeypatch):
 
 
 STYLE_GAN = {"name": "style_gan", "generator": UNET, "discriminator": PATCHGAN, "defense": 0.0}
-PHANTOM = {"name": "phantom", "contrast": "FLAIR", "lesions": 1, "radius": [10.0, 16.0], "subjects": 6}
+PHANTOM = {
+    "name": "phantom",
+    "contrast": "FLAIR",
+    "lesions": 1,
+    "radius": [10.0, 16.0],
+    "subjects": 6,
+}
 
 
 def method(**options):
@@ -265,10 +316,14 @@ def test_the_losses_are_the_papers_identity_and_style_beside_two_adversarial_one
     with torch.no_grad():
         losses = model.generator_losses(batch := Batch(a=x, b=y))
         added, removed = model.g_ab(torch.cat([x, y], 1)), model.g_ba(y)
-        back, again, itself = model.g_ba(added), *(model.g_ab(torch.cat([removed, z], 1)) for z in (added, y))
+        back, again, itself = (
+            model.g_ba(added),
+            *(model.g_ab(torch.cat([removed, z], 1)) for z in (added, y)),
+        )
     torch.testing.assert_close(losses["identity"], 3.0 * (back - x).abs().mean())
     torch.testing.assert_close(losses["style"], 5.0 * (again - y).abs().mean())
-    torch.testing.assert_close(losses.pop("example"), 2.0 * (itself - y).abs().mean())  # ours, and left out by default
+    # ours, and left out by default
+    torch.testing.assert_close(losses.pop("example"), 2.0 * (itself - y).abs().mean())
     assert losses.keys() == {"adversarial_a", "adversarial_b", "identity", "style"}
     assert torch.equal(batch["fake_a"], removed) and torch.equal(batch["fake_b"], added)
 
@@ -277,9 +332,13 @@ def test_networks_draw_a_change_that_keeps_to_the_range_comes_back_into_it_and_l
     model, x = method(defense=0.3), random_images(2, 1, (32, 32), seed=1)
     assert float((model.translate(x, "b") - x).abs().mean()) < 0.1  # a new network changes little
     drawn = torch.zeros(1, 1, 32, 32, requires_grad=True)
-    model.g_ba.forward, model.g_ab.forward = lambda image: drawn.expand_as(image), lambda pair: 0 * pair[:, :1]
+    model.g_ba.forward, model.g_ab.forward = (
+        lambda image: drawn.expand_as(image),
+        lambda pair: 0 * pair[:, :1],
+    )
     losses = model.generator_losses(Batch(a=x, b=x))
-    assert losses["identity"] + losses["style"] < 1e-4  # for the noise that is put on fakes is asked back
+    # for the noise that is put on fakes is asked back
+    assert losses["identity"] + losses["style"] < 1e-4
     drawn.data.fill_(0.25)
     torch.testing.assert_close(model.translate(x, "a"), (x + 0.5).clamp(max=1.0))
     (slope,) = torch.autograd.grad(model.generator_losses(Batch(a=x, b=x))["identity"], drawn)
@@ -291,9 +350,13 @@ def test_a_translation_follows_the_most_alike_of_the_first_training_images_or_an
     with torch.no_grad():
         for first in (0, 2):  # the fourth finds no place
             model.generator_losses(Batch(a=y[first : first + 2], b=y[first : first + 2]))
-        torch.testing.assert_close(model.translate(0.9 * y[:3], "b"), model.translate_like(0.9 * y[:3], "b", y[:3]))
+        torch.testing.assert_close(
+            model.translate(0.9 * y[:3], "b"), model.translate_like(0.9 * y[:3], "b", y[:3])
+        )
         drawn = model.variants(y[:2], "b", 8, seed=0)
-    assert torch.equal(model.examples, y[:3]) and torch.equal(drawn, model.variants(y[:2], "b", 8, seed=0))
+    assert torch.equal(model.examples, y[:3]) and torch.equal(
+        drawn, model.variants(y[:2], "b", 8, seed=0)
+    )
     assert drawn.shape == (8, 2, 1, 32, 32) and 1 < len(drawn.flatten(1).unique(dim=0)) <= 3
     with pytest.raises(UserError, match="taken away in one way"):
         model.variants(y, "a", 2, 0)
@@ -312,15 +375,37 @@ def test_the_phantom_gives_plain_heads_and_heads_with_a_tumour_as_two_domains():
 def test_a_file_gets_a_tumour_and_loses_it_again_on_the_command_line(gantk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = {"source": PHANTOM | {"subjects": 8}, "domains": ["healthy", "tumour"], "size": [32, 32]}
-    tables = {"method": STYLE_GAN, "data": data, "train": {"steps": 2, "batch": 2}, "evaluate": {"metrics": ["kid"]}}
-    scores = api.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None).metrics["a_to_b"]
-    assert scores["example_mae"]["value"] == pytest.approx(scores["example_mae"]["details"]["inputs"]["value"], rel=0.3)
-    assert 0.3 < scores["example_ssim"]["value"] < 1 == scores["example_ssim"]["details"]["inputs"]["value"]
-    Image.fromarray(picture := np.random.default_rng(0).integers(0, 255, (40, 36), dtype=np.uint8)).save("healthy.png")
+    tables = {
+        "method": STYLE_GAN,
+        "data": data,
+        "train": {"steps": 2, "batch": 2},
+        "evaluate": {"metrics": ["kid"]},
+    }
+    scores = api.run(tables, out=tmp_path / "run", device="cpu", say=lambda line: None).metrics[
+        "a_to_b"
+    ]
+    assert scores["example_mae"]["value"] == pytest.approx(
+        scores["example_mae"]["details"]["inputs"]["value"], rel=0.3
+    )
+    assert (
+        0.3
+        < scores["example_ssim"]["value"]
+        < 1
+        == scores["example_ssim"]["details"]["inputs"]["value"]
+    )
+    Image.fromarray(
+        picture := np.random.default_rng(0).integers(0, 255, (40, 36), dtype=np.uint8)
+    ).save("healthy.png")
     Image.fromarray(picture.T).save("example.png")
-    for words in (["--to", "tumour"], ["--to", "tumour", "--style", "example.png"], ["--to", "healthy"]):
+    for words in (
+        ["--to", "tumour"],
+        ["--to", "tumour", "--style", "example.png"],
+        ["--to", "healthy"],
+    ):
         gantk("translate", "run", "healthy.png", out := f"{len(words)}{words[1]}.png", *words)
         assert Image.open(out).size == (36, 40)
     assert not np.array_equal(*(np.asarray(Image.open(f"{n}tumour.png")) for n in (2, 4)))
-    refused = gantk("translate", "run", "healthy.png", "no.png", "--to", "healthy", "--style", "example.png")
+    refused = gantk(
+        "translate", "run", "healthy.png", "no.png", "--to", "healthy", "--style", "example.png"
+    )
     assert refused.code == 2 and "taken away in one way" in refused.err

@@ -1,4 +1,6 @@
-"""What a training costs, tried before it and used in all its sittings (time, memory, energy), and its learning rate."""
+"""What a training costs, tried before it and used in all its sittings (time, memory, energy), and
+its learning rate.
+"""
 
 import json
 import math
@@ -22,7 +24,10 @@ from gantk_trial.trial import Trial
 
 
 def test_time_counts_from_the_start_of_the_process_not_from_the_import():
-    code = "import time; t = time.monotonic(); n = sum(range(5_000_000)); from gantk.machine import usage; "
+    code = (
+        "import time; t = time.monotonic(); n = sum(range(5_000_000)); from gantk.machine import"
+        " usage; "
+    )
     code += "print(usage.since_start(), time.monotonic() - usage.IMPORTED, time.monotonic() - t)"
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -32,9 +37,13 @@ def test_time_counts_from_the_start_of_the_process_not_from_the_import():
 
 
 def test_peak_memory_sees_what_was_held_once():
-    code = "from gantk.machine import usage; before = usage.peak_memory('cpu'); held = b'x' * (60 << 20); del held; "
+    code = (
+        "from gantk.machine import usage; before = usage.peak_memory('cpu'); held = b'x' * (60 <<"
+        " 20); del held; "
+    )
     code += "print(usage.peak_memory('cpu') - before)"
-    command = f'"{sys.executable}" -c "{code}" && true'  # a child of a shell: one of ours would begin with our own peak
+    # a child of a shell: one of ours would begin with our own peak
+    command = f'"{sys.executable}" -c "{code}" && true'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert float(done.stdout) >= 0.04
 
@@ -53,9 +62,15 @@ def counters(tmp_path, monkeypatch):
     return write
 
 
-def test_energy_is_the_sum_of_the_packages_without_their_parts_and_goes_on_when_a_counter_turns_over(counters):
+def test_energy_is_the_sum_of_the_packages_without_their_parts_and_goes_on_when_a_counter_turns_over(
+    counters,
+):
     assert usage.energy("cpu") is None
-    for name, value in (("intel-rapl:0", 9_000_000), ("intel-rapl:1", 3_000_000), ("intel-rapl:0:0", 1_000_000)):
+    for name, value in (
+        ("intel-rapl:0", 9_000_000),
+        ("intel-rapl:1", 3_000_000),
+        ("intel-rapl:0:0", 1_000_000),
+    ):
         counters(name, value)
     readings = [usage.energy("cpu")]
     for value in (1_000_000, 500_000):
@@ -75,10 +90,15 @@ def test_a_resumed_training_counts_what_earlier_sittings_used(counters):
 
     again = Used(first | {"peak_memory_gib": 1000.0}, "cpu")
     assert again.first_step == first["first_step_s"]
-    assert again.seconds_at(10, 2.0) == 2.5, "steps after the last log line before the save took time too"
+    assert again.seconds_at(10, 2.0) == 2.5, (
+        "steps after the last log line before the save took time too"
+    )
     assert again.seconds_at(8, 2.0) == 2.0, "the file is of another checkpoint"
     counters("intel-rapl:0", 6_000_000)
-    assert again.state(20, 5.0)["energy_j"] == 5.0 and again.state(20, 5.0)["peak_memory_gib"] == 1000.0
+    assert (
+        again.state(20, 5.0)["energy_j"] == 5.0
+        and again.state(20, 5.0)["peak_memory_gib"] == 1000.0
+    )
 
 
 def test_speed_holds_the_mean_step_of_each_interval():
@@ -89,26 +109,45 @@ def test_speed_holds_the_mean_step_of_each_interval():
         {"step": 30, "seconds": 8.0, "images_per_s": 20.0},
     ]
     speed = speed_of(log, {"first_step_s": 3.5, "peak_memory_gib": 1.5, "seconds": 9.5})
-    assert (speed["images_per_s"], speed["seconds"], speed["steps"], speed["step_seconds"]) == (15, 8, 30, [0.4, 0.2])
+    assert (speed["images_per_s"], speed["seconds"], speed["steps"], speed["step_seconds"]) == (
+        15,
+        8,
+        30,
+        [0.4, 0.2],
+    )
     assert speed_of([]) == {} and speed_of(log)["first_step_s"] is None
 
 
 def test_a_run_leaves_what_it_used_and_what_cannot_be_read_is_left_out_and_told(copied_run, capsys):
     folder = RunFolder(copied_run)
-    used, logged = folder.usage(), [line["seconds"] for line in folder.read_log() if "seconds" in line]
-    assert used["step"] == 4 and used["seconds"] == pytest.approx(logged[-1], abs=0.001) and used["first_step_s"] > 0
+    used, logged = (
+        folder.usage(),
+        [line["seconds"] for line in folder.read_log() if "seconds" in line],
+    )
+    assert (
+        used["step"] == 4
+        and used["seconds"] == pytest.approx(logged[-1], abs=0.001)
+        and used["first_step_s"] > 0
+    )
     (copied_run / "usage.json").write_text("{half")
     assert folder.usage() == {} and "usage.json could not be read" in capsys.readouterr().err
     lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)
     damaged = ['{"step": -1}', '{"step": 2, "losses": {"g/x": "y"}}', "[" * 10**5, "x" * 3 * 2**20]
-    (copied_run / "log.jsonl").write_text("".join([lines[0], *(f"{each}\n" for each in damaged), *lines[1:], '{"st']))
+    (copied_run / "log.jsonl").write_text(
+        "".join([lines[0], *(f"{each}\n" for each in damaged), *lines[1:], '{"st'])
+    )
     assert len(folder.read_log()) == len(lines)
-    assert "lines of log.jsonl left out" in (said := capsys.readouterr().err) and "line 2: step: " in said
+    assert (
+        "lines of log.jsonl left out" in (said := capsys.readouterr().err)
+        and "line 2: step: " in said
+    )
 
 
 def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (shadow := tmp_path / "random.py").write_text("raise RuntimeError('a file of the working folder is imported')")
+    (shadow := tmp_path / "random.py").write_text(
+        "raise RuntimeError('a file of the working folder is imported')"
+    )
     found = gantk.predict(TINY, device="cpu")
     shadow.unlink()
     assert found.fits and 0.1 < found.peak_gib < found.available_gib and not found.ways
@@ -136,27 +175,42 @@ def test_what_does_not_fit_is_tried_with_less(monkeypatch):
 
 
 def test_running_out_of_memory_ends_the_trial_alone():
-    found = trial._in_child(load_recipe(TINY).override(["data.size=[256, 256]", "train.batch=64"]), (), "cpu", 0.6)
+    found = trial._in_child(
+        load_recipe(TINY).override(["data.size=[256, 256]", "train.batch=64"]), (), "cpu", 0.6
+    )
     assert not found.fits
 
 
 # ---- the range test of learning rates
 
 
-FALLING = [1 / (1 + math.exp((k - 60) / 4)) for k in range(100)]  # steepest at the sixtieth of a hundred rates
+# steepest at the sixtieth of a hundred rates
+FALLING = [1 / (1 + math.exp((k - 60) / 4)) for k in range(100)]
 
 
 @pytest.mark.parametrize(
     ("losses", "diverged", "suggested", "words"),
     [
-        ({"cycle_a": FALLING, "adversarial_a": FALLING[::-1]}, None, 10 ** (-7 + 7 * 60 / 99), "descent of cycle_a"),
+        (
+            {"cycle_a": FALLING, "adversarial_a": FALLING[::-1]},
+            None,
+            10 ** (-7 + 7 * 60 / 99),
+            "descent of cycle_a",
+        ),
         ({"cycle_a": FALLING}, 1e-3, 1e-4, "a tenth of where it diverges"),
         ({"l1": [1.0] * 100}, None, None, "l1 does not fall"),
-        ({"d_a": FALLING, "penalty_a": FALLING}, 1e-2, 1e-3, r"a tenth of the rate at which d_a \+ penalty_a diverges"),
+        (
+            {"d_a": FALLING, "penalty_a": FALLING},
+            1e-2,
+            1e-3,
+            r"a tenth of the rate at which d_a \+ penalty_a diverges",
+        ),
         ({"adversarial": FALLING}, None, None, "never diverges"),
     ],
 )
-def test_a_rate_comes_from_losses_outside_the_game_or_from_where_they_diverge(losses, diverged, suggested, words):
+def test_a_rate_comes_from_losses_outside_the_game_or_from_where_they_diverge(
+    losses, diverged, suggested, words
+):
     rates = [10 ** (-7 + 7 * k / 99) for k in range(100)]
     sweep = Sweep("phase", 2e-4, {"name": "adam"}, rates, losses, diverged)
     sweep.conclude()
@@ -164,7 +218,9 @@ def test_a_rate_comes_from_losses_outside_the_game_or_from_where_they_diverge(lo
     assert sweep.suggested == (suggested and pytest.approx(suggested, rel=0.3))
 
 
-def test_run_lr_find_tries_rates_for_each_optimizer_and_writes_nothing(gantk, tiny_file, tmp_path, monkeypatch):
+def test_run_lr_find_tries_rates_for_each_optimizer_and_writes_nothing(
+    gantk, tiny_file, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gantk_lr_find.sweep.STEPS", 24)
     before = sorted(tmp_path.iterdir())
@@ -172,9 +228,21 @@ def test_run_lr_find_tries_rates_for_each_optimizer_and_writes_nothing(gantk, ti
     generators, discriminators = json.loads(done.out)
     assert sorted(tmp_path.iterdir()) == before and "game's score" in " ".join(done.err.split())
     assert generators["phase"] == "generators" and generators["now"] == 2e-4
-    assert generators["by"] == ["cycle_a", "cycle_b", "local_ncc_b", "flat_region_b", "local_ncc_a", "flat_region_a"]
+    assert generators["by"] == [
+        "cycle_a",
+        "cycle_b",
+        "local_ncc_b",
+        "flat_region_b",
+        "local_ncc_a",
+        "flat_region_a",
+    ]
     assert generators["rates"][0] == pytest.approx(1e-7) and discriminators["by"] == ["d_a", "d_b"]
     first = generators["smoothed"]
     assert min(first) < first[0] and "*" in done.err  # some rate learns, and a curve shows it
-    settings = [word for each in re.findall(r"--set '([^']*)'", done.err) for word in ("--set", each)]
-    assert settings and gantk("run", tiny_file, "--set", "train.steps=0", *settings, "--out", "run").code == 0
+    settings = [
+        word for each in re.findall(r"--set '([^']*)'", done.err) for word in ("--set", each)
+    ]
+    assert (
+        settings
+        and gantk("run", tiny_file, "--set", "train.steps=0", *settings, "--out", "run").code == 0
+    )

@@ -1,4 +1,6 @@
-"""Volumes, patients' folders and several contrasts become records: in any plane, decoded once, paired on one grid."""
+"""Volumes, patients' folders and several contrasts become records: in any plane, decoded once,
+paired on one grid.
+"""
 
 from types import SimpleNamespace
 
@@ -33,7 +35,12 @@ def nifti(path, *arguments, **options):
 
 @pytest.mark.parametrize(
     "source, domains",
-    [(Nifti, ("T1", "T2")), (Folders, ("T1", "T2")), (Images, ("MR",)), (Contrasts, ("T1", "T2+FLAIR"))],
+    [
+        (Nifti, ("T1", "T2")),
+        (Folders, ("T1", "T2")),
+        (Images, ("MR",)),
+        (Contrasts, ("T1", "T2+FLAIR")),
+    ],
 )
 def test_every_source_of_volumes_takes_any_plane(tree, source, domains):
     axial = records_of(source, tree, domains)
@@ -52,7 +59,12 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
     lesion[4:8, 4:10, 4:12] = 3.0
     for n in range(2):
         for name, values in (("T1", None), ("T2", None), ("seg", lesion)):
-            volume(tmp_path / f"p{n}" / f"{name}.nii", n, affine=np.diag([-2.0, -2.0, 1.0, 1.0]), values=values)
+            volume(
+                tmp_path / f"p{n}" / f"{name}.nii",
+                n,
+                affine=np.diag([-2.0, -2.0, 1.0, 1.0]),
+                values=values,
+            )
     view = SamplingGrid("coronal", (2.0, 1.0, 1.0))
     records = nifti(tmp_path, view=view, mask="seg")
     assert records[0].read().shape == (1, 16, 24) and len(of(records, "a")) == 2 * 7
@@ -68,17 +80,23 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
 @pytest.mark.parametrize(
     "names",
     [
-        ("p{}/T1.nii.gz", "p{}/T2.nii.gz"), ("p{}/a_t1w.nii", "p{}/a_T2w.nii"), ("T1/p{}.nii.gz", "T2/p{}.nii.gz"),
-        ("S-T1/p{}-Site-T1.nii.gz", "S-T2/p{}-Site-T2.nii.gz"), ("p{}_T1.nii.gz", "p{}_T2.nii.gz"),
+        ("p{}/T1.nii.gz", "p{}/T2.nii.gz"),
+        ("p{}/a_t1w.nii", "p{}/a_T2w.nii"),
+        ("T1/p{}.nii.gz", "T2/p{}.nii.gz"),
+        ("S-T1/p{}-Site-T1.nii.gz", "S-T2/p{}-Site-T2.nii.gz"),
+        ("p{}_T1.nii.gz", "p{}_T2.nii.gz"),
         ("p{}/ses1_T1.nrrd", "p{}/ses1_T2.mha"),
     ],
-)  # fmt: skip
+)
 def test_usual_trees_are_patients_with_pairs(tmp_path, names):
     for n in range(3):
         for k, name in enumerate(names):
             volume(tmp_path / name.format(f"{n:02d}"), 10 * n + k)
     records = nifti(tmp_path, dims=3)
-    assert len(records) == 6 and len({record.subject for record in records}) == len(complete_pairs(records)) == 3
+    assert (
+        len(records) == 6
+        and len({record.subject for record in records}) == len(complete_pairs(records)) == 3
+    )
     for pair in complete_pairs(records).values():
         assert pair["a"].subject == pair["b"].subject and "T1" in pair["a"].key.upper()
 
@@ -95,7 +113,9 @@ def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path
     assert found("T1w", "FLAIR") == {("a", "T1w"), ("b", "T2_FLAIR")}
     assert found("x", "y", a="t1w", b="T2 flair") == {("a", "T1w"), ("b", "T2_FLAIR")}
     assert found("x", "y", a="*T1w.nii", b="**/T2.nii") == {("a", "T1w"), ("b", "T2")}
-    assert found("FLAIR") == {("image", "T2_FLAIR")} and len(found("MR")) == 5, "no file says MR: all are"
+    assert found("FLAIR") == {("image", "T2_FLAIR")} and len(found("MR")) == 5, (
+        "no file says MR: all are"
+    )
     volume(tmp_path / "x" / "patient0" / "other.nii")
     assert len(found("MR")) == 6, "whether their names say another contrast or none"
 
@@ -103,7 +123,10 @@ def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"domains": ("T1", "PET")}, "no file in .* is named 'PET'; there are 'patient0/FLAIR.nii.gz'.*data.source.b"),
+        (
+            {"domains": ("T1", "PET")},
+            "no file in .* is named 'PET'; there are 'patient0/FLAIR.nii.gz'.*data.source.b",
+        ),
         ({"a": "no/*.nii", "b": "T2"}, "no images match .*no/\\*.nii'.*data.source.a"),
         ({"a": "T1", "b": "*T1*"}, "T1.nii.gz' belongs to both domains, T1 and T2"),
         ({"a": "other", "b": "T2"}, "no file in .* matches 'other'; there are .*data.source.a"),
@@ -121,7 +144,9 @@ def test_folders_of_visits_that_are_called_t1_and_t2_are_refused(tmp_path):
     for visit in ("P1/T1/P1_T1", "P1/T2/P1_T2", "P2/T1/P2_T1", "P2/T2/P2_T2"):
         for name in ("FLAIR", "T1", "T2"):
             volume(tmp_path / f"{visit}_{name}.nii")
-    with pytest.raises(UserError, match=r"count as T1 end in FLAIR, T1, T2: 'P1/T1/P1_T1_FLAIR.nii'.*a='\*\*/\*_T1"):
+    with pytest.raises(
+        UserError, match=r"count as T1 end in FLAIR, T1, T2: 'P1/T1/P1_T1_FLAIR.nii'.*a='\*\*/\*_T1"
+    ):
         records_of(Folders, tmp_path)
 
 
@@ -131,7 +156,10 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path):
     stored = nib.load(tmp_path / "BRATS_000.nii.gz").get_fdata(dtype=np.float32)
     for onto in ("none", "a"):
         records = nifti(tmp_path, ("FLAIR", "T2"), a="BRATS", b="BRATS", volumes=(0, 3), onto=onto)
-        assert len(complete_pairs(records)) == 2 * 8 and {r.subject for r in records} == {"BRATS_000", "BRATS_001"}
+        assert len(complete_pairs(records)) == 2 * 8 and {r.subject for r in records} == {
+            "BRATS_000",
+            "BRATS_001",
+        }
         for letter, chosen in (("a", 0), ("b", 3)):
             np.testing.assert_array_equal(of(records, letter)[0].scan()[0], stored[..., chosen].T)
 
@@ -140,8 +168,11 @@ def test_scans_on_different_grids_are_pairs_only_when_they_are_brought_together(
     apart = far_apart(tmp_path)
     records = nifti(apart)
     assert {record.pair for record in records} == {None}
-    with pytest.raises(UserError, match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, and on different grids: "
-                                        r"16 x 14 x 12 against 18 x 26 x 24.*onto = \"a\""):  # fmt: skip
+    with pytest.raises(
+        UserError,
+        match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, and on different grids: "
+        r"16 x 14 x 12 against 18 x 26 x 24.*onto = \"a\"",
+    ):
         expect_pairs(records, ("T1", "T2"))
     for view in (None, SamplingGrid("sagittal", (1.0, 2.0, 1.0))):
         moved = nifti(apart, onto="a", view=view)
@@ -176,13 +207,25 @@ def patients(tmp_path):
 def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
-    assert len(records) == 12 and len({r.pair for r in records}) == 6 and not any(r.missing for r in records)
+    assert (
+        len(records) == 12
+        and len({r.pair for r in records}) == 6
+        and not any(r.missing for r in records)
+    )
     one = next(r for r in of(records, "a") if r.subject == "case2")
-    assert one.read().shape == (3, 9, 12, 10) and [round(c.min(), -2) for c in one.read()] == [100, 500, 2000]
+    assert one.read().shape == (3, 9, 12, 10) and [round(c.min(), -2) for c in one.read()] == [
+        100,
+        500,
+        2000,
+    ]
     assert one.mask().shape == (1, 9, 12, 10) and set(np.unique(one.mask())) == {0.0, 1.0}
-    assert [file.name for file in one.files] == [f"case2_{kind}.nii" for kind in ("t1", "t1ce", "flair")]
+    assert [file.name for file in one.files] == [
+        f"case2_{kind}.nii" for kind in ("t1", "t1ce", "flair")
+    ]
     planes = records_of(Contrasts, patients, DOMAINS, planes=(0, 1))
-    assert len(planes) == 12 * 9 and planes[0].read().shape == (3, 12, 10) and planes[0].position == 0
+    assert (
+        len(planes) == 12 * 9 and planes[0].read().shape == (3, 12, 10) and planes[0].position == 0
+    )
     assert split_records(planes)[0].by == "patient"
 
 
@@ -191,7 +234,10 @@ def test_what_a_patients_folder_cannot_hold_is_named(patients):
         with pytest.raises(UserError, match=says):
             records_of(Contrasts, patients, domains, **options)
 
-    refuses("no folder in .* holds a file named PET or SWI; there are 'case0/case0_flair", ("PET", "SWI"))
+    refuses(
+        "no folder in .* holds a file named PET or SWI; there are 'case0/case0_flair",
+        ("PET", "SWI"),
+    )
     volume(patients / "case3" / "case3_seg.nii", shape=(10, 12, 7))
     refuses("case3_seg.nii' is on another grid than its image", mask="seg")
     volume(patients / "case4" / "case4_t2.nii", shape=(10, 12, 7))
@@ -204,34 +250,59 @@ def test_what_a_patients_folder_cannot_hold_is_named(patients):
 def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     def found(method=PAIRED, domains=DOMAINS, **options):
         source = {"name": "contrasts", "path": str(patients), "planes": (0, 1)}
-        return load(source, method, domains=domains, split={"test": 0.2, "validation": 0.2}, **options)
+        return load(
+            source, method, domains=domains, split={"test": 0.2, "validation": 0.2}, **options
+        )
 
     (patients / "case1" / "case1_flair.nii").unlink()
-    with pytest.raises(UserError, match=r"9 of 108 images lack.*'case1/plane-000' without FLAIR.*data\.missing"):
+    with pytest.raises(
+        UserError, match=r"9 of 108 images lack.*'case1/plane-000' without FLAIR.*data\.missing"
+    ):
         found()
     data = found(missing="mask")
-    record = next(r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1")
+    record = next(
+        r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1"
+    )
     seen = data.image(record).numpy()
-    assert np.isfinite(seen).all() and (seen[2] == -1).all() and seen[0].max() > 0 and data.leaks() is None
+    assert (
+        np.isfinite(seen).all()
+        and (seen[2] == -1).all()
+        and seen[0].max() > 0
+        and data.leaks() is None
+    )
     made = ("T1+T1ce", "T2+FLAIR")
-    with pytest.raises(UserError, match="lack a contrast that is to be made: the first is 'case1/plane-000' without"):
+    with pytest.raises(
+        UserError,
+        match="lack a contrast that is to be made: the first is 'case1/plane-000' without",
+    ):
         found(domains=made, missing="mask")
     assert found(UNPAIRED, made, missing="mask").channels == {"a": 2, "b": 2}
     (patients / "case2" / "case2_t2.nii").unlink()
-    with pytest.raises(UserError, match="9 of 99 images have no partner: the first is 'case2/plane-000', which T2 lac"):
+    with pytest.raises(
+        UserError,
+        match="9 of 99 images have no partner: the first is 'case2/plane-000', which T2 lac",
+    ):
         found(missing="mask")
 
 
 def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():
     def hidden(contrasts=3, slices=1, paired=True, count=4000):
-        batch = Batch({"a": torch.ones(count, contrasts * slices, 2, 2), "b": torch.ones(count, 2, 2, 2)})
+        batch = Batch(
+            {"a": torch.ones(count, contrasts * slices, 2, 2), "b": torch.ones(count, 2, 2, 2)}
+        )
         names = {"a": tuple("xyz"[:contrasts]), "b": ("u", "v")}
         torch.manual_seed(0)
-        return hide_contrasts(batch, SimpleNamespace(contrasts=names, paired=paired, range=(-1.0, 1.0)))
+        return hide_contrasts(
+            batch, SimpleNamespace(contrasts=names, paired=paired, range=(-1.0, 1.0))
+        )
 
     black = (hidden()["a"] == -1).all(dim=(2, 3))
     assert abs(float((black.sum(1) > 0).float().mean()) - 0.5) < 0.03
-    assert len({tuple(row) for row in black.tolist()}) == 7, "every proper subset comes, and nothing lost"
+    assert len({tuple(row) for row in black.tolist()}) == 7, (
+        "every proper subset comes, and nothing lost"
+    )
     assert (hidden()["b"] == 1).all() and (hidden(paired=False)["b"] == -1).any()
     black = (hidden(slices=3)["a"] == -1).all(dim=(2, 3)).reshape(-1, 3, 3)
-    assert black.any() and (black == black[:, :1]).all(), "neighbouring slices lose the same contrast"
+    assert black.any() and (black == black[:, :1]).all(), (
+        "neighbouring slices lose the same contrast"
+    )

@@ -1,4 +1,6 @@
-"""Pairs that an unpaired method finds itself: alike whatever the contrast, registered, and moved with their images."""
+"""Pairs that an unpaired method finds itself: alike whatever the contrast, registered, and moved
+with their images.
+"""
 
 import pickle
 from functools import partial
@@ -22,26 +24,37 @@ from gantk_weak_pairs.matching import grid, sampled, scaled, zoom_inside
 
 @pytest.fixture(scope="module")
 def heads() -> dict[str, torch.Tensor]:
-    """T1 and T2 of the same six slices each of two heads, black to white as -1 to 1: (12, 1, 64, 64)."""
+    """T1 and T2 of the same six slices each of two heads, black to white as -1 to 1: (12, 1, 64,
+    64).
+    """
     part = bind_or_raise("source", {"name": "phantom", "subjects": 2, "slices": 6})
     found = {"a": [], "b": []}
     for record in part(("T1", "T2"), 2, (64, 64)).records():
         found[record.domain].append(torch.from_numpy(record.read()))
     stacks = {letter: torch.stack(images) for letter, images in found.items()}
-    return {letter: (images / np.quantile(images, 0.999) * 2 - 1).clamp(-1, 1) for letter, images in stacks.items()}
+    return {
+        letter: (images / np.quantile(images, 0.999) * 2 - 1).clamp(-1, 1)
+        for letter, images in stacks.items()
+    }
 
 
 def companions(finder, sets):
     """What goes with each image, of a copy as other ranks are sent it."""
     found = pickle.loads(pickle.dumps(finder.companions(sets)))
-    return {letter: [like(n, sets) for n in range(len(sets[letter]))] for letter, like in found.items()}
+    return {
+        letter: [like(n, sets) for n in range(len(sets[letter]))] for letter, like in found.items()
+    }
 
 
 def test_the_most_alike_image_is_the_slices_own_one_in_the_other_contrast(heads):
     mixed = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    found = companions(WeakPairs(candidates=1, registration=False), {"a": heads["a"], "b": heads["b"][mixed]})
+    found = companions(
+        WeakPairs(candidates=1, registration=False), {"a": heads["a"], "b": heads["b"][mixed]}
+    )
     for one, other, own in (("a", "b", range(12)), ("b", "a", mixed.tolist())):
-        right = [torch.equal(like, heads[other][n]) for like, n in zip(found[one], own, strict=True)]
+        right = [
+            torch.equal(like, heads[other][n]) for like, n in zip(found[one], own, strict=True)
+        ]
         assert all(right), "MIND is blind to contrast, not to anatomy"
 
 
@@ -73,32 +86,56 @@ def test_all_candidates_count_alike():
 
 
 def test_a_batch_carries_each_images_own_companions_and_they_move_with_it():
-    records = [Record("a", str(n), str(n), partial(np.full, (1, 6, 6), n, np.float32)) for n in range(9)]
+    records = [
+        Record("a", str(n), str(n), partial(np.full, (1, 6, 6), n, np.float32)) for n in range(9)
+    ]
     slope = torch.arange(36.0).view(1, 6, 6)  # so that a flip is seen
-    images = ImageSet(records, Window(low=0.0, high=1.0, range=(0.0, 1.0)), Preparation(records, (6, 6), "pad"))
+    images = ImageSet(
+        records, Window(low=0.0, high=1.0, range=(0.0, 1.0)), Preparation(records, (6, 6), "pad")
+    )
     plain = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
     images.companions = lambda index, sets: sets["a"][index] + slope
     batch = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
     assert set(plain) == {"a"} and torch.equal(batch["near_a"], batch["a"] + slope)
-    flip, bright = (bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness"))
-    moved = augmented(Batch(a=slope[None], near_a=slope[None].clone()), [flip, bright], paired=False)
+    flip, bright = (
+        bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness")
+    )
+    moved = augmented(
+        Batch(a=slope[None], near_a=slope[None].clone()), [flip, bright], paired=False
+    )
     torch.testing.assert_close(moved["near_a"], slope[None].flip(-1))
     assert not torch.equal(moved["a"], moved["near_a"]), "what is brighter is the image alone"
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
 def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
-    table = {"name": name, "generator": UNET, "discriminator": PATCHGAN, "pool": 0, "pairs": "weak_pairs"}
+    table = {
+        "name": name,
+        "generator": UNET,
+        "discriminator": PATCHGAN,
+        "pool": 0,
+        "pairs": "weak_pairs",
+    }
     table |= {"identity": 0.0} if name == "cyclegan" else {}
     method = bind_or_raise("method", table)(Geometry(2, (16, 16), {"a": 1, "b": 2}))
-    images = {"a": random_images(3, 1, (16, 16), seed=1), "b": random_images(4, 2, (16, 16), seed=2)}
+    images = {
+        "a": random_images(3, 1, (16, 16), seed=1),
+        "b": random_images(4, 2, (16, 16), seed=2),
+    }
     found = {letter: torch.stack(each) for letter, each in companions(method, images).items()}
-    assert found["a"].shape == (3, 2, 16, 16) and found["b"].shape == (4, 1, 16, 16)  # noise explains noise nowhere
-    batch = Batch({"a": images["a"], "b": images["b"][:3], "near_a": found["a"], "near_b": found["b"][:3]})
+    # noise explains noise nowhere
+    assert found["a"].shape == (3, 2, 16, 16) and found["b"].shape == (4, 1, 16, 16)
+    batch = Batch(
+        {"a": images["a"], "b": images["b"][:3], "near_a": found["a"], "near_b": found["b"][:3]}
+    )
     losses = method.generator_losses(batch)
     for to, network in (("b", method.g_ab), ("a", method.g_ba)):
-        gradients = torch.autograd.grad(losses[f"pairs_{to}"], list(network.parameters()), retain_graph=True)
-        assert all(each.isfinite().all() for each in gradients) and any(each.abs().sum() > 0 for each in gradients)
+        gradients = torch.autograd.grad(
+            losses[f"pairs_{to}"], list(network.parameters()), retain_graph=True
+        )
+        assert all(each.isfinite().all() for each in gradients) and any(
+            each.abs().sum() > 0 for each in gradients
+        )
 
 
 def test_volumes_have_no_like_slices():

@@ -34,7 +34,11 @@ def wheel(tmp_path_factory) -> Path:
     model = copy / "plugins" / "gantk_models" / "shipped" / "model" / "checkpoints" / "step-000001"
     model.mkdir(parents=True)
     (model / "weights.safetensors").touch()
-    left = "gantk/__pycache__/left.pyc", "plugins/gantk_cyclegan/left.pyc", "benchmarks/results/left.json"
+    left = (
+        "gantk/__pycache__/left.pyc",
+        "plugins/gantk_cyclegan/left.pyc",
+        "benchmarks/results/left.json",
+    )
     for name in (*left, "benchmarks/left.py"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).touch()
@@ -43,7 +47,17 @@ def wheel(tmp_path_factory) -> Path:
 
 def build(checkout: Path, target: str) -> Path:
     """The wheel or sdist of a checkout."""
-    done = python("-m", "hatchling", "build", "--target", target, "--directory", "dist", cwd=checkout, path=checkout)
+    done = python(
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        target,
+        "--directory",
+        "dist",
+        cwd=checkout,
+        path=checkout,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = (checkout / "dist").glob("*.whl" if target == "wheel" else "*.tar.gz")
     return built
@@ -68,17 +82,26 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     assert wanted <= names
     plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     assert {name.split("/")[0] for name in names} <= {"gantk", "gantk_bench", INFO, *plugins}
-    assert not [name for name in names if "left." in name or "__pycache__" in name or "_cache/" in name]
+    assert not [
+        name for name in names if "left." in name or "__pycache__" in name or "_cache/" in name
+    ]
     points = archive.read(f"{INFO}/entry_points.txt").decode().splitlines()
     assert {"gantk = gantk.__main__:main", "cyclegan = gantk_cyclegan"} <= set(points)
     assert b"Apache License" in archive.read(f"{INFO}/licenses/LICENSE")
-    assert b"Lesjak" in archive.read(f"{INFO}/licenses/NOTICE")  # whose images the shipped weights are made of
+    # whose images the shipped weights are made of
+    assert b"Lesjak" in archive.read(f"{INFO}/licenses/NOTICE")
 
 
 def test_a_model_that_is_shipped_is_small_and_packed_and_has_a_card_of_its_own():
-    for name, folder in ((name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"):
+    for name, folder in (
+        (name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"
+    ):
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2**22
-        assert packed(Run.open(folder))["name"] == name and limits_of(folder) and "has not said" not in card(folder)
+        assert (
+            packed(Run.open(folder))["name"] == name
+            and limits_of(folder)
+            and "has not said" not in card(folder)
+        )
 
 
 @pytest.mark.slow
@@ -95,16 +118,29 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (packages,) = (environment / "lib").glob("python*/site-packages")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(packages)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(packages),
+    ]
     subprocess.run([*pip, str(wheel)], check=True)
-    # The libraries of this environment, behind the wheel and without this checkout's own .pth files.
+    # The libraries of this environment, behind the wheel and without this checkout's own .pth
+    # files.
     libraries = [path for path in sys.path if Path(path).name == "site-packages"]
     (packages / "libraries.pth").write_text("\n".join(libraries) + "\n", "utf-8")
 
     def said(*words: str) -> str:
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         command = [str(environment / "bin" / "python"), *words]
-        done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -112,11 +148,15 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[64, 64]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     out = said("-m", "gantk", "run", "dualgan_t1t2", "--out", "run", "--device", "cpu", *settings)
-    assert "bundled with gantk" in out.splitlines()[0] and (tmp_path / "run" / "report.html").is_file()
+    assert (
+        "bundled with gantk" in out.splitlines()[0] and (tmp_path / "run" / "report.html").is_file()
+    )
 
 
 def test_every_package_that_the_tests_install_has_a_version_written_down_that_the_others_accept():
-    pinned = dict(re.findall("^(.+)==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+    pinned = dict(
+        re.findall("^(.+)==(.+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    )
     if distribution("torch").version.split("+")[0] != pinned["torch"]:
         pytest.skip("these packages were not installed with constraints.txt")
     waiting, needed = [Requirement("gantk[dev]")], {}
@@ -125,8 +165,13 @@ def test_every_package_that_the_tests_install_has_a_version_written_down_that_th
         if name in needed and wanted.extras <= needed[name]:
             continue
         needed[name] = needed.get(name, set()) | wanted.extras
-        for each in map(Requirement, distribution(name).requires or [] if name != "torch" else []):  # it pins NVIDIA's
-            if not each.marker or any(each.marker.evaluate({"extra": extra}) for extra in {"", *wanted.extras}):
+        # it pins NVIDIA's
+        for each in map(Requirement, distribution(name).requires or [] if name != "torch" else []):
+            if not each.marker or any(
+                each.marker.evaluate({"extra": extra}) for extra in {"", *wanted.extras}
+            ):
                 waiting.append(each)
-                assert each.specifier.contains(pinned.get(canonicalize_name(each.name), "0.1.0")), f"{name}: {each}"
+                assert each.specifier.contains(pinned.get(canonicalize_name(each.name), "0.1.0")), (
+                    f"{name}: {each}"
+                )
     assert needed.keys() - pinned.keys() <= {"gantk"}, needed.keys() - pinned.keys()

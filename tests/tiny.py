@@ -1,4 +1,6 @@
-"""A recipe that trains in about a second, pictures to train it on, what a command left, where the project lies."""
+"""A recipe that trains in about a second, pictures to train it on, what a command left, where the
+project lies.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +59,25 @@ def small_run(folder: Path, method: dict, steps: int = 0, **data) -> Path:
     import gantk
 
     source = {"name": "phantom", "subjects": 6, "slices": 2} | data.pop("source", {})
-    table = {"source": source, "domains": ["T1", "T2"], "size": [32, 32], "split": {"test": 0.25, "validation": 0.0}}
+    table = {
+        "source": source,
+        "domains": ["T1", "T2"],
+        "size": [32, 32],
+        "split": {"test": 0.25, "validation": 0.0},
+    }
     train = {"steps": steps, "batch": 2, "precision": "fp32"}
-    tables = {"method": method, "data": table | data, "train": train, "evaluate": {"samples": 1, "images": 8}}
+    tables = {
+        "method": method,
+        "data": table | data,
+        "train": train,
+        "evaluate": {"samples": 1, "images": 8},
+    }
     return gantk.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
 
 
-def draw_pictures(folder: Path, count: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> list[Path]:
+def draw_pictures(
+    folder: Path, count: int, *, size: tuple[int, int] = (32, 32), seed: int = 0
+) -> list[Path]:
     """PNG pictures of seeded blobs in `folder`, no two alike; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[: size[0], : size[1]]

@@ -1,4 +1,6 @@
-"""Volumes with seeded voxels for the tests of data, the records that a source makes of them, and a recipe's data."""
+"""Volumes with seeded voxels for the tests of data, the records that a source makes of them, and a
+recipe's data.
+"""
 
 import json
 
@@ -19,10 +21,14 @@ FROM_NOISE = type("FromNoise", (Method,), {"reads": ("image",)})
 
 
 def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
-    """A volume whose file is in the order left, posterior, superior, so that its pixels are its voxels transposed."""
+    """A volume whose file is in the order left, posterior, superior, so that its pixels are its
+    voxels transposed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    voxels = np.random.default_rng(seed).random(shape).astype(np.float32) if values is None else values
+    voxels = (
+        np.random.default_rng(seed).random(shape).astype(np.float32) if values is None else values
+    )
     if io.suffix_of(path) in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(voxels, affine), path)
     else:
@@ -38,7 +44,9 @@ def tree_of(root):
 
 
 def far_apart(root):
-    """Two patients whose T1 and T2 show one ramp from left to right on grids that are turned, shifted and coarser."""
+    """Two patients whose T1 and T2 show one ramp from left to right on grids that are turned,
+    shifted and coarser.
+    """
     turn = np.array([[0.94, -0.342, 0], [0.342, 0.94, 0], [0, 0, 1]])
     affine = nib.affines.from_matvec(turn @ np.diag([-1.3, -1.2, 2.0]), (6.0, 8.0, -9.0))
     right = nib.affines.apply_affine(affine, np.moveaxis(np.indices((24, 26, 18)), 0, -1))[..., 0]

@@ -1,4 +1,5 @@
-"""The `gantk bench` command: trains and scores every recipe in the same way and writes one row for each.
+"""The `gantk bench` command: trains and scores every recipe in the same way and writes one row for
+each.
 
 `gantk_bench.bench(["dualgan_t1t2"], seeds=3)` does what `gantk bench dualgan_t1t2 --seeds 3` does.
 """

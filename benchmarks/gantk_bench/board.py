@@ -15,14 +15,17 @@ from gantk_bench.tables import brief
 class Board:
     """Prints a line when a row starts and one when it ends; a context manager.
 
-    On a terminal a bar beneath shows the running trainings, unless NO_COLOR, CI or TERM=dumb is set.
+    On a terminal a bar beneath shows the running trainings, unless NO_COLOR, CI or TERM=dumb is
+    set.
     """
 
     def __init__(self, total: int, console: Console):
         dumb = os.environ.get("NO_COLOR") or os.environ.get("CI") or console.is_dumb_terminal
         self.console, self.total, self.ended = console, total, 0
         columns = BarColumn(20), TextColumn("{task.description}", markup=False)
-        self.bar = Progress(*columns, console=console, transient=True, disable=bool(dumb or not console.is_terminal))
+        self.bar = Progress(
+            *columns, console=console, transient=True, disable=bool(dumb or not console.is_terminal)
+        )
         self.task = self.bar.add_task("", total=total)
 
     def __enter__(self) -> Self:
@@ -39,11 +42,18 @@ class Board:
     def progress(self, children: Sequence[Child]) -> None:
         """Update step and time of the running trainings."""
         steps = [f"{each.job.label} {each.step()}/{each.job.steps or '?'}" for each in children]
-        running = [f"{step} {duration(each.seconds)}" for step, each in zip(steps, children, strict=True)]
+        running = [
+            f"{step} {duration(each.seconds)}" for step, each in zip(steps, children, strict=True)
+        ]
         self.bar.update(self.task, completed=self.ended, description=", ".join(running))
 
     def finished(self, row: dict[str, Any]) -> None:
         """Print how a row has ended."""
         self.ended += 1
-        line = f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])}  ({self.ended}/{self.total})"
-        self.console.print(f"{line}  {row.get('error') or brief(row)}", markup=False, soft_wrap=True)
+        line = (
+            f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])} "
+            f" ({self.ended}/{self.total})"
+        )
+        self.console.print(
+            f"{line}  {row.get('error') or brief(row)}", markup=False, soft_wrap=True
+        )

@@ -1,4 +1,6 @@
-"""Runs one training in a process of its own: starts it, follows its log, enforces its limit, reports how it ended."""
+"""Runs one training in a process of its own: starts it, follows its log, enforces its limit,
+reports how it ended.
+"""
 
 import json
 import os
@@ -17,7 +19,8 @@ from gantk_bench.plan import Job
 from gantk_bench.rows import without_paths
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-# `python -m gantk` that ends when its standard input closes, so that killing the bench ends its trainings too.
+# `python -m gantk` that ends when its standard input closes, so that killing the bench ends its
+# trainings too.
 PROGRAM_CODE = f"""
 import os, runpy, signal, threading, time
 
@@ -34,12 +37,18 @@ runpy.run_module("gantk", run_name="__main__", alter_sys=True)
 PROGRAM = (sys.executable, "-P", "-c", PROGRAM_CODE)  # -P: no random.py of the working folder
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-REASONS = {"SIGKILL": "perhaps it ran out of memory", "SIGSEGV": "a library crashed", "SIGBUS": "a library crashed"}
+REASONS = {
+    "SIGKILL": "perhaps it ran out of memory",
+    "SIGSEGV": "a library crashed",
+    "SIGBUS": "a library crashed",
+}
 
 
 @dataclass(frozen=True)
 class End:
-    """Status of a child ("ok", "failed", "out of time", "killed", "skipped"), the error in one line, and seconds."""
+    """Status of a child ("ok", "failed", "out of time", "killed", "skipped"), the error in one
+    line, and seconds.
+    """
 
     status: str
     error: str | None
@@ -47,10 +56,12 @@ class End:
 
 
 class Child:
-    """Process `python -m gantk run` of one job, with run folder `run`; writes its output to the file `log`.
+    """Process `python -m gantk run` of one job, with run folder `run`; writes its output to the
+    file `log`.
 
-    Each numeric library in it uses `threads` threads. The process leads its own process group: the terminal's Ctrl-C
-    does not reach it directly, and signals to the group also end the processes that it started.
+    Each numeric library in it uses `threads` threads. The process leads its own process group: the
+    terminal's Ctrl-C does not reach it directly, and signals to the group also end the processes
+    that it started.
     """
 
     def __init__(self, job: Job, run: Path, log: Path, threads: int, device: str | None):
@@ -58,14 +69,19 @@ class Child:
         arguments = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
         self.started, self._began = now(), time.perf_counter()
-        self._stopping: tuple[str, float] | None = None  # reason, and seconds at which SIGTERM was sent
+        # reason, and seconds at which SIGTERM was sent
+        self._stopping: tuple[str, float] | None = None
         self._read, self._step = 0, 0
         self.process = subprocess.Popen(
             [*PROGRAM, "run", *arguments],
-            stdin=subprocess.PIPE,  # closes when this process ends: no other process holds the writing end
+            # closes when this process ends: no other process holds the writing end
+            stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env=os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ
+            | dict.fromkeys(THREADS, str(threads))
+            | ALONE
+            | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
 
@@ -100,7 +116,11 @@ class Child:
             name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
             reason = f" ({REASONS[name]})" if name in REASONS else ""
             return End("killed", f"killed by {name}{reason} at step {self.step()}", self.seconds)
-        return End("failed", self._error(code), self.seconds) if code else End("ok", None, self.seconds)
+        return (
+            End("failed", self._error(code), self.seconds)
+            if code
+            else End("ok", None, self.seconds)
+        )
 
     def kill(self) -> None:
         """Kill the process group and wait for the process to end."""
@@ -122,8 +142,14 @@ class Child:
         return self._step
 
     def _error(self, code: int) -> str:
-        """The line that gives the reason: gantk's last error message, or the last line of the output."""
-        lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        """The line that gives the reason: gantk's last error message, or the last line of the
+        output.
+        """
+        lines = [
+            line.strip()
+            for line in self.log.read_text("utf-8", "replace").splitlines()
+            if line.strip()
+        ]
         messages = [line[5:].strip() for line in lines if line.startswith("error  ")]
         message = (messages or lines or [f"exit code {code}, and nothing was printed"])[-1]
         return without_paths(message)[:500]
@@ -141,7 +167,9 @@ class Child:
 
 
 def attended(folder: str, *arguments: Any) -> tuple[str, End]:
-    """(start time, End) of a child run in `folder`, for a Ray worker: a cancellation or `stopping(log)` stops it."""
+    """(start time, End) of a child run in `folder`, for a Ray worker: a cancellation or
+    `stopping(log)` stops it.
+    """
     os.chdir(folder)
     child = Child(*arguments)
     try:
@@ -159,7 +187,9 @@ def attended(folder: str, *arguments: Any) -> tuple[str, End]:
 
 
 def stopping(log: Path) -> Path:
-    """The file beside a child's log that tells a Ray worker to stop it: Ray alone loses some cancellations."""
+    """The file beside a child's log that tells a Ray worker to stop it: Ray alone loses some
+    cancellations.
+    """
     return log.with_suffix(".stop")
 
 

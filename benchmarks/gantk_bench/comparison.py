@@ -1,4 +1,6 @@
-"""Compares two benches row by row: a score has changed if the interval of its difference leaves 0 out."""
+"""Compares two benches row by row: a score has changed if the interval of its difference leaves 0
+out.
+"""
 
 import math
 import statistics
@@ -10,8 +12,10 @@ from typing import Any
 NO_CHANGE, BETTER, REGRESSION, CHANGED = "no change", "better", "REGRESSION", "changed"
 NEW, MISSING, OTHER = "new", "missing", "not comparable"
 
-SPEED_TOLERANCE = 0.2  # relative change of the median step time, for a training alone on the machine
-SHARED_TOLERANCE = 0.5  # the same for several trainings at once: one training then varies by up to half
+# relative change of the median step time, for a training alone on the machine
+SPEED_TOLERANCE = 0.2
+# the same for several trainings at once: one training then varies by up to half
+SHARED_TOLERANCE = 0.5
 MEMORY_TOLERANCE = 0.2  # relative change of the peak memory
 SAME_MACHINE = ("device", "cpu", "threads", "precision", "channels_last", "ranks")
 
@@ -31,22 +35,30 @@ class Change:
     @property
     def cells(self) -> tuple[str, str, str, str, str]:
         """Verdict, label, what, `before -> now` and reason as text."""
-        values = [f"{value:.4g} {self.unit}".strip() for value in (self.before, self.now) if value is not None]
+        values = [
+            f"{value:.4g} {self.unit}".strip()
+            for value in (self.before, self.now)
+            if value is not None
+        ]
         return self.verdict, self.label, self.what, " -> ".join(values), self.reason
 
 
 def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) -> list[Change]:
-    """Changes of each row, matched by label: metrics, step time and peak memory, and new and missing rows.
+    """Changes of each row, matched by label: metrics, step time and peak memory, and new and
+    missing rows.
 
-    A score has changed if 0 lies outside the 95 % interval of the difference. That interval is computed from the two
-    scores' intervals as if they were independent (Zou and Donner 2008, equations 7 and 8); it is wider than a paired
-    one, so that false regressions are rare. Scores without an interval count as changed at any difference.
+    A score has changed if 0 lies outside the 95 % interval of the difference. That interval is
+    computed from the two scores' intervals as if they were independent (Zou and Donner 2008,
+    equations 7 and 8); it is wider than a paired one, so that false regressions are rare. Scores
+    without an interval count as changed at any difference.
     """
     new_rows, old_rows = {row["label"]: row for row in rows}, {row["label"]: row for row in before}
     changes: list[Change] = []
     for label, row in new_rows.items():
         if label not in old_rows:
-            changes.append(Change(label, "", NEW, reason="" if row["status"] == "ok" else row["status"]))
+            changes.append(
+                Change(label, "", NEW, reason="" if row["status"] == "ok" else row["status"])
+            )
         else:
             changes += _row_changes(label, row, old_rows[label])
     return changes + [Change(label, "", MISSING) for label in old_rows if label not in new_rows]
@@ -62,21 +74,31 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
         verdict, label, what, values, reason = change.cells
-        yield "  ".join(filter(None, (f"{verdict:<15}{label}", what, values, f"({reason})" if reason else "")))
+        yield "  ".join(
+            filter(None, (f"{verdict:<15}{label}", what, values, f"({reason})" if reason else ""))
+        )
     counts = Counter(change.verdict for change in different)
     order = (REGRESSION, BETTER, CHANGED, OTHER, NEW, MISSING)
-    yield ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]) or NO_CHANGE
+    yield (
+        ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
+        or NO_CHANGE
+    )
 
 
 def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
     if row["status"] != "ok" or old["status"] != "ok":
         yield _status_change(label, row, old)
         return
-    for key, what in (("recipe_hash", "the recipe or its settings differ"), ("data_hash", "the data differ")):
+    for key, what in (
+        ("recipe_hash", "the recipe or its settings differ"),
+        ("data_hash", "the data differ"),
+    ):
         if row.get(key) != old.get(key):
             yield Change(label, "", OTHER, reason=what)
             return
-    now, before = ({(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, old))
+    now, before = (
+        {(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, old)
+    )
     for key in dict.fromkeys([*now, *before]):
         what = f"{key[1]} {key[0]}"
         if key not in before or key not in now:
@@ -114,7 +136,9 @@ def _score_change(label: str, what: str, now: dict[str, Any], before: dict[str, 
     return Change(label, what, BETTER if better else REGRESSION, **values)
 
 
-def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tuple[float, float] | None:
+def _interval_of_difference(
+    now: dict[str, Any], before: dict[str, Any]
+) -> tuple[float, float] | None:
     """95 % interval of now - before; None if one of the two scores has no interval."""
     if not now.get("ci95") or not before.get("ci95"):
         return None
@@ -126,16 +150,21 @@ def _interval_of_difference(now: dict[str, Any], before: dict[str, Any]) -> tupl
 
 
 def _machine_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
-    """Changes of step time and peak memory, if both rows were measured on the same kind of machine in the same way."""
-    machine, old_machine = ({key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
-                   for r in (row, old))  # fmt: skip
+    """Changes of step time and peak memory, if both rows were measured on the same kind of machine
+    in the same way.
+    """
+    machine, old_machine = (
+        {key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
+        for r in (row, old)
+    )
     differing = [key for key in machine if machine[key] != old_machine[key]]
     if differing:
         yield Change(label, "speed", OTHER, reason=f"measured otherwise: {', '.join(differing)}")
         return
     before, now = (r.get("speed", {}).get("step_seconds") or [] for r in (old, row))
     if now and before:
-        # changed only if the interquartile ranges do not overlap either: a passing load of the machine does not count
+        # changed only if the interquartile ranges do not overlap either: a passing load of the
+        # machine does not count
         (low, middle, high), (old_low, old_middle, old_high) = _quartiles(now), _quartiles(before)
         tolerance = SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE
         verdict = _ratio_verdict(middle / old_middle if old_middle else 1.0, tolerance)
@@ -156,4 +185,6 @@ def _ratio_verdict(ratio: float, tolerance: float) -> str:
 
 def _quartiles(values: Sequence[float]) -> Sequence[float]:
     """First quartile, median, third quartile."""
-    return statistics.quantiles(values if len(values) > 1 else [*values] * 2, n=4, method="inclusive")
+    return statistics.quantiles(
+        values if len(values) > 1 else [*values] * 2, n=4, method="inclusive"
+    )

@@ -1,4 +1,6 @@
-"""Writes bench.html: all rows of a bench folder (table, curves, pictures, conditions) in one file for offline use."""
+"""Writes bench.html: all rows of a bench folder (table, curves, pictures, conditions) in one file
+for offline use.
+"""
 
 import shlex
 from collections import Counter
@@ -26,26 +28,33 @@ TONES = {REGRESSION: "bad", BETTER: "good"}
 MOST_CURVES = 16  # curves in one plot; of more, the best are shown
 MINUTES = 600.0  # seconds; the axis of a longer plot is in minutes
 BUDGET = 5_000_000  # bytes of pictures in the page
-SIZES = ((3, 160), (3, 96), (1, 96), (1, 64))  # (samples per direction, pixels); the first pair within BUDGET is used
+# (samples per direction, pixels); the first pair within BUDGET is used
+SIZES = ((3, 160), (3, 96), (1, 96), (1, 64))
 WALL = 3  # images generated from noise, for each sample that a translation would show
 
 
 def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | None = None) -> Path:
     """Write the folder's bench.html atomically; returns its path.
 
-    `rows` may have any status and any metrics; their sample pictures are read from the folder. `changes` is the result
-    of `gantk_bench.comparison.compare`; None if nothing was compared.
+    `rows` may have any status and any metrics; their sample pictures are read from the folder.
+    `changes` is the result of `gantk_bench.comparison.compare`; None if nothing was compared.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return write_file(folder / "bench.html", page(list(rows), folder, changes).encode("utf-8", "replace"))
+    return write_file(
+        folder / "bench.html", page(list(rows), folder, changes).encode("utf-8", "replace")
+    )
 
 
 def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None) -> str:
     """The page's HTML."""
     groups = systems(rows)
     lines = [line for system in groups for line in system.lines]
-    shown = [c for c in columns(lines) if c.title not in OPTIONAL or any(c.cell(line).sort for line in lines)]
+    shown = [
+        c
+        for c in columns(lines)
+        if c.title not in OPTIONAL or any(c.cell(line).sort for line in lines)
+    ]
     suites = dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite"))
     title = f"Benchmark: {', '.join(suites)}" if suites else "Benchmark"
 
@@ -55,9 +64,23 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         "title": title,
         "folder": folder.name,
         "facts": facts(rows, groups),
-        "failures": [(row.get("label") or row.get("recipe") or "unnamed", row.get("status"), row.get("error"))
-                     for row in rows if row.get("status") != "ok"],
-        "changes": changes and [(TONES.get(each.verdict), each.cells) for each in changes if each.verdict != NO_CHANGE],
+        "failures": [
+            (
+                row.get("label") or row.get("recipe") or "unnamed",
+                row.get("status"),
+                row.get("error"),
+            )
+            for row in rows
+            if row.get("status") != "ok"
+        ],
+        "changes": (
+            changes
+            and [
+                (TONES.get(each.verdict), each.cells)
+                for each in changes
+                if each.verdict != NO_CHANGE
+            ]
+        ),
         "changed": [*change_lines(changes or [])][-1],
         "columns": shown,
         "groups": [_group(line, shown) for line in lines],
@@ -68,7 +91,7 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         "details": [detail(system) for system in groups],
         "conditions": conditions(rows),
         "data": {"charts": [plot.data for plot, _ in plots]},
-    }  # fmt: skip
+    }
     return render(
         "bench.html.j2",
         context,
@@ -84,7 +107,11 @@ def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
     judged = [line.judgement for system in groups for line in system.lines if line.judgement.tone]
     walls = [value for row in rows if (value := value_of(row.get("wall_s"))) is not None]
     started = sorted(str(row["started"]) for row in rows if row.get("started"))
-    better = f"{sum(judgement.tone == 'good' for judgement in judged)} of {len(judged)}" if judged else ""
+    better = (
+        f"{sum(judgement.tone == 'good' for judgement in judged)} of {len(judged)}"
+        if judged
+        else ""
+    )
     pairs = [
         ("Rows", f"{good} of {len(rows)} finished"),
         ("Systems", str(len(groups))),
@@ -110,13 +137,24 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
     for row in rows:
         git = mapping(row.get("git"))
         changed = {True: "yes", False: "no"}.get(git.get("dirty"))
-        source = {"commit": git.get("commit"), "uncommitted changes": changed, "runs at once": row.get("jobs")}
-        for heading, values in (("Machine", row.get("machine")), ("Versions", row.get("versions")), ("Source", source)):
+        source = {
+            "commit": git.get("commit"),
+            "uncommitted changes": changed,
+            "runs at once": row.get("jobs"),
+        }
+        for heading, values in (
+            ("Machine", row.get("machine")),
+            ("Versions", row.get("versions")),
+            ("Source", source),
+        ):
             for name, value in mapping(values).items():
                 if value not in (None, "", [], {}):
                     groups[heading].setdefault(str(name), Counter())[str(value)] += 1
     groups = {heading: values for heading, values in groups.items() if values}
-    return {heading: [(name, each.most_common()) for name, each in groups[heading].items()] for heading in groups}
+    return {
+        heading: [(name, each.most_common()) for name, each in groups[heading].items()]
+        for heading in groups
+    }
 
 
 def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
@@ -128,15 +166,24 @@ def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
             series = all_series.setdefault((metric, line.label), {})
             name = line.system.name
             series[name if name not in series else f"{name} ({len(series) + 1})"] = points
-            higher.setdefault(metric, bool(line.entry(metric).get("higher_is_better", metric in FIRST)))
+            higher.setdefault(
+                metric, bool(line.entry(metric).get("higher_is_better", metric in FIRST))
+            )
     plots = []
-    for (metric, label), series in sorted(all_series.items(), key=lambda each: each[0][0] not in FIRST):
-        best = sorted(series, key=lambda name: series[name][max(series[name])], reverse=higher[metric])[:MOST_CURVES]
+    for (metric, label), series in sorted(
+        all_series.items(), key=lambda each: each[0][0] not in FIRST
+    ):
+        best = sorted(
+            series, key=lambda name: series[name][max(series[name])], reverse=higher[metric]
+        )[:MOST_CURVES]
         note = f"the best {MOST_CURVES} of {len(series)}" if len(series) > MOST_CURVES else ""
         title = ", ".join(part for part in (metric_name(metric), label) if part)
         longest = max(max(series[name]) for name in best)
         unit, size = ("min", 60.0) if longest > MINUTES else ("s", 1.0)
-        scaled = {name: {round(at / size, 3): value for at, value in series[name].items()} for name in best}
+        scaled = {
+            name: {round(at / size, 3): value for at, value in series[name].items()}
+            for name in best
+        }
         drawn = chart(title, scaled, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
         plots += [(drawn, note)] if drawn else []
     return plots
@@ -148,31 +195,59 @@ def detail(system: System) -> dict[str, Any]:
     alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
     return {
         "name": system.name,
-        "tone": next((t for t in ("bad", "near", "good") if t in [line.judgement.tone for line in system.lines]), ""),
+        "tone": next(
+            (
+                t
+                for t in ("bad", "near", "good")
+                if t in [line.judgement.tone for line in system.lines]
+            ),
+            "",
+        ),
         "status": system.status,
-        "errors": list(dict.fromkeys(str(row["error"]) for row in system.failed if row.get("error"))),
+        "errors": list(
+            dict.fromkeys(str(row["error"]) for row in system.failed if row.get("error"))
+        ),
         "summary": str(system.first("summary") or ""),
         "system": str(system.first("system") or ""),
         "command": command(system.rows[0]),
         "tables": [_table(line) for line in system.lines if line.direction],
-        "chosen": f"step {selection['step']} chosen: {selection.get('rule') or ''}" if selection.get("step") else "",
-        "alarms": list(dict.fromkeys(f"{a.get('alarm')}: {a.get('message') or ''}" for a in alarms)),
-        "hashes": [(name, str(system.first(key))) for name, key in (("recipe", "recipe_hash"), ("data", "data_hash"))
-                   if system.first(key)],
-    }  # fmt: skip
+        "chosen": (
+            f"step {selection['step']} chosen: {selection.get('rule') or ''}"
+            if selection.get("step")
+            else ""
+        ),
+        "alarms": list(
+            dict.fromkeys(f"{a.get('alarm')}: {a.get('message') or ''}" for a in alarms)
+        ),
+        "hashes": [
+            (name, str(system.first(key)))
+            for name, key in (("recipe", "recipe_hash"), ("data", "data_hash"))
+            if system.first(key)
+        ],
+    }
 
 
 def _table(line: Line) -> dict[str, Any]:
-    """The table of one direction: a column for each metric, the model in the first row, then each baseline."""
+    """The table of one direction: a column for each metric, the model in the first row, then each
+    baseline.
+    """
     metrics = line.metrics
     rows = [("gantk", True, [(line.text(m, line.scores(m)), spread(line, m)) for m in metrics])]
     for name in line.baselines:
-        rows.append((baseline_name(name), False, [(line.text(m, line.baseline(name, m)), "") for m in metrics]))
+        rows.append(
+            (
+                baseline_name(name),
+                False,
+                [(line.text(m, line.baseline(name, m)), "") for m in metrics],
+            )
+        )
     figures = line.published
     if any(m in figures for m in metrics):
         cells = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
         rows.append(("published, other data", False, cells))
-    others = {figure_name(name): value for name, value in line.published.items() if name not in metrics}
+    others = {
+        figure_name(name): value for name, value in line.published.items() if name not in metrics
+    }
     return {
         "label": line.label,
         "metrics": [(metric_name(m), str(line.entry(m).get("definition") or "")) for m in metrics],
@@ -186,7 +261,8 @@ def command(row: Row) -> str:
     words = ["gantk", "run", str(row.get("recipe") or "RECIPE")]
     words += ["--profile", str(row["profile"])] if row.get("profile") else []
     settings = [*map(str, row.get("settings") or ()), *settings_of(mapping(row.get("grid")))]
-    last = {setting.partition("=")[0]: setting for setting in settings}  # the last setting of each key
+    # the last setting of each key
+    last = {setting.partition("=")[0]: setting for setting in settings}
     words += [word for setting in last.values() for word in ("--set", setting)]
     words += ["--seed", str(row["seed"])] if row.get("seed") is not None else []
     return shlex.join(words)
@@ -197,7 +273,9 @@ def command(row: Row) -> str:
 
 @dataclass(frozen=True)
 class Strip:
-    """One run's pictures in one direction: rows of input, output and truth, or images generated from noise."""
+    """One run's pictures in one direction: rows of input, output and truth, or images generated
+    from noise.
+    """
 
     name: str
     direction: str
@@ -210,9 +288,15 @@ class Strip:
         return sum(len(uri) for sample in self.samples for uri in sample)
 
 
-def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) -> tuple[dict[str, list[Strip]], int]:
-    """(direction label -> strips, one per run, the first seeds of all systems first; number of strips left out)."""
-    sources = [source[1:] for source in sorted(_sources(systems, folder), key=lambda source: source[0])]
+def gallery(
+    systems: Sequence[System], folder: Path, *, budget: int = BUDGET
+) -> tuple[dict[str, list[Strip]], int]:
+    """(direction label -> strips, one per run, the first seeds of all systems first; number of
+    strips left out).
+    """
+    sources = [
+        source[1:] for source in sorted(_sources(systems, folder), key=lambda source: source[0])
+    ]
     for count, side in SIZES:
         strips = [_strip(*source, count, side) for source in sources]
         if sum(strip.size for strip in strips) <= budget:
@@ -227,7 +311,9 @@ def gallery(systems: Sequence[System], folder: Path, *, budget: int = BUDGET) ->
     return by_direction, left_out
 
 
-def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str, str, Samples, Direction]]:
+def _sources(
+    systems: Sequence[System], folder: Path
+) -> Iterator[tuple[int, str, str, Samples, Direction]]:
     """(seed's position in its system, name, scores, the run's samples, one of their directions)."""
     for system in systems:
         for place, row in enumerate(system.rows):
@@ -239,7 +325,9 @@ def _sources(systems: Sequence[System], folder: Path) -> Iterator[tuple[int, str
 
 
 def _samples(folder: Path, run: object) -> Samples | None:
-    """The samples of a row's run folder; None if it has none or does not lie inside the bench folder."""
+    """The samples of a row's run folder; None if it has none or does not lie inside the bench
+    folder.
+    """
     if not isinstance(run, str) or not run:
         return None
     try:
@@ -249,10 +337,15 @@ def _samples(folder: Path, run: object) -> Samples | None:
         return None
 
 
-def _strip(name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int) -> Strip:
+def _strip(
+    name: str, scores: str, samples: Samples, direction: Direction, count: int, side: int
+) -> Strip:
     step = samples.steps[-1]
     if direction.source is None:
-        wall = (embedded(samples.picture(step, direction, i), side) for i in range(min(direction.count, WALL * count)))
+        wall = (
+            embedded(samples.picture(step, direction, i), side)
+            for i in range(min(direction.count, WALL * count))
+        )
         return Strip(name, direction.label, scores, (), tuple((uri,) for uri in wall if uri))
     rows = []
     for i in evenly(range(direction.count), count)[:count]:

@@ -1,4 +1,6 @@
-"""Plan of a bench: a job for each recipe, combination of grid values and seed, all checked before the first runs."""
+"""Plan of a bench: a job for each recipe, combination of grid values and seed, all checked before
+the first runs.
+"""
 
 import hashlib
 import itertools
@@ -48,7 +50,8 @@ class Job:
     values: tuple[Value, ...] = ()  # grid values and seed; they apply last
     data: str | None = None  # the folder or file that replaces the recipe's source
     limit: float | None = None  # seconds
-    facts: dict[str, Any] = field(default_factory=dict)  # fields of the row that are known before training
+    # fields of the row that are known before training
+    facts: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None  # None: the recipe counts epochs
     skip: str | None = None  # the suite's reason to leave this recipe out
     problem: str | None = None  # error of the check before the run; the row then counts as failed
@@ -67,7 +70,8 @@ class Job:
         slug = re.sub(r"[^\w.=+-]+", "-", self.label).strip("-.")
         if slug == self.label.replace(" ", "-") and len(slug) <= 100:
             return slug
-        return f"{slug[:90]}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"  # slugs may collide
+        # slugs may collide
+        return f"{slug[:90]}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,19 @@ class Options:
 
 
 def jobs_for(names: Sequence[str], suite: Suite, opts: Options, *, named: bool) -> list[Job]:
-    """Jobs of the recipes `names`; raises UserError for an invalid setting or grid key, or an invalid `named` recipe.
+    """Jobs of the recipes `names`; raises UserError for an invalid setting or grid key, or an
+    invalid `named` recipe.
 
-    If the recipes come from --all (not `named`), an invalid recipe file becomes a job with a `problem`.
+    If the recipes come from --all (not `named`), an invalid recipe file becomes a job with a
+    `problem`.
     """
     choices = list(combinations(opts.grid, opts.seeds))
     short = short_keys(value.key for value in choices[0])
-    jobs = [job for name in dict.fromkeys(names) for job in _jobs_of(name, suite, opts, choices, short, named)]
+    jobs = [
+        job
+        for name in dict.fromkeys(names)
+        for job in _jobs_of(name, suite, opts, choices, short, named)
+    ]
     labels: dict[str, Job] = {}
     for job in jobs:
         other = labels.setdefault(job.label, job)
@@ -99,18 +109,35 @@ def jobs_for(names: Sequence[str], suite: Suite, opts: Options, *, named: bool) 
 
 
 def _jobs_of(
-    name: str, suite: Suite, opts: Options, choices: list[tuple[Value, ...]], short: dict[str, str], named: bool
+    name: str,
+    suite: Suite,
+    opts: Options,
+    choices: list[tuple[Value, ...]],
+    short: dict[str, str],
+    named: bool,
 ) -> list[Job]:
     stem = Path(name).name.removesuffix(".toml")
     own = suite.recipe.get(stem, RecipeTable())
-    job = Job(stem, stem, name, None, (), data=opts.data, limit=opts.limit or own.limit or suite.limit, skip=own.skip)
+    job = Job(
+        stem,
+        stem,
+        name,
+        None,
+        (),
+        data=opts.data,
+        limit=opts.limit or own.limit or suite.limit,
+        skip=own.skip,
+    )
     if own.skip:
         return [job]
     try:
         loaded = load_recipe(name)
         profiles = loaded.tables.get("profile", {})
-        profile = suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
-        profile = profile if own.profile is None else own.profile or None  # a profile set for this recipe must exist
+        profile = (
+            suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
+        )
+        # a profile set for this recipe must exist
+        profile = profile if own.profile is None else own.profile or None
         loaded = loaded.override([], profile)
         loaded.check()
         settings = _suite_settings(loaded, suite, own, opts.data)
@@ -123,20 +150,32 @@ def _jobs_of(
     return [_combined(loaded, job, values, short) for values in choices]
 
 
-def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None) -> tuple[str, ...]:
-    """Settings in order: the suite's, its metrics for this kind of method, its step limit, then `recipe.NAME.set`."""
+def _suite_settings(
+    loaded: Recipe, suite: Suite, own: RecipeTable, data: str | None
+) -> tuple[str, ...]:
+    """Settings in order: the suite's, its metrics for this kind of method, its step limit, then
+    `recipe.NAME.set`.
+    """
     settings = list(settings_of(suite.set))
     # with --data, the suite's settings for the recipe's original source do not apply
-    recipe_settings = [s for s in settings_of(own.set) if data is None or not s.startswith("data.source")]
+    recipe_settings = [
+        s for s in settings_of(own.set) if data is None or not s.startswith("data.source")
+    ]
     try:
         model = loaded.override(settings).check()
         method, suite_metrics = model.method.target, suite.metrics
-        metrics = list((suite_metrics.translate or []) if method.translate is not Method.translate else [])
+        metrics = list(
+            (suite_metrics.translate or []) if method.translate is not Method.translate else []
+        )
         metrics += (suite_metrics.noise or []) if method.sample is not Method.sample else []
         if metrics:
             settings.append(f"evaluate.metrics={toml(metrics)}")
-        too_long = suite.max_steps is not None and (model.train.steps is None or model.train.steps > suite.max_steps)
-        if too_long and not any(s.startswith(("train.steps=", "train.epochs=")) for s in recipe_settings):
+        too_long = suite.max_steps is not None and (
+            model.train.steps is None or model.train.steps > suite.max_steps
+        )
+        if too_long and not any(
+            s.startswith(("train.steps=", "train.epochs=")) for s in recipe_settings
+        ):
             settings.append(f"train.steps={suite.max_steps}")
         loaded.override([*settings, *recipe_settings]).check()
     except UserError as error:
@@ -145,12 +184,16 @@ def _suite_settings(loaded: Recipe, suite: Suite, own: RecipeTable, data: str | 
 
 
 def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
-    """The job of one grid combination; raises UserError if the recipe does not accept a setting or value."""
+    """The job of one grid combination; raises UserError if the recipe does not accept a setting or
+    value.
+    """
     try:
         model = loaded.override([*job.settings, *(value.setting for value in values)]).check()
     except UserError as error:
         raise error.at(job.recipe) from None
-    label = " ".join([job.recipe, *(f"{short[value.key]}={''.join(value.text.split())}" for value in values)])
+    label = " ".join(
+        [job.recipe, *(f"{short[value.key]}={''.join(value.text.split())}" for value in values)]
+    )
     facts = {
         "summary": model.summary,
         "seed": model.train.seed,
@@ -168,31 +211,50 @@ def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[s
 def recipe_hash(tables: Mapping[str, Any], data: str | None = None) -> str:
     """SHA-256 (hex) of a resolved recipe's canonical JSON without DESCRIPTIVE_KEYS.
 
-    Of `data`, the path that replaces the recipe's source, only the last name is hashed: parent folders may differ.
+    Of `data`, the path that replaces the recipe's source, only the last name is hashed: parent
+    folders may differ.
     """
     kept = {key: value for key, value in tables.items() if key not in DESCRIPTIVE_KEYS}
     if data is not None:
-        kept["data"] = kept["data"] | {"source": {"name": kept["data"]["source"]["name"], "path": Path(data).name}}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        kept["data"] = kept["data"] | {
+            "source": {"name": kept["data"]["source"]["name"], "path": Path(data).name}
+        }
+    return hashlib.sha256(
+        json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def recipe_names(names: Iterable[str], everything: bool, suite: Suite) -> tuple[list[str], bool]:
-    """(recipes to run, whether they were named one by one); raises UserError for names with --all, or neither."""
+    """(recipes to run, whether they were named one by one); raises UserError for names with --all,
+    or neither.
+    """
     named = list(names)
     if everything and named:
-        raise UserError("--all already means every recipe", where="gantk bench", remedy="leave the names or --all out")
+        raise UserError(
+            "--all already means every recipe",
+            where="gantk bench",
+            remedy="leave the names or --all out",
+        )
     if not everything and not named:
         remedy = "name recipes of `gantk recipes`, or say --all"
-        raise UserError("no recipe was named", where="gantk bench", allowed="recipes or --all", remedy=remedy)
+        raise UserError(
+            "no recipe was named", where="gantk bench", allowed="recipes or --all", remedy=remedy
+        )
     return (named, True) if named else (suite.recipes or sorted(all_recipes()), False)
 
 
 def parse_axis(text: str) -> list[Value]:
-    """The values of `KEY=V1,V2`; commas inside brackets and quotes belong to a value. UserError for invalid text."""
+    """The values of `KEY=V1,V2`; commas inside brackets and quotes belong to a value. UserError for
+    invalid text.
+    """
     key, equals, raw = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", key):
-        raise UserError(f"'{text}' is not key=values", where="--grid", remedy="for example --grid train.seed=0,1,2")
+        raise UserError(
+            f"'{text}' is not key=values",
+            where="--grid",
+            remedy="for example --grid train.seed=0,1,2",
+        )
     parts = [part.strip() for part in _split(raw)]
     if not all(parts):
         what = f"a value is missing in '{text}'"
@@ -202,23 +264,41 @@ def parse_axis(text: str) -> list[Value]:
     except UserError as error:
         error.where = f"--grid {key}"
         raise
-    duplicates = [value.text for place, value in enumerate(values) if value.value in [v.value for v in values[:place]]]
+    duplicates = [
+        value.text
+        for place, value in enumerate(values)
+        if value.value in [v.value for v in values[:place]]
+    ]
     if duplicates:
-        raise UserError(f"the value {duplicates[0]} stands twice in '{text}'", where="--grid", remedy="name each once")
+        raise UserError(
+            f"the value {duplicates[0]} stands twice in '{text}'",
+            where="--grid",
+            remedy="name each once",
+        )
     return values
 
 
 def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tuple[Value, ...]]:
-    """All combinations of the axes' values; seeds (0 to `seeds` - 1) vary fastest. UserError for a repeated key."""
+    """All combinations of the axes' values; seeds (0 to `seeds` - 1) vary fastest. UserError for a
+    repeated key.
+    """
     parsed = [parse_axis(axis) for axis in axes]
     if seeds is not None:
         parsed.append([Value(SEED, str(seed), seed) for seed in range(seeds)])
     keys = [axis[0].key for axis in parsed]
     twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
     if twice == SEED and seeds is not None:
-        raise UserError("the seeds are given twice", where="--seeds, --grid train.seed", remedy="keep one of the two")
+        raise UserError(
+            "the seeds are given twice",
+            where="--seeds, --grid train.seed",
+            remedy="keep one of the two",
+        )
     if twice:
-        raise UserError(f"the key '{twice}' is given twice", where="--grid", remedy=f"write --grid {twice}=V1,V2 once")
+        raise UserError(
+            f"the key '{twice}' is given twice",
+            where="--grid",
+            remedy=f"write --grid {twice}=V1,V2 once",
+        )
     return itertools.product(*sorted(parsed, key=lambda axis: axis[0].key == SEED))
 
 
@@ -242,7 +322,9 @@ def _split(text: str) -> list[str]:
 
 
 def settings_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`key=value` for every value of nested tables; a table with a `name` (a component) is one inline value."""
+    """`key=value` for every value of nested tables; a table with a `name` (a component) is one
+    inline value.
+    """
     for key, value in table.items():
         if isinstance(value, Mapping) and "name" not in value:
             yield from settings_of(value, f"{prefix}{key}.")

@@ -1,4 +1,6 @@
-"""Rows of a bench: JSON lines, one per training; reads and writes them, and collects a finished run's figures."""
+"""Rows of a bench: JSON lines, one per training; reads and writes them, and collects a finished
+run's figures.
+"""
 
 import hashlib
 import json
@@ -15,17 +17,32 @@ from gantk.files import write_file
 from gantk.runs.folder import Run, RunFolder
 
 FORMAT = 1
-# an absolute path of two names or more: between quotes it may contain blanks, else it ends at the next blank
+# an absolute path of two names or more: between quotes it may contain blanks, else it ends at the
+# next blank
 ROOT = r"(?:[A-Za-z]:)?[\\/]"
-PATHS = re.compile(rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*")
-MACHINE_KEYS = ("device", "cpu", "threads", "precision", "channels_last", "ranks", "cuda", "platform")
-IMAGE_KEYS = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")  # [data] keys that shape a test image
+PATHS = re.compile(
+    rf"(?<=')(?:{ROOT})[^'\n]*[\\/][^'\n]*(?=')|(?<![\w.:/\\~-])(?:{ROOT})[^\s\\/'\"]+[\\/][^\s'\"]*"
+)
+MACHINE_KEYS = (
+    "device",
+    "cpu",
+    "threads",
+    "precision",
+    "channels_last",
+    "ranks",
+    "cuda",
+    "platform",
+)
+# [data] keys that shape a test image
+IMAGE_KEYS = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
 Row = dict[str, Any]
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a JSONL file; raises UserError if it cannot be read or a line is not a row of this format."""
+    """The rows of a JSONL file; raises UserError if it cannot be read or a line is not a row of
+    this format.
+    """
     path = Path(path)
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -40,7 +57,9 @@ def read_rows(path: str | Path) -> list[Row]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("label", "status")):
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(key), str) for key in ("label", "status")
+        ):
             what = "this line is no row of a bench"
             raise UserError(what, where=f"{path}:{number}", remedy=f"{REMEDY}, or remove the line")
         if row.get("format") != FORMAT:
@@ -52,24 +71,35 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Replace a file by all rows, atomically; raises GantkError if it cannot be written."""
-    text = "".join(json.dumps(finite(row), ensure_ascii=False, default=float) + "\n" for row in rows)
+    text = "".join(
+        json.dumps(finite(row), ensure_ascii=False, default=float) + "\n" for row in rows
+    )
     try:
         write_file(path, text.encode())
     except OSError as error:
-        what = f"the rows cannot be written to '{path}': {error.strerror}. Those written before are still there"
+        what = (
+            f"the rows cannot be written to '{path}': {error.strerror}. Those written before are"
+            " still there"
+        )
         raise GantkError(f"{what}; make room and go on with --resume.") from None
 
 
 def figures(run: Path) -> Row:
-    """The figures of a finished run folder; raises GantkError if a file of a finished run is missing or broken."""
+    """The figures of a finished run folder; raises GantkError if a file of a finished run is
+    missing or broken.
+    """
 
     def read(name: str) -> Any:
         return json.loads((run / name).read_text("utf-8"))
 
     try:
-        result, environment, split = (read(f"{name}.json") for name in ("metrics", "environment", "split"))
+        result, environment, split = (
+            read(f"{name}.json") for name in ("metrics", "environment", "split")
+        )
     except (OSError, ValueError) as error:
-        raise GantkError(f"the run ended well, and yet its figures cannot be read: {error}") from None
+        raise GantkError(
+            f"the run ended well, and yet its figures cannot be read: {error}"
+        ) from None
     log, curve, seconds = RunFolder(run).read_log(), [], 0.0
     for line in log:
         seconds = line.get("seconds", seconds)
@@ -82,20 +112,32 @@ def figures(run: Path) -> Row:
         "speed": result.get("speed", {}),
         "selection": read("best.json") if (run / "best.json").is_file() else None,
         "curve": curve,
-        "alarms": [{key: line[key] for key in ("step", "alarm", "message")} for line in log if "alarm" in line],
+        "alarms": [
+            {key: line[key] for key in ("step", "alarm", "message")}
+            for line in log
+            if "alarm" in line
+        ],
         "machine": {key: environment.get(key) for key in MACHINE_KEYS},
-        "versions": environment.get("packages", {}) | {key: environment.get(key) for key in ("gantk", "python")},
+        "versions": (
+            environment.get("packages", {})
+            | {key: environment.get(key) for key in ("gantk", "python")}
+        ),
         "data_hash": hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest(),
         **_patients(run, split),
     }
 
 
 def _patients(run: Path, split: Row) -> Row:
-    """`patients`: direction -> metric -> hash of a patient's name -> score; `test_images`: a hash of the test split,
-    the data source and the [data] keys that shape an image. {} if the run has no patients.json."""
+    """`patients`: direction -> metric -> hash of a patient's name -> score; `test_images`: a hash
+    of the test split, the data source and the [data] keys that shape an image. {} if the run has no
+    patients.json.
+    """
     if not (run / "patients.json").is_file():
         return {}
-    stored, data = json.loads((run / "patients.json").read_text("utf-8")), Run(run).recipe().tables["data"]
+    stored, data = (
+        json.loads((run / "patients.json").read_text("utf-8")),
+        Run(run).recipe().tables["data"],
+    )
     source = {key: value for key, value in data["source"].items() if key != "path"}
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
     scores: Row = {}
@@ -109,23 +151,33 @@ def _patients(run: Path, split: Row) -> Row:
 
 
 def without_paths(text: str) -> str:
-    """Text with every absolute path cut to its last name, so that rows reveal no folders of the machine."""
+    """Text with every absolute path cut to its last name, so that rows reveal no folders of the
+    machine.
+    """
     return PATHS.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], text)
 
 
 def commit(folder: Path = Path(gantk.__file__).parent, tracked: str = "__init__.py") -> Row | None:
-    """{"commit": ..., "dirty": ...} of the git checkout that holds the file `tracked`; None for other folders."""
+    """{"commit": ..., "dirty": ...} of the git checkout that holds the file `tracked`; None for
+    other folders.
+    """
 
     def git(*words: str) -> str | None:
         try:
             command = ["git", "-C", str(folder), *words]
-            process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            process = subprocess.run(
+                command, capture_output=True, text=True, timeout=30, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return process.stdout.strip() if process.returncode == 0 else None
 
     # The file must be tracked: an installed package may lie inside another project's checkout.
-    head = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", tracked) is not None else None
+    head = (
+        git("rev-parse", "HEAD")
+        if git("ls-files", "--error-unmatch", tracked) is not None
+        else None
+    )
     return head and {"commit": head, "dirty": bool(git("status", "--porcelain", ":/"))}
 
 

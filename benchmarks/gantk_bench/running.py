@@ -1,4 +1,6 @@
-"""Runs `gantk bench`: plans the rows, trains each in a process, saves each row, compares, and writes the tables."""
+"""Runs `gantk bench`: plans the rows, trains each in a process, saves each row, compares, and
+writes the tables.
+"""
 
 import os
 import shutil
@@ -29,13 +31,18 @@ from gantk_bench.systems import systems as grouped
 from gantk_bench.tables import markdown, plain, terminal
 
 POLL_INTERVAL = 0.2  # seconds between polls of the children
-# (folder, threads, device, jobs) -> a context manager of (a callable like Child, children at once, threads of each)
-Workers = Callable[[Path, int, str | None, int | None], AbstractContextManager[tuple[Callable[..., Child], int, int]]]
+# (folder, threads, device, jobs) -> a context manager of (a callable like Child, children at once,
+# threads of each)
+Workers = Callable[
+    [Path, int, str | None, int | None],
+    AbstractContextManager[tuple[Callable[..., Child], int, int]],
+]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a bench: its rows, its folder, and the changes since `against` or since the folder's earlier rows.
+    """Result of a bench: its rows, its folder, and the changes since `against` or since the
+    folder's earlier rows.
 
     `judged`: whether a regression makes the bench fail, as it does with `against`.
     """
@@ -74,22 +81,28 @@ def bench(
     """Train and score recipes the same way, each in a process of its own; returns one row for each.
 
     Args: the options of the command, as `gantk bench --help` tells them, and
-        against: None: the folder's earlier rows, if it has any. Rows of other recipes in the folder stay.
+        against: None: the folder's earlier rows, if it has any. Rows of other recipes in the folder
+          stay.
         resume: skip rows that are "ok" and have the same recipe, settings and seed.
         jobs, limit: None: those of the suite.
         workers: starts children on other machines, as --address does; None: this machine.
         console: where progress is shown; None: standard output.
 
-    Raises UserError for invalid input before anything runs, and Interrupted on Ctrl-C, once the children have stopped
-    and all finished rows are saved.
+    Raises UserError for invalid input before anything runs, and Interrupted on Ctrl-C, once the
+    children have stopped and all finished rows are saved.
     """
     chosen = load_suite(str(suite))
     names = [names] if isinstance(names, str | Path) else names
     recipes, named = recipe_names(map(str, names), all, chosen)
     before = read_rows(against) if against is not None else None
-    opts = Options(tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit)
+    opts = Options(
+        tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit
+    )
     planned = jobs_for(recipes, chosen, opts, named=named)
-    path, copy = Path(out) if out else Path("runs") / f"bench-{chosen.name}", Path(json) if json else None
+    path, copy = (
+        Path(out) if out else Path("runs") / f"bench-{chosen.name}",
+        Path(json) if json else None,
+    )
     if copy:
         expect_file(copy, "--json")
     if device is not None and workers is None:
@@ -98,9 +111,12 @@ def bench(
     benchmark = Bench(planned, chosen, path, jobs, device, console)
     benchmark.run(resume, workers)
     earlier = benchmark.before if before is None else before
-    if earlier is not None and (named or before is None):  # a recipe that this bench does not run is not "missing"
+    # a recipe that this bench does not run is not "missing"
+    if earlier is not None and (named or before is None):
         earlier = [row for row in earlier if row.get("recipe") in {job.recipe for job in planned}]
-    changes = comparison.compare(benchmark.own_rows(), earlier) if earlier or before is not None else None
+    changes = (
+        comparison.compare(benchmark.own_rows(), earlier) if earlier or before is not None else None
+    )
     outcome = Outcome(benchmark.own_rows(), path, changes, before is not None)
     if copy:
         write_rows(copy, benchmark.all_rows())
@@ -109,17 +125,35 @@ def bench(
 
 
 class Bench:
-    """Runs the jobs of one bench, `jobs` at a time, each in a process of its own, and writes its folder.
+    """Runs the jobs of one bench, `jobs` at a time, each in a process of its own, and writes its
+    folder.
 
-    The folder holds rows.jsonl, saved after each row, the run folders (runs/) and their output (logs/). Rows of other
-    labels stay; `before` are the folder's rows of the bench before, which are copied to rows.before.jsonl.
+    The folder holds rows.jsonl, saved after each row, the run folders (runs/) and their output
+    (logs/). Rows of other labels stay; `before` are the folder's rows of the bench before, which
+    are copied to rows.before.jsonl.
     """
 
     def __init__(
-        self, planned: Sequence[Job], suite: Suite, path: Path, jobs: int | None, device: str | None, out: Console
+        self,
+        planned: Sequence[Job],
+        suite: Suite,
+        path: Path,
+        jobs: int | None,
+        device: str | None,
+        out: Console,
     ):
-        self.planned, self.suite, self.path, self.device, self.out = planned, suite, path, device, out
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.planned, self.suite, self.path, self.device, self.out = (
+            planned,
+            suite,
+            path,
+            device,
+            out,
+        )
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         self.jobs = jobs or min(suite.jobs, cores)
         self.threads = suite.threads or max(cores // self.jobs, 1)
         self.child, self.jobs_option = Child, jobs
@@ -136,11 +170,20 @@ class Bench:
             self._open(stack, keep_before=not resume)
             todo = [job for job in self.planned if not (resume and self._is_done(job))]
             at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
-            _print_line(self.out, f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}")
+            _print_line(
+                self.out,
+                f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}",
+            )
             if len(todo) < len(self.planned):
-                _print_line(self.out, f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}")
+                _print_line(
+                    self.out,
+                    f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}",
+                )
             _print_line(self.out, f"folder   {self.path}")
-            board, stopped = stack.enter_context(Board(len(todo), self.out)), stack.enter_context(stop_on_ctrl_c())
+            board, stopped = (
+                stack.enter_context(Board(len(todo), self.out)),
+                stack.enter_context(stop_on_ctrl_c()),
+            )
             self._measure(todo, board, stopped)
 
     def own_rows(self) -> list[dict[str, Any]]:
@@ -154,10 +197,14 @@ class Bench:
         yield from self.own_rows()
 
     def _open(self, stack: ExitStack, *, keep_before: bool) -> None:
-        """Create the folder or reuse a bench folder; UserError for other contents, or if another process holds it."""
+        """Create the folder or reuse a bench folder; UserError for other contents, or if another
+        process holds it.
+        """
         if self.path.is_dir() and not self.file.is_file() and any(self.path.iterdir()):
             what = f"'{self.path}' holds other things and no rows.jsonl: it is not a bench folder"
-            raise UserError(what, where="--out", remedy="name a new folder, or one of an earlier bench")
+            raise UserError(
+                what, where="--out", remedy="name a new folder, or one of an earlier bench"
+            )
         try:
             for name in ("runs", "logs"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
@@ -175,7 +222,9 @@ class Bench:
     def _is_done(self, job: Job) -> bool:
         """Whether the folder has a row of the same job with status "ok"."""
         row = self.rows.get(job.label, {"status": ""})
-        return row["status"] == "ok" and all(row.get(key) == value for key, value in self._identity(job).items())
+        return row["status"] == "ok" and all(
+            row.get(key) == value for key, value in self._identity(job).items()
+        )
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
         waiting, children = iter(todo), []
@@ -204,15 +253,23 @@ class Bench:
         for job in waiting if free > 0 else ():
             run = self.path / "runs" / job.folder
             if job.skip or job.problem:
-                end = End("skipped", job.skip) if job.skip else End("failed", without_paths(job.problem))
+                end = (
+                    End("skipped", job.skip)
+                    if job.skip
+                    else End("failed", without_paths(job.problem))
+                )
                 self._save_row(job, end, now(), board)
                 continue
             try:
                 if run.is_dir():
-                    with held(run):  # the child of a killed bench may still be saving its checkpoint
+                    # the child of a killed bench may still be saving its checkpoint
+                    with held(run):
                         shutil.rmtree(run, ignore_errors=True)  # files of an earlier attempt
-                child = self.child(job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device)
-            except (UserError, OSError) as error:  # such as no memory or disk space for another process
+                child = self.child(
+                    job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device
+                )
+            # such as no memory or disk space for another process
+            except (UserError, OSError) as error:
                 why = getattr(error, "strerror", error)
                 self._save_row(job, End("failed", f"it could not be started: {why}"), now(), board)
                 continue
@@ -237,10 +294,23 @@ class Bench:
         }
 
     def _save_row(self, job: Job, end: End, started: str, board: Board) -> None:
-        """Add or replace the row of a job, with the run's figures if it ended well, and save all rows."""
+        """Add or replace the row of a job, with the run's figures if it ended well, and save all
+        rows.
+        """
         run = self.path / "runs" / job.folder
-        row = self._identity(job) | job.facts | {"status": end.status, "error": end.error, "started": started}
-        row |= {"wall_s": round(end.seconds, 1), "run": f"runs/{job.folder}" if run.is_dir() else None}
+        row = (
+            self._identity(job)
+            | job.facts
+            | {
+                "status": end.status,
+                "error": end.error,
+                "started": started,
+            }
+        )
+        row |= {
+            "wall_s": round(end.seconds, 1),
+            "run": f"runs/{job.folder}" if run.is_dir() else None,
+        }
         row |= {"git": self.commit, "jobs": self.jobs, "peer": None}
         if end.status == "ok":
             try:
@@ -253,7 +323,9 @@ class Bench:
 
 
 def _stop(children: list[Child]) -> None:
-    """End all running children: SIGTERM first, then SIGKILL after GRACE seconds or on a second Ctrl-C."""
+    """End all running children: SIGTERM first, then SIGKILL after GRACE seconds or on a second
+    Ctrl-C.
+    """
     try:
         for child in children:
             child.stop("stopped")
@@ -265,7 +337,9 @@ def _stop(children: list[Child]) -> None:
         children.clear()
 
 
-def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Change] | None) -> list[Path]:
+def _write_tables(
+    rows: list[dict[str, Any]], path: Path, changes: Sequence[Change] | None
+) -> list[Path]:
     """Write bench.md and bench.html; returns their paths."""
     from gantk_bench.page import write_page
 
@@ -274,7 +348,9 @@ def _write_tables(rows: list[dict[str, Any]], path: Path, changes: Sequence[Chan
         return [written, write_page(rows, path, changes=changes)]
     except OSError as error:
         what = f"the tables cannot be written to '{path}': {error.strerror}"
-        raise GantkError(f"{what}. All rows are there; make room and go on with --resume.") from None
+        raise GantkError(
+            f"{what}. All rows are there; make room and go on with --resume."
+        ) from None
 
 
 def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
@@ -283,8 +359,15 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     for line in sentences(grouped(outcome.rows)):
         out.print(plain(line), markup=False, soft_wrap=True)
     for line in () if outcome.changes is None else comparison.change_lines(outcome.changes):
-        out.print(line, markup=False, soft_wrap=True, style="red" if line.startswith(comparison.REGRESSION) else None)
-    for label, path in zip(("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True):
+        out.print(
+            line,
+            markup=False,
+            soft_wrap=True,
+            style="red" if line.startswith(comparison.REGRESSION) else None,
+        )
+    for label, path in zip(
+        ("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True
+    ):
         _print_line(out, f"{label:<7}  {path}")
 
 

@@ -1,4 +1,6 @@
-"""Suites: TOML files that set the length, time limit and metrics of all recipes, so that their rows are comparable."""
+"""Suites: TOML files that set the length, time limit and metrics of all recipes, so that their rows
+are comparable.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,8 @@ from gantk.recipe.load import all_recipes, at_its_key, files_of, place, read_tom
 class Scored(Table):
     """Metrics for every recipe of one kind; None: each recipe keeps its own metrics."""
 
-    translate: list[Any] | None = None  # methods that translate images; names, or tables with a name
+    # methods that translate images; names, or tables with a name
+    translate: list[Any] | None = None
     noise: list[Any] | None = None  # methods that generate images from noise
 
 
@@ -52,7 +55,9 @@ class Suite(Table):
 
 
 def load_suite(name: str) -> Suite:
-    """Load a suite by its path or name; raises UserError with the key, the line and the nearest valid name."""
+    """Load a suite by its path or name; raises UserError with the key, the line and the nearest
+    valid name.
+    """
     path, origin = _find(name)
     text, tables = read_toml(path, origin, "suite", "`gantk bench --help`")
     try:
@@ -70,7 +75,9 @@ def load_suite(name: str) -> Suite:
 
 
 def all_suites() -> dict[str, tuple[Path, str]]:
-    """name -> (file, distribution) of every registered suite; of two with one name, gantk's own is taken."""
+    """name -> (file, distribution) of every registered suite; of two with one name, gantk's own is
+    taken.
+    """
     return files_of(sorted(registry().packages["suites"], key=lambda pair: pair[1] != "gantk"))
 
 
@@ -80,8 +87,14 @@ def _find(name: str) -> tuple[Path, str]:
     suites = all_suites()
     stem = name.removesuffix(".toml")
     if stem not in suites:
-        what = f"'{name}' is a folder, not a suite" if Path(name).is_dir() else f"there is no suite '{name}'"
+        what = (
+            f"'{name}' is a folder, not a suite"
+            if Path(name).is_dir()
+            else f"there is no suite '{name}'"
+        )
         allowed = ", ".join([*sorted(suites), "or a TOML file"])
-        raise UserError(what, where="--suite", allowed=allowed, remedy=did_you_mean(Path(stem).name, suites))
+        raise UserError(
+            what, where="--suite", allowed=allowed, remedy=did_you_mean(Path(stem).name, suites)
+        )
     path, owner = suites[stem]
     return path, f"{path.name} (bundled with {owner})"

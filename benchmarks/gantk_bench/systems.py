@@ -1,4 +1,6 @@
-"""Groups bench rows for tables: a System holds the seeds of one experiment, a Line one direction of a System."""
+"""Groups bench rows for tables: a System holds the seeds of one experiment, a Line one direction of
+a System.
+"""
 
 import json
 import math
@@ -12,18 +14,29 @@ from typing import Any
 
 from gantk.recipe.load import mapping
 from gantk.report.scores import tone_of
-from gantk.report.words import FITTED_ON_PAIRS, baseline_name, decimals, digits, direction_name, metric_name, region_of
+from gantk.report.words import (
+    FITTED_ON_PAIRS,
+    baseline_name,
+    decimals,
+    digits,
+    direction_name,
+    metric_name,
+    region_of,
+)
 
 Row = dict[str, Any]
 Values = tuple[float, ...]  # of one quantity, by seed; empty where it was not measured
 FIRST = ("psnr", "ssim")  # main metrics of a translation
-TRIVIAL = ("identity", "noise")  # baselines that any successful training beats: the unchanged input, random pixels
+# baselines that any successful training beats: the unchanged input, random pixels
+TRIVIAL = ("identity", "noise")
 SEED = re.compile(r"\s*\bseed=\S+")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The model against the best baseline: words, tone (good, near, bad, ""), probability, metrics with a loss."""
+    """The model against the best baseline: words, tone (good, near, bad, ""), probability, metrics
+    with a loss.
+    """
 
     words: str
     tone: str
@@ -33,7 +46,9 @@ class Judgement:
 
     @property
     def rank(self) -> float | None:
-        """Number to sort by: highest for surely better, lowest for a failed training; None if nothing was judged."""
+        """Number to sort by: highest for surely better, lowest for a failed training; None if
+        nothing was judged.
+        """
         if self.failed:
             return -0.5
         if not self.tone:
@@ -76,7 +91,9 @@ class System:
     @cached_property
     def lines(self) -> tuple["Line", ...]:
         """One Line for each direction; if nothing was scored, one Line with direction ""."""
-        directions = dict.fromkeys(key for row in self.scored for key in row["metrics"]) or {"": None}
+        directions = dict.fromkeys(key for row in self.scored for key in row["metrics"]) or {
+            "": None
+        }
         return tuple(Line(self, direction) for direction in directions)
 
     @property
@@ -99,7 +116,11 @@ class Line:
     @property
     def metrics(self) -> list[str]:
         """The metrics of this direction, in the order of the rows."""
-        names = (name for row in self.system.scored for name in mapping(row["metrics"].get(self.direction)))
+        names = (
+            name
+            for row in self.system.scored
+            for name in mapping(row["metrics"].get(self.direction))
+        )
         return list(dict.fromkeys(names))
 
     @property
@@ -125,7 +146,9 @@ class Line:
         return self._values_of(lambda row: value_of(dig(row, "metrics", self.direction, metric)))
 
     def baseline(self, name: str, metric: str) -> Values:
-        """A baseline's scores; for a direction with post-steps (`_post`) also the baselines of the plain direction."""
+        """A baseline's scores; for a direction with post-steps (`_post`) also the baselines of the
+        plain direction.
+        """
         plain = self.direction.removesuffix("_post")
 
         def score_of(row: Row) -> float | None:
@@ -136,15 +159,22 @@ class Line:
 
     @property
     def curves(self) -> dict[str, dict[float, float]]:
-        """metric -> seconds of training -> validation score, averaged over the seeds scored at the same step."""
-        found = defaultdict(lambda: defaultdict(list))  # metric -> step -> (seconds, score) of each seed
-        for entry in (mapping(entry) for row in self.system.rows for entry in row.get("curve") or ()):
+        """metric -> seconds of training -> validation score, averaged over the seeds scored at the
+        same step.
+        """
+        # metric -> step -> (seconds, score) of each seed
+        found = defaultdict(lambda: defaultdict(list))
+        for entry in (
+            mapping(entry) for row in self.system.rows for entry in row.get("curve") or ()
+        ):
             seconds = value_of(entry.get("seconds"))
             for metric, value in mapping(dig(entry, "scores", self.direction)).items():
                 if None not in (seconds, score := value_of(value)):
                     found[metric][entry.get("step")].append((seconds, score))
         averages: dict[str, dict[float, float]] = defaultdict(dict)
-        for metric, pairs in ((metric, pairs) for metric, steps in found.items() for pairs in steps.values()):
+        for metric, pairs in (
+            (metric, pairs) for metric, steps in found.items() for pairs in steps.values()
+        ):
             seconds, score = map(fmean, zip(*pairs, strict=True))
             averages[metric][round(seconds, 2)] = score
         return averages
@@ -152,21 +182,32 @@ class Line:
     @property
     def baselines(self) -> list[str]:
         """Baselines that have a score in this direction."""
-        names = dict.fromkeys(name for row in self.system.scored for name in mapping(row.get("baselines")))
-        return [name for name in names if any(self.baseline(name, metric) for metric in self.metrics)]
+        names = dict.fromkeys(
+            name for row in self.system.scored for name in mapping(row.get("baselines"))
+        )
+        return [
+            name for name in names if any(self.baseline(name, metric) for metric in self.metrics)
+        ]
 
     def best(self, metric: str) -> str | None:
         """Name of the best baseline, by the first verdict that is recorded."""
-        names = (dig(row, "verdict", self.direction, metric, "best_baseline") for row in self.system.scored)
+        names = (
+            dig(row, "verdict", self.direction, metric, "best_baseline")
+            for row in self.system.scored
+        )
         return next((str(name) for name in names if name), None)
 
     @property
     def published(self) -> dict[str, float]:
-        """Published figures by metric: those of this direction, else those given without a direction."""
+        """Published figures by metric: those of this direction, else those given without a
+        direction.
+        """
         figures = mapping(self.system.first("published"))
         flat = {name: value for name, value in figures.items() if not isinstance(value, dict)}
         entries = mapping(figures.get(self.direction.removesuffix("_post"))) or flat
-        return {name: value_of(value) for name, value in entries.items() if value_of(value) is not None}
+        return {
+            name: value_of(value) for name, value in entries.items() if value_of(value) is not None
+        }
 
     def speed(self, name: str) -> Values:
         return self._values_of(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
@@ -175,21 +216,41 @@ class Line:
     def step_seconds(self) -> Values:
         """Mean seconds per step of every log interval of every seed."""
         samples = [dig(row, "speed", "step_seconds") for row in self.system.rows]
-        return tuple(v for each in samples if isinstance(each, list) for v in map(value_of, each) if v is not None)
+        return tuple(
+            v
+            for each in samples
+            if isinstance(each, list)
+            for v in map(value_of, each)
+            if v is not None
+        )
 
     @cached_property
     def judgement(self) -> Judgement:
         for name in TRIVIAL:  # worse in all main metrics, by the mean over seeds
-            pairs = [(self.scores(metric), self.baseline(name, metric), self._sign(metric)) for metric in self.main]
-            if pairs and all(own and other and sign * fmean(own) < sign * fmean(other) for own, other, sign in pairs):
-                return Judgement(f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True)
+            pairs = [
+                (self.scores(metric), self.baseline(name, metric), self._sign(metric))
+                for metric in self.main
+            ]
+            if pairs and all(
+                own and other and sign * fmean(own) < sign * fmean(other)
+                for own, other, sign in pairs
+            ):
+                return Judgement(
+                    f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True
+                )
         return self._judge(lambda entry: entry)
 
     @cached_property
     def without_pairs(self) -> Judgement | None:
-        """Judgement against baselines fitted without pairs, if the best baseline needs pairs and was not beaten."""
+        """Judgement against baselines fitted without pairs, if the best baseline needs pairs and
+        was not beaten.
+        """
         best = [self.best(metric) for metric in self.main]
-        if self.judgement.tone == "good" or self.judgement.failed or not any(name in FITTED_ON_PAIRS for name in best):
+        if (
+            self.judgement.tone == "good"
+            or self.judgement.failed
+            or not any(name in FITTED_ON_PAIRS for name in best)
+        ):
             return None
         judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None
@@ -199,12 +260,19 @@ class Line:
         higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
         return 0 if higher is None else 1 if higher else -1
 
-    def _values_of(self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None) -> Values:
-        return tuple(v for v in map(score_of, self.system.scored if rows is None else rows) if v is not None)
+    def _values_of(
+        self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None
+    ) -> Values:
+        return tuple(
+            v for v in map(score_of, self.system.scored if rows is None else rows) if v is not None
+        )
 
     def _judge(self, part: Callable[[Row], Row]) -> Judgement:
         entries = [mapping(dig(row, "verdict", self.direction)) for row in self.system.scored]
-        seeds = [_seed_judgement({m: part(mapping(e)) for m, e in verdicts.items()}) for verdicts in entries]
+        seeds = [
+            _seed_judgement({m: part(mapping(e)) for m, e in verdicts.items()})
+            for verdicts in entries
+        ]
         seeds = [seed for seed in seeds if seed.tone]
         if not seeds:
             return Judgement("", "", None)
@@ -213,24 +281,41 @@ class Line:
         chance = min(chances) if chances else None
         if 0 < len(wins) < len(seeds):
             short = tuple(dict.fromkeys(name for seed in seeds for name in seed.short_in))
-            return Judgement(f"better with {len(wins)} of {len(seeds)} seeds", "near", chance, short)
+            return Judgement(
+                f"better with {len(wins)} of {len(seeds)} seeds", "near", chance, short
+            )
         worst = min(seeds, key=lambda seed: seed.rank or 0.0)
         return Judgement(worst.words, worst.tone, chance, worst.short_in)
 
 
 def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
-    """One seed's judgement from all whole-image metrics; its probability is that of the least certain metric."""
-    tones = {name: tone_of(entry) for name, entry in verdicts.items() if not region_of(name) and tone_of(entry)}
+    """One seed's judgement from all whole-image metrics; its probability is that of the least
+    certain metric.
+    """
+    tones = {
+        name: tone_of(entry)
+        for name, entry in verdicts.items()
+        if not region_of(name) and tone_of(entry)
+    }
     if not tones:
         return Judgement("", "", None)
-    chances = [value for name in tones if (value := value_of(verdicts[name].get("probability"))) is not None]
+    chances = [
+        value
+        for name in tones
+        if (value := value_of(verdicts[name].get("probability"))) is not None
+    ]
     losses = [name for name, tone in tones.items() if tone == "bad"]
     if len(losses) == len(tones):
         return Judgement("not better", "bad", max(chances, default=None))
     if losses:
         return Judgement("partly better", "near", None, tuple(metric_name(name) for name in losses))
-    # A metric without variance, such as a precision of 0, has no interval and no probability: the others decide.
-    certain = [t for name, t in tones.items() if not chances or value_of(verdicts[name].get("probability")) is not None]
+    # A metric without variance, such as a precision of 0, has no interval and no probability: the
+    # others decide.
+    certain = [
+        t
+        for name, t in tones.items()
+        if not chances or value_of(verdicts[name].get("probability")) is not None
+    ]
     words, tone = ("better, within chance", "near") if "near" in certain else ("better", "good")
     words = words if chances else "better, one patient: no probability"
     return Judgement(words, tone, min(chances, default=None))
@@ -260,7 +345,9 @@ def dig(row: Any, *keys: str) -> Any:
 
 
 def value_of(entry: Any) -> float | None:
-    """The number in a score entry, or a bare number; None if it is missing, not finite or not a number."""
+    """The number in a score entry, or a bare number; None if it is missing, not finite or not a
+    number.
+    """
     value = entry.get("value") if isinstance(entry, dict) else entry
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None

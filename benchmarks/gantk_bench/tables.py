@@ -1,4 +1,6 @@
-"""The tables of a bench on the page, in Markdown and on a terminal: columns, each of which turns a Line into a Cell."""
+"""The tables of a bench on the page, in Markdown and on a terminal: columns, each of which turns a
+Line into a Cell.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +12,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from gantk.report.words import baseline_name, digits, interval, joules, metric_name, number, short_time
+from gantk.report.words import (
+    baseline_name,
+    digits,
+    interval,
+    joules,
+    metric_name,
+    number,
+    short_time,
+)
 from gantk.terminal import duration
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import FIRST, Judgement, Line, Row, System, Values, mapping, systems
@@ -26,7 +36,9 @@ TONES = {"good": "green", "near": "yellow", "bad": "red"}
 
 @dataclass(frozen=True)
 class Cell:
-    """Contents of one table cell; `sort` is the sort key: a number as text, words in a column of words, or ""."""
+    """Contents of one table cell; `sort` is the sort key: a number as text, words in a column of
+    words, or "".
+    """
 
     text: str = "–"
     small: str = ""
@@ -61,14 +73,29 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     return [
         Column("Recipe", _recipe, words=True),
         Column("Direction", _direction, words=True),
-        Column("Verdict", verdict, falling=True, left=True, note="against the best baseline, with its probability"),
+        Column(
+            "Verdict",
+            verdict,
+            falling=True,
+            left=True,
+            note="against the best baseline, with its probability",
+        ),
         Column("PSNR / SSIM", _main_scores, shown=False, note="or the main metric, which is named"),
         *(_metric_column(metric, metric in main_metrics, lines) for metric in metrics),
-        Column("Best baseline", lambda line: _baselines(line, line.best), note="in the main metrics"),
+        Column(
+            "Best baseline", lambda line: _baselines(line, line.best), note="in the main metrics"
+        ),
         Column("L1 regression", partial(_one_baseline, name="regression"), shown=False),
         Column("Identity", partial(_one_baseline, name="identity"), shown=False),
-        Column("Published, other data", _published, left=True, note="of the system that the recipe reproduces"),
-        Column("Step time", _step_time, note="median over the run, fastest to slowest log interval"),
+        Column(
+            "Published, other data",
+            _published,
+            left=True,
+            note="of the system that the recipe reproduces",
+        ),
+        Column(
+            "Step time", _step_time, note="median over the run, fastest to slowest log interval"
+        ),
         _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
         _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
         _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
@@ -92,7 +119,9 @@ def _recipe(line: Line) -> Cell:
     method = str(line.system.first("method") or "")
     system = str(line.system.first("system") or "")
     seeds = len(line.system.rows)
-    small = ", ".join(part for part in (method, f"{seeds} seeds" if seeds > 1 else "", system) if part)
+    small = ", ".join(
+        part for part in (method, f"{seeds} seeds" if seeds > 1 else "", system) if part
+    )
     return Cell(line.system.name, small, line.system.name, title=system)
 
 
@@ -110,19 +139,36 @@ def verdict(line: Line) -> Cell:
     judged, unpaired = line.judgement, line.without_pairs
     notes = [f"not in {', '.join(judged.short_in)}"] if judged.short_in else []
     notes += [f"without pairs: {_judgement_text(unpaired)}"] if unpaired else []
-    notes += [f"{len(system.failed)} of {len(system.rows)} seeds {system.status}"] if system.failed else []
-    return Cell(_judgement_text(judged) or "not judged", "; ".join(notes), sortable(judged.rank), judged.tone)
+    notes += (
+        [f"{len(system.failed)} of {len(system.rows)} seeds {system.status}"]
+        if system.failed
+        else []
+    )
+    return Cell(
+        _judgement_text(judged) or "not judged",
+        "; ".join(notes),
+        sortable(judged.rank),
+        judged.tone,
+    )
 
 
 def _judgement_text(judged: Judgement) -> str:
-    return judged.words + (f" (p\u00a0{judged.probability:.2f})" if judged.probability is not None else "")
+    return judged.words + (
+        f" (p\u00a0{judged.probability:.2f})" if judged.probability is not None else ""
+    )
 
 
 def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
     entry = next((line.entry(metric) for line in lines if line.entry(metric)), {})
     unit, falling = str(entry.get("unit") or ""), bool(entry.get("higher_is_better", True))
     title = metric_name(metric) + (f" ({unit})" if unit else "")
-    return Column(title, lambda line: _score(line, metric), shown=shown, falling=falling, note=_metric_note(entry))
+    return Column(
+        title,
+        lambda line: _score(line, metric),
+        shown=shown,
+        falling=falling,
+        note=_metric_note(entry),
+    )
 
 
 def _metric_note(entry: dict) -> str:
@@ -137,7 +183,9 @@ def _score(line: Line, metric: str) -> Cell:
         return Cell()
     baseline = line.baseline(best, metric) if best else ()
     title = f"{baseline_name(best)} {line.text(metric, baseline)}" if baseline else ""
-    return Cell(line.text(metric, scores), spread(line, metric), sortable(fmean(scores)), title=title)
+    return Cell(
+        line.text(metric, scores), spread(line, metric), sortable(fmean(scores)), title=title
+    )
 
 
 def spread(line: Line, metric: str) -> str:
@@ -150,7 +198,9 @@ def spread(line: Line, metric: str) -> str:
 
 def named_scores(line: Line) -> str:
     """The main scores: `PSNR 24.31, SSIM 0.861`."""
-    return ", ".join(f"{metric_name(metric)} {line.text(metric, line.scores(metric))}" for metric in line.main)
+    return ", ".join(
+        f"{metric_name(metric)} {line.text(metric, line.scores(metric))}" for metric in line.main
+    )
 
 
 def _main_scores(line: Line) -> Cell:
@@ -160,9 +210,13 @@ def _main_scores(line: Line) -> Cell:
 
 
 def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
-    """The score of the baseline `name_of(metric)` for each main metric, with the names beneath; sorted by the first."""
+    """The score of the baseline `name_of(metric)` for each main metric, with the names beneath;
+    sorted by the first.
+    """
     names = {metric: name for metric in line.main if (name := name_of(metric))}
-    found = {metric: scores for metric, name in names.items() if (scores := line.baseline(name, metric))}
+    found = {
+        metric: scores for metric, name in names.items() if (scores := line.baseline(name, metric))
+    }
     if not found:
         return Cell("")
     text = " / ".join(_labelled(line, metric, scores) for metric, scores in found.items())
@@ -191,7 +245,9 @@ def _published(line: Line) -> Cell:
 
 
 def figure_name(metric: str) -> str:
-    """Name of a published figure; marks an accuracy as undefined, as no report says what is classified."""
+    """Name of a published figure; marks an accuracy as undefined, as no report says what is
+    classified.
+    """
     return metric_name(metric) + ", undefined in the report:" * metric.startswith("accuracy")
 
 
@@ -204,7 +260,9 @@ def _step_time(line: Line) -> Cell:
     return Cell(short_time(middle), spread, sortable(middle))
 
 
-def _speed_column(title: str, key: str, text_of: Callable[[float], str], note: str, *, falling: bool = False) -> Column:
+def _speed_column(
+    title: str, key: str, text_of: Callable[[float], str], note: str, *, falling: bool = False
+) -> Column:
     def cell(line: Line) -> Cell:
         values = line.speed(key)
         return Cell(text_of(fmean(values)), "", sortable(fmean(values))) if values else Cell()
@@ -213,13 +271,16 @@ def _speed_column(title: str, key: str, text_of: Callable[[float], str], note: s
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """A Markdown table of rows, also of failed ones, and a legend; several seeds appear as mean (lowest to highest)."""
+    """A Markdown table of rows, also of failed ones, and a legend; several seeds appear as mean
+    (lowest to highest).
+    """
     groups = systems(rows)
     body = [IN_MARKDOWN, ["---"] * len(IN_MARKDOWN)]
     for system in groups:  # one row for all directions; equal cells are written once
         turned = zip(*cells(system, IN_MARKDOWN), strict=True)
         texts = [
-            [_escaped(shorten(cell.whole, LONGEST, placeholder="…")) or "–" for cell in column] for column in turned
+            [_escaped(shorten(cell.whole, LONGEST, placeholder="…")) or "–" for cell in column]
+            for column in turned
         ]
         body.append([each[0] if len(set(each)) == 1 else "<br>".join(each) for each in texts])
         body[-1][0] = f"`{_escaped(system.name)}`"
@@ -230,26 +291,45 @@ def markdown(rows: Iterable[Row]) -> str:
 
 def _legend(lines: list[Line]) -> list[str]:
     """The legend: what the figures are, with the definition of each metric."""
-    definitions = {m: str(line.entry(m).get("definition") or "") for line in lines for m in line.main}
+    definitions = {
+        m: str(line.entry(m).get("definition") or "") for line in lines for m in line.main
+    }
     seeds = max((len(line.system.rows) for line in lines), default=0)
-    machines = {str(mapping(row.get("machine")).get("cpu") or "") for line in lines for row in line.system.rows} - {""}
+    machines = {
+        str(mapping(row.get("machine")).get("cpu") or "")
+        for line in lines
+        for row in line.system.rows
+    } - {""}
     notes = [
         "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
         + (f"; mean (lowest to highest) of up to {seeds} seeds." if seeds > 1 else "."),
-        "Identity returns the input. The best baseline is that of identity, histogram matching, the best map of "
-        "intensity alone and an L1 U-Net regression, the last two fitted on true training pairs, and pixel noise for "
-        "images from noise.",
-        "The verdict is against the best baseline, with the probability that the model is better (paired bootstrap "
-        "over patients); without pairs: against the best of those that needed none.",
-        *(f"{_escaped(metric_name(metric))}: `{_escaped(text)}`." for metric, text in definitions.items() if text),
+        (
+            "Identity returns the input. The best baseline is that of identity, histogram matching,"
+            " the best map of intensity alone and an L1 U-Net regression, the last two fitted on"
+            " true training pairs, and pixel noise for images from noise."
+        ),
+        (
+            "The verdict is against the best baseline, with the probability that the model is"
+            " better (paired bootstrap over patients); without pairs: against the best of those"
+            " that needed none."
+        ),
+        *(
+            f"{_escaped(metric_name(metric))}: `{_escaped(text)}`."
+            for metric, text in definitions.items()
+            if text
+        ),
         *([f"Measured on {', '.join(sorted(map(_escaped, machines)))}."] if machines else []),
     ]
     return [f"- {sentence}" for sentence in notes]
 
 
 def _escaped(text: object) -> str:
-    """Text on one line, with the characters escaped that have a meaning in Markdown tables and HTML."""
-    escaped = " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    """Text on one line, with the characters escaped that have a meaning in Markdown tables and
+    HTML.
+    """
+    escaped = (
+        " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
+    )
     return escaped.replace("<", "&lt;")
 
 
@@ -257,7 +337,9 @@ def brief(row: dict[str, Any]) -> str:
     """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
     lines = [line for line in System(row["label"], (row,)).lines if line.direction]
     texts = [", ".join(filter(None, (named_scores(line), verdict(line).text))) for line in lines]
-    return "   ".join(plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True))
+    return "   ".join(
+        plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True)
+    )
 
 
 def terminal(rows: Sequence[dict[str, Any]]) -> Table:

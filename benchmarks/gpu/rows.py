@@ -1,4 +1,6 @@
-"""Rows of a GPU run (`DEFINITIONS` says what they hold), their comparison with targets, and their Markdown."""
+"""Rows of a GPU run (`DEFINITIONS` says what they hold), their comparison with targets, and their
+Markdown.
+"""
 
 import operator
 from collections import Counter
@@ -14,10 +16,24 @@ from gpu.tasks import MODES, OWN, tables
 FORMAT = 3
 OUT_OF_TIME = "out of time budget"
 MEMORY, FAILED, SKIPPED, KILLED = "out of memory", "failed", "skipped", "killed"
-TASK_KEYS = ("kind", "what", "when", "peer", "case", "recipe", "settings", "dims", "size", "batch", "precision", "mode")
+TASK_KEYS = (
+    "kind",
+    "what",
+    "when",
+    "peer",
+    "case",
+    "recipe",
+    "settings",
+    "dims",
+    "size",
+    "batch",
+    "precision",
+    "mode",
+)
 REFERENCE = "reference"
 FASTER = {1: 5.0, 16: 2.0}  # batch -> least speed, as a multiple of the reference implementation's
-CEILING = {16: 0.5}  # batch -> least FLOP rate, as a share of the best convolution measured in the same run
+# batch -> least FLOP rate, as a share of the best convolution measured in the same run
+CEILING = {16: 0.5}
 SPREAD = 0.03  # upper limit of single steps' 5th to 95th percentile over their median
 SINGLE = 30  # steps that are needed to measure the spread
 WAITS = 0  # how often the host may wait for the device in a step between two log points
@@ -26,29 +42,57 @@ Row = dict[str, Any]
 
 DEFINITIONS = {
     "status": "ok; out of memory; failed; killed; skipped: `why` says for what reason",
-    "step": "one whole training step: losses, gradients and updates of all phases and the moving average, on a batch "
-    "that stays on the device; seeded as in training, nothing read or augmented",
-    "samples_s": "seconds of single steps after a warm-up, back to back; on a GPU from one event to the next",
+    "step": (
+        "one whole training step: losses, gradients and updates of all phases and the moving"
+        " average, on a batch that stays on the device; seeded as in training, nothing read or"
+        " augmented"
+    ),
+    "samples_s": (
+        "seconds of single steps after a warm-up, back to back; on a GPU from one event to the next"
+    ),
     "spread": "interquartile range of the samples over their median",
     "spread_90": "95th less 5th percentile of the samples, over their median",
-    "precision": "bf16: autocast; fp32: float32 with TF32 in convolutions and matrix products where the card has it",
-    "mode": "captured: gantk's default, the step as one graph where that can be, `notes` says where not; eager: "
-    "operator by operator, train.fast.cuda_graph = false; compiled: train.fast.compile = true without capture",
-    "peer": "gantk: its default path; gantk plain: train.fast = false in fp32; others at their own defaults, each by "
-    "itself on a batch that stays on the device",
-    "turns_s": "mean seconds of a few steps at a time, all sides in turns, their order swapped from round to round",
-    "times": "how many times as long as gantk's a side's step takes: median over rounds, bootstrap 95 % interval",
-    "host_waits": "how often a step makes the host wait for the device, as torch.cuda.set_sync_debug_mode counts, over "
-    "up to 20 steps",
+    "precision": (
+        "bf16: autocast; fp32: float32 with TF32 in convolutions and matrix products where the card"
+        " has it"
+    ),
+    "mode": (
+        "captured: gantk's default, the step as one graph where that can be, `notes` says where"
+        " not; eager: operator by operator, train.fast.cuda_graph = false; compiled:"
+        " train.fast.compile = true without capture"
+    ),
+    "peer": (
+        "gantk: its default path; gantk plain: train.fast = false in fp32; others at their own"
+        " defaults, each by itself on a batch that stays on the device"
+    ),
+    "turns_s": (
+        "mean seconds of a few steps at a time, all sides in turns, their order swapped from round"
+        " to round"
+    ),
+    "times": (
+        "how many times as long as gantk's a side's step takes: median over rounds, bootstrap 95 %"
+        " interval"
+    ),
+    "host_waits": (
+        "how often a step makes the host wait for the device, as torch.cuda.set_sync_debug_mode"
+        " counts, over up to 20 steps"
+    ),
     "images_per_s": "images of each domain that went through a step, a second",
-    "flops": "floating-point operations of the step's convolutions, matrix products and attention, forward and "
-    "backward, two for a multiplication with its addition, by the formulas of torch.utils.flop_counter",
+    "flops": (
+        "floating-point operations of the step's convolutions, matrix products and attention,"
+        " forward and backward, two for a multiplication with its addition, by the formulas of"
+        " torch.utils.flop_counter"
+    ),
     "tflops_per_s": "flops over the median",
-    "of_matmul, of_conv": "tflops_per_s over the best matrix product, and over the best convolution of as many "
-    "dimensions, that was measured in the same run at the same precision",
-    "peak_memory_gib": "the most that tensors held on the device, from building the method to its last step",
+    "of_matmul, of_conv": (
+        "tflops_per_s over the best matrix product, and over the best convolution of as many "
+        "dimensions, that was measured in the same run at the same precision"
+    ),
+    "peak_memory_gib": (
+        "the most that tensors held on the device, from building the method to its last step"
+    ),
     "first_step_s": "the first step, choice of kernels included",
-}  # fmt: skip
+}
 
 
 def row(part: str, status: str = "ok", why: str | None = None, **values: Any) -> Row:
@@ -67,56 +111,95 @@ def missing_rows(task: dict[str, Any], status: str, why: str) -> list[Row]:
 
 
 def best(rows: list[Row], kind: str, precision: str, dims: int | None = None) -> float | None:
-    """The highest measured peak rate of a kind ("matmul", "conv") in TFLOP/s; None if there is none."""
+    """The highest measured peak rate of a kind ("matmul", "conv") in TFLOP/s; None if there is
+    none.
+    """
     rates = [
         entry["reached"]
         for entry in rows
-        if entry["part"] == "ceiling" and entry["status"] == "ok" and entry["precision"] == precision
+        if entry["part"] == "ceiling"
+        and entry["status"] == "ok"
+        and entry["precision"] == precision
         if entry["kind"].startswith(kind) and (dims is None or entry["dims"] == dims)
     ]
     return max(rates, default=None)
 
 
 def bars(rows: list[Row]) -> Iterator[Row]:
-    """A row for each target: its value and whether that meets the target, or why it was not measured."""
+    """A row for each target: its value and whether that meets the target, or why it was not
+    measured.
+    """
 
     def find(part: str, about: Row, **more: Any) -> Row | None:
         fields = {"part": part, "size": [256, 256]} | about | more
-        return next((one for one in rows if all(one.get(key) == value for key, value in fields.items())), None)
+        return next(
+            (one for one in rows if all(one.get(key) == value for key, value in fields.items())),
+            None,
+        )
 
     def value(one: Row | None, key: str) -> Any:
         return one.get(key) if one is not None and one["status"] == "ok" else None
 
     for cell in tables()["peers"]["target"]:
         about = {"case": cell["case"], "batch": cell["batch"]}
-        own, turns, theirs = find("peer", about, peer=OWN), find("ratio", about), find("peer", about, peer=REFERENCE)
+        own, turns, theirs = (
+            find("peer", about, peer=OWN),
+            find("ratio", about),
+            find("peer", about, peer=REFERENCE),
+        )
         times = (value(turns, "times") or {}).get(REFERENCE)
         source = theirs if theirs is not None and theirs["status"] != "ok" else turns
         what = about | {"what": "times the reference's speed"}
-        bar = _bar(what, ">=", FASTER[cell["batch"]], "{:.2f}", times and times["median"], source, "it took no turns")
+        bar = _bar(
+            what,
+            ">=",
+            FASTER[cell["batch"]],
+            "{:.2f}",
+            times and times["median"],
+            source,
+            "it took no turns",
+        )
         yield bar | ({"ci95": times["ci95"], "text": written(times)} if times else {})
         if (needed := CEILING.get(cell["batch"])) is not None:
             what = about | {"what": "of the convolution ceiling"}
-            yield _bar(what, ">=", needed, "{:.0%}", value(own, "of_conv"), own, "no ceiling was measured")
+            yield _bar(
+                what, ">=", needed, "{:.0%}", value(own, "of_conv"), own, "no ceiling was measured"
+            )
         count = len(value(own, "samples_s") or ())
         spread = value(own, "spread_90") if count >= SINGLE else None
         what = about | {"what": "spread of single steps"}
         yield _bar(what, "<", SPREAD, "{:.1%}", spread, own, f"{count} steps are too few")
         what = about | {"what": "host waits in a step"}
-        yield _bar(what, "<=", WAITS, "{:g}", value(own, "host_waits"), own, "only CUDA counts them")
+        yield _bar(
+            what, "<=", WAITS, "{:g}", value(own, "host_waits"), own, "only CUDA counts them"
+        )
 
 
-def _bar(about: Row, sign: str, limit: float, form: str, value: float | None, source: Row | None, unknown: str) -> Row:
-    """The row of one target. `source`: the row with the value; `unknown`: the reason to give if it has no value."""
+def _bar(
+    about: Row,
+    sign: str,
+    limit: float,
+    form: str,
+    value: float | None,
+    source: Row | None,
+    unknown: str,
+) -> Row:
+    """The row of one target. `source`: the row with the value; `unknown`: the reason to give if it
+    has no value.
+    """
     about = about | {"needed": f"{sign} {form.format(limit)}"}
     if value is not None:
-        return row("bar", **about, value=value, met=SIGNS[sign](value, limit), text=form.format(value))
+        return row(
+            "bar", **about, value=value, met=SIGNS[sign](value, limit), text=form.format(value)
+        )
     why = "it is not in this run" if source is None else source["why"] or unknown
     return row("bar", "skipped", why, **about, met=None, text=f"not measured ({why})")
 
 
 def markdown(rows: list[Row]) -> str:
-    """All rows as Markdown: machine, targets, peak rates, steps, peers, and a table of missing measurements."""
+    """All rows as Markdown: machine, targets, peak rates, steps, peers, and a table of missing
+    measurements.
+    """
     parts: dict[str, list[Row]] = {}
     for one in rows:
         if one["status"] == "ok" and one["part"] != "bar":
@@ -127,7 +210,11 @@ def markdown(rows: list[Row]) -> str:
         if part in parts:
             texts.append(table(heads.split(" | "), lines_of(parts[part])))
             noted = Counter(note for one in parts[part] for note in one.get("notes") or ())
-            texts += ["\n".join(f"{count} of these rows: {note}" for note, count in noted.items())] if noted else []
+            texts += (
+                ["\n".join(f"{count} of these rows: {note}" for note, count in noted.items())]
+                if noted
+                else []
+            )
     missing = Counter(
         (one["part"], one["status"], (one["why"] or "").split("; at ")[0][:160])
         for one in rows
@@ -141,11 +228,19 @@ def markdown(rows: list[Row]) -> str:
 def _machine(rows: list[Row]) -> str:
     first, loaded = rows[0], next((one for one in rows if one["when"] == "under load"), rows[0])
     memory = f", {first['memory_gib']:.0f} GiB" if first.get("memory_gib") else ""
-    power = f"; {loaded['power.draw']:.0f} of {loaded['power.limit']:.0f} W" if loaded.get("power.draw") else ""
+    power = (
+        f"; {loaded['power.draw']:.0f} of {loaded['power.limit']:.0f} W"
+        if loaded.get("power.draw")
+        else ""
+    )
     clock = f", {loaded['clocks.sm']:.0f} MHz under load" if loaded.get("clocks.sm") else ""
-    versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "cuda", "cudnn", "driver") if first.get(name))
+    versions = ", ".join(
+        f"{name} {first[name]}" for name in ("torch", "cuda", "cudnn", "driver") if first.get(name)
+    )
     source = (first["git"] or {}).get("commit", "no commit")[:12]
-    about = f"{first['device']}{memory}; {versions}{power}{clock}; gantk {first['gantk']} at {source}"
+    about = (
+        f"{first['device']}{memory}; {versions}{power}{clock}; gantk {first['gantk']} at {source}"
+    )
     return f"{about}\n{first['started'][:10]}: `{first['command']}`"
 
 
@@ -157,9 +252,19 @@ def _bars(rows: list[Row]) -> Iterator[tuple]:
 
 def _ratios(rows: list[Row]) -> Iterator[tuple]:
     for one in rows:
-        steps = {side: f"{1e3 * median(samples):.2f} ms" for side, samples in one["turns_s"].items()}
+        steps = {
+            side: f"{1e3 * median(samples):.2f} ms" for side, samples in one["turns_s"].items()
+        }
         for side, times in one["times"].items():
-            yield one["case"], _sides(one["size"]), one["batch"], steps[OWN], side, steps[side], written(times)
+            yield (
+                one["case"],
+                _sides(one["size"]),
+                one["batch"],
+                steps[OWN],
+                side,
+                steps[side],
+                written(times),
+            )
 
 
 def _ceilings(rows: list[Row]) -> Iterator[tuple]:
@@ -168,12 +273,26 @@ def _ceilings(rows: list[Row]) -> Iterator[tuple]:
         fastest[one["kind"], one["precision"], one["dims"]] = one
     for (kind, precision, dims), one in fastest.items():
         reached = f"{one['reached']:.4g} {one['unit']}"
-        yield f"{kind}{f', {dims}-D' if dims else ''}", precision, _sides(one["shape"]), reached, _share(one["spread"])
+        yield (
+            f"{kind}{f', {dims}-D' if dims else ''}",
+            precision,
+            _sides(one["shape"]),
+            reached,
+            _share(one["spread"]),
+        )
 
 
 def _peers(rows: list[Row]) -> Iterator[tuple]:
     for one in rows:
-        yield one["case"], _sides(one["size"]), one["batch"], one["peer"], one["precision"], _time(one), *_rates(one)
+        yield (
+            one["case"],
+            _sides(one["size"]),
+            one["batch"],
+            one["peer"],
+            one["precision"],
+            _time(one),
+            *_rates(one),
+        )
 
 
 def _steps(rows: list[Row]) -> Iterator[tuple]:
@@ -189,7 +308,9 @@ def _steps(rows: list[Row]) -> Iterator[tuple]:
 def _rates(one: Row) -> tuple[str, ...]:
     """The cells under RATES."""
     memory = f"{one['peak_memory_gib']:.1f} GiB" if one.get("peak_memory_gib") else "-"
-    rates = ("-" if one[key] is None else f"{one[key]:,.1f}" for key in ("images_per_s", "tflops_per_s"))
+    rates = (
+        "-" if one[key] is None else f"{one[key]:,.1f}" for key in ("images_per_s", "tflops_per_s")
+    )
     return *rates, _share(one.get("of_conv")), _share(one.get("of_matmul")), memory
 
 
@@ -212,4 +333,4 @@ TABLES = {  # part -> heading of its table, and its lines
     "ceiling": ("ceiling | precision | shape | reached | spread", _ceilings),
     "peer": (f"case | size | batch | side | precision | step | {RATES}", _peers),
     "step": (f"case | size | batch | precision | {' | '.join(MODES)} | {RATES}", _steps),
-}  # fmt: skip
+}

@@ -1,6 +1,8 @@
-"""Runs tasks in order of importance within one time limit and writes a row for each, measured or not.
+"""Runs tasks in order of importance within one time limit and writes a row for each, measured or
+not.
 
-A separate process measures: if it crashes or leaves the GPU in a bad state, it is replaced, and all rows are kept.
+A separate process measures: if it crashes or leaves the GPU in a bad state, it is replaced, and all
+rows are kept.
 """
 
 import contextlib
@@ -16,7 +18,18 @@ from harness import reason
 
 from gantk.errors import GantkError, UserError
 from gantk_bench.rows import write_rows
-from gpu.rows import DEFINITIONS, FORMAT, KILLED, OUT_OF_TIME, SKIPPED, Row, bars, best, missing_rows, row
+from gpu.rows import (
+    DEFINITIONS,
+    FORMAT,
+    KILLED,
+    OUT_OF_TIME,
+    SKIPPED,
+    Row,
+    bars,
+    best,
+    missing_rows,
+    row,
+)
 
 START = 120.0  # seconds that a process may take to start
 LIMITS = {"environment": 60, "ceiling": 60, "step": 60, "peer": 150}  # seconds for a task
@@ -25,9 +38,10 @@ LEAST = 3.0  # seconds that must remain to start another task
 
 
 def serve(connection: Connection, device: str) -> None:
-    """Loop of the measuring process: sends the device's name, or a UserError if the device cannot be used; then
-    receives tasks until None. For each task it sends its rows, ("failed", reason) after an error, and last ("done",
-    whether the device still works)."""
+    """Loop of the measuring process: sends the device's name, or a UserError if the device cannot
+    be used; then receives tasks until None. For each task it sends its rows, ("failed", reason)
+    after an error, and last ("done", whether the device still works).
+    """
     from gantk.machine.runtime import describe, start
     from gpu.measure import healthy, measure
 
@@ -46,7 +60,9 @@ def serve(connection: Connection, device: str) -> None:
 
 
 class Worker:
-    """A separate process that measures on a device, with methods to wait for it, send it tasks and end it."""
+    """A separate process that measures on a device, with methods to wait for it, send it tasks and
+    end it.
+    """
 
     def __init__(self, device: str):
         context = multiprocessing.get_context("spawn")  # a forked process could not use the card
@@ -57,17 +73,23 @@ class Worker:
         self.device_name: str | None = None  # None until the process is ready
 
     def receive(self, seconds: float, limit: float) -> Any:
-        """The next message of the process; GantkError if it ends, or sends none in `seconds`, the rest of `limit`."""
+        """The next message of the process; GantkError if it ends, or sends none in `seconds`, the
+        rest of `limit`.
+        """
         try:
             if not self.connection.poll(max(0.0, seconds)):
                 raise GantkError(f"took longer than {limit:g} s")
             return self.connection.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            raise GantkError(f"the process that measures ended with code {self.process.exitcode}") from None
+            raise GantkError(
+                f"the process that measures ended with code {self.process.exitcode}"
+            ) from None
 
     def wait_ready(self, seconds: float = START) -> str:
-        """Wait until the process is ready; returns the device's name. UserError if the device cannot be used."""
+        """Wait until the process is ready; returns the device's name. UserError if the device
+        cannot be used.
+        """
         message = self.receive(seconds, seconds)
         if isinstance(message, UserError):
             raise message
@@ -75,8 +97,9 @@ class Worker:
         return message
 
     def messages(self, task: dict[str, Any], left: float, limit: float) -> Iterator[Any]:
-        """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends, or takes longer than
-        `limit` seconds or than the `left` ones of the whole run."""
+        """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends, or
+        takes longer than `limit` seconds or than the `left` ones of the whole run.
+        """
         end, message = time.monotonic() + left, None
         try:
             if self.device_name is None:
@@ -103,7 +126,8 @@ class Worker:
 class Suite:
     """Runs tasks for at most `seconds` and writes their rows to `file`.
 
-    `start` creates a measuring process; `worker` is the first one; `began`: time.monotonic() when the time began.
+    `start` creates a measuring process; `worker` is the first one; `began`: time.monotonic() when
+    the time began.
     """
 
     def __init__(
@@ -115,9 +139,16 @@ class Suite:
         say: Callable[[str], None] = print,
         began: float | None = None,
     ):
-        self.file, self.seconds, self.start, self.worker, self.say = file, seconds, start, worker, say
+        self.file, self.seconds, self.start, self.worker, self.say = (
+            file,
+            seconds,
+            start,
+            worker,
+            say,
+        )
         self.began = time.monotonic() if began is None else began
-        self.killed: dict[tuple[str, str], str] = {}  # (case, mode) -> reason why it killed the process
+        # (case, mode) -> reason why it killed the process
+        self.killed: dict[tuple[str, str], str] = {}
         self.rows: list[Row] = []
         file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -127,7 +158,9 @@ class Suite:
         return max(0.0, self.began + self.seconds - time.monotonic())
 
     def run(self, tasks: Iterator[dict[str, Any]]) -> list[Row]:
-        """Run all tasks in order; returns all rows. Tasks beyond the time limit become rows "skipped"."""
+        """Run all tasks in order; returns all rows. Tasks beyond the time limit become rows
+        "skipped".
+        """
         try:
             self._add(row("definitions", format=FORMAT, text=DEFINITIONS))
             for task in tasks:
@@ -158,7 +191,9 @@ class Suite:
             if isinstance(message, dict):
                 written.append(self._write(message))
             elif message[0] != "done":
-                self._write_missing(task, SKIPPED if message[1] == OUT_OF_TIME else message[0], message[1], written)
+                self._write_missing(
+                    task, SKIPPED if message[1] == OUT_OF_TIME else message[0], message[1], written
+                )
             if isinstance(message, tuple) and (message[0] == KILLED or message == ("done", False)):
                 self._end_worker()
 
@@ -167,21 +202,43 @@ class Suite:
         if entry["part"] == "step" and entry["status"] == "ok" and not entry.get("flops"):
             self._copy_flops(entry)
         if entry.get("tflops_per_s") and entry["part"] in ("step", "peer"):
-            for key, kind, dims in (("of_matmul", "matmul", None), ("of_conv", "conv", entry["dims"])):
+            for key, kind, dims in (
+                ("of_matmul", "matmul", None),
+                ("of_conv", "conv", entry["dims"]),
+            ):
                 ceiling = best(self.rows, kind, entry["precision"], dims)
                 entry[key] = entry["tflops_per_s"] / ceiling if ceiling else None
         if entry["part"] == "step" and entry["status"] == KILLED:
-            at = f"{' x '.join(map(str, entry['size']))}, batch {entry['batch']}, {entry['precision']}"
+            at = (
+                f"{' x '.join(map(str, entry['size']))}, batch {entry['batch']},"
+                f" {entry['precision']}"
+            )
             self.killed[entry["case"], entry["mode"]] = f"not tried again; at {at}: {entry['why']}"
         self._add(entry)
-        names = ("peer", "case", "what", "kind", "recipe", "when", "dims", "size", "batch", "precision", "mode")
+        names = (
+            "peer",
+            "case",
+            "what",
+            "kind",
+            "recipe",
+            "when",
+            "dims",
+            "size",
+            "batch",
+            "precision",
+            "mode",
+        )
         about = " ".join(str(entry[name]) for name in names if entry.get(name) is not None)
         time_ = f"{1e3 * entry['median_s']:.2f} ms" if entry.get("median_s") else entry["why"] or ""
         self.say(f"{entry['part']:<11} {about}: {entry['status']} {time_}".rstrip())
         return entry
 
-    def _write_missing(self, task: dict[str, Any], status: str, why: str, written: list[Row]) -> None:
-        """Write a row with `status` and `why` for each row that a task should have measured and did not."""
+    def _write_missing(
+        self, task: dict[str, Any], status: str, why: str, written: list[Row]
+    ) -> None:
+        """Write a row with `status` and `why` for each row that a task should have measured and did
+        not.
+        """
         measured = [(entry["part"], entry.get("peer")) for entry in written]
         for entry in missing_rows(task, status, why):
             if (entry["part"], entry.get("peer")) not in measured:
@@ -192,7 +249,10 @@ class Suite:
         cell = ("part", "case", "size", "batch", "precision")
         for other in self.rows:
             if other.get("flops") and all(other[key] == entry[key] for key in cell):
-                entry |= {"flops": other["flops"], "tflops_per_s": other["flops"] / entry["median_s"] / 1e12}
+                entry |= {
+                    "flops": other["flops"],
+                    "tflops_per_s": other["flops"] / entry["median_s"] / 1e12,
+                }
 
     def _end_worker(self) -> None:
         if self.worker is not None:

@@ -16,7 +16,8 @@ MODES = {  # mode of a step -> settings of the recipe
 }
 PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")
-OWN, PLAIN = "gantk", "gantk plain"  # gantk's default path, and its path with all acceleration switched off
+# gantk's default path, and its path with all acceleration switched off
+OWN, PLAIN = "gantk", "gantk plain"
 Task = dict[str, Any]
 
 
@@ -25,11 +26,14 @@ def tables() -> dict[str, Any]:
     return tomllib.loads(FILE.read_text("utf-8"))
 
 
-def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: str) -> Iterator[Task]:
-    """Tasks in order of importance: the machine, its peak rates, then the rounds of cases.toml, each cell once.
+def tasks(
+    tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: str
+) -> Iterator[Task]:
+    """Tasks in order of importance: the machine, its peak rates, then the rounds of cases.toml,
+    each cell once.
 
-    `tiny`: with networks of a few filters; `chosen`: the cases of part "step", None: all; `peers`: name of a toolkit ->
-    its folder; `command`: the command line, for the row about the machine.
+    `tiny`: with networks of a few filters; `chosen`: the cases of part "step", None: all; `peers`:
+    name of a toolkit -> its folder; `command`: the command line, for the row about the machine.
     """
     file = tables()
     cases = [case for case in file["case"] if not chosen or case["label"] in chosen]
@@ -53,7 +57,9 @@ def tasks(tiny: bool, chosen: list[str] | None, peers: dict[str, str], command: 
 
 
 def ceilings(dims: int, tiny: bool) -> Iterator[Task]:
-    """Tasks for the device's peak rates: convolutions in `dims` dimensions; for 2 also matrix products and a copy."""
+    """Tasks for the device's peak rates: convolutions in `dims` dimensions; for 2 also matrix
+    products and a copy.
+    """
     kinds = [("conv", precision) for precision in PRECISIONS]
     if dims == 2:
         kinds += [*(("matmul", precision) for precision in PRECISIONS), ("copy", "bf16")]
@@ -63,18 +69,29 @@ def ceilings(dims: int, tiny: bool) -> Iterator[Task]:
 
 
 def cells(entry: dict[str, Any], cases: list[dict[str, Any]], tiny: bool) -> Iterator[Task]:
-    """The steps of one round, grouped by case and image size, so that consecutive steps reuse the chosen kernels."""
+    """The steps of one round, grouped by case and image size, so that consecutive steps reuse the
+    chosen kernels.
+    """
     for side, case in product(entry.get("sides", ()), cases):
         dims, label = case.get("dims", 2), case["label"]
         if dims != entry["dims"] or (not tiny and side not in case.get("sides", [side])):
             continue
         if label not in entry.get("cases", [label]):
             continue
-        for precision, batch, mode in product(entry["precisions"], entry["batches"], entry["modes"]):
+        for precision, batch, mode in product(
+            entry["precisions"], entry["batches"], entry["modes"]
+        ):
             size, own = [side] * dims, [*case.get("settings", ()), *(case["tiny"] if tiny else ())]
             settings = [setting.replace("{batch}", str(batch)) for setting in own]
             yield {
-                "part": "step", "tiny": tiny, "case": label, "recipe": case["recipe"], "dims": dims, "size": size,
+                "part": "step",
+                "tiny": tiny,
+                "case": label,
+                "recipe": case["recipe"],
+                "dims": dims,
+                "size": size,
                 "settings": [f"data.dims={dims}", f"data.size={size}", *settings],
-                "batch": batch, "precision": precision, "mode": mode,
-            }  # fmt: skip
+                "batch": batch,
+                "precision": precision,
+                "mode": mode,
+            }

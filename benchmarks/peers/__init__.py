@@ -1,1 +1,3 @@
-"""Times training steps of other toolkits, with their own classes, in turns with gantk's on the same batches."""
+"""Times training steps of other toolkits, with their own classes, in turns with gantk's on the same
+batches.
+"""

@@ -1,4 +1,6 @@
-"""The cases of the comparison: method, image size, batch and networks, with gantk's recipe for each."""
+"""The cases of the comparison: method, image size, batch and networks, with gantk's recipe for
+each.
+"""
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -8,8 +10,10 @@ from harness import PLAIN
 
 from gantk.errors import UserError, did_you_mean
 
-DEPTHS = {128: 7, 256: 8}  # image side -> halvings down to one pixel: the reference's unet_128 and unet_256
-WINDOWS, OVERLAP = 4, 0.25  # windows in a batch, overlap of neighbouring windows as a share of their side
+# image side -> halvings down to one pixel: the reference's unet_128 and unet_256
+DEPTHS = {128: 7, 256: 8}
+# windows in a batch, overlap of neighbouring windows as a share of their side
+WINDOWS, OVERLAP = 4, 0.25
 BLOCKS = {"resnet9": 9, "resnet6": 6, "resnet6-shallow": 6}
 PEERS = ("reference", "cut", "monai", "konfai")
 
@@ -35,21 +39,32 @@ class Case:
 
     @property
     def summary(self) -> str:
-        filters = "" if (self.width, self.d_width) == (64, 64) else f", {self.width}/{self.d_width} filters"
+        filters = (
+            ""
+            if (self.width, self.d_width) == (64, 64)
+            else f", {self.width}/{self.d_width} filters"
+        )
         windows = f", translated in windows of {self.window}" if self.window else ""
-        return f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
+        return (
+            f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
+        )
 
     @property
     def plain(self) -> tuple[str, ...]:
-        """Settings of gantk's plain path, which translates in overlapping windows as other toolkits do."""
+        """Settings of gantk's plain path, which translates in overlapping windows as other toolkits
+        do.
+        """
         return PLAIN + (('translate.statistics="window"',) if self.window else ())
 
     def tables(self) -> dict[str, Any]:
-        """gantk's recipe with the peers' published method settings and layers, and gantk's defaults for the rest."""
+        """gantk's recipe with the peers' published method settings and layers, and gantk's defaults
+        for the rest.
+        """
         return {
             "format": 1,
             "summary": self.summary,
-            "method": METHODS[self.method] | {"generator": self._generator(), "discriminator": self._discriminator()},
+            "method": METHODS[self.method]
+            | {"generator": self._generator(), "discriminator": self._discriminator()},
             "data": {
                 "source": {"name": "phantom", "subjects": 10, "slices": 4},
                 "domains": ["T1", "T2"],
@@ -68,20 +83,41 @@ class Case:
 
     def _generator(self) -> dict[str, Any]:
         if self.generator == "unet":
-            drop = {"norm": "batch", "dropout": 0.5, "bias": False} if self.paired else {"bias": True}
+            drop = (
+                {"norm": "batch", "dropout": 0.5, "bias": False} if self.paired else {"bias": True}
+            )
             depth = DEPTHS[self.window or self.size]
             return {"name": "unet", "width": self.width, "depth": depth, "up": "transpose"} | drop
         downs = {"downs": 1} if self.generator.endswith("shallow") else {}
-        return {"name": "resnet", "width": self.width, "blocks": BLOCKS[self.generator], "bias": True} | downs
+        return {
+            "name": "resnet",
+            "width": self.width,
+            "blocks": BLOCKS[self.generator],
+            "bias": True,
+        } | downs
 
     def _discriminator(self) -> dict[str, Any]:
-        return {"name": "patchgan", "width": self.d_width} | ({"norm": "batch"} if self.paired else {})
+        return {"name": "patchgan", "width": self.d_width} | (
+            {"norm": "batch"} if self.paired else {}
+        )
 
 
 METHODS: dict[str, dict[str, Any]] = {
-    "cyclegan": {"name": "cyclegan", "adversarial": "ls", "cycle": 10.0, "identity": 5.0, "pool": 50},
+    "cyclegan": {
+        "name": "cyclegan",
+        "adversarial": "ls",
+        "cycle": 10.0,
+        "identity": 5.0,
+        "pool": 50,
+    },
     "pix2pix": {"name": "pix2pix", "adversarial": "bce", "l1": 100.0},
-    "cut": {"name": "cut", "adversarial": "ls", "nce": 1.0, "nce_identity": True, "layers": [0, 2, 3, 4, 5]},
+    "cut": {
+        "name": "cut",
+        "adversarial": "ls",
+        "nce": 1.0,
+        "nce_identity": True,
+        "layers": [0, 2, 3, 4, 5],
+    },
 }
 
 CASES = {
@@ -108,11 +144,17 @@ CASES = {
 
 
 def chosen(patterns: list[str]) -> list[Case]:
-    """The cases whose names fit any of the patterns, in their own order; none given: all but the costly ones."""
+    """The cases whose names fit any of the patterns, in their own order; none given: all but the
+    costly ones.
+    """
     if not patterns:
         return [case for case in CASES.values() if not case.costly]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in CASES):
             remedy = did_you_mean(pattern, CASES)
-            raise UserError(f"no case fits '{pattern}'", where="--cases", allowed=CASES, remedy=remedy)
-    return [case for case in CASES.values() if any(fnmatch(case.name, pattern) for pattern in patterns)]
+            raise UserError(
+                f"no case fits '{pattern}'", where="--cases", allowed=CASES, remedy=remedy
+            )
+    return [
+        case for case in CASES.values() if any(fnmatch(case.name, pattern) for pattern in patterns)
+    ]

@@ -1,4 +1,6 @@
-"""The reference CycleGAN and pix2pix, and CUT, imported from checkouts of their authors' repositories."""
+"""The reference CycleGAN and pix2pix, and CUT, imported from checkouts of their authors'
+repositories.
+"""
 
 import contextlib
 import hashlib
@@ -29,7 +31,9 @@ class CheckoutSide(Side):
 
     @classmethod
     def find(cls, folder: Path | None) -> tuple[str, str] | str:
-        """(version, "checkout"), or how to get one if `folder` is None; UserError if the folder is not a checkout."""
+        """(version, "checkout"), or how to get one if `folder` is None; UserError if the folder is
+        not a checkout.
+        """
         if folder is None:
             return f"clone it with `git clone {cls.url}`, and pass --peer {cls.name}=FOLDER"
         where = f"--peer {cls.name}={folder}"
@@ -38,13 +42,18 @@ class CheckoutSide(Side):
             raise UserError(f"there is no folder '{folder}'", where=where, remedy=remedy)
         missing = [file for file in cls.files if not (folder / file).is_file()]
         if missing:
-            what = f"'{folder}' is no checkout of {cls.url.rsplit('/', 1)[-1]}: it has no {', no '.join(missing)}"
+            what = (
+                f"'{folder}' is no checkout of {cls.url.rsplit('/', 1)[-1]}: it has no"
+                f" {', no '.join(missing)}"
+            )
             raise UserError(what, where=where, remedy=remedy)
         return version_of(folder, cls.files[0]), "checkout"
 
     def __init__(self, folder: Path, setup: Setup, first: dict[str, Tensor]):
         with full_precision():
-            self.model = build_model(folder, setup, self.flags(setup.case), first if self.needs_batch else None)
+            self.model = build_model(
+                folder, setup, self.flags(setup.case), first if self.needs_batch else None
+            )
 
     needs_batch = False  # whether the model needs a batch to create its networks
 
@@ -62,8 +71,9 @@ class CheckoutSide(Side):
 
 
 class Reference(CheckoutSide):
-    """CycleGANModel or Pix2PixModel (Zhu et al. 2017; Isola et al. 2017) at its defaults: fp32, pool of 50, identity
-    loss, or L1 and dropout."""
+    """CycleGANModel or Pix2PixModel (Zhu et al. 2017; Isola et al. 2017) at its defaults: fp32,
+    pool of 50, identity loss, or L1 and dropout.
+    """
 
     name = "reference"
     url = "https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix"
@@ -77,12 +87,18 @@ class Reference(CheckoutSide):
         return "its ResNets halve twice" if case.generator == "resnet6-shallow" else None
 
     def flags(self, case: Case) -> dict[str, Any]:
-        model = {"model": "pix2pix", "dataset_mode": "aligned"} if case.paired else {"model": "cycle_gan"}
+        model = (
+            {"model": "pix2pix", "dataset_mode": "aligned"}
+            if case.paired
+            else {"model": "cycle_gan"}
+        )
         return model | {"netG": GENERATORS.get(case.generator) or f"unet_{case.size}"}
 
 
 class Cut(CheckoutSide):
-    """CUTModel (Park et al. 2020) in mode CUT at its defaults: fp32, blurred halvings, 256 patches of five layers."""
+    """CUTModel (Park et al. 2020) in mode CUT at its defaults: fp32, blurred halvings, 256 patches
+    of five layers.
+    """
 
     name = "cut"
     url = "https://github.com/taesungp/contrastive-unpaired-translation"
@@ -93,25 +109,40 @@ class Cut(CheckoutSide):
     def unable(case: Case) -> str | None:
         if case.method != "cut":
             return "its CycleGAN is the reference's, which is compared by itself"
-        return None if case.generator in GENERATORS else "the layers of its contrastive loss are those of a ResNet"
+        return (
+            None
+            if case.generator in GENERATORS
+            else "the layers of its contrastive loss are those of a ResNet"
+        )
 
     def flags(self, case: Case) -> dict[str, Any]:
         return {"model": "cut", "netG": GENERATORS[case.generator]}
 
 
-def build_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[str, Tensor] | None) -> Any:
+def build_model(
+    folder: Path, setup: Setup, flags: dict[str, Any], first: dict[str, Tensor] | None
+) -> Any:
     """The checkout's model, built as in its own train.py with the given `flags` (name -> value).
 
-    Batch size, channels, filters and image size are the case's; flags that are not given keep their defaults.
+    Batch size, channels, filters and image size are the case's; flags that are not given keep their
+    defaults.
     """
     case = setup.case
-    with tempfile.TemporaryDirectory(prefix="peer-") as scratch:  # the checkout's code writes its options there
-        own = {"dataroot": scratch, "checkpoints_dir": scratch, "batch_size": case.batch, "crop_size": case.size}
+    # the checkout's code writes its options there
+    with tempfile.TemporaryDirectory(prefix="peer-") as scratch:
+        own = {
+            "dataroot": scratch,
+            "checkpoints_dir": scratch,
+            "batch_size": case.batch,
+            "crop_size": case.size,
+        }
         own |= {"input_nc": setup.channels["a"], "output_nc": setup.channels["b"]}
         flags = own | {"ngf": case.width, "ndf": case.d_width} | flags
         if "--gpu_ids" in (folder / "options" / "base_options.py").read_text("utf-8"):
             flags["gpu_ids"] = str(setup.device.index or 0) if setup.device.type == "cuda" else "-1"
-        with imported_from(folder, [part for name, value in flags.items() for part in (f"--{name}", str(value))]):
+        with imported_from(
+            folder, [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+        ):
             options = importlib.import_module("options.train_options").TrainOptions().parse()
             options.device = setup.device  # newer versions read it, older ones use gpu_ids
             model = importlib.import_module("models").create_model(options)
@@ -123,18 +154,24 @@ def build_model(folder: Path, setup: Setup, flags: dict[str, Any], first: dict[s
 
 @contextlib.contextmanager
 def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
-    """Inside, `import models` imports the checkout's package, and sys.argv is `train.py` with these flags.
+    """Inside, `import models` imports the checkout's package, and sys.argv is `train.py` with these
+    flags.
 
-    At exit the packages are removed from sys.modules, so that another checkout can be imported. Printed output is
-    discarded, and no compiled files are written into the checkout.
+    At exit the packages are removed from sys.modules, so that another checkout can be imported.
+    Printed output is discarded, and no compiled files are written into the checkout.
     """
-    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in PACKAGES}
+    before = {
+        name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in PACKAGES
+    }
     path, arguments, no_bytecode = list(sys.path), sys.argv, sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
     sys.argv, sys.dont_write_bytecode = ["train.py", *flags], True
     importlib.invalidate_caches()
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as stderr:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
             yield
     except SystemExit as error:  # argparse: this version lacks a flag
         lines = stderr.getvalue().strip().splitlines() or [f"exit {error.code}"]
@@ -152,7 +189,9 @@ def named_batch(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def version_of(folder: Path, tracked: str) -> str:
-    """The commit of a git checkout, with `+changes` if it was edited; without git a hash of its Python files."""
+    """The commit of a git checkout, with `+changes` if it was edited; without git a hash of its
+    Python files.
+    """
     if git := commit(folder, tracked):
         return git["commit"][:12] + "+changes" * git["dirty"]
     digest = hashlib.sha256()

@@ -1,4 +1,6 @@
-"""MONAI and KonfAI: their networks and losses in a plain PyTorch loop, as they have no training of translators."""
+"""MONAI and KonfAI: their networks and losses in a plain PyTorch loop, as they have no training of
+translators.
+"""
 
 import copy
 import warnings
@@ -20,8 +22,9 @@ CRITERIA = {"cyclegan": "least_squares", "pix2pix": "bce"}
 
 
 class Loop(Side):
-    """CycleGAN: adversarial + 10 x cycle + 5 x identity (Zhu et al. 2017). Pix2Pix: adversarial + 100 x L1, with the
-    discriminator on the concatenated input and output (Isola et al. 2017). Adam 2e-4, beta1 0.5.
+    """CycleGAN: adversarial + 10 x cycle + 5 x identity (Zhu et al. 2017). Pix2Pix: adversarial +
+    100 x L1, with the discriminator on the concatenated input and output (Isola et al. 2017). Adam
+    2e-4, beta1 0.5.
 
     Args:
         generator: (input channels, output channels) -> generator.
@@ -29,14 +32,23 @@ class Loop(Side):
         adversarial: (logits, target is real, for the discriminator) -> loss.
     """
 
-    notes = ("the training loop is plain PyTorch around its networks and losses", "it has no image pool")
+    notes = (
+        "the training loop is plain PyTorch around its networks and losses",
+        "it has no image pool",
+    )
 
     @classmethod
     def find(cls, folder: Path | None) -> tuple[str, str] | str:
-        """(version, where) of the installed package, or how to install it; UserError if a folder is given."""
+        """(version, where) of the installed package, or how to install it; UserError if a folder is
+        given.
+        """
         remedy = f"install it with `pip install {cls.name}`"
         if folder is not None:
-            raise UserError(f"{cls.name} is a package, no folder", where=f"--peer {cls.name}={folder}", remedy=remedy)
+            raise UserError(
+                f"{cls.name} is a package, no folder",
+                where=f"--peer {cls.name}={folder}",
+                remedy=remedy,
+            )
         return remedy if find_spec(cls.name) is None else (version(cls.name), f"package {cls.name}")
 
     def __init__(
@@ -49,32 +61,50 @@ class Loop(Side):
         self.setup, self.adversarial, self.paired = setup, adversarial, setup.case.paired
         channels, targets = setup.channels, ("b",) if self.paired else ("b", "a")
         self.generators = {to: generator(channels[OTHER[to]], channels[to]) for to in targets}
-        d_channels = {to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets}
+        d_channels = {
+            to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets
+        }
         self.discriminators = {to: discriminator(d_channels[to]) for to in targets}
         for network in self.networks():
             network.to(setup.device).train()
         self.optimizers = [
-            torch.optim.Adam(nn.ModuleList(group.values()).parameters(), lr=2e-4, betas=(0.5, 0.999))
+            torch.optim.Adam(
+                nn.ModuleList(group.values()).parameters(), lr=2e-4, betas=(0.5, 0.999)
+            )
             for group in (self.generators, self.discriminators)
         ]
 
     def step(self, batch: dict[str, Tensor]) -> None:
         real = {name: batch[name].to(self.setup.device) for name in "ab"}
-        with full_precision(), torch.autocast(self.setup.device.type, torch.bfloat16, self.setup.bf16):
+        with (
+            full_precision(),
+            torch.autocast(self.setup.device.type, torch.bfloat16, self.setup.bf16),
+        ):
             self._freeze(True)
             loss, fakes = self.losses(real)
             self._update(0, loss)
             self._freeze(False)
-            judged = [(to, *each) for to in fakes for each in ((real[to], True), (fakes[to].detach(), False))]
-            logits = [(self.discriminators[to](self._d_input(real, to, image)), truth) for to, image, truth in judged]
-            self._update(1, sum(self.adversarial(answer, truth, True) for answer, truth in logits) / 2)
+            judged = [
+                (to, *each)
+                for to in fakes
+                for each in ((real[to], True), (fakes[to].detach(), False))
+            ]
+            logits = [
+                (self.discriminators[to](self._d_input(real, to, image)), truth)
+                for to, image, truth in judged
+            ]
+            self._update(
+                1, sum(self.adversarial(answer, truth, True) for answer, truth in logits) / 2
+            )
 
     def losses(self, real: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """(the generators' loss, the fakes that it was computed from)."""
         fakes = {to: network(real[OTHER[to]]) for to, network in self.generators.items()}
         loss = torch.zeros((), device=self.setup.device)
         for to, network in self.generators.items():
-            loss = loss + self.adversarial(self.discriminators[to](self._d_input(real, to, fakes[to])), True, False)
+            loss = loss + self.adversarial(
+                self.discriminators[to](self._d_input(real, to, fakes[to])), True, False
+            )
             if self.paired:
                 loss = loss + 100.0 * l1_loss(fakes[to], real[to])
             else:
@@ -102,7 +132,10 @@ class Monai(Loop):
     """A Loop with MONAI's U-Net, PatchDiscriminator and PatchAdversarialLoss."""
 
     name = "monai"
-    notes = (*Loop.notes, "UNet channels, which have no default, are the case's; its other options are defaults")
+    notes = (
+        *Loop.notes,
+        "UNet channels, which have no default, are the case's; its other options are defaults",
+    )
 
     @staticmethod
     def unable(case: Case) -> str | None:
@@ -126,16 +159,23 @@ class Monai(Loop):
 
         def weights(width: int) -> int:
             with torch.device("meta"):
-                pair = nn.Sequential(unet(width), PatchDiscriminator(2, case.d_width, 1))  # of each domain
+                # of each domain
+                pair = nn.Sequential(unet(width), PatchDiscriminator(2, case.d_width, 1))
             return 2 * sum(map(Tensor.numel, pair.parameters()))
 
-        width = bisect_left(range(1 << 10), setup.weights, case.width, key=weights) if case.equal else case.width
+        width = (
+            bisect_left(range(1 << 10), setup.weights, case.width, key=weights)
+            if case.equal
+            else case.width
+        )
         super().__init__(  # images are in [-1, 1]
             setup,
             lambda inputs, outputs: unet(width, inputs, outputs),
             lambda inputs: PatchDiscriminator(2, case.d_width, inputs),
             # MONAI's discriminator returns the features of every layer, with the logits last
-            lambda answer, real, judging: loss(answer[-1], target_is_real=real, for_discriminator=judging),
+            lambda answer, real, judging: loss(
+                answer[-1], target_is_real=real, for_discriminator=judging
+            ),
         )
 
 
@@ -150,7 +190,9 @@ class MonaiWindows(Side):
 
         self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
         self.device = next(self.network.parameters()).device
-        self.inferer = SlidingWindowInferer((case.window,) * 2, sw_batch_size=WINDOWS, overlap=OVERLAP, mode="gaussian")
+        self.inferer = SlidingWindowInferer(
+            (case.window,) * 2, sw_batch_size=WINDOWS, overlap=OVERLAP, mode="gaussian"
+        )
 
     @torch.no_grad()
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -170,7 +212,11 @@ class Konfai(Loop):
     @staticmethod
     def unable(case: Case) -> str | None:
         shallow = case.method == "cyclegan" and case.generator == "resnet6-shallow"
-        return None if shallow else "its translating generator is a ResNet of 6 blocks that halves once"
+        return (
+            None
+            if shallow
+            else "its translating generator is a ResNet of 6 blocks that halves once"
+        )
 
     def __init__(self, folder: Path | None, setup: Setup, first: dict[str, Tensor]):
         from konfai.metric.measure.adversarial import PatchGanLoss

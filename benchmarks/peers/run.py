@@ -1,12 +1,15 @@
-"""Times training steps of gantk and other toolkits on the same batches, in one process and in turns.
+"""Times training steps of gantk and other toolkits on the same batches, in one process and in
+turns.
 
-    python benchmarks/peers/run.py --peer reference=CHECKOUT --peer cut=CHECKOUT --peer monai --json FILE
-    python benchmarks/peers/run.py --peer reference=CHECKOUT --cases 'cyclegan-256-*' --seconds 120 --json FILE
-    python benchmarks/peers/run.py --table --json FILE          # a file's rows as Markdown; nothing is measured
+    python benchmarks/peers/run.py --peer reference=CHECKOUT --peer cut=CHECKOUT --peer monai --json
+    FILE python benchmarks/peers/run.py --peer reference=CHECKOUT --cases 'cyclegan-256-*' --seconds
+    120 --json FILE python benchmarks/peers/run.py --table --json FILE          # a file's rows as
+    Markdown; nothing is measured
 
-Peers: reference (CycleGAN and pix2pix, a checkout), cut (a checkout), monai and konfai (packages); without --peer all
-are tried. One that is not installed or can run none of the cases becomes a row "skipped" with the reason.
-Each case runs with every peer that has its parts; without --cases, those that take minutes on a CPU are left out.
+Peers: reference (CycleGAN and pix2pix, a checkout), cut (a checkout), monai and konfai (packages);
+without --peer all are tried. One that is not installed or can run none of the cases becomes a row
+"skipped" with the reason. Each case runs with every peer that has its parts; without --cases, those
+that take minutes on a CPU are left out.
 """
 
 import argparse
@@ -23,8 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-if __name__ == "__main__":  # replaces this folder in the path: its files could shadow packages of the same name
-    sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+# replaces this folder in the path: its files could shadow packages of the same name
+if __name__ == "__main__":
+    sys.path[:1] = [
+        str(Path(__file__).resolve().parents[1]),
+        str(Path(__file__).resolve().parents[2]),
+    ]
 
 from harness import parser, ratio, reason, take_turns, written
 from harness import table as markdown
@@ -42,7 +49,8 @@ from peers.packages import Konfai, Monai, MonaiWindows
 from peers.sides import BatchTurn, OwnSide, Setup, Side
 
 Row = dict[str, Any]
-# To add a toolkit: a class with the `find`, `unable` and constructor of these, and its name in PEERS.
+# To add a toolkit: a class with the `find`, `unable` and constructor of these, and its name in
+# PEERS.
 KINDS: dict[str, Any] = dict(zip(PEERS, (Reference, Cut, Monai, Konfai), strict=True))
 BATCHES = 4  # different batches, used in turn
 
@@ -64,8 +72,11 @@ class Peer:
         return KINDS[self.name].unable(case)
 
     def build(self, setup: Setup, first: dict[str, Any], host: OwnSide | None = None) -> Side:
-        """The toolkit's side of a case; for translation by windows it uses the generator of `host`, gantk's side."""
-        for seed in (random.seed, np.random.seed, torch.manual_seed):  # it may draw from any of them
+        """The toolkit's side of a case; for translation by windows it uses the generator of `host`,
+        gantk's side.
+        """
+        # it may draw from any of them
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(setup.seed)
         if setup.case.window:
             return MonaiWindows(host.generator, setup.case)
@@ -73,25 +84,39 @@ class Peer:
 
 
 def parse_peers(arguments: Iterable[str]) -> list[Peer]:
-    """The peers of arguments `name` or `name=folder`; all if there are none. UserError for a wrong name or folder."""
+    """The peers of arguments `name` or `name=folder`; all if there are none. UserError for a wrong
+    name or folder.
+    """
     peers = []
     for argument in arguments or KINDS:
         name, _, folder = argument.partition("=")
         if name not in KINDS:
             remedy = did_you_mean(name, KINDS)
-            raise UserError(f"there is no peer '{name}'", where=f"--peer {argument}", allowed=KINDS, remedy=remedy)
+            raise UserError(
+                f"there is no peer '{name}'",
+                where=f"--peer {argument}",
+                allowed=KINDS,
+                remedy=remedy,
+            )
         path = Path(folder).expanduser().resolve() if folder else None
         peers.append(Peer(name, path, KINDS[name].find(path)))
     return peers
 
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
-    """Every case with every peer that can run it; a row with status "skipped" for each peer that runs none."""
+    """Every case with every peer that can run it; a row with status "skipped" for each peer that
+    runs none.
+    """
     cases, peers = chosen(options.cases), parse_peers(options.peer)
     for peer in peers:
         reasons = dict.fromkeys(peer.unable(case) for case in cases)
         if None not in reasons:
-            about = {"status": "skipped", "recipe": "peers", "summary": "", "label": f"peers {peer.name}"}
+            about = {
+                "status": "skipped",
+                "recipe": "peers",
+                "summary": "",
+                "label": f"peers {peer.name}",
+            }
             yield fields(cases[0], peer.name, peer, options) | about | {"error": "; ".join(reasons)}
     for case in cases:
         for peer in peers:
@@ -101,16 +126,23 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row]:
-    """Times gantk's default path, its plain path and the peer in turns: three rows, or one row "failed"."""
+    """Times gantk's default path, its plain path and the peer in turns: three rows, or one row
+    "failed".
+    """
     start = time.monotonic()
     try:
-        host, plain = (OwnSide(case, [*options.set, *way], options.device) for way in ((), case.plain))
+        host, plain = (
+            OwnSide(case, [*options.set, *way], options.device) for way in ((), case.plain)
+        )
         seed = host.model.train.seed
         setup = Setup(case, host.parts.data.channels, host.device, seed, host.weights, options.bf16)
         guest = peer.build(setup, host.batch(0), host)
         sides: dict[str, Side] = {"gantk": host, "gantk plain": plain, peer.name: guest}
         batches = [host.batch(step) for step in range(BATCHES)]
-        turns = {name: BatchTurn(side, lambda k: batches[k % BATCHES], host.device) for name, side in sides.items()}
+        turns = {
+            name: BatchTurn(side, lambda k: batches[k % BATCHES], host.device)
+            for name, side in sides.items()
+        }
         samples = take_turns(turns, options.seconds)
         for side in sides.values():
             side.check_finite()
@@ -123,11 +155,27 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     for label, side in sides.items():
         own, seconds = side if isinstance(side, OwnSide) else None, samples[label]
         row = fields(case, label, None if own else peer, options)
-        row |= {"weights": side.weights, "batches": turns[label].digest, "beside": peer.name, "git": commit()}
-        row |= {"speed": {"images_per_s": host.model.train.batch / median(seconds), "step_seconds": seconds}}
-        row |= {"wall_s": time.monotonic() - start, "machine": describe((own or host).parts.runtime)}
+        row |= {
+            "weights": side.weights,
+            "batches": turns[label].digest,
+            "beside": peer.name,
+            "git": commit(),
+        }
+        row |= {
+            "speed": {
+                "images_per_s": host.model.train.batch / median(seconds),
+                "step_seconds": seconds,
+            }
+        }
+        row |= {
+            "wall_s": time.monotonic() - start,
+            "machine": describe((own or host).parts.runtime),
+        }
         if own:  # measured again with every peer
-            row |= {"label": f"{row['label']} beside {peer.name}", "recipe_hash": recipe_hash(resolved(own.model))}
+            row |= {
+                "label": f"{row['label']} beside {peer.name}",
+                "recipe_hash": recipe_hash(resolved(own.model)),
+            }
         else:
             bf16 = options.bf16 and peer.folder is None and not case.window
             row["machine"] |= {"precision": "bf16" if bf16 else "fp32", "channels_last": False}
@@ -141,41 +189,96 @@ def fields(case: Case, label: str, peer: Peer | None, options: argparse.Namespac
     found = peer.found if peer else (__version__, None)
     version, where = (None, None) if isinstance(found, str) else found
     return {
-        "format": FORMAT, "suite": "peers", "recipe": case.name, "label": f"{case.name} {label}",
-        "summary": case.summary, "settings": list(options.set), "status": "ok", "error": None,
-        "started": now(), "peer": peer.name if peer else None, "side": label, "size": case.size, "batch": case.batch,
-        "version": version, "found": where, "ratio": {},
-    }  # fmt: skip
+        "format": FORMAT,
+        "suite": "peers",
+        "recipe": case.name,
+        "label": f"{case.name} {label}",
+        "summary": case.summary,
+        "settings": list(options.set),
+        "status": "ok",
+        "error": None,
+        "started": now(),
+        "peer": peer.name if peer else None,
+        "side": label,
+        "size": case.size,
+        "batch": case.batch,
+        "version": version,
+        "found": where,
+        "ratio": {},
+    }
 
 
 def table(rows: list[Row]) -> str:
     """All rows as Markdown; rows without figures are in a second table with their reasons."""
     lines = []
-    for row in (row for row in rows if "beside" in row):  # other rows have no times, as those of quality
+    # other rows have no times, as those of quality
+    for row in (row for row in rows if "beside" in row):
         beside = f" (beside {row['beside']})" if row["peer"] is None else ""
         seconds = row["speed"]["step_seconds"]
         times = [written(row["ratio"].get(way)) for way in ("gantk", "gantk plain")]
-        about = row["recipe"], f"{row['side']}, {row['machine']['precision']}{beside}", row["version"]
-        lines.append((*about, f"{row['weights'] / 1e6:.2f} M", f"{median(seconds):.4f}", *times, len(seconds)))
-    missing = [(row["recipe"], row["side"], row["status"], row["error"]) for row in rows if row["status"] != "ok"]
-    heads = ("case", "side", "version", "weights", "s/step", "times gantk", "times gantk plain", "rounds")
+        about = (
+            row["recipe"],
+            f"{row['side']}, {row['machine']['precision']}{beside}",
+            row["version"],
+        )
+        lines.append(
+            (
+                *about,
+                f"{row['weights'] / 1e6:.2f} M",
+                f"{median(seconds):.4f}",
+                *times,
+                len(seconds),
+            )
+        )
+    missing = [
+        (row["recipe"], row["side"], row["status"], row["error"])
+        for row in rows
+        if row["status"] != "ok"
+    ]
+    heads = (
+        "case",
+        "side",
+        "version",
+        "weights",
+        "s/step",
+        "times gantk",
+        "times gantk plain",
+        "rounds",
+    )
     tables = (heads, lines), (("case", "side", "status", "why"), missing)
     return "\n\n".join(markdown(*each) for each in tables if each[1]) + "\n"
 
 
 def merged(before: list[Row], new: list[Row]) -> list[Row]:
-    """Old rows, replaced by new ones of the same label, then other new rows; drops "skipped" rows of measured peers."""
-    again, here = {row["label"]: row for row in new}, {row["peer"] for row in new if row["status"] != "skipped"}
-    kept = [again.pop(row["label"], row) for row in before if row["status"] != "skipped" or row["peer"] not in here]
+    """Old rows, replaced by new ones of the same label, then other new rows; drops "skipped" rows
+    of measured peers.
+    """
+    again, here = (
+        {row["label"]: row for row in new},
+        {row["peer"] for row in new if row["status"] != "skipped"},
+    )
+    kept = [
+        again.pop(row["label"], row)
+        for row in before
+        if row["status"] != "skipped" or row["peer"] not in here
+    ]
     return kept + [row for row in new if row["label"] in again]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 a row failed, 2 an invalid command line."""
+    """Run the command line; returns the exit code: 0 done, 1 a row failed, 2 an invalid command
+    line.
+    """
     cli = parser(__doc__, device=None, set=[], seconds=40.0)
-    cli.add_argument("--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS))
-    cli.add_argument("--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}")
-    cli.add_argument("--bf16", action="store_true", help="MONAI and KonfAI under autocast in bfloat16")
+    cli.add_argument(
+        "--peer", action="append", default=[], metavar="NAME[=CHECKOUT]", help=", ".join(KINDS)
+    )
+    cli.add_argument(
+        "--cases", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(CASES)}"
+    )
+    cli.add_argument(
+        "--bf16", action="store_true", help="MONAI and KonfAI under autocast in bfloat16"
+    )
     cli.add_argument("--table", action="store_true", help="print the rows as Markdown")
     options = cli.parse_args(arguments)
     try:
@@ -189,14 +292,22 @@ def run(options: argparse.Namespace) -> int:
     old_rows = read_rows(options.json) if options.json and options.json.exists() else []
     if options.table and not options.peer and not options.cases:
         if not old_rows:
-            raise UserError("there are no rows to print", where="--table", remedy="name their file with --json FILE")
+            raise UserError(
+                "there are no rows to print",
+                where="--table",
+                remedy="name their file with --json FILE",
+            )
         print(table(old_rows), end="")
         return 0
     new_rows: list[Row] = []
     for row in measure(options):
         new_rows.append(row)
         ratios = "".join(f"  {found['median']:.2f}x {way}" for way, found in row["ratio"].items())
-        result = f"{median(row['speed']['step_seconds']):.4f} s{ratios}" if row["status"] == "ok" else row["error"]
+        result = (
+            f"{median(row['speed']['step_seconds']):.4f} s{ratios}"
+            if row["status"] == "ok"
+            else row["error"]
+        )
         print(f"{row['status']:<8} {row['label']:<52} {result}", flush=True)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)

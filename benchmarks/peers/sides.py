@@ -1,4 +1,6 @@
-"""Sides of a comparison: `Side`, which takes training steps on given batches, and `OwnSide`, gantk's side."""
+"""Sides of a comparison: `Side`, which takes training steps on given batches, and `OwnSide`,
+gantk's side.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +37,9 @@ class Setup:
 
 
 class Side:
-    """Base of every side. `name` stands in the rows, `notes` say what differs from the published defaults."""
+    """Base of every side. `name` stands in the rows, `notes` say what differs from the published
+    defaults.
+    """
 
     name: str = ""
     notes: tuple[str, ...] = ()
@@ -43,7 +47,9 @@ class Side:
     settling = 0  # further untimed steps before the first timed one, besides those of all sides
 
     def step(self, batch: dict[str, Tensor]) -> None:
-        """One training step on CPU tensors `a` and `b`, (N, C, H, W) in [-1, 1], with their copy to the device."""
+        """One training step on CPU tensors `a` and `b`, (N, C, H, W) in [-1, 1], with their copy to
+        the device.
+        """
         raise NotImplementedError(type(self).__name__)
 
     def networks(self) -> Iterable[nn.Module]:
@@ -56,15 +62,27 @@ class Side:
         return sum(p.numel() for network in self.networks() for p in network.parameters())
 
     def check_finite(self) -> None:
-        """Raises GantkError if a weight is NaN or infinite, as the times of such steps mean nothing."""
-        if not all(bool(torch.isfinite(p).all()) for network in self.networks() for p in network.parameters()):
-            raise GantkError(f"the weights of {self.name} are no longer finite, so its steps say nothing")
+        """Raises GantkError if a weight is NaN or infinite, as the times of such steps mean
+        nothing.
+        """
+        if not all(
+            bool(torch.isfinite(p).all())
+            for network in self.networks()
+            for p in network.parameters()
+        ):
+            raise GantkError(
+                f"the weights of {self.name} are no longer finite, so its steps say nothing"
+            )
 
 
 class BatchTurn(Turn):
-    """A side's turns: gives it clones of the batches in order; `digest` is the SHA-256 of all of them."""
+    """A side's turns: gives it clones of the batches in order; `digest` is the SHA-256 of all of
+    them.
+    """
 
-    def __init__(self, side: Side, batch_at: Callable[[int], dict[str, Tensor]], device: torch.device):
+    def __init__(
+        self, side: Side, batch_at: Callable[[int], dict[str, Tensor]], device: torch.device
+    ):
         super().__init__(lambda: side.step(clone(batch_at(0))), device, side.keep, side.settling)
         self.side, self.batch_at, self.taken, self._sha = side, batch_at, 0, hashlib.sha256()
 
@@ -86,10 +104,11 @@ def clone(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class OwnSide(Side):
-    """gantk's engine on a case's recipe with `settings`; `parts` holds its data, batches, method and runtime.
+    """gantk's engine on a case's recipe with `settings`; `parts` holds its data, batches, method
+    and runtime.
 
-    In a case of windows, a step translates a batch of images larger than the training patches: by default whole, if
-    memory allows; with translate.statistics = "window" in overlapping windows.
+    In a case of windows, a step translates a batch of images larger than the training patches: by
+    default whole, if memory allows; with translate.statistics = "window" in overlapping windows.
     """
 
     name = "gantk"
@@ -97,14 +116,18 @@ class OwnSide(Side):
     def __init__(self, case: Case, settings: Iterable[str], device: str | None):
         self.windows = bool(case.window)
         self.model = model = load_recipe(case.tables()).override(settings).check()
-        self.parts: Parts = assemble(model, start(device, model.train.precision, model.train.fast.channels_last))
+        self.parts: Parts = assemble(
+            model, start(device, model.train.precision, model.train.fast.channels_last)
+        )
         cpu = self.device.type == "cpu"
         self.keep, self.settling = cpu and model.train.fast.keep_memory, 0 if cpu else WARM_UP + 1
         self._batch: dict[str, Tensor] = {}
         self._running = self.parts.engine.fit(self._placed)
         if self.windows:
             method = self.parts.method.eval()
-            self._whole = whole_images(lambda x: method.translate(x, "b"), method, model, self.parts.runtime)
+            self._whole = whole_images(
+                lambda x: method.translate(x, "b"), method, model, self.parts.runtime
+            )
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +144,9 @@ class OwnSide(Side):
         return [self.generator if self.windows else self.parts.method]
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """The images of a step, on the CPU: a training batch, or whole images for translation by windows."""
+        """The images of a step, on the CPU: a training batch, or whole images for translation by
+        windows.
+        """
         if not self.windows:
             return self.parts.batches.at(step)
         data, images = self.parts.data, {}
@@ -137,13 +162,20 @@ class OwnSide(Side):
 
     def _placed(self, step: int, stage: Stage) -> Batch:
         runtime = self.parts.runtime
-        batch = Batch({name: runtime.place(image, self.model.data.dims) for name, image in self._batch.items()})
+        batch = Batch(
+            {
+                name: runtime.place(image, self.model.data.dims)
+                for name, image in self._batch.items()
+            }
+        )
         return resized(batch, stage.size)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside, float32 products are computed in float32, torch's default; gantk's runtime sets TF32 on a GPU."""
+    """Inside, float32 products are computed in float32, torch's default; gantk's runtime sets TF32
+    on a GPU.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,1 +1,3 @@
-"""A recipe's images, read in this order: sources/, preparation, split/, resample, intensity, dataset, batches."""
+"""A recipe's images, read in this order: sources/, preparation, split/, resample, intensity,
+dataset, batches.
+"""

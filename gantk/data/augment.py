@@ -1,4 +1,6 @@
-"""Augmentation of batches on the device by registered augmentations; the bundled ones are in gantk_augment."""
+"""Augmentation of batches on the device by registered augmentations; the bundled ones are in
+gantk_augment.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ from gantk.plugin.spec import Share
 
 @dataclass(eq=False)
 class Augment:
-    """A random change of a batch: `apply` changes every image, and each result is used with probability `p`.
+    """A random change of a batch: `apply` changes every image, and each result is used with
+    probability `p`.
 
-    Each image has its own change, the same for all its channels, so that concatenated pairs stay registered. Random
-    numbers come only from the global generator of the images' device: `torch.manual_seed` repeats them. Nothing is
-    computed on the host and no shape depends on a value, so that a CUDA graph can contain every change.
+    Each image has its own change, the same for all its channels, so that concatenated pairs stay
+    registered. Random numbers come only from the global generator of the images' device:
+    `torch.manual_seed` repeats them. Nothing is computed on the host and no shape depends on a
+    value, so that a CUDA graph can contain every change.
     """
 
     dims: int
@@ -29,7 +33,8 @@ class Augment:
     def __call__(self, image: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C, *spatial)."""
         left = self.draw(image) >= self.p
-        return torch.where(left, image, self.apply(image))  # the result gets the memory format of `image`
+        # the result gets the memory format of `image`
+        return torch.where(left, image, self.apply(image))
 
     def apply(self, image: Tensor) -> Tensor:
         """The change, for every image."""
@@ -42,14 +47,23 @@ class Augment:
 
 
 def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
-    """The batch after random changes, drawn from the global generator of its device: a geometric one moves an image
-    with its mask and companions, and registered pairs, alike; others change images only. Labels stay."""
-    images = [name for name in batch if batch[name].ndim > 1 and not name.startswith(("mask_", "near_"))]
-    moving = [[name for name in (image, f"mask_{image}", f"near_{image}") if name in batch] for image in images]
+    """The batch after random changes, drawn from the global generator of its device: a geometric
+    one moves an image with its mask and companions, and registered pairs, alike; others change
+    images only. Labels stay.
+    """
+    images = [
+        name for name in batch if batch[name].ndim > 1 and not name.startswith(("mask_", "near_"))
+    ]
+    moving = [
+        [name for name in (image, f"mask_{image}", f"near_{image}") if name in batch]
+        for image in images
+    ]
     moving = [sum(moving, [])] if paired else moving
     changed = Batch(batch)
     for augment in augments:
-        for names in moving if getattr(augment, "geometric", False) else [[name] for name in images]:
+        for names in (
+            moving if getattr(augment, "geometric", False) else [[name] for name in images]
+        ):
             parts = [changed[name] for name in names]
             if len(parts) == 1:
                 changed[names[0]] = augment(parts[0])
@@ -57,15 +71,18 @@ def augmented(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
             # concatenated as channels they get the same change
             whole = augment(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
             for name, part, before in zip(names, whole, parts, strict=True):
-                changed[name] = torch.empty_like(before).copy_(part)  # in the memory format of the image
+                # in the memory format of the image
+                changed[name] = torch.empty_like(before).copy_(part)
     return changed
 
 
 def hide_contrasts(batch: Batch, data) -> Batch:
-    """The batch with random contrasts set to black, so that a network learns to work without them; `data` is the run's.
+    """The batch with random contrasts set to black, so that a network learns to work without them;
+    `data` is the run's.
 
-    Of a domain with several contrasts each image loses, with probability 1/2, a random subset that is neither empty
-    nor whole; neighbouring slices lose the same. Paired methods keep their targets: only domain a is changed.
+    Of a domain with several contrasts each image loses, with probability 1/2, a random subset that
+    is neither empty nor whole; neighbouring slices lose the same. Paired methods keep their
+    targets: only domain a is changed.
     """
     hidden = Batch(batch)
     for name, contrasts in data.contrasts.items():
@@ -75,7 +92,11 @@ def hide_contrasts(batch: Batch, data) -> Batch:
         image = batch[name]
         rows, device = len(image), image.device
         chosen = torch.randint(1, 2**count - 1, (rows, 1), device=device)
-        drawn = (torch.rand(rows, 1, device=device) < 0.5) & (chosen >> torch.arange(count, device=device) & 1).bool()
-        kept = ~drawn.repeat(1, image.shape[1] // count).view(*image.shape[:2], *[1] * (image.ndim - 2))
+        drawn = (torch.rand(rows, 1, device=device) < 0.5) & (
+            chosen >> torch.arange(count, device=device) & 1
+        ).bool()
+        kept = ~drawn.repeat(1, image.shape[1] // count).view(
+            *image.shape[:2], *[1] * (image.ndim - 2)
+        )
         hidden[name] = torch.where(kept, image, data.range[0])
     return hidden

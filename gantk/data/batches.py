@@ -1,4 +1,6 @@
-"""Batches: the images of each step, in an order set by (seed, step), read ahead by threads and copied to the device."""
+"""Batches: the images of each step, in an order set by (seed, step), read ahead by threads and
+copied to the device.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ WINDOWS = 0x70617463  # random stream for the places of windows; the streams tha
 
 
 class ImageSet:
-    """The images of one domain as the networks see them: (C, *size) in network intensities. Thread-safe."""
+    """The images of one domain as the networks see them: (C, *size) in network intensities.
+    Thread-safe.
+    """
 
     def __init__(
         self,
@@ -31,7 +35,8 @@ class ImageSet:
         preparation: Preparation,  # how records become images
         memory: float = 8.0,  # GiB of prepared images that are kept
         *,
-        patch: tuple[int, ...] | None = None,  # batches hold a random window of this size; None: whole images
+        # batches hold a random window of this size; None: whole images
+        patch: tuple[int, ...] | None = None,
         masks: bool = False,  # batches carry lesion masks
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
         weights: Sequence[float] = (),  # relative frequency of each image; (): all equal
@@ -39,9 +44,11 @@ class ImageSet:
         self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
         self.size, self.patch = preparation.size, tuple(patch or preparation.size)
         self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
-        self.companions: Callable[[int, Mapping[str, ImageSet]], Tensor] | None = None  # see Method.companions
+        # see Method.companions
+        self.companions: Callable[[int, Mapping[str, ImageSet]], Tensor] | None = None
         self.weights = np.asarray(weights, dtype=np.float64).tobytes()
-        self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}  # (mapping, (image, mask)) by index
+        # (mapping, (image, mask)) by index
+        self._kept: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -52,14 +59,19 @@ class ImageSet:
         return self.prepared(index)[0]
 
     def prepared(self, index: int) -> tuple[Tensor, Tensor]:
-        """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where there is none."""
+        """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where
+        there is none.
+        """
         record, mapping = self.records[index], self.intensity
         kept_mapping, both = self._kept.get(index, (None, None))
         if kept_mapping is mapping:
             return both
         image = torch.from_numpy(self.preparation.image(record, mapping))
         mask = self.preparation.mask(record) if self.masks else None
-        both = image, torch.zeros(1).expand(1, *self.size) if mask is None else torch.from_numpy(mask)
+        both = (
+            image,
+            torch.zeros(1).expand(1, *self.size) if mask is None else torch.from_numpy(mask),
+        )
         nbytes = image.nbytes + (0 if mask is None else mask.nbytes)
         with self._lock:
             if index in self._kept or nbytes <= self._room:
@@ -69,11 +81,13 @@ class ImageSet:
 
 
 class Batches:
-    """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i] with b[i].
+    """Training batches by step. Each domain is shuffled anew every epoch; paired methods take a[i]
+    with b[i].
 
-    The order depends only on (seed, epoch), the place of a random window on (seed, position in the order): there is no
-    state to save, and `workers` does not change the batches. Each `rank` of `world` processes reads its share: N ranks
-    of batch B see the images of one process of batch N * B.
+    The order depends only on (seed, epoch), the place of a random window on (seed, position in the
+    order): there is no state to save, and `workers` does not change the batches. Each `rank` of
+    `world` processes reads its share: N ranks of batch B see the images of one process of batch N *
+    B.
     """
 
     def __init__(
@@ -90,7 +104,8 @@ class Batches:
     ):
         self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
         self.rank, self.world, self.workers, self.end = rank, world, workers, end
-        self.chosen: Callable[[int], Mapping[str, int]] | None = None  # data.order: position -> indices; None: shuffled
+        # data.order: position -> indices; None: shuffled
+        self.chosen: Callable[[int], Mapping[str, int]] | None = None
         self._ahead: dict[int, Future[Batch]] = {}  # by step
         self._pool: ThreadPoolExecutor | None = None
 
@@ -100,12 +115,16 @@ class Batches:
         return max(1, -(-max(map(len, self.sets.values())) // (self.batch * self.world)))
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, on the host; raises errors of its reading. The next batches are read meanwhile."""
+        """The batch of a step, on the host; raises errors of its reading. The next batches are read
+        meanwhile.
+        """
         if not self.workers:
             return self._gather(step)
         if step not in self._ahead:  # the first step, or not the next one
             self.close()
-        self._pool = self._pool or ThreadPoolExecutor(self.workers, thread_name_prefix="gantk-reader")
+        self._pool = self._pool or ThreadPoolExecutor(
+            self.workers, thread_name_prefix="gantk-reader"
+        )
         last = step + AHEAD * self.workers
         last = last if self.end is None else min(last, self.end - 1)
         for wanted in range(step, max(step, last) + 1):
@@ -132,18 +151,23 @@ class Batches:
             stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
             weights = next(iter(self.sets.values())).weights if self.paired else images.weights
             for position in range(first, first + self.batch):
-                shuffled = order(self.seed, stream, position // count, count, weights)[position % count]
+                shuffled = order(self.seed, stream, position // count, count, weights)[
+                    position % count
+                ]
                 index = self.chosen(position)[name] if self.chosen else shuffled
                 image, mask = images.prepared(index)
                 window = self._window(images, stream, position)
                 parts[name].append(image.numpy()[window])
                 if images.companions is not None:
-                    parts[f"near_{name}"].append(images.companions(index, self.sets).numpy()[window])
+                    parts[f"near_{name}"].append(
+                        images.companions(index, self.sets).numpy()[window]
+                    )
                 if images.masks:
                     parts[f"mask_{name}"].append(mask.numpy()[window])
                 if images.classes and name == next(iter(self.sets)):
                     parts["label"].append(images.classes.index(images.records[index].label))
-        # By numpy, which copies in this thread only: torch would use threads that the training step needs.
+        # By numpy, which copies in this thread only: torch would use threads that the training step
+        # needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
     def _window(self, images: ImageSet, stream: int, position: int) -> tuple:
@@ -159,28 +183,36 @@ class Batches:
 
 @lru_cache(maxsize=8)  # this epoch and the next, of two domains, in training and elsewhere
 def order(seed: int, stream: int, epoch: int, count: int, weights: bytes = b"") -> np.ndarray:
-    """The indices of `count` images in an epoch's order; with `weights` as often as these say (systematic sampling)."""
+    """The indices of `count` images in an epoch's order; with `weights` as often as these say
+    (systematic sampling).
+    """
     rng = np.random.default_rng([seed, stream, epoch])
     shuffled, ends = rng.permutation(count), np.cumsum(np.frombuffer(weights))
     if not weights:
         return shuffled
-    return np.searchsorted(ends[:-1] / ends[-1] * count, rng.random() + np.arange(count), side="right")[shuffled]
+    return np.searchsorted(
+        ends[:-1] / ends[-1] * count, rng.random() + np.arange(count), side="right"
+    )[shuffled]
 
 
 class Prefetcher:
     """The batches of a training on its device, in its memory format.
 
-    On CUDA with `pin`, a batch is copied from pinned memory by a stream of its own as soon as it has been read, mostly
-    while the step before it computes.
+    On CUDA with `pin`, a batch is copied from pinned memory by a stream of its own as soon as it
+    has been read, mostly while the step before it computes.
     """
 
     def __init__(self, batches: Batches, runtime: Runtime, dims: int, pin: bool = True):
         self.batches, self.runtime, self.dims = batches, runtime, dims
-        self.stream = torch.cuda.Stream(runtime.device) if pin and runtime.device.type == "cuda" else None
+        self.stream = (
+            torch.cuda.Stream(runtime.device) if pin and runtime.device.type == "cuda" else None
+        )
         self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy has begun ahead
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, on the device; raises errors of its reading. Never waits for the device."""
+        """The batch of a step, on the device; raises errors of its reading. Never waits for the
+        device.
+        """
         if self.stream is None:
             batch = self.batches.at(step)
         else:
@@ -189,17 +221,26 @@ class Prefetcher:
             if self.batches.ready(step + 1):
                 self._sent = self.send(step + 1)
             self.receive(batch, event)
-        return Batch({name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()})
+        return Batch(
+            {name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()}
+        )
 
     def send(self, step: int) -> tuple[int, Batch, Any]:
-        """Start copying a step's batch: returns the step, the batch on the device, and the event of the copy's end."""
+        """Start copying a step's batch: returns the step, the batch on the device, and the event of
+        the copy's end.
+        """
         batch = self.batches.at(step)
         with torch.cuda.stream(self.stream):
-            copies = {name: x.pin_memory().to(self.runtime.device, non_blocking=True) for name, x in batch.items()}
+            copies = {
+                name: x.pin_memory().to(self.runtime.device, non_blocking=True)
+                for name, x in batch.items()
+            }
             return step, Batch(copies), self.stream.record_event()
 
     def receive(self, batch: Batch, event: Any) -> None:
-        """Make the current stream wait for the copy, and keep the batch's memory until that stream has used it."""
+        """Make the current stream wait for the copy, and keep the batch's memory until that stream
+        has used it.
+        """
         stream = torch.cuda.current_stream(self.runtime.device)
         stream.wait_event(event)
         for tensor in batch.values():

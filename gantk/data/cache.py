@@ -1,8 +1,10 @@
-"""Cache of prepared images on disk: shared by all runs, memory-mapped, capped; least recently used goes first.
+"""Cache of prepared images on disk: shared by all runs, memory-mapped, capped; least recently used
+goes first.
 
-An entry is one `.npy` file, named by a hash of its inputs, with a checksum of name and content at its end. A rename
-makes it appear whole, so that many processes may share a cache. An entry that is damaged, or that another user could
-have written, is made anew. Not joblib.Memory: measured, it fills half as fast, evicts by access times, and unpickles.
+An entry is one `.npy` file, named by a hash of its inputs, with a checksum of name and content at
+its end. A rename makes it appear whole, so that many processes may share a cache. An entry that is
+damaged, or that another user could have written, is made anew. Not joblib.Memory: measured, it
+fills half as fast, evicts by access times, and unpickles.
 """
 
 from __future__ import annotations
@@ -31,35 +33,49 @@ SPARE = 2**30  # bytes that the cache leaves free on its disk
 
 
 class Cache:
-    """At most `limit` bytes of arrays and JSON values in a folder; if storing fails, it warns once and only reads."""
+    """At most `limit` bytes of arrays and JSON values in a folder; if storing fails, it warns once
+    and only reads.
+    """
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = Path(folder), limit
         self.entries = self.folder / "images"
         self.full = False  # nothing more is stored: no room, or no permission
-        self._size = self._until = 0  # bytes of all entries, estimated; at how many they are counted again
+        # bytes of all entries, estimated; at how many they are counted again
+        self._size = self._until = 0
         self._used: dict[str, float] = {}  # checked entry -> when its time of use was last written
         self._lock = threading.Lock()
 
     @classmethod
     def default(cls) -> Cache | None:
-        """The user's cache, by GANTK_CACHE (a folder) and GANTK_CACHE_GIB (its size, by default 20); None for 0."""
+        """The user's cache, by GANTK_CACHE (a folder) and GANTK_CACHE_GIB (its size, by default
+        20); None for 0.
+        """
         gib = os.environ.get("GANTK_CACHE_GIB", "20")
         if not gib.replace(".", "", 1).isdecimal():
             remedy = "0 turns the cache off"
-            raise UserError(f"'{gib}' is no size", where="GANTK_CACHE_GIB", allowed="GiB, 0 or more", remedy=remedy)
+            raise UserError(
+                f"'{gib}' is no size",
+                where="GANTK_CACHE_GIB",
+                allowed="GiB, 0 or more",
+                remedy=remedy,
+            )
         usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gantk")
         folder = os.path.expanduser(os.environ.get("GANTK_CACHE") or usual)
         known = not folder.startswith("~")  # else this user has no home, as in a container
-        return cls(Path(folder).absolute(), int(float(gib) * 2**30)) if known and float(gib) else None
+        return (
+            cls(Path(folder).absolute(), int(float(gib) * 2**30)) if known and float(gib) else None
+        )
 
     def rows(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray | None:
-        """The entry `key`, mapped read-only; if missing, the array that `make` returns, which is stored.
+        """The entry `key`, mapped read-only; if missing, the array that `make` returns, which is
+        stored.
 
         None, without a call of `make`, where the entry is missing and nothing can be stored.
         """
         path = self.entries / f"{key}.npy"
-        with suppress(Exception):  # missing, or broken, for which numpy raises many errors: made anew
+        # missing, or broken, for which numpy raises many errors: made anew
+        with suppress(Exception):
             entry, now = np.lib.format.open_memmap(path, mode="r"), time.monotonic()
             if key in self._used or _is_good(path, key, entry):
                 if key not in self._used or now - self._used[key] > IN_USE / 4:
@@ -86,7 +102,9 @@ class Cache:
         try:
             self.entries.mkdir(0o700, parents=True, exist_ok=True)
             self._make_room(file.tell())
-            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
+            with open(
+                temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)
+            ) as out:
                 out.write(file.getbuffer())
             os.replace(temporary, path)
         except OSError as error:
@@ -94,14 +112,22 @@ class Cache:
                 temporary.unlink()
             warned, self.full = self.full, True
             if not warned:
-                what = f"the cache '{self.folder}' takes no more images, which are decoded again: {told(error)}. Name "
-                what += "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set data.cache = false"
+                what = (
+                    f"the cache '{self.folder}' takes no more images, which are decoded again:"
+                    f" {told(error)}. Name "
+                )
+                what += (
+                    "another folder by GANTK_CACHE, allow it more by GANTK_CACHE_GIB, or set"
+                    " data.cache = false"
+                )
                 warnings.warn(what, RuntimeWarning, stacklevel=2)
 
     def _make_room(self, needed: int) -> None:
-        """Reserve `needed` bytes, removing the least recently used entries; OSError where there is no room.
+        """Reserve `needed` bytes, removing the least recently used entries; OSError where there is
+        no room.
 
-        Other processes store entries too: all are counted again when this one has used an eighth of the free room.
+        Other processes store entries too: all are counted again when this one has used an eighth of
+        the free room.
         """
         with self._lock:
             if self._size + needed > self._until:
@@ -111,8 +137,11 @@ class Cache:
                     with suppress(OSError):  # another run has removed it
                         stat = path.stat()
                         self._size += stat.st_size
-                        if abs(time.time() - stat.st_mtime) > IN_USE:  # or of the future: a clock was set
-                            old.append((not path.name.startswith("."), stat.st_mtime, stat.st_size, path))
+                        # or of the future: a clock was set
+                        if abs(time.time() - stat.st_mtime) > IN_USE:
+                            old.append(
+                                (not path.name.startswith("."), stat.st_mtime, stat.st_size, path)
+                            )
                 for finished, _, size, path in sorted(old):
                     if not finished or self._size + needed > self.limit - self.limit // 128:
                         with suppress(OSError):
@@ -135,7 +164,9 @@ def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:
     """Whether an entry is intact, was stored under that key, and is writable by this user only."""
     with open(path, "rb", buffering=0) as file:
         status, _ = os.fstat(file.fileno()), file.seek(-4, os.SEEK_END)
-        own = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+        own = not hasattr(os, "geteuid") or (
+            status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        )
         return own and file.read(4) == _checksum(key, rows)
 
 

@@ -1,4 +1,6 @@
-"""A recipe's [data] table loaded: records split, intensities fitted on the training split, image sets."""
+"""A recipe's [data] table loaded: records split, intensities fitted on the training split, image
+sets.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.data.cache import Cache
 from gantk.data.intensity import PerChannel, mapping_from
-from gantk.data.preparation import Preparation, Record, code_of, contrast_names, domain_letters, stacked
+from gantk.data.preparation import (
+    Preparation,
+    Record,
+    code_of,
+    contrast_names,
+    domain_letters,
+    stacked,
+)
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.file_names import relative_to
 from gantk.data.sources.folders import classes_of
@@ -36,60 +45,105 @@ FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 
 
 class Data:
-    """The data of one run: records split, intensities fitted; UserError where they do not fit the method."""
+    """The data of one run: records split, intensities fitted; UserError where they do not fit the
+    method.
+    """
 
     def __init__(self, table: DataTable, method: type, known: Mapping[str, Any] | None = None):
-        """`known` is a run's split.json, which is then used; images that it does not name are left out, with a note."""
+        """`known` is a run's split.json, which is then used; images that it does not name are left
+        out, with a note.
+        """
         self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
         self.files, self.notes = set[str](), []  # files that were listed below the source's path
         self._before = set(known["files"]) if known and known.get("files") is not None else None
-        self.source, records = self.listed(lambda: source_and_records(table, method, "" if known else "ask"))
+        self.source, records = self.listed(
+            lambda: source_and_records(table, method, "" if known else "ask")
+        )
         if known:
-            present, self.how, sha256 = records, known.get("how") or "", _preparation(table, records).sha256
+            present, self.how, sha256 = (
+                records,
+                known.get("how") or "",
+                _preparation(table, records).sha256,
+            )
             self.splits, self.training, records = read_splits(known["splits"], present, sha256)
-            ids, before = {record.id for record in records}, self.files if self._before is None else self._before
-            if new := (self.files - before) | {record.key for record in present if record.id not in ids}:
-                self.notes.append(f"note     not in the run's split.json, so left out: {named(sorted(new))}")
-        self.classes = classes_of(records, method.reads) if table.labels else ()  # of the labels that batches carry
+            ids, before = (
+                {record.id for record in records},
+                self.files if self._before is None else self._before,
+            )
+            if new := (self.files - before) | {
+                record.key for record in present if record.id not in ids
+            }:
+                self.notes.append(
+                    f"note     not in the run's split.json, so left out: {named(sorted(new))}"
+                )
+        # of the labels that batches carry
+        self.classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
-        self.found = _summary(records, dict(zip(self.letters, table.domains, strict=True)))  # a sentence
+        # a sentence
+        self.found = _summary(records, dict(zip(self.letters, table.domains, strict=True)))
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
-            self.splits, self.how = split_records(records, **table.split.model_dump())  # records by set; how, in words
+            # records by set; how, in words
+            self.splits, self.how = split_records(records, **table.split.model_dump())
             training = training_of(table, method, self.splits["train"])
-            self.training = [r for r in training if r.domain in method.reads]  # for the method: maybe unpaired
+            # for the method: maybe unpaired
+            self.training = [r for r in training if r.domain in method.reads]
         self._records = records
-        self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))  # ("T1", "FLAIR")
+        # ("T1", "FLAIR")
+        self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))
         self.intensity: dict[str, Any] = {}  # per domain: its mapping
         self.channels: dict[str, int] = {}  # per domain: contrasts x (2 neighbours + 1)
-        self.values: dict[str, dict[str, Any]] = {}  # per domain: range and distribution of the training images' values
+        # per domain: range and distribution of the training images' values
+        self.values: dict[str, dict[str, Any]] = {}
         for letter in self.letters:
             self._fit(letter, [record for record in self.training if record.domain == letter])
         if table.neighbours:
-            self.preparation.stacks = stacked(records, [*self.splits.values(), self.training], table.neighbours)
+            self.preparation.stacks = stacked(
+                records, [*self.splits.values(), self.training], table.neighbours
+            )
 
     def _fit(self, letter: str, training: list[Record]) -> None:
-        """Fit the intensity mapping of a domain to these training images only, and set its number of channels."""
+        """Fit the intensity mapping of a domain to these training images only, and set its number
+        of channels.
+        """
         table, contrasts = self.table, self.contrasts[letter]
         if not training:
-            raise UserError(f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split")
-        part = getattr(table.intensity(), "parts", {}).get(letter, table.intensity)  # by domain, or one for both
+            raise UserError(
+                f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split"
+            )
+        # by domain, or one for both
+        part = getattr(table.intensity(), "parts", {}).get(letter, table.intensity)
         mapping = part()
         if len(contrasts) > 1:
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
-        if by_scan := getattr(mapping, "per", "set") == "volume":  # each scan once, whichever slices are trained on
-            training = list({record.scan_key or record.key: record for record in reversed(training)}.values())[::-1]
+        # each scan once, whichever slices are trained on
+        if by_scan := getattr(mapping, "per", "set") == "volume":
+            training = list(
+                {record.scan_key or record.key: record for record in reversed(training)}.values()
+            )[::-1]
         training = _thinned(training, FITTED)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = training[0].read()
             if len(contrasts) not in (1, len(first)):
-                what = f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its images have "
+                what = (
+                    f"the domain '{'+'.join(contrasts)}' is {len(contrasts)} contrasts, and its"
+                    " images have "
+                )
                 remedy = "give a folder for each patient that holds a file for each contrast"
-                raise UserError(f"{what}{counted(len(first), 'channel')}", where="data.domains", remedy=remedy)
-            images = [r.read() for r in _thinned(training, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes))]
+                raise UserError(
+                    f"{what}{counted(len(first), 'channel')}", where="data.domains", remedy=remedy
+                )
+            images = [
+                r.read()
+                for r in _thinned(
+                    training, SOME if by_scan else max(1, FITTED_BYTES // first.nbytes)
+                )
+            ]
             if by_scan:
-                mapping.fit_from([self.preparation.measured(record, mapping) for record in training])
+                mapping.fit_from(
+                    [self.preparation.measured(record, mapping) for record in training]
+                )
             else:
                 mapping.fit(images)
             return mapping.state(), len(first), values_of(images)
@@ -110,17 +164,22 @@ class Data:
 
     def training_sets(self) -> dict[str, ImageSet]:
         """The training images by domain; paired ones in the same order."""
-        from gantk.data.batches import ImageSet  # imports PyTorch, which listing images does not need
+        # imports PyTorch, which listing images does not need
+        from gantk.data.batches import ImageSet
 
         table, sets = self.table, {}
         options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
         options["memory"] = table.memory / len(self.letters)
-        shares = table.weights and weights_of(table.weights, [record.key for record in self.training])
+        shares = table.weights and weights_of(
+            table.weights, [record.key for record in self.training]
+        )
         for letter in self.letters:
             records = [record for record in self.training if record.domain == letter]
             if records:
                 weights = [shares[record.key] for record in records] if shares else ()
-                sets[letter] = ImageSet(records, self.intensity[letter], self.preparation, weights=weights, **options)
+                sets[letter] = ImageSet(
+                    records, self.intensity[letter], self.preparation, weights=weights, **options
+                )
         return sets
 
     def image(self, record: Record) -> Tensor:
@@ -130,18 +189,30 @@ class Data:
         return from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
     def pairs(self, split: str) -> list[dict[str, Record]]:
-        """Registered pairs of a split for evaluation, {"a": record, "b": record}, in order; `b` has all contrasts."""
-        return [pair for pair in complete_pairs(self.splits[split]).values() if not pair["b"].missing]
+        """Registered pairs of a split for evaluation, {"a": record, "b": record}, in order; `b` has
+        all contrasts.
+        """
+        return [
+            pair for pair in complete_pairs(self.splits[split]).values() if not pair["b"].missing
+        ]
 
     def unpaired(self, letter: str) -> list[Record]:
-        """Held-out records of a domain, for data without pairs; its training records where nothing is held out."""
-        found = ([r for r in self.splits[split] if r.domain == letter] for split in ("validation", "test", "train"))
+        """Held-out records of a domain, for data without pairs; its training records where nothing
+        is held out.
+        """
+        found = (
+            [r for r in self.splits[split] if r.domain == letter]
+            for split in ("validation", "test", "train")
+        )
         return next(filter(None, found), [])
 
     def leaks(self) -> UserError | None:
-        """The error for leaks between the sets of the split, or the domains of an unpaired study; None without any."""
+        """The error for leaks between the sets of the split, or the domains of an unpaired study;
+        None without any.
+        """
         splits = self.splits | {"train": self.training}
-        near = not getattr(self.table.source.target, "drawn", False)  # drawn heads are alike without being copies
+        # drawn heads are alike without being copies
+        near = not getattr(self.table.source.target, "drawn", False)
         if sum(map(bool, splits.values())) > 1:
             records = sum(splits.values(), [])
             for record in (records[n] for n in sampled([record.key for record in records])):
@@ -156,26 +227,52 @@ class Data:
     def description(self) -> list[str]:
         """Lines that describe the data to the user."""
         names = dict(zip(self.letters, self.table.domains, strict=True))
-        counts = ", ".join(f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters)
-        what, count = ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
+        counts = ", ".join(
+            f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters
+        )
+        what, count = (
+            ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
+        )
         held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
-        lines += [f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}", f"split    {self.how}"]
-        fitted = [f"{names[x]}: {each.note}" for x, each in self.intensity.items() if getattr(each, "note", "")]
-        lines += [f"note     {x}" for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)]
-        lines += [f"warning  {sentence}" for sentence in filter(None, plugins().hook.gantk_data(data=self))]
+        lines += [
+            f"data     {self.table.source.name}: {counts} to train on, {held}, at {size}",
+            f"split    {self.how}",
+        ]
+        fitted = [
+            f"{names[x]}: {each.note}"
+            for x, each in self.intensity.items()
+            if getattr(each, "note", "")
+        ]
+        lines += [
+            f"note     {x}"
+            for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)
+        ]
+        lines += [
+            f"warning  {sentence}"
+            for sentence in filter(None, plugins().hook.gantk_data(data=self))
+        ]
         if (count := sum(map(len, self.splits.values()))) > MOST_COMPARED:
-            lines.append(f"note     copies were looked for in all {count} files, and in the pixels of some")
+            lines.append(
+                f"note     copies were looked for in all {count} files, and in the pixels of some"
+            )
         if self.classes:
             labels = [record.label for record in self.training]
-            lines.append("classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes))
+            lines.append(
+                "classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes)
+            )
         if lacking := sum(bool(record.missing) for record in self.training):
-            lines.append(f"missing  {lacking} of {len(self.training)} training images lack a contrast, which is masked")
+            lines.append(
+                f"missing  {lacking} of {len(self.training)} training images lack a contrast, which"
+                " is masked"
+            )
         return lines
 
     def split_json(self) -> dict[str, Any]:
-        """The contents of split.json: every image of every set, the hash of every file, and all files listed."""
+        """The contents of split.json: every image of every set, the hash of every file, and all
+        files listed.
+        """
         sets, seen = self.splits | {"train": self.training}, {record.id for record in self.training}
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
@@ -184,14 +281,18 @@ class Data:
         return {"how": self.how, "splits": listing, "files": sorted(self.files)}
 
     def listed(self, make: Callable[[], T]) -> T:
-        """The result of `make` with folder listings limited to the files of the run's split.json; all for a new run."""
+        """The result of `make` with folder listings limited to the files of the run's split.json;
+        all for a new run.
+        """
         root = Path(self.table.source.options.get("path") or ".")
         root = root.parent if root.is_file() else root
 
         def shown(paths: list[Path]) -> list[Path]:
             names = {path: relative_to(path, root).as_posix() for path in paths}
             self.files |= {*names.values()}
-            return [path for path, name in names.items() if self._before is None or name in self._before]
+            return [
+                path for path, name in names.items() if self._before is None or name in self._before
+            ]
 
         token = files.LISTED.set(shown)
         try:
@@ -204,14 +305,17 @@ class Data:
         return {letter: mapping.state() for letter, mapping in self.intensity.items()}
 
     def restore_intensity(self, state: dict[str, Any]) -> None:
-        """Use the mappings of a checkpoint: the same to the bit, even if the training images are other ones now."""
+        """Use the mappings of a checkpoint: the same to the bit, even if the training images are
+        other ones now.
+        """
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
 @contextmanager
 def without_full_collections() -> Iterator[None]:
-    """Turn off full garbage collections in a block: they go through 100,000 records again and again, which was a sixth
-    of the time of reading a table of them."""
+    """Turn off full garbage collections in a block: they go through 100,000 records again and
+    again, which was a sixth of the time of reading a table of them.
+    """
     usual = gc.get_threshold()
     gc.set_threshold(*usual[:2], 2**30)
     try:
@@ -226,10 +330,15 @@ def records_of(table: DataTable, method: type, ask: str | list[UserError] = "") 
 
 
 @without_full_collections()
-def source_and_records(table: DataTable, method: type, ask: str | list[UserError]) -> tuple[Any, list[Record]]:
+def source_and_records(
+    table: DataTable, method: type, ask: str | list[UserError]
+) -> tuple[Any, list[Record]]:
     """The source, and its records as `records_of` returns them."""
     if set(method.reads) - set(domain_letters(table.domains)):
-        what = f"this method needs {len(method.reads)} domains, and data.domains names {len(table.domains)}"
+        what = (
+            f"this method needs {len(method.reads)} domains, and data.domains names"
+            f" {len(table.domains)}"
+        )
         raise UserError(what, where="data.domains", remedy='for example domains = ["T1", "T2"]')
     grid = SamplingGrid(table.plane, table.spacing)
     try:
@@ -237,13 +346,25 @@ def source_and_records(table: DataTable, method: type, ask: str | list[UserError
         if hasattr(source, "asks"):
             source.asks = ask if table.split.by == "auto" and not table.split.file else ""
         if not grid.is_plain and not hasattr(source, "sees"):
-            what = f"the source '{table.source.name}' cannot show its images in another plane or spacing"
-            raise UserError(what, where="data.plane, data.spacing", remedy="use a source of volumes, such as 'nifti'")
+            what = (
+                f"the source '{table.source.name}' cannot show its images in another plane or"
+                " spacing"
+            )
+            raise UserError(
+                what,
+                where="data.plane, data.spacing",
+                remedy="use a source of volumes, such as 'nifti'",
+            )
         if not grid.is_plain:
             source.sees(grid)
         records, letters = source.records(), domain_letters(table.domains)
-        if not isinstance(records, list) or any(getattr(each, "domain", None) not in letters for each in records):
-            what = f"the source '{table.source.name}' returned other than gantk.Record of the domains {letters}"
+        if not isinstance(records, list) or any(
+            getattr(each, "domain", None) not in letters for each in records
+        ):
+            what = (
+                f"the source '{table.source.name}' returned other than gantk.Record of the domains"
+                f" {letters}"
+            )
             raise UserError(what, allowed="a list of them")
         return source, records
     except UserError as error:
@@ -252,13 +373,25 @@ def source_and_records(table: DataTable, method: type, ask: str | list[UserError
 
 
 def _summary(records: list[Record], names: dict[str, str]) -> str:
-    """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: a source's images by domain."""
+    """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: a source's
+    images by domain.
+    """
     lines = []
     for letter, name in names.items():
         own = [record for record in records if record.domain == letter]
-        scans, patients = {record.scan_key for record in own} - {""}, {record.subject for record in own} - {""}
-        what = f"{counted(scans, 'volume')} ({counted(own, 'slice')})" if scans else counted(own, "image")
-        lines.append(f"{name}: {what}" + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown"))
+        scans, patients = (
+            {record.scan_key for record in own} - {""},
+            {record.subject for record in own} - {""},
+        )
+        what = (
+            f"{counted(scans, 'volume')} ({counted(own, 'slice')})"
+            if scans
+            else counted(own, "image")
+        )
+        lines.append(
+            f"{name}: {what}"
+            + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown")
+        )
     return "; ".join(lines)
 
 
@@ -266,38 +399,75 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
     """UserError where records lack pairs, masks or contrasts that the recipe or the method needs."""
     needed = [record for record in records if record.domain in method.reads]
     if not needed:
-        raise UserError(f"the source '{table.source.name}' found no image of {table.domains}", where="data.source")
+        raise UserError(
+            f"the source '{table.source.name}' found no image of {table.domains}",
+            where="data.source",
+        )
     if method.paired:
         expect_pairs(needed, table.domains)
     if table.mask and not any(record.mask for record in needed):
-        remedy = "tell the source which files are masks, --set data.source.mask=seg, give the phantom lesions, or do "
+        remedy = (
+            "tell the source which files are masks, --set data.source.mask=seg, give the phantom"
+            " lesions, or do "
+        )
         remedy += "without, --set data.mask=false"
-        raise UserError("no image of the source has a lesion mask", where="data.mask", remedy=remedy)
+        raise UserError(
+            "no image of the source has a lesion mask", where="data.mask", remedy=remedy
+        )
     refused = table.missing == "refuse"
-    lacking = [r for r in needed if r.missing and (refused or (method.paired and not method.hides and r.domain == "b"))]
+    lacking = [
+        r
+        for r in needed
+        if r.missing and (refused or (method.paired and not method.hides and r.domain == "b"))
+    ]
     if lacking:
-        first, hint = lacking[0], 'set data.missing = "mask" to train a network that does without, ' * refused
-        what = f"{len(lacking)} of {len(needed)} images lack a contrast{'' if refused else ' that is to be made'}: "
+        first, hint = (
+            lacking[0],
+            'set data.missing = "mask" to train a network that does without, ' * refused,
+        )
+        what = (
+            f"{len(lacking)} of {len(needed)} images lack a"
+            f" contrast{'' if refused else ' that is to be made'}: "
+        )
         what += f"the first is '{first.key}' without {' and '.join(first.missing)}"
         remedy = f"remove them, {hint}or leave that contrast out of data.domains"
         raise UserError(what, where="data.missing", remedy=remedy)
 
 
 def _preparation(table: DataTable, records: list[Record]) -> Preparation:
-    """The Preparation of these records, with the user's cache if they have files; keyed by all that affects pixels."""
+    """The Preparation of these records, with the user's cache if they have files; keyed by all that
+    affects pixels.
+    """
     cache = Cache.default() if table.cache and any(record.files for record in records) else None
     source = {key: value for key, value in table.source.table().items() if key != "path"}
     suffixes = {files.suffix_of(path) for record in records for path in record.files}
     readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
-    about = [source, table.domains, table.dims, table.plane, table.spacing, code_of([table.source.target, *readers])]
-    by_domain = {name: part for name, part in table.intensity.options.items() if hasattr(part, "target")}
-    intensity = [table.intensity.table(), code_of([part.target for part in (table.intensity, *by_domain.values())])]
-    nearest = [letter for letter, part in by_domain.items() if hasattr(part.target, "nearest")]  # label maps
-    return Preparation(records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest)
+    about = [
+        source,
+        table.domains,
+        table.dims,
+        table.plane,
+        table.spacing,
+        code_of([table.source.target, *readers]),
+    ]
+    by_domain = {
+        name: part for name, part in table.intensity.options.items() if hasattr(part, "target")
+    }
+    intensity = [
+        table.intensity.table(),
+        code_of([part.target for part in (table.intensity, *by_domain.values())]),
+    ]
+    # label maps
+    nearest = [letter for letter, part in by_domain.items() if hasattr(part.target, "nearest")]
+    return Preparation(
+        records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest
+    )
 
 
 def training_of(table: DataTable, method: type, records: list[Record]) -> list[Record]:
-    """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired study."""
+    """The training split as the method needs it: complete pairs, a[i] beside b[i], or an unpaired
+    study.
+    """
     if method.paired:
         complete = complete_pairs(records)
         paired = (record for record in records if record.pair in complete)

@@ -1,4 +1,6 @@
-"""Intensity mappings: native values to the networks' range and back, one for each contrast. Needs numpy alone."""
+"""Intensity mappings: native values to the networks' range and back, one for each contrast. Needs
+numpy alone.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +26,32 @@ BINS = 256  # of the histogram for Otsu's threshold
 HISTOGRAM = 2**20  # values in this histogram, at most
 SCAN_VALUES = 2**24  # values of one scan that are used; a larger one is sampled
 SAMPLES = 2_000_000  # values of all images for a percentile; more are sampled
-MARGIN = 0.025  # share of air to top by which the range starts below air, since a tanh reaches its end slowly
+# share of air to top by which the range starts below air, since a tanh reaches its end slowly
+MARGIN = 0.025
 AIR = 0.05  # share of the range, from its start, that counts as air, unless air itself is brighter
 FAINT = 0.02  # share of the range below its start, from which on padding is compressed ...
 PADDING = 0.25  # ... if the lowest value is further below the start than this share
 SLAB = 2**22  # values that are mapped at a time
-LEAST = float(BINS * np.finfo(np.float32).eps)  # relative difference below which two values count as equal
+# relative difference below which two values count as equal
+LEAST = float(BINS * np.finfo(np.float32).eps)
 LEVELS = 128  # bins of the histogram for finding air
 option_fields = dataclass(kw_only=True, eq=False)  # fields are options in recipes
 
 
 @option_fields
 class Mapping:
-    """Maps a contrast's native intensities to `range` and back: rising, piecewise linear, never clipped.
+    """Maps a contrast's native intensities to `range` and back: rising, piecewise linear, never
+    clipped.
 
-    `per` is what the mapping is fitted to: the training "set"; each "volume", the whole scan that a slice belongs to;
-    or each "image". In the last two cases results are mapped back by the mean of the training scans, and scans without
-    contrast are mapped by it. `inverse` is exact.
+    `per` is what the mapping is fitted to: the training "set"; each "volume", the whole scan that a
+    slice belongs to; or each "image". In the last two cases results are mapped back by the mean of
+    the training scans, and scans without contrast are mapped by it. `inverse` is exact.
 
-    Arrays are computed in float64 and returned in their own precision, integers as float32; torch tensors stay
-    tensors. A subclass, `class Mine(Mapping, name="mine")`, defines `measure(pixels)`, the figures of a scan
-    (C, *spatial) that its mapping depends on; `fit_from([figures, ...])`, which sets `fitted` (JSON) from all training
-    scans; `take(figures)`, which maps by one scan that has contrast; and `corners()`, native and network values.
+    Arrays are computed in float64 and returned in their own precision, integers as float32; torch
+    tensors stay tensors. A subclass, `class Mine(Mapping, name="mine")`, defines `measure(pixels)`,
+    the figures of a scan (C, *spatial) that its mapping depends on; `fit_from([figures, ...])`,
+    which sets `fitted` (JSON) from all training scans; `take(figures)`, which maps by one scan that
+    has contrast; and `corners()`, native and network values.
     """
 
     name: ClassVar[str] = ""
@@ -61,7 +67,11 @@ class Mapping:
     def __post_init__(self):
         self.range = tuple(map(float, self.range))
         if not self.range[0] < self.range[1]:
-            raise UserError(f"range {list(self.range)} is empty", where="data.intensity.range", allowed="[start, end]")
+            raise UserError(
+                f"range {list(self.range)} is empty",
+                where="data.intensity.range",
+                allowed="[start, end]",
+            )
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Fit to training images (C, *spatial) of this domain; UserError where all are constant."""
@@ -79,19 +89,28 @@ class Mapping:
         return own
 
     def forward(self, image: Pixels) -> Pixels:
-        """Map native values to network values; with per = "volume" or "image" by the figures of `image` alone."""
+        """Map native values to network values; with per = "volume" or "image" by the figures of
+        `image` alone.
+        """
         if self.per != "set":
-            return self.own(self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)).forward(image)
+            return self.own(
+                self.measure(image.detach().cpu().numpy() if is_tensor(image) else image)
+            ).forward(image)
         return piecewise_linear(image, *self.corners())
 
     def inverse(self, image: Pixels) -> Pixels:
-        """Map network values to native values, of the training set or of the scan that `of` was called with."""
+        """Map network values to native values, of the training set or of the scan that `of` was
+        called with.
+        """
         return piecewise_linear(image, *reversed(self.corners()))
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, as JSON; part of every checkpoint."""
         options = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+        plain = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in options.items()
+        }
         return {"name": self.name, **plain, "fitted": self.fitted}
 
     @property
@@ -109,24 +128,32 @@ class Mapping:
             from gantk.plugin.loader import registry
 
             kind = registry().get("intensity", state["name"]).load()
-        mapping = kind(**{key: value for key, value in state.items() if key not in ("name", "fitted")})
+        mapping = kind(
+            **{key: value for key, value in state.items() if key not in ("name", "fitted")}
+        )
         mapping.fitted = state["fitted"]
         return mapping
 
 
 class Linear(Mapping):
-    """A straight line that takes two native values, the first of `fitted`, to the two ends of `range`.
+    """A straight line that takes two native values, the first of `fitted`, to the two ends of
+    `range`.
 
-    `fitted` may also hold the share of the range where tissue begins, and the lowest native value. If this is far below
-    the start, as padding is in CT (-3024 HU), values darker than air by more than 2 % of the range are compressed:
-    corners far below black would show a discriminator which images are real.
+    `fitted` may also hold the share of the range where tissue begins, and the lowest native value.
+    If this is far below the start, as padding is in CT (-3024 HU), values darker than air by more
+    than 2 % of the range are compressed: corners far below black would show a discriminator which
+    images are real.
     """
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Do nothing: only subclasses are fitted."""
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        (low, high), (start, end), lowest = self.fitted[:2], self.range, self.fitted[3:] or self.fitted[:1]
+        (low, high), (start, end), lowest = (
+            self.fitted[:2],
+            self.range,
+            self.fitted[3:] or self.fitted[:1],
+        )
         if lowest[0] >= low - PADDING * (high - low):
             return self.fitted[:2], self.range
         knee, step = low - FAINT * (high - low), FAINT * (end - start)
@@ -135,10 +162,14 @@ class Linear(Mapping):
 
 @option_fields
 class Learnt(Linear):
-    """A line fitted to images: a subclass's `ends_of(images)` returns the native values of the two ends."""
+    """A line fitted to images: a subclass's `ends_of(images)` returns the native values of the two
+    ends.
+    """
 
-    per: Literal["set", "volume", "image"] = "set"  # one line for the whole set, or each scan or image its own
-    foreground: Foreground = False  # true: of values above each image's mean only; "otsu": above its threshold
+    # one line for the whole set, or each scan or image its own
+    per: Literal["set", "volume", "image"] = "set"
+    # true: of values above each image's mean only; "otsu": above its threshold
+    foreground: Foreground = False
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         if self.per == "set":
@@ -147,16 +178,20 @@ class Learnt(Linear):
             Mapping.fit(self, images)
 
     def measure(self, *images: np.ndarray) -> list[float]:
-        """The native values of the two ends, the share of the range where tissue begins, and the lowest value."""
+        """The native values of the two ends, the share of the range where tissue begins, and the
+        lowest value.
+        """
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
         span, lowest = air_of(_values(images, False), high), low
-        if getattr(self, "low", 1) == 0 and not self.foreground:  # only `percentile` with low = 0 starts at air
+        # only `percentile` with low = 0 starts at air
+        if getattr(self, "low", 1) == 0 and not self.foreground:
             lowest = min(low, float(min(image.min() for image in images)))
         air = span[0] if span and lowest < low else low
         start = AIR + (1 - AIR) * (air - low) / (high - low)
-        if span and span[1] > air + 0.8 * AIR * (high - air):  # too much noisy air would be above 5 %
+        # too much noisy air would be above 5 %
+        if span and span[1] > air + 0.8 * AIR * (high - air):
             start = min(0.9, (max(span[2], span[1] + AIR * (high - span[1])) - low) / (high - low))
         return [low, high, float(start), lowest]
 
@@ -166,8 +201,11 @@ class Learnt(Linear):
 
     def take(self, measured: list[float]) -> None:
         if rises(*measured[:2]):
-            earlier = self.fitted is not None and len(self.fitted) == 2  # an old checkpoint starts at the darkest value
-            self.fitted = [measured[3], measured[1]] if earlier else [float(figure) for figure in measured]
+            # an old checkpoint starts at the darkest value
+            earlier = self.fitted is not None and len(self.fitted) == 2
+            self.fitted = (
+                [measured[3], measured[1]] if earlier else [float(figure) for figure in measured]
+            )
 
     def _set(self, figures: Sequence[float], count: int) -> None:
         if not rises(*figures[:2]):
@@ -177,9 +215,12 @@ class Learnt(Linear):
 
 @option_fields
 class Percentile(Learnt, name="percentile"):
-    """Two percentiles of the training images go to the ends of the range: robust against a few bright voxels."""
+    """Two percentiles of the training images go to the ends of the range: robust against a few
+    bright voxels.
+    """
 
-    low: float = 0.0  # percentile mapped to the start of the range; 0: the darkest value, at most 2.5 % below air
+    # percentile mapped to the start of the range; 0: the darkest value, at most 2.5 % below air
+    low: float = 0.0
     high: float = 99.5  # percentile mapped to the end of the range; brighter values go beyond it
 
     def __post_init__(self):
@@ -210,7 +251,9 @@ class MinMax(Learnt, name="minmax"):
 
 @option_fields
 class ZScore(Learnt, name="zscore"):
-    """The mean goes to the middle of the range, `spread` standard deviations to either side of it to the ends."""
+    """The mean goes to the middle of the range, `spread` standard deviations to either side of it
+    to the ends.
+    """
 
     spread: Positive = 3.0  # standard deviations between the middle and an end of the range
 
@@ -221,10 +264,11 @@ class ZScore(Learnt, name="zscore"):
 
 
 class PerChannel:
-    """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C, *spatial).
+    """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C,
+    *spatial).
 
-    Channel i belongs to contrast i modulo their number: neighbouring slices repeat them. A contrast that a patient
-    lacks is NaN; `fit` and `of` skip it.
+    Channel i belongs to contrast i modulo their number: neighbouring slices repeat them. A contrast
+    that a patient lacks is NaN; `fit` and `of` skip it.
     """
 
     def __init__(self, lines: Sequence[Any], names: Sequence[str], dims: int):
@@ -239,14 +283,22 @@ class PerChannel:
         self._fit("fit_from", measured)
 
     def measure(self, pixels: np.ndarray) -> list[list[float] | None]:
-        """The figures of each contrast of one scan (C, *spatial); None for one that the patient lacks."""
+        """The figures of each contrast of one scan (C, *spatial); None for one that the patient
+        lacks.
+        """
         parts = self._contrasts(pixels)
-        return [part if part is None else line.measure(part) for line, part in zip(self.lines, parts, strict=True)]
+        return [
+            part if part is None else line.measure(part)
+            for line, part in zip(self.lines, parts, strict=True)
+        ]
 
     of = Mapping.of
 
     def own(self, measured: Sequence[list[float] | None]) -> PerChannel:
-        lines = [line if one is None else line.own(one) for line, one in zip(self.lines, measured, strict=True)]
+        lines = [
+            line if one is None else line.own(one)
+            for line, one in zip(self.lines, measured, strict=True)
+        ]
         return PerChannel(lines, self.names, self.dims)
 
     def forward(self, image: Pixels) -> Pixels:
@@ -256,7 +308,11 @@ class PerChannel:
         return self._each(image, [line.inverse for line in self.lines])
 
     def state(self) -> dict[str, Any]:
-        return {"contrasts": list(self.names), "dims": self.dims, "lines": [line.state() for line in self.lines]}
+        return {
+            "contrasts": list(self.names),
+            "dims": self.dims,
+            "lines": [line.state() for line in self.lines],
+        }
 
     @property
     def tissue(self) -> list[float]:
@@ -268,19 +324,29 @@ class PerChannel:
 
     def _contrasts(self, pixels: np.ndarray) -> list[np.ndarray | None]:
         count = len(self.lines)
-        return [None if np.isnan(part).any() else part for part in (pixels[k::count] for k in range(count))]
+        return [
+            None if np.isnan(part).any() else part
+            for part in (pixels[k::count] for k in range(count))
+        ]
 
     def _fit(self, method: str, scans: Sequence[Sequence[Any]]) -> None:
         """Fit each contrast to the images, or figures, of the scans that have it."""
         for line, name, parts in zip(self.lines, self.names, zip(*scans, strict=True), strict=True):
             present = [part for part in parts if part is not None]
             if not present:
-                raise UserError(f"none of {len(scans)} training images has the contrast '{name}'", where="data.source")
+                raise UserError(
+                    f"none of {len(scans)} training images has the contrast '{name}'",
+                    where="data.source",
+                )
             getattr(line, method)(present)
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
         axis, count = image.ndim - self.dims - 1, len(functions)
-        whole = image.clone() if is_tensor(image) else image.astype(np.result_type(image.dtype, np.float32))
+        whole = (
+            image.clone()
+            if is_tensor(image)
+            else image.astype(np.result_type(image.dtype, np.float32))
+        )
         for number, function in enumerate(functions):
             place = (*[slice(None)] * axis, slice(number, None, count))
             whole[place] = function(image[place])
@@ -288,7 +354,9 @@ class PerChannel:
 
 
 def mapping_from(state: dict[str, Any]) -> Any:
-    """The intensity mapping that `state` describes, of one contrast or of several; UserError if it is invalid."""
+    """The intensity mapping that `state` describes, of one contrast or of several; UserError if it
+    is invalid.
+    """
     if "contrasts" in state:
         return PerChannel.from_state(state, mapping_from)
     try:
@@ -302,17 +370,23 @@ def mapping_from(state: dict[str, Any]) -> Any:
         raise
     except Exception as error:  # the options of a plugin's kind, and figures that are not its own
         what = f"the intensities of the training images are no mapping: {told(error)}"
-        raise UserError(what, where="meta.json", remedy="use another checkpoint of the run") from None
+        raise UserError(
+            what, where="meta.json", remedy="use another checkpoint of the run"
+        ) from None
     return mapping
 
 
 def to_network(pixels: np.ndarray, intensity: Any, resize: Resize) -> np.ndarray:
     """Native pixels (C, *native) as network input: resized to `resize.size`, then `to_intensities`."""
-    return to_intensities(resize.forward(pixels, nearest=getattr(intensity, "nearest", False)), intensity)
+    return to_intensities(
+        resize.forward(pixels, nearest=getattr(intensity, "nearest", False)), intensity
+    )
 
 
 def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
-    """An image (C, *size) in network intensities, float32; a contrast that is NaN (a patient lacks it) is black."""
+    """An image (C, *size) in network intensities, float32; a contrast that is NaN (a patient lacks
+    it) is black.
+    """
     done = np.ascontiguousarray(intensity.forward(image), dtype=np.float32)
     if isinstance(intensity, PerChannel):
         done[np.isnan(image).any(axis=tuple(range(1, image.ndim)))] = intensity.range[0]
@@ -320,8 +394,11 @@ def to_intensities(image: np.ndarray, intensity: Any) -> np.ndarray:
 
 
 def piecewise_linear(image: Pixels, before: Sequence[float], after: Sequence[float]) -> Pixels:
-    """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are extended."""
-    if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:  # in parts: float64 takes memory
+    """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are
+    extended.
+    """
+    # in parts: float64 takes memory
+    if not is_tensor(image) and np.ndim(image) > 1 and np.size(image) > SLAB:
         whole = np.empty(image.shape, piecewise_linear(image.flat[:1], before, after).dtype)
         for part, done in zip(image, whole, strict=True):
             done[...] = piecewise_linear(part, before, after)
@@ -331,9 +408,14 @@ def piecewise_linear(image: Pixels, before: Sequence[float], after: Sequence[flo
         done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
     else:
         host = image.detach().cpu().numpy() if is_tensor(image) else values
-        piece, slopes = np.searchsorted(before[1:-1], host, side="right"), np.diff(after) / np.diff(before)
+        piece, slopes = (
+            np.searchsorted(before[1:-1], host, side="right"),
+            np.diff(after) / np.diff(before),
+        )
         corners = (np.asarray(numbers)[piece] for numbers in (before, after, slopes))
-        from_value, to_value, slope = map(image.new_tensor, corners) if is_tensor(image) else corners
+        from_value, to_value, slope = (
+            map(image.new_tensor, corners) if is_tensor(image) else corners
+        )
         done = to_value + (values - from_value) * slope
     if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
         return done
@@ -341,7 +423,8 @@ def piecewise_linear(image: Pixels, before: Sequence[float], after: Sequence[flo
 
 
 def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.ndarray]:
-    """The foreground values of an image, and the others, each in one row; a constant image is all foreground.
+    """The foreground values of an image, and the others, each in one row; a constant image is all
+    foreground.
 
     Otsu's threshold depends little on the zeros of a stripped skull and on the share of air.
     """
@@ -353,9 +436,11 @@ def split_values(pixels: np.ndarray, how: Foreground) -> tuple[np.ndarray, np.nd
 
 
 def otsu(values: np.ndarray) -> float:
-    """The threshold of largest variance between the two classes of values; the middle of several equal ones.
+    """The threshold of largest variance between the two classes of values; the middle of several
+    equal ones.
 
-    Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th percentile.
+    Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th
+    percentile.
     """
     values = some_of(values, HISTOGRAM)
     low, top = values.min(), np.percentile(values, 99.9, method="lower")
@@ -364,7 +449,8 @@ def otsu(values: np.ndarray) -> float:
     centres = (edges[:-1] + edges[1:]) / 2
     below, weighted = np.cumsum(counts)[:-1].astype(np.float64), np.cumsum(counts * centres)
     above = values.size - below
-    apart = weighted[:-1] / below - (weighted[-1] - weighted[:-1]) / above  # outermost bins are filled: never 0 / 0
+    # outermost bins are filled: never 0 / 0
+    apart = weighted[:-1] / below - (weighted[-1] - weighted[:-1]) / above
     between = below * above * apart**2
     best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
     return float((edges[best[0] + 1] + edges[best[-1] + 1]) / 2)
@@ -373,14 +459,15 @@ def otsu(values: np.ndarray) -> float:
 def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None:
     """Start, usual value and end of air among intensities up to `high`; None without air.
 
-    Air is the highest peak of the histogram below Otsu's threshold, as far as its counts fall from bin to bin and are
-    above 1 % of the peak's; hardly any value may be darker.
+    Air is the highest peak of the histogram below Otsu's threshold, as far as its counts fall from
+    bin to bin and are above 1 % of the peak's; hardly any value may be darker.
     """
     values = _without_padding(values, high)
     if not rises(low := values.min(), high):
         return None
     counts, edges = np.histogram(values, LEVELS, (low, high))
-    above = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)  # the first bin above the threshold
+    # the first bin above the threshold
+    above = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)
     peak = int(np.argmax(counts[:above]))
     before, after, few = counts[peak : above - 1], counts[peak + 1 : above], 0.01 * counts[peak]
     falls = (after >= few) & ((after <= before) | (2 * before > counts[peak]))
@@ -391,13 +478,19 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     # zeros of a stripped skull are one value: start at it, not at the edge of its bin
     start = usual if first == peak and (in_peak == usual).mean() > 0.5 else float(edges[first])
     end = float(edges[last + 1])
-    if (values < start).mean() > 0.02 or (values <= end).mean() < 0.05 or end - start > 0.3 * (high - start):
+    if (
+        (values < start).mean() > 0.02
+        or (values <= end).mean() < 0.05
+        or end - start > 0.3 * (high - start)
+    ):
         return None
     return start, usual, end
 
 
 def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
-    """The values without CT's padding far below air (-2000, -3024), and without the blurred rim of the padding."""
+    """The values without CT's padding far below air (-2000, -3024), and without the blurred rim of
+    the padding.
+    """
     while True:
         low = values.min()
         padding = values <= low + 1e-3 * (high - low)
@@ -405,21 +498,32 @@ def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
             return values
         first = np.percentile(values[~padding], 5)  # beyond the rim
         rim = ~padding & (values < first - 0.05 * (high - first))
-        alike = (values[~padding] < first + 0.1 * (high - first)).mean()  # true of air, not of the dark end of a brain
-        if first > -200 or first - low < 0.2 * (high - first) or rim.sum() > padding.sum() or alike < 0.1:
+        # true of air, not of the dark end of a brain
+        alike = (values[~padding] < first + 0.1 * (high - first)).mean()
+        if (
+            first > -200
+            or first - low < 0.2 * (high - first)
+            or rim.sum() > padding.sum()
+            or alike < 0.1
+        ):
             return values
         values = values[~padding & ~rim]
 
 
 def no_contrast(count: int, low: float, high: float) -> UserError:
     """The error for a domain whose training images are all constant."""
-    what = f"all {count} training images of a domain have no contrast: their intensities run from {low:g} to {high:g}"
+    what = (
+        f"all {count} training images of a domain have no contrast: their intensities run from"
+        f" {low:g} to {high:g}"
+    )
     remedy = "look at the images, or choose other ends (low, high)"
     return UserError(what, where="data.intensity", remedy=remedy)
 
 
 def rises(low: float, high: float) -> bool:
-    """Whether two ends differ by more than the rounding that resizing in float32 leaves of one value."""
+    """Whether two ends differ by more than the rounding that resizing in float32 leaves of one
+    value.
+    """
     return bool(np.isfinite([low, high]).all() and high - low > LEAST * max(abs(low), abs(high)))
 
 
@@ -438,4 +542,8 @@ def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
 def some_of(values: np.ndarray, count: int = SCAN_VALUES) -> np.ndarray:
     """The values in one row; of more than `count` a random sample of that size, always the same."""
     values = np.ravel(values)
-    return values if values.size <= count else values[np.random.default_rng(0).integers(values.size, size=count)]
+    return (
+        values
+        if values.size <= count
+        else values[np.random.default_rng(0).integers(values.size, size=count)]
+    )

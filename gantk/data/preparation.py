@@ -1,4 +1,6 @@
-"""`Record`, one image, and `Preparation`, which reads, resizes and caches records and maps them to network values."""
+"""`Record`, one image, and `Preparation`, which reads, resizes and caches records and maps them to
+network values.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +20,33 @@ from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
 
-VERSION = 4  # raise it when the same file gives other pixels, or other intensities: part of the cache's keys
+# raise it when the same file gives other pixels, or other intensities: part of the cache's keys
+VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image, read on demand; what `read` returns depends only on the files, the key and the source's options."""
+    """One image, read on demand; what `read` returns depends only on the files, the key and the
+    source's options.
+    """
 
     domain: str  # "a", "b", or "image" where the source has one domain
     subject: str  # patient; "" where unknown
     key: str  # unique within its domain: a relative path, or "subject-003/slice-042"
-    read: Callable[[], np.ndarray]  # float32 (C, *spatial) in native intensities, at the native size
+    # float32 (C, *spatial) in native intensities, at the native size
+    read: Callable[[], np.ndarray]
     pair: str | None = None  # records of a and b with the same pair are registered with each other
     position: float | None = None  # order inside a stack of slices
     path: Path | None = None  # file behind it; None where it is computed
     split: str | None = None  # "train", "validation" or "test" where the folders themselves say so
-    mask: Callable[[], np.ndarray] | None = None  # float32 (1, *spatial) of 0 and 1: lesions, where known
+    # float32 (1, *spatial) of 0 and 1: lesions, where known
+    mask: Callable[[], np.ndarray] | None = None
     label: str | None = None  # class, such as "tumour"; None where unknown
-    missing: tuple[str, ...] = ()  # contrasts of the domain that this patient lacks; their channels are NaN
+    # contrasts of the domain that this patient lacks; their channels are NaN
+    missing: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()  # further files behind it: one for each contrast beyond the first
-    scan: Callable[[], np.ndarray] | None = None  # reads the whole scan (C, D, H, W) of this slice; None: `read`
+    # reads the whole scan (C, D, H, W) of this slice; None: `read`
+    scan: Callable[[], np.ndarray] | None = None
     scan_key: str = ""  # names that scan within its domain; "" if this is not a slice
     mask_files: tuple[Path, ...] = ()  # what `mask` reads, so that masks are kept in the cache too
 
@@ -65,9 +74,10 @@ def contrast_names(domain: str) -> tuple[str, ...]:
 class Preparation:
     """Turns records into network images of `size`; thread-safe.
 
-    With a `cache`, all records of one file (or of one set of files) are decoded and resized together, and stored as one
-    entry, in native intensities. An entry's name is a hash of the files (path, size, times, inode), the records' keys,
-    `size`, `fit` and `about`, all else that affects `Record.read`. Records without files are not cached.
+    With a `cache`, all records of one file (or of one set of files) are decoded and resized
+    together, and stored as one entry, in native intensities. An entry's name is a hash of the files
+    (path, size, times, inode), the records' keys, `size`, `fit` and `about`, all else that affects
+    `Record.read`. Records without files are not cached.
     """
 
     def __init__(
@@ -76,37 +86,58 @@ class Preparation:
         size: tuple[int, ...],
         fit: str,
         cache: Cache | None = None,
-        about: Any = "",  # JSON: the source's options, plane and spacing, versions of the code that reads
+        # JSON: the source's options, plane and spacing, versions of the code that reads
+        about: Any = "",
         intensity: Any = "",  # JSON: the options of the intensity mapping, for the figures of scans
-        nearest: Sequence[str] = (),  # domains of label maps, which are resized to the nearest pixel
+        # domains of label maps, which are resized to the nearest pixel
+        nearest: Sequence[str] = (),
     ):
-        self.size, self.fit, self.cache, self.about, self.intensity = tuple(size), fit, cache, about, intensity
+        self.size, self.fit, self.cache, self.about, self.intensity = (
+            tuple(size),
+            fit,
+            cache,
+            about,
+            intensity,
+        )
         self.nearest = nearest
-        self.stacks: dict[Hashable, list[Record]] = {}  # the slices of a record's image, see `stacked`
+        # the slices of a record's image, see `stacked`
+        self.stacks: dict[Hashable, list[Record]] = {}
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
             if cache is not None and record.files:
                 groups[record.domain, record.files].append(record)
-        self._places = {record.id: (group, row) for group in groups.values() for row, record in enumerate(group)}
+        self._places = {
+            record.id: (group, row) for group in groups.values() for row, record in enumerate(group)
+        }
         self._names: dict[Hashable, str | None] = {}  # of cache entries
         self._measured: dict[Hashable, Any] = {}
 
     def image(self, record: Record, intensity: Any) -> np.ndarray:
-        """(C, *size) float32 in network intensities, by the mapping of the record's scan if it has its own."""
+        """(C, *size) float32 in network intensities, by the mapping of the record's scan if it has
+        its own.
+        """
         return to_intensities(self.to_size(record), self.mapping(record, intensity))
 
     def to_size(self, record: Record) -> np.ndarray:
-        """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is NaN."""
-        return np.concatenate([self._cached("images", r, self._read) for r in self.stacks.get(record.id, [record])])
+        """(C, *size) float32 in native intensities, neighbours as channels; a missing contrast is
+        NaN.
+        """
+        return np.concatenate(
+            [self._cached("images", r, self._read) for r in self.stacks.get(record.id, [record])]
+        )
 
     def mask(self, record: Record) -> np.ndarray | None:
         """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""
         if record.mask is None:
             return None
-        return self._cached("masks", record, self._mask) if record.mask_files else self._mask(record)
+        return (
+            self._cached("masks", record, self._mask) if record.mask_files else self._mask(record)
+        )
 
     def mapping(self, record: Record, intensity: Any) -> Any:
-        """The intensity mapping of the scan that a record belongs to: its own where the recipe says so."""
+        """The intensity mapping of the scan that a record belongs to: its own where the recipe says
+        so.
+        """
         if getattr(intensity, "per", "set") != "volume":
             return intensity
         return intensity.own(self.measured(record, intensity))
@@ -116,12 +147,18 @@ class Preparation:
         scan = record.domain, record.scan_key or record.key
         if scan not in self._measured:
             read = record.scan or record.read
-            self._measured[scan] = self.fact("measured", [record], scan, lambda: intensity.measure(read()))
+            self._measured[scan] = self.fact(
+                "measured", [record], scan, lambda: intensity.measure(read())
+            )
         return self._measured[scan]
 
     def fact(self, kind: str, records: Sequence[Record], key: Any, make: Callable[[], Any]) -> Any:
-        """The JSON value of `make` for these records and the intensity options, cached by the records' files."""
-        stamps = all(record.files for record in records) and self._stamps(f for record in records for f in record.files)
+        """The JSON value of `make` for these records and the intensity options, cached by the
+        records' files.
+        """
+        stamps = all(record.files for record in records) and self._stamps(
+            f for record in records for f in record.files
+        )
         if not stamps:
             return make()
         return self.cache.fact(digest(kind, self.about, self.intensity, stamps, key), make)
@@ -130,12 +167,22 @@ class Preparation:
         """The SHA-256 of each file; cached until one of the files changes."""
         stamps = self._stamps(files := sorted(files))
         make = lambda: [*map(sha256_of, files)]  # noqa: E731
-        return dict(zip(files, self.cache.fact(digest("sha256", stamps), make) if stamps else make(), strict=True))
+        return dict(
+            zip(
+                files,
+                self.cache.fact(digest("sha256", stamps), make) if stamps else make(),
+                strict=True,
+            )
+        )
 
-    def from_cache(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray | None:
-        """The array that `make` returns for a record, from the cache entry of all records of its file.
+    def from_cache(
+        self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
+    ) -> np.ndarray | None:
+        """The array that `make` returns for a record, from the cache entry of all records of its
+        file.
 
-        One-dimensional arrays are padded with zeros to the longest. None where the record is not cached.
+        One-dimensional arrays are padded with zeros to the longest. None where the record is not
+        cached.
         """
         group, row = self._places.get(record.id, (None, 0))
         if group is None:
@@ -144,28 +191,43 @@ class Preparation:
         if entry not in self._names:
             stamps = self._stamps((*record.files, *(record.mask_files if kind == "masks" else ())))
             keys = [[*member.id, member.missing] for member in group]
-            self._names[entry] = stamps and digest(kind, self.about, self.size, self.fit, stamps, keys)
+            self._names[entry] = stamps and digest(
+                kind, self.about, self.size, self.fit, stamps, keys
+            )
         name = self._names[entry]
-        rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group])) if name else None
+        rows = (
+            self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
+            if name
+            else None
+        )
         return None if rows is None else np.array(rows[row])
 
-    def _cached(self, kind: str, record: Record, make: Callable[[Record], np.ndarray]) -> np.ndarray:
+    def _cached(
+        self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
+    ) -> np.ndarray:
         row = self.from_cache(kind, record, make)
         return make(record) if row is None else row.astype(np.float32, copy=False)
 
     def _stamps(self, files: Iterable[Path]) -> list[list] | None:
-        """Path, size, times and inode of each file; None without a cache, or if one is missing (`read` reports it)."""
+        """Path, size, times and inode of each file; None without a cache, or if one is missing
+        (`read` reports it).
+        """
         if self.cache is None:
             return None
         try:
             stats = {file: file.stat() for path in files for file in files_of(path)}
         except OSError:
             return None
-        return [[str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for file, s in stats.items()]
+        return [
+            [str(file.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
+            for file, s in stats.items()
+        ]
 
     def _read(self, record: Record) -> np.ndarray:
         pixels = record.read()
-        return Resize(pixels.shape[1:], self.size, self.fit).forward(pixels, nearest=record.domain in self.nearest)
+        return Resize(pixels.shape[1:], self.size, self.fit).forward(
+            pixels, nearest=record.domain in self.nearest
+        )
 
     def _mask(self, record: Record) -> np.ndarray:
         mask = record.mask().astype(np.float32)
@@ -174,11 +236,15 @@ class Preparation:
 
 def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
     longest = max(map(len, rows))
-    return np.stack([np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows])
+    return np.stack(
+        [np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows]
+    )
 
 
 def code_of(parts: Iterable[Any]) -> str:
-    """A hash of the code that reads and maps: of VERSION for gantk's own, of the modules of a plugin's package."""
+    """A hash of the code that reads and maps: of VERSION for gantk's own, of the modules of a
+    plugin's package.
+    """
     names = {each.__module__ for part in parts for each in getattr(part, "__mro__", [part])}
     code = set()
     for name in names:
@@ -188,20 +254,28 @@ def code_of(parts: Iterable[Any]) -> str:
     return digest(VERSION, [path.read_text("utf-8") for path in sorted(code)])
 
 
-def stacked(records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int) -> dict[Hashable, list]:
+def stacked(
+    records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int
+) -> dict[Hashable, list]:
     """2.5-D: by record id, the 2k + 1 slices of its image, the lowest first.
 
-    Neighbours are found among all `records` of one domain, subject and folder by `position`. A neighbour outside the
-    record's own set is replaced by the nearest slice before it that is inside.
+    Neighbours are found among all `records` of one domain, subject and folder by `position`. A
+    neighbour outside the record's own set is replaced by the nearest slice before it that is
+    inside.
     """
     if unplaced := [record for record in records if record.position is None]:
-        what = f"{len(unplaced)} of {len(records)} images have no place in a stack: the first is '{unplaced[0].key}'"
+        what = (
+            f"{len(unplaced)} of {len(records)} images have no place in a stack: the first is"
+            f" '{unplaced[0].key}'"
+        )
         remedy = "set data.neighbours = 0, or use a source of volumes or of numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)
     stacks: dict[Hashable, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda one: one.position):
         stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
-    places = {record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)}
+    places = {
+        record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)
+    }
     slices = {}
     for members in sets:
         own = {places[record.id]: record for record in members}

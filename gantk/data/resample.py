@@ -1,4 +1,6 @@
-"""Resampling: volumes to a plane and spacing, or to another volume's grid; images to the networks' size and back."""
+"""Resampling: volumes to a plane and spacing, or to another volume's grid; images to the networks'
+size and back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, same_grid, upright_affine
 
-# The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial show heads upright.
+# The upright axes (1 planes, 2 rows, 3 columns) that become stack, row and column; all but axial
+# show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 LARGEST = 2**30  # voxels that a resampled volume may have: 4 GiB
 SLAB = 2**22  # voxels of a volume that are computed at a time
@@ -22,11 +25,13 @@ UNMOVED = 0.05  # voxels: an axis is not resampled if its outermost voxels would
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """The plane of the slices, and the spacing in mm of (stack,) rows and columns, that networks see.
+    """The plane of the slices, and the spacing in mm of (stack,) rows and columns, that networks
+    see.
 
-    Axial stacks run from inferior to superior, with rows from anterior down; coronal ones from anterior to posterior,
-    with rows from superior down; both have the patient's right in the first column. Sagittal ones run from right to
-    left, with rows from superior down and anterior in the first column.
+    Axial stacks run from inferior to superior, with rows from anterior down; coronal ones from
+    anterior to posterior, with rows from superior down; both have the patient's right in the first
+    column. Sagittal ones run from right to left, with rows from superior down and anterior in the
+    first column.
     """
 
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
@@ -37,7 +42,9 @@ class SamplingGrid:
             object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
             if len(self.spacing) not in (2, 3) or not all(0 < mm < np.inf for mm in self.spacing):
                 allowed = "mm above 0 for stack, rows and columns, or for rows and columns alone"
-                raise UserError(f"{list(self.spacing)} is no spacing", where="data.spacing", allowed=allowed)
+                raise UserError(
+                    f"{list(self.spacing)} is no spacing", where="data.spacing", allowed=allowed
+                )
 
     @property
     def is_plain(self) -> bool:
@@ -45,27 +52,39 @@ class SamplingGrid:
         return self.plane == "axial" and self.spacing is None
 
     def sides(self, native: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
-        """The shape (D', H', W') on this grid of upright pixels (D, H, W) with that spacing in mm; (H, W) likewise."""
+        """The shape (D', H', W') on this grid of upright pixels (D, H, W) with that spacing in mm;
+        (H, W) likewise.
+        """
         return tuple(count for count, _ in self._grid(native, spacing))
 
     def forward(self, image: Image) -> Image:
-        """Resample an image to (C, stack, rows, columns) on this grid, about the same centre; it has no affine then."""
+        """Resample an image to (C, stack, rows, columns) on this grid, about the same centre; it
+        has no affine then.
+        """
         if self.is_plain:
             return image
         turned, grid = self.turned(image.pixels), self._grid(image.pixels.shape[1:], image.spacing)
         if image.spill is None or image.dims == 2 or all(step == 1 for _, step in grid):
             return replace(image, pixels=resampled(turned, grid), affine=None, header=None)
-        pixels = zeros_beside(image.spill, (image.channels, *self.sides(image.pixels.shape[1:], image.spacing)))
+        pixels = zeros_beside(
+            image.spill, (image.channels, *self.sides(image.pixels.shape[1:], image.spacing))
+        )
         for part in slabs(pixels.shape[1:]):
             pixels[:, part] = resampled(turned, grid, part)
         return replace(image, pixels=pixels, affine=None, header=None)
 
     def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
-        """Resample (C', stack, rows, columns) on this grid back to `image`'s own upright grid, (C', D, H, W)."""
-        return self._turned(self.enlarged(pixels, image)).transpose(np.argsort(self._axes(image.dims)))
+        """Resample (C', stack, rows, columns) on this grid back to `image`'s own upright grid, (C',
+        D, H, W).
+        """
+        return self._turned(self.enlarged(pixels, image)).transpose(
+            np.argsort(self._axes(image.dims))
+        )
 
     def enlarged(self, pixels: np.ndarray, image: Image, part: slice = slice(None)) -> np.ndarray:
-        """Resample (C', stack, rows, columns) on this grid to the voxels, or a `part`, of `turned(image.pixels)`."""
+        """Resample (C', stack, rows, columns) on this grid to the voxels, or a `part`, of
+        `turned(image.pixels)`.
+        """
         native = image.pixels.shape[1:]
         places = zip(self._axes(image.dims)[1:], self._grid(native, image.spacing), strict=True)
         return resampled(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
@@ -81,15 +100,22 @@ class SamplingGrid:
         return pixels[:, :, ::-1] if pixels.ndim == 4 and self.plane != "axial" else pixels
 
     def _grid(self, native: tuple[int, ...], spacing: Sequence[float]) -> list[tuple[int, float]]:
-        """For each axis of this grid: the number of voxels, and the step between two, in voxels of the file."""
+        """For each axis of this grid: the number of voxels, and the step between two, in voxels of
+        the file.
+        """
         grid, wanted = [], self.spacing or ()
         wanted = (None,) * (len(native) - len(wanted)) + wanted[-len(native) :]
         for axis, mm in zip(self._axes(len(native))[1:], wanted, strict=True):
             side, step = native[axis - 1], 1.0 if mm is None else mm / float(spacing[axis - 1])
             kept = side * abs(step - 1) < 2 * UNMOVED
-            grid.append((side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step))
+            grid.append(
+                (side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step)
+            )
         if np.prod([float(count) for count, _ in grid]) > max(LARGEST, np.prod(native)):
-            what = f"at a spacing of {list(self.spacing)} mm an image has {' x '.join(str(n) for n, _ in grid)} voxels"
+            what = (
+                f"at a spacing of {list(self.spacing)} mm an image has"
+                f" {' x '.join(str(n) for n, _ in grid)} voxels"
+            )
             raise UserError(what, where="data.spacing", remedy="choose a coarser one")
         return grid
 
@@ -97,26 +123,40 @@ class SamplingGrid:
 class Resize:
     """Bring images of one native size to `size`, and bring results back onto the native grid.
 
-    `pad` keeps the aspect: the image is resized to the largest that fits, centred in its background. `stretch` resizes
-    each axis on its own. `crop` keeps the resolution: larger images are cut about their centre, smaller ones centred.
+    `pad` keeps the aspect: the image is resized to the largest that fits, centred in its
+    background. `stretch` resizes each axis on its own. `crop` keeps the resolution: larger images
+    are cut about their centre, smaller ones centred.
     """
 
-    def __init__(self, native: tuple[int, ...], size: tuple[int, ...], mode: Literal["pad", "stretch", "crop"] = "pad"):
+    def __init__(
+        self,
+        native: tuple[int, ...],
+        size: tuple[int, ...],
+        mode: Literal["pad", "stretch", "crop"] = "pad",
+    ):
         self.native, self.size = tuple(native), tuple(size)
         smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
-        rounded = tuple(max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True))
+        rounded = tuple(
+            max(1, min(to, round(side * scale))) for side, to in zip(native, size, strict=True)
+        )
         self.content = {"pad": rounded, "stretch": self.size, "crop": smaller}[mode]
         self.window = _centred(self.content, self.size)  # where the image lies in `size`
-        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)  # the part of the image in use
+        # the part of the image in use
+        self.shown = _centred(smaller if mode == "crop" else self.native, self.native)
 
-    def forward(self, image: np.ndarray, fill: float | None = None, nearest: bool = False) -> np.ndarray:
-        """(C, *native) -> (C, *size), `nearest` for labels; padding is `fill`, by default each channel's minimum."""
+    def forward(
+        self, image: np.ndarray, fill: float | None = None, nearest: bool = False
+    ) -> np.ndarray:
+        """(C, *native) -> (C, *size), `nearest` for labels; padding is `fill`, by default each
+        channel's minimum.
+        """
         part = (picked if nearest else resize)(image[(slice(None), *self.shown)], self.content)
         return _padded(part, self.window, self.size, image, fill)
 
     def inverse(self, image: np.ndarray, planes: slice = slice(None)) -> np.ndarray:
-        """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off is the minimum.
+        """(C, *size) -> (C, *native): the padding is cut off, the rest resized; what `crop` cut off
+        is the minimum.
 
         `planes`: one of `slabs`, to return these planes only.
         """
@@ -126,7 +166,9 @@ class Resize:
 
     @property
     def slabs(self) -> list[slice]:
-        """Slices of a few native planes each; one slice of all planes for pictures, and where `crop` cuts."""
+        """Slices of a few native planes each; one slice of all planes for pictures, and where
+        `crop` cuts.
+        """
         if len(self.native) == 2 or self.shown != tuple(slice(0, side) for side in self.native):
             return [slice(None)]
         return slabs(self.native)
@@ -139,9 +181,11 @@ def slabs(sides: tuple[int, ...]) -> list[slice]:
 
 
 def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)) -> np.ndarray:
-    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other; only these planes.
+    """(C, *spatial) -> (C, *size), linear, averaging where it shrinks, one axis after the other;
+    only these planes.
 
-    Not by a matrix product: with the threads of NumPy's BLAS, a training step took five times as long.
+    Not by a matrix product: with the threads of NumPy's BLAS, a training step took five times as
+    long.
     """
     for axis, to in enumerate(size, start=1):
         part = planes if axis == 1 else slice(None)
@@ -152,25 +196,43 @@ def resize(image: np.ndarray, size: tuple[int, ...], planes: slice = slice(None)
 
 def picked(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """(C, *spatial) -> (C, *size) by the nearest pixels."""
-    places = ((2 * np.arange(to) + 1) * side // (2 * to) for side, to in zip(image.shape[1:], size, strict=True))
+    places = (
+        (2 * np.arange(to) + 1) * side // (2 * to)
+        for side, to in zip(image.shape[1:], size, strict=True)
+    )
     return image[(slice(None), *np.ix_(*places))]
 
 
-def resampled(pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)) -> np.ndarray:
-    """Resample (C, *spatial) to `count` voxels, `step` apart, about the same centre, along each axis that changes.
+def resampled(
+    pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)
+) -> np.ndarray:
+    """Resample (C, *spatial) to `count` voxels, `step` apart, about the same centre, along each
+    axis that changes.
 
-    `part`: only this part of a volume's first axis, which is then resampled first, else the axis that shrinks most.
+    `part`: only this part of a volume's first axis, which is then resampled first, else the axis
+    that shrinks most.
     """
-    changed = [axis for axis, (count, step) in enumerate(grid, 1) if (count, step) != (pixels.shape[axis], 1.0)]
+    changed = [
+        axis
+        for axis, (count, step) in enumerate(grid, 1)
+        if (count, step) != (pixels.shape[axis], 1.0)
+    ]
     if range(grid[0][0])[part] != range(grid[0][0]):
-        pixels, changed = _resampled_axis(pixels, 1, *grid[0], part), [axis for axis in changed if axis > 1]
+        pixels, changed = (
+            _resampled_axis(pixels, 1, *grid[0], part),
+            [axis for axis in changed if axis > 1],
+        )
     for axis in sorted(changed, key=lambda axis: grid[axis - 1][0] / pixels.shape[axis]):
         pixels = _resampled_axis(pixels, axis, *grid[axis - 1])
     return pixels
 
 
-def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float, part: slice = slice(None)) -> np.ndarray:
-    """Resample one axis of (C, *spatial) to `count` places, volumes plane by plane, which saves memory."""
+def _resampled_axis(
+    pixels: np.ndarray, axis: int, count: int, step: float, part: slice = slice(None)
+) -> np.ndarray:
+    """Resample one axis of (C, *spatial) to `count` places, volumes plane by plane, which saves
+    memory.
+    """
     if pixels.ndim == 3:
         return _resampled_axis(pixels[:, None], axis + 1, count, step)[:, 0]
     places, weights = (each[:, part] for each in _taps(pixels.shape[axis], count, step))
@@ -180,20 +242,28 @@ def _resampled_axis(pixels: np.ndarray, axis: int, count: int, step: float, part
     for channel, done in zip(pixels, out, strict=True):
         if axis == 1:
             for k in range(count):
-                done[k] = sum(channel[p] * w for p, w in zip(places[:, k], weights[:, k], strict=True) if w)
+                done[k] = sum(
+                    channel[p] * w for p, w in zip(places[:, k], weights[:, k], strict=True) if w
+                )
         else:
             for plane, result in zip(channel, done, strict=True):
-                result[...] = sum(plane.take(p, axis - 2) * w for p, w in zip(places, shares, strict=True))
+                result[...] = sum(
+                    plane.take(p, axis - 2) * w for p, w in zip(places, shares, strict=True)
+                )
     return out
 
 
 @lru_cache(maxsize=64)
 def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """The source voxels of each new one, and their weights, (taps, count) each: a triangle as wide as the larger."""
+    """The source voxels of each new one, and their weights, (taps, count) each: a triangle as wide
+    as the larger.
+    """
     reach = max(step, 1.0)
     centres = (np.arange(count) + 0.5) * step - 0.5 + (side - count * step) / 2
     places = np.floor(centres - reach).astype(int) + np.arange(int(np.ceil(2 * reach)) + 2)[:, None]
-    weights = np.clip(1 - np.abs(places - centres) / reach, 0, None) * ((places >= 0) & (places < side))
+    weights = np.clip(1 - np.abs(places - centres) / reach, 0, None) * (
+        (places >= 0) & (places < side)
+    )
     weights /= weights.sum(axis=0)
     used = weights.any(axis=1)
     return places.clip(0, side - 1)[used], weights[used].astype(np.float32)
@@ -204,8 +274,16 @@ def _centred(part: tuple[int, ...], whole: tuple[int, ...]) -> tuple[slice, ...]
     return tuple(slice(start, start + side) for start, side in zip(starts, part, strict=True))
 
 
-def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.ndarray, fill: float | None = None):
-    """`part` at its place in (C, *size), surrounded by `fill`, by default the minimum of each channel of `image`."""
+def _padded(
+    part: np.ndarray,
+    window: tuple,
+    size: tuple[int, ...],
+    image: np.ndarray,
+    fill: float | None = None,
+):
+    """`part` at its place in (C, *size), surrounded by `fill`, by default the minimum of each
+    channel of `image`.
+    """
     if part.shape[1:] == size:
         return part
     canvas = np.empty((len(part), *size), dtype=part.dtype)
@@ -214,11 +292,14 @@ def _padded(part: np.ndarray, window: tuple, size: tuple[int, ...], image: np.nd
     return canvas
 
 
-def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | None = None) -> Image:
-    """Resample a volume to the voxels of another by their affines; UserError if one has none and the sizes differ.
+def resample_onto(
+    image: Image, reference: Image, order: int = 1, fill: float | None = None
+) -> Image:
+    """Resample a volume to the voxels of another by their affines; UserError if one has none and
+    the sizes differ.
 
-    Linear (order 1), or the nearest voxel (0) for labels. Voxels outside the image get `fill`, by default each
-    channel's minimum (air). Equal grids give the pixels unchanged.
+    Linear (order 1), or the nearest voxel (0) for labels. Voxels outside the image get `fill`, by
+    default each channel's minimum (air). Equal grids give the pixels unchanged.
     """
     from scipy.ndimage import affine_transform
 
@@ -226,15 +307,34 @@ def resample_onto(image: Image, reference: Image, order: int = 1, fill: float | 
     if same_grid(image, reference):
         return kept
     # from (plane, row, column) of the reference to those of the image
-    change = np.linalg.solve(upright_affine(image), upright_affine(reference))[[2, 1, 0, 3]][:, [2, 1, 0, 3]]
+    change = np.linalg.solve(upright_affine(image), upright_affine(reference))[[2, 1, 0, 3]][
+        :, [2, 1, 0, 3]
+    ]
     out = np.empty((image.channels, *reference.pixels.shape[1:]), dtype=np.float32)
     for channel, done in zip(image.pixels, out, strict=True):
-        affine_transform(channel, change[:3, :3], change[:3, 3], None, done, order, mode="nearest", prefilter=False)
-        outside, axes = channel.min() if fill is None else fill, np.ogrid[tuple(map(slice, done.shape))]
+        affine_transform(
+            channel,
+            change[:3, :3],
+            change[:3, 3],
+            None,
+            done,
+            order,
+            mode="nearest",
+            prefilter=False,
+        )
+        outside, axes = (
+            channel.min() if fill is None else fill,
+            np.ogrid[tuple(map(slice, done.shape))],
+        )
         for row, start, side in zip(change[:3, :3], change[:3, 3], channel.shape, strict=True):
-            place = sum(step * axis.astype(np.float32) for step, axis in zip(row, axes, strict=True)) + start
+            place = (
+                sum(step * axis.astype(np.float32) for step, axis in zip(row, axes, strict=True))
+                + start
+            )
             # The outermost voxels reach half a voxel beyond their centres.
-            np.copyto(done, outside, where=(place < -0.5 - UNMOVED) | (place > side - 0.5 + UNMOVED))
+            np.copyto(
+                done, outside, where=(place < -0.5 - UNMOVED) | (place > side - 0.5 + UNMOVED)
+            )
     return replace(kept, pixels=out)
 
 

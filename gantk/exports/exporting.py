@@ -1,4 +1,6 @@
-"""Prepares one direction of a trained model for an exporter, and compares the written file with PyTorch."""
+"""Prepares one direction of a trained model for an exporter, and compares the written file with
+PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,26 @@ from gantk.runs.checkpoint import load_meta
 from gantk.runs.models import data_of
 
 IMAGES = {2: 4, 3: 2}  # number of real images to compare, by dimensions
-SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}  # taken from the first set with images
+# taken from the first set with images
+SPLITS = {"test": "held-out", "validation": "validation", "train": "training"}
 TOLERANCE = 1e-3  # of the range; two float32 implementations usually differ by a thousandth of that
 
 
-def export(run: Path, format: str, out: Path, to: str | None, tolerance: float | None, say: Callable) -> Path:
+def export(
+    run: Path, format: str, out: Path, to: str | None, tolerance: float | None, say: Callable
+) -> Path:
     """Export a trained model to a file and return its path: see `gantk.api.export`."""
     tolerance = TOLERANCE if tolerance is None else tolerance
     exporter = registry().get("exporter", format).load()()
     exporter.check(out)
     if not tolerance > 0:
-        raise UserError(f"{tolerance:g} is no tolerance", where="--tolerance", allowed="above 0, such as 0.001")
+        raise UserError(
+            f"{tolerance:g} is no tolerance", where="--tolerance", allowed="above 0, such as 0.001"
+        )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"'{out}' exists already", where="--out", remedy="name another, or remove it first")
+        raise UserError(
+            f"'{out}' exists already", where="--out", remedy="name another, or remove it first"
+        )
     if not out.absolute().parent.is_dir():
         raise UserError(f"there is no folder '{out.parent}'", where="--out", remedy="make it first")
     translator = Translator.load(run, "cpu")
@@ -48,43 +57,64 @@ def export(run: Path, format: str, out: Path, to: str | None, tolerance: float |
 
 
 class Network(nn.Module):
-    """Translates images (N, C, *size) to a domain `letter`; "image" samples from noise (N, latent) and labels (N,).
+    """Translates images (N, C, *size) to a domain `letter`; "image" samples from noise (N, latent)
+    and labels (N,).
 
-    A float32 copy of the method on the CPU in evaluation mode, without the networks that the direction does not use.
+    A float32 copy of the method on the CPU in evaluation mode, without the networks that the
+    direction does not use.
     """
 
     def __init__(self, method: Any, letter: str, *inputs: Tensor):
         super().__init__()
         self.method, self.letter, used = copy.deepcopy(method), letter, set()
-        self.method.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(False)
-        parts = [(name, part) for name, child in self.method.named_children() for part in child.modules()]
+        self.method.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(
+            False
+        )
+        parts = [
+            (name, part) for name, child in self.method.named_children() for part in child.modules()
+        ]
         if letter == "image":
             self.sampler = self.method.sampler()
-        hooks = [part.register_forward_pre_hook(lambda *_, name=name: used.add(name)) for name, part in parts]
+        hooks = [
+            part.register_forward_pre_hook(lambda *_, name=name: used.add(name))
+            for name, part in parts
+        ]
         with torch.no_grad():
             self(*inputs)
         for hook in hooks:
             hook.remove()
         for name in {name for name, _ in parts} - used:
-            vars(self.method)[name] = self.method._modules.pop(name)  # still an attribute, but no longer a submodule
+            # still an attribute, but no longer a submodule
+            vars(self.method)[name] = self.method._modules.pop(name)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         noise = self.letter == "image"
-        return (self.sampler(image, label) if noise else self.method.translate(image, self.letter)).float()
+        return (
+            self.sampler(image, label) if noise else self.method.translate(image, self.letter)
+        ).float()
 
 
 class Direction:
     """One direction of a trained model, or its sampling from noise, as an exporter needs it.
 
-    `network` is the module to export; `inputs` are arrays (N > 1), `expected(*inputs)` PyTorch's outputs for them;
-    `name` describes the direction, `on` the inputs, `why` the reason for drawn inputs; `saved` is meta.json's content.
+    `network` is the module to export; `inputs` are arrays (N > 1), `expected(*inputs)` PyTorch's
+    outputs for them; `name` describes the direction, `on` the inputs, `why` the reason for drawn
+    inputs; `saved` is meta.json's content.
     """
 
     def __init__(self, translator: Translator, to: str | None):
-        method, model, self.translator, self.why = translator.method, translator.model, translator, ""
+        method, model, self.translator, self.why = (
+            translator.method,
+            translator.model,
+            translator,
+            "",
+        )
         self.samples = to is None and method.samples and not method.directions()
         if self.samples and not hasattr(method, "sampler"):
-            what = f"the method '{model.method.name}' cannot be exported: it does not offer its generator"
+            what = (
+                f"the method '{model.method.name}' cannot be exported: it does not offer its"
+                " generator"
+            )
             raise UserError(what, remedy="make images with `gantk sample` instead")
         self.letter = "image" if self.samples else translator.domain(to)
         self.target = translator.intensity[self.letter]  # the intensity mapping of the outputs
@@ -101,17 +131,27 @@ class Direction:
         self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))
 
     def _images(self) -> np.ndarray:
-        """Real images in network intensities, held-out ones where there are any; noise where the data are missing."""
+        """Real images in network intensities, held-out ones where there are any; noise where the
+        data are missing.
+        """
         model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
         count, size = IMAGES[model.data.dims], method.geometry.size
         try:
             data = data_of(self.translator.run, model.data, type(method))
             data.intensity.update(self.translator.intensity)
-            sets = [(split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS]
+            sets = [
+                (split, [r for r in data.splits[split] if r.domain == other]) for split in SPLITS
+            ]
             split, records = next((split, records) for split, records in sets if records)
-            images = [data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]]
-            images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]  # their centre
-            self.on = f"{counted(images, f'{SPLITS[split]} image')} of {self.translator.frame(self.letter).source}"
+            images = [
+                data.image(r).numpy() for r in records[:: max(1, len(records) // count)][:count]
+            ]
+            # their centre
+            images = [Resize(image.shape[1:], size, "crop").forward(image) for image in images]
+            self.on = (
+                f"{counted(images, f'{SPLITS[split]} image')} of"
+                f" {self.translator.frame(self.letter).source}"
+            )
             return np.stack(images if len(images) > 1 else [*images, np.flip(images[0], -1)])
         except (UserError, OSError) as error:
             self.on, self.why = f"{count} drawn images, not real ones", str(error)
@@ -124,12 +164,20 @@ class Direction:
             return self.network(*map(torch.from_numpy, inputs)).numpy()
 
     def checked(
-        self, found: Callable[..., np.ndarray], what: str, tolerance: float, *, batches: bool = True, larger: int = 0
+        self,
+        found: Callable[..., np.ndarray],
+        what: str,
+        tolerance: float,
+        *,
+        batches: bool = True,
+        larger: int = 0,
     ) -> dict[str, Any]:
-        """Compare a file's network `found` with PyTorch; returns the differences, GantkError above the tolerance.
+        """Compare a file's network `found` with PyTorch; returns the differences, GantkError above
+        the tolerance.
 
-        Differences are shares of the intensity range. `batches`: whether the file takes more than one image at a time;
-        `larger`: pixels by which the sides of a larger test image grow, 0 = no larger image.
+        Differences are shares of the intensity range. `batches`: whether the file takes more than
+        one image at a time; `larger`: pixels by which the sides of a larger test image grow, 0 = no
+        larger image.
         """
         low, high = self.target.range
         count = len(self.inputs[0])
@@ -137,30 +185,57 @@ class Direction:
         starts = [(first, n) for n in batch_sizes for first in range(0, count - n + 1, n)]
         calls = [tuple(array[first : first + n] for array in self.inputs) for first, n in starts]
         if larger:
-            widths = [(0, 0), (0, 0), *[(0, larger * (k + 1)) for k in range(self.inputs[0].ndim - 2)]]
+            widths = [
+                (0, 0),
+                (0, 0),
+                *[(0, larger * (k + 1)) for k in range(self.inputs[0].ndim - 2)],
+            ]
             calls.append(tuple(np.pad(array[:1], widths, mode="edge") for array in self.inputs))
         outputs = [(found(*call), self.expected(*call)) for call in calls]
-        diffs = [np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf for one, other in outputs]
+        diffs = [
+            np.abs(one - other) / (high - low) if one.shape == other.shape else np.inf
+            for one, other in outputs
+        ]
         largest = float(np.max([np.max(diff) for diff in diffs]))
         mean = float(np.mean([np.mean(diff) for diff in diffs]))
         sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
-        line = f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on}, batches of "
+        line = (
+            f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on},"
+            " batches of "
+        )
         line += ", ".join([*map(str, batch_sizes), *sizes])
         if not largest <= tolerance:
             what = f"the {what} of {self.name} does not answer as PyTorch does: {line}"
-            raise GantkError(f"{what}. The tolerance is {tolerance:g} of the range. No file was written.")
-        return {"largest": largest, "mean": mean, "on": self.on, "batches": batch_sizes, "sizes": sizes, "line": line}
+            raise GantkError(
+                f"{what}. The tolerance is {tolerance:g} of the range. No file was written."
+            )
+        return {
+            "largest": largest,
+            "mean": mean,
+            "on": self.on,
+            "batches": batch_sizes,
+            "sizes": sizes,
+            "line": line,
+        }
 
 
 def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray, ...]) -> None:
-    """UserError where a network is random in use, or mixes the images of a batch: an exported file cannot do that."""
+    """UserError where a network is random in use, or mixes the images of a batch: an exported file
+    cannot do that.
+    """
     first, again = network(*inputs), network(*inputs)
     if not np.isfinite(first).all():
-        raise UserError("the network answers with values that are not finite: its training has diverged")
+        raise UserError(
+            "the network answers with values that are not finite: its training has diverged"
+        )
     if not np.array_equal(first, again):
         remedy = "export a run that does not (pix2pix: method.test_dropout = false)"
-        raise UserError("two translations of one image differ: the method draws random numbers", remedy=remedy)
-    singles = np.concatenate([network(*(each[n : n + 1] for each in inputs)) for n in range(len(first))])
+        raise UserError(
+            "two translations of one image differ: the method draws random numbers", remedy=remedy
+        )
+    singles = np.concatenate(
+        [network(*(each[n : n + 1] for each in inputs)) for n in range(len(first))]
+    )
     if not np.abs(singles - first).max() <= TOLERANCE * np.ptp(first):
         remedy = "a layer stays in training mode in use: mend the method's eval()"
         raise UserError("an image alone and in a batch gives other answers", remedy=remedy)

@@ -1,1 +1,3 @@
-"""The bytes of image files to and from `Image`: start with files and image; NIfTI, pictures, plugins' formats."""
+"""The bytes of image files to and from `Image`: start with files and image; NIfTI, pictures,
+plugins' formats.
+"""

@@ -1,4 +1,6 @@
-"""Contrasts: their usual names (T1, FLAIR, CT, ...) in file names and headers, and the distribution of their values."""
+"""Contrasts: their usual names (T1, FLAIR, CT, ...) in file names and headers, and the distribution
+of their values.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,21 @@ from typing import Any
 
 import numpy as np
 
-# The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns word, end, word, ...
-WORD_ENDS = re.compile(r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))")
+# The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
+# word, end, word, ...
+WORD_ENDS = re.compile(
+    r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))"
+)
 SYNONYMS = {
     "t1": ("t1w", "t1wi", "t1n", "mprage", "spgr", "fspgr"),
-    "t1ce": ("cet1", *(x + y for x in ("t1", "t1w", "t1wi") for y in ("c", "ce", "ca", "gd", "gado", "km", "post"))),
+    "t1ce": (
+        "cet1",
+        *(
+            x + y
+            for x in ("t1", "t1w", "t1wi")
+            for y in ("c", "ce", "ca", "gd", "gado", "km", "post")
+        ),
+    ),
     "t2": ("t2w", "t2wi"),
     "flair": ("t2flair", "t2f", "fla", "darkfluid"),
     "pd": ("pdw", "pdwi"),
@@ -23,9 +35,11 @@ SYNONYMS = {
 # Words for a contrast agent, and for its absence.
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
-BINS, SOME = 32, 64  # equal shares of an image's values; images from which a domain's distribution is computed
+# equal shares of an image's values; images from which a domain's distribution is computed
+BINS, SOME = 32, 64
 AIR = 0.1  # of an image's range: what is darker is air
-CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}  # usual name -> contrast
+# usual name -> contrast
+CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 # Order of preference among several contrasts, where the user has chosen none.
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 
@@ -43,13 +57,17 @@ def joined(words: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for i, word in enumerate(words):
         if not (i and words[i - 1].endswith("to") and word in CONTRASTS):  # a registration's target
-            kept[-1:] = [kept[-1] + word] if kept and kept[-1] + word in CONTRASTS else [*kept[-1:], word]
+            kept[-1:] = (
+                [kept[-1] + word] if kept and kept[-1] + word in CONTRASTS else [*kept[-1:], word]
+            )
     said = set(map(CONTRASTS.get, kept)) - {None}
     return [_meant(word, said, kept) for word in kept] if said else kept
 
 
 def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
-    """A word of a name that says these contrasts: t1ce for T1 beside a contrast agent, flair for T2 beside FLAIR."""
+    """A word of a name that says these contrasts: t1ce for T1 beside a contrast agent, flair for T2
+    beside FLAIR.
+    """
     contrast, text = CONTRASTS.get(word), ""
     if contrast == "t1" and AGENT.search(text := f" {' '.join(words)} "):
         return word if NATIVE.search(text) else "t1ce"
@@ -63,7 +81,9 @@ def one_word(contrast: str) -> str:
 
 
 def without_gaps(name: str) -> str:
-    """A name from which words were taken: one separator where several follow each other, none at its ends."""
+    """A name from which words were taken: one separator where several follow each other, none at
+    its ends.
+    """
     return re.sub(r"([_\-. ])[_\-. ]+", r"\1", name).strip("_-. ")
 
 
@@ -73,23 +93,35 @@ def same_contrast(word: str, wanted: str) -> bool:
 
 
 def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
-    """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name without it.
+    """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name
+    without it.
 
-    `wanted` are further words, in lower case, that count as contrasts. A word after `to` (`regtoFLAIR`,
-    `T1_to_T2`) is the image's registration target, not its contrast. MR counts if there is no other, or if it is
-    wanted; `joined` says what T1 and T2 mean beside other words. Without a contrast: None and the whole name.
+    `wanted` are further words, in lower case, that count as contrasts. A word after `to`
+    (`regtoFLAIR`, `T1_to_T2`) is the image's registration target, not its contrast. MR counts if
+    there is no other, or if it is wanted; `joined` says what T1 and T2 mean beside other words.
+    Without a contrast: None and the whole name.
     """
     pieces = WORD_ENDS.split(name)
     places = [i for i in range(0, len(pieces), 2) if pieces[i]]
     words = [pieces[i].lower() for i in places]
     found: list[tuple[str, int, int]] = []
     for i in range(len(words)):
-        pairs = () if i and words[i - 1].endswith("to") else ((2, "".join(words[i : i + 2])), (1, words[i]))
-        found += [(word, i, i + length) for length, word in pairs if word in wanted or word in CONTRASTS][:1]
+        pairs = (
+            ()
+            if i and words[i - 1].endswith("to")
+            else ((2, "".join(words[i : i + 2])), (1, words[i]))
+        )
+        found += [
+            (word, i, i + length) for length, word in pairs if word in wanted or word in CONTRASTS
+        ][:1]
     if not found:
         return None, name
-    word, i, end = next((each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0])
-    rest = without_gaps("".join(pieces[: places[i]] + pieces[places[min(end, len(places)) - 1] + 1 :]))
+    word, i, end = next(
+        (each for each in found if each[0] in wanted or CONTRASTS[each[0]] != "mr"), found[0]
+    )
+    rest = without_gaps(
+        "".join(pieces[: places[i]] + pieces[places[min(end, len(places)) - 1] + 1 :])
+    )
     return _meant(word, {CONTRASTS.get(each) for each, _, _ in found}, words), rest
 
 
@@ -100,12 +132,18 @@ def usual_contrast(name: str) -> str | None:
 
 def exclude(one: str | None, other: str | None) -> bool:
     """Whether two usual contrasts exclude each other, as T1 and CT do; MR excludes CT and PET only."""
-    return bool(one and other) and one != other and ("mr" not in (one, other) or bool({"ct", "pet"} & {one, other}))
+    return (
+        bool(one and other)
+        and one != other
+        and ("mr" not in (one, other) or bool({"ct", "pet"} & {one, other}))
+    )
 
 
 def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Statistics of a domain's training images (C, *spatial), as JSON: `low`, `high`, whether all values are `whole`
-    numbers, mean `quantiles` without air, and `near`, the distance to these that 95 % of single images keep within."""
+    """Statistics of a domain's training images (C, *spatial), as JSON: `low`, `high`, whether all
+    values are `whole` numbers, mean `quantiles` without air, and `near`, the distance to these that
+    95 % of single images keep within.
+    """
     images = [image[np.isfinite(image)] for image in images]
     tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // SOME)]]
     middle = np.mean(tissue, axis=0)
@@ -122,12 +160,22 @@ def tissue_quantiles(values: np.ndarray) -> np.ndarray:
     """Quantiles of the values that are not air: 1 %, the middles of BINS equal shares, and 99 %."""
     values = values[:: max(1, values.size // 200_000)]
     low, high = np.percentile(values, [1, 99.5])
-    return np.quantile(values[values >= low + AIR * (high - low)], [0.01, *(np.arange(BINS) + 0.5) / BINS, 0.99])
+    return np.quantile(
+        values[values >= low + AIR * (high - low)], [0.01, *(np.arange(BINS) + 0.5) / BINS, 0.99]
+    )
 
 
 def distance(quantiles: np.ndarray, middle: np.ndarray) -> float:
-    """Mean distance of two distributions' quantiles, as a share of the second's width: of the values, or of the values
-    scaled to 0 to 1 (the shape), whichever is larger."""
+    """Mean distance of two distributions' quantiles, as a share of the second's width: of the
+    values, or of the values scaled to 0 to 1 (the shape), whichever is larger.
+    """
     width = max(float(middle[-1] - middle[0]), 1e-9)
-    shapes = [(each - each[0]) / max(float(each[-1] - each[0]), 1e-9) for each in (quantiles, middle)]
-    return float(max(np.abs(quantiles - middle)[1:-1].mean() / width, np.abs(shapes[0] - shapes[1])[1:-1].mean()))
+    shapes = [
+        (each - each[0]) / max(float(each[-1] - each[0]), 1e-9) for each in (quantiles, middle)
+    ]
+    return float(
+        max(
+            np.abs(quantiles - middle)[1:-1].mean() / width,
+            np.abs(shapes[0] - shapes[1])[1:-1].mean(),
+        )
+    )

@@ -1,7 +1,9 @@
-"""Reads, writes, lists and compares image files: the suffix chooses the format, a bundled or a plugin's one.
+"""Reads, writes, lists and compares image files: the suffix chooses the format, a bundled or a
+plugin's one.
 
-Memory is checked before an image is decoded: one whose float32 pixels would take more than GANTK_MAX_GIB (an
-environment variable, 16 unless set) is refused. A written file appears only when it is complete.
+Memory is checked before an image is decoded: one whose float32 pixels would take more than
+GANTK_MAX_GIB (an environment variable, 16 unless set) is refused. A written file appears only when
+it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from gantk.files import sync, temporary_beside
 from gantk.formats.image import Format, Image, SeriesFormat, same_grid
 from gantk.plugin.loader import registry
 
-LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)  # filters each listing
+# filters each listing
+LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 DEEPEST, MOST_VISITS = 128, 64  # folders above a file; how often links may lead to one folder
 
@@ -35,7 +38,9 @@ class Scan:
 
     path: Path  # the file, or the folder of the series
     files: tuple[Path, ...]  # that file, or the series' files sorted by position
-    name: str  # relative name of the result: the file's path, for a series its folder or folder/NUMBER-DESCRIPTION
+    # relative name of the result: the file's path, for a series its folder or
+    # folder/NUMBER-DESCRIPTION
+    name: str
 
 
 def formats() -> dict[str, Format]:
@@ -46,22 +51,40 @@ def formats() -> dict[str, Format]:
         for entry in [entry for (kind, _), entry in registered.entries.items() if kind == "format"]:
             try:
                 form = entry.load()()
-                form.name, form.owner, suffixes = form.name or entry.name, entry.owner, tuple(form.suffixes)
+                form.name, form.owner, suffixes = (
+                    form.name or entry.name,
+                    entry.owner,
+                    tuple(form.suffixes),
+                )
             except Exception as error:  # one broken plugin must not disable the other formats
-                shown = error if isinstance(error, UserError) else entry.refused("cannot be used", error)
+                shown = (
+                    error
+                    if isinstance(error, UserError)
+                    else entry.refused("cannot be used", error)
+                )
                 broken.append(f"Note that {shown}")
                 continue
             for suffix in suffixes:
                 other = by_suffix.setdefault(suffix, form)
                 if other is not form:
-                    what = f"the suffix '{suffix}' is claimed by the formats '{other.name}' of {other.owner}"
-                    raise UserError(f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them")
-        registered.cache["formats"], registered.cache["broken formats"] = by_suffix, " ".join(broken)
+                    what = (
+                        f"the suffix '{suffix}' is claimed by the formats '{other.name}' of"
+                        f" {other.owner}"
+                    )
+                    raise UserError(
+                        f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them"
+                    )
+        registered.cache["formats"], registered.cache["broken formats"] = (
+            by_suffix,
+            " ".join(broken),
+        )
     return registered.cache["formats"]
 
 
 def readable() -> str:
-    """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz, .hdr), NRRD (.nrrd, .nhdr)"."""
+    """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz, .hdr), NRRD (.nrrd,
+    .nhdr)".
+    """
     every = (form for form in dict.fromkeys(formats().values()) if form.listed is not None)
     return ", ".join(form.listed or f"{form.name} ({', '.join(form.suffixes)})" for form in every)
 
@@ -81,14 +104,17 @@ def stem_of(path: str | Path) -> str:
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether the suffix is an image format's; not for DICOM files, which are parts of a series, and hidden files."""
+    """Whether the suffix is an image format's; not for DICOM files, which are parts of a series,
+    and hidden files.
+    """
     form, name = formats().get(suffix_of(path)), os.path.basename(path)
     return form is not None and not isinstance(form, SeriesFormat) and not name.startswith(".")
 
 
 def series_format(path: str | Path) -> SeriesFormat | None:
-    """The format of a file that may be one part of an image, as a DICOM slice is, by its suffix or else its content;
-    None for all other files."""
+    """The format of a file that may be one part of an image, as a DICOM slice is, by its suffix or
+    else its content; None for all other files.
+    """
     if os.path.basename(path).startswith("."):
         return None
     form = formats().get(suffix_of(path))
@@ -105,7 +131,9 @@ def is_volume(path: str | Path) -> bool:
 
 def volume_suffixes() -> tuple[str, ...]:
     """The suffixes whose files may hold a whole volume by themselves."""
-    return tuple(s for s, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat))
+    return tuple(
+        s for s, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat)
+    )
 
 
 def natural(path: str | Path) -> list[tuple[int, int, str]]:
@@ -115,17 +143,21 @@ def natural(path: str | Path) -> list[tuple[int, int, str]]:
 
 
 def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
-    """The images of a folder, and if `recursive` of its sub-folders, in natural order; DICOM files are left out.
+    """The images of a folder, and if `recursive` of its sub-folders, in natural order; DICOM files
+    are left out.
 
-    Links are followed, since many data sets consist of links. UserError for a missing or unreadable folder.
+    Links are followed, since many data sets consist of links. UserError for a missing or unreadable
+    folder.
     """
     return files_below(Path(folder), recursive, is_image)
 
 
 def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
-    """Everything that `read` can read below a folder, in natural order: image files, and the DICOM series of folders.
+    """Everything that `read` can read below a folder, in natural order: image files, and the DICOM
+    series of folders.
 
-    A broken DICOM file is a scan of its own, for which `read` raises. UserError for a missing or unreadable folder.
+    A broken DICOM file is a scan of its own, for which `read` raises. UserError for a missing or
+    unreadable folder.
     """
     folder, scanned, series, forms = Path(folder), [], {}, {}
 
@@ -144,15 +176,22 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
 
 
 def read(path: str | Path | Scan, volume: int | None = None) -> Image:
-    """Read a file, a folder of one DICOM series, or a scan: float32 (C, *spatial), native intensities, upright.
+    """Read a file, a folder of one DICOM series, or a scan: float32 (C, *spatial), native
+    intensities, upright.
 
-    `volume` chooses one volume, counted from 0, of a file that holds several; without it such a file is refused.
-    UserError names a file that is missing, empty, truncated, of another kind than its suffix, or not finite.
+    `volume` chooses one volume, counted from 0, of a file that holds several; without it such a
+    file is refused. UserError names a file that is missing, empty, truncated, of another kind than
+    its suffix, or not finite.
     """
     image = _opened(path, volume, values=True)
     if wrong := _not_finite(image.pixels):
-        what = f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what float32 holds"
-        raise UserError(what, remedy="replace them (NaN outside the head is usually 0), or leave the file out")
+        what = (
+            f"'{image.path or path}' holds {wrong} values that are not finite, or beyond what"
+            " float32 holds"
+        )
+        raise UserError(
+            what, remedy="replace them (NaN outside the head is usually 0), or leave the file out"
+        )
     return image
 
 
@@ -164,15 +203,25 @@ def outline(path: Path | Scan, volume: int | None = None) -> Image:
 def difference(
     one: Path | Scan, other: Path | Scan, volume: int | None = None, other_volume: int | None = None
 ) -> str | None:
-    """How the voxel grids of two images differ, in words, by their headers; None where they are the same."""
+    """How the voxel grids of two images differ, in words, by their headers; None where they are the
+    same.
+    """
     first, second = outline(one, volume), outline(other, other_volume)
     if first.pixels.shape[1:] != second.pixels.shape[1:]:
-        return " against ".join(" x ".join(map(str, image.pixels.shape[1:])) for image in (first, second))
-    return None if same_grid(first, second) else "as many voxels, at other places (their affines differ)"
+        return " against ".join(
+            " x ".join(map(str, image.pixels.shape[1:])) for image in (first, second)
+        )
+    return (
+        None
+        if same_grid(first, second)
+        else "as many voxels, at other places (their affines differ)"
+    )
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that `read` opens for a path: all files of a folder; a header and the separate file of its voxels."""
+    """The files that `read` opens for a path: all files of a folder; a header and the separate file
+    of its voxels.
+    """
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
     form = formats().get(suffix_of(path))
@@ -183,14 +232,17 @@ def files_of(path: Path) -> list[Path]:
 
 
 def write(path: str | Path, image: Image, description: str = "") -> None:
-    """Write an image in the suffix's format, never clipped or rescaled; UserError where the format cannot hold it.
+    """Write an image in the suffix's format, never clipped or rescaled; UserError where the format
+    cannot hold it.
 
-    A path without a known suffix is a folder for a derived DICOM series, where the image was read from one.
-    `description` is what the image shows ("T2"), which only DICOM stores.
+    A path without a known suffix is a folder for a derived DICOM series, where the image was read
+    from one. `description` is what the image shows ("T2"), which only DICOM stores.
     """
     path = Path(path)
     if _not_finite(image.pixels):
-        raise UserError(f"'{path}' would hold values that are not finite", remedy="look for a diverged training")
+        raise UserError(
+            f"'{path}' would hold values that are not finite", remedy="look for a diverged training"
+        )
     form = writer_of(path, image)
     try:
         if suffix_of(path) not in formats():
@@ -204,11 +256,15 @@ def write(path: str | Path, image: Image, description: str = "") -> None:
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except (OSError, UnicodeEncodeError) as error:
         what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or told(error)}"
-        raise UserError(what, remedy="look at the folder's permissions and the space that is left") from error
+        raise UserError(
+            what, remedy="look at the folder's permissions and the space that is left"
+        ) from error
 
 
 def writer_of(path: Path, image: Image) -> Format:
-    """The format that writes an image to a path; UserError for an unknown suffix and an image of no series."""
+    """The format that writes an image to a path; UserError for an unknown suffix and an image of no
+    series.
+    """
     form = formats().get(suffix_of(path))
     form = form or next((form for form in _series_formats() if form.holds(image)), None)
     if form is None:
@@ -218,16 +274,20 @@ def writer_of(path: Path, image: Image) -> Format:
 
 @contextmanager
 def hidden_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder to write a file and its parts in; at the end they move to `path`'s folder, the file last.
+    """Yield a hidden folder to write a file and its parts in; at the end they move to `path`'s
+    folder, the file last.
 
-    Where a header and its voxels are two files, an earlier header that differs is removed before its voxels are
-    replaced: a kill leaves the old pair, the new pair or none, never a mixture.
+    Where a header and its voxels are two files, an earlier header that differs is removed before
+    its voxels are replaced: a kill leaves the old pair, the new pair or none, never a mixture.
     """
     folder = temporary_beside(path)
     folder.mkdir(parents=True)
     try:
         yield folder
-        new, parts = folder / path.name, sorted(folder.iterdir(), key=lambda part: part.name == path.name)
+        new, parts = (
+            folder / path.name,
+            sorted(folder.iterdir(), key=lambda part: part.name == path.name),
+        )
         for part in parts:
             sync(part)
         if len(parts) > 1 and path.is_file() and path.read_bytes() != new.read_bytes():
@@ -250,9 +310,14 @@ def expect_room(path: Path, values: int) -> None:
 
 
 def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
-    """The index of the requested one of `count` volumes; UserError where none is requested, or one out of range."""
+    """The index of the requested one of `count` volumes; UserError where none is requested, or one
+    out of range.
+    """
     if count > 1 and volume is None:
-        remedy = f"choose one of 0 to {count - 1} with --volume, in a recipe with data.source.volumes, or save it apart"
+        remedy = (
+            f"choose one of 0 to {count - 1} with --volume, in a recipe with data.source.volumes,"
+            " or save it apart"
+        )
         raise UserError(f"'{path}' holds {what}", allowed="one 2-D or 3-D image", remedy=remedy)
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
@@ -261,8 +326,14 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
 
 @np.errstate(all="ignore")
 def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Image:
-    """Read an image, or without `values` its grid; any error of a library becomes a UserError that names the file."""
-    scan = source if isinstance(source, Scan) else _scan_of(source if isinstance(source, Path) else Path(source))
+    """Read an image, or without `values` its grid; any error of a library becomes a UserError that
+    names the file.
+    """
+    scan = (
+        source
+        if isinstance(source, Scan)
+        else _scan_of(source if isinstance(source, Path) else Path(source))
+    )
     path, series = scan.path, scan.files != (scan.path,)
     if not series:
         _expect_file(path)
@@ -270,17 +341,24 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
     if form is None:
         raise _unknown(path, "read")
     if volume and (series or not form.several):
-        raise UserError(f"'{path}' holds one image, and --volume asks for number {volume}", remedy="leave it out")
+        raise UserError(
+            f"'{path}' holds one image, and --volume asks for number {volume}",
+            remedy="leave it out",
+        )
     try:
         return form.read_series(scan.files, values) if series else form.read(path, volume, values)
     except MemoryError as error:
-        raise UserError(f"'{path}' does not fit into memory", remedy="close other programs, or crop it") from error
+        raise UserError(
+            f"'{path}' does not fit into memory", remedy="close other programs, or crop it"
+        ) from error
     except UserError as error:  # of a second file, or of a missing library
         raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
     except Exception as error:  # parsers and codecs raise any kind of error for a broken file
         reason = f"it lacks {told(error)}" if isinstance(error, KeyError) else told(error)
         what = f"'{path}' cannot be read as {form.name}: {reason}"
-        raise UserError(what, allowed=form.allowed, remedy="copy it again, or leave it out") from None
+        raise UserError(
+            what, allowed=form.allowed, remedy="copy it again, or leave it out"
+        ) from None
 
 
 def _scan_of(path: Path) -> Scan:
@@ -289,21 +367,32 @@ def _scan_of(path: Path) -> Scan:
         return Scan(path, (path,), path.name)
     series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(series) != 1:
-        names = ", ".join(f"'{scan.name}'" for scan in series[:3]) + (", ..." if len(series) > 3 else "")
-        what = f"'{path}' is a folder" + (f" of {len(series)} DICOM series ({names})" if series else "")
+        names = ", ".join(f"'{scan.name}'" for scan in series[:3]) + (
+            ", ..." if len(series) > 3 else ""
+        )
+        what = f"'{path}' is a folder" + (
+            f" of {len(series)} DICOM series ({names})" if series else ""
+        )
         remedy = "name one file, or keep each series in a folder of its own"
-        raise UserError(what, allowed="one image file, or a folder that holds one DICOM series", remedy=remedy)
+        raise UserError(
+            what, allowed="one image file, or a folder that holds one DICOM series", remedy=remedy
+        )
     return series[0]
 
 
 def _grouped(form: SeriesFormat, folder: Path, files: list[Path], relative: Path) -> list[Scan]:
-    """Group a series format's files of one folder into scans; `relative` is the folder's path in their names."""
+    """Group a series format's files of one folder into scans; `relative` is the folder's path in
+    their names.
+    """
     try:
         groups = form.group(folder, files)
     except UserError:  # its library is not installed: `read` will report that
         groups = [Scan(file, (file,), file.name) for file in files]
     only = sum(scan.path == folder for scan in groups) == 1  # one series: it gets the folder's name
-    names = [(relative if only and scan.path == folder else relative / scan.name).as_posix() for scan in groups]
+    names = [
+        (relative if only and scan.path == folder else relative / scan.name).as_posix()
+        for scan in groups
+    ]
     return [replace(scan, name=name) for scan, name in zip(groups, names, strict=True)]
 
 
@@ -312,10 +401,12 @@ def _series_formats() -> list[SeriesFormat]:
 
 
 def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
-    """The visible files below a folder that `wanted` accepts, in natural order; no pipes and devices, which may block.
+    """The visible files below a folder that `wanted` accepts, in natural order; no pipes and
+    devices, which may block.
 
-    Links to folders are followed, unless they lead to a parent of their own. Runs in it are left out: their samples
-    are no data. UserError for folders so deep, or linked to so often, that the listing would not end.
+    Links to folders are followed, unless they lead to a parent of their own. Runs in it are left
+    out: their samples are no data. UserError for folders so deep, or linked to so often, that the
+    listing would not end.
     """
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
@@ -333,11 +424,17 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         parents = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
         visits[parents[0]] += 1
         if len(parents) > DEEPEST or visits[parents[0]] > MOST_VISITS:
-            what = f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
+            what = (
+                f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
+            )
             raise UserError(what, remedy="remove links from folders to folders")
         run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
-        folders[:] = [name for name in folders if recursive and not run and not name.startswith(".")]
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in parents]
+        folders[:] = [
+            name for name in folders if recursive and not run and not name.startswith(".")
+        ]
+        folders[:] = [
+            name for name in folders if os.path.realpath(os.path.join(place, name)) not in parents
+        ]
         paths = [Path(place, name) for name in names if not run and not name.startswith(".")]
         files += [path for path in paths if os.path.isfile(path) and wanted(path)]
     cache[key] = LISTED.get()(sorted(files, key=natural))
@@ -346,7 +443,9 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Cache the listings of folders within a block: each data source that is tried lists the same folder."""
+    """Cache the listings of folders within a block: each data source that is tried lists the same
+    folder.
+    """
     token = _listings.set({})
     try:
         yield
@@ -371,5 +470,11 @@ def _unknown(path: Path, verb: str) -> UserError:
 
 @np.errstate(all="ignore")
 def _not_finite(pixels: np.ndarray) -> int:
-    """How many values are not finite; a finite sum shows, quickly and without memory, that there are none."""
-    return 0 if np.isfinite(pixels.sum(dtype=np.float64)) else int(pixels.size - np.isfinite(pixels).sum())
+    """How many values are not finite; a finite sum shows, quickly and without memory, that there
+    are none.
+    """
+    return (
+        0
+        if np.isfinite(pixels.sum(dtype=np.float64))
+        else int(pixels.size - np.isfinite(pixels).sum())
+    )

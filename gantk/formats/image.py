@@ -1,7 +1,9 @@
-"""`Image` (pixels, affine, header), `Format` (what reads and writes it), and the turn from a file's axes to upright.
+"""`Image` (pixels, affine, header), `Format` (what reads and writes it), and the turn from a file's
+axes to upright.
 
-Pixels always stand upright, whatever the order of the axes in the file: rows from anterior (or the top) down, columns
-from the patient's right (or the left of the picture), planes from inferior to superior. Writers undo this.
+Pixels always stand upright, whatever the order of the axes in the file: rows from anterior (or the
+top) down, columns from the patient's right (or the left of the picture), planes from inferior to
+superior. Writers undo this.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from gantk.formats.files import Scan
 
 APART = 0.1  # voxels, or mm of single slices, by which equal grids may differ: headers are rounded
-UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])  # the affine of a picture that has none; also LPS to RAS and back
+# the affine of a picture that has none; also LPS to RAS and back
+UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +31,19 @@ class Image:
     """The pixels of one 2-D or 3-D image in native intensities, beside the geometry of its file."""
 
     pixels: np.ndarray  # float32 (C, H, W) or (C, D, H, W), C is 1 (gray) or 3 (RGB), upright
-    affine: np.ndarray | None = None  # float64 4x4: the FILE's voxel (i, j, k) to mm (right, anterior, superior)
+    # float64 4x4: the FILE's voxel (i, j, k) to mm (right, anterior, superior)
+    affine: np.ndarray | None = None
     path: Path | None = None  # the file, or the folder of a DICOM series
-    dtype: np.dtype | None = None  # the type of the stored values, which a writer keeps where it holds the new ones
-    header: Any = None  # the format's own metadata, kept for writing back; may have `remarks` and `facts`
-    keep_header: bool = False  # whether the header's texts, which may name the patient, are written back too
-    own: bool = False  # whether nothing else uses the pixels, so that a translation may overwrite them
-    spill: Path | None = None  # folder for temporary files of large results; None: they stay in memory
+    # the type of the stored values, which a writer keeps where it holds the new ones
+    dtype: np.dtype | None = None
+    # the format's own metadata, kept for writing back; may have `remarks` and `facts`
+    header: Any = None
+    # whether the header's texts, which may name the patient, are written back too
+    keep_header: bool = False
+    # whether nothing else uses the pixels, so that a translation may overwrite them
+    own: bool = False
+    # folder for temporary files of large results; None: they stay in memory
+    spill: Path | None = None
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"
@@ -51,17 +60,22 @@ class Image:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The header's remarks for the user on how the file was read, such as slices that were left out."""
+        """The header's remarks for the user on how the file was read, such as slices that were left
+        out.
+        """
         return tuple(getattr(self.header, "remarks", ()))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the header says about the scan: `modality`, `patient`, `contrast` and more; {} if it says nothing."""
+        """What the header says about the scan: `modality`, `patient`, `contrast` and more; {} if it
+        says nothing.
+        """
         return dict(getattr(self.header, "facts", {}))
 
     @property
     def file_shape(self) -> tuple[int, int, int]:
-        """Voxels along the FILE's axes (i, j, k), 1 for a missing axis: from the header, or else from the affine.
+        """Voxels along the FILE's axes (i, j, k), 1 for a missing axis: from the header, or else
+        from the affine.
 
         A slice without a header is taken to be one plane k, as in DICOM.
         """
@@ -78,18 +92,23 @@ class Image:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimetres from one pixel to the next along each axis of the pixels: (H, W) or (D, H, W); 1.0 if unknown."""
+        """Millimetres from one pixel to the next along each axis of the pixels: (H, W) or (D, H,
+        W); 1.0 if unknown.
+        """
         if self.affine is None:
             return (1.0,) * self.dims
         shape, steps = self.file_shape, np.linalg.norm(self.affine[:3, :3], axis=0)
-        return tuple(float(steps[axis]) for axis in _upright_axes(shape, self.affine) if shape[axis] > 1)
+        return tuple(
+            float(steps[axis]) for axis in _upright_axes(shape, self.affine) if shape[axis] > 1
+        )
 
 
 class Format:
     """A file format: its suffixes, and how a file is read as an `Image` and written from one.
 
-    A plugin adds one with `add.format("npy", "my_package.npy:Npy")`; the class is then used wherever files are read
-    or written. It is imported to learn its suffixes, so import heavy libraries within the methods. Example:
+    A plugin adds one with `add.format("npy", "my_package.npy:Npy")`; the class is then used
+    wherever files are read or written. It is imported to learn its suffixes, so import heavy
+    libraries within the methods. Example:
 
         class Npy(Format):
             \"\"\"NumPy arrays (.npy), (H, W) or (D, H, W).\"\"\"
@@ -104,12 +123,14 @@ class Format:
             def write(self, path, image, description=""):
                 np.save(path, image.pixels[0])
 
-    Any error of `read` and `write` other than UserError is reported as a broken file; `gantk.formats.files` handles
-    missing and empty files, values that are not finite, and half-written results.
+    Any error of `read` and `write` other than UserError is reported as a broken file;
+    `gantk.formats.files` handles missing and empty files, values that are not finite, and
+    half-written results.
     """
 
     name: str = ""  # in messages; "" = the name it is registered by
-    listed: str | None = ""  # in the list of formats; "" = name and suffixes, None = not listed (gantk's own files)
+    # in the list of formats; "" = name and suffixes, None = not listed (gantk's own files)
+    listed: str | None = ""
     allowed: str = ""  # what the error for a broken file names as allowed, beside `name`
     suffixes: tuple[str, ...] = ()  # in lower case, with the dot: (".nii", ".nii.gz")
     volumes: bool = False  # whether a file may hold three axes
@@ -118,21 +139,27 @@ class Format:
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """The image in a file; `volume`, counted from 0, is only ever above 0 where `several`.
 
-        Without `values` only the grid is needed: where the header contains it, `zeros` may replace the pixels.
+        Without `values` only the grid is needed: where the header contains it, `zeros` may replace
+        the pixels.
         """
         raise NotImplementedError
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """Write to a new file; UserError where the format cannot hold the image. `description`: what it shows."""
+        """Write to a new file; UserError where the format cannot hold the image. `description`:
+        what it shows.
+        """
         raise NotImplementedError
 
     def withdraw(self, path: Path) -> None:
-        """Remove an earlier result, if there is one: a file, or only the files of the series from its folder."""
+        """Remove an earlier result, if there is one: a file, or only the files of the series from
+        its folder.
+        """
         path.unlink(missing_ok=True)
 
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
-        """The value ranges that such a file can store such an image in, narrowest first: of its integer types, or
-        infinite for floats."""
+        """The value ranges that such a file can store such an image in, narrowest first: of its
+        integer types, or infinite for floats.
+        """
         return [(-np.inf, np.inf)]
 
     def files(self, path: Path) -> list[Path]:
@@ -141,17 +168,22 @@ class Format:
 
 
 class SeriesFormat(Format):
-    """A format in which several files of one folder may be one image, as the slices of a DICOM series are.
+    """A format in which several files of one folder may be one image, as the slices of a DICOM
+    series are.
 
-    `list_images` leaves its files out, since none is an image of its own: `group` says which belong together.
+    `list_images` leaves its files out, since none is an image of its own: `group` says which belong
+    together.
     """
 
     def owns(self, path: Path) -> bool:
-        """Whether a file of unknown suffix has this format, by its first bytes; False if unreadable."""
+        """Whether a file of unknown suffix has this format, by its first bytes; False if
+        unreadable.
+        """
         return False
 
     def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:
-        """The images among such files of one folder, each with its files in order; UserError if a library is missing.
+        """The images among such files of one folder, each with its files in order; UserError if a
+        library is missing.
 
         A scan of several files has the folder as its `path`, and a name that is unique there.
         """
@@ -172,17 +204,23 @@ class SeriesFormat(Format):
 
 def zeros(*shape) -> np.ndarray:
     """float32 zeros that take no memory, read-only."""
-    return np.ndarray(shape, np.float32, bytes(4), strides=(0,) * len(shape))  # a tenth of broadcast_to's time
+    # a tenth of broadcast_to's time
+    return np.ndarray(shape, np.float32, bytes(4), strides=(0,) * len(shape))
 
 
 def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """nibabel's orientation array (3, 2): where each axis of the file goes (columns, rows, planes), and its sign."""
+    """nibabel's orientation array (3, 2): where each axis of the file goes (columns, rows, planes),
+    and its sign.
+    """
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
     axes = io_orientation(affine)
     flat = [axes[axis, 0] for axis in range(3) if shape[axis] == 1]
-    # Left, posterior, superior; where a slice is not axial, its rows run from superior down instead.
-    return ornt_transform(axes, axcodes2ornt(("L", "P", "I") if flat and 2 not in flat else ("L", "P", "S")))
+    # Left, posterior, superior; where a slice is not axial, its rows run from superior down
+    # instead.
+    return ornt_transform(
+        axes, axcodes2ornt(("L", "P", "I") if flat and 2 not in flat else ("L", "P", "S"))
+    )
 
 
 def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int, int, int]:
@@ -191,17 +229,25 @@ def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int,
 
 
 def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Turn voxels (i, j, k, ...) in the file's order to (D, H, W): planes from inferior to superior, rows from anterior
-    down, columns from the patient's right. A single slice that is not axial has its rows from superior down."""
+    """Turn voxels (i, j, k, ...) in the file's order to (D, H, W): planes from inferior to
+    superior, rows from anterior down, columns from the patient's right. A single slice that is not
+    axial has its rows from superior down.
+    """
     from nibabel.orientations import apply_orientation
 
     return apply_orientation(voxels, turn(affine, voxels.shape)).transpose(2, 1, 0)
 
 
-def in_file_order(upright: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+def in_file_order(
+    upright: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray
+) -> np.ndarray:
     """A view (i, j, k) in the file's order of upright pixels, with or without axes of one voxel."""
     axes = turn(affine, shape)
-    view = upright.reshape(upright_sides(shape, affine)).transpose(2, 1, 0).transpose(axes[:, 0].astype(int))
+    view = (
+        upright.reshape(upright_sides(shape, affine))
+        .transpose(2, 1, 0)
+        .transpose(axes[:, 0].astype(int))
+    )
     return np.flip(view, [axis for axis in range(3) if axes[axis, 1] < 0])
 
 
@@ -213,12 +259,16 @@ def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -
 
 
 def upright_affine(image: Image) -> np.ndarray:
-    """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior, superior)."""
+    """4x4: the indices (column, row, plane) of an upright volume's pixels to mm (right, anterior,
+    superior).
+    """
     from nibabel.orientations import inv_ornt_aff  # pictures do not need it
 
     if image.dims != 3 or image.affine is None:
         what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
-        raise UserError(f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes")
+        raise UserError(
+            f"'{image.path}' is {what}: its place in the patient is not known", remedy="use volumes"
+        )
     orientation = turn(image.affine, (2, 2, 2))
     sides = image.pixels.shape[:0:-1]  # columns, rows, planes
     stored = tuple(sides[int(target)] for target in orientation[:, 0])

@@ -1,9 +1,11 @@
-"""NIfTI-1 and -2 through nibabel: one file or a pair (.hdr, .img), gzipped or not, read upright and written back.
+"""NIfTI-1 and -2 through nibabel: one file or a pair (.hdr, .img), gzipped or not, read upright and
+written back.
 
-Reading: either byte order, integers and floats of any width, the header's scale applied in float64. Pixels are float32,
-so whole numbers beyond 16,777,216 are rounded to its 24 bits. Writing: on the grid, in the units and with the codes of
-the source; integers where the source held integers and the values are still on their grid (`gantk.formats.voxels`),
-with the source's slope and intercept, else float32. Texts and extensions of the source's header are left out.
+Reading: either byte order, integers and floats of any width, the header's scale applied in float64.
+Pixels are float32, so whole numbers beyond 16,777,216 are rounded to its 24 bits. Writing: on the
+grid, in the units and with the codes of the source; integers where the source held integers and the
+values are still on their grid (`gantk.formats.voxels`), with the source's slope and intercept, else
+float32. Texts and extensions of the source's header are left out.
 """
 
 from __future__ import annotations
@@ -19,12 +21,22 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
-from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_order, upright_sides, zeros
+from gantk.formats.image import (
+    UPRIGHT,
+    Format,
+    Image,
+    expect_grid,
+    in_file_order,
+    upright_sides,
+    zeros,
+)
 from gantk.formats.voxels import Stored, as_integers
 
 LONGEST = 8 * 2**20  # bytes of a header with its extensions
-warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")  # warnings may quote a header's texts
-SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)  # hides what nibabel repairs in a header
+# warnings may quote a header's texts
+warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
+# hides what nibabel repairs in a header
+SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)
 
 
 class Nifti(Format):
@@ -70,7 +82,8 @@ class Nifti(Format):
             data, slope, inter = voxels.astype(np.float32, copy=False), 1.0, 0.0
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
         nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
-        nifti.header["cal_min"] = nifti.header["cal_max"] = 0  # they describe the source's values: the window to show,
+        # they describe the source's values: the window to show,
+        nifti.header["cal_min"] = nifti.header["cal_max"] = 0
         nifti.header.set_intent("none")  # and the kind of map
         if not image.keep_header:  # clear texts and undefined fields, which may name the patient
             nifti.header.extensions.clear()
@@ -95,20 +108,33 @@ def _voxels_of(path: Path) -> Path:
         return path
     voxels = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
     if not voxels.is_file():
-        raise UserError(f"'{path}' lacks its second file '{voxels.name}'", remedy="keep both in one folder")
+        raise UserError(
+            f"'{path}' lacks its second file '{voxels.name}'", remedy="keep both in one folder"
+        )
     return voxels
 
 
 def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
-    """The header of one volume, its affine, and where its voxels lie, checked against the size of the file."""
+    """The header of one volume, its affine, and where its voxels lie, checked against the size of
+    the file.
+    """
     voxels, packing = _voxels_of(path), "gzip" if path.suffix.lower() == ".gz" else ""
     with (gzip.open if packing else open)(path, "rb") as file:
         start = file.read(540)
-        kinds = [kind.header_class for kind in _kinds(path) if kind.header_class.may_contain_header(start)]
+        kinds = [
+            kind.header_class
+            for kind in _kinds(path)
+            if kind.header_class.may_contain_header(start)
+        ]
         if not kinds and path.suffix.lower() == ".hdr" and len(start) == 348:
-            remedy = "convert both files to NIfTI, nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII), "
+            remedy = (
+                "convert both files to NIfTI,"
+                " nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII), "
+            )
             remedy += "check left and right in a viewer, and move the pair away"
-            raise UserError(f"'{path}' is Analyze 7.5, which does not say what is left and right", remedy=remedy)
+            raise UserError(
+                f"'{path}' is Analyze 7.5, which does not say what is left and right", remedy=remedy
+            )
         if not kinds:
             raise ValueError("it has no such header")
         first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
@@ -119,18 +145,29 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
         header = kinds[0].from_fileobj(start, check=False)  # with its extensions
     dtype, sides = header.get_data_dtype(), tuple(map(int, header.get_data_shape()))
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
-        raise UserError(f"'{path}' holds values of type {dtype}", allowed="integers and floats, one value a voxel")
+        raise UserError(
+            f"'{path}' holds values of type {dtype}",
+            allowed="integers and floats, one value a voxel",
+        )
     shape, count = (*sides, 1, 1)[:3], int(np.prod(sides[3:], dtype=object))
     if min(sides, default=0) < 1 or sum(n > 1 for n in shape) < 2:
         raise ValueError(f"its header gives the sides {sides}")
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
-    wrong = [step for step, n in zip(header["pixdim"][1:4], shape, strict=True) if n > 1 and not 0 < abs(step) < np.inf]
+    wrong = [
+        step
+        for step, n in zip(header["pixdim"][1:4], shape, strict=True)
+        if n > 1 and not 0 < abs(step) < np.inf
+    ]
     if wrong:
-        raise ValueError(f"it has a spacing of {wrong[0]:g} mm; its header (pixdim) needs the true one")
+        raise ValueError(
+            f"it has a spacing of {wrong[0]:g} mm; its header (pixdim) needs the true one"
+        )
     offset, size = int(header["vox_offset"]), int(np.prod(shape, dtype=object)) * dtype.itemsize
     slope, inter = header.get_slope_inter()
     scale = {} if slope is None else {"slope": slope, "inter": inter}
-    stored = Stored(voxels, shape, dtype, offset + chosen * size, offset + count * size, packing, **scale)
+    stored = Stored(
+        voxels, shape, dtype, offset + chosen * size, offset + count * size, packing, **scale
+    )
     stored.expect_whole()
     header.check_fix(SILENT, error_level=40)
     if count > 1:

@@ -1,8 +1,9 @@
 """PNG, JPEG, TIFF and BMP through Pillow: gray or colour, of 8 or 16 bits or (TIFF) float.
 
-Pillow supports colour of 8 bits only. PNG and TIFF with 16 bits in each of several channels are read and written by
-SimpleITK where that is installed (extra `dicom`). A TIFF of several pages is refused: nothing in it says what
-its third axis is and how far its pages lie apart, so a volume is better kept as NIfTI.
+Pillow supports colour of 8 bits only. PNG and TIFF with 16 bits in each of several channels are
+read and written by SimpleITK where that is installed (extra `dicom`). A TIFF of several pages is
+refused: nothing in it says what its third axis is and how far its pages lie apart, so a volume is
+better kept as NIfTI.
 """
 
 from __future__ import annotations
@@ -21,14 +22,25 @@ from gantk.errors import UserError
 from gantk.formats.files import expect_room
 from gantk.formats.image import Format, Image, zeros
 
-# A filter for the whole process, since one set and reset around each file would race between threads.
+# A filter for the whole process, since one set and reset around each file would race between
+# threads.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
-KINDS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
-MODES = {"1": "L", "LA": "L", "La": "L"}  # modes that are neither gray nor RGB -> the one they are converted to
+KINDS = {
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+}
+# modes that are neither gray nor RGB -> the one they are converted to
+MODES = {"1": "L", "LA": "L", "La": "L"}
 MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
-BITS, WHITE, ORIENTATION, SIGN = 258, 262, 274, 339  # tags of TIFF: 262 is 0 where 0 is white; 274: the first corner
-SIDES = (256, 257)  # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
+# tags of TIFF: 262 is 0 where 0 is white; 274: the first corner
+BITS, WHITE, ORIENTATION, SIGN = 258, 262, 274, 339
+# tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
+SIDES = (256, 257)
 HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
 
 
@@ -36,19 +48,31 @@ class Picture(Format):
     """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits, TIFF of floats too."""
 
     name = "a picture"
-    listed, allowed = "PNG, JPEG, TIFF, BMP", "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits, TIFF of 32 too"
+    listed, allowed = (
+        "PNG, JPEG, TIFF, BMP",
+        "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits, TIFF of 32 too",
+    )
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's EXIF turn applied."""
+        """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's
+        EXIF turn applied.
+        """
         if not values and path.suffix.lower() == ".png" and (shape := _outline(path)):
             expect_room(path, shape[0] * shape[1] * shape[2])
             return Image(zeros(*shape), path=path)
-        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:  # a JPEG named .png is read as JPEG
-            picture.filename = ""  # else Pillow maps the file, and truncating it meanwhile kills the process
+        # a JPEG named .png is read as JPEG
+        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
+            # else Pillow maps the file, and truncating it meanwhile kills the process
+            picture.filename = ""
             kind, turns = picture.format, picture.format in ("JPEG", "MPO", "TIFF")
-            # A TIFF may have a million pages: they are not counted. An MPO's second page is the view of the other eye.
-            if picture.tag_v2.next if kind == "TIFF" else kind != "MPO" and getattr(picture, "n_frames", 1) > 1:
+            # A TIFF may have a million pages: they are not counted. An MPO's second page is the
+            # view of the other eye.
+            if (
+                picture.tag_v2.next
+                if kind == "TIFF"
+                else kind != "MPO" and getattr(picture, "n_frames", 1) > 1
+            ):
                 remedy = "save each as a file of its own, or all as a NIfTI volume"
                 raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
             # Each scan of a JPEG takes as long to decode as the whole picture.
@@ -57,56 +81,87 @@ class Picture(Format):
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
                 turned = turns and picture.getexif().get(ORIENTATION) in range(5, 9)
-                stored = [picture.tag_v2[side] for side in SIDES] if kind == "TIFF" else picture.size
+                stored = (
+                    [picture.tag_v2[side] for side in SIDES] if kind == "TIFF" else picture.size
+                )
                 gray = MODES.get(picture.mode, picture.mode) != "RGB"
                 return Image(zeros(1 if gray else 3, *stored[:: 1 if turned else -1]), path=path)
             if _is_deep(picture):
                 array = _by_simpleitk(path, picture)
             else:
-                upright = picture if picture.format == "TIFF" or not turns else PIL.ImageOps.exif_transpose(picture)
+                upright = (
+                    picture
+                    if picture.format == "TIFF" or not turns
+                    else PIL.ImageOps.exif_transpose(picture)
+                )
                 array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
-            if kind == "TIFF":  # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
+            # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
+            if kind == "TIFF":
                 tags, stored = picture.tag_v2, array.dtype.str[1:]
                 coded = f"{'ui'[tags.get(SIGN, (1,))[0] == 2]}{tags.get(BITS, (1,))[0] // 8}"
-                array = array.view(coded) if (stored, coded) in (("u1", "i1"), ("i4", "u4")) else array
-                array = 65535 - array if array.dtype == np.uint16 and tags.get(WHITE) == 0 else array
+                array = (
+                    array.view(coded) if (stored, coded) in (("u1", "i1"), ("i4", "u4")) else array
+                )
+                array = (
+                    65535 - array if array.dtype == np.uint16 and tags.get(WHITE) == 0 else array
+                )
             dtype = array.dtype.newbyteorder("=")
-            if picture.mode == "I" and picture.format == "PNG":  # 16-bit gray in older versions of Pillow
+            # 16-bit gray in older versions of Pillow
+            if picture.mode == "I" and picture.format == "PNG":
                 dtype = np.dtype(np.uint16)
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
 
     def limits(self, path: Path, image: Image) -> list[tuple[float, float]]:
-        """0 to 255 or 65,535, and any value in a gray TIFF, which is the only range for a source of floats."""
+        """0 to 255 or 65,535, and any value in a gray TIFF, which is the only range for a source of
+        floats.
+        """
         kind = KINDS[path.suffix.lower()]
-        whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image.channels, image.dtype, kind)]
+        whole = [
+            (0.0, float(np.iinfo(bits).max)) for bits in _types(image.channels, image.dtype, kind)
+        ]
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
         return whole + free if _is_integer(image.dtype) else free or whole
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """Write in the source's bit depth where the values fit, else in a larger one; UserError where none fits.
+        """Write in the source's bit depth where the values fit, else in a larger one; UserError
+        where none fits.
 
-        Values of an integer image are rounded; those of a float image must be whole numbers unless the file is TIFF.
+        Values of an integer image are rounded; those of a float image must be whole numbers unless
+        the file is TIFF.
         """
         kind = KINDS[path.suffix.lower()]
         if image.dims != 2 or image.channels not in (1, 3):
             what = f"an image of shape {image.pixels.shape} does not fit into a {kind} file"
-            raise UserError(what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)")
+            raise UserError(
+                what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)"
+            )
         array = _stored(image.pixels, image.dtype, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         if array.ndim == 3 and array.dtype != np.uint8:
             sitk = _simpleitk()
-            sitk.WriteImage(sitk.GetImageFromArray(array, isVector=True), str(path), True, imageIO=f"{kind}ImageIO")
+            sitk.WriteImage(
+                sitk.GetImageFromArray(array, isVector=True),
+                str(path),
+                True,
+                imageIO=f"{kind}ImageIO",
+            )
         else:
             options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
             PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 
 def _outline(path: Path) -> tuple[int, int, int] | None:
-    """(C, H, W) of a usual PNG by its first bytes, in a fifth of Pillow's time; None: Pillow has to open it."""
+    """(C, H, W) of a usual PNG by its first bytes, in a fifth of Pillow's time; None: Pillow has to
+    open it.
+    """
     with open(path, "rb", buffering=0) as file:
         start = file.read(41)
-    if start[:16] != HEADER or start[37:] != b"IDAT" or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33]):
+    if (
+        start[:16] != HEADER
+        or start[37:] != b"IDAT"
+        or zlib.crc32(start[12:29]) != int.from_bytes(start[29:33])
+    ):
         return None
     width, height, bits, colour, *coded = struct.unpack(">IIBBBBB", start[16:29])
     usual = width and height and bits in (8, 16) and colour in (0, 2) and not any(coded)
@@ -114,7 +169,9 @@ def _outline(path: Path) -> tuple[int, int, int] | None:
 
 
 def _is_deep(picture: PIL.Image.Image) -> bool:
-    """Whether a picture has several channels of more than 8 bits, which Pillow would silently reduce to 8."""
+    """Whether a picture has several channels of more than 8 bits, which Pillow would silently
+    reduce to 8.
+    """
     if picture.format == "PNG":  # how its rows are stored, such as "RGB;16B"
         return ";16" in str(picture.tile[0][3]) and picture.mode in ("RGB", "RGBA", "LA")
     bits = picture.tag_v2.get(BITS, (8,)) if picture.format == "TIFF" else ()
@@ -126,12 +183,17 @@ def _by_simpleitk(path: Path, picture: PIL.Image.Image) -> np.ndarray:
     sitk = _simpleitk()
     if sitk is None:
         what = f"'{path}' has 16 bits in each of several channels"
-        raise UserError(what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"')
+        raise UserError(
+            what, allowed="16-bit gray, 8-bit colour", remedy='pip install "gantk[dicom]"'
+        )
     try:
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO"))
+        array = sitk.GetArrayFromImage(
+            sitk.ReadImage(str(path), imageIO=f"{picture.format}ImageIO")
+        )
     except RuntimeError:  # its message starts with a line of ITK's source
         raise ValueError("its 16-bit colours cannot be decoded") from None
-    if array.dtype == np.uint8 or array.shape not in [(*picture.size[::-1], n) for n in (3, 4)]:  # ITK reduced it
+    # ITK reduced it
+    if array.dtype == np.uint8 or array.shape not in [(*picture.size[::-1], n) for n in (3, 4)]:
         raise ValueError("it has 16 bits in each of several channels, and is not plain RGB")
     return array[..., :3]
 
@@ -158,7 +220,9 @@ def _is_integer(dtype: np.dtype | None) -> bool:
 
 
 def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray:
-    """The pixels in the source's type, or in the narrowest wider one that the format and the channels allow."""
+    """The pixels in the source's type, or in the narrowest wider one that the format and the
+    channels allow.
+    """
     whole = np.rint(pixels)
     types = _types(len(pixels), dtype, kind)
     if _is_integer(dtype) or np.array_equal(whole, pixels):
@@ -169,5 +233,8 @@ def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray
         return np.asarray(pixels, np.float32)
     file = f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file"
     what = f"values from {pixels.min():g} to {pixels.max():g} do not fit into {file}"
-    allowed = f"whole numbers from 0 to {np.iinfo(types[-1]).max}; TIFF (.tif, gray) or NIfTI hold any value"
+    allowed = (
+        f"whole numbers from 0 to {np.iinfo(types[-1]).max}; TIFF (.tif, gray) or NIfTI hold any"
+        " value"
+    )
     raise UserError(what, allowed=allowed, remedy="write to a .tif or .nii.gz file instead")

@@ -1,9 +1,11 @@
-"""Decodes the voxels of files into float32 a few planes at a time, and converts results to the source's integers.
+"""Decodes the voxels of files into float32 a few planes at a time, and converts results to the
+source's integers.
 
-The written type: integers of the source's type where the source held integers and every value lies on their grid, which
-is whole numbers, or stored * slope + intercept where the file has these. A value may be off the grid by the rounding of
-float32 arithmetic: 1e-3 of a step, or 5e-7 of the largest value where that is more (up to 0.05 of a step). All else is
-written as float32, also where the source held float64, since pixels are float32.
+The written type: integers of the source's type where the source held integers and every value lies
+on their grid, which is whole numbers, or stored * slope + intercept where the file has these. A
+value may be off the grid by the rounding of float32 arithmetic: 1e-3 of a step, or 5e-7 of the
+largest value where that is more (up to 0.05 of a step). All else is written as float32, also where
+the source held float64, since pixels are float32.
 """
 
 from __future__ import annotations
@@ -26,15 +28,22 @@ MOST = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}  # largest possib
 
 
 def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
-    """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of its voxels."""
+    """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of
+    its voxels.
+    """
     if declared > held * MOST[packing]:
-        what = f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels and holds {held}"
+        what = (
+            f"'{path}' is cut short, or its header is wrong: it declares {declared} bytes of voxels"
+            f" and holds {held}"
+        )
         raise UserError(what + " packed" * bool(packing), remedy="copy it again, or leave it out")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the voxels (i, j, k) of one volume lie, i fastest: in a file, or in a packed stream inside it."""
+    """Where the voxels (i, j, k) of one volume lie, i fastest: in a file, or in a packed stream
+    inside it.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -51,7 +60,9 @@ class Stored:
         expect_held(self.path, self.end, self.path.stat().st_size - self.opens, self.packing)
 
     def decode(self, voxels: np.ndarray) -> None:
-        """Fill a view (i, j, k) of float32, a few planes k at a time; an error if the file is truncated or damaged."""
+        """Fill a view (i, j, k) of float32, a few planes k at a time; an error if the file is
+        truncated or damaged.
+        """
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK // plane)
         with self.path.open("rb") as file:
@@ -62,11 +73,16 @@ class Stored:
                 count = min(planes, self.shape[2] - first)
                 content = stream.read(count * plane)
                 if len(content) < count * plane:
-                    raise ValueError(f"it is cut short: its voxels end before the {self.end} bytes that it declares")
+                    raise ValueError(
+                        f"it is cut short: its voxels end before the {self.end} bytes that it"
+                        " declares"
+                    )
                 slab = np.frombuffer(content, self.dtype)
                 if (self.slope, self.inter) != (1, 0):
                     slab = slab.astype(np.float64) * self.slope + self.inter
-                voxels[:, :, first : first + count] = slab.reshape(*self.shape[:2], count, order="F")
+                voxels[:, :, first : first + count] = slab.reshape(
+                    *self.shape[:2], count, order="F"
+                )
             stream.read(SLACK)  # padding, and after the last volume the stream's checksum
 
     def _unpacked(self, file: BinaryIO) -> BinaryIO:
@@ -80,7 +96,9 @@ class Stored:
 def as_integers(
     voxels: np.ndarray, dtype: np.dtype | None, slope: float = 1.0, inter: float = 0.0
 ) -> np.ndarray | None:
-    """The values (i, j, k) as stored integers of the source's type; None where one lies off their grid."""
+    """The values (i, j, k) as stored integers of the source's type; None where one lies off their
+    grid.
+    """
     if dtype is None or not np.issubdtype(dtype, np.integer):
         return None
     limits, step = np.iinfo(dtype), abs(slope)

@@ -1,1 +1,3 @@
-"""Inference: translation (files, folders), pipeline (one image), translator (a run's networks), tiles, windows."""
+"""Inference: translation (files, folders), pipeline (one image), translator (a run's networks),
+tiles, windows.
+"""

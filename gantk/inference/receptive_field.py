@@ -1,4 +1,6 @@
-"""Measures, by running a network: valid sides, memory, receptive field, and which maps need the whole image."""
+"""Measures, by running a network: valid sides, memory, receptive field, and which maps need the
+whole image.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,16 @@ class Unfit(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer: its output is a map with the image's sides divided by `factors`, or something else."""
+    """One call of a layer: its output is a map with the image's sides divided by `factors`, or
+    something else.
+    """
 
     layer: nn.Module
     factors: tuple[int, ...] | None  # None: not a map
     channels: int
     dtype: torch.dtype
-    groups: int | None  # of a norm over positions: the number of channel groups with their own mean and variance
+    # of a norm over positions: the number of channel groups with their own mean and variance
+    groups: int | None
 
     @property
     def ratio(self) -> float:
@@ -50,26 +55,34 @@ class Call:
 
 @dataclass(frozen=True)
 class Split:
-    """A network split in two: maps of 1/level of the voxels or less are computed whole, the others in tiles."""
+    """A network split in two: maps of 1/level of the voxels or less are computed whole, the others
+    in tiles.
+    """
 
     level: float  # infinite: all maps are computed in tiles
     gathered: frozenset[int]  # calls that make small maps from large ones, assembled from tiles
     crops: Crops  # factors of small maps that enter calls which make large ones: tiles crop these
     bytes_per_voxel: float  # bytes per image voxel: peak memory of the small maps
-    align: tuple[int, ...]  # tiles begin at multiples of these, so that they share whole pixels of every map
+    # tiles begin at multiples of these, so that they share whole pixels of every map
+    align: tuple[int, ...]
     reach: tuple[int, ...] = ()  # pixels on each axis beyond a tile that affect its result
 
     @property
     def around(self) -> tuple[int, ...]:
-        """Overlap of neighbouring tiles on each axis, in pixels: twice the reach, rounded up to `align`."""
-        return tuple(2 * -(-far // step) * step for far, step in zip(self.reach, self.align, strict=True))
+        """Overlap of neighbouring tiles on each axis, in pixels: twice the reach, rounded up to
+        `align`.
+        """
+        return tuple(
+            2 * -(-far // step) * step for far, step in zip(self.reach, self.align, strict=True)
+        )
 
 
 class Requirements:
-    """What a function that runs the layers of `module` in a fixed order needs of images (n, channels, *size).
+    """What a function that runs the layers of `module` in a fixed order needs of images (n,
+    channels, *size).
 
-    Layers are the modules without children, and those with `indivisible = True`: modules that do more than call their
-    children, or that change a map's size between two of them.
+    Layers are the modules without children, and those with `indivisible = True`: modules that do
+    more than call their children, or that change a map's size between two of them.
     """
 
     def __init__(
@@ -84,15 +97,20 @@ class Requirements:
         self.forwards = {layer: layer.forward for layer in layers_of(module)}
         self.split = cache(self._split)  # the network split at a level; Unfit if that fails
 
-    def run(self, x: Tensor, output_of: Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]) -> Tensor:
-        """`function(x)` with each layer's output replaced by `output_of(call's number, layer, forward, arguments)`.
+    def run(
+        self, x: Tensor, output_of: Callable[[int, nn.Module, Callable[..., Tensor], tuple], Tensor]
+    ) -> Tensor:
+        """`function(x)` with each layer's output replaced by `output_of(call's number, layer,
+        forward, arguments)`.
 
         Runs may be nested: `output_of` may start another one.
         """
         numbers, before = count(), {layer: vars(layer).get("forward") for layer in self.forwards}
 
         def stand_in(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            return lambda *args, **options: output_of(next(numbers), layer, partial(forward, **options), args)
+            return lambda *args, **options: output_of(
+                next(numbers), layer, partial(forward, **options), args
+            )
 
         try:
             for layer, forward in self.forwards.items():
@@ -106,7 +124,9 @@ class Requirements:
 
     def image(self, size: Sequence[int]) -> Tensor:
         """A placed image of noise in [-1, 1]."""
-        return self.place(torch.rand(1, self.channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+        return self.place(
+            torch.rand(1, self.channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        )
 
     @cached_property
     def base(self) -> tuple[int, ...]:
@@ -121,13 +141,18 @@ class Requirements:
 
     @cached_property
     def calls(self) -> list[Call]:
-        """The calls of all layers, in order; a second run with the last side doubled shows which outputs are maps."""
+        """The calls of all layers, in order; a second run with the last side doubled shows which
+        outputs are maps.
+        """
         x = self.image(self.base)
         first, second = self._recorded(x), self._recorded(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
             raise Unfit("its layers come in another order for another size")
         pairs = zip(first, second, strict=True)
-        found = [one if one.factors == other.factors else replace(one, factors=None) for one, other in pairs]
+        found = [
+            one if one.factors == other.factors else replace(one, factors=None)
+            for one, other in pairs
+        ]
         if any(call.groups is not None and call.factors is None for call in found):
             raise Unfit("a norm sees maps whose sides do not follow the image's")
         return found
@@ -138,8 +163,14 @@ class Requirements:
         def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
             y, given = forward(*args), args[0] if args else None
             if not isinstance(y, Tensor) or y.ndim < 2:
-                raise Unfit(f"{type(layer).__name__} gives something else than one tensor of images")
-            norm = groups(layer, given.shape[1]) if isinstance(given, Tensor) and given.ndim > 1 else None
+                raise Unfit(
+                    f"{type(layer).__name__} gives something else than one tensor of images"
+                )
+            norm = (
+                groups(layer, given.shape[1])
+                if isinstance(given, Tensor) and given.ndim > 1
+                else None
+            )
             factors = factors_of(y, x.shape[2:]) if len(y) == 1 else None
             calls.append(Call(layer, factors, y.shape[1], y.dtype, norm))
             return y
@@ -163,8 +194,13 @@ class Requirements:
         return self._bytes_per_voxel(lambda size: self.function(self.image(size)))
 
     def _bytes_per_voxel(self, run: Callable[[tuple[int, ...]], object]) -> float:
-        """The same for `run(size)`: the last side is doubled until memory grows with it, not by a constant."""
-        size, peaks = tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base), [math.inf]
+        """The same for `run(size)`: the last side is doubled until memory grows with it, not by a
+        constant.
+        """
+        size, peaks = (
+            tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base),
+            [math.inf],
+        )
         for larger in ((*size[:-1], size[-1] << doublings) for doublings in range(6)):
             with Memory() as memory:
                 run(larger)
@@ -189,19 +225,26 @@ class Requirements:
 
         try:
             need = self._bytes_per_voxel(on_zeros)
-        except RuntimeError as error:  # an operation that fails on meta tensors, or mixes them with real ones
-            raise Unfit(f"large and small maps meet outside of its layers ({told(error)})") from error
+        # an operation that fails on meta tensors, or mixes them with real ones
+        except RuntimeError as error:
+            raise Unfit(
+                f"large and small maps meet outside of its layers ({told(error)})"
+            ) from error
         shared = [call.factors for call in self.calls if call.factors and call.ratio < level]
         shared += [self.calls[number].factors for number in gathered] + list(crops.values())
         split = Split(level, frozenset(gathered), crops, need, self._common(shared))
         return replace(split, reach=tuple(self._reach(split, axis) for axis in range(self.dims)))
 
-    def run_whole(self, size: tuple[int, ...], level: float, gather: Callable[[int, Crops], Tensor | None]) -> Crops:
-        """Run the network for an image of `size`, computing only maps of 1/level of its voxels or less; returns crops.
+    def run_whole(
+        self, size: tuple[int, ...], level: float, gather: Callable[[int, Crops], Tensor | None]
+    ) -> Crops:
+        """Run the network for an image of `size`, computing only maps of 1/level of its voxels or
+        less; returns crops.
 
-        Larger maps are meta tensors, without values. `gather(number, crops)` is called where large maps are needed: it
-        returns the small map that a call makes of them; for a norm its result is unused. Crops are the small maps that
-        enter calls which make large ones: all that tiles need to know of the rest of the image.
+        Larger maps are meta tensors, without values. `gather(number, crops)` is called where large
+        maps are needed: it returns the small map that a call makes of them; for a norm its result
+        is unused. Crops are the small maps that enter calls which make large ones: all that tiles
+        need to know of the rest of the image.
         """
         crops: Crops = {}
 
@@ -209,7 +252,9 @@ class Requirements:
             call = self.calls[number]
             absent = any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
             if call.factors is None and absent:
-                raise Unfit(f"{type(layer).__name__} makes something else than a map of the whole image")
+                raise Unfit(
+                    f"{type(layer).__name__} makes something else than a map of the whole image"
+                )
             if call.factors is None or (call.ratio >= level and not absent):
                 return forward(*args)
             for place, arg in enumerate(args):
@@ -221,18 +266,24 @@ class Requirements:
         self.run(torch.empty(1, self.channels, *size, device="meta"), output_of)
         return crops
 
-    def run_part(self, x: Tensor, split: Split, crop: Callable[[int, int, Tensor], Tensor], visit: Callable) -> Tensor:
+    def run_part(
+        self, x: Tensor, split: Split, crop: Callable[[int, int, Tensor], Tensor], visit: Callable
+    ) -> Tensor:
         """Run the network for tiles of an image, (n, channels, *size); returns its result for them.
 
-        `crop(number, place, arg)` returns the tiles' part of a small map. `visit(number, call, args, forward)` is
-        called for gathered calls and for norms of large maps, of which it returns the output.
+        `crop(number, place, arg)` returns the tiles' part of a small map. `visit(number, call,
+        args, forward)` is called for gathered calls and for norms of large maps, of which it
+        returns the output.
         """
 
         def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
             call = self.calls[number]
             if call.factors is None:
                 return forward(*args)
-            args = tuple(crop(number, k, arg) if (number, k) in split.crops else arg for k, arg in enumerate(args))
+            args = tuple(
+                crop(number, k, arg) if (number, k) in split.crops else arg
+                for k, arg in enumerate(args)
+            )
             large, normalised = call.ratio < split.level, None
             if number in split.gathered or (large and call.groups is not None):
                 normalised = visit(number, call, args, forward)
@@ -243,10 +294,11 @@ class Requirements:
         return self.run(x, output_of)
 
     def _reach(self, split: Split, axis: int) -> int:
-        """How many pixels beyond a tile, along an axis, affect the maps that are assembled from tiles.
+        """How many pixels beyond a tile, along an axis, affect the maps that are assembled from
+        tiles.
 
-        The middle half of the test image is 0, the rest nan: finite outputs do not depend on the rest. Norms are
-        skipped, since they use the statistics of the whole image.
+        The middle half of the test image is 0, the rest nan: finite outputs do not depend on the
+        rest. Norms are skipped, since they use the statistics of the whole image.
         """
 
         def nan_at_ends(x: Tensor) -> Tensor:
@@ -255,8 +307,15 @@ class Requirements:
             return x
 
         def record_reach(x: Tensor, factors: tuple[int, ...]) -> None:
-            clean, quarter = x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero(), x.shape[2 + axis] // 4
-            inwards = max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max())) if len(clean) else math.inf
+            clean, quarter = (
+                x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero(),
+                x.shape[2 + axis] // 4,
+            )
+            inwards = (
+                max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max()))
+                if len(clean)
+                else math.inf
+            )
             reached.append(inwards * factors[axis])
 
         def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor:
@@ -287,13 +346,17 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 def factors_of(x: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
     """The image's sides divided by a map's; None if they are not multiples, so that it is no map."""
-    if x.ndim != len(size) + 2 or any(side % part for side, part in zip(size, x.shape[2:], strict=True)):
+    if x.ndim != len(size) + 2 or any(
+        side % part for side, part in zip(size, x.shape[2:], strict=True)
+    ):
         return None
     return tuple(side // part for side, part in zip(size, x.shape[2:], strict=True))
 
 
 class Memory(TorchDispatchMode):
-    """Counts the bytes of all tensors created inside the `with`; `peak` is the most at any time, on any device."""
+    """Counts the bytes of all tensors created inside the `with`; `peak` is the most at any time, on
+    any device.
+    """
 
     def __init__(self):
         super().__init__()

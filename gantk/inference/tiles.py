@@ -19,9 +19,11 @@ from gantk.nets.blocks import memory_format
 from gantk.nets.statistics import Moments, moments, normalised
 from gantk.recipe.tables import Model
 
-DEAREST = 4096  # bytes per voxel, above any network's need: an image that fits even so is not measured
+# bytes per voxel, above any network's need: an image that fits even so is not measured
+DEAREST = 4096
 SHARE = 0.75  # largest share of the memory for the small maps of the whole image
-TOO_OFTEN = 8  # times that a voxel may be computed per pass; beyond that, tiles stay larger than the memory
+# times that a voxel may be computed per pass; beyond that, tiles stay larger than the memory
+TOO_OFTEN = 8
 
 
 @dataclass(frozen=True)
@@ -31,32 +33,38 @@ class Plan:
     size: tuple[int, ...]  # of the images, padded to multiples that the network accepts
     window: tuple[int, ...]  # sides of a tile, or of the whole image
     batch: int  # images or tiles at once
-    split: Split | None = None  # of tiles: which maps are computed whole; None: independent windows, or the whole image
+    # of tiles: which maps are computed whole; None: independent windows, or the whole image
+    split: Split | None = None
 
 
 class Tiling:
     """Applies a network to images of any size: (N, C, *size) to (N, D, *size), float32, on the CPU.
 
-    The result in tiles equals that of the whole image, to rounding, also with instance or group norms: computed per
-    tile, these would give neighbouring tiles different brightness. Instead there are passes over the tiles, each of
-    which gathers the statistics of one more norm (Chan, Golub and LeVeque 1983). Small maps, deep inside the network,
-    are computed for the whole image at once: that saves passes, and tiles need less overlap.
+    The result in tiles equals that of the whole image, to rounding, also with instance or group
+    norms: computed per tile, these would give neighbouring tiles different brightness. Instead
+    there are passes over the tiles, each of which gathers the statistics of one more norm (Chan,
+    Golub and LeVeque 1983). Small maps, deep inside the network, are computed for the whole image
+    at once: that saves passes, and tiles need less overlap.
 
-    Valid sides, receptive field and memory are measured by running the network, once per `Tiling`. A network that
-    cannot be split (its layers run in another order each time) is run on independent windows, or on the whole image.
+    Valid sides, receptive field and memory are measured by running the network, once per `Tiling`.
+    A network that cannot be split (its layers run in another order each time) is run on independent
+    windows, or on the whole image.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor], Tensor],  # placed (n, C, *size) to (n, D, *size), layers of `module` in order
+        # placed (n, C, *size) to (n, D, *size), layers of `module` in order
+        function: Callable[[Tensor], Tensor],
         module: nn.Module,  # a network or a method, in eval mode
         *,
         window: tuple[int, ...] | None = None,  # of independent, blended windows; None: tiles
         overlap: float = 0.25,  # share of a window's side that the next one covers
         batch: int = 16,  # images or tiles per call, at most
         memory: int = 1 << 30,  # bytes that a call may need besides weights and images
-        level: float | None = None,  # maps of 1/level of the voxels or less are computed whole; None: as memory allows
-        place: Callable[[Tensor], Tensor] = lambda x: x,  # moves images to the network's device and memory format
+        # maps of 1/level of the voxels or less are computed whole; None: as memory allows
+        level: float | None = None,
+        # moves images to the network's device and memory format
+        place: Callable[[Tensor], Tensor] = lambda x: x,
     ):
         self.function, self.module, self.window, self.overlap = function, module, window, overlap
         self.batch, self.memory, self.level, self.place = batch, memory, level, place
@@ -68,10 +76,14 @@ class Tiling:
         plan = self.plan(tuple(images.shape[1:]))
         framed, inside = padded(images.cpu(), plan.size)
         if plan.split:
-            done = torch.cat([_in_tiles(self._requirements, plan, image) for image in framed.split(1)])
+            done = torch.cat(
+                [_in_tiles(self._requirements, plan, image) for image in framed.split(1)]
+            )
         elif plan.window != plan.size:
             run = lambda part: self._run(torch.from_numpy(part)).numpy()  # noqa: E731
-            done = torch.from_numpy(by_windows(framed.numpy(), plan.window, self.overlap, run, plan.batch))
+            done = torch.from_numpy(
+                by_windows(framed.numpy(), plan.window, self.overlap, run, plan.batch)
+            )
         else:
             done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
         return done[(..., *inside)]
@@ -94,7 +106,9 @@ class Tiling:
         if self.window:
             raise Unfit("as asked for")
         if self._requirements is None or self._requirements.channels != channels:
-            self._requirements = Requirements(self.function, self.module, channels, len(size), self.place)
+            self._requirements = Requirements(
+                self.function, self.module, channels, len(size), self.place
+            )
         needs = self._requirements
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)
@@ -110,7 +124,9 @@ class Tiling:
         return Plan(size, window, max(1, min(self.batch, batch)), None if window == size else split)
 
     def _split(self, voxels: int) -> Split:
-        """Split at the lowest level that memory allows: lower levels mean fewer passes and less overlap of tiles."""
+        """Split at the lowest level that memory allows: lower levels mean fewer passes and less
+        overlap of tiles.
+        """
         levels = sorted({call.ratio for call in self._requirements.calls if call.ratio > 1})
         for level in [*levels, math.inf] if self.level is None else [self.level]:
             try:
@@ -124,16 +140,30 @@ class Tiling:
         return split
 
     def _window(self, size: tuple[int, ...], split: Split, voxels: float) -> tuple[int, ...]:
-        """The sides of a tile of at most `voxels` voxels, as far as its overlap leaves an inner part."""
-        multiple, around, window, counts = self._requirements.multiple, split.around, size, [1] * len(size)
+        """The sides of a tile of at most `voxels` voxels, as far as its overlap leaves an inner
+        part.
+        """
+        multiple, around, window, counts = (
+            self._requirements.multiple,
+            split.around,
+            size,
+            [1] * len(size),
+        )
         while math.prod(window) > voxels:
             axis = max(range(len(size)), key=lambda a: (window[a] - around[a]) / multiple[a])
             counts[axis] += 1
             side = -(-(size[axis] + (counts[axis] - 1) * around[axis]) // counts[axis])
             side = -(-side // multiple[axis]) * multiple[axis]
             smaller = (*window[:axis], side, *window[axis + 1 :])
-            inner = [part - rim * (part < full) for part, full, rim in zip(smaller, size, around, strict=True)]
-            if counts[axis] > size[axis] or min(inner) <= 0 or math.prod(smaller) > TOO_OFTEN * math.prod(inner):
+            inner = [
+                part - rim * (part < full)
+                for part, full, rim in zip(smaller, size, around, strict=True)
+            ]
+            if (
+                counts[axis] > size[axis]
+                or min(inner) <= 0
+                or math.prod(smaller) > TOO_OFTEN * math.prod(inner)
+            ):
                 break
             window = smaller
         return window
@@ -146,25 +176,41 @@ class _Reached(Exception):
 def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
     """Run a network on an image (1, C, *size) in tiles; returns (1, D, *size), float32.
 
-    The network runs for the whole image, but computes small maps only. Whatever it needs of large maps, the statistics
-    of a norm or a small map made from them, comes from a pass over the tiles up to that call.
+    The network runs for the whole image, but computes small maps only. Whatever it needs of large
+    maps, the statistics of a norm or a small map made from them, comes from a pass over the tiles
+    up to that call.
     """
-    split, all_tiles, known = plan.split, tiles(plan.size, plan.window, plan.split.around, plan.split.align), {}
+    split, all_tiles, known = (
+        plan.split,
+        tiles(plan.size, plan.window, plan.split.around, plan.split.align),
+        {},
+    )
 
     def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
-        """Yield each tile with the target call's input (norm) or output (gathered); target None: the result."""
+        """Yield each tile with the target call's input (norm) or output (gathered); target None:
+        the result.
+        """
         for first in range(0, len(all_tiles), plan.batch):
             batch = all_tiles[first : first + plan.batch]
 
             def crop(number: int, k: int, arg: Tensor, batch: Sequence[Tile] = batch) -> Tensor:
                 if (number, k) not in crops:
                     return arg
-                return torch.cat([crops[number, k][(..., *shrunk(tile.box, split.crops[number, k]))] for tile in batch])
+                return torch.cat(
+                    [
+                        crops[number, k][(..., *shrunk(tile.box, split.crops[number, k]))]
+                        for tile in batch
+                    ]
+                )
 
             def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor | None:
                 if number == target:
                     raise _Reached(forward(*args) if number in split.gathered else args[0])
-                return None if number in split.gathered else normalised(call.layer, args[0], known[number])
+                return (
+                    None
+                    if number in split.gathered
+                    else normalised(call.layer, args[0], known[number])
+                )
 
             placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in batch]))
             try:
@@ -190,13 +236,21 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
     return _assembled(last, plan.size, (1,) * len(plan.size))
 
 
-def _assembled(parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], factors: tuple[int, ...]) -> Tensor:
+def _assembled(
+    parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], factors: tuple[int, ...]
+) -> Tensor:
     """Assemble the map of the whole image from the inner parts of the tiles' maps."""
     whole = None
     for tile, part in parts:
         if whole is None:
-            shape = (1, part.shape[1], *[side // by for side, by in zip(size, factors, strict=True)])
-            whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=memory_format(part))
+            shape = (
+                1,
+                part.shape[1],
+                *[side // by for side, by in zip(size, factors, strict=True)],
+            )
+            whole = torch.empty(
+                shape, dtype=part.dtype, device=part.device, memory_format=memory_format(part)
+            )
         whole[(..., *shrunk(tile.inner, factors))] = part[(..., *shrunk(tile.local, factors))]
     return whole
 
@@ -204,10 +258,12 @@ def _assembled(parts: Iterable[tuple[Tile, Tensor]], size: tuple[int, ...], fact
 def whole_images(
     network: Callable[[Tensor], Tensor], method: Method, model: Model, runtime: Runtime
 ) -> Callable[[Tensor], Tensor]:
-    """A function that runs `network`, made of layers of `method`, on (N, C, *size): (N, D, *size), float32, on the CPU.
+    """A function that runs `network`, made of layers of `method`, on (N, C, *size): (N, D, *size),
+    float32, on the CPU.
 
-    Images of the training size are run directly, others by `Tiling`. The recipe's [translate] table sets how many are
-    run at once, how much memory they may need, and where norms take their statistics.
+    Images of the training size are run directly, others by `Tiling`. The recipe's [translate] table
+    sets how many are run at once, how much memory they may need, and where norms take their
+    statistics.
     """
     table, size = model.translate, tuple(method.geometry.size)
     place = partial(runtime.place, dims=model.data.dims)
@@ -217,27 +273,38 @@ def whole_images(
             return network(images)
 
     window = size if table.statistics == "window" else None
-    options = {"overlap": table.overlap, "batch": table.batch, "memory": int(table.memory * 2**30), "place": place}
+    options = {
+        "overlap": table.overlap,
+        "batch": table.batch,
+        "memory": int(table.memory * 2**30),
+        "place": place,
+    }
     tiling = Tiling(straight, method, window=window, **options)
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
         if tuple(images.shape[2:]) != size:
             return tiling(images)
-        return torch.cat([straight(place(part)).float().cpu() for part in images.split(table.batch)])
+        return torch.cat(
+            [straight(place(part)).float().cpu() for part in images.split(table.batch)]
+        )
 
     return run
 
 
 class AnySize:
-    """A method whose `translate` takes images of any size on the CPU and returns float32 there: see `whole_images`.
+    """A method whose `translate` takes images of any size on the CPU and returns float32 there: see
+    `whole_images`.
 
-    Uncertainties that change images or weights between translations can so be computed for whole images.
+    Uncertainties that change images or weights between translations can so be computed for whole
+    images.
     """
 
     def __init__(self, method: Method, model: Model, runtime: Runtime):
         self.method = method
-        self._through = cache(lambda to: whole_images(lambda x: method.translate(x, to), method, model, runtime))
+        self._through = cache(
+            lambda to: whole_images(lambda x: method.translate(x, to), method, model, runtime)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)

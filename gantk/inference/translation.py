@@ -1,4 +1,6 @@
-"""Translates files and folders with a trained model; results have the format of their input unless told otherwise."""
+"""Translates files and folders with a trained model; results have the format of their input unless
+told otherwise.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ROOM = 1 << 30  # bytes of three images, at most, for reading and writing while 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to translate: the scans of its contrasts, in order (None: missing), and the path of the result."""
+    """One image to translate: the scans of its contrasts, in order (None: missing), and the path of
+    the result.
+    """
 
     scans: tuple[Scan | None, ...]
     target: Path
@@ -73,59 +77,116 @@ class Translation:
         self.contrasts = model.contrasts(OTHER[self.letter])
         if look.uncertainty:
             factor, patients = model.spread_scale(self.letter, look.uncertainty)
-            scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}" if factor else ""
-            say(f"note     the uncertainty is {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}")
+            scaled = (
+                f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}"
+                if factor
+                else ""
+            )
+            say(
+                "note     the uncertainty is"
+                f" {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}"
+            )
         self.workers = workers  # see `_shared_out`
-        self.clip, self.keep_header = clip, keep_header  # whether to clip overshoot; to copy header texts
+        # whether to clip overshoot; to copy header texts
+        self.clip, self.keep_header = clip, keep_header
         self.suffix = suffix  # of results, "" for the input's
-        self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)  # (kind, line) -> the images it applies to
-        self.clipped: list[tuple[int, int, float, float, str]] = []  # clipped, all, lowest, highest, limits
+        # (kind, line) -> the images it applies to
+        self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
+        # clipped, all, lowest, highest, limits
+        self.clipped: list[tuple[int, int, float, float, str]] = []
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_results`
 
     def path(self, source: Path, target: Path) -> list[Path]:
-        """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns the paths written.
+        """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
+        the paths written.
 
-        A file of a folder that cannot be translated does not stop the others: a GantkError at the end lists all
-        failures. Results that an earlier call with the same options has written are kept.
+        A file of a folder that cannot be translated does not stop the others: a GantkError at the
+        end lists all failures. Results that an earlier call with the same options has written are
+        kept.
         """
         if not source.exists():
-            raise UserError(f"there is no file or folder '{source}'", where="INPUT", remedy="check the path")
+            raise UserError(
+                f"there is no file or folder '{source}'", where="INPUT", remedy="check the path"
+            )
         if not source.is_dir():
-            job = Job((Scan(source, (source,), source.name),), _target_file(source, target, self.suffix), source.name)
-            return self._translate_all([job] if job.target == target else self._named([job], target))
+            job = Job(
+                (Scan(source, (source,), source.name),),
+                _target_file(source, target, self.suffix),
+                source.name,
+            )
+            return self._translate_all(
+                [job] if job.target == target else self._named([job], target)
+            )
         if target.resolve() == source.resolve():
-            raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another folder")
+            raise UserError(
+                "OUTPUT is INPUT itself", where=str(target), remedy="name another folder"
+            )
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
-            inside = target.resolve() if target.resolve().is_relative_to(source.resolve()) else Path()
-            below = [scan for scan in files.scans(source) if not scan.path.resolve().is_relative_to(inside)]
+            inside = (
+                target.resolve() if target.resolve().is_relative_to(source.resolve()) else Path()
+            )
+            below = [
+                scan
+                for scan in files.scans(source)
+                if not scan.path.resolve().is_relative_to(inside)
+            ]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
-                target = _with_suffix(target, self.suffix) if suffix_of(target) not in files.formats() else target
+                target = (
+                    _with_suffix(target, self.suffix)
+                    if suffix_of(target) not in files.formats()
+                    else target
+                )
                 return self._translate_all([Job((below[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
-        jobs = self._named([replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs], target)
+        jobs = self._named(
+            [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs], target
+        )
         if target.is_file() or files.is_image(target):
-            raise UserError(f"'{target}' is no folder", where="OUTPUT", remedy="INPUT is a folder, so name a folder")
+            raise UserError(
+                f"'{target}' is no folder",
+                where="OUTPUT",
+                remedy="INPUT is a folder, so name a folder",
+            )
         if not jobs:
-            raise UserError(f"no images in the folder '{source}'", where="INPUT", allowed=files.readable())
+            raise UserError(
+                f"no images in the folder '{source}'", where="INPUT", allowed=files.readable()
+            )
         return self._translate_all(jobs, target)
 
     def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
-        """The jobs with result names from a plugin, without those it gives no name; unchanged without such a plugin."""
-        files, model, self.count = [file for job in jobs for file in job.files], self.model.identity(), len(jobs)
-        self.layout = load().hook.gantk_results(files=files, target=target, frame=self.frame, model=model)
+        """The jobs with result names from a plugin, without those it gives no name; unchanged
+        without such a plugin.
+        """
+        files, model, self.count = (
+            [file for job in jobs for file in job.files],
+            self.model.identity(),
+            len(jobs),
+        )
+        self.layout = load().hook.gantk_results(
+            files=files, target=target, frame=self.frame, model=model
+        )
         if not self.layout:
             return list(jobs)
-        self.folder, names = target, {job: self.layout.name(job.files, "", self.frame.target) for job in jobs}
+        self.folder, names = (
+            target,
+            {job: self.layout.name(job.files, "", self.frame.target) for job in jobs},
+        )
         if out := [job.name for job, name in names.items() if not name]:
             self.notes["note", f"left out, not called {self.frame.source}"] = out
-        return [replace(job, target=target / f"{name}{suffix_of(job.target)}") for job, name in names.items() if name]
+        return [
+            replace(job, target=target / f"{name}{suffix_of(job.target)}")
+            for job, name in names.items()
+            if name
+        ]
 
     def _translate_all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
-        """Translate jobs whose results go into `folder`; without a folder there is one job, whose error is raised."""
+        """Translate jobs whose results go into `folder`; without a folder there is one job, whose
+        error is raised.
+        """
         example = self.look.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
         to = self.letter if self.outputs == self.model.contrasts(self.letter) else self.frame.target
@@ -137,21 +198,46 @@ class Translation:
             return self._unfinished(jobs, folder, ledger)
 
     def _unfinished(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
-        """Translate the jobs that have no results in the ledger yet; returns the paths of all results."""
-        for place in {job.target.parent for job in jobs} | ({folder, folder.absolute().parent} if folder else set()):
+        """Translate the jobs that have no results in the ledger yet; returns the paths of all
+        results.
+        """
+        for place in {job.target.parent for job in jobs} | (
+            {folder, folder.absolute().parent} if folder else set()
+        ):
             sweep(place)
         outcomes: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
-        self.targets = {job.target for job in jobs if folder}.union(*filter(None, outcomes.values()))
+        self.targets = {job.target for job in jobs if folder}.union(
+            *filter(None, outcomes.values())
+        )
         new = [job for job in jobs if outcomes[job] is None]
         parts = self.outputs if len(self.outputs) > 1 else [""]
-        paths = Counter(self._path(job, tail, part) for job in jobs for tail in self._tails for part in parts)
-        if twice := [f"{count} images would become '{path.name}'" for path, count in paths.items() if count > 1]:
-            raise UserError(twice[0], where="OUTPUT", remedy="translate one of them into another folder")
+        paths = Counter(
+            self._path(job, tail, part) for job in jobs for tail in self._tails for part in parts
+        )
+        if twice := [
+            f"{count} images would become '{path.name}'"
+            for path, count in paths.items()
+            if count > 1
+        ]:
+            raise UserError(
+                twice[0], where="OUTPUT", remedy="translate one of them into another folder"
+            )
         if long := [path.name for path in paths if len(os.fsencode(path.name)) > LONGEST]:
-            what = f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as '{long[0]}'"
-            raise UserError(what, where="OUTPUT", remedy="shorten the names of the inputs: no disk holds such names")
+            what = (
+                f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as"
+                f" '{long[0]}'"
+            )
+            raise UserError(
+                what,
+                where="OUTPUT",
+                remedy="shorten the names of the inputs: no disk holds such names",
+            )
         shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-        outcomes |= self._shared_out(new, len(jobs), ledger) if self.workers else self._overlapped(new, shares, ledger)
+        outcomes |= (
+            self._shared_out(new, len(jobs), ledger)
+            if self.workers
+            else self._overlapped(new, shares, ledger)
+        )
         failed = [job for job in jobs if isinstance(outcomes[job], Exception)]
         if failed and not folder:
             raise outcomes[failed[0]]
@@ -161,10 +247,19 @@ class Translation:
             self.say(f"{kind:9}{line}{_of(names, self.count) if folder else ''}")
         if any(beyond for beyond, *_ in self.clipped):
             beyond, values, low, high, ends = zip(*self.clipped, strict=True)
-            some = f"{100 * sum(beyond) / sum(values):.2g} % of all values to {' or '.join(sorted(set(ends)))}"
+            some = (
+                f"{100 * sum(beyond) / sum(values):.2g} % of all values to"
+                f" {' or '.join(sorted(set(ends)))}"
+            )
             ran = f"which run from {min(low):.4g} to {max(high):.4g} (--format tif keeps them)"
-            self.say(f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}")
-        earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before" if len(new) < len(jobs) else ""
+            self.say(
+                f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}"
+            )
+        earlier = (
+            f", {len(jobs) - len(new)} of {len(jobs)} inputs done before"
+            if len(new) < len(jobs)
+            else ""
+        )
         for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if folder else written:
             self.say(f"written  {line}")
         if failed:
@@ -172,12 +267,16 @@ class Translation:
             lines = [f"{len(failed)} of {len(jobs)} {kind} could not be translated:"]
             lines += _reasons({job: outcomes[job] for job in failed}, len(jobs))
             failure = GantkError("\n  ".join(lines))
-            failure.exit_code = 2 if all(isinstance(outcomes[job], UserError) for job in jobs) else 1
+            failure.exit_code = (
+                2 if all(isinstance(outcomes[job], UserError) for job in jobs) else 1
+            )
             raise failure
         return written
 
     def one(self, job: Job) -> tuple[Any, dict, list]:
-        """Translate one job; returns its paths or its error (one of FAILURES), its messages, and what was clipped."""
+        """Translate one job; returns its paths or its error (one of FAILURES), its messages, and
+        what was clipped.
+        """
         self.notes, self.clipped = defaultdict(list), []
         (outcome,) = self._overlapped([job], {job: 0.0}, None).values()
         return outcome, dict(self.notes), self.clipped
@@ -185,10 +284,16 @@ class Translation:
     def _shared_out(self, jobs: list[Job], count: int, ledger: Any) -> dict[Job, Any]:
         """Let workers translate the jobs; returns what `_overlapped` returns.
 
-        Workers get a copy of this object without its model, call `one` for a job, and pass job and results to `done`.
+        Workers get a copy of this object without its model, call `one` for a job, and pass job and
+        results to `done`.
         """
         clone, results = copy(self), {}
-        clone.model, clone.workers, clone.say, clone.progress = None, None, print, lambda share, name: None
+        clone.model, clone.workers, clone.say, clone.progress = (
+            None,
+            None,
+            print,
+            lambda share, name: None,
+        )
 
         def done(job: Job, outcome: Any, texts: dict, clipped: list) -> None:
             results[job] = outcome, texts, clipped  # texts and numbers
@@ -206,8 +311,8 @@ class Translation:
     def _overlapped(self, jobs: list[Job], shares: dict[Job, float], ledger: Any) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
-        While the network runs, the next job is read and the last one written, if three images fit into ROOM. Any other
-        error, and Ctrl-C, stop all jobs once the current result is written.
+        While the network runs, the next job is read and the last one written, if three images fit
+        into ROOM. Any other error, and Ctrl-C, stop all jobs once the current result is written.
         """
         outcomes: dict[Job, Any] = {}
         ahead: dict[Job, Future] = {}
@@ -237,8 +342,14 @@ class Translation:
 
     def _read(self, job: Job) -> Image:
         if len(job.scans) > 1:
-            if [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan] == self.outputs:
-                raise UserError(f"nothing but {self.outputs[0]} to make it from", where="INPUT", allowed=self.contrasts)
+            if [
+                name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan
+            ] == self.outputs:
+                raise UserError(
+                    f"nothing but {self.outputs[0]} to make it from",
+                    where="INPUT",
+                    allowed=self.contrasts,
+                )
             return _stacked(job.scans, self.contrasts, self.frame.missing)
         return read(job.scans[0], self.volume)
 
@@ -250,7 +361,9 @@ class Translation:
         if single and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
             image = self._recoloured(image, job)
         if np.ptp(image.pixels) == 0:
-            self.notes["note", f"blank, of one value throughout, as is their {self.frame.target}"].append(job.name)
+            self.notes[
+                "note", f"blank, of one value throughout, as is their {self.frame.target}"
+            ].append(job.name)
         self._warn(job, load().hook.gantk_input(image=image, frame=self.frame) if single else ())
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
@@ -259,11 +372,16 @@ class Translation:
         given = image.pixels[some].copy() if single else None  # the image may be overwritten
         made = self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
         if single:
-            self._warn(job, load().hook.gantk_output(given=given, made=made[0].pixels[some], frame=self.frame))
+            self._warn(
+                job,
+                load().hook.gantk_output(given=given, made=made[0].pixels[some], frame=self.frame),
+            )
         return made
 
     def _warn(self, job: Job, lines: Iterable[str]) -> None:
-        """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS sidecars)."""
+        """Keep plugins' warnings for the end, and pass them to the plugin that names results (BIDS
+        sidecars).
+        """
         for line in lines:
             self.notes["warning", line].append(job.name)
             if hasattr(self.layout, "warned"):
@@ -283,13 +401,19 @@ class Translation:
             return self.folder / f"{name}{suffix_of(job.target)}"
         stem = _stem(job.target)
         tail += f"_{contrast}" if contrast else ""
-        return job.target.with_name(f"{stem}{tail}{job.target.name[len(stem) :]}")  # "scan-1.nii.gz"
+        # "scan-1.nii.gz"
+        return job.target.with_name(f"{stem}{tail}{job.target.name[len(stem) :]}")
 
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
         pending = []
         for tail, result in zip(self._tails, results, strict=True):
-            several = len(self.outputs) > 1 and result.channels == len(self.outputs)  # one file for each contrast
-            parts = zip(result.pixels[:, None], self.outputs, strict=True) if several else [(result.pixels, "")]
+            # one file for each contrast
+            several = len(self.outputs) > 1 and result.channels == len(self.outputs)
+            parts = (
+                zip(result.pixels[:, None], self.outputs, strict=True)
+                if several
+                else [(result.pixels, "")]
+            )
             for pixels, name in parts:
                 path = self._path(job, tail, name)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
@@ -303,7 +427,11 @@ class Translation:
             path.parent.mkdir(parents=True, exist_ok=True)
             if writing := getattr(self.layout, "writing", None):
                 writing(path, job.files, shown)
-            files.write(path, image, description=f"uncertainty of {shown}" if tail == "_uncertainty" else shown)
+            files.write(
+                path,
+                image,
+                description=f"uncertainty of {shown}" if tail == "_uncertainty" else shown,
+            )
             self.clipped += clipped
             if self.layout:
                 self.layout.written(path, job.files, shown)
@@ -314,7 +442,9 @@ class Translation:
 
     @cached_property
     def _range(self) -> tuple[float, float, bool]:
-        """The least and the largest value of the target's training images, and whether these were whole numbers."""
+        """The least and the largest value of the target's training images, and whether these were
+        whole numbers.
+        """
         if known := self.frame.values.get("target"):
             return known["low"], known["high"], known["whole"]
         mapping = self.model.pipeline(self.letter, self.look).target  # older runs do not hold them
@@ -323,9 +453,11 @@ class Translation:
         return min(ends), max(ends), True
 
     def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, list]:
-        """Clip overshoot to the whole numbers that a file holds; returns path, image, and the entry for `clipped`.
+        """Clip overshoot to the whole numbers that a file holds; returns path, image, and the entry
+        for `clipped`.
 
-        If these cannot hold the target's range either, a file in a folder becomes a TIFF; else UserError.
+        If these cannot hold the target's range either, a file in a folder becomes a TIFF; else
+        UserError.
         """
         low, high, whole = self._range
         limits = files.writer_of(path, image).limits(path, image)
@@ -333,10 +465,21 @@ class Translation:
             limits = [ends for ends in limits if ends[1] == np.inf]
         fits = [ends for ends in limits if ends[0] <= low + 0.05 * (high - low) and high <= ends[1]]
         if not fits:
-            what = f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)} file holds"
+            what = (
+                f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)}"
+                " file holds"
+            )
             other = _with_suffix(path, ".tif")
-            if self.suffix or path == other or not self.targets or other in self.targets or image.channels > 1:
-                raise UserError(what, where=str(path), remedy="write another kind: --format tif, or nii.gz")
+            if (
+                self.suffix
+                or path == other
+                or not self.targets
+                or other in self.targets
+                or image.channels > 1
+            ):
+                raise UserError(
+                    what, where=str(path), remedy="write another kind: --format tif, or nii.gz"
+                )
             self.targets.add(other)
             self.notes["note", f"{what}: written as .tif"].append(job.name)
             return self._fitted(other, replace(image, dtype=None), job)
@@ -345,21 +488,37 @@ class Translation:
             return path, image, []
         rounded = np.rint(image.pixels)
         beyond = np.count_nonzero((rounded < least) | (rounded > most))
-        low, high, ends = float(image.pixels.min()), float(image.pixels.max()), f"{least:g} .. {most:g}"
-        return path, replace(image, pixels=np.clip(rounded, least, most)), [(beyond, rounded.size, low, high, ends)]
+        low, high, ends = (
+            float(image.pixels.min()),
+            float(image.pixels.max()),
+            f"{least:g} .. {most:g}",
+        )
+        return (
+            path,
+            replace(image, pixels=np.clip(rounded, least, most)),
+            [(beyond, rounded.size, low, high, ends)],
+        )
 
     def _recoloured(self, image: Image, job: Job) -> Image:
-        """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of colour ones."""
+        """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of
+        colour ones.
+        """
         from gantk.data.sources.reader import LUMA
 
-        weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]  # (channels after, channels before)
-        self.notes["note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"].append(job.name)
+        # (channels after, channels before)
+        weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]
+        self.notes[
+            "note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"
+        ].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
 
 
 def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
-    """Lines on jobs that failed, of `count`: one for all whose messages differ in names and numbers alone."""
-    messages, names = {}, defaultdict(list)  # by the message without names and numbers: the first one, and the jobs
+    """Lines on jobs that failed, of `count`: one for all whose messages differ in names and numbers
+    alone.
+    """
+    # by the message without names and numbers: the first one, and the jobs
+    messages, names = {}, defaultdict(list)
     for job, error in errors.items():
         text = message = f"{job.files[0]}: {error or type(error).__name__}"
         for name in (str(job.files[0]), str(job.target), job.target.name):
@@ -367,7 +526,10 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
         text = re.sub(r"-?\d[\d.]*", "", text)
         messages.setdefault(text, message)
         names[text].append(job.name)
-    return [f"{line} The same{_of(names[text], count)}" if names[text][1:] else line for text, line in messages.items()]
+    return [
+        f"{line} The same{_of(names[text], count)}" if names[text][1:] else line
+        for text, line in messages.items()
+    ]
 
 
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
@@ -377,13 +539,22 @@ def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -
     first = images[0]
     if absent and missing == "refuse":
         remedy = 'add the files, or train with data.missing = "mask"'
-        raise UserError(f"{' and '.join(absent)} missing in '{first.path.parent}'", where="INPUT", remedy=remedy)
+        raise UserError(
+            f"{' and '.join(absent)} missing in '{first.path.parent}'", where="INPUT", remedy=remedy
+        )
     for image in images:
         if not same_grid(image, first) or image.channels != 1:
             what = f"'{image.path}' is not on the grid of '{first.path}'"
-            raise UserError(what, where="INPUT", remedy="resample all contrasts of a patient onto one of them")
+            raise UserError(
+                what, where="INPUT", remedy="resample all contrasts of a patient onto one of them"
+            )
     blank, remaining = np.full_like(first.pixels, np.nan), iter(images)
-    return replace(first, pixels=np.concatenate([blank if scan is None else next(remaining).pixels for scan in parts]))
+    return replace(
+        first,
+        pixels=np.concatenate(
+            [blank if scan is None else next(remaining).pixels for scan in parts]
+        ),
+    )
 
 
 def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:
@@ -391,7 +562,9 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
     from gantk.data.sources.file_names import contrast_files
 
     jobs = []
-    for folder, found in contrast_files(files.list_images(source, recursive=True), contrasts).items():
+    for folder, found in contrast_files(
+        files.list_images(source, recursive=True), contrasts
+    ).items():
         first = next(filter(None, found.values()))
         name = f"{folder.name}_{domain.replace('+', '-')}{suffix_of(first)}"
         place = target if folder == source else target / folder.parent.relative_to(source)
@@ -399,7 +572,9 @@ def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> 
         jobs.append(Job(parts, place / name, folder.name))
     if not jobs:
         what = f"no folder in '{source}' holds files named after {', '.join(contrasts)}"
-        raise UserError(what, where="INPUT", remedy="name a patient's folder with one file for each")
+        raise UserError(
+            what, where="INPUT", remedy="name a patient's folder with one file for each"
+        )
     return jobs
 
 
@@ -408,17 +583,27 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
     part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
     if not files.is_image(source) and not part:
-        raise UserError(f"'{source.name}' is not an image that gantk reads", where="INPUT", allowed=files.readable())
+        raise UserError(
+            f"'{source.name}' is not an image that gantk reads",
+            where="INPUT",
+            allowed=files.readable(),
+        )
     if target.is_dir() or not target.suffix:
         target = _with_suffix(target / source.name, suffix)
     if suffix and suffix_of(target) != suffix:
-        raise UserError(f"'{target.name}' is no {suffix} file", where="OUTPUT, --format", remedy="name a folder")
+        raise UserError(
+            f"'{target.name}' is no {suffix} file", where="OUTPUT, --format", remedy="name a folder"
+        )
     if target.exists() and target.samefile(source):
         raise UserError("OUTPUT is INPUT itself", where=str(target), remedy="name another file")
     if suffix_of(target) not in files.formats():
-        raise UserError(f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind)
+        raise UserError(
+            f"'{target.name}' has no suffix that gantk writes", where="OUTPUT", allowed=kind
+        )
     if files.is_volume(source) != files.is_volume(target) and not suffix:
-        raise UserError(f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind)
+        raise UserError(
+            f"'{source.name}' cannot become '{target.name}'", where="OUTPUT", allowed=kind
+        )
     return target
 
 
@@ -428,9 +613,13 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 
 def _stem(path: Path) -> str:
-    return files.stem_of(path) if suffix_of(path) in files.formats() else path.name  # a series is a folder
+    # a series is a folder
+    return files.stem_of(path) if suffix_of(path) in files.formats() else path.name
 
 
 def _of(names: Sequence[str], count: int) -> str:
     """Text with the number of images that a line applies to, of `count`, and the first three names."""
-    return f" ({len(names)} of {count} images: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return (
+        f" ({len(names)} of {count} images:"
+        f" {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    )

@@ -1,4 +1,6 @@
-"""A trained run: translates native images through its networks, samples from noise, applies the recipe's post-steps."""
+"""A trained run: translates native images through its networks, samples from noise, applies the
+recipe's post-steps.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,17 @@ class Translator(TrainedModel):
     intensity: dict[str, object]  # by domain, fitted on the training split
     runtime: Runtime
     checkpoint: Path
-    values: dict[str, dict] = field(default_factory=dict)  # by domain, of the training images; empty in old runs
+    # by domain, of the training images; empty in old runs
+    values: dict[str, dict] = field(default_factory=dict)
     packed: dict | None = None  # what `gantk pack` recorded
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         data, end = self.model.data, f"on {self.runtime.device}, '{self.checkpoint}'"
-        return f"Translator({self.model.method.name}, {' and '.join(data.domains)}, {tuple(data.size)}, {end})"
+        return (
+            f"Translator({self.model.method.name}, {' and '.join(data.domains)},"
+            f" {tuple(data.size)}, {end})"
+        )
 
     @property
     def run(self) -> RunFolder:
@@ -58,7 +64,9 @@ class Translator(TrainedModel):
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Translator:
-        """Load a run folder's chosen checkpoint, or one checkpoint's folder; averaged weights if there are any."""
+        """Load a run folder's chosen checkpoint, or one checkpoint's folder; averaged weights if
+        there are any.
+        """
         path = Path(path)
         inside = (path / "meta.json").is_file()
         folder = RunFolder.open(path.parent.parent if inside else path)
@@ -69,26 +77,36 @@ class Translator(TrainedModel):
             saved = path if inside else folder.chosen()
             try:
                 meta = load_meta_of(model.method.name, saved)
-                intensity = {letter: mapping_from(state) for letter, state in meta["intensity"].items()}
+                intensity = {
+                    letter: mapping_from(state) for letter, state in meta["intensity"].items()
+                }
                 span = tuple(map(float, next(iter(intensity.values())).range))
                 method = load_method(model, saved, meta, span, runtime)
                 break
             except UserError:
-                if inside or saved.is_dir():  # else a running training has replaced it: try the newer one
+                # else a running training has replaced it: try the newer one
+                if inside or saved.is_dir():
                     raise
-        return cls(model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed"))
+        return cls(
+            model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed")
+        )
 
     def domain(self, name: str | None) -> str:
         """The letter of a domain's human name; None: the first that the method can produce."""
         directions = self.method.directions()
         if name is None:
-            return directions[0] if directions else self.method.translate(torch.empty(0), "b")  # raises
+            # raises
+            return directions[0] if directions else self.method.translate(torch.empty(0), "b")
         names = dict(zip("ab", self.model.data.domains, strict=False))
-        human = {each.lower(): letter for letter in directions for each in self.contrasts(letter)}  # one of several
+        # one of several
+        human = {each.lower(): letter for letter in directions for each in self.contrasts(letter)}
         human |= {names[letter].lower(): letter for letter in directions}
-        chosen = human.get(name.lower(), name.lower())  # a name wins over a letter: the first domain may be called B
+        # a name wins over a letter: the first domain may be called B
+        chosen = human.get(name.lower(), name.lower())
         if chosen not in directions:
-            made = [name for letter in directions for name in [*self.contrasts(letter), names[letter]]]
+            made = [
+                name for letter in directions for name in [*self.contrasts(letter), names[letter]]
+            ]
             allowed = list(dict.fromkeys(made))
             raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
         return chosen
@@ -102,10 +120,16 @@ class Translator(TrainedModel):
         name, noted = self.model.method.name, self.packed
         if noted is None:
             return {"name": name, "sha256": digest}
-        return {"name": f"{noted.get('name')} ({name})", "sha256": digest, "limits": limits_of(self.run.path)}
+        return {
+            "name": f"{noted.get('name')} ({name})",
+            "sha256": digest,
+            "limits": limits_of(self.run.path),
+        }
 
     def contrasts(self, letter: str) -> list[str]:
-        """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other domains its name."""
+        """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other
+        domains its name.
+        """
         return self.model.data.domains[0 if letter in ("a", "image") else 1].split("+")
 
     def frame(self, letter: str) -> Frame:
@@ -122,15 +146,19 @@ class Translator(TrainedModel):
             range=self.method.geometry.range,
             **{key: getattr(data, key) for key in same},
             **{key: getattr(table, key) for key in ("batch", "detail", "masked")},
-            values=self.values and {"source": self.values[OTHER[letter]], "target": self.values[letter]},
+            values=self.values
+            and {"source": self.values[OTHER[letter]], "target": self.values[letter]},
             pipelined=self.model.train.fast.pipelined,
         )
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The pipeline from native images of the other domain to this one; the last one is cached for many files."""
+        """The pipeline from native images of the other domain to this one; the last one is cached
+        for many files.
+        """
         if self._last is not None and self._last[0] == letter and self._last[1] is look:
             return self._last[2]  # what a network needs is measured once
-        if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":  # which loads other weights
+        # which loads other weights
+        if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":
             fold_for_inference(self.method)
         maps = ("image", "spread") if look.uncertainty else ("image",) * (look.variants or 1)
         network = self._network(letter, look)
@@ -140,16 +168,25 @@ class Translator(TrainedModel):
             made = [network(part) for part in seen.split(self.model.translate.batch)]
             made = torch.cat(made) if made[1:] else made[0]  # a volume is not copied
             parts = zip(made.chunk(len(maps), dim=1), maps, strict=True)
-            done = [self._finished(part, letter, seen).cpu() if kind == "image" else part for part, kind in parts]
+            done = [
+                self._finished(part, letter, seen).cpu() if kind == "image" else part
+                for part, kind in parts
+            ]
             return torch.cat(done, dim=1).numpy()
 
-        frame = replace(self.frame(letter), batch=WHOLE) if self._posts.whole else self.frame(letter)
-        pipeline = Pipeline(frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta)
+        frame = (
+            replace(self.frame(letter), batch=WHOLE) if self._posts.whole else self.frame(letter)
+        )
+        pipeline = Pipeline(
+            frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
+        )
         self._last = letter, look, pipeline
         return pipeline
 
     def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
-        """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty are channels."""
+        """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty
+        are channels.
+        """
         method = self.method
         if look.uncertainty:
             maker = registry().get("uncertainty", look.uncertainty).load()(seed=look.seed)
@@ -159,12 +196,19 @@ class Translator(TrainedModel):
             whole = AnySize(method, self.model, self.runtime)
             return lambda x: torch.cat(maker.maps(whole, letter, x, others), dim=1)
         if look.variants is not None:
-            network = lambda x: method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)  # noqa: E731
+
+            def network(x):
+                return (
+                    method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
+                )  # noqa: E731
         elif look.example is None:
             network = lambda x: method.translate(x, letter)  # noqa: E731
         else:
             example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
-            network = lambda x: method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))  # noqa: E731
+
+            def network(x):
+                return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))  # noqa: E731
+
         return whole_images(network, method, self.model, self.runtime)
 
     @cached_property
@@ -179,7 +223,8 @@ class Translator(TrainedModel):
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
-        pipeline = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)  # from the style's domain
+        # from the style's domain
+        pipeline = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
         pipeline.check_channels(image, "--style")
         pixels, data = image.pixels, self.model.data
         if image.dims > data.dims:
@@ -200,22 +245,38 @@ class Translator(TrainedModel):
         return data
 
     def _finished(self, images: Tensor, letter: str, made_from: Tensor | list[str]) -> Tensor:
-        """Apply the recipe's post-steps to images; the training images that these may need are read at first use."""
+        """Apply the recipe's post-steps to images; the training images that these may need are read
+        at first use.
+        """
         if not self._posts.steps:
             return images
         examples = Examples(lambda: self._data, letter, self.runtime.device, made_from)
         return self._posts(images.to(self.runtime.device), examples)
 
-    def sample(self, n: int, seed: int = 0, label: str | None = None, post: bool = True) -> np.ndarray:
-        """Generate `n` native images from noise, (n, C, *size), the same for the same seed; `label`: their class."""
+    def sample(
+        self, n: int, seed: int = 0, label: str | None = None, post: bool = True
+    ) -> np.ndarray:
+        """Generate `n` native images from noise, (n, C, *size), the same for the same seed;
+        `label`: their class.
+        """
         classes = self.method.geometry.classes
         if label is not None and label not in classes:
             what = f"this run knows no class '{label}'"
-            raise UserError(what, where="--label", allowed=classes or "none: it was trained without labels")
-        labels = None if label is None else torch.full((n,), classes.index(label), device=self.runtime.device)
+            raise UserError(
+                what, where="--label", allowed=classes or "none: it was trained without labels"
+            )
+        labels = (
+            None
+            if label is None
+            else torch.full((n,), classes.index(label), device=self.runtime.device)
+        )
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
-        made_of = [label or classes[i % len(classes)] for i in range(n)] if self.method.conditional and classes else []
+        made_of = (
+            [label or classes[i % len(classes)] for i in range(n)]
+            if self.method.conditional and classes
+            else []
+        )
         images = self._finished(images, "image", made_of) if post else images
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
@@ -224,15 +285,20 @@ class Translator(TrainedModel):
     def sample_to(self, out: Path, n: int, seed: int, label: str | None, post: bool) -> list[Path]:
         """Write `n` images from noise into the folder `out`; returns the paths written.
 
-        Pictures are PNG of 8 or 16 bits, cut at black, if whole numbers can hold the training images' range; else, as
-        volumes, NIfTI with decimals. `labels.csv` lists the class of each file, if the method knows classes.
+        Pictures are PNG of 8 or 16 bits, cut at black, if whole numbers can hold the training
+        images' range; else, as volumes, NIfTI with decimals. `labels.csv` lists the class of each
+        file, if the method knows classes.
         """
         if n < 1:
             raise UserError(f"n = {n} is no number of images", where="-n", allowed="1 or more")
         if out.exists() and not out.is_dir():
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
         if out.is_dir() and any(out.glob("sample-*")):
-            raise UserError(f"'{out}' holds samples already", where="--out", remedy="name another folder, or empty it")
+            raise UserError(
+                f"'{out}' holds samples already",
+                where="--out",
+                remedy="name another folder, or empty it",
+            )
         images, mapping = self.sample(n, seed, label, post), self.intensity["image"]
         flat = np.ones((images.shape[1], *[1] * (images.ndim - 2)), dtype=np.float32)
         low, high = (np.asarray(mapping.inverse(flat * end)) for end in mapping.range)
@@ -244,7 +310,9 @@ class Translator(TrainedModel):
         paths = [out / f"sample-{number:04d}{'.png' if png else '.nii.gz'}" for number in range(n)]
         for path, pixels in zip(paths, images, strict=True):
             if png:
-                write(path, Image(np.clip(np.rint(pixels), 0, largest), dtype=np.dtype(f"uint{bits}")))
+                write(
+                    path, Image(np.clip(np.rint(pixels), 0, largest), dtype=np.dtype(f"uint{bits}"))
+                )
             else:
                 write(path, Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32)))
         classes = self.method.geometry.classes

@@ -1,4 +1,6 @@
-"""A loss that keeps an output's edges where its input has them, whichever contrast: by the direction of gradients."""
+"""A loss that keeps an output's edges where its input has them, whichever contrast: by the
+direction of gradients.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from gantk.plugin.spec import Weight
 class EdgeDirection:
     """Mean squared difference of the `edges` of an output and its source; 0 is best, 2 the most.
 
-    Invariant to contrast, as `local_ncc` is, but sees how edges run, and is drawn less towards their brighter side.
-    Blind to which tissue is bright: losses that say so, such as those of pairs, have to stand beside it.
+    Invariant to contrast, as `local_ncc` is, but sees how edges run, and is drawn less towards
+    their brighter side. Blind to which tissue is bright: losses that say so, such as those of
+    pairs, have to stand beside it.
     """
 
     def __init__(
@@ -27,31 +30,45 @@ class EdgeDirection:
         self.weight = weight
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        """The loss of images (N, C, *size), 2-D or 3-D; numbers of channels may differ. The source has no gradient."""
-        return self.weight * difference(edges(output), edges(source.detach())).square().sum(1).mean()
+        """The loss of images (N, C, *size), 2-D or 3-D; numbers of channels may differ. The source
+        has no gradient.
+        """
+        return (
+            self.weight * difference(edges(output), edges(source.detach())).square().sum(1).mean()
+        )
 
 
 def edges(image: Tensor) -> Tensor:
-    """Return g g^T / (|g|^2 + c^2) of the gradient g, c its mean length: (N, dims (dims + 1) / 2, *size) float32.
+    """Return g g^T / (|g|^2 + c^2) of the gradient g, c its mean length: (N, dims (dims + 1) / 2,
+    *size) float32.
 
-    Where edges lie and how they run, much the same in every contrast of one head (normalised gradients, Haber and
-    Modersitzki 2006). The first `dims` channels have a sum of 0 to 1.
+    Where edges lie and how they run, much the same in every contrast of one head (normalised
+    gradients, Haber and Modersitzki 2006). The first `dims` channels have a sum of 0 to 1.
     """
     with torch.autocast(image.device.type, enabled=False):
-        gray = blurred(image.float().mean(1, keepdim=True), 0.35)  # more would draw edges towards the brighter side
+        # more would draw edges towards the brighter side
+        gray = blurred(image.float().mean(1, keepdim=True), 0.35)
         slopes = torch.gradient(gray, dim=(axes := [*range(2, gray.ndim)]))
         parts = [x.square() for x in slopes] + [2**0.5 * x * y for x, y in combinations(slopes, 2)]
         length = sum(parts[: len(slopes)]) + 1e-10  # of g, squared
-        return torch.cat(parts, 1) / (length + length.detach().sqrt().mean(axes, keepdim=True).square())
+        return torch.cat(parts, 1) / (
+            length + length.detach().sqrt().mean(axes, keepdim=True).square()
+        )
 
 
 def blurred(image: Tensor, deviation: float) -> Tensor:
-    """Blur images (N, C, *size) by a Gaussian of so many pixels, cut off at the border; 0: not at all."""
+    """Blur images (N, C, *size) by a Gaussian of so many pixels, cut off at the border; 0: not at
+    all.
+    """
     lines = [torch.arange(float(side), device=image.device) for side in image.shape[2:]]
-    weights = [torch.exp(-0.5 * ((line - line[:, None]) / max(deviation, 0.01)).square()) for line in lines]
+    weights = [
+        torch.exp(-0.5 * ((line - line[:, None]) / max(deviation, 0.01)).square()) for line in lines
+    ]
     return along_axes(image, [matrix / matrix.sum(0) for matrix in weights])
 
 
 def along_axes(maps: Tensor, matrices: list[Tensor]) -> Tensor:
     """Multiply maps (N, C, *sides) along each axis by its matrix (side, K): (N, C, *K)."""
-    return reduce(lambda product, matrix: torch.tensordot(product, matrix, ([2], [0])), matrices, maps)
+    return reduce(
+        lambda product, matrix: torch.tensordot(product, matrix, ([2], [0])), matrices, maps
+    )

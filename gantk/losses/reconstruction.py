@@ -1,6 +1,7 @@
 """Losses that compare two images pixel by pixel, in a pair or after a cycle.
 
-They accept a non-negative `weight` (N, 1, *size) that gives some pixels more influence: see `weighted`.
+They accept a non-negative `weight` (N, 1, *size) that gives some pixels more influence: see
+`weighted`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from gantk.errors import UserError
 
 
 class L1:
-    """Mean absolute difference, in intensity units; keeps edges where the mean square blurs (Isola et al., 2017)."""
+    """Mean absolute difference, in intensity units; keeps edges where the mean square blurs (Isola
+    et al., 2017).
+    """
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         return weighted(difference(output, target).abs(), weight)
@@ -41,26 +44,34 @@ class Norm:
 
 
 class Cycle(Norm):
-    """Cycle consistency of an image translated there and back: `cycle(cycled_a, real_a)` (Zhu et al., 2017)."""
+    """Cycle consistency of an image translated there and back: `cycle(cycled_a, real_a)` (Zhu et
+    al., 2017).
+    """
 
 
 class Identity(Norm):
-    """Keeps images of the target domain unchanged: `identity(g_ab(real_b), real_b)` (Zhu et al., 2017)."""
+    """Keeps images of the target domain unchanged: `identity(g_ab(real_b), real_b)` (Zhu et al.,
+    2017).
+    """
 
 
 def difference(output: Tensor, target: Tensor) -> Tensor:
-    """output - target in float32; the shapes must agree, since broadcasting would compare the wrong pixels."""
+    """output - target in float32; the shapes must agree, since broadcasting would compare the wrong
+    pixels.
+    """
     if output.shape != target.shape:
         shapes = f"{tuple(output.shape)} with {tuple(target.shape)}"
-        raise UserError(f"a pixel-by-pixel loss cannot compare {shapes}", allowed="two images of one shape")
+        raise UserError(
+            f"a pixel-by-pixel loss cannot compare {shapes}", allowed="two images of one shape"
+        )
     return output.float() - target.float()
 
 
 def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of values (N, C, *size), weighted per pixel by (N, 1, *size); None: an unweighted mean.
 
-    Weights are divided by their image's own mean, so that every image counts the same and a batch's loss is the mean of
-    its images' losses. A weight that is 0 everywhere gives a loss of 0.
+    Weights are divided by their image's own mean, so that every image counts the same and a batch's
+    loss is the mean of its images' losses. A weight that is 0 everywhere gives a loss of 0.
     """
     if weight is None:
         return values.mean()
@@ -73,13 +84,18 @@ def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
-    """The weights 1 + (lesion - 1) x mask of a lesion mask (N, 1, *size) from 0 to 1; None where lesion is 1.
+    """The weights 1 + (lesion - 1) x mask of a lesion mask (N, 1, *size) from 0 to 1; None where
+    lesion is 1.
 
     UserError if lesion is not 1 and the batch has no mask.
     """
     if lesion == 1:
         return None
     if mask is None:
-        what = f"lesion = {lesion:g} weighs the pixels of lesions, and the batch has no mask of them"
-        raise UserError(what, where="method.lesion", remedy="set data.mask = true, or method.lesion = 1.0")
+        what = (
+            f"lesion = {lesion:g} weighs the pixels of lesions, and the batch has no mask of them"
+        )
+        raise UserError(
+            what, where="method.lesion", remedy="set data.mask = true, or method.lesion = 1.0"
+        )
     return 1 + (lesion - 1) * mask.float()

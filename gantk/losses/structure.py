@@ -1,7 +1,8 @@
-"""Losses that keep the input's structure, whatever its brightness: local NCC, calm flat regions, empty air.
+"""Losses that keep the input's structure, whatever its brightness: local NCC, calm flat regions,
+empty air.
 
-Cycle consistency alone cannot tell which tissue becomes which; these losses compare an output with its own source
-through small windows.
+Cycle consistency alone cannot tell which tissue becomes which; these losses compare an output with
+its own source through small windows.
 """
 
 from __future__ import annotations
@@ -23,24 +24,34 @@ BLACK = 0.01  # share of the data range: below it there is no signal at all
 
 @dataclass(frozen=True, kw_only=True)
 class StructureTerms:
-    """The structure losses of a method, as options of the same names; a term of weight 0 costs nothing."""
+    """The structure losses of a method, as options of the same names; a term of weight 0 costs
+    nothing.
+    """
 
     local_ncc: Weight = 0.0  # weight of 1 - squared local correlation of input and output
     flat_region: Weight = 0.0  # weight of the output's local deviation where the input is flat
-    noise_floor: Positive = 0.01  # input deviation, share of the range, that counts half as structure
+    # input deviation, share of the range, that counts half as structure
+    noise_floor: Positive = 0.01
     contrast: Contrast = "any"  # how tissue contrast changes, for local_ncc: T1 and T2 are inverted
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
-    source_losses: list[Loss] = field(default_factory=list)  # further losses of output and input, each with a weight
+    # further losses of output and input, each with a weight
+    source_losses: list[Loss] = field(default_factory=list)
 
     def __post_init__(self):
         names = [part.name for part in self.source_losses]
         names += [name for name in ("local_ncc", "flat_region", "air") if getattr(self, name)]
         if twice := [name for name in names if names.count(name) > 1]:
-            what = f"two losses of output and input are called '{twice[0]}', and one alone would count"
+            what = (
+                f"two losses of output and input are called '{twice[0]}', and one alone would count"
+            )
             raise UserError(what, where="method.source_losses", remedy="give each once")
 
-    def losses(self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = "") -> dict[str, Tensor]:
-        """The weighted losses by name plus `suffix`; `range`: the network intensities of black and white."""
+    def losses(
+        self, output: Tensor, source: Tensor, range: tuple[float, float], suffix: str = ""
+    ) -> dict[str, Tensor]:
+        """The weighted losses by name plus `suffix`; `range`: the network intensities of black and
+        white.
+        """
         low, high = range
         terms = {}
         if self.local_ncc or self.flat_region:
@@ -48,7 +59,9 @@ class StructureTerms:
             ncc, flat = local_ncc_and_flat_region(output, source, contrast=self.contrast, **options)
             terms = {"local_ncc": self.local_ncc * ncc, "flat_region": self.flat_region * flat}
         if self.air:
-            terms["air"] = self.air * air_left_empty(output, source, data_range=high - low, black=low)
+            terms["air"] = self.air * air_left_empty(
+                output, source, data_range=high - low, black=low
+            )
         terms = {name: loss for name, loss in terms.items() if getattr(self, name)}
         terms |= {part.name: part()(output, source) for part in self.source_losses}
         return {f"{name}{suffix}": loss for name, loss in terms.items()}
@@ -61,25 +74,35 @@ class WindowLoss:
         self,
         *,
         window: Window = 5,  # side in pixels; one pixel has no variance
-        threshold: Positive = 0.01,  # source deviation, share of data_range, where a window counts half as structure
+        # source deviation, share of data_range, where a window counts half as structure
+        threshold: Positive = 0.01,
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
-        floor: Positive = 0.028,  # deviations below this share of data_range are noise, not structure to match
-        contrast: Contrast = "any",  # how tissue contrast changes, where that is known: T1 and T2 are inverted
+        # deviations below this share of data_range are noise, not structure to match
+        floor: Positive = 0.028,
+        # how tissue contrast changes, where that is known: T1 and T2 are inverted
+        contrast: Contrast = "any",
         black: float = -1.0,  # intensity of air
     ):
-        self.options = {"window": window, "threshold": threshold, "data_range": data_range, "floor": floor}
+        self.options = {
+            "window": window,
+            "threshold": threshold,
+            "data_range": data_range,
+            "floor": floor,
+        }
         self.options |= {"contrast": contrast, "black": black}
 
 
 class LocalNCC(WindowLoss):
-    """1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0 is best, 1 is unrelated.
+    """1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0 is
+    best, 1 is unrelated.
 
-    Invariant to contrast: every local map a * x + b, also with negative `a`, gives 0, if both vary by more than
-    `floor`. Sensitive to edges: an edge that the source does not show, or shows elsewhere, costs up to 1.
+    Invariant to contrast: every local map a * x + b, also with negative `a`, gives 0, if both vary
+    by more than `floor`. Sensitive to edges: an edge that the source does not show, or shows
+    elsewhere, costs up to 1.
 
-    With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 - correlation instead: for
-    contrasts known from physics, such as fluid that is dark in T1 and bright in T2. Windows that touch air are then
-    left out: every tissue is brighter than air.
+    With `contrast` "inverted" or "same", windows of tissue alone cost 1 + correlation or 1 -
+    correlation instead: for contrasts known from physics, such as fluid that is dark in T1 and
+    bright in T2. Windows that touch air are then left out: every tissue is brighter than air.
     """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
@@ -87,7 +110,9 @@ class LocalNCC(WindowLoss):
 
 
 class FlatRegion(WindowLoss):
-    """The output's local standard deviation where the source is flat, in intensity units: against invented texture."""
+    """The output's local standard deviation where the source is flat, in intensity units: against
+    invented texture.
+    """
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
         return local_ncc_and_flat_region(output, source, **self.options)[1]
@@ -104,10 +129,12 @@ def local_ncc_and_flat_region(
     contrast: Contrast = "any",
     black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Compute both losses of an output and its source in one pass over the windows; options as in `LocalNCC`.
+    """Compute both losses of an output and its source in one pass over the windows; options as in
+    `LocalNCC`.
 
-    Images are (N, C, *size), 2-D or 3-D; if the channel counts differ, channel means are compared. Computed in float32
-    under any autocast; the source gets no gradient. A batch's loss is the mean of its images' losses.
+    Images are (N, C, *size), 2-D or 3-D; if the channel counts differ, channel means are compared.
+    Computed in float32 under any autocast; the source gets no gradient. A batch's loss is the mean
+    of its images' losses.
     """
     source_variance, output_variance, covariance = local_moments(output, source, window)
     structured = source_variance / (source_variance + (threshold * data_range) ** 2)
@@ -116,7 +143,12 @@ def local_ncc_and_flat_region(
         unlike = 1 - covariance.square() / product
     else:
         sign = 1 if contrast == "inverted" else -1
-        air = box_mean((source[None] < black + AIR * data_range).float().amax(2, keepdim=True), window)[0] > 0
+        air = (
+            box_mean(
+                (source[None] < black + AIR * data_range).float().amax(2, keepdim=True), window
+            )[0]
+            > 0
+        )
         unlike = 1 + sign * covariance / product.sqrt()
         structured = structured * ~air
     # A square root's gradient is infinite at 0; below this deviation it is bounded instead.
@@ -125,11 +157,13 @@ def local_ncc_and_flat_region(
     return weighted_mean(unlike, structured), weighted_mean(deviation, 1 - structured)
 
 
-def air_left_empty(output: Tensor, source: Tensor, *, window: int = 5, data_range: float = 2.0, black: float = -1.0):
+def air_left_empty(
+    output: Tensor, source: Tensor, *, window: int = 5, data_range: float = 2.0, black: float = -1.0
+):
     """Mean distance of the output from black where the source shows air; 0 is best.
 
-    Air: pixels that are black in every channel (skull-stripped surroundings), and windows that are all nearly black
-    (noise). Images are (N, C, *size), of one size.
+    Air: pixels that are black in every channel (skull-stripped surroundings), and windows that are
+    all nearly black (noise). Images are (N, C, *size), of one size.
     """
     brightest = source.detach().float().amax(1, keepdim=True) - black
     tissue = widened((brightest >= AIR * data_range).float(), window // 2)
@@ -143,13 +177,16 @@ def widened(mask: Tensor, by: int) -> Tensor:
 
 
 def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Source variance, output variance and covariance of every window of `window` pixels a side inside the image.
+    """Source variance, output variance and covariance of every window of `window` pixels a side
+    inside the image.
 
     Each is (N, C, *windows), float32; the output's have its gradient.
     """
     if output.shape[0] != source.shape[0] or output.shape[2:] != source.shape[2:]:
         shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
-        raise UserError(f"structure compares an output with its own source, pixel by pixel, not {shapes}")
+        raise UserError(
+            f"structure compares an output with its own source, pixel by pixel, not {shapes}"
+        )
     if min(output.shape[2:]) < window:
         what = f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}"
         raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
@@ -157,15 +194,19 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
     if source.shape[1] != output.shape[1]:
         source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
     mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)
-    mean_o, mean_oo, mean_so = box_mean(torch.stack([output, output.square(), source * output]), window)
+    mean_o, mean_oo, mean_so = box_mean(
+        torch.stack([output, output.square(), source * output]), window
+    )
     source_variance = (mean_ss - mean_s.square()).clamp_min(0)
     return source_variance, (mean_oo - mean_o.square()).clamp_min(0), mean_so - mean_s * mean_o
 
 
 class BoxMean(torch.autograd.Function):
-    """Moving average: sums `window` shifted copies along each axis; its gradient is the same filter on a padded map.
+    """Moving average: sums `window` shifted copies along each axis; its gradient is the same filter
+    on a padded map.
 
-    On the CPU about four times as fast as average pooling, without the rounding errors of cumulative sums.
+    On the CPU about four times as fast as average pooling, without the rounding errors of
+    cumulative sums.
     """
 
     @staticmethod
@@ -180,7 +221,9 @@ class BoxMean(torch.autograd.Function):
 
 
 def box_mean(x: Tensor, window: int) -> Tensor:
-    """Mean of each window over the spatial axes of (M, N, C, *size): (M, N, C, *(side - window + 1))."""
+    """Mean of each window over the spatial axes of (M, N, C, *size): (M, N, C, *(side - window +
+    1)).
+    """
     return BoxMean.apply(x, window, x.ndim - 3)
 
 
@@ -195,9 +238,11 @@ def sliding_mean(x: Tensor, window: int, dims: int) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of each image's values, then the mean over images; 0 for an image without any weight.
+    """Weighted mean of each image's values, then the mean over images; 0 for an image without any
+    weight.
 
-    Not over the batch as a whole: microbatches and ranks would then weight their images differently from one batch.
+    Not over the batch as a whole: microbatches and ranks would then weight their images differently
+    from one batch.
     """
     axes = tuple(range(1, values.ndim))
     return ((weight * values).sum(axes) / weight.sum(axes).clamp_min(1e-6)).mean()

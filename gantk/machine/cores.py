@@ -1,4 +1,6 @@
-"""Number of threads of a training: set at its start and at its saves by how busy other processes keep the cores."""
+"""Number of threads of a training: set at its start and at its saves by how busy other processes
+keep the cores.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,37 @@ from pathlib import Path
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-SPARED, SHORTEST = 0.3, 0.2  # cores that daemons may use at no cost in threads; least seconds measured
+# cores that daemons may use at no cost in threads; least seconds measured
+SPARED, SHORTEST = 0.3, 0.2
 
 
 class Threads:
-    """Chooses a training's threads; not if `fixed`, or if OMP_NUM_THREADS or MKL_NUM_THREADS is set."""
+    """Chooses a training's threads; not if `fixed`, or if OMP_NUM_THREADS or MKL_NUM_THREADS is
+    set.
+    """
 
     def __init__(self, fixed: bool):
         user = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")
-        self.fixed = fixed or bool(user) or not all((PROC / name).exists() for name in ("stat", "self/cgroup"))
-        self.usual, self.saved, self._last = torch.get_num_threads(), None, () if self.fixed else cpu_times()
+        self.fixed = (
+            fixed
+            or bool(user)
+            or not all((PROC / name).exists() for name in ("stat", "self/cgroup"))
+        )
+        self.usual, self.saved, self._last = (
+            torch.get_num_threads(),
+            None,
+            () if self.fixed else cpu_times(),
+        )
         self.reset = lambda: torch.set_num_threads(self.usual)
 
     def choose(self, step: int) -> str | None:
-        """Set the number of threads: a resumed save's, else as many as the free cores; returns a line if it changed."""
+        """Set the number of threads: a resumed save's, else as many as the free cores; returns a
+        line if it changed.
+        """
         current, why = torch.get_num_threads(), "as the save was made with"
         number, self.saved = self.saved or 0, None
-        readings = 0 if number or self.fixed else 1 if step else 2  # two at the start: a burst costs no thread
+        # two at the start: a burst costs no thread
+        readings = 0 if number or self.fixed else 1 if step else 2
         for _ in range(readings):
             if number < current:
                 time.sleep(max(0.0, self._last[0] + SHORTEST - time.perf_counter()))
@@ -40,7 +56,9 @@ class Threads:
 
 
 def threads_beside(before: tuple, now: tuple, most: int) -> tuple[float, int]:
-    """Cores busy with other work between two readings, and how many threads, 1 to `most`, fit (0: unknown)."""
+    """Cores busy with other work between two readings, and how many threads, 1 to `most`, fit (0:
+    unknown).
+    """
     passed, own, idle, total = (new - old for new, old in zip(now[:4], before[:4], strict=True))
     cores = now[4]
     busy = max(0.0, cores - (own + idle) / passed)
@@ -49,7 +67,9 @@ def threads_beside(before: tuple, now: tuple, most: int) -> tuple[float, int]:
 
 
 def cpu_times() -> tuple[float, ...]:
-    """Seconds so far: of a clock, of this process, of its cores idle, and of its cores in all; and the core count."""
+    """Seconds so far: of a clock, of this process, of its cores idle, and of its cores in all; and
+    the core count.
+    """
     mine, second = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
     found = re.findall(r"^cpu(\d+) (.+)", (PROC / "stat").read_text(), re.MULTILINE)
     rows = [[*map(int, row.split()[:8])] for core, row in found if int(core) in mine]
@@ -58,10 +78,18 @@ def cpu_times() -> tuple[float, ...]:
 
 
 def cgroup_quota() -> int:
-    """The smallest CPU quota of this process's cgroups (v1 or v2), rounded up to cores; 1 << 20 if there is none."""
+    """The smallest CPU quota of this process's cgroups (v1 or v2), rounded up to cores; 1 << 20 if
+    there is none.
+    """
     memberships = re.findall(r":(.*?):/(.*)", (PROC / "self/cgroup").read_text())
-    folders = {folder for kinds, path in memberships for folder in (CGROUPS / kinds / path / "any").parents}
-    files = [sorted([*folder.glob("cpu.max"), *folder.glob("cpu.cfs_[pq]*_us")], reverse=True) for folder in folders]
-    texts = [" ".join(file.read_text() for file in group) for group in files]  # quota and period, in microseconds
+    folders = {
+        folder for kinds, path in memberships for folder in (CGROUPS / kinds / path / "any").parents
+    }
+    files = [
+        sorted([*folder.glob("cpu.max"), *folder.glob("cpu.cfs_[pq]*_us")], reverse=True)
+        for folder in folders
+    ]
+    # quota and period, in microseconds
+    texts = [" ".join(file.read_text() for file in group) for group in files]
     limits = [re.match(r"(\d+)\s+(\d+)", text) for text in texts]
     return min((-(-int(limit[1]) // int(limit[2])) for limit in limits if limit), default=1 << 20)

@@ -1,4 +1,6 @@
-"""The device to compute on: a check that it works, its precision and driver, and a CPU's handling of freed memory."""
+"""The device to compute on: a check that it works, its precision and driver, and a CPU's handling
+of freed memory.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,19 @@ import torch
 from gantk.errors import UserError
 
 WHERE, CPU = "--device", "use --device cpu"
-LOOK = f"see what `nvidia-smi` says; update the driver, install a torch that fits it, take another card, or {CPU}"
+LOOK = (
+    "see what `nvidia-smi` says; update the driver, install a torch that fits it, take another"
+    f" card, or {CPU}"
+)
 DRIVER = Path("/proc/driver/nvidia/version")  # version of the loaded driver, on Linux
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-LARGEST = 32 << 20  # bytes: what glibc's threshold for mmap'ed blocks reaches in a training (mallopt(3))
+# bytes: what glibc's threshold for mmap'ed blocks reaches in a training (mallopt(3))
+LARGEST = 32 << 20
 
 
 def cuda_trouble() -> str | None:
-    """The reason why torch, built for CUDA, cannot use the GPU; None if there is no GPU or torch has no CUDA.
+    """The reason why torch, built for CUDA, cannot use the GPU; None if there is no GPU or torch
+    has no CUDA.
 
     Call it after `torch.cuda.is_available()` has returned False.
     """
@@ -29,30 +36,47 @@ def cuda_trouble() -> str | None:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        none = any(sign in str(error) for sign in ("Found no NVIDIA driver", "No CUDA GPUs", "no CUDA-capable device"))
-        return None if none else f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
+        none = any(
+            sign in str(error)
+            for sign in ("Found no NVIDIA driver", "No CUDA GPUs", "no CUDA-capable device")
+        )
+        return (
+            None
+            if none
+            else f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
+        )
     return None
 
 
 def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
-    """The device of that name, tested by an addition; None, "auto": a GPU of this process's own, else the CPU.
+    """The device of that name, tested by an addition; None, "auto": a GPU of this process's own,
+    else the CPU.
 
-    `rank` is this process among all, `local` among those of its machine. UserError if the device cannot be used.
+    `rank` is this process among all, `local` among those of its machine. UserError if the device
+    cannot be used.
     """
     if name in (None, "auto"):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"'{name}' is not a device", where=WHERE, allowed="auto, cpu, cuda, cuda:0, mps") from None
+        raise UserError(
+            f"'{name}' is not a device", where=WHERE, allowed="auto, cpu, cuda, cuda:0, mps"
+        ) from None
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("no MPS device is available", where=WHERE, remedy=f"leave --device out, or {CPU}")
+        raise UserError(
+            "no MPS device is available", where=WHERE, remedy=f"leave --device out, or {CPU}"
+        )
     if device.type != "cuda":
         return device
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
     if not torch.cuda.is_available():
-        none = "no CUDA device is available" if torch.version.cuda else "this torch is built without CUDA"
+        none = (
+            "no CUDA device is available"
+            if torch.version.cuda
+            else "this torch is built without CUDA"
+        )
         trouble = cuda_trouble()
         remedy = LOOK if trouble else f"leave --device out, or {CPU}"
         raise UserError(trouble or f"{none}{hidden}", where=WHERE, remedy=remedy)
@@ -60,11 +84,17 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     if device.index is not None and device.index >= count:
         allowed = [f"cuda:{index}" for index in range(count)]
         raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
-    if device.index is None and 1 < count <= local:  # if srun gives each task one visible GPU, count is 1
+    # if srun gives each task one visible GPU, count is 1
+    if device.index is None and 1 < count <= local:
         what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
-        remedy = f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all with --device cpu"
+        remedy = (
+            f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all"
+            " with --device cpu"
+        )
         raise UserError(what, where="LOCAL_RANK", remedy=remedy)
-    device = torch.device("cuda", (local if count > 1 else 0) if device.index is None else device.index)
+    device = torch.device(
+        "cuda", (local if count > 1 else 0) if device.index is None else device.index
+    )
     try:
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:  # no kernels for this GPU, no memory left, or a defect
@@ -74,7 +104,9 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
 
 
 def precision_on(device: torch.device, wanted: str) -> str:
-    """`wanted`, or for "auto" what suits the device; UserError for bf16 on a GPU without hardware for it."""
+    """`wanted`, or for "auto" what suits the device; UserError for bf16 on a GPU without hardware
+    for it.
+    """
     if wanted == "auto":
         return "bf16" if good_at_bf16(device) else "fp32"
     if wanted == "bf16" and device.type == "cuda" and not good_at_bf16(device):
@@ -85,17 +117,20 @@ def precision_on(device: torch.device, wanted: str) -> str:
 
 
 def slow_bf16(device: torch.device, precision: str) -> str | None:
-    """A note if the recipe sets bf16 and this CPU computes it more slowly than float32; the results are still right."""
+    """A note if the recipe sets bf16 and this CPU computes it more slowly than float32; the results
+    are still right.
+    """
     if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
         return None
     return 'bf16 is slower than float32 on this processor: train.precision = "auto" takes fp32'
 
 
 def good_at_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than float32: on Ampere and later, on CPUs with AMX, on AMD's with AVX512-BF16.
+    """Whether bf16 is faster than float32: on Ampere and later, on CPUs with AMX, on AMD's with
+    AVX512-BF16.
 
-    Intel's AVX512-BF16 without AMX, which virtual machines may hide, multiplies at float32's rate and converts besides:
-    a CycleGAN's step takes 1.1 (U-Net) to 1.5 times as long as in float32.
+    Intel's AVX512-BF16 without AMX, which virtual machines may hide, multiplies at float32's rate
+    and converts besides: a CycleGAN's step takes 1.1 (U-Net) to 1.5 times as long as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -125,15 +160,18 @@ def first_sentence(text: str) -> str:
 
 
 def keep_memory(keep: bool, device: str = "cpu") -> bool:
-    """Keep freed memory in the process, or let glibc return it; returns whether this could be set. CPU only.
+    """Keep freed memory in the process, or let glibc return it; returns whether this could be set.
+    CPU only.
 
-    glibc returns large blocks to the system as soon as they are freed, and the system clears those of the next step
-    page by page at first use: without kept memory a training spends up to a third of its time on this.
+    glibc returns large blocks to the system as soon as they are freed, and the system clears those
+    of the next step page by page at first use: without kept memory a training spends up to a third
+    of its time on this.
     """
     if device != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
     set_option = ctypes.CDLL(None).mallopt
-    options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}  # glibc's defaults
+    # glibc's defaults
+    options = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: LARGEST, M_TRIM_THRESHOLD: 2 * LARGEST}
     if keep:
         options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1: never, as the size is unsigned
     return all(set_option(name, value) for name, value in options.items())

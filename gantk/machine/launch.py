@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from gantk.errors import UserError
 
 TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
-ALONE = {"SLURM_STEP_NUM_TASKS": "1"}  # environment of a process that is no rank, although srun has begun it
+# environment of a process that is no rank, although srun has begun it
+ALONE = {"SLURM_STEP_NUM_TASKS": "1"}
 FIRST_PORT, PORTS = 15000, 17000  # below the systems' ephemeral ports
 
 
@@ -29,12 +30,15 @@ class Launch:
 def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     """The Launch of this process; UserError if its environment is incomplete.
 
-    srun's variables are also set under torchrun's names, since torch reads RANK, MASTER_ADDR and the like.
+    srun's variables are also set under torchrun's names, since torch reads RANK, MASTER_ADDR and
+    the like.
     """
     environment = os.environ if environment is None else environment
     if "WORLD_SIZE" not in environment:
         environment.update(slurm(environment))
-    counts = [environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
+    counts = [
+        environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    ]
     restarts = sum(int(count) for count in counts if count.isdecimal())
     if environment.get("WORLD_SIZE", "1") == "1" and "RANK" not in environment:
         return Launch(restarts=restarts)
@@ -43,14 +47,23 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
         text = environment[name]
         if not text.isdecimal() or not least <= int(text) <= most:
             allowed, remedy = f"a whole number from {least} to {most}", f"start with: {TORCHRUN}"
-            raise UserError(f"{name} is '{text}'", where="environment", allowed=allowed, remedy=remedy)
+            raise UserError(
+                f"{name} is '{text}'", where="environment", allowed=allowed, remedy=remedy
+            )
         return int(text)
 
     needed = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
     missing = [name for name in needed if not environment.get(name)]
     if missing:
-        what = f"the environment says half of which of several processes this is: no {', '.join(missing)}"
-        raise UserError(what, where="environment", remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE")
+        what = (
+            "the environment says half of which of several processes this is: no"
+            f" {', '.join(missing)}"
+        )
+        raise UserError(
+            what,
+            where="environment",
+            remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE",
+        )
     world = number("WORLD_SIZE", 1, 1 << 20)
     rank, local = number("RANK", 0, world - 1), number("LOCAL_RANK", 0, world - 1)
     number("MASTER_PORT", 1, 65535)
@@ -61,29 +74,37 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
 def slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """torchrun's variables derived from srun's; {} outside of a job step of several tasks.
 
-    MASTER_ADDR defaults to the first host of the node list, MASTER_PORT to a function of job and step. A batch script
-    is no step: without srun, gantk runs as one process in it.
+    MASTER_ADDR defaults to the first host of the node list, MASTER_PORT to a function of job and
+    step. A batch script is no step: without srun, gantk runs as one process in it.
     """
     step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
     if not step or not tasks.isdecimal() or int(tasks) < 2:
         return {}
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    job, number = (int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    job, number = (
+        int(environment.get(name, "0") or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    )
     return {
         "WORLD_SIZE": tasks,
         "RANK": environment.get("SLURM_PROCID", ""),
         "LOCAL_RANK": environment.get("SLURM_LOCALID", ""),
         "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(nodes),
-        "MASTER_PORT": environment.get("MASTER_PORT") or str(FIRST_PORT + (job * 7 + number) % PORTS),
+        "MASTER_PORT": (
+            environment.get("MASTER_PORT") or str(FIRST_PORT + (job * 7 + number) % PORTS)
+        ),
     }
 
 
 def first_host(nodes: str) -> str:
-    """The first host of SLURM's list: `node[01-04,07],login` is `node01`, `rack[1-2]n[3,4]` is `rack1n3`."""
+    """The first host of SLURM's list: `node[01-04,07],login` is `node01`, `rack[1-2]n[3,4]` is
+    `rack1n3`.
+    """
     text = re.split(r",(?![^\[\]]*\])", nodes.strip())[0]
     host = re.sub(r"\[([^\]]*)\]", lambda match: re.split("[-,]", match[1])[0], text)
     if not re.fullmatch(r"[\w.-]+", host):
         what = f"SLURM's list of nodes '{nodes}' names no host"
-        raise UserError(what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task")
+        raise UserError(
+            what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task"
+        )
     return host

@@ -1,4 +1,6 @@
-"""Training over several processes: connecting them, comparing settings, averaging gradients, and lost ranks."""
+"""Training over several processes: connecting them, comparing settings, averaging gradients, and
+lost ranks.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,20 @@ from gantk.errors import Elsewhere, GantkError, UserError
 from gantk.machine.launch import Launch
 
 T = TypeVar("T")
-CONNECT_TIMEOUT = timedelta(minutes=10)  # for all ranks to connect: machines load torch at different speeds
-WAIT_TIMEOUT = timedelta(days=30)  # for ranks that wait while another one writes or scores, however long that takes
+# for all ranks to connect: machines load torch at different speeds
+CONNECT_TIMEOUT = timedelta(minutes=10)
+# for ranks that wait while another one writes or scores, however long that takes
+WAIT_TIMEOUT = timedelta(days=30)
 ALIGNED = 16  # alignment in bytes of every gradient in a message: kernels read four numbers at once
-CONNECTION_ERRORS = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"  # in torch's error messages
+# in torch's error messages
+CONNECTION_ERRORS = "connection|broken pipe|timed out|timeout|socket|gloo|nccl|peer"
 
 
 class Ranks:
-    """This process's connections to the other ranks, made by `meet`: one group over the CPUs (gloo), for objects and
-    waiting, which never blocks a device, and one for gradients (NCCL between GPUs)."""
+    """This process's connections to the other ranks, made by `meet`: one group over the CPUs
+    (gloo), for objects and waiting, which never blocks a device, and one for gradients (NCCL
+    between GPUs).
+    """
 
     def __init__(self, process: Launch):
         self.rank, self.world = process.rank, process.world
@@ -46,12 +53,21 @@ class Ranks:
         def expect_fitting() -> None:
             for rank, (kind, card) in enumerate(devices):
                 if kind != devices[0][0]:
-                    what = f"rank 0 computes on {devices[0][0]} and rank {rank} ({self.names[rank]}) on {kind}"
+                    what = (
+                        f"rank 0 computes on {devices[0][0]} and rank {rank} ({self.names[rank]})"
+                        f" on {kind}"
+                    )
                     remedy = "give all ranks GPUs, or start them with --device cpu"
                     raise UserError(what, where="--device", remedy=remedy)
                 if card is not None and (kind, card) in devices[:rank]:
-                    what = f"ranks {devices.index((kind, card))} and {rank} ({self.names[rank]}) would share one GPU"
-                    remedy = "start no more processes on a machine than it has GPUs, and leave --device out"
+                    what = (
+                        f"ranks {devices.index((kind, card))} and {rank} ({self.names[rank]}) would"
+                        " share one GPU"
+                    )
+                    remedy = (
+                        "start no more processes on a machine than it has GPUs, and leave"
+                        " --device out"
+                    )
                     raise UserError(what, where="--device", remedy=remedy)
 
         self.sync_errors(expect_fitting)
@@ -70,7 +86,9 @@ class Ranks:
         return values
 
     def sync_errors(self, work: Callable[[], T]) -> T:
-        """`work()` on every rank. A GantkError on one stops all; the first to fail raises it, others Elsewhere."""
+        """`work()` on every rank. A GantkError on one stops all; the first to fail raises it,
+        others Elsewhere.
+        """
         result, error = None, None
         try:
             result = work()
@@ -90,7 +108,10 @@ class Ranks:
             for rank, other in enumerate(found):
                 for key in sorted(found[0].keys() | other.keys()):
                     if found[0].get(key) != other.get(key):
-                        what = f"rank {rank} ({self.names[rank]}) was not started like rank 0: its {key} is "
+                        what = (
+                            f"rank {rank} ({self.names[rank]}) was not started like rank 0: its"
+                            f" {key} is "
+                        )
                         what += f"{_short(other.get(key))}, rank 0's is {_short(found[0].get(key))}"
                         remedy = "start all ranks with the same recipe, data, settings and versions"
                         raise UserError(what, remedy=remedy)
@@ -103,21 +124,29 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and not re.search(CONNECTION_ERRORS, str(error), re.IGNORECASE):
+            if not isinstance(error, dist.DistError) and not re.search(
+                CONNECTION_ERRORS, str(error), re.IGNORECASE
+            ):
                 raise
             self.broken = True
-            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")  # without torch's prefix
-            what = f"rank {self.rank} ({self.names[self.rank]}) lost the others: one stopped or cannot be reached"
+            # without torch's prefix
+            said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
+            what = (
+                f"rank {self.rank} ({self.names[self.rank]}) lost the others: one stopped or cannot"
+                " be reached"
+            )
             raise GantkError(f"{what} ({_short(said, 120)}). {advice()}") from error
 
 
 class Reduction:
-    """Averages the gradients of one phase's parameters over the ranks of a group, with one message per number type.
+    """Averages the gradients of one phase's parameters over the ranks of a group, with one message
+    per number type.
 
-    A parameter with a gradient on any rank gets the average on all; one without any keeps None: a gradient of 0 would
-    count as an optimizer step. Shapes and memory layouts of the parameters must not change. One message after the
-    backward pass is as fast as several during it (1.70 and 1.66 times one rank's images/s on two). Not
-    DistributedDataParallel: several forward passes before one backward pass fail in it if a module has buffers.
+    A parameter with a gradient on any rank gets the average on all; one without any keeps None: a
+    gradient of 0 would count as an optimizer step. Shapes and memory layouts of the parameters must
+    not change. One message after the backward pass is as fast as several during it (1.70 and 1.66
+    times one rank's images/s on two). Not DistributedDataParallel: several forward passes before
+    one backward pass fail in it if a module has buffers.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], world: int, group: Any = None):
@@ -132,14 +161,18 @@ class Reduction:
         self._messages = self._messages or list(self._layout())
         for members, flat, gradients in self._messages:
             present = flat[-len(members) :]
-            indices = [number for number, parameter in enumerate(members) if parameter.grad is not None]
+            indices = [
+                number for number, parameter in enumerate(members) if parameter.grad is not None
+            ]
             missing = set(range(len(members))).difference(indices)
             present.fill_(1.0)
             for number in missing:
                 gradients[number].zero_()
                 present[number].zero_()
             if indices:
-                torch._foreach_copy_([gradients[n] for n in indices], [members[n].grad for n in indices])
+                torch._foreach_copy_(
+                    [gradients[n] for n in indices], [members[n].grad for n in indices]
+                )
             dist.all_reduce(flat, group=self.group)
             flat /= self.world
             has_gradient = (present > 0).tolist() if missing else [True] * len(members)
@@ -147,7 +180,9 @@ class Reduction:
                 parameter.grad = gradient if keep else None
 
     def _layout(self) -> Iterator[tuple[list[nn.Parameter], Tensor, list[Tensor]]]:
-        """Yield parameters, a flat buffer for their gradients and a flag each (1: has a gradient), and views of it."""
+        """Yield parameters, a flat buffer for their gradients and a flag each (1: has a gradient),
+        and views of it.
+        """
         kinds: dict[tuple, list[nn.Parameter]] = {}
         for parameter in self.parameters:
             kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
@@ -157,7 +192,8 @@ class Reduction:
                 starts.append(end)
                 end += -(-parameter.numel() // step) * step
             flat = members[0].detach().new_zeros(end + len(members))
-            # in each parameter's own memory layout: optimizers and copies read both in storage order
+            # in each parameter's own memory layout: optimizers and copies read both in storage
+            # order
             views = [
                 flat.as_strided(parameter.shape, torch.empty_like(parameter).stride(), start)
                 for parameter, start in zip(members, starts, strict=True)
@@ -174,16 +210,27 @@ def meet(process: Launch) -> Ranks:
     if _met is not None:
         return _met
     try:
-        store, _, _ = next(dist.rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT))
-        store = dist.PrefixStore(f"gantk/{process.restarts}", store)  # torchrun may keep keys of an earlier start
+        store, _, _ = next(
+            dist.rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT)
+        )
+        # torchrun may keep keys of an earlier start
+        store = dist.PrefixStore(f"gantk/{process.restarts}", store)
         store.set(f"here/{process.rank}", "")
         store.wait([f"here/{rank}" for rank in range(process.world)], CONNECT_TIMEOUT)
         hosts = dist.PrefixStore("hosts", store)
-        dist.init_process_group("gloo", store=hosts, rank=process.rank, world_size=process.world, timeout=WAIT_TIMEOUT)
+        dist.init_process_group(
+            "gloo", store=hosts, rank=process.rank, world_size=process.world, timeout=WAIT_TIMEOUT
+        )
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        what = f"rank {process.rank} of {process.world} cannot meet the others at {address}: {_short(str(error), 160)}"
-        remedy = "name a host that all machines reach and a port that is free there, start all ranks together, and set "
+        what = (
+            f"rank {process.rank} of {process.world} cannot meet the others at {address}:"
+            f" {_short(str(error), 160)}"
+        )
+        remedy = (
+            "name a host that all machines reach and a port that is free there, start all ranks"
+            " together, and set "
+        )
         remedy += "GLOO_SOCKET_IFNAME to the network that joins the machines"
         raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
     _met = Ranks(process)

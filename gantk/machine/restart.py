@@ -1,4 +1,6 @@
-"""Checks that ranks train the same thing, and finds out whether a run folder is to be resumed after a restart."""
+"""Checks that ranks train the same thing, and finds out whether a run folder is to be resumed after
+a restart.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,24 @@ from gantk.runs.folder import Run, flat
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
 
-LOCAL = {"data.source.path", "data.split.file", "train.start"}  # machines may have the same files at different paths
+# machines may have the same files at different paths
+LOCAL = {"data.source.path", "data.split.file", "train.start"}
 
 
 def identity_of(model: Model, data: Data) -> dict[str, str]:
-    """What ranks must agree on: versions, all recipe keys, and the images of each split with their file sizes."""
+    """What ranks must agree on: versions, all recipe keys, and the images of each split with their
+    file sizes.
+    """
     identity = {"gantk": __version__, "torch": torch.__version__}
-    identity |= {key: str(_without_paths(value)) for key, value in flat(resolved(model)) if key not in LOCAL}
+    identity |= {
+        key: str(_without_paths(value)) for key, value in flat(resolved(model)) if key not in LOCAL
+    }
     for split, records in data.splits.items():
         digest = hashlib.sha256()
         for record in records:
             sizes = [path.stat().st_size for path in record.files]
-            names = (getattr(name, "of", name) for name in (record.subject, record.pair))  # not pseudonyms
+            # not pseudonyms
+            names = (getattr(name, "of", name) for name in (record.subject, record.pair))
             digest.update(repr((record.domain, record.key, *names, record.label, sizes)).encode())
         identity[f"{split} data"] = f"{len(records)} images ({digest.hexdigest()[:8]})"
     return identity
@@ -50,11 +58,12 @@ def _without_paths(value: Any) -> Any:
 def run_to_resume(
     out: str | Path | None, tables: dict[str, Any], process: Launch, locks: ExitStack
 ) -> tuple[bool, Path | None, dict | None]:
-    """Whether the folder `out` holds a run to resume, its newest checkpoint, and its split; None: from the start.
+    """Whether the folder `out` holds a run to resume, its newest checkpoint, and its split; None:
+    from the start.
 
-    A run is resumed if the same recipe is started again after a kill before its first save; and, from the newest save,
-    by torchrun, or by SLURM after a requeue. UserError if the folder holds another run, or if torchrun may restart a
-    run without a folder set by --out.
+    A run is resumed if the same recipe is started again after a kill before its first save; and,
+    from the newest save, by torchrun, or by SLURM after a requeue. UserError if the folder holds
+    another run, or if torchrun may restart a run without a folder set by --out.
     """
     if out is None and (process.may_restart or process.restarts):
         what = "a run that may be started again needs a folder that is known before"
@@ -75,7 +84,13 @@ def advice(folder: Path, world: int) -> str:
     """Advice for messages after a lost rank or a full disk: how to resume."""
     what, steps = "Nothing had been saved yet. Start again", steps_saved(folder / "checkpoints")
     if steps:
-        what = f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume {argument(folder)}"
+        what = (
+            f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume"
+            f" {argument(folder)}"
+        )
     if world == 1:
         return f"{what}."
-    return f"{what}{', on' if steps else ' on'} {world} ranks again; torchrun --max-restarts 3 does it by itself."
+    return (
+        f"{what}{', on' if steps else ' on'} {world} ranks again; torchrun --max-restarts 3 does it"
+        " by itself."
+    )

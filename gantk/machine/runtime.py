@@ -1,4 +1,6 @@
-"""The runtime of a process: device, precision, memory format, random seeds, and communication with other ranks."""
+"""The runtime of a process: device, precision, memory format, random seeds, and communication with
+other ranks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how one process computes: process `rank` of `world`, started by torchrun, by srun or alone."""
+    """Where and how one process computes: process `rank` of `world`, started by torchrun, by srun
+    or alone.
+    """
 
     device: torch.device
     precision: str  # "bf16" or "fp32"
@@ -45,7 +49,11 @@ class Runtime:
     def autocast(self):
         """Context manager: bf16 autocast if the precision is bf16, else nothing."""
         bf16 = self.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
+        return (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if bf16
+            else contextlib.nullcontext()
+        )
 
     def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
         """Move images or a network to the device, in the memory format in force."""
@@ -75,7 +83,9 @@ class Runtime:
             dist.broadcast(tensor, 0, group=self.ranks and self.ranks.gradients)
 
     def main_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rank 0's batch on every rank, so that what is computed from it once is the same everywhere."""
+        """Rank 0's batch on every rank, so that what is computed from it once is the same
+        everywhere.
+        """
         if self.world == 1:
             return batch
         same = {name: tensor.contiguous().clone() for name, tensor in batch.items()}
@@ -96,17 +106,25 @@ class Runtime:
             dist.barrier()
 
     def sync_errors(self, work: Callable[[], T]) -> T:
-        """`work()` on all ranks; a GantkError on one of them stops all, and only that rank raises it."""
+        """`work()` on all ranks; a GantkError on one of them stops all, and only that rank raises
+        it.
+        """
         return self.ranks.sync_errors(work) if self.ranks else work()
 
     def from_main(self, work: Callable[[], T]) -> T:
-        """The result of `work()` on rank 0, returned on all ranks; a GantkError in it stops all ranks."""
+        """The result of `work()` on rank 0, returned on all ranks; a GantkError in it stops all
+        ranks.
+        """
         return self.gather(self.sync_errors(lambda: work() if self.main else None))[0]
 
     def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
-        """`work(part)` for every part, shared among the ranks; returns the results in order on rank 0, else None."""
+        """`work(part)` for every part, shared among the ranks; returns the results in order on rank
+        0, else None.
+        """
         results = self.collect([work(part) for part in parts[self.rank :: self.world]])
-        return results and [results[number % self.world][number // self.world] for number in range(len(parts))]
+        return results and [
+            results[number % self.world][number // self.world] for number in range(len(parts))
+        ]
 
     def watched(self, advice: Callable[[], str]) -> AbstractContextManager:
         """Context manager: turns a lost connection to other ranks into a GantkError with `advice`."""
@@ -118,8 +136,12 @@ class Runtime:
             torch.cuda.synchronize(self.device)
 
 
-def start(device: str | None = None, precision: str = "auto", channels_last: bool = True) -> Runtime:
-    """Set up the runtime of this process; UserError if the device is missing or cannot compute at this precision."""
+def start(
+    device: str | None = None, precision: str = "auto", channels_last: bool = True
+) -> Runtime:
+    """Set up the runtime of this process; UserError if the device is missing or cannot compute at
+    this precision.
+    """
     process, ranks = launch(), _others()
 
     def chosen() -> tuple[torch.device, str]:
@@ -129,7 +151,8 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
     chosen_device, arithmetic = sync_errors(chosen)
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # an id that the system does not know (docker run --user); torch.export needs a name
+    # an id that the system does not know (docker run --user); torch.export needs a name
+    except (KeyError, OSError):
         os.environ["USER"] = str(os.getuid())
     if ranks is not None and ranks.gradients is None:
         ranks.connect(chosen_device)
@@ -139,7 +162,9 @@ def start(device: str | None = None, precision: str = "auto", channels_last: boo
         # With bf16, the remaining float32 products use TF32; with fp32 they are exact float32.
         torch.backends.cudnn.allow_tf32 = arithmetic == "bf16"
         torch.set_float32_matmul_precision("high" if arithmetic == "bf16" else "highest")
-    return Runtime(chosen_device, arithmetic, channels_last, process.rank, process.world, ranks, process)
+    return Runtime(
+        chosen_device, arithmetic, channels_last, process.rank, process.world, ranks, process
+    )
 
 
 def sync_errors(work: Callable[[], T]) -> T:
@@ -160,7 +185,11 @@ def _others() -> Ranks | None:
 def describe(runtime: Runtime) -> dict:
     """The machine's hardware, versions and settings, for environment.json."""
     cuda = runtime.device.type == "cuda"
-    cpus = [line.split(":", 1)[1].strip() for line in cpu_info().splitlines() if line.startswith("model name")]
+    cpus = [
+        line.split(":", 1)[1].strip()
+        for line in cpu_info().splitlines()
+        if line.startswith("model name")
+    ]
     return {
         "device": torch.cuda.get_device_name(runtime.device) if cuda else runtime.device.type,
         "precision": runtime.precision,

@@ -1,1 +1,3 @@
-"""Evaluation: start with evaluate (`Scorer`); pair_scores and sets compute scores, intervals and verdict weigh them."""
+"""Evaluation: start with evaluate (`Scorer`); pair_scores and sets compute scores, intervals and
+verdict weigh them.
+"""

@@ -1,6 +1,8 @@
-"""Baselines that a model must beat: identity, histogram matching, the best intensity map. Plugins register others.
+"""Baselines that a model must beat: identity, histogram matching, the best intensity map. Plugins
+register others.
 
-Each takes images (N, C, *size) and gives images, so that every metric scores a baseline as it scores a model.
+Each takes images (N, C, *size) and gives images, so that every metric scores a baseline as it
+scores a model.
 """
 
 from __future__ import annotations
@@ -24,19 +26,26 @@ def identity(source: Tensor, channels: int | None = None) -> Tensor:
 
 
 class HistogramMatching:
-    """Maps each image to the intensity distribution of the target domain's training images; needs no pairs.
+    """Maps each image to the intensity distribution of the target domain's training images; needs
+    no pairs.
 
-    Pixels keep their order by brightness: the one at quantile q gets the target domain's pooled quantile q. Pixels of
-    one value, such as air, get the quantile at the middle of their ranks, so that they stay one value.
+    Pixels keep their order by brightness: the one at quantile q gets the target domain's pooled
+    quantile q. Pixels of one value, such as air, get the quantile at the middle of their ranks, so
+    that they stay one value.
     """
 
     def __init__(self, target: Iterable[Tensor]):
         """`target`: the target domain's training images, (C, *size) each, one or more."""
         self.levels = np.linspace(0, 1, QUANTILES)
-        # The same number of quantiles from each image, whatever its size: each image has the same weight.
+        # The same number of quantiles from each image, whatever its size: each image has the same
+        # weight.
         ordered = (np.sort(flat(image), axis=1) for image in target)
-        pools = [each[:, np.linspace(0, each.shape[1] - 1, QUANTILES).round().astype(int)] for each in ordered]
-        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)  # (QUANTILES, C)
+        pools = [
+            each[:, np.linspace(0, each.shape[1] - 1, QUANTILES).round().astype(int)]
+            for each in ordered
+        ]
+        # (QUANTILES, C)
+        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)
 
     def __call__(self, source: Tensor) -> Tensor:
         images = identity(source, self.quantiles.shape[1]).detach().float().cpu().numpy()
@@ -44,20 +53,25 @@ class HistogramMatching:
         for n, c in np.ndindex(*images.shape[:2]):
             _, inverse, counts = np.unique(images[n, c], return_inverse=True, return_counts=True)
             middle = (np.cumsum(counts) - counts / 2) / images[n, c].size
-            matched[n, c] = np.interp(middle, self.levels, self.quantiles[:, c])[inverse].reshape(images.shape[2:])
+            matched[n, c] = np.interp(middle, self.levels, self.quantiles[:, c])[inverse].reshape(
+                images.shape[2:]
+            )
         return torch.from_numpy(matched).to(source.device)
 
 
 class IntensityMap:
-    """The best look-up table: the mean target intensity of every source intensity, fitted on training pairs.
+    """The best look-up table: the mean target intensity of every source intensity, fitted on
+    training pairs.
 
-    256 bins of the source intensity (channel mean), linear between their mean intensities, constant beyond the ends.
-    The map need not be monotonic, so that it can invert contrast. A model that does not beat this has learned
-    brightness and nothing of the anatomy.
+    256 bins of the source intensity (channel mean), linear between their mean intensities, constant
+    beyond the ends. The map need not be monotonic, so that it can invert contrast. A model that
+    does not beat this has learned brightness and nothing of the anatomy.
     """
 
     def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]):
-        """`pairs`: registered (source, target) training images, (C, *size) each; 65536 random pixels of larger ones."""
+        """`pairs`: registered (source, target) training images, (C, *size) each; 65536 random
+        pixels of larger ones.
+        """
         images = [_some_pixels(flat(source).mean(0), flat(target)) for source, target in pairs]
         source, target = (np.concatenate(parts, -1) for parts in zip(*images, strict=True))
         step = max((source.max() - source.min()) / BINS, np.finfo(np.float32).tiny)
@@ -73,10 +87,12 @@ class IntensityMap:
 
 
 def linearly_corrected(output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
-    """a * output + b with the a and b, per image and channel, that minimise the mean square error to the reference.
+    """a * output + b with the a and b, per image and channel, that minimise the mean square error
+    to the reference.
 
-    It uses the reference, so its score is no result: the gap to the uncorrected score is the share of the error that is
-    only brightness and contrast (`a` may be negative). A constant output becomes the reference's mean.
+    It uses the reference, so its score is no result: the gap to the uncorrected score is the share
+    of the error that is only brightness and contrast (`a` may be negative). A constant output
+    becomes the reference's mean.
     """
     axes = tuple(range(2, output.ndim))
     exact = torch.float32 if output.device.type == "mps" else torch.float64  # MPS has no float64
@@ -96,7 +112,9 @@ def flat(image: Tensor) -> np.ndarray:
 
 
 def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same PIXELS random positions (seeded) of both, so that a data set of volumes fits into memory."""
+    """The same PIXELS random positions (seeded) of both, so that a data set of volumes fits into
+    memory.
+    """
     if source.size <= PIXELS:
         return source, target
     chosen = np.random.default_rng(0).choice(source.size, PIXELS, replace=False)

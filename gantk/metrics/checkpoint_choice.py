@@ -1,9 +1,10 @@
 """Checkpoint choice: selects a save of a run by a score that uses no test image.
 
-Methods of pairs use the PSNR of validation pairs, images from noise their kid, other translations sqrt(kid) +
-structure^4 + cycle^4: kid to real images of other patients over that of the input; 1 - squared local correlation with
-the input, over other patients'; difference from the input after translation there and back, over that of two images. On
-phantoms it lost 0.24 dB to the best save, the last save 0.29 dB: the last is the default.
+Methods of pairs use the PSNR of validation pairs, images from noise their kid, other translations
+sqrt(kid) + structure^4 + cycle^4: kid to real images of other patients over that of the input; 1 -
+squared local correlation with the input, over other patients'; difference from the input after
+translation there and back, over that of two images. On phantoms it lost 0.24 dB to the best save,
+the last save 0.29 dB: the last is the default.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from gantk.metrics.evaluate import Scorer, difference
 from gantk.metrics.references import OTHER, fitting, spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
-MOST, FEWEST, REALS = 32, 8, 64  # images translated at a save: at most, at least; real ones to compare with
+# images translated at a save: at most, at least; real ones to compare with
+MOST, FEWEST, REALS = 32, 8, 64
 BYTES = 2**28  # at most of a set of images, so fewer volumes
 FLOOR = 0.1  # kid (standardised features) of sets of a few dozen real images of different patients
-OF_TRANSLATIONS = "lowest kid + structure^4 + cycle^4: 1 is kid of a copy of the input, structure of an unrelated image"
+OF_TRANSLATIONS = (
+    "lowest kid + structure^4 + cycle^4: 1 is kid of a copy of the input, structure of an unrelated"
+    " image"
+)
 
 
 @dataclass
@@ -36,60 +41,107 @@ class Choice:
 
     rule: str
     higher: bool = False  # whether the highest score wins
-    table: list[dict[str, Any]] = field(default_factory=list)  # {"step": N, "score": x, "barred": why, criteria}
+    # {"step": N, "score": x, "barred": why, criteria}
+    table: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, step: int, entry: dict[str, Any]) -> None:
         """Add a save's scores; they replace earlier ones of the same step."""
-        self.table = [row for row in self.table if row["step"] != step] + [{"step": step} | entry | {"step": step}]
+        self.table = [row for row in self.table if row["step"] != step] + [
+            {"step": step} | entry | {"step": step}
+        ]
 
     def add_log(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
-        """Add the scores of regular saves from log.jsonl; older versions scored saves at interruptions too."""
+        """Add the scores of regular saves from log.jsonl; older versions scored saves at
+        interruptions too.
+        """
         for line in log:
             if line.get("selection") and regular(line["step"]):
                 self.add(line["step"], line["selection"])
 
     @property
     def best(self) -> int | None:
-        """The step of the best score, the earlier of equal ones; without scores the newest; None without saves."""
+        """The step of the best score, the earlier of equal ones; without scores the newest; None
+        without saves.
+        """
         scored = [row for row in self.table if row.get("score") is not None]
         if not scored:
             return max((row["step"] for row in self.table), default=None)
         sign = -1 if self.higher else 1
-        return min(scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"]))["step"]
+        return min(
+            scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
+        )["step"]
 
     def patience_used(self) -> tuple[int, int | None]:
-        """The number of scored saves since the best one, none of them better, and the step of the best one."""
+        """The number of scored saves since the best one, none of them better, and the step of the
+        best one.
+        """
         scored = [row["step"] for row in self.table if row.get("score") is not None]
         return sum(step > self.best for step in scored), self.best if scored else None
 
     def state(self) -> dict[str, Any]:
         """The content of best.json."""
-        return {"step": self.best, "rule": self.rule, "higher_is_better": self.higher, "table": self.table}
+        return {
+            "step": self.best,
+            "rule": self.rule,
+            "higher_is_better": self.higher,
+            "table": self.table,
+        }
 
 
 class Criterion:
-    """Scores the weights at a save: returns the score (None if it cannot be computed) and the criteria by direction."""
+    """Scores the weights at a save: returns the score (None if it cannot be computed) and the
+    criteria by direction.
+    """
 
     def __init__(self, scorer: Scorer):
-        self.scorer, self.data, self.method, self.reals = scorer, scorer.data, scorer.method, scorer.reals
+        self.scorer, self.data, self.method, self.reals = (
+            scorer,
+            scorer.data,
+            scorer.method,
+            scorer.reals,
+        )
         self.kid, directions = Kid(scorer.span, scorer.dims), self.method.directions()
         curves = [metric.name for metric in scorer.curves.metrics]
-        self.rule, self.higher, self._criteria = "lowest kid_random of images from noise", False, scorer.validate
+        self.rule, self.higher, self._criteria = (
+            "lowest kid_random of images from noise",
+            False,
+            scorer.validate,
+        )
         if self.method.paired and curves and self.data.pairs("validation"):
             self.rule, self.higher = f"{curves[0]} on validation pairs", True
         elif directions:
-            self.rule, self._criteria = OF_TRANSLATIONS, lambda: dict(map(self._translated, directions))
+            self.rule, self._criteria = (
+                OF_TRANSLATIONS,
+                lambda: dict(map(self._translated, directions)),
+            )
 
     @property
     def image_kind(self) -> str:
         """The kind of images that scores are computed on, in words."""
-        few = [to for to in self.method.directions() if len(self.reals.records("validation", OTHER[to])) < FEWEST]
-        known = f"training images, for want of {FEWEST} validation images" if few else "validation images"
-        return "images from noise" if not self.method.directions() else "validation pairs" if self.higher else known
+        few = [
+            to
+            for to in self.method.directions()
+            if len(self.reals.records("validation", OTHER[to])) < FEWEST
+        ]
+        known = (
+            f"training images, for want of {FEWEST} validation images"
+            if few
+            else "validation images"
+        )
+        return (
+            "images from noise"
+            if not self.method.directions()
+            else "validation pairs"
+            if self.higher
+            else known
+        )
 
     def __call__(self) -> dict[str, Any]:
         criteria = self._criteria()
-        scores = [row.pop("score") if "score" in row else next(iter(row.values())) for row in criteria.values()]
+        scores = [
+            row.pop("score") if "score" in row else next(iter(row.values()))
+            for row in criteria.values()
+        ]
         score = sum(scores) / len(scores) if scores else math.nan
         return criteria | {"score": round(score, 6) if math.isfinite(score) else None}
 
@@ -102,12 +154,19 @@ class Criterion:
         groups = map(self.reals.group, (outputs, identity(inputs, targets.shape[1])))
         kid, kid_of_inputs = (self.kid(real, real, group).value for group in groups)
         structure, unlike = (self._structure(images, inputs) for images in (outputs, unrelated))
-        score = math.sqrt(max(kid, 0.0) / max(kid_of_inputs, FLOOR)) + (structure / max(unlike, 1e-6)) ** 4
+        score = (
+            math.sqrt(max(kid, 0.0) / max(kid_of_inputs, FLOOR))
+            + (structure / max(unlike, 1e-6)) ** 4
+        )
         criteria = {self.kid.name: round(kid, 6), "structure": round(structure, 6)}
         if OTHER[to] in self.method.directions():
-            back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))  # half of them, to save time
+            # half of them, to save time
+            back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))
             cycle = float((back - inputs[::2]).abs().mean())
-            criteria["cycle"], score = round(cycle, 6), score + (cycle / max(difference(inputs), 1e-6)) ** 4
+            criteria["cycle"], score = (
+                round(cycle, 6),
+                score + (cycle / max(difference(inputs), 1e-6)) ** 4,
+            )
         return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
 
     def _structure(self, output: Tensor, source: Tensor) -> float:
@@ -115,22 +174,35 @@ class Criterion:
         from gantk.losses.structure import local_ncc_and_flat_region
 
         device = self.scorer.runtime.device
-        pair = [F.interpolate(images.to(device), scale_factor=0.5, mode="area") for images in (output, source)]
+        pair = [
+            F.interpolate(images.to(device), scale_factor=0.5, mode="area")
+            for images in (output, source)
+        ]
         options = {"threshold": 0.03, "data_range": self.scorer.span, "black": self.scorer.low}
-        return float(local_ncc_and_flat_region(*pair, window=min(5, *pair[0].shape[2:]), **options)[0])
+        return float(
+            local_ncc_and_flat_region(*pair, window=min(5, *pair[0].shape[2:]), **options)[0]
+        )
 
     @cached_property
     def _images(self) -> dict[str, tuple[Tensor, ImageGroup]]:
-        """By target domain: the images to translate, and real images of that domain from other patients."""
+        """By target domain: the images to translate, and real images of that domain from other
+        patients.
+        """
         images, size = {}, self.method.geometry.size
         for to in self.method.directions():
             sources, real = self.reals.records("validation", OTHER[to]), self.reals.training(to)
             sources = sources if len(sources) >= FEWEST else self.reals.training(OTHER[to])
-            if len(of_other_patients(real, sources)) < 2:  # all patients have both domains: sources from half of them
+            # all patients have both domains: sources from half of them
+            if len(of_other_patients(real, sources)) < 2:
                 sources = sources[: -(-len(sources) // 2)]
-            real = spread(of_other_patients(real, sources) or real, fitting(REALS, BYTES, size, FEWEST))
+            real = spread(
+                of_other_patients(real, sources) or real, fitting(REALS, BYTES, size, FEWEST)
+            )
             inputs = self.reals.seen(spread(sources, fitting(MOST, BYTES, size, FEWEST)))
-            images[to] = windows(inputs, size), self.reals.group(windows(self.reals.shown(real), size))
+            images[to] = (
+                windows(inputs, size),
+                self.reals.group(windows(self.reals.shown(real), size)),
+            )
         return images
 
 

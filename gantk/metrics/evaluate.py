@@ -1,4 +1,6 @@
-"""Evaluation: the recipe's metrics on held-out images, for the model and for baselines, with intervals and verdicts."""
+"""Evaluation: the recipe's metrics on held-out images, for the model and for baselines, with
+intervals and verdicts.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
 COLLAPSED = 0.15  # below this share of the difference between real images, outputs have collapsed
 INVERTED = -0.3  # correlation with the truth, in tissue, below which outputs have inverted contrast
 BASELINE_IMAGES = 64  # training images for histograms and intensity maps
-OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)  # the metrics that a recipe has by default
+# the metrics that a recipe has by default
+OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)
 
 
 @dataclass
@@ -47,16 +50,29 @@ class SampleBatch:
     noise: int = 0  # how many images to sample, for methods that start from noise
     seen: dict[str, Tensor] = field(default_factory=dict)  # the networks' inputs, with neighbours
     records: dict[str, list[Record]] = field(default_factory=dict)  # records of the inputs
-    differences: dict[str, float] = field(default_factory=dict)  # mean difference of real images, by direction
+    # mean difference of real images, by direction
+    differences: dict[str, float] = field(default_factory=dict)
 
     def index(self, data: Data) -> dict[str, Any]:
         """The content of samples/index.json."""
         names, directions = dict(zip(data.letters, data.table.domains, strict=False)), {}
         for key, images in self.inputs.items():
-            known = [{"patient": one.subject, "image": str(one.path or one.key)} for one in self.records[key]]
-            directions[key] = {"from": names[key[0]], "to": names[key[-1]], "count": len(images), "images": known}
+            known = [
+                {"patient": one.subject, "image": str(one.path or one.key)}
+                for one in self.records[key]
+            ]
+            directions[key] = {
+                "from": names[key[0]],
+                "to": names[key[-1]],
+                "count": len(images),
+                "images": known,
+            }
         if self.noise:
-            directions["image"] = {"from": None, "to": names.get("image", data.table.domains[0]), "count": self.noise}
+            directions["image"] = {
+                "from": None,
+                "to": names.get("image", data.table.domains[0]),
+                "count": self.noise,
+            }
         return {"directions": directions, "has_truth": bool(self.truths)}
 
 
@@ -91,7 +107,8 @@ class Scorer:
         self.low, high = data.range
         self.span, self.dims, self.batch = high - self.low, model.data.dims, model.translate.batch
         self.letter = method.reads[0]  # the domain of images from noise
-        self.classes = len(method.geometry.classes) if method.conditional else 0  # number of classes, generated in turn
+        # number of classes, generated in turn
+        self.classes = len(method.geometry.classes) if method.conditional else 0
         self.reals = RealImages(data, runtime.device)
         parts = model.evaluate.metrics
         if parts is None:
@@ -99,26 +116,41 @@ class Scorer:
         built = [part(self.span, self.dims) for part in parts]
         names = [metric.name for metric in built]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError(f"two metrics are called '{twice[0]}'", where="evaluate.metrics", remedy="leave one out")
+            raise UserError(
+                f"two metrics are called '{twice[0]}'",
+                where="evaluate.metrics",
+                remedy="leave one out",
+            )
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
-        curves, about = [metric for metric in of_pairs if metric.name in VALIDATED], (self.low, self.span, self.dims)
-        self.pairs = PairScorer(of_pairs, *about, self.batch, runtime.device, model.evaluate.regions)
+        curves, about = (
+            [metric for metric in of_pairs if metric.name in VALIDATED],
+            (self.low, self.span, self.dims),
+        )
+        self.pairs = PairScorer(
+            of_pairs, *about, self.batch, runtime.device, model.evaluate.regions
+        )
         self.curves = PairScorer(curves, *about, self.batch, runtime.device, ["whole"])
         self._check_metrics()
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         self._networks: dict[str, Callable[[Tensor], Tensor]] = {}  # by target domain
         if model.evaluate.uncertainty != "none":
-            bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(method, model.train.keep)
+            bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(
+                method, model.train.keep
+            )
 
     def sample_batch(self) -> SampleBatch:
-        """The images to show while training: of validation pairs, else test pairs, else held-out or training images."""
+        """The images to show while training: of validation pairs, else test pairs, else held-out or
+        training images.
+        """
         count, batch = self.model.evaluate.samples, SampleBatch()
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in self.method.directions():
             key = f"{OTHER[to]}_to_{to}"
-            sources = [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
+            sources = (
+                [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
+            )
             batch.records[key] = spread(sources, count)
             batch.seen[key] = self.reals.seen(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])
@@ -134,11 +166,18 @@ class Scorer:
     def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
         """The method's current outputs for the batch, before any post-step."""
         if batch.noise:
-            return {"image": self.data.centre(self.method.sample(batch.noise, seed=0).float().cpu())}
-        return {key: self.data.centre(self.translate(images, key[-1])) for key, images in batch.seen.items()}
+            return {
+                "image": self.data.centre(self.method.sample(batch.noise, seed=0).float().cpu())
+            }
+        return {
+            key: self.data.centre(self.translate(images, key[-1]))
+            for key, images in batch.seen.items()
+        }
 
     def validate(self) -> dict[str, dict[str, float]]:
-        """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of images from noise."""
+        """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
+        images from noise.
+        """
         results: dict[str, dict[str, float]] = {}
         for to, (sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to))
@@ -147,33 +186,53 @@ class Scorer:
         if self.method.samples and not self.method.directions() and self.set_metrics:
             kid, (train, real) = Kid(self.span, self.dims), self.reals.for_curves(self.letter)
             count = min(SAMPLED, self.model.evaluate.images)
-            images = torch.cat([self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)])
-            results["image"] = {kid.name: kid(train, real, self._sampled(self.data.centre(images))).value}
-        known = ((key, {name: v for name, v in scores.items() if v is not None}) for key, scores in results.items())
-        return {key: {name: round(v, 4) for name, v in scores.items()} for key, scores in known if scores}
+            images = torch.cat(
+                [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
+            )
+            results["image"] = {
+                kid.name: kid(train, real, self._sampled(self.data.centre(images))).value
+            }
+        known = (
+            (key, {name: v for name, v in scores.items() if v is not None})
+            for key, scores in results.items()
+        )
+        return {
+            key: {name: round(v, 4) for name, v in scores.items()}
+            for key, scores in known
+            if scores
+        }
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
         pairs, found = spread(self.data.pairs("validation"), VALIDATION), {}
         for to in self.method.directions() if pairs else ():
-            found[to] = self.reals.seen([pair[OTHER[to]] for pair in pairs]), self.reals.references(pairs, to)
+            found[to] = (
+                self.reals.seen([pair[OTHER[to]] for pair in pairs]),
+                self.reals.references(pairs, to),
+            )
         return found
 
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
         """Score all metrics and baselines on the test split; returns the content of metrics.json.
 
-        All ranks run networks on their share of the images; rank 0 computes the scores, the same as it would alone.
-        `others`: weights of the run's other checkpoints, for an uncertainty of that kind.
+        All ranks run networks on their share of the images; rank 0 computes the scores, the same as
+        it would alone. `others`: weights of the run's other checkpoints, for an uncertainty of that
+        kind.
         """
         result: dict[str, Any] = {"metrics": {}, "baselines": {}, "verdict": {}}
-        result["split"] = {"by": self.data.splits.by, "consequences": consequences(self.data.splits)}
+        result["split"] = {
+            "by": self.data.splits.by,
+            "consequences": consequences(self.data.splits),
+        }
         for to in self.method.directions():
             self._test_direction(result, to, others)
         if self.method.samples and self.set_metrics:
             self._test_samples(result)
         return result
 
-    def _test_direction(self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]) -> None:
+    def _test_direction(
+        self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]
+    ) -> None:
         key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs]
         sources = sources or (self.reals.records("test", OTHER[to]) if self.set_metrics else [])
@@ -182,33 +241,51 @@ class Scorer:
             return
         made, shown = self._with_posts(key, output, to, inputs, sources), self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
-        references = self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
+        references = (
+            self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
+        )
         about = self.reals.group(shown, sources) if self.set_metrics else None
         about = about and replace(about, inputs=about.images, to=to)
         scores = self._score(result, key, to, made, baselines, about, references)
         if references:
-            share = result.setdefault("foreground", {})[key] = float(references.foreground.float().mean())
+            share = result.setdefault("foreground", {})[key] = float(
+                references.foreground.float().mean()
+            )
             if alarm := alarm_of_foreground(result["metrics"][key], share):
                 result.setdefault("alarms", {})[key] = alarm
             own, senses = scores[key], self.pairs.senses
-            self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, own, senses)
+            self.tested[key] = Tested(
+                self.data, pairs, to, shown, made[key], references, own, senses
+            )
         if references and self.model.evaluate.uncertainty != "none":
-            result.setdefault("uncertainty", {})[key] = self._uncertainty(inputs, references, to, others)
+            result.setdefault("uncertainty", {})[key] = self._uncertainty(
+                inputs, references, to, others
+            )
 
     def _test_samples(self, result: dict[str, Any]) -> None:
         count = self.model.evaluate.images
-        passes = self.runtime.share(range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count))
+        passes = self.runtime.share(
+            range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count)
+        )
         if passes is not None:
-            classes = [self.method.geometry.classes[i % self.classes] for i in range(count)] if self.classes else []
+            classes = (
+                [self.method.geometry.classes[i % self.classes] for i in range(count)]
+                if self.classes
+                else []
+            )
             made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
             noise = {"noise": self.reals.noise(self.letter, count)}
             self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
 
-    def _with_posts(self, key: str, output: Tensor, letter: str, made_from, records=()) -> dict[str, Tensor]:
+    def _with_posts(
+        self, key: str, output: Tensor, letter: str, made_from, records=()
+    ) -> dict[str, Tensor]:
         """The images to score, by name: the network's, and those after the recipe's post-steps."""
         made = {key: self.data.centre(output)}
         if self.posts.steps:
-            examples = Examples(lambda: self.data, letter, device := self.runtime.device, made_from, records)
+            examples = Examples(
+                lambda: self.data, letter, device := self.runtime.device, made_from, records
+            )
             made[f"{key}_post"] = self.data.centre(self.posts(output.to(device), examples).cpu())
         return made
 
@@ -222,10 +299,11 @@ class Scorer:
         about: ImageGroup | None,
         references: References | None = None,
     ) -> dict[str, Scores]:
-        """Score images (`made`, `baselines`, by name) in pairs and as sets; adds to `result`, returns pair scores.
+        """Score images (`made`, `baselines`, by name) in pairs and as sets; adds to `result`,
+        returns pair scores.
 
-        `about`: patients, classes and masks of the images. `real_split` is a perfect generator's score: real images of
-        other patients, scored as if generated.
+        `about`: patients, classes and masks of the images. `real_split` is a perfect generator's
+        score: real images of other patients, scored as if generated.
         """
         images = made | baselines
         rows: dict[str, dict[str, Any]] = {name: {} for name in images}
@@ -235,22 +313,36 @@ class Scorer:
             scores = {name: self.pairs(each, references) for name, each in images.items()}
             rows = {name: self.pairs.rows(each) for name, each in scores.items()}
             rivals = {name: scores[name] for name in baselines}
-            verdicts = {name: pair_verdict(scores[name], rivals, self.pairs.senses) for name in made}
+            verdicts = {
+                name: pair_verdict(scores[name], rivals, self.pairs.senses) for name in made
+            }
         to_score = images if self.set_metrics else {}
-        groups = {name: replace(about, images=self.reals.group(x).images, found={}) for name, x in to_score.items()}
+        groups = {
+            name: replace(about, images=self.reals.group(x).images, found={})
+            for name, x in to_score.items()
+        }
         set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         for metric in self.set_metrics:
-            classes, beside = getattr(metric, "needs_classes", False), getattr(metric, "baselines", True)
+            classes, beside = (
+                getattr(metric, "needs_classes", False),
+                getattr(metric, "baselines", True),
+            )
             train, test, note = self.reals.sets(letter, tuple(made[key].shape[2:]), classes)
             for name in groups if beside else made:
                 rows_of_set = set_rows(metric, train, test, groups[name], note)
-                set_scores[name] |= {key: row | {"n": len(set(about.patients))} for key, row in rows_of_set.items()}
+                set_scores[name] |= {
+                    key: row | {"n": len(set(about.patients))} for key, row in rows_of_set.items()
+                }
             if beside and train is not test:
                 real = halves(train)[1]
                 real = chosen(real, torch.arange(len(real)) < len(made[key]))
-                set_scores["real_split"] |= set_rows(metric, train, test, real, f"{note}/training-images-as-if-made")
+                set_scores["real_split"] |= set_rows(
+                    metric, train, test, real, f"{note}/training-images-as-if-made"
+                )
         for name in made:
-            verdicts[name] |= set_verdict(set_scores[name], {rival: set_scores[rival] for rival in baselines})
+            verdicts[name] |= set_verdict(
+                set_scores[name], {rival: set_scores[rival] for rival in baselines}
+            )
         result["metrics"] |= {name: rows[name] | set_scores[name] for name in made}
         result["verdict"] |= verdicts
         for name in [*baselines, *(["real_split"] if set_scores["real_split"] else [])]:
@@ -258,7 +350,8 @@ class Scorer:
         return scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are training pairs.
+        """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are
+        training pairs.
 
         A baseline maps sources (N, C, *size), as they are scored, to images of the target domain.
         """
@@ -274,51 +367,91 @@ class Scorer:
         if pairs:
             yield "intensity_map", IntensityMap(shown(BASELINE_IMAGES))
         if pairs and table.evaluate.regression:
-            options = {"name": "regression", "steps": table.evaluate.regression, "seed": table.train.seed}
+            options = {
+                "name": "regression",
+                "steps": table.evaluate.regression,
+                "seed": table.train.seed,
+            }
             images = shown(fitting(MOST, BYTES // 2, table.data.size))
-            yield "regression", bind_or_raise("baseline", options)(images, self.dims, *self.data.range, self.runtime)
+            yield (
+                "regression",
+                bind_or_raise("baseline", options)(
+                    images, self.dims, *self.data.range, self.runtime
+                ),
+            )
 
-    def _uncertainty(self, inputs: Tensor, references: References, to: str, others) -> dict[str, Any]:
+    def _uncertainty(
+        self, inputs: Tensor, references: References, to: str, others
+    ) -> dict[str, Any]:
         """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
-        whole, judge = AnySize(self.method, self.model, self.runtime), bind_or_raise("uncertainty", "auto")().judge
+        whole, judge = (
+            AnySize(self.method, self.model, self.runtime),
+            bind_or_raise("uncertainty", "auto")().judge,
+        )
 
-        def errors_and_spread(truth: References, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        def errors_and_spread(
+            truth: References, inputs: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
             made, deviation = map(self.data.centre, maker.maps(whole, to, inputs, others))
             return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
 
         pairs = spread(self.data.pairs("validation"), VALIDATION)
         seen = self.reals.seen([pair[OTHER[to]] for pair in pairs]) if pairs else None
-        fitted_on = errors_and_spread(self.reals.references(pairs, to, self.data.centre(seen)), seen) if pairs else None
-        return {"kind": maker.chosen(self.method)} | judge(*errors_and_spread(references, inputs), self.span, fitted_on)
+        fitted_on = (
+            errors_and_spread(self.reals.references(pairs, to, self.data.centre(seen)), seen)
+            if pairs
+            else None
+        )
+        return {"kind": maker.chosen(self.method)} | judge(
+            *errors_and_spread(references, inputs), self.span, fitted_on
+        )
 
     def translate(self, images: Tensor, to: str) -> Tensor:
-        """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the CPU."""
+        """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the
+        CPU.
+        """
         if to not in self._networks:
             network = lambda x: self.method.translate(x, to)  # noqa: E731
             self._networks[to] = whole_images(network, self.method, self.model, self.runtime)
         return self._networks[to](images)
 
     def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:
-        """Translate with all ranks, in the same batches as one alone; returns images on rank 0, None on the others."""
-        tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)  # tiles of several images share a pass
-        drawing = any(layer.training for layer in self.method.modules())  # dropout in use: random numbers in order
+        """Translate with all ranks, in the same batches as one alone; returns images on rank 0,
+        None on the others.
+        """
+        # tiles of several images share a pass
+        tiled = tuple(images.shape[2:]) != tuple(self.method.geometry.size)
+        # dropout in use: random numbers in order
+        drawing = any(layer.training for layer in self.method.modules())
         if tiled or drawing:
             return self.translate(images, to) if self.runtime.main else None
         made = self.runtime.share(images.split(self.batch), lambda part: self.translate(part, to))
         return None if made is None else torch.cat(made)
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
-        """Generate images from number `first` on, of `count` from noise; independent of the batch size."""
+        """Generate images from number `first` on, of `count` from noise; independent of the batch
+        size.
+        """
         number, classes = min(SAMPLE_PASS, count - first), self.classes
-        labels = torch.arange(first, first + number, device=self.runtime.device) % classes if classes else None
+        labels = (
+            torch.arange(first, first + number, device=self.runtime.device) % classes
+            if classes
+            else None
+        )
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, labels)
         return images.float().cpu()
 
     def _sampled(self, images: Tensor) -> ImageGroup:
-        """Images from noise as a set, with classes: in turn, or the only class in the training images."""
-        count, classes, known = len(images), self.classes, {r.label for r in self.reals.training(self.letter)}
+        """Images from noise as a set, with classes: in turn, or the only class in the training
+        images.
+        """
+        count, classes, known = (
+            len(images),
+            self.classes,
+            {r.label for r in self.reals.training(self.letter)},
+        )
         labels = torch.arange(count) % classes if classes else None
         if not classes and len(known) == 1 and None not in known:
             labels = torch.full((count,), self.reals.classes.index(*known))
@@ -328,29 +461,64 @@ class Scorer:
         """Raise a UserError if a metric does not suit this method or these data."""
         directions, what = self.method.directions(), ""
         for metric in [*self.pairs.metrics, *self.set_metrics]:
-            self.reals.masks |= any(getattr(metric, name, False) for name in ("uses_masks", "needs_masks"))
+            self.reals.masks |= any(
+                getattr(metric, name, False) for name in ("uses_masks", "needs_masks")
+            )
             if metric in self.pairs.metrics and not directions:
                 what = "compares an output with its truth, and images from noise have none"
                 remedy = "use metrics of sets, such as kid, fid or prdc"
             elif hasattr(metric, "expect_data"):
                 metric.expect_data(self.data)
-            elif metric in self.pairs.metrics and self.data.pairs("test") and hasattr(metric, "expect_size"):
+            elif (
+                metric in self.pairs.metrics
+                and self.data.pairs("test")
+                and hasattr(metric, "expect_size")
+            ):
                 metric.expect_size(self.model.data.size)
             elif getattr(metric, "needs_classes", False):
                 letter = (directions or self.method.reads)[0]
-                train, test = ({r.label for r in self.reals.labelled(split, letter)} for split in ("train", "test"))
-                made = directions or self._sampled(torch.zeros(1, 1, *self.method.geometry.size)).labels is not None
+                train, test = (
+                    {r.label for r in self.reals.labelled(split, letter)}
+                    for split in ("train", "test")
+                )
+                made = (
+                    directions
+                    or self._sampled(torch.zeros(1, 1, *self.method.geometry.size)).labels
+                    is not None
+                )
                 if len(train & test) < 2 or not made:
-                    known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
-                    what = f"needs real images of two classes on both sides of the split (there are {known}), and made "
-                    what += f"images of a known class (they are of {'one' if made else 'a mixture'})"
-                    remedy = "use one folder a class, and data.labels = true or one class alone (data.source.only)"
+                    known = " and ".join(
+                        ", ".join(sorted(names)) or "none" for names in (train, test)
+                    )
+                    what = (
+                        "needs real images of two classes on both sides of the split (there are"
+                        f" {known}), and made "
+                    )
+                    what += (
+                        f"images of a known class (they are of {'one' if made else 'a mixture'})"
+                    )
+                    remedy = (
+                        "use one folder a class, and data.labels = true or one class alone"
+                        " (data.source.only)"
+                    )
             elif getattr(metric, "needs_masks", False):
-                records = [self.reals.records(split, to) for to in directions for split in ("train", "test")]
-                known = [sum(self.reals.masked(record) is not None for record in each) for each in records]
+                records = [
+                    self.reals.records(split, to)
+                    for to in directions
+                    for split in ("train", "test")
+                ]
+                known = [
+                    sum(self.reals.masked(record) is not None for record in each)
+                    for each in records
+                ]
                 if not known or not all(known):
-                    counts = " and ".join(f"{have} of {len(each)}" for have, each in zip(known, records, strict=True))
-                    what = f"needs lesion masks to learn from and to test; known are {counts or 'none of noise'}"
+                    counts = " and ".join(
+                        f"{have} of {len(each)}" for have, each in zip(known, records, strict=True)
+                    )
+                    what = (
+                        "needs lesion masks to learn from and to test; known are"
+                        f" {counts or 'none of noise'}"
+                    )
                     remedy = 'name the masks (data.source.mask = "seg"), give the phantom lesions'
             if what:
                 what, remedy = f"the metric '{metric.name}' {what}", f"{remedy}, or leave it out"
@@ -358,28 +526,49 @@ class Scorer:
 
 
 def difference(images: Tensor) -> float:
-    """Mean absolute difference between two of the images (N, C, *size), over all pairs; 0 for a single one."""
+    """Mean absolute difference between two of the images (N, C, *size), over all pairs; 0 for a
+    single one.
+    """
     rows = images.detach().float().cpu().flatten(1)
     return float(torch.pdist(rows, p=1).mean()) / rows.shape[1] if len(rows) > 1 else 0.0
 
 
 def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
-    """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or all alike."""
+    """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or
+    all alike.
+    """
     for key, images in outputs.items():
         images = images.float().cpu()
         not_finite = len(images) - int(images.isfinite().flatten(1).all(1).sum())
         if not_finite:
-            yield "not-finite", f"{key}: {not_finite} of {len(images)} outputs hold NaN or infinite values"
+            yield (
+                "not-finite",
+                f"{key}: {not_finite} of {len(images)} outputs hold NaN or infinite values",
+            )
             continue
         inputs, truths = batch.inputs.get(key), batch.truths.get(key)
-        if inputs is not None and inputs.shape == images.shape and float((images - inputs).abs().mean()) < 0.01:
+        if (
+            inputs is not None
+            and inputs.shape == images.shape
+            and float((images - inputs).abs().mean()) < 0.01
+        ):
             yield "no-change", f"{key}: the output is the input, nearly unchanged"
         elif truths is not None and truths.shape == images.shape:
             tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
             correlation = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
             if correlation < INVERTED:
-                yield "inverted", f"{key}: what should be bright is dark, and the other way round ({correlation:.2f})"
+                yield (
+                    "inverted",
+                    (
+                        f"{key}: what should be bright is dark, and the other way round"
+                        f" ({correlation:.2f})"
+                    ),
+                )
         variation, real_variation = difference(images), batch.differences.get(key, 0.0)
         if len(images) > 1 and variation < max(0.002, COLLAPSED * real_variation):
-            share = f", differing by {variation / real_variation:.0%} of what real images do" if real_variation else ""
+            share = (
+                f", differing by {variation / real_variation:.0%} of what real images do"
+                if real_variation
+                else ""
+            )
             yield "collapse", f"{key}: the outputs are all alike{share}"

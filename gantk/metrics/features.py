@@ -1,4 +1,6 @@
-"""Feature vectors of images, by which sets are compared: from a seeded network, or from one that a plugin registers."""
+"""Feature vectors of images, by which sets are compared: from a seeded network, or from one that a
+plugin registers.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,19 @@ GRAY_SIDE = 128  # largest side for random features; larger images are shrunk
 
 
 class Features:
-    """Computes feature vectors of images (N, C, *size) with intensities from 0 (black) to `data_range`: (N, d) float64.
+    """Computes feature vectors of images (N, C, *size) with intensities from 0 (black) to
+    `data_range`: (N, d) float64.
 
-    `features`: the name of registered features ("random"; "inception", which FID and KID were published with), a file
-    with such a name as its suffix ("NAME.onnx"), or else a network of timm. What is registered is called with this name
-    and the given ones of `weights`, `mean`, `std` and `side`; it returns a network from pictures (n, `channels`, H, W),
-    0 to 1, to vectors (n, d), with a `suffix` for the score's name and a description `what`.
+    `features`: the name of registered features ("random"; "inception", which FID and KID were
+    published with), a file with such a name as its suffix ("NAME.onnx"), or else a network of timm.
+    What is registered is called with this name and the given ones of `weights`, `mean`, `std` and
+    `side`; it returns a network from pictures (n, `channels`, H, W), 0 to 1, to vectors (n, d),
+    with a `suffix` for the score's name and a description `what`.
 
-    Images with that number of channels are passed as they are; otherwise each channel is passed as a gray picture. Of a
-    volume the three middle slices are passed. The vectors of the parts are concatenated. Values beyond the data range
-    are clipped, the others not rounded. UserError if an image holds NaN or infinite values.
+    Images with that number of channels are passed as they are; otherwise each channel is passed as
+    a gray picture. Of a volume the three middle slices are passed. The vectors of the parts are
+    concatenated. Values beyond the data range are clipped, the others not rounded. UserError if an
+    image holds NaN or infinite values.
     """
 
     def __init__(
@@ -47,16 +52,24 @@ class Features:
         options = {"weights": weights, "mean": mean, "std": std, "side": side}
         given = {name: value for name, value in options.items() if value is not None}
         known = registry().names("features")
-        kind = next((name for name in (features, Path(features).suffix[1:]) if name in known), "timm")
+        kind = next(
+            (name for name in (features, Path(features).suffix[1:]) if name in known), "timm"
+        )
         make = registry().get("features", kind).load()
         taken = inspect.signature(make).parameters
         if given.keys() - taken.keys():
             what = f"the features '{features}' take no `{min(given.keys() - taken.keys())}`"
-            raise UserError(what, where=WHERE, allowed=[name for name in options if name in taken] or "no options")
+            raise UserError(
+                what,
+                where=WHERE,
+                allowed=[name for name in options if name in taken] or "no options",
+            )
         self.network = make(features, **given).eval().requires_grad_(False)
         self.suffix = self.network.suffix
         self.standardised = getattr(self.network, "standardised", False)
-        self.what = self.network.what + "".join(f"-{key}={given[key]}" for key in given if key != "weights")
+        self.what = self.network.what + "".join(
+            f"-{key}={given[key]}" for key in given if key != "weights"
+        )
         if dims == 3:
             self.what += "-of-middle-slices"
 
@@ -75,15 +88,21 @@ class Features:
                     numbers += [self.network(each).flatten(1) for each in seen]
                 vectors.append(torch.cat(numbers, 1))
         if not torch.stack(finite).all():
-            what = "an image holds values that are no numbers (NaN or infinite), so its set cannot be compared"
+            what = (
+                "an image holds values that are no numbers (NaN or infinite), so its set cannot be"
+                " compared"
+            )
             raise UserError(what, where=WHERE, remedy="look at what made it, and leave it out")
         return torch.cat(vectors).cpu().double().numpy()
 
 
 def published() -> list[dict[str, str]]:
-    """Metrics as they were published: of registered features whose weights, or of packages that are installed."""
+    """Metrics as they were published: of registered features whose weights, or of packages that are
+    installed.
+    """
     found = []
-    for kind, key in (("features", "features"), ("metric", "name")):  # where a part's own name stands
+    # where a part's own name stands
+    for kind, key in (("features", "features"), ("metric", "name")):
         for entry in registry().of_kind(kind):
             with suppress(UserError):  # of a plugin that does not load
                 metrics = getattr(make := entry.load(), "published", ())
@@ -97,12 +116,14 @@ def middle_slices(volumes: Tensor) -> list[Tensor]:
 
 
 class RandomConv(nn.Module):
-    """A convolutional network of random weights: 256 features of a gray image (N, 1, H, W) from 0 to 1.
+    """A convolutional network of random weights: 256 features of a gray image (N, 1, H, W) from 0
+    to 1.
 
-    Four levels of 32 filters of 5 x 5, each level at half the size of the one before. Responses of a level are averaged
-    over a grid of 4 x 4, so that position counts as well as texture, and mixed down to 64 features. All but one of the
-    first filters sum to 0: they respond to edges, whatever the brightness; that one measures brightness. The weights
-    are seeded, not learned, and need no file. The features have no scale of their own: training images must set it.
+    Four levels of 32 filters of 5 x 5, each level at half the size of the one before. Responses of
+    a level are averaged over a grid of 4 x 4, so that position counts as well as texture, and mixed
+    down to 64 features. All but one of the first filters sum to 0: they respond to edges, whatever
+    the brightness; that one measures brightness. The weights are seeded, not learned, and need no
+    file. The features have no scale of their own: training images must set it.
     """
 
     channels, what, suffix, standardised = 1, "random-conv-256-seed-0", "_random", True

@@ -1,6 +1,7 @@
 """Means over patients, slices and volumes with 95 % intervals, from resampling patients.
 
-Images whose patient is unknown ("") may be of one head: for n and for intervals they count as one patient.
+Images whose patient is unknown ("") may be of one head: for n and for intervals they count as one
+patient.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its 95 % interval, and the number of patients (or slices, or volumes) that it is over."""
+    """A mean, its 95 % interval, and the number of patients (or slices, or volumes) that it is
+    over.
+    """
 
     value: float | None  # None if no image could be scored
     ci95: Interval  # None for fewer than two patients: one says nothing about the others
@@ -34,7 +37,9 @@ class Estimate:
         return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None, "n": self.n}
 
 
-def metric_row(metric: Any, found: Any, images: int, definition: str, corrected: float | None = None) -> dict[str, Any]:
+def metric_row(
+    metric: Any, found: Any, images: int, definition: str, corrected: float | None = None
+) -> dict[str, Any]:
     """A metric's row of metrics.json; `found` has a value, its ci95 and n, the number of patients."""
     about = {"images": images, "unit": metric.unit, "definition": definition}
     about |= {"higher_is_better": metric.higher_is_better, "corrected": corrected}
@@ -42,12 +47,16 @@ def metric_row(metric: Any, found: Any, images: int, definition: str, corrected:
 
 
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
-    """The number (N,) of each image's patient, in order of appearance; each unknown one ("") gets its own."""
+    """The number (N,) of each image's patient, in order of appearance; each unknown one ("") gets
+    its own.
+    """
     return head_numbers([patient or f"\0{index}" for index, patient in enumerate(patients)])
 
 
 def head_numbers(patients: Sequence[str]) -> np.ndarray:
-    """The number (N,) of each image's patient, in order of appearance; all unknown ones ("") share one."""
+    """The number (N,) of each image's patient, in order of appearance; all unknown ones ("") share
+    one.
+    """
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in patients], dtype=int)
 
@@ -57,11 +66,14 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
     return head_numbers(patients) % GROUPS
 
 
-def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS) -> Estimate:
-    """Mean over images, then over patients, with a percentile interval from resampling patients (Efron, 1979).
+def estimate(
+    values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS
+) -> Estimate:
+    """Mean over images, then over patients, with a percentile interval from resampling patients
+    (Efron, 1979).
 
-    With `alike` every value has the same weight, however many its patient has, and n is their number. nan (not
-    scorable) is left out. Seeded: the same values give the same interval.
+    With `alike` every value has the same weight, however many its patient has, and n is their
+    number. nan (not scorable) is left out. Seeded: the same values give the same interval.
     """
     sums, counts = _by_patient(values, patients)
     if not len(sums):
@@ -77,9 +89,14 @@ def estimate(values: Sequence[float], patients: Sequence[str], *, alike: bool = 
 
 
 def probability_better(
-    model: Sequence[float], baseline: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
+    model: Sequence[float],
+    baseline: Sequence[float],
+    patients: Sequence[str],
+    *,
+    higher_is_better: bool,
 ) -> float | None:
-    """Share of patient resamples in which the model's mean beats the baseline's on the same patients; ties count half.
+    """Share of patient resamples in which the model's mean beats the baseline's on the same
+    patients; ties count half.
 
     None for fewer than two patients.
     """
@@ -93,7 +110,9 @@ def probability_better(
 def patient_gains(
     one: Sequence[float], other: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
 ) -> np.ndarray:
-    """By how much `one` is better than `other`, averaged over each patient's images, for patients scored in both."""
+    """By how much `one` is better than `other`, averaged over each patient's images, for patients
+    scored in both.
+    """
     gains = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
     return patient_means(gains if higher_is_better else -gains, patients)
 
@@ -104,8 +123,11 @@ def patient_means(values: Sequence[float], patients: Sequence[str]) -> np.ndarra
     return sums / counts
 
 
-def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000) -> Interval:
-    """95 % percentile interval of `statistic(indices of images)` from resampling patients with replacement.
+def drawn_interval(
+    statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000
+) -> Interval:
+    """95 % percentile interval of `statistic(indices of images)` from resampling patients with
+    replacement.
 
     Resamples with a nan result are left out. None for fewer than two patients.
     """
@@ -120,14 +142,19 @@ def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[
 
 
 def left_out_interval(
-    statistic: Callable[[np.ndarray, np.ndarray], Any], real: Sequence[str], fake: Sequence[str], least: int = 2
+    statistic: Callable[[np.ndarray, np.ndarray], Any],
+    real: Sequence[str],
+    fake: Sequence[str],
+    least: int = 2,
 ) -> tuple[Any, tuple[Any, Any] | None]:
-    """A statistic of two sets of images, and its 95 % interval by a jackknife over groups of patients.
+    """A statistic of two sets of images, and its 95 % interval by a jackknife over groups of
+    patients.
 
-    `statistic` returns a number, or an array of several, for the images that are kept: bools (R,) of the real ones,
-    (F,) of the generated ones; `real` and `fake` are their patients. Resampling with replacement would put copies into
-    a set, which such statistics take for similarity. Both variances add (two-sample jackknife, Arvesen 1969), the width
-    is Student's. No interval if a set has one patient, or would keep fewer than `least` images.
+    `statistic` returns a number, or an array of several, for the images that are kept: bools (R,)
+    of the real ones, (F,) of the generated ones; `real` and `fake` are their patients. Resampling
+    with replacement would put copies into a set, which such statistics take for similarity. Both
+    variances add (two-sample jackknife, Arvesen 1969), the width is Student's. No interval if a set
+    has one patient, or would keep fewer than `least` images.
     """
     from scipy.special import stdtrit
 
@@ -138,7 +165,10 @@ def left_out_interval(
         return value, None
     variance = 0.0
     for side, (groups, count) in enumerate(zip(sides, counts, strict=True)):
-        kept = [[groups != left, whole[1]] if side == 0 else [whole[0], groups != left] for left in range(count)]
+        kept = [
+            [groups != left, whole[1]] if side == 0 else [whole[0], groups != left]
+            for left in range(count)
+        ]
         values = np.array([statistic(*both) for both in kept])
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
@@ -152,10 +182,12 @@ def per_level(
     dims: int,
     pooled: tuple[Callable[[Tensor], Tensor], np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Estimates by "slice" and "volume": value, ci95, n and how volumes are scored; for dims 3 "volume" only.
+    """Estimates by "slice" and "volume": value, ci95, n and how volumes are scored; for dims 3
+    "volume" only.
 
-    `volumes`: each slice's volume, "" if unknown; no such level if none is known or each has one slice. `pooled`, for
-    scores of a mean: (score of a mean, each slice's mean, its pixel count, used as its weight).
+    `volumes`: each slice's volume, "" if unknown; no such level if none is known or each has one
+    slice. `pooled`, for scores of a mean: (score of a mean, each slice's mean, its pixel count,
+    used as its weight).
     """
     if dims == 3:
         return {"volume": estimate(scores, patients, alike=True).row() | {"how": "whole"}}
@@ -165,7 +197,9 @@ def per_level(
     of_mean, means, weights = pooled or (None, scores, np.ones(len(scores)))
     numbers, known = patient_numbers(volumes), ~np.isnan(means)
     owners = [patients[first] for first in np.unique(numbers, return_index=True)[1]]
-    totals, sums = (np.bincount(numbers[known], w[known], len(owners)) for w in (weights, weights * means))
+    totals, sums = (
+        np.bincount(numbers[known], w[known], len(owners)) for w in (weights, weights * means)
+    )
     values = np.divide(sums, totals, out=np.full(len(owners), np.nan), where=totals > 0)
     if of_mean:
         values = of_mean(torch.from_numpy(values)).numpy()
@@ -176,7 +210,9 @@ def per_level(
 def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of each patient's values without nan, for patients with any value."""
     if len(values) != len(patients):
-        raise UserError(f"{len(values)} values cannot belong to the patients of {len(patients)} images")
+        raise UserError(
+            f"{len(values)} values cannot belong to the patients of {len(patients)} images"
+        )
     values, numbers = np.asarray(values, dtype=float), head_numbers(patients)
     known = ~np.isnan(values)
     sums, counts = np.bincount(numbers[known], values[known]), np.bincount(numbers[known])

@@ -1,4 +1,6 @@
-"""Scores of outputs against references: by metric, region and level, uncorrected and corrected, in two units."""
+"""Scores of outputs against references: by metric, region and level, uncorrected and corrected, in
+two units.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from gantk.metrics.intervals import Estimate, estimate, metric_row, per_level
 from gantk.metrics.pairs import LesionContrast
 
 FOREGROUND, LESION = "_foreground", "_lesion"  # suffixes of the names of scores in a region
-SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}  # by region, as recipes name them
+# by region, as recipes name them
+SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
 @dataclass(frozen=True)
 class References:
-    """The true images (N, C, *size) for outputs, their patients, and, if known, masks, volumes and units."""
+    """The true images (N, C, *size) for outputs, their patients, and, if known, masks, volumes and
+    units.
+    """
 
     images: Tensor
     patients: list[str]
@@ -38,7 +43,8 @@ class References:
 class Scores:
     """The scores of a model or baseline, one number per image: (kind, row) -> (N,).
 
-    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; "mean" and "weight" of a map.
+    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; "mean" and
+    "weight" of a map.
     """
 
     values: dict[tuple[str, str], np.ndarray]
@@ -49,7 +55,9 @@ class Scores:
     above: str = ""  # of the references
 
     def trouble(self, row: str) -> str | None:
-        """The reason why a row has no value although its images could be scored; None if it has a value."""
+        """The reason why a row has no value although its images could be scored; None if it has a
+        value.
+        """
         count, broken = len(self.finite), int((~self.finite).sum())
         infinite = int(np.isinf(self.values["raw", row]).sum())
         if broken:
@@ -60,14 +68,18 @@ class Scores:
 def joined(parts: Sequence[Scores]) -> Scores:
     """Concatenate the scores of several calls."""
     values = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
-    patients, volumes = (sum((getattr(part, name) for part in parts), []) for name in ("patients", "volumes"))
+    patients, volumes = (
+        sum((getattr(part, name) for part in parts), []) for name in ("patients", "volumes")
+    )
     return Scores(values, patients, volumes, np.concatenate([part.finite for part in parts]))
 
 
 class PairScorer:
-    """Scores outputs against their references by every pair metric, in every region that is known and selected.
+    """Scores outputs against their references by every pair metric, in every region that is known
+    and selected.
 
-    Computes on `device` and returns numbers on the CPU. UserError if a metric has no region to be scored in.
+    Computes on `device` and returns numbers on the CPU. UserError if a metric has no region to be
+    scored in.
     """
 
     def __init__(
@@ -80,14 +92,32 @@ class PairScorer:
         device: Any,
         regions: Sequence[str] = tuple(SUFFIXES),
     ):
-        self.metrics, self.low, self.dims, self.batch, self.device = list(metrics), low, dims, batch, device
+        self.metrics, self.low, self.dims, self.batch, self.device = (
+            list(metrics),
+            low,
+            dims,
+            batch,
+            device,
+        )
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        whole_only = [metric.name for metric in self.metrics if not getattr(metric, "in_mask", None)]
+        whole_only = [
+            metric.name for metric in self.metrics if not getattr(metric, "in_mask", None)
+        ]
         if not self.suffixes or (whole_only and "" not in self.suffixes):
-            what = f"the metric '{whole_only[0]}' cannot be limited to a region" if whole_only else "no region is named"
-            raise UserError(what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"')
+            what = (
+                f"the metric '{whole_only[0]}' cannot be limited to a region"
+                if whole_only
+                else "no region is named"
+            )
+            raise UserError(
+                what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
+            )
         rows = [(metric, suffix) for suffix in self.suffixes for metric in self.metrics]
-        self.rows_of = {m.name + suffix: (m, suffix) for m, suffix in rows if not suffix or m.name not in whole_only}
+        self.rows_of = {
+            m.name + suffix: (m, suffix)
+            for m, suffix in rows
+            if not suffix or m.name not in whole_only
+        }
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
@@ -101,33 +131,59 @@ class PairScorer:
         for first in range(0, len(output), self.batch):
             part = slice(first, first + self.batch)
             made, real = (images[part].to(self.device) for images in (output, references.images))
-            masks = {suffix: regions[suffix][part].to(self.device) if suffix else None for suffix in known}
+            masks = {
+                suffix: regions[suffix][part].to(self.device) if suffix else None
+                for suffix in known
+            }
             found["finite", ""].append(made.isfinite().flatten(1).all(1))
             if references.units is not None:
                 native = [references.units.native(each, first) for each in (made, real)]
                 self._add(found, "native", *native, masks)
                 self._add(found, "raw", *native, masks, references.units.name)
-            # Metrics count from black: SSIM's luminance term means nothing where intensities change sign.
+            # Metrics count from black: SSIM's luminance term means nothing where intensities change
+            # sign.
             made, real = made - self.low, real - self.low
             self._add(found, "raw", made, real, masks)
             if self.contrast.name in self.rows_of and LESION in masks:
                 found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
             for suffix, mask in masks.items():
                 if suffix != LESION:
-                    self._add(found, "corrected", linearly_corrected(made, real, mask), real, {suffix: mask})
+                    self._add(
+                        found,
+                        "corrected",
+                        linearly_corrected(made, real, mask),
+                        real,
+                        {suffix: mask},
+                    )
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
         finite = values.pop(("finite", "")) > 0
         unit = references.units.name if references.units is not None else ""
         volumes = references.volumes or [""] * len(output)
         return Scores(values, references.patients, volumes, finite, unit, references.above)
 
-    def _add(self, found: dict, kind: str, made: Tensor, real: Tensor, masks: dict[str, Any], unit: str = "") -> None:
-        """Add the scores by every metric of this unit; a metric of a map computes it once for all regions."""
+    def _add(
+        self,
+        found: dict,
+        kind: str,
+        made: Tensor,
+        real: Tensor,
+        masks: dict[str, Any],
+        unit: str = "",
+    ) -> None:
+        """Add the scores by every metric of this unit; a metric of a map computes it once for all
+        regions.
+        """
         for metric in (each for each in self.metrics if getattr(each, "of_unit", "") == unit):
-            inside = {suffix: mask for suffix, mask in masks.items() if not suffix or getattr(metric, "in_mask", None)}
+            inside = {
+                suffix: mask
+                for suffix, mask in masks.items()
+                if not suffix or getattr(metric, "in_mask", None)
+            }
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
             if of_mean is not None:
-                for suffix, (mean, weight) in zip(inside, metric.means(made, real, [*inside.values()]), strict=True):
+                for suffix, (mean, weight) in zip(
+                    inside, metric.means(made, real, [*inside.values()]), strict=True
+                ):
                     name = metric.name + suffix
                     found[kind, name].append(of_mean(mean))
                     if kind == "raw":
@@ -137,42 +193,67 @@ class PairScorer:
                 for suffix, mask in inside.items():
                     scores = metric(made, real, *(() if mask is None else (mask,)))
                     if scores.shape != (len(made),):
-                        what = f"the metric '{metric.name}' returns {tuple(scores.shape)} for {len(made)} images"
-                        raise UserError(what, where="evaluate.metrics", allowed="one number an image: (N,)")
+                        what = (
+                            f"the metric '{metric.name}' returns {tuple(scores.shape)} for"
+                            f" {len(made)} images"
+                        )
+                        raise UserError(
+                            what, where="evaluate.metrics", allowed="one number an image: (N,)"
+                        )
                     found[kind, metric.name + suffix].append(scores)
 
     def rows(self, scores: Scores) -> dict[str, Any]:
         """The rows of metrics.json, by name."""
-        return {name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values}
+        return {
+            name: self._row(name, scores) for name in self.rows_of if ("raw", name) in scores.values
+        }
 
     def _row(self, name: str, scores: Scores) -> dict[str, Any]:
-        (metric, suffix), patients, trouble = self.rows_of[name], scores.patients, scores.trouble(name)
+        (metric, suffix), patients, trouble = (
+            self.rows_of[name],
+            scores.patients,
+            scores.trouble(name),
+        )
         definition = metric.in_mask if suffix else metric.definition
         if suffix == FOREGROUND:
             definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(scores.above)}"
         if trouble:
-            return metric_row(metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}")
+            return metric_row(
+                metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}"
+            )
         kinds = ("raw", "corrected", "native", "mean", "weight")
         raw, corrected, native, mean, weight = (scores.values.get((kind, name)) for kind in kinds)
         gap = None if corrected is None else estimate(corrected, patients, draws=1).value
-        row = metric_row(metric, estimate(raw, patients), int((~np.isnan(raw)).sum()), definition, gap)
+        row = metric_row(
+            metric, estimate(raw, patients), int((~np.isnan(raw)).sum()), definition, gap
+        )
         pooled = None if mean is None else (metric.of_mean, mean, weight)
         row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
         if native is not None:
-            kind, where = "hounsfield" if scores.unit == "HU" else "native", definition.rpartition("/")[2]
-            about = {"unit": scores.unit, "definition": f"{metric.native}/{kind}-intensities/{where}"}
+            kind, where = (
+                "hounsfield" if scores.unit == "HU" else "native",
+                definition.rpartition("/")[2],
+            )
+            about = {
+                "unit": scores.unit,
+                "definition": f"{metric.native}/{kind}-intensities/{where}",
+            }
             found = estimate(native, patients).row()
             row["in_units"] = {"value": found["value"], "ci95": found["ci95"]} | about
         return row
 
 
 def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
-    """Mask (N, 1, *size) of pixels where any of the images (N, C, *size) is above air: each may show some tissue black.
+    """Mask (N, 1, *size) of pixels where any of the images (N, C, *size) is above air: each may
+    show some tissue black.
 
-    Each image comes with its `tissue` level, the intensity above which it is not air: one for all channels or one each.
+    Each image comes with its `tissue` level, the intensity above which it is not air: one for all
+    channels or one each.
     """
     inside = []
     for image, tissue in images:
-        level = torch.tensor(tissue, dtype=image.dtype, device=image.device).reshape(-1, *[1] * (image.ndim - 2))
+        level = torch.tensor(tissue, dtype=image.dtype, device=image.device).reshape(
+            -1, *[1] * (image.ndim - 2)
+        )
         inside.append((image > level).any(1, keepdim=True))
     return torch.stack(inside).any(0)

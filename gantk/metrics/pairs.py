@@ -1,7 +1,8 @@
 """Metrics of an output against its reference image: PSNR, SSIM, MAE, RMSE, NRMSE, lesion contrast.
 
-Each returns one number per image, over the whole image or over a region. The data range is the recipe's, the same for
-every image and run: a score divided by an image's own maximum can be raised by an outlier.
+Each returns one number per image, over the whole image or over a region. The data range is the
+recipe's, the same for every image and run: a score divided by an image's own maximum can be raised
+by an outlier.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ FAINT = 0.02  # share of the data range: lesions with less contrast in the refer
 
 
 class PairMetric:
-    """A score of images (N, C, *size) against their references: (N,), float32, on the images' device.
+    """A score of images (N, C, *size) against their references: (N,), float32, on the images'
+    device.
 
-    `mask` (N, 1, *size) or (N, C, *size), above 0 inside, limits the score to a region; an image whose mask is empty
-    scores nan. Nothing is clipped. UserError if shapes differ.
+    `mask` (N, 1, *size) or (N, C, *size), above 0 inside, limits the score to a region; an image
+    whose mask is empty scores nan. Nothing is clipped. UserError if shapes differ.
     """
 
     name: str
@@ -35,7 +37,9 @@ class PairMetric:
 
     def __init__(self, data_range: float, dims: int):
         if data_range <= 0:
-            raise UserError(f"a data range of {data_range:g} cannot be", where="data_range", allowed="above 0")
+            raise UserError(
+                f"a data range of {data_range:g} cannot be", where="data_range", allowed="above 0"
+            )
         self.data_range, self.dims = float(data_range), dims
 
     @property
@@ -59,14 +63,18 @@ class PairMetric:
         """Raise a UserError if images of this size cannot be scored."""
         if min(size) < self.smallest:
             what = f"{self.name} cannot judge images of {' x '.join(map(str, size))}"
-            raise UserError(what, where="data.size", allowed=f"{self.smallest} or more a side, or other metrics")
+            raise UserError(
+                what, where="data.size", allowed=f"{self.smallest} or more a side, or other metrics"
+            )
 
     @contextmanager
     def _compared(self, output: Tensor, reference: Tensor) -> Iterator[None]:
         """Context manager: no gradients, full precision; UserError if the two cannot be compared."""
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
-            raise UserError(f"{self.name} cannot compare {shapes}", allowed=f"two {self.dims}-D (N, C, ...)")
+            raise UserError(
+                f"{self.name} cannot compare {shapes}", allowed=f"two {self.dims}-D (N, C, ...)"
+            )
         self.expect_size(output.shape[2:])
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             yield
@@ -79,13 +87,22 @@ class PairMetric:
 
 
 class MapMetric(PairMetric):
-    """A score computed from the mean of a map: one map serves all regions, and slices can be pooled to volumes."""
+    """A score computed from the mean of a map: one map serves all regions, and slices can be pooled
+    to volumes.
+    """
 
-    def means(self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-        """The map's mean over each mask (None: the whole image), and the number of its values there: (N,) each."""
+    def means(
+        self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The map's mean over each mask (None: the whole image), and the number of its values
+        there: (N,) each.
+        """
         with self._compared(output, reference):
             found = self._map(output.float(), reference.float())
-            insides = [self._on_map(None if mask is None else (mask > 0).expand_as(output)) for mask in masks]
+            insides = [
+                self._on_map(None if mask is None else (mask > 0).expand_as(output))
+                for mask in masks
+            ]
             return [(region_mean(found, inside), region_count(found, inside)) for inside in insides]
 
     def of_mean(self, mean: Tensor) -> Tensor:
@@ -105,10 +122,11 @@ class MapMetric(PairMetric):
 
 
 class PSNR(MapMetric):
-    """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels; equal images get 100 dB.
+    """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels; equal images
+    get 100 dB.
 
-    The range is the recipe's, never an image's own maximum. The PSNR of a volume is that of the squared error of all
-    its slices together, not the mean of their PSNRs.
+    The range is the recipe's, never an image's own maximum. The PSNR of a volume is that of the
+    squared error of all its slices together, not the mean of their PSNRs.
     """
 
     name, unit, higher_is_better = "psnr", "dB", True
@@ -144,7 +162,9 @@ class RMSE(MapMetric):
 
 
 class NRMSE(RMSE):
-    """Root mean square error divided by the recipe's data range: 0 for equal images, 1 for black against white."""
+    """Root mean square error divided by the recipe's data range: 0 for equal images, 1 for black
+    against white.
+    """
 
     name = "nrmse"
 
@@ -153,11 +173,13 @@ class NRMSE(RMSE):
 
 
 class SSIM(MapMetric):
-    """Structural similarity (Wang et al., 2004) in Gaussian windows of 11 pixels a side, sigma 1.5; 1 for equal images.
+    """Structural similarity (Wang et al., 2004) in Gaussian windows of 11 pixels a side, sigma 1.5;
+    1 for equal images.
 
-    Mean over windows that lie wholly inside the image (for a region: whose centre is inside it) and over channels;
-    constants 0.01 and 0.03 of the range. Volumes have windows of 11 voxels along all three axes. Equal to
-    scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
+    Mean over windows that lie wholly inside the image (for a region: whose centre is inside it) and
+    over channels; constants 0.01 and 0.03 of the range. Volumes have windows of 11 voxels along all
+    three axes. Equal to scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False)`.
     """
 
     name, unit, higher_is_better = "ssim", "", True
@@ -175,15 +197,18 @@ class SSIM(MapMetric):
 
 
 class LesionContrast(PairMetric):
-    """Lesion contrast of the output as a share of that in the reference: 1 is kept, 0 gone, -1 inverted.
+    """Lesion contrast of the output as a share of that in the reference: 1 is kept, 0 gone, -1
+    inverted.
 
-    Contrast: the lesion's mean minus that of the 5 pixels around the mask. With several channels it is the
-    least-squares factor from the reference's contrasts to the output's. An image without a lesion, or whose lesion is
-    invisible in the reference (less than 2 % of the range), scores nan.
+    Contrast: the lesion's mean minus that of the 5 pixels around the mask. With several channels it
+    is the least-squares factor from the reference's contrasts to the output's. An image without a
+    lesion, or whose lesion is invisible in the reference (less than 2 % of the range), scores nan.
     """
 
     name, unit, higher_is_better = "lesion_contrast", "", None
-    in_mask = f"lesion_contrast/ring-of-{RING}-pixels/output-over-truth/seen-above-{FAINT:g}-of-range"
+    in_mask = (
+        f"lesion_contrast/ring-of-{RING}-pixels/output-over-truth/seen-above-{FAINT:g}-of-range"
+    )
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
@@ -191,7 +216,10 @@ class LesionContrast(PairMetric):
         inside = mask[:, :1].float()
         ring = (widened(inside, RING) - inside) > 0
         made, real = (
-            torch.stack([region_mean(c, inside > 0) - region_mean(c, ring) for c in image.split(1, 1)], 1)  # (N, C)
+            # (N, C)
+            torch.stack(
+                [region_mean(c, inside > 0) - region_mean(c, ring) for c in image.split(1, 1)], 1
+            )
             for image in (output, reference)
         )
         factor = (made * real).sum(1) / real.square().sum(1)
@@ -201,7 +229,9 @@ class LesionContrast(PairMetric):
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator
 
 
-def similarity_terms(output: Tensor, reference: Tensor, data_range: float) -> tuple[Fraction, Fraction]:
+def similarity_terms(
+    output: Tensor, reference: Tensor, data_range: float
+) -> tuple[Fraction, Fraction]:
     """The two factors of every window's similarity: luminance; contrast and structure."""
     maps = torch.stack([output, reference, output.square(), reference.square(), output * reference])
     mean_o, mean_r, mean_oo, mean_rr, mean_or = _window_mean(maps)
@@ -212,7 +242,9 @@ def similarity_terms(output: Tensor, reference: Tensor, data_range: float) -> tu
 
 
 def _window_mean(x: Tensor) -> Tensor:
-    """Gaussian-weighted mean of every window inside the images (K, N, C, *size), one axis after another."""
+    """Gaussian-weighted mean of every window inside the images (K, N, C, *size), one axis after
+    another.
+    """
     kernel = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * SIGMA**2))
     kernel = (kernel / kernel.sum()).tolist()
     for axis in range(3, x.ndim):

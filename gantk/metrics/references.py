@@ -1,4 +1,6 @@
-"""The real images that generated ones are compared with: sets, registered references, masks, native intensities."""
+"""The real images that generated ones are compared with: sets, registered references, masks, native
+intensities.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,17 @@ MOST = 1024  # most images of a set; of more, an evenly spaced choice
 BYTES = 2**30  # at most of a set, so fewer volumes
 CURVE = 64  # real images per set, for scores while training
 FEW = 32  # definitions say so if there are fewer held-out images
-CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")  # "CT", "sCT", "CBCT", "low-dose CT"
+# "CT", "sCT", "CBCT", "low-dose CT"
+CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")
 AIR = -200.0  # a scale with black below this is in Hounsfield units: fat ends at about -120
 
 
 class RealImages:
-    """The real images of a run: as network inputs, as they are scored, and as sets, with intensities from 0 (black).
+    """The real images of a run: as network inputs, as they are scored, and as sets, with
+    intensities from 0 (black).
 
-    If images are larger than what the method makes (patches), each adds one window at a seeded position to a set.
+    If images are larger than what the method makes (patches), each adds one window at a seeded
+    position to a set.
     """
 
     masks = False  # whether sets include lesion masks, which are read only if a metric needs them
@@ -52,15 +57,26 @@ class RealImages:
 
     def labelled(self, split: str, letter: str) -> list[Record]:
         """Records of a split and domain whose class is known, of all classes."""
-        records = [*self.records(split, letter), *(r for r in self._left_out.get(split, ()) if r.domain == letter)]
+        records = [
+            *self.records(split, letter),
+            *(r for r in self._left_out.get(split, ()) if r.domain == letter),
+        ]
         return [record for record in records if record.label is not None]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of real images, including those left out of training."""
-        known = [r for splits in (self.data.splits, self._left_out) for records in splits.values() for r in records]
-        rest = {record.label for record in known if record.label is not None} - set(self.data.classes)
-        return (*self.data.classes, *sorted(rest))  # batch labels index data.classes, so these come first
+        known = [
+            r
+            for splits in (self.data.splits, self._left_out)
+            for records in splits.values()
+            for r in records
+        ]
+        rest = {record.label for record in known if record.label is not None} - set(
+            self.data.classes
+        )
+        # batch labels index data.classes, so these come first
+        return (*self.data.classes, *sorted(rest))
 
     @cached_property
     def _left_out(self) -> dict[str, list[Record]]:
@@ -73,15 +89,31 @@ class RealImages:
         if table.neighbours or part.options.get("only", default) == default:
             return {}
         all_classes = replace(part, options=part.options | {"only": default})
-        records = self.data.listed(lambda: all_classes(table.domains, table.dims, table.size).records())
+        records = self.data.listed(
+            lambda: all_classes(table.domains, table.dims, table.size).records()
+        )
         in_splits = {record.id for records in self.data.splits.values() for record in records}
         left_out = [record for record in records if record.id not in in_splits]
-        split_of = {r.subject: split for split, records in self.data.splits.items() for r in records if r.subject}
+        split_of = {
+            r.subject: split
+            for split, records in self.data.splits.items()
+            for r in records
+            if r.subject
+        }
         units = sorted({record.subject or record.key for record in left_out} - split_of.keys())
-        test, validation = (round(share * len(units)) for share in (table.split.test, table.split.validation))
-        for rank, index in enumerate(np.random.default_rng(table.split.seed).permutation(len(units))):
-            split_of[units[index]] = "test" if rank < test else "validation" if rank < test + validation else "train"
-        return {split: [r for r in left_out if split_of[r.subject or r.key] == split] for split in self.data.splits}
+        test, validation = (
+            round(share * len(units)) for share in (table.split.test, table.split.validation)
+        )
+        for rank, index in enumerate(
+            np.random.default_rng(table.split.seed).permutation(len(units))
+        ):
+            split_of[units[index]] = (
+                "test" if rank < test else "validation" if rank < test + validation else "train"
+            )
+        return {
+            split: [r for r in left_out if split_of[r.subject or r.key] == split]
+            for split in self.data.splits
+        }
 
     def seen(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""
@@ -89,43 +121,75 @@ class RealImages:
 
     def shown(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
-        return torch.stack([self.data.centre(self.data.image(record)[None])[0] for record in records])
+        return torch.stack(
+            [self.data.centre(self.data.image(record)[None])[0] for record in records]
+        )
 
     def noise(self, letter: str, count: int) -> Tensor:
-        """Noise images: each pixel is drawn independently, with its mean and deviation over the training images."""
+        """Noise images: each pixel is drawn independently, with its mean and deviation over the
+        training images.
+        """
         images = self.shown(spread(self.records("train", letter), MOST // 4))
         mean, deviation = images.mean(0), images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
         return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
 
     def masked(self, record: Record) -> Record | None:
-        """The record itself if it has a lesion mask, else a registered record with one; None if there is none."""
+        """The record itself if it has a lesion mask, else a registered record with one; None if
+        there is none.
+        """
         return record if record.mask is not None else self._masked_pairs.get(record.pair)
 
     @cached_property
     def _masked_pairs(self) -> dict[str, Record]:
-        return {r.pair: r for records in self.data.splits.values() for r in records if r.pair and r.mask is not None}
+        return {
+            r.pair: r
+            for records in self.data.splits.values()
+            for r in records
+            if r.pair and r.mask is not None
+        }
 
     def masks_of(self, records: Sequence[Record]) -> Tensor | None:
-        """Lesion masks (N, 1, *size) of 0 and 1, nan for images without a mask; None if no mask shows a lesion."""
-        unknown, drawn = torch.full((1, *self.data.table.size), torch.nan), map(self.masked, records)
+        """Lesion masks (N, 1, *size) of 0 and 1, nan for images without a mask; None if no mask
+        shows a lesion.
+        """
+        unknown, drawn = (
+            torch.full((1, *self.data.table.size), torch.nan),
+            map(self.masked, records),
+        )
         masks = [unknown if record is None else self._mask(record) for record in drawn]
         return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
 
     def _mask(self, record: Record) -> Tensor:
         """The mask (1, *size): 1 where most of a pixel is lesion; all 0 if the record has no mask."""
         mask = self.data.preparation.mask(record)
-        return torch.zeros(1, *self.data.table.size) if mask is None else (torch.from_numpy(mask) > 0.5).float()
+        return (
+            torch.zeros(1, *self.data.table.size)
+            if mask is None
+            else (torch.from_numpy(mask) > 0.5).float()
+        )
 
-    def references(self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None) -> References:
-        """References in domain `to` of pairs; with `sources` (N, C, *size) also masks, volumes and units."""
+    def references(
+        self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None
+    ) -> References:
+        """References in domain `to` of pairs; with `sources` (N, C, *size) also masks, volumes and
+        units.
+        """
         records, (low, high) = [pair[to] for pair in pairs], self.data.range
         references = References(self.shown(records), [record.subject for record in records])
         if sources is None:
             return references
         tissue = {letter: self.data.intensity[letter].tissue for letter in (to, OTHER[to])}
-        above = sorted({f"{(level - low) / (high - low):.0%}" for levels in tissue.values() for level in levels})
-        masks = torch.stack([self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs])
+        above = sorted(
+            {
+                f"{(level - low) / (high - low):.0%}"
+                for levels in tissue.values()
+                for level in levels
+            }
+        )
+        masks = torch.stack(
+            [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
+        )
         return replace(
             references,
             masks=masks if masks.any() else None,
@@ -135,30 +199,50 @@ class RealImages:
             units=units_of(self.data, records, to),
         )
 
-    def group(self, images: Tensor, records: Sequence[Record] = (), labels: Tensor | None = None) -> ImageGroup:
-        """Images in network intensities as a set: those of `records`, or else each of a patient of its own."""
-        patients = [record.subject for record in records] or [f"drawn {number}" for number in range(len(images))]
+    def group(
+        self, images: Tensor, records: Sequence[Record] = (), labels: Tensor | None = None
+    ) -> ImageGroup:
+        """Images in network intensities as a set: those of `records`, or else each of a patient of
+        its own.
+        """
+        patients = [record.subject for record in records] or [
+            f"drawn {number}" for number in range(len(images))
+        ]
         if records and self.classes:  # -1 where unknown
-            labels = torch.tensor([self.classes.index(r.label) if r.label is not None else -1 for r in records])
+            labels = torch.tensor(
+                [self.classes.index(r.label) if r.label is not None else -1 for r in records]
+            )
         masks = self.masks_of(records) if self.masks and records else None
         if masks is not None:
             masks = windows(masks, images.shape[2:])  # cut out as the images were
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
 
-    def sets(self, letter: str, size: tuple[int, ...], all_classes: bool = False) -> tuple[ImageGroup, ImageGroup, str]:
-        """Sets of training and of held-out images (of `all_classes` known), and a note for the scores' definitions."""
+    def sets(
+        self, letter: str, size: tuple[int, ...], all_classes: bool = False
+    ) -> tuple[ImageGroup, ImageGroup, str]:
+        """Sets of training and of held-out images (of `all_classes` known), and a note for the
+        scores' definitions.
+        """
         find = self.labelled if all_classes else self.records
         splits = ("train", "test")
-        train, test = (self._set(find(split, letter), (split, all_classes, letter), size) for split in splits)
+        train, test = (
+            self._set(find(split, letter), (split, all_classes, letter), size) for split in splits
+        )
         if test is None or len(test) < 2:
             return train, train, "/against-training-images-as-none-are-held-out"
         return train, test, f"/only-{len(test)}-held-out" if len(test) < FEW else ""
 
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
-        """Small sets of training and of validation images; training images twice if the latter are too few."""
+        """Small sets of training and of validation images; training images twice if the latter are
+        too few.
+        """
         size = tuple(self.data.table.patch or self.data.table.size)
-        few = {split: spread(self.records(split, letter), CURVE) for split in ("train", "validation")}
-        train, held = (self._set(records, ("curve", split, letter), size) for split, records in few.items())
+        few = {
+            split: spread(self.records(split, letter), CURVE) for split in ("train", "validation")
+        }
+        train, held = (
+            self._set(records, ("curve", split, letter), size) for split, records in few.items()
+        )
         return train, held if len(few["validation"]) >= FEW // 2 else train
 
     def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup | None:
@@ -170,7 +254,9 @@ class RealImages:
 
 
 def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
-    """One window (N, C, *size) of each image, at seeded positions; images of that size are returned unchanged."""
+    """One window (N, C, *size) of each image, at seeded positions; images of that size are returned
+    unchanged.
+    """
     if size is None or tuple(images.shape[2:]) == tuple(size):
         return images
     rng, cut = np.random.default_rng(0), []
@@ -189,7 +275,9 @@ def spread(items: Sequence, count: int) -> list:
 
 
 def fitting(most: int, memory: int, size: Sequence[int], least: int = 2) -> int:
-    """The number of float32 images for a set: `most`, or as many as fit into `memory` bytes; at least `least`."""
+    """The number of float32 images for a set: `most`, or as many as fit into `memory` bytes; at
+    least `least`.
+    """
     return max(least, min(most, memory // (4 * math.prod(size))))
 
 
@@ -201,26 +289,38 @@ class Units:
     mappings: Sequence[Any]
 
     def native(self, images: Tensor, first: int = 0) -> Tensor:
-        """Convert images (N, C, *size) from network to native intensities; the first one has mapping number `first`."""
+        """Convert images (N, C, *size) from network to native intensities; the first one has
+        mapping number `first`.
+        """
         mappings = self.mappings[first : first + len(images)]
-        return torch.stack([one.inverse(image) for one, image in zip(mappings, images, strict=True)])
+        return torch.stack(
+            [one.inverse(image) for one, image in zip(mappings, images, strict=True)]
+        )
 
 
 def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None:
-    """The units of these records' files; None for a domain of several contrasts, which have no common scale.
+    """The units of these records' files; None for a domain of several contrasts, which have no
+    common scale.
 
-    "HU" for a domain named CT whose intensity window was set in the recipe, or whose black is air; else "native".
+    "HU" for a domain named CT whose intensity window was set in the recipe, or whose black is air;
+    else "native".
     """
     intensity, preparation = data.intensity[letter], data.preparation
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
         return None
     if getattr(intensity, "per", "set") == "image":
-        mappings = [intensity.own(intensity.measure(preparation.to_size(record))) for record in records]
+        mappings = [
+            intensity.own(intensity.measure(preparation.to_size(record))) for record in records
+        ]
     else:
         mappings = [preparation.mapping(record, intensity) for record in records]
     domain = dict(zip(data.letters, data.table.domains, strict=True))[letter]
     pictures = any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
-    blacks = (float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16])
+    blacks = (
+        float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16]
+    )
     by_hand = all(getattr(mapping, "name", "") == "window" for mapping in mappings)
-    hounsfield = CT.search(domain.lower()) and not pictures and (by_hand or max(blacks, default=0.0) < AIR)
+    hounsfield = (
+        CT.search(domain.lower()) and not pictures and (by_hand or max(blacks, default=0.0) < AIR)
+    )
     return Units("HU" if hounsfield else "native", mappings)

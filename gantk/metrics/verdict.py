@@ -1,4 +1,6 @@
-"""Verdicts: whether the model beats the best baseline, with a probability; and results as lines for a terminal."""
+"""Verdicts: whether the model beats the best baseline, with a probability; and results as lines for
+a terminal.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +17,48 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 CELLS = 3  # scores on a line
-OF_UNCERTAINTY = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")  # scores of an uncertainty
+# scores of an uncertainty
+OF_UNCERTAINTY = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")
 MOST_FOREGROUND = 0.9  # plausible share of foreground in images of heads
 
 
-def pair_verdict(model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]) -> dict[str, Any]:
-    """For each row: whether the model's mean beats the best baseline's, and in which share of resamples of patients.
+def pair_verdict(
+    model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]
+) -> dict[str, Any]:
+    """For each row: whether the model's mean beats the best baseline's, and in which share of
+    resamples of patients.
 
-    `senses`: row -> whether higher is better; None: no verdict. A model with outputs that are not finite never wins.
+    `senses`: row -> whether higher is better; None: no verdict. A model with outputs that are not
+    finite never wins.
     """
     verdicts, patients = {}, model.patients
-    for kind, name in [key for key in model.values if key[0] == "raw" and senses[key[1]] is not None]:
+    for kind, name in [
+        key for key in model.values if key[0] == "raw" and senses[key[1]] is not None
+    ]:
         values, higher = model.values[kind, name], senses[name]
         broken, rivals = model.trouble(name), {}
         for rival, scores in baselines.items():
             if (kind, name) in scores.values and not scores.trouble(name):
                 others, details = scores.values[kind, name], {"probability": 0.0}
                 if not broken:  # per-patient gains are for statistical tests
-                    details["probability"] = probability_better(values, others, patients, higher_is_better=higher)
-                    details["gains"] = patient_gains(values, others, patients, higher_is_better=higher).tolist()
+                    details["probability"] = probability_better(
+                        values, others, patients, higher_is_better=higher
+                    )
+                    details["gains"] = patient_gains(
+                        values, others, patients, higher_is_better=higher
+                    ).tolist()
                 rivals[rival] = estimate(others, patients, draws=1).value, details
         worst = -np.inf if higher else np.inf
-        verdicts[name] = _verdict(worst if broken else estimate(values, patients, draws=1).value, rivals, higher)
+        verdicts[name] = _verdict(
+            worst if broken else estimate(values, patients, draws=1).value, rivals, higher
+        )
     return {name: verdict for name, verdict in verdicts.items() if verdict}
 
 
 def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The same from rows alone: the probability follows from both intervals, assuming independent normal errors."""
+    """The same from rows alone: the probability follows from both intervals, assuming independent
+    normal errors.
+    """
     verdicts = {}
     for name, row in model.items():
         higher, rivals = row["higher_is_better"], {}
@@ -49,9 +66,14 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
             probability = None
             if row["ci95"] and other["ci95"] and higher is not None:
                 gain = (row["value"] - other["value"]) * (1 if higher else -1)
-                errors = [(interval[1] - interval[0]) / (2 * 1.96) for interval in (row["ci95"], other["ci95"])]
+                errors = [
+                    (interval[1] - interval[0]) / (2 * 1.96)
+                    for interval in (row["ci95"], other["ci95"])
+                ]
                 error = float(np.hypot(*errors))
-                probability = NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
+                probability = (
+                    NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
+                )
             rivals[rival] = other["value"], {"probability": probability}
         verdicts[name] = None if higher is None else _verdict(row["value"], rivals, higher)
     return {name: verdict for name, verdict in verdicts.items() if verdict}
@@ -60,10 +82,16 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
 def _verdict(
     value: float | None, rivals: Mapping[str, tuple[float | None, dict[str, Any]]], higher: bool
 ) -> dict[str, Any] | None:
-    """The verdict against the best baseline, (value, details); under `without_pairs` that against those without."""
+    """The verdict against the best baseline, (value, details); under `without_pairs` that against
+    those without.
+    """
     verdicts = []
     for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
-        known = {name: mean for name, (mean, _) in rivals.items() if mean is not None and name not in left_out}
+        known = {
+            name: mean
+            for name, (mean, _) in rivals.items()
+            if mean is not None and name not in left_out
+        }
         best = (max if higher else min)(known, key=known.get, default=None)
         if best is None or value is None:
             verdicts.append(None)
@@ -74,23 +102,39 @@ def _verdict(
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the result as lines for a terminal: model, baselines, verdict; scores of the foreground are left out."""
+    """Yield the result as lines for a terminal: model, baselines, verdict; scores of the foreground
+    are left out.
+    """
     yield from (f"note     {said}" for said in result.get("split", {}).get("consequences", ()))
     if not result["metrics"]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
     for key, metrics in result["metrics"].items():
         title = title_of(key, result.get("domains", []))
-        shown = {metric: score for metric, score in metrics.items() if not metric.endswith(FOREGROUND)}
-        rows = {"model": metrics} | {name: rows[key] for name, rows in result["baselines"].items() if key in rows}
+        shown = {
+            metric: score for metric, score in metrics.items() if not metric.endswith(FOREGROUND)
+        }
+        rows = {"model": metrics} | {
+            name: rows[key] for name, rows in result["baselines"].items() if key in rows
+        }
         for name, row in rows.items():
-            cells = [f"{metric} {_cell(score)}" for metric, score in row.items() if not metric.endswith(FOREGROUND)]
+            cells = [
+                f"{metric} {_cell(score)}"
+                for metric, score in row.items()
+                if not metric.endswith(FOREGROUND)
+            ]
             for first in range(0, len(cells), CELLS):
                 head = (title, name) if first == 0 else ("", "")
-                yield f"score    {head[0]:<10} {head[1]:<14} {'   '.join(cells[first : first + CELLS])}"
+                yield (
+                    f"score    {head[0]:<10} {head[1]:<14}"
+                    f" {'   '.join(cells[first : first + CELLS])}"
+                )
         warnings = defaultdict(list)  # one line for all scores with the same warning
         for metric, score in shown.items():
             if score["value"] is None and "not-computed" in score["definition"]:
-                yield f"warning  {title}: {metric} {score['definition'].partition('/not-computed: ')[2]}"
+                yield (
+                    f"warning  {title}: {metric}"
+                    f" {score['definition'].partition('/not-computed: ')[2]}"
+                )
             if score.get("details", {}).get("warning"):
                 warnings[score["details"]["warning"]].append(metric)
         for warning, names in warnings.items():
@@ -99,46 +143,74 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
-            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure)
+            cells = "   ".join(
+                f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure
+            )
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
         judged = result["verdict"].get(key, {})
-        better = [name for name, verdict in judged.items() if verdict["better"] and verdict["probability"] is None]
+        better = [
+            name
+            for name, verdict in judged.items()
+            if verdict["better"] and verdict["probability"] is None
+        ]
         if better := [name for name in better if name in shown and shown[name]["n"] == 1]:
             yield f"note     {title}: better in {', '.join(better)}, of one patient: no probability"
         for metric, verdict in judged.items():
             if not verdict["better"] and metric in shown:
-                yield f"warning  {title}: the model does not beat {verdict['best_baseline']} in {metric}"
+                yield (
+                    f"warning  {title}: the model does not beat {verdict['best_baseline']} in"
+                    f" {metric}"
+                )
     yield from result.get("lines", ())
 
 
 def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:
-    """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else None."""
-    same = [name for name, row in rows.items() if row["value"] == rows.get(name + FOREGROUND, {}).get("value", -1)]
-    same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]  # perfect scores are equal
+    """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else
+    None.
+    """
+    same = [
+        name
+        for name, row in rows.items()
+        if row["value"] == rows.get(name + FOREGROUND, {}).get("value", -1)
+    ]
+    # perfect scores are equal
+    same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]
     if share <= MOST_FOREGROUND and not same:
         return None
     what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
     what += f", so that {', '.join(same)} are the same over both" * bool(same)
-    return f'{what}: look at data.intensity, or score the whole alone (evaluate.regions = ["whole"])'
+    return (
+        f'{what}: look at data.intensity, or score the whole alone (evaluate.regions = ["whole"])'
+    )
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:
-    """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not known."""
+    """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not
+    known.
+    """
     if key.endswith("_post") and domains:
         return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
     if key == "image" and domains:
         return f"{domains[0]} from noise"
     names, (source, _, target) = dict(zip("ab", domains, strict=False)), key.partition("_to_")
-    return f"{names.get(source, source)} -> {names.get(target, target)}" if names and target else key
+    return (
+        f"{names.get(source, source)} -> {names.get(target, target)}" if names and target else key
+    )
 
 
 def _cell(score: dict[str, Any]) -> str:
     if score["value"] is None:
         return "-"
     digits = 2 if score["unit"] == "dB" else 3
-    interval = f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]" if score["ci95"] else ""
+    interval = (
+        f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]" if score["ci95"] else ""
+    )
     images = f", {score['images']} images" if score.get("images", score["n"]) != score["n"] else ""
     units = score.get("in_units") or {}
-    own = f" = {units['value']:.4g} HU" if units.get("unit") == "HU" and units.get("value") is not None else ""
+    own = (
+        f" = {units['value']:.4g} HU"
+        if units.get("unit") == "HU" and units.get("value") is not None
+        else ""
+    )
     unit = f" {score['unit']}" if score["unit"] else ""
     return f"{score['value']:.{digits}f}{unit}{interval}{own} (n={score['n']}{images})"

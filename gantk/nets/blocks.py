@@ -1,4 +1,6 @@
-"""The layers that networks are made of, in 2-D and 3-D: convolutions, norms, upsampling, attention, initial weights."""
+"""The layers that networks are made of, in 2-D and 3-D: convolutions, norms, upsampling, attention,
+initial weights.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,17 @@ Padding = Literal["zeros", "reflect", "replicate"]
 
 
 class FitsOrFloat32:
-    """A convolution that computes in float32 on a CPU under autocast where its kernel is larger than the map.
+    """A convolution that computes in float32 on a CPU under autocast where its kernel is larger
+    than the map.
 
-    oneDNN's bfloat16 kernels go beyond their memory there: nan gradients, or a crash (torch 2.11 and 2.13, mostly 3-D).
+    oneDNN's bfloat16 kernels go beyond their memory there: nan gradients, or a crash (torch 2.11
+    and 2.13, mostly 3-D).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        fits = all(side >= kernel for side, kernel in zip(x.shape[2:], self.kernel_size, strict=True))
+        fits = all(
+            side >= kernel for side, kernel in zip(x.shape[2:], self.kernel_size, strict=True)
+        )
         rows = self._buffers.get("rows")
         if fits and rows is not None and _unchanged(self):
             return self._by_rows(x, rows)
@@ -41,10 +47,22 @@ class FitsOrFloat32:
         return y.to(kernels.precision(x))
 
     def fold(self, dtype: torch.dtype | None) -> None:
-        """Convert weights to `dtype`; prepare a layer with one output for `_by_rows`. See `fold_for_inference`."""
-        plain = self.groups == 1 and set(self.stride) == set(self.dilation) == {1} and self.padding_mode != "circular"
-        if self.out_channels == 1 and self.kernel_size[0] > 2 and plain and not isinstance(self.padding, str):
-            rows = self.weight.detach().transpose(0, 2)  # (kernel, inputs, 1, ...): each row an output of its own
+        """Convert weights to `dtype`; prepare a layer with one output for `_by_rows`. See
+        `fold_for_inference`.
+        """
+        plain = (
+            self.groups == 1
+            and set(self.stride) == set(self.dilation) == {1}
+            and self.padding_mode != "circular"
+        )
+        if (
+            self.out_channels == 1
+            and self.kernel_size[0] > 2
+            and plain
+            and not isinstance(self.padding, str)
+        ):
+            # (kernel, inputs, 1, ...): each row an output of its own
+            rows = self.weight.detach().transpose(0, 2)
             last = CHANNELS_LAST[rows.ndim - 2]
             rows = rows.to(dtype or rows.dtype).contiguous(memory_format=last)
             self.register_buffer("rows", rows, persistent=False)
@@ -53,7 +71,8 @@ class FitsOrFloat32:
     def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
         """Compute a single output as the sum of one output for each row of its kernel.
 
-        oneDNN computes 16 outputs even for one, so this is 5 times as fast for 7 rows, twice for 3. The sum is float32.
+        oneDNN computes 16 outputs even for one, so this is 5 times as fast for 7 rows, twice for 3.
+        The sum is float32.
         """
         convolve, padding = (F.conv2d if x.ndim == 4 else F.conv3d), self.padding
         if self.padding_mode != "zeros":
@@ -111,28 +130,45 @@ LARGE = 1 << 16  # positions up to which torch's norm kernels sum accurately on 
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int | None = None,
-    mode: Padding = "zeros", bias: bool = True, spectral: bool = False, groups: int = 1,
-) -> nn.Module:  # fmt: skip
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    mode: Padding = "zeros",
+    bias: bool = True,
+    spectral: bool = False,
+    groups: int = 1,
+) -> nn.Module:
     """A convolution; `padding` None keeps the size of a stride-1 convolution with an odd kernel."""
     if dims not in CONV:
-        raise UserError(f"networks work on images of 2 or 3 dimensions, not {dims}", where="data.dims", allowed="2, 3")
+        raise UserError(
+            f"networks work on images of 2 or 3 dimensions, not {dims}",
+            where="data.dims",
+            allowed="2, 3",
+        )
     padding = kernel // 2 if padding is None else padding
-    layer = CONV[dims](inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode, groups=groups)
+    layer = CONV[dims](
+        inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode, groups=groups
+    )
     return spectral_norm(layer) if spectral else layer
 
 
 class InstanceNorm(kernels.HasKernels, nn.Module):
-    """Normalises each channel of each image to mean 0 and variance 1 over its positions (Ulyanov et al., 2016).
+    """Normalises each channel of each image to mean 0 and variance 1 over its positions (Ulyanov et
+    al., 2016).
 
-    Statistics are float32 whatever the input's precision, in training and in evaluation alike, and one image never
-    influences another. `affine` adds a learned scale and offset per channel.
+    Statistics are float32 whatever the input's precision, in training and in evaluation alike, and
+    one image never influences another. `affine` adds a learned scale and offset per channel.
 
-    On a CPU it runs batch norm image by image: torch's own kernel copies channels-last input and takes 3
-    times as long (forward and backward of (4, 32, 96, 96) on 2 cores: 8.4 against 2.6 ms, 4.2 against 2.0 in bfloat16),
-    and its gradient is wrong for a single image if it arrives channels-last (torch 2.11 and 2.13). Over millions of
-    positions batch norm's kernel sums inaccurately, so inference sums in parts (see `moments`). A training step at
-    128^3 has a relative error of 8e-4 in float32.
+    On a CPU it runs batch norm image by image: torch's own kernel copies channels-last input and
+    takes 3 times as long (forward and backward of (4, 32, 96, 96) on 2 cores: 8.4 against 2.6 ms,
+    4.2 against 2.0 in bfloat16), and its gradient is wrong for a single image if it arrives
+    channels-last (torch 2.11 and 2.13). Over millions of positions batch norm's kernel sums
+    inaccurately, so inference sums in parts (see `moments`). A training step at 128^3 has a
+    relative error of 8e-4 in float32.
     """
 
     position_groups = 0  # see `statistics.groups`
@@ -141,7 +177,8 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
         super().__init__()
         self.channels, self.eps = channels, eps
         self.affine = affine
-        # Without a float32 scale, torch keeps the statistics of bfloat16 input in bfloat16: so there is always one.
+        # Without a float32 scale, torch keeps the statistics of bfloat16 input in bfloat16: so
+        # there is always one.
         for name, values in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
             if affine:
                 self.register_parameter(name, nn.Parameter(values))
@@ -164,12 +201,16 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's group norm; at inference on large images it sums in parts, more accurately (see `moments`)."""
+    """torch's group norm; at inference on large images it sums in parts, more accurately (see
+    `moments`).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not kernels.usable(x) or x.shape[2:].numel() <= LARGE or torch.is_grad_enabled():
             return super().forward(x)
-        return _image_by_image(x, lambda image: normalised(self, image, moments(image, self.num_groups)))
+        return _image_by_image(
+            x, lambda image: normalised(self, image, moments(image, self.num_groups))
+        )
 
 
 def _image_by_image(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
@@ -178,7 +219,8 @@ def _image_by_image(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> nn.Module:
-    """A normalisation layer; `affine` is for instance norm only, batch and group norm always learn scale and offset.
+    """A normalisation layer; `affine` is for instance norm only, batch and group norm always learn
+    scale and offset.
 
     "group" makes 32 groups, or the largest smaller number that divides the channels.
     """
@@ -187,7 +229,9 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
     if kind == "batch":
         return BATCH_NORM[dims](channels)
     if kind == "group":
-        return GroupNorm(max(g for g in range(1, min(32, channels) + 1) if channels % g == 0), channels)
+        return GroupNorm(
+            max(g for g in range(1, min(32, channels) + 1) if channels % g == 0), channels
+        )
     if kind == "none":
         return nn.Identity()
     raise _unknown("norm", kind, get_args(NormKind))
@@ -201,16 +245,21 @@ class ReLU(kernels.HasKernels, nn.ReLU):
 
 
 class ResizeConv(kernels.HasKernels, nn.Module):
-    """Doubles the size by repeating or interpolating pixels, then convolves 3x3: no checkerboard (Odena et al., 2016).
+    """Doubles the size by repeating or interpolating pixels, then convolves 3x3: no checkerboard
+    (Odena et al., 2016).
 
-    Repeating pixels and convolving 3x3 is, to the last border pixel, a transposed convolution of stride 2 whose 4x4
-    kernel is the 3x3 kernel summed over the pixels that are repeated: 4 instead of 9 products a pixel (2-D; 8 instead
-    of 27 in 3-D), about twice as fast. Small maps, where summing costs more than that saves, are done step by step.
+    Repeating pixels and convolving 3x3 is, to the last border pixel, a transposed convolution of
+    stride 2 whose 4x4 kernel is the 3x3 kernel summed over the pixels that are repeated: 4 instead
+    of 9 products a pixel (2-D; 8 instead of 27 in 3-D), about twice as fast. Small maps, where
+    summing costs more than that saves, are done step by step.
     """
 
-    indivisible = True  # see `gantk.inference.receptive_field`: it does more than call its convolution
+    # see `gantk.inference.receptive_field`: it does more than call its convolution
+    indivisible = True
 
-    def __init__(self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True):
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True
+    ):
         super().__init__()
         self.linear = linear
         self.conv = conv(dims, inputs, outputs, 3, bias=bias)
@@ -246,7 +295,9 @@ def summed_kernel(weight: Tensor) -> Tensor:
 
 
 def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool = True) -> nn.Module:
-    """Doubles every side: "resize" nearest + 3x3, "linear" interpolated + 3x3, "transpose" a 4x4 of stride 2."""
+    """Doubles every side: "resize" nearest + 3x3, "linear" interpolated + 3x3, "transpose" a 4x4 of
+    stride 2.
+    """
     if kind == "transpose":
         return CONV_TRANSPOSE[dims](inputs, outputs, 4, 2, 1, bias=bias)
     if kind in ("resize", "linear"):
@@ -257,8 +308,8 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
 def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Prepare a network for inference only, in place; returns it. Results differ by rounding.
 
-    Computes once what each call would repeat: weights in autocast's `dtype` (None: unchanged), and summed kernels. If
-    weights are replaced later, results are right, but no faster than before.
+    Computes once what each call would repeat: weights in autocast's `dtype` (None: unchanged), and
+    summed kernels. If weights are replaced later, results are right, but no faster than before.
     """
     if hasattr(module, "parametrizations"):  # spectral norm computes its weight at each call
         return module
@@ -274,7 +325,11 @@ def fold_for_inference(module: nn.Module, dtype: torch.dtype | None = None) -> n
 
 def _to_precision(layer: nn.Module, dtype: torch.dtype | None) -> None:
     for name, values in list(layer.named_parameters(recurse=False)):
-        setattr(layer, name, nn.Parameter(values.detach().to(dtype or values.dtype), requires_grad=False))
+        setattr(
+            layer,
+            name,
+            nn.Parameter(values.detach().to(dtype or values.dtype), requires_grad=False),
+        )
     layer.folded = layer.weight, layer.weight._version
 
 
@@ -285,7 +340,9 @@ def _unchanged(layer: nn.Module) -> bool:
 
 
 def output_activation(kind: OutputKind) -> nn.Module:
-    """The activation after the last layer: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" leaves values unchanged."""
+    """The activation after the last layer: "tanh" to [-1, 1], "sigmoid" to [0, 1], "none" leaves
+    values unchanged.
+    """
     activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
     if kind not in activations:
         raise _unknown("activation_out", kind, activations)
@@ -298,9 +355,13 @@ def _unknown(option: str, value: object, allowed: Iterable[str]) -> UserError:
 
 
 def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
-    """Convolutions N(0, gain), batch norm scales N(1, gain), offsets 0 (Radford et al., 2016, section 3)."""
+    """Convolutions N(0, gain), batch norm scales N(1, gain), offsets 0 (Radford et al., 2016,
+    section 3).
+    """
     for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)):
+        if isinstance(
+            layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+        ):
             weight = getattr(getattr(layer, "parametrizations", None), "weight", None)
             nn.init.normal_(weight.original if weight is not None else layer.weight, 0.0, gain)
             if layer.bias is not None:
@@ -312,13 +373,19 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
 
 
 def batch_independent(module: nn.Module) -> bool:
-    """Whether a batch of N gives the results of N single passes: no layer mixes the images of a batch."""
+    """Whether a batch of N gives the results of N single passes: no layer mixes the images of a
+    batch.
+    """
     batch_norm = nn.modules.batchnorm._BatchNorm
-    return not any(isinstance(m, batch_norm) or getattr(m, "mixes_batch", False) for m in module.modules())
+    return not any(
+        isinstance(m, batch_norm) or getattr(m, "mixes_batch", False) for m in module.modules()
+    )
 
 
 class Network(nn.Module):
-    """Base class of networks: tells whether images of a batch are independent, so that passes may be joined."""
+    """Base class of networks: tells whether images of a batch are independent, so that passes may
+    be joined.
+    """
 
     @property
     def batch_independent(self) -> bool:
@@ -335,7 +402,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def channels_last(x: Tensor) -> Tensor:
     """`x` with channels-last strides, even with one channel, where both layouts are the same bytes.
 
-    torch would treat them as channels-first: the first convolution returns that, and every later one converts back.
+    torch would treat them as channels-first: the first convolution returns that, and every later
+    one converts back.
     """
     if x.shape[1] == 1 and x.is_contiguous():
         return x.reshape(len(x), *x.shape[2:], 1).movedim(-1, 1)
@@ -343,15 +411,25 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def in_layout_of(network: nn.Module, x: Tensor) -> Tensor:
-    """`x` in channels-last if the network's kernels are, so that one `.to(memory_format=...)` sets both."""
+    """`x` in channels-last if the network's kernels are, so that one `.to(memory_format=...)` sets
+    both.
+    """
     last = CHANNELS_LAST[x.ndim - 2]
-    kernels = (p for p in network.parameters() if p.ndim == x.ndim and p.shape[1] > 1 and p.shape[2] > 1)
+    kernels = (
+        p for p in network.parameters() if p.ndim == x.ndim and p.shape[1] > 1 and p.shape[2] > 1
+    )
     kernel = next(kernels, None)
-    return channels_last(x) if kernel is not None and kernel.is_contiguous(memory_format=last) else x
+    return (
+        channels_last(x) if kernel is not None and kernel.is_contiguous(memory_format=last) else x
+    )
 
 
-def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, remedy: str) -> None:
-    """Raises a UserError with the nearest sizes that work unless every side is a multiple and large enough."""
+def require_size(
+    size: tuple[int, ...], multiple: int, smallest: int, who: str, remedy: str
+) -> None:
+    """Raises a UserError with the nearest sizes that work unless every side is a multiple and large
+    enough.
+    """
     if all(side % multiple == 0 and side >= smallest for side in size):
         return
 
@@ -360,17 +438,21 @@ def require_size(size: tuple[int, ...], multiple: int, smallest: int, who: str, 
 
     around = [[near(side) for side in size], [near(side + multiple - 1) for side in size]]
     nearest = dict.fromkeys(map(str, around))
-    rule = f"each side at least {smallest}" + (f" and a multiple of {multiple}" if multiple > 1 else "")
+    rule = f"each side at least {smallest}" + (
+        f" and a multiple of {multiple}" if multiple > 1 else ""
+    )
     what = f"{who} cannot take images of {' x '.join(map(str, size))}"
     remedy = f"Set data.size = {' or '.join(nearest)}, or {remedy}"
     raise UserError(what, where="data.size", allowed=rule, remedy=remedy)
 
 
 def doublings(size: tuple[int, ...], who: str) -> int:
-    """How often a map is doubled to become an image of `size`: the most that leave it whole sides of 4 pixels or more.
+    """How often a map is doubled to become an image of `size`: the most that leave it whole sides
+    of 4 pixels or more.
 
-    3 times at 32 px, 4 at 64, 5 at 128. UserError with the nearest sizes where its shortest side would be longer than
-    16: a linear layer from a code to so large a map, or from the map to a code, has too many weights.
+    3 times at 32 px, 4 at 64, 5 at 128. UserError with the nearest sizes where its shortest side
+    would be longer than 16: a linear layer from a code to so large a map, or from the map to a
+    code, has too many weights.
     """
     shortest, remedy = max(min(size), 8), "train on parts of the images (data.patch)"
     require_size(size, 2 ** max(1, ceil(log2(shortest / 16))), 8, who, remedy)
@@ -379,11 +461,13 @@ def doublings(size: tuple[int, ...], who: str) -> int:
 
 
 class SelfAttention(nn.Module):
-    """Adds to each position of a map an attention-weighted sum over all positions (Zhang et al., 2019, section 3).
+    """Adds to each position of a map an attention-weighted sum over all positions (Zhang et al.,
+    2019, section 3).
 
-    (N, channels, *size) to the same shape: x + gain * o(x), where o weights all positions' values by the softmax of
-    query times key (equation 1) and projects them back (equation 2). Queries and keys have channels // 8 filters,
-    values channels // 2; the gain starts at 0 (equation 3). Time grows with the square of the position count.
+    (N, channels, *size) to the same shape: x + gain * o(x), where o weights all positions' values
+    by the softmax of query times key (equation 1) and projects them back (equation 2). Queries and
+    keys have channels // 8 filters, values channels // 2; the gain starts at 0 (equation 3). Time
+    grows with the square of the position count.
     """
 
     def __init__(self, dims: int, channels: int):
@@ -396,13 +480,18 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (layer(x).flatten(2).mT.unsqueeze(1) for layer in (self.query, self.key, self.value))
-        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, positions, half); unscaled
+        query, key, value = (
+            layer(x).flatten(2).mT.unsqueeze(1) for layer in (self.query, self.key, self.value)
+        )
+        # (N, 1, positions, half); unscaled
+        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return x + self.gain * self.out(found.squeeze(1).mT.unflatten(2, x.shape[2:]))
 
 
 def check_levels(attention: Collection[int], least: int, most: int, why: str = "") -> None:
-    """UserError unless every level (number of halvings) of `attention` lies between `least` and `most`."""
+    """UserError unless every level (number of halvings) of `attention` lies between `least` and
+    `most`.
+    """
     for level in attention:
         if not least <= level <= most:
             what = f"self-attention cannot stand where the size is halved {level} times"
@@ -410,7 +499,8 @@ def check_levels(attention: Collection[int], least: int, most: int, why: str = "
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Normalise each position's feature vector of (N, C, ...) to a mean square of 1 (Karras et al. 2018, section 4.2).
+    """Normalise each position's feature vector of (N, C, ...) to a mean square of 1 (Karras et al.
+    2018, section 4.2).
 
     The mean square is computed in float32 at any input precision.
     """
@@ -420,13 +510,16 @@ def pixel_norm(x: Tensor) -> Tensor:
 def one_hot(label: Tensor, classes: int) -> Tensor:
     """Labels (N,) as rows (N, classes) of one True each.
 
-    torch's one_hot checks the range of labels on the CPU, which synchronises; here a label out of range has no True.
+    torch's one_hot checks the range of labels on the CPU, which synchronises; here a label out of
+    range has no True.
     """
     return label[:, None] == torch.arange(classes, device=label.device)
 
 
 def with_class(x: Tensor, label: Tensor | None, classes: int) -> Tensor:
-    """`x` (N, C, ...) with one more channel for each class, 1 for the label's own and 0 for others; 0 classes: `x`."""
+    """`x` (N, C, ...) with one more channel for each class, 1 for the label's own and 0 for others;
+    0 classes: `x`.
+    """
     if not classes:
         return x
     planes = one_hot(label, classes).to(x.dtype)[(..., *[None] * (x.ndim - 2))]

@@ -11,19 +11,39 @@ from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
 from gantk.plugin.spec import Width
 
-# Number of 4x4 convolutions, all but the last two of stride 2 -> side of the patch that one logit sees.
+# Number of 4x4 convolutions, all but the last two of stride 2 -> side of the patch that one logit
+# sees.
 RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
 
 
 def halvings(
-    dims: int, inputs: int, filters: list[int], strides: list[int], norm: NormKind, affine: bool, spectral: bool
+    dims: int,
+    inputs: int,
+    filters: list[int],
+    strides: list[int],
+    norm: NormKind,
+    affine: bool,
+    spectral: bool,
 ) -> list[nn.Module]:
-    """4x4 convolutions with leaky ReLUs and, but for the first, norms; a first one of stride 1 is 3x3."""
+    """4x4 convolutions with leaky ReLUs and, but for the first, norms; a first one of stride 1 is
+    3x3.
+    """
     layers: list[nn.Module] = []
     for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
         bias = norm == "none" or level == 0  # a norm would subtract the offset again
         kernel = 3 if stride == 1 and level == 0 else 4
-        layers.append(b.conv(dims, inputs, outputs, kernel, stride=stride, padding=1, bias=bias, spectral=spectral))
+        layers.append(
+            b.conv(
+                dims,
+                inputs,
+                outputs,
+                kernel,
+                stride=stride,
+                padding=1,
+                bias=bias,
+                spectral=spectral,
+            )
+        )
         layers += [b.norm(norm, outputs, dims, affine=affine)] if level else []
         layers.append(nn.LeakyReLU(0.2, inplace=True))
         inputs = outputs
@@ -31,11 +51,13 @@ def halvings(
 
 
 class PatchGAN(b.Network):
-    """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017, section 6.1.2).
+    """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017,
+    section 6.1.2).
 
-    (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide; the smallest image is
-    3 x 2**(layers - 2) pixels a side (24 for the usual 70-pixel patch, which has 5 convolutions). Filters double from
-    `width` up to 8 x width. The first and the last convolution are not normalised.
+    (N, in_channels, *size) to (N, 1, *patches). A patch is `receptive_field` pixels wide; the
+    smallest image is 3 x 2**(layers - 2) pixels a side (24 for the usual 70-pixel patch, which has
+    5 convolutions). Filters double from `width` up to 8 x width. The first and the last convolution
+    are not normalised.
     """
 
     def __init__(
@@ -45,26 +67,42 @@ class PatchGAN(b.Network):
         *,
         width: Width = 64,  # filters of the first convolution
         receptive_field: Literal[16, 34, 70, 142, 286] = 70,  # side of a patch in pixels
-        layers: Literal[3, 4, 5, 6, 7, 8, 9, 10, 11, 12] | None = None,  # convolutions; overrules receptive_field
-        norm: NormKind = "instance",  # "none" is usual with spectral; "batch" mixes the images of a batch
+        # convolutions; overrules receptive_field
+        layers: Literal[3, 4, 5, 6, 7, 8, 9, 10, 11, 12] | None = None,
+        # "none" is usual with spectral; "batch" mixes the images of a batch
+        norm: NormKind = "instance",
         affine: bool = False,  # learned scale and offset in instance norm
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
-        coordinates: bool = False,  # add positions as channels, from -1 to 1 along each axis (Liu et al., 2018)
+        # add positions as channels, from -1 to 1 along each axis (Liu et al., 2018)
+        coordinates: bool = False,
     ):
         super().__init__()
-        layers = layers or {field: count for count, field in RECEPTIVE_FIELDS.items()}[receptive_field]
+        layers = (
+            layers or {field: count for count, field in RECEPTIVE_FIELDS.items()}[receptive_field]
+        )
         self.convolutions, self.coordinates = layers, coordinates
         filters = [width * min(2**level, 8) for level in range(layers - 1)]
         inputs = in_channels + (dims if coordinates else 0)
         parts = halvings(dims, inputs, filters, [2] * (layers - 2) + [1], norm, affine, spectral)
-        self.layers = nn.Sequential(*parts, b.conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral))
+        self.layers = nn.Sequential(
+            *parts, b.conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral)
+        )
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError if an image is too small for one patch."""
-        smallest = 3 * 2 ** (self.convolutions - 2)  # all but two convolutions halve it, those take a pixel each
-        fitting = [str(field) for count, field in RECEPTIVE_FIELDS.items() if 3 * 2 ** (count - 2) <= min(size)]
-        remedy = f"set the discriminator's receptive_field = {' or '.join(fitting)}" if fitting else "use larger images"
+        # all but two convolutions halve it, those take a pixel each
+        smallest = 3 * 2 ** (self.convolutions - 2)
+        fitting = [
+            str(field)
+            for count, field in RECEPTIVE_FIELDS.items()
+            if 3 * 2 ** (count - 2) <= min(size)
+        ]
+        remedy = (
+            f"set the discriminator's receptive_field = {' or '.join(fitting)}"
+            if fitting
+            else "use larger images"
+        )
         b.require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +110,11 @@ class PatchGAN(b.Network):
 
 
 def with_coordinates(x: Tensor) -> Tensor:
-    """`x` with an extra channel for each axis that runs from -1 to 1 along it (CoordConv, Liu et al., 2018)."""
+    """`x` with an extra channel for each axis that runs from -1 to 1 along it (CoordConv, Liu et
+    al., 2018).
+    """
     n, _, *size = x.shape
     lines = [torch.linspace(-1.0, 1.0, side, device=x.device, dtype=x.dtype) for side in size]
-    return torch.cat([x, torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)], 1)
+    return torch.cat(
+        [x, torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(n, -1, *size)], 1
+    )

@@ -1,8 +1,10 @@
-"""CPU kernels faster than torch's: convolutions of small maps or with one output as products, ReLU in bfloat16.
+"""CPU kernels faster than torch's: convolutions of small maps or with one output as products, ReLU
+in bfloat16.
 
-oneDNN reorders the weights at every call, and their gradient: most of the time for a map of few positions. Forward and
-backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3 images of 8 x 8 pixels and 13 ms on 2 x 2; as
-matrix products with the weights as they are, 9 and 4 ms. oneDNN computes 16 outputs even for one.
+oneDNN reorders the weights at every call, and their gradient: most of the time for a map of few
+positions. Forward and backward of 512 x 512 weights of 4x4, bfloat16, one core, take 18 ms on 3
+images of 8 x 8 pixels and 13 ms on 2 x 2; as matrix products with the weights as they are, 9 and 4
+ms. oneDNN computes 16 outputs even for one.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}  # by the number of spatial dimensions
-HEAVY = 4096  # weights per position of the smaller map, over all images, from which a matrix product is used
+# by the number of spatial dimensions
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+# weights per position of the smaller map, over all images, from which a matrix product is used
+HEAVY = 4096
 TAPS = range(17, 65)  # taps of a kernel with one output for which a matrix product is used
 STRIP = 32  # rows of the weights per product, see `_in_strips`
-FEW = {True: 16, False: 256}  # positions up to which products are float32, on CPUs that multiply bfloat16 and others
+# positions up to which products are float32, on CPUs that multiply bfloat16 and others
+FEW = {True: 16, False: 256}
 
 
 class HasKernels:
@@ -32,7 +37,9 @@ class HasKernels:
 
 
 def use_kernels(module: nn.Module, on: bool) -> nn.Module:
-    """Turn gantk's own kernels in a network on, or off (torch's modules compute all); returns the network."""
+    """Turn gantk's own kernels in a network on, or off (torch's modules compute all); returns the
+    network.
+    """
     for part in module.modules():
         if isinstance(part, HasKernels):
             part.kernels = on
@@ -40,8 +47,14 @@ def use_kernels(module: nn.Module, on: bool) -> nn.Module:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether gantk's own kernels apply: `x` is on a CPU, and neither torch.compile nor ONNX export is tracing."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
+    """Whether gantk's own kernels apply: `x` is on a CPU, and neither torch.compile nor ONNX export
+    is tracing.
+    """
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
+    )
 
 
 def precision(x: Tensor) -> torch.dtype:
@@ -51,11 +64,13 @@ def precision(x: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a large map (N, C, *large), one for each position of a small map (N, D, *small).
+    """The windows of a large map (N, C, *large), one for each position of a small map (N, D,
+    *small).
 
-    A convolution goes from the large map to the small one, a transposed convolution and gradients the other way. The
-    weights (D, C, *kernel) are a matrix (D, taps x C), in the order in which channels-last weights lie in memory. Taps
-    that only cover the zero padding are left out: of a 4x4 kernel on 2x2 pixels just the inner 2x2 count.
+    A convolution goes from the large map to the small one, a transposed convolution and gradients
+    the other way. The weights (D, C, *kernel) are a matrix (D, taps x C), in the order in which
+    channels-last weights lie in memory. Taps that only cover the zero padding are left out: of a
+    4x4 kernel on 2x2 pixels just the inner 2x2 count.
     """
 
     large: tuple[int, ...]
@@ -71,15 +86,20 @@ class Windows:
         return [slice(max(0, p - s * (few - 1)), min(k, many + p)) for many, few, k, s, p in axes]
 
     def matrix(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weights as a matrix (D, taps x C); a view if no tap is left out and the data type is right."""
+        """The weights as a matrix (D, taps x C); a view if no tap is left out and the data type is
+        right.
+        """
         return weight.movedim(1, -1)[(slice(None), *self.taps)].to(dtype).flatten(1)
 
     def weights(self, matrix: Tensor, like: Tensor) -> Tensor:
-        """The inverse of `matrix`: weights (D, C, *kernel) in the layout of `like`, 0 for taps that are left out."""
+        """The inverse of `matrix`: weights (D, C, *kernel) in the layout of `like`, 0 for taps that
+        are left out.
+        """
         sides = [taps.stop - taps.start for taps in self.taps]
         block = matrix.unflatten(1, (*sides, -1)).movedim(-1, 1)
         if sides == list(self.kernel) and block.stride() == like.stride():
-            return block.to(like.dtype).detach()  # autograd adds to it in place as long as it is no view
+            # autograd adds to it in place as long as it is no view
+            return block.to(like.dtype).detach()
         whole = torch.zeros_like(like)
         whole[(slice(None), slice(None), *self.taps)] = block
         return whole
@@ -97,27 +117,41 @@ class Windows:
         windows = x.as_strided(shape, strides, x.storage_offset() + starts)
         if c > 1:
             return windows.reshape(-1, prod(sides) * c)
-        taps = range(1 + len(axes), 1 + 2 * len(axes))  # one channel: rows of pixels are longer than rows of taps
-        return windows.squeeze(-1).permute(*taps, *range(1 + len(axes))).reshape(prod(sides), -1).t()
+        # one channel: rows of pixels are longer than rows of taps
+        taps = range(1 + len(axes), 1 + 2 * len(axes))
+        return (
+            windows.squeeze(-1).permute(*taps, *range(1 + len(axes))).reshape(prod(sides), -1).t()
+        )
 
-    def fold(self, windows: Tensor, n: int, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+    def fold(
+        self, windows: Tensor, n: int, dtype: torch.dtype, bias: Tensor | None = None
+    ) -> Tensor:
         """Sum overlapping windows and `bias`, in float32: the large map (N, C, *large) in `dtype`."""
         sides = [taps.stop - taps.start for taps in self.taps]
         windows = windows.unflatten(1, (*sides, -1)).unflatten(0, (n, *self.small))
         first = 1 + len(self.small)
         whole = [many + 2 * p for many, p in zip(self.large, self.padding, strict=True)]
-        out = windows.new_zeros(n, *whole, windows.shape[-1], dtype=torch.promote_types(windows.dtype, torch.float32))
+        out = windows.new_zeros(
+            n, *whole, windows.shape[-1], dtype=torch.promote_types(windows.dtype, torch.float32)
+        )
         out = out if bias is None else out.add_(bias)
         for tap in combinations(*map(range, sides)):
             axes = zip(tap, self.taps, self.stride, self.small, strict=True)
-            places = [slice(i + taps.start, i + taps.start + s * (few - 1) + 1, s) for i, taps, s, few in axes]
+            places = [
+                slice(i + taps.start, i + taps.start + s * (few - 1) + 1, s)
+                for i, taps, s, few in axes
+            ]
             out[(slice(None), *places)] += windows[(*[slice(None)] * first, *tap)]
         inner = [slice(p, p + many) for p, many in zip(self.padding, self.large, strict=True)]
-        return blank(n, out.shape[-1], self.large, dtype).copy_(out[(slice(None), *inner)].movedim(-1, 1))
+        return blank(n, out.shape[-1], self.large, dtype).copy_(
+            out[(slice(None), *inner)].movedim(-1, 1)
+        )
 
 
 def blank(n: int, channels: int, size: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialised channels-last map: a Function's result must be no view, or it cannot be changed in place."""
+    """An uninitialised channels-last map: a Function's result must be no view, or it cannot be
+    changed in place.
+    """
     return torch.empty(n, channels, *size, dtype=dtype, memory_format=CHANNELS_LAST[len(size)])
 
 
@@ -126,7 +160,9 @@ def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.movedim(1, -1).reshape(-1, x.shape[1]).to(dtype)
 
 
-def gather(unfolded: Tensor, matrix: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+def gather(
+    unfolded: Tensor, matrix: Tensor, bias: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Multiply windows of the large map by the weights: a convolution's rows of the small map."""
     if _in_strips(unfolded, matrix):
         y = torch.cat([unfolded @ strip.t() for strip in matrix.split(STRIP)], 1, out=out)
@@ -137,7 +173,9 @@ def gather(unfolded: Tensor, matrix: Tensor, bias: Tensor | None = None, out: Te
 
 
 def spread(small: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply rows of the small map by the weights: the windows that a transposed convolution sums."""
+    """Multiply rows of the small map by the weights: the windows that a transposed convolution
+    sums.
+    """
     if _in_strips(small, matrix):
         y = small.new_zeros(len(small), matrix.shape[1])
         for part, strip in zip(small.split(STRIP, 1), matrix.split(STRIP), strict=True):
@@ -148,28 +186,44 @@ def spread(small: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _in_strips(few: Tensor, matrix: Tensor) -> bool:
-    """Whether to multiply by a few rows of the weights at a time, in memory order: twice as fast in float32."""
+    """Whether to multiply by a few rows of the weights at a time, in memory order: twice as fast in
+    float32.
+    """
     return few.dtype == torch.float32 and len(few) <= FEW[True] and len(matrix) > STRIP
 
 
 def weight_gradient(windows: Windows, small: Tensor, unfolded: Tensor, like: Tensor) -> Tensor:
-    """The gradient of the weights from the small map's rows and the large map's windows, one of them a gradient."""
-    if len(small) <= 2 * FEW[multiplies_bfloat16()]:  # bfloat16 would be converted to float32 afterwards
-        small, unfolded = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (small, unfolded))
+    """The gradient of the weights from the small map's rows and the large map's windows, one of
+    them a gradient.
+    """
+    # bfloat16 would be converted to float32 afterwards
+    if len(small) <= 2 * FEW[multiplies_bfloat16()]:
+        small, unfolded = (
+            x.to(torch.promote_types(x.dtype, torch.float32)) for x in (small, unfolded)
+        )
     return windows.weights(small.t() @ unfolded, like)
 
 
 @lru_cache(maxsize=1)
 def multiplies_bfloat16() -> bool:
-    """Whether the CPU has AMX or AVX512-BF16: without, products in float32 are as fast and need no conversion."""
-    return any(getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("amx_tile", "avx512_bf16"))
+    """Whether the CPU has AMX or AVX512-BF16: without, products in float32 are as fast and need no
+    conversion.
+    """
+    return any(
+        getattr(torch.cpu, f"_is_{name}_supported", lambda: False)()
+        for name in ("amx_tile", "avx512_bf16")
+    )
 
 
 class Product(Function):
-    """A convolution, as a matrix product, from the large map to the small one or, if `transposed`, the other way."""
+    """A convolution, as a matrix product, from the large map to the small one or, if `transposed`,
+    the other way.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, transposed: bool) -> Tensor:
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, transposed: bool
+    ) -> Tensor:
         dtype = precision(x)
         few = len(x) * prod(windows.small) <= FEW[multiplies_bfloat16()]
         inner = torch.float32 if few and weight.dtype == torch.float32 else dtype  # of the product
@@ -195,10 +249,14 @@ class Product(Function):
         gradients: list[Tensor | None] = [None] * 5
         small, large = (x, gradient) if ctx.transposed else (gradient, x)
         with torch.autocast("cpu", enabled=False):
-            unfolded = windows.unfold(large.to(matrix.dtype)) if ctx.transposed or of_weight else None
+            unfolded = (
+                windows.unfold(large.to(matrix.dtype)) if ctx.transposed or of_weight else None
+            )
             small = rows(small, matrix.dtype) if of_weight or not ctx.transposed else None
             if of_x and ctx.transposed:
-                made = gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1)
+                made = (
+                    gather(unfolded, matrix).unflatten(0, (len(x), *windows.small)).movedim(-1, 1)
+                )
                 gradients[0] = made.to(x.dtype)
             elif of_x:
                 gradients[0] = windows.fold(spread(small, matrix), len(x), x.dtype)
@@ -210,20 +268,30 @@ class Product(Function):
 
 
 def differentiable(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again, as a gradient penalty needs: torch's own, in float32."""
+    """Gradients that can be differentiated again, as a gradient penalty needs: torch's own, in
+    float32.
+    """
     inputs = ctx.saved_tensors[:3]
-    wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+    wanted = [
+        tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed
+    ]
     with torch.autocast("cpu", enabled=False):
-        x, weight, bias = (None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs)
-        y = torchs(x, ctx.transposed)(x, weight, bias, stride=ctx.windows.stride, padding=ctx.windows.padding)
+        x, weight, bias = (
+            None if t is None else t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs
+        )
+        y = torchs(x, ctx.transposed)(
+            x, weight, bias, stride=ctx.windows.stride, padding=ctx.windows.padding
+        )
         found = iter(torch.autograd.grad(y, wanted, gradient.to(y.dtype), create_graph=True))
     return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
 
 
 class Offset(Function):
-    """Returns `y`, to which `bias` has been added already; its backward computes the gradient of the bias.
+    """Returns `y`, to which `bias` has been added already; its backward computes the gradient of
+    the bias.
 
-    oneDNN takes three times as long for that as for the rest of a transposed convolution's backward pass.
+    oneDNN takes three times as long for that as for the rest of a transposed convolution's backward
+    pass.
     """
 
     @staticmethod
@@ -234,7 +302,9 @@ class Offset(Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        return gradient, offset_gradient(gradient, *ctx.saved_tensors) if ctx.needs_input_grad[1] else None
+        return gradient, (
+            offset_gradient(gradient, *ctx.saved_tensors) if ctx.needs_input_grad[1] else None
+        )
 
 
 def offset_gradient(gradient: Tensor, bias: Tensor) -> Tensor:
@@ -243,7 +313,9 @@ def offset_gradient(gradient: Tensor, bias: Tensor) -> Tensor:
 
 
 def as_bits(x: Tensor) -> bool:
-    """Whether ReLU treats a map as integers: torch's converts bfloat16 to float32 and takes 2 to 5 times as long."""
+    """Whether ReLU treats a map as integers: torch's converts bfloat16 to float32 and takes 2 to 5
+    times as long.
+    """
     return x.dtype == torch.bfloat16 and x.numel() >= 1 << 15 and usable(x)
 
 
@@ -256,7 +328,9 @@ def rectified_gradient(gradient: Tensor, y: Tensor) -> Tensor:
 
 
 class Rectified(Function):
-    """ReLU in place that keeps nan: as an integer, -infinity is -128, and smaller ones are the numbers below 0."""
+    """ReLU in place that keeps nan: as an integer, -infinity is -128, and smaller ones are the
+    numbers below 0.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -271,24 +345,43 @@ class Rectified(Function):
 
 
 def convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Tensor:
     """A convolution: a matrix product where that is faster, else torch's."""
     kernel, large = tuple(weight.shape[2:]), tuple(x.shape[2:])
-    small = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True))
+    small = tuple(
+        (n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True)
+    )
     if usable(x) and x.stride(1) == 1:
         if heavy(weight, len(x) * prod(small)):
-            return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), False)
+            return Product.apply(
+                x, weight, bias, Windows(large, small, kernel, stride, padding), False
+            )
         around = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
-        if weight.shape[0] == 1 and prod(kernel) in TAPS and set(stride) == {1} and min(around) >= 0:
+        if (
+            weight.shape[0] == 1
+            and prod(kernel) in TAPS
+            and set(stride) == {1}
+            and min(around) >= 0
+        ):
             # With a flipped kernel it is a transposed convolution.
             turned = weight.transpose(0, 1).flip(*range(2, weight.ndim))
-            return Product.apply(x, turned, bias, Windows(small, large, kernel, stride, around), True)
+            return Product.apply(
+                x, turned, bias, Windows(small, large, kernel, stride, around), True
+            )
     return torchs(x)(x, weight, bias, stride, padding)
 
 
 def transposed_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Tensor:
     """A transposed convolution: a matrix product where that is faster, else torch's."""
     kernel, small = tuple(weight.shape[2:]), tuple(x.shape[2:])
@@ -297,7 +390,9 @@ def transposed_convolution(
     if usable(x) and x.stride(1) == 1:
         narrow = weight.shape[1] == 1 and prod(kernel) < TAPS.stop
         if narrow or heavy(weight, len(x) * prod(small), HEAVY // 2):  # oneDNN is slower at these
-            return Product.apply(x, weight, bias, Windows(large, small, kernel, stride, padding), True)
+            return Product.apply(
+                x, weight, bias, Windows(large, small, kernel, stride, padding), True
+            )
     transposed = torchs(x, transposed=True)
     if bias is None or not usable(x):
         return transposed(x, weight, bias, stride, padding)
@@ -311,13 +406,24 @@ def torchs(x: Tensor, transposed: bool = False) -> Callable[..., Tensor]:
 
 
 def framed(x: Tensor, around: list[int], mode: str) -> Tensor:
-    """Pad `x` in the data type of its convolution: under autocast on a CPU, torch would pad in float32."""
+    """Pad `x` in the data type of its convolution: under autocast on a CPU, torch would pad in
+    float32.
+    """
     x = x.to(precision(x))
     with torch.autocast("cpu", enabled=False):
         y = F.pad(x, around, mode=mode)
-    return y.view(len(y), *y.shape[2:], 1).movedim(-1, 1) if x.shape[1] == 1 and x.stride(1) == 1 else y
+    return (
+        y.view(len(y), *y.shape[2:], 1).movedim(-1, 1)
+        if x.shape[1] == 1 and x.stride(1) == 1
+        else y
+    )
 
 
 def heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:
-    """Whether there are so many weights, for so few positions, that reordering them is most of the time."""
-    return weight.numel() >= (HEAVY if least is None else least) * positions and weight.movedim(1, -1).is_contiguous()
+    """Whether there are so many weights, for so few positions, that reordering them is most of the
+    time.
+    """
+    return (
+        weight.numel() >= (HEAVY if least is None else least) * positions
+        and weight.movedim(1, -1).is_contiguous()
+    )

@@ -24,22 +24,43 @@ def weights_file(name: str) -> Path | None:
 
 
 def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
-    """Read a file's tensors by name, without running code in it; of nested dicts, the largest one of tensors."""
+    """Read a file's tensors by name, without running code in it; of nested dicts, the largest one
+    of tensors.
+    """
     from safetensors.torch import load_file
 
     detail = "it holds no tensors by name"
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, "cpu", weights_only=True)
+        )
     except Exception as error:  # a damaged file may raise any error
-        detail = "it is damaged, or a pickle that may run code" if "weights_only" in str(error) else told(error)
+        detail = (
+            "it is damaged, or a pickle that may run code"
+            if "weights_only" in str(error)
+            else told(error)
+        )
         found = None
     state = _largest(found) if isinstance(found, dict) else {}
     if not state:
-        remedy = "it must be a .safetensors file, or one of torch that holds tensors by name; copy or save it again"
-        raise UserError(f"'{path}' is not a readable file of weights: {detail}", where=where, remedy=remedy)
+        remedy = (
+            "it must be a .safetensors file, or one of torch that holds tensors by name; copy or"
+            " save it again"
+        )
+        raise UserError(
+            f"'{path}' is not a readable file of weights: {detail}", where=where, remedy=remedy
+        )
     return state
 
 
 def _largest(found: dict) -> dict[str, Tensor]:
-    own = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    return max([own, *(_largest(value) for value in found.values() if isinstance(value, dict))], key=len)
+    own = {
+        key: value
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    return max(
+        [own, *(_largest(value) for value in found.values() if isinstance(value, dict))], key=len
+    )

@@ -12,10 +12,11 @@ from gantk.plugin.spec import Few, Fraction, Halvings, Width
 class ResNet(b.Network):
     """ResNet generator of CycleGAN (Johnson et al., 2016; Zhu et al., 2017, appendix 7.2).
 
-    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7 convolution, `downs`
-    3x3 convolutions of stride 2, `blocks` residual blocks of two 3x3 convolutions, `downs` doublings, a 7x7
-    convolution. CycleGAN has 6 blocks at 128 px and 9 at 256 px, and doubles with a transposed 3x3, as many weights as
-    up="resize" has; up="transpose" is a 4x4, which covers every pixel alike often.
+    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**downs. A 7x7
+    convolution, `downs` 3x3 convolutions of stride 2, `blocks` residual blocks of two 3x3
+    convolutions, `downs` doublings, a 7x7 convolution. CycleGAN has 6 blocks at 128 px and 9 at 256
+    px, and doubles with a transposed 3x3, as many weights as up="resize" has; up="transpose" is a
+    4x4, which covers every pixel alike often.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class ResNet(b.Network):
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         padding: Padding = "reflect",  # zeros leave a frame in the output
         dropout: Fraction = 0.0,  # inside the residual blocks
-        attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
-        bias: bool | None = None,  # learned offsets before the output layer; None: only where no norm removes them
+        # numbers of halvings after which a self-attention block stands
+        attention: tuple[int, ...] = (),
+        # learned offsets before the output layer; None: only where no norm removes them
+        bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
@@ -55,24 +58,40 @@ class ResNet(b.Network):
         ends = []  # index of the layer after each of the encoder's maps
         for level, outputs in enumerate(filters):
             if level:
-                layers += normed(b.conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), outputs)
+                layers += normed(
+                    b.conv(dims, filters[level - 1], outputs, 3, stride=2, bias=bias), outputs
+                )
             layers += [b.SelfAttention(dims, outputs)] if level in attention else []
             ends.append(len(layers))
-        self.ends = *ends, *(len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks)
+        self.ends = (
+            *ends,
+            *(len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks),
+        )
         layers += [block() for _ in range(blocks)]
         for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
             layers += normed(b.upsample(up, dims, inputs, outputs, bias=bias), outputs)
-        layers += [b.conv(dims, width, out_channels, 7, mode=padding), b.output_activation(activation_out)]
+        layers += [
+            b.conv(dims, width, out_channels, 7, mode=padding),
+            b.output_activation(activation_out),
+        ]
         self.layers = nn.Sequential(*layers)
         b.init_weights(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side is a multiple of 2**downs and at least twice that."""
         multiple = 2**self.downs
-        b.require_size(size, multiple, 2 * multiple, f"a ResNet with {self.downs} downs", "lower the generator's downs")
+        b.require_size(
+            size,
+            multiple,
+            2 * multiple,
+            f"a ResNet with {self.downs} downs",
+            "lower the generator's downs",
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The encoder's maps, shallow to deep: one at each size, one after the first and one after the middle block."""
+        """The encoder's maps, shallow to deep: one at each size, one after the first and one after
+        the middle block.
+        """
         maps, start, x = [], 0, b.in_layout_of(self, x)
         for end in self.ends:
             x = self.layers[start:end](x)
@@ -85,7 +104,9 @@ class ResNet(b.Network):
 
 
 class Residual(nn.Sequential):
-    """Layers whose result is added to their input, without an activation after the sum (Gross & Wilber, 2016)."""
+    """Layers whose result is added to their input, without an activation after the sum (Gross &
+    Wilber, 2016).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)

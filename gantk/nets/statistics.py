@@ -17,7 +17,8 @@ CHUNK = 1 << 14  # positions whose sums float32 holds to 1e-6
 class Moments:
     """Mean and variance of parts of an image, in float64; `+` combines disjoint parts exactly.
 
-    `count` positions with `mean` and `squares` (sums of squared deviations from it), one value per group of channels.
+    `count` positions with `mean` and `squares` (sums of squared deviations from it), one value per
+    group of channels.
     """
 
     count: int
@@ -38,10 +39,11 @@ class Moments:
 
 
 def groups(norm: nn.Module, channels: int) -> int | None:
-    """The number of channel groups for which a layer takes mean and variance over all positions; None: not such a norm.
+    """The number of channel groups for which a layer takes mean and variance over all positions;
+    None: not such a norm.
 
-    Other norms are supported if they have the attribute `position_groups` (0: each channel is a group), `eps`, and
-    `weight` and `bias`, each None or one value per channel.
+    Other norms are supported if they have the attribute `position_groups` (0: each channel is a
+    group), `eps`, and `weight` and `bias`, each None or one value per channel.
     """
     own = getattr(norm, "position_groups", None)
     if own is not None:
@@ -54,14 +56,18 @@ def groups(norm: nn.Module, channels: int) -> int | None:
 
 
 def moments(image: Tensor, groups: int) -> Moments:
-    """Moments of an image (1, C, *size), or of a part of it, over all positions, with its channels in `groups` groups.
+    """Moments of an image (1, C, *size), or of a part of it, over all positions, with its channels
+    in `groups` groups.
 
-    Batch norm's kernel is the fastest sum over positions on a CPU (seven times as fast as torch.var_mean), but it sums
-    in float32, so it gets a few positions at a time: over 4 million at once, the variance is 2 in 1,000 off.
+    Batch norm's kernel is the fastest sum over positions on a CPU (seven times as fast as
+    torch.var_mean), but it sums in float32, so it gets a few positions at a time: over 4 million at
+    once, the variance is 2 in 1,000 off.
     """
     if image.device.type != "cpu":
         variance, mean = torch.var_mean(image.float().flatten(2)[0], 1, correction=0)
-        found = Moments(image.shape[2:].numel(), mean.double(), variance.double() * image.shape[2:].numel())
+        found = Moments(
+            image.shape[2:].numel(), mean.double(), variance.double() * image.shape[2:].numel()
+        )
     else:
         rows = max(1, CHUNK // image.shape[3:].numel())
         chunks = (_summed(part) for part in image.split(rows, dim=2))
@@ -81,7 +87,9 @@ def _summed(part: Tensor) -> Moments:
     eps, count = 1e-12, part.shape[2:].numel()
     last = CHANNELS_LAST[part.ndim - 2]
     part = part.contiguous(memory_format=last if part.stride(1) == 1 else torch.contiguous_format)
-    one, zero = (value.expand(part.shape[1]).contiguous() for value in (torch.ones(()), torch.zeros(())))
+    one, zero = (
+        value.expand(part.shape[1]).contiguous() for value in (torch.ones(()), torch.zeros(()))
+    )
     _, mean, deviation = torch.native_batch_norm(part, one, zero, None, None, True, 0.0, eps)
     return Moments(count, mean.double(), (deviation.double() ** -2 - eps).clamp_min(0) * count)
 
@@ -92,7 +100,9 @@ def normalised(norm: nn.Module, x: Tensor, moments: Moments) -> Tensor:
     One pass in the input's precision and layout; the arithmetic is float32.
     """
     channels = x.shape[1]
-    mean, variance = (v.repeat_interleave(channels // len(v)).float() for v in (moments.mean, moments.variance))
+    mean, variance = (
+        v.repeat_interleave(channels // len(v)).float() for v in (moments.mean, moments.variance)
+    )
     weight = torch.ones_like(mean) if norm.weight is None else norm.weight.float()
     bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.float()
     return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, norm.eps)

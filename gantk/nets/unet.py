@@ -13,16 +13,18 @@ from gantk.plugin.spec import Depth, Few, Fraction, Width
 
 
 class UNet(b.Network):
-    """U-Net generator with 4x4 convolutions of stride 2 (Ronneberger et al., 2015; Isola et al., 2017, section 6.1.1).
+    """U-Net generator with 4x4 convolutions of stride 2 (Ronneberger et al., 2015; Isola et al.,
+    2017, section 6.1.1).
 
     (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth. It has
-    stem + 2 x depth + head convolutions (`layers`). Filters double from `width` at every level up to
-    width x max_multiplier. The innermost convolution is not normalised, since its map may be a single pixel, the output
-    never, the first convolution only with `norm_first`.
+    stem + 2 x depth + head convolutions (`layers`). Filters double from `width` at every level up
+    to width x max_multiplier. The innermost convolution is not normalised, since its map may be a
+    single pixel, the output never, the first convolution only with `norm_first`.
 
-    Published shapes: pix2pix at 256 px is depth=8, norm="batch", up="transpose", dropout=0.5 (and bias=False to the
-    last weight of its widely used implementation); 15 layers from 128 filters at 128 px is width=128, depth=7, stem=1;
-    seven convolutions down and six up from 64 px to a single pixel is depth=6, stem=1.
+    Published shapes: pix2pix at 256 px is depth=8, norm="batch", up="transpose", dropout=0.5 (and
+    bias=False to the last weight of its widely used implementation); 15 layers from 128 filters at
+    128 px is width=128, depth=7, stem=1; seven convolutions down and six up from 64 px to a single
+    pixel is depth=6, stem=1.
     """
 
     def __init__(
@@ -38,19 +40,26 @@ class UNet(b.Network):
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         dropout: Fraction = 0.0,  # in the first three decoder steps, as pix2pix has it
-        stem: Few = 0,  # 3x3 convolutions at full resolution before the first halving; slow, as a head's are
-        head: Few = 0,  # 3x3 convolutions at full resolution after the last doubling; a stem's skip is input too
-        attention: tuple[int, ...] = (),  # numbers of halvings after which a self-attention block stands
-        norm_first: bool = False,  # normalise the first convolution too (and the first halving after a stem)
-        relu_skips: bool = True,  # False: skips and the innermost map stay LeakyReLU's; pix2pix puts a ReLU on them too
-        bias: bool | None = None,  # learned offsets before the output layer; None: only where no norm removes them
+        # 3x3 convolutions at full resolution before the first halving; slow, as a head's are
+        stem: Few = 0,
+        # 3x3 convolutions at full resolution after the last doubling; a stem's skip is input too
+        head: Few = 0,
+        # numbers of halvings after which a self-attention block stands
+        attention: tuple[int, ...] = (),
+        # normalise the first convolution too (and the first halving after a stem)
+        norm_first: bool = False,
+        # False: skips and the innermost map stay LeakyReLU's; pix2pix puts a ReLU on them too
+        relu_skips: bool = True,
+        # learned offsets before the output layer; None: only where no norm removes them
+        bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
         b.check_levels(attention, 0 if stem else 1, depth, "" if stem else "; 0 needs a stem")
         self.depth, self.layers, self.relu_skips = depth, stem + 2 * depth + head, relu_skips
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
-        normed_bias = norm == "none" if bias is None else bias  # a norm would subtract the offset again
+        # a norm would subtract the offset again
+        normed_bias = norm == "none" if bias is None else bias
         plain_bias = True if bias is None else bias
 
         def normed(channels: int) -> nn.Module:
@@ -62,7 +71,13 @@ class UNet(b.Network):
         layers: list[nn.Module] = []
         for i in range(stem):
             inner = norm_first or i > 0
-            first = b.conv(dims, width if i else in_channels, width, 3, bias=normed_bias if inner else plain_bias)
+            first = b.conv(
+                dims,
+                width if i else in_channels,
+                width,
+                3,
+                bias=normed_bias if inner else plain_bias,
+            )
             layers += step(first, width, inner)
         self.stem = nn.Sequential(*layers)
 
@@ -73,8 +88,11 @@ class UNet(b.Network):
             bias = normed_bias if inner else plain_bias
             down = b.conv(dims, inputs[level], filters[level], 4, stride=2, padding=1, bias=bias)
             self.encoder.append(nn.Sequential(*step(down, filters[level], inner)))
-        for level in sorted(set(attention)):  # at the end of a level, so that decoder and skip get its result
-            (self.encoder[level - 1] if level else self.stem).append(b.SelfAttention(dims, inputs[level]))
+        # at the end of a level, so that decoder and skip get its result
+        for level in sorted(set(attention)):
+            (self.encoder[level - 1] if level else self.stem).append(
+                b.SelfAttention(dims, inputs[level])
+            )
 
         self.decoder = nn.ModuleList()
         for level in reversed(range(depth)):
@@ -83,7 +101,9 @@ class UNet(b.Network):
             if level or head:
                 narrow = filters[level - 1] if level else width
                 enlarge = b.upsample(up, dims, wide, narrow, bias=normed_bias), normed(narrow)
-                self.decoder.append(nn.Sequential(*enlarge, *([nn.Dropout(dropout)] if dropout and third else [])))
+                self.decoder.append(
+                    nn.Sequential(*enlarge, *([nn.Dropout(dropout)] if dropout and third else []))
+                )
             else:
                 self.decoder.append(b.upsample(up, dims, wide, out_channels))
 
@@ -98,10 +118,18 @@ class UNet(b.Network):
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError unless every side is a multiple of 2**depth."""
         multiple = 2**self.depth
-        b.require_size(size, multiple, multiple, f"a U-Net of depth {self.depth}", "lower the generator's depth")
+        b.require_size(
+            size,
+            multiple,
+            multiple,
+            f"a U-Net of depth {self.depth}",
+            "lower the generator's depth",
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The encoder's maps, shallow to deep: the stem's, if there is one, and one for every halving."""
+        """The encoder's maps, shallow to deep: the stem's, if there is one, and one for every
+        halving.
+        """
         x = self.stem(b.in_layout_of(self, x))
         maps = [x] if len(self.stem) else []
         for level in self.encoder:
@@ -116,15 +144,19 @@ class UNet(b.Network):
             x = Join.apply(step(x), skips.pop(), self.relu_skips)
         x = self.decoder[-1](x)
         if len(self.head):
-            x = self.head(Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x))
+            x = self.head(
+                Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x)
+            )
         return self.activation_out(x)
 
 
 class Join(torch.autograd.Function):
-    """ReLU of concatenated maps: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size); or of the first only.
+    """ReLU of concatenated maps: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size); or of
+    the first only.
 
-    torch's concatenation returns slices of one gradient, and operations on slices are slow: up to six times in bfloat16
-    on a CPU. Here ReLU's gradient is computed on the whole, and each part is copied once.
+    torch's concatenation returns slices of one gradient, and operations on slices are slow: up to
+    six times in bfloat16 on a CPU. Here ReLU's gradient is computed on the whole, and each part is
+    copied once.
     """
 
     @staticmethod

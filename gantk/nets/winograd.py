@@ -1,8 +1,9 @@
 """Convolutions of stride 1 with a quarter of the multiplications: float32 on a CPU, while training.
 
-A 3x3 kernel on a window of 6 x 6 pixels has 4 x 4 outputs: 144 products per pair of channels, or 36 with transformed
-windows and kernels (Winograd 1980; Lavin and Gray 2016, section 4). A 4x4 kernel has 3 x 3 outputs. Results differ by
-1e-5 of the largest output at most, about twice torch's own rounding error.
+A 3x3 kernel on a window of 6 x 6 pixels has 4 x 4 outputs: 144 products per pair of channels, or 36
+with transformed windows and kernels (Winograd 1980; Lavin and Gray 2016, section 4). A 4x4 kernel
+has 3 x 3 outputs. Results differ by 1e-5 of the largest output at most, about twice torch's own
+rounding error.
 """
 
 from __future__ import annotations
@@ -17,36 +18,61 @@ from torch import Tensor
 
 from gantk.nets import kernels
 
-POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])  # interpolation points, with infinity: the most accurate of those tried
+# interpolation points, with infinity: the most accurate of those tried
+POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])
 WINDOW = 6  # side of a window in pixels
-NARROWEST, LEAST = 64, 1 << 24  # least channels on both sides; least product of these and an image's positions
+# least channels on both sides; least product of these and an image's positions
+NARROWEST, LEAST = 64, 1 << 24
 
 
 def convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Tensor:
-    """A convolution by these transforms where they are faster, else by `gantk.nets.kernels.convolution`."""
+    """A convolution by these transforms where they are faster, else by
+    `gantk.nets.kernels.convolution`.
+    """
     outputs, inputs, *kernel = weight.shape
-    if kernel in ([3, 3], [4, 4]) and set(stride) == {1} and min(outputs, inputs) >= NARROWEST and kernels.usable(x):
+    if (
+        kernel in ([3, 3], [4, 4])
+        and set(stride) == {1}
+        and min(outputs, inputs) >= NARROWEST
+        and kernels.usable(x)
+    ):
         small = [size + 2 * p - kernel[0] + 1 for size, p in zip(x.shape[2:], padding, strict=True)]
         exact = x.dtype == weight.dtype == kernels.precision(x) != torch.bfloat16
-        large = outputs * inputs * small[0] * small[1] >= LEAST  # of one image: equal for any ranks and microbatches
+        # of one image: equal for any ranks and microbatches
+        large = outputs * inputs * small[0] * small[1] >= LEAST
         if exact and large and x.stride(1) == 1 and torch.is_grad_enabled():
             y = Winograd.apply(x, weight, None, Tiles(small, kernel[0], padding), False)
-            return y if bias is None else kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
+            return (
+                y
+                if bias is None
+                else kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
+            )
     return kernels.convolution(x, weight, bias, stride, padding)
 
 
 @lru_cache
 def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
-    """The transforms of windows (36, 36), of kernels (36, kernel^2) and to outputs ((7 - kernel)^2, 36)."""
+    """The transforms of windows (36, 36), of kernels (36, kernel^2) and to outputs ((7 - kernel)^2,
+    36).
+    """
     others = [np.delete(POINTS, place) for place in range(len(POINTS))]
     windows = np.array([[*np.poly(other)[::-1], 0.0] for other in others] + [np.poly(POINTS)[::-1]])
-    powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW), np.zeros(WINDOW)])  # last row: the point at infinity
+    # last row: the point at infinity
+    powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW), np.zeros(WINDOW)])
     kernels, outputs = powers[:, :kernel].copy(), powers[:, : WINDOW + 1 - kernel].copy()
-    kernels[:-1] /= np.array([np.prod(p - other) for p, other in zip(POINTS, others, strict=True)])[:, None]
+    kernels[:-1] /= np.array([np.prod(p - other) for p, other in zip(POINTS, others, strict=True)])[
+        :, None
+    ]
     kernels[-1, -1] = outputs[-1, -1] = 1.0
-    return [torch.tensor(np.kron(each, each), dtype=dtype) for each in (windows, kernels, outputs.T)]
+    return [
+        torch.tensor(np.kron(each, each), dtype=dtype) for each in (windows, kernels, outputs.T)
+    ]
 
 
 class Tiles:
@@ -55,36 +81,66 @@ class Tiles:
     stride = 1, 1
 
     def __init__(self, small: list[int], kernel: int, padding: tuple[int, ...]):
-        self.small, self.kernel, self.padding, self.side = small, kernel, padding, WINDOW + 1 - kernel
-        self.counts = [-(-size // self.side) for size in small]  # the last ones may reach beyond the map
+        self.small, self.kernel, self.padding, self.side = (
+            small,
+            kernel,
+            padding,
+            WINDOW + 1 - kernel,
+        )
+        # the last ones may reach beyond the map
+        self.counts = [-(-size // self.side) for size in small]
 
     def cut(self, x: Tensor, window: int, before: tuple[int, ...] = (0, 0)) -> Tensor:
         """A map's windows as (N x counts, window^2, C)."""
         edges = zip(self.counts, x.shape[2:], before, strict=True)
-        around = [edge for n, size, p in [*edges][::-1] for edge in (p, (n - 1) * self.side + window - size - p)]
+        around = [
+            edge
+            for n, size, p in [*edges][::-1]
+            for edge in (p, (n - 1) * self.side + window - size - p)
+        ]
         x = F.pad(x.movedim(1, -1), [0, 0, *around]) if any(around) else x.movedim(1, -1)
         image, row, column, channel = x.stride()
         strides = image, self.side * row, self.side * column, row, column, channel
-        windows = x.as_strided((len(x), *self.counts, window, window, x.shape[-1]), strides, x.storage_offset())
+        windows = x.as_strided(
+            (len(x), *self.counts, window, window, x.shape[-1]), strides, x.storage_offset()
+        )
         return windows.reshape(-1, window**2, x.shape[-1])
 
-    def join(self, pixels: Tensor, n: int, size: list[int], before: tuple[int, ...] = (0, 0)) -> Tensor:
-        """The inverse of `cut`, summing where windows overlap: (N x counts, window^2, C) to a map (n, C, *size)."""
+    def join(
+        self, pixels: Tensor, n: int, size: list[int], before: tuple[int, ...] = (0, 0)
+    ) -> Tensor:
+        """The inverse of `cut`, summing where windows overlap: (N x counts, window^2, C) to a map
+        (n, C, *size).
+        """
         (high, wide), side, channels = self.counts, self.side, pixels.shape[2]
         over = int(pixels.shape[1] > side**2)  # further tiles that a window reaches into
         whole = (high + over) * side, (wide + over) * side
         out = kernels.blank(n, channels, whole, pixels.dtype).zero_()
         places = out.movedim(1, -1).view(n, high + over, side, wide + over, side, channels)
-        windows = pixels.unflatten(1, (WINDOW if over else side, -1)).unflatten(0, (n, high, wide)).transpose(2, 3)
+        windows = (
+            pixels.unflatten(1, (WINDOW if over else side, -1))
+            .unflatten(0, (n, high, wide))
+            .transpose(2, 3)
+        )
         for row, column in combinations(range(over + 1), repeat=2):
-            part = windows[:, :, row * side : (row + 1) * side, :, column * side : (column + 1) * side]
-            places[:, row : row + high, : part.shape[2], column : column + wide, : part.shape[4]] += part
+            part = windows[
+                :, :, row * side : (row + 1) * side, :, column * side : (column + 1) * side
+            ]
+            places[
+                :, row : row + high, : part.shape[2], column : column + wide, : part.shape[4]
+            ] += part
         inner = (slice(p, p + side) for p, side in zip(before, size, strict=True))
-        return out if whole == tuple(size) else kernels.blank(n, channels, size, out.dtype).copy_(out[(..., *inner)])
+        return (
+            out
+            if whole == tuple(size)
+            else kernels.blank(n, channels, size, out.dtype).copy_(out[(..., *inner)])
+        )
 
 
 def mixed(matrix: Tensor, pixels: Tensor) -> Tensor:
-    """Multiply each window (pixels, channels) by a matrix: quicker than one product of all windows side by side."""
+    """Multiply each window (pixels, channels) by a matrix: quicker than one product of all windows
+    side by side.
+    """
     return torch.bmm(matrix.expand(len(pixels), -1, -1), pixels)
 
 
@@ -92,12 +148,16 @@ class Winograd(kernels.Product):
     """A convolution by these transforms; `windows` are Tiles, never `transposed`, with no offset."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: None, windows: Tiles, transposed: bool) -> Tensor:
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: None, windows: Tiles, transposed: bool
+    ) -> Tensor:
         ctx.windows, ctx.transposed = windows, transposed
         ctx.save_for_backward(x, weight, bias)
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         large = mixed(of_windows, windows.cut(x, WINDOW, windows.padding))
-        made = torch.einsum("npc,dpc->npd", large, mixed(of_kernels, weight.movedim(1, -1).flatten(1, 2)))
+        made = torch.einsum(
+            "npc,dpc->npd", large, mixed(of_kernels, weight.movedim(1, -1).flatten(1, 2))
+        )
         return windows.join(mixed(to_outputs, made), len(x), windows.small)
 
     @staticmethod
@@ -108,8 +168,12 @@ class Winograd(kernels.Product):
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         small = mixed(to_outputs.t(), windows.cut(gradient, windows.side))
         if ctx.needs_input_grad[0]:
-            made = torch.einsum("npd,dpc->npc", small, mixed(of_kernels, weight.movedim(1, -1).flatten(1, 2)))
-            gradients[0] = windows.join(mixed(of_windows.t(), made), len(x), x.shape[2:], windows.padding)
+            made = torch.einsum(
+                "npd,dpc->npc", small, mixed(of_kernels, weight.movedim(1, -1).flatten(1, 2))
+            )
+            gradients[0] = windows.join(
+                mixed(of_windows.t(), made), len(x), x.shape[2:], windows.padding
+            )
         if ctx.needs_input_grad[1]:
             large = mixed(of_windows, windows.cut(x, WINDOW, windows.padding))
             taps = mixed(of_kernels.t(), torch.einsum("npd,npc->dpc", small, large))

@@ -1,1 +1,3 @@
-"""How plugins extend gantk: hookspecs (all hooks), registry (named parts), spec (options of a part), loader."""
+"""How plugins extend gantk: hookspecs (all hooks), registry (named parts), spec (options of a
+part), loader.
+"""

@@ -1,4 +1,6 @@
-"""Finds and loads plugins: the `gantk` entry points of every installed distribution, gantk's own included."""
+"""Finds and loads plugins: the `gantk` entry points of every installed distribution, gantk's own
+included.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plugin:
-    """One entry point: its name, its distribution, and the error that stopped it from loading (None: it loaded)."""
+    """One entry point: its name, its distribution, and the error that stopped it from loading
+    (None: it loaded).
+    """
 
     name: str
     distribution: str
@@ -52,7 +56,9 @@ def load() -> Loaded:
     manager.add_hookspecs(hookspecs)
     registry, plugins, owners = Registry(), [], {}
     _register(manager, registry, builtins, "gantk", "gantk")
-    for point, distribution in sorted(_entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)):
+    for point, distribution in sorted(
+        _entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)
+    ):
         label, problem = point.name, None
         if label in owners:  # pluggy would skip the second plugin without a message
             problem = f"the plugin name '{label}' is taken by the distribution '{owners[label]}'"
@@ -61,13 +67,16 @@ def load() -> Loaded:
             owners[label] = distribution.name
             try:
                 _register(manager, registry, point.load(), label, distribution.name)
-            except (Exception, SystemExit) as error:  # no error of a plugin's import may stop the other plugins
+            # no error of a plugin's import may stop the other plugins
+            except (Exception, SystemExit) as error:
                 problem = f"{type(error).__name__}: {told(error)}"
                 if manager.has_plugin(label):
                     manager.unregister(name=label)
         if problem:
             registry.broken[label] = problem
-        plugins.append(Plugin(point.name, distribution.name, distribution.version, problem, point.module))
+        plugins.append(
+            Plugin(point.name, distribution.name, distribution.version, problem, point.module)
+        )
     return Loaded(registry, manager.hook, tuple(plugins))
 
 
@@ -77,13 +86,17 @@ def registry() -> Registry:
 
 
 def attach_commands(cli: click.Group) -> None:
-    """Add every plugin's commands to `cli`; a plugin that fails, or reuses a command name, is recorded and skipped."""
+    """Add every plugin's commands to `cli`; a plugin that fails, or reuses a command name, is
+    recorded and skipped.
+    """
     loaded = load()
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
         before = dict(cli.commands)
         try:
             _call(implementation, cli)
-            taken = [name for name, command in before.items() if cli.commands.get(name) is not command]
+            taken = [
+                name for name, command in before.items() if cli.commands.get(name) is not command
+            ]
             problem = f"the command '{taken[0]}' exists already" if taken else None
         except (Exception, SystemExit) as error:
             problem = f"{type(error).__name__}: {told(error)}"
@@ -97,27 +110,45 @@ def attach_commands(cli: click.Group) -> None:
 
 
 def plugin_note(error: BaseException) -> str | None:
-    """A note that names the third party's plugin that raised an error, else those installed; None without any."""
-    others = {p.module.split(".")[0]: p for p in load().plugins if p.distribution != "gantk" and not p.problem}
+    """A note that names the third party's plugin that raised an error, else those installed; None
+    without any.
+    """
+    others = {
+        p.module.split(".")[0]: p
+        for p in load().plugins
+        if p.distribution != "gantk" and not p.problem
+    }
     raised_by = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         package = frame.f_globals.get("__name__", "").split(".")[0]
-        if package in others or package.startswith("gantk"):  # frames of libraries belong to their caller
+        # frames of libraries belong to their caller
+        if package in others or package.startswith("gantk"):
             raised_by, place = others.get(package), f"{frame.f_code.co_filename}, line {line}"
     if raised_by:
-        return f"raised by the plugin '{raised_by.name}' of {raised_by.distribution} {raised_by.version}, {place}"
+        return (
+            f"raised by the plugin '{raised_by.name}' of {raised_by.distribution}"
+            f" {raised_by.version}, {place}"
+        )
     listed = ", ".join(f"'{p.name}' of {p.distribution} {p.version}" for p in others.values())
-    return f"plugins of others are installed: {listed}; `gantk.testing` tests their parts" if listed else None
+    return (
+        f"plugins of others are installed: {listed}; `gantk.testing` tests their parts"
+        if listed
+        else None
+    )
 
 
-def _register(manager: pluggy.PluginManager, registry: Registry, plugin: Any, name: str, owner: str) -> None:
+def _register(
+    manager: pluggy.PluginManager, registry: Registry, plugin: Any, name: str, owner: str
+) -> None:
     """Register one plugin and all its parts; none of its parts where it raises."""
     for hook, function in inspect.getmembers(plugin, inspect.isfunction):
         marks = getattr(function, "gantk_impl", None)
         if hook.startswith("gantk_") and hasattr(hookspecs, hook) and not marks:
             raise TypeError(f"{hook} lacks its decorator @gantk.hookimpl")
         if marks and not hasattr(hookspecs, hook) and not marks["optionalhook"]:
-            raise TypeError(f"this gantk has no hook {hook}. {did_you_mean(hook, dir(hookspecs)) or ''}")
+            raise TypeError(
+                f"this gantk has no hook {hook}. {did_you_mean(hook, dir(hookspecs)) or ''}"
+            )
     manager.register(plugin, name=name)
     add = Add(owner)
     for implementation in manager.hook.gantk_register.get_hookimpls():
@@ -127,12 +158,16 @@ def _register(manager: pluggy.PluginManager, registry: Registry, plugin: Any, na
 
 
 def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
-    """Call a plugin's function; like pluggy, passes the argument only where the function declares one."""
+    """Call a plugin's function; like pluggy, passes the argument only where the function declares
+    one.
+    """
     implementation.function(*[argument for _ in implementation.argnames])
 
 
 def _entry_points():
-    """(entry point, distribution) by name, without duplicates: an editable install is on the path twice."""
+    """(entry point, distribution) by name, without duplicates: an editable install is on the path
+    twice.
+    """
     points_by_name = {}
     for distribution in importlib.metadata.distributions():
         if points := distribution.entry_points.select(group="gantk"):
@@ -141,13 +176,22 @@ def _entry_points():
             name = re.sub(r"[-_.]+", "-", owner.name).lower()
             for point in points:
                 points_by_name.setdefault((name, point.name), (point, owner))
-    if not any(name == "gantk" for name, _ in points_by_name):  # `python -m gantk` in a checkout that is not installed
+    # `python -m gantk` in a checkout that is not installed
+    if not any(name == "gantk" for name, _ in points_by_name):
         root, source = Path(__file__).parents[2], SimpleNamespace(name="gantk", version="source")
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-        sys.path += [str(root / folder) for folder in ("plugins", "benchmarks") if str(root / folder) not in sys.path]
+        sys.path += [
+            str(root / folder)
+            for folder in ("plugins", "benchmarks")
+            if str(root / folder) not in sys.path
+        ]
         for name, value in project["entry-points"]["gantk"].items():
-            points_by_name["gantk", name] = importlib.metadata.EntryPoint(name, value, "gantk"), source
-    return [points_by_name[key] for key in sorted(points_by_name)]  # a folder lists distributions in any order
+            points_by_name["gantk", name] = (
+                importlib.metadata.EntryPoint(name, value, "gantk"),
+                source,
+            )
+    # a folder lists distributions in any order
+    return [points_by_name[key] for key in sorted(points_by_name)]
 
 
 def installed(name: str) -> str | None:

@@ -1,4 +1,6 @@
-"""Maps (kind, name) to an entry: every part of gantk, its own or a third party's, with the distribution it is from."""
+"""Maps (kind, name) to an entry: every part of gantk, its own or a third party's, with the
+distribution it is from.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,15 @@ KINDS = {
 }
 
 PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
-RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}  # names in version 0.1
+# names in version 0.1
+RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name: its kind, its target (a callable, or "package.module:attribute") and its distribution."""
+    """One registered name: its kind, its target (a callable, or "package.module:attribute") and its
+    distribution.
+    """
 
     kind: str
     name: str
@@ -46,11 +51,15 @@ class Entry:
     owner: str  # the distribution that registered it
 
     def load(self) -> Callable[..., Any]:
-        """The target, imported first if it is a string; UserError that names the owner where that fails."""
+        """The target, imported first if it is a string; UserError that names the owner where that
+        fails.
+        """
         try:
             loaded, (module, _, attribute) = self.target, str(self.target).partition(":")
             if isinstance(loaded, str):
-                loaded = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+                loaded = functools.reduce(
+                    getattr, attribute.split("."), importlib.import_module(module)
+                )
             if not callable(loaded):
                 raise TypeError(f"{type(loaded).__name__} is neither a class nor a function")
             return loaded
@@ -58,7 +67,9 @@ class Entry:
             raise self.refused(f"does not load from '{self.target}'", error) from error
 
     def refused(self, what: str, error: Exception) -> UserError:
-        """The error for a part that is not what its kind has to be: what is wrong, and whose part it is."""
+        """The error for a part that is not what its kind has to be: what is wrong, and whose part
+        it is.
+        """
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         what = f"the {self.kind} '{self.name}' {what}: {name}{told(error)}"
         remedy = "repair or uninstall that package; `gantk plugins` lists who offers what"
@@ -70,13 +81,20 @@ class Registry:
     """All entries, by kind and name."""
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # name registered twice -> by whom
-    packages: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {kind: [] for kind in PACKAGES})
-    broken: dict[str, str] = field(default_factory=dict)  # plugin -> the error that stopped it from loading
-    cache: dict[str, Any] = field(default_factory=dict)  # values computed from the entries; cleared by `add`
+    # name registered twice -> by whom
+    contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    packages: dict[str, list[tuple[str, str]]] = field(
+        default_factory=lambda: {kind: [] for kind in PACKAGES}
+    )
+    # plugin -> the error that stopped it from loading
+    broken: dict[str, str] = field(default_factory=dict)
+    # values computed from the entries; cleared by `add`
+    cache: dict[str, Any] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry; a name that two distributions register can be used from neither until one is removed."""
+        """Add an entry; a name that two distributions register can be used from neither until one
+        is removed.
+        """
         key = (entry.kind, entry.name)
         self.cache.clear()
         if key in self.contested:
@@ -93,11 +111,15 @@ class Registry:
     def of_kind(self, kind: str) -> list[Entry]:
         """All entries of a kind, by name; UserError where there is no such kind."""
         if kind not in KINDS:
-            raise UserError(f"there is no kind '{kind}'", allowed=KINDS, remedy=did_you_mean(kind, KINDS))
+            raise UserError(
+                f"there is no kind '{kind}'", allowed=KINDS, remedy=did_you_mean(kind, KINDS)
+            )
         return [self.entries[kind, name] for name in self.names(kind)]
 
     def get(self, kind: str, name: str) -> Entry:
-        """The entry of that name; UserError with the nearest spelling, name collisions, and plugins that failed."""
+        """The entry of that name; UserError with the nearest spelling, name collisions, and plugins
+        that failed.
+        """
         if (kind, name) in RENAMED and (kind, name) not in self.entries:
             new = RENAMED[kind, name]
             warnings.warn(f"the {kind} '{name}' is now '{new}'", DeprecationWarning, stacklevel=2)
@@ -105,16 +127,27 @@ class Registry:
         if (kind, name) in self.entries:
             return self.entries[kind, name]
         if (kind, name) in self.contested:
-            what = f"the {kind} '{name}' is offered by {' and '.join(map(repr, self.contested[kind, name]))}"
-            raise UserError(what, remedy="uninstall one of them, or ask its authors to choose another name")
+            what = (
+                f"the {kind} '{name}' is offered by"
+                f" {' and '.join(map(repr, self.contested[kind, name]))}"
+            )
+            raise UserError(
+                what, remedy="uninstall one of them, or ask its authors to choose another name"
+            )
         names = [entry.name for entry in self.of_kind(kind)]
-        notes = "; ".join(f"plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items())
-        remedy = " ".join(filter(None, [did_you_mean(name, names), f"Note that {notes}" if notes else None]))
+        notes = "; ".join(
+            f"plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
+        )
+        remedy = " ".join(
+            filter(None, [did_you_mean(name, names), f"Note that {notes}" if notes else None])
+        )
         raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
 
 
 class Add:
-    """The argument of a plugin's `gantk_register(add)`: one function per kind, and `recipes`, `suites`, `models`."""
+    """The argument of a plugin's `gantk_register(add)`: one function per kind, and `recipes`,
+    `suites`, `models`.
+    """
 
     def __init__(self, owner: str):
         self._owner = owner
@@ -125,16 +158,25 @@ class Add:
         if kind in PACKAGES:
             return lambda package: self._packages.append((kind, package))
         if kind not in KINDS:
-            raise AttributeError(f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}")
+            raise AttributeError(
+                f"add.{kind} does not exist; there are {', '.join(f'add.{k}' for k in KINDS)}"
+            )
         return functools.partial(self._add_part, kind)
 
-    def _add_part(self, kind: str, name: str, target: Callable[..., Any] | str | None = None) -> None:
+    def _add_part(
+        self, kind: str, name: str, target: Callable[..., Any] | str | None = None
+    ) -> None:
         if not isinstance(name, str) or target is None:
-            raise TypeError(f'add.{kind} takes a name and a part: add.{kind}("name", "package.module:attribute")')
+            raise TypeError(
+                f'add.{kind} takes a name and a part: add.{kind}("name",'
+                ' "package.module:attribute")'
+            )
         self._entries.append(Entry(kind, name, target, self._owner))
 
     def commit(self, registry: Registry) -> None:
-        """Add all collected entries to the registry: called once the plugin has loaded without an error."""
+        """Add all collected entries to the registry: called once the plugin has loaded without an
+        error.
+        """
         for entry in self._entries:
             registry.add(entry)
         for kind, package in self._packages:

@@ -1,4 +1,6 @@
-"""The signature is the schema: the options of a part are its keyword-only parameters, checked by pydantic."""
+"""The signature is the schema: the options of a part are its keyword-only parameters, checked by
+pydantic.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Problem = UserError  # its name in version 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """A registered target with its options bound: call it with the positional arguments of its kind."""
+    """A registered target with its options bound: call it with the positional arguments of its
+    kind.
+    """
 
     kind: str
     name: str
@@ -36,19 +40,26 @@ class Part:
         try:
             inspect.signature(self.target).bind(*context, **options)
         except TypeError as error:
-            what = f"cannot be made with {counted(context, 'value')} and its options, as {_with_article(self.kind)} is"
+            what = (
+                f"cannot be made with {counted(context, 'value')} and its options, as"
+                f" {_with_article(self.kind)} is"
+            )
             raise registry().get(self.kind, self.name).refused(what, error) from None
         return self.target(*context, **options)
 
     def table(self) -> dict[str, Any]:
         """The recipe's table for this part, every default filled in."""
-        return {"name": self.name} | {key: plain(value) for key, value in self.options.items() if value is not None}
+        return {"name": self.name} | {
+            key: plain(value) for key, value in self.options.items() if value is not None
+        }
 
 
 class Kind:
-    """Marks a parameter that takes a part: `generator: Annotated[Part, Kind("generator")] = "unet"`.
+    """Marks a parameter that takes a part: `generator: Annotated[Part, Kind("generator")] =
+    "unet"`.
 
-    `having` names attributes that the target must have, for kinds whose members play different roles.
+    `having` names attributes that the target must have, for kinds whose members play different
+    roles.
     """
 
     def __init__(self, kind: str, having: tuple[str, ...] = ()):
@@ -61,14 +72,19 @@ class Kind:
         try:
             part = value if isinstance(value, Part) else bind(self.kind, value)
             if not self._fits(part.target):
-                fit = [entry.name for entry in registry().of_kind(self.kind) if self._fits(entry.load())]
+                fit = [
+                    entry.name
+                    for entry in registry().of_kind(self.kind)
+                    if self._fits(entry.load())
+                ]
                 raise UserError(f"the {self.kind} '{part.name}' cannot be used here", allowed=fit)
             return part
         except UserError as error:  # as pydantic's own error, which records the parameter
             raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
     def _fits(self, target: Callable[..., Any]) -> bool:
-        return all(name in dir(target) for name in self.having)  # a class has no __call__ of its metaclass there
+        # a class has no __call__ of its metaclass there
+        return all(name in dir(target) for name in self.having)
 
 
 Generator = Annotated[Part, Kind("generator")]
@@ -86,9 +102,11 @@ SchedulePart = Annotated[Part, Kind("schedule")]
 TrackerPart = Annotated[Part, Kind("tracker")]
 MethodPart = Annotated[Part, Kind("method")]
 
-# Ranges of numbers, for the annotations of options: `width: Width = 64`. Others: Annotated[int, Field(ge=2, le=9)].
+# Ranges of numbers, for the annotations of options: `width: Width = 64`. Others: Annotated[int,
+# Field(ge=2, le=9)].
 Width = Annotated[int, Field(ge=1, le=2**14)]  # filters of a layer, length of a latent code
-Depth = Annotated[int, Field(ge=1, le=12)]  # number of halvings, or of layers that double the filters
+# number of halvings, or of layers that double the filters
+Depth = Annotated[int, Field(ge=1, le=12)]
 Halvings = Annotated[int, Field(ge=0, le=12)]
 Few = Annotated[int, Field(ge=0, le=128)]  # number of layers of one size, of neighbours, of threads
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
@@ -101,41 +119,60 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-# The text of `help(gantk.Generator)` and the others: a parameter of that type, the part's call and its result.
-IMAGES = "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
+# The text of `help(gantk.Generator)` and the others: a parameter of that type, the part's call and
+# its result.
+IMAGES = (
+    "(N, C, *size) in network intensities, -1 (black) to 1 (white) unless the recipe says otherwise"
+)
 for _name, _words in {
-    "Generator": f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
+    "Generator": (
+        f"""A network from images to images of the same size: `generator: gantk.Generator = "unet"`.
 
     Made by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
     {IMAGES}; returns the same with channels_out.
-    `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may raise a UserError.""",
-    "Discriminator": f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
+    `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may raise a UserError."""
+    ),
+    "Discriminator": (
+        f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
 
     Made by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
     {IMAGES}; returns raw logits,
-    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a generator.""",
-    "Loss": """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
+    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a generator."""
+    ),
+    "Loss": (
+        """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
 
     Made by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the loss says otherwise;
-    returns a float32 tensor of shape (), from which gradients reach `output`.""",
-    "AdversarialLoss": """A game of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
+    returns a float32 tensor of shape (), from which gradients reach `output`."""
+    ),
+    "AdversarialLoss": (
+        """A game of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
 
     Made by `adversarial()`. Its `generator(fake)` and `discriminator(real, fake)` are called with raw logits of any
     shape and return what either minimises, a float32 tensor of shape (). Its `penalty(discriminator, real, fake)`, of
-    images, returns one more term of the discriminator's, or None.""",
-    "Augment": f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
+    images, returns one more term of the discriminator's, or None."""
+    ),
+    "Augment": (
+        f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
 
     Made by `augment(dims)`. Called with images {IMAGES};
-    returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs then do.""",
+    returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs then do."""
+    ),
 }.items():
     globals()[_name].__doc__ = _words
 
 
 class Table(BaseModel):
-    """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand for a decimal)."""
+    """A fixed table of a recipe: unknown keys are errors, types are exact (a whole number may stand
+    for a decimal).
+    """
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
 
 
@@ -143,15 +180,22 @@ class Table(BaseModel):
 
 
 def bind(kind: str, value: Any) -> Part:
-    """Build the part that a recipe's value names; the value is a bare name, or a table with `name` and options.
+    """Build the part that a recipe's value names; the value is a bare name, or a table with `name`
+    and options.
 
-    UserError with the nearest spelling and the allowed names; its `path` holds the keys that lead to the mistake.
+    UserError with the nearest spelling and the allowed names; its `path` holds the keys that lead
+    to the mistake.
     """
     options = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str) or len(name) > 80:
-        what = f"{_with_article(kind)} is a name or a table with a name, not {told(json.dumps(value, default=str), 80)}"
-        raise UserError(what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}')
+        what = (
+            f"{_with_article(kind)} is a name or a table with a name, not"
+            f" {told(json.dumps(value, default=str), 80)}"
+        )
+        raise UserError(
+            what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'
+        )
     target = (entry := registry().get(kind, name)).load()
     try:
         model = options_model(target)
@@ -160,10 +204,16 @@ def bind(kind: str, value: Any) -> Part:
     try:
         return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
     except UserError as error:
-        field = model.model_fields.get(error.path[0]) if len(error.path) == 1 and error.path[0] not in options else None
+        field = (
+            model.model_fields.get(error.path[0])
+            if len(error.path) == 1 and error.path[0] not in options
+            else None
+        )
         if field is None or field.is_required() or kind_of(field.metadata):
             raise
-        raise entry.refused(f"has a default of '{error.path[0]}' that its own type refuses", error) from error
+        raise entry.refused(
+            f"has a default of '{error.path[0]}' that its own type refuses", error
+        ) from error
 
 
 def bind_or_raise(kind: str, value: Any) -> Part:
@@ -171,24 +221,32 @@ def bind_or_raise(kind: str, value: Any) -> Part:
     try:
         return bind(kind, value)
     except UserError as error:
-        raise (error.at(f"{kind}: {'.'.join(map(str, error.path))}") if error.path else error) from None
+        raise (
+            error.at(f"{kind}: {'.'.join(map(str, error.path))}") if error.path else error
+        ) from None
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
-    """Validate `values` against a model, returned; UserError with the first mistake, `owner` as its subject."""
+    """Validate `values` against a model, returned; UserError with the first mistake, `owner` as its
+    subject.
+    """
     try:
-        # Validated as JSON, whose rules recipes follow: a list may stand for a tuple, a text never for a number.
+        # Validated as JSON, whose rules recipes follow: a list may stand for a tuple, a text never
+        # for a number.
         return model.model_validate_json(json.dumps(_with_default_names(model, values)))
     except ValidationError as error:
         # A misspelt key often leaves the right one missing: report the misspelt key first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         raise _user_error(model, first, owner) from None
-    except (TypeError, ValueError, RecursionError) as error:  # such as 5,000 digits, or a list that contains itself
+    # such as 5,000 digits, or a list that contains itself
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{owner} has a value that no recipe can hold: {told(error)}") from None
 
 
 def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the default `name` to tables without one: `generator = { width = 32 }`, `--set train.optimizer.lr=1e-4`."""
+    """Add the default `name` to tables without one: `generator = { width = 32 }`, `--set
+    train.optimizer.lr=1e-4`.
+    """
     named = dict(values)
     for key, field in model.model_fields.items():
         value, kind = named.get(key), field.annotation
@@ -202,7 +260,9 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
 
 
 def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:
-    """Convert one pydantic error into a UserError with its path, with TOML's terms in place of JSON's."""
+    """Convert one pydantic error into a UserError with its path, with TOML's terms in place of
+    JSON's.
+    """
     *parents, key = path = tuple(error["loc"])
     if error["type"] == "gantk":
         result = error["ctx"]["error"]
@@ -210,13 +270,17 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
         known = _fields_at(model, parents)
         what = f"there is no key '{key}' here" if parents else f"{owner} has no option '{key}'"
         options = "Options: " + ", ".join(known) if known else "It takes no options"
-        result = UserError(what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options])))
+        result = UserError(
+            what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options]))
+        )
     elif error["type"] == "missing":
         kind = kind_of(getattr(model.model_fields.get(key), "metadata", ()))
         result = UserError(f"'{key}' is required")
         if kind:
             remedy = f'write {key} = {{ name = "..." }}'
-            result = UserError(f"{_with_article(kind)} is required", allowed=registry().names(kind), remedy=remedy)
+            result = UserError(
+                f"{_with_article(kind)} is required", allowed=registry().names(kind), remedy=remedy
+            )
     else:
         message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
         message = message[0].lower() + message[1:].replace("a valid array", "a list")
@@ -229,7 +293,8 @@ def _fields_at(model: Any, path: list) -> list[str]:
     """The field names of the model nested at `path`."""
     for key in path:
         field = getattr(model, "model_fields", {}).get(key)
-        model = field.annotation if field is not None else next(reversed(get_args(model)), None)  # of dict[str, Table]
+        # of dict[str, Table]
+        model = field.annotation if field is not None else next(reversed(get_args(model)), None)
     return list(getattr(model, "model_fields", {}))
 
 
@@ -243,7 +308,9 @@ def _with_article(kind: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert a bound value to types that TOML has: tables for parts, lists for tuples, None left out."""
+    """Convert a bound value to types that TOML has: tables for parts, lists for tuples, None left
+    out.
+    """
     if isinstance(value, Part):
         return value.table()
     if isinstance(value, (list, tuple)):
@@ -260,7 +327,8 @@ def plain(value: Any) -> Any:
 def options_model(target: Callable[..., Any]) -> type[BaseModel]:
     """The keyword-only parameters of a callable as a pydantic model.
 
-    A parameter whose default is a dataclass is replaced by its fields, so that parts can share a group of options.
+    A parameter whose default is a dataclass is replaced by its fields, so that parts can share a
+    group of options.
     """
     described = {name: (hint, default) for name, hint, default in options_of(target)}
     for name, (_, default) in described.items():
@@ -272,7 +340,8 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
 
 def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     """(name, type, default) of each option; the default is ... where the option is required."""
-    # Type hints of a dataclass come from the class: inherited fields may be annotated in another module.
+    # Type hints of a dataclass come from the class: inherited fields may be annotated in another
+    # module.
     annotates_fields = "__dataclass_fields__" in vars(target) or is_table(target)
     annotated = target.__init__ if inspect.isclass(target) and not annotates_fields else target
     hints = get_type_hints(annotated, include_extras=True)
@@ -306,7 +375,8 @@ def toml(value: Any) -> str:
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(toml, value))}]"
-    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007F")  # which JSON need not escape
+    # which JSON need not escape
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007F")
 
 
 def _key(key: str) -> str:

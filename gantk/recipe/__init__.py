@@ -1,4 +1,6 @@
-"""Recipes: tables (every key with its default), load (reads, overrides, checks), builtins (parts of the core)."""
+"""Recipes: tables (every key with its default), load (reads, overrides, checks), builtins (parts of
+the core).
+"""
 
 __all__ = ["Recipe", "all_recipes", "find_line", "find_recipe", "load_recipe", "resolved"]
 

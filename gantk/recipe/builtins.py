@@ -1,4 +1,6 @@
-"""The parts of the core, registered through the same hook as plugins' parts. Targets are imported at first use."""
+"""The parts of the core, registered through the same hook as plugins' parts. Targets are imported
+at first use.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ PARTS = {
     },
     "features": {"random": "gantk.metrics.features:RandomConv"},
     "optimizer": {"adam": "gantk.training.optim:adam", "sgd": "gantk.training.optim:sgd"},
-    "schedule": {"constant": "gantk.training.optim:Constant", "linear": "gantk.training.optim:Linear"},
+    "schedule": {
+        "constant": "gantk.training.optim:Constant",
+        "linear": "gantk.training.optim:Linear",
+    },
 }
 
 

@@ -1,4 +1,6 @@
-"""Reads, overrides and checks recipes: TOML files that say what to train, on which data, how, and how to score it."""
+"""Reads, overrides and checks recipes: TOML files that say what to train, on which data, how, and
+how to score it.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,23 @@ from pydantic import create_model
 from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Table, check, options_model, plain
-from gantk.recipe.tables import DEEPEST, FORMAT, MOST_BYTES, DataTable, FastTable, Model, require_bounded
+from gantk.recipe.tables import (
+    DEEPEST,
+    FORMAT,
+    MOST_BYTES,
+    DataTable,
+    FastTable,
+    Model,
+    require_bounded,
+)
 
-# Keys of earlier versions -> the current key, with the current values where these changed; None: no effect any more.
+# Keys of earlier versions -> the current key, with the current values where these changed; None: no
+# effect any more.
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
-    **{f"train.{name}": f"train.fast.{name}" for name in ("channels_last", "fused", "kernels", "benchmark", "compile")},
+    **{
+        f"train.{name}": f"train.fast.{name}"
+        for name in ("channels_last", "fused", "kernels", "benchmark", "compile")
+    },
     "train.batched": "train.fast.batched_forward",
     "train.allocator": ("train.fast.keep_memory", {"keep": True, "system": False}),
     "train.capture": ("train.fast.cuda_graph", {"auto": True, "off": False}),
@@ -37,7 +51,9 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
-DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}""")
+DOTTED = re.compile(
+    r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}"""
+)
 
 Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
 resolved = plain  # of a checked recipe: tables that TOML can hold, with every default filled in
@@ -51,28 +67,39 @@ class Recipe:
     name: str = "recipe"
     origin: str = "recipe"
     text: str = ""
-    overridden: dict[str, str] = field(default_factory=dict)  # dotted key -> which option of the command line set it
+    # dotted key -> which option of the command line set it
+    overridden: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # notes for the user on changes to the recipe
-    texts: dict[str, str] = field(default_factory=dict)  # dotted key -> its value as typed on the command line
-    notes: dict[str, str] = field(default_factory=dict)  # old key -> a note for the user on its current name
+    # dotted key -> its value as typed on the command line
+    texts: dict[str, str] = field(default_factory=dict)
+    # old key -> a note for the user on its current name
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_bounded(self.tables, self._place)
 
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
-        """A copy with the table `[profile.NAME]` merged in, then settings: dotted keys with TOML or Python values."""
+        """A copy with the table `[profile.NAME]` merged in, then settings: dotted keys with TOML or
+        Python values.
+        """
         recipe = copy.deepcopy(self)
         tables = recipe.tables
         recipe._rename(tables)
         profiles = tables.pop("profile", {})
         if profile is not None:
-            known = {name: changes for name, changes in mapping(profiles).items() if isinstance(changes, dict)}
+            known = {
+                name: changes
+                for name, changes in mapping(profiles).items()
+                if isinstance(changes, dict)
+            }
             if profile not in known:
                 what, remedy = f"there is no profile '{profile}'", did_you_mean(profile, known)
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
             changes = known[profile]
             for path in leaves(changes):
-                recipe.overridden[".".join(path)] = place(self.text, self.origin, ("profile", profile, *path))
+                recipe.overridden[".".join(path)] = place(
+                    self.text, self.origin, ("profile", profile, *path)
+                )
             recipe._rename(changes, ("profile", profile))
             _drop_other_length(tables, changes.get("train"))
             _merge(tables, changes)
@@ -93,13 +120,17 @@ class Recipe:
         """A setting's current key and value; the key is None where it has no effect any more."""
         new = RENAMED.get(key, key)
         new, values = new if isinstance(new, tuple) else (new, {})
-        if new == key or (key.startswith("method.") and not _has_option(self.tables.get("method"), new, key)):
+        if new == key or (
+            key.startswith("method.") and not _has_option(self.tables.get("method"), new, key)
+        ):
             return key, value
         self.notes[key] = f"{key} is now {new}" if new else f"{key} has no effect any more"
         return new, values.get(value, value) if isinstance(value, str) else value
 
     def _rename(self, tables: dict[str, Any], inside: tuple[str, ...] = ()) -> None:
-        """Move values of old keys to the current keys, in place; `inside` are the keys of these tables in the text."""
+        """Move values of old keys to the current keys, in place; `inside` are the keys of these
+        tables in the text.
+        """
         for old in RENAMED:
             first, last = old.split(".")
             if last not in mapping(tables.get(first)):
@@ -107,12 +138,14 @@ class Recipe:
             new, value = self._renamed(old, tables[first][last])
             if new != old:
                 del tables[first][last]
-            if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):  # else the current key wins
+            # else the current key wins
+            if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
     def with_data(self, path: str | Path | dict[str, Any]) -> Recipe:
-        """A copy with the source that accepts `path`, or with this table; a source of the same name keeps its options.
+        """A copy with the source that accepts `path`, or with this table; a source of the same name
+        keeps its options.
 
         UserError where no source accepts it.
         """
@@ -125,21 +158,27 @@ class Recipe:
         before, domains = table.get("source"), table.get("domains")  # the recipe's own source
         before = before if isinstance(before, dict) else {"name": before}
         count = len(domains) if isinstance(domains, list) else 2
-        source = path if isinstance(path, dict) else source_for(Path(path), count, before.get("name"))
+        source = (
+            path if isinstance(path, dict) else source_for(Path(path), count, before.get("name"))
+        )
         if "path" in source:  # absolute: a run may be resumed from another folder
             source["path"] = str(Path(source["path"]).absolute())
         # Globs and paths match files of the recipe's own folder, which the new one may lack.
-        about_files = {key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(before.get(key, "")))}
+        about_files = {
+            key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(before.get(key, "")))
+        }
         before = {key: value for key, value in before.items() if key not in about_files}
         split = table.get("split")
-        if about_files and isinstance(split, dict) and not split.get("test"):  # so does a split without test images
+        # so does a split without test images
+        if about_files and isinstance(split, dict) and not split.get("test"):
             del table["split"]
         table["source"] = (before if before.get("name") == source["name"] else {}) | source
         recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
         return recipe
 
     def with_names_of_data(self) -> Recipe:
-        """A copy with domains A and B, and a note, where no file or folder name contains the domains; else itself.
+        """A copy with domains A and B, and a note, where no file or folder name contains the
+        domains; else itself.
 
         Domains that the user has set stay, and so do domains that are no usual contrasts.
         """
@@ -154,30 +193,47 @@ class Recipe:
             return self
         recipe = copy.deepcopy(self)
         recipe.tables["data"]["domains"] = ["A", "B"][: len(table.domains)]
-        recipe.remarks.append(f"{note}; --set 'data.domains={json.dumps(table.domains)}' keeps the recipe's names")
+        recipe.remarks.append(
+            f"{note}; --set 'data.domains={json.dumps(table.domains)}' keeps the recipe's names"
+        )
         return recipe
 
     def check(self) -> Model:
-        """Check every key, name and type, and bind the parts; UserError with the key, the line and the nearest name."""
-        tables = copy.deepcopy({key: value for key, value in self.tables.items() if key != "profile"})
+        """Check every key, name and type, and bind the parts; UserError with the key, the line and
+        the nearest name.
+        """
+        tables = copy.deepcopy(
+            {key: value for key, value in self.tables.items() if key != "profile"}
+        )
         self._rename(tables)
         newest = tables.get("format", FORMAT)
         if isinstance(newest, int) and newest > FORMAT:
             what = f"this recipe has format {newest}, and this gantk reads up to {FORMAT}"
-            raise UserError(what, where=self._place(("format",)), remedy="upgrade gantk: pip install --upgrade gantk")
+            raise UserError(
+                what,
+                where=self._place(("format",)),
+                remedy="upgrade gantk: pip install --upgrade gantk",
+            )
         model = self._bound(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
-            what = f"train.steps and train.epochs: {'neither' if model.train.steps is None else 'both'} given"
+            what = (
+                "train.steps and train.epochs:"
+                f" {'neither' if model.train.steps is None else 'both'} given"
+            )
             remedy = "give one of the two, for example train.steps = 2400"
             raise UserError(what, where=self._place(("train",)), remedy=remedy)
         return model
 
     def data_table(self) -> DataTable:
         """The checked [data] table of a recipe that may lack the other tables."""
-        return self._bound(create_model("DataAlone", __base__=Table, data=(DataTable, ...)), self.tables).data
+        return self._bound(
+            create_model("DataAlone", __base__=Table, data=(DataTable, ...)), self.tables
+        ).data
 
     def _bound(self, model: type, tables: dict[str, Any]) -> Any:
-        """The tables as an instance of `model`; unquoted values of `--set` become strings where a key needs one."""
+        """The tables as an instance of `model`; unquoted values of `--set` become strings where a
+        key needs one.
+        """
         texts = dict(self.texts)
         require_bounded(tables, self._place)
         while True:
@@ -189,8 +245,15 @@ class Recipe:
                 if typed is not None and "valid string" in error.what:
                     _put(tables, key, typed, typed)
                     continue
-                if typed is not None and typed[:1] in ("[", "{") and typed == _at(tables, error.path):
-                    hint = 'That is no TOML: texts inside have quotes and brackets close, as in ["T1", "T2"]'
+                if (
+                    typed is not None
+                    and typed[:1] in ("[", "{")
+                    and typed == _at(tables, error.path)
+                ):
+                    hint = (
+                        'That is no TOML: texts inside have quotes and brackets close, as in ["T1",'
+                        ' "T2"]'
+                    )
                     error.remedy = ". ".join(filter(None, [error.remedy, hint]))
                 raise at_its_key(error, self._place) from None
 
@@ -204,7 +267,9 @@ class Recipe:
 
 
 def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
-    """Load a recipe by path, by name (bundled or a plugin's), or from tables; UserError where it is not valid TOML."""
+    """Load a recipe by path, by name (bundled or a plugin's), or from tables; UserError where it is
+    not valid TOML.
+    """
     if isinstance(source, Recipe):
         return source
     if isinstance(source, Mapping):
@@ -215,26 +280,39 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
 
 
 def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dict[str, Any]]:
-    """The text and the tables of a TOML file, `origin` in errors; UserError tells where `others` to compare are."""
+    """The text and the tables of a TOML file, `origin` in errors; UserError tells where `others` to
+    compare are.
+    """
     remedy = f"compare it with a {kind} of {others}"
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")  # Windows editors write a byte-order mark
+        # Windows editors write a byte-order mark
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
         if len(content) > MOST_BYTES or DOTTED.search(text):
             raise RecursionError
         return text, tomllib.loads(text)
     except OSError as error:
-        raise UserError(f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions") from None
+        raise UserError(
+            f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions"
+        ) from None
     except UnicodeDecodeError:
-        raise UserError(f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}") from None
+        raise UserError(
+            f"'{origin}' is not a text file", remedy=f"a {kind} is a TOML file; see {others}"
+        ) from None
     except RecursionError:  # parsing would take minutes, or all memory
-        what = f"'{origin}' is longer than {MOST_BYTES:,} bytes, or nested deeper than {DEEPEST} tables"
+        what = (
+            f"'{origin}' is longer than {MOST_BYTES:,} bytes, or nested deeper than {DEEPEST}"
+            " tables"
+        )
         raise UserError(what, remedy=remedy) from None
     except ValueError as error:
-        lines = re.split(r"[\d_]{4000}", text)[0].splitlines()  # its error for too many digits names no line
+        # its error for too many digits names no line
+        lines = re.split(r"[\d_]{4000}", text)[0].splitlines()
         where = f"{origin}:{len(lines)}, {lines[-1][:40]} ..." if "digits" in str(error) else None
-        raise UserError(f"'{origin}' is not valid TOML: {told(error)}", where=where, remedy=remedy) from None
+        raise UserError(
+            f"'{origin}' is not valid TOML: {told(error)}", where=where, remedy=remedy
+        ) from None
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
@@ -251,23 +329,29 @@ def find_recipe(name: str) -> tuple[Path, str]:
         remedy = "name a recipe file; `gantk resume RUN` goes on with a run's folder"
         raise UserError(f"'{name}' is a folder", remedy=remedy)
     remedy = " ".join(filter(None, [did_you_mean(Path(stem).name, known), "See `gantk recipes`"]))
-    raise UserError(f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy)
+    raise UserError(
+        f"there is no recipe '{name}'", allowed="a path, or a recipe's name", remedy=remedy
+    )
 
 
 def all_recipes() -> dict[str, tuple[Path, str]]:
     """name -> (file, distribution) of every bundled and plugin recipe; the bundled ones win."""
-    inside = Path(__file__).parents[1] / "recipes"  # the wheel keeps them inside the package, a checkout beside it
+    # the wheel keeps them inside the package, a checkout beside it
+    inside = Path(__file__).parents[1] / "recipes"
     bundled = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
     own = {path.stem: (path, "gantk") for path in sorted(bundled.glob("*.toml"))}
     return files_of(registry().packages["recipes"]) | own
 
 
 def files_of(
-    packages: Iterable[tuple[str, str]], wanted: Callable[[Path], bool] = lambda path: path.suffix == ".toml"
+    packages: Iterable[tuple[str, str]],
+    wanted: Callable[[Path], bool] = lambda path: path.suffix == ".toml",
 ) -> dict[str, tuple[Path, str]]:
-    """name -> (path, distribution) of the `wanted` files, by default TOML, in packages: (package, distribution).
+    """name -> (path, distribution) of the `wanted` files, by default TOML, in packages: (package,
+    distribution).
 
-    The first package with a name wins. A package that cannot be read is listed among the broken plugins.
+    The first package with a name wins. A package that cannot be read is listed among the broken
+    plugins.
     """
     paths: dict[str, tuple[Path, str]] = {}
     for package, owner in packages:
@@ -286,7 +370,9 @@ def files_of(
 
 
 def at_its_key(error: UserError, place_of: Any) -> UserError:
-    """Add the dotted key, and the place `place_of(path)`, to an error inside a table; returns the error."""
+    """Add the dotted key, and the place `place_of(path)`, to an error inside a table; returns the
+    error.
+    """
     path = tuple(key for key in error.path if not isinstance(key, int))
     unknown = "has no option" in error.what or "there is no key" in error.what
     dotted = ".".join(map(str, path[:-1] if unknown else path))
@@ -301,7 +387,9 @@ def place(text: str, origin: str, path: tuple) -> str:
 
 
 def find_line(text: str, path: tuple) -> int | None:
-    """The line of a TOML text that holds the key at `path`: exact, or the deepest table or key found on the way."""
+    """The line of a TOML text that holds the key at `path`: exact, or the deepest table or key
+    found on the way.
+    """
     best, best_depth, wanted = None, 0, tuple(map(str, path))
     for key, number, _ in key_lines(text):
         if wanted[: len(key)] == key and len(key) > best_depth:
@@ -310,7 +398,9 @@ def find_line(text: str, path: tuple) -> int | None:
 
 
 def key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
-    """Yield (dotted key as a tuple, line number, line) for each line that begins a table or a value."""
+    """Yield (dotted key as a tuple, line number, line) for each line that begins a table or a
+    value.
+    """
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[+([^\[\]]+)\]", line)
@@ -329,34 +419,57 @@ def _split(key: str) -> tuple[str, ...]:
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """The key and the value of `key=value`: the value parsed as TOML, or the text where it is no TOML."""
+    """The key and the value of `key=value`: the value parsed as TOML, or the text where it is no
+    TOML.
+    """
     key, equals, value = setting.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+){0,15}", key):
-        raise UserError(f"'{setting[:99]}' is not key=value", where="--set", remedy="for example --set train.steps=200")
+        raise UserError(
+            f"'{setting[:99]}' is not key=value",
+            where="--set",
+            remedy="for example --set train.steps=200",
+        )
     try:
         if DOTTED.search(value):
             raise RecursionError
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         parsed = value  # a bare word, a path, a pattern: the shell removes quotes
-    return key, parsed if isinstance(parsed, (str, bool, int, float, list, dict)) else value  # a date: a folder's name
+    # a date: a folder's name
+    return key, parsed if isinstance(parsed, (str, bool, int, float, list, dict)) else value
 
 
 def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """Yield (setting as text, (key, value)); the value None, which Python alone has, means the default."""
+    """Yield (setting as text, (key, value)); the value None, which Python alone has, means the
+    default.
+    """
     if not isinstance(settings, Mapping):
         several = isinstance(settings, Iterable) and not isinstance(settings, str)
-        yield from ((setting, parse_setting(setting)) for setting in map(str, settings if several else [settings]))
+        yield from (
+            (setting, parse_setting(setting))
+            for setting in map(str, settings if several else [settings])
+        )
         return
     for key, value in settings.items():
         parse_setting(f"{key}=0")  # UserError where it is no key
-        value = value.tolist() if hasattr(value, "tolist") else str(value) if isinstance(value, Path) else value
-        yield f"{key}={value!r}", (str(key).strip(), list(value) if isinstance(value, tuple) else value)
+        value = (
+            value.tolist()
+            if hasattr(value, "tolist")
+            else str(value)
+            if isinstance(value, Path)
+            else value
+        )
+        yield (
+            f"{key}={value!r}",
+            (str(key).strip(), list(value) if isinstance(value, tuple) else value),
+        )
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
-    """Set a dotted key; returns the key of the first table that was created for it, or the key itself."""
+    """Set a dotted key; returns the key of the first table that was created for it, or the key
+    itself.
+    """
     *parents, last = key.split(".")
     created = None
     for depth, parent in enumerate(parents, 1):
@@ -364,11 +477,15 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
             created = created or ".".join(parents[:depth])
         inner = tables.get(parent, {})
         if isinstance(inner, str) and parent != "summary":
-            inner = {"name": inner}  # a bare part name gains options: --set method.generator.width=32
+            # a bare part name gains options: --set method.generator.width=32
+            inner = {"name": inner}
         elif isinstance(inner, bool) and parent == "fast":
-            inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)  # all on or all off, except this part
+            # all on or all off, except this part
+            inner = {} if inner else dict.fromkeys(FastTable.model_fields, False)
         if not isinstance(inner, dict):
-            raise UserError(f"'{parent}' is not a table, so it has no key '{last}'", where=f"--set {setting}")
+            raise UserError(
+                f"'{parent}' is not a table, so it has no key '{last}'", where=f"--set {setting}"
+            )
         tables[parent] = inner
         tables = inner
     tables[last] = value
@@ -382,7 +499,9 @@ def _at(tables: Any, path: tuple) -> Any:
 
 
 def _drop_other_length(tables: dict[str, Any], given: Any) -> None:
-    """Remove train.epochs where steps are given, and the other way round: the length given last wins."""
+    """Remove train.epochs where steps are given, and the other way round: the length given last
+    wins.
+    """
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
         if key in mapping(given) and other not in given:
             mapping(tables.get("train")).pop(other, None)
@@ -418,16 +537,24 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def checked_recipe(
-    recipe: str | Path | Mapping[str, Any], data: Any, settings: Settings, profile: str | None, last: Settings = ()
+    recipe: str | Path | Mapping[str, Any],
+    data: Any,
+    settings: Settings,
+    profile: str | None,
+    last: Settings = (),
 ) -> tuple[Recipe, Model]:
-    """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check it; returns both."""
+    """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check
+    it; returns both.
+    """
     loaded = load_recipe(recipe).override([], profile)
     loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(last)
     loaded = loaded if data is None else loaded.with_names_of_data()
     table, train = mapping(loaded.tables.get("data")), mapping(loaded.tables.get("train"))
-    for inner, key in ((mapping(table.get("split")), "file"), (table, "weights")):  # for runs in other folders
+    # for runs in other folders
+    for inner, key in ((mapping(table.get("split")), "file"), (table, "weights")):
         if isinstance(inner.get(key), str) and inner[key]:
             inner[key] = str(Path(inner[key]).absolute())
-    if isinstance(train.get("start"), str) and os.path.exists(train["start"]):  # else it is a model's name
+    # else it is a model's name
+    if isinstance(train.get("start"), str) and os.path.exists(train["start"]):
         train["start"] = str(Path(train["start"]).absolute())
     return loaded, loaded.check()

@@ -1,4 +1,6 @@
-"""report.html: one file that opens offline, made from a run folder's files alone; `render` also makes bench.html."""
+"""report.html: one file that opens offline, made from a run folder's files alone; `render` also
+makes bench.html.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,46 @@ from gantk.report.words import metric_name, number
 from gantk.terminal import duration
 
 HERE = Path(__file__).parent
-SPEED = ("steps", "seconds", "images_per_s", "step_seconds", "first_step_s", "peak_memory_gib", "energy_j")
-FILTERS = ("number", "short_time", "joules", "metric_name", "decimals", "digits", "interval", "count")  # of `words`
+SPEED = (
+    "steps",
+    "seconds",
+    "images_per_s",
+    "step_seconds",
+    "first_step_s",
+    "peak_memory_gib",
+    "energy_j",
+)
+# of `words`
+FILTERS = (
+    "number",
+    "short_time",
+    "joules",
+    "metric_name",
+    "decimals",
+    "digits",
+    "interval",
+    "count",
+)
 
 
 def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path:
-    """Write the run's report.html atomically and return its path; UserError where `run` is not a run folder.
+    """Write the run's report.html atomically and return its path; UserError where `run` is not a
+    run folder.
 
-    `renewed_after`: seconds since the page of a running training was last written; the page then reloads itself.
+    `renewed_after`: seconds since the page of a running training was last written; the page then
+    reloads itself.
     """
     record = RunRecord(Path(run))
     sections = [section for section in load().hook.gantk_report(record=record) if section]
-    live = None if renewed_after is None else {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
+    live = (
+        None
+        if renewed_after is None
+        else {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
+    )
     story = _story(record, live) | {"sections": sections}
-    listed = {name: [n for s in sections for n in s.get(name, ())] for name in ("styles", "scripts")}
+    listed = {
+        name: [n for s in sections for n in s.get(name, ())] for name in ("styles", "scripts")
+    }
     page = render(
         "page.html.j2",
         story,
@@ -57,23 +85,30 @@ def render(
     template: str,
     story: dict[str, Any],
     *,
-    folders: Sequence[Path] = (),  # searched before this one for the template, its styles and its scripts
+    # searched before this one for the template, its styles and its scripts
+    folders: Sequence[Path] = (),
     styles: Sequence[str] = ("page.css",),
     scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
 ) -> str:
-    """Render a page and return its HTML: `story` is escaped, and the page's policy blocks scripts not its own."""
+    """Render a page and return its HTML: `story` is escaped, and the page's policy blocks scripts
+    not its own.
+    """
     templates = _templates(*folders, HERE)
     read = lambda name: templates.loader.get_source(templates, name)[0]  # noqa: E731
     style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return templates.get_template(template).render(**story, style=Markup(style), script=Markup(script), digest=digest)
+    return templates.get_template(template).render(
+        **story, style=Markup(style), script=Markup(script), digest=digest
+    )
 
 
 @cache
 def _templates(*folders: Path) -> Environment:
     """The templates of these folders, cached: compiling a template takes longer than rendering it."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    templates = Environment(loader=FileSystemLoader(folders), autoescape=lambda name: ".md" not in name, **options)
+    templates = Environment(
+        loader=FileSystemLoader(folders), autoescape=lambda name: ".md" not in name, **options
+    )
     templates.filters |= {name: getattr(words, name) for name in FILTERS}
     templates.filters |= {"duration": duration, "median": median, "quote": shlex.quote}
     return templates
@@ -90,7 +125,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "run": run,
         "title": _title(run),
         "method": (run.recipe.get("method") or {}).get("name"),
-        "total": (run.recipe.get("train") or {}).get("steps"),  # None where the recipe counts in epochs
+        # None where the recipe counts in epochs
+        "total": (run.recipe.get("train") or {}).get("steps"),
         "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
         "summary": run.recipe.get("summary") or "",
         "headline": sentence,
@@ -102,23 +138,30 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "blocks": blocks,
         "error_scale": error_scale(),
         "ceiling": ERROR_CEILING,
-        "curves": {section: [(next(places), each) for each in charts] for section, charts in curves.items()},
+        "curves": {
+            section: [(next(places), each) for each in charts] for section, charts in curves.items()
+        },
         "best": chosen(run),
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(run.path.relative_to(Path.cwd()) if is_below else run.path),
-        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # the position determines the colour
+        # the position determines the colour
+        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],
         "live": live,
-        "data": {  # read by the page's script; null for the last step's pictures, which the page itself embeds
+        # read by the page's script; null for the last step's pictures, which the page itself embeds
+        "data": {
             "live": live,
             "steps": steps,
             "frames": {
                 block["direction"].key: {
-                    kind: frames if kind == "mean" else [*frames[:-1], None] for kind, frames in block["frames"].items()
+                    kind: frames if kind == "mean" else [*frames[:-1], None]
+                    for kind, frames in block["frames"].items()
                 }
                 for block in blocks
             },
-            "scores": {d.key: [_score_line(run, d.key, step) for step in steps] for d in run.directions},
+            "scores": {
+                d.key: [_score_line(run, d.key, step) for step in steps] for d in run.directions
+            },
             "charts": [each.data for charts in curves.values() for each in charts],
         },
     }
@@ -126,7 +169,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
 
 def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one for each group of losses and each validation metric."""
-    labels = [direction.label for direction in run.directions]  # gives a direction the same colour in every chart
+    # gives a direction the same colour in every chart
+    labels = [direction.label for direction in run.directions]
     sections = ("losses", "validation", "selection", "rejection", "reliability")
     drawn: dict[str, list[Chart | None]] = {name: [] for name in sections}
     for group, series in run.log.losses.items():
@@ -141,14 +185,24 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         curve = judged.get("rejection") or {}
         aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
         names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
-        series = {said: dict(zip(aside, curve.get(name) or (), strict=False)) for name, said in names.items()}
-        drawn["rejection"].append(chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %"))
+        series = {
+            said: dict(zip(aside, curve.get(name) or (), strict=False))
+            for name, said in names.items()
+        }
+        drawn["rejection"].append(
+            chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %")
+        )
         curves = (judged.get("reliability") or {}).items()
         shares = {name: [round(100 * share, 2) for share in one] for name, one in curves}
         nominal = shares.get("nominal") or ()
         names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
-        series = {said: dict(zip(nominal, shares.get(name) or (), strict=False)) for name, said in names.items()}
-        drawn["reliability"].append(chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %"))
+        series = {
+            said: dict(zip(nominal, shares.get(name) or (), strict=False))
+            for name, said in names.items()
+        }
+        drawn["reliability"].append(
+            chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %")
+        )
     return {section: [each for each in charts if each] for section, charts in drawn.items()}
 
 
@@ -161,8 +215,12 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
 
 
 def _score_line(run: RunRecord, direction: str, step: int) -> str:
-    scores = [(name, curves.get(direction, {}).get(step)) for name, curves in run.log.validation.items()]
-    texts = [f"{metric_name(name)} {number(value, 3)}" for name, value in scores if value is not None]
+    scores = [
+        (name, curves.get(direction, {}).get(step)) for name, curves in run.log.validation.items()
+    ]
+    texts = [
+        f"{metric_name(name)} {number(value, 3)}" for name, value in scores if value is not None
+    ]
     return f"validation at this step: {', '.join(texts)}" if texts else ""
 
 
@@ -175,8 +233,14 @@ def _title(run: RunRecord) -> str:
 
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
-    """Numbers of images and subjects by set and domain, how they were split, and a leak that was allowed."""
-    sets, names, rows = run.split.get("splits") or {}, dict(zip("ab", run.domains, strict=False)), []
+    """Numbers of images and subjects by set and domain, how they were split, and a leak that was
+    allowed.
+    """
+    sets, names, rows = (
+        run.split.get("splits") or {},
+        dict(zip("ab", run.domains, strict=False)),
+        [],
+    )
     for name in ("train", "validation", "test"):
         records = sets.get(name) or ()
         images = Counter(names.get(record["domain"], record["domain"]) for record in records)
@@ -184,4 +248,8 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
     domains = sorted({domain for row in rows for domain in row["images"]})
     about = {"how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
-    return about | {"rows": rows, "domains": domains, "consequences": sets.get("consequences") or ()}
+    return about | {
+        "rows": rows,
+        "domains": domains,
+        "consequences": sets.get("consequences") or (),
+    }

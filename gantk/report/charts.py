@@ -11,12 +11,15 @@ import numpy as np
 from gantk.report.run_record import Points
 from gantk.report.words import number
 
-SIDE = 1000  # side of the SVG viewBox; the page stretches it, so text and dots are HTML placed by percentage
+# side of the SVG viewBox; the page stretches it, so text and dots are HTML placed by percentage
+SIDE = 1000
 MOST_POINTS = 500  # longer curves are averaged in bins; the page states the bin size
 
 
 class Axis(NamedTuple):
-    """A vertical axis: `ticks` are (percent from the top, label); `low`, `high` are powers of ten where `log`."""
+    """A vertical axis: `ticks` are (percent from the top, label); `low`, `high` are powers of ten
+    where `log`.
+    """
 
     low: float
     high: float
@@ -31,9 +34,10 @@ class Axis(NamedTuple):
 class Chart:
     """Named curves over training steps, or over the quantity that `x` names.
 
-    `steps` are the horizontal positions, `bin` the number of log entries averaged into a point, `axes` the vertical
-    axes by name, `shown` the axis shown first. Each of `curves` is a dict: name, points, latest value, colour number,
-    and per axis an SVG path and, for 60 points or more, a path of their moving average.
+    `steps` are the horizontal positions, `bin` the number of log entries averaged into a point,
+    `axes` the vertical axes by name, `shown` the axis shown first. Each of `curves` is a dict:
+    name, points, latest value, colour number, and per axis an SVG path and, for 60 points or more,
+    a path of their moving average.
     """
 
     def __init__(
@@ -42,11 +46,13 @@ class Chart:
         series: dict[str, Points],
         *,
         from_zero: bool = False,  # whether the linear axis begins at 0
-        allow_log: bool = False,  # whether a logarithmic axis is offered where all values are positive
+        # whether a logarithmic axis is offered where all values are positive
+        allow_log: bool = False,
         x: str = "step {}",  # label of a position on the horizontal axis
         tick: str = "{}",  # label of a tick of that axis
         names: Sequence[str] = (),  # curves with the same colour in every chart, in order
-        joined: bool = False,  # whether to interpolate between the points of series measured at different positions
+        # whether to interpolate between the points of series measured at different positions
+        joined: bool = False,
     ):
         places, table, self.bin = _binned(series)
         finite = table[np.isfinite(table)]
@@ -58,19 +64,33 @@ class Chart:
             self.shown = "log" if high > 30 * np.median(finite) else "linear"
         self.steps = [int(step) if step.is_integer() else step for step in places.tolist()]
         ticks = nice_ticks(self.steps[0], self.steps[-1])
-        self.x_ticks = [(self.x_percent(at), tick.replace("{}", _position_text(at))) for at in ticks]
-        self.curves = [self._curve(name, row, joined) for name, row in zip(series, table, strict=True)]
+        self.x_ticks = [
+            (self.x_percent(at), tick.replace("{}", _position_text(at))) for at in ticks
+        ]
+        self.curves = [
+            self._curve(name, row, joined) for name, row in zip(series, table, strict=True)
+        ]
         order = list(dict.fromkeys([*names, *series]))
         for curve in self.curves:
             curve["colour"] = order.index(curve["name"])
 
     def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
         finite, steps = np.isfinite(row), np.array(self.steps)
-        drawn = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan) if joined else row
+        drawn = (
+            np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
+            if joined
+            else row
+        )
         values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in drawn]
         latest = next((number(value) for value in reversed(values) if value is not None), "–")
         trends = self._paths(_trend(row)) if len(row) >= 60 and not joined else {}
-        return {"name": name, "points": values, "latest": latest, "paths": self._paths(row), "trends": trends}
+        return {
+            "name": name,
+            "points": values,
+            "latest": latest,
+            "paths": self._paths(row),
+            "trends": trends,
+        }
 
     def _paths(self, row: np.ndarray) -> dict[str, str]:
         """Axis name -> SVG path through the finite values."""
@@ -78,7 +98,10 @@ class Chart:
         across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]]
         for name, axis in self.axes.items():
             points = zip(across, SIDE * axis.place(row[finite]), strict=True)
-            paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "h0" * (len(across) == 1)  # a dot
+            # a dot
+            paths[name] = (
+                "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "h0" * (len(across) == 1)
+            )
         return paths
 
     def at(self, place: float) -> str:
@@ -93,12 +116,18 @@ class Chart:
         """The data by which the page's script shows values at the pointer."""
         names, values = ([curve[key] for curve in self.curves] for key in ("name", "points"))
         axes = {name: axis[:3] for name, axis in self.axes.items()}
-        return dict(steps=self.steps, names=names, values=values, axes=axes, shown=self.shown, x=self.x)
+        return dict(
+            steps=self.steps, names=names, values=values, axes=axes, shown=self.shown, x=self.x
+        )
 
 
 def chart(title: str, series: dict[str, Points], **options: Any) -> Chart | None:
-    """Draw the named series that have finite values, with the options of `Chart`; None where no series has any."""
-    series = {name: points for name, points in series.items() if any(map(math.isfinite, points.values()))}
+    """Draw the named series that have finite values, with the options of `Chart`; None where no
+    series has any.
+    """
+    series = {
+        name: points for name, points in series.items() if any(map(math.isfinite, points.values()))
+    }
     return Chart(title, series, **options) if series else None
 
 
@@ -109,7 +138,9 @@ def nice_ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
-    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [
+        i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def _position_text(place: float) -> str:
@@ -118,14 +149,22 @@ def _position_text(place: float) -> str:
 
 
 def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Average series in bins; returns steps (S,), values (series, S), NaN where absent, and log entries per bin."""
+    """Average series in bins; returns steps (S,), values (series, S), NaN where absent, and log
+    entries per bin.
+    """
     steps = np.array(sorted(set().union(*series.values())), dtype=np.float64)
-    table = np.array([[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()])
+    table = np.array(
+        [[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()]
+    )
     width = math.ceil(len(steps) / MOST_POINTS)
     edges, finite = np.arange(0, len(steps), width), np.isfinite(table)
     total = np.add.reduceat(np.where(finite, table, 0.0), edges, axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
-        return np.maximum.reduceat(steps, edges), total / np.add.reduceat(finite.astype(float), edges, axis=1), width
+        return (
+            np.maximum.reduceat(steps, edges),
+            total / np.add.reduceat(finite.astype(float), edges, axis=1),
+            width,
+        )
 
 
 def _trend(row: np.ndarray) -> np.ndarray:
@@ -136,7 +175,9 @@ def _trend(row: np.ndarray) -> np.ndarray:
 
 
 def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False) -> Axis:
-    """Build an axis with ticks and a margin at both ends; no margin at 0 where `from_zero` and no value is below."""
+    """Build an axis with ticks and a margin at both ends; no margin at 0 where `from_zero` and no
+    value is below.
+    """
     if log:
         low, high = math.log10(low), math.log10(high)
     from_zero = from_zero and low >= 0
@@ -146,7 +187,9 @@ def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False
     values = nice_ticks(low, high)
     if log:
         multiples = (1,) if high - low > 2.5 else (1, 2, 5)
-        values = [m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in multiples]
+        values = [
+            m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in multiples
+        ]
         values = [value for value in values if low <= math.log10(value) <= high]
     axis = Axis(low, high, log, [])
     axis.ticks.extend((100 * float(axis.place(value)), number(value)) for value in values)

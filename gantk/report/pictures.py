@@ -13,23 +13,42 @@ from PIL import Image
 
 from gantk.report.run_record import Samples
 
-LOSSLESS_BUDGET = 4_000_000  # bytes of pictures embedded unchanged; above it earlier steps become small previews
+# bytes of pictures embedded unchanged; above it earlier steps become small previews
+LOSSLESS_BUDGET = 4_000_000
 PREVIEW_BUDGET = 4_000_000  # bytes of previews; above it some earlier steps are left out
-ERROR_CEILING = 64  # grey levels of 255 at the top of the error scale: fixed, so that maps compare across runs
-# Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness, black for no error.
+# grey levels of 255 at the top of the error scale: fixed, so that maps compare across runs
+ERROR_CEILING = 64
+# Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness,
+# black for no error.
 INFERNO = (
-    (0, 0, 4), (12, 8, 38), (36, 12, 79), (66, 10, 104), (93, 18, 110), (120, 28, 109), (147, 38, 103), (174, 48, 92),
-    (199, 62, 76), (221, 81, 58), (237, 105, 37), (248, 133, 15), (252, 165, 10), (250, 198, 45), (242, 230, 97),
+    (0, 0, 4),
+    (12, 8, 38),
+    (36, 12, 79),
+    (66, 10, 104),
+    (93, 18, 110),
+    (120, 28, 109),
+    (147, 38, 103),
+    (174, 48, 92),
+    (199, 62, 76),
+    (221, 81, 58),
+    (237, 105, 37),
+    (248, 133, 15),
+    (252, 165, 10),
+    (250, 198, 45),
+    (242, 230, 97),
     (252, 255, 164),
-)  # fmt: skip
+)
 SMALL = 192  # pixels of a preview
-Frame = dict[str, list[str]]  # "output" and "error": data URIs, "" where a file is missing; "mean": mean errors
+# "output" and "error": data URIs, "" where a file is missing; "mean": mean errors
+Frame = dict[str, list[str]]
 
 
 def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, Any]]]:
-    """The steps for the page's slider and one block of data URIs per direction, within the budget of bytes.
+    """The steps for the page's slider and one block of data URIs per direction, within the budget
+    of bytes.
 
-    A block holds direction, inputs[i], truths[i], and frames["output" | "error" | "mean"][step number][i].
+    A block holds direction, inputs[i], truths[i], and frames["output" | "error" | "mean"][step
+    number][i].
     """
     if samples is None:
         return [], []
@@ -42,8 +61,14 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
-        inputs = [embedded(samples.picture("input", d, i)) for i in range(d.count)] if d.source else []
-        truths = [embedded(samples.picture("truth", d, i)) for i in range(d.count)] if samples.has_truth else []
+        inputs = (
+            [embedded(samples.picture("input", d, i)) for i in range(d.count)] if d.source else []
+        )
+        truths = (
+            [embedded(samples.picture("truth", d, i)) for i in range(d.count)]
+            if samples.has_truth
+            else []
+        )
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
         blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
     return steps, blocks
@@ -55,12 +80,18 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
     for direction in samples.directions:
         frame: Frame = {"output": [], "error": [], "mean": []}
         for i in range(direction.count):
-            output, truth = samples.picture(step, direction, i), samples.picture("truth", direction, i)
+            output, truth = (
+                samples.picture(step, direction, i),
+                samples.picture("truth", direction, i),
+            )
             error, mean = "", ""
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
-                error, mean = preview(picture) if small else _encoded(picture, "png", optimize=True), f"{value:.1f}"
+                error, mean = (
+                    preview(picture) if small else _encoded(picture, "png", optimize=True),
+                    f"{value:.1f}",
+                )
             frame["output"].append(embedded(output, SMALL if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)
@@ -73,14 +104,18 @@ def _size(frames: list[Frame]) -> int:
 
 
 def evenly(items: Sequence[int], most: int) -> list[int]:
-    """Select at most `most` of the items (at least two), evenly spread, including the first and the last."""
+    """Select at most `most` of the items (at least two), evenly spread, including the first and the
+    last.
+    """
     if len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, max(most, 2)).round().astype(int)]
 
 
 def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, float]:
-    """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in grey levels."""
+    """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in
+    grey levels.
+    """
     if output.size != truth.size:
         truth = truth.resize(output.size, Image.Resampling.BILINEAR)
     mode = "L" if output.mode == truth.mode == "L" else "RGB"
@@ -91,20 +126,27 @@ def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, flo
 
 
 def error_scale() -> str:
-    """The colour bar of every error map: 0 at the left, ERROR_CEILING grey levels and more at the right."""
+    """The colour bar of every error map: 0 at the left, ERROR_CEILING grey levels and more at the
+    right.
+    """
     return _encoded(_coloured(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True)
 
 
 def _coloured(levels: np.ndarray) -> Image.Image:
     """Eight-bit levels in the colours of inferno."""
-    colours = [np.interp(np.arange(256), np.arange(0, 256, 17), channel) for channel in np.transpose(INFERNO)]
+    colours = [
+        np.interp(np.arange(256), np.arange(0, 256, 17), channel)
+        for channel in np.transpose(INFERNO)
+    ]
     image = Image.fromarray(levels)
     image.putpalette(np.stack(colours, axis=1).round().astype(np.uint8).tobytes())
     return image
 
 
 def embedded(path: Path | None, side: int | None = None) -> str:
-    """A PNG file as a data URI, unchanged or shrunk to at most `side` pixels; "" where it is missing."""
+    """A PNG file as a data URI, unchanged or shrunk to at most `side` pixels; "" where it is
+    missing.
+    """
     if path is None:
         return ""
     if side is None:
@@ -114,7 +156,9 @@ def embedded(path: Path | None, side: int | None = None) -> str:
 
 
 def preview(image: Image.Image, side: int = SMALL) -> str:
-    """Shrink a picture to at most `side` pixels; returns a lossy data URI, for earlier steps of long or large runs."""
+    """Shrink a picture to at most `side` pixels; returns a lossy data URI, for earlier steps of
+    long or large runs.
+    """
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
     return _encoded(small, "webp", quality=75)

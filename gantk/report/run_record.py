@@ -1,4 +1,6 @@
-"""Reads a run folder for the report: a damaged or incomplete file is named in `problems` and never fatal."""
+"""Reads a run folder for the report: a damaged or incomplete file is named in `problems` and never
+fatal.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,27 @@ from gantk.errors import UserError, told
 from gantk.report.words import arrow, direction_name
 from gantk.runs.schemas import inside, read, read_log
 
-FILES = ("recipe.toml", "environment.json", "split.json", "metrics.json", "best.json", "samples/index.json")
+FILES = (
+    "recipe.toml",
+    "environment.json",
+    "split.json",
+    "metrics.json",
+    "best.json",
+    "samples/index.json",
+)
 
-Points = dict[float, float]  # step -> value; a step logged twice (a resumed run) keeps its last value
+# step -> value; a step logged twice (a resumed run) keeps its last value
+Points = dict[float, float]
 Curves = dict[str, dict[str, Points]]
 
 
 @dataclass
 class Log:
-    """The curves of log.jsonl: losses[group][name], validation[metric][direction]; and alarms, speed, stages.
+    """The curves of log.jsonl: losses[group][name], validation[metric][direction]; and alarms,
+    speed, stages.
 
-    `selection[criterion][direction]` are the values for choosing the checkpoint; the direction of "score" is "".
+    `selection[criterion][direction]` are the values for choosing the checkpoint; the direction of
+    "score" is "".
     """
 
     losses: Curves = field(default_factory=dict)
@@ -43,8 +55,11 @@ class Log:
         self.last_step = max(step, self.last_step or 0)
 
         def note(curves: Curves, group: str, name: str, value: Any) -> None:
-            if not isinstance(value, str):  # text: the reason why a checkpoint was barred from the choice
-                curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan if value is None else float(value)
+            # text: the reason why a checkpoint was barred from the choice
+            if not isinstance(value, str):
+                curves.setdefault(group, {}).setdefault(name, {})[step] = (
+                    math.nan if value is None else float(value)
+                )
 
         for full_name, value in (entry.get("losses") or {}).items():
             group, _, name = full_name.rpartition("/")
@@ -75,7 +90,8 @@ class Direction:
     source: str | None
     target: str
     count: int
-    images: tuple[dict[str, Any], ...] = ()  # "patient" and "image" of each picture; empty in older runs
+    # "patient" and "image" of each picture; empty in older runs
+    images: tuple[dict[str, Any], ...] = ()
 
     @property
     def label(self) -> str:
@@ -94,7 +110,8 @@ class Samples:
     _is_valid: dict[Path, bool] = field(default_factory=dict)
 
     def picture(self, group: str | int, direction: Direction, i: int) -> Path | None:
-        """The path of picture `i`: of the group "input" or "truth", or of a step's outputs; None where it is no PNG.
+        """The path of picture `i`: of the group "input" or "truth", or of a step's outputs; None
+        where it is no PNG.
 
         Links that lead out of the run folder are refused.
         """
@@ -109,7 +126,9 @@ class Samples:
 
 
 def wrong_picture(path: Path, run: Path) -> str:
-    """The reason why a file is no sample picture of this run: outside the folder, damaged, too large; "" if it is."""
+    """The reason why a file is no sample picture of this run: outside the folder, damaged, too
+    large; "" if it is.
+    """
     if not inside(run, path):
         return "it is no file of this run"
     try:
@@ -121,7 +140,8 @@ def wrong_picture(path: Path, run: Path) -> str:
 
 
 class RunRecord:
-    """The content of a run folder; an absent file leaves its field empty, an unreadable one is named in `problems`.
+    """The content of a run folder; an absent file leaves its field empty, an unreadable one is
+    named in `problems`.
 
     UserError where `path` is not a run folder.
     """
@@ -133,7 +153,9 @@ class RunRecord:
             raise UserError(what, where="report", remedy=remedy)
         self.path = path
         self.problems: list[str] = []
-        self.recipe, self.environment, self.split, self.metrics, self.best, index = map(self.read, FILES)
+        self.recipe, self.environment, self.split, self.metrics, self.best, index = map(
+            self.read, FILES
+        )
         self.recipe_text = (path / "recipe.toml").read_text("utf-8") if self.recipe else ""
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
@@ -152,11 +174,15 @@ class RunRecord:
     @property
     def domains(self) -> tuple[str, ...]:
         """The human names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        return tuple((self.recipe.get("data") or {}).get("domains") or self.metrics.get("domains") or ())
+        return tuple(
+            (self.recipe.get("data") or {}).get("domains") or self.metrics.get("domains") or ()
+        )
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
-        return direction_name(direction, self.domains, {known.key: known.label for known in self.directions})
+        return direction_name(
+            direction, self.domains, {known.key: known.label for known in self.directions}
+        )
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
@@ -166,10 +192,20 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
         key, _, number = path.stem.rpartition("-")
         last[key] = max(last.get(key, 0), int(number) if number.isdecimal() else 0)
     directions = tuple(
-        Direction(key, e.get("from"), e["to"], min(e["count"], last[key] + 1), tuple(e.get("images") or ()))
+        Direction(
+            key,
+            e.get("from"),
+            e["to"],
+            min(e["count"], last[key] + 1),
+            tuple(e.get("images") or ()),
+        )
         for key, e in index["directions"].items()
         if key in last
     )
     samples = Samples(folder, directions, (), bool(index.get("has_truth")), problems)
-    kept = tuple(step for step in sorted(set(index["steps"])) if any(samples.picture(step, d, 0) for d in directions))
+    kept = tuple(
+        step
+        for step in sorted(set(index["steps"]))
+        if any(samples.picture(step, d, 0) for d in directions)
+    )
     return replace(samples, steps=kept) if kept else None

@@ -1,4 +1,6 @@
-"""Prepares metrics.json and best.json for the page: scores and baselines, verdict sentences, the chosen checkpoint."""
+"""Prepares metrics.json and best.json for the page: scores and baselines, verdict sentences, the
+chosen checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,13 @@ from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
 
 MOST_NAMED = 4  # metrics named in one sentence; more are only counted
-SURE = 0.95  # share of bootstrap draws that must favour the model before the page says that it beats a baseline
+# share of bootstrap draws that must favour the model before the page says that it beats a baseline
+SURE = 0.95
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
-SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)  # first word of name
-TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")  # first words of downstream tasks' scores
+# first word of name
+SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)
+# first words of downstream tasks' scores
+TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")
 FIELDS = ("value", "ci95", "unit", "definition", "higher_is_better", "corrected", "per", "in_units")
 Baselines = dict[str, dict[str, words.Scored]]  # baseline -> metric -> its score
 
@@ -26,39 +31,70 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
     sections_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         sections = sections_of.setdefault(run.label(direction), {})
-        rivals = {words.baseline_name(name): scores for name, scores in _baselines(run, direction).items()}
+        rivals = {
+            words.baseline_name(name): scores for name, scores in _baselines(run, direction).items()
+        }
         groups: dict[str, list[str]] = {}
         for name in scores:  # the scores of nearest neighbours in the same features share a card
             head, _, features = name.partition("_")
-            groups.setdefault(f"neighbours in {features}" if head in NEIGHBOURS else name, []).append(name)
+            groups.setdefault(
+                f"neighbours in {features}" if head in NEIGHBOURS else name, []
+            ).append(name)
         for names in groups.values():
             head, region = names[0].partition("_")[0], words.region_of(names[0]).capitalize()
-            section = region or ("Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image")
+            section = region or (
+                "Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image"
+            )
             sections.setdefault(section, []).append(_card(names, {"model": scores} | rivals))
         uncertainty = (run.metrics.get("uncertainty") or {}).get(direction) or {}
-        rows = {name: row for name, row in uncertainty.items() if isinstance(row, dict) and "value" in row}
+        rows = {
+            name: row
+            for name, row in uncertainty.items()
+            if isinstance(row, dict) and "value" in row
+        }
         if rows:
-            sections["Uncertainty against error"] = [_card([name], {"model": rows}) for name in rows]
+            sections["Uncertainty against error"] = [
+                _card([name], {"model": rows}) for name in rows
+            ]
     return sections_of
 
 
 def _baselines(run: RunRecord, direction: str) -> Baselines:
-    """Baseline -> metric -> its score; after the post-steps, the baselines are those of the plain direction."""
+    """Baseline -> metric -> its score; after the post-steps, the baselines are those of the plain
+    direction.
+    """
     plain = direction.removesuffix("_post")
     baselines = run.metrics.get("baselines") or {}
-    return {name: scores.get(direction) or scores.get(plain) or {} for name, scores in baselines.items()}
+    return {
+        name: scores.get(direction) or scores.get(plain) or {} for name, scores in baselines.items()
+    }
 
 
 def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
-    """A card: the model's scores `names`, side by side, and beneath them those of the baselines that have any.
+    """A card: the model's scores `names`, side by side, and beneath them those of the baselines
+    that have any.
 
-    `whiskers[name]`: positions in percent of the first score and its interval's ends, on one axis for all rows.
+    `whiskers[name]`: positions in percent of the first score and its interval's ends, on one axis
+    for all rows.
     """
     blank = dict.fromkeys(FIELDS)
-    scores = {name: found for name, found in scores.items() if any(found.get(metric) for metric in names)}
-    rows = {name: [blank | (found.get(metric) or {}) for metric in names] for name, found in scores.items()}
-    ends = {name: (*(first["ci95"] or (None, None)), first["value"]) for name, (first, *_) in rows.items()}
-    finite = [end for figures in ends.values() for end in figures if end is not None and math.isfinite(end)] or [0.0]
+    scores = {
+        name: found for name, found in scores.items() if any(found.get(metric) for metric in names)
+    }
+    rows = {
+        name: [blank | (found.get(metric) or {}) for metric in names]
+        for name, found in scores.items()
+    }
+    ends = {
+        name: (*(first["ci95"] or (None, None)), first["value"])
+        for name, (first, *_) in rows.items()
+    }
+    finite = [
+        end
+        for figures in ends.values()
+        for end in figures
+        if end is not None and math.isfinite(end)
+    ] or [0.0]
     low, high = min(finite), max(finite)
 
     def percent(value: float | None) -> float | None:
@@ -74,7 +110,9 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
 
 
 def tone_of(judged: dict[str, Any]) -> str:
-    """Returns "good", "near" (ahead, but within chance) or "bad"; "" where there was no baseline to compare with."""
+    """Returns "good", "near" (ahead, but within chance) or "bad"; "" where there was no baseline to
+    compare with.
+    """
     better, chance = judged.get("better"), judged.get("probability", 1.0)
     if better is None:
         return ""
@@ -82,24 +120,41 @@ def tone_of(judged: dict[str, Any]) -> str:
 
 
 def verdicts(run: RunRecord) -> list[dict[str, Any]]:
-    """One verdict per direction, with the tone of its worst finding; empty where nothing was measured."""
+    """One verdict per direction, with the tone of its worst finding; empty where nothing was
+    measured.
+    """
     results = []
     for direction, scores in (run.metrics.get("metrics") or {}).items():
-        judged, rivals = (run.metrics.get("verdict") or {}).get(direction) or {}, _baselines(run, direction)
-        findings = [_finding(metric, score, judged.get(metric) or {}, rivals) for metric, score in scores.items()]
+        judged, rivals = (
+            (run.metrics.get("verdict") or {}).get(direction) or {},
+            _baselines(run, direction),
+        )
+        findings = [
+            _finding(metric, score, judged.get(metric) or {}, rivals)
+            for metric, score in scores.items()
+        ]
         tones = [finding["tone"] for finding in findings]
         tone = next((tone for tone in ("bad", "near", "good") if tone in tones), "")
         sentence = _sentence(findings)
         parts = {region: [f for f in findings if f["region"] == region] for region in words.REGIONS}
         regions = {region: (_sentence(own), own) for region, own in parts.items() if own}
         whole = [finding for finding in findings if not finding["region"]]
-        verdict = {"direction": run.label(direction), "sentence": sentence, "tone": tone, "findings": findings}
+        verdict = {
+            "direction": run.label(direction),
+            "sentence": sentence,
+            "tone": tone,
+            "findings": findings,
+        }
         results.append(verdict | {"whole": whole, "regions": regions})
     return results
 
 
-def _finding(metric: str, score: words.Scored, judged: dict[str, Any], rivals: Baselines) -> dict[str, str]:
-    """Compare one metric with its best baseline and, if that was fitted on pairs and wins, with the best other one."""
+def _finding(
+    metric: str, score: words.Scored, judged: dict[str, Any], rivals: Baselines
+) -> dict[str, str]:
+    """Compare one metric with its best baseline and, if that was fitted on pairs and wins, with the
+    best other one.
+    """
     places, tone = words.decimals(score), tone_of(judged)
     also = {}
     if tone != "good" and judged.get("best_baseline") in words.FITTED_ON_PAIRS:
@@ -111,7 +166,9 @@ def _finding(metric: str, score: words.Scored, judged: dict[str, Any], rivals: B
         "score": words.with_unit(score, places),
         "interval": words.interval(score, places),
         "tone": tone,
-        "doubt": "of one patient alone" if judged.get("probability", 1.0) is None else "within chance",
+        "doubt": "of one patient alone"
+        if judged.get("probability", 1.0) is None
+        else "within chance",
         "against": _against(metric, judged, rivals, places),
         "without_pairs": f"without pairs: {apart}" if apart else "",
         "without_tone": tone_of(also) if apart else "",
@@ -119,14 +176,29 @@ def _finding(metric: str, score: words.Scored, judged: dict[str, Any], rivals: B
 
 
 def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int) -> str:
-    """`better than 18.50 dB, identity`, with the probability where it is within chance; "" without a baseline."""
-    best, tone, probability = judged.get("best_baseline"), tone_of(judged), judged.get("probability", 1.0)
+    """`better than 18.50 dB, identity`, with the probability where it is within chance; "" without
+    a baseline.
+    """
+    best, tone, probability = (
+        judged.get("best_baseline"),
+        tone_of(judged),
+        judged.get("probability", 1.0),
+    )
     if not best:
         return ""
-    comparison = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}[tone]
+    comparison = {
+        "good": "better than",
+        "near": "ahead of",
+        "bad": "not better than",
+        "": "beside",
+    }[tone]
     entry = rivals.get(best, {}).get(metric)
     value = f"{words.with_unit(entry, places)}, " if entry else ""
-    doubt = f" (in {probability:.0%} of the draws)" if probability is not None else " (one patient: no probability)"
+    doubt = (
+        f" (in {probability:.0%} of the draws)"
+        if probability is not None
+        else " (one patient: no probability)"
+    )
     return f"{comparison} {value}{words.baseline_name(best)}{doubt if tone == 'near' else ''}"
 
 
@@ -135,14 +207,18 @@ def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
 
     def where(tone: str) -> str:
         """`PSNR or MAE for T2 → T1`: the metrics of that tone, by direction."""
-        parts = [(_named(verdict["findings"], tone), verdict["direction"]) for verdict in all_verdicts]
+        parts = [
+            (_named(verdict["findings"], tone), verdict["direction"]) for verdict in all_verdicts
+        ]
         return "; ".join(f"{names} for {direction}" for names, direction in parts if names)
 
     findings = [finding for verdict in all_verdicts for finding in verdict["findings"]]
     tones = {finding["tone"] for finding in findings} - {""}
     if "bad" in tones:
         place = f" on {where('bad')}" if len(tones) > 1 else ""
-        fair = all(finding["without_tone"] == "good" for finding in findings if finding["tone"] == "bad")
+        fair = all(
+            finding["without_tone"] == "good" for finding in findings if finding["tone"] == "bad"
+        )
         unpaired = "; it beats the best of those that needed no pairs" if fair else ""
         return f"The model does not beat the best baseline{place}{unpaired}.", "bad"
     if tones == {"near"}:
@@ -176,7 +252,9 @@ def _doubt(findings: list[dict[str, str]]) -> str:
 
 
 def _named(findings: list[dict[str, str]], tone: str) -> str:
-    """The names of the metrics with that tone, or their number where there are more than MOST_NAMED."""
+    """The names of the metrics with that tone, or their number where there are more than
+    MOST_NAMED.
+    """
     names = [f["metric"] for f in findings if f["tone"] == tone]
     if len(names) <= MOST_NAMED:
         return words.listed(names, "or" if tone == "bad" else "and") if names else ""
@@ -189,7 +267,9 @@ def _named(findings: list[dict[str, str]], tone: str) -> str:
 
 
 def chosen(run: RunRecord) -> dict[str, Any]:
-    """best.json for the page: the chosen step, the rule, and the table of candidates; {} where none was chosen."""
+    """best.json for the page: the chosen step, the rule, and the table of candidates; {} where none
+    was chosen.
+    """
     step = run.best.get("step")
     if step is None:
         return {}
@@ -197,13 +277,21 @@ def chosen(run: RunRecord) -> dict[str, Any]:
     named = dict.fromkeys(name for row in rows for name in row)
     columns = sorted(named, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
     parts = [name.rpartition(".") for name in columns]  # a_to_b.kid_random
-    titles = [(direction and run.label(direction), words.metric_name(name)) for direction, _, name in parts]
+    titles = [
+        (direction and run.label(direction), words.metric_name(name))
+        for direction, _, name in parts
+    ]
     return {
         "step": step,
         "rule": run.best.get("rule") or "",
-        "barred": next((str(row["barred"]) for row in rows if row.get("step") == step and row.get("barred")), ""),
+        "barred": next(
+            (str(row["barred"]) for row in rows if row.get("step") == step and row.get("barred")),
+            "",
+        ),
         "columns": [" ".join(filter(None, title)) for title in titles],
-        "rows": [(row.get("step") == step, [_cell(row.get(name)) for name in columns]) for row in rows],
+        "rows": [
+            (row.get("step") == step, [_cell(row.get(name)) for name in columns]) for row in rows
+        ],
     }
 
 

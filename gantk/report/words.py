@@ -9,7 +9,21 @@ from typing import Any
 from gantk.metrics.verdict import title_of
 from gantk.terminal import duration
 
-ABBREVIATIONS = ("psnr", "ssim", "mae", "mse", "rmse", "nrmse", "lpips", "fid", "kid", "prdc", "auroc", "ause", "sfrc")
+ABBREVIATIONS = (
+    "psnr",
+    "ssim",
+    "mae",
+    "mse",
+    "rmse",
+    "nrmse",
+    "lpips",
+    "fid",
+    "kid",
+    "prdc",
+    "auroc",
+    "ause",
+    "sfrc",
+)
 BASELINE_NAMES = {
     "histogram": "histogram matching",
     "intensity_map": "intensity-only map",
@@ -58,12 +72,16 @@ def metric_name(name: str) -> str:
 
 
 def region_of(metric: str) -> str:
-    """The region at the end of a metric's name, `foreground` or `lesion`; "" where the whole image is scored."""
+    """The region at the end of a metric's name, `foreground` or `lesion`; "" where the whole image
+    is scored.
+    """
     return next((region for region in REGIONS if metric.endswith(f"_{region}")), "")
 
 
 def baseline_name(name: str) -> str:
-    """`histogram` is histogram matching; a plugin's baseline is its name, with spaces for underscores."""
+    """`histogram` is histogram matching; a plugin's baseline is its name, with spaces for
+    underscores.
+    """
     return BASELINE_NAMES.get(name, name.replace("_", " "))
 
 
@@ -73,7 +91,9 @@ def arrow(*names: str) -> str:
 
 
 def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:
-    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor `domains` name it."""
+    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor
+    `domains` name it.
+    """
     plain = key.removesuffix("_post")
     if known and plain in known:
         return known[plain] + ", after the post-steps" * (plain != key)
@@ -81,7 +101,9 @@ def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | 
 
 
 def decimals(entry: Scored) -> int:
-    """Decimal places: 2 for decibels, 3 for scores near 1; from the model's value alone, so that rows line up."""
+    """Decimal places: 2 for decibels, 3 for scores near 1; from the model's value alone, so that
+    rows line up.
+    """
     size = abs(entry.get("value") or 0.0)
     if entry.get("unit") == "dB":
         return 2
@@ -89,7 +111,9 @@ def decimals(entry: Scored) -> int:
 
 
 def digits(value: float | None, places: int) -> str:
-    """A value with that many decimal places, or as `number` formats it where it is not finite or too small."""
+    """A value with that many decimal places, or as `number` formats it where it is not finite or
+    too small.
+    """
     if value is None or not math.isfinite(value) or 0 < abs(value) < 1e-4:
         return number(value, 3)
     return f"{value:.{places}f}".replace("-", "−")
@@ -103,10 +127,16 @@ def with_unit(entry: Scored, places: int) -> str:
 def interval(entry: Scored, places: int) -> str:
     """The ends of a score's 95 % interval, such as `23.81 to 24.81`; "" where there is none."""
     low, high = entry.get("ci95") or (None, None)
-    return f"{digits(low, places)} to {digits(high, places)}" if low is not None and high is not None else ""
+    return (
+        f"{digits(low, places)} to {digits(high, places)}"
+        if low is not None and high is not None
+        else ""
+    )
 
 
 def count(entry: Scored) -> str:
     """The size of the sample behind a score: patients, and images where that number differs."""
     n, images = entry.get("n"), entry.get("images")
-    return "" if n is None else f"n = {n} ({images} images)" if images and images != n else f"n = {n}"
+    return (
+        "" if n is None else f"n = {n} ({images} images)" if images and images != n else f"n = {n}"
+    )

@@ -1,1 +1,3 @@
-"""The run folder: folder (`Run`, its files), checkpoint, trained (loads a method), models (by name), schemas."""
+"""The run folder: folder (`Run`, its files), checkpoint, trained (loads a method), models (by
+name), schemas.
+"""

@@ -1,4 +1,6 @@
-"""Writes and reads checkpoints: folders that appear only when complete. Tensors are safetensors, never pickles."""
+"""Writes and reads checkpoints: folders that appear only when complete. Tensors are safetensors,
+never pickles.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +25,46 @@ from gantk.files import sha256_of, temporary_beside, whole_folder, write_file
 from gantk.runs.schemas import SCHEMAS, checked, content
 
 FORMAT = 1
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"}
-DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"}
+DTYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+}
+DTYPES |= {
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
 DTYPES |= {torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.complex64: "C64"}
 DTYPES |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 T = TypeVar("T")
 
 
-def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None, meta: dict) -> Path:
+def save(
+    folder: Path, step: int, weights: dict[str, Tensor], state: dict | None, meta: dict
+) -> Path:
     """Write the checkpoint `folder/step-N` and return its path.
 
-    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json and its tensors to
-    state.safetensors; no state files where `state` is None.
-    A state holds tensors, numbers, strings, None, lists and dicts; UserError for any other type. `load_state` returns
+    `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json and its
+    tensors to state.safetensors; no state files where `state` is None. A state holds tensors,
+    numbers, strings, None, lists and dicts; UserError for any other type. `load_state` returns
     tuples as lists, and keys such as "12" as whole numbers.
     """
     tensors: dict[str, Tensor] = {}
 
     def store_tensor(value: Any) -> dict[str, Any]:
         if getattr(value, "dtype", None) not in DTYPES:
-            what = f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
+            what = (
+                f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
+            )
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
-        order = sorted(range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis))
+        order = sorted(
+            range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis)
+        )
         tensors[name := f"tensor-{len(tensors)}"] = value.detach().permute(order)
         return {"$tensor": name, "$order": order}
 
@@ -64,14 +84,23 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict | None
 
 
 def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file tensor by tensor: a copy of the whole file may not fit into memory during training."""
-    ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))  # aligns the offsets
+    """Yield a safetensors file tensor by tensor: a copy of the whole file may not fit into memory
+    during training.
+    """
+    # aligns the offsets
+    ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))
     header, end = {}, 0
     for name, tensor in ordered:
         if tensor.dtype not in DTYPES:
-            raise UserError(f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps")
+            raise UserError(
+                f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps"
+            )
         start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": [*tensor.shape],
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -85,14 +114,18 @@ def _hashed(digest: Any, part: bytes | memoryview) -> bytes | memoryview:
 
 
 def prune(folder: Path, keep: int, also: Collection[int], regular: Callable[[int], bool]) -> None:
-    """Delete all checkpoints but the newest `keep` regular ones, the newest `keep` after them and the steps `also`."""
-    for stale in folder.glob(".step-*.tmp"):  # left by a process killed while it wrote or deleted a checkpoint
+    """Delete all checkpoints but the newest `keep` regular ones, the newest `keep` after them and
+    the steps `also`.
+    """
+    # left by a process killed while it wrote or deleted a checkpoint
+    for stale in folder.glob(".step-*.tmp"):
         shutil.rmtree(stale)
     steps = steps_saved(folder)
     kept = [step for step in steps if regular(step)]
     later = [step for step in steps if not kept or step > kept[-1]]
     for old in {*steps} - {*kept[-keep:], *later[-keep:], *also}:
-        checkpoint = path_of(folder, old)  # renamed first: a half deleted folder must not look like a checkpoint
+        # renamed first: a half deleted folder must not look like a checkpoint
+        checkpoint = path_of(folder, old)
         shutil.rmtree(checkpoint.rename(temporary_beside(checkpoint)))
 
 
@@ -112,7 +145,9 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
     meta = _read(checkpoint / "meta.json", lambda path: checked(content(path), SCHEMAS[path.name]))
     if meta["format"] > FORMAT:
         what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
-        raise UserError(what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk")
+        raise UserError(
+            what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk"
+        )
     return meta
 
 
@@ -123,23 +158,31 @@ def _sha256_of_meta(meta: dict[str, Any]) -> str:
 
 
 def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
-    """The content of a checkpoint's meta.json; UserError where another method than `method` wrote it."""
+    """The content of a checkpoint's meta.json; UserError where another method than `method` wrote
+    it.
+    """
     meta = load_meta(checkpoint)
     if meta.get("method") != method:
         what = f"the checkpoint is of the method '{meta.get('method')}', the recipe's is '{method}'"
-        raise UserError(what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it")
+        raise UserError(
+            what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it"
+        )
     return meta
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The checkpoint's weights by name; UserError where the file is damaged or not a safetensors file."""
+    """The checkpoint's weights by name; UserError where the file is damaged or not a safetensors
+    file.
+    """
     return _read(checkpoint / "weights.safetensors", load_file)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it fits the networks.
+    """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it
+    fits the networks.
 
-    A state.pt of version 0.1 is read by torch's restricted reader, which refuses a pickle that would run code.
+    A state.pt of version 0.1 is read by torch's restricted reader, which refuses a pickle that
+    would run code.
     """
     old = checkpoint / "state.pt"
     if old.is_file():
@@ -153,34 +196,57 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return tensors[found["$tensor"]].permute(sorted(range(len(order)), key=order.__getitem__))
 
     parse = partial(json.loads, object_hook=restored)
-    return _read(checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse))
+    return _read(
+        checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse)
+    )
 
 
 def _unpickled(path: Path) -> Any:
-    with zipfile.ZipFile(path) as parts:  # torch does not compress: a file that grows when unpacked is not torch's
+    # torch does not compress: a file that grows when unpacked is not torch's
+    with zipfile.ZipFile(path) as parts:
         if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
             raise ValueError("it unpacks to more than it is")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load weights into a module by name; UserError that names the first tensor that differs or is not finite."""
+    """Load weights into a module by name; UserError that names the first tensor that differs or is
+    not finite.
+    """
     check_same(module.state_dict(), weights, where)
-    if wrong := [name for name, _ in module.named_parameters() if not weights[name].isfinite().all()]:
+    if wrong := [
+        name for name, _ in module.named_parameters() if not weights[name].isfinite().all()
+    ]:
         what = f"'{wrong[0]}' of the checkpoint is not finite ({counted(wrong, 'tensor')})"
         raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
     module.load_state_dict(weights)
 
 
 def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
-    """Compare tensors with those expected by name, shape and type; UserError that names the first difference."""
-    expected, found = ({name: kind_of(tensor) for name, tensor in each.items()} for each in (expected, found))
+    """Compare tensors with those expected by name, shape and type; UserError that names the first
+    difference.
+    """
+    expected, found = (
+        {name: kind_of(tensor) for name, tensor in each.items()} for each in (expected, found)
+    )
     differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     if differing:
-        name = next((name for name in differing if not (name in expected and name in found)), differing[0])
-        detail = f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')} here"
-        what = f"the checkpoint belongs to another method or network: {detail} ({counted(differing, 'difference')})"
-        raise UserError(what, where=where, remedy="use the recipe it was trained with: recipe.toml of its run folder")
+        name = next(
+            (name for name in differing if not (name in expected and name in found)), differing[0]
+        )
+        detail = (
+            f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')}"
+            " here"
+        )
+        what = (
+            f"the checkpoint belongs to another method or network: {detail}"
+            f" ({counted(differing, 'difference')})"
+        )
+        raise UserError(
+            what,
+            where=where,
+            remedy="use the recipe it was trained with: recipe.toml of its run folder",
+        )
 
 
 def kind_of(value: Any) -> str:
@@ -198,12 +264,15 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         with suppress(Exception):  # version 0.1 wrote no SHA-256
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
-        if seal and seal != (_sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)):
+        if seal and seal != (
+            _sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)
+        ):
             raise ValueError("it is not what was saved, by its SHA-256")
         return result
     except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = told(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's own message recommends weights_only=False
+        # torch's own message recommends weights_only=False
+        if isinstance(error, pickle.UnpicklingError):
             detail = "it is damaged, or a pickle that may run code"
         detail = "it is missing" if isinstance(error, FileNotFoundError) else detail
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"

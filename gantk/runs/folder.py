@@ -30,15 +30,27 @@ from gantk.runs.schemas import inside, read, read_log
 if TYPE_CHECKING:
     from gantk.inference.pipeline import TrainedModel
 
-PACKAGES = ("torch", "numpy", "kornia", "timm", "nibabel", "pillow", "safetensors", "pydantic", "pluggy")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "kornia",
+    "timm",
+    "nibabel",
+    "pillow",
+    "safetensors",
+    "pydantic",
+    "pluggy",
+)
 
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A run folder, `runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples, metrics, report.
+    """A run folder, `runs/NAME-TIME`: recipe, environment, split, log, checkpoints, samples,
+    metrics, report.
 
-    `gantk.run` returns one, `gantk.Run("runs/NAME-TIME")` is an earlier one. A notebook shows its scores and pictures;
-    `pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")`, and `t2 = run.load().translate(t1)`.
+    `gantk.run` returns one, `gantk.Run("runs/NAME-TIME")` is an earlier one. A notebook shows its
+    scores and pictures; `pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")`, and
+    `t2 = run.load().translate(t1)`.
     """
 
     path: Path
@@ -47,22 +59,38 @@ class Run:
         object.__setattr__(self, "path", Path(self.path))
 
     def __fspath__(self) -> str:
-        return str(self.path)  # gantk.load(run), gantk.resume(run) and all others accept a Run as a path
+        # gantk.load(run), gantk.resume(run) and all others accept a Run as a path
+        return str(self.path)
 
     def __repr__(self) -> str:
         steps, scores = checkpoint.steps_saved(self.checkpoints), []
         with suppress(UserError):
-            firsts = [(direction, next(iter(found.items()))) for direction, found in self.metrics.items() if found]
-            scores = [f"{direction} {name} {row['value']:.4g}" for direction, (name, row) in firsts if row.get("value")]
-        return f"Run('{self.path}': {', '.join([f'step {steps[-1]}' if steps else 'nothing saved yet', *scores])})"
+            firsts = [
+                (direction, next(iter(found.items())))
+                for direction, found in self.metrics.items()
+                if found
+            ]
+            scores = [
+                f"{direction} {name} {row['value']:.4g}"
+                for direction, (name, row) in firsts
+                if row.get("value")
+            ]
+        return (
+            f"Run('{self.path}':"
+            f" {', '.join([f'step {steps[-1]}' if steps else 'nothing saved yet', *scores])})"
+        )
 
     def _repr_html_(self) -> str | None:
         return load().hook.gantk_html(run=self)
 
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before it is scored."""
-        found = read(self.path / "metrics.json", remedy=f"gantk eval {argument(self.path)} writes it again")
+        """Scores on the test split: `metrics["a_to_b"]["psnr"]` has value, ci95, n, unit; {} before
+        it is scored.
+        """
+        found = read(
+            self.path / "metrics.json", remedy=f"gantk eval {argument(self.path)} writes it again"
+        )
         return found.get("metrics") or {}
 
     @property
@@ -72,8 +100,9 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """One dict per logged step, ready for pandas.DataFrame: step, seconds, lr, losses.PHASE/NAME,
-        validation.DIRECTION.METRIC, and whatever else was logged at that step."""
+        """One dict per logged step, ready for pandas.DataFrame: step, seconds, lr,
+        losses.PHASE/NAME, validation.DIRECTION.METRIC, and whatever else was logged at that step.
+        """
         rows: dict[int, dict[str, Any]] = {}
         for line in self.read_log():
             rows.setdefault(line["step"], {}).update(flat(line))
@@ -81,10 +110,19 @@ class Run:
 
     @property
     def samples(self) -> dict[int, list[Path]]:
-        """The model's sample pictures of held-out images: step -> paths of DIRECTION-NUMBER.png, steps ascending."""
+        """The model's sample pictures of held-out images: step -> paths of DIRECTION-NUMBER.png,
+        steps ascending.
+        """
         steps = sorted((self.path / "samples").glob("step-*"))
-        files = {int(folder.name[5:]): sorted(folder.glob("*.png")) for folder in steps if folder.name[5:].isdecimal()}
-        return {step: [path for path in paths if inside(self.path, path)] for step, paths in files.items()}
+        files = {
+            int(folder.name[5:]): sorted(folder.glob("*.png"))
+            for folder in steps
+            if folder.name[5:].isdecimal()
+        }
+        return {
+            step: [path for path in paths if inside(self.path, path)]
+            for step, paths in files.items()
+        }
 
     def load(self, device: str | None = None) -> TrainedModel:
         """The trained model: `run.load().translate(array)`; see `gantk.load`."""
@@ -93,19 +131,27 @@ class Run:
         return load_model(self.path, device=device)
 
     @classmethod
-    def create(cls, out: str | Path | None, name: str, locks: ExitStack, again: bool = False) -> Run:
-        """Create and lock a new run folder, or with `again` lock one whose run is started again; returns its Run.
+    def create(
+        cls, out: str | Path | None, name: str, locks: ExitStack, again: bool = False
+    ) -> Run:
+        """Create and lock a new run folder, or with `again` lock one whose run is started again;
+        returns its Run.
 
-        `locks` releases the lock. UserError where the folder holds a run already or another process has the lock.
+        `locks` releases the lock. UserError where the folder holds a run already or another process
+        has the lock.
         """
         path = Path(out) if out else None
         try:
-            str(path).encode()  # refuse names that are not UTF-8: some programs could not read the folder
+            # refuse names that are not UTF-8: some programs could not read the folder
+            str(path).encode()
             path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             locks.enter_context(held(path))
         except (OSError, UnicodeEncodeError) as error:
-            what = f"'{path or 'runs'}' cannot be made: {getattr(error, 'strerror', 'its name is not UTF-8')}"
+            what = (
+                f"'{path or 'runs'}' cannot be made:"
+                f" {getattr(error, 'strerror', 'its name is not UTF-8')}"
+            )
             raise UserError(what, where="--out", remedy="name another folder") from None
         if (path / "recipe.toml").exists() and not again:
             raise cls(path).occupied()
@@ -116,7 +162,11 @@ class Run:
         """Open an existing run; UserError where the folder is not a run."""
         path = Path(path)
         if not path.is_dir():
-            what = f"'{path}' is a file, not a run folder" if path.is_file() else f"there is no folder '{path}'"
+            what = (
+                f"'{path}' is a file, not a run folder"
+                if path.is_file()
+                else f"there is no folder '{path}'"
+            )
             raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
         if not (path / "recipe.toml").is_file():
             what = f"'{path}' is not a run folder: it has no recipe.toml"
@@ -130,13 +180,21 @@ class Run:
     def recipe(self) -> Recipe:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
-        text, tables = read_toml(path, str(path), "recipe", "`gantk recipes`, or restore it from a copy")
-        source, stored = mapping(mapping(tables.get("data")).get("source")), self.path / "data" / "table.csv"
+        text, tables = read_toml(
+            path, str(path), "recipe", "`gantk recipes`, or restore it from a copy"
+        )
+        source, stored = (
+            mapping(mapping(tables.get("data")).get("source")),
+            self.path / "data" / "table.csv",
+        )
         path_of_data = Path(str(source.get("path", "/")))
         if path_of_data.parts[-2:] == stored.parts[-2:] and stored.is_file():
-            source["path"] = str(stored.absolute())  # images inside the run folder, which may have been moved
+            # images inside the run folder, which may have been moved
+            source["path"] = str(stored.absolute())
         elif not path_of_data.exists():  # relative to the folder in which the run began
-            original = Path(str(read(self.path / "environment.json").get("folder", ""))) / path_of_data
+            original = (
+                Path(str(read(self.path / "environment.json").get("folder", ""))) / path_of_data
+            )
             source |= {"path": str(original)} if original.exists() else {}
         return Recipe(tables, self.path.name, str(path), text)
 
@@ -148,7 +206,8 @@ class Run:
 
     def add_to_log(self, line: dict[str, Any]) -> None:
         """Append one line to log.jsonl."""
-        with open(self.path / "log.jsonl", "ab") as file:  # a single write, so that lines do not mix
+        # a single write, so that lines do not mix
+        with open(self.path / "log.jsonl", "ab") as file:
             file.write((json.dumps(line) + "\n").encode())
 
     def read_log(self) -> list[dict[str, Any]]:
@@ -159,19 +218,31 @@ class Run:
         return lines
 
     def rewind_log(self, step: int) -> float:
-        """Delete the log lines after `step`, which a resume computes again; returns the training seconds up to it."""
+        """Delete the log lines after `step`, which a resume computes again; returns the training
+        seconds up to it.
+        """
         if step < 0:  # training starts from the beginning
             shutil.rmtree(self.path / "samples", ignore_errors=True)
         kept = [line for line in self.read_log() if line["step"] <= step]
-        write_file(self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_file(
+            self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode()
+        )
         return max([line.get("seconds") or 0.0 for line in kept], default=0.0)
 
-    def write_picture(self, group: str, name: str, image: np.ndarray, low: float, high: float) -> None:
-        """Write samples/GROUP/NAME.png: an image (C, *spatial) in network intensities, `low` black, `high` white."""
+    def write_picture(
+        self, group: str, name: str, image: np.ndarray, low: float, high: float
+    ) -> None:
+        """Write samples/GROUP/NAME.png: an image (C, *spatial) in network intensities, `low` black,
+        `high` white.
+        """
         if image.ndim == 4:
             image = image[:, image.shape[1] // 2]  # the middle slice of a volume
         image = image[:3] if len(image) >= 3 else image[:1]
-        pixels = np.clip((np.nan_to_num(image) - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+        pixels = (
+            np.clip((np.nan_to_num(image) - low) / (high - low) * 255, 0, 255)
+            .round()
+            .astype(np.uint8)
+        )
         folder = self.path / "samples" / group
         folder.mkdir(parents=True, exist_ok=True)
         picture = Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
@@ -187,9 +258,15 @@ class Run:
         return checkpoint.path_of(self.checkpoints, steps[-1])
 
     def occupied(self) -> UserError:
-        """Return the UserError for an `--out` that holds a run already, with the command that continues that run."""
+        """Return the UserError for an `--out` that holds a run already, with the command that
+        continues that run.
+        """
         begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
-        then = f"go on with it: gantk resume {argument(self.path)}" if begun else f"start that one again: {self._again}"
+        then = (
+            f"go on with it: gantk resume {argument(self.path)}"
+            if begun
+            else f"start that one again: {self._again}"
+        )
         what, remedy = f"'{self.path}' already holds a run", f"choose another --out, or {then}"
         return UserError(what, where="--out", remedy=remedy)
 
@@ -199,30 +276,44 @@ class Run:
         return f"gantk run {argument(self.path / 'recipe.toml')} --out {argument(self.path)}{leaks}"
 
     def best(self) -> Path:
-        """The checkpoint that best.json names; UserError where best.json or that checkpoint is missing."""
+        """The checkpoint that best.json names; UserError where best.json or that checkpoint is
+        missing.
+        """
         step = read(self.path / "best.json").get("step")
         if step not in checkpoint.steps_saved(self.checkpoints):
-            what = f"'{self.path}' has no best checkpoint: best.json names step {step}, which is not there"
-            remedy = 'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its recipe.toml'
+            what = (
+                f"'{self.path}' has no best checkpoint: best.json names step {step}, which is not"
+                " there"
+            )
+            remedy = (
+                'name another checkpoint\'s folder, or set evaluate.checkpoint = "last" in its'
+                " recipe.toml"
+            )
             raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
         return checkpoint.path_of(self.checkpoints, step)
 
     def chosen(self) -> Path:
-        """The checkpoint to use for inference: the newest or, where evaluate.checkpoint = "best", the best one."""
+        """The checkpoint to use for inference: the newest or, where evaluate.checkpoint = "best",
+        the best one.
+        """
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
         judged = wanted == "best" and read(self.path / "best.json").get("step", 0) is not None
         return self.best() if judged else self.latest()
 
     def split(self) -> dict[str, Any]:
-        """The content of split.json: the images of each set as they were at training; UserError where it is missing."""
+        """The content of split.json: the images of each set as they were at training; UserError
+        where it is missing.
+        """
         if splits := read(self.path / "split.json"):
             return splits
         what = f"'{self.path / 'split.json'}' is missing, and it alone says who was trained on"
         raise UserError(what, remedy="restore it from a copy")
 
     def usage(self) -> dict[str, Any]:
-        """The content of usage.json (time, memory, energy); {} where it is absent or, with a warning, damaged."""
+        """The content of usage.json (time, memory, energy); {} where it is absent or, with a
+        warning, damaged.
+        """
         try:
             return read(self.path / "usage.json")
         except UserError as error:
@@ -242,18 +333,33 @@ def _warn(what: str) -> None:
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for every value of nested tables."""
     for key, value in table.items():
-        yield from flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+        yield from (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else [(prefix + key, value)]
+        )
 
 
 @contextmanager
-def stored_data(data: Any, recipe: Any, settings: Settings, profile: str | None, out: Any, say: Callable[[str], None]):
-    """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where no run starts."""
+def stored_data(
+    data: Any,
+    recipe: Any,
+    settings: Settings,
+    profile: str | None,
+    out: Any,
+    say: Callable[[str], None],
+):
+    """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where
+    no run starts.
+    """
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
     with ExitStack() as locks:
         folder = Run.create(out, loaded.name, locks).path
         try:
-            source, words = load().hook.gantk_keep(data=data, folder=folder / "data", domains=domains)
+            source, words = load().hook.gantk_keep(
+                data=data, folder=folder / "data", domains=domains
+            )
             say(f"kept     {words}")
             yield loaded.with_data(source), folder
         finally:
@@ -266,15 +372,21 @@ def stored_data(data: Any, recipe: Any, settings: Settings, profile: str | None,
 
 
 def new_folder(path: Path) -> Path:
-    """Create the folder, or `PATH-2`, `PATH-3` ... where it exists; returns a path that no other process gets."""
+    """Create the folder, or `PATH-2`, `PATH-3` ... where it exists; returns a path that no other
+    process gets.
+    """
     for number in count(1):
         with suppress(FileExistsError):
-            (made := path.with_name(f"{path.name}-{number}") if number > 1 else path).mkdir(parents=True)
+            (made := path.with_name(f"{path.name}-{number}") if number > 1 else path).mkdir(
+                parents=True
+            )
             return made
 
 
 def environment() -> dict[str, Any]:
-    """The software that made this run: versions, command and the folder where it was given, start time."""
+    """The software that made this run: versions, command and the folder where it was given, start
+    time.
+    """
     return {
         "gantk": __version__,
         "packages": {name: installed(name) for name in PACKAGES},

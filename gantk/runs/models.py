@@ -1,4 +1,6 @@
-"""Finds trained models by path, by the name of an installed model or by address; checks packed (weights-only) ones."""
+"""Finds trained models by path, by the name of an installed model or by address; checks packed
+(weights-only) ones.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +23,34 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
 NAME = r"[\w.-]+"  # a model's name: no path separators
-IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")  # keys that identify an image of split.json
+# keys that identify an image of split.json
+IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")
 
 
-def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambda line: None) -> Path:
-    """The folder of a trained model: an existing path, else an installed model's name, or an address such as hf://...
+def find_model(
+    model: str | os.PathLike[str], say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """The folder of a trained model: an existing path, else an installed model's name, or an
+    address such as hf://...
 
-    `say` prints which model was chosen where it is not a path, and the limits that a packed model's card states.
-    UserError with the nearest name where no model is found.
+    `say` prints which model was chosen where it is not a path, and the limits that a packed model's
+    card states. UserError with the nearest name where no model is found.
     """
     name, models = os.fspath(model), all_models()
     if "://" in name:
         path = load().hook.gantk_model(address=name, say=say)
         if path is None:
-            raise UserError(f"'{name}' is no address of a model", allowed="hf://USER/NAME, hf://USER/NAME@REVISION")
+            raise UserError(
+                f"'{name}' is no address of a model",
+                allowed="hf://USER/NAME, hf://USER/NAME@REVISION",
+            )
     elif os.path.exists(name):
         path = Path(name)
         if name in models:
-            say(f"note     './{name}' is taken, and not the model '{name}' that {models[name][1]} ships")
+            say(
+                f"note     './{name}' is taken, and not the model '{name}' that {models[name][1]}"
+                " ships"
+            )
     elif name in models:
         path, owner = models[name]
         say(f"model    {name}, shipped with {owner}, weights sha256 {weights_hash(path)}")
@@ -46,7 +58,10 @@ def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambd
         return Path(name)  # the reader of such files reports that it is missing
     else:
         named = re.fullmatch(NAME, name)
-        remedy = [did_you_mean(name, models), "name the folder that `gantk run` printed: runs/NAME-TIME"]
+        remedy = [
+            did_you_mean(name, models),
+            "name the folder that `gantk run` printed: runs/NAME-TIME",
+        ]
         what = f"there is no folder '{name}'" + ", and no model of that name" * bool(named)
         remedy[1] += ", or a model that `gantk models` lists" * bool(named)
         raise UserError(what, remedy=" or ".join(filter(None, remedy)).replace("? or ", "? Else "))
@@ -56,7 +71,9 @@ def find_model(model: str | os.PathLike[str], say: Callable[[str], None] = lambd
 
 
 def all_models() -> dict[str, tuple[Path, str]]:
-    """name -> (folder, distribution) of every installed model; the first package wins where two use one name."""
+    """name -> (folder, distribution) of every installed model; the first package wins where two use
+    one name.
+    """
     return files_of(registry().packages["models"], lambda path: (path / "recipe.toml").is_file())
 
 
@@ -68,7 +85,9 @@ def weights_hash(path: Path) -> str:
 
 
 def packed(run: Run) -> dict[str, Any] | None:
-    """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was trained here."""
+    """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was
+    trained here.
+    """
     from gantk.runs.checkpoint import load_meta
 
     return load_meta(run.latest()).get("packed")
@@ -77,7 +96,9 @@ def packed(run: Run) -> dict[str, Any] | None:
 def refuse_packed(run: Run) -> None:
     """UserError where a run is a packed model: it has no training state to resume from."""
     if packed(run) is not None:
-        what = f"'{run.path}' is a packed model: it holds weights alone, and no state of the training"
+        what = (
+            f"'{run.path}' is a packed model: it holds weights alone, and no state of the training"
+        )
         raise UserError(what, remedy="resume the run that it was packed from")
 
 
@@ -88,7 +109,9 @@ def card(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except (OSError, ValueError) as error:
-        raise UserError(f"'{path / CARD}' cannot be read: {told(error)}", remedy="copy the model again") from None
+        raise UserError(
+            f"'{path / CARD}' cannot be read: {told(error)}", remedy="copy the model again"
+        ) from None
 
 
 def limits_of(path: Path) -> str:
@@ -98,7 +121,9 @@ def limits_of(path: Path) -> str:
 
 
 def split_hash(splits: Mapping[str, Any]) -> str:
-    """The SHA-256 of the assignment of images to sets in a split.json; independent of the images' paths."""
+    """The SHA-256 of the assignment of images to sets in a split.json; independent of the images'
+    paths.
+    """
     rows = sorted(
         repr((name, *(image.get(key) for key in IDENTITY)))
         for name in ("train", "validation", "test")
@@ -108,7 +133,9 @@ def split_hash(splits: Mapping[str, Any]) -> str:
 
 
 def data_of(run: Run, table: DataTable, method: type) -> Data:
-    """The data of a run with its recorded split; UserError where a packed model was split on other images."""
+    """The data of a run with its recorded split; UserError where a packed model was split on other
+    images.
+    """
     from gantk.data.dataset import Data
 
     record = packed(run)
@@ -118,7 +145,15 @@ def data_of(run: Run, table: DataTable, method: type) -> Data:
 
 
 def require_split(record: Mapping[str, Any] | None, data: Data) -> None:
-    """UserError where the split of the images here differs from that of a packed model's training and scoring."""
+    """UserError where the split of the images here differs from that of a packed model's training
+    and scoring.
+    """
     if record is not None and record.get("split") != split_hash(data.split_json()):
-        what = "the images here are not those that this model was trained on and scored by, so some may be known to it"
-        raise UserError(what, remedy="translate images of your own, then `gantk eval --pred FOLDER --truth FOLDER`")
+        what = (
+            "the images here are not those that this model was trained on and scored by, so some"
+            " may be known to it"
+        )
+        raise UserError(
+            what,
+            remedy="translate images of your own, then `gantk eval --pred FOLDER --truth FOLDER`",
+        )

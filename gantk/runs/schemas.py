@@ -15,16 +15,22 @@ from gantk.plugin.spec import Share
 
 LARGEST, LONGEST = 2**26, 2**20  # bytes: the largest file, the longest line of the log
 Step = Annotated[int, Field(ge=0, le=10**15)]
-Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]  # of report.pictures
+# of report.pictures
+Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
-Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]  # part of a file name: no path separators
+# part of a file name: no path separators
+Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 
 
 def table(*required: str, **kinds: Any) -> type[BaseModel]:
-    """The schema of a JSON object: a type per key. Keys not in `required` may be absent or null; others are ignored."""
-    keys = {key: (kind, ...) if key in required else (kind | None, None) for key, kind in kinds.items()}
+    """The schema of a JSON object: a type per key. Keys not in `required` may be absent or null;
+    others are ignored.
+    """
+    keys = {
+        key: (kind, ...) if key in required else (kind | None, None) for key, kind in kinds.items()
+    }
     return create_model("Table", __config__=ConfigDict(defer_build=True), **keys)
 
 
@@ -35,43 +41,116 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
 
 
 SCORE = {"value": float, "ci95": Pair, "n": Step, "images": Step, "unit": str, "definition": str}
-ROW = table(**SCORE, higher_is_better=bool, corrected=float, per=dict[str, table(**SCORE)], in_units=table(**SCORE))
-TEST = table("n", "gain", "p", n=Step, gain=float, ci95=Pair, p=Share, exact=bool, wilcoxon=Share, effect=float,
-             needed=Step, holm=Share, fdr=Share, of=Step)  # fmt: skip
+ROW = table(
+    **SCORE,
+    higher_is_better=bool,
+    corrected=float,
+    per=dict[str, table(**SCORE)],
+    in_units=table(**SCORE),
+)
+TEST = table(
+    "n",
+    "gain",
+    "p",
+    n=Step,
+    gain=float,
+    ci95=Pair,
+    p=Share,
+    exact=bool,
+    wilcoxon=Share,
+    effect=float,
+    needed=Step,
+    holm=Share,
+    fdr=Share,
+    of=Step,
+)
 JUDGED = {"better": bool, "best_baseline": str, "probability": Share, "test": TEST}
 ROWS = dict[str, dict[str, ROW]]  # by direction and metric
 CURVES = dict[str, list[float]]
-GROUPS = table("groups", "too_few", groups=dict[str, ROW], too_few=list[str], worst=str, gap=float, p=Share, holm=Share)
-CHOSEN_BY = Annotated[dict[str, dict[str, float | None] | float | str | None], AfterValidator(_numbers)]
+GROUPS = table(
+    "groups",
+    "too_few",
+    groups=dict[str, ROW],
+    too_few=list[str],
+    worst=str,
+    gap=float,
+    p=Share,
+    holm=Share,
+)
+CHOSEN_BY = Annotated[
+    dict[str, dict[str, float | None] | float | str | None], AfterValidator(_numbers)
+]
 SPEED = table(
-    step=Step, steps=Step, seconds=Amount, images_per_s=Amount, step_seconds=list[Amount], first_step_s=Amount,
-    peak_memory_gib=Amount, energy_j=Amount, predicted=dict[str, Any],
-)  # fmt: skip
+    step=Step,
+    steps=Step,
+    seconds=Amount,
+    images_per_s=Amount,
+    step_seconds=list[Amount],
+    first_step_s=Amount,
+    peak_memory_gib=Amount,
+    energy_j=Amount,
+    predicted=dict[str, Any],
+)
 FILES = list[table("path", "sha256", path=str, sha256=str)]
-IMAGES = list[table(
-    "domain", "key", "subject", "pair", "path", domain=str, key=str, subject=str | None, pair=str | None,
-    path=str | None, sha256=str, label=str, missing=list[str], others=FILES, parts=FILES,
-)]  # fmt: skip
+IMAGES = list[
+    table(
+        "domain",
+        "key",
+        "subject",
+        "pair",
+        "path",
+        domain=str,
+        key=str,
+        subject=str | None,
+        pair=str | None,
+        path=str | None,
+        sha256=str,
+        label=str,
+        missing=list[str],
+        others=FILES,
+        parts=FILES,
+    )
+]
 MAPPING = {"name": str, "range": Annotated[list[Finite], Field(min_length=2, max_length=2)]}
 VALUES = table("low", "high", low=Finite, high=Finite, quantiles=list[Finite], near=Amount)
 COUNT = Annotated[int, Field(ge=0, le=10_000)]
-SHOWN = table("to", "count", **{"from": str}, to=str, count=COUNT, images=list[dict[str, str | None]])
+SHOWN = table(
+    "to", "count", **{"from": str}, to=str, count=COUNT, images=list[dict[str, str | None]]
+)
 SCHEMAS = {
     "meta.json": table(
-        "method", "step", "format", "channels", "intensity",
-        method=str, step=Step, steps=Step, format=Annotated[int, Field(ge=1)], classes=list[str],
-        channels=dict[str, Annotated[int, Field(ge=1, le=2**16)]], values=dict[str, VALUES],
+        "method",
+        "step",
+        "format",
+        "channels",
+        "intensity",
+        method=str,
+        step=Step,
+        steps=Step,
+        format=Annotated[int, Field(ge=1)],
+        classes=list[str],
+        channels=dict[str, Annotated[int, Field(ge=1, le=2**16)]],
+        values=dict[str, VALUES],
         packed=table(
-            "left_out", left_out=list[str], name=str, split=str, gantk=str,
+            "left_out",
+            left_out=list[str],
+            name=str,
+            split=str,
+            gantk=str,
             seen=table("train", by=str | None, train=list[table(sha256=str)]),
         ),
-        intensity=Annotated[dict[str, table(**MAPPING, lines=list[table(**MAPPING)])], Field(min_length=1)],
+        intensity=Annotated[
+            dict[str, table(**MAPPING, lines=list[table(**MAPPING)])], Field(min_length=1)
+        ],
     ),
     "state.json": table(
         step=Step,
-        ema_updates=Step, threads=Annotated[int, Field(ge=1, le=4096)],
+        ema_updates=Step,
+        threads=Annotated[int, Field(ge=1, le=4096)],
         ranks=list[dict[str, Any]],
-        optimizers=dict[str, table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])],
+        optimizers=dict[
+            str, table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])
+        ],
     ),
     "recipe.toml": table(  # the keys that the report reads; gantk.recipe checks all keys
         summary=str,
@@ -80,31 +159,76 @@ SCHEMAS = {
         train=table(steps=Step),
     ),
     "split.json": table(
-        "splits", how=str, leakage_allowed=str, files=list[str],
+        "splits",
+        how=str,
+        leakage_allowed=str,
+        files=list[str],
         splits=table(
-            "by", "train", "validation", "test", by=str | None, consequences=list[str], train=IMAGES, validation=IMAGES,
-            test=IMAGES, set_aside=IMAGES, left_out=list[Annotated[list[str], Field(min_length=2, max_length=2)]],
+            "by",
+            "train",
+            "validation",
+            "test",
+            by=str | None,
+            consequences=list[str],
+            train=IMAGES,
+            validation=IMAGES,
+            test=IMAGES,
+            set_aside=IMAGES,
+            left_out=list[Annotated[list[str], Field(min_length=2, max_length=2)]],
         ),
     ),
     "log.jsonl": table(  # one line
-        "step", step=Step, seconds=Amount, images_per_s=Amount, lr=float, losses=dict[str, float | None], stage=str,
-        validation=dict[str, dict[str, float | None]], selection=CHOSEN_BY, alarm=str, message=str, stopped=str,
+        "step",
+        step=Step,
+        seconds=Amount,
+        images_per_s=Amount,
+        lr=float,
+        losses=dict[str, float | None],
+        stage=str,
+        validation=dict[str, dict[str, float | None]],
+        selection=CHOSEN_BY,
+        alarm=str,
+        message=str,
+        stopped=str,
     ),
     "best.json": table(step=Step, rule=str, table=list[CHOSEN_BY]),
     "usage.json": SPEED,
     "metrics.json": table(
-        metrics=ROWS, baselines=dict[str, ROWS], alarms=dict[str, str], speed=SPEED, domains=list[str], step=Step,
+        metrics=ROWS,
+        baselines=dict[str, ROWS],
+        alarms=dict[str, str],
+        speed=SPEED,
+        domains=list[str],
+        step=Step,
         subgroups=dict[str, dict[str, dict[str, GROUPS]]],
         verdict=dict[str, dict[str, table(**JUDGED, without_pairs=table(**JUDGED)) | None]],
-        uncertainty=dict[str, table(auroc=ROW, auroc_10=ROW, auroc_10_whole=ROW, ause=ROW, spearman=ROW, coverage=ROW,
-            rejection=CURVES, reliability=CURVES, scale=table(factor=float | None, patients=Step))],
+        uncertainty=dict[
+            str,
+            table(
+                auroc=ROW,
+                auroc_10=ROW,
+                auroc_10_whole=ROW,
+                ause=ROW,
+                spearman=ROW,
+                coverage=ROW,
+                rejection=CURVES,
+                reliability=CURVES,
+                scale=table(factor=float | None, patients=Step),
+            ),
+        ],
     ),
-    "index.json": table("directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool),
-    "environment.json": table(gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str),
-}  # fmt: skip
+    "index.json": table(
+        "directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool
+    ),
+    "environment.json": table(
+        gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str
+    ),
+}
 
 
-def read(path: Path, schema: Any = None, remedy: str = "copy the run again from where it was made") -> dict[str, Any]:
+def read(
+    path: Path, schema: Any = None, remedy: str = "copy the run again from where it was made"
+) -> dict[str, Any]:
     """Read and check a JSON or TOML file of a run; {} where it is absent.
 
     UserError that names file and key where the file is damaged or does not match its schema.
@@ -115,16 +239,22 @@ def read(path: Path, schema: Any = None, remedy: str = "copy the run again from 
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
-        raise UserError(f"{path.name} could not be read: {told(error)}", where=str(path), remedy=remedy) from None
+        raise UserError(
+            f"{path.name} could not be read: {told(error)}", where=str(path), remedy=remedy
+        ) from None
 
 
 def inside(run: Path, path: Path) -> bool:
-    """Whether a path is a file inside this run folder, links followed: files outside must not be shown."""
+    """Whether a path is a file inside this run folder, links followed: files outside must not be
+    shown.
+    """
     return path.is_file() and path.resolve().is_relative_to(run.resolve())
 
 
 def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the readable lines of log.jsonl; damaged or cut-off lines are counted in a message added to `problems`."""
+    """Yield the readable lines of log.jsonl; damaged or cut-off lines are counted in a message
+    added to `problems`.
+    """
     skipped, first_error = 0, ""
     if path.is_file():
         with open(path, "rb") as file:
@@ -132,9 +262,15 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 try:
                     yield checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
-                    skipped, first_error = skipped + 1, first_error or f"the first, line {number}: {told(error)}"
+                    skipped, first_error = (
+                        skipped + 1,
+                        first_error or f"the first, line {number}: {told(error)}",
+                    )
     if skipped:
-        problems.append(f"{counted(skipped, 'line')} of {path.name} left out, as they could not be read; {first_error}")
+        problems.append(
+            f"{counted(skipped, 'line')} of {path.name} left out, as they could not be read;"
+            f" {first_error}"
+        )
 
 
 def content(path: Path) -> str:
@@ -145,14 +281,20 @@ def content(path: Path) -> str:
     return path.read_bytes().decode("utf-8-sig")
 
 
-def checked(text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
-    """Parse a text and check it against a schema; ValueError that names the first key that does not match."""
+def checked(
+    text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads
+) -> dict[str, Any]:
+    """Parse a text and check it against a schema; ValueError that names the first key that does not
+    match.
+    """
     try:
         value = parse(text)
         schema.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}") from None
+        raise ValueError(
+            f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+        ) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value

@@ -17,9 +17,15 @@ from gantk.runs import checkpoint
 
 
 def build_method(
-    model: Model, channels: dict[str, int], classes: tuple[str, ...], range: tuple[float, float], runtime: Runtime
+    model: Model,
+    channels: dict[str, int],
+    classes: tuple[str, ...],
+    range: tuple[float, float],
+    runtime: Runtime,
 ) -> Method:
-    """Build the recipe's method on the device, initialised with train.seed; UserError where the size does not fit."""
+    """Build the recipe's method on the device, initialised with train.seed; UserError where the
+    size does not fit.
+    """
     torch.manual_seed(model.train.seed)
     size = model.data.patch or model.data.size
     names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
@@ -34,10 +40,11 @@ def build_method(
 def load_method(
     model: Model, saved: Path, meta: dict[str, Any], range: tuple[float, float], runtime: Runtime
 ) -> Method:
-    """Load a checkpoint's method for inference: averaged weights if any, evaluation mode, no gradients.
+    """Load a checkpoint's method for inference: averaged weights if any, evaluation mode, no
+    gradients.
 
-    `meta` is the checkpoint's meta.json, `range` the network intensities of black and white. UserError where the
-    weights are damaged or another network's.
+    `meta` is the checkpoint's meta.json, `range` the network intensities of black and white.
+    UserError where the weights are damaged or another network's.
     """
     method = build_method(model, meta["channels"], tuple(meta.get("classes", ())), range, runtime)
     checkpoint.load_into(method, completed(inference_state(saved), method, meta), str(saved))
@@ -45,7 +52,9 @@ def load_method(
 
 
 def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split a checkpoint's weights into (live, averaged), each with the method's own parameter names."""
+    """Split a checkpoint's weights into (live, averaged), each with the method's own parameter
+    names.
+    """
     live = {name[6:]: tensor for name, tensor in weights.items() if name.startswith("model.")}
     return live, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("ema.")}
 
@@ -57,54 +66,94 @@ def inference_state(saved: Path) -> dict[str, Tensor]:
     """
     live, average = split_weights(checkpoint.load_weights(saved))
     weights = live | average
-    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in weights.items()}
+    return {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in weights.items()
+    }
 
 
-def completed(weights: dict[str, Tensor], method: Method, meta: dict[str, Any]) -> dict[str, Tensor]:
-    """Add the method's own tensors for the networks that a packed checkpoint leaves out, such as discriminators."""
+def completed(
+    weights: dict[str, Tensor], method: Method, meta: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Add the method's own tensors for the networks that a packed checkpoint leaves out, such as
+    discriminators.
+    """
     left_out = tuple((meta.get("packed") or {}).get("left_out", ()))
-    return {name: own for name, own in method.state_dict().items() if name.startswith(left_out)} | weights
+    return {
+        name: own for name, own in method.state_dict().items() if name.startswith(left_out)
+    } | weights
 
 
 def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
     """The `inference_state` of each of the run's other checkpoints."""
-    folders = [checkpoint.path_of(saved.parent, step) for step in checkpoint.steps_saved(saved.parent)]
+    folders = [
+        checkpoint.path_of(saved.parent, step) for step in checkpoint.steps_saved(saved.parent)
+    ]
     return [inference_state(folder) for folder in folders if folder != saved]
 
 
 class Posts:
-    """Runs a recipe's post-steps, built once with (dims, range): each maps images (N, C, *size) to the same shape."""
+    """Runs a recipe's post-steps, built once with (dims, range): each maps images (N, C, *size) to
+    the same shape.
+    """
 
     def __init__(self, model: Model, range: tuple[float, float]):
         self.steps = [part(model.data.dims, range) for part in model.post]
-        self.whole = any(getattr(step, "whole", False) for step in self.steps)  # a step needs all slices of a volume
+        # a step needs all slices of a volume
+        self.whole = any(getattr(step, "whole", False) for step in self.steps)
 
     def __call__(self, images: Tensor, examples: Callable[[int], Tensor]) -> Tensor:
         for step in self.steps:
-            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):  # a step may use gradients
+            # a step may use gradients
+            with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
                 images = step(images.detach().float(), examples).detach()
         return images
 
 
 class Examples:
-    """Real images for a post-step: `examples(n)` are n evenly spread training images of the target domain `letter`.
+    """Real images for a post-step: `examples(n)` are n evenly spread training images of the target
+    domain `letter`.
 
-    `examples.real(n)` has one image for each of the n outputs: its input or, for images from noise, a training image of
-    its class. `made_from` holds those inputs or classes; `data()` returns the run's Data; `records` are the inputs'
-    records, empty where the inputs are the slices of one volume, in order.
+    `examples.real(n)` has one image for each of the n outputs: its input or, for images from noise,
+    a training image of its class. `made_from` holds those inputs or classes; `data()` returns the
+    run's Data; `records` are the inputs' records, empty where the inputs are the slices of one
+    volume, in order.
     """
 
-    def __init__(self, data: Callable[[], Any], letter: str, device: Any, made_from: Tensor | list[str], records=()):
-        self.data, self.letter, self.device, self.made_from, self.records = data, letter, device, made_from, records
+    def __init__(
+        self,
+        data: Callable[[], Any],
+        letter: str,
+        device: Any,
+        made_from: Tensor | list[str],
+        records=(),
+    ):
+        self.data, self.letter, self.device, self.made_from, self.records = (
+            data,
+            letter,
+            device,
+            made_from,
+            records,
+        )
 
     def __call__(self, n: int, label: str | None = None) -> Tensor:
         data = self.data()
-        candidates = [r for r in data.training if r.domain == self.letter and label in (None, r.label)]
+        candidates = [
+            r for r in data.training if r.domain == self.letter and label in (None, r.label)
+        ]
         step = max(1, len(candidates) // n)
-        return torch.stack([data.image(candidates[i * step % len(candidates)]) for i in range(n)]).to(self.device)
+        return torch.stack(
+            [data.image(candidates[i * step % len(candidates)]) for i in range(n)]
+        ).to(self.device)
 
     def real(self, n: int) -> Tensor:
         if isinstance(self.made_from, Tensor):
             return self.made_from.to(self.device)
-        images_of = {label: iter(self(self.made_from.count(label), label)) for label in set(self.made_from)}
-        return torch.stack([next(images_of[label]) for label in self.made_from]) if images_of else self(n)
+        images_of = {
+            label: iter(self(self.made_from.count(label), label)) for label in set(self.made_from)
+        }
+        return (
+            torch.stack([next(images_of[label]) for label in self.made_from])
+            if images_of
+            else self(n)
+        )

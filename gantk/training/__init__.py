@@ -1,1 +1,3 @@
-"""Training: start with assemble (builds all objects), loop (logs, saves) and engine (takes the steps)."""
+"""Training: start with assemble (builds all objects), loop (logs, saves) and engine (takes the
+steps).
+"""

@@ -1,4 +1,6 @@
-"""Random augmentation of all images that a discriminator sees, at a fixed or an adaptive rate (Karras et al., 2020)."""
+"""Random augmentation of all images that a discriminator sees, at a fixed or an adaptive rate
+(Karras et al., 2020).
+"""
 
 from __future__ import annotations
 
@@ -14,33 +16,55 @@ from gantk.plugin.spec import Part
 
 
 class DiscriminatorAugment(nn.Module):
-    """Augments all images that one discriminator sees, real and fake alike, by random, differentiable changes.
+    """Augments all images that one discriminator sees, real and fake alike, by random,
+    differentiable changes.
 
-    With `target` 0 each change is applied with its own p. With a target in (0, 1), 0.6 in the paper, all are applied
-    together, to a share `p` of the images. `p` starts at 0, rises while the discriminator overfits, and falls
-    otherwise, which holds r_t = E[sign(D(real))] of equation 1 at the target: r_t is 0 for a discriminator that cannot
-    tell real from fake, 1 for one that has memorised the training images. `augments`: parts to build the changes from;
-    `game`: the adversarial loss, which sets the logit of an undecided discriminator (None: 0). All state is in buffers
-    and is updated without a device synchronisation. Each rank keeps its own, as it keeps its own image pool.
+    With `target` 0 each change is applied with its own p. With a target in (0, 1), 0.6 in the
+    paper, all are applied together, to a share `p` of the images. `p` starts at 0, rises while the
+    discriminator overfits, and falls otherwise, which holds r_t = E[sign(D(real))] of equation 1 at
+    the target: r_t is 0 for a discriminator that cannot tell real from fake, 1 for one that has
+    memorised the training images. `augments`: parts to build the changes from; `game`: the
+    adversarial loss, which sets the logit of an undecided discriminator (None: 0). All state is in
+    buffers and is updated without a device synchronisation. Each rank keeps its own, as it keeps
+    its own image pool.
     """
 
-    INTERVAL: ClassVar[int] = 16  # real images between two changes of p; 4 batches of 64 in the paper
-    SPEED: ClassVar[int] = 4000  # real images in which p can go from 0 to 1; 500,000 of 25,000,000 in the paper
+    # real images between two changes of p; 4 batches of 64 in the paper
+    INTERVAL: ClassVar[int] = 16
+    # real images in which p can go from 0 to 1; 500,000 of 25,000,000 in the paper
+    SPEED: ClassVar[int] = 4000
 
-    def __init__(self, augments: Sequence[Part], dims: int, target: float = 0.0, game: Adversarial | None = None):
+    def __init__(
+        self,
+        augments: Sequence[Part],
+        dims: int,
+        target: float = 0.0,
+        game: Adversarial | None = None,
+    ):
         super().__init__()
         if target and not augments:
-            remedy = 'name some, as in augment = ["hflip", "translate", "brightness"], or set method.adapt = 0.0'
-            raise UserError("adapt needs changes to apply, and augment names none", where="method.adapt", remedy=remedy)
+            remedy = (
+                'name some, as in augment = ["hflip", "translate", "brightness"], or set'
+                " method.adapt = 0.0"
+            )
+            raise UserError(
+                "adapt needs changes to apply, and augment names none",
+                where="method.adapt",
+                remedy=remedy,
+            )
         self.augments = [augment(dims) for augment in augments]
         self.target = target
         if target:
             self.undecided = undecided(game) if game is not None else 0.0
-            for name in ("p", "signs", "images"):  # share of images that are changed; since its last update:
-                self.register_buffer(name, torch.zeros(()))  # sum of the images' mean signs, number of images
+            # share of images that are changed; since its last update:
+            for name in ("p", "signs", "images"):
+                # sum of the images' mean signs, number of images
+                self.register_buffer(name, torch.zeros(()))
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, *size) to the same shape; each image draws its own, from the global generator of its device."""
+        """(N, C, *size) to the same shape; each image draws its own, from the global generator of
+        its device.
+        """
         changed = image
         for augment in self.augments:
             changed = augment(changed)
@@ -51,14 +75,17 @@ class DiscriminatorAugment(nn.Module):
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
-        """Count signs of raw logits (N, ...) of real images, and update `p` when due; nothing if the target is 0."""
+        """Count signs of raw logits (N, ...) of real images, and update `p` when due; nothing if
+        the target is 0.
+        """
         if not self.target:
             return
         signs = torch.sign(real_logits.detach().float() - self.undecided)
         self.signs += signs.flatten(1).mean(1).sum() if signs.ndim > 1 else signs.sum()
         self.images += len(signs)
         due = self.images >= self.INTERVAL
-        overfit = torch.sign(self.signs / self.images.clamp_min(1) - self.target)  # +1: r_t is above its target
+        # +1: r_t is above its target
+        overfit = torch.sign(self.signs / self.images.clamp_min(1) - self.target)
         moved = (self.p + overfit * self.images / self.SPEED).clamp(0, 1)
         self.p.copy_(torch.where(due, moved, self.p))
         self.signs.masked_fill_(due, 0)
@@ -66,9 +93,11 @@ class DiscriminatorAugment(nn.Module):
 
 
 def undecided(game: Adversarial) -> float:
-    """The logit of least discriminator loss where real and fake look the same: 1/2 for least squares, else 0.
+    """The logit of least discriminator loss where real and fake look the same: 1/2 for least
+    squares, else 0.
 
-    Searched from -1 to 1; where several logits are equally good (hinge, Wasserstein), the middle of them.
+    Searched from -1 to 1; where several logits are equally good (hinge, Wasserstein), the middle of
+    them.
     """
     logits = torch.linspace(-1, 1, 401, device="cpu")
     losses = torch.stack([game.discriminator(logit[None], logit[None]) for logit in logits])

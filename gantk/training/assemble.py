@@ -1,4 +1,6 @@
-"""Builds data, method, batches and engine from a recipe, and saves and restores their state in checkpoints."""
+"""Builds data, method, batches and engine from a recipe, and saves and restores their state in
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from gantk.training.engine import Engine
 
 @dataclass(frozen=True)
 class Start:
-    """Result of loading `train.start`: lines to print, a record for environment.json, and a leakage error or None."""
+    """Result of loading `train.start`: lines to print, a record for environment.json, and a leakage
+    error or None.
+    """
 
     lines: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +39,9 @@ class Start:
 
 @dataclass
 class Parts:
-    """All objects that a recipe describes, before the first step; nothing has been written to disk yet."""
+    """All objects that a recipe describes, before the first step; nothing has been written to disk
+    yet.
+    """
 
     model: Model
     runtime: Runtime
@@ -45,22 +51,38 @@ class Parts:
     engine: Engine
     scorer: Scorer
     threads: Threads
-    start: Start = field(default_factory=Start)  # set for a new run, on rank 0, which broadcasts its weights
+    # set for a new run, on rank 0, which broadcasts its weights
+    start: Start = field(default_factory=Start)
 
 
 def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None) -> Parts:
-    """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an existing run."""
+    """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an
+    existing run.
+    """
     train, threads = model.train, Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
     def built() -> tuple[Data, Method, Batches, Scorer, Start]:
         data = Data(model.data, model.method.target, known)
         method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
         sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
-        batches = Batches(sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers)
-        batches.end = train.steps if train.steps is not None else round(train.epochs * batches.steps_per_epoch)
+        batches = Batches(
+            sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers
+        )
+        batches.end = (
+            train.steps
+            if train.steps is not None
+            else round(train.epochs * batches.steps_per_epoch)
+        )
         if method.weighs_lesions and not model.data.mask:
-            remedy = "set data.mask = true, or method.lesion = 1.0 if it has that; data.source.mask names the masks"
-            raise UserError("the method needs masks, and the recipe asks for none", where="data.mask", remedy=remedy)
+            remedy = (
+                "set data.mask = true, or method.lesion = 1.0 if it has that; data.source.mask"
+                " names the masks"
+            )
+            raise UserError(
+                "the method needs masks, and the recipe asks for none",
+                where="data.mask",
+                remedy=remedy,
+            )
         start = Start()
         if train.start and known is None and runtime.main:
             from gantk.training.start import start_from
@@ -73,7 +95,9 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
         runtime.ranks.agree(identity_of(model, data))
     runtime.broadcast(method.state_dict().values())
     order = model.data.order() if model.data.order else lambda batches: None
-    companions, batches.chosen = runtime.from_main(lambda: (method.companions(batches.sets), order(batches)))
+    companions, batches.chosen = runtime.from_main(
+        lambda: (method.companions(batches.sets), order(batches))
+    )
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
     engine = runtime.sync_errors(lambda: Engine(method, train, batches.end, runtime))
@@ -83,8 +107,11 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
 
 
-def save_checkpoint(run: RunFolder, parts: Parts, buffers: list[dict[str, Tensor]] | None = None) -> Path:
-    """Save weights (live and averaged), engine state, and what inference needs; returns the checkpoint's folder.
+def save_checkpoint(
+    run: RunFolder, parts: Parts, buffers: list[dict[str, Tensor]] | None = None
+) -> Path:
+    """Save weights (live and averaged), engine state, and what inference needs; returns the
+    checkpoint's folder.
 
     `buffers`: those of each rank, see `own_buffers`. Earlier checkpoints stay.
     """
@@ -110,11 +137,14 @@ def save_checkpoint(run: RunFolder, parts: Parts, buffers: list[dict[str, Tensor
 def own_buffers(method: Method) -> dict[str, Tensor]:
     """The buffers, which differ between ranks, copied to the CPU: image pools, statistics of norms."""
     shared = {name for name, _ in method.named_parameters()}
-    return {name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared}
+    return {
+        name: tensor.cpu() for name, tensor in method.state_dict().items() if name not in shared
+    }
 
 
 def restore(parts: Parts, folder: Path) -> None:
-    """Restore a checkpoint's weights and engine state bit by bit; UserError if they belong to another training.
+    """Restore a checkpoint's weights and engine state bit by bit; UserError if they belong to
+    another training.
 
     A packed model has weights alone: enough to score it, not to resume its training.
     """

@@ -10,33 +10,55 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Keeps `average = decay * average + (1 - decay) * weight` of a method's parameters (Karras et al. 2018).
+    """Keeps `average = decay * average + (1 - decay) * weight` of a method's parameters (Karras et
+    al. 2018).
 
-    Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first weights soon fade. Buffers of the
-    averaged modules (batch-norm statistics) are copied, not averaged. `fused` false: one tensor at a time, for
-    comparison. The caller counts the `updates`.
+    Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first weights soon fade.
+    Buffers of the averaged modules (batch-norm statistics) are copied, not averaged. `fused` false:
+    one tensor at a time, for comparison. The caller counts the `updates`.
     """
 
-    def __init__(self, method: nn.Module, modules: Iterable[nn.Module], decay: float, fused: bool = True):
+    def __init__(
+        self, method: nn.Module, modules: Iterable[nn.Module], decay: float, fused: bool = True
+    ):
         self.decay, self.updates, self.fused = decay, 0, fused
-        chosen = {id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]}
+        chosen = {
+            id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]
+        }
         kept = method.state_dict().keys()  # buffers outside checkpoints are not averaged
-        weights = {name: tensor for name, tensor in method.named_parameters() if id(tensor) in chosen}
-        buffers = {name: tensor for name, tensor in method.named_buffers() if id(tensor) in chosen and name in kept}
+        weights = {
+            name: tensor for name, tensor in method.named_parameters() if id(tensor) in chosen
+        }
+        buffers = {
+            name: tensor
+            for name, tensor in method.named_buffers()
+            if id(tensor) in chosen and name in kept
+        }
         self._live = weights | buffers
         self.average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
-        self._weights, self._means = list(weights.values()), [self.average[name] for name in weights]
-        self._buffers, self._copies = list(buffers.values()), [self.average[name] for name in buffers]
-        self._share = torch.zeros((), device=next(method.parameters()).device)  # of live weights in the next average
+        self._weights, self._means = (
+            list(weights.values()),
+            [self.average[name] for name in weights],
+        )
+        self._buffers, self._copies = (
+            list(buffers.values()),
+            [self.average[name] for name in buffers],
+        )
+        # of live weights in the next average
+        self._share = torch.zeros((), device=next(method.parameters()).device)
 
     def prepare(self, ahead: int = 0) -> None:
-        """Set the share for the next `average_in`, or the one `ahead` steps later: a CUDA graph cannot count."""
+        """Set the share for the next `average_in`, or the one `ahead` steps later: a CUDA graph
+        cannot count.
+        """
         count = self.updates + 1 + ahead
         self._share.fill_(1.0 - min(self.decay, (1 + count) / (10 + count)))
 
     @torch.no_grad()
     def average_in(self) -> None:
-        """Update the averages from the live weights; on a GPU in a few multi-tensor calls for all tensors."""
+        """Update the averages from the live weights; on a GPU in a few multi-tensor calls for all
+        tensors.
+        """
         if self.fused and self._means and self._share.is_cuda:
             # torch._foreach_lerp_ does not take its weight from a tensor on the device
             apart = torch._foreach_sub(self._weights, self._means)
@@ -50,7 +72,9 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Context manager: the method holds its averaged weights inside, and its live weights again afterwards."""
+        """Context manager: the method holds its averaged weights inside, and its live weights again
+        afterwards.
+        """
         self._swap()
         try:
             yield

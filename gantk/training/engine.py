@@ -1,4 +1,6 @@
-"""The engine: runs the phases of a method in turn, every step in the same way. It knows no method by name."""
+"""The engine: runs the phases of a method in turn, every step in the same way. It knows no method
+by name.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,21 @@ from gantk.training.optim import move_state, state_to_load
 
 
 class Engine:
-    """Trains one method for `steps` steps as a recipe's [train] table says; `step` counts the finished ones.
+    """Trains one method for `steps` steps as a recipe's [train] table says; `step` counts the
+    finished ones.
 
-    `graph`, for tests, builds the object that records a step, in place of a CUDA graph. UserError if the table names a
-    phase that the method does not have, or a network cannot take the size of a stage.
+    `graph`, for tests, builds the object that records a step, in place of a CUDA graph. UserError
+    if the table names a phase that the method does not have, or a network cannot take the size of a
+    stage.
     """
 
     def __init__(
-        self, method: Method, table: TrainTable, steps: int, runtime: Runtime, graph: Callable[[], Any] | None = None
+        self,
+        method: Method,
+        table: TrainTable,
+        steps: int,
+        runtime: Runtime,
+        graph: Callable[[], Any] | None = None,
     ):
         self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
         self.schedule = table.schedule()
@@ -37,20 +46,33 @@ class Engine:
         self._check()
         self.parameters = {phase.name: _trained_by(phase) for phase in self.phases}
         self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
-        self.reductions = {name: runtime.reduction(found) for name, found in self.parameters.items()}
-        self.base_lrs = {name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()}
+        self.reductions = {
+            name: runtime.reduction(found) for name, found in self.parameters.items()
+        }
+        self.base_lrs = {
+            name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()
+        }
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
-        self.ema = EMA(method, averaged, table.ema, table.fast.fused) if table.ema and averaged else None
+        self.ema = (
+            EMA(method, averaged, table.ema, table.fast.fused) if table.ema and averaged else None
+        )
         self._move_states()
-        self._trained = list(dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name]))
+        self._trained = list(
+            dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name])
+        )
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
         self.capture = load().hook.gantk_steps(engine=self, graph=graph)  # called instead of `take`
-        self._unchecked: list[tuple[int, list[str], Tensor]] = []  # (step, names, losses) since `check_finite`
+        # (step, names, losses) since `check_finite`
+        self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
-    def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
-        """Run the remaining steps; yields (stage, batch, losses) after each. Losses stay tensors on the device."""
+    def fit(
+        self, batch_at: Callable[[int, Stage], Batch]
+    ) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
+        """Run the remaining steps; yields (stage, batch, losses) after each. Losses stay tensors on
+        the device.
+        """
         last = 0
         for stage in self.method.stages(self.steps):
             last, begun = last + stage.steps, False
@@ -68,7 +90,8 @@ class Engine:
                 yield stage, batch, losses
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step: losses, gradients, reduction over ranks and update of every phase, then the moving average.
+        """Take one step: losses, gradients, reduction over ranks and update of every phase, then
+        the moving average.
 
         Returns the losses as tensors on the device, without a synchronisation.
         """
@@ -81,12 +104,15 @@ class Engine:
             self.ema.updates += 1
         if not losses:
             return {}
-        values = torch.stack(list(losses.values()))  # a copy: a CUDA graph overwrites them in the next step
+        # a copy: a CUDA graph overwrites them in the next step
+        values = torch.stack(list(losses.values()))
         self._unchecked.append((self.step + 1, list(losses), values))
         return dict(zip(losses, values.unbind(), strict=True))
 
     def set_time(self, ahead: int) -> None:
-        """Set progress, learning rates and EMA share, as tensors, for this step or the one `ahead` steps later."""
+        """Set progress, learning rates and EMA share, as tensors, for this step or the one `ahead`
+        steps later.
+        """
         progress = min(1.0, (self.step + ahead) / max(1, self.steps))
         self.method.progress.fill_(progress)
         factor = self.schedule(progress)
@@ -100,18 +126,28 @@ class Engine:
             self.ema.prepare(ahead)
 
     def take(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute one step and return its losses: tensor operations only, so that a CUDA graph can record them."""
+        """Compute one step and return its losses: tensor operations only, so that a CUDA graph can
+        record them.
+        """
         losses: dict[str, Tensor] = {}
         for phase in self.phases:
             if self.step % phase.every == 0:
                 updated = set(self.parameters[phase.name])
-                for parameter in self._trained:  # only what the phase updates gets gradients, which saves time
+                # only what the phase updates gets gradients, which saves time
+                for parameter in self._trained:
                     parameter.requires_grad_(parameter in updated)
                 before = len(losses)
-                self.optimizers[phase.name].step(lambda phase=phase: self._closure(phase, batch, losses))
+                self.optimizers[phase.name].step(
+                    lambda phase=phase: self._closure(phase, batch, losses)
+                )
                 if len(losses) == before:
-                    what = f"the optimizer of the {phase.name} learns nothing: its step(closure) never calls closure()"
-                    raise UserError(what, where="train.optimizer", remedy="begin step with `loss = closure()`")
+                    what = (
+                        f"the optimizer of the {phase.name} learns nothing: its step(closure) never"
+                        " calls closure()"
+                    )
+                    raise UserError(
+                        what, where="train.optimizer", remedy="begin step with `loss = closure()`"
+                    )
         for parameter in self._trained:  # as before; what the method froze is not in this list
             parameter.requires_grad_(True)
         if self.ema is not None:
@@ -119,7 +155,9 @@ class Engine:
         return losses
 
     def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
-        """Compute losses and gradients of a phase, in microbatches if the recipe sets them; returns their sum."""
+        """Compute losses and gradients of a phase, in microbatches if the recipe sets them; returns
+        their sum.
+        """
         for parameter in self._trained:
             parameter.grad = None
         parts = _split(batch, self.table.microbatch)
@@ -132,11 +170,17 @@ class Engine:
             self.doing = f"{where}{microbatch}: losses"
             with torch.enable_grad(), self.runtime.autocast():
                 part_losses = check_losses(self.method, phase, phase.loss(part))
-                part_total = torch.stack([loss.float() for loss in part_losses.values()]).sum() * weight
+                part_total = (
+                    torch.stack([loss.float() for loss in part_losses.values()]).sum() * weight
+                )
             self.doing = f"{where}{microbatch}: gradients"
             part_total.backward()
             if number == len(parts):
-                self.doing = f"{where}: waiting for {self.runtime.world} ranks" if self.runtime.world > 1 else where
+                self.doing = (
+                    f"{where}: waiting for {self.runtime.world} ranks"
+                    if self.runtime.world > 1
+                    else where
+                )
                 self.reductions[phase.name].reduce()
             total += part_total.detach()
             for name, loss in part_losses.items():
@@ -145,48 +189,69 @@ class Engine:
         losses.update(sums)
         if len(parts) > 1:
             _join(batch, [part for part, _ in parts])
-        if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:  # L-BFGS: all ranks need one loss
+        # L-BFGS: all ranks need one loss
+        if self.optimizers[phase.name].defaults.get("max_iter", 1) > 1:
             total = self.runtime.mean(total)
         return total
 
     def check_finite(self, saved: str) -> None:
-        """GantkError if a loss since the last call was not finite: one device synchronisation for all these steps."""
+        """GantkError if a loss since the last call was not finite: one device synchronisation for
+        all these steps.
+        """
         steps, self._unchecked = self._unchecked, []
         totals = torch.stack([losses.sum() for _, _, losses in steps]).tolist() if steps else []
         for (step, names, losses), total in zip(steps, totals, strict=True):
             if math.isfinite(total):
                 continue
-            bad = [name for name, loss in zip(names, losses.tolist(), strict=True) if not math.isfinite(loss)] or names
-            bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]  # NaN reached later phases through it
+            bad = [
+                name
+                for name, loss in zip(names, losses.tolist(), strict=True)
+                if not math.isfinite(loss)
+            ] or names
+            # NaN reached later phases through it
+            bad = [name for name in bad if name.startswith(bad[0].split("/")[0])]
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
             what = f"the loss {', '.join(bad)} is not finite at step {step}. {saved}"
-            raise GantkError(f"{what} Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls).")
+            raise GantkError(
+                f"{what} Lower train.optimizer.lr, {exact}or take a milder adversarial loss (ls)."
+            )
 
     def state_dict(self) -> dict:
-        """Everything that a resume needs besides the method's weights: tensors, numbers, lists and dicts."""
+        """Everything that a resume needs besides the method's weights: tensors, numbers, lists and
+        dicts.
+        """
         return {
             "step": self.step,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+            },
             "ema_updates": self.ema.updates if self.ema else 0,
         }
 
-    def load_state_dict(self, state: dict, average: dict[str, Tensor], where: str = "a checkpoint") -> None:
+    def load_state_dict(
+        self, state: dict, average: dict[str, Tensor], where: str = "a checkpoint"
+    ) -> None:
         """Load a `state_dict`; `average` holds the moving average's tensors by name.
 
-        UserError that names `where` the state is from, with nothing loaded, if it belongs to another training.
+        UserError that names `where` the state is from, with nothing loaded, if it belongs to
+        another training.
         """
         name, ready = "step", {}
         try:
             step, updates = state["step"], state["ema_updates"]
             if not 0 <= updates <= step <= self.steps:
-                raise ValueError(f"{step} of {self.steps}, with {updates} updates of the moving average")
+                raise ValueError(
+                    f"{step} of {self.steps}, with {updates} updates of the moving average"
+                )
             for phase in self.phases:
                 name, runs = f"optimizer of the {phase.name}", -(-step // phase.every)
                 saved, make = state["optimizers"][phase.name], self._maker(phase)
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
         except Exception as error:  # a damaged state may raise any error
             what = f"this is not the state of this training: {name}: {told(error)}"
-            remedy = "use another checkpoint of the run, and the recipe.toml that it was trained with"
+            remedy = (
+                "use another checkpoint of the run, and the recipe.toml that it was trained with"
+            )
             raise UserError(what, where=where, remedy=remedy) from None
         if self.ema:
             check_same(self.ema.state_dict(), average, where)
@@ -203,7 +268,9 @@ class Engine:
         known = [phase.name for phase in self.phases]
         for name in self.table.optimizers:
             if name not in known:
-                raise UserError(f"the method has no phase '{name}'", where="train.optimizers", allowed=known)
+                raise UserError(
+                    f"the method has no phase '{name}'", where="train.optimizers", allowed=known
+                )
         for stage in self.method.stages(self.steps):
             check_networks(self.method, stage.size)
 
@@ -224,22 +291,32 @@ class Engine:
 
 
 def _trained_by(phase: Phase) -> list[torch.nn.Parameter]:
-    """The parameters that a phase updates, without those that the method froze, such as a pretrained encoder's."""
-    return list(dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad))
+    """The parameters that a phase updates, without those that the method froze, such as a
+    pretrained encoder's.
+    """
+    return list(
+        dict.fromkeys(p for module in phase.updates for p in module.parameters() if p.requires_grad)
+    )
 
 
 def _split(batch: Batch, size: int | None) -> list[tuple[Batch, float]]:
-    """Split a batch into microbatches of at most `size` images; returns each with its share of the images."""
+    """Split a batch into microbatches of at most `size` images; returns each with its share of the
+    images.
+    """
     count = len(next(iter(batch.values())))
     if size is None or size >= count:
         return [(batch, 1.0)]
     split = {name: tensor.split(size) for name, tensor in batch.items() if len(tensor) == count}
-    parts = [Batch(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)]
+    parts = [
+        Batch(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)
+    ]
     return [(part, len(next(iter(part.values()))) / count) for part in parts]
 
 
 def _join(batch: Batch, parts: list[Batch]) -> None:
-    """Concatenate tensors that a phase added or replaced in the microbatches into the batch, for later phases."""
+    """Concatenate tensors that a phase added or replaced in the microbatches into the batch, for
+    later phases.
+    """
     for name, tensor in parts[0].items():
         if name not in batch or tensor.data_ptr() != batch[name].data_ptr():
             batch[name] = torch.cat([part[name] for part in parts])

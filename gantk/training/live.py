@@ -1,4 +1,6 @@
-"""Training progress on a terminal: a line at each log point, above a progress bar; elsewhere lines only."""
+"""Training progress on a terminal: a line at each log point, above a progress bar; elsewhere lines
+only.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,24 @@ from gantk.errors import printable
 from gantk.terminal import duration
 
 SHORT = {"generators": "g", "discriminators": "d"}
-SPEED_WINDOW, SLOW_STEP = 60.0, 10.0  # seconds: window of the speed estimate; a step beyond this shows what it computes
+# seconds: window of the speed estimate; a step beyond this shows what it computes
+SPEED_WINDOW, SLOW_STEP = 60.0, 10.0
 
 
 class LiveView:
-    """Shows training progress; a context manager that leaves the terminal as it was, also after Ctrl-C.
+    """Shows training progress; a context manager that leaves the terminal as it was, also after
+    Ctrl-C.
 
-    `total_steps`: length of the whole training; `console`: where to write (None: stdout); `clock`: returns seconds;
-    `shown`: False on ranks that do not print; `doing`: returns the part of a step that is being computed. `busy`: the
-    work between two steps, None if there is none. Without a terminal, or with NO_COLOR, CI or TERM=dumb, it writes
-    plain lines without control characters, at least one a minute while steps are taken. In a notebook a line of losses
-    replaces the previous one. `write_error`: the error after which nothing is written any more, such as a pipe whose
+    `total_steps`: length of the whole training; `console`: where to write (None: stdout); `clock`:
+      returns seconds;
+    `shown`: False on ranks that do not print; `doing`: returns the part of a step that is being
+      computed. `busy`: the
+    work between two steps, None if there is none. Without a terminal, or with NO_COLOR, CI or
+    TERM=dumb, it writes
+    plain lines without control characters, at least one a minute while steps are taken. In a
+    notebook a line of losses
+    replaces the previous one. `write_error`: the error after which nothing is written any more,
+    such as a pipe whose
     reader has ended or a closed terminal.
     """
 
@@ -40,16 +49,26 @@ class LiveView:
         shown: bool = True,
         doing: Callable[[], str] = lambda: "",
     ):
-        self.console, self.shown, self.clock, self.total = console or Console(), shown, clock, total_steps
-        unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
+        self.console, self.shown, self.clock, self.total = (
+            console or Console(),
+            shown,
+            clock,
+            total_steps,
+        )
+        unwanted = (
+            os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
+        )
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
         self.busy, self._doing, self._speed = None, doing, ""
         self.write_error: OSError | None = None
         self._begun = self._printed = clock()
         self._notebook_line = None  # handle of the line that the next one replaces
-        self._recent: deque[tuple[float, int]] = deque()  # (time, step) of the last minute, the newest step last
+        # (time, step) of the last minute, the newest step last
+        self._recent: deque[tuple[float, int]] = deque()
         columns = BarColumn(None), _StatusColumn(self)
-        self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=2, expand=True)
+        self._bar = Progress(
+            *columns, console=self.console, transient=True, refresh_per_second=2, expand=True
+        )
         self._task = self._bar.add_task("", total=max(1, total_steps))
 
     def __enter__(self) -> LiveView:
@@ -67,7 +86,8 @@ class LiveView:
         if not self.shown:
             return
         now = self.clock()
-        if len(self._recent) > 1 and now - self._recent[-2][0] < SPEED_WINDOW / 60:  # a point a second is enough
+        # a point a second is enough
+        if len(self._recent) > 1 and now - self._recent[-2][0] < SPEED_WINDOW / 60:
             self._recent.pop()
         self._recent.append((now, step))
         while len(self._recent) > 2 and self._recent[1][0] < now - SPEED_WINDOW:
@@ -75,7 +95,9 @@ class LiveView:
         self._bar.update(self._task, completed=step)
         if self.plain and now - self._printed >= SPEED_WINDOW:
             self._printed = now
-            self.print("  ".join([*self._progress(), *filter(None, [self._time_left()])]), passing=True)
+            self.print(
+                "  ".join([*self._progress(), *filter(None, [self._time_left()])]), passing=True
+            )
 
     def update(
         self,
@@ -106,12 +128,16 @@ class LiveView:
         self.print("  ".join(parts), passing=not metrics)
 
     def print(self, *lines: str, style: str = "", passing: bool = False) -> None:
-        """Print lines above the bar, markup unread; in a notebook the next `passing` line replaces the previous one."""
+        """Print lines above the bar, markup unread; in a notebook the next `passing` line replaces
+        the previous one.
+        """
         try:
             for line in map(printable, lines if self.shown else ()):
                 if passing and self.console.is_jupyter:
                     if self._notebook_line is None:  # a notebook has imported IPython already
-                        self._notebook_line = sys.modules["IPython"].display.display("", display_id=True)
+                        self._notebook_line = sys.modules["IPython"].display.display(
+                            "", display_id=True
+                        )
                     self._notebook_line.update({"text/plain": line}, raw=True)
                 elif self.plain:
                     print(line, file=self.console.file, flush=True)
@@ -124,11 +150,14 @@ class LiveView:
 
     def _progress(self) -> list[str]:
         step = self._recent[-1][1] if self._recent else 0
-        percent = 100 * step // self.total if self.total else 100  # a training of 0 steps is finished
+        # a training of 0 steps is finished
+        percent = 100 * step // self.total if self.total else 100
         return [f"step {step}/{self.total}", f"{percent}%"]
 
     def _time_left(self) -> str | None:
-        """Remaining time at the speed of the last minute; None before the second step and after the last."""
+        """Remaining time at the speed of the last minute; None before the second step and after the
+        last.
+        """
         if len(self._recent) < 2 or not self._recent[0][1] < self._recent[-1][1] < self.total:
             return None
         (first, from_step), (last, to_step) = self._recent[0], self._recent[-1]
@@ -136,12 +165,16 @@ class LiveView:
         return f"left {duration(max(ahead - (self.clock() - last), 0.0))}"
 
     def status_text(self, width: int) -> str:
-        """The text beside the bar: step and current work, then as much of the rest as fits into `width` characters."""
+        """The text beside the bar: step and current work, then as much of the rest as fits into
+        `width` characters.
+        """
         now = self.clock()
         waited = now - (self._recent[-1][0] if self._recent else self._begun)
         doing = self.busy or (self._doing() if waited > SLOW_STEP else "")
         kept = [*self._progress(), *[f"{doing} {duration(waited)}"] * bool(doing)]
-        for more in filter(None, (self._time_left(), self._speed, f"{duration(now - self._begun)} so far")):
+        for more in filter(
+            None, (self._time_left(), self._speed, f"{duration(now - self._begun)} so far")
+        ):
             kept += [more] if len("  ".join([*kept, more])) <= width else []
         return "  ".join(kept)
 

@@ -1,4 +1,6 @@
-"""The training loop around the engine's steps: batches in, logs, samples, scores and checkpoints out."""
+"""The training loop around the engine's steps: batches in, logs, samples, scores and checkpoints
+out.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,20 @@ from gantk.training.live import LiveView
 
 REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
 REPEAT = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
-WARM_UP = 3  # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
+# steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
+WARM_UP = 3
 
 
 class Training:
     """Runs the remaining steps and writes the run folder: logs, samples, validation, checkpoints."""
 
-    def __init__(self, parts: Parts, run: RunFolder | None, seconds: float = 0.0, profile: StepProfile | None = None):
+    def __init__(
+        self,
+        parts: Parts,
+        run: RunFolder | None,
+        seconds: float = 0.0,
+        profile: StepProfile | None = None,
+    ):
         self.parts, self.run, self.profile = parts, run, profile
         self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
         data = parts.model.data
@@ -52,9 +61,14 @@ class Training:
         self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
-        self._interval_seconds, self._logged_step, self._clock_start = 0.0, self.engine.step, time.perf_counter()
+        self._interval_seconds, self._logged_step, self._clock_start = (
+            0.0,
+            self.engine.step,
+            time.perf_counter(),
+        )
         self._notes_logged = 0  # how many of the engine's notes are logged
-        self._reported, self._report_cost = time.perf_counter(), 0.0  # time of the last report.html; seconds it took
+        # time of the last report.html; seconds it took
+        self._reported, self._report_cost = time.perf_counter(), 0.0
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
@@ -64,7 +78,8 @@ class Training:
             self._known = {line.get("note") for line in log}
             self.choice.add_log(log, self._regular)
             if self.choice.best not in checkpoint.steps_saved(self.run.checkpoints):
-                self.choice.add_log(log, lambda step: True)  # in older runs a save at an interruption could win
+                # in older runs a save at an interruption could win
+                self.choice.add_log(log, lambda step: True)
             self._keep_best()
         traced = self.profile.profiler if self.profile else nullcontext()
         shown = LiveView(last, shown=self.runtime.main, doing=lambda: self.engine.doing)
@@ -76,7 +91,10 @@ class Training:
                 self._save(view)
             if self.table.patience:
                 saves = counted(self.table.patience, "save")
-                view.print(f"patience {saves} without a better score, which looks at {self.criterion.image_kind}")
+                view.print(
+                    f"patience {saves} without a better score, which looks at"
+                    f" {self.criterion.image_kind}"
+                )
             if self._out_of_patience(view):  # it had ended before this resume
                 return
             tracing.enter_context(traced)
@@ -85,9 +103,13 @@ class Training:
                 step = self.engine.step
                 view.step(step)
                 ending, stopping = step == last, self._stopping(stopped or view.write_error, step)
-                logging, drawing = (step % every == 0 or ending for every in (table.log_every, table.sample_every))
+                logging, drawing = (
+                    step % every == 0 or ending for every in (table.log_every, table.sample_every)
+                )
                 saving = step % table.save_every == 0 or ending or stopping
-                if not (logging or drawing or saving or self.profile or self.used.first_step is None):
+                if not (
+                    logging or drawing or saving or self.profile or self.used.first_step is None
+                ):
                     continue
                 with self._clock_stopped():
                     if self.used.first_step is None:
@@ -112,24 +134,32 @@ class Training:
                     self._interrupt(view, stopped)
 
     def _interrupt(self, view: LiveView, stopped: list[int]) -> NoReturn:
-        """End a training that was saved before its last step: raises Interrupted, or the error of writing lines."""
+        """End a training that was saved before its last step: raises Interrupted, or the error of
+        writing lines.
+        """
         self.runtime.wait()
         if not self.runtime.main:
             raise Elsewhere(0, Interrupted.exit_code)
         closed = errno.EPIPE, errno.EIO  # a pipe, a terminal
-        if view.write_error and not stopped and view.write_error.errno not in closed:  # such as a full disk
+        # such as a full disk
+        if view.write_error and not stopped and view.write_error.errno not in closed:
             raise view.write_error
         what = f"stopped after step {self.engine.step} of {self.engine.steps}; everything is saved."
         raise Interrupted(f"{what} Go on with: gantk resume {argument(self.run.path)}")
 
     def _out_of_patience(self, view: LiveView) -> bool:
-        """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it does."""
+        """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it
+        does.
+        """
         if not self.table.patience or not self.choice.table and self.runtime.world == 1:
             return False
         step, (waited, best) = self.engine.step, self.choice.patience_used()
         if not self.runtime.gather(waited >= self.table.patience)[0]:
             return False
-        why = f"train.patience: no better score than at step {best} in {counted(waited, 'save')} ({self.choice.rule})"
+        why = (
+            f"train.patience: no better score than at step {best} in {counted(waited, 'save')}"
+            f" ({self.choice.rule})"
+        )
         if self.runtime.main:
             if not any("stopped" in line for line in self.run.read_log()):
                 self.run.add_to_log({"step": step, "stopped": why})
@@ -137,7 +167,9 @@ class Training:
         return True
 
     def _stopping(self, stopped: object, step: int) -> bool:
-        """Whether to stop after this step. Ranks agree on it at log points only, since that synchronises them."""
+        """Whether to stop after this step. Ranks agree on it at log points only, since that
+        synchronises them.
+        """
         if self.runtime.world == 1:
             return bool(stopped)
         return step % self.table.log_every == 0 and any(self.runtime.gather(bool(stopped)))
@@ -152,13 +184,16 @@ class Training:
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self._check_finite()
         step, elapsed = self.engine.step, self._interval_seconds
-        speed = (step - self._logged_step) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
+        speed = (
+            (step - self._logged_step) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
+        )
         self._interval_seconds, self._logged_step = 0.0, step
         self.seconds += elapsed
         energy(self.runtime.device)  # read often enough to notice each overflow of its counter
         if not self.runtime.main:
             return
-        values = torch.stack(list(losses.values())).tolist() if losses else []  # one synchronisation
+        # one synchronisation
+        values = torch.stack(list(losses.values())).tolist() if losses else []
         line = {
             "step": step,
             "epoch": step // self.parts.batches.steps_per_epoch,
@@ -175,7 +210,9 @@ class Training:
             view.print(note, style="yellow")
         self._notes_logged = len(self.engine.notes)
         view.update(step, images_per_s=speed, losses=line["losses"])
-        load().hook.gantk_step(run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch)
+        load().hook.gantk_step(
+            run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch
+        )
 
     def _samples(self, view: LiveView) -> None:
         """Write pictures of held-out images; log their scores, if the truth is known, and alarms."""
@@ -202,16 +239,25 @@ class Training:
             for k, image in enumerate(images.float().cpu().numpy()):
                 self.run.write_picture(f"step-{step:06d}", f"{direction}-{k}", image, low, high)
             if not (folder / "input" / f"{direction}-0.png").exists():
-                for group, known in (("input", self.sample_batch.inputs), ("truth", self.sample_batch.truths)):
+                for group, known in (
+                    ("input", self.sample_batch.inputs),
+                    ("truth", self.sample_batch.truths),
+                ):
                     for k, image in enumerate(known.get(direction, [])):
-                        self.run.write_picture(group, f"{direction}-{k}", np.asarray(image), low, high)
+                        self.run.write_picture(
+                            group, f"{direction}-{k}", np.asarray(image), low, high
+                        )
         folder.mkdir(exist_ok=True)
         steps = sorted({each for each in earlier if each < step} | {step})
-        self.run.write_json("samples/index.json", self.sample_batch.index(self.parts.data) | {"steps": steps})
+        self.run.write_json(
+            "samples/index.json", self.sample_batch.index(self.parts.data) | {"steps": steps}
+        )
 
     def _save(self, view: LiveView) -> None:
         self._check_finite()
-        buffers = self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
+        buffers = (
+            self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
+        )
         if self.runtime.main:
             step, view.busy = self.engine.step, "judging and saving the weights"
             if self._regular(step):  # a save at an interruption is not scored and keeps the threads
@@ -220,7 +266,9 @@ class Training:
                     self.run.add_to_log({"step": step, "note": line})
                     view.print(line, style="yellow")
             save_checkpoint(self.run, self.parts, buffers)
-            self.run.write_json("usage.json", self.used.state(step, self.seconds + self._interval_seconds))
+            self.run.write_json(
+                "usage.json", self.used.state(step, self.seconds + self._interval_seconds)
+            )
             self._keep_best()
             view.busy = None
         self.runtime.wait()
@@ -241,7 +289,9 @@ class Training:
         return step % self.table.save_every == 0 or step == self.engine.steps
 
     def _renew_report(self, view: LiveView) -> None:
-        """Rewrite report.html, which reloads itself, unless that would take more than `REPORT_SHARE` of the time."""
+        """Rewrite report.html, which reloads itself, unless that would take more than
+        `REPORT_SHARE` of the time.
+        """
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
         view.busy = "renewing report.html"
@@ -257,11 +307,17 @@ class Training:
 
     def _check_finite(self) -> None:
         steps = checkpoint.steps_saved(self.run.checkpoints)
-        saved = f"The last good checkpoint is step {steps[-1]}." if steps else "No checkpoint had been saved yet."
+        saved = (
+            f"The last good checkpoint is step {steps[-1]}."
+            if steps
+            else "No checkpoint had been saved yet."
+        )
         self.runtime.sync_errors(lambda: self.engine.check_finite(saved))
 
     def _keep_best(self) -> None:
-        """Write best.json; only then drop earlier saves, so that a kill in between leaves the best one."""
+        """Write best.json; only then drop earlier saves, so that a kill in between leaves the best
+        one.
+        """
         self.run.write_json("best.json", self.choice.state())
         checkpoint.prune(self.run.checkpoints, self.table.keep, {self.choice.best}, self._regular)
 
@@ -275,14 +331,24 @@ class Training:
 
 
 def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
-    """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they are."""
-    other = {name: tensor for name, tensor in batch.items() if tensor.ndim > 2 and tensor.shape[2:] != tuple(size)}
-    return Batch(batch | {name: F.interpolate(tensor, size, mode="area") for name, tensor in other.items()})
+    """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they
+    are.
+    """
+    other = {
+        name: tensor
+        for name, tensor in batch.items()
+        if tensor.ndim > 2 and tensor.shape[2:] != tuple(size)
+    }
+    return Batch(
+        batch | {name: F.interpolate(tensor, size, mode="area") for name, tensor in other.items()}
+    )
 
 
 @contextmanager
 def inference_weights(method: Method, engine: Engine):
-    """Context manager: averaged weights, evaluation mode, no gradients; restores training mode and random state."""
+    """Context manager: averaged weights, evaluation mode, no gradients; restores training mode and
+    random state.
+    """
     state = torch.get_rng_state()
     average = engine.ema.applied() if engine.ema else nullcontext()
     with torch.no_grad(), average:
@@ -294,11 +360,12 @@ def inference_weights(method: Method, engine: Engine):
 
 @contextmanager
 def stop_on_ctrl_c() -> Iterator[list[int]]:
-    """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP (closed terminal).
+    """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP
+    (closed terminal).
 
-    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be repeated, up to `REPEAT`
-    seconds after the end. It raises nothing: an exception could interrupt the writing of a file or the start of a
-    child process.
+    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. SIGTERM and SIGHUP may be
+    repeated, up to `REPEAT` seconds after the end. It raises nothing: an exception could interrupt
+    the writing of a file or the start of a child process.
     """
     stopped: list[int] = []
 
@@ -328,7 +395,8 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
 
 
 class StepProfile:
-    """Traces `count` steps with torch.profiler after `WARM_UP` others; writes a table and a trace into `folder`.
+    """Traces `count` steps with torch.profiler after `WARM_UP` others; writes a table and a trace
+    into `folder`.
 
     UserError if the training has too few `steps` for that.
     """
@@ -337,8 +405,15 @@ class StepProfile:
 
     def __init__(self, count: int, steps: int, device: torch.device):
         if steps < WARM_UP + count:
-            what = f"{count} traced steps come after {WARM_UP} others, and this training has {counted(steps, 'step')}"
-            raise UserError(what, where="--profile-steps", remedy=f"set train.steps to {WARM_UP + count} or more")
+            what = (
+                f"{count} traced steps come after {WARM_UP} others, and this training has"
+                f" {counted(steps, 'step')}"
+            )
+            raise UserError(
+                what,
+                where="--profile-steps",
+                remedy=f"set train.steps to {WARM_UP + count} or more",
+            )
         kinds = torch.profiler.ProfilerActivity
         self.lines, self.kind = [], device.type
         if device.type != "cuda":
@@ -351,14 +426,18 @@ class StepProfile:
         )
 
     def step(self) -> list[str]:
-        """Advance the profiler, after every step; returns the lines to print, once the trace is written."""
+        """Advance the profiler, after every step; returns the lines to print, once the trace is
+        written.
+        """
         self.profiler.step()
         lines, self.lines = self.lines, []
         return lines
 
     def _write(self, profiler: torch.profiler.profile) -> None:
         averages, trace = profiler.key_averages(), "trace.json.gz"
-        table = averages.table(sort_by=f"self_{self.kind}_time_total", row_limit=15, max_name_column_width=40)
+        table = averages.table(
+            sort_by=f"self_{self.kind}_time_total", row_limit=15, max_name_column_width=40
+        )
         with whole_folder(self.folder) as made:
             (made / "table.txt").write_text(table)
             profiler.export_chrome_trace(str(made / trace))

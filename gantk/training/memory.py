@@ -16,33 +16,51 @@ if TYPE_CHECKING:
 
 
 def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
-    """Yield sets of settings that lower the memory of a training and are not in force, the mildest first."""
+    """Yield sets of settings that lower the memory of a training and are not in force, the mildest
+    first.
+    """
     train, data = model.train, model.data
     on_cpu = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
     recomputing = () if train.recompute else ("train.recompute=true",)
     microbatches = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
     single = ("train.batch=1",) if train.batch > 1 else ()
-    options = [recomputing, microbatches, recomputing + microbatches, recomputing + single if single else ()]
+    options = [
+        recomputing,
+        microbatches,
+        recomputing + microbatches,
+        recomputing + single if single else (),
+    ]
     yield from (on_cpu + option for option in dict.fromkeys(filter(None, options)))
     for halvings in (1, 2):
         sides = [side >> halvings for side in data.patch or data.size]
         if min(sides) >= 8:
-            yield (*on_cpu, *recomputing, *single, f"data.{'patch' if data.patch else 'size'}={sides}")
+            yield (
+                *on_cpu,
+                *recomputing,
+                *single,
+                f"data.{'patch' if data.patch else 'size'}={sides}",
+            )
 
 
 @contextmanager
 def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
-    """Context manager: turns an out-of-memory error into a GantkError that names settings which take less."""
+    """Context manager: turns an out-of-memory error into a GantkError that names settings which
+    take less.
+    """
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         first = told(error).rstrip(".")
-        remedies = list(dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way))
+        remedies = list(
+            dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way)
+        )
         remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
         what = f"out of memory on {runtime.device}: {first}. What takes less: {'; '.join(remedies)}"
-        raise GantkError(f"{what}. `gantk run RECIPE --try` finds out which of them fits.") from error
+        raise GantkError(
+            f"{what}. `gantk run RECIPE --try` finds out which of them fits."
+        ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

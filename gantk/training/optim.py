@@ -1,4 +1,6 @@
-"""Optimizers and learning-rate schedules: torch's, without importing its compiler. Plugins register others."""
+"""Optimizers and learning-rate schedules: torch's, without importing its compiler. Plugins register
+others.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,16 @@ from torch.optim import Optimizer
 from gantk.plugin.spec import Fraction, Share, Weight
 from gantk.runs.checkpoint import kind_of
 
-RUN_OPTIONS = ("params", "fused", "foreach", "capturable", "differentiable")  # options of this machine, never loaded
+# options of this machine, never loaded
+RUN_OPTIONS = ("params", "fused", "foreach", "capturable", "differentiable")
 
 
 def adam(
     params: Iterable,
     *,
     lr: Weight = 2e-4,  # learning rate at full schedule
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999),  # decay of the gradient's mean, and of its square's
+    # decay of the gradient's mean, and of its square's
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999),
     weight_decay: Weight = 0.0,  # L2 penalty, added to the gradient
 ):
     """Adam (Kingma and Ba 2015), fused; beta1 = 0.5 is this field's custom (Radford et al. 2016)."""
@@ -38,9 +42,11 @@ def sgd(
 
 
 class Untraced:
-    """Mixin, first base class of a torch optimizer: skips the wrappers that import torch's compiler. Same results.
+    """Mixin, first base class of a torch optimizer: skips the wrappers that import torch's
+    compiler. Same results.
 
-    That import takes nearly as long as torch's own, before the first step; gantk compiles losses only.
+    That import takes nearly as long as torch's own, before the first step; gantk compiles losses
+    only.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
@@ -55,8 +61,9 @@ class Untraced:
 
 
 class SameOrder(Untraced):
-    """Mixin for fused kernels, which read elements in storage order: copies each gradient whose memory layout differs
-    from its weight's, as hooks may leave it, into that layout."""
+    """Mixin for fused kernels, which read elements in storage order: copies each gradient whose
+    memory layout differs from its weight's, as hooks may leave it, into that layout.
+    """
 
     def _init_group(self, group: dict, params: list, gradients: list, *others: list) -> bool:
         complex_numbers = super()._init_group(group, params, gradients, *others)
@@ -67,10 +74,11 @@ class SameOrder(Untraced):
 
 
 class StorageOrder(SameOrder):
-    """Mixin for torch's Adam: passes weights, gradients and moments to the kernel as views in storage order.
+    """Mixin for torch's Adam: passes weights, gradients and moments to the kernel as views in
+    storage order.
 
-    On a CPU the fused kernel would copy channels-last tensors. Every element is updated by itself, so any order is
-    right that is the same for all four.
+    On a CPU the fused kernel would copy channels-last tensors. Every element is updated by itself,
+    so any order is right that is the same for all four.
     """
 
     def _init_group(self, group: dict, params: list, *others: list) -> bool:
@@ -92,7 +100,9 @@ class SGD(SameOrder, torch.optim.SGD):
 
 
 def storage_order(tensor: Tensor) -> list[int] | None:
-    """The permutation in which a tensor is contiguous; None if it is contiguous already, or in no order."""
+    """The permutation in which a tensor is contiguous; None if it is contiguous already, or in no
+    order.
+    """
     if tensor.is_contiguous():
         return None
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
@@ -106,7 +116,8 @@ def same_order(one: Tensor, other: Tensor) -> bool:
 
 
 def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -> None:
-    """Move learning rates and step counts to the device of the update, so that a CUDA graph reads their latest values.
+    """Move learning rates and step counts to the device of the update, so that a CUDA graph reads
+    their latest values.
 
     `fused` false: one parameter at a time, for comparison. Call it again after `load_state_dict`.
     """
@@ -117,7 +128,9 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
         if "capturable" in group:
             group["capturable"] = fused and cuda
         on_device = fused and (group.get("fused") or group.get("capturable"))
-        group["lr"] = torch.tensor(float(group["lr"]), device=device) if on_device else float(group["lr"])
+        group["lr"] = (
+            torch.tensor(float(group["lr"]), device=device) if on_device else float(group["lr"])
+        )
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             alike = isinstance(value, Tensor) and value.shape == weight.shape
@@ -128,11 +141,15 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
     optimizer._warned_capturable_if_run_uncaptured = cuda  # warm-up steps are meant to
 
 
-def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Check a `state_dict` saved after `steps` steps; returns the one to load. ValueError if it is another optimizer's.
+def state_to_load(
+    optimizer: Optimizer, make: Callable, saved: dict[str, Any], steps: int
+) -> dict[str, Any]:
+    """Check a `state_dict` saved after `steps` steps; returns the one to load. ValueError if it is
+    another optimizer's.
 
-    Damaged ones may raise any error. Names, shapes and types must be those that a new optimizer, built by `make`, has
-    after two steps from zero. Torch's keep the recipe's options: a training changes none but the learning rate.
+    Damaged ones may raise any error. Names, shapes and types must be those that a new optimizer,
+    built by `make`, has after two steps from zero. Torch's keep the recipe's options: a training
+    changes none but the learning rate.
     """
     saved_groups, groups = saved["param_groups"], optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
@@ -142,7 +159,9 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
             for number in map(float, torch.as_tensor(group.get(name, 0.0)).flatten()):
                 if not 0 <= number <= limit:
                     raise ValueError(f"its '{name}' is {number:g}")
-    is_torchs = any(base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2])
+    is_torchs = any(
+        base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2]
+    )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
         zeros = [torch.zeros(p.shape, dtype=p.dtype, requires_grad=True) for p in parameters]
@@ -159,8 +178,12 @@ def state_to_load(optimizer: Optimizer, make: Callable, saved: dict[str, Any], s
     return {"state": saved["state"], "param_groups": groups}
 
 
-def _check_state(states: dict[int, dict[str, Any]], expected: dict[int, dict[str, Any]], count: int, steps: int):
-    """ValueError where the states of `count` weights, saved after `steps` steps, are not of the kinds `expected`."""
+def _check_state(
+    states: dict[int, dict[str, Any]], expected: dict[int, dict[str, Any]], count: int, steps: int
+):
+    """ValueError where the states of `count` weights, saved after `steps` steps, are not of the
+    kinds `expected`.
+    """
     # A fused kernel reads as many elements as the weights have, whatever size the moments have.
     if not states.keys() <= set(range(count)) or (expected and not states):
         raise ValueError(f"it remembers {len(states)} of {count} weights")
@@ -168,15 +191,28 @@ def _check_state(states: dict[int, dict[str, Any]], expected: dict[int, dict[str
         for name, value in expected.get(index, {}).items():
             found, wanted = _kinds(state.get(name, "missing")), _kinds(value)
             if not found <= wanted and (wanted or not isinstance(value, list)):
-                raise ValueError(f"'{name}' of weight {index} is {', '.join(found)} there and {', '.join(wanted)} here")
-            if isinstance(state[name], Tensor) and value.isfinite().all() and not state[name].isfinite().all():
+                raise ValueError(
+                    f"'{name}' of weight {index} is {', '.join(found)} there and"
+                    f" {', '.join(wanted)} here"
+                )
+            if (
+                isinstance(state[name], Tensor)
+                and value.isfinite().all()
+                and not state[name].isfinite().all()
+            ):
                 raise ValueError(f"'{name}' of weight {index} is not finite")
-            if name == "step" and float(value) == min(steps, 2) and not 0 <= float(state[name]) <= steps:
+            if (
+                name == "step"
+                and float(value) == min(steps, 2)
+                and not 0 <= float(state[name]) <= steps
+            ):
                 raise ValueError(f"the step of weight {index} is {float(state[name]):g} of {steps}")
 
 
 def _state_after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
-    """The optimizer's state for each parameter after `steps` (at most 2) steps, with gradients 1.0 and -0.5."""
+    """The optimizer's state for each parameter after `steps` (at most 2) steps, with gradients 1.0
+    and -0.5.
+    """
     for slope in (1.0, -0.5)[:steps]:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -186,11 +222,15 @@ def _state_after(steps: int, optimizer: Optimizer) -> dict[int, dict[str, Any]]:
 
 
 def _kinds(value: Any) -> set[str]:
-    """The kind of a value, or the kinds in a list; all numbers and 0-dimensional tensors are "a number"."""
+    """The kind of a value, or the kinds in a list; all numbers and 0-dimensional tensors are "a
+    number".
+    """
     if isinstance(value, list):
         return {kind for entry in value for kind in _kinds(entry)}
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"a number" if number or isinstance(value, Tensor) and not value.ndim else kind_of(value)}
+    return {
+        "a number" if number or isinstance(value, Tensor) and not value.ndim else kind_of(value)
+    }
 
 
 class Constant:

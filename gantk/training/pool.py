@@ -1,4 +1,6 @@
-"""The image pool: discriminators see earlier fakes too, which damps oscillation between the two networks."""
+"""The image pool: discriminators see earlier fakes too, which damps oscillation between the two
+networks.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ from gantk.errors import UserError
 
 
 class ImagePool(nn.Module):
-    """A store of earlier fakes (Shrivastava et al. 2017, section 2.3; 50 images in Zhu et al. 2017).
+    """A store of earlier fakes (Shrivastava et al. 2017, section 2.3; 50 images in Zhu et al.
+    2017).
 
-    Until it is full every image is stored and returned; then each image is, with probability one half, exchanged for a
-    random stored one. The store is a buffer, so that a resumed run continues with the same fakes.
+    Until it is full every image is stored and returned; then each image is, with probability one
+    half, exchanged for a random stored one. The store is a buffer, so that a resumed run continues
+    with the same fakes.
     """
 
     def __init__(self, capacity: int, channels: int, size: tuple[int, ...]):
@@ -20,7 +24,8 @@ class ImagePool(nn.Module):
         self.capacity = capacity
         self.register_buffer("images", torch.zeros(capacity, channels, *size))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        self.register_buffer("sides", torch.tensor(size))  # of the images inside, which may be smaller than the store
+        # of the images inside, which may be smaller than the store
+        self.register_buffer("sides", torch.tensor(size))
 
     def expect(self, size: tuple[int, ...]) -> None:
         """Set the size of the next images; stored images of another size are dropped."""
@@ -31,12 +36,15 @@ class ImagePool(nn.Module):
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
         sides = zip(self.sides.tolist(), self.images.shape[2:], strict=True)
-        if not 0 <= int(self.count) <= self.capacity or any(not 0 < side <= most for side, most in sides):
+        if not 0 <= int(self.count) <= self.capacity or any(
+            not 0 < side <= most for side, most in sides
+        ):
             raise UserError("an image pool of the checkpoint holds more than fits", where=args[1])
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Exchange images (N, C, *size) with the store as if one by one; returns as many. Two may draw the same place.
+        """Exchange images (N, C, *size) with the store as if one by one; returns as many. Two may
+        draw the same place.
 
         Random choices come from the global generator of the images' device.
         """
@@ -49,7 +57,9 @@ class ImagePool(nn.Module):
         return self._exchange(images.movedim(1, -1), store.movedim(1, -1)).movedim(-1, 1)
 
     def _exchange(self, images: Tensor, store: Tensor) -> Tensor:
-        """`forward` for images and store of one memory format, without a synchronisation; changes the store."""
+        """`forward` for images and store of one memory format, without a synchronisation; changes
+        the store.
+        """
         batch, capacity = len(images), self.capacity
         drawn = torch.randint(2 * capacity, (batch,), device=images.device)
         number = torch.arange(batch, device=images.device)  # of each image in the batch
@@ -59,17 +69,23 @@ class ImagePool(nn.Module):
         bypassing = full ^ exchanged  # returned, and not stored
         stored = store.index_select(0, place)
         returned = written = images  # instead of a stored image; into the store
-        if batch > 1:  # images that draw the same place: a later one gets the one before it, the last one stays there
-            rivals = torch.where((place == place[:, None]) & ~bypassing, number, -1)  # row i: those at image i's place
+        # images that draw the same place: a later one gets the one before it, the last one stays
+        # there
+        if batch > 1:
+            # row i: those at image i's place
+            rivals = torch.where((place == place[:, None]) & ~bypassing, number, -1)
             before, last = torch.where(number < number[:, None], rivals, -1).amax(1), rivals.amax(1)
-            returned = images.index_select(0, torch.where(exchanged & (before >= 0), before, number))
+            returned = images.index_select(
+                0, torch.where(exchanged & (before >= 0), before, number)
+            )
             written = images.index_select(0, last.clamp(min=0))
             exchanged, bypassing = exchanged & (before < 0), last < 0
 
         def where(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
             return torch.where(condition.view(-1, *[1] * (images.ndim - 1)), images, others)
 
-        # A place may occur twice: the same value is written each time, so that the order does not matter.
+        # A place may occur twice: the same value is written each time, so that the order does not
+        # matter.
         store.index_copy_(0, place, where(bypassing, stored, written.to(store.dtype)))
         self.count.add_(batch).clamp_(max=capacity)
         return where(exchanged, stored.to(images.dtype), returned)

@@ -1,4 +1,6 @@
-"""Starts a method from another training's weights: copies what fits by name and shape, keeps the rest as drawn."""
+"""Starts a method from another training's weights: copies what fits by name and shape, keeps the
+rest as drawn.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +27,49 @@ LEAST = 0.01  # share of weights that must fit: a few biases fit between any two
 
 
 def find_weights(name: str) -> Path:
-    """The checkpoint's folder or the file of weights that `train.start` names; UserError where there is none."""
+    """The checkpoint's folder or the file of weights that `train.start` names; UserError where
+    there is none.
+    """
     try:
         path = find_model(name)
-        return path if path.is_file() or (path / "meta.json").is_file() else RunFolder.open(path).chosen()
+        return (
+            path
+            if path.is_file() or (path / "meta.json").is_file()
+            else RunFolder.open(path).chosen()
+        )
     except UserError as error:
         raise error.at(WHERE) from None
 
 
 def start_from(name: str, method: Method, data: Data) -> Start:
-    """Copy the weights of checkpoint or file `name`, averaged ones if there are any, into the method; returns a Start.
+    """Copy the weights of checkpoint or file `name`, averaged ones if there are any, into the
+    method; returns a Start.
 
-    Copies parameters, and buffers of modules that a phase updates (no image pools), if name, shape and float or integer
-    type agree. UserError if less than `LEAST` of the weights fit, or one that fits is not finite.
+    Copies parameters, and buffers of modules that a phase updates (no image pools), if name, shape
+    and float or integer type agree. UserError if less than `LEAST` of the weights fit, or one that
+    fits is not finite.
     """
     place = find_weights(name)
-    meta, file = (checkpoint.load_meta(place), place / "weights.safetensors") if place.is_dir() else ({}, place)
+    meta, file = (
+        (checkpoint.load_meta(place), place / "weights.safetensors")
+        if place.is_dir()
+        else ({}, place)
+    )
     tensors = checkpoint.load_weights(place) if meta else read_state(place, WHERE)
     live, average = trained.split_weights(tensors)
     saved = (live | average) or tensors
-    updated = {id(buffer) for phase in method.phases() for module in phase.updates for buffer in module.buffers()}
+    updated = {
+        id(buffer)
+        for phase in method.phases()
+        for module in phase.updates
+        for buffer in module.buffers()
+    }
     state = method.state_dict(keep_vars=True)
-    wanted = {key: value for key, value in state.items() if isinstance(value, nn.Parameter) or id(value) in updated}
+    wanted = {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, nn.Parameter) or id(value) in updated
+    }
     drawn, unused = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - state.keys())
     copied, misfits = {}, []
     for key in sorted(wanted.keys() & saved.keys()):
@@ -55,10 +78,19 @@ def start_from(name: str, method: Method, data: Data) -> Start:
             copied[key] = old  # float16 may become float32
         else:
             misfits.append(f"{key} {checkpoint.kind_of(old)}, here {checkpoint.kind_of(new)}")
-    count, total = (sum(tensor.numel() for tensor in chosen.values()) for chosen in (copied, wanted))
+    count, total = (
+        sum(tensor.numel() for tensor in chosen.values()) for chosen in (copied, wanted)
+    )
     if count < LEAST * total:
-        what = f"the weights of '{name}' do not fit the networks of this recipe ({counted(copied, 'tensor')} would): "
-        what += misfits[0] if misfits else f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
+        what = (
+            f"the weights of '{name}' do not fit the networks of this recipe"
+            f" ({counted(copied, 'tensor')} would): "
+        )
+        what += (
+            misfits[0]
+            if misfits
+            else f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
+        )
         remedy = "take the [method] table of the recipe that they were trained with"
         raise UserError(what, where=WHERE, remedy=remedy)
     if not_finite := [key for key, tensor in copied.items() if not tensor.isfinite().all()]:
@@ -67,19 +99,38 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     with torch.no_grad():
         for key, tensor in copied.items():
             wanted[key].copy_(tensor)
-    digest, taken = sha256_of(file), f"{len(copied)} of {len(wanted)} tensors, {count / total:.0%} of the weights"
+    digest, taken = (
+        sha256_of(file),
+        f"{len(copied)} of {len(wanted)} tensors, {count / total:.0%} of the weights",
+    )
     lines = [f"{place} (sha256 {digest[:8]}): {taken}"]
     lines += [f"not there, so drawn from the seed: {_layers(drawn, wanted)}"] if drawn else []
-    lines += [f"of another shape there, so drawn: {listed(misfits)} ({counted(misfits, 'tensor')})"] if misfits else []
+    lines += (
+        [f"of another shape there, so drawn: {listed(misfits)} ({counted(misfits, 'tensor')})"]
+        if misfits
+        else []
+    )
     lines += [f"there, and nowhere here: {_layers(unused, saved)}"] if unused else []
-    record = {"from": name, "path": str(place), "sha256": digest, "step": meta.get("step"), "taken": [*copied]}
+    record = {
+        "from": name,
+        "path": str(place),
+        "sha256": digest,
+        "step": meta.get("step"),
+        "taken": [*copied],
+    }
     record |= {"not_there": drawn, "other_shape": misfits, "unused": unused}
-    printed = [f"start    {line}" for line in lines] + [f"note     {line}" for line in _differences(meta, data)]
-    return Start(tuple(printed), {"start": record}, _leaks(name, meta, place, data) if meta else None)
+    printed = [f"start    {line}" for line in lines] + [
+        f"note     {line}" for line in _differences(meta, data)
+    ]
+    return Start(
+        tuple(printed), {"start": record}, _leaks(name, meta, place, data) if meta else None
+    )
 
 
 def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
-    """Names of networks whose tensors are all among the keys, else of their layers: `d_a, d_b, g_ab.head.0`."""
+    """Names of networks whose tensors are all among the keys, else of their layers: `d_a, d_b,
+    g_ab.head.0`.
+    """
     partly = {key.split(".")[0] for key in tensors if key not in keys}
     networks = ((key, key.split(".")[0]) for key in keys)
     layers = [key.rpartition(".")[0] if network in partly else network for key, network in networks]
@@ -87,14 +138,21 @@ def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
 
 
 def _differences(meta: dict[str, Any], data: Data) -> list[str]:
-    """Lines on domains and intensity settings that differ between the start's training and this one."""
+    """Lines on domains and intensity settings that differ between the start's training and this
+    one.
+    """
     start_names, names, notes = meta.get("domains"), [*data.table.domains], []
     if start_names and [*map(str.lower, start_names)] != [*map(str.lower, names)]:
-        notes.append(f"the start's domains are {' and '.join(start_names)}, in this order; here {' and '.join(names)}")
+        notes.append(
+            f"the start's domains are {' and '.join(start_names)}, in this order; here"
+            f" {' and '.join(names)}"
+        )
     for letter, new in data.intensity_state().items():
         old = meta.get("intensity", {}).get(letter, new)
         learned = ("fitted", "contrasts", "lines")  # fitted to each data set, so they may differ
-        keys = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in learned]
+        keys = [
+            key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in learned
+        ]
         other = [f"{key} = {old.get(key)} (here {new.get(key)})" for key in keys]
         notes += [f"the start saw other intensities: {', '.join(other)}"] if other else []
     return [*dict.fromkeys(notes)]
@@ -105,10 +163,24 @@ def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserErro
     split = (meta.get("packed") or {}).get("seen")
     split = split or read(place.parent.parent / "split.json").get("splits", {"train": ()})
     trained_on = {image.get("sha256") for image in split["train"]}
-    paths = {record.path for name in ("validation", "test") for record in data.splits[name] if record.path}
-    seen = [path.name for path, digest in data.preparation.sha256(paths).items() if digest in trained_on]
-    if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):  # its files are in both sets
+    paths = {
+        record.path
+        for name in ("validation", "test")
+        for record in data.splits[name]
+        if record.path
+    }
+    seen = [
+        path.name for path, digest in data.preparation.sha256(paths).items() if digest in trained_on
+    ]
+    # its files are in both sets
+    if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):
         return None
-    what = f"'{name}' was trained on {counted(seen, 'file')} that are held out here, such as '{seen[0]}'"
-    remedy = "split as it did, hold out other patients, or overrule with --allow-leakage, which the run records"
+    what = (
+        f"'{name}' was trained on {counted(seen, 'file')} that are held out here, such as"
+        f" '{seen[0]}'"
+    )
+    remedy = (
+        "split as it did, hold out other patients, or overrule with --allow-leakage, which the run"
+        " records"
+    )
     return UserError(what, where=WHERE, remedy=remedy)

@@ -1,4 +1,6 @@
-"""Two-way translation without pairs: the method behind CycleGAN and DualGAN, and options that others use as well."""
+"""Two-way translation without pairs: the method behind CycleGAN and DualGAN, and options that
+others use as well.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,10 @@ class Additions(StructureTerms):
     """Options of unpaired methods beyond their papers; all are off unless a recipe sets them."""
 
     low_res_warmup: Share = 0.0  # share of the steps, the first ones, at half the size
-    augment: list[Augment] = field(default_factory=list)  # differentiable changes of all that discriminators see
-    adapt: Fraction = 0.0  # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
+    # differentiable changes of all that discriminators see
+    augment: list[Augment] = field(default_factory=list)
+    # apply `augment` only as far as discriminators overfit: 0.6 usual, 0 = always
+    adapt: Fraction = 0.0
 
     def augmented(self, dims: int, game: Adversarial) -> DiscriminatorAugment:
         """The augmentation for one discriminator that is trained with the adversarial loss `game`."""
@@ -38,9 +42,12 @@ class Additions(StructureTerms):
 class TwoWayOptions(Additions):
     """Options of two-way methods beyond their papers."""
 
-    defense: Weight = 0.0  # deviation of noise on fakes before they are translated back: nothing can be hidden in them
-    lesion: Weight = 1.0  # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
-    pairs: PairFinder | None = None  # finds similar images of the other domain and compares outputs with them
+    # deviation of noise on fakes before they are translated back: nothing can be hidden in them
+    defense: Weight = 0.0
+    # weight of a lesion's pixels in cycle and identity losses; other than 1 needs data.mask
+    lesion: Weight = 1.0
+    # finds similar images of the other domain and compares outputs with them
+    pairs: PairFinder | None = None
 
 
 PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
@@ -53,40 +60,63 @@ class Terms(TwoWayOptions):
     cycle_a: float  # L1 between an image and a -> b -> a of it
     cycle_b: float  # L1 between an image and b -> a -> b of it
     identity: float = 0.0  # L1 between an image of the target domain and its translation
-    structure: InitVar[float | None] = None  # local_ncc, flat_region, noise_floor and augment by their names in 0.1
+    # local_ncc, flat_region, noise_floor and augment by their names in 0.1
+    structure: InitVar[float | None] = None
     flatness: InitVar[float | None] = None
     texture: InitVar[float | None] = None
     adversarial: float = 1.0
     augments: InitVar[Sequence[Part] | None] = None
 
-    def __post_init__(self, structure: float | None, flatness: float | None, texture: float | None, augments) -> None:
-        old = {"local_ncc": structure, "flat_region": flatness, "noise_floor": texture, "augment": augments}
+    def __post_init__(
+        self, structure: float | None, flatness: float | None, texture: float | None, augments
+    ) -> None:
+        old = {
+            "local_ncc": structure,
+            "flat_region": flatness,
+            "noise_floor": texture,
+            "augment": augments,
+        }
         for name, value in old.items():
             if value is not None:
                 object.__setattr__(self, name, value)
 
 
 class CycleMethod(Method):
-    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, tied by cycle consistency (Zhu et al. 2017, eq. 3).
+    """Generators `g_ab`, `g_ba` and discriminators `d_a`, `d_b`, tied by cycle consistency (Zhu et
+    al. 2017, eq. 3).
 
     Args:
-        generator, discriminator, adversarial: parts to build the networks and the adversarial loss from.
+        generator, discriminator, adversarial: parts to build the networks and the adversarial loss
+        from.
         terms: the loss weights.
-        pool: how many earlier fakes are kept for the discriminators (Shrivastava et al. 2017); 0 = none.
+        pool: how many earlier fakes are kept for the discriminators (Shrivastava et al. 2017); 0 =
+          none.
         critic: discriminator steps per generator step.
         low_res_warmup: share of the steps, the first ones, at half the size, where one patch of the
-            discriminator sees the whole head; this settles how bright each tissue becomes. None: the terms' value.
+            discriminator sees the whole head; this settles how bright each tissue becomes. None:
+            the terms' value.
     """
 
     def __init__(
-        self, geometry: Geometry, *, generator: Part, discriminator: Part, adversarial: Part, terms: Terms, pool: int,
-        critic: int = 1, low_res_warmup: float | None = None,
-    ):  # fmt: skip
+        self,
+        geometry: Geometry,
+        *,
+        generator: Part,
+        discriminator: Part,
+        adversarial: Part,
+        terms: Terms,
+        pool: int,
+        critic: int = 1,
+        low_res_warmup: float | None = None,
+    ):
         super().__init__(geometry)
         self.weighs_lesions = terms.lesion != 1
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if terms.identity and a != b:
-            what = f"an identity loss needs as many channels in as out, and the domains have {a} and {b}"
+            what = (
+                f"an identity loss needs as many channels in as out, and the domains have {a}"
+                f" and {b}"
+            )
             raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
         self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
@@ -95,7 +125,10 @@ class CycleMethod(Method):
         self.cycle, self.identity = Cycle(), Identity()
         self.pairs = terms.pairs() if terms.pairs else None
         self.augment_a, self.augment_b = (terms.augmented(dims, self.adversarial) for _ in range(2))
-        self.pool_a, self.pool_b = ImagePool(pool, a, geometry.size), ImagePool(pool, b, geometry.size)
+        self.pool_a, self.pool_b = (
+            ImagePool(pool, a, geometry.size),
+            ImagePool(pool, b, geometry.size),
+        )
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
         """Similar images of the other domain for each image, if the option `pairs` is set; else {}."""
@@ -104,12 +137,20 @@ class CycleMethod(Method):
     def phases(self) -> list[Phase]:
         """Generators, then discriminators, on the fakes that the first phase put into the batch."""
         return [
-            Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, every=self.critic, ema=True),
+            Phase(
+                "generators",
+                (self.g_ab, self.g_ba),
+                self.generator_losses,
+                every=self.critic,
+                ema=True,
+            ),
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
 
     def stages(self, steps: int) -> list[Stage]:
-        """One stage at the recipe's size, after one at half the size if `low_res_warmup` is above 0."""
+        """One stage at the recipe's size, after one at half the size if `low_res_warmup` is above
+        0.
+        """
         return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
 
     def begin(self, stage: Stage, batch: Batch) -> None:
@@ -122,10 +163,14 @@ class CycleMethod(Method):
         real_a, real_b, terms = batch["a"], batch["b"], self.terms
         same_b, same_a = ([real_b], [real_a]) if terms.identity else ([], [])
         fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same_b)
-        fake_a, cycled_a, *identity_a = self.batched_forward(self.g_ba, real_b, self._defended(fake_b), *same_a)
+        fake_a, cycled_a, *identity_a = self.batched_forward(
+            self.g_ba, real_b, self._defended(fake_b), *same_a
+        )
         cycled_b = self.g_ab(self._defended(fake_a))
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
-        weight_a, weight_b = (lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b"))
+        weight_a, weight_b = (
+            lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b")
+        )
         losses = {
             "cycle_a": terms.cycle_a * self.cycle(cycled_a, real_a, weight_a),
             "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b, weight_b),
@@ -138,7 +183,10 @@ class CycleMethod(Method):
             losses["identity_a"] = terms.identity * self.identity(identity_a[0], real_a, weight_a)
             losses["identity_b"] = terms.identity * self.identity(identity_b[0], real_b, weight_b)
         if self.pairs:
-            losses |= {"pairs_b": self.pairs(fake_b, batch["near_a"]), "pairs_a": self.pairs(fake_a, batch["near_b"])}
+            losses |= {
+                "pairs_b": self.pairs(fake_b, batch["near_a"]),
+                "pairs_a": self.pairs(fake_a, batch["near_b"]),
+            }
         losses |= terms.losses(fake_b, real_a, self.geometry.range, "_b")
         return losses | terms.losses(fake_a, real_b, self.geometry.range, "_a")
 
@@ -148,10 +196,15 @@ class CycleMethod(Method):
             with torch.no_grad():
                 batch["fake_b"], batch["fake_a"] = self.g_ab(batch["a"]), self.g_ba(batch["b"])
         losses = {}
-        judges = (("a", self.d_a, self.pool_a, self.augment_a), ("b", self.d_b, self.pool_b, self.augment_b))
+        judges = (
+            ("a", self.d_a, self.pool_a, self.augment_a),
+            ("b", self.d_b, self.pool_b, self.augment_b),
+        )
         for name, network, pool, augment in judges:
             fake = pool(batch[f"fake_{name}"])
-            losses |= self.telling_apart(name, network, self.adversarial, batch[name], fake, augment)
+            losses |= self.telling_apart(
+                name, network, self.adversarial, batch[name], fake, augment
+            )
         return losses
 
     def translate(self, image: Tensor, to: str) -> Tensor:
@@ -159,12 +212,20 @@ class CycleMethod(Method):
         return self.g_ab(image) if to == "b" else self.g_ba(image)
 
     def _defended(self, fake: Tensor) -> Tensor:
-        """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et al. 2019, 4.2)."""
-        return fake + std * torch.randn_like(fake, dtype=torch.float).to(fake) if (std := self.terms.defense) else fake
+        """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et
+        al. 2019, 4.2).
+        """
+        return (
+            fake + std * torch.randn_like(fake, dtype=torch.float).to(fake)
+            if (std := self.terms.defense)
+            else fake
+        )
 
 
 def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
-    """The stages of a training: the first `share` of the steps at half the size, the others at `size`."""
+    """The stages of a training: the first `share` of the steps at half the size, the others at
+    `size`.
+    """
     first = round(share * steps)
     whole = Stage("main", steps - first, size)
     return [Stage("low_res", first, tuple(side // 2 for side in size)), whole] if first else [whole]

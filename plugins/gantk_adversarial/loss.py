@@ -26,8 +26,9 @@ class Hinge(Adversarial):
 class WGANGP(Adversarial):
     """The Wasserstein loss with a gradient penalty (Gulrajani et al., 2017, equation 3).
 
-    The penalty pulls gradients to length 1 on lines between real and fake images; of a map of logits the mean is used.
-    It is computed image by image, so a discriminator with batch norm is an error.
+    The penalty pulls gradients to length 1 on lines between real and fake images; of a map of
+    logits the mean is used. It is computed image by image, so a discriminator with batch norm is an
+    error.
     """
 
     def __init__(
@@ -43,18 +44,30 @@ class WGANGP(Adversarial):
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return fake.float().mean() - real.float().mean()
 
-    def penalty(self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor | None:
+    def penalty(
+        self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
+    ) -> Tensor | None:
         if not self.weight:
             return None
         if not getattr(discriminator, "batch_independent", True):
-            what = "wgan_gp penalises the gradient of each image by itself, and batch norm mixes images"
-            where, remedy = "method.discriminator.norm", 'Set the discriminator\'s norm = "instance"'
+            what = (
+                "wgan_gp penalises the gradient of each image by itself, and batch norm mixes"
+                " images"
+            )
+            where, remedy = (
+                "method.discriminator.norm",
+                'Set the discriminator\'s norm = "instance"',
+            )
             raise UserError(what, where=where, allowed="instance, group, none", remedy=remedy)
         return self.weight * gradient_penalty(discriminator, real, fake)
 
 
-def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-    """Mean of (|gradient| - 1)^2 at one random point between each real image and its fake, in float32."""
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
+) -> Tensor:
+    """Mean of (|gradient| - 1)^2 at one random point between each real image and its fake, in
+    float32.
+    """
     real, fake = real.detach().float(), fake.detach().float()
     with torch.autocast(real.device.type, enabled=False):
         share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)

@@ -1,4 +1,6 @@
-"""Data sources of images whose names say no domain: both side by side in one picture, A|B, or all of one domain."""
+"""Data sources of images whose names say no domain: both side by side in one picture, A|B, or all
+of one domain.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

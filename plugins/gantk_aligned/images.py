@@ -18,15 +18,21 @@ from gantk.formats import files as io
 
 @dataclass(kw_only=True)
 class Images(VolumeSource):
-    """Images of one domain in a folder and its sub-folders, for methods that make images from noise.
+    """Images of one domain in a folder and its sub-folders, for methods that make images from
+    noise.
 
-    The first folder below `path` is an image's class where two or more of these hold no digits: yes/ and no/.
+    The first folder below `path` is an image's class where two or more of these hold no digits:
+    yes/ and no/.
     """
 
-    patient: str = ""  # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
-    mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
+    patient: str = ""
+    # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    mask: str = ""
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
-    a: str = ""  # keep the images whose names contain this contrast or word; "" = all, or those of the domain's name
+    # keep the images whose names contain this contrast or word; "" = all, or those of the domain's
+    # name
+    a: str = ""
     only: str = ""  # keep the images of this class, by its folder's name; "" = all
 
     rank, guesses = 3, True
@@ -34,9 +40,12 @@ class Images(VolumeSource):
     def __post_init__(self):
         if len(self.domains) != 1:
             if self.path and len(self.domains) == 2:
-                names.discover(Path(self.path), self.domains)  # raises, and says what names there are
+                # raises, and says what names there are
+                names.discover(Path(self.path), self.domains)
             what = f"'images' holds one domain, and data.domains names {len(self.domains)}"
-            raise UserError(what, where="data.source", remedy="for two domains use 'folders' or 'aligned'")
+            raise UserError(
+                what, where="data.source", remedy="for two domains use 'folders' or 'aligned'"
+            )
         super().__post_init__()
         self.names = {"image": ""}
 
@@ -50,9 +59,12 @@ class Images(VolumeSource):
         images, masks = self._images()
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
-        classes = {item.place[0] for item in items if item.place and not names.numbered(item.place[:1])}
+        classes = {
+            item.place[0] for item in items if item.place and not names.numbered(item.place[:1])
+        }
         for item in items if len(classes) > 1 else ():
-            if item.place and item.place[0] in classes:  # folders below the class's may be patients'
+            # folders below the class's may be patients'
+            if item.place and item.place[0] in classes:
                 item.label, item.place = item.place[0], item.place[1:]
         records = self.records_of(named(items, self))
         kept = [record for record in records if self.only in ("", record.label)]
@@ -69,15 +81,23 @@ class Images(VolumeSource):
 
     def _images(self) -> tuple[list[Path], list[Path]]:
         """The images whose names contain the domain, or all images if no name does; and the masks."""
-        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask, self.words)
+        images, masks = separate_masks(
+            io.list_images(self.root, recursive=True), self.root, self.mask, self.words
+        )
         word = self.a or self.domains[0]
         parts = {image: (*self._shown(image).parts[:-1], io.stem_of(image)) for image in images}
-        own = [image for image in images if any(names.domain_match(part, word) > 1 for part in parts[image])]
+        own = [
+            image
+            for image in images
+            if any(names.domain_match(part, word) > 1 for part in parts[image])
+        ]
         if self.a and not own:
             what = f"no name in '{self.root}' says '{self.a}'"
             raise self.nothing_of("image", what, "a word of file or folder names")
         if not own:
-            names.expect_no_other_contrast({"image": list(map(self._shown, images))}, {"image": self.domains[0]})
+            names.expect_no_other_contrast(
+                {"image": list(map(self._shown, images))}, {"image": self.domains[0]}
+            )
         return own or images, masks
 
 

@@ -21,10 +21,13 @@ from gantk_aligned.images import of_one_domain
 
 @dataclass(kw_only=True)
 class Aligned(FileSource):
-    """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: each file is a pair."""
+    """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: each
+    file is a pair.
+    """
 
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
-    patient: str = ""  # regex whose group is the patient, in relative path or stem; "" = from folder or file names
+    # regex whose group is the patient, in relative path or stem; "" = from folder or file names
+    patient: str = ""
     channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
 
     found_for, guesses = (2,), True
@@ -39,25 +42,38 @@ class Aligned(FileSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """Returns {"path": ...} if all folders are split folders and the first pictures are twice as wide as high."""
+        """Returns {"path": ...} if all folders are split folders and the first pictures are twice
+        as wide as high.
+        """
         items = of_one_domain(path, images_below(path))
         if not items or any(item.place or io.is_volume(item.source) for item in items):
             return None
         with suppress(UserError):
             sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]
-            return {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
+            return (
+                {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
+            )
         return None
 
     def records(self) -> list[Record]:
         """Two paired records for every picture, one for each half."""
         items = of_one_domain(self.root, io.list_images(self.root, recursive=True))
         wholes = self.records_of(named(items, self))
-        read = {letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"}
-        return [replace(one, domain=x, pair=one.key, read=partial(read[x], one)) for x in "ab" for one in wholes]
+        read = {
+            letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
+        }
+        return [
+            replace(one, domain=x, pair=one.key, read=partial(read[x], one))
+            for x in "ab"
+            for one in wholes
+        ]
 
     def _half(self, whole: Record, side: int) -> np.ndarray:
         pixels = whole.read()
         width = pixels.shape[-1]
         if width % 2:
-            raise UserError(f"'{whole.path}' is {width} pixels wide", allowed="an even width: two images side by side")
+            raise UserError(
+                f"'{whole.path}' is {width} pixels wide",
+                allowed="an even width: two images side by side",
+            )
         return np.ascontiguousarray(np.split(pixels, 2, axis=-1)[side])

@@ -1,4 +1,6 @@
-"""One network for translations between any registered contrasts (T1, T2, FLAIR, PD, ...), as a gantk plugin."""
+"""One network for translations between any registered contrasts (T1, T2, FLAIR, PD, ...), as a
+gantk plugin.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -11,7 +13,9 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_tested(run, tested, result, scorer) -> None:
-    """Add scores of each contrast, translated from each single other one and from all others, to runs of the method."""
+    """Add scores of each contrast, translated from each single other one and from all others, to
+    runs of the method.
+    """
     if tested and scorer.model.method.name == "anytoany":
         from gantk_anytoany.scoring import add_scores
 

@@ -1,4 +1,6 @@
-"""One generator and one discriminator for all translations between registered contrasts, with any of them missing."""
+"""One generator and one discriminator for all translations between registered contrasts, with any
+of them missing.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,34 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import one_hot
-from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Fraction, Generator, Loss, Weight
+from gantk.plugin.spec import (
+    AdversarialLoss,
+    Augment,
+    Discriminator,
+    Fraction,
+    Generator,
+    Loss,
+    Weight,
+)
 from gantk.training.adaptive import DiscriminatorAugment
 
 
 class AnyToAny(Method):
-    """Any registered contrasts to any other by one network: inputs left out at random, the target as a one-hot code.
+    """Any registered contrasts to any other by one network: inputs left out at random, the target
+    as a one-hot code.
 
-    For each training image a random contrast is the target, and a random number (at least one) of the patient's other
-    contrasts are inputs; the rest is black, and L1 covers all missing contrasts, as in MM-GAN (Sharma & Hamarneh 2020,
-    IEEE TMI 39(4)). Further input channels are maps of 0 and 1: which contrasts are present and which is the target
-    (the domain label of StarGAN, Choi et al. 2018, section 3.1); the output is the target's channel. The discriminator
-    sees the same channels beside the image, as in Isola et al. (2017). One network for any available inputs goes back
-    to Chartsias et al. (2018), who fuse one encoder per contrast in a latent image.
+    For each training image a random contrast is the target, and a random number (at least one) of
+    the patient's other contrasts are inputs; the rest is black, and L1 covers all missing
+    contrasts, as in MM-GAN (Sharma & Hamarneh 2020, IEEE TMI 39(4)). Further input channels are
+    maps of 0 and 1: which contrasts are present and which is the target (the domain label of
+    StarGAN, Choi et al. 2018, section 3.1); the output is the target's channel. The discriminator
+    sees the same channels beside the image, as in Isola et al. (2017). One network for any
+    available inputs goes back to Chartsias et al. (2018), who fuse one encoder per contrast in a
+    latent image.
 
-    Reads registered pairs; contrasts of `a` are inputs, any of which may be missing; those of `b` are targets. Name the
-    same ones in both: domains = ["T1+T2+FLAIR", "T1+T2+FLAIR"]. A contrast is never an input for itself. A channel of
-    `a` that is black throughout counts as missing.
+    Reads registered pairs; contrasts of `a` are inputs, any of which may be missing; those of `b`
+    are targets. Name the same ones in both: domains = ["T1+T2+FLAIR", "T1+T2+FLAIR"]. A contrast is
+    never an input for itself. A channel of `a` that is black throughout counts as missing.
     """
 
     paired = True
@@ -37,17 +50,24 @@ class AnyToAny(Method):
         generator: Generator = "unet",
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",  # least squares, as in MM-GAN
-        l1: Weight = 100.0,  # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
+        # weight of the L1 loss, or of `reconstruction`; 0: adversarial loss only
+        l1: Weight = 100.0,
         reconstruction: Loss = "l1",  # loss between a translation and its truth
-        augment: list[Augment] = [],  # differentiable changes of the discriminator's inputs, for small data sets
-        adapt: Fraction = 0.0,  # change only as many images as hold r_t at this value (ADA, 0.6 usual); 0 = all
+        # differentiable changes of the discriminator's inputs, for small data sets
+        augment: list[Augment] = [],
+        # change only as many images as hold r_t at this value (ADA, 0.6 usual); 0 = all
+        adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)
         self.sources, self.targets = (self._contrasts(letter) for letter in "ab")
-        self.planes = geometry.channels["a"] // len(self.sources)  # channels of one contrast: neighbouring slices
+        # channels of one contrast: neighbouring slices
+        self.planes = geometry.channels["a"] // len(self.sources)
         own = [[source == target for source in self.sources] for target in self.targets]
         if any(map(all, own)):
-            what = f"{self.sources[0]} cannot be made from itself, and data.domains names no other contrast"
+            what = (
+                f"{self.sources[0]} cannot be made from itself, and data.domains names no other"
+                " contrast"
+            )
             remedy = 'name all of them, in both domains: ["T1+T2+FLAIR", "T1+T2+FLAIR"]'
             raise UserError(what, where="data.domains", remedy=remedy)
         self.register_buffer(
@@ -74,64 +94,94 @@ class AnyToAny(Method):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The adversarial loss of the drawn target, and L1 over all contrasts that were not inputs.
 
-        Isola et al. (2017), equation 4; L1 over all missing contrasts as in MM-GAN needs no further forward pass.
+        Isola et al. (2017), equation 4; L1 over all missing contrasts as in MM-GAN needs no further
+        forward pass.
         """
         target, kept = self.draw(batch)
-        conditions, real = self.network_input(batch["a"], kept, target), self._parts(batch["b"], self.targets)
+        conditions, real = (
+            self.network_input(batch["a"], kept, target),
+            self._parts(batch["b"], self.targets),
+        )
         fake = self._parts(self.generator(conditions), self.targets)
         drawn = torch.arange(len(target), device=target.device), slice(None), target
-        batch["conditions"], batch["real"], batch["fake"] = conditions, real[drawn], fake[drawn].detach()
+        batch["conditions"], batch["real"], batch["fake"] = (
+            conditions,
+            real[drawn],
+            fake[drawn].detach(),
+        )
         logits = self.discriminator(self.augment(torch.cat([conditions, fake[drawn]], 1)))
         losses = {"adversarial": self.adversarial.generator(logits)}
         if self.l1:
             hidden = self.there(batch["b"], self.targets) & ~(kept[:, None] & self.own).any(2)
             compared = torch.where(hidden[:, None, :, *[None] * self.geometry.dims], fake, real)
             share = hidden.float().mean().clamp_min(1 / hidden.numel())
-            losses[self.compared] = self.l1 * self.compare(compared.flatten(1, 2), real.flatten(1, 2)) / share
+            losses[self.compared] = (
+                self.l1 * self.compare(compared.flatten(1, 2), real.flatten(1, 2)) / share
+            )
         return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake, each with the generator's input channels (Isola et al. 2017, equation 1)."""
+        """Real against fake, each with the generator's input channels (Isola et al. 2017, equation
+        1).
+        """
         real, fake = (torch.cat([batch["conditions"], batch[name]], 1) for name in ("real", "fake"))
-        return self.telling_apart("b", self.discriminator, self.adversarial, real, fake, self.augment)
+        return self.telling_apart(
+            "b", self.discriminator, self.adversarial, real, fake, self.augment
+        )
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw for each image its target, (N,) int64, and the sources to keep, (N, sources) bool.
 
-        Uniform over the targets and sources that the patient has, and over the number of sources to keep.
+        Uniform over the targets and sources that the patient has, and over the number of sources to
+        keep.
         """
-        present, available = self.there(batch["a"], self.sources), self.there(batch["b"], self.targets)
+        present, available = (
+            self.there(batch["a"], self.sources),
+            self.there(batch["b"], self.targets),
+        )
         rows, device = len(present), present.device
-        target = (torch.rand(available.shape, device=device) + available).argmax(1)  # present ones come first
+        # present ones come first
+        target = (torch.rand(available.shape, device=device) + available).argmax(1)
         free = present & ~self.own[target]
-        place = (torch.rand(free.shape, device=device) + ~free).argsort(1).argsort(1)  # free ones come first
+        # free ones come first
+        place = (torch.rand(free.shape, device=device) + ~free).argsort(1).argsort(1)
         count = 1 + (torch.rand(rows, 1, device=device) * free.sum(1, keepdim=True)).long()
         return target, free & (place < count)
 
     def there(self, image: Tensor, contrasts: tuple[str, ...]) -> Tensor:
-        """The contrasts that an image has, (N, contrasts) bool: those that are not black throughout."""
+        """The contrasts that an image has, (N, contrasts) bool: those that are not black
+        throughout.
+        """
         return (self._parts(image, contrasts) != self.geometry.range[0]).flatten(3).any(3).any(1)
 
     def network_input(self, image: Tensor, kept: Tensor, target: Tensor) -> Tensor:
-        """The input channels of both networks: the sources, black if not kept; maps of 0 and 1 that mark the kept
-        sources and the target. Shape (N, sources x (planes + 1) + targets, *size)."""
+        """The input channels of both networks: the sources, black if not kept; maps of 0 and 1 that
+        mark the kept sources and the target. Shape (N, sources x (planes + 1) + targets, *size).
+        """
         spatial = (...,) + (None,) * (image.ndim - 2)
-        shown = torch.where(kept[:, None][spatial], self._parts(image, self.sources), self.geometry.range[0])
+        shown = torch.where(
+            kept[:, None][spatial], self._parts(image, self.sources), self.geometry.range[0]
+        )
         codes = torch.cat([kept, one_hot(target, len(self.targets))], 1).to(image.dtype)
         return torch.cat([shown.flatten(1, 2), codes[spatial].expand(-1, -1, *image.shape[2:])], 1)
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Translate images of `a`, missing contrasts black, to all contrasts of `b`, each from the other present ones.
+        """Translate images of `a`, missing contrasts black, to all contrasts of `b`, each from the
+        other present ones.
 
         A contrast that is alone in its image is returned unchanged.
         """
-        return torch.stack([self.made(image, number) for number in range(len(self.targets))], 2).flatten(1, 2)
+        return torch.stack(
+            [self.made(image, number) for number in range(len(self.targets))], 2
+        ).flatten(1, 2)
 
     def made(self, image: Tensor, number: int) -> Tensor:
         """Translate images of `a` to target `number`: (N, planes, *size)."""
         target = torch.full((len(image),), number, device=image.device)
         kept = self.there(image, self.sources) & ~self.own[target]
-        fake = self._parts(self.generator(self.network_input(image, kept, target)), self.targets)[:, :, number]
+        fake = self._parts(self.generator(self.network_input(image, kept, target)), self.targets)[
+            :, :, number
+        ]
         if self.targets[number] not in self.sources:
             return fake
         itself = self._parts(image, self.sources)[:, :, self.sources.index(self.targets[number])]
@@ -144,5 +194,7 @@ class AnyToAny(Method):
         return self.geometry.contrasts.get(letter) or tuple(numbered)
 
     def _parts(self, image: Tensor, contrasts: tuple[str, ...]) -> Tensor:
-        """View (N, C, *size) as (N, planes, contrasts, *size): neighbouring slices are the outer channel dimension."""
+        """View (N, C, *size) as (N, planes, contrasts, *size): neighbouring slices are the outer
+        channel dimension.
+        """
         return image.unflatten(1, (self.planes, len(contrasts)))

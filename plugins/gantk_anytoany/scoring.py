@@ -1,4 +1,6 @@
-"""Scores every contrast, translated from each single other one and from all others, on a run's test images."""
+"""Scores every contrast, translated from each single other one and from all others, on a run's test
+images.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +16,28 @@ from gantk.metrics.verdict import pair_verdict
 
 
 def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
-    """Add rows such as `T1_to_FLAIR`, and `others_to_FLAIR` from all contrasts but FLAIR, with baselines and verdicts.
+    """Add rows such as `T1_to_FLAIR`, and `others_to_FLAIR` from all contrasts but FLAIR, with
+    baselines and verdicts.
 
-    All rows use the same images. Their baselines, the mean of the network's inputs and the best intensity map from
-    them, see no more than the network. Baselines over all contrasts at once are removed where a contrast is both source
-    and target, because they see the truth.
+    All rows use the same images. Their baselines, the mean of the network's inputs and the best
+    intensity map from them, see no more than the network. Baselines over all contrasts at once are
+    removed where a contrast is both source and target, because they see the truth.
     """
     method, data, known = scorer.method, tested.data, tested.references
     if set(method.sources) & set(method.targets):
         for rows in (*result["baselines"].values(), result["verdict"]):
             rows.pop("a_to_b", None)
     images = scorer.reals.seen([pair["a"] for pair in tested.pairs])
-    contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(method.sources)
+    contrast = torch.arange(images.shape[1]).view(1, -1, *[1] * (images.ndim - 2)) % len(
+        method.sources
+    )
     count = fitting(BASELINE_IMAGES, BYTES // (2 * len(method.sources)), data.table.size)
     pairs = spread(data.pairs("train"), count)
-    train = {letter: scorer.reals.shown([pair[letter] for pair in pairs]) for letter in "ab"} if pairs else {}
+    train = (
+        {letter: scorer.reals.shown([pair[letter] for pair in pairs]) for letter in "ab"}
+        if pairs
+        else {}
+    )
     for source in (*method.sources, "others"):
         alone = source != "others"
         made = tested.made
@@ -36,13 +45,21 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
             seen = torch.where(contrast == method.sources.index(source), images, data.range[0])
             made = data.centre(scorer.translate(seen, tested.to))
         for place, target in enumerate(method.targets):
-            shown = [n for n, name in enumerate(method.sources) if name == source or (not alone and name != target)]
+            shown = [
+                n
+                for n, name in enumerate(method.sources)
+                if name == source or (not alone and name != target)
+            ]
             if source == target or not shown:
                 continue
-            truth = References(known.images[:, [place]], known.patients, None, known.foreground, known.volumes)
+            truth = References(
+                known.images[:, [place]], known.patients, None, known.foreground, known.volumes
+            )
             outputs = {"model": made[:, [place]], "identity": identity(tested.inputs[:, shown], 1)}
             if pairs:
-                fitted = IntensityMap(zip(train["a"][:, shown], train["b"][:, [place]], strict=True))
+                fitted = IntensityMap(
+                    zip(train["a"][:, shown], train["b"][:, [place]], strict=True)
+                )
                 outputs["intensity_map"] = fitted(tested.inputs[:, shown])
             scores = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
             rows = {name: scorer.pairs.rows(found) for name, found in scores.items()}

@@ -1,4 +1,6 @@
-"""The web server: Gradio's page, POST /translate and result files, refused to other sites' pages and other machines."""
+"""The web server: Gradio's page, POST /translate and result files, refused to other sites' pages
+and other machines.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,29 @@ from gantk_app.service import Service
 
 HERE = Path(__file__).parent
 SCRIPTS = {"niivue.js": files("gantk_niivue") / "niivue.umd.js", "viewer.js": HERE / "viewer.js"}
-PARTS = Environment(loader=FileSystemLoader(HERE), autoescape=True).get_template("parts.html.j2").module
-LOOPBACK = {"127.0.0.1", "localhost"}
-POLICY = (  # pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; object-src 'none'; "
-    "style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+PARTS = (
+    Environment(loader=FileSystemLoader(HERE), autoescape=True).get_template("parts.html.j2").module
 )
-HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/runs", "/gradio_api/deep_link")  # not needed here
+LOOPBACK = {"127.0.0.1", "localhost"}
+# pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
+    " object-src 'none'; style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self';"
+    " frame-ancestors 'self'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+# not needed here
+CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/runs", "/gradio_api/deep_link")
 
 
 class Guard:
-    """ASGI middleware: refuses other sites' pages and too large uploads, and adds HEADERS to every response."""
+    """ASGI middleware: refuses other sites' pages and too large uploads, and adds HEADERS to every
+    response.
+    """
 
     def __init__(self, app, hosts: set[str], most: int):
         self.app, self.hosts, self.most = app, hosts, most
@@ -44,14 +57,21 @@ class Guard:
     async def __call__(self, scope, receive, send):
         async def answer(message):
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in HEADERS.items()),
+                ]
             await send(message)
 
         wrong = scope["type"] == "http" and self._wrong(scope)
-        await (JSONResponse({"detail": wrong[1]}, wrong[0]) if wrong else self.app)(scope, receive, answer)
+        await (JSONResponse({"detail": wrong[1]}, wrong[0]) if wrong else self.app)(
+            scope, receive, answer
+        )
 
     def _wrong(self, scope) -> tuple[int, str] | None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         host, length = headers.get("host", ""), headers.get("content-length", "0")
         if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
             return 403, f"This server answers to {' and '.join(sorted(self.hosts))} only."
@@ -62,19 +82,31 @@ class Guard:
         if "transfer-encoding" in headers or not length.isdecimal():
             return 411, "The request does not say how long it is: send Content-Length."
         if int(length) > self.most + 2**20:
-            return 413, f"This is larger than {self.most >> 20} MB. Start gantk app with --max-mb for more."
+            return (
+                413,
+                (
+                    f"This is larger than {self.most >> 20} MB. Start gantk app with --max-mb for"
+                    " more."
+                ),
+            )
 
 
 def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
     """Build the web application: the endpoints, and the page at /."""
     limits, directions = service.model.identity().get("limits", ""), service.directions
-    app = FastAPI(title=service.run, description=f"To {', '.join(directions)}. {limits}", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=service.run,
+        description=f"To {', '.join(directions)}. {limits}",
+        docs_url=None,
+        redoc_url=None,
+    )
     app.add_middleware(Guard, hosts=LOOPBACK if host in LOOPBACK else set(), most=service.most)
 
     @app.post("/translate", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
     def translate(background: BackgroundTasks, file: UploadFile | None = None, to: str = Form("")):
-        """Translate `file` (NIfTI, picture, zip of a DICOM series) to the domain `to`; a file of the same kind.
-        Headers: Gantk-Notes, a JSON list of what to know of the scan; Gantk-Waited, how many translations were before.
+        """Translate `file` (NIfTI, picture, zip of a DICOM series) to the domain `to`; a file of
+        the same kind. Headers: Gantk-Notes, a JSON list of what to know of the scan; Gantk-Waited,
+        how many translations were before.
         """
         if file is None or not file.filename:
             raise HTTPException(400, "There is no file: send one in the form's field 'file'.")
@@ -85,27 +117,49 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
             result = service.translate(upload, to or next(iter(directions)))
         except Exception as error:
             shutil.rmtree(upload.parent.parent)
-            status = 400 if isinstance(error, UserError) else 503 if isinstance(error, Full) else 500
+            status = (
+                400 if isinstance(error, UserError) else 503 if isinstance(error, Full) else 500
+            )
             raise HTTPException(status, failure_of(error)) from error
-        headers = {"Gantk-Notes": json.dumps(list(map(": ".join, result.notes))), "Gantk-Waited": str(result.waited)}
+        headers = {
+            "Gantk-Notes": json.dumps(list(map(": ".join, result.notes))),
+            "Gantk-Waited": str(result.waited),
+        }
         return FileResponse(result.file, filename=result.file.name, headers=headers)
 
     @app.get("/files/{folder}/{name}", include_in_schema=False)
     def file(folder: str, name: str):
-        path = SCRIPTS.get(name, HERE) if folder == "own" else service.folder / folder / "made" / name
+        path = (
+            SCRIPTS.get(name, HERE) if folder == "own" else service.folder / folder / "made" / name
+        )
         if ".." in (folder, name) or not path.is_file():
             raise HTTPException(404, "This result was deleted. Translate the scan again.")
         return FileResponse(str(path), filename=None if folder == "own" else name)
 
-    theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=[])
-    options = {"theme": theme, "head": PARTS.head(SCRIPTS), "css": (HERE / "page.css").read_text("utf-8")}
-    options |= {"footer_links": [], "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
-    return gr.mount_gradio_app(app, window(service, limits), "/", max_file_size=service.most, **options)
+    theme = gr.themes.Base(
+        primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=[]
+    )
+    options = {
+        "theme": theme,
+        "head": PARTS.head(SCRIPTS),
+        "css": (HERE / "page.css").read_text("utf-8"),
+    }
+    options |= {
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+    }
+    return gr.mount_gradio_app(
+        app, window(service, limits), "/", max_file_size=service.most, **options
+    )
 
 
 def window(service: Service, limits: str) -> gr.Blocks:
     """Build the page that a user sees: upload, direction, result and viewer."""
-    uploads, scores, cache = {}, {}, service.folder.resolve() / "uploads"  # uploads: by browser session
+    # uploads: by browser session
+    uploads, scores, cache = {}, {}, service.folder.resolve() / "uploads"
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
         scores = read(service.model.run.path / "metrics.json")
@@ -117,7 +171,8 @@ def window(service: Service, limits: str) -> gr.Blocks:
     def take(given: str | None, request: gr.Request) -> gr.Button:
         forget(request)
         if path := given and Path(given).resolve():
-            if path.parent.parent != cache:  # a mounted Gradio does not check this: a client can name any file
+            # a mounted Gradio does not check this: a client can name any file
+            if path.parent.parent != cache:
                 raise gr.Error("This is no upload.")
             uploads[request.session_hash] = path.rename(service.place(path.name))
             with suppress(OSError):
@@ -129,39 +184,63 @@ def window(service: Service, limits: str) -> gr.Blocks:
         if upload is None:
             return PARTS.wrong("The scan was deleted. Choose it again."), None
         try:
-            options = {"show": True, "uncertainty": unsure, "tell": lambda share, what: progress(share, desc=what)}
+            options = {
+                "show": True,
+                "uncertainty": unsure,
+                "tell": lambda share, what: progress(share, desc=what),
+            }
             result = service.translate(upload, to, **options)
         except Exception as error:
             return PARTS.wrong(failure_of(error)), None
         about = {"base": f"/files/{upload.parts[-3]}/", "source": service.directions[to], "to": to}
-        return PARTS.result(result, result.file.stat().st_size, **about), about | {"views": result.views}
+        return PARTS.result(result, result.file.stat().st_size, **about), about | {
+            "views": result.views
+        }
 
     with gr.Blocks(title="gantk", analytics_enabled=False) as blocks:
         gr.HTML(PARTS.top(service.run, limits), elem_id="top")
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
-                upload = gr.File(label="Scan: NIfTI, PNG or zipped DICOM", elem_id="scan", height=160)
-                choices = [(f"{source} → {target}", target) for target, source in service.directions.items()]
+                upload = gr.File(
+                    label="Scan: NIfTI, PNG or zipped DICOM", elem_id="scan", height=160
+                )
+                choices = [
+                    (f"{source} → {target}", target)
+                    for target, source in service.directions.items()
+                ]
                 way = gr.Radio(choices, value=choices[0][1], label="Direction", elem_id="way")
-                unsure = gr.Checkbox(True, label="Show where it is unsure (slower)", elem_id="unsure")
+                unsure = gr.Checkbox(
+                    True, label="Show where it is unsure (slower)", elem_id="unsure"
+                )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(scores), elem_id="scores")
             with gr.Column(scale=3, min_width=300):
-                status, _ = gr.HTML(PARTS.start(), elem_id="said"), gr.HTML("<div id='viewer' hidden></div>")
-        result_data, asked = gr.JSON(visible=False), {"api_visibility": "private", "concurrency_limit": None}
+                status, _ = (
+                    gr.HTML(PARTS.start(), elem_id="said"),
+                    gr.HTML("<div id='viewer' hidden></div>"),
+                )
+        result_data, asked = (
+            gr.JSON(visible=False),
+            {"api_visibility": "private", "concurrency_limit": None},
+        )
         upload.change(take, upload, start, show_progress="hidden", **asked)
-        done = start.click(go, [way, unsure], [status, result_data], show_progress_on=status, **asked)
+        done = start.click(
+            go, [way, unsure], [status, result_data], show_progress_on=status, **asked
+        )
         done.then(None, result_data, None, js="(shown) => window.gantkShow(shown)")
         blocks.unload(forget)
 
-    # Otherwise Gradio downloads any URL that a client sends in place of a file, and leaves an empty file behind.
+    # Otherwise Gradio downloads any URL that a client sends in place of a file, and leaves an empty
+    # file behind.
     upload.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
     upload.preprocess = lambda given: given and given.path
     return blocks
 
 
 def failure_of(error: Exception) -> str:
-    """The message of an error for the sender of a file; an unexpected error is printed with its traceback."""
+    """The message of an error for the sender of a file; an unexpected error is printed with its
+    traceback.
+    """
     if message := str(error) if isinstance(error, (GantkError, Full)) else machine_failure(error):
         return message
     traceback.print_exception(error)

@@ -1,4 +1,6 @@
-"""Runs translations for several users: one at a time, each in its own folder, with readable error messages."""
+"""Runs translations for several users: one at a time, each in its own folder, with readable error
+messages.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class Service:
     def __init__(self, run: str, folder: Path, most: int, device: str | None = None):
         from gantk import load
 
-        self.run, self.folder, self.most, self.device = run, folder, most, device  # most: bytes of an upload
+        # most: bytes of an upload
+        self.run, self.folder, self.most, self.device = run, folder, most, device
         self.queue, self.moved = [], threading.Condition()
         self.model, self.directions = load(run, device=device), {}
         for letter in "ba":
@@ -61,10 +64,14 @@ class Service:
 
     @contextmanager
     def turn(self, tell: Tell) -> Iterator[int]:
-        """Wait for one's turn in the queue; yields how many were ahead. queue.Full where too many are waiting."""
+        """Wait for one's turn in the queue; yields how many were ahead. queue.Full where too many
+        are waiting.
+        """
         with self.moved:
             if (before := len(self.queue)) >= WAITING:
-                raise Full(f"{WAITING} translations are waiting already. Try again in some minutes.")
+                raise Full(
+                    f"{WAITING} translations are waiting already. Try again in some minutes."
+                )
             self.queue.append(ticket := object())
         try:
             with self.moved:
@@ -78,19 +85,38 @@ class Service:
                 self.moved.notify_all()
 
     def translate(
-        self, upload: Path, to: str, *, show: bool = False, uncertainty: bool = False, tell: Tell = lambda *_: None
+        self,
+        upload: Path,
+        to: str,
+        *,
+        show: bool = False,
+        uncertainty: bool = False,
+        tell: Tell = lambda *_: None,
     ) -> Result:
-        """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a bad file."""
+        """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a
+        bad file.
+        """
         from gantk import translate
 
         messages, packed, made = [], upload.suffix.lower() == ".zip", upload.parent.parent / "made"
         out, content = made / "out", made / "content"
         options = {"to": to, "uncertainty": "auto" if uncertainty else None, "device": self.device}
-        options |= {"say": messages.append, "progress": lambda share, name: tell(share, f"Translating to {to}")}
+        options |= {
+            "say": messages.append,
+            "progress": lambda share, name: tell(share, f"Translating to {to}"),
+        }
 
         def shortened(text: str) -> str:
-            text = text.replace(f"'{content}'", f"'{upload.name}'").replace("  (INPUT)", "").replace("  (--to)", "")
-            return text.replace(f"{content}/", "").replace(f"{out}/", "").replace(f"{upload.parent}/", "")
+            text = (
+                text.replace(f"'{content}'", f"'{upload.name}'")
+                .replace("  (INPUT)", "")
+                .replace("  (--to)", "")
+            )
+            return (
+                text.replace(f"{content}/", "")
+                .replace(f"{out}/", "")
+                .replace(f"{upload.parent}/", "")
+            )
 
         try:
             with self.turn(tell) as waited:
@@ -105,19 +131,39 @@ class Service:
                     messages.append(f"warning  {error}")  # only some of the zip's files failed
                 tell(1.0, "Preparing the view")
                 translated = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
-                translated = [(scan, *paths) for scan in translated if (paths := results(scan, out)[: 1 + uncertainty])]
-                views = [view(each, made, number) for number, each in enumerate(translated[: 8 if show else 0])]
-                for path in (path for each in translated for path in each[2:]):  # uncertainty is shown, not saved
+                translated = [
+                    (scan, *paths)
+                    for scan in translated
+                    if (paths := results(scan, out)[: 1 + uncertainty])
+                ]
+                views = [
+                    view(each, made, number)
+                    for number, each in enumerate(translated[: 8 if show else 0])
+                ]
+                # uncertainty is shown, not saved
+                for path in (path for each in translated for path in each[2:]):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
-                shutil.make_archive(file.with_suffix(""), "zip", out) if packed else (out / upload.name).rename(file)
+                (
+                    shutil.make_archive(file.with_suffix(""), "zip", out)
+                    if packed
+                    else (out / upload.name).rename(file)
+                )
         except GantkError as error:
             raise type(error)(shortened(str(error))) from error
-        lines = (line.partition(" ") for line in messages if line.startswith(("warning", "note", "clipped")))
-        return Result(file, [(kind, shortened(text.strip())) for kind, _, text in lines], views, waited)
+        lines = (
+            line.partition(" ")
+            for line in messages
+            if line.startswith(("warning", "note", "clipped"))
+        )
+        return Result(
+            file, [(kind, shortened(text.strip())) for kind, _, text in lines], views, waited
+        )
 
     def _unpacked(self, archive: Path, folder: Path) -> Path:
-        """Unpack a zip and return the folder; UserError where it is damaged, too large, or has paths outside of it."""
+        """Unpack a zip and return the folder; UserError where it is damaged, too large, or has
+        paths outside of it.
+        """
         from gantk import unpack
 
         try:
@@ -127,52 +173,86 @@ class Service:
                 raise ValueError(f"it holds more than 20,000 files or {self.most >> 20} MB")
             folder.mkdir()
             unpack(archive, folder)
-        except Exception as error:  # zipfile and its decompressors raise any exception for a malicious file
+        # zipfile and its decompressors raise any exception for a malicious file
+        except Exception as error:
             what = f"'{archive.name}' cannot be unpacked: {told(error)}"
-            raise UserError(what, allowed="a zip of DICOM series or images", remedy="pack it again") from None
+            raise UserError(
+                what, allowed="a zip of DICOM series or images", remedy="pack it again"
+            ) from None
         return folder
 
 
 def results(scan: Scan, out: Path) -> list[Path]:
     """The existing ones of a scan's translation below the folder `out` and its uncertainty map."""
-    target = out if scan.name == "." else out / scan.name  # a series that is the whole input is written to `out`
+    # a series that is the whole input is written to `out`
+    target = out if scan.name == "." else out / scan.name
     stem = stem_of(target) if suffix_of(target) in formats() else target.name
     spread = target.with_name(f"{stem}_uncertainty{target.name[len(stem) :]}")
-    return [path for path in (target, spread) if path.exists() and path.resolve().is_relative_to(out.parent.resolve())]
+    return [
+        path
+        for path in (target, spread)
+        if path.exists() and path.resolve().is_relative_to(out.parent.resolve())
+    ]
 
 
 def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str, Any]:
-    """Write NIfTI files of input, output, their difference in % and uncertainty; returns their names and windows."""
+    """Write NIfTI files of input, output, their difference in % and uncertainty; returns their
+    names and windows.
+    """
     images = [read(each) for each in parts]
     volumes = [image.pixels.mean(axis=0).reshape(-1, *image.pixels.shape[-2:]) for image in images]
     windows = [[float(value) for value in np.percentile(volume, [0.5, 99.5])] for volume in volumes]
-    first, second = ((volumes[n] - low) / ((high - low) or 1.0) for n, (low, high) in enumerate(windows[:2]))
+    first, second = (
+        (volumes[n] - low) / ((high - low) or 1.0) for n, (low, high) in enumerate(windows[:2])
+    )
     volumes.insert(2, 100 * abs(second - first))
     windows[2:] = [[0.0, 100.0], *([0.0, high] for _, high in windows[2:])]
-    thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))  # keep every n-th voxel above 2**25; the page says so
+    # keep every n-th voxel above 2**25; the page says so
+    thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))
     z, y, x = (1.0, *images[0].spacing)[-3:]
-    affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])  # array axes point to the patient's left, back and head
-    files = {kind: f"{number}-{kind}.nii" for kind in ("input", "output", "difference", "uncertainty")[: len(volumes)]}
+    # array axes point to the patient's left, back and head
+    affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])
+    files = {
+        kind: f"{number}-{kind}.nii"
+        for kind in ("input", "output", "difference", "uncertainty")[: len(volumes)]
+    }
     for name, volume in zip(files.values(), volumes, strict=True):
         low, step = float(volume.min()), float(np.ptp(volume)) / 4095 or 1.0
-        levels = ((volume[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16).transpose(2, 1, 0)
+        levels = (
+            ((volume[::thin, ::thin, ::thin] - low) / step)
+            .round()
+            .astype(np.int16)
+            .transpose(2, 1, 0)
+        )
         image = nibabel.Nifti1Image(levels, affine)
         image.header.set_slope_inter(step, low)
         write_file(folder / name, image.to_bytes())
-    about = {"name": parts[0].path.name if parts[0].name == "." else parts[0].name, "slices": len(volumes[0])}
+    about = {
+        "name": parts[0].path.name if parts[0].name == "." else parts[0].name,
+        "slices": len(volumes[0]),
+    }
     return about | {"thin": thin, "files": files, "windows": dict(zip(files, windows, strict=True))}
 
 
 def app(
-    run: str = "t1t2", *, port: int = 7860, host: str = "127.0.0.1", max_mb: int = 512, device: str | None = None,
+    run: str = "t1t2",
+    *,
+    port: int = 7860,
+    host: str = "127.0.0.1",
+    max_mb: int = 512,
+    device: str | None = None,
     say: Callable[[str], None] = print,
-) -> None:  # fmt: skip
+) -> None:
     """Serve a web page and POST /translate, which translate scans with `run`, until Ctrl-C.
 
-    Port 0 chooses a free one; any host but 127.0.0.1 gives other machines access. `max_mb`: largest upload, unzipped.
+    Port 0 chooses a free one; any host but 127.0.0.1 gives other machines access. `max_mb`: largest
+    upload, unzipped.
     """
     try:
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2")}
+        os.environ |= {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2"),
+        }
         import uvicorn
 
         from gantk_app.server import LOOPBACK, application
@@ -183,17 +263,26 @@ def app(
         listener = socket.create_server((host, port))
     except OSError as error:
         what = f"nothing can listen on {host}, port {port}: {error.strerror}"
-        raise UserError(what, where="--host, --port", remedy="choose another; --port 0 takes a free one") from None
-    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")  # also deletes those of killed processes
+        raise UserError(
+            what, where="--host, --port", remedy="choose another; --port 0 takes a free one"
+        ) from None
+    # also deletes those of killed processes
+    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
     folder.mkdir(mode=0o700)
     try:
-        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # so that `finally` deletes uploads
+        # so that `finally` deletes uploads
+        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(stop, signal.default_int_handler)
         served = application(Service(run, folder, max_mb << 20, device), host)
         say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)")
         if host not in LOOPBACK:
-            say("warning  whoever reaches this address can use it: there is no password and no encryption")
-        uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(sockets=[listener])
+            say(
+                "warning  whoever reaches this address can use it: there is no password and no"
+                " encryption"
+            )
+        uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(
+            sockets=[listener]
+        )
     finally:
         listener.close()
         shutil.rmtree(folder, ignore_errors=True)

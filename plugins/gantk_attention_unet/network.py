@@ -1,4 +1,6 @@
-"""The attention U-Net (Oktay et al., 2018): attention gates weigh the features of its skip connections."""
+"""The attention U-Net (Oktay et al., 2018): attention gates weigh the features of its skip
+connections.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,19 @@ Units = Annotated[int, Field(ge=2, le=12)]  # encoder units
 
 
 class AttentionUNet(b.Network):
-    """U-Net generator with attention gates on its skip connections (Oktay et al., 2018, section 2.2 and figure 1).
+    """U-Net generator with attention gates on its skip connections (Oktay et al., 2018, section 2.2
+    and figure 1).
 
-    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth, at least twice that.
-    `depth` encoder units of two 3x3 convolutions, each followed by 2x2 max pooling, one more unit at the bottom, and
-    `depth` decoder units, whose input is the upsampled map below and the gated skip. As published, the skip at full
-    resolution has no gate, because its features are too simple. Filters double from `width` at every level up to
-    width x max_multiplier.
+    (N, in_channels, *size) to (N, out_channels, *size); every side a multiple of 2**depth, at least
+    twice that. `depth` encoder units of two 3x3 convolutions, each followed by 2x2 max pooling, one
+    more unit at the bottom, and `depth` decoder units, whose input is the upsampled map below and
+    the gated skip. As published, the skip at full resolution has no gate, because its features are
+    too simple. Filters double from `width` at every level up to width x max_multiplier.
 
-    With down="stride" a unit is one convolution, LeakyReLU and norm, in this order: 3x3 at full resolution, 4x4 of
-    stride 2 in place of pooling below. A decoder unit is the upsampling, LeakyReLU and norm, concatenated with the
-    skip; all skips are gated, and a 3x3 convolution produces the image.
+    With down="stride" a unit is one convolution, LeakyReLU and norm, in this order: 3x3 at full
+    resolution, 4x4 of stride 2 in place of pooling below. A decoder unit is the upsampling,
+    LeakyReLU and norm, concatenated with the skip; all skips are gated, and a 3x3 convolution
+    produces the image.
     """
 
     def __init__(
@@ -38,14 +42,17 @@ class AttentionUNet(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters at full resolution
-        depth: Units = 4,  # encoder units, each halves the size; sides must be multiples of 2**depth
-        down: Literal["pool", "stride"] = "pool",  # a unit: two 3x3 and max pooling, or one 4x4 of stride 2
+        # encoder units, each halves the size; sides must be multiples of 2**depth
+        depth: Units = 4,
+        # a unit: two 3x3 and max pooling, or one 4x4 of stride 2
+        down: Literal["pool", "stride"] = "pool",
         max_multiplier: Width = 16,  # filters never exceed width x this
         norm: NormKind = "instance",  # "batch" mixes the images of a batch
         affine: bool = False,  # learned scale and offset in instance norm
         up: UpKind = "resize",  # nearest + 3x3, linear + 3x3, or a transposed 4x4
         dropout: Fraction = 0.0,  # in the first three decoder units, as in pix2pix
-        attention: tuple[int, ...] = (),  # numbers of halvings after which to insert a self-attention block
+        # numbers of halvings after which to insert a self-attention block
+        attention: tuple[int, ...] = (),
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
@@ -59,7 +66,11 @@ class AttentionUNet(b.Network):
             return [layer, b.norm(norm, channels, dims, affine=affine)]
 
         def active(layer: nn.Module, channels: int) -> list[nn.Module]:
-            return [layer, nn.LeakyReLU(0.2, inplace=True), b.norm(norm, channels, dims, affine=affine)]
+            return [
+                layer,
+                nn.LeakyReLU(0.2, inplace=True),
+                b.norm(norm, channels, dims, affine=affine),
+            ]
 
         def strided_unit(level: int) -> nn.Sequential:
             if not level:
@@ -70,7 +81,10 @@ class AttentionUNet(b.Network):
         def unit(inputs: int, outputs: int, drop: float = 0.0) -> nn.Sequential:
             layers: list[nn.Module] = []
             for channels in (inputs, outputs):
-                layers += [*normed(b.conv(dims, channels, outputs, 3, bias=bias), outputs), nn.ReLU(inplace=True)]
+                layers += [
+                    *normed(b.conv(dims, channels, outputs, 3, bias=bias), outputs),
+                    nn.ReLU(inplace=True),
+                ]
             return nn.Sequential(*layers, *([nn.Dropout(drop)] if drop else []))
 
         def enlarge(inputs: int, outputs: int) -> nn.Sequential:
@@ -83,16 +97,27 @@ class AttentionUNet(b.Network):
         for level in sorted(set(attention)):
             self.encoder[level].append(b.SelfAttention(dims, filters[level]))
         upwards = list(reversed(range(depth)))
-        below = [filters[lv + 1] * (2 if strided and lv < depth - 1 else 1) for lv in upwards]  # a decoder's map
-        self.enlarge = nn.ModuleList(enlarge(wide, filters[lv]) for wide, lv in zip(below, upwards, strict=True))
+        # a decoder's map
+        below = [filters[lv + 1] * (2 if strided and lv < depth - 1 else 1) for lv in upwards]
+        self.enlarge = nn.ModuleList(
+            enlarge(wide, filters[lv]) for wide, lv in zip(below, upwards, strict=True)
+        )
         gated = list(zip(below, upwards, strict=True))[: depth if strided else depth - 1]
         self.gates = nn.ModuleList(AttentionGate(dims, filters[lv], wide) for wide, lv in gated)
         drops = [dropout if step < 3 else 0.0 for step in range(depth)]
         self.decoder = nn.ModuleList(
-            (nn.Dropout(drop) if drop else nn.Identity()) if strided else unit(2 * filters[lv], filters[lv], drop)
+            (
+                (nn.Dropout(drop) if drop else nn.Identity())
+                if strided
+                else unit(2 * filters[lv], filters[lv], drop)
+            )
             for drop, lv in zip(drops, upwards, strict=True)
         )
-        self.last = b.conv(dims, 2 * width, out_channels, 3) if strided else b.conv(dims, width, out_channels, 1)
+        self.last = (
+            b.conv(dims, 2 * width, out_channels, 3)
+            if strided
+            else b.conv(dims, width, out_channels, 1)
+        )
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
 
@@ -103,7 +128,9 @@ class AttentionUNet(b.Network):
         b.require_size(size, multiple, 2 * multiple, who, "lower the generator's depth")
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The encoder's feature maps, shallow to deep: one at full resolution and one for every halving."""
+        """The encoder's feature maps, shallow to deep: one at full resolution and one for every
+        halving.
+        """
         x, maps = b.in_layout_of(self, x), []
         for level, unit in enumerate(self.encoder):
             pool = level and not self.strided
@@ -119,22 +146,26 @@ class AttentionUNet(b.Network):
             if step < len(self.gates):
                 skip = self.gates[step](skip, x)
             x = unit(Join.apply(enlarge(x), skip))
-        # On one CPU thread torch returns a 1x1x1 convolution of channels-last volumes as channels-first.
+        # On one CPU thread torch returns a 1x1x1 convolution of channels-last volumes as
+        # channels-first.
         return self.activation_out(self.last(x).contiguous(memory_format=b.memory_format(x)))
 
 
 class AttentionGate(nn.Module):
-    """Multiplies a skip by an attention map computed from the skip and the decoder (Oktay et al., 2018, equation 1).
+    """Multiplies a skip by an attention map computed from the skip and the decoder (Oktay et al.,
+    2018, equation 1).
 
-    Takes the skip (N, channels, *size) and the gating map g (N, gating, *half of size); returns the skip times alpha,
-    alpha = sigmoid(psi(ReLU(W_x skip + W_g g))), one value from 0 to 1 per pixel. W_x (2x2, stride 2) and W_g map both
-    to channels / 2 filters on the grid of g; linear interpolation upsamples alpha to the skip's grid.
+    Takes the skip (N, channels, *size) and the gating map g (N, gating, *half of size); returns the
+    skip times alpha, alpha = sigmoid(psi(ReLU(W_x skip + W_g g))), one value from 0 to 1 per pixel.
+    W_x (2x2, stride 2) and W_g map both to channels / 2 filters on the grid of g; linear
+    interpolation upsamples alpha to the skip's grid.
     """
 
     def __init__(self, dims: int, channels: int, gating: int):
         super().__init__()
         inner = max(1, channels // 2)
-        self.w_x = b.conv(dims, channels, inner, 2, stride=2, padding=0, bias=False)  # W_g has the bias for both
+        # W_g has the bias for both
+        self.w_x = b.conv(dims, channels, inner, 2, stride=2, padding=0, bias=False)
         self.w_g = b.conv(dims, gating, inner, 1)
         self.psi = b.conv(dims, inner, 1, 1)
         self.enlarge = "bilinear" if dims == 2 else "trilinear"

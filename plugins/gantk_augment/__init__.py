@@ -1,4 +1,6 @@
-"""Augmentations: differentiable changes of images on the device, in 2-D and 3-D, that a CUDA graph can record."""
+"""Augmentations: differentiable changes of images on the device, in 2-D and 3-D, that a CUDA graph
+can record.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

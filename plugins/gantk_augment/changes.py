@@ -1,4 +1,6 @@
-"""Random flips, rotations, crops, contrasts, bias fields, blur, noise, cutout. Warps repeat the image's border."""
+"""Random flips, rotations, crops, contrasts, bias fields, blur, noise, cutout. Warps repeat the
+image's border.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class VFlip(HFlip):
 
 
 class Rot90(Augment):
-    """Rotate by 90, 180 or 270 degrees in the plane of the last two axes; only by 180 where they differ in length."""
+    """Rotate by 90, 180 or 270 degrees in the plane of the last two axes; only by 180 where they
+    differ in length.
+    """
 
     geometric = True
 
@@ -52,12 +56,17 @@ class Affine(Augment):
 
     degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest rotation, about every axis
     shift: Share = 0.05  # largest shift, as a share of each side
-    scale: Annotated[float, Field(ge=0, le=0.99)] = 0.1  # largest change of size: 0.1 is from 0.9 to 1.1
+    # largest change of size: 0.1 is from 0.9 to 1.1
+    scale: Annotated[float, Field(ge=0, le=0.99)] = 0.1
     nearest: bool = False  # nearest-neighbour interpolation, for label maps and for keeping noise
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
-        from kornia.geometry.conversions import angle_to_rotation_matrix, axis_angle_to_rotation_matrix  # takes 0.5 s
+        # takes 0.5 s
+        from kornia.geometry.conversions import (
+            angle_to_rotation_matrix,
+            axis_angle_to_rotation_matrix,
+        )
 
         angles = 1 if self.dims == 2 else 3
         number = torch.rand(len(image), self.dims + 1 + angles, device=image.device).sub_(0.5)
@@ -92,14 +101,20 @@ class Translate(Affine):
 class Crop(Augment):
     """A random part of the image, enlarged to its full size."""
 
-    smallest: Annotated[float, Field(ge=0.01, le=1)] = 0.8  # smallest side of the part, as a share of the image's
+    # smallest side of the part, as a share of the image's
+    smallest: Annotated[float, Field(ge=0.01, le=1)] = 0.8
     geometric = True
 
     def apply(self, image: Tensor) -> Tensor:
-        power = 2 if self.dims == 2 else 1  # uniform in the area of pictures, in the side of volumes
+        # uniform in the area of pictures, in the side of volumes
+        power = 2 if self.dims == 2 else 1
         part = self.draw(image, self.smallest**power, 1.0).view(-1, 1) ** (1 / power)
         place = (torch.rand(len(image), self.dims, device=image.device) - 0.5) * (1 - part)
-        return warp(image, torch.eye(self.dims, device=image.device) * part[:, :, None], in_pixels(place, image))
+        return warp(
+            image,
+            torch.eye(self.dims, device=image.device) * part[:, :, None],
+            in_pixels(place, image),
+        )
 
 
 @option_fields
@@ -135,10 +150,12 @@ class Noise(Augment):
 
 @option_fields
 class Curve(Augment):
-    """Map intensities by a random increasing curve: imitates another scanner's contrast, tissues in the same order.
+    """Map intensities by a random increasing curve: imitates another scanner's contrast, tissues in
+    the same order.
 
-    Black, the image's smallest value, stays; `by` is the deviation of the logarithm of each of 8 slopes, after the
-    random contrasts of SynthSeg (Billot et al. 2023), which draws every tissue's value.
+    Black, the image's smallest value, stays; `by` is the deviation of the logarithm of each of 8
+    slopes, after the random contrasts of SynthSeg (Billot et al. 2023), which draws every tissue's
+    value.
     """
 
     by: Weight = 0.5  # deviation of the logarithm of the curve's slopes
@@ -146,8 +163,14 @@ class Curve(Augment):
 
     def apply(self, image: Tensor) -> Tensor:
         axes = tuple(range(1, image.ndim))
-        black, step = image.amin(dim=axes, keepdim=True), 2 / self.steps  # the networks' range is about 2 wide
-        slopes = torch.randn(len(image), self.steps, device=image.device).mul(self.by).exp().to(image.dtype)
+        # the networks' range is about 2 wide
+        black, step = image.amin(dim=axes, keepdim=True), 2 / self.steps
+        slopes = (
+            torch.randn(len(image), self.steps, device=image.device)
+            .mul(self.by)
+            .exp()
+            .to(image.dtype)
+        )
         changed = black
         for number, slope in enumerate(slopes.T):
             part = (image - black - number * step).clamp_min(0)
@@ -158,14 +181,21 @@ class Curve(Augment):
 
 @option_fields
 class BiasField(Augment):
-    """Multiply by a smooth random field, as an uneven coil does; black, the image's smallest value, stays."""
+    """Multiply by a smooth random field, as an uneven coil does; black, the image's smallest value,
+    stays.
+    """
 
-    by: Weight = 0.3  # standard deviation of the field's logarithm, drawn at 4 points along each side
+    # standard deviation of the field's logarithm, drawn at 4 points along each side
+    by: Weight = 0.3
 
     def apply(self, image: Tensor) -> Tensor:
         drawn = torch.randn(len(image), 1, *[4] * self.dims, device=image.device) * self.by
         smooth = "bicubic" if self.dims == 2 else "trilinear"
-        field = F.interpolate(drawn, image.shape[2:], mode=smooth, align_corners=True).exp().to(image.dtype)
+        field = (
+            F.interpolate(drawn, image.shape[2:], mode=smooth, align_corners=True)
+            .exp()
+            .to(image.dtype)
+        )
         black = image.amin(dim=tuple(range(1, image.ndim)), keepdim=True)
         return black + (image - black) * field
 
@@ -174,7 +204,8 @@ class BiasField(Augment):
 class Blur(Augment):
     """Blend with a 5-pixel binomial blur by a random share from `by`; negative shares sharpen."""
 
-    by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)  # smallest and largest share
+    # smallest and largest share
+    by: tuple[Annotated[float, Field(ge=-1)], Annotated[float, Field(le=1)]] = (-0.3, 1.0)
 
     def apply(self, image: Tensor) -> Tensor:
         soft = image
@@ -196,7 +227,9 @@ class Cutout(Augment):
         shown = torch.zeros((), dtype=torch.bool, device=image.device)
         for axis, side in enumerate(image.shape[2:], start=2):
             width = max(1, round(self.side * side))
-            index = torch.arange(side, device=image.device).view([side if i == axis else 1 for i in range(image.ndim)])
+            index = torch.arange(side, device=image.device).view(
+                [side if i == axis else 1 for i in range(image.ndim)]
+            )
             behind = index - (self.draw(image) * (side - width + 1)).floor()
             shown = shown | (behind < 0) | (behind >= width)
         return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
@@ -208,10 +241,11 @@ def in_pixels(shares: Tensor, image: Tensor) -> Tensor:
 
 
 def warp(image: Tensor, linear: Tensor, shift: Tensor, mode: str = "bilinear") -> Tensor:
-    """Resample images (N, C, *spatial) at `linear` (N, dims, dims) times the pixel coordinates plus `shift` (N, dims).
+    """Resample images (N, C, *spatial) at `linear` (N, dims, dims) times the pixel coordinates plus
+    `shift` (N, dims).
 
-    Coordinates are pixels from the centre, x first, float32 under any autocast. Linear interpolation unless `mode` is
-    "nearest"; the border is repeated outside the image.
+    Coordinates are pixels from the centre, x first, float32 under any autocast. Linear
+    interpolation unless `mode` is "nearest"; the border is repeated outside the image.
     """
     from kornia.geometry.transform import homography_warp, homography_warp3d
 

@@ -1,4 +1,6 @@
-"""Back-translation as a gantk plugin: fine-tunes trained generators on unpaired images of one scanner."""
+"""Back-translation as a gantk plugin: fine-tunes trained generators on unpaired images of one
+scanner.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -14,13 +14,15 @@ AIR = 0.05  # share of the range above black; darker pixels keep their gray leve
 
 
 class BackTranslation(Method):
-    """Unpaired two-way translation by pairs that the generators of `train.start` make (Sennrich et al. 2016, sec. 3.2).
+    """Unpaired two-way translation by pairs that the generators of `train.start` make (Sennrich et
+    al. 2016, sec. 3.2).
 
-    A frozen copy of the starting `g_ba` translates a real image of `b` to `a`, and `g_ab` learns to restore the real
-    image from it; and the other way round. The target is always a real image and its input never changes, so that the
-    generators cannot agree on a way to hide information, and no discriminator rewards invented structures. Networks
-    that start untrained learn nothing. Each direction is a phase of its own, `g_ab` or `g_ba`: `train.optimizers` may
-    give them different learning rates.
+    A frozen copy of the starting `g_ba` translates a real image of `b` to `a`, and `g_ab` learns to
+    restore the real image from it; and the other way round. The target is always a real image and
+    its input never changes, so that the generators cannot agree on a way to hide information, and
+    no discriminator rewards invented structures. Networks that start untrained learn nothing. Each
+    direction is a phase of its own, `g_ab` or `g_ba`: `train.optimizers` may give them different
+    learning rates.
     """
 
     def __init__(
@@ -29,20 +31,29 @@ class BackTranslation(Method):
         *,
         generator: Generator = "unet",  # the same as in `train.start`
         reconstruction: Loss = "l1",  # loss between a restored image and the real one
-        match: Share = 0.7,  # probability that an input's histogram is matched to that of a real image
-        vary: list[Augment] = [],  # random changes of the inputs: a translation is smoother than a scan
+        # probability that an input's histogram is matched to that of a real image
+        match: Share = 0.7,
+        # random changes of the inputs: a translation is smoother than a scan
+        vary: list[Augment] = [],
     ):
         super().__init__(geometry)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
         self.start_ab, self.start_ba = frozen(generator(a, b, dims)), frozen(generator(b, a, dims))
         self.register_buffer("begun", torch.zeros(()))  # 1 once these two have the starting weights
-        self.compare, self.match, self.vary = reconstruction(), match, [change(dims) for change in vary]
+        self.compare, self.match, self.vary = (
+            reconstruction(),
+            match,
+            [change(dims) for change in vary],
+        )
 
     def phases(self) -> list[Phase]:
         """One phase for each direction."""
         ways = (("g_ab", self.g_ab, "b"), ("g_ba", self.g_ba, "a"))
-        return [Phase(name, (network,), partial(self.loss_of, to), ema=True) for name, network, to in ways]
+        return [
+            Phase(name, (network,), partial(self.loss_of, to), ema=True)
+            for name, network, to in ways
+        ]
 
     def begin(self, stage: Stage, batch: Batch) -> None:
         """Copy the generators' weights into the frozen ones before the first step."""
@@ -52,21 +63,27 @@ class BackTranslation(Method):
             self.begun.fill_(1.0)
 
     def loss_of(self, to: str, batch: Batch) -> dict[str, Tensor]:
-        """The loss between real images of domain `to` and their translation to the other domain and back."""
+        """The loss between real images of domain `to` and their translation to the other domain and
+        back.
+        """
         made = self.shown(to, batch)
         back = self.g_ab if to == "b" else self.g_ba
         return {f"back_{to}": self.compare(back(made), batch[to])}
 
     @torch.no_grad()
     def shown(self, to: str, batch: Batch) -> Tensor:
-        """Translate real images of domain `to` to the other one by the frozen generators, and change them randomly."""
+        """Translate real images of domain `to` to the other one by the frozen generators, and
+        change them randomly.
+        """
         # in eval mode, as `translate` is: no dropout, and the norms' statistics of the start
         made = self.start_ba.eval()(batch["b"]) if to == "b" else self.start_ab.eval()(batch["a"])
         if self.match:
             low, high = self.geometry.range
             real = batch["a" if to == "b" else "b"]
             chosen = torch.rand(len(made), *[1] * (made.ndim - 1), device=made.device) < self.match
-            made = torch.where(chosen, matched(made.float(), real.float(), low + AIR * (high - low)), made)
+            made = torch.where(
+                chosen, matched(made.float(), real.float(), low + AIR * (high - low)), made
+            )
         for change in self.vary:
             made = change(made)
         return made
@@ -77,7 +94,8 @@ class BackTranslation(Method):
 
 
 def matched(image: Tensor, real: Tensor, air: float) -> Tensor:
-    """Match the histogram of each image's channels to those of the real image; pixels up to `air` are left out.
+    """Match the histogram of each image's channels to those of the real image; pixels up to `air`
+    are left out.
 
     The real image may show another anatomy, but pairs where it is nearly all air stay unchanged.
     """
@@ -85,13 +103,16 @@ def matched(image: Tensor, real: Tensor, air: float) -> Tensor:
     levels = levels.sort(dim=1).values
     rank, last = pixels.argsort(dim=1).argsort(dim=1), pixels.shape[1] - 1
     dark, darker = ((x <= air).sum(dim=1, keepdim=True).clamp(max=last) for x in (pixels, levels))
-    share = (rank - dark).clamp(min=0) / (last - dark).clamp(min=1)  # 0 for the darkest tissue, 1 for the brightest
+    # 0 for the darkest tissue, 1 for the brightest
+    share = (rank - dark).clamp(min=0) / (last - dark).clamp(min=1)
     moved = levels.gather(1, darker + (share * (last - darker)).long())
     return torch.where((pixels > air) & (last - darker > AIR * last), moved, pixels).view_as(image)
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """Turn a network's parameters into buffers, and return it: saved with a run, not trained, not in `train.start`."""
+    """Turn a network's parameters into buffers, and return it: saved with a run, not trained, not
+    in `train.start`.
+    """
     for module in network.modules():
         for name, weight in [*module.named_parameters(recurse=False)]:
             delattr(module, name)

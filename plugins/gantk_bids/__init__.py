@@ -1,4 +1,6 @@
-"""Images in BIDS datasets (Gorgolewski et al. 2016) as a data source, and translations of them as BIDS derivatives."""
+"""Images in BIDS datasets (Gorgolewski et al. 2016) as a data source, and translations of them as
+BIDS derivatives.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -11,7 +13,9 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_results(files, target, frame, model):
-    """BIDS derivatives' names, sidecars and dataset_description.json, where the inputs have BIDS names."""
+    """BIDS derivatives' names, sidecars and dataset_description.json, where the inputs have BIDS
+    names.
+    """
     if not any(file.name.startswith("sub-") for file in files):
         return None
     from gantk_bids.derivatives import derivatives

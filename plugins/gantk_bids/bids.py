@@ -1,4 +1,6 @@
-"""The data source over BIDS datasets: sub-*/[ses-*/]anat/sub-*_T1w.nii.gz and the like (Gorgolewski et al., 2016)."""
+"""The data source over BIDS datasets: sub-*/[ses-*/]anat/sub-*_T1w.nii.gz and the like (Gorgolewski
+et al., 2016).
+"""
 
 from __future__ import annotations
 
@@ -21,45 +23,73 @@ from gantk_bids.names import SUFFIXES, Named, parsed
 
 @dataclass(kw_only=True)
 class Bids(VolumeSource):
-    """A BIDS dataset: T1 is `_T1w`, T2 `_T2w`, FLAIR `_FLAIR`, PD `_PDw`, T1CE `_T1w` with a `ce-` entity, CT `_ct`.
+    """A BIDS dataset: T1 is `_T1w`, T2 `_T2w`, FLAIR `_FLAIR`, PD `_PDw`, T1CE `_T1w` with a `ce-`
+    entity, CT `_ct`.
 
-    Each session is a study of its subject. Its images are registered pairs if they have the same grid, or with `onto`.
-    If a session has several images of a contrast (run-, acq-, rec-), the one with the fewest entities and the lowest
-    run is used; with `runs` "all" every image is used, and images with the same entities are pairs.
-    A column `split` of participants.tsv assigns subjects to training, validation and test.
+    Each session is a study of its subject. Its images are registered pairs if they have the same
+    grid, or with `onto`. If a session has several images of a contrast (run-, acq-, rec-), the one
+    with the fewest entities and the lowest run is used; with `runs` "all" every image is used, and
+    images with the same entities are pairs. A column `split` of participants.tsv assigns subjects
+    to training, validation and test.
     """
 
-    a: str = ""  # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
+    # suffix of the first domain, with entities it must have: acq-fast_T1w; "" = by its name
+    a: str = ""
     b: str = ""  # the same for the second domain
-    runs: Literal["first", "all"] = "first"  # which one to use of several images of a contrast in a session
-    onto: Onto = "none"  # resample a session's other image onto the grid of this one, by their headers
-    mask: str = ""  # word or glob that names lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
+    # which one to use of several images of a contrast in a session
+    runs: Literal["first", "all"] = "first"
+    # resample a session's other image onto the grid of this one, by their headers
+    onto: Onto = "none"
+    # word or glob that names lesion masks, here or in derivatives/: lesion, or *_mask.nii.gz
+    mask: str = ""
     label: str = ""  # column of participants.tsv that is a patient's class; "" = none
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json lies beside them."""
-        inside = [each for each in path.glob("*") if each.is_dir() and not each.name.startswith(".")]
+        """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json
+        lies beside them.
+        """
+        inside = [
+            each for each in path.glob("*") if each.is_dir() and not each.name.startswith(".")
+        ]
         if len(inside) == 1 and not inside[0].name.startswith("sub-"):
             return cls.accepts(inside[0])  # an archive's own folder
         subjects = [folder for folder in inside if folder.name.startswith("sub-")]
         described = bool(subjects) and (path / "dataset_description.json").is_file()
-        held = any(next(folder.glob(f"{deep}anat/sub-*.nii*"), None) for folder in subjects for deep in ("", "ses-*/"))
+        held = any(
+            next(folder.glob(f"{deep}anat/sub-*.nii*"), None)
+            for folder in subjects
+            for deep in ("", "ses-*/")
+        )
         return {"path": str(path)} if described or held else None
 
     def records(self) -> list[Record]:
         """One record for every scan, or for every plane of it; UserError where a domain has none."""
-        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask, self.words)
+        images, masks = separate_masks(
+            io.list_images(self.root, recursive=True), self.root, self.mask, self.words
+        )
         masks = list(filter(None, map(parsed, masks)))
         # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
-        scans = [n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)]
+        scans = [
+            n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)
+        ]
         people, items = self._participants(), []
         for letter in self.names:
             for scan in self._of_domain(letter, scans):
-                variant = [f"{key}-{scan.entities[key]}" for key in scan.entities if key not in ("sub", "ses", "ce")]
-                study = "/".join([scan.study, "_".join(variant)] if variant and self.runs == "all" else [scan.study])
+                variant = [
+                    f"{key}-{scan.entities[key]}"
+                    for key in scan.entities
+                    if key not in ("sub", "ses", "ce")
+                ]
+                study = "/".join(
+                    [scan.study, "_".join(variant)]
+                    if variant and self.runs == "all"
+                    else [scan.study]
+                )
                 options = {"mask": self._mask_of(scan, masks)} | people.get(scan.subject, {})
-                items.append(Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **options))
+                items.append(
+                    Item(letter, scan.path, self.key_of(scan.path), scan.subject, study, **options)
+                )
         return self.records_of(items)
 
     def _of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
@@ -67,23 +97,36 @@ class Bids(VolumeSource):
         name = self.names[letter]
         asked = self.asked[letter]
         text = SUFFIXES.get(asked.lower(), asked) or SUFFIXES.get(CONTRASTS.get(one_word(name), ""))
-        text = text or next((scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name)
+        text = text or next(
+            (scan.suffix for scan in scans if scan.suffix.lower() == name.lower()), name
+        )
         *needed, suffix = text.split("_")
         chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
         if not chosen:
             suffixes = sorted({scan.suffix for scan in scans})
-            allowed = suffixes or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
+            allowed = (
+                suffixes
+                or f"BIDS names such as sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
+            )
             what = f"'{self.root}' holds no '{text}' for {name}"
-            raise self.nothing_of(letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in suffixes})
+            raise self.nothing_of(
+                letter, what, allowed, {CONTRASTS.get(suffix.lower()) for suffix in suffixes}
+            )
         first: dict[str, Named] = {}
         for scan in sorted(chosen, key=lambda scan: (len(scan.entities), io.natural(scan.path))):
             first.setdefault(scan.study, scan)
-        return sorted(chosen if self.runs == "all" else first.values(), key=lambda scan: io.natural(scan.path))
+        return sorted(
+            chosen if self.runs == "all" else first.values(), key=lambda scan: io.natural(scan.path)
+        )
 
     def _mask_of(self, scan: Named, masks: Sequence[Named]) -> Path | None:
-        """The mask of the scan's session, else of its subject; of several masks the one on the scan's grid."""
+        """The mask of the scan's session, else of its subject; of several masks the one on the
+        scan's grid.
+        """
         paths = [mask.path for mask in masks if mask.study == scan.study]
-        paths = paths or [m.path for m in masks if m.subject == scan.subject and "ses" not in m.entities]
+        paths = paths or [
+            m.path for m in masks if m.subject == scan.subject and "ses" not in m.entities
+        ]
         if len(paths) > 1:
             paths = [path for path in paths if io.difference(path, scan.path) is None] or paths
         expect_one_mask(paths, scan.path)
@@ -97,9 +140,13 @@ class Bids(VolumeSource):
         return read_rows(path)[0] if path.is_file() else []
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
-        """The row of each record's subject in participants.tsv, by column, without n/a; {} where it has none."""
+        """The row of each record's subject in participants.tsv, by column, without n/a; {} where it
+        has none.
+        """
         rows = (row for _, row in read_rows(self.root / "participants.tsv")[1])
-        known = {subject_of(row): {k: v for k, v in row.items() if v.lower() != "n/a"} for row in rows}
+        known = {
+            subject_of(row): {k: v for k, v in row.items() if v.lower() != "n/a"} for row in rows
+        }
         return [known.get(record.subject, {}) for record in records]
 
     def _participants(self) -> dict[str, dict[str, str]]:
@@ -113,7 +160,10 @@ class Bids(VolumeSource):
         for line, row in rows:
             value = row.get(label, "") if label else ""
             split = split_named(row.get("split", ""), f"{path}, line {line}")
-            people[subject_of(row)] = {"split": split, "label": value if value not in ("", "n/a") else None}
+            people[subject_of(row)] = {
+                "split": split,
+                "label": value if value not in ("", "n/a") else None,
+            }
         return people
 
 
@@ -123,7 +173,9 @@ def subject_of(row: dict[str, str]) -> str:
 
 
 def split_named(value: str, where: str) -> str | None:
-    """Parse a cell of the column `split`: train, validation or test; None if it is empty or n/a, else a UserError."""
+    """Parse a cell of the column `split`: train, validation or test; None if it is empty or n/a,
+    else a UserError.
+    """
     if not value or value.lower() == "n/a":
         return None
     split = split_of((value,))

@@ -1,6 +1,8 @@
-"""Translations of BIDS images as BIDS derivatives: names, a sidecar for each image, dataset_description.json.
+"""Translations of BIDS images as BIDS derivatives: names, a sidecar for each image,
+dataset_description.json.
 
-BIDS 1.9, "Derivatives": `<source entities>[_space-<label>]_desc-<label>_<suffix>`, a dataset of DatasetType derivative.
+BIDS 1.9, "Derivatives": `<source entities>[_space-<label>]_desc-<label>_<suffix>`, a dataset of
+DatasetType derivative.
 """
 
 from __future__ import annotations
@@ -20,32 +22,45 @@ from gantk.formats.files import stem_of, suffix_of
 from gantk_bids.names import SUFFIXES, Named, parsed
 
 VERSION = "1.9.0"  # version of BIDS
-LAST = ("space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc")  # entities at the end, in order
+# entities at the end, in order
+LAST = ("space", "split", "recording", "chunk", "seg", "res", "den", "label", "desc")
 SOURCE = "raw"  # name of the inputs' dataset in BIDS URIs
 DESCRIPTION = "dataset_description.json"
 
 
-def derivatives(files: Sequence[Path], target: Path, frame: Any, model: dict[str, str]) -> Derivatives | None:
-    """Build the `Derivatives` that name and describe translations of these files; None if they are not BIDS images.
+def derivatives(
+    files: Sequence[Path], target: Path, frame: Any, model: dict[str, str]
+) -> Derivatives | None:
+    """Build the `Derivatives` that name and describe translations of these files; None if they are
+    not BIDS images.
 
-    They are BIDS images if one lies in its subject's folder, or if all have BIDS names. UserError where `target` holds
-    a BIDS dataset that is not a derivative.
+    They are BIDS images if one lies in its subject's folder, or if all have BIDS names. UserError
+    where `target` holds a BIDS dataset that is not a derivative.
     """
     named = {file: parsed(file) for file in files if suffix_of(file) in (".nii", ".nii.gz")}
     scans = [scan for scan in named.values() if scan]
-    if not scans or (len(scans) < len(files) and not any(_root(scan) != scan.path.parent for scan in scans)):
+    if not scans or (
+        len(scans) < len(files) and not any(_root(scan) != scan.path.parent for scan in scans)
+    ):
         return None
     return Derivatives(scans, target, frame, model)
 
 
 class Derivatives:
-    """Chooses the file names of translations below a folder; writes their sidecars and the dataset's description."""
+    """Chooses the file names of translations below a folder; writes their sidecars and the
+    dataset's description.
+    """
 
     def __init__(self, scans: Sequence[Named], target: Path, frame: Any, model: dict[str, str]):
         self.target, self.frame, self.model, self.written_to = target, frame, model, False
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
-        inside = [scan for scan in scans if _root(scan) == self.root]  # derivatives/ and sourcedata/ have other roots
-        of_source = [scan for scan in inside if any(_matches(scan, contrast) for contrast in frame.source.split("+"))]
+        # derivatives/ and sourcedata/ have other roots
+        inside = [scan for scan in scans if _root(scan) == self.root]
+        of_source = [
+            scan
+            for scan in inside
+            if any(_matches(scan, contrast) for contrast in frame.source.split("+"))
+        ]
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.warnings: dict[Path, list[str]] = {}  # an input's first file -> its warnings
         self.known = _read(target / DESCRIPTION)
@@ -55,7 +70,8 @@ class Derivatives:
             raise UserError(what, where="OUTPUT", remedy=remedy)
 
     def name(self, files: Sequence[Path], tail: str, contrast: str) -> str | None:
-        """A result's path: `sub-01/ses-1/anat/sub-01_ses-1_space-T1w_desc-gantk_T2w`; None for files not of the source.
+        """A result's path: `sub-01/ses-1/anat/sub-01_ses-1_space-T1w_desc-gantk_T2w`; None for
+        files not of the source.
 
         A contrast without a BIDS suffix gets the source's suffix, and its name goes to `desc`.
         """
@@ -63,20 +79,31 @@ class Derivatives:
         if scan is None:
             return None
         usual = CONTRASTS.get(one_word(contrast), "")
-        suffix, plain = SUFFIXES.get(usual, scan.suffix).split("_")[-1], usual in SUFFIXES and usual != "t1ce"
+        suffix, plain = (
+            SUFFIXES.get(usual, scan.suffix).split("_")[-1],
+            usual in SUFFIXES and usual != "t1ce",
+        )
         label = "gantk" + ("" if plain else contrast) + tail
-        values = {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
-        entities = [key for key in scan.entities if key not in LAST] + [key for key in LAST if key in values]
+        values = (
+            {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
+        )
+        entities = [key for key in scan.entities if key not in LAST] + [
+            key for key in LAST if key in values
+        ]
         study = [f"{key}-{values[key]}" for key in ("sub", "ses") if key in values]
         folder = suffix if suffix in ("ct", "pet") else "anat"
-        return "/".join([*study, folder, "_".join([*(f"{key}-{values[key]}" for key in entities), suffix])])
+        return "/".join(
+            [*study, folder, "_".join([*(f"{key}-{values[key]}" for key in entities), suffix])]
+        )
 
     def warned(self, files: Sequence[Path], line: str) -> None:
         """Store a warning about an input for the sidecars of its results."""
         self.warnings.setdefault(files[0], []).append(line)
 
     def writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
-        """Delete an older sidecar that differs from the one to be written: none is better than a wrong one."""
+        """Delete an older sidecar that differs from the one to be written: none is better than a
+        wrong one.
+        """
         if _read(_sidecar(path)) != self._sidecar_content(files, contrast):
             _sidecar(path).unlink(missing_ok=True)
 
@@ -91,7 +118,9 @@ class Derivatives:
         sources = [self._uri(file) for file in files]
         beside = _read(files[0].with_name(f"{stem_of(files[0])}.json"))
         return {
-            "Description": f"{self.frame.source} translated to {contrast} by a network: a synthetic image",
+            "Description": (
+                f"{self.frame.source} translated to {contrast} by a network: a synthetic image"
+            ),
             "Sources": sources,
             "SpatialReference": sources[0],
             "SkullStripped": bool(beside.get("SkullStripped", "desc-brain" in files[0].name)),
@@ -100,8 +129,14 @@ class Derivatives:
 
     def _describe(self) -> None:
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
-        description = {"Name": "gantk translations", "BIDSVersion": VERSION, "DatasetType": "derivative"} | self.known
-        others = [each for each in description.get("GeneratedBy", []) if each.get("Name") != "gantk"]
+        description = {
+            "Name": "gantk translations",
+            "BIDSVersion": VERSION,
+            "DatasetType": "derivative",
+        } | self.known
+        others = [
+            each for each in description.get("GeneratedBy", []) if each.get("Name") != "gantk"
+        ]
         description["GeneratedBy"] = [*others, self._generator()]
         description["DatasetLinks"] = description.get("DatasetLinks", {}) | {SOURCE: root}
         _write(self.target / DESCRIPTION, description)
@@ -117,7 +152,9 @@ class Derivatives:
 
 
 def _root(scan: Named) -> Path:
-    """The root of a scan's dataset: the parent of its subject's folder, or the scan's own folder without one."""
+    """The root of a scan's dataset: the parent of its subject's folder, or the scan's own folder
+    without one.
+    """
     subjects = [folder for folder in scan.path.parents if folder.name == scan.subject]
     return subjects[-1].parent if subjects else scan.path.parent
 

@@ -1,4 +1,6 @@
-"""`gantk card`: a model card by the items of CLAIM and TRIPOD+AI, filled from the run; open items are listed."""
+"""`gantk card`: a model card by the items of CLAIM and TRIPOD+AI, filled from the run; open items
+are listed.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -12,8 +12,8 @@ import click
 def command(run, out, json_file) -> None:
     """Model card and study file of RUN, by the items of CLAIM (2024) and TRIPOD+AI.
 
-    What the run knows is filled in; what only its authors can say is left open by name. No names of patients or files
-    are in it.
+    What the run knows is filled in; what only its authors can say is left open by name. No names of
+    patients or files are in it.
 
     \b
     gantk card runs/first --out card.md --json card.json

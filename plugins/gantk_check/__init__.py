@@ -1,4 +1,6 @@
-"""`gantk data check` as a gantk plugin: describes images and finds problems in them before a training."""
+"""`gantk data check` as a gantk plugin: describes images and finds problems in them before a
+training.
+"""
 
 import sys
 
@@ -11,15 +13,20 @@ from gantk.terminal import json_option, write_json
 @click.command("check")
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
-@click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=...")
-@click.option("--every", is_flag=True, help="Look at the pixels of all images, even of more than 20,000.")
+@click.option(
+    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=..."
+)
+@click.option(
+    "--every", is_flag=True, help="Look at the pixels of all images, even of more than 20,000."
+)
 @json_option("Write the findings as JSON too")
 def check_command(path, json_file, **options) -> None:
     """Say what the images in PATH are and what is wrong with them; nothing is trained.
 
-    PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same patient or the same pixels
-    on both sides of a split, near copies, mixed planes, sizes and spacings, empty images, and images that look like the
-    other domain's. Exit code 1 where something would spoil a training.
+    PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same
+    patient or the same pixels on both sides of a split, near copies, mixed planes, sizes and
+    spacings, empty images, and images that look like the other domain's. Exit code 1 where
+    something would spoil a training.
     """
     from rich.markup import escape
 

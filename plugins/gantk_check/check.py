@@ -1,4 +1,6 @@
-"""`gantk data check`: describes images, how a training would use them, and problems in them, as JSON."""
+"""`gantk data check`: describes images, how a training would use them, and problems in them, as
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +30,39 @@ SEVERITIES = ("error", "warning", "note")
 def check(
     path: str | Path,
     *,
-    recipe: str | Path | None = None,  # check the images as this recipe would use them; None: guess the use
-    set: Iterable[str] = (),  # `data.KEY=value` settings that override the recipe's or the guessed ones
-    every: bool = False,  # read the pixels of every image, even of a very large set, instead of a sample
-    progress: Callable[[float, str], None] | None = None,  # called with the finished share and the current operation
+    # check the images as this recipe would use them; None: guess the use
+    recipe: str | Path | None = None,
+    # `data.KEY=value` settings that override the recipe's or the guessed ones
+    set: Iterable[str] = (),
+    # read the pixels of every image, even of a very large set, instead of a sample
+    every: bool = False,
+    # called with the finished share and the current operation
+    progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Describe the images of a folder, a DICOM tree, a CSV or one file, and the problems in them, as JSON.
+    """Describe the images of a folder, a DICOM tree, a CSV or one file, and the problems in them,
+    as JSON.
 
-    `files` has the facts of every inspected image, see `gantk_check.inspect.inspect`, with its domain, patient and
-    split; `problems` are sorted by severity: an error would spoil a training, a warning may, a note is good to know.
-    Writes nothing, and holds one image in memory at a time. UserError where the path does not exist or has no image;
-    unreadable files are problems.
+    `files` has the facts of every inspected image, see `gantk_check.inspect.inspect`, with its
+    domain, patient and split; `problems` are sorted by severity: an error would spoil a training, a
+    warning may, a note is good to know. Writes nothing, and holds one image in memory at a time.
+    UserError where the path does not exist or has no image; unreadable files are problems.
     """
     path, usage, report, start = Path(path), None, progress or (lambda share, what: None), 0.0
     report(0.0, f"reading {path.name}")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         start, token = 0.2, READING.set(_TableProgress(path.name, report))
         try:
-            usage = usage_by_guess(path, set=set) if recipe is None else usage_by_recipe(path, recipe, set)
+            usage = (
+                usage_by_guess(path, set=set)
+                if recipe is None
+                else usage_by_recipe(path, recipe, set)
+            )
         finally:
             READING.reset(token)
-        named = {r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r) for r in usage.records}
+        named = {
+            r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r)
+            for r in usage.records
+        }
         scans = [io.Scan(place, files, r.scan_key or r.key) for files, (place, r) in named.items()]
     else:
         scans = [io.Scan(path, (path,), path.name)] if path.is_file() else io.scans(path)
@@ -63,13 +77,21 @@ def check(
         items.append(inspect(scan))
     problems = list(findings.broken(items))
     if len(items) < count:
-        what = f"the pixels of {len(items)} of {count} images were looked at, drawn from all of them"
-        problems.append(problem("sample", "note", what, (), "--every looks at all, which takes its time"))
+        what = (
+            f"the pixels of {len(items)} of {count} images were looked at, drawn from all of them"
+        )
+        problems.append(
+            problem("sample", "note", what, (), "--every looks at all, which takes its time")
+        )
     report(0.8, "the split")
     try:
         if path.is_file() and usage is None:
             raise UserError("no training could use one file alone")
-        usage = usage or (usage_by_guess(path, items, set) if recipe is None else usage_by_recipe(path, recipe, set))
+        usage = usage or (
+            usage_by_guess(path, items, set)
+            if recipe is None
+            else usage_by_recipe(path, recipe, set)
+        )
         assign(usage, items)
         split_up(usage, items)
         problems += usage.problems
@@ -81,12 +103,19 @@ def check(
         what = f"no training could use this: {error.what}"
         problems.append(problem("source", "warning" if little else "error", what, (), error.remedy))
         for item in items:  # domains from file names alone
-            item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()] if item.name_says else []
+            item.domains = (
+                [CONTRASTS.get(item.name_says, item.name_says).upper()] if item.name_says else []
+            )
     report(0.95, "comparisons")
     problems += _compare([item for item in items if item.error is None], usage)
     report(1.0, "done")
     splits = (usage and usage.splits) or {}
-    place = {absolute(file): name for name, records in splits.items() for r in records for file in r.files[:1]}
+    place = {
+        absolute(file): name
+        for name, records in splits.items()
+        for r in records
+        for file in r.files[:1]
+    }
     return {
         "format": FORMAT,
         "path": str(path),
@@ -95,7 +124,9 @@ def check(
         "images": count,
         "patients": len({record.subject for record in usage.records} - {""}) if usage else 0,
         "domains": _domains(usage, items),
-        "split": {"by": splits.by, "how": usage.how} | {k: len(v) for k, v in splits.items()} if splits else None,
+        "split": {"by": splits.by, "how": usage.how} | {k: len(v) for k, v in splits.items()}
+        if splits
+        else None,
         "summary": _summary(usage, items, count),
         "problems": sorted(problems, key=lambda each: SEVERITIES.index(each["severity"])),
         "files": [
@@ -108,7 +139,9 @@ def check(
 
 
 class _TableProgress:
-    """Reports progress while a table is read, which happens three times and counts as a fifth of the check."""
+    """Reports progress while a table is read, which happens three times and counts as a fifth of
+    the check.
+    """
 
     def __init__(self, name: str, tell: Callable[[float, str], None]):
         self.name, self.tell, self.passes, self.share = name, tell, 0, 0.0
@@ -130,16 +163,26 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
         several = any("+" in domain for domain in item.domains)
         groups[tuple(item.domains), item.name_says if several else None].append(item)
         stack = tuple(item.domains), Path(item.name).parent.as_posix()
-        item.seen = replace(item.seen, subject=item.patient, stack=stack, position=float(places[stack]))
+        item.seen = replace(
+            item.seen, subject=item.patient, stack=stack, position=float(places[stack])
+        )
         places[stack] += 1
     for (domains, _), group in groups.items():
         of = f" of {' and '.join(domains)}" if domains else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
             problems += finding(group, of)
-    frequent = [domain for domain, _ in Counter(domain for item in items for domain in item.domains).most_common(2)]
-    problems += findings.wrong_contrast(items, list(usage.names.values()) if usage else sorted(frequent))
+    frequent = [
+        domain
+        for domain, _ in Counter(domain for item in items for domain in item.domains).most_common(2)
+    ]
+    problems += findings.wrong_contrast(
+        items, list(usage.names.values()) if usage else sorted(frequent)
+    )
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
-        settings = {"channels": usage.table.source.options.get("channels"), "spacing": usage.table.spacing}
+        settings = {
+            "channels": usage.table.source.options.get("channels"),
+            "spacing": usage.table.spacing,
+        }
         problems = [each for each in problems if not settings.get(each["kind"])]
     return problems + list(findings.copies(items))
 
@@ -149,7 +192,10 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
     for letter, name in usage.names.items() if usage else ():
         records = [record for record in usage.records if record.domain == letter]
         patients = {record.subject for record in records} - {""}
-        domains[name] = {"files": sum(name in item.domains for item in items), "images": len(records)}
+        domains[name] = {
+            "files": sum(name in item.domains for item in items),
+            "images": len(records),
+        }
         domains[name]["patients"] = len(patients)
     return domains
 
@@ -159,11 +205,19 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
 
     def shares(values: Iterable) -> str:
         counts = Counter(map(str, values)).most_common()
-        return listed([f"{value} ({count})" if len(counts) > 1 else value for value, count in counts])
+        return listed(
+            [f"{value} ({count})" if len(counts) > 1 else value for value, count in counts]
+        )
 
     readable = [item for item in items if item.error is None]
-    lines = {"files": ", ".join(f"{n} {name}" for name, n in Counter(i.facts["format"] for i in items).most_common())}
-    lines["files"] += f"; {len(items) - len(readable)} cannot be read" if len(readable) < len(items) else ""
+    lines = {
+        "files": ", ".join(
+            f"{n} {name}" for name, n in Counter(i.facts["format"] for i in items).most_common()
+        )
+    }
+    lines["files"] += (
+        f"; {len(items) - len(readable)} cannot be read" if len(readable) < len(items) else ""
+    )
     lines["size"] = shares(" x ".join(map(str, item.facts["shape"])) for item in readable)
     lines["type"] = shares(item.facts["dtype"] for item in readable)
     spacings = {tuple(item.facts["spacing"] or ()) for item in readable}
@@ -174,15 +228,21 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     domains = _domains(usage, readable).items()
     lines["source"] = usage.table.source.name
     looked = " looked at" * (len(items) < count)
-    pairs = ((name, counted(e["images"], "image"), counted(e["files"], "file")) for name, e in domains)
+    pairs = (
+        (name, counted(e["images"], "image"), counted(e["files"], "file")) for name, e in domains
+    )
     lines["domains"] = ", ".join(
         f"{name}: {images}, {files}{looked}" if looked else f"{name}: {images} of {files}"
         for name, images, files in pairs
     )
     lines["patients"] = str(len({record.subject for record in usage.records} - {""}) or "not known")
     if len(usage.names) == 2:
-        first, second = ({r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab")
+        first, second = (
+            {r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab"
+        )
         lines["pairs"] = f"{len(first & second)} registered" if first & second else "none known"
     lines["split"] = usage.how or "none"
     left = [item.name for item in readable if not item.domains]
-    return lines | ({"left out": f"{counted(left, 'file')} of no domain: {listed(left)}"} if left else {})
+    return lines | (
+        {"left out": f"{counted(left, 'file')} of no domain: {listed(left)}"} if left else {}
+    )

@@ -16,15 +16,19 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import contrast_in
 from gantk.formats.image import Image
 
-AXES = ("axial", "coronal", "sagittal")  # plane of slices along the z, y or x axis of an upright volume
-THICK = 1.5  # a volume was acquired in slices if their distance exceeds the pixel size by this factor
+# plane of slices along the z, y or x axis of an upright volume
+AXES = ("axial", "coronal", "sagittal")
+# a volume was acquired in slices if their distance exceeds the pixel size by this factor
+THICK = 1.5
 LOSSY = (".jpg", ".jpeg")
 SAMPLE = 500_000  # evenly spread pixels for computing percentiles
 
 
 @dataclass(eq=False)
 class Inspected:
-    """One inspected image: `facts` as JSON, data for comparing images, and `error` where it cannot be read."""
+    """One inspected image: `facts` as JSON, data for comparing images, and `error` where it cannot
+    be read.
+    """
 
     scan: io.Scan
     facts: dict[str, Any]
@@ -43,17 +47,20 @@ class Inspected:
 
 
 def inspect(scan: io.Scan) -> Inspected:
-    """Read a scan once (the first volume of a file of several); a failure becomes its `error` and is not raised.
+    """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
+    is not raised.
 
-    Facts: `shape` (upright, without channels), `spacing` in mm and `plane` where the file knows them, `dtype` as saved,
-    `channels`, `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of pixels that differ from the
-    background), `empty_planes` (axial planes of a volume without contrast), `lossy`, `files`, `sha256`.
+    Facts: `shape` (upright, without channels), `spacing` in mm and `plane` where the file knows
+    them, `dtype` as saved, `channels`, `min`, `max`, `mean`, `range` (1st to 99th percentile),
+    `content` (share of pixels that differ from the background), `empty_planes` (axial planes of a
+    volume without contrast), `lossy`, `files`, `sha256`.
     """
     suffix = io.suffix_of(scan.path)
     series = io.series_format(scan.files[0]) if scan.files else None
     kind = series.name.lower() if series else suffix[1:] if io.is_image(scan.path) else "folder"
     item = Inspected(scan, {"path": scan.name, "format": kind})
-    own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name  # of a folder, dots and all
+    # of a folder, dots and all
+    own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name
     words = [own, *reversed(Path(scan.name).parts[:-1])] if scan.name else []
     item.name_says = next(filter(None, (contrast_in(word, set())[0] for word in words)), "")
     try:
@@ -65,18 +72,25 @@ def inspect(scan: io.Scan) -> Inspected:
         item.facts |= {"files": len(scan.files), "sha256": sha256}
         image = _read(item)
     except (UserError, OSError) as error:
-        unreadable = f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or told(error)}"
+        unreadable = (
+            f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or told(error)}"
+        )
         item.error = error if isinstance(error, UserError) else UserError(unreadable)
         item.facts["error"] = str(item.error)
         return item
     item.facts |= _facts(image)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
-    item.patient, item.header_says = header_facts.pop("patient", ""), header_facts.pop("contrast", "")
+    item.patient, item.header_says = (
+        header_facts.pop("patient", ""),
+        header_facts.pop("contrast", ""),
+    )
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.
     named, remarks = f"'{scan.path}'", (*item.remarks, *image.remarks)
-    item.remarks = tuple(remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks)
+    item.remarks = tuple(
+        remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
+    )
     return item
 
 
@@ -103,17 +117,23 @@ def _facts(image: Image) -> dict[str, Any]:
         "min": _rounded(low),
         "max": _rounded(high),
         "mean": _rounded(pixels.mean(dtype=np.float64)),
-        "range": [_rounded(value) for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])],
+        "range": [
+            _rounded(value)
+            for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])
+        ],
         "constant": bool(low == high),
         "content": _rounded(differs.mean(), 3),
     }
     if image.dims == 3:
-        facts["empty_planes"] = sum(bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0))
+        facts["empty_planes"] = sum(
+            bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)
+        )
     return facts
 
 
 def plane_of(image: Image) -> str | None:
-    """`axial`, `coronal` or `sagittal` for a slice or a volume of thick slices; `any` for nearly cubic voxels.
+    """`axial`, `coronal` or `sagittal` for a slice or a volume of thick slices; `any` for nearly
+    cubic voxels.
 
     None where the file does not state its orientation.
     """

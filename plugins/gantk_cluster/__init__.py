@@ -1,4 +1,6 @@
-"""Connects to Ray clusters, and runs the rows of `gantk bench` and the files of `gantk translate` on their workers."""
+"""Connects to Ray clusters, and runs the rows of `gantk bench` and the files of `gantk translate`
+on their workers.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""Rows of `gantk bench` on a Ray cluster: each runs in the same child process, with the same limits, on some node."""
+"""Rows of `gantk bench` on a Ray cluster: each runs in the same child process, with the same
+limits, on some node.
+"""
 
 import os
 import time
@@ -18,7 +20,9 @@ LOST = "its worker ended: killed, perhaps for memory, or its machine is gone"
 def on_cluster(
     address: str, folder: Path, threads: int, device: str | None, jobs: int | None
 ) -> Iterator[tuple[Callable[..., Child], int, int]]:
-    """Yields a function that starts a row's child, how many run at once (at most `jobs`), and the threads of each."""
+    """Yields a function that starts a row's child, how many run at once (at most `jobs`), and the
+    threads of each.
+    """
     with connected(address, threads, device, folder) as room:
         yield partial(RemoteChild, room), min(room.count, jobs or room.count), room.threads
 
@@ -37,14 +41,18 @@ class RemoteChild(Child):
     def poll(self) -> End | None:
         """How the child ended; None while it runs or waits for a free node."""
         if not self.ray.wait([self.end], timeout=0)[0]:
-            if self._stopping and self.seconds - self._stopping[1] > 2 * GRACE:  # its worker waits or is lost
+            # its worker waits or is lost
+            if self._stopping and self.seconds - self._stopping[1] > 2 * GRACE:
                 self.kill()
             return None
         try:
             self.started, end = self.ray.get(self.end)
             return end
         except self.ray.exceptions.RayTaskError as error:
-            return End("failed", f"it could not be started: {getattr(error.cause, 'strerror', error.cause)}")
+            return End(
+                "failed",
+                f"it could not be started: {getattr(error.cause, 'strerror', error.cause)}",
+            )
         except self.ray.exceptions.RayError:
             return End("killed", f"{LOST}, at step {self.step()}", self.seconds)
 

@@ -1,4 +1,6 @@
-"""Connects to a Ray cluster, or starts one on this machine; counts the workers that fit and checks all its nodes."""
+"""Connects to a Ray cluster, or starts one on this machine; counts the workers that fit and checks
+all its nodes.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ from gantk.errors import UserError, counted
 from gantk.files import temporary_beside, write_file
 
 PATIENCE = 5.0  # seconds to wait for a cluster to answer
-LATE = 5.0  # seconds until a new file is visible on every node; a node has ten times as long to start a worker
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the first bytes of HTTP/2 (gRPC)
+# seconds until a new file is visible on every node; a node has ten times as long to start a worker
+LATE = 5.0
+# the first bytes of HTTP/2 (gRPC)
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -32,15 +36,18 @@ QUIET = {
 def connected(address: str | None, threads: int, device: str | None, *seen: Path) -> Iterator[Room]:
     """Yields the `Room` of the Ray cluster at `address`; disconnects at the end of the block.
 
-    `address`: "HOST:PORT"; "auto", the cluster that this machine belongs to; "local" or None start a new one here. No
-    usage statistics are sent. Raises UserError where Ray is not installed, no cluster answers, no worker fits, or the
-    nodes do not see the files `seen`, of which the first is a folder to write to.
+    `address`: "HOST:PORT"; "auto", the cluster that this machine belongs to; "local" or None start
+    a new one here. No usage statistics are sent. Raises UserError where Ray is not installed, no
+    cluster answers, no worker fits, or the nodes do not see the files `seen`, of which the first is
+    a folder to write to.
     """
     os.environ |= QUIET | os.environ
     try:
         import ray
     except ImportError:
-        raise UserError("Ray is not installed", where="--address", remedy="pip install 'gantk[cluster]'") from None
+        raise UserError(
+            "Ray is not installed", where="--address", remedy="pip install 'gantk[cluster]'"
+        ) from None
     remedy = "start one with `ray start --head`, or leave --address out to use this machine alone"
     address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address or "local"
     if address not in ("auto", "local"):  # Ray itself retries for minutes
@@ -51,9 +58,15 @@ def connected(address: str | None, threads: int, device: str | None, *seen: Path
                 if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
                     raise OSError
         except (OSError, ValueError) as error:
-            why = "it is no HOST:PORT" if isinstance(error, ValueError) else error.strerror or "it is no Ray, or hangs"
+            why = (
+                "it is no HOST:PORT"
+                if isinstance(error, ValueError)
+                else error.strerror or "it is no Ray, or hangs"
+            )
             what = f"no Ray cluster answers at '{address}': {why}"
-            raise UserError(what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy) from None
+            raise UserError(
+                what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy
+            ) from None
     before, dashboard = signal.getsignal(signal.SIGTERM), False if address == "local" else None
     try:
         ray.init(address, include_dashboard=dashboard, configure_logging=False, log_to_driver=False)
@@ -61,7 +74,8 @@ def connected(address: str | None, threads: int, device: str | None, *seen: Path
         what = f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}"
         raise UserError(what, where="--address", remedy=remedy) from None
     ray._private.worker._worker_logs_enabled = False  # or Ray prints a line for each dead worker
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own handler prints a stack of C++
+    # as Ctrl-C; Ray's own handler prints a stack of C++
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         room = Room(ray, threads, device)
         room.check(*seen)
@@ -74,39 +88,58 @@ def connected(address: str | None, threads: int, device: str | None, *seen: Path
 class Room:
     """The workers that fit on a cluster's nodes: `count` of them, with `threads` cores each.
 
-    A worker gets at most one node's cores, and a GPU if `device` is "cuda", or is None and the cluster has GPUs. Raises
-    UserError where no worker fits.
+    A worker gets at most one node's cores, and a GPU if `device` is "cuda", or is None and the
+    cluster has GPUs. Raises UserError where no worker fits.
     """
 
     def __init__(self, ray: Any, threads: int, device: str | None):
         nodes = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
-        sizes = {node: (int(has.get("CPU", 0)), int(has.get("GPU", 0))) for node, has in nodes.items()}
-        cores, self.gpus = map(max, zip((0, 0), *sizes.values(), strict=True))  # the most that one node has
+        sizes = {
+            node: (int(has.get("CPU", 0)), int(has.get("GPU", 0))) for node, has in nodes.items()
+        }
+        # the most that one node has
+        cores, self.gpus = map(max, zip((0, 0), *sizes.values(), strict=True))
         gpu = device.startswith("cuda") if device else self.gpus > 0
         self.ray, self.device = ray, "cuda" if gpu else device
         self.threads = max(min(threads, cores // self.gpus if gpu and self.gpus else cores), 1)
-        room = {node: min(cpus // self.threads, gpus if gpu else cpus) for node, (cpus, gpus) in sizes.items()}
+        room = {
+            node: min(cpus // self.threads, gpus if gpu else cpus)
+            for node, (cpus, gpus) in sizes.items()
+        }
         self.count, self.nodes = sum(room.values()), [node for node in room if room[node]]
         self.asked = {"num_cpus": self.threads, "num_gpus": int(gpu)}
         if not self.count:
-            what, remedy = f"no node of the cluster has a {'GPU' if gpu else 'core'}", "add one, or leave --address out"
+            what, remedy = (
+                f"no node of the cluster has a {'GPU' if gpu else 'core'}",
+                "add one, or leave --address out",
+            )
             raise UserError(what, where="--address", remedy=remedy)
 
     def __str__(self) -> str:
         on = f"{counted(self.count, 'worker')} on {counted(self.nodes, 'node')}"
-        return f"{on}, each with {counted(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
+        return (
+            f"{on}, each with"
+            f" {counted(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
+        )
 
     def check(self, folder: Path, *inputs: Path) -> None:
-        """Raises UserError where a node has another gantk, or does not see `folder`, `inputs` or the working folder."""
+        """Raises UserError where a node has another gantk, or does not see `folder`, `inputs` or
+        the working folder.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        folder = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+        folder = next(
+            each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir()
+        )
         probe = temporary_beside(folder / "probe")
         try:
             write_file(probe, __version__.encode())
             needed = [os.getcwd(), *map(os.path.abspath, inputs), str(probe)]
             task = self.ray.remote(num_cpus=0, max_retries=0)(unusable)
-            found = [task.options(scheduling_strategy=On(node, soft=False)).remote(needed) for node in self.nodes]
+            found = [
+                task.options(scheduling_strategy=On(node, soft=False)).remote(needed)
+                for node in self.nodes
+            ]
             wrong = next(filter(None, self.ray.get(found, timeout=10 * LATE)), "")
         except self.ray.exceptions.RayError as error:
             wrong = f"a node starts no worker: {str(error).strip().splitlines()[-1][:200]}"
@@ -115,12 +148,17 @@ class Room:
         finally:
             probe.unlink(missing_ok=True)
         if wrong:
-            remedy = "start it in a folder that all nodes have under the same path, with the same gantk on each"
+            remedy = (
+                "start it in a folder that all nodes have under the same path, with the same gantk"
+                " on each"
+            )
             raise UserError(wrong, where="--address", remedy=remedy)
 
 
 def unusable(needed: list[str]) -> str:
-    """Runs on a node: returns why it is unusable, or ""; the last path is a file with the driver's version."""
+    """Runs on a node: returns why it is unusable, or ""; the last path is a file with the driver's
+    version.
+    """
     name, until = f"the node {os.uname().nodename}", time.monotonic() + LATE
     while missing := [path for path in needed if not os.access(path, os.R_OK)]:
         if time.monotonic() > until:

@@ -7,7 +7,9 @@ import click
 
 from gantk.machine.launch import ALONE
 
-SHARED = "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one of this machine's own."
+SHARED = (
+    "Share the {} out over a Ray cluster: auto, HOST:PORT, or local for one of this machine's own."
+)
 
 
 def add_address(cli: click.Group) -> None:
@@ -20,7 +22,9 @@ def add_address(cli: click.Group) -> None:
 
 
 def _on_cluster(alone, command, address=None, **options):
-    """Call the command's function `alone`, with workers of the cluster at `address`, if one is given."""
+    """Call the command's function `alone`, with workers of the cluster at `address`, if one is
+    given.
+    """
     if address:
         os.environ |= ALONE
     if address and command == "bench":
@@ -30,6 +34,9 @@ def _on_cluster(alone, command, address=None, **options):
     elif address:
         from gantk_cluster.translate import on_cluster
 
-        options["workers"] = functools.partial(on_cluster, address, options["run"], options["device"])
-        options["device"] = "cpu"  # for this process, which only reads the model; workers use the device
+        options["workers"] = functools.partial(
+            on_cluster, address, options["run"], options["device"]
+        )
+        # for this process, which only reads the model; workers use the device
+        options["device"] = "cpu"
     return alone(**options)

@@ -1,4 +1,6 @@
-"""`gantk translate` on a Ray cluster: workers load the model once and translate one file after the other."""
+"""`gantk translate` on a Ray cluster: workers load the model once and translate one file after the
+other.
+"""
 
 import os
 import time
@@ -28,7 +30,9 @@ class Worker:
         os.environ |= ALONE | {"OMP_NUM_THREADS": str(room[0])}  # for exported models
         self.work, work.model = work, load(run, device=room[1])
         if work.model.identity() != identity:
-            raise GantkError(f"on the node {os.uname().nodename} '{run}' has other weights than on this machine")
+            raise GantkError(
+                f"on the node {os.uname().nodename} '{run}' has other weights than on this machine"
+            )
 
     def one(self, job: Job) -> tuple[Any, dict, list]:
         """Translate one file; returns what `Translation.one` returns."""
@@ -36,19 +40,35 @@ class Worker:
 
 
 def on_cluster(
-    address: str, run: Any, device: str | None, work: Translation, bare: Translation, jobs: list[Job], done: Callable
+    address: str,
+    run: Any,
+    device: str | None,
+    work: Translation,
+    bare: Translation,
+    jobs: list[Job],
+    done: Callable,
 ) -> None:
-    """Translate all jobs on the cluster and call `done` after each; a job whose worker died is retried twice.
+    """Translate all jobs on the cluster and call `done` after each; a job whose worker died is
+    retried twice.
 
-    Workers use as many threads as this process, so that results are equal to the byte; with a GPU one core.
+    Workers use as many threads as this process, so that results are equal to the byte; with a GPU
+    one core.
     """
     import torch
 
     if not jobs:
         return
-    with connected(address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]) as room:
+    with connected(
+        address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]
+    ) as room:
         work.say(f"cluster  {room}")
-        given = os.getcwd(), room.ray.put(bare), run, (room.threads, room.device), work.model.identity()
+        given = (
+            os.getcwd(),
+            room.ray.put(bare),
+            run,
+            (room.threads, room.device),
+            work.model.identity(),
+        )
         sharing = Sharing(room, given, jobs, done)
         try:
             while sharing.waiting or sharing.working():
@@ -65,15 +85,24 @@ class Sharing:
     """Assigns files to workers, each file to one worker at a time."""
 
     def __init__(self, room: Room, given: tuple, jobs: list[Job], done: Callable):
-        self.room, self.given, self.done, self.waiting, self.deaths = room, given, done, deque(jobs), Counter()
-        self.busy: dict[Any, tuple[Any, Job | None]] = {}  # pending result -> worker, file (None: loads the model)
+        self.room, self.given, self.done, self.waiting, self.deaths = (
+            room,
+            given,
+            done,
+            deque(jobs),
+            Counter(),
+        )
+        # pending result -> worker, file (None: loads the model)
+        self.busy: dict[Any, tuple[Any, Job | None]] = {}
 
     def working(self) -> int:
         """The number of files in progress."""
         return sum(job is not None for _, job in self.busy.values())
 
     def turn(self) -> None:
-        """Start workers that fit, wait up to a second for results, and give each free worker the next file."""
+        """Start workers that fit, wait up to a second for results, and give each free worker the
+        next file.
+        """
         ray = self.room.ray
         loading = len(self.busy) - self.working()
         for _ in range(min(self.room.count - len(self.busy), len(self.waiting) - loading)):
@@ -97,7 +126,10 @@ class Sharing:
 
     def _lost(self, job: Job | None) -> None:
         self.deaths[job] += 1
-        what = f"{LIVES} workers ended while they {'had it' if job else 'loaded the model'}: killed, perhaps for memory"
+        what = (
+            f"{LIVES} workers ended while they {'had it' if job else 'loaded the model'}: killed,"
+            " perhaps for memory"
+        )
         if self.deaths[job] < LIVES:
             self.waiting.extendleft([job] if job else [])
             self.room = Room(self.room.ray, self.room.threads, self.room.device)

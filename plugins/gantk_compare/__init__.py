@@ -1,4 +1,6 @@
-"""`gantk eval --pred DIR --truth DIR` as a gantk plugin: scores any tool's image files against the true ones."""
+"""`gantk eval --pred DIR --truth DIR` as a gantk plugin: scores any tool's image files against the
+true ones.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,14 @@ from gantk.plugin.hookspecs import hookimpl
 OPTIONS = [
     click.Option(["--pred"], metavar="DIR", help="Score these images ..."),
     click.Option(["--truth"], metavar="DIR", help="... against these, matched by file name."),
-    click.Option(["--match"], is_flag=True, help="Bring the predictions onto the truth's scale first, by one line."),
-    click.Option(["--patient"], metavar="REGEX", help="The patient in a file's name: --patient '^(p\\d+)'."),
+    click.Option(
+        ["--match"],
+        is_flag=True,
+        help="Bring the predictions onto the truth's scale first, by one line.",
+    ),
+    click.Option(
+        ["--patient"], metavar="REGEX", help="The patient in a file's name: --patient '^(p\\d+)'."
+    ),
 ]
 
 
@@ -38,7 +46,10 @@ def gantk_commands(cli) -> None:
 
         given = {"metrics": names} if (names := listed(options["metrics"])) else {}
         given |= {"match": match, "patient": patient or "", "device": options["device"]}
-        write_json(options["json_file"], compare(pred, truth, **given, say=line_printer(options["json_file"])))
+        write_json(
+            options["json_file"],
+            compare(pred, truth, **given, say=line_printer(options["json_file"])),
+        )
 
     command.callback = functools.update_wrapper(evaluate, score)
     command.help = "Score RUN on its test split, or files against the truth."

@@ -1,4 +1,6 @@
-"""torch.compile for the losses of a training's phases (`train.fast.compile = true`), as a gantk plugin."""
+"""torch.compile for the losses of a training's phases (`train.fast.compile = true`), as a gantk
+plugin.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

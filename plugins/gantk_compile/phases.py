@@ -1,9 +1,11 @@
-"""Compiles the losses of every phase with torch.compile: many small operators become few larger kernels.
+"""Compiles the losses of every phase with torch.compile: many small operators become few larger
+kernels.
 
-A phase is compiled as a whole, or runs operator by operator. Compiled code is tested before use: from the same state
-and random numbers, its losses, gradients, buffers and outputs must match those of the plain phase, because torch 2.11
-has been seen to lose gradients without a message. Each kind of call (batch size, stage) is tested separately. Weights
-keep their names, and inference uses the networks uncompiled.
+A phase is compiled as a whole, or runs operator by operator. Compiled code is tested before use:
+from the same state and random numbers, its losses, gradients, buffers and outputs must match those
+of the plain phase, because torch 2.11 has been seen to lose gradients without a message. Each kind
+of call (batch size, stage) is tested separately. Weights keep their names, and inference uses the
+networks uncompiled.
 """
 
 from __future__ import annotations
@@ -24,20 +26,28 @@ from gantk.training.accelerate.state import PythonState, TensorState
 Losses = dict[str, Tensor]
 KINDS = 64  # most kinds of calls to compile; more mean that something differs at every step
 LIMITS = {"recompile_limit": KINDS, "accumulated_recompile_limit": 16 * KINDS}
-# Relative differences: rounding stays below these, even in bfloat16; wrong results differ by about 1.
+# Relative differences: rounding stays below these, even in bfloat16; wrong results differ by about
+# 1.
 TOLERANCE = {"losses": 0.05, "images": 0.05, "buffers": 0.05, "gradients": 0.25}
 
 
-def compile_phases(method: Method, phases: list[Phase], notes: list[str], backend: str = "inductor") -> list[Phase]:
-    """Return the phases with losses compiled at their first call; a phase that falls back adds a line to `notes`."""
-    # Dynamo must not trace these: it loses gradients where a function writes in place, and misreads *range(...).
+def compile_phases(
+    method: Method, phases: list[Phase], notes: list[str], backend: str = "inductor"
+) -> list[Phase]:
+    """Return the phases with losses compiled at their first call; a phase that falls back adds a
+    line to `notes`.
+    """
+    # Dynamo must not trace these: it loses gradients where a function writes in place, and misreads
+    # *range(...).
     for function in (summed_kernel, *_own_functions()):
         torch.compiler.allow_in_graph(function)
     return [replace(phase, loss=CompiledLoss(method, phase, notes, backend)) for phase in phases]
 
 
 class CompiledLoss:
-    """A phase's loss: batch -> {name: scalar}, compiled if possible; adds the same tensors to the batch."""
+    """A phase's loss: batch -> {name: scalar}, compiled if possible; adds the same tensors to the
+    batch.
+    """
 
     def __init__(self, method: Method, phase: Phase, notes: list[str], backend: str):
         self.method, self.phase, self.notes = method, phase, notes
@@ -45,26 +55,40 @@ class CompiledLoss:
         self._compiled_loss: Callable | None = _compiled(phase.loss, backend)
 
     def __call__(self, batch: Batch) -> Losses:
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()  # testing is impossible then
+        # testing is impossible then
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         kind = self._kind(batch)
         if self._compiled_loss is not None and kind not in self._tested and not capturing:
-            why = self._failure(batch) if len(self._tested) < KINDS else f"there are more than {KINDS} kinds of steps"
+            why = (
+                self._failure(batch)
+                if len(self._tested) < KINDS
+                else f"there are more than {KINDS} kinds of steps"
+            )
             self._tested.add(kind)
             if why is not None:
                 self._compiled_loss = None
-                self.notes.append(f"train.fast.compile: the phase '{self.phase.name}' runs operator by operator: {why}")
+                self.notes.append(
+                    f"train.fast.compile: the phase '{self.phase.name}' runs operator by operator:"
+                    f" {why}"
+                )
         if self._compiled_loss is None or kind not in self._tested:
             return self.phase.loss(batch)
-        with torch.compiler.set_stance("eager_on_recompile"):  # run only compiled code that was tested
+        # run only compiled code that was tested
+        with torch.compiler.set_stance("eager_on_recompile"):
             return self._run_compiled(batch)
 
     def _kind(self, batch: Batch) -> Hashable:
-        """The key of a kind of call: the batch's shapes, and the method's hashable attributes, such as its stage."""
+        """The key of a kind of call: the batch's shapes, and the method's hashable attributes, such
+        as its stage.
+        """
         own = []
         for name, value in vars(self.method).items():
-            with suppress(TypeError):  # unhashable: tables of modules and the like, which do not change
+            # unhashable: tables of modules and the like, which do not change
+            with suppress(TypeError):
                 own.append((name, value, hash(value)))
-        return tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()), tuple(own)
+        return tuple(
+            (name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items()
+        ), tuple(own)
 
     def _run_compiled(self, batch: Batch) -> Losses:
         losses, left = self._compiled_loss(dict(batch))
@@ -72,7 +96,9 @@ class CompiledLoss:
         return losses
 
     def _failure(self, batch: Batch) -> str | None:
-        """Test the compiled loss on a batch; returns why it cannot be used, or None. Restores all state."""
+        """Test the compiled loss on a batch; returns why it cannot be used, or None. Restores all
+        state.
+        """
         python = PythonState(self.method)
         expected = self._outcome(self.phase.loss, batch)
         try:
@@ -82,21 +108,36 @@ class CompiledLoss:
         except Exception as error:  # any error of the compiler: training continues uncompiled
             while inner := getattr(error, "inner_exception", None) or error.__cause__:
                 error = inner
-            lines = [line.strip() for line in str(error).split("\n") if line.strip()] or ["no message"]
+            lines = [line.strip() for line in str(error).split("\n") if line.strip()] or [
+                "no message"
+            ]
             first = next((line for line in lines if line.startswith("Explanation: ")), lines[0])
             return f"{type(error).__name__}: {first.removeprefix('Explanation: ')}"[:200]
         finally:
             python.restore()
         apart = {name: _distance(expected[name], found[name]) for name in TOLERANCE}
-        wrong = [f"{name} by {apart[name]:.2g}" for name in apart if not apart[name] <= TOLERANCE[name]]
+        wrong = [
+            f"{name} by {apart[name]:.2g}" for name in apart if not apart[name] <= TOLERANCE[name]
+        ]
         return f"what was compiled is wrong: {', '.join(wrong)}" if wrong else None
 
-    def _outcome(self, loss: Callable[[Batch], Losses], batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """Losses, gradients, added images and buffers of one call. Restores buffers and random numbers."""
+    def _outcome(
+        self, loss: Callable[[Batch], Losses], batch: Batch
+    ) -> dict[str, dict[str, Tensor]]:
+        """Losses, gradients, added images and buffers of one call. Restores buffers and random
+        numbers.
+        """
         inside, devices = Batch(batch), {image.device for image in batch.values() if image.is_cuda}
-        places = [(part, n, t) for part in self.method.modules() for n, t in part._buffers.items() if t is not None]
+        places = [
+            (part, n, t)
+            for part in self.method.modules()
+            for n, t in part._buffers.items()
+            if t is not None
+        ]
         before = TensorState({"buffers": [tensor for *_, tensor in places]})
-        weights = dict.fromkeys(p for module in self.phase.updates for p in module.parameters() if p.requires_grad)
+        weights = dict.fromkeys(
+            p for module in self.phase.updates for p in module.parameters() if p.requires_grad
+        )
         try:
             with torch.random.fork_rng(devices), torch.enable_grad():
                 losses = check_losses(self.method, self.phase, loss(inside))
@@ -104,9 +145,15 @@ class CompiledLoss:
                 gradients = torch.autograd.grad(total, list(weights), allow_unused=True)
             return {
                 "losses": {name: each.detach() for name, each in losses.items()},
-                "images": {name: image.detach() for name, image in inside.items() if image is not batch.get(name)},
+                "images": {
+                    name: image.detach()
+                    for name, image in inside.items()
+                    if image is not batch.get(name)
+                },
                 "buffers": {name: tensor.clone() for name, tensor in self.method.named_buffers()},
-                "gradients": {str(number): grad for number, grad in enumerate(gradients) if grad is not None},
+                "gradients": {
+                    str(number): grad for number, grad in enumerate(gradients) if grad is not None
+                },
             }
         finally:
             for part, name, tensor in places:  # a step may have replaced the tensors
@@ -117,15 +164,19 @@ class CompiledLoss:
 def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
     """Compile a loss as a function from a dict of images to (losses, images added to the batch).
 
-    Draws random numbers as uncompiled code does, so that a seed gives the same step and steps can be compared.
+    Draws random numbers as uncompiled code does, so that a seed gives the same step and steps can
+    be compared.
     """
 
     def run(images: dict[str, Tensor]) -> tuple[Losses, dict[str, Tensor]]:
         inside = Batch(images)
         losses = loss(inside)
-        return losses, {name: image for name, image in inside.items() if image is not images.get(name)}
+        return losses, {
+            name: image for name, image in inside.items() if image is not images.get(name)
+        }
 
-    # torch caches by code object: a copy of it has its own cache and its own limit of recompilations.
+    # torch caches by code object: a copy of it has its own cache and its own limit of
+    # recompilations.
     run.__code__ = run.__code__.replace(co_name=f"run_{id(run)}")
     options = {"fallback_random": True} if backend == "inductor" else None
     return torch.compile(run, fullgraph=True, dynamic=False, backend=backend, options=options)
@@ -133,7 +184,9 @@ def _compiled(loss: Callable[[Batch], Losses], backend: str) -> Callable:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Suppress torch's long messages about code that cannot be compiled; a note says it in one line."""
+    """Suppress torch's long messages about code that cannot be compiled; a note says it in one
+    line.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,6 @@
-"""A data source over patients' folders with one file per contrast, for example T1 and FLAIR as input, T2 as target."""
+"""A data source over patients' folders with one file per contrast, for example T1 and FLAIR as
+input, T2 as target.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""CT in Hounsfield units: intensity windows, a separate mapping for each domain, a loss, and errors in HU."""
+"""CT in Hounsfield units: intensity windows, a separate mapping for each domain, a loss, and errors
+in HU.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

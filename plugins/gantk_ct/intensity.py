@@ -1,4 +1,6 @@
-"""Maps Hounsfield units to the networks' range, linearly or by windows; separate mappings per domain. Numpy only."""
+"""Maps Hounsfield units to the networks' range, linearly or by windows; separate mappings per
+domain. Numpy only.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ FAINT = 0.01  # share of the range for padding, and for the values between paddi
 
 @option_fields
 class Window(Linear, name="window"):
-    """Maps two given native values to the ends of the range: for Hounsfield units, or any calibrated scale."""
+    """Maps two given native values to the ends of the range: for Hounsfield units, or any
+    calibrated scale.
+    """
 
     low: float = -1000.0  # native value mapped to the start of the range; air in Hounsfield units
     high: float = 2000.0  # native value mapped to its end; dense bone in Hounsfield units
@@ -33,11 +37,13 @@ class Window(Linear, name="window"):
 
 @option_fields
 class Windows(Mapping, name="ct"):
-    """Maps Hounsfield units by three linear pieces: air, the soft-tissue window, bone. Needs no fit, is invertible.
+    """Maps Hounsfield units by three linear pieces: air, the soft-tissue window, bone. Needs no
+    fit, is invertible.
 
-    One line from -1000 to 2000 HU gives a brain window of 120 HU only 4 % of the range, and a network with errors of
-    2 % of the range cannot show a brain. Here the window gets `share` of the range; air to window and window to bone
-    get half of the rest each. Values beyond the ends continue the outer pieces, so that the inverse is exact.
+    One line from -1000 to 2000 HU gives a brain window of 120 HU only 4 % of the range, and a
+    network with errors of 2 % of the range cannot show a brain. Here the window gets `share` of the
+    range; air to window and window to bone get half of the rest each. Values beyond the ends
+    continue the outer pieces, so that the inverse is exact.
     """
 
     low: float = -20.0  # HU where the window begins: below cerebrospinal fluid
@@ -45,38 +51,57 @@ class Windows(Mapping, name="ct"):
     air: float = -1000.0  # HU mapped to the start of the range
     bone: float = 2000.0  # HU mapped to its end: dense bone
     share: Fraction = 0.7  # share of the range for the window
-    no_hu: Literal["refuse", "percentile", "minmax"] = "refuse"  # images without HU: an error, or use this mapping
+    # images without HU: an error, or use this mapping
+    no_hu: Literal["refuse", "percentile", "minmax"] = "refuse"
 
     def __post_init__(self):
         super().__post_init__()
         if not self.air < self.low < self.high < self.bone or not self.share:
-            given = f"air {self.air:g}, low {self.low:g}, high {self.high:g}, bone {self.bone:g}, share {self.share:g}"
-            what, allowed = f"these windows are empty: {given}", "air < low < high < bone, share above 0"
+            given = (
+                f"air {self.air:g}, low {self.low:g}, high {self.high:g}, bone {self.bone:g}, share"
+                f" {self.share:g}"
+            )
+            what, allowed = (
+                f"these windows are empty: {given}",
+                "air < low < high < bone, share above 0",
+            )
             raise UserError(what, where="data.intensity", allowed=allowed)
         self._set_corners()
 
     def _set_corners(self) -> None:
-        """Set the corners, and the intensity above which there is tissue: halfway from air to the window, -510 HU."""
+        """Set the corners, and the intensity above which there is tissue: halfway from air to the
+        window, -510 HU.
+        """
         (start, end), outside = self.range, (1 - self.share) / 2
-        places = [start + place * (end - start) for place in (0.0, outside, outside + self.share, 1.0)]
+        places = [
+            start + place * (end - start) for place in (0.0, outside, outside + self.share, 1.0)
+        ]
         self.fitted = [[self.air, self.low, self.high, self.bone], places, sum(places[:2]) / 2]
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Fit the value of padding; UserError for images without Hounsfield units, such as pictures.
+        """Fit the value of padding; UserError for images without Hounsfield units, such as
+        pictures.
 
-        Padding (-2000, -3024) is mapped to just below air: values far below black would show the discriminator which
-        images are real.
+        Padding (-2000, -3024) is mapped to just below air: values far below black would show the
+        discriminator which images are real.
         """
-        low, high = min(float(image.min()) for image in images), max(float(image.max()) for image in images)
+        low, high = (
+            min(float(image.min()) for image in images),
+            max(float(image.max()) for image in images),
+        )
         if low >= 0 and self.no_hu != "refuse":
             line = {"percentile": Percentile, "minmax": MinMax}[self.no_hu](range=self.range)
             line.fit(images)
             self.fitted = [*(np.asarray(each).tolist() for each in line.corners()), line.tissue[0]]
             return
         if low >= 0:
-            what = f"the training images run from {low:g} to {high:g}: no Hounsfield units, whose air is -1000"
+            what = (
+                f"the training images run from {low:g} to {high:g}: no Hounsfield units, whose air"
+                " is -1000"
+            )
             remedy = (
-                'give CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which hold none, set no_hu = "percentile"'
+                "give CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which hold none, set"
+                ' no_hu = "percentile"'
             )
             raise UserError(what, where="data.intensity", remedy=remedy)
         self._set_corners()
@@ -91,8 +116,14 @@ class Windows(Mapping, name="ct"):
 
     @property
     def note(self) -> str:
-        """A message for the user if the training images hold no Hounsfield units, with their mapping; else ""."""
-        return f"no Hounsfield units, so mapped by {self.no_hu} and not by windows" if len(self.fitted[0]) == 2 else ""
+        """A message for the user if the training images hold no Hounsfield units, with their
+        mapping; else "".
+        """
+        return (
+            f"no Hounsfield units, so mapped by {self.no_hu} and not by windows"
+            if len(self.fitted[0]) == 2
+            else ""
+        )
 
     @property
     def tissue(self) -> list[float]:
@@ -111,17 +142,26 @@ class Domains:
         *,
         a: Intensity = "ct",  # mapping of the first domain
         b: Intensity = "percentile",  # mapping of the second domain
-        range: tuple[float, float] = (-1.0, 1.0),  # network intensities of black and white, for both
+        # network intensities of black and white, for both
+        range: tuple[float, float] = (-1.0, 1.0),
     ):
         self.range, own = tuple(map(float, range)), [list(part().range) for part in (a, b)]
         if any(each not in ([-1.0, 1.0], list(self.range)) for each in own):
-            what = f"the two domains have the ranges {own[0]} and {own[1]}, and networks have one, {list(self.range)}"
-            raise UserError(what, where="data.intensity", remedy="give the range once, beside a and b")
+            what = (
+                f"the two domains have the ranges {own[0]} and {own[1]}, and networks have one,"
+                f" {list(self.range)}"
+            )
+            raise UserError(
+                what, where="data.intensity", remedy="give the range once, beside a and b"
+            )
         self.parts = {
-            x: replace(part, options=part.options | {"range": self.range}) for x, part in {"a": a, "b": b}.items()
+            x: replace(part, options=part.options | {"range": self.range})
+            for x, part in {"a": a, "b": b}.items()
         }
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Always a UserError: called only for recipes of one domain."""
         what = "'domains' gives two domains a mapping each, and this recipe has one"
-        raise UserError(what, where="data.intensity", remedy='name that one\'s mapping: intensity = "ct"')
+        raise UserError(
+            what, where="data.intensity", remedy='name that one\'s mapping: intensity = "ct"'
+        )

@@ -1,4 +1,6 @@
-"""A loss for MR to CT, whose tissues differ in order of brightness: any function of the source's intensity is free."""
+"""A loss for MR to CT, whose tissues differ in order of brightness: any function of the source's
+intensity is free.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,28 @@ BINS = 16  # bins of the source's intensity; the function is linear between thei
 
 
 class CorrelationRatio:
-    """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is no function of the source.
+    """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is no
+    function of the source.
 
-    0 is best. Only pixels whose window in the source is soft tissue count: bone and air are equally dark in MR. Local
-    NCC assumes a linear function, here any is allowed: white matter is the brightest in T1, and between fluid and gray
-    matter in CT. `fluid` adds a penalty: 0.5 minus the correlation of the output with the squared distance below the
-    source's mean, which fluid dominates, else networks that make dark bone bright make fluid bright too. In the
-    half-size steps of `low_res_warmup`, before the skull is learnt, the penalty would invert the skull instead.
+    0 is best. Only pixels whose window in the source is soft tissue count: bone and air are equally
+    dark in MR. Local NCC assumes a linear function, here any is allowed: white matter is the
+    brightest in T1, and between fluid and gray matter in CT. `fluid` adds a penalty: 0.5 minus the
+    correlation of the output with the squared distance below the source's mean, which fluid
+    dominates, else networks that make dark bone bright make fluid bright too. In the half-size
+    steps of `low_res_warmup`, before the skull is learnt, the penalty would invert the skull
+    instead.
     """
 
     def __init__(
         self,
         *,
         weight: Weight = 0.5,  # weight of the loss
-        tissue: tuple[Share, Share] = (0.1, 0.85),  # soft tissue in the source lies between these shares of the range
-        fluid: Literal["any", "dark", "bright"] = "dark",  # brightness in the output of the source's darkest tissue
-        fluid_from: Side = 64,  # shortest side in pixels for `fluid` to count: not in half-size steps
+        # soft tissue in the source lies between these shares of the range
+        tissue: tuple[Share, Share] = (0.1, 0.85),
+        # brightness in the output of the source's darkest tissue
+        fluid: Literal["any", "dark", "bright"] = "dark",
+        # shortest side in pixels for `fluid` to count: not in half-size steps
+        fluid_from: Side = 64,
         window: Window = 5,  # side in pixels; even ones count as one more
         floor: Positive = 0.003,  # deviations below this share of data_range count as none
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
@@ -38,8 +46,16 @@ class CorrelationRatio:
     ):
         if not tissue[0] < tissue[1]:
             what = f"no intensity lies between {tissue[0]:g} and {tissue[1]:g} of the range"
-            raise UserError(what, where="correlation_ratio", allowed="tissue = [low, high], low < high")
-        self.weight, self.tissue, self.window, self.fluid, self.fluid_from = weight, tissue, window, fluid, fluid_from
+            raise UserError(
+                what, where="correlation_ratio", allowed="tissue = [low, high], low < high"
+            )
+        self.weight, self.tissue, self.window, self.fluid, self.fluid_from = (
+            weight,
+            tissue,
+            window,
+            fluid,
+            fluid_from,
+        )
         self.least, self.data_range, self.black = (floor * data_range) ** 2, data_range, black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
@@ -48,8 +64,14 @@ class CorrelationRatio:
             source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
-        inside = (widened(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
-        place, values, count = place.flatten(1), output.flatten(1), inside.sum(1, keepdim=True).clamp_min(1)
+        inside = (
+            (widened(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
+        )
+        place, values, count = (
+            place.flatten(1),
+            output.flatten(1),
+            inside.sum(1, keepdim=True).clamp_min(1),
+        )
 
         def mean(x: Tensor) -> Tensor:  # over the tissue, (N, 1)
             return (inside * x).sum(1, keepdim=True) / count
@@ -64,5 +86,7 @@ class CorrelationRatio:
             below = (mean(place) - place).clamp_min(0).square()
             below = below - mean(below)
             correlation = mean(below * apart) / (mean(below.square()) * whole + 1e-12).sqrt()
-            loss = loss + (0.5 + (correlation if self.fluid == "dark" else -correlation)).clamp_min(0)
+            loss = loss + (0.5 + (correlation if self.fluid == "dark" else -correlation)).clamp_min(
+                0
+            )
         return self.weight * loss.mean()

@@ -17,11 +17,13 @@ RANGE = 4024.0  # HU, from -1024 to 3000
 
 
 class HounsfieldMAE(MAE):
-    """Mean absolute error of synthetic CT in Hounsfield units (HU), by the inverse of the recipe's intensity mapping.
+    """Mean absolute error of synthetic CT in Hounsfield units (HU), by the inverse of the recipe's
+    intensity mapping.
 
-    Scored if the target is CT in HU: a domain called CT, of NIfTI, DICOM or other volumes whose air is near -1000.
-    Pictures (PNG, JPEG) hold gray values instead of HU: a UserError before the training.
-    With `within` its name is `mae_hu_within`, and images whose reference has no such value score nan.
+    Scored if the target is CT in HU: a domain called CT, of NIfTI, DICOM or other volumes whose air
+    is near -1000. Pictures (PNG, JPEG) hold gray values instead of HU: a UserError before the
+    training. With `within` its name is `mae_hu_within`, and images whose reference has no such
+    value score nan.
     """
 
     name, unit, in_units = "mae_hu", "HU", None
@@ -32,13 +34,17 @@ class HounsfieldMAE(MAE):
         data_range: float,
         dims: int,
         *,
-        no_hu: Literal["refuse", "skip"] = "refuse",  # data without Hounsfield units: an error, or no score
-        within: tuple[float, float] | None = None,  # score only where the reference is in it; (-20, 100): soft tissue
+        # data without Hounsfield units: an error, or no score
+        no_hu: Literal["refuse", "skip"] = "refuse",
+        # score only where the reference is in it; (-20, 100): soft tissue
+        within: tuple[float, float] | None = None,
     ):
         super().__init__(data_range, dims)
         if within and not within[0] < within[1]:
             what = f"no value lies within {within[0]:g} and {within[1]:g} HU"
-            raise UserError(what, where="evaluate.metrics", allowed="within = [low, high], low < high")
+            raise UserError(
+                what, where="evaluate.metrics", allowed="within = [low, high], low < high"
+            )
         self.no_hu, self.within = no_hu, within
         self.name += "_within" if within else ""
 
@@ -47,12 +53,23 @@ class HounsfieldMAE(MAE):
         if self.no_hu == "skip":
             return
         known = {record.domain: record for record in data.training}
-        if not any((units := units_of(data, [one], letter)) and units.name == "HU" for letter, one in known.items()):
-            what = f"the metric '{self.name}' needs CT in Hounsfield units, and no domain is a CT that has them"
-            remedy = "give NIfTI or DICOM in HU for a domain named CT, or leave it out: pictures hold no HU"
+        if not any(
+            (units := units_of(data, [one], letter)) and units.name == "HU"
+            for letter, one in known.items()
+        ):
+            what = (
+                f"the metric '{self.name}' needs CT in Hounsfield units, and no domain is a CT that"
+                " has them"
+            )
+            remedy = (
+                "give NIfTI or DICOM in HU for a domain named CT, or leave it out: pictures hold"
+                " no HU"
+            )
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
-    def means(self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    def means(
+        self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
+    ) -> list[tuple[Tensor, Tensor]]:
         """As `MAE.means`; with `within` only over pixels whose reference lies in it."""
         if self.within:
             masks = [(reference >= self.within[0]) & (reference <= self.within[1])] * len(masks)
@@ -60,7 +77,9 @@ class HounsfieldMAE(MAE):
 
     @property
     def in_mask(self) -> str | None:
-        """None with `within`, which is already a region: no additional scores of foreground or lesion."""
+        """None with `within`, which is already a region: no additional scores of foreground or
+        lesion.
+        """
         return None if self.within else super().in_mask
 
     def _method(self) -> str:
@@ -69,9 +88,11 @@ class HounsfieldMAE(MAE):
 
 
 class HounsfieldPSNR(HounsfieldMAE):
-    """Peak signal-to-noise ratio of synthetic CT in HU over a fixed range of 4024 HU, as in SynthRAD 2023.
+    """Peak signal-to-noise ratio of synthetic CT in HU over a fixed range of 4024 HU, as in
+    SynthRAD 2023.
 
-    Options and conditions are those of `mae_hu`; unlike `psnr` it does not depend on the intensity mapping.
+    Options and conditions are those of `mae_hu`; unlike `psnr` it does not depend on the intensity
+    mapping.
     """
 
     name, unit, higher_is_better = "psnr_hu", "dB", True

@@ -1,10 +1,12 @@
-"""Records a whole training step as one CUDA graph: one launch by the host per step, instead of one per operator.
+"""Records a whole training step as one CUDA graph: one launch by the host per step, instead of one
+per operator.
 
-A graph repeats the recorded operations on the same memory. So each batch is copied into the recorded batch's memory,
-and values that change between steps (learning rates, `progress`, the average's share) are tensors that the engine fills
-before a replay. Every kind of step (its phases, the shapes of its batch) has its own graph, compared once with steps
-run operator by operator. If recording fails, all state is restored, and a note gives the reason. Its speed has not yet
-been measured on a GPU.
+A graph repeats the recorded operations on the same memory. So each batch is copied into the
+recorded batch's memory, and values that change between steps (learning rates, `progress`, the
+average's share) are tensors that the engine fills before a replay. Every kind of step (its phases,
+the shapes of its batch) has its own graph, compared once with steps run operator by operator. If
+recording fails, all state is restored, and a note gives the reason. Its speed has not yet been
+measured on a GPU.
 """
 
 from __future__ import annotations
@@ -24,15 +26,20 @@ from gantk.training.accelerate.state import PythonState, TensorState
 if TYPE_CHECKING:
     from gantk.training.engine import Engine
 
-WARM_UP = 3  # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
-TRIED, AHEAD = 2, 1000  # a new graph is tested over this many steps, at most this many steps later in the training
-TOLERANCE, MOVED = 0.05, 0.5  # relative differences of losses, and of a step's changes (rounding affects Adam)
+# steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
+WARM_UP = 3
+# a new graph is tested over this many steps, at most this many steps later in the training
+TRIED, AHEAD = 2, 1000
+# relative differences of losses, and of a step's changes (rounding affects Adam)
+TOLERANCE, MOVED = 0.05, 0.5
 Losses = dict[str, Tensor]
 After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors after them
 
 
 class Graph:
-    """One recorded call; `replay` runs it again in the same memory. Recording itself computes nothing."""
+    """One recorded call; `replay` runs it again in the same memory. Recording itself computes
+    nothing.
+    """
 
     def __init__(self, stream: torch.cuda.Stream, pool: Any):
         self._stream, self._pool, self._graph = stream, pool, torch.cuda.CUDAGraph()
@@ -42,7 +49,8 @@ class Graph:
         """Record `call` and return its result, whose memory every replay fills."""
         gc.collect()
         gc.disable()  # collecting an object may call the device, which aborts the recording
-        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}  # for data threads
+        # for data threads
+        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
         try:
             with torch.cuda.graph(self._graph, **options):
                 return call()
@@ -56,22 +64,39 @@ class Graph:
 
 
 class Capture:
-    """Runs an engine's steps, by graph as soon as possible. `graph` creates a graph object; None: a CUDA graph."""
+    """Runs an engine's steps, by graph as soon as possible. `graph` creates a graph object; None: a
+    CUDA graph.
+    """
 
     def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
         self.engine, self.device = engine, engine.runtime.device
-        why = ["several ranks: what they tell each other is not recorded"] if engine.runtime.world > 1 else []
+        why = (
+            ["several ranks: what they tell each other is not recorded"]
+            if engine.runtime.world > 1
+            else []
+        )
         for name, rule in engine.optimizers.items():
-            if not all(group.get("fused") or group.get("capturable") for group in rule.param_groups):
-                why.append(f"the optimizer of the {name} ({type(rule).__name__}) keeps its state on the host")
+            if not all(
+                group.get("fused") or group.get("capturable") for group in rule.param_groups
+            ):
+                why.append(
+                    f"the optimizer of the {name} ({type(rule).__name__}) keeps its state on the"
+                    " host"
+                )
         self.obstacle = next(iter(why), None)  # the reason why no step is recorded
         engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and not self.obstacle else None
+        self._stream = (
+            torch.cuda.Stream(self.device)
+            if self.device.type == "cuda" and not self.obstacle
+            else None
+        )
         self._graph = graph or (lambda: Graph(self._stream, self._pool))
         self.forget()
 
     def __call__(self, kind: Hashable, batch: Batch) -> Losses:
-        """Run one step and return its losses; adds its images to `batch`. Equal `kind` and shapes share a graph."""
+        """Run one step and return its losses; adds its images to `batch`. Equal `kind` and shapes
+        share a graph.
+        """
         if self.obstacle is not None:
             return self.engine.take(batch)
         key = kind, tuple((name, tuple(t.shape), t.dtype, t.stride()) for name, t in batch.items())
@@ -90,11 +115,15 @@ class Capture:
     def forget(self) -> None:
         """Delete all graphs and free their memory, before steps of another size."""
         self._counts: dict[Hashable, int] = {}
-        self.graphs: dict[Hashable, tuple[Graph, Batch, Batch, Losses]] = {}  # key: graph, inputs, batch, losses
-        self._pool = torch.cuda.graph_pool_handle() if self._stream else None  # a pool without graphs cannot be reused
+        # key: graph, inputs, batch, losses
+        self.graphs: dict[Hashable, tuple[Graph, Batch, Batch, Losses]] = {}
+        # a pool without graphs cannot be reused
+        self._pool = torch.cuda.graph_pool_handle() if self._stream else None
 
     def _record(self, key: Hashable, batch: Batch) -> bool:
-        """Record a step, and compare two replays with two plain steps; returns success. Restores all state."""
+        """Record a step, and compare two replays with two plain steps; returns success. Restores
+        all state.
+        """
         engine, before, why = self.engine, None, None
         python = PythonState(engine.method, engine.optimizers.values())
         with torch.random.fork_rng([self.device] if self._stream else []):
@@ -107,9 +136,15 @@ class Capture:
                 inside, graph = Batch(inputs), self._graph()
                 losses = graph.record(lambda: engine.take(inside))
                 before.restore()
-                why = _difference(wanted, self._after(lambda: graph.replay() or losses, before), before)
+                why = _difference(
+                    wanted, self._after(lambda: graph.replay() or losses, before), before
+                )
             except Exception as error:  # any error: training continues without graphs
-                why = told(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {told(error)}"
+                why = (
+                    told(error)
+                    if isinstance(error, ValueError)
+                    else f"{type(error).__name__}: {told(error)}"
+                )
             if before is not None:
                 before.restore()
         python.restore()
@@ -122,17 +157,23 @@ class Capture:
         return False
 
     def _after(self, step: Callable[[], Losses], before: TensorState) -> After:
-        """Run a few steps as if later in the training; returns losses and tensors after them, and restores `before`."""
+        """Run a few steps as if later in the training; returns losses and tensors after them, and
+        restores `before`.
+        """
         self.engine.set_time(max(1, min(AHEAD, (self.engine.steps - self.engine.step) // 2)))
         torch.manual_seed(0)
-        losses = torch.stack([torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)])
+        losses = torch.stack(
+            [torch.stack([loss.float() for loss in step().values()]) for _ in range(TRIED)]
+        )
         after = _tensors_of(self.engine)
         before.restore()
         return losses, after
 
     @contextmanager
     def _on_stream(self):
-        """Run on the capture stream: graphs cannot be recorded on the default stream, and warm-up must use the same."""
+        """Run on the capture stream: graphs cannot be recorded on the default stream, and warm-up
+        must use the same.
+        """
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             yield
@@ -141,21 +182,34 @@ class Capture:
 
 def _tensors_of(engine: Engine) -> TensorState:
     """All tensors that an engine's step changes."""
-    states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
+    states = [
+        state for optimizer in engine.optimizers.values() for state in optimizer.state.values()
+    ]
     return TensorState(
         {
             "weights": list(engine.method.parameters()),
             "buffers": list(engine.method.buffers()),
             "averages": list(engine.ema.average.values()) if engine.ema else [],
-            "optimizers": [value for state in states for value in state.values() if isinstance(value, Tensor)],
+            "optimizers": [
+                value for state in states for value in state.values() if isinstance(value, Tensor)
+            ],
         }
     )
 
 
 def _difference(wanted: After, found: After, before: TensorState) -> str | None:
-    """Describe how replayed steps differ from those run operator by operator; None where they agree."""
-    near = torch.allclose(found[0], wanted[0], rtol=TOLERANCE, atol=TOLERANCE / 1000, equal_nan=True)
+    """Describe how replayed steps differ from those run operator by operator; None where they
+    agree.
+    """
+    near = torch.allclose(
+        found[0], wanted[0], rtol=TOLERANCE, atol=TOLERANCE / 1000, equal_nan=True
+    )
     apart, moved = found[1].distances(wanted[1]), wanted[1].distances(before)
-    wrong = ([] if near else ["losses"]) + [k for k in moved if not apart[k] <= MOVED * max(moved[k], 1e-12)]
-    what = "of replayed steps differ from those of others: something in it follows what only Python knows"
+    wrong = ([] if near else ["losses"]) + [
+        k for k in moved if not apart[k] <= MOVED * max(moved[k], 1e-12)
+    ]
+    what = (
+        "of replayed steps differ from those of others: something in it follows what only Python"
+        " knows"
+    )
     return f"the {wrong[0]} {what}" if wrong else None

@@ -1,4 +1,6 @@
-"""CycleGAN: unpaired image-to-image translation using cycle-consistent adversarial networks (Zhu et al., ICCV 2017)."""
+"""CycleGAN: unpaired image-to-image translation using cycle-consistent adversarial networks (Zhu et
+al., ICCV 2017).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,11 @@ from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWay
 
 
 class CycleGAN(CycleMethod):
-    """Unpaired two-way translation: adversarial + cycle + identity losses, an image pool of 50 (Zhu et al. 2017).
+    """Unpaired two-way translation: adversarial + cycle + identity losses, an image pool of 50 (Zhu
+    et al. 2017).
 
-    The paper's weights are cycle 10 and identity 5, half of it; structure losses are additions, 0 = the paper.
+    The paper's weights are cycle 10 and identity 5, half of it; structure losses are additions, 0 =
+    the paper.
     """
 
     def __init__(
@@ -21,7 +25,8 @@ class CycleGAN(CycleMethod):
         discriminator: Discriminator = "patchgan",
         adversarial: AdversarialLoss = "ls",
         cycle: Weight = 10.0,  # weight of the L1 cycle loss, in both directions
-        identity: Weight = 5.0,  # weight of the L1 identity loss; needs domains with equal numbers of channels
+        # weight of the L1 identity loss; needs domains with equal numbers of channels
+        identity: Weight = 5.0,
         pool: Number = 50,  # size of the pool of earlier fakes for the discriminators; 0 = none
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):

@@ -1,4 +1,6 @@
-"""Unpacks archives of public data sets: verifies every checksum, bounds the size, refuses non-portable names."""
+"""Unpacks archives of public data sets: verifies every checksum, bounds the size, refuses
+non-portable names.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,11 @@ TIMES = 200  # largest ratio of unpacked to packed size; that of images is 2 to 
 MEMBERS = 1_000_000
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Names that Windows or macOS do not allow or treat as another name, and invalid characters.
-UNREADABLE = re.compile(r'[<>:"|?*\\\0-\x1f\x7f-\x9f\ud800-\udfff]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I)
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # first two bytes -> reader
+UNREADABLE = re.compile(
+    r'[<>:"|?*\\\0-\x1f\x7f-\x9f\ud800-\udfff]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I
+)
+# first two bytes -> reader
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 
 
 class Refused(ValueError):
@@ -30,8 +35,9 @@ class Refused(ValueError):
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack the regular files and folders of a zip or tar archive into a folder.
 
-    Raises Refused, or an error of zipfile or tarfile, where the archive is damaged, a checksum is wrong, it holds links
-    or devices, it unpacks to more than `TIMES` its size, or two names are invalid or equal on some system.
+    Raises Refused, or an error of zipfile or tarfile, where the archive is damaged, a checksum is
+    wrong, it holds links or devices, it unpacks to more than `TIMES` its size, or two names are
+    invalid or equal on some system.
     """
     room, names = TIMES * archive.stat().st_size + PIECE, {}
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
@@ -50,7 +56,9 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def expect_sound(path: Path) -> None:
-    """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is damaged."""
+    """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is
+    damaged.
+    """
     room = 2 * 1032 * path.stat().st_size + PIECE
     with gzip.open(path) as file:
         while room > 0 and (piece := file.read(PIECE)):
@@ -58,9 +66,13 @@ def expect_sound(path: Path) -> None:
 
 
 def _checked(name: str, known: dict[str, str], folder: bool) -> str:
-    """Check a member's name and return it as a relative path; Refused where it is invalid or taken on some system."""
+    """Check a member's name and return it as a relative path; Refused where it is invalid or taken
+    on some system.
+    """
     parts = [part for part in name.removesuffix("/").split("/") if part != "."]
-    wrong = (part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255 for part in parts)
+    wrong = (
+        part in ("", "..") or UNREADABLE.search(part) or len(part.encode()) > 255 for part in parts
+    )
     if any(wrong) or len(name) > 1000:
         raise Refused(f"a name that not every system can read: '{name[:100]}'")
     for depth in range(1, len(parts) + 1):
@@ -68,13 +80,17 @@ def _checked(name: str, known: dict[str, str], folder: bool) -> str:
         kind = path + "/" * (folder or depth < len(parts))
         alike = unicodedata.normalize("NFC", path).casefold()
         if known.get(alike, kind) != kind or (alike in known and kind == path):
-            raise Refused(f"two names that are one on some systems: '{known[alike][:100]}' and '{name[:100]}'")
+            raise Refused(
+                f"two names that are one on some systems: '{known[alike][:100]}' and '{name[:100]}'"
+            )
         known[alike] = kind
     return "/".join(parts)
 
 
 def _of_zip(archive: Path) -> Iterator[tuple[str, int, BinaryIO | None]]:
-    """Yield name, size and content (None for a folder) of each member; reading a content to its end checks it."""
+    """Yield name, size and content (None for a folder) of each member; reading a content to its end
+    checks it.
+    """
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -87,7 +103,9 @@ def _of_zip(archive: Path) -> Iterator[tuple[str, int, BinaryIO | None]]:
 
 
 class _Header(tarfile.TarInfo):
-    """A member of a tar archive; a broken or missing header raises Refused (tarfile takes it for the archive's end)."""
+    """A member of a tar archive; a broken or missing header raises Refused (tarfile takes it for
+    the archive's end).
+    """
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
@@ -96,14 +114,21 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:
             raise
         except tarfile.HeaderError as error:
-            raise Refused(f"it is cut short or damaged behind its first {tar.offset} bytes") from error
+            raise Refused(
+                f"it is cut short or damaged behind its first {tar.offset} bytes"
+            ) from error
 
 
 def _of_tar(archive: Path, room: int) -> Iterator[tuple[str, int, BinaryIO | None]]:
-    """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at its end."""
+    """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at
+    its end.
+    """
     with archive.open("rb") as start:
         opener = OPENERS.get(start.read(2), open)
-    with opener(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as opened:
+    with (
+        opener(archive, "rb") as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as opened,
+    ):
         for member in opened:
             if not (member.isdir() or member.isreg()) or member.issparse():
                 raise Refused(f"'{member.name[:100]}' is neither a file nor a folder")

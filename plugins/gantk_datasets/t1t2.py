@@ -1,7 +1,9 @@
-"""Prepares the training pairs of the shipped model `t1t2` from public repositories: aligned headers and tables.
+"""Prepares the training pairs of the shipped model `t1t2` from public repositories: aligned headers
+and tables.
 
-No voxel is changed, resampled or removed: where T2 is not aligned with its T1, only its header is corrected. The 3 T
-slices are published as arrays without a header; their orientation, pixel size and distance are nominal.
+No voxel is changed, resampled or removed: where T2 is not aligned with its T1, only its header is
+corrected. The 3 T slices are published as arrays without a header; their orientation, pixel size
+and distance are nominal.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ NAMES = {LESJAK: "open_ms_data", HKU: "ulf", STROKE: "rendering"}
 NAMES |= {path: f"brats{n}" for n, path in enumerate(GLIOMAS)}
 
 STRIPPED = "open_ms_data/cross_sectional/MNI/patient{}/T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz"
-STUDIES = [("01", 1), ("01", 2), ("03", 2), ("04", 1), ("12", 1), ("12", 2)]  # Lesjak's patients, whole heads
-# Figure that shows a patient at 3 T -> shift of T2 in mm to the right and to the front, then its rotation in degrees,
-# clockwise seen from above. They maximise the normalised mutual information of T1 and T2 over four slices.
+# Lesjak's patients, whole heads
+STUDIES = [("01", 1), ("01", 2), ("03", 2), ("04", 1), ("12", 1), ("12", 2)]
+# Figure that shows a patient at 3 T -> shift of T2 in mm to the right and to the front, then its
+# rotation in degrees, clockwise seen from above. They maximise the normalised mutual information of
+# T1 and T2 over four slices.
 FIGURES = {
     "6A": (-1.3619006, 0.8398098, 2.6454813),
     "6B": (0.8201201, 8.3610770, 0.0486001),
@@ -41,23 +45,31 @@ FIGURES = {
 }
 # Test patients, never trained on.
 HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B", "BraTS-GLI-00028", "BraTS2021_01484"}
-FIELD, ROWS, THICK = 230.0, 490, 10.0  # a 3 T slice: field of view in mm, number of rows, mm between slices
+# a 3 T slice: field of view in mm, number of rows, mm between slices
+FIELD, ROWS, THICK = 230.0, 490, 10.0
 
 
 def prepare(folder: Path) -> None:
-    """Prepare pairs and tables in the folder of the downloads: one row per pair, paths relative to the folder.
+    """Prepare pairs and tables in the folder of the downloads: one row per pair, paths relative to
+    the folder.
 
-    whole.csv: whole heads. whole_train.csv, hku.csv: its training pairs, of both sources and of one, so that a mixed
-    source can draw the latter more often. stripped.csv: heads without skull. tumour.csv: gliomas, without skull too.
+    whole.csv: whole heads. whole_train.csv, hku.csv: its training pairs, of both sources and of
+    one, so that a mixed source can draw the latter more often. stripped.csv: heads without skull.
+    tumour.csv: gliomas, without skull too.
     """
     for path, name in NAMES.items():
         (folder / path).rename(folder / name)
         for parent in (folder / path).parents[:2]:
             if not any(parent.iterdir()):
                 parent.rmdir()
-    lesjak = [("lesjak-lo" + patient, *study(folder, patient, number)) for patient, number in STUDIES]
+    lesjak = [
+        ("lesjak-lo" + patient, *study(folder, patient, number)) for patient, number in STUDIES
+    ]
     hku = [("hku-" + figure, *slices(folder, figure)) for figure in FIGURES]
-    stripped = [("lesjak-cs" + patient, *both(folder / STRIPPED.format(patient))) for patient in ("07", "19", "26")]
+    stripped = [
+        ("lesjak-cs" + patient, *both(folder / STRIPPED.format(patient)))
+        for patient in ("07", "19", "26")
+    ]
     stripped.append(("cstar-stroke", *both(folder / "rendering/stroke/T1.nii.gz")))
     found = sorted(folder.glob("brats?/**/*[-_]t1*.nii.gz"), key=lambda path: path.name)
     tumour = [(t1.name[:15], t1, *t1.parent.glob(f"{t1.name[:15]}*[-_]t2*")) for t1 in found]
@@ -82,26 +94,44 @@ def write_table(folder: Path, name: str, pairs: list[tuple[str, Path, Path]]) ->
 
 
 def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
-    """Align T2 to T1 of a study by Lesjak et al. by the authors' transforms of both to FLAIR; returns both paths."""
+    """Align T2 to T1 of a study by Lesjak et al. by the authors' transforms of both to FLAIR;
+    returns both paths.
+    """
     start = f"open_ms_data/longitudinal/raw/patient{patient}/study{number}_"
     to_flair = [transform(folder / f"{start}{c}_intrastudy_to_FLAIR.txt") for c in ("T1W", "T2W")]
-    published, fitted = nib.load(folder / f"{start}T2W.nii.gz"), folder / f"{start}T2W_fitted.nii.gz"
-    save(fitted, np.asanyarray(published.dataobj), to_flair[0] @ np.linalg.inv(to_flair[1]) @ published.affine)
+    published, fitted = (
+        nib.load(folder / f"{start}T2W.nii.gz"),
+        folder / f"{start}T2W_fitted.nii.gz",
+    )
+    save(
+        fitted,
+        np.asanyarray(published.dataobj),
+        to_flair[0] @ np.linalg.inv(to_flair[1]) @ published.affine,
+    )
     return folder / f"{start}T1W.nii.gz", fitted
 
 
 def transform(path: Path) -> np.ndarray:
-    """Read an affine transform from an ITK text file; returns the 4 x 4 matrix between points in mm (RAS)."""
-    lines = dict(line.split(": ", 1) for line in path.read_text("utf-8").splitlines() if ": " in line)
-    numbers, centre = (np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters"))
-    matrix, flip = np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes point to the left and the back
+    """Read an affine transform from an ITK text file; returns the 4 x 4 matrix between points in mm
+    (RAS).
+    """
+    lines = dict(
+        line.split(": ", 1) for line in path.read_text("utf-8").splitlines() if ": " in line
+    )
+    numbers, centre = (
+        np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters")
+    )
+    # ITK's axes point to the left and the back
+    matrix, flip = np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])
     matrix[:3, :3] = numbers[:9].reshape(3, 3)
     matrix[:3, 3] = numbers[9:] + centre - matrix[:3, :3] @ centre
     return flip @ matrix @ flip
 
 
 def slices(folder: Path, figure: str) -> tuple[Path, Path]:
-    """Write T1 and T2 of a 3 T patient as NIfTI, axes to the patient's left, back and feet; returns both paths."""
+    """Write T1 and T2 of a 3 T patient as NIfTI, axes to the patient's left, back and feet; returns
+    both paths.
+    """
     import scipy.io
 
     source = "Supplementary Figure " + figure[1:] if figure[0] == "S" else "Figure " + figure
@@ -113,10 +143,14 @@ def slices(folder: Path, figure: str) -> tuple[Path, Path]:
     move[:2, 3] = move[:2, :2] @ (x, y)
     paths = folder / f"ulf/{figure}_T1.nii.gz", folder / f"ulf/{figure}_T2_fitted.nii.gz"
     for path, contrast, matrix in zip(paths, ("T1w", "T2w"), (np.eye(4), move), strict=True):
-        values = np.abs(scipy.io.loadmat(source / f"3T_{contrast}.mat")["image"])  # rows, columns, slices
-        # 6B's T1 has a larger field of view at the pixel size of its T2; the others differ only in pixel size.
+        # rows, columns, slices
+        values = np.abs(scipy.io.loadmat(source / f"3T_{contrast}.mat")["image"])
+        # 6B's T1 has a larger field of view at the pixel size of its T2; the others differ only in
+        # pixel size.
         pixel = FIELD / (ROWS if figure == "6B" else values.shape[0])
-        voxels = np.clip(np.round(values * 1000 / np.percentile(values, 99.9)), 0, 32767).astype(np.int16)
+        voxels = np.clip(np.round(values * 1000 / np.percentile(values, 99.9)), 0, 32767).astype(
+            np.int16
+        )
         voxels = voxels.transpose(1, 0, 2)
         spacing = np.array([pixel, pixel, THICK])
         affine = np.diag([*-spacing, 1.0])

@@ -1,4 +1,6 @@
-"""DCGAN: unsupervised representation learning with deep convolutional GANs (Radford, Metz & Chintala, ICLR 2016)."""
+"""DCGAN: unsupervised representation learning with deep convolutional GANs (Radford, Metz &
+Chintala, ICLR 2016).
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,13 @@ NORM_IMAGES = 128  # images for computing batch norm's statistics for inference
 
 
 class DCGAN(Method):
-    """Images from noise: transposed convolutions against a convolutional discriminator (Radford et al. 2016).
+    """Images from noise: transposed convolutions against a convolutional discriminator (Radford et
+    al. 2016).
 
-    The paper's loss is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional` both networks get the
-    class of an image as input: the generator concatenated with the noise, the discriminator as maps of 0 and 1 (Mirza &
-    Osindero 2014). The noise is normal, as in most later code; the paper's is `noise = "uniform"`, from -1 to 1.
+    The paper's loss is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional`
+    both networks get the class of an image as input: the generator concatenated with the noise, the
+    discriminator as maps of 0 and 1 (Mirza & Osindero 2014). The noise is normal, as in most later
+    code; the paper's is `noise = "uniform"`, from -1 to 1.
     """
 
     reads = ("image",)
@@ -33,18 +37,23 @@ class DCGAN(Method):
         self,
         geometry: Geometry,
         *,
-        discriminator: Discriminator = "dcgan",  # add 1 to its depth for every doubling of the size beyond 64
+        # add 1 to its depth for every doubling of the size beyond 64
+        discriminator: Discriminator = "dcgan",
         adversarial: AdversarialLoss = "bce",
         latent: Width = 100,  # length of the noise vector
         width: Width = 64,  # filters of the generator's last map; the first has eight times as many
         up: UpKind = "transpose",  # upsampling in the generator; resize leaves no checkerboard
         noise: Literal["normal", "uniform"] = "normal",  # standard normal, or uniform from -1 to 1
-        slope: Fraction = 0.0,  # of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
-        attention: tuple[int, ...] = (),  # self-attention in the generator, this many doublings before the image
+        # of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
+        slope: Fraction = 0.0,
+        # self-attention in the generator, this many doublings before the image
+        attention: tuple[int, ...] = (),
         conditional: bool = False,  # generate images of a given class; needs data.labels
         critic: Count = 1,  # discriminator steps per generator step
-        augment: list[Augment] = [],  # differentiable changes of the discriminator's inputs, for small data sets
-        adapt: Fraction = 0.0,  # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        # differentiable changes of the discriminator's inputs, for small data sets
+        augment: list[Augment] = [],
+        # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)
         self.conditional, self.classes = conditional, geometry.known_classes(conditional)
@@ -62,13 +71,16 @@ class DCGAN(Method):
         )
         self.discriminator = discriminator(channels + self.classes, geometry.dims)
         self.adversarial = adversarial()
-        self.register_buffer("shown", torch.zeros(self.classes))  # training images of each class so far
+        # training images of each class so far
+        self.register_buffer("shown", torch.zeros(self.classes))
         self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
 
     def phases(self) -> list[Phase]:
         """The generator, then the discriminator on the first phase's fakes."""
         return [
-            Phase("generator", (self.generator,), self.generator_losses, every=self.critic, ema=True),
+            Phase(
+                "generator", (self.generator,), self.generator_losses, every=self.critic, ema=True
+            ),
             Phase("discriminator", (self.discriminator,), self.discriminator_losses),
         ]
 
@@ -82,17 +94,21 @@ class DCGAN(Method):
         return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Real against fake, in separate passes where batch norm would mix them (section 3 of the paper).
+        """Real against fake, in separate passes where batch norm would mix them (section 3 of the
+        paper).
 
-        Real images are clipped at black and white: a generator that ends in tanh cannot produce values beyond, and a
-        discriminator that recognises real images by them gives no useful gradient.
+        Real images are clipped at black and white: a generator that ends in tanh cannot produce
+        values beyond, and a discriminator that recognises real images by them gives no useful
+        gradient.
         """
         label = batch.get("label")
         image = batch["image"].clamp(*self.geometry.range)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake"] = self._generate(self._noise_for(batch), label)
-        shown = [with_class(self.augment(seen), label, self.classes) for seen in (image, batch["fake"])]
+        shown = [
+            with_class(self.augment(seen), label, self.classes) for seen in (image, batch["fake"])
+        ]
         real, fake = self.batched_forward(self.discriminator, *shown)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
@@ -100,10 +116,11 @@ class DCGAN(Method):
         return losses if penalty is None else losses | {"penalty": penalty}
 
     def train(self, mode: bool = True) -> DCGAN:
-        """Set the mode; on the change to inference, recompute batch norm's statistics for the averaged weights.
+        """Set the mode; on the change to inference, recompute batch norm's statistics for the
+        averaged weights.
 
-        Statistics from training belong to the weights of its last steps, and give a wrong brightness. Brock et al.
-        2019, section 4.1, call this standing statistics.
+        Statistics from training belong to the weights of its last steps, and give a wrong
+        brightness. Brock et al. 2019, section 4.1, call this standing statistics.
         """
         starting = self.training and not mode
         super().train(mode)
@@ -113,8 +130,14 @@ class DCGAN(Method):
 
     @torch.no_grad()
     def _update_norm_statistics(self) -> None:
-        """Compute batch norm's statistics over fixed noise, with classes as frequent as in training."""
-        norms = [layer for layer in self.generator.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        """Compute batch norm's statistics over fixed noise, with classes as frequent as in
+        training.
+        """
+        norms = [
+            layer
+            for layer in self.generator.modules()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        ]
         momenta = [layer.momentum for layer in norms]
         for layer in norms:
             layer.reset_running_stats()
@@ -133,17 +156,23 @@ class DCGAN(Method):
             layer.eval()
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
-        """Generate `n` images (n, C, *size); image k of a seed is the same for any `n`. Default: classes in turn."""
+        """Generate `n` images (n, C, *size); image k of a seed is the same for any `n`. Default:
+        classes in turn.
+        """
         noise = self._noise(n, seed)
         parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
         return torch.cat([self._generate(*part) for part in parts])
 
     def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """The function from noise (n, latent), and labels (n,) where the method has classes, to images."""
+        """The function from noise (n, latent), and labels (n,) where the method has classes, to
+        images.
+        """
         return self._generate
 
     def _noise(self, n: int, seed: int) -> Tensor:
-        """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for every device."""
+        """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for
+        every device.
+        """
         generator = torch.Generator().manual_seed(seed)
         rows = [self._random((self.latent,), generator=generator, device="cpu") for _ in range(n)]
         return torch.stack(rows).to(next(self.generator.parameters()).device)
@@ -152,10 +181,16 @@ class DCGAN(Method):
         return self._random((len(batch["image"]), self.latent), device=batch["image"].device)
 
     def _random(self, shape: tuple[int, ...], **where: Any) -> Tensor:
-        return torch.randn(shape, **where) if self.noise == "normal" else torch.rand(shape, **where) * 2 - 1
+        return (
+            torch.randn(shape, **where)
+            if self.noise == "normal"
+            else torch.rand(shape, **where) * 2 - 1
+        )
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        """Generate images from noise, concatenated with the one-hot class: the first layer learns a map per class."""
+        """Generate images from noise, concatenated with the one-hot class: the first layer learns a
+        map per class.
+        """
         return self.generator(with_class(noise, label, self.classes))
 
     def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
@@ -163,9 +198,11 @@ class DCGAN(Method):
 
 
 class Judge:
-    """The discriminator of a DCGAN with fixed labels: a function of images alone, as penalties require.
+    """The discriminator of a DCGAN with fixed labels: a function of images alone, as penalties
+    require.
 
-    A partial would not be compiled with the phase, as it cannot be told there that images are judged apart.
+    A partial would not be compiled with the phase, as it cannot be told there that images are
+    judged apart.
     """
 
     def __init__(self, method: DCGAN, label: Tensor | None):

@@ -1,4 +1,6 @@
-"""DCGAN's networks (Radford et al., 2016): noise to an image by transposed convolutions, an image to one logit."""
+"""DCGAN's networks (Radford et al., 2016): noise to an image by transposed convolutions, an image
+to one logit.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ def activation(slope: float) -> nn.Module:
 
 
 class DCGANGenerator(nn.Module):
-    """DCGAN generator: noise to a map of 4 pixels a side, then doubled by 4x4 convolutions (Radford et al., figure 1).
+    """DCGAN generator: noise to a map of 4 pixels a side, then doubled by 4x4 convolutions (Radford
+    et al., figure 1).
 
-    (N, inputs) to (N, out_channels, *size), within `ends`. Filters halve with each doubling, from at most 8 x width to
-    `width`, with batch norm and ReLU, or LeakyReLU; tanh at the end. No layer has a bias, as batch norm brings one.
+    (N, inputs) to (N, out_channels, *size), within `ends`. Filters halve with each doubling, from
+    at most 8 x width to `width`, with batch norm and ReLU, or LeakyReLU; tanh at the end. No layer
+    has a bias, as batch norm brings one.
 
     Args:
         inputs: length of the noise vector, one-hot class included.
@@ -51,7 +55,9 @@ class DCGANGenerator(nn.Module):
     ):
         super().__init__()
         dims, count = len(size), b.doublings(size, "a DCGAN generator")
-        b.check_levels(attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}")
+        b.check_levels(
+            attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}"
+        )
         filters = [width * min(2**level, 8) for level in reversed(range(count))] + [out_channels]
         self.start = (filters[0], *(side // 2**count for side in size))
         self.ends = ends
@@ -79,12 +85,14 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(b.Network):
-    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al., 2016).
+    """DCGAN discriminator: 4x4 convolutions of stride 2, then one logit an image (Radford et al.,
+    2016).
 
-    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from `width` up to 8 x width.
-    A map of 4 pixels a side goes to the last convolution unchanged: with depth=4 this is the published network at
-    64 px. A larger map is averaged to 4 pixels a side, so that the network takes any size and keeps coarse positions;
-    a `depth` larger by 1 for every doubling of the size is better than averaging large maps.
+    (N, in_channels, *size) to (N, 1); every side at least 4 x 2**halvings. Filters double from
+    `width` up to 8 x width. A map of 4 pixels a side goes to the last convolution unchanged: with
+    depth=4 this is the published network at 64 px. A larger map is averaged to 4 pixels a side, so
+    that the network takes any size and keeps coarse positions; a `depth` larger by 1 for every
+    doubling of the size is better than averaging large maps.
     """
 
     def __init__(
@@ -93,7 +101,8 @@ class DCGANDiscriminator(b.Network):
         dims: int,
         *,
         width: Width = 64,  # filters of the first convolution
-        depth: Depth = 4,  # convolutions before the last, each halves the size: 4 at 64 px, 5 at 128 px
+        # convolutions before the last, each halves the size: 4 at 64 px, 5 at 128 px
+        depth: Depth = 4,
         first_stride: Literal[1, 2] = 2,  # 1: the first convolution keeps the size
         norm: NormKind = "batch",  # wgan_gp needs "instance", "group" or "none"
         affine: bool = False,  # learned scale and offset in instance norm
@@ -101,8 +110,13 @@ class DCGANDiscriminator(b.Network):
     ):
         super().__init__()
         self.dims, self.depth, self.halvings = dims, depth, depth - (first_stride == 1)
-        filters, strides = [width * min(2**level, 8) for level in range(depth)], [first_stride] + [2] * (depth - 1)
-        layers = discriminators.halvings(dims, in_channels, filters, strides, norm, affine, spectral)
+        filters, strides = (
+            [width * min(2**level, 8) for level in range(depth)],
+            [first_stride] + [2] * (depth - 1),
+        )
+        layers = discriminators.halvings(
+            dims, in_channels, filters, strides, norm, affine, spectral
+        )
         self.layers = nn.Sequential(*layers)
         self.verdict = b.conv(dims, filters[-1], 1, SMALLEST, padding=0, spectral=spectral)
         b.init_weights(self)

@@ -1,4 +1,6 @@
-"""Reads and writes DICOM series and multi-frame objects as images; with a data source over DICOM trees."""
+"""Reads and writes DICOM series and multi-frame objects as images; with a data source over DICOM
+trees.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,7 +1,8 @@
-"""The DICOM format: reads series of slices and multi-frame objects upright on one grid, writes derived series.
+"""The DICOM format: reads series of slices and multi-frame objects upright on one grid, writes
+derived series.
 
-pydicom parses and decodes; SimpleITK decodes what pydicom has no codec for (JPEG lossless, JPEG-LS, 12-bit JPEG).
-Both come with the extra `dicom`, and are imported at the first DICOM file.
+pydicom parses and decodes; SimpleITK decodes what pydicom has no codec for (JPEG lossless, JPEG-LS,
+12-bit JPEG). Both come with the extra `dicom`, and are imported at the first DICOM file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from gantk.formats.image import Image, SeriesFormat
 
 
 class Dicom(SeriesFormat):
-    """DICOM: a slice, a multi-frame file, or the series of a folder; written as a derived series with new UIDs."""
+    """DICOM: a slice, a multi-frame file, or the series of a folder; written as a derived series
+    with new UIDs.
+    """
 
     name = "DICOM"
     listed = "DICOM (.dcm)"
@@ -28,7 +31,8 @@ class Dicom(SeriesFormat):
     def owns(self, path: Path) -> bool:
         """Whether the file has DICOM's magic bytes at position 128."""
         try:
-            with path.open("rb") as file:  # size first: reading a pseudo-file of 0 bytes, as in /proc, could block
+            # size first: reading a pseudo-file of 0 bytes, as in /proc, could block
+            with path.open("rb") as file:
                 return os.fstat(file.fileno()).st_size > 132 and file.read(132)[128:] == b"DICM"
         except OSError:
             return False
@@ -36,20 +40,24 @@ class Dicom(SeriesFormat):
     def group(self, folder: Path, files: Sequence[Path]) -> list[Scan]:
         """Group the DICOM files of one folder into scans, reading headers only.
 
-        Slices of one SeriesInstanceUID are one scan, sorted by position; a series with several stacks (a localizer's
-        three planes, echoes, b-values, magnitude and phase) gives one scan per stack. Multi-frame files, single slices
-        and unreadable files are separate scans. Files without an image (reports, segmentations, structure sets,
-        DICOMDIR) are skipped.
+        Slices of one SeriesInstanceUID are one scan, sorted by position; a series with several
+        stacks (a localizer's three planes, echoes, b-values, magnitude and phase) gives one scan
+        per stack. Multi-frame files, single slices and unreadable files are separate scans. Files
+        without an image (reports, segmentations, structure sets, DICOMDIR) are skipped.
         """
         return room("slices").grouped(folder, files)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of frames."""
+        """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of
+        frames.
+        """
         with room("slices").readable(path):
             return room("read").read_files([path], volume, values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
-        """Read the volume (1, D, H, W) of the files of one series; UserError where they are not one even stack."""
+        """Read the volume (1, D, H, W) of the files of one series; UserError where they are not one
+        even stack.
+        """
         with room("slices").readable(files[0].parent):
             return room("read").read_files(files, None, values)
 
@@ -58,16 +66,21 @@ class Dicom(SeriesFormat):
         return isinstance(image.header, list)
 
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
-        """The value ranges that can be stored: 0 to 255 or 65,535 in colour; any value in gray, by its rescale."""
-        return [(0.0, 255.0), (0.0, 65535.0)] if image.channels == 3 else super().limits(path, image)
+        """The value ranges that can be stored: 0 to 255 or 65,535 in colour; any value in gray, by
+        its rescale.
+        """
+        return (
+            [(0.0, 255.0), (0.0, 65535.0)] if image.channels == 3 else super().limits(path, image)
+        )
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write one derived file with the source's patient and study."""
         room("write").write_file(path, image, description)
 
     def write_series(self, folder: Path, image: Image, description: str = "") -> None:
-        """Write a derived series with the source's patient and study: one file per source file, into a folder that is
-        new, empty, or holds an earlier result."""
+        """Write a derived series with the source's patient and study: one file per source file,
+        into a folder that is new, empty, or holds an earlier result.
+        """
         room("write").write_series(folder, image, description)
 
     def withdraw(self, path: Path) -> None:
@@ -76,7 +89,9 @@ class Dicom(SeriesFormat):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its suffix (.dcm, .dicom, .ima) or, without a known one, by the bytes at 128."""
+    """Whether a file is DICOM, by its suffix (.dcm, .dicom, .ima) or, without a known one, by the
+    bytes at 128.
+    """
     return isinstance(series_format(path), Dicom)
 
 

@@ -1,7 +1,8 @@
-"""Reads header texts that may be shown: pseudonyms for patients, undamaged texts, descriptions without names.
+"""Reads header texts that may be shown: pseudonyms for patients, undamaged texts, descriptions
+without names.
 
-A pseudonym hides a name from readers of a report. It does not make data anonymous: a short identifier can be found by
-hashing all possible ones.
+A pseudonym hides a name from readers of a report. It does not make data anonymous: a short
+identifier can be found by hashing all possible ones.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ InstitutionName InstitutionAddress AdmissionID
 
 
 class Pseudonym(str):
-    """A text that replaces another one (`of`) wherever it is shown or written, and sorts like the original.
+    """A text that replaces another one (`of`) wherever it is shown or written, and sorts like the
+    original.
 
     A random draw from sorted patients is therefore the same as with their real names.
     """
@@ -65,7 +67,9 @@ def _hashed(text: str) -> str:
 
 
 def value_of(dataset: Dataset, keyword: str | BaseTag) -> str:
-    """An element's value as text, "" where it is absent or damaged: for comparing and hashing, never for showing."""
+    """An element's value as text, "" where it is absent or damaged: for comparing and hashing,
+    never for showing.
+    """
     try:
         return str(dataset[keyword].value or "").strip()
     except Exception:  # absent, or damaged: pydicom can raise any exception
@@ -75,7 +79,8 @@ def value_of(dataset: Dataset, keyword: str | BaseTag) -> str:
 def text_of(dataset: Dataset, keyword: str) -> str:
     """An element's value as text that may be shown, "" where it is absent or damaged.
 
-    Texts with control characters or more than 64 characters are not shown: in a damaged file they may be other data.
+    Texts with control characters or more than 64 characters are not shown: in a damaged file they
+    may be other data.
     """
     text = value_of(dataset, keyword).strip("\0")
     return text if len(text) <= 64 and text.isprintable() else ""
@@ -92,9 +97,15 @@ def first_number(dataset: Dataset, keyword: str) -> float | None:
 def shown(dataset: Dataset, keyword: str) -> str:
     """A description's text without any word that occurs in the header's names and identifiers."""
     text = text_of(dataset, keyword)
-    tags = [tag for tag in list(dataset.keys()) if text and (keyword_for_tag(tag) in NAMING.split() or _is_name(tag))]
+    tags = [
+        tag
+        for tag in list(dataset.keys())
+        if text and (keyword_for_tag(tag) in NAMING.split() or _is_name(tag))
+    ]
     words = {word for tag in tags for word in re.findall(r"[^\W_]{2,}", value_of(dataset, tag))}
-    for word in sorted((word for word in words if word.lower() not in CONTRASTS), key=len, reverse=True):
+    for word in sorted(
+        (word for word in words if word.lower() not in CONTRASTS), key=len, reverse=True
+    ):
         whole = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
         text = re.sub(whole if len(word) < 4 else re.escape(word), "", text, flags=re.IGNORECASE)
     return text.strip()

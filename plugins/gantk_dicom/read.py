@@ -1,6 +1,8 @@
-"""Reads the slices of a DICOM series, or the frames of one file, as one upright volume, decoded and rescaled.
+"""Reads the slices of a DICOM series, or the frames of one file, as one upright volume, decoded and
+rescaled.
 
-MONOCHROME1 without a unit is inverted, so that high values are bright. Padding of CT becomes the lowest measured value.
+MONOCHROME1 without a unit is inverted, so that high values are bright. Padding of CT becomes the
+lowest measured value.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    SecondaryCaptureImageStorage,
+)
 
 from gantk.errors import UserError, counted
 from gantk.formats.files import chosen_volume, expect_room
@@ -25,14 +32,18 @@ from gantk_dicom.names import first_number, pseudonym, shown, text_of, value_of
 from gantk_dicom.slices import Slice, Stack, in_colour, opened, readable, separated, stacked
 from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
 
-FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}  # modalities whose frames are a time series
+# modalities whose frames are a time series
+FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}
 
 
 class Headers(list[Dataset]):
-    """The header of each slice in order of position, or that of a multi-frame file; needed for writing results."""
+    """The header of each slice in order of position, or that of a multi-frame file; needed for
+    writing results.
+    """
 
     frames: tuple[int, ...] = ()  # each plane's frame number in a multi-frame file
-    rescales: tuple[tuple[float, float], ...] = ()  # slope and intercept of each plane; () for colour
+    # slope and intercept of each plane; () for colour
+    rescales: tuple[tuple[float, float], ...] = ()
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
     remarks: tuple[str, ...] = ()  # messages to the user about the reading
 
@@ -45,25 +56,42 @@ class Headers(list[Dataset]):
         """Facts for `data check`: modality, contrast, times in ms, patient's pseudonym."""
         from gantk_dicom.source import contrast_of
 
-        names = ("Modality", "SeriesDescription", "ProtocolName", "PatientID", "LossyImageCompression")
-        modality, description, protocol, patient, lossy = (value_of(self[0], name) for name in names)
-        times = {"echo_time": "EchoTime", "repetition_time": "RepetitionTime", "inversion_time": "InversionTime"}
+        names = (
+            "Modality",
+            "SeriesDescription",
+            "ProtocolName",
+            "PatientID",
+            "LossyImageCompression",
+        )
+        modality, description, protocol, patient, lossy = (
+            value_of(self[0], name) for name in names
+        )
+        times = {
+            "echo_time": "EchoTime",
+            "repetition_time": "RepetitionTime",
+            "inversion_time": "InversionTime",
+        }
         return {name: first_number(self[0], keyword) for name, keyword in times.items()} | {
             "modality": text_of(self[0], "Modality") or None,
-            "description": shown(self[0], "SeriesDescription") or shown(self[0], "ProtocolName") or None,
+            "description": (
+                shown(self[0], "SeriesDescription") or shown(self[0], "ProtocolName") or None
+            ),
             "lossy": lossy == "01",
             "patient": pseudonym(patient),
-            "contrast": contrast_of(description)
-            or contrast_of(protocol)
-            or {"CT": "ct", "PT": "pet"}.get(modality, ""),
+            "contrast": (
+                contrast_of(description)
+                or contrast_of(protocol)
+                or {"CT": "ct", "PT": "pet"}.get(modality, "")
+            ),
         }
 
 
 def read_files(files: Sequence[Path], volume: int | None = None, values: bool = True) -> Image:
-    """Read the image of one file, or of the files of a series; without `values` its pixels are zeros without memory.
+    """Read the image of one file, or of the files of a series; without `values` its pixels are
+    zeros without memory.
 
-    UserError where slices are missing or unevenly spaced, where two different slices have one position, or where the
-    files hold several stacks.
+    UserError where slices are missing or unevenly spaced, where two different slices have one
+    position, or where the files hold several stacks.
     """
     path = files[0] if len(files) == 1 else files[0].parent
     read = {file: opened(file) for file in files}
@@ -81,9 +109,15 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         stack, shape, shifts = _straightened(stack, headers, path)
     affine = None if stack.slices[0].position is None else stack.affine
     headers.shape, headers.remarks = shape[::-1], stack.remarks
-    written = first_number(headers[0], "ImagesInAcquisition") if text_of(headers[0], "Manufacturer") == "gantk" else 0
+    written = (
+        first_number(headers[0], "ImagesInAcquisition")
+        if text_of(headers[0], "Manufacturer") == "gantk"
+        else 0
+    )
     if (lacking := int(written or 0) - len(stack.slices)) > 0:
-        headers.remarks += (f"'{path}': lacks {counted(lacking, 'slice')} of the {written:g} that were written",)
+        headers.remarks += (
+            f"'{path}': lacks {counted(lacking, 'slice')} of the {written:g} that were written",
+        )
     sides = shape if affine is None else upright_sides(shape[::-1], affine)
     sides = (1, *(n for n in sides if n > 1))
     if not values:
@@ -96,15 +130,24 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
 
 
-def _chosen(path: Path, slices: list[Slice], volume: int | None, headers: dict[Path, Dataset]) -> Stack:
-    """The only stack of these slices, or number `volume`; frames without a position are one stack in file order."""
+def _chosen(
+    path: Path, slices: list[Slice], volume: int | None, headers: dict[Path, Dataset]
+) -> Stack:
+    """The only stack of these slices, or number `volume`; frames without a position are one stack
+    in file order.
+    """
     first, remarks = headers[slices[0].path], ()
     unplaced = len(slices) > 1 and slices[0].frame is not None and slices[0].position is None
     if unplaced:
         if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
             what = f"'{path}' is a film of {len(slices)} frames"
             raise UserError(what, allowed="slices and volumes", remedy="save single frames")
-        remarks = (f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the file's order",)
+        remarks = (
+            (
+                f"'{path}' does not say where its {len(slices)} frames lie: they were taken in the"
+                " file's order"
+            ),
+        )
     stacks = [slices] if unplaced else separated(slices)
     what = f"{len(stacks)} stacks of different place, shape or kind"
     chosen = stacks[chosen_volume(path, volume, len(stacks), what)]
@@ -112,7 +155,9 @@ def _chosen(path: Path, slices: list[Slice], volume: int | None, headers: dict[P
         return Stack(tuple(chosen), np.zeros(3), remarks=remarks)
 
     def same_pixels(one: Slice, other: Slice) -> bool:
-        numbers = [next(_frames(each.path, headers[each.path], [each.frame or 0])) for each in (one, other)]
+        numbers = [
+            next(_frames(each.path, headers[each.path], [each.frame or 0])) for each in (one, other)
+        ]
         return one.rescale == other.rescale and np.array_equal(*numbers)
 
     return stacked(chosen, f"'{path}'", same_pixels)
@@ -121,7 +166,10 @@ def _chosen(path: Path, slices: list[Slice], volume: int | None, headers: dict[P
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
     """Read a picture in colour as RGB (3, H, W), in the file's orientation."""
     if len(stack.slices) > 1:
-        raise UserError(f"'{path}' is in colour, with {len(stack.slices)} slices", allowed="single pictures in colour")
+        raise UserError(
+            f"'{path}' is in colour, with {len(stack.slices)} slices",
+            allowed="single pictures in colour",
+        )
     rows, columns = stack.slices[0].shape
     headers.shape = (columns, rows, 1)
     if not values:
@@ -132,16 +180,24 @@ def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
             deep = apply_color_lut(stored, headers[0])
             stored = deep >> 8 if deep.dtype == np.uint16 else deep
         pixels = np.ascontiguousarray(stored.transpose(2, 0, 1), dtype=np.float32)
-        return Image(pixels, None, path, np.dtype(np.uint8 if pixels.max() < 256 else np.uint16), headers)
+        return Image(
+            pixels, None, path, np.dtype(np.uint8 if pixels.max() < 256 else np.uint16), headers
+        )
 
 
 # --- values
 
 
 def _is_inverted(dataset: Dataset) -> bool:
-    """Whether to invert values: MONOCHROME1 (low is bright) without a unit, that is no CT, PET or rescale."""
+    """Whether to invert values: MONOCHROME1 (low is bright) without a unit, that is no CT, PET or
+    rescale.
+    """
     unit = dataset.get("Modality") in ("CT", "PT") or dataset.get("RescaleType") == "HU"
-    unit = unit or dataset.get("RescaleSlope") not in (None, 1) or dataset.get("RescaleIntercept") not in (None, 0)
+    unit = (
+        unit
+        or dataset.get("RescaleSlope") not in (None, 1)
+        or dataset.get("RescaleIntercept") not in (None, 0)
+    )
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not unit
 
 
@@ -157,23 +213,33 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
             pixels[k] = apply_modality_lut(numbers, dataset)
             continue
         if dataset.get("Modality") == "CT" and dataset.get("PixelPaddingValue") is not None:
-            ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
+            ends = [
+                dataset.PixelPaddingValue,
+                dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue),
+            ]
             padding[k] = (numbers >= min(ends)) & (numbers <= max(ends))
         if _is_inverted(dataset):
             top = -1 if numbers.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1
             numbers = top - numbers.astype(np.int64)
-        pixels[k] = numbers * each.rescale[0] + each.rescale[1]  # PS3.3, C.11.1, in double precision
+        # PS3.3, C.11.1, in double precision
+        pixels[k] = numbers * each.rescale[0] + each.rescale[1]
     if padding.any() and not padding.all():
         pixels[padding] = pixels[~padding].min()  # padding is not measured: treat it as air
     if set(headers.rescales) == {(1.0, 0.0)}:
         return pixels, np.result_type(*kinds)
     ends, whole = (pixels.min(), pixels.max()), np.array_equal(pixels, np.rint(pixels))
-    holding = (kind for kind in map(np.iinfo, ("i2", "u2", "i4")) if kind.min <= ends[0] and ends[1] <= kind.max)
+    holding = (
+        kind
+        for kind in map(np.iinfo, ("i2", "u2", "i4"))
+        if kind.min <= ends[0] and ends[1] <= kind.max
+    )
     return pixels, next((kind.dtype for kind in holding if whole), np.dtype(np.float32))
 
 
 def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Remove other data from the unused bits of stored numbers (overlays in old files; PS3.3, C.7.6.3)."""
+    """Remove other data from the unused bits of stored numbers (overlays in old files; PS3.3,
+    C.7.6.3).
+    """
     width, bits = 8 * stored.dtype.itemsize, int(dataset.get("BitsStored") or dataset.BitsAllocated)
     high = int(dataset.get("HighBit", bits - 1))
     if stored.dtype.kind not in "iu" or bits >= width or high >= width:
@@ -185,11 +251,14 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 # --- tilted gantries
 
 
-def _straightened(stack: Stack, headers: Headers, path: Path) -> tuple[Stack, tuple[int, int, int], np.ndarray]:
-    """Correct a tilted gantry: returns the stack on an orthogonal grid, its (slices, rows, columns), and shifts.
+def _straightened(
+    stack: Stack, headers: Headers, path: Path
+) -> tuple[Stack, tuple[int, int, int], np.ndarray]:
+    """Correct a tilted gantry: returns the stack on an orthogonal grid, its (slices, rows,
+    columns), and shifts.
 
-    `_shifted` moves each slice within its plane by its shift, (slices, 2), rows and columns >= 0; the field of view
-    grows so that nothing is cut off. Updates the headers' slice positions.
+    `_shifted` moves each slice within its plane by its shift, (slices, 2), rows and columns >= 0;
+    the field of view grows so that nothing is cut off. Updates the headers' slice positions.
     """
     if headers.frames:
         what = f"'{path}' was taken with a tilted gantry, and its frames are one file"
@@ -199,7 +268,10 @@ def _straightened(stack: Stack, headers: Headers, path: Path) -> tuple[Stack, tu
     shifts = np.maximum(np.outer(np.arange(count), stack.drift) - before, 0)
     rows, columns = (int(n) for n in np.ceil(shifts.max(axis=0)).astype(int) + 1 + first.shape[:2])
     lean = np.degrees(np.arctan(np.linalg.norm(stack.drift * first.spacing) / stack.apart))
-    remark = f"the gantry was tilted by {lean:.1f} degrees: the slices were brought onto a grid at right angles"
+    remark = (
+        f"the gantry was tilted by {lean:.1f} degrees: the slices were brought onto a grid at right"
+        " angles"
+    )
     origin = stack.origin + before * first.spacing @ first.axes[::-1]
     stack = replace(stack, origin=origin, drift=None, remarks=(*stack.remarks, remark))
     for k, dataset in enumerate(headers):
@@ -210,13 +282,16 @@ def _straightened(stack: Stack, headers: Headers, path: Path) -> tuple[Stack, tu
 
 
 def _shifted(volume: np.ndarray, shape: tuple[int, int, int], shifts: np.ndarray) -> np.ndarray:
-    """Shift the slices of a volume, linearly interpolated; float32 `shape`, uncovered pixels get the lowest value."""
+    """Shift the slices of a volume, linearly interpolated; float32 `shape`, uncovered pixels get
+    the lowest value.
+    """
     done = np.full(shape, volume.min(), dtype=np.float32)
     for plane, target, shift in zip(volume, done, shifts, strict=True):
         row, column = shift.astype(int)
         target[row : row + plane.shape[0], column : column + plane.shape[1]] = plane
         for axis, part in enumerate(np.float32(shift % 1)):
-            before = np.roll(target, 1, axis)  # the last row and column are never covered before this
+            # the last row and column are never covered before this
+            before = np.roll(target, 1, axis)
             target += part * (before - target)
     return done
 
@@ -234,19 +309,31 @@ def _stored(stack: Stack, headers: Headers) -> Iterator[np.ndarray]:
 
 
 def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time; UserError if damaged."""
-    syntax, shape = UID(dataset.file_meta.TransferSyntaxUID), (int(dataset.Rows), int(dataset.Columns))
+    """Yield frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time;
+    UserError if damaged.
+    """
+    syntax, shape = (
+        UID(dataset.file_meta.TransferSyntaxUID),
+        (int(dataset.Rows), int(dataset.Columns)),
+    )
     with readable(path), whole(path, dataset) as file:
         places = places_of_frames(file, dataset) if syntax.is_encapsulated else None
-        if syntax.is_encapsulated and (syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available):
+        if syntax.is_encapsulated and (
+            syntax == JPEGExtended12Bit or not get_decoder(syntax).is_available
+        ):
             every = _by_simpleitk(file)
             decoded = (every[number] for number in numbers)
         else:
             source: Bounded | Dataset = file  # frames are read from it one by one
-            if syntax == DeflatedExplicitVRLittleEndian or "MediaStorageSOPClassUID" not in dataset.file_meta:
+            if (
+                syntax == DeflatedExplicitVRLittleEndian
+                or "MediaStorageSOPClassUID" not in dataset.file_meta
+            ):
                 source = dcmread(file, force=True)
                 source.file_meta = dataset.file_meta
-            decoded = iter_pixels(source, indices=list(numbers), **({"extended_offsets": places} if places else {}))
+            decoded = iter_pixels(
+                source, indices=list(numbers), **({"extended_offsets": places} if places else {})
+            )
         with closing(decoded):  # before the file, in which it seeks to the end
             for frame in decoded:
                 if frame.shape[:2] != shape:
@@ -257,22 +344,35 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
 def _by_simpleitk(file: Bounded) -> np.ndarray:
     """Decode all frames of a file by SimpleITK; (frames, rows, columns), or (..., 3).
 
-    SimpleITK gets a copy with complete frames and nothing else, because it would rescale values in its own way, and
-    allocate any memory that a damaged length states.
+    SimpleITK gets a copy with complete frames and nothing else, because it would rescale values in
+    its own way, and allocate any memory that a damaged length states.
     """
     import SimpleITK as sitk
 
     source, bare = dcmread(file), Dataset()
-    bare.update({tag: element for tag, element in source.group_dataset(0x0028).items() if tag.element < 0x0120})
+    bare.update(
+        {
+            tag: element
+            for tag, element in source.group_dataset(0x0028).items()
+            if tag.element < 0x0120
+        }
+    )
     count = int(source.get("NumberOfFrames") or 1)
     bare.PixelData = encapsulate([*generate_frames(source.PixelData, number_of_frames=count)])
     bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True
-    bare.SOPClassUID, bare.Modality, bare.file_meta = SecondaryCaptureImageStorage, "OT", source.file_meta
+    bare.SOPClassUID, bare.Modality, bare.file_meta = (
+        SecondaryCaptureImageStorage,
+        "OT",
+        source.file_meta,
+    )
     bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = "1.2"
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy.dcm")
         bare.save_as(copy, enforce_file_format=True)
         image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
-    pixels, kept = sitk.GetArrayFromImage(image), 2 if image.GetNumberOfComponentsPerPixel() == 1 else 3
+    pixels, kept = (
+        sitk.GetArrayFromImage(image),
+        2 if image.GetNumberOfComponentsPerPixel() == 1 else 3,
+    )
     return pixels.reshape(-1, *pixels.shape[-kept:])

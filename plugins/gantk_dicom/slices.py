@@ -1,4 +1,6 @@
-"""Reads headers of DICOM files, and groups the slices that they describe into evenly spaced stacks and scans."""
+"""Reads headers of DICOM files, and groups the slices that they describe into evenly spaced stacks
+and scans.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +26,63 @@ from gantk.formats.voxels import expect_held
 from gantk_dicom.names import shown, text_of, value_of
 from gantk_dicom.streams import MOST_FRAMES, Broken, declared, expect_short, header_of
 
-# Files of real scanners often hold values that violate their type's rules; the elements used here are checked here.
-# Silence pydicom's warnings and logs: they quote values, which may identify patients.
+# Files of real scanners often hold values that violate their type's rules; the elements used here
+# are checked here. Silence pydicom's warnings and logs: they quote values, which may identify
+# patients.
 warnings.filterwarnings("ignore", module=r"(pydicom|gantk_dicom)(\.|$)")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-# Storage classes whose pixels are not a scan (PS3.4, B.5): parametric map, segmentations, whole slide, dose.
+# Storage classes whose pixels are not a scan (PS3.4, B.5): parametric map, segmentations, whole
+# slide, dose.
 NO_SCAN = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")}
 # PhotometricInterpretation; decoders convert all colour spaces but palettes to RGB.
 GRAY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
-# Elements that distinguish several stacks of a series at the same positions: of files, and (group, element) of frames.
-MARKS = ("EchoTime", "EchoNumbers", "ImageType", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation",
-         "SequenceName", "ConvolutionKernel", "TemporalPositionIdentifier", "TriggerTime", "FlipAngle",
-         "AcquisitionNumber", "AcquisitionTime")  # fmt: skip
-FRAME_MARKS = (("FrameContentSequence", "StackID"), ("MREchoSequence", "EffectiveEchoTime"),
-               ("MRImageFrameTypeSequence", "FrameType"), ("CTImageFrameTypeSequence", "FrameType"),
-               ("MRDiffusionSequence", "DiffusionBValue"), ("MRDiffusionSequence", "DiffusionDirectionality"),
-               ("FrameContentSequence", "TemporalPositionIndex"), ("CardiacSynchronizationSequence",
-               "NominalCardiacTriggerDelayTime"), ("FrameContentSequence", "FrameAcquisitionNumber"),
-               ("FrameContentSequence", "DimensionIndexValues"))  # fmt: skip
+COLOUR = (
+    "RGB",
+    "PALETTE COLOR",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_ICT",
+    "YBR_RCT",
+    "YBR_PARTIAL_420",
+)
+# Elements that distinguish several stacks of a series at the same positions: of files, and (group,
+# element) of frames.
+MARKS = (
+    "EchoTime",
+    "EchoNumbers",
+    "ImageType",
+    "InversionTime",
+    "DiffusionBValue",
+    "DiffusionGradientOrientation",
+    "SequenceName",
+    "ConvolutionKernel",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+    "FlipAngle",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+)
+FRAME_MARKS = (
+    ("FrameContentSequence", "StackID"),
+    ("MREchoSequence", "EffectiveEchoTime"),
+    ("MRImageFrameTypeSequence", "FrameType"),
+    ("CTImageFrameTypeSequence", "FrameType"),
+    ("MRDiffusionSequence", "DiffusionBValue"),
+    ("MRDiffusionSequence", "DiffusionDirectionality"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+    ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+    ("FrameContentSequence", "FrameAcquisitionNumber"),
+    ("FrameContentSequence", "DimensionIndexValues"),
+)
 UNIT = 0.01  # tolerance for directions of length 1 at right angles
 EVEN = 0.05  # tolerance for a distance between slices, as a share of the median
 SAME = 0.01  # mm within which two slices have the same position
 TILT = 0.5  # tolerated shift in pixels between the first and the last slice of a stack
-MOST_STACKS = 1000  # stacks that a slice is compared with: bounds the time for a tree of damaged files
-PLANES = ("sagittal", "coronal", "axial")  # plane of slices along the patient's first, second, third axis
+# stacks that a slice is compared with: bounds the time for a tree of damaged files
+MOST_STACKS = 1000
+# plane of slices along the patient's first, second, third axis
+PLANES = ("sagittal", "coronal", "axial")
 
 
 # --- headers
@@ -57,31 +90,44 @@ PLANES = ("sagittal", "coronal", "axial")  # plane of slices along the patient's
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Convert any exception raised while reading a damaged file into one UserError that names the file.
+    """Convert any exception raised while reading a damaged file into one UserError that names the
+    file.
 
-    It states the exception's type and the element, but not its text: libraries quote values, and after one changed
-    byte any element's value may hold the rest of the file, the patient's name included.
+    It states the exception's type and the element, but not its text: libraries quote values, and
+    after one changed byte any element's value may hold the rest of the file, the patient's name
+    included.
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:  # parsers and codecs raise their own and builtin exceptions
-        what = f"'{path}' cannot be read as DICOM: {error if isinstance(error, Broken) else kind_of(error)}"
-        raise UserError(what, remedy="copy it again, or leave it out") from None  # no traceback either
+        what = (
+            f"'{path}' cannot be read as DICOM:"
+            f" {error if isinstance(error, Broken) else kind_of(error)}"
+        )
+        # no traceback either
+        raise UserError(what, remedy="copy it again, or leave it out") from None
 
 
 def kind_of(error: Exception) -> str:
-    """Describe a library's error: `it is damaged (ValueError at (0018,0050) SliceThickness)`, the element if known."""
+    """Describe a library's error: `it is damaged (ValueError at (0018,0050) SliceThickness)`, the
+    element if known.
+    """
     if isinstance(error, OSError) and error.strerror:  # the system's message
         return error.strerror
     tag = re.search(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)", str(error)[:1000])
-    at = f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip() if tag else ""
+    at = (
+        f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip()
+        if tag
+        else ""
+    )
     return f"it is damaged ({type(error).__name__}{at})"
 
 
 def header(path: Path) -> Dataset:
-    """Read a file's header; its `begins` is the position of the pixels, `held` their bytes. UserError if unreadable.
+    """Read a file's header; its `begins` is the position of the pixels, `held` their bytes.
+    UserError if unreadable.
 
     Elements are parsed at first access: a damaged one is an error only for code that uses it.
     """
@@ -95,9 +141,13 @@ def header(path: Path) -> Dataset:
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
         uid = _class_of(dataset)
         if "Rows" not in dataset and (not uid or uid.name.endswith("Image Storage")):
-            raise Broken("its header is cut short" if uid else "it has none of the elements of a DICOM file")
+            raise Broken(
+                "its header is cut short" if uid else "it has none of the elements of a DICOM file"
+            )
         if (frames := _frames_of(dataset)) > min(MOST_FRAMES, max(1, dataset.held)):
-            raise Broken(f"it declares {frames} frames: it is cut short, or has more than {MOST_FRAMES}")
+            raise Broken(
+                f"it declares {frames} frames: it is cut short, or has more than {MOST_FRAMES}"
+            )
         return dataset
 
 
@@ -106,19 +156,30 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
     dataset = header(path)
     with readable(path):
         if other := _no_image(dataset):
-            raise UserError(f"'{path}' is no image: {other}", allowed="MR, CT and other images", remedy="leave it out")
+            raise UserError(
+                f"'{path}' is no image: {other}",
+                allowed="MR, CT and other images",
+                remedy="leave it out",
+            )
         if "MOSAIC" in (dataset.get("ImageType") or ()):
             what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
             raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
         rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frames_of(dataset)
-        samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 16)
+        samples, bits = (
+            int(dataset.get("SamplesPerPixel") or 1),
+            int(dataset.get("BitsAllocated") or 16),
+        )
         kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
         if kind not in (*GRAY, *COLOUR):
-            raise UserError(f"'{path}' has another PhotometricInterpretation", allowed=(*GRAY, *COLOUR))
+            raise UserError(
+                f"'{path}' has another PhotometricInterpretation", allowed=(*GRAY, *COLOUR)
+            )
         if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
             raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
         if frames > 1 and in_colour(dataset):
-            raise UserError(f"'{path}' is in colour, with {frames} frames", allowed="single pictures in colour")
+            raise UserError(
+                f"'{path}' is in colour, with {frames} frames", allowed="single pictures in colour"
+            )
         count = frames * rows * columns * samples
         expect_room(path, count)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
@@ -129,7 +190,10 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
 
 def in_colour(dataset: Dataset) -> bool:
     """Whether a file is in colour, as channels or by a palette."""
-    return dataset.get("PhotometricInterpretation") in COLOUR or int(dataset.get("SamplesPerPixel") or 1) > 1
+    return (
+        dataset.get("PhotometricInterpretation") in COLOUR
+        or int(dataset.get("SamplesPerPixel") or 1) > 1
+    )
 
 
 def _no_image(dataset: Dataset) -> str | None:
@@ -142,7 +206,9 @@ def _no_image(dataset: Dataset) -> str | None:
 
 
 def _class_of(dataset: Dataset) -> UID:
-    return UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+    return UID(
+        str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+    )
 
 
 def _frames_of(dataset: Dataset) -> int:
@@ -159,7 +225,8 @@ class Slice:
     path: Path
     frame: int | None  # number in a multi-frame file; None for a single slice
     shape: tuple[int, int]  # rows, columns
-    position: np.ndarray | None  # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
+    # centre of the first pixel, mm (left, posterior, superior: DICOM's own)
+    position: np.ndarray | None
     axes: np.ndarray | None  # (2, 3) directions of increasing column and row numbers
     spacing: tuple[float, float]  # mm between rows, between columns
     apart: float  # mm between slices, from the header; 0: not stated
@@ -180,23 +247,31 @@ class Slice:
 
     @property
     def place(self) -> tuple[float, int, int, str]:
-        """The sort key of slices: position along the normal, then the scanner's number, frame and file name."""
+        """The sort key of slices: position along the normal, then the scanner's number, frame and
+        file name.
+        """
         height = 0.0 if self.position is None else float(self.position @ self.normal)
         return round(height, 3), self.number, self.frame or 0, self.path.name
 
     def alike(self, other: Slice) -> bool:
-        """Whether two slices can belong to one stack: same shape, orientation (to half a degree) and spacing."""
+        """Whether two slices can belong to one stack: same shape, orientation (to half a degree)
+        and spacing.
+        """
         if self.position is None or other.position is None or self.shape != other.shape:
             return False
-        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091:  # a quick test first: called for all pairs
+        # a quick test first: called for all pairs
+        if abs(self.axes[0, 0] - other.axes[0, 0]) > 0.0091:
             return False
-        return np.allclose(self.axes, other.axes, atol=0.009) and np.allclose(self.spacing, other.spacing, rtol=1e-3)
+        return np.allclose(self.axes, other.axes, atol=0.009) and np.allclose(
+            self.spacing, other.spacing, rtol=1e-3
+        )
 
 
 def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     """The slices of one file in its own order; ValueError for invalid geometry.
 
-    PS3.3, C.7.6.16: values that differ between frames are in per-frame groups, all others in shared ones.
+    PS3.3, C.7.6.16: values that differ between frames are in per-frame groups, all others in shared
+    ones.
     """
     count = _frames_of(dataset)
     framed = count > 1 or "PerFrameFunctionalGroupsSequence" in dataset
@@ -214,24 +289,36 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         values = values if "RescaleSlope" in values else dataset
         rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
         position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
-        axes, spacing = _axes(group("PlaneOrientationSequence")), _numbers(measures, "PixelSpacing", 2)
+        axes, spacing = (
+            _axes(group("PlaneOrientationSequence")),
+            _numbers(measures, "PixelSpacing", 2),
+        )
         placed = position is not None and axes is not None and spacing is not None
         if rescale[0] == 0 or (placed and min(spacing) <= 0):
-            raise Broken(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
+            raise Broken(
+                f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}"
+            )
         pairs = FRAME_MARKS if framed else [("", mark) for mark in MARKS]
         marks = {name: _text(group(sequence).get(name)) for sequence, name in pairs}
         if placed:
             marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
-        apart, thickness = (abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness"))
+        apart, thickness = (
+            abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness")
+        )
         place = (np.array(position), axes, spacing) if placed else (None, None, (1.0, 1.0))
-        shape, order = (int(dataset.Rows), int(dataset.Columns)), int(_number(dataset, "InstanceNumber"))
+        shape, order = (
+            (int(dataset.Rows), int(dataset.Columns)),
+            int(_number(dataset, "InstanceNumber")),
+        )
         frame = number if framed else None
         found.append(Slice(path, frame, shape, *place, apart, thickness, order, rescale, marks))
     return found
 
 
 def _axes(place: Dataset) -> np.ndarray | None:
-    """Orthogonal unit vectors, (2, 3), from ImageOrientationPatient (PS3.3, C.7.6.2.1.1); Broken if they are not."""
+    """Orthogonal unit vectors, (2, 3), from ImageOrientationPatient (PS3.3, C.7.6.2.1.1); Broken if
+    they are not.
+    """
     numbers = _numbers(place, "ImageOrientationPatient", 6)
     if numbers is None:
         return None
@@ -247,7 +334,9 @@ def _number(dataset: Dataset, name: str, default: float = 0.0) -> float:
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    """The numbers of an element; None where it is absent or empty, ValueError for another count or infinite ones."""
+    """The numbers of an element; None where it is absent or empty, ValueError for another count or
+    infinite ones.
+    """
     value = dataset.get(name)
     if value is None or value == "" or np.size(value) == 0:
         return None
@@ -276,12 +365,15 @@ class Stack:
     slices: tuple[Slice, ...]
     origin: np.ndarray  # centre of the first voxel, mm (left, posterior, superior)
     apart: float = 1.0  # mm between slices
-    drift: np.ndarray | None = None  # shift (rows, columns) between consecutive slices of a tilted gantry
+    # shift (rows, columns) between consecutive slices of a tilted gantry
+    drift: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
 
     @property
     def affine(self) -> np.ndarray:
-        """4 x 4 matrix from voxels (column, row, slice) to mm (RAS); PS3.3, C.7.6.2.1.1, extended by slices."""
+        """4 x 4 matrix from voxels (column, row, slice) to mm (RAS); PS3.3, C.7.6.2.1.1, extended
+        by slices.
+        """
         first, affine = self.slices[0], np.eye(4)
         affine[:3, 0] = first.axes[0] * first.spacing[1]
         affine[:3, 1] = first.axes[1] * first.spacing[0]
@@ -293,8 +385,9 @@ class Stack:
 def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Group slices into stacks of one orientation, shape and spacing, with each position once.
 
-    Where positions repeat, differing header elements (echo, b-value, time, magnitude and phase) separate the stacks;
-    repeats without any difference stay together. A slice without a position is a stack of its own.
+    Where positions repeat, differing header elements (echo, b-value, time, magnitude and phase)
+    separate the stacks; repeats without any difference stay together. A slice without a position is
+    a stack of its own.
     """
     groups: list[list[Slice]] = []
     for each in slices:
@@ -308,9 +401,11 @@ def separated(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _by_marks(group: list[Slice]) -> list[list[Slice]]:
-    """Divide a group with repeated positions by the first mark that leaves fewer repeats, and recursively its parts.
+    """Divide a group with repeated positions by the first mark that leaves fewer repeats, and
+    recursively its parts.
 
-    Every part must cover half of the positions: a mark that differs from slice to slice does not separate stacks.
+    Every part must cover half of the positions: a mark that differs from slice to slice does not
+    separate stacks.
     """
 
     def places(part: Sequence[Slice]) -> int:
@@ -327,23 +422,33 @@ def _by_marks(group: list[Slice]) -> list[list[Slice]]:
     return [group]
 
 
-def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, Slice], bool]) -> Stack:
-    """Build one stack on an even grid; UserError for gaps, different slices at one position, or a crooked stack.
+def stacked(
+    slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, Slice], bool]
+) -> Stack:
+    """Build one stack on an even grid; UserError for gaps, different slices at one position, or a
+    crooked stack.
 
-    Copies of a slice (same position, same pixels) are left out, with a message in `remarks`. `slices` are sorted,
-    `where` names the series in messages.
+    Copies of a slice (same position, same pixels) are left out, with a message in `remarks`.
+    `slices` are sorted, `where` names the series in messages.
     """
     first, kept, copies, remarks = slices[0], [slices[0]], [], []
     for each in slices[1:]:
-        if np.linalg.norm(each.position - kept[-1].position) <= SAME and same_pixels(each, kept[-1]):
+        if np.linalg.norm(each.position - kept[-1].position) <= SAME and same_pixels(
+            each, kept[-1]
+        ):
             copies.append(each.name)
         else:
             kept.append(each)
     if copies:
         names = ", ".join(copies[:3]) + ", ..." * (len(copies) > 3)
-        remarks.append(f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there: {names}")
+        remarks.append(
+            f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there:"
+            f" {names}"
+        )
     if len(kept) == 1:
-        return Stack((first,), first.position, first.apart or first.thickness or 1.0, None, tuple(remarks))
+        return Stack(
+            (first,), first.position, first.apart or first.thickness or 1.0, None, tuple(remarks)
+        )
     steps = np.diff([each.position @ first.normal for each in kept])
     usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
     worst = int(np.argmax(np.abs(steps - usual)))
@@ -354,34 +459,43 @@ def stacked(slices: Sequence[Slice], where: str, same_pixels: Callable[[Slice, S
             what = f"lacks {counted(missing, 'slice')}"
             if missing < 0:
                 what = "holds two different slices at one place"
-                remedy = "put each volume (time point, echo) into a folder of its own, or convert it with dcm2niix"
+                remedy = (
+                    "put each volume (time point, echo) into a folder of its own, or convert it"
+                    " with dcm2niix"
+                )
         raise UserError(
-            f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g} mm apart, and "
-            f"slices usually {usual:.4g} mm",
+            f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g}"
+            f" mm apart, and slices usually {usual:.4g} mm",
             allowed="slices that are evenly apart, to 5 %",
             remedy=remedy,
         )
     apart, stated = float(steps.mean()), first.apart
     if stated and apart > 1.5 * stated and abs(apart - stated - first.thickness) > EVEN * apart:
         remarks.append(
-            f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm apart, and their "
-            f"header says {stated:.4g} mm"
+            f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm"
+            f" apart, and their header says {stated:.4g} mm"
         )
     return Stack(tuple(kept), first.position, apart, _drift(kept, where), tuple(remarks))
 
 
 def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
-    """The shift (rows, columns) between slices perpendicular to the normal; None for a straight stack."""
+    """The shift (rows, columns) between slices perpendicular to the normal; None for a straight
+    stack.
+    """
     first = slices[0]
     places = np.array([each.position - first.position for each in slices])
-    shifts = np.stack([places @ first.axes[1] / first.spacing[0], places @ first.axes[0] / first.spacing[1]], axis=1)
+    shifts = np.stack(
+        [places @ first.axes[1] / first.spacing[0], places @ first.axes[0] / first.spacing[1]],
+        axis=1,
+    )
     if np.abs(shifts).max() <= TILT:
         return None
     drift = shifts[-1] / (len(slices) - 1)
     offsets = np.abs(shifts - np.outer(np.arange(len(slices)), drift)).max(axis=1)
     if offsets.max() > TILT:
         raise UserError(
-            f"{where} is no straight stack: {slices[int(offsets.argmax())].name} lies {offsets.max():.1f} pixels aside",
+            f"{where} is no straight stack: {slices[int(offsets.argmax())].name} lies"
+            f" {offsets.max():.1f} pixels aside",
             remedy="put each straight part into a folder of its own",
         )
     return drift
@@ -391,7 +505,9 @@ def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
 
 
 def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
-    """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that separates stacks."""
+    """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that
+    separates stacks.
+    """
     scans, series = [], {}
     for file in files:
         slices = []
@@ -411,17 +527,36 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
     named: Counter[str] = Counter()
     for dataset, slices in series.values():
         stacks = separated(slices)
-        words = shown(dataset, "SeriesDescription") or shown(dataset, "ProtocolName") or text_of(dataset, "Modality")
+        words = (
+            shown(dataset, "SeriesDescription")
+            or shown(dataset, "ProtocolName")
+            or text_of(dataset, "Modality")
+        )
         for stack in stacks:
             paths = tuple(each.path for each in stack)
-            differ = [mark for mark in stack[0].marks if len({other[0].marks[mark] for other in stacks}) > 1]
-            label = stack[0].marks[differ[0]] if differ else ""  # the mark that separates the series' stacks
+            differ = [
+                mark
+                for mark in stack[0].marks
+                if len({other[0].marks[mark] for other in stacks}) > 1
+            ]
+            # the mark that separates the series' stacks
+            label = stack[0].marks[differ[0]] if differ else ""
             label = f"{differ[0]}_{label}" if differ and differ[0] != "plane" else label
-            parts = [text_of(dataset, "SeriesNumber"), words or "series", label if label.isprintable() else ""]
-            name = "-".join(filter(None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)))
+            parts = [
+                text_of(dataset, "SeriesNumber"),
+                words or "series",
+                label if label.isprintable() else "",
+            ]
+            name = "-".join(
+                filter(
+                    None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)
+                )
+            )
             if len(paths) == 1:
                 scans.append(Scan(paths[0], paths, paths[0].name))
             else:
                 named[name] += 1
-                scans.append(Scan(folder, paths, f"{name}-{named[name]}" if named[name] > 1 else name))
+                scans.append(
+                    Scan(folder, paths, f"{name}-{named[name]}" if named[name] > 1 else name)
+                )
     return sorted(scans, key=lambda scan: natural(scan.name))

@@ -1,4 +1,6 @@
-"""The data source over DICOM trees: each series is a scan, whose contrast its header or folders name."""
+"""The data source over DICOM trees: each series is a scan, whose contrast its header or folders
+name.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,28 @@ MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the 
 # Names of sequences that always have one contrast.
 SEQUENCES = {"bravo": "t1", "darkfl": "flair"}
 OWN = "(gantk)"  # end of the description of every series written by gantk
-SUMMARY = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ProtocolName",
-           "ImageType", "SOPClassUID")  # fmt: skip
-ABOUT = {"scanner": "ManufacturerModelName", "manufacturer": "Manufacturer", "field": "MagneticFieldStrength",
-         "sex": "PatientSex", "age": "PatientAge", "protocol": "ProtocolName"}  # fmt: skip
+SUMMARY = (
+    "PatientID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "SeriesDescription",
+    "ProtocolName",
+    "ImageType",
+    "SOPClassUID",
+)
+ABOUT = {
+    "scanner": "ManufacturerModelName",
+    "manufacturer": "Manufacturer",
+    "field": "MagneticFieldStrength",
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "protocol": "ProtocolName",
+}
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
-EXCLUDED = re.compile(r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE)
+EXCLUDED = re.compile(
+    r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -72,19 +90,30 @@ class Series:
 
     @property
     def excluded(self) -> bool:
-        """Whether it is a localizer, a screen capture or written by gantk: then used only if a pattern matches it."""
-        capture = self.said["SOPClassUID"].startswith(CAPTURE) and self.said["Modality"] in MODALITIES.values()
+        """Whether it is a localizer, a screen capture or written by gantk: then used only if a
+        pattern matches it.
+        """
+        capture = (
+            self.said["SOPClassUID"].startswith(CAPTURE)
+            and self.said["Modality"] in MODALITIES.values()
+        )
         own = self.words[0].endswith(OWN) or "LOCALIZER" in self.said["ImageType"]
         return capture or own or bool(EXCLUDED.search(" ".join(self.words)))
 
     @property
     def said_contrast(self) -> str | None:
-        """The contrast: CT and PET by modality, others by the first usual name in description, protocol or folders."""
+        """The contrast: CT and PET by modality, others by the first usual name in description,
+        protocol or folders.
+        """
         by_modality = {"CT": "ct", "PT": "pet"}.get(self.said["Modality"])
-        return by_modality or next(filter(None, map(contrast_of, (*self.words, *reversed(self.place)))), None)
+        return by_modality or next(
+            filter(None, map(contrast_of, (*self.words, *reversed(self.place)))), None
+        )
 
     def means(self, domain: str) -> bool:
-        """Whether it belongs to a domain: CT, MR, PET by modality, others by the first text with a contrast's name."""
+        """Whether it belongs to a domain: CT, MR, PET by modality, others by the first text with a
+        contrast's name.
+        """
         wanted = one_word(domain)
         modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
@@ -92,7 +121,10 @@ class Series:
         if wanted in CONTRASTS and self.said["Modality"] in ("CT", "PT"):
             return False  # whatever its folders say
         for text in (*self.words, *reversed(self.place)):
-            said, has_word = contrast_of(text), wanted in {*map(str.lower, words_of(text)), one_word(text)}
+            said, has_word = (
+                contrast_of(text),
+                wanted in {*map(str.lower, words_of(text)), one_word(text)},
+            )
             if said or has_word:
                 return same_contrast(said or "", wanted) or (said is None and has_word)
         return False
@@ -100,18 +132,23 @@ class Series:
 
 @dataclass(kw_only=True)
 class Dicom(VolumeSource):
-    """DICOM trees as archives and scanners export them: each series is a scan, independent of its file names.
+    """DICOM trees as archives and scanners export them: each series is a scan, independent of its
+    file names.
 
-    A series belongs to a domain by its modality (CT, MR, PET), or by the contrast that its description, protocol or
-    folders name. Patients are those of the header. A T1 and a T2 of one study and frame of reference are a registered
-    pair if they have the same grid, or with `onto`, which resamples them onto one grid by their headers. Localizers,
-    screen captures, results of gantk and files without an image are ignored.
+    A series belongs to a domain by its modality (CT, MR, PET), or by the contrast that its
+    description, protocol or folders name. Patients are those of the header. A T1 and a T2 of one
+    study and frame of reference are a registered pair if they have the same grid, or with `onto`,
+    which resamples them onto one grid by their headers. Localizers, screen captures, results of
+    gantk and files without an image are ignored.
     """
 
-    a: str = ""  # word or regex found in description, protocol or folder of the first domain; "" = its name
+    # word or regex found in description, protocol or folder of the first domain; "" = its name
+    a: str = ""
     b: str = ""  # the same for the second domain
-    onto: Onto = "none"  # resample a study's other image onto the grid of this one, by their headers
-    patient: str = ""  # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
+    # resample a study's other image onto the grid of this one, by their headers
+    onto: Onto = "none"
+    # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
+    patient: str = ""
 
     one_contrast, by_names = True, False
 
@@ -122,9 +159,15 @@ class Dicom(VolumeSource):
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """Returns {"path": ...} if a folder holds more DICOM files than other images, which may be previews."""
+        """Returns {"path": ...} if a folder holds more DICOM files than other images, which may be
+        previews.
+        """
         files = io.files_below(path, True, bool) if path.is_dir() else []
-        return {"path": str(path)} if sum(map(is_dicom, files)) > sum(map(io.is_image, files)) else None
+        return (
+            {"path": str(path)}
+            if sum(map(is_dicom, files)) > sum(map(io.is_image, files))
+            else None
+        )
 
     def records(self) -> list[Record]:
         """One record per series, or per plane of it; UserError where a domain has none."""
@@ -149,24 +192,38 @@ class Dicom(VolumeSource):
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """Scanner, sex, age and so on of each record's scan, from its header; "" where absent."""
         names, headers = room("names"), {r.path: room("slices").header(r.path) for r in records}
-        said = {path: {k: names.text_of(found, tag) for k, tag in ABOUT.items()} for path, found in headers.items()}
+        said = {
+            path: {k: names.text_of(found, tag) for k, tag in ABOUT.items()}
+            for path, found in headers.items()
+        }
         return [said[record.path] for record in records]
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern, name = self.asked[letter], self.names[letter]
         if pattern is not None:
-            chosen = [one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))]
+            chosen = [
+                one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))
+            ]
         else:
             scans = [series for series in found if not series.excluded]
             chosen = [series for series in scans if series.means(name)]
             if not chosen and len(self.domains) == 1:
-                chosen = [] if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans) else scans
+                chosen = (
+                    []
+                    if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans)
+                    else scans
+                )
         if not chosen:
             examples = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
             there = f"; there are {', '.join(examples)}" if found else ", nor any other"
-            allowed = "a word or regular expression found in SeriesDescription, ProtocolName or the folder"
+            allowed = (
+                "a word or regular expression found in SeriesDescription, ProtocolName or the"
+                " folder"
+            )
             said = {one.said_contrast for one in found if not one.excluded}
-            raise self.nothing_of(letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said)
+            raise self.nothing_of(
+                letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said
+            )
         return chosen
 
     def _item(self, letter: str, series: Series) -> Item:
@@ -178,7 +235,8 @@ class Dicom(VolumeSource):
             subject = patient_of(place, self.pattern)
         elif self.pattern:
             subject = names.pseudonym(patient_of(identifier, self.pattern))
-        study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])  # registered scans share both
+        # registered scans share both
+        study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])
         study = names.study_pseudonym(subject, study)
         return Item(letter, series.scan, key, subject, study, split_of(series.place))
 
@@ -186,7 +244,8 @@ class Dicom(VolumeSource):
 def contrast_of(text: str) -> str | None:
     """The contrast that a description names; None where it names none.
 
-    T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent, and none for its absence, is T1ce.
+    T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent, and none for its
+    absence, is T1ce.
     """
     words = [word.lower() for word in words_of(re.sub(r"(?i)\bt2\W?\*", "t2star", text))]
     both = [one + other for one, other in zip(words, words[1:], strict=False)]
@@ -194,11 +253,22 @@ def contrast_of(text: str) -> str | None:
     known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
     if "t1" in known or "t1ce" in known:
         agent = AGENT.search(f" {' '.join(words)} ") or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
-        return "t1ce" if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} ")) else "t1"
+        return (
+            "t1ce"
+            if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} "))
+            else "t1"
+        )
     return "flair" if "flair" in known else known[0] if known else None
 
 
 def _subject_of(place: Parts) -> str:
-    """The patient from folder names: the first numbered one, else all that name neither contrast nor split."""
-    rests = [rest for part in place if not SPLIT_WORD.fullmatch(part) if (rest := contrast_in(part, set())[1])]
+    """The patient from folder names: the first numbered one, else all that name neither contrast
+    nor split.
+    """
+    rests = [
+        rest
+        for part in place
+        if not SPLIT_WORD.fullmatch(part)
+        if (rest := contrast_in(part, set())[1])
+    ]
     return next(iter(numbered(rests)), "/".join(rests))

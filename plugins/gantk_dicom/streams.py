@@ -1,4 +1,6 @@
-"""Reads the bytes of DICOM files with limits on how much is read, inflated and decoded, against damaged files."""
+"""Reads the bytes of DICOM files with limits on how much is read, inflated and decoded, against
+damaged files.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,13 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 from gantk.formats.voxels import CHUNK
 
 MOST_READS = 1_000_000  # read calls per header: an element takes two
-MOST_ITEMS, MOST_TEXT = 2**25, 2**22  # bytes of a sequence, and of any other element that is not binary
+# bytes of a sequence, and of any other element that is not binary
+MOST_ITEMS, MOST_TEXT = 2**25, 2**22
 MOST_INFLATED = 64 * 2**20  # bytes of a deflated header
 MOST_FRAMES = 65_536  # frames of one file
 START = 2**17  # leading bytes of a compressed picture that must state its size
-SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # markers of JPEG and JPEG-LS that precede a size
+# markers of JPEG and JPEG-LS that precede a size
+SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 
 class Broken(ValueError):
@@ -31,7 +35,8 @@ class Broken(ValueError):
 
 
 class Bounded(io.BufferedReader):
-    """A file reader that never allocates more than the file's size, whatever length an element states.
+    """A file reader that never allocates more than the file's size, whatever length an element
+    states.
 
     `reads` is the number of read calls after which a header without an end is refused.
     """
@@ -56,7 +61,9 @@ class Bounded(io.BufferedReader):
 
 @contextmanager
 def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
-    """Open a file to parse its header; yields (reader, None), or for a deflated file (inflated reader, file meta)."""
+    """Open a file to parse its header; yields (reader, None), or for a deflated file (inflated
+    reader, file meta).
+    """
     with io.FileIO(path) as raw:
         meta = _deflated(raw)
         raw = inflated(raw, MOST_INFLATED) if meta is not None else raw
@@ -65,14 +72,20 @@ def header_of(path: Path) -> Iterator[tuple[Bounded, FileMetaDataset | None]]:
 
 @contextmanager
 def whole(path: Path, dataset: Dataset) -> Iterator[Bounded]:
-    """Open a file with its pixels; a deflated one is inflated, at most to the size that its header declares."""
+    """Open a file with its pixels; a deflated one is inflated, at most to the size that its header
+    declares.
+    """
     with io.FileIO(path) as raw:
         deflated = _deflated(raw) is not None
-        yield Bounded(inflated(raw, dataset.begins + declared(dataset) + 2**16) if deflated else raw)
+        yield Bounded(
+            inflated(raw, dataset.begins + declared(dataset) + 2**16) if deflated else raw
+        )
 
 
 def inflated(file: BinaryIO, most: int) -> io.BytesIO:
-    """Inflate a file from its current position, at most `most` bytes: a few bytes can expand to any number."""
+    """Inflate a file from its current position, at most `most` bytes: a few bytes can expand to any
+    number.
+    """
     found, inflate = io.BytesIO(), zlib.decompressobj(-zlib.MAX_WBITS)
     while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
         found.write(inflate.decompress(packed, most - found.tell()))
@@ -84,7 +97,9 @@ def expect_short(dataset: Dataset) -> None:
     """Broken where an element is so long that parsing it, at first access, would take long."""
     for element in dataset.values():
         kind = (element.VR or "UN") if isinstance(element, RawDataElement) else "OB"
-        if kind[0] != "O" and len(element.value or b"") > (MOST_ITEMS if kind in ("SQ", "UN") else MOST_TEXT):
+        if kind[0] != "O" and len(element.value or b"") > (
+            MOST_ITEMS if kind in ("SQ", "UN") else MOST_TEXT
+        ):
             raise Broken(f"its element {element.tag} has {len(element.value)} bytes")
 
 
@@ -97,11 +112,16 @@ def declared(dataset: Dataset) -> int:
 
 
 def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[int]] | None:
-    """Offsets after the offset table and lengths of the compressed frames; None where a frame has several fragments.
+    """Offsets after the offset table and lengths of the compressed frames; None where a frame has
+    several fragments.
 
-    Broken where a frame is far too long, or states another size than the header: memory was checked for the latter.
+    Broken where a frame is far too long, or states another size than the header: memory was checked
+    for the latter.
     """
-    frames, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
+    frames, size = (
+        int(dataset.get("NumberOfFrames") or 1),
+        (int(dataset.Rows), int(dataset.Columns)),
+    )
     rle = UID(dataset.file_meta.TransferSyntaxUID) == RLELossless
     most, places, lengths = 4 * declared(dataset) // frames + START, [], []
     file.seek(dataset.begins + 12)
@@ -116,7 +136,9 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
         places.append(start - 8 - base)
         lengths.append(length)
         if length > most or len(places) > 16 * frames + 4096:
-            raise Broken(f"it holds far more than the {size[0]} x {size[1]} pixels that its header says")
+            raise Broken(
+                f"it holds far more than the {size[0]} x {size[1]} pixels that its header says"
+            )
         file.seek(start + length)
     file.seek(0)
     if not table and len(places) * frames > 10**7 and len(places) != frames:
@@ -125,7 +147,9 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
 
 
 def stated_size(start: bytes) -> tuple[int, int] | None:
-    """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None where there are none."""
+    """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None
+    where there are none.
+    """
     if found := re.search(rb"\xff\x4f\xff\x51.{20}", start, re.DOTALL):
         right, bottom, left, top = struct.unpack(">4I", found[0][8:])
         return bottom - top, right - left
@@ -140,11 +164,17 @@ def stated_size(start: bytes) -> tuple[int, int] | None:
 def _item(file: Bounded) -> int | None:
     """Read the header of an item and return the item's length; None where no item begins here."""
     head = file.read(8)
-    return struct.unpack("<I", head[4:])[0] if len(head) == 8 and head[:4] == b"\xfe\xff\x00\xe0" else None
+    return (
+        struct.unpack("<I", head[4:])[0]
+        if len(head) == 8 and head[:4] == b"\xfe\xff\x00\xe0"
+        else None
+    )
 
 
 def _deflated(raw: io.FileIO) -> FileMetaDataset | None:
-    """File meta elements of a deflated file, positioned at its deflated part; None for others, positioned at 0."""
+    """File meta elements of a deflated file, positioned at its deflated part; None for others,
+    positioned at 0.
+    """
     start = raw.read(4096)
     if start[128:132] == b"DICM" and DeflatedExplicitVRLittleEndian.encode() in start:
         file = io.BytesIO(start)

@@ -1,9 +1,10 @@
-"""Writes derived DICOM series: patient and geometry of the source, new description (PS3.3, A.3, A.4, A.36).
+"""Writes derived DICOM series: patient and geometry of the source, new description (PS3.3, A.3,
+A.4, A.36).
 
-Values become 16-bit integers and a rescale (PS3.3, C.11.1), value = slope x number + intercept. Nothing is clipped.
-Values on the source's scale are stored as its integers, other whole numbers unchanged. All others are rounded, with an
-error of at most half a step: 65,535 steps from 0 to the largest if all have one sign, else 32,767 to the largest
-magnitude; 0 stays exactly 0.
+Values become 16-bit integers and a rescale (PS3.3, C.11.1), value = slope x number + intercept.
+Nothing is clipped. Values on the source's scale are stored as its integers, other whole numbers
+unchanged. All others are rounded, with an error of at most half a step: 65,535 steps from 0 to the
+largest if all have one sign, else 32,767 to the largest magnitude; 0 stays exactly 0.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
 FRAME_TYPES = {uid.EnhancedMRImageStorage: "MRImageFrameTypeSequence"}
 FRAME_TYPES[uid.EnhancedCTImageStorage] = "CTImageFrameTypeSequence"
 LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
-# Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests, procedure, PET).
+# Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests,
+# procedure, PET).
 GROUPS = (0x0010, 0x0012, 0x0032, 0x0040, 0x0054)
 KEPT = """
 SpecificCharacterSet TimezoneOffsetFromUTC StudyDate StudyTime AcquisitionDate AcquisitionTime AcquisitionDateTime
@@ -57,15 +59,25 @@ ImageOrientationPatient Laterality ImageLaterality FrameOfReferenceUID PositionR
 FrameLaterality PixelSpacing BurnedInAnnotation RecognizableVisualFeatures MagneticFieldStrength
 LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
 """
-MEANT = "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique ComplexImageComponent"  # multi-frame
-FRAMED = f"{MEANT} ResonantNucleus DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType"
-# Must exist but may be empty (type 2): in all images, and in single-slice files (PS3.3, C.8.3.1 and C.8.2.1).
+# multi-frame
+MEANT = (
+    "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique ComplexImageComponent"
+)
+FRAMED = (
+    f"{MEANT} ResonantNucleus DimensionOrganizationSequence DimensionIndexSequence"
+    " DimensionOrganizationType"
+)
+# Must exist but may be empty (type 2): in all images, and in single-slice files (PS3.3, C.8.3.1 and
+# C.8.2.1).
 EMPTY = """
 PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
 PositionReferenceIndicator
 """
 SLICED = {
-    "MR": "ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength SliceThickness PatientPosition",
+    "MR": (
+        "ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength SliceThickness"
+        " PatientPosition"
+    ),
     "CT": "KVP AcquisitionNumber SliceThickness PatientPosition",
 }
 # Functional groups about a frame's position, not its acquisition.
@@ -78,7 +90,9 @@ new_uid = partial(uid.generate_uid, prefix=None)  # from a random UUID (PS3.5, B
 
 
 def write_file(path: Path, image: Image, description: str = "") -> None:
-    """Write one .dcm file: a slice, a picture, or a multi-frame object; UserError for a series of files."""
+    """Write one .dcm file: a slice, a picture, or a multi-frame object; UserError for a series of
+    files.
+    """
     with readable(image.path):
         datasets, one = _derived(image, description)
     if image.header.shape[2] > 1 and not one:
@@ -88,7 +102,8 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
-    """Write a folder with one file per source file, atomically, in place of an earlier result if there is one.
+    """Write a folder with one file per source file, atomically, in place of an earlier result if
+    there is one.
 
     Other files in the folder stay. UserError where it holds other DICOM files, or is a mount point.
     """
@@ -104,7 +119,11 @@ def withdraw(folder: Path) -> None:
 
 def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
     folder = Path(os.path.realpath(folder))
-    existing = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)] if folder.exists() else []
+    existing = (
+        [file for file in folder.iterdir() if file.is_file() and is_dicom(file)]
+        if folder.exists()
+        else []
+    )
     for file in existing:
         if not text_of(header(file), "SeriesDescription").endswith(MARK):
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
@@ -117,12 +136,16 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
         for number, dataset in enumerate(datasets, start=1):
             _save(dataset, made / f"IMG{number:04d}.dcm")
         if folder.exists():
-            kept = partial(shutil.copytree, symlinks=True, copy_function=_linked, dirs_exist_ok=True)
+            kept = partial(
+                shutil.copytree, symlinks=True, copy_function=_linked, dirs_exist_ok=True
+            )
             kept(folder, made, ignore=lambda place, names: earlier if Path(place) == folder else ())
 
 
 def _readable(datasets: Iterator[Dataset], source: Path) -> Iterator[Dataset]:
-    """Yield the datasets unchanged; a damaged element of the source's header, parsed only now, is a UserError."""
+    """Yield the datasets unchanged; a damaged element of the source's header, parsed only now, is a
+    UserError.
+    """
     while True:
         with readable(source):
             dataset = next(datasets, None)
@@ -140,7 +163,9 @@ def _linked(source: str | os.DirEntry, target: str) -> None:
 
 
 def modality_of(description: str, source: str) -> str:
-    """The modality of a result: CT or MR by the domain's name if the source is one of them, else the source's."""
+    """The modality of a result: CT or MR by the domain's name if the source is one of them, else
+    the source's.
+    """
     modalities = {CONTRASTS.get(word.lower()) for word in words_of(description)} - {None, "pet"}
     if source not in ("CT", "MR") or not modalities:
         return source
@@ -148,29 +173,45 @@ def modality_of(description: str, source: str) -> str:
 
 
 def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
-    """Return an iterator over the datasets of a derived series, and whether one file holds all slices.
+    """Return an iterator over the datasets of a derived series, and whether one file holds all
+    slices.
 
-    Multi-frame sources give one file, unless the result's modality needs another class; others one file per slice.
+    Multi-frame sources give one file, unless the result's modality needs another class; others one
+    file per slice.
     """
     headers = image.header
     if not isinstance(headers, Headers):
-        what = "this cannot be written as DICOM: only what was read from DICOM has the patient and study that it needs"
-        raise UserError(what, where="OUTPUT", remedy="write NIfTI (.nii.gz), or start from the DICOM files")
+        what = (
+            "this cannot be written as DICOM: only what was read from DICOM has the patient and"
+            " study that it needs"
+        )
+        raise UserError(
+            what, where="OUTPUT", remedy="write NIfTI (.nii.gz), or start from the DICOM files"
+        )
     columns, rows, count = headers.shape
     if int(np.prod(image.pixels.shape[1:])) != rows * columns * count:
-        what = f"pixels of {image.pixels.shape[1:]} do not fit the {count} x {rows} x {columns} of '{image.path}'"
+        what = (
+            f"pixels of {image.pixels.shape[1:]} do not fit the {count} x {rows} x {columns} of"
+            f" '{image.path}'"
+        )
         raise UserError(what, remedy="bring them back to the input's size first")
     new = _new_elements(headers[0], description)
     if image.channels == 3 and image.affine is None and count == 1:
         return _coloured(image, new), True
     if image.channels != 1:
-        raise UserError(f"an image of {image.channels} channels does not fit into a DICOM series", allowed="one")
+        raise UserError(
+            f"an image of {image.channels} channels does not fit into a DICOM series", allowed="one"
+        )
     if image.affine is None:
         volume = image.pixels.reshape(count, rows, columns)
     else:
-        volume = in_file_order(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(2, 1, 0)
+        volume = in_file_order(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(
+            2, 1, 0
+        )
     low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW)
-    new.WindowCenter, new.WindowWidth = _texts([(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))])
+    new.WindowCenter, new.WindowWidth = _texts(
+        [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
+    )
     new.RescaleType = "HU" if new.Modality == "CT" else "US"  # unspecified
     one = bool(headers.frames) and new.Modality == headers[0].get("Modality")
     return (_framed if one else _sliced)(volume, image, new), one
@@ -191,8 +232,11 @@ def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
 def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
     """Yield one dataset per slice, with the source's instance numbers if they are unique."""
     headers = image.header
-    scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])  # none for colour
-    counted = not headers.frames and len({str(each.get("InstanceNumber") or "") for each in headers} - {""})
+    # none for colour
+    scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])
+    counted = not headers.frames and len(
+        {str(each.get("InstanceNumber") or "") for each in headers} - {""}
+    )
     for k, (plane, scale) in enumerate(zip(volume, scales, strict=True)):
         dataset = _header(headers[0 if headers.frames else k], new)
         if headers.frames and image.affine is not None:  # the frame's position, for its own file
@@ -200,7 +244,10 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
             steps = np.linalg.norm(affine[:3, :3], axis=0)
             dataset.ImagePositionPatient = _texts((affine @ [0, 0, k, 1])[:3])
             dataset.ImageOrientationPatient = _texts((affine[:3, :2] / steps[:2]).T.ravel())
-            dataset.PixelSpacing, dataset.SliceThickness = _texts(steps[[1, 0]]), _texts(steps[2:])[0]
+            dataset.PixelSpacing, dataset.SliceThickness = (
+                _texts(steps[[1, 0]]),
+                _texts(steps[2:])[0],
+            )
         if counted != len(volume):
             dataset.InstanceNumber = k + 1
         dataset.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
@@ -212,7 +259,9 @@ def _coloured(image: Image, new: Dataset) -> Iterator[Dataset]:
     """Yield one dataset in colour with 8 bits per channel, or 16 where the values need them."""
     whole = np.rint(image.pixels)
     if whole.min() < 0 or whole.max() > 65535:
-        raise UserError(f"values from {whole.min():g} to {whole.max():g} are no colours", allowed="0 to 65535")
+        raise UserError(
+            f"values from {whole.min():g} to {whole.max():g} are no colours", allowed="0 to 65535"
+        )
     dataset = _header(image.header[0], new)
     dataset.setdefault("InstanceNumber", 1)
     _add_numbers(dataset, whole.transpose(1, 2, 0).astype("u1" if whole.max() < 256 else "<u2"), 3)
@@ -225,20 +274,30 @@ def _coloured(image: Image, new: Dataset) -> Iterator[Dataset]:
 Scale = tuple[float, float, bool]  # slope, intercept, and whether stored numbers are signed
 
 
-def _scales(volume: np.ndarray, rescales: Sequence[tuple[float, float]], source: Dataset) -> list[Scale]:
-    """Choose each slice's scale: the source's (slope, intercept) if exact, else whole numbers, else all 16 bits."""
+def _scales(
+    volume: np.ndarray, rescales: Sequence[tuple[float, float]], source: Dataset
+) -> list[Scale]:
+    """Choose each slice's scale: the source's (slope, intercept) if exact, else whole numbers, else
+    all 16 bits.
+    """
     signed = source.get("PixelRepresentation") == 1
     for candidates in (rescales, [(1.0, 0.0)] * len(volume)):
         for sign in (signed, not signed):
-            if all(_holds(plane, *rescale, sign) for plane, rescale in zip(volume, candidates, strict=True)):
+            if all(
+                _holds(plane, *rescale, sign)
+                for plane, rescale in zip(volume, candidates, strict=True)
+            ):
                 return [(*rescale, sign) for rescale in candidates]
     low, high = float(volume.min()), float(volume.max())
     step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
-    return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)  # DS has 16 characters
+    # DS has 16 characters
+    return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)
 
 
 def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> bool:
-    """Whether the values are whole numbers on this scale, to the precision of float32, and within 16 bits."""
+    """Whether the values are whole numbers on this scale, to the precision of float32, and within
+    16 bits.
+    """
     exact = (values.astype(np.float64) - intercept) / slope
     low, high = (-32768, 32767) if signed else (0, 65535)
     blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(slope)
@@ -257,7 +316,10 @@ def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
 def _add_numbers(dataset: Dataset, numbers: np.ndarray, samples: int) -> None:
     """Add stored numbers to a dataset: gray (..., rows, columns), or RGB (rows, columns, 3)."""
     dataset.Rows, dataset.Columns = numbers.shape[:2] if samples == 3 else numbers.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = samples, "RGB" if samples == 3 else "MONOCHROME2"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (
+        samples,
+        "RGB" if samples == 3 else "MONOCHROME2",
+    )
     if samples == 3:
         dataset.PlanarConfiguration = 0
     bits = 8 * numbers.dtype.itemsize
@@ -283,7 +345,9 @@ def _save(dataset: Dataset, path: Path) -> None:
 
 
 def _new_elements(source: Dataset, description: str) -> Dataset:
-    """The elements shared by all files of a derived series: modality, UIDs, description, source series, date."""
+    """The elements shared by all files of a derived series: modality, UIDs, description, source
+    series, date.
+    """
     number = int(first_number(source, "SeriesNumber") or 0)
     words = text_of(source, "SeriesDescription") or text_of(source, "ProtocolName")
     shown = re.sub(r"\s+", " ", description).strip()
@@ -291,10 +355,19 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
     new.Modality = modality_of(description, str(source.get("Modality") or "OT"))
     new.SeriesInstanceUID, new.SeriesNumber, new.SyntheticData = new_uid(), number + 1000, "YES"
     new.SeriesDescription = f"synthetic {shown[:40]} {MARK}".replace("  ", " ")
-    text = f"Synthetic {f'{shown} image'.strip()} made by gantk {__version__} with a neural network from series "
-    new.DerivationDescription = f"{text}{number}{f' ({words})' if words else ''}; not acquired."[:1024]
+    text = (
+        f"Synthetic {f'{shown} image'.strip()} made by gantk {__version__} with a neural network"
+        " from series "
+    )
+    new.DerivationDescription = f"{text}{number}{f' ({words})' if words else ''}; not acquired."[
+        :1024
+    ]
     third = {"MR": "OTHER", "CT": "AXIAL"}.get(new.Modality)
-    new.ImageType = ["DERIVED", "SECONDARY", third or [*(source.get("ImageType") or [])[2:3], "OTHER"][0]]
+    new.ImageType = [
+        "DERIVED",
+        "SECONDARY",
+        third or [*(source.get("ImageType") or [])[2:3], "OTHER"][0],
+    ]
     new.StudyInstanceUID = source.get("StudyInstanceUID") or new_uid()
     if new.Modality in CLASSES:
         new.FrameOfReferenceUID = source.get("FrameOfReferenceUID") or new_uid()
@@ -307,7 +380,8 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
 
 
 def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
-    """Build the header of an image derived from `source`, with the elements `new`; complete except for pixels.
+    """Build the header of an image derived from `source`, with the elements `new`; complete except
+    for pixels.
 
     `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
@@ -325,7 +399,8 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
     dataset.SOPInstanceUID = new_uid()
     dataset.setdefault("BurnedInAnnotation", "NO")
     if source.file_meta.TransferSyntaxUID in LOSSY:
-        dataset.setdefault("LossyImageCompression", "01")  # once lossy, lossy for ever: PS3.3, C.7.6.1.1.5
+        # once lossy, lossy for ever: PS3.3, C.7.6.1.1.5
+        dataset.setdefault("LossyImageCompression", "01")
     if not dataset.DerivationDescription.isascii():
         dataset.decode()
         dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -335,7 +410,9 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
         item.ReferencedSOPInstanceUID = source.SOPInstanceUID
         dataset.SourceImageSequence = Items([item])
     if source.get("Manufacturer"):
-        dataset.ContributingEquipmentSequence = Items([_item(source, MAKERS, codes.cid7005.AcquisitionEquipment)])
+        dataset.ContributingEquipmentSequence = Items(
+            [_item(source, MAKERS, codes.cid7005.AcquisitionEquipment)]
+        )
     if framed:  # PS3.3, C.8.13.1 and C.8.16.2
         dataset.ImageType = [*new.ImageType, "NONE"]
         dataset.ContentQualification, dataset.PresentationLUTShape = "RESEARCH", "IDENTITY"
@@ -357,7 +434,8 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
 
 
 def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) -> None:
-    """Add the functional groups of the written frames (PS3.3, C.7.6.16.2): positions, one scale, one window.
+    """Add the functional groups of the written frames (PS3.3, C.7.6.16.2): positions, one scale,
+    one window.
 
     Without functional groups in the source, scale and window stay in the main header.
     """
@@ -375,14 +453,20 @@ def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) 
         item = _item(dataset, f"{MEANT} AcquisitionContrast")
         item.FrameType = dataset.ImageType
         setattr(shared, kind, Items([item]))
-    shared.DerivationImageSequence = Items([_item(dataset, "DerivationDescription SourceImageSequence")])
+    shared.DerivationImageSequence = Items(
+        [_item(dataset, "DerivationDescription SourceImageSequence")]
+    )
     dataset.SharedFunctionalGroupsSequence = Items([shared])
     frames = source.PerFrameFunctionalGroupsSequence
-    dataset.PerFrameFunctionalGroupsSequence = Items([_item(frames[number], PLACES) for number in chosen])
+    dataset.PerFrameFunctionalGroupsSequence = Items(
+        [_item(frames[number], PLACES) for number in chosen]
+    )
 
 
 def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Dataset:
-    """A dataset with copies of the non-empty elements `keywords`, and the purpose of reference as a code."""
+    """A dataset with copies of the non-empty elements `keywords`, and the purpose of reference as a
+    code.
+    """
     item = Dataset()
     for keyword in keywords.split():
         if source.get(keyword) not in (None, ""):

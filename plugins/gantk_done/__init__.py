@@ -1,4 +1,6 @@
-"""Records finished files of a folder of translations, so that a repeated command skips them; one process at a time."""
+"""Records finished files of a folder of translations, so that a repeated command skips them; one
+process at a time.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

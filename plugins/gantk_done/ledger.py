@@ -1,4 +1,6 @@
-"""Reads and writes `.NAME.translation.json` beside a folder NAME: results, their inputs, the model and the options."""
+"""Reads and writes `.NAME.translation.json` beside a folder NAME: results, their inputs, the model
+and the options.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ from gantk.inference.translation import Job
 
 
 class Ledger:
-    """The record of finished translations; as a context manager it also locks the folder of results.
+    """The record of finished translations; as a context manager it also locks the folder of
+    results.
 
-    An entry is valid while its inputs keep size and modification time and its results exist; another `head` (model and
-    options) makes all entries invalid. Each input appends one line of JSON, so that the ten thousandth takes no longer
-    than the first. A new call writes all earlier entries as one line; damaged lines are ignored.
+    An entry is valid while its inputs keep size and modification time and its results exist;
+    another `head` (model and options) makes all entries invalid. Each input appends one line of
+    JSON, so that the ten thousandth takes no longer than the first. A new call writes all earlier
+    entries as one line; damaged lines are ignored.
     """
 
     def __init__(self, folder: Path, head: dict[str, Any]):
@@ -34,7 +38,9 @@ class Ledger:
             self.holding.enter_context(held(self.folder))
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # missing or damaged
             text = self.path.read_text("utf-8", "replace")
-            entries = _parsed(text) or [entry for line in text.split("\n") for entry in _parsed(line)]
+            entries = _parsed(text) or [
+                entry for line in text.split("\n") for entry in _parsed(line)
+            ]
             if entries[0]["head"] == self.head:
                 for entry in entries:
                     self.done |= entry["done"]
@@ -50,7 +56,9 @@ class Ledger:
         self.holding.close()
 
     def results(self, job: Job) -> list[Path] | None:
-        """The results of a job by an earlier call; None where inputs have changed or results are missing."""
+        """The results of a job by an earlier call; None where inputs have changed or results are
+        missing.
+        """
         with suppress(OSError, KeyError, TypeError):
             entry = self.done[job.name]
             results = [self.folder / name for name in entry["results"]]
@@ -59,7 +67,9 @@ class Ledger:
         return None
 
     def add(self, job: Job, results: Sequence[Path]) -> None:
-        """Record the results of a job; where the record cannot be written, translation continues without it."""
+        """Record the results of a job; where the record cannot be written, translation continues
+        without it.
+        """
         names = [path.relative_to(self.folder).as_posix() for path in results]
         with suppress(OSError):
             line = _line({"done": {job.name: {"inputs": _sizes_and_times(job), "results": names}}})

@@ -8,10 +8,11 @@ from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWay
 
 
 class DualGAN(CycleMethod):
-    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways (Yi et al. 2017).
+    """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction both ways (Yi
+    et al. 2017).
 
-    The paper uses a Wasserstein critic and U-Nets with dropout, its only noise; the default least-squares loss is that
-    of the T1/T2 systems. Structure losses are additions, 0 = the paper.
+    The paper uses a Wasserstein critic and U-Nets with dropout, its only noise; the default
+    least-squares loss is that of the T1/T2 systems. Structure losses are additions, 0 = the paper.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Combines several trained models: the mean of their translations, and its standard deviation as uncertainty."""
+"""Combines several trained models: the mean of their translations, and its standard deviation as
+uncertainty.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,11 @@ def load(model: Any, device: str | None) -> Ensemble | None:
 
 
 def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:
-    """The paths in a list, `RUN1,RUN2`, a glob pattern or a folder of folds, in order; None for a single model.
+    """The paths in a list, `RUN1,RUN2`, a glob pattern or a folder of folds, in order; None for a
+    single model.
 
-    UserError where a fold is missing or not fully trained: the mean of the others would be another model.
+    UserError where a fold is missing or not fully trained: the mean of the others would be another
+    model.
     """
     if isinstance(model, (str, os.PathLike)):
         path, text = Path(model), os.fspath(model)
@@ -47,9 +51,15 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
     else:
         parts = list(model)
     parts = [part.strip() if isinstance(part, str) else part for part in parts]
-    paths = [path for part in filter(None, parts) for path in member_paths(part) or [_path_or_address(part)]]
+    paths = [
+        path
+        for part in filter(None, parts)
+        for path in member_paths(part) or [_path_or_address(part)]
+    ]
     if not paths:
-        raise UserError("no model is named", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT")
+        raise UserError(
+            "no model is named", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT"
+        )
     return paths
 
 
@@ -63,23 +73,31 @@ def _folds(path: Path) -> list[Path] | None:
     runs = sorted((each.parent for each in path.glob("fold-*/recipe.toml")), key=natural)
     if not runs:
         return None
-    from gantk.runs.checkpoint import steps_saved  # these import torch, which exported models do not need
+    # these import torch, which exported models do not need
+    from gantk.runs.checkpoint import steps_saved
     from gantk.runs.folder import Run
 
     folds = Run.open(runs[0]).recipe().check().data.split.folds
-    finished = [run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")]
+    finished = [
+        run for run in runs if (run / "metrics.json").exists() and steps_saved(run / "checkpoints")
+    ]
     if len(finished) < folds:
         what = f"'{path}' holds {len(finished)} of {counted(folds, 'fold')}, trained to the end"
-        raise UserError(what, where="RUN", remedy="give the same `gantk run RECIPE --folds` again, or name the runs")
+        raise UserError(
+            what,
+            where="RUN",
+            remedy="give the same `gantk run RECIPE --folds` again, or name the runs",
+        )
     return finished
 
 
 class Ensemble(TrainedModel):
     """Models of the same domains as one model, whose translation is the mean of theirs.
 
-    The mean is taken over native intensities, after each member's inverse mapping: members of different folds or data
-    have different mappings, so that equal network outputs mean different intensities. Members may differ in size,
-    network, method and dims, and be runs or exported files. UserError where their domains differ.
+    The mean is taken over native intensities, after each member's inverse mapping: members of
+    different folds or data have different mappings, so that equal network outputs mean different
+    intensities. Members may differ in size, network, method and dims, and be runs or exported
+    files. UserError where their domains differ.
     """
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
@@ -91,7 +109,10 @@ class Ensemble(TrainedModel):
             except UserError:  # the member has no such domain
                 ends = _ends(member, None)
             if [each.lower() for each in ends] != [each.lower() for each in first]:
-                what = f"'{names[0]}' translates {' to '.join(first)}, and '{name}' {' to '.join(ends)}"
+                what = (
+                    f"'{names[0]}' translates {' to '.join(first)}, and '{name}'"
+                    f" {' to '.join(ends)}"
+                )
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
     def domain(self, name: str | None) -> str:
@@ -109,14 +130,19 @@ class Ensemble(TrainedModel):
         if not all(all_values):
             return replace(frame, values={})
         ranges = [values["target"] for values in all_values]
-        ends = {"low": min(each["low"] for each in ranges), "high": max(each["high"] for each in ranges)}
+        ends = {
+            "low": min(each["low"] for each in ranges),
+            "high": max(each["high"] for each in ranges),
+        }
         return replace(frame, values=frame.values | {"target": ranges[0] | ends})
 
     def identity(self) -> dict[str, str]:
         """Name and hash of the members' weights, equal for two translations by the same members."""
         identities = [member.identity() for member in self.members]
         names = ", ".join(dict.fromkeys(each["name"] for each in identities))
-        digest = hashlib.sha256(" ".join(each["sha256"] for each in identities).encode()).hexdigest()
+        digest = hashlib.sha256(
+            " ".join(each["sha256"] for each in identities).encode()
+        ).hexdigest()
         return {"name": f"mean of {len(identities)}: {names}", "sha256": digest}
 
     def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
@@ -125,12 +151,22 @@ class Ensemble(TrainedModel):
 
     def sample_to(self, *options: Any) -> list[Path]:
         """Always a UserError: an ensemble makes no images from noise."""
-        raise UserError("several models make no images from noise together", where="RUN", remedy="name one run")
+        raise UserError(
+            "several models make no images from noise together", where="RUN", remedy="name one run"
+        )
 
     def translate(
-        self, images: Any, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None, *, grad=False
+        self,
+        images: Any,
+        to: str | None = None,
+        look: Look = PLAIN,
+        progress: Progress | None = None,
+        *,
+        grad=False,
     ) -> Any:
-        """As `TrainedModel.translate`; with uncertainty, mean and standard deviation stacked on a new first axis."""
+        """As `TrainedModel.translate`; with uncertainty, mean and standard deviation stacked on a
+        new first axis.
+        """
         if isinstance(images, (list, tuple)):
             return [self.translate(each, to, look, progress, grad=grad) for each in images]
         if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean
@@ -138,24 +174,39 @@ class Ensemble(TrainedModel):
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             made = member.translate(images, name, self._member_look(look), share, grad=grad)
-            mean, square = (made, 0 * made) if mean is None else _updated(made, mean, square, number)
+            mean, square = (
+                (made, 0 * made) if mean is None else _updated(made, mean, square, number)
+            )
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5]) if look.uncertainty else mean
 
     def images(
-        self, image: Image, to: str | None = None, look: Look = PLAIN, progress: Progress | None = None
+        self,
+        image: Image,
+        to: str | None = None,
+        look: Look = PLAIN,
+        progress: Progress | None = None,
     ) -> list[Image]:
-        """Translate an image on its own grid; returns [mean], or [mean, standard deviation] with `look.uncertainty`."""
+        """Translate an image on its own grid; returns [mean], or [mean, standard deviation] with
+        `look.uncertainty`.
+        """
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            seen = replace(image, own=image.own and number == len(self.members))  # only the last may overwrite it
+            # only the last may overwrite it
+            seen = replace(image, own=image.own and number == len(self.members))
             (made,) = member.images(seen, name, self._member_look(look), share)
             if mean is None:
                 mean = made.pixels
-                square = zeros_beside(image.spill, mean.shape) if look.uncertainty else np.broadcast_to(0, mean.shape)
+                square = (
+                    zeros_beside(image.spill, mean.shape)
+                    if look.uncertainty
+                    else np.broadcast_to(0, mean.shape)
+                )
                 continue
             for part in slabs(mean.shape[1:]):
-                mean[:, part], apart = _updated(made.pixels[:, part], mean[:, part], square[:, part], number)
+                mean[:, part], apart = _updated(
+                    made.pixels[:, part], mean[:, part], square[:, part], number
+                )
                 if look.uncertainty:
                     square[:, part] = apart
         if not look.uncertainty:
@@ -166,21 +217,37 @@ class Ensemble(TrainedModel):
     def _in_turn(
         self, to: str | None, progress: Progress | None
     ) -> Iterator[tuple[TrainedModel, str, Progress | None]]:
-        """Yield each member with the target domain's name and a callback for its part of the progress."""
+        """Yield each member with the target domain's name and a callback for its part of the
+        progress.
+        """
         name = to if to and len(to) > 1 else self.members[0].frame(self.domain(to)).target
         count = len(self.members)
         for k, member in enumerate(self.members):
-            yield member, name, progress and (lambda done, all, k=k: progress(k * all + done, count * all))
+            yield (
+                member,
+                name,
+                progress and (lambda done, all, k=k: progress(k * all + done, count * all)),
+            )
 
     def _member_look(self, look: Look) -> Look:
-        """The options for each member; returns the same object for the same `look`, since members cache by identity."""
+        """The options for each member; returns the same object for the same `look`, since members
+        cache by identity.
+        """
         if look is not self._look:
             if look.variants is not None:
-                what = "variants are drawn at random, and several models draw different ones: their mean is blurred"
+                what = (
+                    "variants are drawn at random, and several models draw different ones: their"
+                    " mean is blurred"
+                )
                 raise UserError(what, where="--variants", remedy="name one run")
             if look.uncertainty not in (None, *KINDS):
                 what = "the uncertainty of several models is how far they differ"
-                raise UserError(what, where="--uncertainty", allowed=KINDS, remedy="name one run for other kinds")
+                raise UserError(
+                    what,
+                    where="--uncertainty",
+                    allowed=KINDS,
+                    remedy="name one run for other kinds",
+                )
             self._look, self._inner_look = look, replace(look, uncertainty=None)
         return self._inner_look
 

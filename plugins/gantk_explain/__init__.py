@@ -1,4 +1,6 @@
-"""`gantk explain`: maps the input pixels that determine a region of a translation, with a check of the map."""
+"""`gantk explain`: maps the input pixels that determine a region of a translation, with a check of
+the map.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

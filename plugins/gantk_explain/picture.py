@@ -16,8 +16,13 @@ FULL = 99.5  # percentile of the map's magnitudes above which colours are satura
 def panels(
     seen: np.ndarray, made: np.ndarray, found: np.ndarray, region: np.ndarray, ends: Sequence[float]
 ) -> np.ndarray:
-    """Draw images (H, W) in network intensities, black and white at `ends`, a map and a region; uint8 (H, 3 W, 3)."""
-    gray = [np.clip((each - ends[0]) / (ends[1] - ends[0]), 0, 1)[..., None] * 255.0 for each in (seen, made)]
+    """Draw images (H, W) in network intensities, black and white at `ends`, a map and a region;
+    uint8 (H, 3 W, 3).
+    """
+    gray = [
+        np.clip((each - ends[0]) / (ends[1] - ends[0]), 0, 1)[..., None] * 255.0
+        for each in (seen, made)
+    ]
     left, middle = (np.repeat(each, 3, axis=2) for each in gray)
     middle[region & ~binary_erosion(region)] = OUTLINE
     top = np.percentile(np.abs(found), FULL) or np.abs(found).max() or 1.0

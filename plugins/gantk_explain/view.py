@@ -1,4 +1,6 @@
-"""Converts a file to the networks' input, finds the region to explain, and maps results back to the file's grid."""
+"""Converts a file to the networks' input, finds the region to explain, and maps results back to the
+file's grid.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,27 @@ from gantk.formats.image import Image, same_grid
 class View:
     """One image as input of a direction's networks.
 
-    `seen` is (C, *size) in network intensities, neighbouring slices as channels; `inside` (*size) bool, the region.
-    UserError where slice, mask or region do not fit, and where the image is larger than the networks were trained on.
+    `seen` is (C, *size) in network intensities, neighbouring slices as channels; `inside` (*size)
+    bool, the region. UserError where slice, mask or region do not fit, and where the image is
+    larger than the networks were trained on.
     """
 
-    def __init__(self, model: Any, letter: str, given: Image, number: int | None, mask: str | Path | None, region: str):
+    def __init__(
+        self,
+        model: Any,
+        letter: str,
+        given: Image,
+        number: int | None,
+        mask: str | Path | None,
+        region: str,
+    ):
         pipeline = model.pipeline(letter)
         pipeline.check_channels(given, "IMAGE")
         self.frame, self.given = pipeline.frame, given
         if self.frame.dims > given.dims:
-            raise UserError(f"'{given.path}' is a picture, and this model translates volumes", where="IMAGE")
+            raise UserError(
+                f"'{given.path}' is a picture, and this model translates volumes", where="IMAGE"
+            )
         self.grid = SamplingGrid(self.frame.plane, self.frame.spacing)
         pixels, wanted = self.grid.forward(given).pixels, self._mask(mask)
         self.by_slice = self.frame.dims < given.dims
@@ -46,39 +59,61 @@ class View:
         native = np.concatenate(self.stack[self.places])
         cropped = self.frame.fit == "crop"
         sides = native.shape[1:]
-        self.resize = Resize(sides, sides if cropped else self.frame.size, "pad" if cropped else self.frame.fit)
+        self.resize = Resize(
+            sides, sides if cropped else self.frame.size, "pad" if cropped else self.frame.fit
+        )
         trained = tuple(model.method.geometry.size)
         if self.resize.size != trained:
             sizes = [" x ".join(map(str, each)) for each in (self.resize.size, trained)]
-            what = f"this run translates images of {sizes[0]} in tiles of {sizes[1]}, which are not explained together"
-            raise UserError(what, where="IMAGE", remedy=f"cut {sizes[1]} out of the image, around the region")
+            what = (
+                f"this run translates images of {sizes[0]} in tiles of {sizes[1]}, which are not"
+                " explained together"
+            )
+            raise UserError(
+                what, where="IMAGE", remedy=f"cut {sizes[1]} out of the image, around the region"
+            )
         self.seen = to_network(native, pipeline.own_scale(given.pixels), self.resize)
         self.region = self._region(region, wanted, sides)
-        self.inside = torch.from_numpy(self.resize.forward(self.region[None].astype(np.float32), 0.0)[0] > 0.5)
+        self.inside = torch.from_numpy(
+            self.resize.forward(self.region[None].astype(np.float32), 0.0)[0] > 0.5
+        )
         if not self.inside.any():
-            raise UserError("the region is smaller than a pixel that the networks see", where="--region, --mask")
+            raise UserError(
+                "the region is smaller than a pixel that the networks see", where="--region, --mask"
+            )
 
     def middle(self, channels: Tensor) -> Tensor:
-        """The channels of the slice itself from (N, C, *size), without those of neighbouring slices."""
+        """The channels of the slice itself from (N, C, *size), without those of neighbouring
+        slices.
+        """
         return channels.chunk(len(self.places), 1)[self.frame.neighbours]
 
     def on_file(self, found: Tensor) -> Image:
-        """A map (C, *size) as one channel on the file's grid; neighbours' channels at their slices, 0 elsewhere."""
+        """A map (C, *size) as one channel on the file's grid; neighbours' channels at their slices,
+        0 elsewhere.
+        """
         parts = found.unflatten(0, (len(self.places), -1)).sum(1, keepdim=True).numpy()
         whole = np.zeros((len(self.stack), 1, *self.stack.shape[2:]), np.float32)
         for place, part in zip(self.places, parts, strict=True):
             whole[place] += self.resize.inverse(part)
         pixels = np.moveaxis(whole, 0, 1) if self.by_slice else whole[0]
         pixels = pixels if self.grid.is_plain else self.grid.inverse(pixels, self.given)
-        return replace(self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False)
+        return replace(
+            self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False
+        )
 
     def shown(self, seen: Tensor, made: Tensor, found: Tensor) -> list[np.ndarray]:
-        """Input, translation, map and region as (H, W) in the file's size; for volumes the plane with most of the map.
+        """Input, translation, map and region as (H, W) in the file's size; for volumes the plane
+        with most of the map.
 
         Colours and contrasts are averaged, those of the map summed.
         """
         own = [self.middle(each[None])[0] for each in (seen, found)]
-        flat = [own[0].mean(0, keepdim=True), made.mean(0, keepdim=True), own[1].sum(0, keepdim=True)]
+        flat = [
+            own[0].mean(0, keepdim=True),
+            made.mean(0, keepdim=True),
+            own[1].sum(0, keepdim=True),
+        ]
         planes = [*(self.resize.inverse(each.numpy())[0] for each in flat), self.region]
         if self.frame.dims == 3:
             best = int(np.abs(planes[2]).sum(axis=(1, 2)).argmax())
@@ -86,13 +121,17 @@ class View:
         return planes
 
     def _mask(self, path: str | Path | None) -> np.ndarray | None:
-        """The mask (above 0), resampled like the networks' input; UserError where it is not on the image's grid."""
+        """The mask (above 0), resampled like the networks' input; UserError where it is not on the
+        image's grid.
+        """
         if path is None:
             return None
         found = read(Path(path))
         if not same_grid(found, self.given):
             sides = [" x ".join(map(str, each.pixels.shape[1:])) for each in (found, self.given)]
-            what = f"the mask is no mask of this image: {sides[0]} and {sides[1]}, or at another place"
+            what = (
+                f"the mask is no mask of this image: {sides[0]} and {sides[1]}, or at another place"
+            )
             raise UserError(what, where="--mask", remedy="give a mask on the image's grid")
         above = (found.pixels.max(axis=0, keepdims=True) > 0).astype(np.float32)
         if not above.any():
@@ -100,12 +139,16 @@ class View:
         return self.grid.forward(replace(found, pixels=above)).pixels[0] > 0.5
 
     def _slice(self, number: int | None, wanted: np.ndarray | None) -> int:
-        """The given slice, else the one with most of the mask, else the middle one; UserError outside the volume."""
+        """The given slice, else the one with most of the mask, else the middle one; UserError
+        outside the volume.
+        """
         count = len(self.stack)
         if number is None:
             return count // 2 if wanted is None else int(wanted.sum(axis=(1, 2)).argmax())
         if not 0 <= number < count:
-            raise UserError(f"there is no slice {number}", where="--slice", allowed=f"0 to {count - 1}")
+            raise UserError(
+                f"there is no slice {number}", where="--slice", allowed=f"0 to {count - 1}"
+            )
         return number
 
     def _region(self, text: str, wanted: np.ndarray | None, sides: tuple[int, ...]) -> np.ndarray:
@@ -117,11 +160,17 @@ class View:
                 raise UserError("nothing of the mask is in this slice", where="--mask, --slice")
             return wanted
         inside = np.zeros(sides, bool)
-        parts = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")] if text else []
+        parts = (
+            [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")] if text else []
+        )
         ends = [tuple(map(int, part.groups())) if part else (0, 0) for part in parts]
         fits = len(ends) in (2, len(sides)) if text else True
-        if not fits or any(not low < high <= side for (low, high), side in zip(ends, sides[::-1], strict=False)):
+        if not fits or any(
+            not low < high <= side for (low, high), side in zip(ends, sides[::-1], strict=False)
+        ):
             allowed = ",".join(f"0:{side}" for side in sides[::-1]) + " at most: columns, rows"
-            raise UserError(f"'{text}' is no region of this image", where="--region", allowed=allowed)
+            raise UserError(
+                f"'{text}' is no region of this image", where="--region", allowed=allowed
+            )
         inside[(..., *(np.s_[low:high] for low, high in reversed(ends)))] = True
         return inside

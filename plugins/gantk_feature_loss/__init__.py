@@ -1,11 +1,15 @@
-"""A loss on features of a frozen network, a loss weighted to the body, and a segmenter that provides features."""
+"""A loss on features of a frozen network, a loss weighted to the body, and a segmenter that
+provides features.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Register two losses of output and target (or output and input), and the method that trains a segmenter."""
+    """Register two losses of output and target (or output and input), and the method that trains a
+    segmenter.
+    """
     add.loss("feature", "gantk_feature_loss.losses:FeatureLoss")
     add.loss("body_l1", "gantk_feature_loss.losses:BodyL1")
     add.method("segmenter", "gantk_feature_loss.segmenter:Segmenter")

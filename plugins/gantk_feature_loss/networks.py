@@ -1,4 +1,6 @@
-"""Loads frozen networks and returns their layers' features: a segmenter's run, or a feature network of the metrics."""
+"""Loads frozen networks and returns their layers' features: a segmenter's run, or a feature network
+of the metrics.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,43 @@ OUTPUT = "output"  # name for a network's final output
 
 
 class Maps(nn.Module):
-    """Features of a frozen network's layers for images of `channels` and `size`; `pictures`: scale images to 0 to 1."""
+    """Features of a frozen network's layers for images of `channels` and `size`; `pictures`: scale
+    images to 0 to 1.
+    """
 
-    def __init__(self, network: nn.Module, name: str, layers: tuple[str, ...], channels: int, size, pictures: bool):
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        layers: tuple[str, ...],
+        channels: int,
+        size,
+        pictures: bool,
+    ):
         super().__init__()
-        self.network, self.name, self.channels = network.eval().requires_grad_(False), name, channels
+        self.network, self.name, self.channels = (
+            network.eval().requires_grad_(False),
+            name,
+            channels,
+        )
         self.dims, self.pictures, self.seen = len(size), pictures, {}
         inner = getattr(network, "network", network)  # wrapped by the metrics' resizing and scaling
         names = [layer for layer, _ in inner.named_modules() if layer]
-        levels = [one["module"] for one in getattr(inner, "feature_info", ())]  # timm's; else those of a U-Net
+        # timm's; else those of a U-Net
+        levels = [one["module"] for one in getattr(inner, "feature_info", ())]
         levels += [f"encoder.{level}" for level in range(len(getattr(inner, "encoder", ())))]
         self.layers = layers or levels or [OUTPUT]
         for layer in self.layers:
             if layer not in (OUTPUT, *names):
-                allowed = [OUTPUT, *(name for name in names if "." not in name), "parts of these, as encoder.0"]
-                what, remedy = f"the network '{name}' has no layer '{layer}'", did_you_mean(layer, names)
+                allowed = [
+                    OUTPUT,
+                    *(name for name in names if "." not in name),
+                    "parts of these, as encoder.0",
+                ]
+                what, remedy = (
+                    f"the network '{name}' has no layer '{layer}'",
+                    did_you_mean(layer, names),
+                )
                 raise UserError(what, where="layers", allowed=allowed, remedy=remedy)
             if layer != OUTPUT:
                 keep = lambda _, given, found, layer=layer: self.seen.update({layer: found})  # noqa: E731
@@ -50,19 +74,26 @@ class Maps(nn.Module):
             raise UserError(what, remedy=remedy) from None
 
     def forward(self, images: Tensor, black: float, data_range: float) -> list[Tensor]:
-        """Images (N, C, *size) in network intensities to features (N, d) per layer; d spans all slices of volumes."""
+        """Images (N, C, *size) in network intensities to features (N, d) per layer; d spans all
+        slices of volumes.
+        """
         self.network.to(images.device)
         images, count = images.float(), len(images)
         if images.ndim - 2 == self.dims + 1:
             images = images.transpose(1, 2).flatten(0, 1)
         if self.pictures:
             images = (images - black) / data_range
-        if self.pictures and images.shape[1] != self.channels:  # treat each channel as a gray picture
+        # treat each channel as a gray picture
+        if self.pictures and images.shape[1] != self.channels:
             images = images.flatten(0, 1)[:, None].expand(-1, self.channels, *images.shape[2:])
         if images.shape[1] != self.channels or images.ndim - 2 != self.dims:
-            what = f"the network '{self.name}' sees {self.dims}-D images of {self.channels} channels"
+            what = (
+                f"the network '{self.name}' sees {self.dims}-D images of {self.channels} channels"
+            )
             what += f", and these are {images.ndim - 2}-D, of {images.shape[1]}"
-            raise UserError(what, where="network", remedy="take one that was trained on images such as these")
+            raise UserError(
+                what, where="network", remedy="take one that was trained on images such as these"
+            )
         if hasattr(self.network, "check_size"):
             self.network.check_size(tuple(images.shape[2:]))
         self.seen[OUTPUT] = self.network(images)
@@ -78,7 +109,9 @@ class Maps(nn.Module):
 
 @lru_cache(maxsize=8)
 def opened(network: str, weights: str | None, side: int | None, layers: tuple[str, ...]) -> Maps:
-    """Load the network that a recipe names, see `FeatureLoss`; cached until the next training begins."""
+    """Load the network that a recipe names, see `FeatureLoss`; cached until the next training
+    begins.
+    """
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         if not is_run(network):
             found = Features(network, 1.0, 2, weights=weights, side=side).network
@@ -86,11 +119,21 @@ def opened(network: str, weights: str | None, side: int | None, layers: tuple[st
         run = Run.open(network)
         model, saved = run.recipe().check(), run.chosen()
         if model.method.name != "segmenter":
-            what = f"'{network}' is a run of the method '{model.method.name}', and features are taken of a segmenter"
-            raise UserError(what, where="network", remedy="make one with: gantk run segmenter --data FOLDER")
-        meta, here = load_meta_of("segmenter", saved), Runtime(torch.device("cpu"), "fp32", channels_last=True)
+            what = (
+                f"'{network}' is a run of the method '{model.method.name}', and features are taken"
+                " of a segmenter"
+            )
+            raise UserError(
+                what, where="network", remedy="make one with: gantk run segmenter --data FOLDER"
+            )
+        meta, here = (
+            load_meta_of("segmenter", saved),
+            Runtime(torch.device("cpu"), "fp32", channels_last=True),
+        )
         method = load_method(model, saved, meta, (-1.0, 1.0), here)
-    return Maps(method.network, network, layers, meta["channels"]["image"], method.geometry.size, False)
+    return Maps(
+        method.network, network, layers, meta["channels"]["image"], method.geometry.size, False
+    )
 
 
 def is_run(network: str) -> bool:
@@ -99,16 +142,31 @@ def is_run(network: str) -> bool:
 
 
 def pin(value: object, where: str) -> None:
-    """Record path and SHA-256 of each `feature` loss's network in a method's options; UserError if they differ."""
+    """Record path and SHA-256 of each `feature` loss's network in a method's options; UserError if
+    they differ.
+    """
     if isinstance(value, Part) and (value.kind, value.name) == ("loss", "feature"):
         table, name = value.options, value.options["network"]
         table["network"] = os.path.abspath(name) if is_run(name) else name
         found = opened(*(table[key] for key in ("network", "weights", "side", "layers"))).sha256()
         if table["sha256"] not in ("", found):
-            what = f"'{name}' has other weights than this training began with: their SHA-256 is {found[:12]}, not "
+            what = (
+                f"'{name}' has other weights than this training began with: their SHA-256 is"
+                f" {found[:12]}, not "
+            )
             what += f"{table['sha256'][:12]}"
-            raise UserError(what, where=f"{where}.sha256", remedy='put it back, or begin a new run with sha256 = ""')
+            raise UserError(
+                what,
+                where=f"{where}.sha256",
+                remedy='put it back, or begin a new run with sha256 = ""',
+            )
         table["sha256"] = found
     inner = value.options if isinstance(value, Part) else value
-    for key, each in inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ():
+    for key, each in (
+        inner.items()
+        if isinstance(inner, dict)
+        else enumerate(inner)
+        if isinstance(inner, list)
+        else ()
+    ):
         pin(each, where if isinstance(inner, list) else f"{where}.{key}")

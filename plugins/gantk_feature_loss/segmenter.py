@@ -17,10 +17,12 @@ from gantk.plugin.spec import Depth, Weight, Width
 
 
 class Segmenter(Method):
-    """A U-Net that segments lesions, trained on images of one domain and their masks by Dice and cross-entropy.
+    """A U-Net that segments lesions, trained on images of one domain and their masks by Dice and
+    cross-entropy.
 
-    The Dice loss (Milletari et al. 2016, section 3) covers a whole batch (per rank), since an image may show no
-    lesion. Uses batch norm, because instance norm removes an image's brightness. It generates no images.
+    The Dice loss (Milletari et al. 2016, section 3) covers a whole batch (per rank), since an image
+    may show no lesion. Uses batch norm, because instance norm removes an image's brightness. It
+    generates no images.
     """
 
     reads, weighs_lesions = ("image",), True
@@ -34,8 +36,18 @@ class Segmenter(Method):
         cross_entropy: Weight = 1.0,  # weight of the cross-entropy beside the Dice loss
     ):
         super().__init__(geometry)
-        shape = {"width": width, "depth": depth, "norm": "batch", "stem": 1, "head": 2, "activation_out": "none"}
-        self.network, self.cross_entropy = UNet(geometry.channels["image"], 1, geometry.dims, **shape), cross_entropy
+        shape = {
+            "width": width,
+            "depth": depth,
+            "norm": "batch",
+            "stem": 1,
+            "head": 2,
+            "activation_out": "none",
+        }
+        self.network, self.cross_entropy = (
+            UNet(geometry.channels["image"], 1, geometry.dims, **shape),
+            cross_entropy,
+        )
         for weights in (each for each in self.network.parameters() if each.ndim > 2):
             nn.init.kaiming_normal_(weights)
 
@@ -49,14 +61,27 @@ class Segmenter(Method):
         mask, likely = batch.get("mask_image", torch.zeros_like(found)).float(), found.sigmoid()
         shared, sizes = (likely * mask).sum(), likely.square().sum() + mask.square().sum()
         entropy = F.binary_cross_entropy_with_logits(found, mask)
-        return {"dice": 1 - (2 * shared + 1) / (sizes + 1), "cross_entropy": self.cross_entropy * entropy}
+        return {
+            "dice": 1 - (2 * shared + 1) / (sizes + 1),
+            "cross_entropy": self.cross_entropy * entropy,
+        }
 
 
 @torch.no_grad()
-def dice_by_image(method: Segmenter, images: Tensor, masks: Tensor, patients: list[str]) -> np.ndarray:
-    """For each image the Dice over all images of its patient, (N,); nan for a patient without a lesion."""
-    numbers, device, drawn = patient_numbers(patients), method.progress.device, masks.flatten(1) > 0.5
-    found = torch.cat([method.network(part.to(device)).cpu() > 0 for part in images.split(16)]).flatten(1)
+def dice_by_image(
+    method: Segmenter, images: Tensor, masks: Tensor, patients: list[str]
+) -> np.ndarray:
+    """For each image the Dice over all images of its patient, (N,); nan for a patient without a
+    lesion.
+    """
+    numbers, device, drawn = (
+        patient_numbers(patients),
+        method.progress.device,
+        masks.flatten(1) > 0.5,
+    )
+    found = torch.cat(
+        [method.network(part.to(device)).cpu() > 0 for part in images.split(16)]
+    ).flatten(1)
     counts = [x.sum(1).double().numpy() for x in (found & drawn, found, drawn)]
     both, marked, real = (np.bincount(numbers, count)[numbers] for count in counts)
     return 2 * both / np.where(real > 0, marked + real, np.nan)
@@ -64,10 +89,22 @@ def dice_by_image(method: Segmenter, images: Tensor, masks: Tensor, patients: li
 
 def add_dice(result: dict[str, Any], scorer: Scorer) -> None:
     """Add the Dice of the test patients' lesions to metrics.json."""
-    records = [record for record in scorer.reals.records("test", "image") if scorer.reals.masked(record)]
-    masks, patients = scorer.reals.masks_of(records) if records else None, [record.subject for record in records]
+    records = [
+        record for record in scorer.reals.records("test", "image") if scorer.reals.masked(record)
+    ]
+    masks, patients = (
+        scorer.reals.masks_of(records) if records else None,
+        [record.subject for record in records],
+    )
     if masks is not None:
         values = dice_by_image(scorer.method, scorer.reals.seen(records), masks, patients)
-        about = {"definition": "dice/pooled-over-a-patient/without-lesion-left-out", "higher_is_better": True}
-        row = estimate(values, patients).row() | about | {"images": len(records), "unit": "", "corrected": None}
+        about = {
+            "definition": "dice/pooled-over-a-patient/without-lesion-left-out",
+            "higher_is_better": True,
+        }
+        row = (
+            estimate(values, patients).row()
+            | about
+            | {"images": len(records), "unit": "", "corrected": None}
+        )
         result["metrics"]["lesions"] = {"dice": row}

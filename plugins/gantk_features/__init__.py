@@ -1,4 +1,6 @@
-"""Learned features for comparing sets of images: Inception as published, networks of timm, ONNX files."""
+"""Learned features for comparing sets of images: Inception as published, networks of timm, ONNX
+files.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -13,11 +15,17 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_tested(result) -> None:
-    """Warn if features of RadImageNet are used without Inception's: unlike ImageNet's, their ranking of generators
-    disagrees with people's (Woodland et al., MICCAI 2024)."""
+    """Warn if features of RadImageNet are used without Inception's: unlike ImageNet's, their
+    ranking of generators disagrees with people's (Woodland et al., MICCAI 2024).
+    """
     rows = [row for rows in result["metrics"].values() for row in rows.values()]
     learned = [said for row in rows if "features=" in (said := str(row.get("definition")).lower())]
-    if any("radimagenet" in said for said in learned) and not any("inception" in said for said in learned):
+    if any("radimagenet" in said for said in learned) and not any(
+        "inception" in said for said in learned
+    ):
         beside = 'put { name = "kid", features = "inception" } beside it'
-        line = f"warning  features of RadImageNet judge alone, which people often do not agree with: {beside}"
+        line = (
+            "warning  features of RadImageNet judge alone, which people often do not agree with:"
+            f" {beside}"
+        )
         result["lines"] = [*result.get("lines", ()), line]

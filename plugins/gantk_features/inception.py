@@ -14,13 +14,16 @@ FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
 class Inception(nn.Module):
-    """pytorch-fid's Inception to its last pooling: 2048 features of pictures (N, 3, H, W) from 0 to 1, at 299 pixels.
+    """pytorch-fid's Inception to its last pooling: 2048 features of pictures (N, 3, H, W) from 0 to
+    1, at 299 pixels.
 
-    Weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError where none of these has them.
+    Weights come from $GANTK_WEIGHTS, torch's cache or the web; UserError where none of these has
+    them.
     """
 
     channels, what, suffix = 3, "inception-2048", ""
-    published = ("kid", "fid")  # metrics published with it; they use it by default if its weights are on this machine
+    # metrics published with it; they use it by default if its weights are on this machine
+    published = ("kid", "fid")
 
     def __init__(self, name: str = "inception") -> None:
         from pytorch_fid import inception
@@ -29,13 +32,19 @@ class Inception(nn.Module):
         path = self.at_hand()
         download = inception.load_state_dict_from_url
         if path is not None:  # the constructor has no parameter for weights
-            inception.load_state_dict_from_url = lambda *_, **__: torch.load(path, "cpu", weights_only=True)
+            inception.load_state_dict_from_url = lambda *_, **__: torch.load(
+                path, "cpu", weights_only=True
+            )
         try:
-            with torch.random.fork_rng(devices=[]):  # the constructor draws weights before it loads them
+            # the constructor draws weights before it loads them
+            with torch.random.fork_rng(devices=[]):
                 network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
         except OSError as error:
             what = f"the weights of the feature network 'inception' are absent ({told(error)})"
-            remedy = f'put {FILE} into a folder and point GANTK_WEIGHTS to it, or use features = "random"'
+            remedy = (
+                f"put {FILE} into a folder and point GANTK_WEIGHTS to it, or use features ="
+                ' "random"'
+            )
             raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
         finally:
             inception.load_state_dict_from_url = download

@@ -1,4 +1,6 @@
-"""Loads networks of timm by name, with weights from a folder of files, the hub's cache or the hub; or random ones."""
+"""Loads networks of timm by name, with weights from a folder of files, the hub's cache or the hub;
+or random ones.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,27 @@ PATIENCE = 5.0  # timeout in seconds for the hub's first answer; a download has 
 
 
 def timm_model(
-    name: str, weights: Literal["pretrained", "random"] = "pretrained", *, seed: int = 0, **options: Any
+    name: str,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    *,
+    seed: int = 0,
+    **options: Any,
 ) -> nn.Module:
-    """Build a network of timm by its name, such as "vgg19.tv_in1k"; returns it frozen and in eval mode.
+    """Build a network of timm by its name, such as "vgg19.tv_in1k"; returns it frozen and in eval
+    mode.
 
-    `options` are timm's (`num_classes`, `in_chans`, `features_only`, ...). "pretrained" loads the file of that name in
-    $GANTK_WEIGHTS, else timm's cached weights, else downloads them; UserError that says which file to put where.
-    "random" draws the weights from `seed`, the same on every machine. Keeps the state of the global random generator.
-    On the meta device, which stores no values, loads nothing.
+    `options` are timm's (`num_classes`, `in_chans`, `features_only`, ...). "pretrained" loads the
+    file of that name in $GANTK_WEIGHTS, else timm's cached weights, else downloads them; UserError
+    that says which file to put where. "random" draws the weights from `seed`, the same on every
+    machine. Keeps the state of the global random generator. On the meta device, which stores no
+    values, loads nothing.
     """
     import timm
 
     config = _config(name)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs' generators
+        # torch.manual_seed would also seed the GPUs' generators
+        torch.default_generator.manual_seed(seed)
         if weights == "random" or torch.empty(0).is_meta:
             model = timm.create_model(name, **options)
         else:
@@ -40,28 +49,38 @@ def timm_model(
 
 
 def _config(name: str) -> Any:
-    """timm's configuration for weights of that name; UserError where timm has no such network or weights."""
+    """timm's configuration for weights of that name; UserError where timm has no such network or
+    weights.
+    """
     import timm
     from timm.models import get_pretrained_cfg
 
     network = name.split(".")[0]
     if not timm.is_model(network):
-        raise UserError(f"timm has no network '{network}'", remedy=did_you_mean(network, timm.list_models()))
+        raise UserError(
+            f"timm has no network '{network}'", remedy=did_you_mean(network, timm.list_models())
+        )
     try:
         config = get_pretrained_cfg(name)
     except RuntimeError:
         config = None
     if config is None:
-        raise UserError(f"timm has no weights '{name}'", allowed=timm.list_pretrained(f"{network}.*") or "none")
+        raise UserError(
+            f"timm has no weights '{name}'", allowed=timm.list_pretrained(f"{network}.*") or "none"
+        )
     return config
 
 
 def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
-    """Build the network with weights from $GANTK_WEIGHTS, the hub's cache or timm's download; UserError without any."""
+    """Build the network with weights from $GANTK_WEIGHTS, the hub's cache or timm's download;
+    UserError without any.
+    """
     import timm
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
+    cached = (
+        try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
+    )
     own = weights_file(name) or (Path(cached) if isinstance(cached, str) else None)
     if own is not None:
         return _from_file(name, own, options)
@@ -74,10 +93,15 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
     folder = os.environ.get(VARIABLE)
     there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to it"
     raise UserError(
-        f"the pretrained weights of '{name}' are not on this machine and cannot be fetched ({problem})",
+        f"the pretrained weights of '{name}' are not on this machine and cannot be fetched"
+        f" ({problem})",
         where=VARIABLE,
-        remedy=f"put {name}.safetensors (or {name}.pth, {name}.bin) into {there}. Where there is a network, this "
-        f'writes it: {_recipe(name)}. Or set weights = "random": seeded weights that need no file',
+        remedy=(
+            f"put {name}.safetensors (or {name}.pth, {name}.bin) into {there}. Where there is a"
+            " network, this "
+            f'writes it: {_recipe(name)}. Or set weights = "random": seeded weights that need no'
+            " file"
+        ),
     )
 
 
@@ -87,7 +111,8 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
 
     overlay = {"state_dict": read_state(path), "custom_load": False}
     try:
-        if options:  # without a head timm ignores missing weights: load the whole network to check the file
+        # without a head timm ignores missing weights: load the whole network to check the file
+        if options:
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError) as error:
@@ -98,7 +123,9 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
 
 
 def _unreachable(config: Any) -> str | None:
-    """Test whether timm can download these weights; returns the reason if not. timm itself would take minutes."""
+    """Test whether timm can download these weights; returns the reason if not. timm itself would
+    take minutes.
+    """
     from huggingface_hub import constants
 
     if not (config.hf_hub_id or config.url):
@@ -107,7 +134,9 @@ def _unreachable(config: Any) -> str | None:
         return "HF_HUB_OFFLINE is set"
     address = constants.ENDPOINT if config.hf_hub_id else config.url
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
+        urllib.request.urlopen(
+            urllib.request.Request(address, method="HEAD"), timeout=PATIENCE
+        ).close()
     except urllib.error.HTTPError:  # any answer shows that the server can be reached
         return None
     except (OSError, ValueError) as error:

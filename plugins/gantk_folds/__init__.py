@@ -6,7 +6,10 @@ import click
 
 from gantk.plugin.hookspecs import hookimpl
 
-WORDS = "Train K runs, each tested on other patients, in fold-0, fold-1 ... of --out; the same command goes on."
+WORDS = (
+    "Train K runs, each tested on other patients, in fold-0, fold-1 ... of --out; the same command"
+    " goes on."
+)
 OPTION = click.Option(["--folds"], type=int, metavar="K", help=WORDS)
 
 
@@ -24,10 +27,26 @@ def gantk_commands(cli) -> None:
         from gantk.terminal import say
         from gantk_folds.cross_validation import cross_validate
 
-        asked = [name for name in ("try", "lr_find", "json_file", "profile_steps") if options.pop(name, None)]
+        asked = [
+            name
+            for name in ("try", "lr_find", "json_file", "profile_steps")
+            if options.pop(name, None)
+        ]
         if asked:
-            raise click.UsageError(f"--folds trains: leave --{asked[0].replace('_', '-')} out, or --folds")
-        known = ("data", "set", "profile", "out", "device", "precision", "seed", "allow_leakage", "track")
+            raise click.UsageError(
+                f"--folds trains: leave --{asked[0].replace('_', '-')} out, or --folds"
+            )
+        known = (
+            "data",
+            "set",
+            "profile",
+            "out",
+            "device",
+            "precision",
+            "seed",
+            "allow_leakage",
+            "track",
+        )
         cross_validate(recipe, folds, **{name: options[name] for name in known}, say=say)
 
     command.callback = functools.update_wrapper(run, train)

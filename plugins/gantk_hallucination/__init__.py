@@ -1,4 +1,6 @@
-"""Finds invented and lost structures: the metric `sfrc`, patches in the report, `--uncertainty suspicion`."""
+"""Finds invented and lost structures: the metric `sfrc`, patches in the report, `--uncertainty
+suspicion`.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

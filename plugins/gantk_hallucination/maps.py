@@ -1,4 +1,6 @@
-"""Maps of structures that an output invents or loses, compared with a truth, or with the input alone."""
+"""Maps of structures that an output invents or loses, compared with a truth, or with the input
+alone.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,20 @@ from gantk.method import Method
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Seed
 
-FINE, COARSE = 1.0, 6.0  # pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
-NOISE, EDGE = 0.025, 0.5  # tolerated difference: a share of the range for noise, and this factor times the local slope
+# pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
+FINE, COARSE = 1.0, 6.0
+# tolerated difference: a share of the range for noise, and this factor times the local slope
+NOISE, EDGE = 0.025, 0.5
 BINS = 24  # intensity bins for averaging the usual output
 
 
 def disagreement(one: Tensor, other: Tensor, span: float) -> Tensor:
-    """The difference of two images (N, C, *size) at the scale of lesions, divided by the tolerance; (N, 1, *size).
+    """The difference of two images (N, C, *size) at the scale of lesions, divided by the tolerance;
+    (N, 1, *size).
 
-    The difference is band-passed, so that a global change of brightness does not count. The tolerance is noise plus the
-    slope of `other`: an edge shifted by half a pixel is not a lesion. 0 means equal.
+    The difference is band-passed, so that a global change of brightness does not count. The
+    tolerance is noise plus the slope of `other`: an edge shifted by half a pixel is not a lesion. 0
+    means equal.
     """
     apart = blurred(one - other, FINE) - blurred(one - other, COARSE)
     excused = NOISE * span + EDGE * blurred(slope(blurred(other, FINE)), 1.5 * FINE)
@@ -29,7 +35,9 @@ def disagreement(one: Tensor, other: Tensor, span: float) -> Tensor:
 
 
 def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
-    """Replace each pixel by the output's mean (N, 1, *size) over pixels with the same input intensity, per image."""
+    """Replace each pixel by the output's mean (N, 1, *size) over pixels with the same input
+    intensity, per image.
+    """
     made = output.flatten(2).mean(1)
     place = ((given.flatten(2).mean(1) - low) / span).clamp(0, 1) * (BINS - 1)
     below = place.floor().long().clamp_max(BINS - 2)
@@ -45,11 +53,13 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
 
 
 class Suspicion:
-    """Maps where a translation may invent or lose structures of its input, without needing the truth.
+    """Maps where a translation may invent or lose structures of its input, without needing the
+    truth.
 
-    The sum of three terms: the disagreement of the input and its back-translation (two-way methods), those of input and
-    output with the usual intensity given the other, and the spread over mirrored inputs. Values above about 1 exceed
-    noise and edges. Structures that a network invents and removes again on the way back are not found.
+    The sum of three terms: the disagreement of the input and its back-translation (two-way
+    methods), those of input and output with the usual intensity given the other, and the spread
+    over mirrored inputs. Values above about 1 exceed noise and edges. Structures that a network
+    invents and removes again on the way back are not found.
     """
 
     needs, scale = "", 1.0
@@ -76,15 +86,21 @@ class Suspicion:
     def maps(
         self, method: Method, to: str, image: Tensor, others: Sequence[Mapping[str, Tensor]] = ()
     ) -> tuple[Tensor, Tensor]:
-        """The plain translation of images (N, C, *size) and its suspicion, 0 or more: (N, D, *size), float32."""
+        """The plain translation of images (N, C, *size) and its suspicion, 0 or more: (N, D,
+        *size), float32.
+        """
         plain = method.translate(image, to).float()
         spread = self.flips.spread(method, to, image, plain, others)
-        found = suspicion(method, to, image.float(), plain) + blurred(spread, FINE).mean(1, keepdim=True)
+        found = suspicion(method, to, image.float(), plain) + blurred(spread, FINE).mean(
+            1, keepdim=True
+        )
         return plain, (found * self.scale).expand_as(plain)
 
 
 def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
-    """The disagreement (N, 1, *size) between an output (N, D, *size) and its input; `method` translates back."""
+    """The disagreement (N, 1, *size) between an output (N, D, *size) and its input; `method`
+    translates back.
+    """
     low, high = method.geometry.range
     span, seen = high - low, image if image.shape == output.shape else image.mean(1, keepdim=True)
     pairs = [(output, usual(output, seen, low, span)), (seen, usual(seen, output, low, span))]
@@ -96,15 +112,21 @@ def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
 
 
 def slope(image: Tensor) -> Tensor:
-    """The length of the gradient (N, C, *size), in intensity per pixel; an axis of one pixel has none."""
+    """The length of the gradient (N, C, *size), in intensity per pixel; an axis of one pixel has
+    none.
+    """
     axes = [axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
-    return sum((step.square() for step in torch.gradient(image, dim=axes)), torch.zeros_like(image)).sqrt()
+    return sum(
+        (step.square() for step in torch.gradient(image, dim=axes)), torch.zeros_like(image)
+    ).sqrt()
 
 
 def blurred(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:
     """Blur an image (N, C, *size) by a Gaussian along its last `axes` axes; None: all spatial axes."""
     reach = max(1, round(3 * deviation))
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=image.device) ** 2) / (2 * deviation**2))
+    kernel = torch.exp(
+        -(torch.arange(-reach, reach + 1, device=image.device) ** 2) / (2 * deviation**2)
+    )
     kernel = (kernel / kernel.sum())[None, None]
     for axis in range(image.ndim - (axes or image.ndim - 2), image.ndim):
         rows = image.movedim(axis, -1)

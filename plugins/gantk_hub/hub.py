@@ -1,4 +1,6 @@
-"""Uploads and downloads packed models by the Hugging Face hub's library; executes nothing that it downloads."""
+"""Uploads and downloads packed models by the Hugging Face hub's library; executes nothing that it
+downloads.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w.][\w./-]*))?")
 COMMIT = r"[0-9a-f]{40}"
 SAVED = "checkpoints/step-*/"
-FILES = ["recipe.toml", "metrics.json", CARD, f"{SAVED}meta.json", f"{SAVED}weights.safetensors"]  # downloaded
+# downloaded
+FILES = ["recipe.toml", "metrics.json", CARD, f"{SAVED}meta.json", f"{SAVED}weights.safetensors"]
 HEAD = """\
 ---
 library_name: gantk
@@ -34,10 +37,11 @@ tags: [gantk, medical-imaging, gan]
 
 
 def fetched(address: str, say: Callable[[str], None]) -> Path:
-    """Return the folder of the model at hf://USER/NAME[@REVISION] in the hub's cache, downloaded if necessary.
+    """Return the folder of the model at hf://USER/NAME[@REVISION] in the hub's cache, downloaded if
+    necessary.
 
-    `say` prints the commit, which identifies the weights for later downloads, and their SHA-256. UserError where the
-    address is malformed, or the repository is not a gantk model.
+    `say` prints the commit, which identifies the weights for later downloads, and their SHA-256.
+    UserError where the address is malformed, or the repository is not a gantk model.
     """
     match = ADDRESS.fullmatch(address)
     if not match:
@@ -46,15 +50,23 @@ def fetched(address: str, say: Callable[[str], None]) -> Path:
     name, revision = match.groups()
     hub = _library()
     folder = None
-    if re.fullmatch(COMMIT, revision or ""):  # a commit never changes: use the cache without a request
+    # a commit never changes: use the cache without a request
+    if re.fullmatch(COMMIT, revision or ""):
         try:
-            folder = hub.snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=True)
+            folder = hub.snapshot_download(
+                name, revision=revision, allow_patterns=FILES, local_files_only=True
+            )
         except hub.errors.LocalEntryNotFoundError:
             folder = None
     with _as_gantk_error(f"'{address}' cannot be fetched"):
-        folder = Path(folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES))
+        folder = Path(
+            folder or hub.snapshot_download(name, revision=revision, allow_patterns=FILES)
+        )
     if not (folder / "recipe.toml").is_file():
-        raise UserError(f"'{address}' is no model of gantk's: it has no recipe.toml", remedy="`gantk push` makes one")
+        raise UserError(
+            f"'{address}' is no model of gantk's: it has no recipe.toml",
+            remedy="`gantk push` makes one",
+        )
     Run(folder).latest()
     say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
     return folder
@@ -69,12 +81,20 @@ def push(
     private: bool = False,
     say: Callable[[str], None] = print,
 ) -> str:
-    """Pack a run and upload it to the hub as `name` (USER/NAME); returns its address, hf://USER/NAME@COMMIT."""
+    """Pack a run and upload it to the hub as `name` (USER/NAME); returns its address,
+    hf://USER/NAME@COMMIT.
+    """
     if not re.fullmatch(REPOSITORY, name):
-        raise UserError(f"'{name}' is no name of a model on the hub", allowed="USER/NAME", where="USER/NAME")
+        raise UserError(
+            f"'{name}' is no name of a model on the hub", allowed="USER/NAME", where="USER/NAME"
+        )
     if license and not re.fullmatch(r"[\w.-]+", license):
         what = f"'{license}' is no identifier of a licence"
-        raise UserError(what, where="--license", allowed="those of the hub, such as cc-by-4.0, apache-2.0, other")
+        raise UserError(
+            what,
+            where="--license",
+            allowed="those of the hub, such as cc-by-4.0, apache-2.0, other",
+        )
     api, path = _library().HfApi(library_name="gantk", library_version=__version__), find_model(run)
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
@@ -88,7 +108,9 @@ def push(
         with _as_gantk_error(f"'{name}' cannot be uploaded"):
             api.create_repo(name, private=private or None, exist_ok=True)
             options = {"delete_patterns": "checkpoints/*", "allow_patterns": [*FILES, "README.md"]}
-            commit = api.upload_folder(repo_id=name, folder_path=made, commit_message="A model of gantk", **options)
+            commit = api.upload_folder(
+                repo_id=name, folder_path=made, commit_message="A model of gantk", **options
+            )
         address = f"hf://{name}@{commit.oid}"
         say(f"pushed   {address}, weights sha256 {weights_hash(made)}")
     return address
@@ -117,6 +139,13 @@ def _as_gantk_error(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # errors of the hub's library, its HTTP library, or the disk
         status = getattr(getattr(error, "response", None), "status_code", None)
-        remedy = "Check the name, and `hf auth login` or HF_TOKEN where it is private or to be written to."
-        remedy = remedy if status in (401, 403, 404) else "Check the network, and HF_ENDPOINT where it is set."
+        remedy = (
+            "Check the name, and `hf auth login` or HF_TOKEN where it is private or to be"
+            " written to."
+        )
+        remedy = (
+            remedy
+            if status in (401, 403, 404)
+            else "Check the network, and HF_ENDPOINT where it is set."
+        )
         raise GantkError(f"{what}: {told(error)} {remedy}") from error

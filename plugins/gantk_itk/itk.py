@@ -1,10 +1,12 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images upright, writes them.
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images
+upright, writes them.
 
-Both are a text header and a block of voxels. They are parsed here because ITK's own readers trust a broken header and
-read damaged compressed voxels without an error. A file of two axes is a picture; three values per voxel make it a
-colour picture. A fourth axis, or several values per voxel, are several volumes: the caller chooses one. Files are
-written on the source's grid, compressed if the source was, as integers if all values are whole numbers
-(`gantk.formats.voxels`), and with the source's header remarks only where `Image.keep_header` is set.
+Both are a text header and a block of voxels. They are parsed here because ITK's own readers trust a
+broken header and read damaged compressed voxels without an error. A file of two axes is a picture;
+three values per voxel make it a colour picture. A fourth axis, or several values per voxel, are
+several volumes: the caller chooses one. Files are written on the source's grid, compressed if the
+source was, as integers if all values are whole numbers (`gantk.formats.voxels`), and with the
+source's header remarks only where `Image.keep_header` is set.
 """
 
 from __future__ import annotations
@@ -19,10 +21,19 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.formats.files import chosen_volume, expect_room
-from gantk.formats.image import UPRIGHT, Format, Image, expect_grid, in_file_order, upright_sides, zeros
+from gantk.formats.image import (
+    UPRIGHT,
+    Format,
+    Image,
+    expect_grid,
+    in_file_order,
+    upright_sides,
+    zeros,
+)
 from gantk.formats.voxels import Stored, as_integers
 
-# NumPy's type -> MetaImage's name and a pattern of NRRD's names; files are written with the pattern's first name.
+# NumPy's type -> MetaImage's name and a pattern of NRRD's names; files are written with the
+# pattern's first name.
 TYPES = {
     "u1": ("MET_UCHAR", r"uchar|unsigned char|uint8(_t)?"),
     "i1": ("MET_CHAR", r"signed char|int8(_t)?"),
@@ -35,11 +46,15 @@ TYPES = {
     "f4": ("MET_FLOAT", "float"),
     "f8": ("MET_DOUBLE", "double"),
 }
-PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # NRRD's encoding -> compression
+# NRRD's encoding -> compression
+PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 MOST_AXES = 16  # the limit of NRRD
-DOMAINS = ("domain", "space", "time", "none", "???")  # NRRD's kinds of axes that run over voxels, not over values
-KEPT = ("content", "measurement frame", "sample units")  # NRRD's own fields that are kept as remarks
-TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}  # signs of x, y to LPS
+# NRRD's kinds of axes that run over voxels, not over values
+DOMAINS = ("domain", "space", "time", "none", "???")
+# NRRD's own fields that are kept as remarks
+KEPT = ("content", "measurement frame", "sample units")
+# signs of x, y to LPS
+TURNED = {"right-anterior": (-1, -1), "ras": (-1, -1), "left-anterior": (1, -1), "las": (1, -1)}
 # Fields of MetaImage that are written from the image; all other fields are remarks.
 GRID = """
 NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
@@ -52,10 +67,13 @@ ObjectType ElementDataFile
 class ItkHeader:
     """The grid and the remarks of one volume: axes in the file's order, LPS millimetres as in ITK."""
 
-    size: tuple[int, ...]  # voxels along two or three axes; straight from `parse` along all axes that run over voxels
-    vectors: np.ndarray  # (axes, axes) mm: column k is the step from one voxel to the next along axis k
+    # voxels along two or three axes; straight from `parse` along all axes that run over voxels
+    size: tuple[int, ...]
+    # (axes, axes) mm: column k is the step from one voxel to the next along axis k
+    vectors: np.ndarray
     origin: np.ndarray  # (axes,) mm
-    metadata: dict[str, str] = field(default_factory=dict)  # remarks; NRRD's own fields have the prefix "NRRD_"
+    # remarks; NRRD's own fields have the prefix "NRRD_"
+    metadata: dict[str, str] = field(default_factory=dict)
     compressed: bool = True
 
     def get_data_shape(self) -> tuple[int, ...]:
@@ -76,14 +94,18 @@ class ItkHeader:
 
 
 class Broken(ValueError):
-    """A header is damaged or not supported; the message never quotes its remarks, which may name a patient."""
+    """A header is damaged or not supported; the message never quotes its remarks, which may name a
+    patient.
+    """
 
 
 class Itk(Format):
-    """Reads and writes a text header with voxels after it or in a second file: what NRRD and MetaImage share.
+    """Reads and writes a text header with voxels after it or in a second file: what NRRD and
+    MetaImage share.
 
-    A subclass has `parse`, which takes the start of a file and returns the header, where the voxels are stored (all
-    axes, the fastest first) and the axis of the values of one voxel; and `text`, which returns the header of a grid.
+    A subclass has `parse`, which takes the start of a file and returns the header, where the voxels
+    are stored (all axes, the fastest first) and the axis of the values of one voxel; and `text`,
+    which returns the header of a grid.
     """
 
     volumes = several = True
@@ -93,7 +115,9 @@ class Itk(Format):
         return list(dict.fromkeys((path, self._opened(path, 0)[1].path)))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """Read float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel are dropped."""
+        """Read float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel
+        are dropped.
+        """
         header, stored, axis, chosen = self._opened(path, volume)
         shape, affine = header.shape, header.affine
         sides = upright_sides(shape, affine)
@@ -106,49 +130,73 @@ class Itk(Format):
                 start = chosen[0] * int(np.prod(shape)) * stored.dtype.itemsize
                 replace(stored, shape=shape, start=start).decode(views[0])
             else:  # the axis of a voxel's values may stand at any place among the axes
-                flat = np.empty((*stored.shape[:2], int(np.prod(stored.shape[2:]))), np.float32, order="F")
+                flat = np.empty(
+                    (*stored.shape[:2], int(np.prod(stored.shape[2:]))), np.float32, order="F"
+                )
                 replace(stored, shape=flat.shape).decode(flat)
-                every = np.moveaxis(flat.reshape(stored.shape, order="F"), axis, -1).reshape(*shape, -1, order="F")
+                every = np.moveaxis(flat.reshape(stored.shape, order="F"), axis, -1).reshape(
+                    *shape, -1, order="F"
+                )
                 for view, number in zip(views, chosen, strict=True):
                     view[:] = every[..., number]
         pixels = pixels.reshape(len(chosen), *(n for n in sides if n > 1))
         return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """Write on the grid of the source file, or of the image's affine; only pictures may have three channels."""
+        """Write on the grid of the source file, or of the image's affine; only pictures may have
+        three channels.
+        """
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
-        header = header if image.keep_header else replace(header, metadata={})  # remarks may name a patient
+        # remarks may name a patient
+        header = header if image.keep_header else replace(header, metadata={})
         suffix, colour = path.suffix.lower(), image.channels == 3 and image.dims == 2
         if image.channels != 1 and not colour:
             what = f"an image of {image.channels} channels does not fit into {suffix}"
-            raise UserError(what, allowed="one channel, or a colour picture", remedy="write each as a file of its own")
+            raise UserError(
+                what,
+                allowed="one channel, or a colour picture",
+                remedy="write each as a file of its own",
+            )
         expect_grid(image, header.shape, header.affine)
         views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
         stored = [as_integers(view, image.dtype) for view in views]
         stored = np.stack(views if any(part is None for part in stored) else stored)
         data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
         if header.compressed:
-            data = gzip.compress(data, 4, mtime=0) if suffix in (".nrrd", ".nhdr") else zlib.compress(data, 4)
+            data = (
+                gzip.compress(data, 4, mtime=0)
+                if suffix in (".nrrd", ".nhdr")
+                else zlib.compress(data, 4)
+            )
         endings = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}.get(suffix)
         second = path.with_suffix(endings[header.compressed]) if endings else None
-        text = self.text(header, stored.dtype.str[1:], len(stored), second.name if second else "", len(data)).encode()
+        text = self.text(
+            header, stored.dtype.str[1:], len(stored), second.name if second else "", len(data)
+        ).encode()
         path.write_bytes(text if second else text + data)
         if second:
             second.write_bytes(data)
 
-    def _opened(self, path: Path, volume: int | None) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
-        """The header of one volume, where all voxels are stored, the axis of values, and the volumes to read."""
+    def _opened(
+        self, path: Path, volume: int | None
+    ) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
+        """The header of one volume, where all voxels are stored, the axis of values, and the
+        volumes to read.
+        """
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
         try:
             header, stored, axis = self.parse(path, start)
         except (Broken, KeyError):
             raise
-        except Exception as error:  # its message may quote the header, and a damaged line may hold any text
+        # its message may quote the header, and a damaged line may hold any text
+        except Exception as error:
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
         sides, size, n = stored.shape, header.size, min(len(header.size), 3)
         if not 2 <= len(size) <= 4 or min(sides) < 1 or sum(n > 1 for n in size[:3]) < 2:
-            raise ValueError(f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time")
+            raise ValueError(
+                f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time"
+            )
         stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
         stored.expect_whole()
         vectors, origin = header.vectors[:n, :n], header.origin[:n]
@@ -157,7 +205,9 @@ class Itk(Format):
             raise ValueError(f"it has a spacing of {spacing} mm")
         if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
             raise ValueError("its directions map no volume")
-        header = replace(header, size=size[:n], vectors=vectors, origin=origin, compressed=bool(stored.packing))
+        header = replace(
+            header, size=size[:n], vectors=vectors, origin=origin, compressed=bool(stored.packing)
+        )
         parts = 1 if axis is None else sides[axis]
         if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
             return header, stored, axis, (0, 1, 2)
@@ -173,22 +223,42 @@ class Nrrd(Itk):
     suffixes = (".nrrd", ".nhdr")
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
-        """Parse a header by Teem's definition of the format; lists of files and skipped bytes are not supported."""
+        """Parse a header by Teem's definition of the format; lists of files and skipped bytes are
+        not supported.
+        """
         end = re.search(rb"\r?\n\r?\n", start)
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no such header")
         lines = _lines(start[start.index(b"\n") : end.start() if end else None])
         metadata = {name: value for name, separator, value in lines if separator == ":="}
-        metadata |= {f"NRRD_{name}": value for name, separator, value in lines if separator == ":" and name in KEPT}
-        fields = {name.replace(" ", "").lower(): value for name, separator, value in lines if separator == ":"}
+        metadata |= {
+            f"NRRD_{name}": value
+            for name, separator, value in lines
+            if separator == ":" and name in KEPT
+        }
+        fields = {
+            name.replace(" ", "").lower(): value
+            for name, separator, value in lines
+            if separator == ":"
+        }
         sides, encoding = tuple(map(int, fields["sizes"].split())), fields["encoding"].lower()
         kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
-        if encoding not in PACKINGS or not kinds or not len(sides) == int(fields["dimension"]) <= MOST_AXES:
-            raise Broken(f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read")
+        if (
+            encoding not in PACKINGS
+            or not kinds
+            or not len(sides) == int(fields["dimension"]) <= MOST_AXES
+        ):
+            raise Broken(
+                f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read"
+            )
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
             raise Broken("it skips a part of its voxels' file")
         steps = re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
-        apart = [n for n, kind in enumerate(fields.get("kinds", "").lower().split()) if kind not in DOMAINS]
+        apart = [
+            n
+            for n, kind in enumerate(fields.get("kinds", "").lower().split())
+            if kind not in DOMAINS
+        ]
         apart += [n for n, step in enumerate(steps) if step == "none"]
         axes = [axis for axis in range(len(sides)) if axis not in apart[:1]]
         nothing = [0.0] * len(axes)
@@ -196,14 +266,20 @@ class Nrrd(Itk):
             vectors = np.array([(_floats(steps[axis]) + nothing)[: len(axes)] for axis in axes]).T
         else:
             spacings = _floats(fields.get("spacings", "1 " * len(sides)))
-            vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
+            vectors = np.diag(
+                [1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes]
+            )
         origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
-        for axis, sign in enumerate(TURNED.get(re.sub("-superior.*", "", fields.get("space", "").lower()), ())):
+        for axis, sign in enumerate(
+            TURNED.get(re.sub("-superior.*", "", fields.get("space", "").lower()), ())
+        ):
             vectors[axis] *= sign
             origin[axis] *= sign
         dtype = np.dtype(kinds[0]).newbyteorder(">" if fields.get("endian") == "big" else "<")
         data = fields.get("datafile")
-        file, opens = (path, end.end() if end else len(start)) if data is None else (_beside(path, data), 0)
+        file, opens = (
+            (path, end.end() if end else len(start)) if data is None else (_beside(path, data), 0)
+        )
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
         return ItkHeader(size, vectors, origin, metadata), stored, apart[0] if apart else None
@@ -215,16 +291,23 @@ class Nrrd(Itk):
         lines = ["NRRD0004", f"type: {TYPES[kind][1].split('|')[0]}", f"dimension: {n + colour}"]
         lines += ["space: left-posterior-superior" if n == 3 else f"space dimension: {n}"]
         lines += [f"sizes: {f'{values} ' * colour}{_words(header.size)}"]
-        lines += [f"space directions: {'none ' * colour}{steps}", f"space origin: ({_words(header.origin, ',')})"]
+        lines += [
+            f"space directions: {'none ' * colour}{steps}",
+            f"space origin: ({_words(header.origin, ',')})",
+        ]
         lines += [f"kinds: {'vector ' * colour}{'domain ' * n}".strip(), "endian: little"]
-        lines += [f"encoding: {'gzip' if header.compressed else 'raw'}"] + [f"data file: {file}"] * bool(file)
+        lines += [f"encoding: {'gzip' if header.compressed else 'raw'}"] + [
+            f"data file: {file}"
+        ] * bool(file)
         for key, text in header.metadata.items():
             lines += [f"{key[5:]}: {text}" if key.startswith("NRRD_") else f"{key}:={text}"]
         return "\n".join(lines) + "\n\n"
 
 
 class MetaImage(Itk):
-    """MetaImage: one volume or picture, or one chosen from several, with its directions and remarks."""
+    """MetaImage: one volume or picture, or one chosen from several, with its directions and
+    remarks.
+    """
 
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
@@ -244,18 +327,38 @@ class MetaImage(Itk):
 
         sides, data = tuple(map(int, fields["DimSize"].split())), fields["ElementDataFile"]
         n, parts = len(sides), int(fields.get("ElementNumberOfChannels", 1))
-        kinds = [kind for kind, (name, _) in TYPES.items() if name == fields["ElementType"].removesuffix("_ARRAY")]
-        if not kinds or not n == int(fields["NDims"]) <= MOST_AXES or not true("BinaryData", "true"):
-            raise Broken(f"its {n} axes hold values of a type that is not read, or hold them as text")
+        kinds = [
+            kind
+            for kind, (name, _) in TYPES.items()
+            if name == fields["ElementType"].removesuffix("_ARRAY")
+        ]
+        if (
+            not kinds
+            or not n == int(fields["NDims"]) <= MOST_AXES
+            or not true("BinaryData", "true")
+        ):
+            raise Broken(
+                f"its {n} axes hold values of a type that is not read, or hold them as text"
+            )
         spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
-        directions = _floats(first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel())))
+        directions = _floats(
+            first("TransformMatrix Orientation Rotation", _words(np.eye(n).ravel()))
+        )
         vectors = np.array(directions).reshape(n, n).T * spacing
         origin = np.array(_floats(first("Offset Position Origin", "0 " * n))).reshape(n)
-        dtype = np.dtype(kinds[0]).newbyteorder(">" if true("BinaryDataByteOrderMSB ElementByteOrderMSB") else "<")
+        dtype = np.dtype(kinds[0]).newbyteorder(
+            ">" if true("BinaryDataByteOrderMSB ElementByteOrderMSB") else "<"
+        )
         local = data.lower() == "local"
-        file, opens = (path, found.end()) if local else (_beside(path, data), int(fields.get("HeaderSize", 0)))
+        file, opens = (
+            (path, found.end())
+            if local
+            else (_beside(path, data), int(fields.get("HeaderSize", 0)))
+        )
         packing = "zlib" if true("CompressedData") else ""
-        stored = Stored(file, sides if parts == 1 else (parts, *sides), dtype, packing=packing, opens=opens)
+        stored = Stored(
+            file, sides if parts == 1 else (parts, *sides), dtype, packing=packing, opens=opens
+        )
         metadata = {name: text for name, text in fields.items() if name not in GRID.split()}
         return ItkHeader(sides, vectors, origin, metadata), stored, None if parts == 1 else 0
 
@@ -265,8 +368,13 @@ class MetaImage(Itk):
         fields = {"ObjectType": "Image", "NDims": len(header.size), "BinaryData": True}
         fields |= {"BinaryDataByteOrderMSB": False, "CompressedData": header.compressed}
         fields |= {"CompressedDataSize": packed} if header.compressed else {}
-        fields |= {key: text for key, text in header.metadata.items() if not key.startswith("NRRD_")}
-        fields |= {"TransformMatrix": _words((header.vectors / spacing).T.ravel()), "Offset": _words(header.origin)}
+        fields |= {
+            key: text for key, text in header.metadata.items() if not key.startswith("NRRD_")
+        }
+        fields |= {
+            "TransformMatrix": _words((header.vectors / spacing).T.ravel()),
+            "Offset": _words(header.origin),
+        }
         fields |= {"ElementSpacing": _words(spacing), "DimSize": _words(header.size)}
         fields |= {"ElementNumberOfChannels": values} if values > 1 else {}
         fields |= {"ElementType": TYPES[kind][0], "ElementDataFile": file or "LOCAL"}
@@ -281,10 +389,14 @@ def _header_for(image: Image) -> ItkHeader:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The path of the voxels' file that a header names, which must lie in the header's folder or below."""
+    """The path of the voxels' file that a header names, which must lie in the header's folder or
+    below.
+    """
     voxels = path.parent / name
-    shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""  # a longer one may quote remarks
-    if Path(name).is_absolute() or ".." in Path(name).parts:  # a hostile header could name any file of this machine
+    # a longer one may quote remarks
+    shown = f" '{name}'" if re.fullmatch("[^:=]{1,80}", name) else ""
+    # a hostile header could name any file of this machine
+    if Path(name).is_absolute() or ".." in Path(name).parts:
         raise Broken(f"its second file{shown} is not in its own folder or below")
     if not voxels.is_file():
         raise Broken(f"its second file{shown} is not there")
@@ -292,16 +404,24 @@ def _beside(path: Path, name: str) -> Path:
 
 
 def _lines(header: bytes) -> list[tuple[str, str, str]]:
-    """(name, separator, value) of each line of a header in UTF-8, or in Latin-1 as older programs write."""
+    """(name, separator, value) of each line of a header in UTF-8, or in Latin-1 as older programs
+    write.
+    """
     try:
         text = header.decode()
     except UnicodeDecodeError:
         text = header.decode("latin-1")
     lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]  # runs in linear time
+    # runs in linear time
+    found = [re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line) for line in lines]
     if None in found:
-        raise Broken(f"line {found.index(None) + 1} of its header is broken, without remarks and empty lines")
-    return [(name.strip(), separator, value.strip()) for name, separator, value in map(re.Match.groups, found)]
+        raise Broken(
+            f"line {found.index(None) + 1} of its header is broken, without remarks and empty lines"
+        )
+    return [
+        (name.strip(), separator, value.strip())
+        for name, separator, value in map(re.Match.groups, found)
+    ]
 
 
 def _floats(text: str) -> list[float]:

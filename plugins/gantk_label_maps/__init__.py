@@ -1,4 +1,6 @@
-"""Label maps as images: an intensity mapping that keeps their classes exact, and new maps with moved lesions."""
+"""Label maps as images: an intensity mapping that keeps their classes exact, and new maps with
+moved lesions.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

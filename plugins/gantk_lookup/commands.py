@@ -1,4 +1,6 @@
-"""The commands `gantk list`, `show`, `plugins` and `recipes`: print parts, a recipe's keys, plugins and recipes."""
+"""The commands `gantk list`, `show`, `plugins` and `recipes`: print parts, a recipe's keys, plugins
+and recipes.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,17 @@ def list_(kind) -> None:
 
     registry, out = load().registry, console()
     kinds = [_kind(kind)] if kind else KINDS
-    entries = {each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)] for each in kinds}
+    entries = {
+        each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)]
+        for each in kinds
+    }
     if out.is_terminal:  # the kind's description stands once, above its entries
         for each, rows in entries.items():
             out.print(f"[bold]{each}[/]: {KINDS[each]}")
-            others = [(e.name, says if e.owner == "gantk" else f"{says} [dim](from {e.owner})[/]") for e, says in rows]
+            others = [
+                (e.name, says if e.owner == "gantk" else f"{says} [dim](from {e.owner})[/]")
+                for e, says in rows
+            ]
             out.print(table((), [(f"  {name}", says) for name, says in others]))
     else:
         rows = [(e.kind, e.name, e.owner, says) for each in entries.values() for e, says in each]
@@ -39,7 +47,9 @@ def list_(kind) -> None:
 @click.command()
 @click.argument("kind")
 @click.argument("name", required=False)
-@click.option("--profile", metavar="PROFILE", help="Of a recipe: with its [profile.PROFILE] applied.")
+@click.option(
+    "--profile", metavar="PROFILE", help="Of a recipe: with its [profile.PROFILE] applied."
+)
 @click.pass_context
 def show(ctx, kind, name, profile) -> None:
     """What the part NAME of KIND is, with its options; or a table of recipes, or a whole recipe.
@@ -69,14 +79,20 @@ def show(ctx, kind, name, profile) -> None:
     kind = kind.removeprefix("train.").removeprefix("data.")
     if kind in TABLES and not name:
         where, target = TABLES[kind]
-        head = f"[bold]{escape(f'[{where}]' if where else 'a recipe')}[/]" + f"  --set {where}.KEY=VALUE" * bool(where)
+        head = (
+            f"[bold]{escape(f'[{where}]' if where else 'a recipe')}[/]"
+            + f"  --set {where}.KEY=VALUE" * bool(where)
+        )
     elif not name:
         models = ctx.find_root().command.commands.get("models") if kind == "model" else None
         ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)
         return
     else:
         entry = load().registry.get(_kind(kind), name)
-        target, head = entry.load(), f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}"
+        target, head = (
+            entry.load(),
+            f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}",
+        )
     out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
     try:
         rows = [map(escape, row) for row in options_help(target)]
@@ -86,7 +102,9 @@ def show(ctx, kind, name, profile) -> None:
 
 
 def _show_recipe(name: str, profile: str | None) -> None:
-    """Print a recipe as TOML; on a terminal, defaults are dim and long comments are wrapped to the window."""
+    """Print a recipe as TOML; on a terminal, defaults are dim and long comments are wrapped to the
+    window.
+    """
     from gantk.recipe.load import load_recipe, mapping
     from gantk_lookup.departures import in_full
     from gantk_lookup.reference import recipe_lines
@@ -94,7 +112,10 @@ def _show_recipe(name: str, profile: str | None) -> None:
     recipe, out = load_recipe(name), Escaping(highlight=False, soft_wrap=True)
     lines = list(recipe_lines(recipe.override([], profile)))
     profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
-    head = [f"# {recipe.origin}; profiles: {profiles or 'none'}", *(f"# {line}" for line in in_full(recipe, profile))]
+    head = [
+        f"# {recipe.origin}; profiles: {profiles or 'none'}",
+        *(f"# {line}" for line in in_full(recipe, profile)),
+    ]
     for key, note, said in [*((line, "", True) for line in head), *lines]:
         line = f"{key:<32} # {note}" if note else key
         if out.is_terminal and note and len(line) > out.width:
@@ -112,13 +133,17 @@ def plugins() -> None:
         rows.append((plugin.name, plugin.distribution, plugin.version, state))
     console().print(table(("plugin", "distribution", "version", "state"), rows))
     for (kind, name), owners in load().registry.contested.items():
-        console().print(f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]")
+        console().print(
+            f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]"
+        )
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def recipes(ctx) -> None:
-    """The recipes that `gantk run` knows by name, and where those of published systems depart from the reports."""
+    """The recipes that `gantk run` knows by name, and where those of published systems depart from
+    the reports.
+    """
     if ctx.invoked_subcommand:
         return
     import tomllib
@@ -156,7 +181,9 @@ def copy_recipe(name, target) -> None:
 
 
 def _kind(kind: str) -> str:
-    """The registry's name of a kind (`generators` -> `generator`); the registry raises UserError for an unknown one."""
+    """The registry's name of a kind (`generators` -> `generator`); the registry raises UserError
+    for an unknown one.
+    """
     single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
     load().registry.of_kind(single)
     return single

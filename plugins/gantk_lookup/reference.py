@@ -1,4 +1,6 @@
-"""Returns a part's first docstring sentence, and a recipe's lines with every default, for `gantk list` and `show`."""
+"""Returns a part's first docstring sentence, and a recipe's lines with every default, for `gantk
+list` and `show`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from gantk_lookup.options import options_help
 
 
 def summary(entry: Entry) -> str:
-    """The first sentence of a part's docstring; a target given as text is parsed, so that torch is not imported."""
+    """The first sentence of a part's docstring; a target given as text is parsed, so that torch is
+    not imported.
+    """
     if not isinstance(entry.target, str):
         return first_sentence(inspect.getdoc(entry.target) or "")
     module, _, attribute = entry.target.partition(":")
@@ -44,9 +48,11 @@ def first_sentence(text: str) -> str:
 
 
 def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
-    """Yield a recipe's lines: TOML of one key, the key's comment, and whether the recipe sets the key itself.
+    """Yield a recipe's lines: TOML of one key, the key's comment, and whether the recipe sets the
+    key itself.
 
-    The recipe's own comments come first. A key without a value is commented out. UserError where it has a mistake.
+    The recipe's own comments come first. A key without a value is commented out. UserError where it
+    has a mistake.
     """
     notes = {}
     for path, _, line in key_lines(recipe.text):
@@ -55,10 +61,14 @@ def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
 
 
-def _lines(table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set) -> Iterator[tuple[str, str, bool]]:
+def _lines(
+    table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set
+) -> Iterator[tuple[str, str, bool]]:
     part = isinstance(table, Part)
     values = {"name": table.name} | table.options if part else dict(table)
-    options = [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
+    options = (
+        [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
+    )
     comments = {name: comment for name, _, _, comment in options}
 
     def is_table(pair: tuple[str, Any]) -> bool:

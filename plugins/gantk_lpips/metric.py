@@ -1,4 +1,6 @@
-"""LPIPS of images and volumes, by the package lpips with weights that are downloaded, read from a folder or random."""
+"""LPIPS of images and volumes, by the package lpips with weights that are downloaded, read from a
+folder or random.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from gantk.metrics.pairs import PairMetric
 from gantk.nets.pretrained import weights_file
 from gantk.plugin.spec import Seed
 
-NETS = {  # torchvision's file of weights; the smallest side in pixels for which the last layer has an output
+# torchvision's file of weights; the smallest side in pixels for which the last layer has an output
+NETS = {
     "alex": ("alexnet-owt-7be5be79.pth", 31),
     "vgg": ("vgg16-397923af.pth", 16),
     "squeeze": ("squeezenet1_1-b8a52dc0.pth", 17),
@@ -22,15 +25,18 @@ NETS = {  # torchvision's file of weights; the smallest side in pixels for which
 
 
 class LPIPS(PairMetric):
-    """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1): 0 for equal images, more is worse.
+    """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1): 0 for equal images,
+    more is worse.
 
-    Squared differences of a network's normalised activations in five layers (seven of SqueezeNet), averaged over
-    positions and weighted to fit people's judgement: version 0.1 of the package lpips. Images are scaled to [-1, 1]
-    (black to white) and not clipped. Images of 3 channels are colour; otherwise each channel is scored as a gray
-    image, and a volume by its three middle slices, and the mean is returned. UserError where weights are absent.
+    Squared differences of a network's normalised activations in five layers (seven of SqueezeNet),
+    averaged over positions and weighted to fit people's judgement: version 0.1 of the package
+    lpips. Images are scaled to [-1, 1] (black to white) and not clipped. Images of 3 channels are
+    colour; otherwise each channel is scored as a gray image, and a volume by its three middle
+    slices, and the mean is returned. UserError where weights are absent.
 
-    With weights = "random" the metric is called lpips_random and is not LPIPS: the network's weights are drawn from a
-    seed and all activations have equal weight. It measures differences of edges and textures, and needs no file.
+    With weights = "random" the metric is called lpips_random and is not LPIPS: the network's
+    weights are drawn from a seed and all activations have equal weight. It measures differences of
+    edges and textures, and needs no file.
     """
 
     unit, higher_is_better = "", False
@@ -41,8 +47,10 @@ class LPIPS(PairMetric):
         data_range: float,
         dims: int,
         *,
-        net: Literal["alex", "vgg", "squeeze"] = "alex",  # the network: AlexNet, VGG16 or SqueezeNet 1.1
-        weights: Literal["pretrained", "random"] = "pretrained",  # random: needs no file; then named lpips_random
+        # the network: AlexNet, VGG16 or SqueezeNet 1.1
+        net: Literal["alex", "vgg", "squeeze"] = "alex",
+        # random: needs no file; then named lpips_random
+        weights: Literal["pretrained", "random"] = "pretrained",
         seed: Seed = 0,  # of random weights
     ):
         super().__init__(data_range, dims)
@@ -61,15 +69,19 @@ class LPIPS(PairMetric):
             pairs = list(zip(*map(middle_slices, pairs[0]), strict=True))
         if output.shape[1] != 3:
             channels = (zip(*(view.split(1, 1) for view in both), strict=True) for both in pairs)
-            pairs = [[gray.expand(-1, 3, -1, -1) for gray in both] for each in channels for both in each]
+            pairs = [
+                [gray.expand(-1, 3, -1, -1) for gray in both] for each in channels for both in each
+            ]
         return torch.stack([self.network(*both).flatten() for both in pairs]).mean(0)
 
 
 def lpips_network(net: str, seed: int | None) -> nn.Module:
-    """The package's network with random weights of a seed and equal layer weights, or (None) with published weights.
+    """The package's network with random weights of a seed and equal layer weights, or (None) with
+    published weights.
 
-    Published backbone weights come from $GANTK_WEIGHTS, torch's cache or the web, else UserError; the layer weights
-    fitted to people's judgement come with the package. The global random generator's state is restored.
+    Published backbone weights come from $GANTK_WEIGHTS, torch's cache or the web, else UserError;
+    the layer weights fitted to people's judgement come with the package. The global random
+    generator's state is restored.
     """
     import lpips
 
@@ -79,14 +91,23 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # it uses an argument that torchvision has deprecated
             torch.default_generator.manual_seed(seed or 0)
-            network = lpips.LPIPS(net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None)
+            network = lpips.LPIPS(
+                net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None
+            )
         if path is not None:
             weights = torch.load(path, map_location="cpu", weights_only=True)
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight
-            network.net.load_state_dict({name: weights[f"features.{name.partition('.')[2]}"] for name in own})
+            network.net.load_state_dict(
+                {name: weights[f"features.{name.partition('.')[2]}"] for name in own}
+            )
     except Exception as error:  # no network, a damaged file, or the weights of another network
         what = f"'{path}' does not hold" if path else "this machine has not, and cannot fetch,"
         what += f" the weights of the network '{net}' of lpips ({told(error)})"
-        remedy = f'put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights = "random"'
-        raise UserError(what, where="evaluate.metrics", remedy=f"{remedy}: then it is no LPIPS") from None
+        remedy = (
+            f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights ="
+            ' "random"'
+        )
+        raise UserError(
+            what, where="evaluate.metrics", remedy=f"{remedy}: then it is no LPIPS"
+        ) from None
     return network.eval().requires_grad_(False)

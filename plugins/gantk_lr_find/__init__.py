@@ -1,4 +1,6 @@
-"""`gantk run RECIPE --lr-find` as a gantk plugin: a learning-rate range test (Smith 2017) of each optimizer."""
+"""`gantk run RECIPE --lr-find` as a gantk plugin: a learning-rate range test (Smith 2017) of each
+optimizer.
+"""
 
 import click
 
@@ -6,7 +8,9 @@ from gantk.errors import argument
 from gantk.plugin.hookspecs import hookimpl
 from gantk.terminal import add_question
 
-WORDS = "Try learning rates from 1e-7 to 1 instead, optimizer by optimizer: a curve and a rate each."
+WORDS = (
+    "Try learning rates from 1e-7 to 1 instead, optimizer by optimizer: a curve and a rate each."
+)
 ASKED = "recipe", "data", "set", "profile", "device", "precision", "seed"
 
 

@@ -1,4 +1,6 @@
-"""A data source over a table of images (a CSV, or rows given in Python), and splits read from a CSV."""
+"""A data source over a table of images (a CSV, or rows given in Python), and splits read from a
+CSV.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,6 +1,8 @@
-"""The data source over a table of images: a CSV (or TSV) with a row for each image, or for each pair.
+"""The data source over a table of images: a CSV (or TSV) with a row for each image, or for each
+pair.
 
-`gantk_memory.tables.source_of` turns a table given in Python into a recipe's `data.source` of this kind.
+`gantk_memory.tables.source_of` turns a table given in Python into a recipe's `data.source` of this
+kind.
 """
 
 from __future__ import annotations
@@ -24,24 +26,28 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 from gantk_manifest.split_file import listed
 
-SHOWN, KEPT = 5, 10_000  # wrong cells of one mistake that a message quotes, and that are kept to be counted
+# wrong cells of one mistake that a message quotes, and that are kept to be counted
+SHOWN, KEPT = 5, 10_000
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
 
 
 @dataclass(kw_only=True)
 class Manifest(VolumeSource):
-    """A CSV of images: a row for each, with the columns path and domain, or a column of paths for each domain.
+    """A CSV of images: a row for each, with the columns path and domain, or a column of paths for
+    each domain.
 
-    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient (or subject_id),
-    split (train, validation, test; none leaves a row out), position (of a slice), label (a class), mask (a file), pair.
-    Images are registered pairs if they share a grid, or with `onto`, and also share a `pair` or a row, are the only two
-    of their patient, or are the same slice of one patient by position or file name. Rows of other contrasts are
-    skipped.
+    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient
+    (or subject_id), split (train, validation, test; none leaves a row out), position (of a slice),
+    label (a class), mask (a file), pair. Images are registered pairs if they share a grid, or with
+    `onto`, and also share a `pair` or a row, are the only two of their patient, or are the same
+    slice of one patient by position or file name. Rows of other contrasts are skipped.
     """
 
     path: str = ""  # the CSV or TSV file
-    table: str = ""  # the CSV's text, for tables given in Python; its paths are then relative to `path`
-    a: str = ""  # the first domain's word in the column domain, or its column's name; "" = the domain's name
+    # the CSV's text, for tables given in Python; its paths are then relative to `path`
+    table: str = ""
+    # the first domain's word in the column domain, or its column's name; "" = the domain's name
+    a: str = ""
     b: str = ""  # the same for the second domain
     onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
@@ -52,17 +58,24 @@ class Manifest(VolumeSource):
         super().__post_init__()
         self.folder = self.root if self.table else self.root.parent
         self.called = "the table" if self.table else f"'{self.root}'"
-        self.wrong: dict[str, dict[str, int]] = defaultdict(dict)  # mistake -> its first cells and their line numbers
+        # mistake -> its first cells and their line numbers
+        self.wrong: dict[str, dict[str, int]] = defaultdict(dict)
         self.counts = Counter()  # mistake -> how often it occurs
         self.letters: dict[str, str | None] = {}  # word in the column domain -> domain's letter
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` of a .csv or .tsv file."""
-        return {"path": str(path)} if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
+        return (
+            {"path": str(path)}
+            if path.is_file() and path.suffix.lower() in (".csv", ".tsv")
+            else None
+        )
 
     def records(self) -> list[Record]:
-        """A record for each image, or each plane of a volume; one UserError lists all wrong cells with their lines."""
+        """A record for each image, or each plane of a volume; one UserError lists all wrong cells
+        with their lines.
+        """
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
         names, self.splits, words, count, wrong = [], False, Counter(), 0, 0
         for _, row in self._rows(names):
@@ -80,8 +93,12 @@ class Manifest(VolumeSource):
                 items[item.letter, item.key] = item
             wrong += self.counts.total() > mistakes
         if wrong:
-            what = f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
-            raise UserError(what, where="data.source.path", remedy="correct these rows, or take them out")
+            what = (
+                f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
+            )
+            raise UserError(
+                what, where="data.source.path", remedy="correct these rows, or take them out"
+            )
         kept = list(items.values())
         if "pair" not in names and columns is None:
             for item in kept:
@@ -96,21 +113,35 @@ class Manifest(VolumeSource):
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """The row of each record's image, column -> cell; {} for an image without a row."""
-        names, row_of, self.splits = [], {(r.domain, r.scan_key or r.key): {} for r in records}, False
+        names, row_of, self.splits = (
+            [],
+            {(r.domain, r.scan_key or r.key): {} for r in records},
+            False,
+        )
         rows = self._rows(names)
         columns = self._columns(names)
         for line, row in rows:
-            row_of |= {key: row for i in self._items(line, row, columns) if (key := (i.letter, i.key)) in row_of}
+            row_of |= {
+                key: row
+                for i in self._items(line, row, columns)
+                if (key := (i.letter, i.key)) in row_of
+            }
         return [row_of[r.domain, r.scan_key or r.key] for r in records]
 
     def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
-        """Line number and cells of each row that is not left out; the columns' names are appended to `names`."""
+        """Line number and cells of each row that is not left out; the columns' names are appended
+        to `names`.
+        """
         columns, rows = open_rows(self.root, self.table)
         if names is not None:
             names += columns
         rows = ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
         alike = [] if "patient" in columns else [name for name in PATIENT if name in columns]
-        return ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows) if alike else rows
+        return (
+            ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows)
+            if alike
+            else rows
+        )
 
     def _note(self, error: UserError, line: int) -> None:
         """Count a wrong cell for the one error message at the end."""
@@ -122,7 +153,9 @@ class Manifest(VolumeSource):
         """Yield each mistake with its count and its first cells, with their lines."""
         for kind, cells in self.wrong.items():
             shown = ", ".join(f"'{cell}' in line {line}" for cell, line in [*cells.items()][:SHOWN])
-            more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (len(cells) > SHOWN)
+            more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (
+                len(cells) > SHOWN
+            )
             yield f"{kind} ({self.counts[kind]}): {shown}{more}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
@@ -131,28 +164,45 @@ class Manifest(VolumeSource):
             return None
         columns = {}
         for letter, domain in self.words.items():
-            alike = (name for name in names if same_contrast(one_word(OF_FILES.sub("", name)), one_word(domain)))
+            alike = (
+                name
+                for name in names
+                if same_contrast(one_word(OF_FILES.sub("", name)), one_word(domain))
+            )
             columns[letter] = domain.lower() if domain.lower() in names else next(alike, letter)
         if not set(columns.values()) <= set(names):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
-            what, there = f"{self.called} has the columns {listed(names)}", [x for x in names if x in CONTRASTS]
+            what, there = (
+                f"{self.called} has the columns {listed(names)}",
+                [x for x in names if x in CONTRASTS],
+            )
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
 
     def _expect_domains(self, counts: Counter) -> None:
-        """Raise UserError if the column domain names no domain of this recipe; `counts` is of its words."""
+        """Raise UserError if the column domain names no domain of this recipe; `counts` is of its
+        words.
+        """
         counts.pop("", None)
         if counts and not any(map(self._letter, counts)):
-            shown = ", ".join(f"'{word}' ({count} row{'s' * (count > 1)})" for word, count in counts.most_common(SHOWN))
-            what = f"the column domain of {self.called} says {shown}, and this recipe has {' and '.join(self.domains)}"
+            shown = ", ".join(
+                f"'{word}' ({count} row{'s' * (count > 1)})"
+                for word, count in counts.most_common(SHOWN)
+            )
+            what = (
+                f"the column domain of {self.called} says {shown}, and this recipe has"
+                f" {' and '.join(self.domains)}"
+            )
             names = [word for word in counts if len(word) < 40]
             raise UserError(what, where="data.domains", remedy=rename_or_map(names, self.domains))
 
     def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
-        """The items of a row: one for its path, none if its domain is another one; or one for each domain's path."""
+        """The items of a row: one for its path, none if its domain is another one; or one for each
+        domain's path.
+        """
         study, items, split = row.get("pair", ""), [], None
         if columns is None:
             letter, word = None, row.get("domain", "")
@@ -163,7 +213,9 @@ class Manifest(VolumeSource):
                 self._note(error, line)
             columns = {letter: "path"} if letter else {}
         if self.splits and not (split := split_of((row.get("split", ""),))):
-            self._note(UserError("is no split (train, validation, test)", where=row.get("split", "")), line)
+            self._note(
+                UserError("is no split (train, validation, test)", where=row.get("split", "")), line
+            )
         place = row.get("position") or row.get("slice", "")
         for letter, column in columns.items():
             if not row.get(column):
@@ -171,10 +223,17 @@ class Manifest(VolumeSource):
             try:
                 source, key = self._source(row[column])
                 subject = row.get("patient", "")
-                if not subject and is_volume(source):  # a volume is one patient's scan: its name may say whose
+                # a volume is one patient's scan: its name may say whose
+                if not subject and is_volume(source):
                     words = set(map(one_word, self.words.values()))
-                    subject = contrast_in(io.stem_of(key), words)[1] or Path(key).parent.name or io.stem_of(key)
-                item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
+                    subject = (
+                        contrast_in(io.stem_of(key), words)[1]
+                        or Path(key).parent.name
+                        or io.stem_of(key)
+                    )
+                item = Item(
+                    letter, source, key, subject, split=split, label=row.get("label") or None
+                )
                 item.stem = place
                 if place:
                     with suppress(ValueError):
@@ -195,7 +254,9 @@ class Manifest(VolumeSource):
         return items
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
-        """Set the mask of a row's images: of those on the mask's grid, or of all where images are resampled."""
+        """Set the mask of a row's images: of those on the mask's grid, or of all where images are
+        resampled.
+        """
         mask, _ = self._source(text)
         if isinstance(mask, io.Scan):
             raise UserError("is a folder, and no mask", where=text)
@@ -209,34 +270,54 @@ class Manifest(VolumeSource):
         """The letter of the domain that a row names; None for another domain."""
         if len(self.domains) == 1 and not word:
             return "image"
-        exact = [letter for letter, name in self.words.items() if word.lower() in (name.lower(), letter)]
-        alike = [letter for letter, name in self.words.items() if same_contrast(one_word(word), one_word(name))]
+        exact = [
+            letter for letter, name in self.words.items() if word.lower() in (name.lower(), letter)
+        ]
+        alike = [
+            letter
+            for letter, name in self.words.items()
+            if same_contrast(one_word(word), one_word(name))
+        ]
         return next(iter(exact + alike), None)
 
     def _letter_of(self, word: str) -> str | None:
-        """The letter of the domain that a row names; None for another contrast. UserError for an unknown word."""
+        """The letter of the domain that a row names; None for another contrast. UserError for an
+        unknown word.
+        """
         letter = self._letter(word)
         if letter is None and one_word(word) not in CONTRASTS:
             close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
             if close or len(self.names) > 1:
                 known = ", ".join(self.words.values())
-                raise UserError(" ".join(filter(None, [f"is no domain ({known})", close])), where=word)
+                raise UserError(
+                    " ".join(filter(None, [f"is no domain ({known})", close])), where=word
+                )
         return letter
 
     def _source(self, text: str) -> tuple[Source, str]:
-        """The file or DICOM series that a cell names, and its key: the path relative to the table where possible."""
+        """The file or DICOM series that a cell names, and its key: the path relative to the table
+        where possible.
+        """
         mode = _mode(place := os.path.join(self.folder, text))
         if "\\" in text and not mode:
-            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))  # a table written on Windows
+            # a table written on Windows
+            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))
         if not mode:
             raise UserError("does not exist", where=text)
         path, start = Path(place), f"{self.folder}{os.sep}" * bool(self.folder.parts)
         below = str(path).startswith(start)
-        shown = str(path)[len(start) :].replace(os.sep, "/") if below else relative_to(path, self.folder).as_posix()
+        shown = (
+            str(path)[len(start) :].replace(os.sep, "/")
+            if below
+            else relative_to(path, self.folder).as_posix()
+        )
         if stat.S_ISDIR(mode):
             series = io.scans(path, recursive=False)
             if len(series) != 1:
-                raise UserError(f"is a folder of {counted(series, 'image')}, and not of one DICOM series", where=text)
+                raise UserError(
+                    f"is a folder of {counted(series, 'image')}, and not of one DICOM series",
+                    where=text,
+                )
             return series[0], shown
         if not io.is_image(path) and not is_volume(path):
             raise UserError("is no image that can be read", where=text)
@@ -252,8 +333,10 @@ def _mode(path: str) -> int:
 
 
 def _pair_slices(items: Sequence[Item]) -> None:
-    """Set the study of a table's images, which a pair shares: the patient where it has one image per domain, else the
-    patient and the slice's stem; images of unknown patients are paired by name where nearly all names agree."""
+    """Set the study of a table's images, which a pair shares: the patient where it has one image
+    per domain, else the patient and the slice's stem; images of unknown patients are paired by name
+    where nearly all names agree.
+    """
     counts = Counter((item.subject, item.letter) for item in items)
     for item in items:
         alone = max(counts[item.subject, letter] for letter in "ab") == 1

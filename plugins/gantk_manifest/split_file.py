@@ -22,78 +22,137 @@ WORDS = {
 WHERE = "data.split.file"
 
 
-def read_split_file(records: Sequence[Record], file: str, folds: int, fold: int) -> tuple[list[Record], dict[str, Any]]:
-    """Return the records with the CSV's splits, without those that it leaves out (`none`), and the file's entry in
-    split.json (path, hash, fold).
+def read_split_file(
+    records: Sequence[Record], file: str, folds: int, fold: int
+) -> tuple[list[Record], dict[str, Any]]:
+    """Return the records with the CSV's splits, without those that it leaves out (`none`), and the
+    file's entry in split.json (path, hash, fold).
 
-    The CSV has a header, a column `patient` (or `path`, relative to the CSV's folder, or `key`) and a column `split`
-    (train, validation, test, none) or `fold` (whole numbers; the rows of `fold` are the test set, all others are
-    trained on). Its separator is a comma, semicolon or tab. Rows of patients that the source does not have are
-    skipped; a patient or an image without a row is a UserError, as is every other problem, with its line.
+    The CSV has a header, a column `patient` (or `path`, relative to the CSV's folder, or `key`) and
+    a column `split` (train, validation, test, none) or `fold` (whole numbers; the rows of `fold`
+    are the test set, all others are trained on). Its separator is a comma, semicolon or tab. Rows
+    of patients that the source does not have are skipped; a patient or an image without a row is a
+    UserError, as is every other problem, with its line.
     """
     path = Path(file)
     if not path.exists():
-        raise UserError(f"the file '{path}' does not exist", where=WHERE, remedy="correct the path, or leave it out")
+        raise UserError(
+            f"the file '{path}' does not exist",
+            where=WHERE,
+            remedy="correct the path, or leave it out",
+        )
     try:
         header, lines = read_rows(path)
     except UserError as error:
         raise error.at(WHERE) from error
-    column, kind = (_column(path, header, names) for names in (("patient", "path", "key"), ("split", "fold")))
+    column, kind = (
+        _column(path, header, names) for names in (("patient", "path", "key"), ("split", "fold"))
+    )
     sets: dict[str, str] = {}
     for line, row in lines:
-        name, value, where = row.get(column, ""), row.get(kind, "").lower(), f"{WHERE}: '{path.name}', line {line}"
+        name, value, where = (
+            row.get(column, ""),
+            row.get(kind, "").lower(),
+            f"{WHERE}: '{path.name}', line {line}",
+        )
         if not name:
             raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
         if value not in WORDS if kind == "split" else not value.isdecimal():
-            allowed = "train, validation, test; none to leave it out" if kind == "split" else "0, 1, 2, ..."
-            raise UserError(f"'{value}' is no {kind}", where=where, allowed=allowed, remedy=did_you_mean(value, WORDS))
+            allowed = (
+                "train, validation, test; none to leave it out"
+                if kind == "split"
+                else "0, 1, 2, ..."
+            )
+            raise UserError(
+                f"'{value}' is no {kind}",
+                where=where,
+                allowed=allowed,
+                remedy=did_you_mean(value, WORDS),
+            )
         value = WORDS.get(value, value)
         if sets.setdefault(name, value) != value:
             what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
             raise UserError(what, where=where, remedy="keep one of the two rows")
     numbers = sorted({int(value) for value in sets.values()}) if kind == "fold" else []
     if (kind == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
-        what = f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold} of {folds or len(numbers)}"
+        what = (
+            f"'{path}' has {len(numbers)} folds, and the recipe asks for fold {fold} of"
+            f" {folds or len(numbers)}"
+        )
         allowed = ", ".join(map(str, numbers)) or "folds = 0 with a column split"
         raise UserError(what, where="data.split.fold", allowed=allowed)
     if kind == "fold":
         sets = {name: "test" if int(value) == fold else "train" for name, value in sets.items()}
     assigned = _sets_of(records, path, column, sets)
     if None in assigned:
-        raise _missing(path, column, records, [r for r, place in zip(records, assigned, strict=True) if place is None])
-    kept = [replace(r, split=place) for r, place in zip(records, assigned, strict=True) if place != "none"]
+        raise _missing(
+            path,
+            column,
+            records,
+            [r for r, place in zip(records, assigned, strict=True) if place is None],
+        )
+    kept = [
+        replace(r, split=place)
+        for r, place in zip(records, assigned, strict=True)
+        if place != "none"
+    ]
     of_pair: dict[str, str | None] = {}
     for record in kept:  # rows by path can put registered images into different sets
-        if record.pair is not None and of_pair.setdefault(record.pair, record.split) != record.split:
-            what = f"'{record.key}' is in {record.split}, and the image registered with it in {of_pair[record.pair]}"
+        if (
+            record.pair is not None
+            and of_pair.setdefault(record.pair, record.split) != record.split
+        ):
+            what = (
+                f"'{record.key}' is in {record.split}, and the image registered with it in"
+                f" {of_pair[record.pair]}"
+            )
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
     entry = {"file": {"path": str(path), "sha256": sha256_of(path)}}
     return kept, entry | ({"fold": fold} if kind == "fold" else {})
 
 
 def listed(columns: Sequence[str]) -> str:
-    """The first columns of a table, for messages; shortened, because a file that is no table has any text."""
+    """The first columns of a table, for messages; shortened, because a file that is no table has
+    any text.
+    """
     return ", ".join(name[:22] for name in columns[:9]) + ", ..." * (len(columns) > 9)
 
 
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
-    """The one name of `names` that a table has as a column; UserError where it has none, or both split and fold."""
+    """The one name of `names` that a table has as a column; UserError where it has none, or both
+    split and fold.
+    """
     present = [name for name in names if name in header]
     if not present:
         what = f"'{path}' has no column '{names[0]}', but {listed([*map(repr, header)])}"
         allowed, remedy = f"a header with one of {', '.join(names)}", did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
     if present == ["split", "fold"]:
-        raise UserError(f"'{path}' has both 'split' and 'fold'", where=f"{WHERE}: line 1", remedy="remove one of them")
+        raise UserError(
+            f"'{path}' has both 'split' and 'fold'",
+            where=f"{WHERE}: line 1",
+            remedy="remove one of them",
+        )
     return present[0]
 
 
-def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str, str]) -> list[str | None]:
-    """The set of each record, None for a record without a row; a row may name a DICOM series by its folder."""
+def _sets_of(
+    records: Sequence[Record], path: Path, column: str, sets: dict[str, str]
+) -> list[str | None]:
+    """The set of each record, None for a record without a row; a row may name a DICOM series by its
+    folder.
+    """
     if column != "path":
-        by_patient = column == "patient"  # a pseudonym's attribute `of` is the patient's name in the file
-        names = (lambda r: (r.subject, getattr(r.subject, "of", ""))) if by_patient else (lambda r: (r.key, r.scan_key))
-        return [next((sets[name] for name in names(record) if name in sets), None) for record in records]
+        # a pseudonym's attribute `of` is the patient's name in the file
+        by_patient = column == "patient"
+        names = (
+            (lambda r: (r.subject, getattr(r.subject, "of", "")))
+            if by_patient
+            else (lambda r: (r.key, r.scan_key))
+        )
+        return [
+            next((sets[name] for name in names(record) if name in sets), None) for record in records
+        ]
     places = {(path.parent / name).resolve(): value for name, value in sets.items()}
 
     @cache  # each plane of a volume has the same path
@@ -103,13 +162,28 @@ def _sets_of(records: Sequence[Record], path: Path, column: str, sets: dict[str,
     return [next(filter(None, map(place_of, record.files)), None) for record in records]
 
 
-def _missing(path: Path, column: str, records: Sequence[Record], missing: Sequence[Record]) -> UserError:
-    name = {"patient": lambda r: r.subject, "path": lambda r: str(r.path or r.key), "key": lambda r: r.key}[column]
+def _missing(
+    path: Path, column: str, records: Sequence[Record], missing: Sequence[Record]
+) -> UserError:
+    name = {
+        "patient": lambda r: r.subject,
+        "path": lambda r: str(r.path or r.key),
+        "key": lambda r: r.key,
+    }[column]
     names, count = sorted(set(map(name, missing))), len(set(map(name, records)))
     shown = ", ".join(f"'{name}'" for name in names[:5]) + (" ..." if len(names) > 5 else "")
-    what = f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in '{path}': {shown}"
+    what = (
+        f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in"
+        f" '{path}': {shown}"
+    )
     remedy = "add a row for each: none in the column split leaves one out"
     if column == "patient" and "" in names:
-        what = f"'{path}' goes by patient, and the source does not know which image is of which patient"
-        remedy = "give the file a column path in place of patient, or set patient = 'regex' where names say who it is"
+        what = (
+            f"'{path}' goes by patient, and the source does not know which image is of which"
+            " patient"
+        )
+        remedy = (
+            "give the file a column path in place of patient, or set patient = 'regex' where names"
+            " say who it is"
+        )
     return UserError(what, where=WHERE, remedy=remedy)

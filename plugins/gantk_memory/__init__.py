@@ -1,4 +1,6 @@
-"""Images in Python's memory: translates them and trains on them without files, and shows runs in a notebook."""
+"""Images in Python's memory: translates them and trains on them without files, and shows runs in a
+notebook.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -16,10 +16,18 @@ CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inhe
 
 
 def run_html(run: Any) -> str:
-    """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark colours apply."""
-    metrics = read(run.path / "metrics.json", remedy=f"gantk eval {argument(run.path)} writes it again")
+    """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark
+    colours apply.
+    """
+    metrics = read(
+        run.path / "metrics.json", remedy=f"gantk eval {argument(run.path)} writes it again"
+    )
     domains = metrics.get("domains") or run.recipe().tables.get("data", {}).get("domains", [])
-    parts = [f"<div><b>{html.escape(repr(run))}</b></div>", _scores(metrics, domains), _pictures(run, domains)]
+    parts = [
+        f"<div><b>{html.escape(repr(run))}</b></div>",
+        _scores(metrics, domains),
+        _pictures(run, domains),
+    ]
     if run.report.is_file():
         parts.append(f"<div>report: <code>{html.escape(str(run.report))}</code></div>")
     return "\n".join(filter(None, parts))
@@ -32,7 +40,9 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
         for metric, entry in scores.items():
             judged = ((metrics.get("verdict") or {}).get(direction) or {}).get(metric) or {}
             best, plain = judged.get("best_baseline"), direction.removesuffix("_post")
-            rival = ((metrics.get("baselines") or {}).get(best) or {}).get(plain, {}).get(metric) or {}
+            rival = ((metrics.get("baselines") or {}).get(best) or {}).get(plain, {}).get(
+                metric
+            ) or {}
             low_high = " to ".join(map(number, entry.get("ci95") or ()))
             against = f"{best} {number(rival.get('value'))}" if best else ""
             ahead = {True: "ahead", False: "behind"}.get(judged.get("better"), "")
@@ -57,7 +67,9 @@ def _pictures(run: Any, domains: list[str]) -> str:
             for group, word in words.items():
                 picture = run.path / "samples" / group / path.name
                 if inside(run.path, picture):
-                    figures.append(_figure(picture, f"{direction_name(direction, domains)}: {word}"))
+                    figures.append(
+                        _figure(picture, f"{direction_name(direction, domains)}: {word}")
+                    )
     row = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0"
     return f'<div style="{row}">{"".join(figures)}</div>' if figures else ""
 
@@ -65,5 +77,11 @@ def _pictures(run: Any, domains: list[str]) -> str:
 def _figure(picture: Path, words: str) -> str:
     data = base64.b64encode(picture.read_bytes()).decode()
     shown = html.escape(words)
-    image = f'<img src="data:image/png;base64,{data}" alt="{shown}" style="height: 128px; display: block; margin: 0">'
-    return f'<figure style="margin: 0">{image}<figcaption style="font-size: smaller">{shown}</figcaption></figure>'
+    image = (
+        f'<img src="data:image/png;base64,{data}" alt="{shown}" style="height: 128px; display:'
+        ' block; margin: 0">'
+    )
+    return (
+        f'<figure style="margin: 0">{image}<figcaption style="font-size:'
+        f' smaller">{shown}</figcaption></figure>'
+    )

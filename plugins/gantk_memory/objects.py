@@ -1,4 +1,6 @@
-"""Converts images of nibabel and SimpleITK to gantk's `Image`, as if read from a file, and results back."""
+"""Converts images of nibabel and SimpleITK to gantk's `Image`, as if read from a file, and results
+back.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.image import UPRIGHT, Image, in_file_order, to_upright, upright_sides
 
-Back = Callable[[Image], Any]  # converts a result to the type of the object that was given, on its grid
+# converts a result to the type of the object that was given, on its grid
+Back = Callable[[Image], Any]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ def nothing(image: Image) -> Image:
 
 
 def taken(value: Any) -> tuple[Image, Back] | None:
-    """Convert an image of nibabel or SimpleITK; returns it with the conversion back, or None for any other object."""
+    """Convert an image of nibabel or SimpleITK; returns it with the conversion back, or None for
+    any other object.
+    """
     library = type(value).__module__.partition(".")[0]
     if hasattr(value, "dataobj") and hasattr(value, "affine"):
         return _nibabel(value)
@@ -40,16 +45,27 @@ def taken(value: Any) -> tuple[Image, Back] | None:
 
 
 def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Image:
-    """An `Image` from voxels (i, j, k), turned upright; axes of one voxel are dropped, as when a file is read."""
+    """An `Image` from voxels (i, j, k), turned upright; axes of one voxel are dropped, as when a
+    file is read.
+    """
     if voxels.dtype.kind not in "biuf":
-        raise UserError(f"{name} holds values of type {voxels.dtype}", allowed="integers and floats, one a voxel")
+        raise UserError(
+            f"{name} holds values of type {voxels.dtype}",
+            allowed="integers and floats, one a voxel",
+        )
     if not voxels.size or sum(n > 1 for n in voxels.shape) < 2:
-        raise UserError(f"{name} has the sides {voxels.shape}", where="translate", allowed="two or three above 1")
+        raise UserError(
+            f"{name} has the sides {voxels.shape}",
+            where="translate",
+            allowed="two or three above 1",
+        )
     with np.errstate(over="ignore"):
         upright = np.ascontiguousarray(to_upright(voxels, affine), dtype=np.float32)
     if wrong := upright.size - int(np.isfinite(upright).sum()):
         what = f"{name} holds {wrong} values that are not finite, or beyond what float32 holds"
-        raise UserError(what, where="translate", remedy="replace them (NaN outside the head is usually 0)")
+        raise UserError(
+            what, where="translate", remedy="replace them (NaN outside the head is usually 0)"
+        )
     pixels = upright.reshape(1, *(n for n in upright.shape if n > 1))
     return Image(pixels, affine, Path(name), voxels.dtype, header)
 
@@ -70,11 +86,15 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
     if np.prod(given.shape[3:], dtype=int) != 1:
         count = int(np.prod(given.shape[3:]))
         what = f"{name} holds {count} volumes (shape {given.shape})"
-        raise UserError(what, where="translate", allowed="one", remedy="choose one: image.slicer[..., 0]")
+        raise UserError(
+            what, where="translate", allowed="one", remedy="choose one: image.slicer[..., 0]"
+        )
     shape = (*given.shape, 1, 1)[:3]
     affine = UPRIGHT if given.affine is None else np.asarray(given.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise UserError(f"the affine of {name} maps no volume", where="translate", remedy="give it the true one")
+        raise UserError(
+            f"the affine of {name} maps no volume", where="translate", remedy="give it the true one"
+        )
     voxels = np.asanyarray(given.dataobj).reshape(shape)
 
     def back(made: Image) -> Any:

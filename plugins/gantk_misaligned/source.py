@@ -1,4 +1,6 @@
-"""A data source that misaligns the training pairs of another source, to measure how much a method loses by that."""
+"""A data source that misaligns the training pairs of another source, to measure how much a method
+loses by that.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,13 @@ CONTROL = 4  # points along each side at which the smooth part of a field is dra
 
 
 class Misaligned:
-    """Registered pairs of another source, the second image of each training pair shifted, turned and bent.
+    """Registered pairs of another source, the second image of each training pair shifted, turned
+    and bent.
 
-    Each pair has its own displacement field, the same in every epoch and for every method, of a mean length of
-    `pixels`. Validation and test images are unchanged: this source splits the records itself, as data.split does with
-    its defaults, so do not use `folds` or a split file, which would replace that split.
+    Each pair has its own displacement field, the same in every epoch and for every method, of a
+    mean length of `pixels`. Validation and test images are unchanged: this source splits the
+    records itself, as data.split does with its defaults, so do not use `folds` or a split file,
+    which would replace that split.
     """
 
     def __init__(
@@ -41,22 +45,35 @@ class Misaligned:
         validation: Held = 0.1,  # share of the validation set, scored while training
         seed: Seed = 0,  # of the displacement fields
     ):
-        self.part, self.size, self.pixels, self.seed = source(domains, dims, size), tuple(size), pixels, seed
+        self.part, self.size, self.pixels, self.seed = (
+            source(domains, dims, size),
+            tuple(size),
+            pixels,
+            seed,
+        )
         self.shares, self.asks = {"test": test, "validation": validation}, ""
 
     def sees(self, view: SamplingGrid) -> None:
-        """Set the plane and spacing in which the wrapped source slices volumes; computed heads do not use them."""
+        """Set the plane and spacing in which the wrapped source slices volumes; computed heads do
+        not use them.
+        """
         if hasattr(self.part, "sees"):
             self.part.sees(view)
 
     def records(self) -> list[Record]:
-        """The records of the wrapped source with their splits; UserError where it has no registered pairs."""
+        """The records of the wrapped source with their splits; UserError where it has no registered
+        pairs.
+        """
         if hasattr(self.part, "asks"):
             self.part.asks = self.asks
         found = self.part.records()
         if not any(record.pair and record.domain == "b" for record in found):
-            what = "'misaligned' moves the second image of registered pairs, and this source has none"
-            raise UserError(what, where="data.source.source", remedy="use a source of pairs, such as 'phantom'")
+            what = (
+                "'misaligned' moves the second image of registered pairs, and this source has none"
+            )
+            raise UserError(
+                what, where="data.source.source", remedy="use a source of pairs, such as 'phantom'"
+            )
         sets, _ = split_records(found, **self.shares)
         return [self._in(name, record) for name, records in sets.items() for record in records]
 
@@ -64,12 +81,16 @@ class Misaligned:
         if name != "train" or one.domain != "b" or not self.pixels:
             return replace(one, split=name)
         mask = one.mask and partial(self._moved, one.pair or one.key, one.mask, 1)
-        return replace(one, split=name, read=partial(self._moved, one.pair or one.key, one.read, 3), mask=mask)
+        return replace(
+            one, split=name, read=partial(self._moved, one.pair or one.key, one.read, 3), mask=mask
+        )
 
     def _moved(self, key: str, read, order: int) -> np.ndarray:
-        """Read (C, *spatial) and warp it by the field drawn for `key`, by splines of `order`, edges repeated.
+        """Read (C, *spatial) and warp it by the field drawn for `key`, by splines of `order`, edges
+        repeated.
 
-        Images by cubic ones: linear interpolation blurs targets, which alone costs a network 0.7 dB, wherever they lie.
+        Images by cubic ones: linear interpolation blurs targets, which alone costs a network 0.7
+        dB, wherever they lie.
         """
         from scipy.ndimage import map_coordinates
 
@@ -83,19 +104,29 @@ class Misaligned:
 
 
 def drawn_field(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """Draw a displacement field (dims, *size) of mean length 1 pixel: shift, turn and smooth bend in equal parts.
+    """Draw a displacement field (dims, *size) of mean length 1 pixel: shift, turn and smooth bend
+    in equal parts.
 
     The turn is about the middle; a volume is turned about one axis, drawn at random.
     """
     from scipy.ndimage import map_coordinates
 
     dims = len(size)
-    middle = np.stack(np.meshgrid(*(np.arange(side) - (side - 1) / 2 for side in size), indexing="ij"))
+    middle = np.stack(
+        np.meshgrid(*(np.arange(side) - (side - 1) / 2 for side in size), indexing="ij")
+    )
     shift = np.broadcast_to(rng.standard_normal(dims).reshape(-1, *[1] * dims), middle.shape)
     one, other = rng.permutation(dims)[:2]
     turn = np.zeros_like(middle)
     turn[one], turn[other] = middle[other], -middle[one]
-    points = np.stack(np.meshgrid(*(np.linspace(0, CONTROL - 1, side) for side in size), indexing="ij"))
-    bend = np.stack([map_coordinates(rng.standard_normal([CONTROL] * dims), points, mode="nearest") for _ in size])
+    points = np.stack(
+        np.meshgrid(*(np.linspace(0, CONTROL - 1, side) for side in size), indexing="ij")
+    )
+    bend = np.stack(
+        [
+            map_coordinates(rng.standard_normal([CONTROL] * dims), points, mode="nearest")
+            for _ in size
+        ]
+    )
     field = sum(each / np.sqrt(np.square(each).sum(0).mean()) for each in (shift, turn, bend))
     return (field / np.sqrt(np.square(field).sum(0)).mean()).astype(np.float32)

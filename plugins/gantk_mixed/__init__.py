@@ -1,4 +1,6 @@
-"""A data source that joins several sources: for example patients' scans and synthetic heads, or two studies."""
+"""A data source that joins several sources: for example patients' scans and synthetic heads, or two
+studies.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

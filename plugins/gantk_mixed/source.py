@@ -11,10 +11,12 @@ from gantk.plugin.spec import Source
 
 
 class Mixed:
-    """All images of several sources, each with its options: `sources = [{ name = "nifti", path = ... }, "phantom"]`.
+    """All images of several sources, each with its options: `sources = [{ name = "nifti", path =
+    ... }, "phantom"]`.
 
-    Patients of two sources count as different even with the same name: the source's number is put before each name.
-    Every image is drawn equally often, so a source's weight is its number of images.
+    Patients of two sources count as different even with the same name: the source's number is put
+    before each name. Every image is drawn equally often, so a source's weight is its number of
+    images.
     """
 
     def __init__(
@@ -33,26 +35,40 @@ class Mixed:
         self.asks = ""
 
     def channels(self) -> dict[str, int]:
-        """Channels by domain, from the first source that knows them before reading; {} where none does."""
-        counts = (part.channels() for part in self.parts if callable(getattr(part, "channels", None)))
+        """Channels by domain, from the first source that knows them before reading; {} where none
+        does.
+        """
+        counts = (
+            part.channels() for part in self.parts if callable(getattr(part, "channels", None))
+        )
         return next(counts, {})
 
     def sees(self, view: SamplingGrid) -> None:
-        """Set the plane and spacing in which the sources slice volumes; computed heads do not use them."""
+        """Set the plane and spacing in which the sources slice volumes; computed heads do not use
+        them.
+        """
         for part in self.parts:
             if hasattr(part, "sees"):
                 part.sees(view)
 
     def records(self) -> list[Record]:
-        """The records of all sources; the source's number is put before each subject, key, pair and scan key."""
+        """The records of all sources; the source's number is put before each subject, key, pair and
+        scan key.
+        """
         records = []
         for number, part in enumerate(self.parts):
             if hasattr(part, "asks"):
                 part.asks = self.asks
             mark = lambda name, number=number: name and f"{number}/{name}"  # noqa: E731
             for record in part.records():
-                names = {field: mark(getattr(record, field)) for field in ("subject", "key", "pair", "scan_key")}
+                names = {
+                    field: mark(getattr(record, field))
+                    for field in ("subject", "key", "pair", "scan_key")
+                }
                 records.append(replace(record, **names))
-        if any(record.split for record in records):  # if one source sets splits, records without one are for training
-            records = [record if record.split else replace(record, split="train") for record in records]
+        # if one source sets splits, records without one are for training
+        if any(record.split for record in records):
+            records = [
+                record if record.split else replace(record, split="train") for record in records
+            ]
         return records

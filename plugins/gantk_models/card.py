@@ -1,4 +1,6 @@
-"""Writes card.md of a packed model: puts tables of the run into a text, the default one or the user's."""
+"""Writes card.md of a packed model: puts tables of the run into a text, the default one or the
+user's.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,18 @@ def text_of(card: Path) -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"'{card}' cannot be read as text: {told(error)}", where="--card") from None
     if "\n## Limits\n" not in text:
-        what = f"'{card}' has no section '## Limits', whose first paragraph is told wherever the model is used"
+        what = (
+            f"'{card}' has no section '## Limits', whose first paragraph is told wherever the model"
+            " is used"
+        )
         raise UserError(what, where="--card", remedy="add one, however short")
     return text
 
 
 def filled(text: str, name: str, model: Path, dtype: str) -> str:
-    """Return a card's text with {name}, {summary}, {facts} and {scores} replaced by those of a packed model."""
+    """Return a card's text with {name}, {summary}, {facts} and {scores} replaced by those of a
+    packed model.
+    """
     tables = read_toml(model / "recipe.toml", "recipe.toml", "recipe", "`gantk recipes`")[1]
     run, data, train = Run(model), mapping(tables.get("data")), mapping(tables.get("train"))
     size, noted = (run.latest() / "weights.safetensors").stat().st_size, packed(run) or {}
@@ -35,9 +42,14 @@ def filled(text: str, name: str, model: Path, dtype: str) -> str:
     pixels = " x ".join(map(str, data.get("patch") or data.get("size") or []))
     facts = {
         "domains": ", ".join(data.get("domains", [])),
-        "recipe": f"{mapping(tables.get('method')).get('name')}, {length}, images of {pixels}: recipe.toml",
+        "recipe": (
+            f"{mapping(tables.get('method')).get('name')}, {length}, images of {pixels}:"
+            " recipe.toml"
+        ),
         "weights": f"{dtype}, {size / 2**20:.2f} MB, sha256 `{weights_hash(model)}`",
-        "split": f"sha256 `{noted.get('split')}` of which images were trained on and which held out",
+        "split": (
+            f"sha256 `{noted.get('split')}` of which images were trained on and which held out"
+        ),
         "made by": f"gantk {noted.get('gantk')}",
     }
     values = {

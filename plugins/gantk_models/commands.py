@@ -11,7 +11,9 @@ from gantk.terminal import console, json_option, say, table, write_json
 @click.command()
 @json_option("Write the list as JSON too")
 def models(json_file) -> None:
-    """The trained models that gantk and its plugins ship, each used by its name: `gantk translate NAME IN OUT`."""
+    """The trained models that gantk and its plugins ship, each used by its name: `gantk translate
+    NAME IN OUT`.
+    """
     from gantk.recipe.load import mapping, read_toml
     from gantk.runs.models import all_models, weights_hash
 
@@ -21,11 +23,21 @@ def models(json_file) -> None:
         tables = read_toml(path, str(path), "recipe", "`gantk recipes`")[1]
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         domains = ", ".join(map(str, mapping(tables.get("data")).get("domains") or []))
-        told = {"name": name, "domains": domains, "bytes": size, "summary": str(tables.get("summary", ""))}
+        told = {
+            "name": name,
+            "domains": domains,
+            "bytes": size,
+            "summary": str(tables.get("summary", "")),
+        }
         found.append(told | {"from": owner, "sha256": weights_hash(folder), "folder": str(folder)})
-    rows = [(m["name"], m["domains"], f"{m['bytes'] / 2**20:.1f} MB", m["summary"], m["from"]) for m in found]
+    rows = [
+        (m["name"], m["domains"], f"{m['bytes'] / 2**20:.1f} MB", m["summary"], m["from"])
+        for m in found
+    ]
     if json_file != "-":
-        shown = table(("model", "domains", "size", "summary", "from"), [map(escape, row) for row in rows])
+        shown = table(
+            ("model", "domains", "size", "summary", "from"), [map(escape, row) for row in rows]
+        )
         console().print(shown if rows else "No model is shipped.")
     write_json(json_file, found)
 
@@ -33,15 +45,24 @@ def models(json_file) -> None:
 @click.command()
 @click.argument("run")
 @click.argument("out")
-@click.option("--card", metavar="FILE", help="Markdown for card.md, with {facts} and {scores} where they go.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of the weights.")
-@click.option("--discriminators", is_flag=True, help="Keep them too, for a training that starts from this model.")
+@click.option(
+    "--card", metavar="FILE", help="Markdown for card.md, with {facts} and {scores} where they go."
+)
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", help="Of the weights."
+)
+@click.option(
+    "--discriminators",
+    is_flag=True,
+    help="Keep them too, for a training that starts from this model.",
+)
 def pack(run, out, **options) -> None:
     """Write what it takes to use RUN to the new folder OUT, to be given away.
 
-    That is the averaged weights in 16 bits, the recipe, the intensity mappings, the scores and a card: no images, no
-    names of patients or files, no state of the training. OUT is used as RUN is, and cannot be resumed. Its answers are
-    compared with RUN's first: no pixel may differ by a gray level of 255.
+    That is the averaged weights in 16 bits, the recipe, the intensity mappings, the scores and a
+    card: no images, no names of patients or files, no state of the training. OUT is used as RUN is,
+    and cannot be resumed. Its answers are compared with RUN's first: no pixel may differ by a gray
+    level of 255.
     """
     from gantk_models.packing import pack as write
 

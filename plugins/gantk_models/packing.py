@@ -1,4 +1,6 @@
-"""Packs a run into a small folder to share: weights, recipe, scores and a card, in a run folder's layout."""
+"""Packs a run into a small folder to share: weights, recipe, scores and a card, in a run folder's
+layout.
+"""
 
 from __future__ import annotations
 
@@ -28,31 +30,47 @@ from gantk.training.pool import ImagePool
 from gantk_models.card import OURS, filled, text_of
 
 AnyPath = str | os.PathLike[str]
-SCORES = ("metrics", "baselines", "verdict", "domains", "step")  # keys of metrics.json without single patients
+# keys of metrics.json without single patients
+SCORES = ("metrics", "baselines", "verdict", "domains", "step")
 LEVELS = 255  # gray levels into which the networks' range is divided
 
 
 def pack(
-    run: AnyPath, out: AnyPath, *, card: AnyPath | None = None, dtype: Literal["float16", "float32"] = "float16",
-    discriminators: bool = False, say: Callable[[str], None] = print,
-) -> Path:  # fmt: skip
-    """Write what is needed to use a run to a new folder, in a run folder's layout; returns its path.
+    run: AnyPath,
+    out: AnyPath,
+    *,
+    card: AnyPath | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
+    discriminators: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write what is needed to use a run to a new folder, in a run folder's layout; returns its
+    path.
 
     Args:
-        card: a Markdown file for card.md; {facts} and {scores} in it are replaced by tables of the run.
-        dtype: type in which weights are stored; they are used as float32. Tensors beyond float16 stay float32.
+        card: a Markdown file for card.md; {facts} and {scores} in it are replaced by tables of the
+          run.
+        dtype: type in which weights are stored; they are used as float32. Tensors beyond float16
+          stay float32.
         discriminators: keep them too, for a training that starts from this model.
 
-    Raises GantkError, and writes no folder, if an output differs from the run's by a gray level of 255 or more.
+    Raises GantkError, and writes no folder, if an output differs from the run's by a gray level of
+    255 or more.
     """
     out, text = Path(out), text_of(Path(card or OURS))
     if out.exists():
-        raise UserError(f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first")
+        raise UserError(
+            f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first"
+        )
     before = Translator.load(find_model(run, say), "cpu")
     source, meta = before.run, checkpoint.load_meta(before.checkpoint)
     noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _seen(source.split())
     left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
-    weights = {k: each for k, each in inference_state(before.checkpoint).items() if not k.startswith(tuple(left_out))}
+    weights = {
+        k: each
+        for k, each in inference_state(before.checkpoint).items()
+        if not k.startswith(tuple(left_out))
+    }
     weights = {f"model.{name}": _rounded(each, dtype) for name, each in weights.items()}
     about = {key: value for key, value in meta.items() if key != "sha256"}
     about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
@@ -60,31 +78,45 @@ def pack(
         (made / "checkpoints").mkdir()
         checkpoint.save(made / "checkpoints", meta["step"], weights, None, about)
         write_file(made / "recipe.toml", tomli_w.dumps(_recipe(source)).encode())
-        if scores := {key: value for key, value in read(source.path / "metrics.json").items() if key in SCORES}:
+        if scores := {
+            key: value for key, value in read(source.path / "metrics.json").items() if key in SCORES
+        }:
             write_file(made / "metrics.json", (json.dumps(scores, indent=1) + "\n").encode())
         write_file(made / CARD, filled(text, out.name, made, dtype).encode())
         apart, on = _apart(before, Translator.load(made, "cpu"))
         if not apart < 1:
-            what = f"packed in {dtype}, it answers up to {apart:.2g} gray levels of {LEVELS} off, on {on}"
-            raise GantkError(f"{what}. No folder was written. --dtype float32 keeps the weights as they are.")
+            what = (
+                f"packed in {dtype}, it answers up to {apart:.2g} gray levels of {LEVELS} off, on"
+                f" {on}"
+            )
+            raise GantkError(
+                f"{what}. No folder was written. --dtype float32 keeps the weights as they are."
+            )
     say(f"parity   largest difference {apart:.2g} gray levels of {LEVELS}, on {on}")
     say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
     return out
 
 
 def _for_training(method: Method, discriminators: bool) -> list[str]:
-    """Prefixes of the names of weights that only training uses: image pools and, without `discriminators`, the
-    networks that no phase with a moving average updates."""
+    """Prefixes of the names of weights that only training uses: image pools and, without
+    `discriminators`, the networks that no phase with a moving average updates.
+    """
     phases = method.phases()
     averaged = {module for phase in phases if phase.ema for module in phase.updates}
     judges = {module for phase in phases for module in phase.updates} - averaged
     judges = set() if discriminators or not averaged else judges
     kinds = ImagePool, DiscriminatorAugment
-    return [f"{name}." for name, each in method.named_modules() if each in judges or isinstance(each, kinds)]
+    return [
+        f"{name}."
+        for name, each in method.named_modules()
+        if each in judges or isinstance(each, kinds)
+    ]
 
 
 def _seen(split: dict[str, Any]) -> dict[str, Any]:
-    """Hashes of the split and of each training file: they identify the training images without names."""
+    """Hashes of the split and of each training file: they identify the training images without
+    names.
+    """
     train = sorted({image["sha256"] for image in split["splits"]["train"] if image.get("sha256")})
     seen = {"by": split["splits"].get("by"), "train": [{"sha256": digest} for digest in train]}
     return {"split": split_hash(split), "seen": seen}
@@ -97,7 +129,9 @@ def _rounded(tensor: Tensor, dtype: str) -> Tensor:
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """The recipe's tables with absolute paths cut to their names, set to evaluate the one checkpoint."""
+    """The recipe's tables with absolute paths cut to their names, set to evaluate the one
+    checkpoint.
+    """
 
     def local(value: Any) -> Any:
         if isinstance(value, dict):
@@ -112,7 +146,9 @@ def _recipe(run: Run) -> dict[str, Any]:
 
 
 def _apart(one: Translator, other: Translator) -> tuple[float, str]:
-    """The largest difference of two models' outputs, in gray levels of 255, and the images it was measured on."""
+    """The largest difference of two models' outputs, in gray levels of 255, and the images it was
+    measured on.
+    """
     low, high = one.method.geometry.range
     on, largest = [], 0.0
     for letter in one.method.directions() or [None]:
@@ -122,6 +158,8 @@ def _apart(one: Translator, other: Translator) -> tuple[float, str]:
         for method in (one.method, other.method):
             torch.manual_seed(0)
             with torch.no_grad():
-                answers.append((method.translate(images, letter) if direction else method.sample(4, 0)).float())
+                answers.append(
+                    (method.translate(images, letter) if direction else method.sample(4, 0)).float()
+                )
         largest = max(largest, float((answers[0] - answers[1]).abs().max()) / (high - low) * LEVELS)
     return largest, " and ".join(on)

@@ -1,4 +1,6 @@
-"""The exporter "monai": writes a folder of weights, configuration and card that MONAI runs; whole or not at all."""
+"""The exporter "monai": writes a folder of weights, configuration and card that MONAI runs; whole
+or not at all.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +39,26 @@ class Monai:
     def check(self, out: Path) -> None:
         """Accept any output folder."""
 
-    def write(self, direction: Direction, out: Path, tolerance: float, say: Callable[[str], None]) -> Path:
-        """Write the bundle after checking that its network's outputs equal PyTorch's; returns its path."""
+    def write(
+        self, direction: Direction, out: Path, tolerance: float, say: Callable[[str], None]
+    ) -> Path:
+        """Write the bundle after checking that its network's outputs equal PyTorch's; returns its
+        path.
+        """
         model = direction.translator.model
         if direction.samples:
             what = "it makes images from noise, and a bundle's pipeline starts from files"
             raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
-        for key, value in (("data.fit", model.data.fit == "crop"), ("translate.statistics", _windows(direction))):
+        for key, value in (
+            ("data.fit", model.data.fit == "crop"),
+            ("translate.statistics", _windows(direction)),
+        ):
             if value:
-                raise UserError("MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX")
-        config = inference(direction)  # before tracing: raises UserError for what MONAI has no transform for
+                raise UserError(
+                    "MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX"
+                )
+        # before tracing: raises UserError for what MONAI has no transform for
+        config = inference(direction)
         content, parity = _network(direction, tolerance)
         say(f"parity   TorchScript against PyTorch: {parity['line']}")
         weights = io.BytesIO()
@@ -110,14 +122,23 @@ def _json(content: Any) -> bytes:
 
 
 def card(direction: Direction, use: str, parity_line: str) -> str:
-    """The text of docs/README.md: intended use, how to run it, scores, what was checked and what is left out."""
+    """The text of docs/README.md: intended use, how to run it, scores, what was checked and what is
+    left out.
+    """
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
     data, names = translator.model.data, translator.contrasts(OTHER[direction.letter])
     given = f"a folder of NIfTI volumes, {names[0]} each"
     if len(names) > 1:
-        given = f"a folder with one for each patient, which holds {', '.join(f'`*{n}.nii.gz`' for n in names)}"
-    left_out = ["Files on another intensity scale than the training images': gantk fits its mapping anew."]
-    left_out += ["gantk's own resampling: MONAI's differs by interpolation."] if data.spacing else []
+        given = (
+            "a folder with one for each patient, which holds"
+            f" {', '.join(f'`*{n}.nii.gz`' for n in names)}"
+        )
+    left_out = [
+        "Files on another intensity scale than the training images': gantk fits its mapping anew."
+    ]
+    left_out += (
+        ["gantk's own resampling: MONAI's differs by interpolation."] if data.spacing else []
+    )
     left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
     left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
     left_out += [f"The recipe's post-step `{step.name}`." for step in translator.model.post]

@@ -1,6 +1,8 @@
-"""Builds a bundle's configs/inference.json and configs/metadata.json from MONAI's components and the run's numbers.
+"""Builds a bundle's configs/inference.json and configs/metadata.json from MONAI's components and
+the run's numbers.
 
-The pipeline turns, resamples and scales images, and inverts these steps; model.ts itself resizes to the network's size.
+The pipeline turns, resamples and scales images, and inverts these steps; model.ts itself resizes to
+the network's size.
 """
 
 from __future__ import annotations
@@ -18,20 +20,25 @@ from gantk.exports.exporting import Direction
 from gantk.inference.pipeline import OTHER
 from gantk.runs.schemas import read
 
-AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # axes of a volume sliced in each plane
+# axes of a volume sliced in each plane
+AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-VERSIONS = {"monai": "1.5.0", "pytorch-ignite": "0.4.11"}  # versions that the configuration is written for
+# versions that the configuration is written for
+VERSIONS = {"monai": "1.5.0", "pytorch-ignite": "0.4.11"}
 MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
 MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
 
 
 def lines_of(mapping: Any) -> list[Any]:
-    """The intensity mappings of a domain's contrasts, as a list; a list of one where there is one contrast."""
+    """The intensity mappings of a domain's contrasts, as a list; a list of one where there is one
+    contrast.
+    """
     return mapping.lines if isinstance(mapping, PerChannel) else [mapping]
 
 
 def inference(direction: Direction) -> dict[str, Any]:
-    """The content of inference.json, for `python -m monai.bundle run --config_file configs/inference.json`.
+    """The content of inference.json, for `python -m monai.bundle run --config_file
+    configs/inference.json`.
 
     UserError where MONAI has no transform for the intensities.
     """
@@ -39,7 +46,9 @@ def inference(direction: Direction) -> dict[str, Any]:
     keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
     files = "$[{'image': i} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))]"
     if len(keys) > 1:
-        found = ", ".join(f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))" for name in names)
+        found = ", ".join(
+            f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))" for name in names
+        )
         files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
     inferer, model = part("SimpleInferer"), direction.translator.model
     if model.data.dims == 2 and not model.data.neighbours:
@@ -52,21 +61,31 @@ def inference(direction: Direction) -> dict[str, Any]:
         "output_dir": "$@bundle_root + '/output'",
         "datalist": files,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": part("torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device"),
+        "network_def": part(
+            "torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device"
+        ),
         "network": "$@network_def.eval()",
         "preprocessing": part("Compose", transforms=_preprocessing(direction, keys)),
         "dataset": part("Dataset", data="@datalist", transform="@preprocessing"),
-        "dataloader": part("DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers=0),
+        "dataloader": part(
+            "DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers=0
+        ),
         "inferer": inferer,
         "postprocessing": part("Compose", transforms=_postprocessing(direction, keys)),
         "handlers": [part("StatsHandler", iteration_log=False)],
         "evaluator": part(
-            "SupervisedEvaluator", device="@device", val_data_loader="@dataloader", network="@network",
-            inferer="@inferer", postprocessing="@postprocessing", val_handlers="@handlers", amp=False,
+            "SupervisedEvaluator",
+            device="@device",
+            val_data_loader="@dataloader",
+            network="@network",
+            inferer="@inferer",
+            postprocessing="@postprocessing",
+            val_handlers="@handlers",
+            amp=False,
         ),
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$@evaluator.run()"],
-    }  # fmt: skip
+    }
 
 
 def part(target: str, **options: Any) -> dict[str, Any]:
@@ -81,7 +100,9 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
     if data.spacing:
         pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: unchanged
         steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
-    for key, line in zip(keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True):
+    for key, line in zip(
+        keys, lines_of(direction.translator.intensity[OTHER[direction.letter]]), strict=True
+    ):
         steps += scaling(key, line, data.dims == 3)
     if len(keys) > 1:
         steps.append(part("ConcatItemsd", keys=keys, name="image"))
@@ -89,10 +110,11 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
 
 
 def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
-    """MONAI's transforms for one contrast's intensity mapping; UserError where MONAI has no equivalent.
+    """MONAI's transforms for one contrast's intensity mapping; UserError where MONAI has no
+    equivalent.
 
-    `image_is_scan`: an image of the network is a whole scan. MONAI scales before it cuts slices, so only then is
-    per = "image" the same as "volume".
+    `image_is_scan`: an image of the network is a whole scan. MONAI scales before it cuts slices, so
+    only then is per = "image" the same as "volume".
     """
     state, (start, end) = line.state(), line.range
     if isinstance(line, Linear) and line.per == "set" and len(line.corners()[0]) == 2:
@@ -100,24 +122,39 @@ def scaling(key: str, line: Any, image_is_scan: bool) -> list[dict[str, Any]]:
     own = line.per == "volume" or (line.per == "image" and image_is_scan)
     if isinstance(line, Linear) and own and not state.get("foreground"):
         if line.name == "percentile":
-            ends = {"lower": state["low"], "upper": state["high"], "b_min": start, "b_max": end, "clip": False}
+            ends = {
+                "lower": state["low"],
+                "upper": state["high"],
+                "b_min": start,
+                "b_max": end,
+                "clip": False,
+            }
             return [part("ScaleIntensityRangePercentilesd", keys=key, **ends, channel_wise=True)]
         if line.name == "minmax":
             return [part("ScaleIntensityd", keys=key, minv=start, maxv=end, channel_wise=True)]
         if line.name == "zscore":
             normal = part("NormalizeIntensityd", keys=key, nonzero=False, channel_wise=True)
             return [normal, _range(key, -state["spread"], state["spread"], start, end)]
-    what = f"MONAI has no transform for the intensity mapping '{line.name}' with per = \"{line.per}\""
+    what = (
+        f"MONAI has no transform for the intensity mapping '{line.name}' with per = \"{line.per}\""
+    )
     raise UserError(what, where="data.intensity", remedy='train with per = "set", or export ONNX')
 
 
 def _range(key: str, low: float, high: float, start: float, end: float) -> dict[str, Any]:
-    return part("ScaleIntensityRanged", keys=key, a_min=low, a_max=high, b_min=start, b_max=end, clip=False)
+    return part(
+        "ScaleIntensityRanged", keys=key, a_min=low, a_max=high, b_min=start, b_max=end, clip=False
+    )
 
 
 def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
     target, names = lines_of(direction.target), direction.translator.contrasts(direction.letter)
-    inverse = {"transform": "@preprocessing", "orig_keys": keys[0], "nearest_interp": False, "to_tensor": True}
+    inverse = {
+        "transform": "@preprocessing",
+        "orig_keys": keys[0],
+        "nearest_interp": False,
+        "to_tensor": True,
+    }
     steps, made, tails = [part("Invertd", keys="pred", **inverse)], ["pred"], ["_".join(names)]
     if len(target) > 1:
         tails = [re.sub(r"\W", "_", name) for name in names]
@@ -126,19 +163,33 @@ def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any
     for key, line, tail in zip(made, target, tails, strict=True):
         if not isinstance(line, Linear):
             what = f"MONAI has no transform for the way back of the intensity mapping '{line.name}'"
-            raise UserError(what, where="data.intensity", remedy='use "percentile", "zscore" or "window", or ONNX')
+            raise UserError(
+                what,
+                where="data.intensity",
+                remedy='use "percentile", "zscore" or "window", or ONNX',
+            )
         low, high = line.state()["fitted"][:2]
         steps.append(_range(key, *line.range, low, high))
-        save = part("SaveImaged", keys=key, output_dir="@output_dir", output_postfix=re.sub(r"\W", "_", tail))
+        save = part(
+            "SaveImaged",
+            keys=key,
+            output_dir="@output_dir",
+            output_postfix=re.sub(r"\W", "_", tail),
+        )
         save |= {"data_root_dir": "@dataset_dir", "separate_folder": False, "resample": False}
         steps.append(save | {"output_ext": ".nii.gz", "output_dtype": "$numpy.float32"})
     return steps
 
 
 def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
-    """The content of metadata.json: all mandatory keys of the MONAI Bundle Specification, and `about` under "gantk"."""
+    """The content of metadata.json: all mandatory keys of the MONAI Bundle Specification, and
+    `about` under "gantk".
+    """
     translator, frame = direction.translator, direction.translator.frame(direction.letter)
-    task, method = f"Translation of {frame.source} into {frame.target} images", translator.model.method.name
+    task, method = (
+        f"Translation of {frame.source} into {frame.target} images",
+        translator.model.method.name,
+    )
     (rows,) = scores(direction)["metrics"].values()
     return {
         "schema": SCHEMA,
@@ -157,8 +208,11 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "data_source": f"not stated (gantk source '{translator.model.data.source.name}')",
         "data_type": "nibabel",
         "eval_metrics": {name: row["value"] for name, row in rows.items()},
-        "intended_use": f"Research on translating {frame.source} into {frame.target} images. The images are synthetic: "
-        "structures may be added, moved or lost. Not a medical device, and not for diagnosis or treatment.",
+        "intended_use": (
+            f"Research on translating {frame.source} into {frame.target} images. The images are"
+            " synthetic: structures may be added, moved or lost. Not a medical device, and not for"
+            " diagnosis or treatment."
+        ),
         "references": [],
         "network_data_format": {
             "inputs": {"image": _tensor(direction, OTHER[direction.letter])},
@@ -169,11 +223,15 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores(direction: Direction) -> dict[str, Any]:
-    """The content of the run's metrics.json with the scores of this direction alone under `metrics`, if it has any."""
+    """The content of the run's metrics.json with the scores of this direction alone under
+    `metrics`, if it has any.
+    """
     key = f"{OTHER[direction.letter]}_to_{direction.letter}"
     found = read(direction.translator.run.path / "metrics.json")
     rows = (found.get("metrics") or {}).get(key) or {}
-    return found | {"metrics": {key: {name: row for name, row in rows.items() if row.get("value") is not None}}}
+    return found | {
+        "metrics": {key: {name: row for name, row in rows.items() if row.get("value") is not None}}
+    }
 
 
 def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
@@ -183,7 +241,11 @@ def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
     kinds = {MODALITIES.get(name.upper(), "MR" if MR.match(name) else "n/a") for name in names}
     modality = kinds.pop() if len(kinds) == 1 else "n/a"
     if len(names) != channels:
-        names = ["red", "green", "blue"] if channels == 3 else [f"{names[0]} {k}" for k in range(channels)]
+        names = (
+            ["red", "green", "blue"]
+            if channels == 3
+            else [f"{names[0]} {k}" for k in range(channels)]
+        )
     return {
         "type": "image",
         "format": "hounsfield" if modality == "CT" else "magnitude",

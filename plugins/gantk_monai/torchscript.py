@@ -1,4 +1,5 @@
-"""A bundle's network as TorchScript, with what MONAI has no component for: gantk's resizing and neighbour slices.
+"""A bundle's network as TorchScript, with what MONAI has no component for: gantk's resizing and
+neighbour slices.
 
 TorchScript compiles this file, so it uses only annotations and syntax that TorchScript supports.
 """
@@ -16,7 +17,9 @@ from gantk.inference.pipeline import FLAT, WINDOW, Frame
 
 
 class Plain(nn.Module):
-    """The traced network, for images of the size at which it was traced: (N, C, *size) to (N, D, *size)."""
+    """The traced network, for images of the size at which it was traced: (N, C, *size) to (N, D,
+    *size).
+    """
 
     def __init__(self, network: nn.Module, any_batch: bool):
         super().__init__()
@@ -29,20 +32,32 @@ class Plain(nn.Module):
 
 
 class Fitted(nn.Module):
-    """Resizes images to the network's size and back, as gantk.data.resample and gantk.inference.pipeline do.
+    """Resizes images to the network's size and back, as gantk.data.resample and
+    gantk.inference.pipeline do.
 
-    (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its neighbours if the network
-    takes neighbours; the result is the middle slice's. A constant image is returned unchanged if it is air (at most
-    `tissue`, one value per channel; default: a fixed share of the range) and the target has as many channels; any
-    other constant image becomes background.
+    (N, C, *native) to (N, D, *native), both in network intensities. C holds a slice and its
+    neighbours if the network takes neighbours; the result is the middle slice's. A constant image
+    is returned unchanged if it is air (at most `tissue`, one value per channel; default: a fixed
+    share of the range) and the target has as many channels; any other constant image becomes
+    background.
     """
 
     def __init__(self, network: nn.Module, frame: Frame, tissue: Sequence[float] = ()):
         super().__init__()
         start, end = frame.range
         self.tissue = [float(level) for level in tissue or [start + AIR * (end - start)]]
-        self.network, self.reach, self.low, self.size = network, frame.neighbours, float(frame.range[0]), [*frame.size]
-        self.stretch, self.guided, self.box, self.flat = frame.fit == "stretch", frame.detail == "guided", WINDOW, FLAT
+        self.network, self.reach, self.low, self.size = (
+            network,
+            frame.neighbours,
+            float(frame.range[0]),
+            [*frame.size],
+        )
+        self.stretch, self.guided, self.box, self.flat = (
+            frame.fit == "stretch",
+            frame.detail == "guided",
+            WINDOW,
+            FLAT,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         native = image.shape[2:]
@@ -69,7 +84,9 @@ class Fitted(nn.Module):
         scale = 1e9
         for k in range(len(native)):
             scale = min(scale, self.size[k] / native[k])
-        return [max(1, min(self.size[k], int(round(native[k] * scale)))) for k in range(len(native))]
+        return [
+            max(1, min(self.size[k], int(round(native[k] * scale)))) for k in range(len(native))
+        ]
 
     def resized(self, image: Tensor, size: list[int]) -> Tensor:
         """Resize linearly, axis by axis; averages where an axis shrinks."""
@@ -77,15 +94,21 @@ class Fitted(nn.Module):
             side, to = image.shape[k + 2], size[k]
             if side != to:
                 step = side / to
-                centres = (torch.arange(to, dtype=torch.float64, device=image.device) + 0.5) * step - 0.5
+                centres = (
+                    torch.arange(to, dtype=torch.float64, device=image.device) + 0.5
+                ) * step - 0.5
                 places = torch.arange(side, dtype=torch.float64, device=image.device)
-                weights = (1 - (places[None] - centres[:, None]).abs() / max(step, 1.0)).clamp(min=0)
+                weights = (1 - (places[None] - centres[:, None]).abs() / max(step, 1.0)).clamp(
+                    min=0
+                )
                 weights = (weights / weights.sum(1, keepdim=True)).to(image.dtype)
                 image = torch.matmul(image.movedim(k + 2, -1), weights.t()).movedim(-1, k + 2)
         return image
 
     def placed(self, image: Tensor, content: list[int], lowest: Tensor) -> Tensor:
-        """Put an image into the middle of the network's size; the padding is each channel's lowest value."""
+        """Put an image into the middle of the network's size; the padding is each channel's lowest
+        value.
+        """
         if content == self.size:
             return image
         for _ in self.size:
@@ -107,7 +130,9 @@ class Fitted(nn.Module):
         """The middle slice's channels."""
         return image.chunk(2 * self.reach + 1, dim=1)[self.reach]
 
-    def with_detail(self, output: Tensor, seen: Tensor, native: Tensor, content: list[int], size: list[int]) -> Tensor:
+    def with_detail(
+        self, output: Tensor, seen: Tensor, native: Tensor, content: list[int], size: list[int]
+    ) -> Tensor:
         """`gantk.inference.pipeline.with_detail`, for TorchScript."""
         if seen.shape[1] != output.shape[1]:
             channels = output.shape[1]
@@ -136,7 +161,9 @@ class Fitted(nn.Module):
 
 
 class Stacked(nn.Module):
-    """Runs a network slice by slice over volumes (N, C, D, H, W); each slice's neighbours are further channels."""
+    """Runs a network slice by slice over volumes (N, C, D, H, W); each slice's neighbours are
+    further channels.
+    """
 
     def __init__(self, network: nn.Module, reach: int, batch: int):
         super().__init__()
@@ -157,17 +184,23 @@ class Stacked(nn.Module):
 
 
 def traced(network: nn.Module, example: Tensor) -> Plain:
-    """Trace a network at the example's image size; if the example is a single image, images run one by one."""
+    """Trace a network at the example's image size; if the example is a single image, images run one
+    by one.
+    """
     several = len(example) > 1
     batch = {0: torch.export.Dim("batch", min=1, max=4096)} if several else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        plain = torch.export.export(network, (example,), dynamic_shapes=(batch,), strict=False).module()
+        plain = torch.export.export(
+            network, (example,), dynamic_shapes=(batch,), strict=False
+        ).module()
         return Plain(torch.jit.trace(plain, (example,), check_trace=False), several)
 
 
 def compiled(network: nn.Module) -> bytes:
-    """The bytes of TorchScript's file without its debug records, which contain paths of this machine."""
+    """The bytes of TorchScript's file without its debug records, which contain paths of this
+    machine.
+    """
     whole, kept = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,10 +16,11 @@ POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Strided(Network):
-    """Discriminator of strided 4x4 convolutions (stride 2) and one 1x1 convolution (Huang et al. 2018, appendix B.1).
+    """Discriminator of strided 4x4 convolutions (stride 2) and one 1x1 convolution (Huang et al.
+    2018, appendix B.1).
 
-    (N, in_channels, *size) to (N, 1, *size / 2**layers); the smallest image is 2**layers pixels a side. Filters double
-    from `width` up to 8 x width.
+    (N, in_channels, *size) to (N, 1, *size / 2**layers); the smallest image is 2**layers pixels a
+    side. Filters double from `width` up to 8 x width.
     """
 
     def __init__(
@@ -29,7 +30,8 @@ class Strided(Network):
         *,
         width: Width = 64,  # filters of the first convolution
         layers: Depth = 4,  # convolutions of stride 2
-        norm: NormKind = "none",  # after all but the first and last convolution; "batch" mixes the images of a batch
+        # after all but the first and last convolution; "batch" mixes the images of a batch
+        norm: NormKind = "none",
     ):
         super().__init__()
         self.halvings = layers
@@ -53,9 +55,11 @@ class Strided(Network):
 
 
 class MultiScale(Network):
-    """One discriminator for the image and one for each smaller version of it (Wang et al. 2018, section 3.2).
+    """One discriminator for the image and one for each smaller version of it (Wang et al. 2018,
+    section 3.2).
 
-    `forward` returns a list of logits, full size first; each scale has half the size of the one before.
+    `forward` returns a list of logits, full size first; each scale has half the size of the one
+    before.
     """
 
     def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
@@ -72,17 +76,24 @@ class MultiScale(Network):
                     judge.check_size(small)
             except UserError as error:
                 sides = " x ".join(map(str, size))
-                what = f"{len(self.judges)} scales of an image of {sides}: at scale {level + 1}, {error.what}"
+                what = (
+                    f"{len(self.judges)} scales of an image of {sides}: at scale {level + 1},"
+                    f" {error.what}"
+                )
                 if not level:
                     raise
                 remedy = "lower method.scales or the discriminator's layers, or enlarge data.size"
-                raise UserError(what, where="method.scales", allowed=error.allowed, remedy=remedy) from None
+                raise UserError(
+                    what, where="method.scales", allowed=error.allowed, remedy=remedy
+                ) from None
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """The image and its halved versions: means over 3 pixels a side that leave out the padding."""
         images = [image]
         while len(images) < len(self.judges):
-            images.append(POOL[self.dims](images[-1], 3, stride=2, padding=1, count_include_pad=False))
+            images.append(
+                POOL[self.dims](images[-1], 3, stride=2, padding=1, count_include_pad=False)
+            )
         return images
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -28,9 +28,9 @@ TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 class Autoencoder(Network):
     """Content encoder, style encoder and decoder of one domain (Huang et al. 2018, appendix B.1).
 
-    (N, channels, *size) has a content code (N, width * 2**downs, *size / 2**downs), the structure, and a
-    style code (N, style_dim), the appearance in this domain. Every side is a multiple of 2**downs and at
-    least 2**(downs + 2). `forward` encodes an image and decodes it again.
+    (N, channels, *size) has a content code (N, width * 2**downs, *size / 2**downs), the structure,
+    and a style code (N, style_dim), the appearance in this domain. Every side is a multiple of
+    2**downs and at least 2**(downs + 2). `forward` encodes an image and decodes it again.
     """
 
     def __init__(
@@ -48,11 +48,15 @@ class Autoencoder(Network):
         self.downs = downs
         self.content = ContentEncoder(channels, dims, width, downs, blocks)
         self.style = StyleEncoder(channels, dims, width, downs, style_dim)
-        self.decode = Decoder(channels, dims, width, downs, blocks, style_dim, mlp_dim, activation_out)
+        self.decode = Decoder(
+            channels, dims, width, downs, blocks, style_dim, mlp_dim, activation_out
+        )
         kaiming(self)
 
     def check_size(self, size: tuple[int, ...]) -> None:
-        """Raise UserError unless every side can be halved `downs` times and is large enough for the style encoder."""
+        """Raise UserError unless every side can be halved `downs` times and is large enough for the
+        style encoder.
+        """
         who = f"an autoencoder with {self.downs} downs"
         require_size(size, 2**self.downs, 2 ** (self.downs + 2), who, "lower method.downs")
 
@@ -88,10 +92,11 @@ class ContentBlock(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """7x7 convolution, `downs` + 2 strided 4x4 convolutions, the mean over all positions, a linear layer.
+    """7x7 convolution, `downs` + 2 strided 4x4 convolutions, the mean over all positions, a linear
+    layer.
 
-    No norm: it would remove the means and deviations of the maps, which are the style (appendix B.1). The last two
-    halvings keep the number of filters.
+    No norm: it would remove the means and deviations of the maps, which are the style (appendix
+    B.1). The last two halvings keep the number of filters.
     """
 
     def __init__(self, channels: int, dims: int, width: int, downs: int, style_dim: int):
@@ -109,7 +114,9 @@ class StyleEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks with AdaIN, whose scales and offsets an MLP computes from the style, then upsampling by 2."""
+    """Residual blocks with AdaIN, whose scales and offsets an MLP computes from the style, then
+    upsampling by 2.
+    """
 
     def __init__(
         self,
@@ -130,13 +137,17 @@ class Decoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(mlp_dim, mlp_dim),
             nn.ReLU(inplace=True),
-            nn.Linear(mlp_dim, 4 * deepest * blocks),  # scale and offset of two AdaIN layers per block
+            # scale and offset of two AdaIN layers per block
+            nn.Linear(mlp_dim, 4 * deepest * blocks),
         )
         layers: list[nn.Module] = []
         for level in range(downs, 0, -1):
             inputs, outputs = width * 2**level, width * 2 ** (level - 1)
             layers += [Doubling(inputs, outputs, dims), LayerNorm(outputs), nn.ReLU(inplace=True)]
-        layers += [conv(dims, width, channels, 7, mode="reflect"), output_activation(activation_out)]
+        layers += [
+            conv(dims, width, channels, 7, mode="reflect"),
+            output_activation(activation_out),
+        ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
@@ -153,7 +164,9 @@ class StyledBlock(nn.Module):
 
     def __init__(self, channels: int, dims: int):
         super().__init__()
-        self.first, self.second = (conv(dims, channels, channels, 3, mode="reflect") for _ in range(2))
+        self.first, self.second = (
+            conv(dims, channels, channels, 3, mode="reflect") for _ in range(2)
+        )
         self.adain = AdaIN(channels)
 
     def forward(self, x: Tensor, numbers: Tensor) -> Tensor:
@@ -164,9 +177,11 @@ class StyledBlock(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """Adaptive instance norm: scale * (x - mean) / deviation + offset for each channel of each image (equation 8).
+    """Adaptive instance norm: scale * (x - mean) / deviation + offset for each channel of each
+    image (equation 8).
 
-    `scale` and `offset` (N, C) are arguments of `forward` (Huang & Belongie 2017); statistics are float32.
+    `scale` and `offset` (N, C) are arguments of `forward` (Huang & Belongie 2017); statistics are
+    float32.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -179,16 +194,19 @@ class AdaIN(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Normalises each image over all channels and positions, then scales and shifts each channel (Ba et al. 2016).
+    """Normalises each image over all channels and positions, then scales and shifts each channel
+    (Ba et al. 2016).
 
-    Unlike instance norm it keeps the channels' strengths relative to each other, in which AdaIN has encoded the style.
-    Statistics are float32.
+    Unlike instance norm it keeps the channels' strengths relative to each other, in which AdaIN has
+    encoded the style. Statistics are float32.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = (nn.Parameter(value) for value in (torch.ones(channels), torch.zeros(channels)))
+        self.weight, self.bias = (
+            nn.Parameter(value) for value in (torch.ones(channels), torch.zeros(channels))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x, 1, self.weight, self.bias, self.eps).to(x.dtype)
@@ -197,8 +215,9 @@ class LayerNorm(nn.Module):
 class Doubling(nn.Module):
     """Upsamples by 2 (nearest), then convolves 5x5 with replicated borders.
 
-    Computed as the equivalent transposed 6x6 convolution of stride 2: 9 instead of 25 values per pixel (27 instead
-    of 125 in 3-D). Small maps, where summing the kernel costs more than it saves, are computed in two steps.
+    Computed as the equivalent transposed 6x6 convolution of stride 2: 9 instead of 25 values per
+    pixel (27 instead of 125 in 3-D). Small maps, where summing the kernel costs more than it saves,
+    are computed in two steps.
     """
 
     def __init__(self, inputs: int, outputs: int, dims: int):
@@ -210,7 +229,9 @@ class Doubling(nn.Module):
         if prod(x.shape[2:]) < 512:
             return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         framed = F.pad(x, (1,) * (2 * self.dims), mode="replicate")  # two pixels of the doubled map
-        return TRANSPOSED[self.dims](framed, summed_kernel(self.conv.weight), self.conv.bias, stride=2, padding=4)
+        return TRANSPOSED[self.dims](
+            framed, summed_kernel(self.conv.weight), self.conv.bias, stride=2, padding=4
+        )
 
 
 def halving(dims: int, inputs: int, outputs: int) -> nn.Module:
@@ -224,7 +245,9 @@ def normed(layer: nn.Module, dims: int) -> list[nn.Module]:
 
 
 def kaiming(module: nn.Module) -> None:
-    """Draw weights from N(0, 2 / inputs), which keeps the variance through ReLU layers (He et al. 2015); biases 0."""
+    """Draw weights from N(0, 2 / inputs), which keeps the variance through ReLU layers (He et al.
+    2015); biases 0.
+    """
     for layer in module.modules():
         if isinstance(layer, (*CONV.values(), *CONV_TRANSPOSE.values(), nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -6,9 +6,11 @@ from gantk.plugin.spec import Count
 
 
 class Halving:
-    """Divides the training into `times` equal parts and halves the rate after each (Huang et al. 2018, appendix B).
+    """Divides the training into `times` equal parts and halves the rate after each (Huang et al.
+    2018, appendix B).
 
-    The paper halves it every 100,000 of 1,000,000 steps: ten parts, the last at 1/512 of the first rate.
+    The paper halves it every 100,000 of 1,000,000 steps: ten parts, the last at 1/512 of the first
+    rate.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""`gantk new KIND NAME` as a gantk plugin: writes a small package with a new part, whose tests pass as written."""
+"""`gantk new KIND NAME` as a gantk plugin: writes a small package with a new part, whose tests pass
+as written.
+"""
 
 from pathlib import Path
 
@@ -25,8 +27,13 @@ def _command(kind: str, part: str) -> click.Command:
         say(f"written  {path}")
         say(f"next     pip install -e {path} && pytest {path}")
 
-    place = click.Option(["--folder"], default=".", metavar="DIR", help="Where to put it. Default: here.")
-    words = f"Write a small package NAME with a {part}, its contract test and what else it needs, green as written."
+    place = click.Option(
+        ["--folder"], default=".", metavar="DIR", help="Where to put it. Default: here."
+    )
+    words = (
+        f"Write a small package NAME with a {part}, its contract test and what else it needs, green"
+        " as written."
+    )
     return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
 
 

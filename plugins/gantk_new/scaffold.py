@@ -1,4 +1,6 @@
-"""`gantk new KIND NAME`: writes a small package with a part, its contract test and a recipe; its tests pass."""
+"""`gantk new KIND NAME`: writes a small package with a part, its contract test and a recipe; its
+tests pass.
+"""
 
 from __future__ import annotations
 
@@ -19,41 +21,61 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def new_plugin(name: str, folder: str | Path = ".", kind: str = "method") -> Path:
-    """Write the package `name` with a part of `kind` below `folder`, whole or not at all; returns its path.
+    """Write the package `name` with a part of `kind` below `folder`, whole or not at all; returns
+    its path.
 
-    The module and the part are called `name` in lower case with underscores. UserError where the name is not valid or
-    belongs to Python, an installed package or a registered part, or where the folder is missing or exists.
+    The module and the part are called `name` in lower case with underscores. UserError where the
+    name is not valid or belongs to Python, an installed package or a registered part, or where the
+    folder is missing or exists.
     """
     words = _names(name, kind)
     target = Path(folder) / words["distribution"]
     if not Path(folder).is_dir():
         raise UserError(f"there is no folder '{folder}'", where="--folder", remedy="make it first")
     if target.exists():
-        raise UserError(f"'{target}' exists already", where="NAME", remedy="choose another name or --folder")
-    shared = [*TEMPLATES.glob("*.in"), *TEMPLATES.glob("src/**/*.in"), *TEMPLATES.glob("tests/*.in")]
+        raise UserError(
+            f"'{target}' exists already", where="NAME", remedy="choose another name or --folder"
+        )
+    shared = [
+        *TEMPLATES.glob("*.in"),
+        *TEMPLATES.glob("src/**/*.in"),
+        *TEMPLATES.glob("tests/*.in"),
+    ]
     try:
         with whole_folder(target) as made:
             for template in [*shared, TEMPLATES / "kinds" / f"{kind}.py.in"]:
-                path = made / str(template.relative_to(TEMPLATES).with_suffix("")).replace("MODULE", words["module"])
+                path = made / str(template.relative_to(TEMPLATES).with_suffix("")).replace(
+                    "MODULE", words["module"]
+                )
                 if path.parent.name == "kinds":
                     path = made / "src" / words["module"] / f"{words['part']}.py"
-                elif path.name == "kinds.toml" or (path.parent.name == "recipes" and not words["offer"]):
+                elif path.name == "kinds.toml" or (
+                    path.parent.name == "recipes" and not words["offer"]
+                ):
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(Template(template.read_text("utf-8")).substitute(words), "utf-8")
     except OSError as error:
-        raise UserError(f"'{target}' cannot be written: {error.strerror}", where="--folder") from None
+        raise UserError(
+            f"'{target}' cannot be written: {error.strerror}", where="--folder"
+        ) from None
     return target
 
 
 def _names(name: str, kind: str) -> dict[str, str]:
-    """The templates' variables: distribution, module, name, cls, kind, and all keys of kinds.toml.in."""
+    """The templates' variables: distribution, module, name, cls, kind, and all keys of
+    kinds.toml.in.
+    """
     if not SHAPE.fullmatch(name):
         allowed = "a letter, then letters and digits, words joined by - or _, such as my-gan"
         raise UserError(f"'{name}' cannot be the name of a package", where="NAME", allowed=allowed)
     module = name.replace("-", "_").lower()
     taken = registry().entries.get((kind, module))
-    if keyword.iskeyword(module) or keyword.issoftkeyword(module) or module in sys.stdlib_module_names:
+    if (
+        keyword.iskeyword(module)
+        or keyword.issoftkeyword(module)
+        or module in sys.stdlib_module_names
+    ):
         what = f"'{module}' means something in Python itself"
     elif taken:
         what = f"the {kind} '{module}' is taken by '{taken.owner}'"
@@ -61,8 +83,15 @@ def _names(name: str, kind: str) -> dict[str, str]:
         what = f"a package '{module}' is installed already"
     else:
         cls = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
-        words = {"distribution": module.replace("_", "-"), "module": module, "name": module, "cls": cls}
+        words = {
+            "distribution": module.replace("_", "-"),
+            "module": module,
+            "name": module,
+            "cls": cls,
+        }
         words |= {"kind": kind, "Kind": kind.title()}
-        kinds = tomllib.loads(Template((TEMPLATES / "kinds.toml.in").read_text("utf-8")).substitute(words))
+        kinds = tomllib.loads(
+            Template((TEMPLATES / "kinds.toml.in").read_text("utf-8")).substitute(words)
+        )
         return words | kinds["all"] | kinds[kind]
     raise UserError(what, where="NAME", remedy="choose another name")

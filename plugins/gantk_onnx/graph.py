@@ -1,4 +1,6 @@
-"""Exports one direction of a model as an ONNX graph: the most general one whose outputs equal PyTorch's."""
+"""Exports one direction of a model as an ONNX graph: the most general one whose outputs equal
+PyTorch's.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ AXES = ("depth", "height", "width")
 
 
 def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, str]:
-    """The file's bytes, the difference of its outputs from PyTorch's, and the inputs it accepts, in words."""
+    """The file's bytes, the difference of its outputs from PyTorch's, and the inputs it accepts, in
+    words.
+    """
     method, data = direction.network.method, direction.translator.model.data
     window = tuple(method.geometry.size)
     large = np.prod(window) > LARGE or data.fit == "crop" or window != tuple(data.size)
@@ -44,27 +48,49 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     for batch, free in [(True, True)] * (sizes is not None) + [(True, False), (False, False)]:
         try:
             model = to_onnx(network, direction, batch, sizes if free else None)
-            session, larger = open_session(model.SerializeToString()), sizes["multiple"] if free else 0
+            session, larger = (
+                open_session(model.SerializeToString()),
+                sizes["multiple"] if free else 0,
+            )
             parity = direction.checked(
                 lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
-                "ONNX file", tolerance, batches=batch, larger=larger,
-            )  # fmt: skip
+                "ONNX file",
+                tolerance,
+                batches=batch,
+                larger=larger,
+            )
         except GantkError as error:  # a graph with fixed batch or size may still pass
             failure = error
             continue
         takes = {"batch": batch, "sizes": sizes if free else None}
         entry = model.metadata_props.add()
-        about = {"format": FORMAT, "opset": OPSET, "tolerance": tolerance, "parity": parity, "free": takes}
+        about = {
+            "format": FORMAT,
+            "opset": OPSET,
+            "tolerance": tolerance,
+            "parity": parity,
+            "free": takes,
+        }
         entry.key, entry.value = KEY, json.dumps(state(direction) | about)
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
-        rule = f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}" if free else "at one size"
-        return model.SerializeToString(), parity["line"], f"{'any number of images' if batch else 'one image'}, {rule}"
+        rule = (
+            f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}"
+            if free
+            else "at one size"
+        )
+        return (
+            model.SerializeToString(),
+            parity["line"],
+            f"{'any number of images' if batch else 'one image'}, {rule}",
+        )
     raise failure
 
 
 def state(direction: Direction) -> dict[str, Any]:
-    """The metadata stored beside the network: all settings that bring native images to it and back, for JSON."""
+    """The metadata stored beside the network: all settings that bring native images to it and back,
+    for JSON.
+    """
     translator, letter = direction.translator, direction.letter
     model, method = translator.model, translator.method
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
@@ -90,7 +116,9 @@ def state(direction: Direction) -> dict[str, Any]:
 
 
 def sizes_of(method: Method) -> dict[str, int] | None:
-    """The image sides that the networks accept, {"multiple", "smallest"}; None where they accept only one size."""
+    """The image sides that the networks accept, {"multiple", "smallest"}; None where they accept
+    only one size.
+    """
     size = tuple(method.geometry.size)
 
     def taken(change: int) -> bool:
@@ -110,8 +138,12 @@ def sizes_of(method: Method) -> dict[str, int] | None:
     return {"multiple": multiple, "smallest": smallest} if smallest <= min(size) else None
 
 
-def to_onnx(network: nn.Module, direction: Direction, batch: bool, sizes: dict[str, int] | None) -> Any:
-    """The network as an onnx.ModelProto in float32 with its weights; UserError where torch cannot export it."""
+def to_onnx(
+    network: nn.Module, direction: Direction, batch: bool, sizes: dict[str, int] | None
+) -> Any:
+    """The network as an onnx.ModelProto in float32 with its weights; UserError where torch cannot
+    export it.
+    """
     inputs = tuple(torch.from_numpy(each[: 2 if batch else 1]) for each in direction.inputs)
     names = ("noise", "label")[: len(inputs)] if direction.samples else ("image",)
     free = {0: torch.export.Dim("batch", min=1, max=4096)} if batch else {}
@@ -127,36 +159,47 @@ def to_onnx(network: nn.Module, direction: Direction, batch: bool, sizes: dict[s
         with quiet(), torch.no_grad():
             program = torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
             options = {"dynamo": True, "opset_version": OPSET, "verbose": False}
-            written = torch.onnx.export(program, (), input_names=names, output_names=["translated"], **options)
+            written = torch.onnx.export(
+                program, (), input_names=names, output_names=["translated"], **options
+            )
         model = written.model_proto
     except Exception as error:  # export can raise any exception of the network's code
-        for left in set(hooks) - before:  # left by torch.export; it would break every later torch.compile
+        # left by torch.export; it would break every later torch.compile
+        for left in set(hooks) - before:
             del hooks[left]
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        what = f"the translation is more than a pass through networks, or they cannot be traced: {lines[0][:200]}"
+        what = (
+            "the translation is more than a pass through networks, or they cannot be traced:"
+            f" {lines[0][:200]}"
+        )
         raise UserError(what, remedy="translate with the run folder itself") from error
-    for graph in (model.graph, *model.functions):  # source lines with this machine's paths, and inner shapes
+    # source lines with this machine's paths, and inner shapes
+    for graph in (model.graph, *model.functions):
         del graph.value_info[:], model.metadata_props[:]
         notes = (*graph.input, *graph.output, *graph.initializer) if graph is model.graph else ()
         for thing in (graph, *graph.node, *notes):
             thing.doc_string = ""
             del thing.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output):  # "batch", "height", "width" in place of numbers
+    # "batch", "height", "width" in place of numbers
+    for value in (*model.graph.input, *model.graph.output):
         for axis, name in [(0, "batch")] * batch + (named if sizes else []):
             value.type.tensor_type.shape.dim[axis].dim_param = name
     return model
 
 
 class AxisByAxis(nn.Module):
-    """Instance or group norm that takes means along one axis after the other, which is more accurate in onnxruntime.
+    """Instance or group norm that takes means along one axis after the other, which is more
+    accurate in onnxruntime.
 
-    onnxruntime's own kernel sums all positions of a map in float32: nine residual blocks at 256 x 256 then have an
-    error of 1.4e-4 of the range, and of 4e-6 with this norm, which is 10 % slower there and 33 % at 96 x 96.
+    onnxruntime's own kernel sums all positions of a map in float32: nine residual blocks at 256 x
+    256 then have an error of 1.4e-4 of the range, and of 4e-6 with this norm, which is 10 % slower
+    there and 33 % at 96 x 96.
     """
 
     def __init__(self, norm: InstanceNorm | nn.GroupNorm):
         super().__init__()
-        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0  # 0: each channel is a group
+        # 0: each channel is a group
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +234,11 @@ def quiet() -> Iterator[None]:
     silent, before = io.StringIO(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(silent),
+            contextlib.redirect_stderr(silent),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

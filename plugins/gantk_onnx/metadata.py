@@ -23,13 +23,17 @@ Native = Annotated[float, Field(ge=-1e30, le=1e30)]
 
 
 class Entry(BaseModel):
-    """A table of the metadata: known keys have a type and range, keys of later versions are ignored."""
+    """A table of the metadata: known keys have a type and range, keys of later versions are
+    ignored.
+    """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Values(Entry):
-    """The distribution of the training images' values, as `gantk.formats.contrasts.values_of` returns it."""
+    """The distribution of the training images' values, as `gantk.formats.contrasts.values_of`
+    returns it.
+    """
 
     low: Native
     high: Native
@@ -109,9 +113,11 @@ class Metadata(Entry):
 
 
 def read_metadata(text: str, path: Path) -> dict[str, Any]:
-    """Parse the metadata and check the type and range of every key that a translation needs; returns all keys.
+    """Parse the metadata and check the type and range of every key that a translation needs;
+    returns all keys.
 
-    UserError where a key is damaged (it is named), the format is newer than this gantk, or the model only samples.
+    UserError where a key is damaged (it is named), the format is newer than this gantk, or the
+    model only samples.
     """
     try:
         if len(text) > LONGEST:
@@ -122,25 +128,37 @@ def read_metadata(text: str, path: Path) -> dict[str, Any]:
             raise UserError("format: it should be a whole number")
         if found["format"] > FORMAT:
             what = f"'{path}' has format {found['format']}, and this gantk reads up to {FORMAT}"
-            raise UserError(what, where="format", remedy="upgrade gantk: pip install --upgrade gantk")
+            raise UserError(
+                what, where="format", remedy="upgrade gantk: pip install --upgrade gantk"
+            )
         if found.get("kind") == "samples":
             what = f"'{path}' makes images from noise and translates none"
             raise UserError(what, where="kind", remedy="name a model that does")
-        meta = check(Metadata, {key: each for key, each in found.items() if key in Metadata.model_fields}, "the file")
+        meta = check(
+            Metadata,
+            {key: each for key, each in found.items() if key in Metadata.model_fields},
+            "the file",
+        )
         dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
         wanted = meta.frame.channels
         problems = {
             "frame.dims, frame.size and window are of different numbers of sides": len(dims) > 1,
-            "frame.range: its start should be below its end": not meta.frame.range[0] < meta.frame.range[1],
+            "frame.range: its start should be below its end": (
+                not meta.frame.range[0] < meta.frame.range[1]
+            ),
             "overlap: it should be 0.9 at most": meta.overlap > 0.9,
-            "contrasts.source and frame.channels differ": len(meta.contrasts.source) not in (1, wanted),
+            "contrasts.source and frame.channels differ": (
+                len(meta.contrasts.source) not in (1, wanted)
+            ),
             "frame.values: one of both is needed, or none": len(meta.frame.values) == 1,
         }
         if problem := next((what for what, so in problems.items() if so), None):
             raise UserError(problem)
         return found | meta.model_dump()
     except (ValueError, RecursionError) as error:
-        raise UserError(f"what '{path}' says of itself is damaged: {told(error)}", remedy=AGAIN) from None
+        raise UserError(
+            f"what '{path}' says of itself is damaged: {told(error)}", remedy=AGAIN
+        ) from None
     except UserError as error:
         if error.where in ("format", "kind"):
             raise

@@ -16,7 +16,8 @@ def adamw(
     params: Iterable,
     *,
     lr: Weight = 2e-4,  # learning rate where the schedule's factor is 1
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999),  # decay of the means of the gradient and of its square
+    # decay of the means of the gradient and of its square
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999),
     weight_decay: Weight = 0.01,  # every step reduces the weights by lr x this share
 ):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), fused."""
@@ -40,7 +41,9 @@ def lbfgs(
     history: Count = 10,  # last updates from which the curvature is estimated
     iterations: Count = 1,  # inner iterations per training step
 ):
-    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than a network."""
+    """L-BFGS: `iterations` inner iterations per training step; for optimising an image rather than
+    a network.
+    """
     return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
@@ -53,7 +56,9 @@ class RMSprop(Untraced, torch.optim.RMSprop):
 
 
 class LBFGS(Untraced, torch.optim.LBFGS):
-    """torch's L-BFGS for weights in any memory layout; the original cannot flatten channels-last gradients."""
+    """torch's L-BFGS for weights in any memory layout; the original cannot flatten channels-last
+    gradients.
+    """
 
     def _gather_flat_grad(self) -> Tensor:
         gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)

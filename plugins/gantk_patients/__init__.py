@@ -1,4 +1,6 @@
-"""The report's section of test patients, worst first, and `gantk report`, which rewrites reports and compares runs."""
+"""The report's section of test patients, worst first, and `gantk report`, which rewrites reports
+and compares runs.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -11,8 +11,8 @@ import click
 def command(runs, out) -> None:
     """Write RUN's report again; of several runs, one page that compares them.
 
-    Nothing is trained or scored: the page is made of the files in the run folders. One that is still training, was
-    stopped or killed has a page too.
+    Nothing is trained or scored: the page is made of the files in the run folders. One that is
+    still training, was stopped or killed has a page too.
 
     \b
     gantk report runs/first                       runs/first/report.html

@@ -1,4 +1,6 @@
-"""Saves an evaluation's test patients in the run folder: all scores, and some images in the files' units."""
+"""Saves an evaluation's test patients in the run folder: all scores, and some images in the files'
+units.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from gantk.metrics.references import OTHER, spread, units_of
 KINDS = ("input", "output", "truth")
 SLICES = 8  # fewest slices of a scan that is saved as a volume
 SCANS = 2  # most volumes of one direction
-SHOWN = {2: 3, 3: 1}  # by dims: images of the worst patients, and as many of patients chosen without scores
+# by dims: images of the worst patients, and as many of patients chosen without scores
+SHOWN = {2: 3, 3: 1}
 
 
 def keep(run: Path, tested: dict[str, Tested]) -> None:
@@ -43,9 +46,16 @@ def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
     cases, scans = list(_cases(one, rows)), []
     for number, case in enumerate(cases):
         case["stem"] = f"{direction}-{number}"
-        case["units"] = [_write(one, [case["place"]], kind, folder / f"{case['stem']}-{kind}.nii.gz") for kind in KINDS]
+        case["units"] = [
+            _write(one, [case["place"]], kind, folder / f"{case['stem']}-{kind}.nii.gz")
+            for kind in KINDS
+        ]
         places, voxel = _scan(one, case["place"])
-        if places and case["patient"] not in [scan["patient"] for scan in scans] and len(scans) < SCANS:
+        if (
+            places
+            and case["patient"] not in [scan["patient"] for scan in scans]
+            and len(scans) < SCANS
+        ):
             scans.append({"patient": case["patient"], "stem": f"{direction}-scan-{number}"})
             for kind in KINDS:
                 _write(one, places, kind, folder / f"{scans[-1]['stem']}-{kind}.nii.gz", voxel)
@@ -55,7 +65,8 @@ def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
 
 
 def by_patient(tested: Tested) -> list[dict[str, Any]]:
-    """A row for each patient, the worst by the first metric first: name, indices of the images, mean of every score.
+    """A row for each patient, the worst by the first metric first: name, indices of the images,
+    mean of every score.
 
     An image without a known patient has a row of its own under the image's key.
     """
@@ -70,7 +81,8 @@ def by_patient(tested: Tested) -> list[dict[str, Any]]:
 
 
 def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the images to show: the worst image of the worst patients, and the middle one of patients spread by name.
+    """Yield the images to show: the worst image of the worst patients, and the middle one of
+    patients spread by name.
 
     The latter do not depend on scores, so that several runs on one split show the same images.
     """
@@ -84,8 +96,14 @@ def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
     for place, row in places.items():
         source, truth = tested.pairs[place][OTHER[tested.to]], tested.pairs[place][tested.to]
         known = {"patient": row["patient"], "rank": 1 + rows.index(row), "place": place}
-        known |= {"input": str(source.path or source.key), "truth": str(truth.path or truth.key), "image": source.key}
-        yield known | {"scores": {metric: _mean(own[[place]]) for metric, own in _raw(tested).items()}}
+        known |= {
+            "input": str(source.path or source.key),
+            "truth": str(truth.path or truth.key),
+            "image": source.key,
+        }
+        yield known | {
+            "scores": {metric: _mean(own[[place]]) for metric, own in _raw(tested).items()}
+        }
 
 
 def _raw(tested: Tested) -> dict[str, np.ndarray]:
@@ -107,17 +125,22 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
-    """Indices of all axial slices of an image's scan, in order, and their voxel (z, row, column) in mm; or [], ()."""
+    """Indices of all axial slices of an image's scan, in order, and their voxel (z, row, column) in
+    mm; or [], ().
+    """
     own, table = tested.pairs[place][tested.to], tested.data.table
     records = [pair[tested.to] for pair in tested.pairs]
-    places = [i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)]
+    places = [
+        i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)
+    ]
     places.sort(key=lambda i: records[i].position or 0.0)
     if not own.scan_key or len(places) < SLICES or table.plane != "axial" or own.path is None:
         return [], ()
     apart = float(np.median(np.diff([records[i].position or 0.0 for i in places])))
     try:
         scan = read(own.path)
-        scan = scan if len(scan.spacing) == 3 else read(own.path.parent)  # one file of a DICOM series
+        # one file of a DICOM series
+        scan = scan if len(scan.spacing) == 3 else read(own.path.parent)
     except UserError:  # a folder of several series
         return [], ()
     asked = table.spacing or ()  # mm of rows and columns only, or of the slices too
@@ -125,26 +148,46 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     native = [side * mm for side, mm in zip(scan.pixels.shape[-2:], scan.spacing[-2:], strict=True)]
     shrunk = [side / mm / to for side, mm, to in zip(native, plane, table.size, strict=True)]
     factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "stretch": shrunk}[table.fit]
-    return places, (apart * depth, *(mm * factor for mm, factor in zip(plane, factors, strict=True)))
+    return places, (
+        apart * depth,
+        *(mm * factor for mm, factor in zip(plane, factors, strict=True)),
+    )
 
 
-def _write(tested: Tested, places: list[int], kind: str, path: Path, voxel: tuple[float, ...] = ()) -> str:
-    """Write an image, or several as a volume, in file intensities (mean colour, first contrast); returns their unit."""
+def _write(
+    tested: Tested, places: list[int], kind: str, path: Path, voxel: tuple[float, ...] = ()
+) -> str:
+    """Write an image, or several as a volume, in file intensities (mean colour, first contrast);
+    returns their unit.
+    """
     letter = OTHER[tested.to] if kind == "input" else tested.to
-    images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[kind]
-    native, unit = zip(*(_native(tested, tested.pairs[i][letter], images[i], letter) for i in places), strict=True)
+    images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[
+        kind
+    ]
+    native, unit = zip(
+        *(_native(tested, tested.pairs[i][letter], images[i], letter) for i in places), strict=True
+    )
     colours = len(tested.data.contrasts[letter]) == 1
     several = [(each.mean(0) if colours else each[0]).numpy().astype(np.float32) for each in native]
     pixels = np.nan_to_num(several[0] if len(places) == 1 else np.stack(several))[None]
     known = voxel or tested.data.table.spacing or ()
     depth, row, column = (*[1.0] * (3 - len(known)), *known)
-    Nifti().write(path, Image(pixels, UPRIGHT @ np.diag([column, row, depth, 1.0]) if pixels.ndim == 4 else None))
+    Nifti().write(
+        path,
+        Image(pixels, UPRIGHT @ np.diag([column, row, depth, 1.0]) if pixels.ndim == 4 else None),
+    )
     return unit[0]
 
 
-def _native(tested: Tested, record: Record, image: torch.Tensor, letter: str) -> tuple[torch.Tensor, str]:
-    """An image (C, *size) in its file's intensities and their unit; "" where only network intensities are known."""
+def _native(
+    tested: Tested, record: Record, image: torch.Tensor, letter: str
+) -> tuple[torch.Tensor, str]:
+    """An image (C, *size) in its file's intensities and their unit; "" where only network
+    intensities are known.
+    """
     units = units_of(tested.data, [record], letter)
     if units is None:
         return image.float().cpu(), ""
-    return units.native(image[None].float().cpu())[0], {"native": "file's"}.get(units.name, units.name)
+    return units.native(image[None].float().cpu())[0], {"native": "file's"}.get(
+        units.name, units.name
+    )

@@ -1,4 +1,6 @@
-"""Builds the section `Test patients` of report.html from patients.json and samples/test of the run folder."""
+"""Builds the section `Test patients` of report.html from patients.json and samples/test of the run
+folder.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,28 @@ KINDS = ("input", "output", "truth")
 UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
 SCORES = dict[str, float | None]
 PATIENT = table("patient", "images", "scores", patient=str, images=list[Step], scores=SCORES)
-CASE = table("patient", "stem", "scores", "rank", "input", "truth", "image", patient=str, stem=Part, scores=SCORES,
-             rank=Step, place=Step, input=str, truth=str, image=str, units=UNITS)  # fmt: skip
+CASE = table(
+    "patient",
+    "stem",
+    "scores",
+    "rank",
+    "input",
+    "truth",
+    "image",
+    patient=str,
+    stem=Part,
+    scores=SCORES,
+    rank=Step,
+    place=Step,
+    input=str,
+    truth=str,
+    image=str,
+    units=UNITS,
+)
 VOLUME = table("patient", "stem", patient=str, stem=Part)
-KEPT = table("patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool)
+KEPT = table(
+    "patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool
+)
 PATIENTS = RootModel[dict[Part, KEPT]]
 ROWS = 12  # rows of the table that are shown at first
 
@@ -34,7 +54,12 @@ def section(record) -> dict[str, Any] | None:
     directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
     if not directions:
         return None
-    files = {"folder": HERE, "template": "patients.html.j2", "styles": ["patients.css"], "scripts": ["patients.js"]}
+    files = {
+        "folder": HERE,
+        "template": "patients.html.j2",
+        "styles": ["patients.css"],
+        "scripts": ["patients.js"],
+    }
     return files | {"directions": directions, "rows": ROWS}
 
 
@@ -51,9 +76,11 @@ def kept(run: Path) -> dict[str, Any]:
 
 
 def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
-    """Kind -> a picture for the page's script: an image, or a volume's middle plane, in 16 bits from `low` to `high`.
+    """Kind -> a picture for the page's script: an image, or a volume's middle plane, in 16 bits
+    from `low` to `high`.
 
-    Files outside the run folder and damaged files are left out; the latter are named in the record's problems.
+    Files outside the run folder and damaged files are left out; the latter are named in the
+    record's problems.
     """
     found = {}
     for kind in KINDS:

@@ -15,10 +15,12 @@ OTHER = {"a": "b", "b": "a"}
 
 
 class Regression(Method):
-    """Paired translation by L1 alone, with no discriminator: the baseline of Isola et al. (2017, table 1, "L1").
+    """Paired translation by L1 alone, with no discriminator: the baseline of Isola et al. (2017,
+    table 1, "L1").
 
-    Reads registered pairs `a` and `b`, in any numbers of channels. L1 learns the median of the possible outputs: high
-    PSNR and smooth texture. A GAN is worth its cost where it looks better without a larger error.
+    Reads registered pairs `a` and `b`, in any numbers of channels. L1 learns the median of the
+    possible outputs: high PSNR and smooth texture. A GAN is worth its cost where it looks better
+    without a larger error.
     """
 
     paired = True
@@ -31,7 +33,8 @@ class Regression(Method):
         generator: Generator = "unet",
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
         both: bool = False,  # learn b -> a too, with its own generator
-        target_losses: list[Loss] = [],  # further losses between a translation and its truth, each with a weight
+        # further losses between a translation and its truth, each with a weight
+        target_losses: list[Loss] = [],
         lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
         vary: list[Augment] = [],  # random changes of a generator's input, not of its target
     ):
@@ -39,7 +42,9 @@ class Regression(Method):
         self.vary = [change(geometry.dims) for change in vary]
         if lesion <= 0:
             what = f"lesion = {lesion:g} is no weight of pixels"
-            raise UserError(what, where="method.lesion", allowed="above 0; 1 = like all other pixels")
+            raise UserError(
+                what, where="method.lesion", allowed="above 0; 1 = like all other pixels"
+            )
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         self.g_ab = generator(a + beside, b, dims)
         if both:
@@ -48,11 +53,16 @@ class Regression(Method):
         self.compare, self.compared = reconstruction(), reconstruction.name
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses) or self.compared in self.further:
-            what = "two losses of a translation and its truth have one name, and one alone would count"
+            what = (
+                "two losses of a translation and its truth have one name, and one alone would count"
+            )
             raise UserError(what, where="method.target_losses", remedy="give each once")
         self.weighs_lesions = lesion != 1
         if self.weighs_lesions and "weight" not in inspect.signature(self.compare).parameters:
-            what = f"the loss '{self.compared}' takes no `weight` of pixels, so that lesions cannot count more in it"
+            what = (
+                f"the loss '{self.compared}' takes no `weight` of pixels, so that lesions cannot"
+                " count more in it"
+            )
             raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
 
     def directions(self) -> list[str]:
@@ -70,7 +80,9 @@ class Regression(Method):
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The reconstruction loss (L1 by default) and the further losses of each direction."""
         fakes = self.translated(batch)
-        losses = {f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()}
+        losses = {
+            f"{self.compared}_{to}": self.difference(batch, to, fake) for to, fake in fakes.items()
+        }
         return losses | self.further_losses(batch, fakes)
 
     def further_losses(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,8 +101,11 @@ class Regression(Method):
         return image
 
     def difference(self, batch: Batch, to: str, fake: Tensor) -> Tensor:
-        """The reconstruction loss of a fake and its truth (Isola et al. 2017, equation 3), with lesions weighted."""
-        mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))  # both images of a pair show the same anatomy
+        """The reconstruction loss of a fake and its truth (Isola et al. 2017, equation 3), with
+        lesions weighted.
+        """
+        # both images of a pair show the same anatomy
+        mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))
         weight = lesion_weight(mask, self.lesion)
         return self.compare(fake, batch[to], *([] if weight is None else [weight]))
 

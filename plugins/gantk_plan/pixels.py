@@ -1,4 +1,6 @@
-"""Measures pixels: how well registered pairs fit each other, if at all, and statistics of the images of one domain."""
+"""Measures pixels: how well registered pairs fit each other, if at all, and statistics of the
+images of one domain.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ from gantk.data.resample import Resize
 from gantk.data.split.near_duplicates import background
 
 SIDE = 128  # side in pixels at which pairs are compared
-PAIRS, PICTURES, VOLUMES = 16, 16, 3  # most pairs, pictures and volumes of a domain that are measured
-FEWEST, ALIKE = 4, 0.75  # pairs for telling chance; share of comparisons that a pair of one anatomy wins
+# most pairs, pictures and volumes of a domain that are measured
+PAIRS, PICTURES, VOLUMES = 16, 16, 3
+# pairs for telling chance; share of comparisons that a pair of one anatomy wins
+FEWEST, ALIKE = 4, 0.75
 AWAY = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
 
 
@@ -22,10 +26,11 @@ AWAY = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
 class Fit:
     """How well pairs fit each other, by medians over `count` pairs at 128 px.
 
-    shift: the shift, in percent of the width, at which the edges correlate best. gain: mutual information unshifted,
-    as a multiple of that after a shift by 3 %. Measured gain and shift on seven sets: 1.42 to 2.65 and 0 % on one
-    grid, 1.16 and 0.8 % registered by hand; 1.03 to 1.07 with another patient's image as the partner (1.14 and
-    1.3 % where both are in one template's space); 0.93 to 1.03 and 5 % after a shift by 5 %.
+    shift: the shift, in percent of the width, at which the edges correlate best. gain: mutual
+    information unshifted, as a multiple of that after a shift by 3 %. Measured gain and shift on
+    seven sets: 1.42 to 2.65 and 0 % on one grid, 1.16 and 0.8 % registered by hand; 1.03 to 1.07
+    with another patient's image as the partner (1.14 and 1.3 % where both are in one template's
+    space); 0.93 to 1.03 and 5 % after a shift by 5 %.
     """
 
     shift: float
@@ -44,16 +49,22 @@ class Fit:
 
     def __str__(self) -> str:
         far = f"edges fit best after a shift by {self.shift:.1f} % of the width"
-        return f"{far}, mutual information is {self.gain:.2f} times that after 3 % ({self.count} pairs looked at)"
+        return (
+            f"{far}, mutual information is {self.gain:.2f} times that after 3 % ({self.count} pairs"
+            " looked at)"
+        )
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Statistics of a domain's images; of volumes, of the planes with at least a third of the fullest one's content."""
+    """Statistics of a domain's images; of volumes, of the planes with at least a third of the
+    fullest one's content.
+    """
 
     shape: tuple[int, int]  # median rows and columns
     content: tuple[int, int]  # sides of the centred box that holds all foreground
-    planes: tuple[float, float] | None  # start and end of these planes as shares of the stack; None: pictures
+    # start and end of these planes as shares of the stack; None: pictures
+    planes: tuple[float, float] | None
     empty: float  # smallest share of pixels that are exactly the background's value
     seen: float  # mean share of foreground pixels
     mirror: float  # median correlation of the content with its mirror image
@@ -70,13 +81,14 @@ def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
 
 
 def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
-    """How often an image shares more information with its partner than with another pair's image, at most 16 pairs.
+    """How often an image shares more information with its partner than with another pair's image,
+    at most 16 pairs.
 
-    0.5 is chance; None for less than 4 pairs. The others are of other patients at the same place among their slices,
-    or a patient's neighbouring pairs where there is no other. Measured on six sets: 0.97 to 1 for true pairs, among
-    them those registered by hand and those in one template's space (0.91 where patients are unknown); up to 0.56 with
-    partners drawn at random, or other patients' at the same place (facades 0.69); 0.6 to 0.9 for pairs moved by 3 % of
-    the width.
+    0.5 is chance; None for less than 4 pairs. The others are of other patients at the same place
+    among their slices, or a patient's neighbouring pairs where there is no other. Measured on six
+    sets: 0.97 to 1 for true pairs, among them those registered by hand and those in one template's
+    space (0.91 where patients are unknown); up to 0.56 with partners drawn at random, or other
+    patients' at the same place (facades 0.69); 0.6 to 0.9 for pairs moved by 3 % of the width.
     """
     if len(pairs) < FEWEST:
         return None
@@ -89,18 +101,27 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
         for subject, own in [*stacks.items()][:: max(1, -(-len(stacks) // PAIRS))]
         for rank in range(min(each, len(own)))
     ]
-    seen = [(subject, rank, *(_small(pair[letter].read()) for letter in "ab")) for subject, rank, pair in places]
+    seen = [
+        (subject, rank, *(_small(pair[letter].read()) for letter in "ab"))
+        for subject, rank, pair in places
+    ]
     won = []
     for subject, rank, one, partner in seen:
         others = [b for other, at, _, b in seen if other != subject and at == rank]
-        others = others or [b for other, at, _, b in seen if other == subject and abs(at - rank) == 1]
+        others = others or [
+            b for other, at, _, b in seen if other == subject and abs(at - rank) == 1
+        ]
         least = _information(one, partner)
-        won.append(np.mean([least > _information(one, other) for other in others]) if others else np.nan)
+        won.append(
+            np.mean([least > _information(one, other) for other in others]) if others else np.nan
+        )
     return None if np.isnan(won).all() else float(np.nanmean(won))
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
-    """The mean of the channels (of a volume its middle plane), scaled to 0..1 and resized to 128 px as in training."""
+    """The mean of the channels (of a volume its middle plane), scaled to 0..1 and resized to 128 px
+    as in training.
+    """
     gray = np.nan_to_num(pixels).mean(axis=0)
     gray = gray if gray.ndim == 2 else gray[len(gray) // 2]
     low, high = np.percentile(gray, [1, 99.5])
@@ -117,7 +138,11 @@ def _shift(one: np.ndarray, other: np.ndarray) -> float:
     most = SIDE // 8
     near = np.fft.fftshift(np.fft.ifft2(first * second.conj()).real)
     near = near[SIDE // 2 - most : SIDE // 2 + most + 1, SIDE // 2 - most : SIDE // 2 + most + 1]
-    return 100 * float(np.hypot(*(np.array(np.unravel_index(near.argmax(), near.shape)) - most))) / SIDE
+    return (
+        100
+        * float(np.hypot(*(np.array(np.unravel_index(near.argmax(), near.shape)) - most)))
+        / SIDE
+    )
 
 
 def _gain(one: np.ndarray, other: np.ndarray) -> float:
@@ -129,7 +154,9 @@ def _gain(one: np.ndarray, other: np.ndarray) -> float:
 def _information(one: np.ndarray, other: np.ndarray) -> float:
     from sklearn.metrics import mutual_info_score
 
-    return float(mutual_info_score(None, None, contingency=np.histogram2d(one.ravel(), other.ravel(), 24)[0]))
+    return float(
+        mutual_info_score(None, None, contingency=np.histogram2d(one.ravel(), other.ravel(), 24)[0])
+    )
 
 
 def pixels_of(records: Sequence[Record]) -> Pixels:
@@ -143,7 +170,10 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
         ranges.append((full[0] / len(areas), (full[-1] + 1) / len(areas)))
         images += [stack[i] for i in full[:: max(1, len(full) // 6)]]
     if not stacks:
-        images = [np.nan_to_num(r.read()).mean(axis=0) for r in records[:: max(1, -(-len(records) // PICTURES))]]
+        images = [
+            np.nan_to_num(r.read()).mean(axis=0)
+            for r in records[:: max(1, -(-len(records) // PICTURES))]
+        ]
     differ = [_differs(image, image) for image in images]
     highs = [np.percentile(image - background(image), [99.5, 99.9]) for image in images]
     return Pixels(
@@ -160,7 +190,9 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
 def _differs(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """The foreground mask of an image, with a threshold from the whole volume that it belongs to."""
     air = background(whole)
-    return np.abs(image - air) > 0.05 * max(abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air), 1e-9)
+    return np.abs(image - air) > 0.05 * max(
+        abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air), 1e-9
+    )
 
 
 def _reach(differs: np.ndarray, axis: int) -> int:

@@ -1,4 +1,6 @@
-"""Post-steps that correct translated images by their inputs: slices that agree, the bias field; a gantk plugin."""
+"""Post-steps that correct translated images by their inputs: slices that agree, the bias field; a
+gantk plugin.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""Gives a translated image the bias field of its input, estimated as a plane in the logarithm of the intensities."""
+"""Gives a translated image the bias field of its input, estimated as a plane in the logarithm of
+the intensities.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,17 @@ ENOUGH, MOST = 500, 40_000  # voxels of tissue: fewer are left alone, of more an
 
 
 class InputBiasField:
-    """Gives each translated volume the bias field of its input, which comes from the coil and is in all contrasts.
+    """Gives each translated volume the bias field of its input, which comes from the coil and is in
+    all contrasts.
 
-    An unpaired network learns from images of other heads, taken under other fields, and what it makes of the input's is
-    left to chance. The fields of input and output are estimated as planes in the logarithm of the intensities, together
-    with a mixture of Gaussians for the tissues (Wells et al. 1996, who filter where a plane is fitted here), and the
-    output is multiplied by their quotient, whose mean over tissue is 1.
+    An unpaired network learns from images of other heads, taken under other fields, and what it
+    makes of the input's is left to chance. The fields of input and output are estimated as planes
+    in the logarithm of the intensities, together with a mixture of Gaussians for the tissues (Wells
+    et al. 1996, who filter where a plane is fitted here), and the output is multiplied by their
+    quotient, whose mean over tissue is 1.
 
-    `post(images, examples)` takes and returns (N, C, *size) in network intensities, clipped to their range. Volumes
-    with less than 500 voxels of tissue are unchanged.
+    `post(images, examples)` takes and returns (N, C, *size) in network intensities, clipped to
+    their range. Volumes with less than 500 voxels of tissue are unchanged.
     """
 
     whole = True  # needs all slices of a volume at once
@@ -36,28 +40,38 @@ class InputBiasField:
 
     def _volume(self, made: Tensor, given: Tensor) -> Tensor:
         """Correct one volume (C, D, H, W) by its input."""
-        output, source = (((each - self.low) / (self.high - self.low)).mean(0) for each in (made, given))
+        output, source = (
+            ((each - self.low) / (self.high - self.low)).mean(0) for each in (made, given)
+        )
         tissue = ((output > AIR) & (source > AIR)).nonzero()
         if len(tissue) < ENOUGH:
             return made
         sample = tuple(tissue[:: -(-len(tissue) // MOST)].T)
         axes = (torch.arange(float(side), device=made.device) for side in output.shape)
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)  # of all voxels, from the middle of the tissue
+        # of all voxels, from the middle of the tissue
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         places = places - places[sample].mean(0)
         places = places / places[sample].square().mean().sqrt()
         slopes = [slopes_of_field(each[sample].log(), places[sample]) for each in (source, output)]
         gain = (places @ (slopes[0] - slopes[1])).exp()
-        return (self.low + (made - self.low) * gain / gain[sample].mean()).clamp(self.low, self.high)
+        return (self.low + (made - self.low) * gain / gain[sample].mean()).clamp(
+            self.low, self.high
+        )
 
 
 def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:
-    """The slopes (3,) along the axes of the bias field in log intensities `values` (N,) of voxels at `at` (N, 3).
+    """The slopes (3,) along the axes of the bias field in log intensities `values` (N,) of voxels
+    at `at` (N, 3).
 
-    By expectation and maximisation: each voxel belongs to tissues by shares, and what they leave is fitted by a plane.
+    By expectation and maximisation: each voxel belongs to tissues by shares, and what they leave is
+    fitted by a plane.
     """
     ranks = (torch.arange(TISSUES, device=values.device) + 0.5) / TISSUES
     means, shares = values.quantile(ranks), torch.full_like(ranks, 1 / TISSUES)
-    deviations, slopes = torch.full_like(ranks, float(values.std()) / TISSUES + LEAST), values.new_zeros(3)
+    deviations, slopes = (
+        torch.full_like(ranks, float(values.std()) / TISSUES + LEAST),
+        values.new_zeros(3),
+    )
     ridge = 1e-3 * len(values) * torch.eye(3, device=values.device)
     for _ in range(ROUNDS):
         even = values - at @ slopes
@@ -65,7 +79,9 @@ def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:
         belongs = (shares.log() - deviations.log() - apart.square() / 2).softmax(1)
         count = belongs.sum(0).clamp_min(1e-6)
         shares, means = count / count.sum(), (belongs * even[:, None]).sum(0) / count
-        deviations = ((belongs * (even[:, None] - means).square()).sum(0) / count).sqrt().clamp_min(LEAST)
+        deviations = (
+            ((belongs * (even[:, None] - means).square()).sum(0) / count).sqrt().clamp_min(LEAST)
+        )
         weights = belongs / deviations.square()
         left = (weights * (values[:, None] - means)).sum(1)
         slopes = torch.linalg.solve(at.T @ (at * weights.sum(1, keepdim=True)) + ridge, at.T @ left)

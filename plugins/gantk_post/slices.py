@@ -1,4 +1,6 @@
-"""Makes the slices of a translated volume consistent: a guided filter across slices, its strength set by the input."""
+"""Makes the slices of a translated volume consistent: a guided filter across slices, its strength
+set by the input.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,18 @@ HALVINGS = 10  # bisection steps of the search for the strength
 
 
 class AgreeingSlices:
-    """Makes the slices of a translated volume consistent; a 2-D model makes them one by one, with independent errors.
+    """Makes the slices of a translated volume consistent; a 2-D model makes them one by one, with
+    independent errors.
 
-    A guided filter (He et al. 2013, equations 5, 6 and 8) in windows across slices, guided by the input: in each
-    window the result is a linear function of the input, by least squares, so that edges of the input stay and
-    differences between slices are averaged out. `strength` mixes it with the unfiltered volume; "auto" finds for each
-    volume the least strength at which it jumps between slices no more than the input. The jump is the mean absolute
-    second difference along the axis, of tissue, in network intensities.
+    A guided filter (He et al. 2013, equations 5, 6 and 8) in windows across slices, guided by the
+    input: in each window the result is a linear function of the input, by least squares, so that
+    edges of the input stay and differences between slices are averaged out. `strength` mixes it
+    with the unfiltered volume; "auto" finds for each volume the least strength at which it jumps
+    between slices no more than the input. The jump is the mean absolute second difference along the
+    axis, of tissue, in network intensities.
 
-    `post(images, examples)` takes and returns (N, C, *size) in network intensities. Pictures, and volumes of
-    fewer than three slices, are unchanged.
+    `post(images, examples)` takes and returns (N, C, *size) in network intensities. Pictures, and
+    volumes of fewer than three slices, are unchanged.
     """
 
     whole = True  # needs all slices of a volume at once
@@ -36,8 +40,10 @@ class AgreeingSlices:
         range: tuple[float, float],
         *,
         strength: Share | Literal["auto"] = "auto",  # 0: unfiltered, 1: filtered
-        smooth: Few = 0,  # how often each slice is first averaged with its neighbours, by weights 1, 2, 1
-        floor: Positive = 0.01,  # share of the range: windows whose input varies less are replaced by their mean
+        # how often each slice is first averaged with its neighbours, by weights 1, 2, 1
+        smooth: Few = 0,
+        # share of the range: windows whose input varies less are replaced by their mean
+        floor: Positive = 0.01,
     ):
         self.dims, self.strength, self.smooth = dims, strength, smooth
         span = range[1] - range[0]
@@ -60,13 +66,19 @@ class AgreeingSlices:
 
 
 def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) -> float:
-    """The least share of `filtered` in a mixture with `made` at which the jump is at most `wanted`; 1 if none is."""
+    """The least share of `filtered` in a mixture with `made` at which the jump is at most `wanted`;
+    1 if none is.
+    """
     if not jump(made, level) > wanted:
         return 0.0
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if jump(torch.lerp(made, filtered, middle), level) > wanted else (low, middle)
+        low, high = (
+            (middle, high)
+            if jump(torch.lerp(made, filtered, middle), level) > wanted
+            else (low, middle)
+        )
     return high
 
 
@@ -79,7 +91,9 @@ def guided(made: Tensor, given: Tensor, least: float) -> Tensor:
 
 
 def neighbour_mean(volume: Tensor, times: int) -> Tensor:
-    """Average (C, D, H, W) along D with weights 1/4, 1/2, 1/4, `times` times; the end slices are repeated."""
+    """Average (C, D, H, W) along D with weights 1/4, 1/2, 1/4, `times` times; the end slices are
+    repeated.
+    """
     for _ in range(times):
         padded = torch.cat([volume[:, :1], volume, volume[:, -1:]], 1)
         volume = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
@@ -92,5 +106,7 @@ def window_mean(volume: Tensor) -> Tensor:
 
 
 def jump(volume: Tensor, level: float) -> float:
-    """Mean absolute second difference of (C, D, H, W) along D where the middle value is above `level`; else nan."""
+    """Mean absolute second difference of (C, D, H, W) along D where the middle value is above
+    `level`; else nan.
+    """
     return float(volume.diff(2, dim=1).abs()[volume[:, 1:-1] > level].mean())

@@ -1,4 +1,6 @@
-"""Applies a function to translated images and their inputs volume by volume, for post-steps that need all slices."""
+"""Applies a function to translated images and their inputs volume by volume, for post-steps that
+need all slices.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,17 @@ AIR = 0.05  # share of the range up to which a voxel is air
 
 
 def each_volume(
-    images: Tensor, examples: Examples, dims: int, name: str, changed: Callable[[Tensor, Tensor], Tensor]
+    images: Tensor,
+    examples: Examples,
+    dims: int,
+    name: str,
+    changed: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """`changed(output, input)`, each (C, D, H, W), of every volume of `images` (N, C, *size), in the images' order.
+    """`changed(output, input)`, each (C, D, H, W), of every volume of `images` (N, C, *size), in
+    the images' order.
 
-    Pictures without a position are volumes of one slice. UserError, by the post-step's `name`, where there is no input.
+    Pictures without a position are volumes of one slice. UserError, by the post-step's `name`,
+    where there is no input.
     """
     if not isinstance(examples.made_from, Tensor):
         what = f"images from noise have no input, which '{name}' compares them with"
@@ -32,7 +40,9 @@ def each_volume(
     done, order = images.clone(), sorted(range(len(images)), key=spots.__getitem__)
     for _, group in groupby(order, key=lambda number: spots[number][0]):
         places = list(group)
-        done[places] = changed(*(each[places].transpose(0, 1) for each in (images, inputs))).transpose(0, 1)
+        done[places] = changed(
+            *(each[places].transpose(0, 1) for each in (images, inputs))
+        ).transpose(0, 1)
     return done
 
 

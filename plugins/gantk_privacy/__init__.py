@@ -1,4 +1,6 @@
-"""Tests whether a noise-to-image model copies its training images: metric `memorisation`, and a report section."""
+"""Tests whether a noise-to-image model copies its training images: metric `memorisation`, and a
+report section.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 
@@ -11,7 +13,9 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_tested(run, result, scorer) -> None:
-    """Where the recipe has the metric: score by the discriminator too, set the alarm and save the likeliest copies."""
+    """Where the recipe has the metric: score by the discriminator too, set the alarm and save the
+    likeliest copies.
+    """
     for metric in scorer.set_metrics:
         if metric.name.startswith("memorisation") and "image" in result["metrics"]:
             from gantk_privacy.copies import keep

@@ -1,4 +1,6 @@
-"""Measures whether generated images are nearer to training than to held-out images, and whether that separates both."""
+"""Measures whether generated images are nearer to training than to held-out images, and whether
+that separates both.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,27 @@ BYTES = 2**30  # most bytes of training images that are compared
 
 @dataclass(eq=False, kw_only=True)
 class Memorisation(InFeatures):
-    """Whether a noise-to-image model copies its training images, compared with held-out images of the same kind.
+    """Whether a noise-to-image model copies its training images, compared with held-out images of
+    the same kind.
 
-    - `copied`: the share p of generated images whose nearest real image is a training image, corrected for chance:
-      (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images; 0 no copies, 1 only copies. Distances
-      are of pixels at 32 a side without brightness and contrast, the least over mirroring and shifts by a pixel.
+    - `copied`: the share p of generated images whose nearest real image is a training image,
+      corrected for chance:
+      (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images; 0 no copies, 1 only
+      copies. Distances
+      are of pixels at 32 a side without brightness and contrast, the least over mirroring and
+      shifts by a pixel.
       `copied_features`: the same with distances of features.
-    - `distance_ratio`: mean distance of generated images to the nearest training image, divided by that of held-out
+    - `distance_ratio`: mean distance of generated images to the nearest training image, divided by
+      that of held-out
       images: 1 no copies, 0 only copies; blurred images are below 1 too (Meehan et al. 2020).
-    - `membership`: the AUC by which the distance to the nearest generated image separates training from held-out
-      images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the discriminator's score.
+    - `membership`: the AUC by which the distance to the nearest generated image separates training
+      from held-out
+      images (Chen et al. 2020, GAN-Leaks): 0.5 = not at all. `membership_d`: by the discriminator's
+      score.
 
-    Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or features, is above 0.1
-    and so is its whole interval, or the whole interval of the ratio is below 0.8; or all of `membership`'s above 0.6.
+    Intervals come from leaving out, or drawing, patients. Flagged where `copied`, of pixels or
+    features, is above 0.1 and so is its whole interval, or the whole interval of the ratio is below
+    0.8; or all of `membership`'s above 0.6.
     """
 
     kind, higher_is_better, baselines = "memorisation", None, False
@@ -43,10 +53,13 @@ class Memorisation(InFeatures):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.name, self.definition = "memorisation", f"memorisation/{self.seen}"
-        self.nearest: list[dict[str, Any]] = []  # of the images scored last, those nearest to training images
+        # of the images scored last, those nearest to training images
+        self.nearest: list[dict[str, Any]] = []
 
     def expect_data(self, data: Data) -> None:
-        """Set the data from which all training images are read; UserError where the method translates."""
+        """Set the data from which all training images are read; UserError where the method
+        translates.
+        """
         if len(data.letters) > 1:
             what = "memorisation is asked of images from noise, and this method translates"
             raise UserError(what, where="evaluate.metrics", remedy="leave it out")
@@ -61,23 +74,45 @@ class Memorisation(InFeatures):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if train is test:
-            raise UserError("no held-out images say what is usual", remedy="set data.split.test above 0")
+            raise UserError(
+                "no held-out images say what is usual", remedy="set data.split.test above 0"
+            )
         train = self.training() if hasattr(self, "data") else train
         enough(self.name, train, test, least=LEAST)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
         groups, found = (train, test, fake), {}
-        apart = {"": pixel_distances(*groups), "_features": feature_distances(*groups, self.network)}
-        real, side = [*train.patients, *test.patients], np.arange(len(train) + len(test)) < len(train)
+        apart = {
+            "": pixel_distances(*groups),
+            "_features": feature_distances(*groups, self.network),
+        }
+        real, side = (
+            [*train.patients, *test.patients],
+            np.arange(len(train) + len(test)) < len(train),
+        )
         for end, (away, between) in apart.items():
 
-            def scores(kept: np.ndarray, made: np.ndarray, away=away, between=between) -> np.ndarray:
+            def scores(
+                kept: np.ndarray, made: np.ndarray, away=away, between=between
+            ) -> np.ndarray:
                 own = between[np.ix_(kept[~side], kept[side])]
-                return np.array(compared(away[np.ix_(made, kept & side)], away[np.ix_(made, kept & ~side)], own))
+                return np.array(
+                    compared(away[np.ix_(made, kept & side)], away[np.ix_(made, kept & ~side)], own)
+                )
 
             values, ends = left_out_interval(scores, real, fake.patients, least=LEAST)
-            ends = None if ends is None else (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
-            pairs = [None, None] if ends is None else [tuple(map(float, each)) for each in zip(*ends, strict=True)]
-            for name, value, ci95 in zip((f"copied{end}", f"distance_ratio{end}"), values, pairs, strict=True):
+            ends = (
+                None
+                if ends is None
+                else (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
+            )
+            pairs = (
+                [None, None]
+                if ends is None
+                else [tuple(map(float, each)) for each in zip(*ends, strict=True)]
+            )
+            for name, value, ci95 in zip(
+                (f"copied{end}", f"distance_ratio{end}"), values, pairs, strict=True
+            ):
                 found[name] = Score(float(value), ci95, len(fake), how)
         away, _ = apart[""]
         near = away.min(0)
@@ -91,34 +126,63 @@ class Memorisation(InFeatures):
         self.nearest = self.nearest[-4:]
         return found
 
-    def told_apart(self, inside: Any, outside: Any, train: ImageGroup, test: ImageGroup, how: str) -> Score:
-        """The AUC by which a number (higher for training images) separates training from held-out images."""
+    def told_apart(
+        self, inside: Any, outside: Any, train: ImageGroup, test: ImageGroup, how: str
+    ) -> Score:
+        """The AUC by which a number (higher for training images) separates training from held-out
+        images.
+        """
         from sklearn.metrics import roc_auc_score
 
-        values, truth = np.concatenate([inside, outside]), np.repeat([1, 0], [len(inside), len(outside)])
+        values, truth = (
+            np.concatenate([inside, outside]),
+            np.repeat([1, 0], [len(inside), len(outside)]),
+        )
 
         def auc(at: np.ndarray) -> float:
-            return float(roc_auc_score(truth[at], values[at])) if 0 < truth[at].sum() < len(at) else np.nan
+            return (
+                float(roc_auc_score(truth[at], values[at]))
+                if 0 < truth[at].sum() < len(at)
+                else np.nan
+            )
 
-        names = [f"{kind} {patient}" for kind, group in (("t", train), ("h", test)) for patient in group.patients]
-        return Score(auc(np.arange(len(values))), drawn_interval(auc, names, draws=200), len(values), how)
+        names = [
+            f"{kind} {patient}"
+            for kind, group in (("t", train), ("h", test))
+            for patient in group.patients
+        ]
+        return Score(
+            auc(np.arange(len(values))), drawn_interval(auc, names, draws=200), len(values), how
+        )
 
 
-def compared(training: np.ndarray, held_out: np.ndarray, between: np.ndarray) -> tuple[float, float]:
-    """`copied` and `distance_ratio` from distances (F, N), (F, M) and (M, N); equal distances count half."""
+def compared(
+    training: np.ndarray, held_out: np.ndarray, between: np.ndarray
+) -> tuple[float, float]:
+    """`copied` and `distance_ratio` from distances (F, N), (F, M) and (M, N); equal distances count
+    half.
+    """
     nearest, other = training.min(1), held_out.min(1)
     chance = training.shape[1] / (training.shape[1] + held_out.shape[1])
     share = ((nearest < other) + 0.5 * (nearest == other)).mean()
-    return float((share - chance) / (1 - chance)), float(nearest.mean() / max(between.min(1).mean(), 1e-9))
+    return float((share - chance) / (1 - chance)), float(
+        nearest.mean() / max(between.min(1).mean(), 1e-9)
+    )
 
 
-def pixel_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel distances (F, N + M) and (M, N) of small normalised images, the least over mirroring and small shifts."""
+def pixel_distances(
+    train: ImageGroup, test: ImageGroup, fake: ImageGroup
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel distances (F, N + M) and (M, N) of small normalised images, the least over mirroring
+    and small shifts.
+    """
     own, other, made = (_small(group.images) for group in (train, test, fake))
 
     def distances(one: Tensor, real: Tensor) -> np.ndarray:
         moved = [one, *(one.roll(step, axis) for axis in range(2, one.ndim) for step in (-1, 1))]
-        alike = torch.stack([_unit(x) @ _unit(real).T for each in moved for x in (each, each.flip(-1))]).amax(0)
+        alike = torch.stack(
+            [_unit(x) @ _unit(real).T for each in moved for x in (each, each.flip(-1))]
+        ).amax(0)
         return (2 - 2 * alike.double()).clamp_min(0).sqrt().numpy()
 
     return distances(made, torch.cat([own, other])), distances(other, own)
@@ -126,7 +190,11 @@ def pixel_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> tu
 
 def _small(images: Tensor) -> Tensor:
     scale = min(1.0, SIDE[images.ndim - 2] / max(images.shape[2:]))
-    return F.interpolate(images.float().cpu(), [max(1, round(side * scale)) for side in images.shape[2:]], mode="area")
+    return F.interpolate(
+        images.float().cpu(),
+        [max(1, round(side * scale)) for side in images.shape[2:]],
+        mode="area",
+    )
 
 
 def _unit(images: Tensor) -> Tensor:
@@ -135,7 +203,9 @@ def _unit(images: Tensor) -> Tensor:
 
 
 def feature_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup, network: Any) -> tuple:
-    """Feature distances (F, N + M) and (M, N), each feature divided by its deviation over the training images."""
+    """Feature distances (F, N + M) and (M, N), each feature divided by its deviation over the
+    training images.
+    """
     own, other, made = (group.vectors(network) for group in (train, test, fake))
     mean, deviation = own.mean(0), np.maximum(own.std(0), 1e-6)
     own, other, made = (torch.from_numpy((each - mean) / deviation) for each in (own, other, made))

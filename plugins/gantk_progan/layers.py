@@ -17,10 +17,11 @@ doubled = partial(F.interpolate, scale_factor=2.0, mode="nearest")  # every pixe
 
 
 class EqualLinear(nn.Module):
-    """Linear layer, (N, inputs) to (N, outputs), whose N(0, 1) weights are multiplied by He's constant at run time.
+    """Linear layer, (N, inputs) to (N, outputs), whose N(0, 1) weights are multiplied by He's
+    constant at run time.
 
-    Adam's steps have the same size for all weights; with weights of the same spread, all layers then learn at
-    the same rate (Karras et al. 2018, section 4.1).
+    Adam's steps have the same size for all weights; with weights of the same spread, all layers
+    then learn at the same rate (Karras et al. 2018, section 4.1).
     """
 
     def __init__(self, inputs: int, outputs: int, *, gain: float = HE, bias: bool = True):
@@ -49,22 +50,26 @@ class _EqualConv(nn.Module):
 
 
 class EqualConv(FitsOrFloat32, _EqualConv):
-    """A convolution of stride 1 that keeps the size, with the equalised learning rate of `EqualLinear`."""
+    """A convolution of stride 1 that keeps the size, with the equalised learning rate of
+    `EqualLinear`.
+    """
 
     def after_doubling(self, x: Tensor) -> Tensor:
         """Upsample `x` by 2 (nearest) and convolve (3 wide), computed without the large image."""
         if math.prod(x.shape[2:]) < 512:  # summing the kernel costs more than it saves
             return self(doubled(x))
         transposed = F.conv_transpose2d if len(self.kernel_size) == 2 else F.conv_transpose3d
-        return transposed(x, summed_kernel(self.weight * self.scale), self.bias, stride=2, padding=1)
+        return transposed(
+            x, summed_kernel(self.weight * self.scale), self.bias, stride=2, padding=1
+        )
 
 
 class MinibatchDeviation(nn.Module):
     """Adds a channel with one number per group of images: how much the group's images differ.
 
-    The number is the deviation of each feature at each position over the group, averaged (Karras et al. 2018,
-    section 3), in float32. Groups have 4 images, as in the paper's networks, or 3 or 2 if that
-    divides the batch and 4 does not; any other batch is one group.
+    The number is the deviation of each feature at each position over the group, averaged (Karras et
+    al. 2018, section 3), in float32. Groups have 4 images, as in the paper's networks, or 3 or 2 if
+    that divides the batch and 4 does not; any other batch is one group.
 
     `batches`: the input is this many equal batches, concatenated; groups do not cross them.
     """
@@ -75,11 +80,16 @@ class MinibatchDeviation(nn.Module):
 
     def forward(self, x: Tensor, batches: int = 1) -> Tensor:
         count = len(x) // batches
-        group = next((size for size in range(min(self.GROUP, count), 1, -1) if count % size == 0), count)
-        y = x.float().reshape(batches, group, count // group, -1)  # images k, k + count / group, ... form a group
+        group = next(
+            (size for size in range(min(self.GROUP, count), 1, -1) if count % size == 0), count
+        )
+        # images k, k + count / group, ... form a group
+        y = x.float().reshape(batches, group, count // group, -1)
         deviation = (y.var(1, correction=0) + self.EPSILON).sqrt().mean(2)
         ones = [1] * (x.ndim - 1)
-        statistic = deviation.to(x.dtype).repeat(1, group).view(-1, *ones).expand(-1, 1, *x.shape[2:])
+        statistic = (
+            deviation.to(x.dtype).repeat(1, group).view(-1, *ones).expand(-1, 1, *x.shape[2:])
+        )
         return torch.cat([x, statistic], 1)
 
 

@@ -1,4 +1,6 @@
-"""R3GAN's networks (Huang et al. 2024, section 4): residual blocks without norms, doubled and halved bilinearly."""
+"""R3GAN's networks (Huang et al. 2024, section 4): residual blocks without norms, doubled and
+halved bilinearly.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,11 @@ def halved(x: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """x + W3 a(W2 a(W1 x)): 1x1 to `expand` times the filters, 3x3 in groups of `group` filters, 1x1 back; no norm.
+    """x + W3 a(W2 a(W1 x)): 1x1 to `expand` times the filters, 3x3 in groups of `group` filters,
+    1x1 back; no norm.
 
-    Fixup (Zhang et al. 2019): W3 starts at zero, so that the block begins as the identity; W1 and W2 are He's numbers
-    times blocks**(-1/4), for a network of so many blocks.
+    Fixup (Zhang et al. 2019): W3 starts at zero, so that the block begins as the identity; W1 and
+    W2 are He's numbers times blocks**(-1/4), for a network of so many blocks.
     """
 
     def __init__(self, dims: int, width: int, expand: int, group: int, blocks: int):
@@ -60,21 +63,30 @@ def drawn(layer: nn.Module, gain: float = 1.0) -> nn.Module:
 
 
 class Body(b.Network):
-    """What both networks are made of: `blocks` residual blocks at each size, 1x1 convolutions where filters change.
+    """What both networks are made of: `blocks` residual blocks at each size, 1x1 convolutions where
+    filters change.
 
-    Filters double from `width` at the largest size with each halving, up to 8 x width; that is the image's size, or
-    half of it with `plain`. `levels` are the blocks at each size, the smallest first; `changes` lie between them.
-    `plain` has no blocks: what changes the size are DCGAN's convolutions (Radford et al. 2016).
+    Filters double from `width` at the largest size with each halving, up to 8 x width; that is the
+    image's size, or half of it with `plain`. `levels` are the blocks at each size, the smallest
+    first; `changes` lie between them. `plain` has no blocks: what changes the size are DCGAN's
+    convolutions (Radford et al. 2016).
     """
 
-    def __init__(self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, plain: bool):
+    def __init__(
+        self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, plain: bool
+    ):
         super().__init__()
         self.dims, self.plain, count = len(size), plain, b.doublings(size, "R3GAN")
         self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - plain))]
         self.start = (self.filters[0], *(side // 2**count for side in size))
         total = blocks * len(self.filters)
         self.levels = nn.ModuleList(
-            nn.Sequential(*(Residual(self.dims, filters, expand, group, total) for _ in range(0 if plain else blocks)))
+            nn.Sequential(
+                *(
+                    Residual(self.dims, filters, expand, group, total)
+                    for _ in range(0 if plain else blocks)
+                )
+            )
             for filters in self.filters
         )
 
@@ -88,37 +100,53 @@ class Body(b.Network):
 class Generator(Body):
     """Generator of R3GAN: (N, inputs) to images (N, channels, *size); nothing bounds them.
 
-    A learned map of 4 pixels a side, each of its channels times a number that a linear layer makes of the noise, passes
-    residual blocks and is doubled, up to the image's size. With `plain` pixels are normed, and a tanh keeps to `ends`.
+    A learned map of 4 pixels a side, each of its channels times a number that a linear layer makes
+    of the noise, passes residual blocks and is doubled, up to the image's size. With `plain` pixels
+    are normed, and a tanh keeps to `ends`.
     """
 
-    def __init__(self, inputs: int, channels: int, size: tuple[int, ...], ends: tuple[float, float], **options: int):
+    def __init__(
+        self,
+        inputs: int,
+        channels: int,
+        size: tuple[int, ...],
+        ends: tuple[float, float],
+        **options: int,
+    ):
         super().__init__(size, **options)
         self.ends = ends
         self.basis = nn.Parameter(torch.randn(self.start[0], prod(self.start[1:])))
         self.scale = drawn(nn.Linear(inputs, self.start[0], bias=False))
         self.narrow = self.changes(self.filters[:-1], self.filters[1:], DOUBLE)
-        self.to_image = drawn((DOUBLE if self.plain else POINT)(self.dims, self.filters[-1], channels))
+        self.to_image = drawn(
+            (DOUBLE if self.plain else POINT)(self.dims, self.filters[-1], channels)
+        )
 
     def forward(self, noise: Tensor) -> Tensor:
         x = (self.basis * self.scale(noise)[:, :, None]).unflatten(2, self.start[1:])
         x = self.levels[0](b.in_layout_of(self, x))
         for change, level in zip(self.narrow, self.levels[1:], strict=True):
             x = change(leaky(b.pixel_norm(x))) if self.plain else level(doubled(change(x)))
-        image, (low, high) = self.to_image(leaky(b.pixel_norm(x)) if self.plain else x).float(), self.ends
+        image, (low, high) = (
+            self.to_image(leaky(b.pixel_norm(x)) if self.plain else x).float(),
+            self.ends,
+        )
         return low + (high - low) / 2 * (1 + torch.tanh(image)) if self.plain else image
 
 
 class Discriminator(Body):
-    """Discriminator of R3GAN: images (N, channels, *size) to float32 logits (N, 1), the generator's mirror.
+    """Discriminator of R3GAN: images (N, channels, *size) to float32 logits (N, 1), the generator's
+    mirror.
 
-    At 4 pixels a side a depthwise convolution takes one number of each channel, and a linear layer the logit of these.
-    With classes there is a logit for each, and the label's counts.
+    At 4 pixels a side a depthwise convolution takes one number of each channel, and a linear layer
+    the logit of these. With classes there is a logit for each, and the label's counts.
     """
 
     def __init__(self, channels: int, size: tuple[int, ...], classes: int = 0, **options: int):
         super().__init__(size, **options)
-        self.from_image = drawn((HALVE if self.plain else POINT)(self.dims, channels, self.filters[-1]))
+        self.from_image = drawn(
+            (HALVE if self.plain else POINT)(self.dims, channels, self.filters[-1])
+        )
         self.widen = self.changes(self.filters[:0:-1], self.filters[-2::-1], HALVE)
         places = prod(self.start[1:])
         self.whole = nn.Parameter(torch.randn(self.start[0], places) / sqrt(places))
@@ -129,7 +157,8 @@ class Discriminator(Body):
         x = self.levels[-1](self.from_image(b.in_layout_of(self, image)))
         for change, level in zip(self.widen, self.levels[-2::-1], strict=True):
             x = change(leaky(x)) if self.plain else level(change(halved(x)))
-        with torch.autocast(x.device.type, enabled=False):  # logits far from 0 have no room for detail in bf16
+        # logits far from 0 have no room for detail in bf16
+        with torch.autocast(x.device.type, enabled=False):
             x = leaky(x.float()) if self.plain else x.float()
             scores = self.score((x.flatten(2) * self.whole).sum(2))
         return scores.gather(1, label[:, None]) if self.classes else scores

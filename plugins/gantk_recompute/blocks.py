@@ -1,8 +1,9 @@
 """Activation checkpointing: recomputes activations in the backward pass instead of storing them.
 
-Networks are divided into blocks (a level of a U-Net, a residual block, a norm with the layers after it); only a
-block's input is stored (Chen et al., 2016, "Training deep nets with sublinear memory cost"). Gradients equal those of
-the plain step to the bit: the recomputation uses the same random numbers, autocast and buffers, and updates none.
+Networks are divided into blocks (a level of a U-Net, a residual block, a norm with the layers after
+it); only a block's input is stored (Chen et al., 2016, "Training deep nets with sublinear memory
+cost"). Gradients equal those of the plain step to the bit: the recomputation uses the same random
+numbers, autocast and buffers, and updates none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from torch.utils.checkpoint import checkpoint
 from gantk.errors import GantkError
 from gantk.method import Method
 
-CHEAP = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.PReLU, nn.Flatten)
+CHEAP = (
+    nn.Identity,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.GELU,
+    nn.ELU,
+    nn.PReLU,
+    nn.Flatten,
+)
 LONG = 3  # a Sequential with more layers than this is divided into several blocks
 Forward = Callable[..., Any]
 
@@ -31,7 +43,8 @@ def recompute(method: Method) -> Method:
 
 
 class Recomputed:
-    """Replaces a module's `forward`: in training it stores only the arguments and runs again in the backward pass.
+    """Replaces a module's `forward`: in training it stores only the arguments and runs again in the
+    backward pass.
 
     `module` owns the buffers that must be the same in both runs.
     """
@@ -47,7 +60,10 @@ class Recomputed:
         own = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), buffers)}
         result = checkpoint(self.forward, *args, **own, **options)
         if any(tensor._version != version for tensor, version in versions):
-            what = f"{type(self.module).__name__} changes its input in place, so that it cannot be computed again."
+            what = (
+                f"{type(self.module).__name__} changes its input in place, so that it cannot be"
+                " computed again."
+            )
             raise GantkError(f"{what} Set train.recompute = false.")
         return result
 
@@ -55,12 +71,21 @@ class Recomputed:
 class Buffers:
     """A snapshot of a module's buffers: batch norm's statistics, spectral norm's vectors.
 
-    Inside a `with` (repeatable), the module uses copies of the snapshot; afterwards it has its own buffers again.
+    Inside a `with` (repeatable), the module uses copies of the snapshot; afterwards it has its own
+    buffers again.
     """
 
     def __init__(self, module: nn.Module):
-        found = [(owner._buffers, name, b) for owner in module.modules() for name, b in owner._buffers.items()]
-        self.values = [(owner, name, value.detach().clone()) for owner, name, value in found if value is not None]
+        found = [
+            (owner._buffers, name, b)
+            for owner in module.modules()
+            for name, b in owner._buffers.items()
+        ]
+        self.values = [
+            (owner, name, value.detach().clone())
+            for owner, name, value in found
+            if value is not None
+        ]
 
     def __enter__(self) -> None:
         self.own = [owner[name] for owner, name, _ in self.values]
@@ -99,8 +124,8 @@ def _in_turn(runs: list[Forward]) -> Forward:
 def _runs(layers: nn.Sequential) -> Iterator[Forward]:
     """Yield a Sequential's children, grouped from each norm to the next convolution.
 
-    A group's input is the output of the convolution before it, and its last layer stores only its own input, so that
-    no convolution's output is stored twice.
+    A group's input is the output of the convolution before it, and its last layer stores only its
+    own input, so that no convolution's output is stored twice.
     """
     run: list[nn.Module] = []
     for child in (*layers, None):
@@ -123,7 +148,9 @@ def _maps(module: nn.Module) -> int:
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
-    """A module's children, with those of lists and dicts; none if it is `indivisible` (see `receptive_field`)."""
+    """A module's children, with those of lists and dicts; none if it is `indivisible` (see
+    `receptive_field`).
+    """
     found: list[nn.Module] = []
     if not getattr(module, "indivisible", False):
         for name, child in module.named_children():

@@ -1,4 +1,6 @@
-"""RegGAN (Kong et al. 2021) as a gantk plugin: translation from pairs that do not lie on each other."""
+"""RegGAN (Kong et al. 2021) as a gantk plugin: translation from pairs that do not lie on each
+other.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -10,10 +10,12 @@ from gantk.nets import blocks as b
 
 
 class Registration(b.Network):
-    """R(y^, y): predicts the field T that lays y^ on y, (N, dims, *size) float32, in pixels, at most `limit`.
+    """R(y^, y): predicts the field T that lays y^ on y, (N, dims, *size) float32, in pixels, at
+    most `limit`.
 
-    Convolutions halve the size `depth` times; T has a control point each 2**depth pixels, linear in between: eight
-    points a side find a smooth field in a tenth of the steps that one point a pixel takes. At first T = 0.
+    Convolutions halve the size `depth` times; T has a control point each 2**depth pixels, linear in
+    between: eight points a side find a smooth field in a tenth of the steps that one point a pixel
+    takes. At first T = 0.
     """
 
     def __init__(self, channels: int, dims: int, width: int, depth: int, limit: float):
@@ -31,25 +33,43 @@ class Registration(b.Network):
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises a UserError where halving leaves nothing."""
-        b.require_size(size, 1, 2**self.depth, f"a registration of depth {self.depth}", "lower registration_depth")
+        b.require_size(
+            size,
+            1,
+            2**self.depth,
+            f"a registration of depth {self.depth}",
+            "lower registration_depth",
+        )
 
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
         found = self.layers(b.in_layout_of(self, torch.cat([fake, real], 1))).float()
-        found = F.interpolate(found, fake.shape[2:], mode="bilinear" if fake.ndim == 4 else "trilinear")
-        return self.limit * torch.tanh(found / 4)  # an output of 1 is a quarter of the limit: small first steps
+        found = F.interpolate(
+            found, fake.shape[2:], mode="bilinear" if fake.ndim == 4 else "trilinear"
+        )
+        # an output of 1 is a quarter of the limit: small first steps
+        return self.limit * torch.tanh(found / 4)
 
 
 def roughness(field: Tensor) -> Tensor:
-    """L_Smooth = |grad T|^2: for each axis the mean square change of (N, dims, *size) from pixel to pixel, summed."""
+    """L_Smooth = |grad T|^2: for each axis the mean square change of (N, dims, *size) from pixel to
+    pixel, summed.
+    """
     return sum(field.diff(dim=axis).square().mean() for axis in range(2, field.ndim))
 
 
 def moved(image: Tensor, field: Tensor, mode: str = "bilinear") -> Tensor:
-    """`image` o T: (N, C, *size) sampled where `field` (N, dims, *size), in pixels, points to; float32, edges repeated.
+    """`image` o T: (N, C, *size) sampled where `field` (N, dims, *size), in pixels, points to;
+    float32, edges repeated.
 
-    Channel k of the field is along axis k of the size. Of zeros it leaves the image as it is. `mode` is grid_sample's.
+    Channel k of the field is along axis k of the size. Of zeros it leaves the image as it is.
+    `mode` is grid_sample's.
     """
-    sides = image.shape[2:]  # grid_sample has -1 and 1 in the middle of the outermost pixels, and wants x first
-    at = torch.meshgrid(*(torch.linspace(-1, 1, side, device=field.device) for side in sides), indexing="ij")
+    # grid_sample has -1 and 1 in the middle of the outermost pixels, and wants x first
+    sides = image.shape[2:]
+    at = torch.meshgrid(
+        *(torch.linspace(-1, 1, side, device=field.device) for side in sides), indexing="ij"
+    )
     at = [line + field[:, n].float() * (2 / max(1, sides[n] - 1)) for n, line in enumerate(at)]
-    return F.grid_sample(image.float(), torch.stack(at[::-1], -1), mode, padding_mode="border", align_corners=True)
+    return F.grid_sample(
+        image.float(), torch.stack(at[::-1], -1), mode, padding_mode="border", align_corners=True
+    )

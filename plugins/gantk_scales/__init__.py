@@ -1,4 +1,6 @@
-"""Intensity mappings: Nyul's for MR of several scanners, and the full scale of 8-bit or 16-bit pictures."""
+"""Intensity mappings: Nyul's for MR of several scanners, and the full scale of 8-bit or 16-bit
+pictures.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""Nyul's landmark matching for scans from many scanners, and the full scale of pictures. Needs only numpy."""
+"""Nyul's landmark matching for scans from many scanners, and the full scale of pictures. Needs only
+numpy.
+"""
 
 from __future__ import annotations
 
@@ -21,41 +23,62 @@ from gantk.data.intensity import (
 from gantk.errors import UserError
 from gantk.plugin.spec import Weight
 
-NARROW = 1 / 500  # share of the range: a landmark nearer than this to the one before is left out of the scale
+# share of the range: a landmark nearer than this to the one before is left out of the scale
+NARROW = 1 / 500
 SAME = 1e-6  # share of a scan's span: landmarks nearer than this to each other are merged
 
 
 @option_fields
 class Nyul(Mapping, name="nyul"):
-    """Maps percentiles of each scan to positions on a scale learnt from the training scans: MR of several scanners.
+    """Maps percentiles of each scan to positions on a scale learnt from the training scans: MR of
+    several scanners.
 
-    Nyul & Udupa (1999), Magn. Reson. Med. 42(6); Nyul, Udupa & Zhang (2000), IEEE Trans. Med. Imaging 19(2). Every
-    training scan is stretched linearly from its air to its last percentile; the scale is the mean position of each
-    percentile then. Air, the median of the background, is mapped to the start of the range, because networks that end
-    in tanh reach no lower; in the papers the lowest percentile of the whole scan is.
+    Nyul & Udupa (1999), Magn. Reson. Med. 42(6); Nyul, Udupa & Zhang (2000), IEEE Trans. Med.
+    Imaging 19(2). Every training scan is stretched linearly from its air to its last percentile;
+    the scale is the mean position of each percentile then. Air, the median of the background, is
+    mapped to the start of the range, because networks that end in tanh reach no lower; in the
+    papers the lowest percentile of the whole scan is.
 
-    With unit = "median", the median of the foreground is mapped to the middle of the range, and values above the last
-    percentile are scaled by the same factor as the median, beyond the range's end: fluid, and the fat of a whole head,
-    keep their ratio to the brain. Networks then need `activation_out = "none"`.
+    With unit = "median", the median of the foreground is mapped to the middle of the range, and
+    values above the last percentile are scaled by the same factor as the median, beyond the range's
+    end: fluid, and the fat of a whole head, keep their ratio to the brain. Networks then need
+    `activation_out = "none"`.
     """
 
-    percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)  # rising; the last maps to the end
-    per: Literal["volume", "image"] = "volume"  # percentiles are taken of each scan, or of each slice
-    foreground: Foreground | Literal["tissue"] = True  # true: above the mean; "otsu": its threshold; false: all;
-    # "tissue": above air (the 5th percentile) + 5 % of the way to the 99th percentile of the values above air
+    # rising; the last maps to the end
+    percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+    # percentiles are taken of each scan, or of each slice
+    per: Literal["volume", "image"] = "volume"
+    # true: above the mean; "otsu": its threshold; false: all;
+    foreground: Foreground | Literal["tissue"] = True
+    # "tissue": above air (the 5th percentile) + 5 % of the way to the 99th percentile of the values
+    # above air
     unit: Literal["last", "median"] = "last"  # percentile by which the others are divided
 
     def __post_init__(self):
         super().__post_init__()
         percentiles = self.percentiles = tuple(map(float, self.percentiles))
-        if not percentiles or percentiles[0] < 0 or percentiles[-1] > 100 or (np.diff(percentiles) <= 0).any():
-            what, allowed = f"{list(percentiles)} are no percentiles to match", "one or more, rising, from 0 to 100"
+        if (
+            not percentiles
+            or percentiles[0] < 0
+            or percentiles[-1] > 100
+            or (np.diff(percentiles) <= 0).any()
+        ):
+            what, allowed = (
+                f"{list(percentiles)} are no percentiles to match",
+                "one or more, rising, from 0 to 100",
+            )
             raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
         if self.unit == "median" and 50 not in percentiles:
-            what = f"unit = 'median' needs the median among the percentiles, and they are {list(percentiles)}"
+            what = (
+                "unit = 'median' needs the median among the percentiles, and they are"
+                f" {list(percentiles)}"
+            )
             raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
-        self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)  # index of the unit
-        self.landmarks: Sequence[float] | None = None  # of one scan; None: the mean of the training scans
+        # index of the unit
+        self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)
+        # of one scan; None: the mean of the training scans
+        self.landmarks: Sequence[float] | None = None
 
     def measure(self, pixels: np.ndarray) -> list[float]:
         """The landmarks of one scan: air and its percentiles."""
@@ -63,21 +86,31 @@ class Nyul(Mapping, name="nyul"):
             values = some_of(pixels)
             air = np.percentile(values, 5)
             above = values[values > air]
-            values = above[above > air + AIR * (np.percentile(above, 99) - air)] if above.size else values
+            values = (
+                above[above > air + AIR * (np.percentile(above, 99) - air)]
+                if above.size
+                else values
+            )
         else:
             values, others = split_values(pixels, self.foreground)
             air = np.median(others) if others.size else values.min()
         return [float(air), *map(float, np.percentile(values, self.percentiles))]
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
-        """Learn which landmarks the scale has, their positions in the range, and their mean native values."""
+        """Learn which landmarks the scale has, their positions in the range, and their mean native
+        values.
+        """
         scans = np.array([scan for scan in measured if rises(scan[0], scan[self.place])])
         if not len(scans):
             raise no_contrast(len(measured), measured[0][0], measured[0][self.place])
         places = np.mean((scans - scans[:, :1]) / (scans[:, [self.place]] - scans[:, :1]), axis=0)
         kept = [0]
         for number, place in enumerate(places[1:-1], start=1):
-            if place - places[kept[-1]] >= NARROW and (places[-1] - place >= NARROW) or number == self.place:
+            if (
+                place - places[kept[-1]] >= NARROW
+                and (places[-1] - place >= NARROW)
+                or number == self.place
+            ):
                 kept.append(number)
         kept.append(len(places) - 1)
         start, end = self.range
@@ -92,8 +125,13 @@ class Nyul(Mapping, name="nyul"):
             self.landmarks = [measured[number] for number in self.fitted["kept"]]
 
     def corners(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Native landmarks and their positions in the range; landmarks that coincide are merged by their mean."""
-        native, network = np.array(self.landmarks or self.fitted["mean"]), np.array(self.fitted["scale"])
+        """Native landmarks and their positions in the range; landmarks that coincide are merged by
+        their mean.
+        """
+        native, network = (
+            np.array(self.landmarks or self.fitted["mean"]),
+            np.array(self.fitted["scale"]),
+        )
         if self.unit == "median":  # add a landmark: last + (median - air)
             middle, (start, end) = self.fitted["kept"].index(self.place), self.range
             native = np.append(native, native[-1] + native[middle] - native[0])
@@ -106,7 +144,9 @@ class Nyul(Mapping, name="nyul"):
 
 @option_fields
 class Unit(Linear, name="unit"):
-    """Maps the full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, to the range; nothing is learnt."""
+    """Maps the full scale of 8-bit or 16-bit pictures, 0 to 255 or 65535, to the range; nothing is
+    learnt.
+    """
 
     bits: Literal[8, 16] = 8  # bits of a pixel
 
@@ -120,4 +160,6 @@ class Unit(Linear, name="unit"):
         if low < 0 or high > self.fitted[1]:
             what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"
             remedy = "choose bits = 16, or the intensity 'percentile'"
-            raise UserError(what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy)
+            raise UserError(
+                what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy
+            )

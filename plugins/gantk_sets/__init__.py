@@ -1,4 +1,6 @@
-"""Metrics of sets of images beside KID: FID, FRD, precision, recall, density, coverage, diversity; and MS-SSIM."""
+"""Metrics of sets of images beside KID: FID, FRD, precision, recall, density, coverage, diversity;
+and MS-SSIM.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -18,8 +18,9 @@ PAIRS = 512  # most pairs of images that are compared
 class Diversity:
     """Diversity of the fakes relative to real images: 1 is as diverse as these, 0 all the same.
 
-    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes, divided by that of
-    held-out real images of different patients. Above 1 is not better: noise is diverse.
+    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes,
+    divided by that of held-out real images of different patients. Above 1 is not better: noise is
+    diverse.
     """
 
     sets = True
@@ -30,10 +31,13 @@ class Diversity:
         data_range: float,
         dims: int,
         *,
-        distance: Literal["ms_ssim", "l1"] = "ms_ssim",  # 1 - MS-SSIM (at least 11 pixels a side), or mean difference
+        # 1 - MS-SSIM (at least 11 pixels a side), or mean difference
+        distance: Literal["ms_ssim", "l1"] = "ms_ssim",
     ):
         self.distance, self.similarity = distance, MSSSIM(data_range, dims)
-        self.definition = f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
+        self.definition = (
+            f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
+        )
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         enough(self.name, test, fake)
@@ -53,17 +57,25 @@ class Diversity:
         return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes)},{len(pairs)}")
 
     def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
-        """((P, 2) indices, (P,) distances) of pairs of different patients; of any pairs if there is one patient."""
+        """((P, 2) indices, (P,) distances) of pairs of different patients; of any pairs if there is
+        one patient.
+        """
         pairs, values = different_pairs(group.patients), []
         for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
             x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
-            alike = self.similarity(x, y) if self.distance == "ms_ssim" else 1 - (x - y).abs().flatten(1).mean(1)
+            alike = (
+                self.similarity(x, y)
+                if self.distance == "ms_ssim"
+                else 1 - (x - y).abs().flatten(1).mean(1)
+            )
             values.append((1 - alike).double().cpu().numpy())
         return pairs, np.concatenate(values)
 
 
 def different_pairs(patients: list[str]) -> np.ndarray:
-    """Up to 512 seeded pairs of indices, (P, 2), of different patients' images; any pairs if there is one patient."""
+    """Up to 512 seeded pairs of indices, (P, 2), of different patients' images; any pairs if there
+    is one patient.
+    """
     count = len(patients)
     if count * (count - 1) // 2 <= 16 * PAIRS:
         pairs = np.array(list(itertools.combinations(range(count), 2)))

@@ -7,7 +7,9 @@ import numpy as np
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, Score, enough
 
-FEW = 2048  # below this number of images there is a warning: fewer than Inception's features, no full covariance
+# below this number of images there is a warning: fewer than Inception's features, no full
+# covariance
+FEW = 2048
 LEAST = 8  # fewest images
 WARNING = (
     f"fewer than {FEW} images: the value is too high by chance, the more so the fewer they are; "
@@ -18,10 +20,10 @@ WARNING = (
 class Fid(InFeatures):
     """Frechet distance between Gaussians fitted to the features of both sets (Heusel et al., 2017).
 
-    It is biased: it falls as a set grows. Compare it between sets of the same size only, and below 2048 images
-    (Inception's number of features) read KID instead; the definition then says so. UserError for fewer than 8, where
-    the bias is 40 % and more of the distance between CT and MR slices of heads. The interval comes from
-    leaving out a group of patients at a time.
+    It is biased: it falls as a set grows. Compare it between sets of the same size only, and below
+    2048 images (Inception's number of features) read KID instead; the definition then says so.
+    UserError for fewer than 8, where the bias is 40 % and more of the distance between CT and MR
+    slices of heads. The interval comes from leaving out a group of patients at a time.
     """
 
     kind = "fid"
@@ -45,7 +47,9 @@ class Fid(InFeatures):
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a Gaussian to vectors (n, d): the mean (d,) and a factor A (n or d, d) of the covariance A'A."""
+    """Fit a Gaussian to vectors (n, d): the mean (d,) and a factor A (n or d, d) of the covariance
+    A'A.
+    """
     mean = vectors.mean(0)
     return mean, np.linalg.qr(vectors - mean, mode="r") / (len(vectors) - 1) ** 0.5
 
@@ -53,8 +57,8 @@ def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def frechet(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians (Dowson and Landau, 1982).
 
-    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2'; this avoids the square root of a
-    matrix, which is singular if there are few images.
+    With S = A'A the eigenvalues of S1 S2 are the squared singular values of A1 A2'; this avoids the
+    square root of a matrix, which is singular if there are few images.
     """
     shared = np.linalg.svd(one[1] @ other[1].T, compute_uv=False).sum()
     spreads = np.square(one[1]).sum() + np.square(other[1]).sum()

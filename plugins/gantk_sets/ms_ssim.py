@@ -8,15 +8,18 @@ from torch.nn import functional as F
 
 from gantk.metrics.pairs import RADIUS, PairMetric, region_mean, similarity_terms
 
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales, fine to coarse (Wang et al., 2003)
+# weights of MS-SSIM's scales, fine to coarse (Wang et al., 2003)
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 class MSSSIM(PairMetric):
-    """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to five scales.
+    """Multi-scale structural similarity (Wang et al., 2003, eq. 7): contrast and structure at up to
+    five scales.
 
-    Each scale halves the one before; scales at which an image has fewer than 11 pixels a side are left out, and the
-    weights of the others are scaled to sum to 1. All five need 176 pixels a side. A negative mean counts as 0. There
-    is no score of a region, because a window of the coarsest scale is 176 pixels wide.
+    Each scale halves the one before; scales at which an image has fewer than 11 pixels a side are
+    left out, and the weights of the others are scaled to sum to 1. All five need 176 pixels a side.
+    A negative mean counts as 0. There is no score of a region, because a window of the coarsest
+    scale is 176 pixels wide.
     """
 
     name, unit, higher_is_better = "ms_ssim", "", True

@@ -1,4 +1,6 @@
-"""Precision, recall, density and coverage: measures the quality and the variety of generated images separately."""
+"""Precision, recall, density and coverage: measures the quality and the variety of generated images
+separately.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,25 @@ from gantk.plugin.spec import Count
 NAMES = ("precision", "recall", "density", "coverage")
 FEW = 1000  # below this number of images there is a warning
 WARNING = (
-    "these depend on the number of images: with few, neighbours are far and each ball takes in much of the space; "
-    "compare them between sets of the same size only, and with what real images get as if made (real_split)"
+    "these depend on the number of images: with few, neighbours are far and each ball takes in much"
+    " of the space; compare them between sets of the same size only, and with what real images get"
+    " as if made (real_split)"
 )
 
 
 @dataclass(eq=False, kw_only=True)
 class Prdc(InFeatures):
-    """Precision and recall (Kynkaanniemi et al., 2019), density and coverage (Naeem et al., 2020): four scores.
+    """Precision and recall (Kynkaanniemi et al., 2019), density and coverage (Naeem et al., 2020):
+    four scores.
 
-    Each vector has a ball whose radius is the distance to its k-th nearest neighbour in the same set. Precision: the
-    share of fakes in any ball of a real image; recall: the share of real images in any ball of a fake (eq. 1 and 2 of
-    the first paper). Density: the mean number of real images' balls around a fake, divided by k, which is 1 on average
-    for equal distributions and may be higher; coverage: the share of real images' balls that hold any fake. All depend
-    on the number of images; the definitions state density and coverage for equal distributions.
-    Intervals come from leaving out a group of patients at a time; None where that changes nothing. UserError for fewer
-    than k + 1 images of either set.
+    Each vector has a ball whose radius is the distance to its k-th nearest neighbour in the same
+    set. Precision: the share of fakes in any ball of a real image; recall: the share of real images
+    in any ball of a fake (eq. 1 and 2 of the first paper). Density: the mean number of real images'
+    balls around a fake, divided by k, which is 1 on average for equal distributions and may be
+    higher; coverage: the share of real images' balls that hold any fake. All depend on the number
+    of images; the definitions state density and coverage for equal distributions. Intervals come
+    from leaving out a group of patients at a time; None where that changes nothing. UserError for
+    fewer than k + 1 images of either set.
     """
 
     k: Count = 5  # the neighbour at a ball's radius; 5 in Naeem et al., 3 in Kynkaanniemi et al.
@@ -38,11 +43,15 @@ class Prdc(InFeatures):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UserError(f"k = {self.k} is no neighbour", where="evaluate.metrics", allowed="1 or more")
+            raise UserError(
+                f"k = {self.k} is no neighbour", where="evaluate.metrics", allowed="1 or more"
+            )
         super().__post_init__()
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        """Score precision, recall, density and coverage; their names end in the suffix of the features."""
+        """Score precision, recall, density and coverage; their names end in the suffix of the
+        features.
+        """
         enough(self.name, test, fake, least=self.k + 1)
         statistic = shares_of(*self.vectors(train, test, fake), self.k)
         values, ci95 = left_out_interval(statistic, test.patients, fake.patients, least=self.k + 1)
@@ -56,13 +65,21 @@ class Prdc(InFeatures):
             details = {"if_alike": alike[name]} if name in alike else {}
             details |= {"warning": WARNING} if few else {}
             low, high = (None, None) if ci95 is None else (float(end[place]) for end in ci95)
-            interval = None if low == high else (max(0.0, low), high if name == "density" else min(1.0, high))
-            scores[name + self.network.suffix] = Score(float(values[place]), interval, len(fake), definition, details)
+            interval = (
+                None
+                if low == high
+                else (max(0.0, low), high if name == "density" else min(1.0, high))
+            )
+            scores[name + self.network.suffix] = Score(
+                float(values[place]), interval, len(fake), definition, details
+            )
         return scores
 
 
 def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
-    """A function that returns the four shares, (4,), of the vectors (n, d) selected by bools (R,) and (F,)."""
+    """A function that returns the four shares, (4,), of the vectors (n, d) selected by bools (R,)
+    and (F,).
+    """
     middle = real.mean(0)  # centred, because distances between vectors far from 0 lose digits
     real, fake = real - middle, fake - middle
     between, inside = squared_distances(real, fake), [squared_distances(x, x) for x in (real, fake)]
@@ -73,7 +90,8 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
         own = (away[np.ix_(keep, keep)] for keep, away in zip(kept, inside, strict=True))
         radii = [np.partition(away, k - 1, axis=1)[:, k - 1] for away in own]
         away = between[np.ix_(*kept)]
-        held = (away <= radii[0][:, None]).sum(0)  # number of real images' (closed) balls around each fake
+        # number of real images' (closed) balls around each fake
+        held = (away <= radii[0][:, None]).sum(0)
         recall, coverage = (away <= radii[1]).any(1).mean(), (away.min(1) <= radii[0]).mean()
         return np.array([(held > 0).mean(), recall, held.mean() / k, coverage])
 
@@ -81,7 +99,9 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x - y|^2 of all pairs (n, m); exactly 0 where the rest is rounding, so that copies have distance 0."""
+    """|x - y|^2 of all pairs (n, m); exactly 0 where the rest is rounding, so that copies have
+    distance 0.
+    """
     sizes = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
     found = sizes - 2 * (x @ y.T)
     found[found < 1e-12 * sizes] = 0

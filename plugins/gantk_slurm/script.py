@@ -36,12 +36,18 @@ def job_script(
     out: str | None = None,
     sweep: list[str] | None = None,
 ) -> str:
-    """Return a job script that trains a recipe, or resumes a run or a sweep; UserError where an option is wrong.
+    """Return a job script that trains a recipe, or resumes a run or a sweep; UserError where an
+    option is wrong.
 
     `gpus` and `ranks` are per node, `cpus` per rank; `sweep` holds options of `gantk sweep`.
     """
     words = [word for each in set for word in ("--set", each)]
-    words += [word for key, value in (("data", data), ("profile", profile)) if value for word in (f"--{key}", value)]
+    words += [
+        word
+        for key, value in (("data", data), ("profile", profile))
+        if value
+        for word in (f"--{key}", value)
+    ]
     begun, sweeps = (Path(what) / SWEEP).is_file(), sweep is not None
     if begun or (Path(what) / "recipe.toml").is_file():
         if words or out or sweeps:
@@ -54,38 +60,64 @@ def job_script(
             run.latest()
         name, out, sweeps, words = Path(what).absolute().name, what, begun, []
     else:
-        name, words = checked_recipe(what, data, list(set), profile)[0].name, [what, *words, *(sweep or [])]
+        name, words = (
+            checked_recipe(what, data, list(set), profile)[0].name,
+            [what, *words, *(sweep or [])],
+        )
         if out and any((Path(out) / each).exists() for each in ("recipe.toml", SWEEP)):
             remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
             raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
     if sweeps and ranks:
-        raise UserError("Ray takes one process on each node", where="--ranks", remedy="leave it out")
+        raise UserError(
+            "Ray takes one process on each node", where="--ranks", remedy="leave it out"
+        )
     if ranks and ranks > gpus > 0:
         remedy = "each rank has a GPU of its own; --gpus 0 takes none"
         raise UserError(f"{ranks} ranks on a node of {gpus} GPUs", where="--ranks", remedy=remedy)
     if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
-        raise UserError(f"'{partition}' is no name of a partition", where="--partition", remedy="`sinfo` lists them")
+        raise UserError(
+            f"'{partition}' is no name of a partition",
+            where="--partition",
+            remedy="`sinfo` lists them",
+        )
     name, minutes = re.sub(r"[^\w.]+", "-", name), ceil(60 * (hours or 0))
     resources = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
     resources |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
     settings = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    template = Environment(finalize=lambda value: shlex.quote(str(value)), **settings)  # quotes every value
+    # quotes every value
+    template = Environment(finalize=lambda value: shlex.quote(str(value)), **settings)
     text = template.from_string(TEMPLATE.read_text("utf-8")).render(
-        name=name, nodes=nodes, ranks=1 if sweeps else ranks or gpus or 1, asked=resources.items(), cpus=cpus, out=out,
-        new=f"runs/{name}{'-sweep' * sweeps}", words=words, sweeps=sweeps, here=Path.cwd(),
+        name=name,
+        nodes=nodes,
+        ranks=1 if sweeps else ranks or gpus or 1,
+        asked=resources.items(),
+        cpus=cpus,
+        out=out,
+        new=f"runs/{name}{'-sweep' * sweeps}",
+        words=words,
+        sweeps=sweeps,
+        here=Path.cwd(),
         bin=Path(sys.executable).parent,
-    )  # fmt: skip
+    )
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError("a name is not UTF-8, as a script has to be", where=what, remedy="rename it") from None
+        raise UserError(
+            "a name is not UTF-8, as a script has to be", where=what, remedy="rename it"
+        ) from None
     return text
 
 
 def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[str]:
-    """Split the options of a sweep into words and check them with its command; UserError where they are wrong."""
+    """Split the options of a sweep into words and check them with its command; UserError where they
+    are wrong.
+    """
     if command is None:
-        raise UserError("there is no command `gantk sweep`", where="--sweep", remedy="pip install 'gantk[cluster]'")
+        raise UserError(
+            "there is no command `gantk sweep`",
+            where="--sweep",
+            remedy="pip install 'gantk[cluster]'",
+        )
     try:
         words = shlex.split(text)
     except ValueError:
@@ -93,5 +125,7 @@ def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[s
     given = command.make_context("gantk sweep", [recipe, *words]).params
     for name in ("out", "resume", "address", "data", "set", "profile"):
         if given.get(name):
-            raise UserError(f"--{name} stands inside", where="--sweep", remedy="say it outside, or not at all")
+            raise UserError(
+                f"--{name} stands inside", where="--sweep", remedy="say it outside, or not at all"
+            )
     return words

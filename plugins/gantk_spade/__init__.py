@@ -12,10 +12,18 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_check(model) -> None:
-    """Refuse a SPADE recipe whose first domain has no label maps, or another number of classes than the method."""
+    """Refuse a SPADE recipe whose first domain has no label maps, or another number of classes than
+    the method.
+    """
     if model.method.name == "spade":
         part, count = model.data.intensity.options.get("a"), model.method.options["classes"]
         if getattr(part, "name", "") != "label_map" or part.options["classes"] != count:
-            what = f"spade reads label maps of {count} classes, and data.intensity does not say so of the first domain"
-            remedy = f'a = {{ name = "label_map", classes = {count} }}, b = "percentile" in the mapping "domains"'
+            what = (
+                f"spade reads label maps of {count} classes, and data.intensity does not say so of"
+                " the first domain"
+            )
+            remedy = (
+                f'a = {{ name = "label_map", classes = {count} }}, b = "percentile" in the mapping'
+                ' "domains"'
+            )
             raise UserError(what, where="data.intensity", remedy=remedy)

@@ -1,4 +1,6 @@
-"""SPADE's networks: the normalisation modulated by a label map, generator, style encoder and discriminators."""
+"""SPADE's networks: the normalisation modulated by a label map, generator, style encoder and
+discriminators.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,20 @@ MOST = 16  # a layer has at most this many times `width` filters
 
 
 class SPADE(nn.Module):
-    """Spatially-adaptive normalisation: gamma(m) * (h - mean) / deviation + beta(m) (Park et al. 2019, equation 1).
+    """Spatially-adaptive normalisation: gamma(m) * (h - mean) / deviation + beta(m) (Park et al.
+    2019, equation 1).
 
-    Mean and deviation of each channel are over the batch or each image (`norm`), without learned parameters; gamma and
-    beta are convolutions of the planes m, (N, planes, *size), resized to the size of h.
+    Mean and deviation of each channel are over the batch or each image (`norm`), without learned
+    parameters; gamma and beta are convolutions of the planes m, (N, planes, *size), resized to the
+    size of h.
     """
 
     def __init__(self, dims: int, channels: int, planes: int, hidden: int, norm: str):
         super().__init__()
         batch = norm == "batch"
-        self.norm = b.BATCH_NORM[dims](channels, affine=False) if batch else b.InstanceNorm(channels)
+        self.norm = (
+            b.BATCH_NORM[dims](channels, affine=False) if batch else b.InstanceNorm(channels)
+        )
         self.seen = b.conv(dims, planes, hidden, 3, mode="replicate")
         self.modulation = b.conv(dims, hidden, 2 * channels, 3, mode="replicate")
         nn.init.zeros_(self.modulation.bias)
@@ -35,7 +41,9 @@ class SPADE(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block with SPADE before each convolution, also in the skip path if channels change (figure 4)."""
+    """A residual block with SPADE before each convolution, also in the skip path if channels change
+    (figure 4).
+    """
 
     def __init__(self, dims: int, inputs: int, outputs: int, *about):
         super().__init__()
@@ -43,7 +51,9 @@ class Block(nn.Module):
         shapes = [(inputs, middle), (middle, outputs)] + [(inputs, outputs)] * (inputs != outputs)
         self.norms = nn.ModuleList(SPADE(dims, channels, *about) for channels, _ in shapes)
         kernels = zip(shapes, (3, 3, 1), strict=False)
-        self.convs = nn.ModuleList(b.conv(dims, *shape, kernel, spectral=True) for shape, kernel in kernels)
+        self.convs = nn.ModuleList(
+            b.conv(dims, *shape, kernel, spectral=True) for shape, kernel in kernels
+        )
 
     def forward(self, x: Tensor, m: Tensor) -> Tensor:
         y = self.convs[0](F.leaky_relu(self.norms[0](x, m), 0.2))
@@ -52,12 +62,16 @@ class Block(nn.Module):
 
 
 class Generator(b.Network):
-    """Planes m (N, planes, *size) to images (N, outputs, *size) in [-1, 1]; it starts from m downsampled (figure 4).
+    """Planes m (N, planes, *size) to images (N, outputs, *size) in [-1, 1]; it starts from m
+    downsampled (figure 4).
 
-    `ups` upsamplings by 2, each after a block; the filters fall from `width` * 2**ups, at most 16 x width, to `width`.
+    `ups` upsamplings by 2, each after a block; the filters fall from `width` * 2**ups, at most 16 x
+    width, to `width`.
     """
 
-    def __init__(self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int, norm: str):
+    def __init__(
+        self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int, norm: str
+    ):
         super().__init__()
         self.ups, filters = ups, [width * min(2**level, MOST) for level in reversed(range(ups + 1))]
         self.first, self.last = b.conv(dims, planes, filters[0], 3), b.conv(dims, width, outputs, 3)
@@ -66,7 +80,9 @@ class Generator(b.Network):
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raise UserError where an image cannot be halved `ups` times."""
-        b.require_size(size, 2**self.ups, 2 ** (self.ups + 1), f"{self.ups} doublings", "lower method.ups")
+        b.require_size(
+            size, 2**self.ups, 2 ** (self.ups + 1), f"{self.ups} doublings", "lower method.ups"
+        )
 
     def forward(self, m: Tensor) -> Tensor:
         m = b.in_layout_of(self, m)
@@ -77,7 +93,9 @@ class Generator(b.Network):
 
 
 class Encoder(b.Network):
-    """Images (N, C, *size) to mean and log variance of their style, (N, 2, numbers); a norm would remove the style."""
+    """Images (N, C, *size) to mean and log variance of their style, (N, 2, numbers); a norm would
+    remove the style.
+    """
 
     def __init__(self, dims: int, channels: int, width: int, numbers: int):
         super().__init__()
@@ -86,20 +104,27 @@ class Encoder(b.Network):
         self.layers, self.codes = nn.Sequential(*sum(layers, ())), nn.Linear(4 * width, 2 * numbers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.codes(self.layers(b.in_layout_of(self, x)).flatten(2).mean(2)).unflatten(1, (2, -1))
+        return self.codes(self.layers(b.in_layout_of(self, x)).flatten(2).mean(2)).unflatten(
+            1, (2, -1)
+        )
 
 
 class Scales(b.Network):
-    """One discriminator for the image and one for each halved version, with their features (Wang et al. 2018).
+    """One discriminator for the image and one for each halved version, with their features (Wang et
+    al. 2018).
 
-    `forward` returns for each scale the feature maps after the discriminator's activations, and the logits last.
+    `forward` returns for each scale the feature maps after the discriminator's activations, and the
+    logits last.
     """
 
     def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
         super().__init__()
         self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
         if not isinstance(getattr(self.judges[0], "layers", None), nn.Sequential):
-            what = f"spade compares what discriminators see inside, and '{discriminator.name}' has no row of `layers`"
+            what = (
+                f"spade compares what discriminators see inside, and '{discriminator.name}' has no"
+                " row of `layers`"
+            )
             raise UserError(what, where="method.discriminator", allowed=["patchgan", "munit"])
 
     def check_size(self, size: tuple[int, ...]) -> None:

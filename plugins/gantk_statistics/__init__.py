@@ -1,4 +1,6 @@
-"""Paired tests over patients, corrected for multiple comparisons; ranks of several systems; scores of subgroups."""
+"""Paired tests over patients, corrected for multiple comparisons; ranks of several systems; scores
+of subgroups.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""Tests two systems on the same patients: p-values, effect size, and the number of patients for 80 % power."""
+"""Tests two systems on the same patients: p-values, effect size, and the number of patients for 80
+% power.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,21 @@ import numpy as np
 
 from gantk.metrics.intervals import estimate
 
-EXACT, FLIPS = 20, 20_000  # up to EXACT patients all sign patterns are tried, beyond it FLIPS random ones
-FEWEST, MOST = 6, 10_000  # patients: below FEWEST no sign-flip p is below 0.05; `needed` is at most MOST
+# up to EXACT patients all sign patterns are tried, beyond it FLIPS random ones
+EXACT, FLIPS = 20, 20_000
+# patients: below FEWEST no sign-flip p is below 0.05; `needed` is at most MOST
+FEWEST, MOST = 6, 10_000
 REACH = 2.802  # standard normal quantiles 0.975 + 0.80: effect at 80 % power in standard errors
 
 
 def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
-    """Test whether gains, one for each patient, are symmetric around 0 (two-sided); None for fewer than two patients.
+    """Test whether gains, one for each patient, are symmetric around 0 (two-sided); None for fewer
+    than two patients.
 
-    `p` is of the sign-flip permutation test (Fisher, 1935), exact up to 20 patients; `wilcoxon` of the signed-rank
-    test; `effect` is Hedges' g of paired differences, None if they are all equal; `needed` is the number of patients
-    for 80 % power of a paired test at 5 % for that effect, None above 10,000 or without an `effect`.
+    `p` is of the sign-flip permutation test (Fisher, 1935), exact up to 20 patients; `wilcoxon` of
+    the signed-rank test; `effect` is Hedges' g of paired differences, None if they are all equal;
+    `needed` is the number of patients for 80 % power of a paired test at 5 % for that effect, None
+    above 10,000 or without an `effect`.
     """
     from scipy.stats import wilcoxon
 
@@ -27,13 +33,21 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
     if (n := len(gains)) < 2:
         return None
     mean, effect = estimate(gains, [str(i) for i in range(n)]), hedges_g(gains)
-    result = {"n": n, "gain": mean.value, "ci95": list(mean.ci95), "p": sign_flip_p(gains), "exact": n <= EXACT}
+    result = {
+        "n": n,
+        "gain": mean.value,
+        "ci95": list(mean.ci95),
+        "p": sign_flip_p(gains),
+        "exact": n <= EXACT,
+    }
     result["wilcoxon"] = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
     return result | {"effect": effect, "needed": patients_needed(effect)}
 
 
 def sign_flip_p(gains: np.ndarray) -> float:
-    """The share of sign patterns under which the sum of the gains is at least as far from 0 as it is."""
+    """The share of sign patterns under which the sum of the gains is at least as far from 0 as it
+    is.
+    """
     reached = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()  # rounding must not break ties
     if len(gains) <= EXACT:
         sums = gains[:1]  # the first sign is fixed: mirrored patterns are equally far from 0
@@ -45,17 +59,26 @@ def sign_flip_p(gains: np.ndarray) -> float:
 
 
 def hedges_g(gains: np.ndarray) -> float | None:
-    """Hedges' g: Cohen's d of paired differences (mean / deviation), corrected for small samples (Hedges, 1981)."""
+    """Hedges' g: Cohen's d of paired differences (mean / deviation), corrected for small samples
+    (Hedges, 1981).
+    """
     from scipy.special import gammaln
 
     free, spread = len(gains) - 1, gains.std(ddof=1)
     if free < 2 or spread <= 1e-12 * np.abs(gains).max():
         return None
-    return float(gains.mean() / spread * np.exp(gammaln(free / 2) - gammaln((free - 1) / 2)) / (free / 2) ** 0.5)
+    return float(
+        gains.mean()
+        / spread
+        * np.exp(gammaln(free / 2) - gammaln((free - 1) / 2))
+        / (free / 2) ** 0.5
+    )
 
 
 def patients_needed(effect: float | None) -> int | None:
-    """The fewest patients with whom a two-sided paired t-test at 5 % finds this effect with 80 % power."""
+    """The fewest patients with whom a two-sided paired t-test at 5 % finds this effect with 80 %
+    power.
+    """
     from scipy.special import nctdtr, stdtrit
 
     about = (REACH / effect) ** 2 if effect else np.inf

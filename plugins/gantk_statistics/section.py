@@ -9,13 +9,23 @@ from gantk.report.words import baseline_name
 
 
 def section(record) -> dict[str, Any] | None:
-    """The result of the hook `gantk_report`; None where metrics.json has neither tests nor subgroups."""
+    """The result of the hook `gantk_report`; None where metrics.json has neither tests nor
+    subgroups.
+    """
     tests = []
     for direction, rows in (record.metrics.get("verdict") or {}).items():
         for metric, row in rows.items():
             if test := (row or {}).get("test"):
                 who = {"one": "model", "other": baseline_name(row["best_baseline"])}
                 tests.append({"label": record.label(direction), "score": metric} | who | test)
-    groups = {record.label(direction): of for direction, of in (record.metrics.get("subgroups") or {}).items()}
-    about = {"folder": Path(__file__).parent, "template": "statistics.html.j2", "tests": tests, "groups": groups}
+    groups = {
+        record.label(direction): of
+        for direction, of in (record.metrics.get("subgroups") or {}).items()
+    }
+    about = {
+        "folder": Path(__file__).parent,
+        "template": "statistics.html.j2",
+        "tests": tests,
+        "groups": groups,
+    }
     return about if tests or groups else None

@@ -1,4 +1,6 @@
-"""Reader studies: blinded pages that ask which images are real, scores of the answers, and weights for a training."""
+"""Reader studies: blinded pages that ask which images are real, scores of the answers, and weights
+for a training.
+"""
 
 import click
 
@@ -18,14 +20,36 @@ def group() -> None:
 @group.command("new")
 @click.argument("run", required=False)
 @click.option("--real", metavar="DIR", help="In place of RUN: a folder of real images ...")
-@click.option("--fake", metavar="DIR", help="... and one of made images, matched by file name where names are alike.")
-@click.option("--kind", type=click.Choice(["2afc", "yesno", "rating"]), default="2afc", show_default=True, help=KIND)
-@click.option("--pairs", type=click.IntRange(1, 999), help="Real images, and made ones. Default: 60, or all there are.")
-@click.option("--readers", type=click.IntRange(1, 99), default=3, show_default=True, help="Pages to write.")
-@click.option("--to", metavar="DOMAIN", help="Which domain is judged. Default: the recipe's second.")
+@click.option(
+    "--fake",
+    metavar="DIR",
+    help="... and one of made images, matched by file name where names are alike.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["2afc", "yesno", "rating"]),
+    default="2afc",
+    show_default=True,
+    help=KIND,
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(1, 999),
+    help="Real images, and made ones. Default: 60, or all there are.",
+)
+@click.option(
+    "--readers", type=click.IntRange(1, 99), default=3, show_default=True, help="Pages to write."
+)
+@click.option(
+    "--to", metavar="DOMAIN", help="Which domain is judged. Default: the recipe's second."
+)
 @click.option("--split", type=SETS, default="test", show_default=True, help=SPLIT)
 @click.option("--out", metavar="DIR", help="Default: RUN/study/KIND, or study.")
-@click.option("--seed", type=click.IntRange(0), help="Draws images and order. Default: a secret one, kept in the key.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Draws images and order. Default: a secret one, kept in the key.",
+)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
 def new(run, **options) -> None:
     """Write a page for each reader, and the key that says which images are real.
@@ -46,7 +70,8 @@ def new(run, **options) -> None:
 def score(study, answers, json_file) -> None:
     """Score the files that the readers of STUDY saved, into STUDY/scores.json and STUDY/scores.md.
 
-    A file that is damaged, or of another study, is named and left out: gantk study score STUDY answers/*.json
+    A file that is damaged, or of another study, is named and left out: gantk study score STUDY
+    answers/*.json
     """
     from gantk_study.scoring import score_study
 
@@ -58,7 +83,8 @@ def score(study, answers, json_file) -> None:
 @click.argument("answers", nargs=-1, required=True)
 @click.option("--out", metavar="FILE", default="weights.csv", show_default=True)
 def weights(study, answers, out) -> None:
-    """Write how often a next training is to show the training images of STUDY (made with --split train).
+    """Write how often a next training is to show the training images of STUDY (made with --split
+    train).
 
     1 where nobody judged an image, or nobody told what was made of it; 3 where every reader did.
     """

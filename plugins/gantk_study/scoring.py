@@ -21,11 +21,15 @@ from gantk_study.answers import HERE, Rows, items, load
 ENDS = (2.5, 97.5)  # percentiles between which 95 % of the draws are
 
 
-def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callable = print) -> dict[str, Any]:
-    """Score a study; writes scores.json and scores.md into it and names the files left out. Returns the scores.
+def score_study(
+    study: str | Path, answers: Iterable[str | Path], *, say: Callable = print
+) -> dict[str, Any]:
+    """Score a study; writes scores.json and scores.md into it and names the files left out. Returns
+    the scores.
 
-    A reader's accuracy has Wilson's 95 % interval, the mean over readers that of a bootstrap over readers and cases
-    (Owen 2007). Ratings have an area under the ROC curve too, by bootstrap. UserError if no file is scored.
+    A reader's accuracy has Wilson's 95 % interval, the mean over readers that of a bootstrap over
+    readers and cases (Owen 2007). Ratings have an area under the ROC curve too, by bootstrap.
+    UserError if no file is scored.
     """
     key, rows, problems = load(study, answers)
     kind, count = key["kind"], len(key["cases"])
@@ -33,26 +37,46 @@ def score_study(study: str | Path, answers: Iterable[str | Path], *, say: Callab
     pooled = {"accuracy": over_both(accuracy, rows.values(), count)[0]}
     if kind == "rating":
         pooled["auc"], areas = over_both(auc, rows.values(), count)
-        readers = {name: row | {"auc": area} for (name, row), area in zip(readers.items(), areas, strict=True)}
+        readers = {
+            name: row | {"auc": area}
+            for (name, row), area in zip(readers.items(), areas, strict=True)
+        }
     made = items(rows.values(), count, "right")[:, 1::2]
-    fooled = [{"case": n, **case} for n, case in enumerate(key["cases"]) if len(rows) > 1 and not made[:, n].any()]
-    result = {"format": 1} | {name: key.get(name) for name in ("kind", "run", "step", "target", "split")}
+    fooled = [
+        {"case": n, **case}
+        for n, case in enumerate(key["cases"])
+        if len(rows) > 1 and not made[:, n].any()
+    ]
+    result = {"format": 1} | {
+        name: key.get(name) for name in ("kind", "run", "step", "target", "split")
+    }
     result |= {"readers": readers, "pooled": pooled, "learning": trend(list(rows.values()))}
     result |= {"agreement": agreement(kind, rows, count), "fooled": fooled, "left_out": problems}
     text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
     write_file(Path(study) / "scores.json", (json.dumps(result, indent=1) + "\n").encode())
     write_file(Path(study) / "scores.md", text.encode())
-    for line in [*(f"warning  {problem}" for problem in problems), *filter(None, text.splitlines())]:
+    for line in [
+        *(f"warning  {problem}" for problem in problems),
+        *filter(None, text.splitlines()),
+    ]:
         say(line)
     return result
 
 
-def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The mean of a measure over readers, by bootstrap over readers and cases; and each reader's, over cases only."""
+def over_both(
+    measure: Callable, rows: Iterable[Rows], cases: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The mean of a measure over readers, by bootstrap over readers and cases; and each reader's,
+    over cases only.
+    """
     weights = np.random.default_rng(0).multinomial(cases, [1 / cases] * cases, DRAWS)
-    values, drawn = (np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights))
+    values, drawn = (
+        np.stack([measure(one, each) for one in rows], 1) for each in (np.ones((1, cases)), weights)
+    )
     ends = np.percentile(drawn, ENDS, axis=0).T.tolist()
-    own = [{"value": float(value), "ci95": ci95} for value, ci95 in zip(values[0], ends, strict=True)]
+    own = [
+        {"value": float(value), "ci95": ci95} for value, ci95 in zip(values[0], ends, strict=True)
+    ]
     readers = np.random.default_rng(1).integers(len(own), size=(DRAWS, len(own)))
     ci95 = np.percentile(np.take_along_axis(drawn, readers, 1).mean(1), ENDS).tolist()
     return {"value": float(values.mean()), "ci95": ci95, "readers": len(own), "cases": cases}, own
@@ -66,7 +90,9 @@ def accuracy(rows: Rows, weights: np.ndarray) -> np.ndarray:
 
 
 def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve, (B,), by case weights: share of (real, made) pairs with the real one rated higher."""
+    """Area under the ROC curve, (B,), by case weights: share of (real, made) pairs with the real
+    one rated higher.
+    """
     real, made = ((rows["which"] == which) & ~rows["repeat"] for which in (0, 1))
     wins = (np.sign(rows["answer"][real][:, None] - rows["answer"][made]) + 1) / 2
     one, other = (weights[:, rows["case"][mine]] for mine in (real, made))
@@ -82,8 +108,13 @@ def share(right: np.ndarray) -> dict[str, Any]:
 
 
 def trend(several: list[Rows]) -> dict[str, Any]:
-    """The change of accuracy from first to last question: a line's slope within readers, with Student's interval."""
-    x, y = (np.concatenate([each[name] - each[name].mean() for each in several]) for name in ("place", "right"))
+    """The change of accuracy from first to last question: a line's slope within readers, with
+    Student's interval.
+    """
+    x, y = (
+        np.concatenate([each[name] - each[name].mean() for each in several])
+        for name in ("place", "right")
+    )
     free = len(x) - len(several) - 1
     if free < 1 or not x.any() or not y.any():
         return {"value": None, "ci95": None}
@@ -94,7 +125,10 @@ def trend(several: list[Rows]) -> dict[str, Any]:
 
 def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
     """One reader's scores, with the share of repeats that were answered as before."""
-    first, again = ({name: values[mask] for name, values in rows.items()} for mask in (~rows["repeat"], rows["repeat"]))
+    first, again = (
+        {name: values[mask] for name, values in rows.items()}
+        for mask in (~rows["repeat"], rows["repeat"])
+    )
     _, one, other = np.intersect1d(first["item"], again["item"], return_indices=True)
     same = first["label"][one] == again["label"][other]
     row = {"accuracy": share(first["right"]), "same_again": share(same), "learning": trend([first])}
@@ -105,7 +139,9 @@ def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
 
 
 def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | None:
-    """Fleiss' kappa over items that all readers answered, by bootstrap over items; Cohen's of each two readers."""
+    """Fleiss' kappa over items that all readers answered, by bootstrap over items; Cohen's of each
+    two readers.
+    """
     labels = items(rows.values(), cases, "label")
     labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
     if len(rows) < 2 or labels.shape[1] < 2:
@@ -115,7 +151,9 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
     fleiss_row = {"value": None if np.isnan(value) else value, "ci95": ci95, "n": count}
     weights, cohen = "quadratic" if kind == "rating" else None, {}
     for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
-        cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights)) if len({*a, *b}) > 1 else None
+        cohen[f"{one}, {other}"] = (
+            float(cohen_kappa_score(a, b, weights=weights)) if len({*a, *b}) > 1 else None
+        )
     return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
 
 

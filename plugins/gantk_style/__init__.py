@@ -1,4 +1,6 @@
-"""Style transfer (Gatys et al. 2016) as a gantk plugin: a method, a post-step of any generator, and a command."""
+"""Style transfer (Gatys et al. 2016) as a gantk plugin: a method, a post-step of any generator, and
+a command.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -13,22 +13,30 @@ from gantk import timm_model
 from gantk.errors import UserError, did_you_mean
 
 VGG = "vgg19.tv_in1k"
-BLOCKS = (2, 2, 4, 4, 4)  # convolutions between poolings (Simonyan and Zisserman 2015, table 1, column E)
-LAYERS = tuple(f"conv{block}_{number}" for block, count in enumerate(BLOCKS, 1) for number in range(1, count + 1))
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for each colour, in [0, 1]
+# convolutions between poolings (Simonyan and Zisserman 2015, table 1, column E)
+BLOCKS = (2, 2, 4, 4, 4)
+LAYERS = tuple(
+    f"conv{block}_{number}"
+    for block, count in enumerate(BLOCKS, 1)
+    for number in range(1, count + 1)
+)
+# ImageNet's, for each colour, in [0, 1]
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VGG19(nn.Module):
     """Feature maps of VGG19 at named layers, "conv1_1" to "conv5_4", each after its ReLU; frozen.
 
-    `encoder(image)` takes (N, 1 or 3, *size) in network intensities and returns one map for each of `layers`:
-    (N, channels, *size / 2^(block - 1)). Gray is copied to all three colours. A volume (N, C, D, H, W) is processed
-    slice by slice, and its maps keep D. Layers after the deepest one needed are not run. Poolings average, as in Gatys
-    et al. (2016, section 2), which gives smoother images when pixels are optimised through the network.
+    `encoder(image)` takes (N, 1 or 3, *size) in network intensities and returns one map for each of
+    `layers`: (N, channels, *size / 2^(block - 1)). Gray is copied to all three colours. A volume
+    (N, C, D, H, W) is processed slice by slice, and its maps keep D. Layers after the deepest one
+    needed are not run. Poolings average, as in Gatys et al. (2016, section 2), which gives smoother
+    images when pixels are optimised through the network.
 
     Args:
         layers: names of the maps; UserError for a name that VGG19 does not have.
-        weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters capture style too, coarsely.
+        weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters capture
+          style too, coarsely.
         range: network intensities of black and white.
     """
 
@@ -44,17 +52,25 @@ class VGG19(nn.Module):
         for layer in layers:
             if layer not in LAYERS:
                 remedy = did_you_mean(layer, LAYERS)
-                raise UserError(f"VGG19 has no layer '{layer}'", allowed=f"{LAYERS[0]} to {LAYERS[-1]}", remedy=remedy)
+                raise UserError(
+                    f"VGG19 has no layer '{layer}'",
+                    allowed=f"{LAYERS[0]} to {LAYERS[-1]}",
+                    remedy=remedy,
+                )
         if not layers:
             raise UserError("no layer of VGG19 is asked for", allowed=LAYERS)
         self.layers, self.range = tuple(layers), range
         depth = max(map(LAYERS.index, layers)) + 1
         drawn = weights == "random" and not torch.empty(0).is_meta
-        convolutions = _random_vgg(seed) if drawn else _convolutions(timm_model(VGG, weights, seed=seed))
+        convolutions = (
+            _random_vgg(seed) if drawn else _convolutions(timm_model(VGG, weights, seed=seed))
+        )
         self.blocks = nn.ModuleDict(dict(list(convolutions.items())[:depth]))
         self.pool = nn.AvgPool2d(2)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """The feature maps in the order of `layers`."""
@@ -68,20 +84,27 @@ class VGG19(nn.Module):
         found = [seen[name] for name in self.layers]
         if image.ndim == 4:
             return found
-        return [maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2) for maps in found]
+        return [
+            maps.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2) for maps in found
+        ]
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raise UserError where an image is too small for the poolings before the deepest layer."""
         deepest = list(self.blocks)[-1]
         least = 2 ** (int(deepest[4]) - 1)
         if min(size[-2:]) < least:
-            what = f"an image of {' x '.join(map(str, size))} leaves nothing of the map {deepest} of VGG19"
+            what = (
+                f"an image of {' x '.join(map(str, size))} leaves nothing of the map {deepest} of"
+                " VGG19"
+            )
             remedy = "take earlier layers or larger images"
             raise UserError(what, allowed=f"{least} or more on each side", remedy=remedy)
 
 
 def check_colours(channels: int, what: str, where: str) -> None:
-    """Raise UserError where `channels` is neither 1 (gray) nor 3 (RGB): VGG19 was trained on photographs."""
+    """Raise UserError where `channels` is neither 1 (gray) nor 3 (RGB): VGG19 was trained on
+    photographs.
+    """
     if channels not in (1, 3):
         said = f"VGG19 sees gray or RGB images, and {what} has {channels} channels"
         raise UserError(said, where=where, allowed="1, 3")
@@ -89,7 +112,9 @@ def check_colours(channels: int, what: str, where: str) -> None:
 
 @lru_cache(maxsize=1)
 def _random_vgg(seed: int) -> dict[str, nn.Module]:
-    """Convolutions with random weights; cached, because drawing VGG19 with its 120 M classifier weights takes 1 s."""
+    """Convolutions with random weights; cached, because drawing VGG19 with its 120 M classifier
+    weights takes 1 s.
+    """
     return _convolutions(timm_model(VGG, "random", seed=seed))
 
 

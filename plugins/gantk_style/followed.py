@@ -1,4 +1,6 @@
-"""Scores whether translations show the tumour of their own example; a classifier would accept any other tumour too."""
+"""Scores whether translations show the tumour of their own example; a classifier would accept any
+other tumour too.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ AIR = 0.1  # share of the intensity range below which a pixel is air, where no t
 
 
 def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
-    """Translate each test image with another test image as its example and add two scores, where masks are known:
+    """Translate each test image with another test image as its example and add two scores, where
+    masks are known:
 
-    "example_mae", the mean absolute difference between translation and example inside the example's tumour where
-    the image has tissue (with that of the untranslated image in its details), and "example_ssim", the SSIM between
-    translation and image outside the tumour.
+    "example_mae", the mean absolute difference between translation and example inside the example's
+    tumour where the image has tissue (with that of the untranslated image in its details), and
+    "example_ssim", the SSIM between translation and image outside the tumour.
     """
     plain, examples = (scorer.reals.records("test", letter) for letter in ("a", "b"))
     count = min(len(plain), len(examples))
@@ -31,13 +34,26 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     made, device = [], scorer.runtime.device
     with torch.no_grad(), scorer.runtime.autocast():
         for image, example in zip(x.split(scorer.batch), y.split(scorer.batch), strict=True):
-            made.append(scorer.method.translate_like(image.to(device), "b", example.to(device)).float().cpu())
-    made, tumour, patients = torch.cat(made), masks.nan_to_num(0.0), [record.subject for record in plain[:count]]
+            made.append(
+                scorer.method.translate_like(image.to(device), "b", example.to(device))
+                .float()
+                .cpu()
+            )
+    made, tumour, patients = (
+        torch.cat(made),
+        masks.nan_to_num(0.0),
+        [record.subject for record in plain[:count]],
+    )
     inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR * scorer.span)
     outside = 1 - widened(tumour, EDGE)
     rows, images = result["metrics"]["a_to_b"], f"with-examples={count}"
-    for metric, truth, region, where in ((MAE, y, inside, "inside-its-tumour"), (SSIM, x, outside, "outside-of-it")):
+    for metric, truth, region, where in (
+        (MAE, y, inside, "inside-its-tumour"),
+        (SSIM, x, outside, "outside-of-it"),
+    ):
         score = metric(scorer.span, scorer.dims)
-        found, before = (estimate(score(image, truth, region).tolist(), patients) for image in (made, x))
+        found, before = (
+            estimate(score(image, truth, region).tolist(), patients) for image in (made, x)
+        )
         row = metric_row(score, found, count, f"{score.in_mask}/{where}/{images}")
         rows[f"example_{score.name}"] = row | {"details": {"inputs": before.row()}}

@@ -1,4 +1,6 @@
-"""The Gram matrices of an image's feature maps, which describe its style, and the loss that compares them."""
+"""The Gram matrices of an image's feature maps, which describe its style, and the loss that
+compares them.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from gantk.plugin.spec import Weight
 
 
 def gram(features: Tensor) -> Tensor:
-    """Gram matrix: the mean product of every two channels over all positions, (N, C, *size) to (N, C, C), float32.
+    """Gram matrix: the mean product of every two channels over all positions, (N, C, *size) to (N,
+    C, C), float32.
 
-    Gatys et al. (2016, equation 3) sum over positions; the mean does not depend on the image's size.
+    Gatys et al. (2016, equation 3) sum over positions; the mean does not depend on the image's
+    size.
     """
     with torch.autocast(features.device.type, enabled=False):
         flat = features.float().flatten(2)
@@ -22,16 +26,19 @@ def gram(features: Tensor) -> Tensor:
 
 
 class GramStyle:
-    """Mean square difference of Gram matrices, summed over layers (Gatys et al., 2016, equations 4 and 5).
+    """Mean square difference of Gram matrices, summed over layers (Gatys et al., 2016, equations 4
+    and 5).
 
-    `style(output_features, target_features)` takes one (N, C, *size) feature map per layer, 2-D or 3-D; sizes of output
-    and target may differ, channels may not. Fixed targets may be given as their `gram`, (N, C, C).
+    `style(output_features, target_features)` takes one (N, C, *size) feature map per layer, 2-D or
+    3-D; sizes of output and target may differ, channels may not. Fixed targets may be given as
+    their `gram`, (N, C, C).
     """
 
     def __init__(
         self,
         *,
-        weights: tuple[Weight, ...] | None = None,  # one for each layer; None: equal weights that sum to 1
+        # one for each layer; None: equal weights that sum to 1
+        weights: tuple[Weight, ...] | None = None,
     ):
         self.weights = weights
 

@@ -1,4 +1,6 @@
-"""L-BFGS for a batch of images, each with its own curvature, so that the images of a batch do not affect each other."""
+"""L-BFGS for a batch of images, each with its own curvature, so that the images of a batch do not
+affect each other.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ BOLDER = 4.0  # factor on the step length where the curvature is zero or negativ
 
 
 class ImageLBFGS(torch.optim.Optimizer):
-    """L-BFGS (Liu and Nocedal 1989, algorithm 2.1) for parameters (N, ...), one problem for each of the N entries.
+    """L-BFGS (Liu and Nocedal 1989, algorithm 2.1) for parameters (N, ...), one problem for each of
+    the N entries.
 
-    torch's L-BFGS solves one problem over all entries and so mixes the images of a batch. This one has no line search,
-    hence one gradient per step; steps are kept short instead. The scale of the loss does not matter; the scale of the
-    image's values does: `first` and `longest` are in its units.
+    torch's L-BFGS solves one problem over all entries and so mixes the images of a batch. This one
+    has no line search, hence one gradient per step; steps are kept short instead. The scale of the
+    loss does not matter; the scale of the image's values does: `first` and `longest` are in its
+    units.
 
     Args:
         lr: length of a step; 1 is the full quasi-Newton step.
@@ -24,12 +28,21 @@ class ImageLBFGS(torch.optim.Optimizer):
         longest: largest root mean square change of an image in a step.
     """
 
-    def __init__(self, params: Iterable, lr: float = 1.0, history: int = 10, first: float = 0.02, longest: float = 0.3):
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1.0,
+        history: int = 10,
+        first: float = 0.02,
+        longest: float = 0.3,
+    ):
         super().__init__(params, dict(lr=lr, history=history, first=first, longest=longest))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Take a step along the gradient that `closure` computes; earlier changes of the images are accounted for."""
+        """Take a step along the gradient that `closure` computes; earlier changes of the images are
+        accounted for.
+        """
         with torch.enable_grad():
             loss = closure()
         for group in self.param_groups:
@@ -45,21 +58,32 @@ class ImageLBFGS(torch.optim.Optimizer):
             scale = group["first"] / _rms(gradient)
             state |= {"moves": [], "turns": [], "inverse": [], "scale": scale}
         else:
-            self._remember(state, now - state["now"], gradient - state["gradient"], group["history"])
-        move = -group["lr"] * _two_loops(gradient, **{k: state[k] for k in ("moves", "turns", "inverse", "scale")})
+            self._remember(
+                state, now - state["now"], gradient - state["gradient"], group["history"]
+            )
+        move = -group["lr"] * _two_loops(
+            gradient, **{k: state[k] for k in ("moves", "turns", "inverse", "scale")}
+        )
         move = move * (group["longest"] / _rms(move)).clamp(max=1.0)
         state["now"], state["gradient"] = now.clone(), gradient.clone()
         image.add_(move.view(image.shape).to(image.dtype))
 
     @staticmethod
     def _remember(state: dict, move: Tensor, turn: Tensor, history: int) -> None:
-        """Store the last step for the images with positive curvature along it. For the others the step is ignored
-        (inverse 0) and the next ones grow, as a line search would: no minimum is near."""
+        """Store the last step for the images with positive curvature along it. For the others the
+        step is ignored (inverse 0) and the next ones grow, as a line search would: no minimum is
+        near.
+        """
         product, square = (move * turn).sum(1, keepdim=True), (turn * turn).sum(1, keepdim=True)
         curved = product > 1e-10 * square
-        state["scale"] = torch.where(curved, product / square.clamp(min=1e-30), BOLDER * state["scale"])
+        state["scale"] = torch.where(
+            curved, product / square.clamp(min=1e-30), BOLDER * state["scale"]
+        )
         state["inverse"] = [*state["inverse"], torch.where(curved, 1 / product, 0.0)][-history:]
-        state["moves"], state["turns"] = [*state["moves"], move][-history:], [*state["turns"], turn][-history:]
+        state["moves"], state["turns"] = (
+            [*state["moves"], move][-history:],
+            [*state["turns"], turn][-history:],
+        )
 
 
 def _two_loops(gradient: Tensor, moves: list, turns: list, inverse: list, scale: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Style transfer as a method: training optimises the pixels of a canvas; the network is never trained."""
+"""Style transfer as a method: training optimises the pixels of a canvas; the network is never
+trained.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,17 @@ class Canvas(nn.Module):
 
 
 class Style(Method):
-    """Style transfer: images of `a` in the style of images of `b`, by optimising pixels (Gatys et al. 2016).
+    """Style transfer: images of `a` in the style of images of `b`, by optimising pixels (Gatys et
+    al. 2016).
 
-    The first batch is stored: contents of `a`, and styles of `b`, whose Gram matrices are averaged. Later
-    batches are ignored; training minimises the objective over the canvases. Nothing learnt on one image helps with
-    another, so `translate` optimises each of its images from the start, for `translate_steps`, towards the stored
-    styles. Before the first batch it returns the images unchanged.
+    The first batch is stored: contents of `a`, and styles of `b`, whose Gram matrices are averaged.
+    Later batches are ignored; training minimises the objective over the canvases. Nothing learnt on
+    one image helps with another, so `translate` optimises each of its images from the start, for
+    `translate_steps`, towards the stored styles. Before the first batch it returns the images
+    unchanged.
 
-    Sizes from 16 pixels, gray or RGB; volumes are processed slice by slice, with the style of the whole volume.
+    Sizes from 16 pixels, gray or RGB; volumes are processed slice by slice, with the style of the
+    whole volume.
     """
 
     def __init__(
@@ -45,8 +50,11 @@ class Style(Method):
     ):
         super().__init__(geometry)
         self.how, self.translate_steps = how, translate_steps
-        self._frozen = [how.encoder(geometry.range)]  # in a list, so that its 80 MB are not in the state_dict
-        contents, styles = (torch.zeros(images, geometry.channels[x], *geometry.size) for x in self.reads)
+        # in a list, so that its 80 MB are not in the state_dict
+        self._frozen = [how.encoder(geometry.range)]
+        contents, styles = (
+            torch.zeros(images, geometry.channels[x], *geometry.size) for x in self.reads
+        )
         check_channels(shown(contents, how.color), shown(styles, how.color))
         self.canvas = Canvas(torch.zeros_like(shown(contents, how.color)), self._frozen[0])
         self.register_buffer("contents", contents)
@@ -55,7 +63,9 @@ class Style(Method):
 
     def phases(self) -> list[Phase]:
         """One phase for the canvases, with an optimizer that treats each image separately."""
-        return [Phase("canvas", (self.canvas,), self.losses, optimizer=partial(make_rule, self.how))]
+        return [
+            Phase("canvas", (self.canvas,), self.losses, optimizer=partial(make_rule, self.how))
+        ]
 
     def directions(self) -> list[str]:
         """Only `b`: contents in the style of `b`."""
@@ -70,13 +80,19 @@ class Style(Method):
                 raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")
             self.contents.copy_(batch["a"][:count])
             self.styles.copy_(batch["b"][:count])
-            self.canvas.image.data.copy_(first_canvas(*self._shown(), self.how, self.geometry.range))
+            self.canvas.image.data.copy_(
+                first_canvas(*self._shown(), self.how, self.geometry.range)
+            )
             self.placed.fill_(1.0)
-        self._objective = Objective(*self._shown(), self._frozen[0].to(self.contents.device), self.how)
+        self._objective = Objective(
+            *self._shown(), self._frozen[0].to(self.contents.device), self.how
+        )
         self._bounds = bounds(self._shown()[0], self.geometry.range)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Content, style and variation losses, each the mean over the canvases; the batch is ignored."""
+        """Content, style and variation losses, each the mean over the canvases; the batch is
+        ignored.
+        """
         with torch.no_grad():
             self.canvas.image.clamp_(*self._bounds)
         return {name: each.mean() for name, each in self._objective(self.canvas.image).items()}
@@ -88,7 +104,9 @@ class Style(Method):
             raise UserError(what, where="to", allowed="b")
         if image.is_meta or not bool(self.placed):
             return image.clone()
-        return transfer(image, self.styles, encoder=self._frozen[0], how=self.how, steps=self.translate_steps)[0]
+        return transfer(
+            image, self.styles, encoder=self._frozen[0], how=self.how, steps=self.translate_steps
+        )[0]
 
     def _shown(self) -> tuple[Tensor, Tensor]:
         return shown(self.contents, self.how.color), shown(self.styles, self.how.color)

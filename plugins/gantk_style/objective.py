@@ -24,22 +24,32 @@ class How:
 
     weights: Literal["pretrained", "random"] = "pretrained"  # of VGG19; "random" needs no download
     content_layers: tuple[str, ...] = ("conv4_2",)  # layers of the content loss: conv1_1 to conv5_4
-    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # layers of the style loss
+    # layers of the style loss
+    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
     content_weight: Weight = 1.0  # weight of the content loss; the loss is 1 where all maps are 0
-    style_weight: Weight = 100.0  # weight of the style loss; the loss is 1 where all Gram matrices are 0
-    variation: Weight = 0.0  # weight of the mean difference of neighbouring pixels, as a share of the range
-    rescale: bool = False  # divide each filter by its mean activation over content and style (Gatys et al. 2016)
+    # weight of the style loss; the loss is 1 where all Gram matrices are 0
+    style_weight: Weight = 100.0
+    # weight of the mean difference of neighbouring pixels, as a share of the range
+    variation: Weight = 0.0
+    # divide each filter by its mean activation over content and style (Gatys et al. 2016)
+    rescale: bool = False
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # both treat each image of a batch separately
     lr: Positive | None = None  # length of a step; None: 1 for lbfgs, 0.05 for adam
     init: Literal["content", "noise", "style"] = "content"  # initial image
-    color: Literal["style", "content", "gray"] = "style"  # content: only the brightness changes; gray: no colour
+    # content: only the brightness changes; gray: no colour
+    color: Literal["style", "content", "gray"] = "style"
     smooth: Sigma = 0.0  # sigma in pixels of a Gaussian that softens strong edges of the result
     seed: Seed = 0  # of random weights and of init = "noise"
 
     def __post_init__(self):
-        weights = {name: getattr(self, name) for name in ("content_weight", "style_weight", "variation")}
+        weights = {
+            name: getattr(self, name) for name in ("content_weight", "style_weight", "variation")
+        }
         if not any(weights.values()):
-            raise UserError(f"{', '.join(weights)} are all 0: nothing is asked of the image", where="content_weight")
+            raise UserError(
+                f"{', '.join(weights)} are all 0: nothing is asked of the image",
+                where="content_weight",
+            )
 
     def encoder(self, range: tuple[float, float]) -> VGG19:
         """VGG19 up to the deepest layer used, for images of that range."""
@@ -53,24 +63,30 @@ DEFAULTS = How()
 class Objective:
     """The content, style and variation losses of each image (Gatys et al. 2016, equation 7).
 
-    Differences are divided by the mean square of the content's maps, or of the style's Gram matrices, so that a weight
-    means the same for every layer, image and network. With `rescale`, every filter of VGG is first scaled to mean
-    activation 1 over the positions of both images (Gatys et al. 2016, section 2, over ImageNet), so that rare textures
-    count as common ones do. ReLU and average pooling are homogeneous: dividing the maps equals scaling the weights.
+    Differences are divided by the mean square of the content's maps, or of the style's Gram
+    matrices, so that a weight means the same for every layer, image and network. With `rescale`,
+    every filter of VGG is first scaled to mean activation 1 over the positions of both images
+    (Gatys et al. 2016, section 2, over ImageNet), so that rare textures count as common ones do.
+    ReLU and average pooling are homogeneous: dividing the maps equals scaling the weights.
 
     Args:
         content: (N, C, *size), targets of the maps at `content_layers` (equation 1).
-        style: (M, C, *size), targets of the Gram matrices at `style_layers` (equations 4 and 5): their mean for all
+        style: (M, C, *size), targets of the Gram matrices at `style_layers` (equations 4 and 5):
+            their mean for all
             images or, if not `shared`, style i for image i.
     """
 
-    def __init__(self, content: Tensor, style: Tensor, encoder: VGG19, how: How, *, shared: bool = True):
+    def __init__(
+        self, content: Tensor, style: Tensor, encoder: VGG19, how: How, *, shared: bool = True
+    ):
         self.encoder, self.how = encoder, how
         self.factors: dict[str, Tensor] = {}  # by layer, (N, channels)
         with torch.no_grad():
             kept, painted = self._maps(content), self._maps(style)
             if how.rescale:
-                self.factors = {layer: _factors(kept[layer], painted[layer], shared) for layer in kept}
+                self.factors = {
+                    layer: _factors(kept[layer], painted[layer], shared) for layer in kept
+                }
             self.content = [self._scaled(kept, layer) for layer in how.content_layers]
             grams = self._grams(painted)
             self.style = [each.mean(0, keepdim=True) for each in grams] if shared else grams
@@ -79,7 +95,9 @@ class Objective:
         """The weighted losses by name, (N,) each; losses of weight 0 are left out."""
         how, maps, losses = self.how, self._maps(image), {}
         if how.content_weight:
-            kept = _difference([self._scaled(maps, layer) for layer in how.content_layers], self.content)
+            kept = _difference(
+                [self._scaled(maps, layer) for layer in how.content_layers], self.content
+            )
             losses["content"] = how.content_weight * kept
         if how.style_weight:
             losses["style"] = how.style_weight * _difference(self._grams(maps), self.style)
@@ -89,25 +107,36 @@ class Objective:
         return losses
 
     def _maps(self, image: Tensor) -> dict[str, Tensor]:
-        """Feature maps by layer, in float32 without autocast: the curvature is estimated from small changes."""
+        """Feature maps by layer, in float32 without autocast: the curvature is estimated from small
+        changes.
+        """
         with torch.autocast(image.device.type, enabled=False):
             return dict(zip(self.encoder.layers, self.encoder(image.float()), strict=True))
 
     def _scaled(self, maps: dict[str, Tensor], layer: str) -> Tensor:
         """A layer's maps, rescaled by the filters' factors."""
         found, factors = maps[layer], self.factors.get(layer)
-        return found if factors is None else found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
+        return (
+            found
+            if factors is None
+            else found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
+        )
 
     def _grams(self, maps: dict[str, Tensor]) -> list[Tensor]:
-        """Gram matrices, rescaled after averaging positions: there may be fewer styles than contents with factors."""
+        """Gram matrices, rescaled after averaging positions: there may be fewer styles than
+        contents with factors.
+        """
         found = {layer: gram(maps[layer]) for layer in self.how.style_layers}
         for layer in found if self.factors else ():
-            found[layer] = found[layer] * self.factors[layer][:, :, None] * self.factors[layer][:, None]
+            found[layer] = (
+                found[layer] * self.factors[layer][:, :, None] * self.factors[layer][:, None]
+            )
         return list(found.values())
 
 
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
-    """Factors (N, channels) that give each filter mean activation 1 over a content and its style (or shared styles).
+    """Factors (N, channels) that give each filter mean activation 1 over a content and its style
+    (or shared styles).
 
     Filters with less than 1 % of their layer's mean activation are treated as if they had 1 %.
     """
@@ -119,7 +148,9 @@ def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
 def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Mean over layers of the squared difference divided by the target's square, (N,)."""
     pairs = zip(found, known, strict=True)
-    return torch.stack([_mean_square(a - b) / _mean_square(b).clamp(min=1e-20) for a, b in pairs]).mean(0)
+    return torch.stack(
+        [_mean_square(a - b) / _mean_square(b).clamp(min=1e-20) for a, b in pairs]
+    ).mean(0)
 
 
 def _mean_square(maps: Tensor) -> Tensor:

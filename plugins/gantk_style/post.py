@@ -1,4 +1,6 @@
-"""Style transfer as a post-step: a generated image takes the style of a real image, or gives its style to one."""
+"""Style transfer as a post-step: a generated image takes the style of a real image, or gives its
+style to one.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,17 @@ from gantk_style.transfer import transfer
 
 
 class StylePost:
-    """Style transfer on generated images (Gatys et al. 2016); the result for an image does not depend on its batch.
+    """Style transfer on generated images (Gatys et al. 2016); the result for an image does not
+    depend on its batch.
 
-    With role "content" a generated image keeps its content and takes the style of the other image. With role "style"
-    the other image keeps its content and takes the generated image's style: the result then shows real anatomy,
-    that of the translated image, or of a training image of a sample's class.
+    With role "content" a generated image keeps its content and takes the style of the other image.
+    With role "style" the other image keeps its content and takes the generated image's style: the
+    result then shows real anatomy, that of the translated image, or of a training image of a
+    sample's class.
 
     `post(images, examples)` takes and returns (N, C, *size) in network intensities; `examples` are
-    `gantk.runs.trained.Examples`. An image file is resized to the images' size, and its 0th and 99.5th percentiles
-    become black and white.
+    `gantk.runs.trained.Examples`. An image file is resized to the images' size, and its 0th and
+    99.5th percentiles become black and white.
     """
 
     def __init__(
@@ -49,7 +53,8 @@ class StylePost:
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """Run the transfer on the images; UserError where sizes or channels do not fit."""
-        shared = self.role == "content"  # one style for all: of the other image, or the mean of some examples
+        # one style for all: of the other image, or the mean of some examples
+        shared = self.role == "content"
         if self.other is None:
             others = (examples(self.styles) if shared else examples.real(len(images))).to(images)
         else:
@@ -58,13 +63,17 @@ class StylePost:
         done = []
         for first in range(0, len(images), self.batch):
             made = images[first : first + self.batch]
-            content, style = (made, others) if shared else (others[first : first + self.batch], made)
+            content, style = (
+                (made, others) if shared else (others[first : first + self.batch], made)
+            )
             done.append(self.paint(content, style, shared=shared)[0])
         return torch.cat(done)
 
     def paint(self, content: Tensor, style: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
         """`gantk_style.transfer.transfer` with this step's options."""
-        return transfer(content, style, encoder=self.encoder, how=self.how, steps=self.steps, **more)
+        return transfer(
+            content, style, encoder=self.encoder, how=self.how, steps=self.steps, **more
+        )
 
 
 def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:
@@ -76,8 +85,12 @@ def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:
     return network_values(image.pixels, path, range)[0]
 
 
-def network_values(pixels: np.ndarray, path: Path | str, range: tuple[float, float]) -> tuple[np.ndarray, Percentile]:
-    """Native pixels in network intensities, and the mapping; UserError where nearly all pixels are equal."""
+def network_values(
+    pixels: np.ndarray, path: Path | str, range: tuple[float, float]
+) -> tuple[np.ndarray, Percentile]:
+    """Native pixels in network intensities, and the mapping; UserError where nearly all pixels are
+    equal.
+    """
     mapping = Percentile(range=range)
     if float(pixels.min()) == float(np.percentile(pixels, 99.5)):
         what = f"'{path}' has no contrast: nearly all its pixels are {pixels.min():g}"

@@ -1,4 +1,6 @@
-"""Style Transfer GAN: transfers the tumour of an example image to another image, and removes tumours."""
+"""Style Transfer GAN: transfers the tumour of an example image to another image, and removes
+tumours.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,17 @@ Kept = Annotated[int, Field(ge=1, le=1024)]
 
 
 class StyleTransferGAN(Method):
-    """Unpaired transfer from an example: G(x, y) is image x with the tumour of y, F(y) is y without it.
+    """Unpaired transfer from an example: G(x, y) is image x with the tumour of y, F(y) is y without
+    it.
 
-    PairedCycleGAN (Chang et al., CVPR 2018), there for make-up: images of `a` are plain, those of `b` show a tumour.
-    Two adversarial losses, identity |F(G(x, y)) - x| and style |G(F(y), G(x, y)) - y|. Not related to StyleGAN
-    (Karras et al. 2019).
+    PairedCycleGAN (Chang et al., CVPR 2018), there for make-up: images of `a` are plain, those of
+    `b` show a tumour. Two adversarial losses, identity |F(G(x, y)) - x| and style |G(F(y), G(x, y))
+    - y|. Not related to StyleGAN (Karras et al. 2019).
 
-    `translate` to `b` takes as y the most similar of the stored training images of `b`. These are part of the weights:
-    who shares the weights shares the images. `translate_like` takes any example, `variants` draws stored ones.
-    A tumour keeps its position in the image, so images should be aligned, as slices of heads are.
+    `translate` to `b` takes as y the most similar of the stored training images of `b`. These are
+    part of the weights: who shares the weights shares the images. `translate_like` takes any
+    example, `variants` draws stored ones. A tumour keeps its position in the image, so images
+    should be aligned, as slices of heads are.
     """
 
     def __init__(
@@ -39,15 +43,21 @@ class StyleTransferGAN(Method):
         adversarial: AdversarialLoss = "bce",
         identity: Weight = 10.0,  # weight of the L1 between a plain image x and F(G(x, y))
         style: Weight = 10.0,  # weight of the L1 between an example y and G(F(y), G(x, y))
-        example: Weight = 0.0,  # weight of the L1 between y and G(F(y), y): G learns to use y; not in the paper
-        change: bool = True,  # networks output a change that is added to the image; False: the whole image
-        defense: Weight = 0.05,  # deviation of noise on fakes that are translated back, against hidden copies
+        # weight of the L1 between y and G(F(y), y): G learns to use y; not in the paper
+        example: Weight = 0.0,
+        # networks output a change that is added to the image; False: the whole image
+        change: bool = True,
+        # deviation of noise on fakes that are translated back, against hidden copies
+        defense: Weight = 0.05,
         examples: Kept = 16,  # training images of `b` that are stored for translations
     ):
         super().__init__(geometry)
         a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
         if change and a != b:
-            what = f"a change of an image needs as many channels in as out, and the domains have {a} and {b}"
+            what = (
+                f"a change of an image needs as many channels in as out, and the domains have {a}"
+                f" and {b}"
+            )
             raise UserError(what, where="method.change", remedy="set method.change = false")
         self.g_ab, self.g_ba = generator(a + b, b, dims), generator(b, a, dims)
         self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
@@ -65,11 +75,19 @@ class StyleTransferGAN(Method):
         ]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Adversarial losses of G(x, y) and F(y), identity and style losses (Chang et al. 2018, section 3.1)."""
+        """Adversarial losses of G(x, y) and F(y), identity and style losses (Chang et al. 2018,
+        section 3.1).
+        """
         plain, example = batch["a"], batch["b"]
         self._keep(example)
-        fake_b, noise_a, noise_b = self._add(plain, example), self._noise(plain), self._noise(example)
-        fake_a, cycled_a = self.batched_forward(self.g_ba, example, fake_b + noise_a, call=self._remove)
+        fake_b, noise_a, noise_b = (
+            self._add(plain, example),
+            self._noise(plain),
+            self._noise(example),
+        )
+        fake_a, cycled_a = self.batched_forward(
+            self.g_ba, example, fake_b + noise_a, call=self._remove
+        )
         batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
         losses = {
             "adversarial_a": self.adversarial.generator(self.d_a(fake_a)),
@@ -78,7 +96,9 @@ class StyleTransferGAN(Method):
         if self.identity:
             losses["identity"] = self.identity * self.l1(cycled_a, plain + noise_a)
         if self.style:
-            losses["style"] = self.style * self.l1(self._add(fake_a + noise_b, fake_b), example + noise_b)
+            losses["style"] = self.style * self.l1(
+                self._add(fake_a + noise_b, fake_b), example + noise_b
+            )
         if self.example:
             losses["example"] = self.example * self.l1(self._add(fake_a, example), example)
         return losses
@@ -86,27 +106,47 @@ class StyleTransferGAN(Method):
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The discriminators' losses, of plain images and of those with a tumour."""
         losses = self.telling_apart("a", self.d_a, self.adversarial, batch["a"], batch["fake_a"])
-        return losses | self.telling_apart("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
+        return losses | self.telling_apart(
+            "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"]
+        )
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Add the tumour of the most similar stored example (to "b"), or remove the image's own tumour (to "a")."""
+        """Add the tumour of the most similar stored example (to "b"), or remove the image's own
+        tumour (to "a").
+        """
         made = self._remove(image) if to == "a" else self._add(image, self._most_alike(image))
         return made.clamp(*self.geometry.range)
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
-        """`n` translations of each image, (n, N, C, *size), with stored examples drawn by `seed`; to `a` a UserError,
-        because a tumour is removed in one way only."""
+        """`n` translations of each image, (n, N, C, *size), with stored examples drawn by `seed`;
+        to `a` a UserError, because a tumour is removed in one way only.
+        """
         self._expect_example(to)
-        drawn = torch.randint(max(1, int(self.kept)), (n,), generator=torch.Generator().manual_seed(seed))
-        return torch.stack([self.translate_like(image, to, self.examples[k : k + 1]) for k in drawn.tolist()])
+        drawn = torch.randint(
+            max(1, int(self.kept)), (n,), generator=torch.Generator().manual_seed(seed)
+        )
+        return torch.stack(
+            [self.translate_like(image, to, self.examples[k : k + 1]) for k in drawn.tolist()]
+        )
 
     def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
-        """Add to images (N, C, *size) the tumours of examples, (N, C, *size) or one for all; to `a` a UserError."""
+        """Add to images (N, C, *size) the tumours of examples, (N, C, *size) or one for all; to `a`
+        a UserError.
+        """
         self._expect_example(to)
         channels = self.geometry.channels["b"]
-        if example.ndim != image.ndim or example.shape[1] != channels or len(example) not in (1, len(image)):
-            what = f"an example of shape {tuple(example.shape)} does not fit images of {tuple(image.shape)}"
-            raise UserError(what, where="example", allowed=f"1 or {len(image)} images of {channels} channels")
+        if (
+            example.ndim != image.ndim
+            or example.shape[1] != channels
+            or len(example) not in (1, len(image))
+        ):
+            what = (
+                f"an example of shape {tuple(example.shape)} does not fit images of"
+                f" {tuple(image.shape)}"
+            )
+            raise UserError(
+                what, where="example", allowed=f"1 or {len(image)} images of {channels} channels"
+            )
         example = _resized(example, image).expand(len(image), *[-1] * (image.ndim - 1))
         return self._add(image, example).clamp(*self.geometry.range)
 
@@ -119,24 +159,29 @@ class StyleTransferGAN(Method):
         return self._on(image, self.g_ba(image))
 
     def _on(self, image: Tensor, drawn: Tensor) -> Tensor:
-        """Add a network's output, relative to the middle of the range, to the image; without `change` return it.
+        """Add a network's output, relative to the middle of the range, to the image; without
+        `change` return it.
 
-        New networks output nearly no change: the first fakes equal real images, which the discriminators can only tell
-        by the tumour. The sum is not clipped to the range: clipped values would have no gradient, and air
-        that turned black in training would stay black.
+        New networks output nearly no change: the first fakes equal real images, which the
+        discriminators can only tell by the tumour. The sum is not clipped to the range: clipped
+        values would have no gradient, and air that turned black in training would stay black.
         """
         return image + 2 * drawn - sum(self.geometry.range) if self.change else drawn
 
     def _noise(self, image: Tensor) -> Tensor:
-        """Noise for a fake, against copies of the input hidden in it (Bashkirova et al. 2019, section 4.2).
+        """Noise for a fake, against copies of the input hidden in it (Bashkirova et al. 2019,
+        section 4.2).
 
-        In the paper the networks must remove it, and remove an image's own noise too. Here the target has it as well.
+        In the paper the networks must remove it, and remove an image's own noise too. Here the
+        target has it as well.
         """
         return self.defense * torch.randn_like(image) if self.defense else torch.zeros_like(image)
 
     @torch.no_grad()
     def _keep(self, images: Tensor) -> None:
-        """Store the first images until all places are taken; tensor operations only, so that a graph can capture it."""
+        """Store the first images until all places are taken; tensor operations only, so that a
+        graph can capture it.
+        """
         place = torch.arange(len(self.examples), device=images.device) - self.kept
         new = ((place >= 0) & (place < len(images))).view(-1, *[1] * (images.ndim - 1))
         brought = images.index_select(0, place.clamp(0, len(images) - 1)).to(self.examples.dtype)
@@ -144,10 +189,14 @@ class StyleTransferGAN(Method):
         self.kept.add_(len(images)).clamp_(max=len(self.examples))
 
     def _most_alike(self, image: Tensor) -> Tensor:
-        """For each image the stored example with the smallest difference at COARSE pixels; (N, C, *size)."""
+        """For each image the stored example with the smallest difference at COARSE pixels; (N, C,
+        *size).
+        """
         examples, squares = _resized(self.examples.to(image), image), (COARSE,) * self.geometry.dims
         pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
-        here, there = (pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples))
+        here, there = (
+            pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples)
+        )
         distance = (here[:, None] - there).abs().mean(2)
         empty = torch.arange(len(examples), device=image.device) >= self.kept.clamp(min=1)
         return examples.index_select(0, distance.masked_fill(empty, float("inf")).argmin(1))
@@ -163,4 +212,6 @@ def _resized(example: Tensor, image: Tensor) -> Tensor:
     """Resize the example to the image's size."""
     if example.shape[2:] == image.shape[2:]:
         return example
-    return F.interpolate(example, image.shape[2:], mode="bilinear" if image.ndim == 4 else "trilinear")
+    return F.interpolate(
+        example, image.shape[2:], mode="bilinear" if image.ndim == 4 else "trilinear"
+    )

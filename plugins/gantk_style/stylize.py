@@ -1,4 +1,6 @@
-"""Style transfer on files: reads a content and a style image, writes one in the content's intensities, on its grid."""
+"""Style transfer on files: reads a content and a style image, writes one in the content's
+intensities, on its grid.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
 from gantk_style.transfer import Watch, luminance
 
-OF_GENERATORS = ("image", "role", "styles")  # options of the post-step that do not apply to two files
+# options of the post-step that do not apply to two files
+OF_GENERATORS = ("image", "role", "styles")
 LINES = 5  # lines of progress that are printed
 RANGE = (-1.0, 1.0)
 
@@ -42,33 +45,43 @@ def stylize(
 ) -> Path:
     """Write `out`: the content of one image file in the style of another.
 
-    The result has the content's size, grid and bits, and stays within its intensities: its 0th and 99.5th percentiles
-    are the network's black and white. The style image is resized to the content's size. Volumes are processed slice
-    by slice, each with the style's slice at the same relative height.
+    The result has the content's size, grid and bits, and stays within its intensities: its 0th and
+    99.5th percentiles are the network's black and white. The style image is resized to the
+    content's size. Volumes are processed slice by slice, each with the style's slice at the same
+    relative height.
 
     Args:
-        recipe: take the options of this recipe's method "style", or of its first `[[post]]` step "style".
+        recipe: take the options of this recipe's method "style", or of its first `[[post]]` step
+          "style".
         profile: a profile of that recipe.
         set: `option=value` overrides; `gantk show post style` lists the options.
         steps, weights: shorthands for the options of these names.
         gray: turn colour images to gray first, so that a gray and a colour image can be combined.
         say: called with each line of text.
 
-    Returns the path written. UserError before any work where a file, an option or the two images do not fit.
+    Returns the path written. UserError before any work where a file, an option or the two images do
+    not fit.
     """
     content, style, out = Path(content), Path(style), Path(out)
     options = _of_recipe(recipe, profile) if recipe is not None else {}
     options |= Recipe({}).override(set).tables
     for name in OF_GENERATORS:
         if name in options:
-            raise UserError(f"'{name}' is for generated images: there are two files here", where=f"--set {name}")
-    options |= {name: value for name, value in (("steps", steps), ("weights", weights)) if value is not None}
+            raise UserError(
+                f"'{name}' is for generated images: there are two files here", where=f"--set {name}"
+            )
+    options |= {
+        name: value for name, value in (("steps", steps), ("weights", weights)) if value is not None
+    }
     _check_paths(content, style, out)
     known, example = _read(content, gray), _read(style, gray)
     if known.channels != example.channels and options.get("color", "style") == "style":
         names = {1: "gray", 3: "in colour"}
         what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
-        remedy = "add --gray to turn both to gray, or --set color=content to keep CONTENT's colours as they are"
+        remedy = (
+            "add --gray to turn both to gray, or --set color=content to keep CONTENT's colours as"
+            " they are"
+        )
         raise UserError(what, where="STYLE", remedy=remedy)
     post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
@@ -90,8 +103,12 @@ def stylize(
     return out
 
 
-def _paint(post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torch.device, say: Callable) -> np.ndarray:
-    """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay unchanged."""
+def _paint(
+    post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torch.device, say: Callable
+) -> np.ndarray:
+    """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
+    unchanged.
+    """
     done, count = slices.copy(), len(slices)
     shown = [k for k in range(count) if slices[k].min() < slices[k].max()]
     for first in range(0, len(shown), post.batch):
@@ -100,7 +117,11 @@ def _paint(post: StylePost, slices: np.ndarray, styles: np.ndarray, device: torc
         examples = np.stack([resize(styles[height], slices.shape[-2:]) for height in heights])
         label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
         images = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
-        done[chosen] = post.paint(*images, shared=False, watch=_progress(label, post.steps, say))[0].cpu().numpy()
+        done[chosen] = (
+            post.paint(*images, shared=False, watch=_progress(label, post.steps, say))[0]
+            .cpu()
+            .numpy()
+        )
     return done
 
 
@@ -110,28 +131,49 @@ def _stack(pixels: np.ndarray) -> np.ndarray:
 
 
 def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> dict[str, Any]:
-    """A recipe's settings of style transfer, from its method or a post-step, as options of the post-step."""
+    """A recipe's settings of style transfer, from its method or a post-step, as options of the
+    post-step.
+    """
     loaded = load_recipe(recipe)
     model = loaded.override([], profile).check()
-    found = next((part.table() for part in (model.method, *model.post) if part.name == "style"), None)
+    found = next(
+        (part.table() for part in (model.method, *model.post) if part.name == "style"), None
+    )
     if found is None:
-        what = f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a [[post]] step"
-        raise UserError(what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2")
+        what = (
+            f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a"
+            " [[post]] step"
+        )
+        raise UserError(
+            what, where="--recipe", remedy="leave --recipe out, or name one such as style_t1t2"
+        )
     found["steps"] = found.pop("translate_steps", found.get("steps"))
     names = options_model(StylePost).model_fields
-    return {name: value for name, value in found.items() if name in names and name not in OF_GENERATORS}
+    return {
+        name: value for name, value in found.items() if name in names and name not in OF_GENERATORS
+    }
 
 
 def _check_paths(content: Path, style: Path, out: Path) -> None:
     """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
     if out.is_dir() or not is_image(out):
-        what = f"'{out}' is a folder" if out.is_dir() else f"'{out.name}' has no suffix that gantk writes"
-        raise UserError(what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}")
+        what = (
+            f"'{out}' is a folder"
+            if out.is_dir()
+            else f"'{out.name}' has no suffix that gantk writes"
+        )
+        raise UserError(
+            what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}"
+        )
     if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
-        raise UserError(f"'{content.name}' cannot become '{out.name}'", where="OUT", allowed=suffix_of(content))
+        raise UserError(
+            f"'{content.name}' cannot become '{out.name}'", where="OUT", allowed=suffix_of(content)
+        )
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.is_file() and not is_image(path):
-            raise UserError(f"'{path.name}' is not an image that gantk reads", where=name, allowed=readable())
+            raise UserError(
+                f"'{path.name}' is not an image that gantk reads", where=name, allowed=readable()
+            )
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
 
@@ -140,7 +182,11 @@ def _read(path: Path, gray: bool) -> Image:
     """Read an image file; with `gray`, turn it to gray."""
     image = read(path)
     check_colours(image.channels, f"'{path}'", str(path))
-    return replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy()) if gray else image
+    return (
+        replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy())
+        if gray
+        else image
+    )
 
 
 def _progress(label: str, steps: int, say: Callable[[str], None]) -> Watch:

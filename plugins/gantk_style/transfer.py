@@ -1,4 +1,6 @@
-"""Style transfer (Gatys et al., CVPR 2016): an image with the content of one and the style of another."""
+"""Style transfer (Gatys et al., CVPR 2016): an image with the content of one and the style of
+another.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +30,26 @@ def transfer(
     shared: bool = True,
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Optimise images to have the content of `content` and the style of `style`; returns them and the objectives.
+    """Optimise images to have the content of `content` and the style of `style`; returns them and
+    the objectives.
 
-    The images of a batch are optimised independently of each other. The best image of all steps is returned, so never
-    one worse than the start. Values stay between black and white, or within the content's range where that is
-    larger.
+    The images of a batch are optimised independently of each other. The best image of all steps is
+    returned, so never one worse than the start. Values stay between black and white, or within the
+    content's range where that is larger.
 
     Args:
-        content: (N, C, *size) in network intensities, gray or RGB; volumes are processed slice by slice.
-        style: (M, C, *size), of any size: one style, the mean of the Gram matrices of all. Not `shared`: a style for
+        content: (N, C, *size) in network intensities, gray or RGB; volumes are processed slice by
+          slice.
+        style: (M, C, *size), of any size: one style, the mean of the Gram matrices of all. Not
+            `shared`: a style for
             each content, M = N.
         encoder: the result of `how.encoder`.
-        how: options; a `color` other than "style" allows gray with RGB; noise as the start is the same for all images.
+        how: options; a `color` other than "style" allows gray with RGB; noise as the start is the
+          same for all images.
         watch: called before every step and after the last.
 
-    Returns the images, like `content`, and the objective (steps + 1, N) from before the first step to after the last,
-    without smoothing. UserError where channels or sizes do not fit.
+    Returns the images, like `content`, and the objective (steps + 1, N) from before the first step
+    to after the last, without smoothing. UserError where channels or sizes do not fit.
     """
     if content.is_meta:  # the caller needs only shapes
         return torch.empty_like(content), content.new_empty(steps + 1, len(content))
@@ -55,29 +61,43 @@ def transfer(
         except UserError as error:
             raise error.at(name) from None
     if not shared and len(style) != len(content):
-        raise UserError(f"{len(style)} styles for {len(content)} contents", where="style", allowed="one for each")
+        raise UserError(
+            f"{len(style)} styles for {len(content)} contents",
+            where="style",
+            allowed="one for each",
+        )
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
-    canvas = nn.Parameter(first_canvas(start, painted[:1] if shared else painted, how, encoder.range))
+    canvas = nn.Parameter(
+        first_canvas(start, painted[:1] if shared else painted, how, encoder.range)
+    )
     best, history = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
     return smooth_edges(_merged(content, best.to(content.dtype), how.color), how.smooth), history
 
 
 def make_rule(how: How, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of canvases, which treats every image separately."""
-    if how.optimizer == "adam":  # lr 0.05: change of a pixel in network intensities; lr 1: a Newton step
+    # lr 0.05: change of a pixel in network intensities; lr 1: a Newton step
+    if how.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=0.05 if how.lr is None else how.lr)
     return ImageLBFGS(parameters, lr=1.0 if how.lr is None else how.lr)
 
 
 def first_canvas(content: Tensor, style: Tensor, how: How, limits: tuple[float, float]) -> Tensor:
-    """The initial image, a new tensor like `content`. UserError where `init` is "style" and its size differs."""
+    """The initial image, a new tensor like `content`. UserError where `init` is "style" and its
+    size differs.
+    """
     start = style if how.init == "style" else content
     if start.shape[2:] != content.shape[2:]:
-        what = f"a style of {list(style.shape[2:])} cannot be the start of an image of {list(content.shape[2:])}"
+        what = (
+            f"a style of {list(style.shape[2:])} cannot be the start of an image of"
+            f" {list(content.shape[2:])}"
+        )
         raise UserError(what, where="init", remedy='resize the style, or set init = "content"')
     if how.init == "noise":
         (low, high), generator = limits, torch.Generator().manual_seed(how.seed)
-        start = (low + (high - low) * torch.rand(1, *content.shape[1:], generator=generator)).to(content)
+        start = (low + (high - low) * torch.rand(1, *content.shape[1:], generator=generator)).to(
+            content
+        )
     return start.expand_as(content).clone(memory_format=torch.contiguous_format)
 
 
@@ -88,18 +108,29 @@ def check_channels(content: Tensor, style: Tensor) -> None:
     if style.shape[1] != content.shape[1]:
         names = {1: "gray", 3: "RGB"}
         what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
-        remedy = 'set color = "content" to change the brightness alone, or color = "gray" for a gray result'
+        remedy = (
+            'set color = "content" to change the brightness alone, or color = "gray" for a gray'
+            " result"
+        )
         raise UserError(what, where="color", remedy=remedy)
 
 
 def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Lower and upper bound of each image's values, (N, 1, ...): the limits, or the content's range where larger."""
+    """Lower and upper bound of each image's values, (N, 1, ...): the limits, or the content's range
+    where larger.
+    """
     axes = tuple(range(1, content.ndim))
-    return content.amin(axes, keepdim=True).clamp(max=limits[0]), content.amax(axes, keepdim=True).clamp(min=limits[1])
+    return content.amin(axes, keepdim=True).clamp(max=limits[0]), content.amax(
+        axes, keepdim=True
+    ).clamp(min=limits[1])
 
 
 def _descend(
-    canvas: nn.Parameter, objective: Objective, limits: tuple[Tensor, Tensor], steps: int, watch: Watch | None
+    canvas: nn.Parameter,
+    objective: Objective,
+    limits: tuple[Tensor, Tensor],
+    steps: int,
+    watch: Watch | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the optimiser; returns each image's best state and the objective (steps + 1, N)."""
     rule, history = make_rule(objective.how, [canvas]), []
@@ -122,7 +153,8 @@ def _descend(
     for _ in range(steps):
         rule.step(closure)
         with torch.no_grad():
-            canvas.clamp_(*limits)  # at every step, so that the objective is that of the clipped image
+            # at every step, so that the objective is that of the clipped image
+            canvas.clamp_(*limits)
     closure()
     return best, torch.stack(history)
 
@@ -139,14 +171,17 @@ def luminance(image: Tensor) -> Tensor:
 
 
 def shown(image: Tensor, color: str) -> Tensor:
-    """The channels of an image (N, C, *size) that are optimised: all, or only its brightness to keep the colours."""
+    """The channels of an image (N, C, *size) that are optimised: all, or only its brightness to
+    keep the colours.
+    """
     return image if color == "style" else luminance(image)
 
 
 def _merged(content: Tensor, result: Tensor, color: str) -> Tensor:
     """The result in the content's channels: with its own colours, the content's, or none.
 
-    With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel changes by the brightness's change.
+    With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel changes by the
+    brightness's change.
     """
     if color == "content":
         return content + (result - luminance(content))
@@ -154,14 +189,18 @@ def _merged(content: Tensor, result: Tensor, color: str) -> Tensor:
 
 
 def smooth_edges(image: Tensor, sigma: float) -> Tensor:
-    """Blur (N, C, *size) with a Gaussian of `sigma` pixels at strong edges only; sigma 0: return the image.
+    """Blur (N, C, *size) with a Gaussian of `sigma` pixels at strong edges only; sigma 0: return
+    the image.
 
-    The blurred image's share is 1 at the steepest 5 % of an image's pixels and falls to 0 with the slope, so that the
-    seams of a pasted or generated lesion soften and the texture of flat tissue stays.
+    The blurred image's share is 1 at the steepest 5 % of an image's pixels and falls to 0 with the
+    slope, so that the seams of a pasted or generated lesion soften and the texture of flat tissue
+    stays.
     """
     if sigma == 0:
         return image
-    slopes = torch.gradient(image, dim=[axis for axis in range(2, image.ndim) if image.shape[axis] > 1])
+    slopes = torch.gradient(
+        image, dim=[axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
+    )
     steepness = torch.stack(slopes).square().sum((0, 2)).sqrt()  # (N, *size): one for all channels
     flat = steepness.flatten(1)
     steep = flat.kthvalue(max(1, math.ceil(0.95 * flat.shape[1])), dim=1).values.clamp(min=1e-12)
@@ -177,5 +216,9 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     for axis in range(2, image.ndim):
         lines = image.movedim(axis, -1)
         padded = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        image = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).reshape(lines.shape).movedim(-1, axis)
+        image = (
+            F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))
+            .reshape(lines.shape)
+            .movedim(-1, axis)
+        )
     return image

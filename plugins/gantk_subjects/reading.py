@@ -11,12 +11,18 @@ from statistics import median
 from gantk.errors import UserError
 from gantk_subjects.folders import PERSON
 
-SLICE = re.compile(r"(?i)(?<![a-z])(?:slice|slc|sl|plane|frame|z)[\W_]*\d+\W*$")  # `slice_012` at the end
-LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)  # text before the last number, the number, the rest
-SURE = 4  # fewest stacks whose shared slice numbers are sure to be slices; two or three may be years or classes
+# `slice_012` at the end
+SLICE = re.compile(r"(?i)(?<![a-z])(?:slice|slc|sl|plane|frame|z)[\W_]*\d+\W*$")
+# text before the last number, the number, the rest
+LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)
+# fewest stacks whose shared slice numbers are sure to be slices; two or three may be years or
+# classes
+SURE = 4
 STACK = 3  # fewest images of a stack
 STEP = 10  # largest step between the numbers of neighbouring slices
-FULL = 0.75  # share of the numbers of so many digits; a running number that reaches it continues in the next digit
+# share of the numbers of so many digits; a running number that reaches it continues in the next
+# digit
+FULL = 0.75
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,15 @@ class Reading:
 
 
 def reading_of(names: Sequence[str]) -> Reading | None:
-    """Find the patients in pictures' names (without folder and suffix); None where the names have none.
+    """Find the patients in pictures' names (without folder and suffix); None where the names have
+    none.
 
-    The first of these patterns that every name has is used: a word for a person with a number (`sub-01_t1_30`); a
-    number followed by a slice number (`12_slice030`, `12_030`); one number whose last digits count the slices, as in
-    20005 (patient 20, slice 5). The first is sure, and so is the word `slice`; the others are sure if four or more
-    patients have stacks of slices with close numbers that overlap. Running numbers (`Image #61`, 0001 to
-    5000) are not patients: they form no stacks, or use all numbers of their digits.
+    The first of these patterns that every name has is used: a word for a person with a number
+    (`sub-01_t1_30`); a number followed by a slice number (`12_slice030`, `12_030`); one number
+    whose last digits count the slices, as in 20005 (patient 20, slice 5). The first is sure, and so
+    is the word `slice`; the others are sure if four or more patients have stacks of slices with
+    close numbers that overlap. Running numbers (`Image #61`, 0001 to 5000) are not patients: they
+    form no stacks, or use all numbers of their digits.
     """
     if person := _by_person(names):
         return person
@@ -51,9 +59,17 @@ def unsure(names: Sequence[str], found: Reading) -> UserError:
     """The error that asks whether the names mean patients, with the setting for each answer."""
     patients = list(dict.fromkeys(found.patients))
     first, other = (names[found.patients.index(patient)] for patient in patients[:2])
-    what = f"the file names may say patients: '{first}' of patient '{patients[0]}', '{other}' of '{patients[1]}' "
-    what += f"({len(patients)} in all). Without them slices of one patient may be trained on and tested"
-    remedy = '--set data.source.patient=names if they do; --set data.split.by=block (or "image") if not; '
+    what = (
+        f"the file names may say patients: '{first}' of patient '{patients[0]}', '{other}' of"
+        f" '{patients[1]}' "
+    )
+    what += (
+        f"({len(patients)} in all). Without them slices of one patient may be trained on and tested"
+    )
+    remedy = (
+        '--set data.source.patient=names if they do; --set data.split.by=block (or "image") if'
+        " not; "
+    )
     remedy += "another part of the names: --set data.source.patient=REGEX"
     return UserError(what, where="data.source.patient", remedy=remedy)
 
@@ -65,17 +81,28 @@ def _by_person(names: Sequence[str]) -> Reading | None:
     return Reading([match[0] for match in found], True)
 
 
-def _by_field(names: Sequence[str], before: Sequence[str], numbers: Sequence[str]) -> Reading | None:
-    """Patients by the text before the last number, if it has numbers that vary and a patient has several images."""
-    patients = [re.sub(r"(?i)[\W_]*(?:slice|slc|sl|plane|frame|z)?[\W_]*$", "", text) for text in before]
+def _by_field(
+    names: Sequence[str], before: Sequence[str], numbers: Sequence[str]
+) -> Reading | None:
+    """Patients by the text before the last number, if it has numbers that vary and a patient has
+    several images.
+    """
+    patients = [
+        re.sub(r"(?i)[\W_]*(?:slice|slc|sl|plane|frame|z)?[\W_]*$", "", text) for text in before
+    ]
     fields = [re.findall(r"\d+", text) for text in patients]
     alike = len({len(each) for each in fields}) == 1
-    columns = [column for column in zip(*fields, strict=True) if len(set(column)) > 1] if alike else []
+    columns = (
+        [column for column in zip(*fields, strict=True) if len(set(column)) > 1] if alike else []
+    )
     several = len(set(patients)) < len(set(names))
     if not several or not all(fields) or (alike and not columns):  # `yes_1` and `no_1` are classes
         return None
-    # `1_2_030`, visit 2 of patient 1: two numbers group the images differently. The first number is the patient.
-    one = alike and all(len(set(zip(column, patients, strict=True))) == len(set(column)) for column in columns)
+    # `1_2_030`, visit 2 of patient 1: two numbers group the images differently. The first number is
+    # the patient.
+    one = alike and all(
+        len(set(zip(column, patients, strict=True))) == len(set(column)) for column in columns
+    )
     if alike and not one:
         patients = list(columns[0])
     slices = all(map(SLICE.search, names))
@@ -104,7 +131,9 @@ def _stacks(patients: Sequence[str], numbers: Sequence[str]) -> dict[str, list[i
 
 
 def _shared_stacks(stacks: Mapping[str, Sequence[int]], least: int) -> bool:
-    """Whether there are at least `least` stacks, each of close numbers, and the ranges of all of them overlap."""
+    """Whether there are at least `least` stacks, each of close numbers, and the ranges of all of
+    them overlap.
+    """
     if len(stacks) < least or min(map(len, stacks.values())) < STACK:
         return False
     for stack in stacks.values():

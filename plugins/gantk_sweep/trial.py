@@ -1,4 +1,6 @@
-"""One trial of a sweep: a training in a Ray worker that reports each checkpoint and resumes exactly from one."""
+"""One trial of a sweep: a training in a Ray worker that reports each checkpoint and resumes exactly
+from one.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +25,32 @@ from gantk.runs.schemas import read, table
 from gantk_sweep import REPORTING
 
 WORST = 1e30  # the loss of a trial without a score
-TRIAL = "trial.json"  # in a trial's run folder: its name, its settings with their first step, and why it failed
+# in a trial's run folder: its name, its settings with their first step, and why it failed
+TRIAL = "trial.json"
 NOTED = table("trial", "values", trial=str, values=list[Any], error=str)
 LEFT_OUT = ("report.html", "metrics.json", "samples", "profile", ".*")
 
 
 def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Train one trial; called by Ray Tune with `config`, the settings drawn for it, and `asked`, those of the sweep.
+    """Train one trial; called by Ray Tune with `config`, the settings drawn for it, and `asked`,
+    those of the sweep.
 
-    A trial whose worker died resumes from its own newest checkpoint; a trial of a population that takes over another's
-    checkpoint, from a copy of it with new settings. A failed trial reports the reason.
+    A trial whose worker died resumes from its own newest checkpoint; a trial of a population that
+    takes over another's checkpoint, from a copy of it with new settings. A failed trial reports the
+    reason.
     """
     from ray import tune
 
     os.chdir(asked["here"])
     os.environ |= ALONE
-    trial = Path(asked["folder"]) / "trials" / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
+    trial = (
+        Path(asked["folder"])
+        / "trials"
+        / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
+    )
     options = {"device": asked["device"], "say": lambda line: None}
-    for _ in range(600):  # up to a minute, until an earlier worker of this trial has released its run folder
+    # up to a minute, until an earlier worker of this trial has released its run folder
+    for _ in range(600):
         with suppress(UserError), held(trial):
             break
         time.sleep(0.1)
@@ -54,7 +64,9 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
         report.note(config)
         if steps_saved(trial / "checkpoints"):
-            Run(trial).write_recipe(resolved(checked_recipe(asked["recipe"], None, config, None)[1]))
+            Run(trial).write_recipe(
+                resolved(checked_recipe(asked["recipe"], None, config, None)[1])
+            )
             resume(trial, **options)
         else:
             run(asked["recipe"], set=config, out=trial, **options)
@@ -69,18 +81,25 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
 
 
 class Reporter:
-    """Reports a trial's newest checkpoint with its score to Ray Tune, once; called at each log point and at the end."""
+    """Reports a trial's newest checkpoint with its score to Ray Tune, once; called at each log
+    point and at the end.
+    """
 
     def __init__(self, run: Path, score: str | None):
         self.run, self.score, self.reported = run, score, 0
 
     def note(self, config: dict[str, Any], error: str | None = None) -> None:
-        """Write trial.json: the trial's name, its settings with the step from which they hold, and why it failed."""
+        """Write trial.json: the trial's name, its settings with the step from which they hold, and
+        why it failed.
+        """
         self.run.mkdir(parents=True, exist_ok=True)
         known = read(self.run / TRIAL, NOTED).get("values", [])
         if not known or known[-1][1] != config:
             known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
-        write_file(self.run / TRIAL, json.dumps({"trial": self.run.name, "values": known, "error": error}).encode())
+        write_file(
+            self.run / TRIAL,
+            json.dumps({"trial": self.run.name, "values": known, "error": error}).encode(),
+        )
 
     def __call__(self, done: bool = False) -> None:
         from ray import tune
@@ -92,22 +111,38 @@ class Reporter:
         others = {*saved} - {step, read(self.run / "best.json")["step"]}
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
-        found = {"loss": WORST if score is None else -score if higher else score, "score": score, "step": step}
+        found = {
+            "loss": WORST if score is None else -score if higher else score,
+            "score": score,
+            "step": step,
+        }
         with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
-            left_out = shutil.ignore_patterns(*LEFT_OUT, *(path_of(self.run, other).name for other in others))
-            folder = shutil.copytree(self.run, Path(made) / "run", copy_function=os.link, ignore=left_out)
+            left_out = shutil.ignore_patterns(
+                *LEFT_OUT, *(path_of(self.run, other).name for other in others)
+            )
+            folder = shutil.copytree(
+                self.run, Path(made) / "run", copy_function=os.link, ignore=left_out
+            )
             tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
-    """Returns what is scored, whether higher is better, and step -> score, from best.json or of `metric`."""
+    """Returns what is scored, whether higher is better, and step -> score, from best.json or of
+    `metric`.
+    """
     if metric is None:
         chosen = read(run / "best.json")
-        scored = {row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None}
+        scored = {
+            row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None
+        }
         return chosen["rule"], chosen["higher_is_better"], scored
     found: dict[int, float] = {}
     for line in Run(run).read_log():
-        ways = [scores[metric] for scores in line.get("validation", {}).values() if scores.get(metric) is not None]
+        ways = [
+            scores[metric]
+            for scores in line.get("validation", {}).values()
+            if scores.get(metric) is not None
+        ]
         if ways:
             found[line["step"]] = sum(ways) / len(ways)
     higher = bool(registry().get("metric", metric).load().higher_is_better)

@@ -1,4 +1,6 @@
-"""Metrics and a baseline that train small networks in seconds, to measure what generated images are good for."""
+"""Metrics and a baseline that train small networks in seconds, to measure what generated images are
+good for.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""Counts lesions that a translation removes (in the input only) and lesions that it invents (in the output only)."""
+"""Counts lesions that a translation removes (in the input only) and lesions that it invents (in the
+output only).
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,25 @@ from gantk.metrics.sets import ImageGroup, Score, chosen
 from gantk.plugin.spec import Count, Seed
 from gantk_tasks.segmentation import SIDE, Segmenter
 
-MISSED = 0.5  # share of real lesions; above it there is a warning, because the segmenter misses too many
-BLIND = "the segmenter misses {:.0%} of the lesions of real images: give it more steps, or a segmenter of your own"
+# share of real lesions; above it there is a warning, because the segmenter misses too many
+MISSED = 0.5
+BLIND = (
+    "the segmenter misses {:.0%} of the lesions of real images: give it more steps, or a segmenter"
+    " of your own"
+)
 NAMES = ("inventory_vanished", "inventory_invented")
 
 
 @dataclass(eq=False)
 class Inventory:
-    """Lesions that a translation loses or invents, counted by connected components: two scores, 0 best.
+    """Lesions that a translation loses or invents, counted by connected components: two scores, 0
+    best.
 
-    `inventory_vanished`: the share of the input's lesions that the output does not show; `inventory_invented`: the
-    number of lesions per output image that the input does not show. A segmenter is trained on real training images
-    and their masks and finds the output's lesions; the input's are its mask. Your own `segmenter` segments both.
-    In the details, `real`: the scores of the target's real images, the best that a translation can reach.
+    `inventory_vanished`: the share of the input's lesions that the output does not show;
+    `inventory_invented`: the number of lesions per output image that the input does not show. A
+    segmenter is trained on real training images and their masks and finds the output's lesions; the
+    input's are its mask. Your own `segmenter` segments both. In the details, `real`: the scores of
+    the target's real images, the best that a translation can reach.
     """
 
     data_range: float
@@ -35,7 +43,8 @@ class Inventory:
     _: KW_ONLY
     steps: Count = 200  # training steps of the segmenter, of 8 images (2 volumes)
     least: Count = 4  # fewest pixels of a component that is counted
-    segmenter: str | None = None  # "package.module:function", images (N, C, *size) from 0 to 1 -> masks (N, 1, *size)
+    # "package.module:function", images (N, C, *size) from 0 to 1 -> masks (N, 1, *size)
+    segmenter: str | None = None
     seed: Seed = 0  # of the segmenter's weights and of the order of its batches
 
     sets, needs_masks, baselines = True, True, False
@@ -47,7 +56,9 @@ class Inventory:
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.masks is None:
-            raise UserError("no made image belongs to an input with a lesion mask", where="evaluate.metrics")
+            raise UserError(
+                "no made image belongs to an input with a lesion mask", where="evaluate.metrics"
+            )
         known = fake.masks.flatten(1).isfinite().all(1)
         find, fakes = self._segmenter(train), chosen(fake, known)
         inputs = fake.inputs[known.cpu()] if fake.inputs is not None else None
@@ -58,11 +69,19 @@ class Inventory:
             drawn = chosen(test, test.masks.flatten(1).isfinite().all(1))
             real = rates(inventory(drawn.masks > 0, find(drawn.images) > 0, self.least))
         how = f"{self.definition}/n={len(fakes)}/lesions={int(rows[:, 0].sum())}"
-        values = [np.where(rows[:, 0] > 0, rows[:, 1] / np.maximum(rows[:, 0], 1), np.nan), rows[:, 3]]
+        values = [
+            np.where(rows[:, 0] > 0, rows[:, 1] / np.maximum(rows[:, 0], 1), np.nan),
+            rows[:, 3],
+        ]
         estimates = [estimate(each, fakes.patients) for each in values]
-        blind = {"warning": BLIND.format(real[0])} if real[0] is not None and real[0] > MISSED else {}
+        blind = (
+            {"warning": BLIND.format(real[0])} if real[0] is not None and real[0] > MISSED else {}
+        )
         about = zip(NAMES, estimates, real, strict=True)
-        return {name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind) for name, one, same in about}
+        return {
+            name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind)
+            for name, one, same in about
+        }
 
     def _segmenter(self, train: ImageGroup) -> Callable[[Tensor], Tensor]:
         if self.segmenter:
@@ -71,7 +90,9 @@ class Inventory:
                 given = getattr(import_module(module), name)
             except (ImportError, AttributeError, ValueError) as error:
                 what = f"there is no segmenter '{self.segmenter}': {error}"
-                raise UserError(what, where="evaluate.metrics", allowed="package.module:function") from error
+                raise UserError(
+                    what, where="evaluate.metrics", allowed="package.module:function"
+                ) from error
             return lambda images: given(images / self.data_range)
         learn = chosen(train, train.masks.flatten(1).isfinite().all(1))
         judge = Segmenter(self.dims, self.steps, SIDE[self.dims], self.seed, self.data_range)
@@ -84,15 +105,20 @@ def rates(rows: np.ndarray) -> tuple[float, float]:
 
 
 def inventory(before: Tensor, after: Tensor, least: int = 1) -> np.ndarray:
-    """Compare the components of two masks (N, 1, *size); returns (N, 4): before, vanished, after, invented.
+    """Compare the components of two masks (N, 1, *size); returns (N, 4): before, vanished, after,
+    invented.
 
-    A component has vanished, or is invented, if no pixel of it is in the other mask; those below `least` do not count.
+    A component has vanished, or is invented, if no pixel of it is in the other mask; those below
+    `least` do not count.
     """
     from scipy.ndimage import label
 
     def alone(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
         parts, _ = label(mask)
-        sizes, shared = np.bincount(parts.ravel()), np.bincount(parts[other].ravel(), minlength=parts.max() + 1)
+        sizes, shared = (
+            np.bincount(parts.ravel()),
+            np.bincount(parts[other].ravel(), minlength=parts.max() + 1),
+        )
         counted = sizes[1:] >= least
         return int(counted.sum()), int((counted & (shared[1:] == 0)).sum())
 

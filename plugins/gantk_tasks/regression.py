@@ -19,11 +19,12 @@ PASS = 2**20  # most positions of a batch at inference
 class Regression:
     """The strongest simple baseline: L1 regression on pairs, without a discriminator.
 
-    A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes) of (source, target), each
-    (C, *size), mirrored at random, to minimise the mean absolute error (Isola et al., 2017, table 1, "L1"): hard to
-    beat in PSNR, but smooth. About 0.1 s per step at 96 x 96 on one core. Outputs are clipped to `low` and `high`, the
-    network intensities of black and white. NaN (a contrast that a patient lacks) counts as black in a source and is
-    left out of the loss in a target. The same seed on the same machine gives the same images.
+    A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes) of
+    (source, target), each (C, *size), mirrored at random, to minimise the mean absolute error
+    (Isola et al., 2017, table 1, "L1"): hard to beat in PSNR, but smooth. About 0.1 s per step at
+    96 x 96 on one core. Outputs are clipped to `low` and `high`, the network intensities of black
+    and white. NaN (a contrast that a patient lacks) counts as black in a source and is left out of
+    the loss in a target. The same seed on the same machine gives the same images.
     """
 
     def __init__(
@@ -46,19 +47,27 @@ class Regression:
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             chosen = torch.randint(len(pairs), (BATCH[dims],), generator=generator).tolist()
-            source, target = (torch.stack(images) for images in zip(*(pairs[i] for i in chosen), strict=True))
+            source, target = (
+                torch.stack(images) for images in zip(*(pairs[i] for i in chosen), strict=True)
+            )
             source, target = mirrored([source, target], generator)
             target = runtime.place(self._scaled(target), dims)
             with runtime.autocast():
                 output, known = network(self._seen(source)), target.isfinite()
-                return ((output.float() - target.nan_to_num()).abs() * known).sum() / known.sum().clamp_min(1)
+                return (
+                    (output.float() - target.nan_to_num()).abs() * known
+                ).sum() / known.sum().clamp_min(1)
 
         channels = [image.shape[0] for image in pairs[0]]
-        self.network = trained(lambda: runtime.place(SmallUNet(*channels, dims, sizes[0]), dims), loss, steps, seed)
+        self.network = trained(
+            lambda: runtime.place(SmallUNet(*channels, dims, sizes[0]), dims), loss, steps, seed
+        )
 
     @torch.no_grad()
     def __call__(self, sources: Tensor) -> Tensor:
-        """Translate (N, C, *size) to (N, C', *size), float32, on the sources' device, each image independently."""
+        """Translate (N, C, *size) to (N, C', *size), float32, on the sources' device, each image
+        independently.
+        """
         made = []
         for part in sources.split(max(1, PASS // math.prod(sources.shape[2:]))):
             with self.runtime.autocast():

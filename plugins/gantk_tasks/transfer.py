@@ -1,4 +1,6 @@
-"""Measures whether translations look like their target domain (a tumour, for example) and keep the rest."""
+"""Measures whether translations look like their target domain (a tumour, for example) and keep the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,15 @@ EDGE = 2  # pixels by which a lesion's mask is dilated, to include its edge
 
 @dataclass(eq=False, kw_only=True)
 class Transfer(Judge):
-    """Share of translations that a classifier assigns to their target domain, and their similarity to the inputs.
+    """Share of translations that a classifier assigns to their target domain, and their similarity
+    to the inputs.
 
-    The classifier of the two domains is trained on real training images of other patients. "transfer" is the
-    share of the translations that it assigns to the target domain, with Wilson's 95 % interval; in the details are the
-    shares of the inputs (before), and of held-out real images of the target domain (the ceiling).
-    "transfer_ssim" is the mean SSIM of translations and their inputs, outside lesions where there are masks,
-    else over the whole image. For domains that are classes, one image each.
+    The classifier of the two domains is trained on real training images of other patients.
+    "transfer" is the share of the translations that it assigns to the target domain, with Wilson's
+    95 % interval; in the details are the shares of the inputs (before), and of held-out real images
+    of the target domain (the ceiling). "transfer_ssim" is the mean SSIM of translations and their
+    inputs, outside lesions where there are masks, else over the whole image. For domains that are
+    classes, one image each.
     """
 
     steps: Count = 300  # steps of 16 images; on one core 0.05 s each, resnet18 0.3 s
@@ -37,17 +41,28 @@ class Transfer(Judge):
     baselines, uses_masks, name = False, True, "transfer"
 
     def expect_data(self, data: Data) -> None:
-        """Set the data that the classifier is trained on; UserError where a domain has too few training images."""
-        counts = [sum(record.domain == letter for record in data.splits["train"]) for letter in ("a", "b")]
+        """Set the data that the classifier is trained on; UserError where a domain has too few
+        training images.
+        """
+        counts = [
+            sum(record.domain == letter for record in data.splits["train"]) for letter in ("a", "b")
+        ]
         if min(counts) < 2:
-            what = f"the metric '{self.name}' learns to tell two domains apart from {counts[0]} and {counts[1]} images"
-            raise UserError(what, where="evaluate.metrics", allowed="2 or more of each", remedy="leave it out")
+            what = (
+                f"the metric '{self.name}' learns to tell two domains apart from {counts[0]} and"
+                f" {counts[1]} images"
+            )
+            raise UserError(
+                what, where="evaluate.metrics", allowed="2 or more of each", remedy="leave it out"
+            )
         self.data = data
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.inputs is None:
             what = "judges translations, and these images are made from noise"
-            raise UserError(f"the metric '{self.name}' {what}", where="evaluate.metrics", remedy="leave it out")
+            raise UserError(
+                f"the metric '{self.name}' {what}", where="evaluate.metrics", remedy="leave it out"
+            )
         known, labels = self._known(fake.to, test, fake)
         asked = torch.cat([fake.images, fake.inputs, test.images])
         right = self.answers(known.images.to(asked.device), labels, 2, asked).argmax(1)
@@ -61,7 +76,9 @@ class Transfer(Judge):
         }
 
     def _known(self, to: str, *asked: ImageGroup) -> tuple[ImageGroup, Tensor]:
-        """Real training images of patients not in `asked`, and their labels: 1 for domain `to`, else 0."""
+        """Real training images of patients not in `asked`, and their labels: 1 for domain `to`,
+        else 0.
+        """
         images, names, labels = [], [], []
         for letter in ("a", "b"):
             records = [record for record in self.data.splits["train"] if record.domain == letter]
@@ -69,11 +86,19 @@ class Transfer(Judge):
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
             names += [record.subject for record in records]
             labels += [int(letter == to)] * len(records)
-        group, labels = ImageGroup(torch.stack(images) - self.data.range[0], names), torch.tensor(labels)
+        group, labels = (
+            ImageGroup(torch.stack(images) - self.data.range[0], names),
+            torch.tensor(labels),
+        )
         keep = torch.stack([strangers(group, other) for other in asked]).all(0)
         if len(labels[keep].unique()) < 2:
-            what = f"the metric '{self.name}' finds no patients to learn from beside those that it is asked about"
-            raise UserError(what, where="evaluate.metrics", remedy="give more patients, or leave it out")
+            what = (
+                f"the metric '{self.name}' finds no patients to learn from beside those that it is"
+                " asked about"
+            )
+            raise UserError(
+                what, where="evaluate.metrics", remedy="give more patients, or leave it out"
+            )
         kept = [name for name, use in zip(names, keep.tolist(), strict=True) if use]
         return ImageGroup(group.images[keep], kept), labels[keep]
 

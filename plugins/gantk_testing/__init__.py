@@ -1,4 +1,5 @@
-"""Contract tests for parts of gantk and of plugins: a subclass names a registered part, and pytest checks it.
+"""Contract tests for parts of gantk and of plugins: a subclass names a registered part, and pytest
+checks it.
 
     from gantk.testing import MethodContract
 
@@ -16,5 +17,11 @@ from gantk_testing.data import FormatContract, MetricContract, SourceContract  #
 from gantk_testing.methods import MethodContract  # noqa: E402
 from gantk_testing.parts import DiscriminatorContract, GeneratorContract, LossContract  # noqa: E402
 
-__all__ = ["DiscriminatorContract", "FormatContract", "GeneratorContract", "LossContract", "MethodContract"]
+__all__ = [
+    "DiscriminatorContract",
+    "FormatContract",
+    "GeneratorContract",
+    "LossContract",
+    "MethodContract",
+]
 __all__ += ["MetricContract", "SourceContract"]

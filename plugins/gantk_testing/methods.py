@@ -1,4 +1,6 @@
-"""Contract tests of methods: phases change only their own modules, resuming is exact, images have the right form."""
+"""Contract tests of methods: phases change only their own modules, resuming is exact, images have
+the right form.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ BATCH = 2
 class MethodContract(Contract):
     """Tests of a method. A subclass names it: `method = "mygan"`; everything else has a default.
 
-    gantk's own networks among the method's defaults are made small; `options` adds to the defaults or overrides them.
+    gantk's own networks among the method's defaults are made small; `options` adds to the defaults
+    or overrides them.
     """
 
     method: ClassVar[str]
@@ -33,28 +36,54 @@ class MethodContract(Contract):
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
     classes: ClassVar[tuple[str, ...]] = ()  # classes of the images, for methods that use labels
     microbatches: ClassVar[bool] = True  # False if a loss is of the batch as a whole
-    captures: ClassVar[bool] = True  # False if a step reads values from the device: no CUDA graph can capture it
-    exports: ClassVar[bool] = True  # False if translating does more than run networks, such as an optimisation
+    # False if a step reads values from the device: no CUDA graph can capture it
+    captures: ClassVar[bool] = True
+    # False if translating does more than run networks, such as an optimisation
+    exports: ClassVar[bool] = True
 
     def build(self, dims: int, seed: int = 0, pool: int = POOL) -> Method:
-        """Build the method with weights drawn from `seed`; its image pools, if any, have the capacity `pool`."""
+        """Build the method with weights drawn from `seed`; its image pools, if any, have the
+        capacity `pool`.
+        """
         torch.manual_seed(seed)
         part = small_part("method", self.method, self.options, pool)
-        return part(Geometry(dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes))
+        return part(
+            Geometry(
+                dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes
+            )
+        )
 
     def engine(
-        self, method: Method, *, precision: str = "fp32", microbatch: int | None = None, rule=adam, steps: int = 4,
-        schedule=Constant, graph=None,
-    ) -> Engine:  # fmt: skip
+        self,
+        method: Method,
+        *,
+        precision: str = "fp32",
+        microbatch: int | None = None,
+        rule=adam,
+        steps: int = 4,
+        schedule=Constant,
+        graph=None,
+    ) -> Engine:
         """An engine for a few steps with a moving average; `rule` builds its optimizers."""
         runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
         runtime.place(method, method.geometry.dims)
-        return Engine(method, train_table(rule, schedule=schedule, microbatch=microbatch), steps, runtime, graph)
+        return Engine(
+            method,
+            train_table(rule, schedule=schedule, microbatch=microbatch),
+            steps,
+            runtime,
+            graph,
+        )
 
-    def batch_at(self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH) -> Batch:
+    def batch_at(
+        self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH
+    ) -> Batch:
         """A batch of `count` images, the same for the same step."""
         size = size or method.geometry.size
-        images = (random_images(count, self.channels, size, seed=100 * step + k) for k in range(len(method.reads)))
+        images = (
+            random_images(count, self.channels, size, seed=100 * step + k)
+            for k in range(len(method.reads))
+        )
         batch = Batch(zip(method.reads, images, strict=True))
         if self.classes:
             batch["label"] = torch.arange(count) % len(self.classes)
@@ -80,7 +109,9 @@ class MethodContract(Contract):
         method = self.build(d)
         steps = max(2, len(method.stages(1000)))  # two, and one of every stage
         engine = self.engine(method, precision=precision, steps=steps)
-        for _, _, losses in engine.fit(lambda step, stage: self.batch_at(method, step, stage.size, count)):
+        for _, _, losses in engine.fit(
+            lambda step, stage: self.batch_at(method, step, stage.size, count)
+        ):
             assert losses
             for name, loss in losses.items():
                 assert loss.shape == (), f"'{name}' is not one number"
@@ -93,7 +124,9 @@ class MethodContract(Contract):
         for to in method.directions() if self.exports else []:
             program = torch.export.export(_Translation(method, to), (image,))
             with torch.no_grad():
-                torch.testing.assert_close(program.module()(image), method.translate(image, to), rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(
+                    program.module()(image), method.translate(image, to), rtol=1e-3, atol=1e-4
+                )
 
     def test_each_phase_moves_its_own_modules_only(self, d):
         method = self.build(d)
@@ -101,22 +134,31 @@ class MethodContract(Contract):
         engine, batch = self.engine(method), self.batch_at(method, 0, stage.size)
         method.begin(stage, batch)
         for phase in method.phases():
-            before = {name: parameter.detach().clone() for name, parameter in method.named_parameters()}
+            before = {
+                name: parameter.detach().clone() for name, parameter in method.named_parameters()
+            }
             engine.phases = [phase]
             engine.train_step(batch)
             own = {id(p) for module in phase.updates for p in module.parameters()}
-            moved = {name: p for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+            moved = {
+                name: p for name, p in method.named_parameters() if not torch.equal(p, before[name])
+            }
             strangers = sorted(name for name, p in moved.items() if id(p) not in own)
-            assert not strangers, f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
+            assert not strangers, (
+                f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
+            )
             assert moved, f"the phase '{phase.name}' moved nothing"
 
     def test_a_recorded_step_is_the_step(self, monkeypatch):
-        """A step recorded once and replayed, as a CUDA graph is, trains to the same weights, to the bit."""
+        """A step recorded once and replayed, as a CUDA graph is, trains to the same weights, to the
+        bit.
+        """
         d = min(self.dims)  # recording does not depend on the dimensions
         if not self.captures:
             pytest.skip("asks the device for values")
         monkeypatch.setattr("gantk_cuda_graph.capture.WARM_UP", 1)
-        steps = max(12, 6 * len(self.build(d).stages(1000)))  # every kind of step runs at least three times
+        # every kind of step runs at least three times
+        steps = max(12, 6 * len(self.build(d).stages(1000)))
         plain = self.engine(self.build(d), steps=steps, schedule=Linear)
         replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
         if replayed.capture.obstacle is not None:
@@ -132,14 +174,17 @@ class MethodContract(Contract):
         self.train(whole, until=4)
         self.train(half, until=2)
         path = checkpoint.save(tmp_path, half.step, _weights(half), half.state_dict(), {})
-        resumed = self.engine(self.build(d, seed=1))  # other weights: all must come from the checkpoint
+        # other weights: all must come from the checkpoint
+        resumed = self.engine(self.build(d, seed=1))
         torch.rand(7)  # and another state of the random numbers
         live, average = split_weights(checkpoint.load_weights(path))
         checkpoint.load_into(resumed.method, live, str(path))
         resumed.load_state_dict(checkpoint.load_state(path), average)
         self.train(resumed, until=4)
         _assert_equal(_weights(resumed), _weights(whole))
-        for found, expected in zip(self._products(resumed.method), self._products(whole.method), strict=True):
+        for found, expected in zip(
+            self._products(resumed.method), self._products(whole.method), strict=True
+        ):
             assert torch.equal(found, expected)  # outputs too: no state is outside the checkpoint
 
     def test_images_have_the_right_shape_and_range(self, d):
@@ -156,7 +201,9 @@ class MethodContract(Contract):
         with torch.no_grad():
             for to in method.directions():
                 singles = torch.cat([method.translate(image, to) for image in images.split(1)])
-                torch.testing.assert_close(method.translate(images, to), singles, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(
+                    method.translate(images, to), singles, rtol=1e-3, atol=1e-4
+                )
 
     def test_a_seed_gives_the_same_samples_again(self, d):
         method = self.build(d).eval()
@@ -168,7 +215,8 @@ class MethodContract(Contract):
         assert not torch.equal(first, other)
 
     def test_microbatches_give_the_same_step(self, d):
-        whole, parts = (self.build(d, pool=0) for _ in range(2))  # without pools: their output depends on the order
+        # without pools: their output depends on the order
+        whole, parts = (self.build(d, pool=0) for _ in range(2))
         if not self.microbatches or not batch_independent(whole):
             pytest.skip("mixes the images of a batch")
         engine = self.engine(whole, rule=sgd)
@@ -180,7 +228,9 @@ class MethodContract(Contract):
         self.train(self.engine(parts, rule=sgd, microbatch=1), until=1)
         for name, tensor in parts.state_dict().items():
             expected = whole.state_dict()[name]
-            torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                tensor, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
     def _products(self, method: Method) -> list[Tensor]:
         """The method's outputs: the translations of every direction, or samples."""
@@ -205,11 +255,20 @@ class _Translation(torch.nn.Module):
 def _weights(engine: Engine) -> dict[str, Tensor]:
     """The weights and their moving average, with the names of a checkpoint."""
     parts = {"model": engine.method} | ({} if engine.ema is None else {"ema": engine.ema})
-    return {f"{part}.{name}": tensor for part, of in parts.items() for name, tensor in of.state_dict().items()}
+    return {
+        f"{part}.{name}": tensor
+        for part, of in parts.items()
+        for name, tensor in of.state_dict().items()
+    }
 
 
 def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
-    where = "what is remembered between steps has to be a buffer, self.register_buffer(name, tensor), changed in place"
-    assert not different, f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them: {where}"
+    where = (
+        "what is remembered between steps has to be a buffer, self.register_buffer(name, tensor),"
+        " changed in place"
+    )
+    assert not different, (
+        f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them: {where}"
+    )

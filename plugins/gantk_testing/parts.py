@@ -1,4 +1,6 @@
-"""Contract tests of generators, discriminators and losses: shapes, gradients, precision, independence of a batch."""
+"""Contract tests of generators, discriminators and losses: shapes, gradients, precision,
+independence of a batch.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ LAYOUT = """Some layer leaves channels-last. forward() should neither .reshape()
 
 @contextmanager
 def explained(words: str) -> Iterator[None]:
-    """Turn an exception inside the context into a test failure with these words and the exception's text."""
+    """Turn an exception inside the context into a test failure with these words and the exception's
+    text.
+    """
     try:
         yield
     except Exception as error:
@@ -70,7 +74,9 @@ class NetworkContract(Contract):
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 assert parameter.grad is not None, f"'{name}' takes no part in the output"
-                assert torch.isfinite(parameter.grad).all(), f"the gradient of '{name}' is not finite"
+                assert torch.isfinite(parameter.grad).all(), (
+                    f"the gradient of '{name}' is not finite"
+                )
 
     def test_an_image_influences_another_only_in_training_and_only_where_it_is_said(self, d):
         network = self.build(1, d)
@@ -89,7 +95,9 @@ class NetworkContract(Contract):
             output = network(self.images(2, 1, d))
         assert torch.isfinite(output.float()).all(), BF16
         output.float().square().mean().backward()
-        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad), BF16
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad), (
+            BF16
+        )
 
     def test_memory_format_does_not_change_the_result(self, d):
         network, images = self.build(2, d).eval(), self.images(2, 2, d)
@@ -111,7 +119,9 @@ class NetworkContract(Contract):
             with torch.no_grad(), explained(CHECK_SIZE.format(type(network).__name__, side)):
                 output = network(random_images(2, 1, (side,) * d))
                 if hasattr(self, "generator"):
-                    assert output.shape[2:] == (side,) * d, f"the output has sides of {tuple(output.shape[2:])}"
+                    assert output.shape[2:] == (side,) * d, (
+                        f"the output has sides of {tuple(output.shape[2:])}"
+                    )
 
     def test_its_state_dict_is_all_of_it(self, d):
         network, images = self.build(1, d).eval(), self.images(1, 1, d)
@@ -120,18 +130,25 @@ class NetworkContract(Contract):
         other.load_state_dict(network.state_dict())
         with torch.no_grad():
             same = torch.equal(other(images), network(images))
-        assert same, "state_dict() does not hold all: self.register_buffer(name, tensor) what __init__ draws or counts"
+        assert same, (
+            "state_dict() does not hold all: self.register_buffer(name, tensor) what __init__ draws"
+            " or counts"
+        )
 
 
 class GeneratorContract(NetworkContract):
-    """Tests of a generator: images (N, C_in, *size) to images (N, C_out, *size), for any channel counts."""
+    """Tests of a generator: images (N, C_in, *size) to images (N, C_out, *size), for any channel
+    counts.
+    """
 
     generator: ClassVar[str]
 
     def build(self, inputs: int, dims: int) -> nn.Module:
         return self.part("generator", self.generator)(inputs, inputs, dims)
 
-    @pytest.mark.parametrize("channels", [(1, 1), (1, 3), (4, 2)], ids=["gray", "gray-to-rgb", "4-to-2"])
+    @pytest.mark.parametrize(
+        "channels", [(1, 1), (1, 3), (4, 2)], ids=["gray", "gray-to-rgb", "4-to-2"]
+    )
     def test_shape_is_kept_and_channels_are_as_asked(self, d, channels):
         inputs, outputs = channels
         images = self.images(2, inputs, d)
@@ -164,7 +181,9 @@ class DiscriminatorContract(NetworkContract):
             for parameter in network.parameters():
                 parameter.mul_(10)  # a sigmoid or tanh would still limit the output to [-1, 1]
             largest = network(self.images(2, 1, d) * 100).abs().max()
-        assert largest > 1.001, "logits are raw: leave out the sigmoid or tanh at the end, the loss has its own"
+        assert largest > 1.001, (
+            "logits are raw: leave out the sigmoid or tanh at the end, the loss has its own"
+        )
 
     def test_gradient_penalties_reach_the_weights(self, d):
         network, images = self.build(1, d), self.images(2, 1, d).requires_grad_()
@@ -180,11 +199,14 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
         singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
     where = "in training" if network.training else "in evaluation, where none may"
     mixed = MIXED.format(type(network).__name__, where)
-    torch.testing.assert_close(whole, singles, rtol=1e-3, atol=1e-4, msg=lambda found: f"{mixed}\n{found}")
+    torch.testing.assert_close(
+        whole, singles, rtol=1e-3, atol=1e-4, msg=lambda found: f"{mixed}\n{found}"
+    )
 
 
 class LossContract(Contract):
-    """Tests of a loss of two images, or of an adversarial loss (one with `generator` and `discriminator`).
+    """Tests of a loss of two images, or of an adversarial loss (one with `generator` and
+    `discriminator`).
 
     Override `inputs`, which returns (output, target), for a loss of something other than images.
     """
@@ -196,12 +218,16 @@ class LossContract(Contract):
 
     def inputs(self, dims: int) -> tuple[Any, Any]:
         """An output and its target: two different batches of images."""
-        return random_images(2, 1, small_size(dims), seed=1), random_images(2, 1, small_size(dims), seed=2)
+        return random_images(2, 1, small_size(dims), seed=1), random_images(
+            2, 1, small_size(dims), seed=2
+        )
 
     def test_value_is_one_finite_float32_number(self, d):
         loss, (output, target) = self.part()(), self.inputs(d)
         for dtype in (torch.float32, torch.bfloat16):
-            for value in self._values(loss, _map(output, lambda t, dtype=dtype: t.to(dtype)), target):
+            for value in self._values(
+                loss, _map(output, lambda t, dtype=dtype: t.to(dtype)), target
+            ):
                 assert value.shape == ()
                 assert value.dtype == torch.float32, FLOAT32.format(value.dtype)
                 assert torch.isfinite(value)
@@ -224,7 +250,9 @@ class LossContract(Contract):
 
     @staticmethod
     def _values(loss: Any, output: Any, target: Any) -> list[Tensor]:
-        """The loss's value; for an adversarial loss the generator's and the discriminator's (`output`: fake logits)."""
+        """The loss's value; for an adversarial loss the generator's and the discriminator's
+        (`output`: fake logits).
+        """
         if hasattr(loss, "discriminator"):
             return [loss.generator(output), loss.discriminator(target, output)]
         return [loss(output, target)]

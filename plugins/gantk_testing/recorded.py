@@ -1,8 +1,9 @@
-"""Checks on a CPU whether a CUDA graph can capture a function: where the host waits, and which values are frozen.
+"""Checks on a CPU whether a CUDA graph can capture a function: where the host waits, and which
+values are frozen.
 
-A graph records operations and their memory, and runs them again. Values that Python computed while recording stay
-fixed, and operations that read a value from the device cannot be recorded at all. A CPU shows both: a dispatch mode of
-torch receives every operation, also those of the backward pass.
+A graph records operations and their memory, and runs them again. Values that Python computed while
+recording stay fixed, and operations that read a value from the device cannot be recorded at all. A
+CPU shows both: a dispatch mode of torch receives every operation, also those of the backward pass.
 """
 
 from __future__ import annotations
@@ -20,16 +21,29 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 VALUES = {aten._local_scalar_dense, aten.is_nonzero, aten.equal}
-SHAPES = {aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount}
+SHAPES = {
+    aten.nonzero,
+    aten.masked_select,
+    aten._unique2,
+    aten.unique_dim,
+    aten.unique_consecutive,
+    aten.bincount,
+}
 # Methods that bypass the dispatcher if the tensor is on the host.
-METHODS = {Tensor.tolist: "tolist", Tensor.numpy: "numpy", Tensor.cpu: "cpu", Tensor.__array__: "numpy"}
+METHODS = {
+    Tensor.tolist: "tolist",
+    Tensor.numpy: "numpy",
+    Tensor.cpu: "cpu",
+    Tensor.__array__: "numpy",
+}
 
 
 def host_reads(function: Callable[[], Any]) -> list[str]:
-    """List the places where `function()` reads from the device or copies to it; [] if a graph can capture it.
+    """List the places where `function()` reads from the device or copies to it; [] if a graph can
+    capture it.
 
-    Indexing with a mask counts too (`nonzero`). Python numbers do not: they become kernel arguments, and `Recording`
-    shows where this freezes a value that should change.
+    Indexing with a mask counts too (`nonzero`). Python numbers do not: they become kernel
+    arguments, and `Recording` shows where this freezes a value that should change.
     """
     found: list[str] = []
     with _Operations(found.append), _Methods(found.append):
@@ -38,14 +52,15 @@ def host_reads(function: Callable[[], Any]) -> list[str]:
 
 
 class Recording:
-    """Records one call of a function, operation by operation; `replay` runs these again on the same memory.
+    """Records one call of a function, operation by operation; `replay` runs these again on the same
+    memory.
 
         recording = Recording()
         losses = recording.record(lambda: engine.train_step(batch))
         recording.replay()   # `losses`, the weights and all buffers are now those of one more step
 
-    Random operations draw new numbers from torch's global generator, as in a replayed CUDA graph. Raises
-    RuntimeError where the function makes the host wait, because a capture would fail there.
+    Random operations draw new numbers from torch's global generator, as in a replayed CUDA graph.
+    Raises RuntimeError where the function makes the host wait, because a capture would fail there.
     """
 
     def record(self, function: Callable[[], Any]) -> Any:
@@ -69,7 +84,9 @@ class Recording:
 
 
 class _Operations(TorchDispatchMode):
-    """Appends all operations with their arguments and outputs to `calls`, and calls `tell` for each host read."""
+    """Appends all operations with their arguments and outputs to `calls`, and calls `tell` for each
+    host read.
+    """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__()
@@ -82,7 +99,9 @@ class _Operations(TorchDispatchMode):
             self.tell(f"{func.overloadpacket.__name__} {why}: {_place()}")
         out = func(*args, **kwargs)
         returns = func._schema.returns
-        view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        view = bool(returns) and all(
+            r.alias_info is not None and not r.alias_info.is_write for r in returns
+        )
         if not view:  # views share memory: no replay needed
             known = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
             self.calls.append((func, *known, [t.detach() for t in _tensors(out)]))
@@ -103,7 +122,9 @@ class _Methods(TorchFunctionMode):
 
 
 def _waits(packet: Any, args: tuple, kwargs: dict) -> str | None:
-    """Why an operation makes the host wait or copies a host number to the device; None where it does neither."""
+    """Why an operation makes the host wait or copies a host number to the device; None where it
+    does neither.
+    """
     if packet in VALUES:
         return "reads a value"
     if packet is aten.lift_fresh:
@@ -127,6 +148,8 @@ def _tensors(value: Any) -> list[Tensor]:
 def _place() -> str:
     """The innermost line of the stack outside torch: of gantk, a plugin or a test."""
     own, inside = Path(__file__).name, Path(torch.__file__).parent
-    frames = [frame for frame in traceback.extract_stack() if inside not in Path(frame.filename).parents]
+    frames = [
+        frame for frame in traceback.extract_stack() if inside not in Path(frame.filename).parents
+    ]
     frame = next(frame for frame in reversed(frames) if Path(frame.filename).name != own)
     return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"

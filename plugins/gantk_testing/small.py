@@ -27,7 +27,9 @@ POOL = 3  # value of an option called `pool`: small enough to overflow within fo
 
 
 def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) -> Part:
-    """The registered part with `options`; networks and the image pool among its defaults are made small."""
+    """The registered part with `options`; networks and the image pool among its defaults are made
+    small.
+    """
     shrunk = {}
     for key, field in options_model(registry().get(kind, name).load()).model_fields.items():
         if any(isinstance(mark, Kind) for mark in field.metadata) and field.default in SMALL:
@@ -43,12 +45,18 @@ def small_size(dims: int) -> tuple[int, ...]:
 
 
 def train_table(rule: Callable[..., Any], **changes: Any) -> TrainTable:
-    """A recipe's [train] table for an engine, with `rule` (parameters -> Optimizer) at a constant rate."""
-    return TrainTable().model_copy(update={"optimizer": rule, "schedule": Constant, "ema": 0.9} | changes)
+    """A recipe's [train] table for an engine, with `rule` (parameters -> Optimizer) at a constant
+    rate.
+    """
+    return TrainTable().model_copy(
+        update={"optimizer": rule, "schedule": Constant, "ema": 0.9} | changes
+    )
 
 
 def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> Tensor:
-    """Random (count, channels, *size), uniform in [-1, 1], from `seed`; torch's global generator is not used."""
+    """Random (count, channels, *size), uniform in [-1, 1], from `seed`; torch's global generator is
+    not used.
+    """
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, channels, *size, generator=generator) * 2 - 1
 
@@ -58,7 +66,8 @@ class Contract:
 
     options: ClassVar[dict[str, Any] | None] = {}  # of the part, as in a recipe
     dims: ClassVar[tuple[int, ...]] = (2, 3)  # dimensions that the part supports
-    sizes: ClassVar[dict[int, tuple[int, ...]]] = {}  # image size by dimension; else 32 x 32 and 16 x 16 x 16
+    # image size by dimension; else 32 x 32 and 16 x 16 x 16
+    sizes: ClassVar[dict[int, tuple[int, ...]]] = {}
 
     @pytest.fixture(params=[2, 3], ids=["2d", "3d"], name="d")
     def _dims(self, request: pytest.FixtureRequest) -> int:

@@ -1,4 +1,6 @@
-"""Trackers: write a training's curves, samples, scores and report to TensorBoard, Weights & Biases or MLflow."""
+"""Trackers: write a training's curves, samples, scores and report to TensorBoard, Weights & Biases
+or MLflow.
+"""
 
 import importlib.util
 
@@ -20,8 +22,12 @@ def gantk_check(model) -> None:
     """Refuse a tracker whose library is not installed, before the training starts."""
     for part in model.track:
         if part.name in TRACKERS and importlib.util.find_spec(part.name) is None:
-            what = f"the tracker '{part.name}' needs the package {part.name}, which is not installed"
-            remedy = f'install it: pip install {part.name}, or all trackers: pip install "gantk[track]"'
+            what = (
+                f"the tracker '{part.name}' needs the package {part.name}, which is not installed"
+            )
+            remedy = (
+                f'install it: pip install {part.name}, or all trackers: pip install "gantk[track]"'
+            )
             raise UserError(what, where="track", remedy=remedy)
 
 

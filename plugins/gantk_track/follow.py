@@ -1,4 +1,6 @@
-"""Sends a run folder's content to a tracker, every entry once and in order, also over several resumed trainings."""
+"""Sends a run folder's content to a tracker, every entry once and in order, also over several
+resumed trainings.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from gantk.plugin.spec import bind
 from gantk.runs.schemas import Step, inside, read, table
 from gantk.terminal import say
 
-FILE = "track.json"  # in the run folder: the last step sent to each tracker, and the tracker's id of the run
+# in the run folder: the last step sent to each tracker, and the tracker's id of the run
+FILE = "track.json"
 KEPT = RootModel[dict[str, table(brought=dict[str, Step], killed=dict[str, Step])]]
 _open: dict[Path, list[Follower]] = {}
 
@@ -23,36 +26,50 @@ _open: dict[Path, list[Follower]] = {}
 def followers(run: Path, leaving: bool = False) -> list[Follower]:
     """The followers of a run, opened at the first call; `leaving` removes them from the cache."""
     if run not in _open:
-        _open[run] = [Follower(run, bind("tracker", one)) for one in RunFolder(run).recipe().tables.get("track", [])]
+        _open[run] = [
+            Follower(run, bind("tracker", one))
+            for one in RunFolder(run).recipe().tables.get("track", [])
+        ]
     return _open.pop(run) if leaving else _open[run]
 
 
 class Follower:
     """Sends one run to one tracker.
 
-    A resumed training repeats the steps after its checkpoint, to the bit; entries that were sent before are not sent
-    again. A tracker that fails is not called again, after a warning, and catches up at the next resume.
+    A resumed training repeats the steps after its checkpoint, to the bit; entries that were sent
+    before are not sent again. A tracker that fails is not called again, after a warning, and
+    catches up at the next resume.
     """
 
     def __init__(self, run: Path, part: Part):
         self.run, self.part, self.last = RunFolder(run), part, -1
         self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
         self.state: dict[str, Any] = read(run / FILE, KEPT).get(part.name, {})
-        # The last step sent of each kind; after a kill, of the process before it, if the tracker buffers in memory.
-        self.brought = self.state["brought"] = self.state.pop("killed", self.state.get("brought", {}))
+        # The last step sent of each kind; after a kill, of the process before it, if the tracker
+        # buffers in memory.
+        self.brought = self.state["brought"] = self.state.pop(
+            "killed", self.state.get("brought", {})
+        )
         self.tracker = self.failed = None
 
     def bring(self, ending: bool) -> None:
-        """Send everything new up to the last log point; `ending`: also the rest, the scores and the report."""
+        """Send everything new up to the last log point; `ending`: also the rest, the scores and the
+        report.
+        """
         try:
             if not self.failed:
                 self._bring(ending)
         except (Exception, SystemExit) as error:  # no error of a tracker may stop a training
             self.failed = told(error)
-            say(f"warning  {self.part.name} does not follow this training any further: {self.failed}")
+            say(
+                f"warning  {self.part.name} does not follow this training any further:"
+                f" {self.failed}"
+            )
 
     def _bring(self, ending: bool) -> None:
-        self.tracker = self.tracker or self.part(self.run.path, self.run.recipe().tables, self.state)
+        self.tracker = self.tracker or self.part(
+            self.run.path, self.run.recipe().tables, self.state
+        )
         for line in map(json.loads, self.log):
             if line["step"] > self.last:  # now all pictures of the step before are written
                 self._bring_samples()
@@ -66,7 +83,11 @@ class Follower:
         finished = metrics and report.is_file() and metrics["step"] <= self.last
         if finished:
             found = flat({"scores": metrics["metrics"], "baselines": metrics["baselines"]})
-            ends = {name.removesuffix("/value"): value for name, value in found if name.endswith("/value")}
+            ends = {
+                name.removesuffix("/value"): value
+                for name, value in found
+                if name.endswith("/value")
+            }
             self._put("scores", self.last, ends)  # "scores/a_to_b/psnr"
         self.tracker.end(self.last, report if finished else None)
         self._remember()
@@ -77,8 +98,15 @@ class Follower:
         for step in read(folder / "index.json").get("steps", []):
             if step <= self.last:
                 pictures = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
-                pictures |= {f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")}  # input, truth
-                self._put("samples", step, {name: p for name, p in pictures.items() if inside(self.run.path, p)})
+                # input, truth
+                pictures |= {
+                    f"samples/{p.stem}/{p.parent.name}": p for p in folder.glob("[it]*/*.png")
+                }
+                self._put(
+                    "samples",
+                    step,
+                    {name: p for name, p in pictures.items() if inside(self.run.path, p)},
+                )
 
     def _put(self, kind: str, step: int, values: dict[str, float | Path]) -> None:
         if values and step > self.brought.get(kind, -1):
@@ -92,9 +120,13 @@ class Follower:
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The numbers of a log line by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
-    numbers = {kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line}
+    numbers = {
+        kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line
+    }
     if "losses" in line:
-        numbers["losses"] |= {f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")}
+        numbers["losses"] |= {
+            f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")
+        }
     if line.get("selection", {}).get("score") is not None:
         numbers["selection"] = {"selection/score": line["selection"]["score"]}
     return numbers
@@ -104,4 +136,8 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (name, value) of nested tables, without None: ("losses/generators/cycle_a", 1.2)."""
     for key, value in table.items():
         if value is not None:
-            yield from flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+            yield from (
+                flat(value, f"{prefix}{key}/")
+                if isinstance(value, dict)
+                else [(prefix + key, value)]
+            )

@@ -1,4 +1,6 @@
-"""`gantk doctor` and `gantk run RECIPE --try` as a gantk plugin: the machine's state, a training's memory and time."""
+"""`gantk doctor` and `gantk run RECIPE --try` as a gantk plugin: the machine's state, a training's
+memory and time.
+"""
 
 import sys
 
@@ -16,7 +18,10 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     from gantk_trial.trial import predict
 
     options["set"] = [*options["set"], *([f'train.precision="{precision}"'] if precision else [])]
-    found = predict(recipe, **{name: options[name] for name in ("data", "set", "profile", "device") if name in options})
+    found = predict(
+        recipe,
+        **{name: options[name] for name in ("data", "set", "profile", "device") if name in options},
+    )
     for line in found.lines():
         line_printer(json_file)(line)
     write_json(json_file, asdict(found))
@@ -24,13 +29,17 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
 
 
 @click.command("doctor")
-@click.option("--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does.")
+@click.option(
+    "--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does."
+)
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 @click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
 @json_option("Write what the trial found as JSON too")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
 def examine(recipe, **options) -> None:
-    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE would take."""
+    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE
+    would take.
+    """
     from rich.markup import escape
 
     from gantk.terminal import console, table
@@ -39,10 +48,16 @@ def examine(recipe, **options) -> None:
     if recipe:
         try_recipe(recipe, **options)
     if any(options.values()):
-        raise click.UsageError("--set, --profile, --device and --json say how a --recipe is to be tried")
+        raise click.UsageError(
+            "--set, --profile, --device and --json say how a --recipe is to be tried"
+        )
     found = list(findings())
-    states = [f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found]
-    console().print(table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)]))
+    states = [
+        f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found
+    ]
+    console().print(
+        table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)])
+    )
     sys.exit(1 if any(problem for _, _, problem in found) else 0)
 
 

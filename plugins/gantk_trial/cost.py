@@ -1,4 +1,6 @@
-"""Computes a lower bound of a training's memory beforehand, by building its networks from tensors without storage."""
+"""Computes a lower bound of a training's memory beforehand, by building its networks from tensors
+without storage.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,26 @@ if TYPE_CHECKING:
 
 LARGE = 2**20  # bytes: tensors above this size are built on the device "meta"
 MAKING = ("empty", "zeros", "ones", "rand", "randn")
-DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_")
+DRAWING = (
+    "normal_",
+    "uniform_",
+    "trunc_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+    "xavier_uniform_",
+)
 
 
 class Hollow(TorchFunctionMode):
-    """A context in which large tensors are built on the device "meta", where they take no memory and no time.
+    """A context in which large tensors are built on the device "meta", where they take no memory
+    and no time.
 
     Small tensors are built as usual, because a part may cache them for the next network.
     """
 
-    def __torch_function__(self, call: Callable, types: Any, args: tuple = (), options: dict | None = None) -> Any:
+    def __torch_function__(
+        self, call: Callable, types: Any, args: tuple = (), options: dict | None = None
+    ) -> Any:
         options = options or {}
         name = getattr(call, "__name__", "")
         if name in DRAWING:
@@ -47,8 +59,9 @@ class Hollow(TorchFunctionMode):
 class Cost:
     """A lower bound of a training's memory in bytes, without activations.
 
-    weights: millions of parameters. state: parameters, gradients and the optimizer's moments, if any; moments: only
-    the moments. kept: image pools and other buffers. images: one step's batch, and outputs of the same size.
+    weights: millions of parameters. state: parameters, gradients and the optimizer's moments, if
+    any; moments: only the moments. kept: image pools and other buffers. images: one step's batch,
+    and outputs of the same size.
     """
 
     weights: float
@@ -63,37 +76,64 @@ class Cost:
         return (self.state + self.kept + self.images) / GIB
 
     def __str__(self) -> str:
-        parts = {f"{self.weights:,.1f} M weights with gradients and moments": self.state, "image pools": self.kept}
+        parts = {
+            f"{self.weights:,.1f} M weights with gradients and moments": self.state,
+            "image pools": self.kept,
+        }
         parts["the images of a step"] = self.images
-        return ", ".join(f"{name} {size / GIB:,.2f} GiB" for name, size in parts.items() if size > 0.005 * GIB)
+        return ", ".join(
+            f"{name} {size / GIB:,.2f} GiB" for name, size in parts.items() if size > 0.005 * GIB
+        )
 
 
 def cost_of(model: Model) -> Cost:
-    """The lower bound of a recipe's training; without weights if its method cannot be built this way."""
+    """The lower bound of a recipe's training; without weights if its method cannot be built this
+    way.
+    """
     data, train = model.data, model.train
     size, letters = data.patch or data.size, "ab" if len(data.domains) == 2 else ["image"]
-    channels = {x: (1 + d.count("+")) * (2 * data.neighbours + 1) for x, d in zip(letters, data.domains, strict=True)}
+    channels = {
+        x: (1 + d.count("+")) * (2 * data.neighbours + 1)
+        for x, d in zip(letters, data.domains, strict=True)
+    }
     weights = buffers = 0
     with suppress(Exception), Hollow():  # the training itself reports the error
         method = model.method(Geometry(data.dims, size, channels, ("", " ") if data.labels else ()))
-        weights, buffers = (sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers()))
+        weights, buffers = (
+            sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers())
+        )
     moments = 2 * weights if "betas" in train.optimizer.options else 0
     return Cost(
-        weights / 4e6, 2 * weights + moments, moments, buffers, 8 * train.batch * prod(size) * sum(channels.values())
+        weights / 4e6,
+        2 * weights + moments,
+        moments,
+        buffers,
+        8 * train.batch * prod(size) * sum(channels.values()),
     )
 
 
 def most_memory() -> float | None:
     """The memory in GiB of the device with the most on this machine; None where it is not known."""
     cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    rooms = [free_memory(), *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards)]
+    rooms = [
+        free_memory(),
+        *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards),
+    ]
     return None if None in rooms else max(rooms)
 
 
 def require_memory(model: Model) -> None:
-    """Raise UserError, with figures, for a training that does not fit into any device's memory on this machine."""
+    """Raise UserError, with figures, for a training that does not fit into any device's memory on
+    this machine.
+    """
     cost, most = cost_of(model), most_memory()
     if most is not None and cost.gib > most:
-        what = f"this training takes {cost.gib:,.1f} GiB at the least, and there are {most:.1f} GiB: {cost}"
-        remedy = "lower the networks' width or depth, method.pool, data.size or train.batch, or set data.patch"
+        what = (
+            f"this training takes {cost.gib:,.1f} GiB at the least, and there are {most:.1f} GiB:"
+            f" {cost}"
+        )
+        remedy = (
+            "lower the networks' width or depth, method.pool, data.size or train.batch, or set"
+            " data.patch"
+        )
         raise UserError(what, where="method, data, train", remedy=remedy)

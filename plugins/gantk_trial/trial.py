@@ -1,7 +1,9 @@
-"""Measures a training's memory and time with real steps (`gantk run --try`), and tries settings that need less memory.
+"""Measures a training's memory and time with real steps (`gantk run --try`), and tries settings
+that need less memory.
 
-It measures because memory depends on kernels, allocators and layouts that no formula covers. Each trial runs in its
-own process, so that its peak is not another one's, and running out of memory ends only the trial.
+It measures because memory depends on kernels, allocators and layouts that no formula covers. Each
+trial runs in its own process, so that its peak is not another one's, and running out of memory ends
+only the trial.
 """
 
 from __future__ import annotations
@@ -30,16 +32,20 @@ if TYPE_CHECKING:
 LARGE = 2**30  # bytes: larger optimizer moments are added to the result and not allocated
 STEPS = 3  # steps of each stage; the first one, which loads and compiles, is not timed
 SOME = 2**22  # weights with which the time of an update is measured
-SPARE = 128 * 2**20  # bytes below the limit at which starting a library or a thread may already fail
+# bytes below the limit at which starting a library or a thread may already fail
+SPARE = 128 * 2**20
 
 
 @dataclass(frozen=True)
 class Trial:
     """Memory and time of `STEPS` steps of every stage of a training on this machine.
 
-    step_s: seconds per step at the last stage's size. hours: all steps, without samples, scores and saving. peak_gib:
-    peak memory, of the process on a CPU, of its tensors on a GPU. available_gib: free memory before.
-    settings: `--set` texts of this trial; ways: trials with less memory, if this one did not fit. counted: the lower
+    step_s: seconds per step at the last stage's size. hours: all steps, without samples, scores and
+      saving. peak_gib:
+    peak memory, of the process on a CPU, of its tensors on a GPU. available_gib: free memory
+    before.
+    settings: `--set` texts of this trial; ways: trials with less memory, if this one did not fit.
+      counted: the lower
     bound of `cost_of`, in words; where it exceeds the memory, no step was run.
     """
 
@@ -65,7 +71,11 @@ class Trial:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
             yield f"training {duration(3600 * self.hours)}, samples and scores apart"
         for way in self.ways:
-            took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step" if way.fits else "does not fit either"
+            took = (
+                f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step"
+                if way.fits
+                else "does not fit either"
+            )
             yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"
 
 
@@ -80,8 +90,9 @@ def predict(
 ) -> Trial:
     """Measure a training's memory, time per step and hours by three real steps; no file is written.
 
-    If it does not fit, `ways` holds trials of settings with less memory, up to one that fits. `memory`: GiB that may be
-    used on a CPU; None: the free memory. UserError where the recipe or its data are wrong.
+    If it does not fit, `ways` holds trials of settings with less memory, up to one that fits.
+    `memory`: GiB that may be used on a CPU; None: the free memory. UserError where the recipe or
+    its data are wrong.
     """
     loaded, model = checked_recipe(recipe, data, set, profile)
     trial, ways = _in_child(loaded, (), device, memory), []
@@ -93,19 +104,24 @@ def predict(
     return replace(trial, ways=tuple(ways))
 
 
-def _in_child(recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None) -> Trial:
+def _in_child(
+    recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None
+) -> Trial:
     """Run one trial in its own process; its UserError or GantkError is raised here."""
     model = recipe.override(settings).check()
     cost, most = cost_of(model), memory or (free_memory(device) if device else most_memory())
     if most is not None and cost.gib > most:
         return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
     arguments = {"tables": resolved(model), "device": device, "memory": memory}
-    command = [sys.executable, "-P", "-m", "gantk_trial.trial"]  # -P: no random.py of the working folder
+    # -P: no random.py of the working folder
+    command = [sys.executable, "-P", "-m", "gantk_trial.trial"]
     child = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True)
     if child.returncode < 0:  # killed by the system
         return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
     if child.returncode > 0:
-        raise GantkError(f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}")
+        raise GantkError(
+            f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}"
+        )
     result = json.loads(child.stdout.splitlines()[-1])
     if "what" in result:
         raise UserError(**result)
@@ -148,7 +164,9 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
     peak = peak_memory(runtime.device)
     peak = peak and peak + moments / GIB
     fits = peak is None or free is None or peak <= free
-    return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s)
+    return Trial(
+        fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s
+    )
 
 
 def _without_moments(engine: Engine) -> float:
@@ -160,7 +178,10 @@ def _without_moments(engine: Engine) -> float:
 
     later = 0.0
     for phase in engine.phases:
-        rule, count = engine.optimizers[phase.name], sum(p.numel() for p in engine.parameters[phase.name])
+        rule, count = (
+            engine.optimizers[phase.name],
+            sum(p.numel() for p in engine.parameters[phase.name]),
+        )
         some, took = torch.nn.Parameter(torch.zeros(SOME)), []
         some.grad, tried = torch.zeros(SOME), type(rule)([some], **rule.defaults)
         for _ in range(STEPS):
@@ -181,22 +202,30 @@ def _limit(gib: float) -> None:
 
 
 def _is_at_limit() -> bool:
-    """Whether this process is within `SPARE` bytes of its limit: any failure is then taken as lack of memory.
+    """Whether this process is within `SPARE` bytes of its limit: any failure is then taken as lack
+    of memory.
 
-    A refused allocation has many symptoms: a library that cannot be mapped or seems broken, or a thread that cannot
-    be started.
+    A refused allocation has many symptoms: a library that cannot be mapped or seems broken, or a
+    thread that cannot be started.
     """
     with suppress(ImportError, OSError, KeyError):
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return limit != resource.RLIM_INFINITY and limit - 1024 * int(status["VmData"].split()[0]) < SPARE
+        status = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
+        return (
+            limit != resource.RLIM_INFINITY
+            and limit - 1024 * int(status["VmData"].split()[0]) < SPARE
+        )
     return False
 
 
 def main() -> None:
-    """The child process: reads arguments as JSON from standard input, prints the result as JSON in its last line."""
+    """The child process: reads arguments as JSON from standard input, prints the result as JSON in
+    its last line.
+    """
     try:
         answer = asdict(_measure(**json.loads(sys.stdin.read())))
     except UserError as error:

@@ -14,7 +14,9 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_tested(run, result) -> None:
-    """Keep the uncertainty judged earlier for the same weights: `translate` scales its maps by the factor in it."""
+    """Keep the uncertainty judged earlier for the same weights: `translate` scales its maps by the
+    factor in it.
+    """
     from gantk.errors import UserError
     from gantk.runs.schemas import read
 

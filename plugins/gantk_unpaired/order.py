@@ -1,4 +1,6 @@
-"""An order of batches that combines images of two unpaired domains that show the head at similar height."""
+"""An order of batches that combines images of two unpaired domains that show the head at similar
+height.
+"""
 
 from __future__ import annotations
 
@@ -22,49 +24,81 @@ ROWS = 1024  # images per batch of the comparison
 
 
 class Matched:
-    """Draws unpaired images of similar height together, so that discriminators see similar anatomy in real and fake.
+    """Draws unpaired images of similar height together, so that discriminators see similar anatomy
+    in real and fake.
 
-    The larger domain is shuffled as usual; each of its images is combined with one of the nearest of the other domain,
-    drawn by seed and position in the order: there is no state to save, and ranks and workers do not matter.
+    The larger domain is shuffled as usual; each of its images is combined with one of the nearest
+    of the other domain, drawn by seed and position in the order: there is no state to save, and
+    ranks and workers do not matter.
     """
 
     def __init__(
         self,
         *,
-        by: Literal["auto", "position", "outline"] = "auto",  # slice position; body's outline; auto: position if known
-        among: Share = 0.1,  # draw from this share of the other domain's images, the nearest ones; 0: the nearest
-        threshold: Fraction = 0.05,  # of outlines: a pixel further above black than this share of the range is no air
+        # slice position; body's outline; auto: position if known
+        by: Literal["auto", "position", "outline"] = "auto",
+        # draw from this share of the other domain's images, the nearest ones; 0: the nearest
+        among: Share = 0.1,
+        # of outlines: a pixel further above black than this share of the range is no air
+        threshold: Fraction = 0.05,
     ):
         self.by, self.among, self.threshold = by, among, threshold
 
     def __call__(self, batches: Batches) -> Pairing:
-        """The order for these batches; UserError where they are paired, or slice positions are needed and missing."""
+        """The order for these batches; UserError where they are paired, or slice positions are
+        needed and missing.
+        """
         sets = batches.sets
         if batches.paired or set(sets) != {"a", "b"}:
-            what = "like images are drawn together of two domains without pairs, and this method needs "
+            what = (
+                "like images are drawn together of two domains without pairs, and this method"
+                " needs "
+            )
             what += "pairs" if batches.paired else "one domain"
-            raise UserError(what, where="data.order", remedy="leave out data.order, or use an unpaired method")
+            raise UserError(
+                what, where="data.order", remedy="leave out data.order, or use an unpaired method"
+            )
         heights = {letter: heights_of(images.records) for letter, images in sets.items()}
         if self.by == "outline" or (self.by == "auto" and None in heights.values()):
             heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
         elif None in heights.values():
-            what, allowed = "an image has no place in a stack of two slices or more", "auto, outline"
-            raise UserError(what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"')
+            what, allowed = (
+                "an image has no place in a stack of two slices or more",
+                "auto, outline",
+            )
+            raise UserError(
+                what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"'
+            )
         leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
-        near = nearest(heights[leads], heights[follows], max(1, round(self.among * len(sets[follows]))))
-        shares = np.frombuffer(sets[follows].weights) if sets[follows].weights else np.ones(len(sets[follows]))
+        near = nearest(
+            heights[leads], heights[follows], max(1, round(self.among * len(sets[follows])))
+        )
+        shares = (
+            np.frombuffer(sets[follows].weights)
+            if sets[follows].weights
+            else np.ones(len(sets[follows]))
+        )
         stream = sorted(sets).index(leads)
         return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
 
 
 class Pairing:
-    """Maps a position in the order to an image of each domain, as a function of the seed and the position."""
+    """Maps a position in the order to an image of each domain, as a function of the seed and the
+    position.
+    """
 
     def __init__(
-        self, seed: int, stream: int, weights: bytes, letters: tuple[str, str], near: list, shares: np.ndarray
+        self,
+        seed: int,
+        stream: int,
+        weights: bytes,
+        letters: tuple[str, str],
+        near: list,
+        shares: np.ndarray,
     ):
         self.seed, self.stream, self.weights, self.letters = seed, stream, weights, letters
-        self.near, self.shares = near, shares  # similar images of the other domain, for each image; their weights
+        # similar images of the other domain, for each image; their weights
+        self.near, self.shares = near, shares
 
     def __call__(self, place: int) -> dict[str, int]:
         """The index of an image for each domain."""
@@ -77,14 +111,17 @@ class Pairing:
 
 
 def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
-    """The relative height of each slice in its scan, 0 lowest to 1 highest: (N, 1); None if one has no position.
+    """The relative height of each slice in its scan, 0 lowest to 1 highest: (N, 1); None if one has
+    no position.
 
     A scan is identified by `scan_key`, or by patient and folder.
     """
     stacks: dict[tuple, list[int]] = defaultdict(list)
     for number, record in enumerate(records):
         stacks[record.subject, record.scan_key or record.key.rpartition("/")[0]].append(number)
-    if any(len(stack) < 2 for stack in stacks.values()) or any(record.position is None for record in records):
+    if any(len(stack) < 2 for stack in stacks.values()) or any(
+        record.position is None for record in records
+    ):
         return None
     heights = torch.zeros(len(records), 1)
     for stack in stacks.values():
@@ -97,7 +134,9 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
 
 
 def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
-    """Masks of the body of each image at SIDE pixels, (N, pixels): similar for head slices of similar height."""
+    """Masks of the body of each image at SIDE pixels, (N, pixels): similar for head slices of
+    similar height.
+    """
     intensity = getattr(images, "intensity", None)
     low, high = intensity.range if intensity else (-1.0, 1.0)
     masks = []

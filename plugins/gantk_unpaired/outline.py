@@ -1,4 +1,6 @@
-"""Finds the body in an image of any contrast, and a loss that keeps an output's body that of its input."""
+"""Finds the body in an image of any contrast, and a loss that keeps an output's body that of its
+input.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,21 @@ from gantk.plugin.spec import Fraction, Positive, Weight
 
 
 class Outline:
-    """The area in which the bodies of output and input differ, as a share of the input's body; 0 is best.
+    """The area in which the bodies of output and input differ, as a share of the input's body; 0 is
+    best.
 
-    A body is the area enclosed by pixels above `threshold` (`body`). It includes a skull, dark in MR and bright in CT,
-    so equal outlines cost 0 in any contrast. The area has no gradient; instead, pixels that are in only one body get
-    the gradient of a sigmoid that never saturates, towards brighter or darker.
+    A body is the area enclosed by pixels above `threshold` (`body`). It includes a skull, dark in
+    MR and bright in CT, so equal outlines cost 0 in any contrast. The area has no gradient;
+    instead, pixels that are in only one body get the gradient of a sigmoid that never saturates,
+    towards brighter or darker.
     """
 
     def __init__(
         self,
         *,
         weight: Weight = 1.0,  # of the loss
-        threshold: Fraction = 0.05,  # a pixel further above black than this share of data_range is no air
+        # a pixel further above black than this share of data_range is no air
+        threshold: Fraction = 0.05,
         softness: Positive = 0.1,  # width of the gradient's sigmoid, share of data_range
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
@@ -31,25 +36,33 @@ class Outline:
         self.data_range, self.black = data_range, black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        """The loss of images (N, C, *size), 2-D or 3-D; numbers of channels may differ. The source has no gradient."""
+        """The loss of images (N, C, *size), 2-D or 3-D; numbers of channels may differ. The source
+        has no gradient.
+        """
         if len(output) != len(source) or output.shape[2:] != source.shape[2:]:
             shapes = f"{tuple(output.shape)} and {tuple(source.shape)}"
-            raise UserError(f"an outline is compared with that of the own source, pixel by pixel, not {shapes}")
+            raise UserError(
+                f"an outline is compared with that of the own source, pixel by pixel, not {shapes}"
+            )
         shown, wanted = (self.above(image) for image in (output, source.detach()))
         own, its = body(shown.detach() > 0), body(wanted > 0)
         steps = shown / self.softness
         soft = 0.5 * steps / (1 + steps.abs())
-        apart = (own - its).abs() + (own - its) * (soft - soft.detach())  # the second term is 0 and has the gradient
+        # the second term is 0 and has the gradient
+        apart = (own - its).abs() + (own - its) * (soft - soft.detach())
         axes = tuple(range(1, apart.ndim))
         return self.weight * (apart.sum(axes) / its.sum(axes).clamp_min(1)).mean()
 
     def above(self, image: Tensor) -> Tensor:
-        """The brightest channel's distance above the threshold, (N, 1, *size), as a share of the range."""
+        """The brightest channel's distance above the threshold, (N, 1, *size), as a share of the
+        range.
+        """
         return (image.float().amax(1, keepdim=True) - self.black) / self.data_range - self.threshold
 
 
 def body(bright: Tensor) -> Tensor:
-    """The mask (1 or 0) of pixels that have bright pixels on both sides along every axis, from (N, 1, *size), bool.
+    """The mask (1 or 0) of pixels that have bright pixels on both sides along every axis, from (N,
+    1, *size), bool.
 
     Single bright pixels, such as noise in air, are removed first by a median over 3 pixels a side.
     """

@@ -1,4 +1,6 @@
-"""Variational autoencoders (Kingma & Welling 2014) and VAE-GANs (Larsen et al. 2016) as a gantk plugin."""
+"""Variational autoencoders (Kingma & Welling 2014) and VAE-GANs (Larsen et al. 2016) as a gantk
+plugin.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

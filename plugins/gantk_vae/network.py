@@ -1,4 +1,6 @@
-"""A VAE's encoder, which is also its discriminator's architecture, and its decoder: convolutional networks."""
+"""A VAE's encoder, which is also its discriminator's architecture, and its decoder: convolutional
+networks.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,18 @@ from gantk.nets.blocks import UpKind
 
 
 def filters_of(width: int, size: tuple[int, ...]) -> list[int]:
-    """Filters of each level for images of `size`, largest map first: they double from `width` up to 8 x width."""
+    """Filters of each level for images of `size`, largest map first: they double from `width` up to
+    8 x width.
+    """
     return [width * min(2**level, 8) for level in range(b.doublings(size, "a VAE"))]
 
 
 class Encoder(nn.Module):
-    """Images (N, in_channels, *size) to codes (N, outputs) and the second last feature map (or the only one).
+    """Images (N, in_channels, *size) to codes (N, outputs) and the second last feature map (or the
+    only one).
 
-    4x4 convolutions of stride 2 with leaky ReLU and, except for the first one, group norm; then a linear layer.
+    4x4 convolutions of stride 2 with leaky ReLU and, except for the first one, group norm; then a
+    linear layer.
     """
 
     batch_independent = True
@@ -32,7 +38,9 @@ class Encoder(nn.Module):
             layers = [b.conv(dims, inputs, wide, 4, stride=2, padding=1)]
             layers += [b.norm("group", wide, dims)] if level else []
             self.levels.append(nn.Sequential(*layers, nn.LeakyReLU(0.2)))
-        self.code = nn.Linear(filters[-1] * prod(side // 2 ** len(filters) for side in size), outputs)
+        self.code = nn.Linear(
+            filters[-1] * prod(side // 2 ** len(filters) for side in size), outputs
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         maps = [b.in_layout_of(self, x)]
@@ -42,10 +50,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes (N, inputs) to images (N, out_channels, *size) within `ends`, network intensities of black and white.
+    """Codes (N, inputs) to images (N, out_channels, *size) within `ends`, network intensities of
+    black and white.
 
-    A linear layer, then upsamplings by 2 with group norm and ReLU; tanh at the end. A `noisy` decoder adds a given
-    noise map (N, 1, *size), times a learned weight for each filter, before the last ReLU.
+    A linear layer, then upsamplings by 2 with group norm and ReLU; tanh at the end. A `noisy`
+    decoder adds a given noise map (N, 1, *size), times a learned weight for each filter, before the
+    last ReLU.
     """
 
     batch_independent = True
@@ -70,7 +80,9 @@ class Decoder(nn.Module):
             self.doubles.append(nn.Sequential(*layers))
         if noisy:
             self.strength = nn.Parameter(torch.full((filters[-1], *[1] * dims), 0.1))
-        self.out = nn.Sequential(nn.ReLU(), b.conv(dims, filters[-1], out_channels, 3), b.output_activation("tanh"))
+        self.out = nn.Sequential(
+            nn.ReLU(), b.conv(dims, filters[-1], out_channels, 3), b.output_activation("tanh")
+        )
 
     def forward(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
         x = b.in_layout_of(self, self.project(z).unflatten(1, self.start))

@@ -18,19 +18,26 @@ IMAGES, BYTES, SHOWN = 256, 2**29, 8  # most test images that are scored; their 
 
 
 def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> None:
-    """Add the row `reconstruction` (PSNR, SSIM, MAE) and its baseline, the mean of training images, to the result.
+    """Add the row `reconstruction` (PSNR, SSIM, MAE) and its baseline, the mean of training images,
+    to the result.
 
     Writes samples/reconstructions/test.png: test images above, their reconstructions below.
     """
     data, method, (low, high) = scorer.data, scorer.method, scorer.data.range
     classes = {name: number for number, name in enumerate(method.geometry.classes)}
-    known = [r for r in scorer.reals.records("test", "image") if not method.classes or r.label in classes]
+    known = [
+        r for r in scorer.reals.records("test", "image") if not method.classes or r.label in classes
+    ]
     records = spread(known, fitting(IMAGES, BYTES, data.table.size))
-    others = spread(scorer.reals.records("train", "image"), fitting(BASELINE_IMAGES, BYTES, data.table.size))
+    others = spread(
+        scorer.reals.records("train", "image"), fitting(BASELINE_IMAGES, BYTES, data.table.size)
+    )
     if not records:
         return
     images, made = scorer.reals.seen(records), []
-    labels = torch.tensor([classes.get(record.label, 0) for record in records], device=scorer.runtime.device)
+    labels = torch.tensor(
+        [classes.get(record.label, 0) for record in records], device=scorer.runtime.device
+    )
     with torch.no_grad(), scorer.runtime.autocast():
         for part, label in zip(images.split(scorer.batch), labels.split(scorer.batch), strict=True):
             placed = scorer.runtime.place(part, data.table.dims)
@@ -38,11 +45,15 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     truth, output = data.centre(images), data.centre(torch.cat(made))
     mean = scorer.reals.shown(others).mean(0, keepdim=True).expand_as(truth)
     metrics = [metric(high - low, data.table.dims) for metric in (PSNR, SSIM, MAE)]
-    pairs = PairScorer(metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"])
+    pairs = PairScorer(
+        metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"]
+    )
     references = References(truth, [record.subject for record in records])
     scores, rival = pairs(output, references), pairs(mean, references)
     result["metrics"]["reconstruction"] = pairs.rows(scores)
     result["baselines"].setdefault("mean_image", {})["reconstruction"] = pairs.rows(rival)
     result["verdict"]["reconstruction"] = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
     rows = [torch.cat(spread(list(each), SHOWN), -1) for each in (truth, output)]
-    RunFolder.open(run).write_picture("reconstructions", "test", torch.cat(rows, -2).numpy(), low, high)
+    RunFolder.open(run).write_picture(
+        "reconstructions", "test", torch.cat(rows, -2).numpy(), low, high
+    )

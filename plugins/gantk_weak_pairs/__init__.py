@@ -1,4 +1,6 @@
-"""A loss for unpaired training that finds weak pairs: the most similar images of the other domain, in any contrast."""
+"""A loss for unpaired training that finds weak pairs: the most similar images of the other domain,
+in any contrast.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,4 +1,6 @@
-"""Finds images of two contrasts with similar anatomy and registers them, by MIND descriptors and body masks."""
+"""Finds images of two contrasts with similar anatomy and registers them, by MIND descriptors and
+body masks.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,22 @@ from gantk.losses.edges import blurred, edges
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
 SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # pairs of neighbours that are compared
-BODY, BODY_WEIGHT = 0.06, 3.0  # threshold of the body above black, share of the range; weight of its mask beside MIND
+# threshold of the body above black, share of the range; weight of its mask beside MIND
+BODY, BODY_WEIGHT = 0.06, 3.0
 GRID = 8  # control points along a side of a deformation
-AFFINE, FREE, RATE = 15, 25, 0.01  # affine and free steps of a registration; learning rate in half images
+# affine and free steps of a registration; learning rate in half images
+AFFINE, FREE, RATE = 15, 25, 0.01
 RIM = 0.09  # depth of a rim, share of a side
 ZOOMS = torch.linspace(-0.04, 0.04, 8)  # none is 0, which would not blur
 TOGETHER, ROWS = 512, 256  # batch sizes: pairs registered; images compared with all others
-MOST, FAR = 2**25, 1.5  # most distances of an assignment; a partner's largest distance, relative to the nearest's
+# most distances of an assignment; a partner's largest distance, relative to the nearest's
+MOST, FAR = 2**25, 1.5
 
 
 def seen(images: Sequence[Tensor], side: int) -> Tensor:
-    """The channel mean of each image (C, H, W), resized to a longer side of about `side` pixels: (N, 1, h, w)."""
+    """The channel mean of each image (C, H, W), resized to a longer side of about `side` pixels:
+    (N, 1, h, w).
+    """
     height, width = images[0].shape[1:]
     scale = min(1.0, side / max(height, width))
     size = max(4, round(height * scale)), max(4, round(width * scale))
@@ -32,9 +39,11 @@ def seen(images: Sequence[Tensor], side: int) -> Tensor:
 
 
 def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
-    """MIND-SSC (Heinrich et al. 2013): the similarity of a pixel's four neighbours in six pairs, for any contrast.
+    """MIND-SSC (Heinrich et al. 2013): the similarity of a pixel's four neighbours in six pairs,
+    for any contrast.
 
-    (N, 1, H, W) to (N, 6, H, W) from 0 to 1, with 1 for the most similar pair; `deviation` is the patches' Gaussian.
+    (N, 1, H, W) to (N, 6, H, W) from 0 to 1, with 1 for the most similar pair; `deviation` is the
+    patches' Gaussian.
     """
     height, width = image.shape[2:]
     around = F.pad(image, (1,) * 4, mode="replicate")
@@ -42,41 +51,51 @@ def mind(image: Tensor, deviation: float = 1.0) -> Tensor:
     apart = blurred(torch.cat([(shifted[i] - shifted[j]).square() for i, j in SIX], 1), deviation)
     apart = apart - apart.amin(1, keepdim=True)
     noise = apart.mean(1, keepdim=True)
-    noise = noise.maximum(0.01 * noise.mean((1, 2, 3), keepdim=True).clamp_min(1e-6))  # lower bound for empty air
+    # lower bound for empty air
+    noise = noise.maximum(0.01 * noise.mean((1, 2, 3), keepdim=True).clamp_min(1e-6))
     return torch.exp(-apart / (noise + 1e-6))
 
 
 def body(image: Tensor) -> Tensor:
     """Soft body masks, 1 where (N, 1, H, W) images of one domain are above air.
 
-    The rim of fluid is dark in T1 and bright in T2: with MIND alone, registered heads are 2 to 3 % too small or large.
+    The rim of fluid is dark in T1 and bright in T2: with MIND alone, registered heads are 2 to 3 %
+    too small or large.
     """
     low, high = image.min(), image.max()
     return blurred((image > low + BODY * (high - low)).float(), 1.0)
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images of `other` most similar by MIND to each of N of `one`, (N, count), and of its partner (N,).
+    """Indices of the images of `other` most similar by MIND to each of N of `one`, (N, count), and
+    of its partner (N,).
 
-    Partners are a one-to-one assignment of least total distance (Kuhn 1955), because neighbouring slices share the
-    same similar images. Where the assigned image is far away, as for heads that the other domain does not show, and
-    where there are more than MOST distances, the partner is the most similar image.
+    Partners are a one-to-one assignment of least total distance (Kuhn 1955), because neighbouring
+    slices share the same similar images. Where the assigned image is far away, as for heads that
+    the other domain does not show, and where there are more than MOST distances, the partner is the
+    most similar image.
     """
     one, other = (blurred(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
     distances = torch.cat([torch.cdist(rows, other) for rows in one.split(ROWS)])
     near, places = distances.topk(count, 1, largest=False)
     partners = places[:, 0].clone()
     if distances.numel() <= MOST:
-        rows, columns = (torch.from_numpy(each) for each in linear_sum_assignment(distances.numpy()))
+        rows, columns = (
+            torch.from_numpy(each) for each in linear_sum_assignment(distances.numpy())
+        )
         fits = distances[rows, columns] <= FAR * near[rows, 0]
         partners[rows[fits]] = columns[fits]
     return places, partners
 
 
 def grid(affine: Tensor, free: Tensor, size: Sequence[int]) -> Tensor:
-    """Sampling positions (N, H, W, 2) for grid_sample, from affine maps (N, 2, 3) minus identity and free fields."""
+    """Sampling positions (N, H, W, 2) for grid_sample, from affine maps (N, 2, 3) minus identity
+    and free fields.
+    """
     whole = F.affine_grid(affine + torch.eye(2, 3), [len(affine), 1, *size], align_corners=False)
-    return whole + F.interpolate(free, tuple(size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    return whole + F.interpolate(free, tuple(size), mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
+    )
 
 
 def sampled(image: Tensor, places: Tensor) -> Tensor:
@@ -84,11 +103,15 @@ def sampled(image: Tensor, places: Tensor) -> Tensor:
     return F.grid_sample(image, places, padding_mode="border", align_corners=False)
 
 
-def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float) -> list[tuple[Tensor, Tensor]]:
-    """Register the images `like` (N, count) of `moving` to each of the N `fixed`: after the affine and the free steps.
+def registrations(
+    fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Register the images `like` (N, count) of `moving` to each of the N `fixed`: after the affine
+    and the free steps.
 
-    Returns two pairs of arguments of `grid`, by image and candidate. Minimises squared differences of MIND and body
-    masks; `stiffness` is the weight of differences between neighbours of the GRID x GRID control points.
+    Returns two pairs of arguments of `grid`, by image and candidate. Minimises squared differences
+    of MIND and body masks; `stiffness` is the weight of differences between neighbours of the GRID
+    x GRID control points.
     """
     one, other = (torch.cat([mind(each), BODY_WEIGHT * body(each)], 1) for each in (fixed, moving))
     rows = torch.arange(len(like)).repeat_interleave(like.shape[1])
@@ -96,7 +119,9 @@ def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float)
     for own, its in zip(rows.split(TOGETHER), like.flatten().split(TOGETHER), strict=True):
         affine = torch.zeros(len(own), 2, 3, requires_grad=True)
         free = torch.zeros(len(own), 2, GRID, GRID, requires_grad=True)
-        for kept, steps, moved in zip(results, (AFFINE, FREE), ([affine], [affine, free]), strict=True):
+        for kept, steps, moved in zip(
+            results, (AFFINE, FREE), ([affine], [affine, free]), strict=True
+        ):
             optimizer = torch.optim.Adam(moved, lr=RATE)
             for step in range(steps):
                 optimizer.param_groups[0]["lr"] = RATE * (1 - 0.9 * step / steps)
@@ -106,42 +131,54 @@ def registrations(fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float)
                 (error.mean((1, 2, 3)).sum() + stiffness * GRID**2 * bent).backward()
                 optimizer.step()
             kept.append((affine.detach().clone(), free.detach().clone()))
-    whole = [[torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)] for each in results]
+    whole = [
+        [torch.cat(parts).unflatten(0, like.shape) for parts in zip(*each, strict=True)]
+        for each in results
+    ]
     return [tuple(each) for each in whole]
 
 
 def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
-    """The zoom that lays edges inside the bodies of images `moving` (N, 1, H, W) best on those of `fixed`: `scaled`'s.
+    """The zoom that lays edges inside the bodies of images `moving` (N, 1, H, W) best on those of
+    `fixed`: `scaled`'s.
 
-    Their rim is left out: fluid around the brain is as dark as air in T1 and bright in T2, so that outlines differ.
+    Their rim is left out: fluid around the brain is as dark as air in T1 and bright in T2, so that
+    outlines differ.
     """
-    fixed, moving = (images[:: -(-len(images) // TOGETHER)] for images in (fixed, moving))  # enough for a mean
+    # enough for a mean
+    fixed, moving = (images[:: -(-len(images) // TOGETHER)] for images in (fixed, moving))
     depth = round(RIM * max(fixed.shape[2:]))
     inside = 1 - F.max_pool2d(1 - (body(fixed) > 0.5).float(), 2 * depth + 1, 1, depth)
     if not inside.any():
         return 0.0
-    places = F.affine_grid(torch.eye(2, 3).expand(len(fixed), 2, 3), fixed.shape, align_corners=False)
+    places = F.affine_grid(
+        torch.eye(2, 3).expand(len(fixed), 2, 3), fixed.shape, align_corners=False
+    )
     wanted, costs = edges(blurred(fixed, 1.0)), []
     for zoom in ZOOMS:
         apart = edges(blurred(sampled(moving, (1 + zoom) * places), 1.0)) - wanted
         costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
     least = min(range(1, len(costs) - 1), key=costs.__getitem__)
-    before, at, after = costs[least - 1 : least + 2]  # and the least of the parabola through the three
+    # and the least of the parabola through the three
+    before, at, after = costs[least - 1 : least + 2]
     step = (before - after) / (2 * (before - 2 * at + after).clamp_min(1e-9))
     return float(ZOOMS[least] + step.clamp(-1, 1) * (ZOOMS[1] - ZOOMS[0]))
 
 
 def scaled(affine: Tensor, zoom: float) -> Tensor:
-    """Affine maps minus identity, (..., 2, 3), for `grid`, with 1 + zoom times the distance from the middle."""
+    """Affine maps minus identity, (..., 2, 3), for `grid`, with 1 + zoom times the distance from
+    the middle.
+    """
     whole = affine + torch.eye(2, 3)
     return torch.cat([(1 + zoom) * whole[..., :2], whole[..., 2:]], -1) - torch.eye(2, 3)
 
 
 def explained(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
-    """The share of the target's variance explained by a function of the source's intensity and blurred intensity.
+    """The share of the target's variance explained by a function of the source's intensity and
+    blurred intensity.
 
-    For images (N, 1, H, W) with one common function, (1,), or with `each` its own, (N,). It is largest for aligned
-    images of the same anatomy, in any two contrasts.
+    For images (N, 1, H, W) with one common function, (1,), or with `each` its own, (N,). It is
+    largest for aligned images of the same anatomy, in any two contrasts.
     """
     bins, groups = (10, len(source)) if each else (20, 1)
     low, high = source.min(), source.max()

@@ -1,4 +1,6 @@
-"""Warns if an input image has another contrast than a model's training images, or its translation looks wrong."""
+"""Warns if an input image has another contrast than a model's training images, or its translation
+looks wrong.
+"""
 
 from gantk.plugin.hookspecs import hookimpl
 

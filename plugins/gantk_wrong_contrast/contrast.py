@@ -1,4 +1,6 @@
-"""Detects images that a model cannot translate: another contrast by header, name or values, or no anatomy."""
+"""Detects images that a model cannot translate: another contrast by header, name or values, or no
+anatomy.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from gantk.formats.contrasts import CONTRASTS, contrast_in, distance, tissue_quantiles, usual_contrast
+from gantk.formats.contrasts import (
+    CONTRASTS,
+    contrast_in,
+    distance,
+    tissue_quantiles,
+    usual_contrast,
+)
 from gantk.formats.image import Image
 
 ALIKE = 0.5  # least correlation of neighbouring pixels: heads have 0.88 or more, noise at most 0.03
-EVEN = 0.5  # least spread of tissue values relative to the training images': 741 heads have 0.55 or more, bottles 0.4
+# least spread of tissue values relative to the training images': 741 heads have 0.55 or more,
+# bottles 0.4
+EVEN = 0.5
 PLANES = 8  # planes of a volume in which neighbours are compared
-SAME, TISSUE = 0.01, 0.1  # shares of a domain's range: a difference below SAME is none, tissue is above TISSUE
+# shares of a domain's range: a difference below SAME is none, tissue is above TISSUE
+SAME, TISSUE = 0.01, 0.1
 FARTHER = 1.5  # an image looks like another domain if its own is this many times as far away
 
 
 def doubt(image: Image, frame: Any) -> str | None:
-    """The warning about an input, the same text for all images with the same problem; None where there is none.
+    """The warning about an input, the same text for all images with the same problem; None where
+    there is none.
 
-    Header and names decide if they state a contrast. Values are used only if these do not, to recognise the model's
-    other domain; an image without anatomy is always reported.
+    Header and names decide if they state a contrast. Values are used only if these do not, to
+    recognise the model's other domain; an image without anatomy is always reported.
     """
     meant = usual_contrast(frame.source)
     header = str(image.facts.get("contrast") or image.facts.get("modality") or "").lower()
     path = image.path.absolute()
     vague = (None,) if meant in ("ct", "pet") else (None, "mr")  # "MR" does not say which contrast
-    names = [name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague]
+    names = [
+        name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague
+    ]
     if meant and names:
         said = names_another(names, meant)
         if said:
@@ -45,7 +59,8 @@ def doubt(image: Image, frame: Any) -> str | None:
 
 
 def names_another(names: Sequence[str], meant: str) -> str:
-    """The contrast in the first name that states one, if none of its words fits the contrast `meant`; else "".
+    """The contrast in the first name that states one, if none of its words fits the contrast
+    `meant`; else "".
 
     MR fits any of MR's contrasts, and T1 with a contrast agent fits T1.
     """
@@ -55,7 +70,11 @@ def names_another(names: Sequence[str], meant: str) -> str:
             contrasts.add(CONTRASTS[match[0]])
             rest = match[1]
         if contrasts:
-            return "" if meant in contrasts or any(_may_be(each, meant) for each in contrasts) else min(contrasts)
+            return (
+                ""
+                if meant in contrasts or any(_may_be(each, meant) for each in contrasts)
+                else min(contrasts)
+            )
     return ""
 
 
@@ -65,11 +84,13 @@ def _may_be(said: str, meant: str) -> bool:
 
 
 def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether an image's values are distributed like the `other` domain's training images and not like its own's.
+    """Whether an image's values are distributed like the `other` domain's training images and not
+    like its own's.
 
-    That is: as near to the other's as 95 % of these are, farther from its own than 95 % of those, and FARTHER times as
-    far from its own as from the other's. On 8 sets of heads, none of 327 images of a trained domain was misclassified,
-    and 20 of 3,092 of other scanners (whole heads for stripped ones); of 327 of the other domain, 228 were found.
+    That is: as near to the other's as 95 % of these are, farther from its own than 95 % of those,
+    and FARTHER times as far from its own as from the other's. On 8 sets of heads, none of 327
+    images of a trained domain was misclassified, and 20 of 3,092 of other scanners (whole heads for
+    stripped ones); of 327 of the other domain, 228 were found.
     """
     some = pixels.reshape(-1)[:: max(1, pixels.size // 200_000)]
     tissue = tissue_quantiles(some[np.isfinite(some)])
@@ -80,15 +101,21 @@ def looks_like_another(pixels: np.ndarray, own: dict[str, Any], other: dict[str,
 def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | None:
     """The warning about a translation (C, *spatial) of an image; None where there is none.
 
-    Unchanged: the mean difference over tissue from its input is below 1 %, each as a share of its own domain's
-    range. Inverted: its values do not fit the target's training images, but would fit if bright and dark were
-    swapped.
+    Unchanged: the mean difference over tissue from its input is below 1 %, each as a share of its
+    own domain's range. Inverted: its values do not fit the target's training images, but would fit
+    if bright and dark were swapped.
     """
     values = frame.values
     if len(values) < 2 or not (np.isfinite(given).all() and np.isfinite(made).all()):
         return None
-    ends = [(values[side]["low"], values[side]["high"] - values[side]["low"]) for side in ("source", "target")]
-    shown = [(each - low) / max(span, 1e-9) for each, (low, span) in zip((given, made), ends, strict=True)]
+    ends = [
+        (values[side]["low"], values[side]["high"] - values[side]["low"])
+        for side in ("source", "target")
+    ]
+    shown = [
+        (each - low) / max(span, 1e-9)
+        for each, (low, span) in zip((given, made), ends, strict=True)
+    ]
     tissue = np.any(shown[0] > TISSUE, axis=0) if len(given) == len(made) else np.zeros(0, bool)
     if tissue.any() and np.abs(shown[0] - shown[1])[:, tissue].mean() < SAME:
         return "became nearly what it was: the translation changed nothing"
@@ -97,16 +124,19 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
     quantiles, middle = tissue_quantiles(made.reshape(-1)), np.array(values["target"]["quantiles"])
     swapped, near = quantiles[0] + quantiles[-1] - quantiles[::-1], values["target"]["near"]
     if distance(quantiles, middle) > FARTHER * max(near, distance(swapped, middle)):
-        return f"became an image whose bright and dark are swapped, as {frame.target} never was in training"
+        return (
+            f"became an image whose bright and dark are swapped, as {frame.target} never was in"
+            " training"
+        )
     return None
 
 
 def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
-    """Describe an image (C, *spatial) that shows no anatomy or another modality: noise, one even material,
-    Hounsfield units instead of MR or the reverse; "" for any other image.
+    """Describe an image (C, *spatial) that shows no anatomy or another modality: noise, one even
+    material, Hounsfield units instead of MR or the reverse; "" for any other image.
 
-    `own` are the values of the model's training images, None where they are not known. Other organs and photographs
-    with edges and several brightnesses are not recognised: see `docs/translate.md`.
+    `own` are the values of the model's training images, None where they are not known. Other organs
+    and photographs with edges and several brightnesses are not recognised: see `docs/translate.md`.
     """
     gray = pixels[:, :: max(1, pixels.shape[1] // PLANES)] if pixels.ndim == 4 else pixels
     gray = np.nan_to_num(gray.mean(axis=0), posinf=0, neginf=0)
@@ -131,7 +161,10 @@ def _neighbours(pixels: np.ndarray, axis: int) -> float:
     if pixels.shape[axis] < 3:
         return 1.0
     apart = (pixels - pixels.mean()).astype(np.float64)
-    first, second = (apart.take(range(*ends), axis) for ends in ((0, pixels.shape[axis] - 1), (1, pixels.shape[axis])))
+    first, second = (
+        apart.take(range(*ends), axis)
+        for ends in ((0, pixels.shape[axis] - 1), (1, pixels.shape[axis]))
+    )
     return float((first * second).mean() / np.square(apart).mean())
 
 

@@ -1,4 +1,6 @@
-"""What networks compute, layer by layer: their operations as torch sees them, whatever modules they are made of."""
+"""What networks compute, layer by layer: their operations as torch sees them, whatever modules they
+are made of.
+"""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +8,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ACTIVATIONS = ("leaky_relu", "relu", "tanh", "sigmoid", "elu", "gelu", "silu", "softplus")
-NORMS = {"native_batch_norm": "batch", "_native_batch_norm_legit": "batch", "native_group_norm": "group"}
+NORMS = {
+    "native_batch_norm": "batch",
+    "_native_batch_norm_legit": "batch",
+    "native_group_norm": "group",
+}
 ENDS = {"tanh": [-1, 1], "sigmoid": [0, 1]}
 
 
@@ -33,7 +39,8 @@ class Pass:
 
     channels: int  # that it was given
     layers: list[Layer] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)  # "cat", "add", "dropout", poolings, enlargements, frames
+    # "cat", "add", "dropout", poolings, enlargements, frames
+    others: list[str] = field(default_factory=list)
 
 
 class Watched(TorchDispatchMode):
@@ -43,7 +50,9 @@ class Watched(TorchDispatchMode):
         super().__init__()
         self.passes, self.now = {name: [] for name in networks}, None
         for name, network in networks.items():
-            network.register_forward_pre_hook(lambda _, given, name=name: self._begin(name, given[0]))
+            network.register_forward_pre_hook(
+                lambda _, given, name=name: self._begin(name, given[0])
+            )
             network.register_forward_hook(lambda *_: setattr(self, "now", None))
 
     def _begin(self, name: str, given: Tensor) -> None:
@@ -60,8 +69,12 @@ class Watched(TorchDispatchMode):
         last = now.layers[-1] if now.layers else None
         if name == "convolution":
             _, weight, _, stride, padding, _, transposed = args[:7]
-            kind, filters = ("transposed", weight.shape[1]) if transposed else ("plain", weight.shape[0])
-            now.layers.append(Layer(kind, filters, weight.shape[1], stride[0], padding[0], result.shape[-1]))
+            kind, filters = (
+                ("transposed", weight.shape[1]) if transposed else ("plain", weight.shape[0])
+            )
+            now.layers.append(
+                Layer(kind, filters, weight.shape[1], stride[0], padding[0], result.shape[-1])
+            )
         elif name in ("addmm", "mm"):
             now.layers.append(Layer("dense", result.shape[-1]))
         elif name in NORMS:  # instance norm is batch norm of the images' channels side by side
@@ -69,9 +82,14 @@ class Watched(TorchDispatchMode):
             last.then.append(NORMS[name] if whole else "instance")
         elif name in ACTIVATIONS and last:
             last.then.append(name)
-            now.others += ["changed skip"] * (args[0].ndim == 4 and args[0].shape[1] > last.filters)  # beside a map
+            # beside a map
+            now.others += ["changed skip"] * (args[0].ndim == 4 and args[0].shape[1] > last.filters)
         elif name in ("cat", "add"):
-            maps = [x for x in (args[0] if name == "cat" else args[:2]) if isinstance(x, Tensor) and x.ndim == 4]
+            maps = [
+                x
+                for x in (args[0] if name == "cat" else args[:2])
+                if isinstance(x, Tensor) and x.ndim == 4
+            ]
             now.others += [name] * (len(maps) == 2 and maps[0].shape[2:] == maps[1].shape[2:])
         elif any(part in name for part in ("_pad", "upsample", "dropout", "bernoulli")):
             now.others.append(name)
@@ -80,37 +98,61 @@ class Watched(TorchDispatchMode):
 def told_of_generator(call: Pass) -> dict[str, object]:
     """What a report may state of a network that gives an image."""
     hidden, last = call.layers[:-1], call.layers[-1]
-    plain, up = ([layer for layer in call.layers if layer.kind == kind] for kind in ("plain", "transposed"))
-    down, inner = [layer for layer in plain if layer.stride > 1], [layer for layer in up if layer is not last]
-    filters, lowest = [layer.filters for layer in down], min((layer.side for layer in plain), default=0)
+    plain, up = (
+        [layer for layer in call.layers if layer.kind == kind] for kind in ("plain", "transposed")
+    )
+    down, inner = (
+        [layer for layer in plain if layer.stride > 1],
+        [layer for layer in up if layer is not last],
+    )
+    filters, lowest = (
+        [layer.filters for layer in down],
+        min((layer.side for layer in plain), default=0),
+    )
     ahead = [layer for layer in plain if layer is not last]
     return {
-        "first_layer": call.layers[0].kind, "plain": len(plain), "down": len(down), "lowest": lowest,
-        "up": len(up) + sum("upsample" in name for name in call.others), "transposed": [layer.stride for layer in up],
-        "first": filters[0] if filters else 0, "doubling": doubling(filters),
+        "first_layer": call.layers[0].kind,
+        "plain": len(plain),
+        "down": len(down),
+        "lowest": lowest,
+        "up": len(up) + sum("upsample" in name for name in call.others),
+        "transposed": [layer.stride for layer in up],
+        "first": filters[0] if filters else 0,
+        "doubling": doubling(filters),
         "mirrored": [layer.filters for layer in inner] == filters[-2::-1],
-        "orders": orders(hidden), "orders_down": orders([x for x in ahead if x.side > lowest]),
-        "orders_lowest": orders([x for x in plain if x.side == lowest]), "orders_up": orders(inner),
+        "orders": orders(hidden),
+        "orders_down": orders([x for x in ahead if x.side > lowest]),
+        "orders_lowest": orders([x for x in plain if x.side == lowest]),
+        "orders_up": orders(inner),
         "norms": sorted({layer.norm for layer in hidden if layer.side > 1}),
         "ends": ENDS.get((last.then or [""])[-1], "open") if last.norm == "none" else last.norm,
-        "skips": call.others.count("cat"), "joined": "cat" in call.others,
-        "skips_unchanged": "changed skip" not in call.others, "blocks": call.others.count("add"),
+        "skips": call.others.count("cat"),
+        "joined": "cat" in call.others,
+        "skips_unchanged": "changed skip" not in call.others,
+        "blocks": call.others.count("add"),
         "gates": sum("sigmoid" in layer.then for layer in hidden),
         "units": [" ".join(layer.then[:2]) for layer in ahead if layer.norm != "none"],
-    }  # fmt: skip
+    }
 
 
 def told_of_discriminator(call: Pass) -> dict[str, object]:
     """What a report may state of a network that judges an image."""
     hidden = call.layers[:-1]
-    other = any("_pad" in name and "constant" not in name for name in call.others) or not all(x.padding for x in hidden)
+    other = any("_pad" in name and "constant" not in name for name in call.others) or not all(
+        x.padding for x in hidden
+    )
     filters = [layer.filters for layer in hidden]
     return {
-        "layers": len(call.layers), "filters": filters, "doubling": doubling(filters), "orders": orders(hidden),
-        "strides": [layer.stride for layer in hidden], "paddings": sorted({layer.padding for layer in hidden}),
-        "padding": "other" if other else "zeros", "norms": [layer.norm for layer in hidden],
+        "layers": len(call.layers),
+        "filters": filters,
+        "doubling": doubling(filters),
+        "orders": orders(hidden),
+        "strides": [layer.stride for layer in hidden],
+        "paddings": sorted({layer.padding for layer in hidden}),
+        "padding": "other" if other else "zeros",
+        "norms": [layer.norm for layer in hidden],
         "scores": "map" if call.layers[-1].side > 1 else "one",
-    }  # fmt: skip
+    }
 
 
 def orders(layers: list[Layer]) -> list[str]:
@@ -121,4 +163,6 @@ def orders(layers: list[Layer]) -> list[str]:
 def doubling(filters: list[int]) -> bool:
     """Whether each layer has twice as many filters as the one before, up to the most there are."""
     pairs = zip(filters, filters[1:], strict=False)
-    return len(set(filters)) > 1 and all(wide == min(2 * narrow, max(filters)) for narrow, wide in pairs)
+    return len(set(filters)) > 1 and all(
+        wide == min(2 * narrow, max(filters)) for narrow, wide in pairs
+    )

@@ -27,15 +27,23 @@ RECORDS: dict[str, list] = {}  # whatever contrasts and size: heads with lesions
 def observed(model: Model) -> dict[str, dict[str, Any]]:
     """By group and name: what the system of a checked recipe is."""
     drawn, normal = set(), torch.Tensor.normal_
-    with mock.patch.object(torch.Tensor, "normal_", lambda w, *a, **k: drawn.add((w.ndim, *a)) or normal(w, *a, **k)):
+    with mock.patch.object(
+        torch.Tensor, "normal_", lambda w, *a, **k: drawn.add((w.ndim, *a)) or normal(w, *a, **k)
+    ):
         method = built(model)
-    found = {"paper": {"figures": model.paper.get("published", {})}, "style": of_style(model), "data": of_data(model)}
+    found = {
+        "paper": {"figures": model.paper.get("published", {})},
+        "style": of_style(model),
+        "data": of_data(model),
+    }
     found["weights"] = {"drawn": [list(figures) for dims, *figures in drawn if dims == 4]}
     found |= {"training": of_training(model, method)} | of_networks(method)
     additions = found["training"]["additions"] | found.pop("additions")
     for group, more in of_losses(method).items():
         found[group] = found.get(group, {}) | more
-    found["training"]["additions"] = sorted(name for name, there in (additions | found["additions"]).items() if there)
+    found["training"]["additions"] = sorted(
+        name for name, there in (additions | found["additions"]).items() if there
+    )
     return found
 
 
@@ -44,27 +52,43 @@ def of_data(model: Model) -> dict[str, Any]:
     table, target, split = model.data, model.method.target, model.data.split.model_dump()
     size = (64,) * table.dims
     key = json.dumps([table.source.table(), table.dims, size])
-    RECORDS[key] = records = RECORDS.get(key) or table.source(("T1", "T2"), table.dims, size).records()
-    parts, other = (split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1))
+    RECORDS[key] = records = (
+        RECORDS.get(key) or table.source(("T1", "T2"), table.dims, size).records()
+    )
+    parts, other = (
+        split_records(records, **split | {"seed": split["seed"] + k})[0] for k in (0, 1)
+    )
     training = training_of(table, target, parts["train"])
     one, both = ({r.subject for r in training if r.domain == letter} for letter in "ab")
     ranges = []
-    for make in getattr(table.intensity(), "parts", {"": table.intensity}).values():  # one for all, or one a domain
+    # one for all, or one a domain
+    for make in getattr(table.intensity(), "parts", {"": table.intensity}).values():
         mapping = make()
         mapping.fit([np.linspace(-1000, 2000, 4096, dtype=np.float32).reshape(1, 64, 64)])
-        ranges.append([round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (-1000, 2000)])
+        ranges.append(
+            [round(float(mapping.forward(np.array([x], np.float32))[0])) for x in (-1000, 2000)]
+        )
     labels = [r.label for r in records if r.domain == records[0].domain]
     changes = sorted(part.name for part in table.augment if part.options.get("p", 1))
     return {
-        "domains": list(table.domains), "size": list(table.size), "paired": target.paired,
+        "domains": list(table.domains),
+        "size": list(table.size),
+        "paired": target.paired,
         "channels": max(table.source(table.domains, table.dims, table.size).channels().values()),
         "range": ranges[0] if ranges[0] == ranges[-1] else ranges,
-        "one_domain_each": not one & both, "parts": sorted(name for name, part in parts.items() if part),
+        "one_domain_each": not one & both,
+        "parts": sorted(name for name, part in parts.items() if part),
         "random_parts": {r.key for r in parts["test"]} != {r.key for r in other["test"]},
-        "changes": changes, "augmented": bool(changes),
-        "slices": [int(n) for n in re.findall(r"(\d+) (?:T1|T2|CT|MR|axial|slices)\b", str(model.paper.get("data")))],
+        "changes": changes,
+        "augmented": bool(changes),
+        "slices": [
+            int(n)
+            for n in re.findall(
+                r"(\d+) (?:T1|T2|CT|MR|axial|slices)\b", str(model.paper.get("data"))
+            )
+        ],
         "classes": {label: labels.count(label) for label in set(labels)},
-    }  # fmt: skip
+    }
 
 
 def built(model: Model) -> Method:
@@ -73,13 +97,18 @@ def built(model: Model) -> Method:
     channels = data.source(data.domains, data.dims, data.size).channels()
     classes = ("healthy", "tumour") if data.labels else ()
     with torch.device("meta"):
-        method = model.method(Geometry(data.dims, data.size, channels, classes, tuple(data.intensity().range)))
+        method = model.method(
+            Geometry(data.dims, data.size, channels, classes, tuple(data.intensity().range))
+        )
     use_kernels(method, False)  # quicker ways to the same numbers, by other operations
     inside = {module for _, network in networks(method).values() for module in network.modules()}
     torch.manual_seed(0)
     for module in (each for each in method.modules() if each not in inside):
         module.to_empty(device="cpu", recurse=False)
-        for values in (*module.buffers(recurse=False), *(each.data for each in module.parameters(recurse=False))):
+        for values in (
+            *module.buffers(recurse=False),
+            *(each.data for each in module.parameters(recurse=False)),
+        ):
             values.zero_()
     return method
 
@@ -90,7 +119,8 @@ def of_networks(method: Method) -> dict[str, dict[str, Any]]:
     for pool in (module for module in method.modules() if isinstance(module, ImagePool)):
         pool.capacity = 0  # its images are no network's business
     if len({stage.size for stage in stages}) > 2:
-        return {"generator": {}, "discriminator": {}, "additions": {}}  # ProGAN grows; nothing is stated of its layers
+        # ProGAN grows; nothing is stated of its layers
+        return {"generator": {}, "discriminator": {}, "additions": {}}
     batch = batch_of(method, 0, "meta")
     with torch.no_grad(), Watched({name: network for name, (_, network) in own.items()}) as watched:
         method.begin(stages[-1], batch)
@@ -102,9 +132,13 @@ def of_networks(method: Method) -> dict[str, dict[str, Any]]:
         found[role] = told[0] | {"alike": all(other == told[0] for other in told)}
     firsts = [calls[0] for calls in watched.passes.values()]
     found["additions"] = {
-        "dropout": any("dropout" in name or "bernoulli" in name for call in firsts for name in call.others),
+        "dropout": any(
+            "dropout" in name or "bernoulli" in name for call in firsts for name in call.others
+        ),
         "spectral norm": any(hasattr(module, "parametrizations") for module in method.modules()),
-        "further channels": any(c.layers[0].inputs != c.channels for c in firsts if c.layers[0].kind == "plain"),
+        "further channels": any(
+            c.layers[0].inputs != c.channels for c in firsts if c.layers[0].kind == "plain"
+        ),
     }
     return found
 
@@ -112,42 +146,77 @@ def of_networks(method: Method) -> dict[str, dict[str, Any]]:
 def of_training(model: Model, method: Method) -> dict[str, Any]:
     """Update rules and learning rates as the engine builds them, over the training."""
     train = model.train
-    engine = Engine(method, train.model_copy(update={"ema": 0.0}), STEPS, Runtime(torch.device("cpu"), "fp32", False))
-    groups = [(phase.name, group) for phase in engine.phases for group in engine.optimizers[phase.name].param_groups]
+    engine = Engine(
+        method,
+        train.model_copy(update={"ema": 0.0}),
+        STEPS,
+        Runtime(torch.device("cpu"), "fp32", False),
+    )
+    groups = [
+        (phase.name, group)
+        for phase in engine.phases
+        for group in engine.optimizers[phase.name].param_groups
+    ]
     rates = []
     for engine.step in (0, STEPS // 4, STEPS // 2, 3 * STEPS // 4, STEPS - 1):
         engine.set_time(0)
         rates.append([round(float(group["lr"]), 9) for _, group in groups])
     return {
-        "batch": train.batch, "epochs": train.epochs, "sample_every": train.sample_every,
+        "batch": train.batch,
+        "epochs": train.epochs,
+        "sample_every": train.sample_every,
         "rules": sorted({type(rule).__name__.lower() for rule in engine.optimizers.values()}),
-        "schedule": sorted({round(x / (lr or 1), 6) for row in rates for x, lr in zip(row, rates[0], strict=True)}),
-        **{f"beta{k + 1}": sorted({group.get("betas", (0, 0))[k] for _, group in groups}) for k in (0, 1)},
-        **{f"{name.rstrip('s')}_lr": rate for (name, _), rate in zip(groups, rates[0], strict=True)},
+        "schedule": sorted(
+            {round(x / (lr or 1), 6) for row in rates for x, lr in zip(row, rates[0], strict=True)}
+        ),
+        **{
+            f"beta{k + 1}": sorted({group.get("betas", (0, 0))[k] for _, group in groups})
+            for k in (0, 1)
+        },
+        **{
+            f"{name.rstrip('s')}_lr": rate for (name, _), rate in zip(groups, rates[0], strict=True)
+        },
         "additions": {
             "weight decay": any(group.get("weight_decay") for _, group in groups),
-            "pool": any(module.capacity for module in method.modules() if isinstance(module, ImagePool)),
-            "critic steps": any(phase.every > 1 for phase in engine.phases), "parts": model.data.patch is not None,
+            "pool": any(
+                module.capacity for module in method.modules() if isinstance(module, ImagePool)
+            ),
+            "critic steps": any(phase.every > 1 for phase in engine.phases),
+            "parts": model.data.patch is not None,
             "stages": len(method.stages(STEPS)) > 1 and not method.samples,
             "moving average": train.ema > 0 and any(phase.ema for phase in engine.phases),
             "another training's weights": bool(train.start),
-            "images shown more often": bool(model.data.weights), "like images shown together": bool(model.data.order),
+            "images shown more often": bool(model.data.weights),
+            "like images shown together": bool(model.data.order),
         },
-    }  # fmt: skip
+    }
 
 
 def of_style(model: Model) -> dict[str, Any]:
-    """Style transfer on finished images: who lends what, and VGG19, whose filters are drawn where it is pretrained."""
+    """Style transfer on finished images: who lends what, and VGG19, whose filters are drawn where
+    it is pretrained.
+    """
     if not model.post:
         return {}
     part, seen, images = model.post[0], [], -torch.ones(2, 1, 64, 64)
     post = replace(part, options=part.options | {"weights": "random"})(2, (-1.0, 1.0))
     post.paint = lambda content, style, **more: seen.append((content, style)) or (content, None)
-    post(images, type("Examples", (), {"__call__": lambda _, n: -images[:n], "real": lambda _, n: -images[:n]})())
-    content, style = ({-1.0: "synthesized image", 1.0: "real image"}[float(each.mean())] for each in seen[0])
+    post(
+        images,
+        type(
+            "Examples", (), {"__call__": lambda _, n: -images[:n], "real": lambda _, n: -images[:n]}
+        )(),
+    )
+    content, style = (
+        {-1.0: "synthesized image", 1.0: "real image"}[float(each.mean())] for each in seen[0]
+    )
     kinds = [type(module).__name__ for module in VGG19(LAYERS, "random").modules()]
     return {
-        "content": content, "style": style, "weights": part.options["weights"], "averages": "AvgPool2d" in kinds,
+        "content": content,
+        "style": style,
+        "weights": part.options["weights"],
+        "averages": "AvgPool2d" in kinds,
         "layers": {kind: kinds.count(kind) for kind in ("Conv2d", "Linear", "MaxPool2d")},
-        "rescaled": getattr(post.how, "rescale", False), "smooths_edges": part.options["smooth"] > 0,
-    }  # fmt: skip
+        "rescaled": getattr(post.how, "rescale", False),
+        "smooths_edges": part.options["smooth"] > 0,
+    }

@@ -1,4 +1,6 @@
-"""A published system is what its report states, as it is built and as it computes; and a change of it is noticed."""
+"""A published system is what its report states, as it is built and as it computes; and a change of
+it is noticed.
+"""
 
 import copy
 import functools
@@ -23,12 +25,32 @@ for _report in REPORTS.values():
         _tables = [_report["stated"], _own]
         if like := _own.pop("like", None):
             _tables[1:1] = [_report["systems"][like], {"style": _report["style"]}]
-        _open = [*COMMON["open"], *_report["open"], *(key for table in _tables for key in table.get("open", ()))]
+        _open = [
+            *COMMON["open"],
+            *_report["open"],
+            *(key for table in _tables for key in table.get("open", ())),
+        ]
         _groups = [(group, x) for table in _tables for group, x in table.items() if group != "open"]
-        SYSTEMS[_name] = {f"{group}.{key}": x for group, values in _groups for key, x in values.items()}, _open
+        SYSTEMS[_name] = (
+            {f"{group}.{key}": x for group, values in _groups for key, x in values.items()},
+            _open,
+        )
 KINDS = ("generator", "discriminator", "loss", "intensity", "optimizer", "schedule")
 HALVINGS = discriminators.halvings
-WORDS = ("none", "batch", "resize", "transpose", "tanh", "sigmoid", "pool", "l2", "content", "random", "normal", "all")
+WORDS = (
+    "none",
+    "batch",
+    "resize",
+    "transpose",
+    "tanh",
+    "sigmoid",
+    "pool",
+    "l2",
+    "content",
+    "random",
+    "normal",
+    "all",
+)
 
 
 def model_of(name, profile=None):
@@ -36,17 +58,35 @@ def model_of(name, profile=None):
 
 
 def departures(name, model):
-    """ "group.name" -> what a checked recipe has there, where the report of the system `name` states otherwise."""
-    found = {f"{group}.{key}": x for group, values in observed.observed(model).items() for key, x in values.items()}
+    """ "group.name" -> what a checked recipe has there, where the report of the system `name` states
+    otherwise.
+    """
+    found = {
+        f"{group}.{key}": x
+        for group, values in observed.observed(model).items()
+        for key, x in values.items()
+    }
     stated = SYSTEMS[name][0].items()
-    return {key: f"{found.get(key)}, and stated is {x}" for key, x in stated if key not in found or found[key] != x}
+    return {
+        key: f"{found.get(key)}, and stated is {x}"
+        for key, x in stated
+        if key not in found or found[key] != x
+    }
 
 
 def settings(tables, path=()):
     """(path, value) of every setting of resolved tables; lists of tables entry by entry."""
-    tables = dict(enumerate(tables)) if isinstance(tables, list) and tables and isinstance(tables[0], dict) else tables
+    tables = (
+        dict(enumerate(tables))
+        if isinstance(tables, list) and tables and isinstance(tables[0], dict)
+        else tables
+    )
     inner = tables.items() if isinstance(tables, dict) else ()
-    return [each for key, value in inner for each in settings(value, (*path, key))] if inner else [(path, tables)]
+    return (
+        [each for key, value in inner for each in settings(value, (*path, key))]
+        if inner
+        else [(path, tables)]
+    )
 
 
 @pytest.mark.fidelity
@@ -59,7 +99,9 @@ def test_a_published_system_is_what_its_report_states(name):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_profile_changes_sizes_and_lengths_only(name):
     whole, other = (dict(settings(resolved(model_of(name, profile)))) for profile in (None, "cpu"))
-    keys = (".".join(map(str, path)) for path in whole | other if whole.get(path) != other.get(path))
+    keys = (
+        ".".join(map(str, path)) for path in whole | other if whole.get(path) != other.get(path)
+    )
     assert [key for key in keys if not re.search("|".join(COMMON["profile"]), key)] == []
 
 
@@ -69,8 +111,14 @@ def test_a_published_figure_stands_beside_its_system_alone():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     lines = [line.lower() for page in pages for line in page.read_text("utf-8").splitlines()]
     for figure, system in (("8.09", "cyclegan"), ("10.91", "dualgan")):
-        assert [name for name, text in recipes.items() if figure in text] == [f"{system}_t1t2_unet15"]
-        assert [line for line in lines if re.search(rf"\b{re.escape(figure)}\b", line) and system not in line] == []
+        assert [name for name, text in recipes.items() if figure in text] == [
+            f"{system}_t1t2_unet15"
+        ]
+        assert [
+            line
+            for line in lines
+            if re.search(rf"\b{re.escape(figure)}\b", line) and system not in line
+        ] == []
 
 
 def other_values(value):
@@ -87,8 +135,12 @@ def other_values(value):
 
 
 def changes(tables):
-    """(key, what it might be instead, as (path, value)) of every setting, named part and entry of a list."""
-    for path, value in settings({key: tables[key] for key in ("method", "data", "train", "post") if key in tables}):
+    """(key, what it might be instead, as (path, value)) of every setting, named part and entry of a
+    list.
+    """
+    for path, value in settings(
+        {key: tables[key] for key in ("method", "data", "train", "post") if key in tables}
+    ):
         key, inside, others = ".".join(map(str, path)), path[:-1], other_values(value)
         if key == "method.name" and "generator" in tables["method"]:
             own = {part: tables["method"][part] for part in ("generator", "discriminator")}
@@ -96,8 +148,15 @@ def changes(tables):
         elif path[-1] == "name" and isinstance(path[-2], int):
             yield key, [(inside, None)]  # out of the list
         elif path[-1] == "name" and key != "method.name" and path[0] != "post":
-            names = {name for kind in KINDS if value in registry().names(kind) for name in registry().names(kind)}
-            order = sorted(names - {value}, key=lambda name: (name not in ("resnet", "hinge"), name))
+            names = {
+                name
+                for kind in KINDS
+                if value in registry().names(kind)
+                for name in registry().names(kind)
+            }
+            order = sorted(
+                names - {value}, key=lambda name: (name not in ("resnet", "hinge"), name)
+            )
             yield key, [(inside, {"name": name}) for name in order]
         else:
             each = [(path, other) for other in others if other != value]
@@ -111,7 +170,9 @@ def changes(tables):
 
 @functools.cache
 def noticed(name):
-    """By key that the report does not leave open: what departs once it is changed, to the first value that will do."""
+    """By key that the report does not leave open: what departs once it is changed, to the first
+    value that will do.
+    """
     found, tables = {}, resolved(model_of(name))
     free = re.compile("|".join(SYSTEMS[name][1]))
     for key, tries in changes(tables):
@@ -141,17 +202,27 @@ def built_otherwise(change, built=observed.built):
 
 
 def one_norm_less(method, name):
-    [module for module in getattr(method, name).modules() if "Norm" in type(module).__name__][-1].forward = lambda x: x
+    [module for module in getattr(method, name).modules() if "Norm" in type(module).__name__][
+        -1
+    ].forward = lambda x: x
 
 
 SABOTAGE = {  # what no setting of a recipe changes -> what to put in whose place
     "weights.drawn": with_other(blocks, "init_weights", gain=0.05),
     "generator.alike": built_otherwise(lambda method: one_norm_less(method, "g_ba")),
     "discriminator.alike": built_otherwise(lambda method: one_norm_less(method, "d_b")),
-    "discriminator.doubling": (discriminators, "halvings", lambda d, i, f, *m: HALVINGS(d, i, f[-1:] * len(f), *m)),
+    "discriminator.doubling": (
+        discriminators,
+        "halvings",
+        lambda d, i, f, *m: HALVINGS(d, i, f[-1:] * len(f), *m),
+    ),
     "discriminator.padding": with_other(blocks, "conv", mode="reflect"),
     "generator.ends": (blocks, "output_activation", lambda kind: torch.nn.Sigmoid()),
-    "generator.first_layer": (F, "linear", lambda x, w, b=None: torch.conv1d(x[..., None], w[..., None])[..., 0]),
+    "generator.first_layer": (
+        F,
+        "linear",
+        lambda x, w, b=None: torch.conv1d(x[..., None], w[..., None])[..., 0],
+    ),
     "generator.orders_up": (torch.Tensor, "relu_", torch.Tensor.sigmoid_),
     "data.random_parts": with_other(observed, "split_records", seed=0),
     "training.one_forward_pass": built_otherwise(lambda method: setattr(method, "critic", 2)),

@@ -1,4 +1,6 @@
-"""Runs that the promises share, each made once: one trained for a step, and one whose network changes nothing."""
+"""Runs that the promises share, each made once: one trained for a step, and one whose network
+changes nothing.
+"""
 
 import copy
 import os
@@ -21,10 +23,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def identity(tmp_path_factory):
-    """A folder whose `out` is what a network that changes nothing made of `in`; see through.py for what else."""
+    """A folder whose `out` is what a network that changes nothing made of `in`; see through.py for
+    what else.
+    """
     folder = tmp_path_factory.mktemp("identity")
     files.every_kind(folder / "in")
     installed = files.install_plugin(folder / "installed")
-    done = files.python(files.Path(files.__file__).with_name("through.py"), folder, installed=installed)
+    done = files.python(
+        files.Path(files.__file__).with_name("through.py"), folder, installed=installed
+    )
     assert done.code == 0, done.err + done.out
     return folder

@@ -1,6 +1,8 @@
-"""What the promises are tested with: files made from seeds, tiny recipes, and the command line, here or as a process.
+"""What the promises are tested with: files made from seeds, tiny recipes, and the command line,
+here or as a process.
 
-Nothing of gantk is imported here but its public names, so that these tests outlive any change inside.
+Nothing of gantk is imported here but its public names, so that these tests outlive any change
+inside.
 """
 
 import contextlib
@@ -27,16 +29,33 @@ from PIL import Image
 from tiny import Outcome
 
 HERE = Path(__file__).parent
-QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"}
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "400",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 TINY: dict[str, Any] = {
     "format": 1,
     "method": {key: tiny.TINY["method"][key] for key in ("name", "generator", "discriminator")},
     "data": tiny.TINY["data"],
-    "train": {"steps": 1, "batch": 2, "precision": "fp32", "log_every": 1, "sample_every": 4, "save_every": 2},
+    "train": {
+        "steps": 1,
+        "batch": 2,
+        "precision": "fp32",
+        "log_every": 1,
+        "sample_every": 4,
+        "save_every": 2,
+    },
     "evaluate": {"metrics": ["psnr"], "samples": 1},
 }
 NOISE: dict[str, Any] = {
-    "method": {"name": "dcgan", "latent": 8, "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}},
+    "method": {
+        "name": "dcgan",
+        "latent": 8,
+        "width": 4,
+        "discriminator": {"name": "dcgan", "width": 4, "depth": 3},
+    },
     "data": TINY["data"] | {"domains": ["T1"]},
     "evaluate": {"metrics": [{"name": "kid", "features": "random"}], "samples": 1, "images": 8},
 }
@@ -67,7 +86,9 @@ def gantk_register(add):
 
 
 def gantk(*args: object, cwd: Path | None = None) -> Outcome:
-    """`python -m gantk ...` in this process; anything but an exit is raised, as a user would see a traceback."""
+    """`python -m gantk ...` in this process; anything but an exit is raised, as a user would see a
+    traceback.
+    """
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(out))
@@ -82,7 +103,9 @@ def gantk(*args: object, cwd: Path | None = None) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def process(*words: object, cwd: Path, before: Sequence[str] = ("-m", "gantk"), **more: str) -> subprocess.Popen:
+def process(
+    *words: object, cwd: Path, before: Sequence[str] = ("-m", "gantk"), **more: str
+) -> subprocess.Popen:
     """`python -m gantk WORDS` as a process of its own, in a group of its own, on one thread."""
     return subprocess.Popen(
         [sys.executable, *before, *map(str, words)],
@@ -127,33 +150,57 @@ def saved(run: Path) -> list[str]:
 def several(*commands: Sequence[object], cwd: Path, installed: Path) -> list[Outcome]:
     """What `gantk` commands left, one after the other in a process that sees what is installed."""
     given = json.dumps([[str(word) for word in command] for command in commands])
-    code = "import files, json, sys; print(json.dumps([vars(files.gantk(*c)) for c in json.loads(sys.argv[1])]))"
-    path = os.pathsep.join([str(installed), str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    code = (
+        "import files, json, sys; print(json.dumps([vars(files.gantk(*c)) for c in"
+        " json.loads(sys.argv[1])]))"
+    )
+    path = os.pathsep.join(
+        [str(installed), str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    )
     done = ended(process(given, cwd=cwd, before=("-c", code), PYTHONPATH=path))
     assert done.code == 0, done.err
     return [Outcome(**each) for each in json.loads(done.out)]
 
 
 def python(*args: object, installed: Path | None = None) -> Outcome:
-    """Python as a process of its own, with these tests' modules and what is installed in a folder on its path."""
+    """Python as a process of its own, with these tests' modules and what is installed in a folder
+    on its path.
+    """
     paths = [installed, HERE.parent, os.environ.get("PYTHONPATH")]
-    return ended(process(*args, cwd=HERE, before=(), PYTHONPATH=os.pathsep.join(str(path) for path in paths if path)))
+    return ended(
+        process(
+            *args,
+            cwd=HERE,
+            before=(),
+            PYTHONPATH=os.pathsep.join(str(path) for path in paths if path),
+        )
+    )
 
 
 def install_plugin(folder: Path, name: str = "promised_plugin", source: str = PLUGIN) -> Path:
-    """A distribution of one module, as pip would have installed it into the folder; ours changes nothing."""
-    return put_distribution(folder, name.replace("_", "-"), name, source, name.removeprefix("gantk_"))
+    """A distribution of one module, as pip would have installed it into the folder; ours changes
+    nothing.
+    """
+    return put_distribution(
+        folder, name.replace("_", "-"), name, source, name.removeprefix("gantk_")
+    )
 
 
 def recipe(path: Path, tables: dict = TINY, **changes: dict) -> Path:
     """A recipe file; `changes` are merged into its tables."""
-    merged = {name: table | changes[name] if name in changes else table for name, table in tables.items()}
+    merged = {
+        name: table | changes[name] if name in changes else table for name, table in tables.items()
+    }
     path.write_text(tomli_w.dumps(merged), "utf-8")
     return path
 
 
-def numbers(seed: int, shape: Sequence[int], low: float = 0, high: float = 255, kind: type = np.uint8) -> np.ndarray:
-    """Random values that are smooth enough to be an image: blobs on a slope, with noise; no two seeds alike."""
+def numbers(
+    seed: int, shape: Sequence[int], low: float = 0, high: float = 255, kind: type = np.uint8
+) -> np.ndarray:
+    """Random values that are smooth enough to be an image: blobs on a slope, with noise; no two
+    seeds alike.
+    """
     rng = np.random.default_rng([seed, *shape])
     grid = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     image = 0.1 * rng.random(shape) + 0.1 * grid[-1]
@@ -172,7 +219,9 @@ def picture(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def pictures(folder: Path, count: int, *, seed: int = 0, size: Sequence[int] = (32, 32), name: str = "slice") -> Path:
+def pictures(
+    folder: Path, count: int, *, seed: int = 0, size: Sequence[int] = (32, 32), name: str = "slice"
+) -> Path:
     """A folder of PNG pictures."""
     for number in range(count):
         picture(folder / f"{name}-{number:02d}.png", numbers(1000 * seed + number, size))
@@ -198,8 +247,12 @@ def patients(folder: Path, count: int, size: Sequence[int] = (24, 24, 3)) -> Pat
 OBLIQUE = np.array([[0.1, -0.8, 0.3, 90], [0.9, 0.1, 0, -120], [0.05, -0.2, -3, -70], [0, 0, 0, 1]])
 
 
-def nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None, scale: tuple | None = None) -> Path:
-    """A NIfTI file; `scale` is the header's slope and intercept, and `values` are then what is stored."""
+def nifti(
+    path: Path, values: np.ndarray, affine: np.ndarray | None = None, scale: tuple | None = None
+) -> Path:
+    """A NIfTI file; `scale` is the header's slope and intercept, and `values` are then what is
+    stored.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0]) if affine is None else affine)
     image.header.set_xyzt_units("mm")
@@ -211,8 +264,12 @@ def nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None, scal
     return path
 
 
-def series(folder: Path, values: np.ndarray, modality: str = "MR", skip: Sequence[int] = ()) -> Path:
-    """A DICOM series of int16 slices, sagittal and leaning, with names that say nothing of the order."""
+def series(
+    folder: Path, values: np.ndarray, modality: str = "MR", skip: Sequence[int] = ()
+) -> Path:
+    """A DICOM series of int16 slices, sagittal and leaning, with names that say nothing of the
+    order.
+    """
     axes = (0.0, 1.0, 0.0), (0.6, 0.0, -0.8)
     dicom_files.series(folder, values, modality=modality, axes=axes, skip=skip, prefix="")
     return folder
@@ -229,10 +286,19 @@ def every_kind(folder: Path) -> Path:
     import SimpleITK as sitk
 
     nifti(folder / "oblique.nii.gz", numbers(1, (40, 50, 6), -50, 3000, np.int16), OBLIQUE)
-    nifti(folder / "scaled.nii", numbers(2, (30, 34, 5), 0, 400, np.int16), np.diag([-1, -1, 2.5, 1]), (2.0, -1024.0))
+    nifti(
+        folder / "scaled.nii",
+        numbers(2, (30, 34, 5), 0, 400, np.int16),
+        np.diag([-1, -1, 2.5, 1]),
+        (2.0, -1024.0),
+    )
     nifti(folder / "floats.nii.gz", numbers(3, (32, 33, 4), -2, 900, np.float32), OBLIQUE)
     nifti(folder / "bytes.nii.gz", numbers(4, (32, 32, 4)), OBLIQUE)
-    kinds = ("lps.nrrd", np.int16, 2000), ("header.mha", np.float32, 700), ("bytes.mha", np.uint8, 99)
+    kinds = (
+        ("lps.nrrd", np.int16, 2000),
+        ("header.mha", np.float32, 700),
+        ("bytes.mha", np.uint8, 99),
+    )
     for name, kind, high in kinds:
         image = sitk.GetImageFromArray(numbers(5, (4, 30, 36), 0, high, kind))
         image.SetSpacing((0.7, 0.9, 3.0))

@@ -1,6 +1,8 @@
-"""Every command, option and part of gantk 0.1 is there, and a run leaves the files that the README lists.
+"""Every command, option and part of gantk 0.1 is there, and a run leaves the files that the README
+lists.
 
-names.json holds the options of every command and of every part that a recipe can name, as that version offered them.
+names.json holds the options of every command and of every part that a recipe can name, as that
+version offered them.
 """
 
 import json
@@ -32,7 +34,9 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
-    """A folder with one of pictures for each domain, pairs by name; the second domain is the first one inverted."""
+    """A folder with one of pictures for each domain, pairs by name; the second domain is the first
+    one inverted.
+    """
     folder = tmp_path_factory.mktemp("scans")
     for path in pictures(folder / "T1", 12, seed=1, name="p").iterdir():
         (folder / "T2").mkdir(exist_ok=True)
@@ -46,7 +50,18 @@ def run(tmp_path_factory, scans) -> Path:
     folder = tmp_path_factory.mktemp("run")
     more = {"data": {"split": {"by": "image"}}, "evaluate": {"metrics": ["psnr", "mae"]}}
     path = recipe(folder / "tiny.toml", train={"steps": 16, "save_every": 8}, **more)
-    options = ["--data", scans, "--out", folder / "run", "--device", "cpu", "--profile-steps", 2, "--seed", 5]
+    options = [
+        "--data",
+        scans,
+        "--out",
+        folder / "run",
+        "--device",
+        "cpu",
+        "--profile-steps",
+        2,
+        "--seed",
+        5,
+    ]
     assert str(folder / "run" / "report.html") in said("run", path, *options).splitlines()[-1]
     return folder / "run"
 
@@ -74,17 +89,31 @@ def test_every_part_is_offered_with_the_options_it_had():
     for kind, parts in NAMES["parts"].items():
         assert {(kind, RENAMED.get(name, name)) for name in parts} <= listed
         for name, options in parts.items():
-            first = {line.split()[0] for line in said("show", kind, name).splitlines() if line.strip()}
+            first = {
+                line.split()[0] for line in said("show", kind, name).splitlines() if line.strip()
+            }
             wanted = {RENAMED.get(option, option) for option in options}
             assert wanted <= first, f"{kind} {name}: {wanted - first}"
 
 
 def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
     rows = [line.split() for line in said("plugins").splitlines()]
-    for name in ("bench", "cut", "cyclegan", "dcgan", "dualgan", "munit", "pix2pix", "progan", "style"):
+    for name in (
+        "bench",
+        "cut",
+        "cyclegan",
+        "dcgan",
+        "dualgan",
+        "munit",
+        "pix2pix",
+        "progan",
+        "style",
+    ):
         assert any(row[0] == name and row[-1] == "loaded" for row in rows), name
     known = {line.split()[0] for line in said("recipes").splitlines() if line.strip()}
-    recorded = {name.partition("@")[0] for name in json.loads((HERE / "recipes.json").read_text("utf-8"))} - {"most"}
+    recorded = {
+        name.partition("@")[0] for name in json.loads((HERE / "recipes.json").read_text("utf-8"))
+    } - {"most"}
     assert recorded <= known
     said("recipes", "copy", "dualgan_t1t2", tmp_path / "mine.toml")
     assert tomllib.loads((tmp_path / "mine.toml").read_text("utf-8"))["method"]["name"] == "dualgan"
@@ -94,7 +123,14 @@ def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
     done = gantk("doctor")
     rows = [line.split()[0] for line in done.out.splitlines() if line.strip()]
     assert done.code in (0, 1) and {"gantk", "python", "torch", "device", "disk"} <= set(rows)
-    wanted = ["--recipe", recipe(tmp_path / "tiny.toml"), "--device", "cpu", "--json", tmp_path / "forecast.json"]
+    wanted = [
+        "--recipe",
+        recipe(tmp_path / "tiny.toml"),
+        "--device",
+        "cpu",
+        "--json",
+        tmp_path / "forecast.json",
+    ]
     rows = [line.split()[0] for line in said("doctor", *wanted).splitlines() if line.strip()]
     assert {"memory", "step", "training"} <= set(rows)
     assert json.loads((tmp_path / "forecast.json").read_text("utf-8"))
@@ -104,8 +140,13 @@ def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
 
 
 def test_a_run_leaves_the_files_that_the_readme_lists(run):
-    files = "report.html metrics.json best.json usage.json recipe.toml environment.json split.json log.jsonl"
-    assert set(files.split()) | {"checkpoints", "samples", "profile"} <= {path.name for path in run.iterdir()}
+    files = (
+        "report.html metrics.json best.json usage.json recipe.toml environment.json split.json"
+        " log.jsonl"
+    )
+    assert set(files.split()) | {"checkpoints", "samples", "profile"} <= {
+        path.name for path in run.iterdir()
+    }
     assert saved(run) == ["step-000008", "step-000016"]
     for step in saved(run):
         held = {path.name for path in (run / "checkpoints" / step).iterdir()}
@@ -123,12 +164,15 @@ def test_a_run_leaves_the_files_that_the_readme_lists(run):
 def test_metrics_have_values_intervals_counts_and_definitions_beside_baselines_and_speed(run):
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     for way in ("a_to_b", "b_to_a"):
-        baselines = [metrics["baselines"][name][way] for name in ("identity", "histogram", "intensity_map")]
+        baselines = [
+            metrics["baselines"][name][way] for name in ("identity", "histogram", "intensity_map")
+        ]
         for scores in (metrics["metrics"][way], *baselines):
             for name in ("psnr", "mae"):
                 score = scores[name]
                 assert {"value", "ci95", "n", "definition"} <= score.keys()
-                low, high = score["ci95"] or [score["value"]] * 2  # of one patient there is no interval
+                # of one patient there is no interval
+                low, high = score["ci95"] or [score["value"]] * 2
                 assert (score["ci95"] is None) == (score["n"] == 1) and score["n"] >= 1
                 assert low <= score["value"] <= high and len(score["definition"]) > 10
     assert metrics["domains"] == ["T1", "T2"] and metrics["step"] == 16 and "verdict" in metrics
@@ -165,7 +209,9 @@ def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
 
     lines: list[str] = []
     source = next((scans / "T1").iterdir())
-    written_to = toolkit.translate(run, source, tmp_path / "api.png", to="T2", device="cpu", say=lines.append)
+    written_to = toolkit.translate(
+        run, source, tmp_path / "api.png", to="T2", device="cpu", say=lines.append
+    )
     said("translate", run, source, tmp_path / "cli.png", "--to", "T2", "--device", "cpu")
     assert [Path(path) for path in written_to] == [tmp_path / "api.png"] and lines
     assert (tmp_path / "api.png").read_bytes() == (tmp_path / "cli.png").read_bytes()
@@ -173,14 +219,23 @@ def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
     values, other = (model.translate(image, to=to) for to in ("T2", "T1"))
     assert values.shape == (1, 1, 32, 32) and not np.array_equal(values, other)
     assert np.abs(values[0, 0].clip(0, 255) - pixels(tmp_path / "cli.png")).max() <= 0.51
-    folder = toolkit.run(TINY | NOISE, out=tmp_path / "noise", device="cpu", set=["train.seed=3"], say=lines.append)
+    folder = toolkit.run(
+        TINY | NOISE, out=tmp_path / "noise", device="cpu", set=["train.seed=3"], say=lines.append
+    )
     assert folder.path == tmp_path / "noise" and (folder.path / "report.html").is_file()
     assert folder.recipe().tables["train"]["seed"] == 3
     assert toolkit.resume(folder.path, device="cpu", say=lines.append).path == folder.path
-    assert len(toolkit.sample(folder.path, n=2, out=tmp_path / "made", device="cpu", say=lines.append)) == 2
-    scores = toolkit.evaluate(shutil.copytree(run, tmp_path / "copy"), metrics=["rmse"], device="cpu", say=lines.append)
+    assert (
+        len(toolkit.sample(folder.path, n=2, out=tmp_path / "made", device="cpu", say=lines.append))
+        == 2
+    )
+    scores = toolkit.evaluate(
+        shutil.copytree(run, tmp_path / "copy"), metrics=["rmse"], device="cpu", say=lines.append
+    )
     assert "rmse" in scores["metrics"]["a_to_b"]
-    assert toolkit.compare(scans / "T1", scans / "T2", metrics=["mae"], device="cpu", say=lines.append)
+    assert toolkit.compare(
+        scans / "T1", scans / "T2", metrics=["mae"], device="cpu", say=lines.append
+    )
     assert toolkit.check(scans)
     with pytest.raises(toolkit.UserError, match="there is no recipe 'nothing'"):
         toolkit.run("nothing")

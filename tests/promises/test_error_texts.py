@@ -1,7 +1,7 @@
 """A mistake is one message, word for word the recorded one, exit code 2, and nothing is written.
 
-`GANTK_RECORD=1 pytest tests/promises/test_error_texts.py` writes errors.json anew; read the difference before
-you keep it.
+`GANTK_RECORD=1 pytest tests/promises/test_error_texts.py` writes errors.json anew; read the
+difference before you keep it.
 """
 
 import json
@@ -36,27 +36,45 @@ def unpaired(here: Path) -> Args:
 
 def other(here: Path, method: dict, *options: object, **changes: dict) -> Args:
     """`gantk run` of another method, with its own metrics."""
-    files.recipe(here / "tiny.toml", files.TINY | {"method": method, "evaluate": {"samples": 1}}, **changes)
+    files.recipe(
+        here / "tiny.toml", files.TINY | {"method": method, "evaluate": {"samples": 1}}, **changes
+    )
     return ["run", "tiny.toml", "--out", "new", "--device", "cpu", *options]
 
 
-def on_pictures(here: Path, change: Callable[[Path], object] = lambda data: None, a: int = 16, b: int = 16) -> Args:
+def on_pictures(
+    here: Path, change: Callable[[Path], object] = lambda data: None, a: int = 16, b: int = 16
+) -> Args:
     """`gantk run` on pictures in two folders of which something is wrong."""
     change(files.two_domains(here / "data", a, b))
     return train(here, "--data", "data")
 
 
-def translate(here: Path, source: str = "in/slice-00.png", target: str = "out.png", *options: str) -> Args:
+def translate(
+    here: Path, source: str = "in/slice-00.png", target: str = "out.png", *options: str
+) -> Args:
     files.pictures(here / "in", 1)
     return ["translate", "RUN", source, target, "--device", "cpu", *options]
 
 
-def score(here: Path, change: Callable[[Path], object] = lambda here: None, metrics: str = "psnr,mae") -> Args:
+def score(
+    here: Path, change: Callable[[Path], object] = lambda here: None, metrics: str = "psnr,mae"
+) -> Args:
     """`gantk eval` of two folders with the same three pictures, of which something is wrong."""
     for side in ("pred", "truth"):
         files.pictures(here / side, 3)
     change(here)
-    return ["eval", "--pred", "pred", "--truth", "truth", "--metrics", metrics, "--json", "scores.json"]
+    return [
+        "eval",
+        "--pred",
+        "pred",
+        "--truth",
+        "truth",
+        "--metrics",
+        metrics,
+        "--json",
+        "scores.json",
+    ]
 
 
 def volumes(here: Path, **other: object) -> Args:
@@ -79,7 +97,9 @@ def damaged(here: Path, name: str, content: bytes | int) -> Args:
 
 
 def changed(here: Path, **method: object) -> Args:
-    """`gantk resume` of a copy of the run whose recipe names another network or method than its checkpoint."""
+    """`gantk resume` of a copy of the run whose recipe names another network or method than its
+    checkpoint.
+    """
     files.recipe(shutil.copytree(here.parent / "RUN", here / "copy") / "recipe.toml", method=method)
     return ["resume", "copy"]
 
@@ -95,7 +115,9 @@ def without_checkpoints(here: Path) -> Args:
     return ["resume", "copy"]
 
 
-def stylize(here: Path, words: str = "content.png style.png out.png", style: np.ndarray | None = None) -> Args:
+def stylize(
+    here: Path, words: str = "content.png style.png out.png", style: np.ndarray | None = None
+) -> Args:
     files.picture(here / "content.png", files.numbers(1, (32, 32)))
     files.picture(here / "style.png", files.numbers(2, (32, 32)) if style is None else style)
     files.picture(here / "small.png", files.numbers(3, (3, 3)))
@@ -199,7 +221,11 @@ def nan(here: Path) -> Args:
     return volumes(here, values=values)
 
 
-PIX2PIX = {"name": "pix2pix", "generator": {"name": "unet", "width": 4, "depth": 2}, "discriminator": "patchgan"}
+PIX2PIX = {
+    "name": "pix2pix",
+    "generator": {"name": "unet", "width": 4, "depth": 2},
+    "discriminator": "patchgan",
+}
 DCGAN = files.NOISE["method"]
 PROGAN = {"name": "progan", "width": 8, "latent": 8}
 T1 = {"domains": ["T1"]}
@@ -208,7 +234,9 @@ VOLUMES = {"dims": 3, "size": [16, 16, 16], "neighbours": 1}
 
 CASES: dict[str, Callable[[Path], Args]] = {
     # ---- recipes
-    "unknown option of a network": lambda h: train(h, method={"generator": {"name": "unet", "wdth": 4}}),
+    "unknown option of a network": lambda h: train(
+        h, method={"generator": {"name": "unet", "wdth": 4}}
+    ),
     "unknown key": lambda h: train(h, train={"bacth": 2}),
     "unknown table": lambda h: train(h, "--set", "metod.name=1"),
     "unknown network": lambda h: train(h, method={"generator": "unett"}),
@@ -219,31 +247,52 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "unknown intensity": lambda h: train(h, data={"intensity": "percentil"}),
     "unknown device": lambda h: [*train(h)[:4], "--device", "gpu0"],
     "wrong type": lambda h: train(h, train={"steps": "many"}),
-    "wrong type of an option": lambda h: train(h, method={"generator": {"name": "unet", "width": 4.5}}),
+    "wrong type of an option": lambda h: train(
+        h, method={"generator": {"name": "unet", "width": 4.5}}
+    ),
     "out of range": lambda h: train(h, data={"split": {"test": 1.5}}),
-    "shares that leave nothing": lambda h: train(h, data={"split": {"test": 0.6, "validation": 0.4}}),
+    "shares that leave nothing": lambda h: train(
+        h, data={"split": {"test": 0.6, "validation": 0.4}}
+    ),
     "set without a value": lambda h: train(h, "--set", "train.steps"),
     "set of an unknown key": lambda h: train(h, "--set", "train.stepz=3"),
-    "no TOML": lambda h: [(h / "bad.toml").write_text("[train\nsteps = 3\n"), "run", "bad.toml"][1:],
-    "newer format": lambda h: [files.recipe(h / "new.toml", files.TINY | {"format": 99}), "run", "new.toml"][1:],
+    "no TOML": lambda h: [(h / "bad.toml").write_text("[train\nsteps = 3\n"), "run", "bad.toml"][
+        1:
+    ],
+    "newer format": lambda h: [
+        files.recipe(h / "new.toml", files.TINY | {"format": 99}),
+        "run",
+        "new.toml",
+    ][1:],
     "size that a network cannot take": lambda h: train(h, data={"size": [36, 36]}),
     "patch that a network cannot take": lambda h: train(h, "--set", "data.patch=[12, 12]"),
     "unknown phase": lambda h: train(h, train={"optimizers": {"generator": {"name": "adam"}}}),
-    "half size": lambda h: train(h, data={"size": [40, 40]}, method={"low_res_warmup": 0.5}, train={"steps": 2}),
-    "size that a discriminator cannot take": lambda h: train(h, "--set", "method.discriminator.receptive_field=142"),
+    "half size": lambda h: train(
+        h, data={"size": [40, 40]}, method={"low_res_warmup": 0.5}, train={"steps": 2}
+    ),
+    "size that a discriminator cannot take": lambda h: train(
+        h, "--set", "method.discriminator.receptive_field=142"
+    ),
     "patch larger than the images": lambda h: train(h, "--set", "data.patch=[64, 64]"),
     "neighbours of volumes": lambda h: train(h, data=VOLUMES),
     "lesion without masks": lambda h: other(h, PIX2PIX | {"lesion": 4.0}),
     "pairs of noise": lambda h: other(h, DCGAN, "--set", 'evaluate.metrics=["psnr"]', data=T1),
     "size that cannot be grown": lambda h: other(h, PROGAN, data=T1 | {"size": [48, 48]}),
     "size that cannot be doubled": lambda h: other(h, DCGAN, data=T1 | {"size": [50, 50]}),
-    "recipe that is there": lambda h: [(h / "dualgan_t1t2.toml").touch(), "recipes", "copy", "dualgan_t1t2"][1:],
+    "recipe that is there": lambda h: [
+        (h / "dualgan_t1t2.toml").touch(),
+        "recipes",
+        "copy",
+        "dualgan_t1t2",
+    ][1:],
     # ---- images to train on
     "missing data": lambda h: train(h, "--data", "nowhere"),
     "empty folder": lambda h: [(h / "data").mkdir(), *train(h, "--data", "data")][1:],
     "folder of other files": only_text,
     "one image of a domain": lambda h: on_pictures(h, b=1),
-    "no picture": lambda h: on_pictures(h, lambda d: (d / "trainA/slice-03.png").write_text("this is no picture")),
+    "no picture": lambda h: on_pictures(
+        h, lambda d: (d / "trainA/slice-03.png").write_text("this is no picture")
+    ),
     "truncated picture": lambda h: on_pictures(h, lambda d: cut(d / "trainB/slice-05.png", 90)),
     "empty picture": lambda h: on_pictures(h, lambda d: cut(d / "trainA/slice-00.png", 0)),
     "three channels among one": lambda h: on_pictures(h, lambda d: rgb(d / "trainA/slice-05.png")),
@@ -255,21 +304,39 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "split file that is not there": lambda h: train(h, "--set", "data.split.file=nowhere.csv"),
     "split file without its column": lambda h: split_file(h, "patient,side\np00,train\n"),
     "split file with an unknown word": lambda h: split_file(h, "patient,split\np00,trian\n"),
-    "split file that lacks a patient": lambda h: split_file(h, "patient,split\np00,train\np01,test\n"),
+    "split file that lacks a patient": lambda h: split_file(
+        h, "patient,split\np00,train\np01,test\n"
+    ),
     # ---- runs
     "missing run": lambda h: ["resume", "nowhere"],
     "no run folder": lambda h: [(h / "empty").mkdir(), "resume", "empty"][1:],
     "run that is there": existing,
     "truncated weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", 1000),
-    "pickle for weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", pickle.dumps({"a": 1})),
+    "pickle for weights": lambda h: damaged(
+        h, "checkpoints/step-*/weights.safetensors", pickle.dumps({"a": 1})
+    ),
     "no checkpoint": without_checkpoints,
     "checkpoint of another method": lambda h: changed(h, name="cyclegan"),
-    "checkpoint of another network": lambda h: changed(h, generator={"name": "unet", "width": 6, "depth": 3}),
+    "checkpoint of another network": lambda h: changed(
+        h, generator={"name": "unet", "width": 6, "depth": 3}
+    ),
     "checkpoint of a newer version": newer,
-    "samples of a translator": lambda h: ["sample", "RUN", "-n", "2", "--out", "new", "--device", "cpu"],
+    "samples of a translator": lambda h: [
+        "sample",
+        "RUN",
+        "-n",
+        "2",
+        "--out",
+        "new",
+        "--device",
+        "cpu",
+    ],
     # ---- translating
     "missing input": lambda h: translate(h, "nowhere.png"),
-    "input that is no image": lambda h: [(h / "notes.txt").write_text("no image"), *translate(h, "notes.txt")][1:],
+    "input that is no image": lambda h: [
+        (h / "notes.txt").write_text("no image"),
+        *translate(h, "notes.txt"),
+    ][1:],
     "empty input": lambda h: [(h / "in.png").touch(), *translate(h, "in.png")][1:],
     "truncated NIfTI": broken_nifti,
     "truncated DICOM": broken_dicom,
@@ -281,11 +348,15 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "style in colour": lambda h: stylize(h, style=files.numbers(2, (32, 32, 3))),
     "no style": lambda h: stylize(h, "content.png gone.png out.png"),
     "style that is no image": lambda h: stylize(h, "content.png notes.txt out.png"),
-    "content too small": lambda h: stylize(h, 'small.png style.png out.png --set content_layers=["conv3_1"]'),
+    "content too small": lambda h: stylize(
+        h, 'small.png style.png out.png --set content_layers=["conv3_1"]'
+    ),
     "style to a folder": lambda h: stylize(h, "content.png style.png folder"),
     "style on top of the content": lambda h: stylize(h, "content.png style.png content.png"),
     "style to another kind": lambda h: stylize(h, "content.png style.png out.nii"),
-    "style by a recipe without": lambda h: stylize(h, "content.png style.png out.png --recipe dualgan_t1t2"),
+    "style by a recipe without": lambda h: stylize(
+        h, "content.png style.png out.png --recipe dualgan_t1t2"
+    ),
     "style by a role": lambda h: stylize(h, "content.png style.png out.png --set role=style"),
     "unknown plane": lambda h: of_scan(h, "--planes", "oblique"),
     "unknown uncertainty": lambda h: of_scan(h, "--uncertainty", "guesses"),
@@ -297,21 +368,35 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "domain that is not made": lambda h: translate(h, "in", "out", "--to", "FLAIR"),
     # ---- scoring
     "unknown metric": lambda h: score(h, metrics="psnr,sim"),
-    "unpaired names": lambda h: score(h, lambda h: (h / "pred/slice-01.png").rename(h / "pred/other.png")),
+    "unpaired names": lambda h: score(
+        h, lambda h: (h / "pred/slice-01.png").rename(h / "pred/other.png")
+    ),
     "one channel against three": lambda h: score(h, lambda h: rgb(h / "pred/slice-01.png")),
-    "mixed sizes": lambda h: score(h, lambda h: files.picture(h / "pred/slice-02.png", files.numbers(1, (32, 40)))),
+    "mixed sizes": lambda h: score(
+        h, lambda h: files.picture(h / "pred/slice-02.png", files.numbers(1, (32, 40)))
+    ),
     "sets too small": lambda h: score(h, metrics="fid"),
     "another grid": lambda h: volumes(h, affine=np.diag([2.0, 1, 2, 1])),
     "NaN": nan,
     "no folder for the scores": lambda h: [*score(h)[:-1], "nowhere/scores.json"],
-    "name twice": lambda h: score(h, lambda h: files.picture(h / "pred/slice-02.tif", files.numbers(1, (32, 32)))),
-    "two sizes in a set": lambda h: score(h, lambda h: other_set(h / "pred", files.numbers(1, (32, 40))), "kid"),
-    "NaN in a set": lambda h: score(h, lambda h: other_set(h / "truth", np.full((32, 32), np.nan, np.float32)), "kid"),
-    "truncated picture in a set": lambda h: score(h, lambda h: cut(h / "truth/slice-02.png", 90), "kid"),
+    "name twice": lambda h: score(
+        h, lambda h: files.picture(h / "pred/slice-02.tif", files.numbers(1, (32, 32)))
+    ),
+    "two sizes in a set": lambda h: score(
+        h, lambda h: other_set(h / "pred", files.numbers(1, (32, 40))), "kid"
+    ),
+    "NaN in a set": lambda h: score(
+        h, lambda h: other_set(h / "truth", np.full((32, 32), np.nan, np.float32)), "kid"
+    ),
+    "truncated picture in a set": lambda h: score(
+        h, lambda h: cut(h / "truth/slice-02.png", 90), "kid"
+    ),
     "constant truth": lambda h: score(h, lambda h: constant(h / "truth"), "psnr"),
     "constant set": lambda h: score(h, lambda h: constant(h / "truth"), "kid"),
     "folder that is not there": lambda h: score(h, lambda h: shutil.rmtree(h / "pred")),
-    "folder without images": lambda h: score(h, lambda h: [path.unlink() for path in (h / "truth").iterdir()], "kid"),
+    "folder without images": lambda h: score(
+        h, lambda h: [path.unlink() for path in (h / "truth").iterdir()], "kid"
+    ),
     "neither run nor folders": lambda h: ["eval"],
     # ---- names
     "unknown command": lambda h: ["trian"],
@@ -338,10 +423,14 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "space without values": lambda h: sweep(h, "--space", "method.cycle"),
     "space that ends before it begins": lambda h: sweep(h, "--space", "method.cycle=5..1"),
     "logarithm of 0": lambda h: sweep(h, "--space", "method.cycle=0.0..5.0:log"),
-    "space twice": lambda h: sweep(h, "--space", "method.cycle=1.0..2.0", "--space", "method.cycle=1,2"),
+    "space twice": lambda h: sweep(
+        h, "--space", "method.cycle=1.0..2.0", "--space", "method.cycle=1,2"
+    ),
     "space of an unknown key": lambda h: sweep(h, "--space", "method.cyle=1.0..2.0"),
     "space out of range": lambda h: sweep(h, "--space", "method.cycle=-1.0..2.0"),
-    "population of widths": lambda h: sweep(h, "--space", "method.generator.width=4,8", "--scheduler", "pbt"),
+    "population of widths": lambda h: sweep(
+        h, "--space", "method.generator.width=4,8", "--scheduler", "pbt"
+    ),
     "sweep by no score": lambda h: sweep(h, *SPACE, "--score", "nothing"),
     "sweep by a score that is not computed": lambda h: sweep(h, *SPACE, "--score", "ssim"),
     "sweep that goes on with more": lambda h: sweep(h, *SPACE, "--resume", "somewhere"),
@@ -349,10 +438,26 @@ CASES: dict[str, Callable[[Path], Args]] = {
         f"package called '{name}'": lambda h, name=name: ["new", "plugin", name]
         for name in ("2gan", "my gan", "../gan", "", "class", "JSON", "cyclegan", "torch")
     },
-    "plan of no images": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--out", "recipe.toml"][1:],
-    "plan of one kind": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--b", "T2", "--out", "recipe.toml"][1:],
+    "plan of no images": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--out", "recipe.toml"][
+        1:
+    ],
+    "plan of one kind": lambda h: [
+        (h / "empty").mkdir(),
+        "plan",
+        "empty",
+        "--b",
+        "T2",
+        "--out",
+        "recipe.toml",
+    ][1:],
     "plan of nothing": lambda h: ["plan", "gone", "--out", "recipe.toml"],
-    "plan that is there": lambda h: [(h / "recipe.toml").touch(), "plan", ".", "--out", "recipe.toml"][1:],
+    "plan that is there": lambda h: [
+        (h / "recipe.toml").touch(),
+        "plan",
+        ".",
+        "--out",
+        "recipe.toml",
+    ][1:],
     "trial's JSON without a trial": lambda h: train(h, "--json", "-"),
     "export of nothing": lambda h: ["export", "nowhere", "--out", "model.onnx"],
     "check of nothing": lambda h: ["data", "check", "nowhere"],
@@ -371,7 +476,11 @@ def test_a_mistake_is_one_recorded_message_and_nothing_is_written(name, trained,
     text = re.sub(r"0x[0-9a-f]+", "0x", text.replace(str(tmp_path), "ABOVE")).strip()
     kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
     if RECORD:
-        kept = {each: text if each == name else kept[each] for each in CASES if each == name or each in kept}
+        kept = {
+            each: text if each == name else kept[each]
+            for each in CASES
+            if each == name or each in kept
+        }
         FILE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
     assert outcome.code == 2, outcome
     assert text == kept[name]

@@ -1,4 +1,6 @@
-"""What goes in comes out: kind of file, values, grid, orientation, stored type, and whose scan it is."""
+"""What goes in comes out: kind of file, values, grid, orientation, stored type, and whose scan it
+is.
+"""
 
 import signal
 
@@ -15,7 +17,11 @@ from through import MAPS
 
 def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
     names = [
-        {name for name, file in files.tree(identity / side).items() if file is not None and not name.endswith(".dcm")}
+        {
+            name
+            for name, file in files.tree(identity / side).items()
+            if file is not None and not name.endswith(".dcm")
+        }
         for side in ("in", "out")
     ]
     assert len(names[0]) == 11 and names[0] == names[1]
@@ -37,9 +43,15 @@ def test_nifti_keeps_its_grid_and_its_stored_numbers(identity, name):
         np.testing.assert_allclose(after.get_fdata(), before.get_fdata(), rtol=0, atol=1e-6 * 902)
     else:
         assert np.array_equal(after.get_fdata(), before.get_fdata())
-        assert np.array_equal(*(np.asarray(image.dataobj.get_unscaled()) for image in (before, after)))
+        assert np.array_equal(
+            *(np.asarray(image.dataobj.get_unscaled()) for image in (before, after))
+        )
     if name == "scaled.nii":
-        assert (after.dataobj.slope, after.dataobj.inter) == (before.dataobj.slope, before.dataobj.inter) == (2, -1024)
+        assert (
+            (after.dataobj.slope, after.dataobj.inter)
+            == (before.dataobj.slope, before.dataobj.inter)
+            == (2, -1024)
+        )
 
 
 @pytest.mark.parametrize("name", ["lps.nrrd", "header.mha", "bytes.mha"])
@@ -48,7 +60,9 @@ def test_nrrd_and_metaimage_keep_their_place_in_space(identity, name):
     for fact in ("GetSize", "GetPixelIDTypeAsString"):
         assert getattr(after, fact)() == getattr(before, fact)()
     for fact in ("GetSpacing", "GetOrigin", "GetDirection"):
-        np.testing.assert_allclose(getattr(after, fact)(), getattr(before, fact)(), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            getattr(after, fact)(), getattr(before, fact)(), rtol=0, atol=1e-6
+        )
     before, after = map(sitk.GetArrayFromImage, (before, after))
     if before.dtype == np.float32:
         np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * 700)
@@ -67,24 +81,45 @@ def test_pictures_keep_their_mode_and_numbers(identity, name):
 
 
 def test_colour_comes_back_in_colour(identity):
-    before, after = Image.open(identity / "rgb" / "trainA" / "3.png"), Image.open(identity / "colour.png")
-    assert after.mode == before.mode == "RGB" and np.array_equal(np.asarray(after), np.asarray(before))
+    before, after = (
+        Image.open(identity / "rgb" / "trainA" / "3.png"),
+        Image.open(identity / "colour.png"),
+    )
+    assert after.mode == before.mode == "RGB" and np.array_equal(
+        np.asarray(after), np.asarray(before)
+    )
 
 
 def rescaled(dataset) -> np.ndarray:
-    return dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+    return dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(
+        dataset.get("RescaleIntercept", 0)
+    )
 
 
 @pytest.mark.parametrize("name", ["mr", "ct"])
 def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, name):
     series = (map(dcmread, (identity / side / name).glob("*.dcm")) for side in ("in", "out"))
-    before, after = (sorted(slices, key=lambda dataset: dataset.InstanceNumber) for slices in series)
+    before, after = (
+        sorted(slices, key=lambda dataset: dataset.InstanceNumber) for slices in series
+    )
     assert len(after) == len(before)
     for source, made in zip(before, after, strict=True):
         assert made.Modality == "MR", "the target's: T2 is none of CT"
-        for tag in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "InstanceNumber"):
+        for tag in (
+            "PatientID",
+            "PatientName",
+            "StudyInstanceUID",
+            "FrameOfReferenceUID",
+            "InstanceNumber",
+        ):
             assert made[tag].value == source[tag].value, tag
-        for tag in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "Rows", "Columns"):
+        for tag in (
+            "PixelSpacing",
+            "ImageOrientationPatient",
+            "ImagePositionPatient",
+            "Rows",
+            "Columns",
+        ):
             assert made[tag].value == source[tag].value, tag
         assert list(made.ImageType[:2]) == ["DERIVED", "SECONDARY"]
         assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
@@ -97,8 +132,13 @@ def test_a_dicom_series_becomes_a_derived_series_of_the_same_patient(identity, n
 
 @pytest.mark.parametrize("name", MAPS)
 def test_intensities_are_mapped_as_they_always_were(name, identity):
-    """A ramp through a network that changes nothing: by the line of the one domain in, by that of the other out."""
-    ramp, made = (np.asarray(Image.open(identity / f"{each}.tif"), np.float64).ravel() for each in ("ramp", name))
+    """A ramp through a network that changes nothing: by the line of the one domain in, by that of
+    the other out.
+    """
+    ramp, made = (
+        np.asarray(Image.open(identity / f"{each}.tif"), np.float64).ravel()
+        for each in ("ramp", name)
+    )
     assert not np.allclose(made, ramp, atol=1)
     expect_recorded(f"intensity {name}", [round(float(value), 4) for value in made[::64]], 1e-5)
 
@@ -121,7 +161,9 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     import gantk
 
     for k in range(4):
-        files.nifti(tmp_path / "in" / f"{k}.nii.gz", files.numbers(k, (32, 32, 3), 0, 900, np.int16))
+        files.nifti(
+            tmp_path / "in" / f"{k}.nii.gz", files.numbers(k, (32, 32, 3), 0, 900, np.int16)
+        )
     out, said = tmp_path / "out", []
     assert files.python("-c", KILLED, trained, tmp_path / "in", out).code == -signal.SIGKILL
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
@@ -132,5 +174,7 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     gantk.translate(trained, tmp_path / "in", tmp_path / "whole", device="cpu", say=said.append)
     assert sorted(path.name for path in out.glob("[!.]*")) == [f"{k}.nii.gz" for k in range(4)]
     for k in range(4):
-        one, other = (nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, tmp_path / "whole"))
+        one, other = (
+            nib.load(folder / f"{k}.nii.gz").get_fdata() for folder in (out, tmp_path / "whole")
+        )
         assert np.array_equal(one, other)

@@ -1,4 +1,6 @@
-"""A training that is killed, stopped or half written goes on with `gantk resume`, to the very same weights."""
+"""A training that is killed, stopped or half written goes on with `gantk resume`, to the very same
+weights.
+"""
 
 import os
 import shutil
@@ -16,7 +18,8 @@ DROPOUT = {"name": "unet", "width": 4, "depth": 2, "dropout": 0.3}
 WAYS = {
     # what remembers: an image pool, dropout, augmentation, a moving average, two stages, a schedule
     "cyclegan": {
-        "method": TINY["method"] | {"name": "cyclegan", "pool": 3, "coarse": 0.4, "generator": DROPOUT},
+        "method": TINY["method"]
+        | {"name": "cyclegan", "pool": 3, "coarse": 0.4, "generator": DROPOUT},
         "train": LENGTH | {"schedule": "cosine"},
     },
     # networks that grow from 4 to 16 px, each size faded in
@@ -40,7 +43,10 @@ def recipe_of(way: str, folder: Path) -> Path:
 
 def timeless(run: Path) -> list[dict]:
     """The log without what a clock says."""
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in log_of(run)]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "images_per_s")}
+        for line in log_of(run)
+    ]
 
 
 def assert_same_end(run: Path, whole: Path) -> None:
@@ -51,7 +57,8 @@ def assert_same_end(run: Path, whole: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
     assert timeless(run) == timeless(whole)
     assert [line["step"] for line in log_of(run) if "losses" in line] == list(range(1, STEPS + 1))
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == saved(run)  # nothing half written is left
+    # nothing half written is left
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == saved(run)
     assert (run / "report.html").is_file()
 
 
@@ -62,7 +69,9 @@ def killed(request, tmp_path_factory) -> tuple[Path, Path]:
     recipe = recipe_of(request.param, folder)
     run = ("run", recipe, "--device", "cpu", "--out")
     victim = process(*run, "killed", cwd=folder)
-    wait_until(lambda: len(saved(folder / "killed")) >= 2 and len(log_of(folder / "killed")) > 10, victim)
+    wait_until(
+        lambda: len(saved(folder / "killed")) >= 2 and len(log_of(folder / "killed")) > 10, victim
+    )
     os.killpg(victim.pid, signal.SIGKILL)
     assert ended(victim).code == -signal.SIGKILL
     whole = gantk(*run, "whole", cwd=folder)
@@ -102,7 +111,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
     assert done.code == 130
     assert "gantk resume run" in done.err and "Traceback" not in done.out + done.err
     (kept,) = saved(run)
-    assert log_of(run)[-1]["step"] <= int(kept[5:]) and load_file(run / "checkpoints" / kept / "weights.safetensors")
+    assert log_of(run)[-1]["step"] <= int(kept[5:]) and load_file(
+        run / "checkpoints" / kept / "weights.safetensors"
+    )
     if number == signal.SIGINT:
         again = process("resume", "run", "--device", "cpu", cwd=tmp_path)
         lines = len(log_of(run))

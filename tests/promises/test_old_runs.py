@@ -1,9 +1,11 @@
-"""What gantk 0.1 wrote stays usable: its runs translate, sample, score and go on, its recipes say the same.
+"""What gantk 0.1 wrote stays usable: its runs translate, sample, score and go on, its recipes say
+the same.
 
-run_of_0.1 holds two unfinished runs of that version, saved after 8 of 12 steps, and what it made of them: `at_8` and
-`at_12` translate input.tif to T2 after 8 and 12 steps, `samples_at_N` is `gantk sample -n 3 --seed 1`.
-recipes.json is every bundled recipe as that version wrote it into a run, "@" before the profile; keys most of them
-share stand under "most". todays_keys.toml names every key of that version.
+run_of_0.1 holds two unfinished runs of that version, saved after 8 of 12 steps, and what it made of
+them: `at_8` and `at_12` translate input.tif to T2 after 8 and 12 steps, `samples_at_N` is `gantk
+sample -n 3 --seed 1`. recipes.json is every bundled recipe as that version wrote it into a run, "@"
+before the profile; keys most of them share stand under "most". todays_keys.toml names every key of
+that version.
 """
 
 import functools
@@ -24,7 +26,10 @@ from PIL import Image
 OLD = HERE / "run_of_0.1"
 RANGE = 437.5  # of T2 in the old run's training images
 RENAMED: dict[str, str] = {  # keys of 0.1 that a later version writes under another name
-    **{f"train.{name}": f"train.fast.{name}" for name in ("channels_last", "fused", "kernels", "benchmark", "compile")},
+    **{
+        f"train.{name}": f"train.fast.{name}"
+        for name in ("channels_last", "fused", "kernels", "benchmark", "compile")
+    },
     "train.batched": "train.fast.batched_forward",
     "train.allocator": "train.fast.keep_memory",
     "train.capture": "train.fast.cuda_graph",
@@ -35,8 +40,10 @@ RENAMED: dict[str, str] = {  # keys of 0.1 that a later version writes under ano
     "method.texture": "method.noise_floor",
     "method.coarse": "method.low_res_warmup",
 }
-VALUES = {"keep": True, "system": False, "auto": True, "off": False}  # of the renamed allocator and capture
-DROPPED = {"train.frozen", "train.overlap"}  # keys of 0.1 that a later version reads, and does not write any more
+# of the renamed allocator and capture
+VALUES = {"keep": True, "system": False, "auto": True, "off": False}
+# keys of 0.1 that a later version reads, and does not write any more
+DROPPED = {"train.frozen", "train.overlap"}
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -109,7 +116,16 @@ def old(request, tmp_path) -> Path:
 def made_of(run: Path, out: Path) -> np.ndarray:
     """What `gantk translate` or `gantk sample` makes of a run."""
     if run.name == "translation":
-        done = gantk("translate", run, OLD / "input.tif", out.with_suffix(".tif"), "--to", "T2", "--device", "cpu")
+        done = gantk(
+            "translate",
+            run,
+            OLD / "input.tif",
+            out.with_suffix(".tif"),
+            "--to",
+            "T2",
+            "--device",
+            "cpu",
+        )
         files = [out.with_suffix(".tif")]
     else:
         done = gantk("sample", run, "-n", 3, "--out", out, "--seed", 1, "--device", "cpu")
@@ -127,7 +143,8 @@ def expected(run: Path, step: int) -> np.ndarray:
 def test_an_old_run_makes_the_images_it_made(old, tmp_path):
     found = made_of(old, tmp_path / "out")
     assert found.shape == expected(old, 8).shape
-    allowed = 1.0 if old.name == "noise" else 1e-5 * RANGE  # samples are whole numbers: one may round the other way
+    # samples are whole numbers: one may round the other way
+    allowed = 1.0 if old.name == "noise" else 1e-5 * RANGE
     assert np.abs(found - expected(old, 8)).max() <= allowed
 
 
@@ -143,11 +160,21 @@ def test_an_old_run_has_the_scores_it_had(old):
     assert done.code == 0, done.err
     now = json.loads((old / "metrics.json").read_text("utf-8"))
     assert now["step"] == 8
-    figures = {key: value for table in ("metrics", "baselines") for key, value in flat(then[table], table)}
-    figures = {key: value for key, value in figures.items() if key.rsplit(".", 1)[-1] in ("value", "n", "definition")}
+    figures = {
+        key: value for table in ("metrics", "baselines") for key, value in flat(then[table], table)
+    }
+    figures = {
+        key: value
+        for key, value in figures.items()
+        if key.rsplit(".", 1)[-1] in ("value", "n", "definition")
+    }
     assert any(key.endswith("value") for key in figures)
     found = dict(flat(now))
-    wrong = [f"{key}: {found.get(key)} was {then}" for key, then in figures.items() if not close(found.get(key), then)]
+    wrong = [
+        f"{key}: {found.get(key)} was {then}"
+        for key, then in figures.items()
+        if not close(found.get(key), then)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -155,7 +182,9 @@ def test_an_old_run_goes_on_as_it_would_have(old, tmp_path):
     done = gantk("resume", old, "--device", "cpu")
     assert done.code == 0, done.err
     assert saved(old)[-1] == "step-000012" and (old / "report.html").is_file()
-    steps = [json.loads(line)["step"] for line in (old / "log.jsonl").read_text("utf-8").splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (old / "log.jsonl").read_text("utf-8").splitlines()
+    ]
     assert sorted(set(steps)) == list(range(13)) and steps == sorted(steps)
     found, then, before = made_of(old, tmp_path / "out"), expected(old, 12), expected(old, 8)
     span = 300.0 if old.name == "noise" else RANGE
@@ -167,7 +196,8 @@ def test_every_recipe_of_01_says_the_same_by_its_name_and_as_a_run_wrote_it():
     for name, then in recipes_of_01().items():
         recipe, _, profile = name.partition("@")
         by_name = written_out(recipe, profile or None)
-        corrected = recipe == "munit_t1t2" or "stated" in by_name["paper"]  # to what the report states: other by name
+        # to what the report states: other by name
+        corrected = recipe == "munit_t1t2" or "stated" in by_name["paper"]
         for now in (*[by_name] * (not corrected), written_out(nested(then))):
             wrong += [f"{name}: {one}" for one in differing(then, now)]
     assert not wrong, f"{len(wrong)} differences:\n" + "\n".join(wrong[:20])
@@ -177,7 +207,8 @@ def test_every_key_of_01_is_still_accepted_and_means_the_same():
     file = HERE / "todays_keys.toml"
     then = tomllib.loads(file.read_text("utf-8"))
     del then["profile"]
-    parts = ("method.augment", "data.augment", "evaluate.metrics")  # bare names are written out as tables
+    # bare names are written out as tables
+    parts = ("method.augment", "data.augment", "evaluate.metrics")
     then = {key: value for key, value in flat(then) if not key.startswith(parts)}
     assert not differing(then, written_out(str(file)))
     assert not differing(then | {"train.epochs": 1.0}, written_out(str(file), "small"))
@@ -185,13 +216,16 @@ def test_every_key_of_01_is_still_accepted_and_means_the_same():
 
 def test_a_run_with_every_key_of_01_trains(tmp_path):
     lines = (HERE / "todays_keys.toml").read_text("utf-8").splitlines(keepends=True)
-    ours = [line for line in lines if not line.startswith(("plane =", "spacing ="))]  # which the phantom has not
+    # which the phantom has not
+    ours = [line for line in lines if not line.startswith(("plane =", "spacing ="))]
     (tmp_path / "keys.toml").write_text("".join(ours), "utf-8")
-    more = ["--set", "train.steps=1", "--set", "train.compile=false"]  # a compiler is not everywhere
+    # a compiler is not everywhere
+    more = ["--set", "train.steps=1", "--set", "train.compile=false"]
     done = gantk("run", "keys.toml", "--out", "run", "--device", "cpu", *more, cwd=tmp_path)
     assert done.code == 0, done.err
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]
     assert {"a_to_b", "b_to_a"} <= metrics.keys()
     wrote = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text("utf-8"))
     now = written_out(str(tmp_path / "keys.toml"))
-    assert wrote["translate"] == now["translate"] and wrote["method"] == now["method"]  # `written_out` tells the truth
+    # `written_out` tells the truth
+    assert wrote["translate"] == now["translate"] and wrote["method"] == now["method"]

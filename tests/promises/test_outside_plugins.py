@@ -1,4 +1,6 @@
-"""A third party's package for gantk 0.1 works unchanged: its parts, recipe, command, hooks, and what it imports."""
+"""A third party's package for gantk 0.1 works unchanged: its parts, recipe, command, hooks, and
+what it imports.
+"""
 
 import importlib
 import importlib.metadata
@@ -13,7 +15,8 @@ from PIL import Image
 
 PACKAGES = HERE / "third_party"
 
-# What 0.1 told plugins to build on, and what its bundled ones and the package that it scaffolds import.
+# What 0.1 told plugins to build on, and what its bundled ones and the package that it scaffolds
+# import.
 PUBLIC = json.loads((HERE / "names.json").read_text("utf-8"))["modules"]
 
 EVERY_HOOK = '''
@@ -49,20 +52,29 @@ def installed(tmp_path_factory) -> Path:
     return install_plugin(work / "site", "gantk_watching", EVERY_HOOK)
 
 
-def test_its_parts_recipe_and_command_stand_beside_ours_and_a_broken_one_is_quoted(installed, tmp_path):
+def test_its_parts_recipe_and_command_stand_beside_ours_and_a_broken_one_is_quoted(
+    installed, tmp_path
+):
     refused = ["run", "oneway_t1t2", "--set", "method=brokengan"]
     words = ["list"], ["recipes"], ["greet", "Ada"], ["plugins"], refused
     *done, refused = several(*words, cwd=tmp_path, installed=installed)
     assert {end.code for end in done} == {0}, done
-    listed, recipes, greeted, plugins = ([line.split() for line in end.out.splitlines()] for end in done)
+    listed, recipes, greeted, plugins = (
+        [line.split() for line in end.out.splitlines()] for end in done
+    )
     listed = [line[:3] for line in listed]
     for kind, name in (("method", "oneway"), ("generator", "two_layers"), ("loss", "mean_gap")):
         assert [kind, name, "gantk-oneway"] in listed
     assert ["method", "dualgan", "gantk"] in listed
-    kinds = "method generator discriminator loss source metric augment optimizer schedule intensity post"
+    kinds = (
+        "method generator discriminator loss source metric augment optimizer schedule intensity"
+        " post"
+    )
     for kind in kinds.split():
         assert [kind, f"my_{kind}", "gantk-watching"] in listed
-    assert "oneway_t1t2" in [line[0] for line in recipes if line] and greeted == [["one", "way,", "Ada"]]
+    assert "oneway_t1t2" in [line[0] for line in recipes if line] and greeted == [
+        ["one", "way,", "Ada"]
+    ]
     (row,) = [line for line in plugins if "gantk-broken" in line]
     assert "did not load" in " ".join(row) and "'a_library_nobody_has'" in row
     assert refused.code == 2 and "Traceback" not in refused.err
@@ -84,10 +96,15 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
     whole = (folder / "checkpoints" / "step-000004" / "weights.safetensors").read_bytes()
     shutil.rmtree(folder / "checkpoints" / "step-000004")
     scan = folder / "samples" / "input" / "a_to_b-0.png"
-    words = ["resume", "run", "--device", "cpu"], ["translate", "run", scan, "out.png", "--device", "cpu"]
+    words = (
+        ["resume", "run", "--device", "cpu"],
+        ["translate", "run", scan, "out.png", "--device", "cpu"],
+    )
     again, made = several(*words, cwd=tmp_path, installed=installed)
     assert again.code == 0 and "after step 2 of 4" in again.out, again.err
-    assert (folder / "checkpoints" / saved(folder)[-1] / "weights.safetensors").read_bytes() == whole
+    assert (
+        folder / "checkpoints" / saved(folder)[-1] / "weights.safetensors"
+    ).read_bytes() == whole
     assert made.code == 0, made.err
     with Image.open(tmp_path / "out.png") as image, Image.open(scan) as given:
         assert image.size == given.size

@@ -1,7 +1,7 @@
 """Scores of fixed images are what they have always been; so are intensities, by test_files.py.
 
-`GANTK_RECORD=1 pytest tests/promises/test_scores.py` writes scores.json anew; a score that changes is another score, so
-its definition has to say so, and read the difference before you keep it.
+`GANTK_RECORD=1 pytest tests/promises/test_scores.py` writes scores.json anew; a score that changes
+is another score, so its definition has to say so, and read the difference before you keep it.
 """
 
 import json
@@ -17,13 +17,22 @@ FILE = Path(__file__).with_name("scores.json")
 RECORD = os.environ.get("GANTK_RECORD") == "1"
 PAIRS = "psnr,ssim,ms_ssim,mae,rmse,nrmse"
 LPIPS = {"name": "lpips", "weights": "random"}
-SETS = ["kid", "fid", "prdc", "diversity", {"name": "diversity", "distance": "l1"}, {"name": "prdc", "k": 3}]
+SETS = [
+    "kid",
+    "fid",
+    "prdc",
+    "diversity",
+    {"name": "diversity", "distance": "l1"},
+    {"name": "prdc", "k": 3},
+]
 EXACT = 1e-6  # of the value, or absolute
 NETWORKS = 1e-5  # the same of what convolutions in float32 see: processors add up in other orders
 
 
 def expect_recorded(name: str, found: object, tolerance: float = EXACT) -> None:
-    """The same keys, words and whole numbers as in scores.json, and the same numbers to the tolerance."""
+    """The same keys, words and whole numbers as in scores.json, and the same numbers to the
+    tolerance.
+    """
     kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
     if RECORD:
         text = json.dumps(dict(sorted((kept | {name: found}).items())), indent=1)
@@ -47,15 +56,31 @@ def differences(found: object, kept: object, tolerance: float, where: str = "") 
 
 
 def rows_of(result: dict) -> dict:
-    """Of each score its value, interval, number and definition, whole and per slice, volume or patient."""
+    """Of each score its value, interval, number and definition, whole and per slice, volume or
+    patient.
+    """
     assert list(result["metrics"]) == ["pred_to_truth"]
-    kept = ("value", "ci95", "n", "images", "unit", "definition", "higher_is_better", "corrected", "per")
+    kept = (
+        "value",
+        "ci95",
+        "n",
+        "images",
+        "unit",
+        "definition",
+        "higher_is_better",
+        "corrected",
+        "per",
+    )
     rows = result["metrics"]["pred_to_truth"]
     return {name: {key: row[key] for key in kept if key in row} for name, row in rows.items()}
 
 
-def pair(folder: Path, name: str, count: int, shape: tuple[int, ...], low: float, high: float, kind: type) -> Path:
-    """`pred` and `truth` with `count` images each: what is predicted is the truth, dimmer, with another image in it."""
+def pair(
+    folder: Path, name: str, count: int, shape: tuple[int, ...], low: float, high: float, kind: type
+) -> Path:
+    """`pred` and `truth` with `count` images each: what is predicted is the truth, dimmer, with
+    another image in it.
+    """
     for k in range(count):
         truth = files.numbers(k, shape, low, high, np.float64)
         other = files.numbers(k + 50, shape, low, high, np.float64)
@@ -80,7 +105,9 @@ FOLDERS = {
 def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
     folder = pair(tmp_path, *FOLDERS[name])
     sides = ["--pred", folder / "pred", "--truth", folder / "truth"]
-    outcome = files.gantk("eval", *sides, "--metrics", PAIRS, "--json", tmp_path / "s.json", "--device", "cpu")
+    outcome = files.gantk(
+        "eval", *sides, "--metrics", PAIRS, "--json", tmp_path / "s.json", "--device", "cpu"
+    )
     assert outcome.code == 0, outcome.err
     expect_recorded(name, rows_of(json.loads((tmp_path / "s.json").read_text("utf-8"))))
 
@@ -89,9 +116,12 @@ def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
 def test_scores_by_networks_and_of_sets_are_equal_to_those_recorded(metric, tmp_path):
     import gantk
 
-    for k in range(24):  # half of the images that are made are dim, and so outside of what the real ones are like
+    # half of the images that are made are dim, and so outside of what the real ones are like
+    for k in range(24):
         files.picture(tmp_path / "truth" / f"{k}.png", files.numbers(k, (32, 32)))
-        files.picture(tmp_path / "pred" / f"{k}.png", files.numbers(k + 50, (32, 32), 0, 255 if k % 2 else 60))
+        files.picture(
+            tmp_path / "pred" / f"{k}.png", files.numbers(k + 50, (32, 32), 0, 255 if k % 2 else 60)
+        )
     sides = tmp_path / "pred", tmp_path / "truth"
     result = gantk.compare(*sides, metrics=[metric], device="cpu", say=lambda line: None)
     expect_recorded(f"{json.dumps(metric)} of pictures", rows_of(result), NETWORKS)

@@ -1,4 +1,6 @@
-"""Nobody leaks: no patient, no image and no near copy on two sides of a split, and what was held out is on record."""
+"""Nobody leaks: no patient, no image and no near copy on two sides of a split, and what was held
+out is on record.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,8 @@ import pytest
 
 SIDES = ("train", "validation", "test")
 CSV = "patient,split\n" + "".join(
-    f"p{k:02d},{'test' if k < 3 else 'validation' if k < 5 else 'none' if k == 9 else 'train'}\n" for k in range(10)
+    f"p{k:02d},{'test' if k < 3 else 'validation' if k < 5 else 'none' if k == 9 else 'train'}\n"
+    for k in range(10)
 )
 
 
@@ -25,7 +28,9 @@ def scans(tmp_path) -> Path:
 
 def train(data: Path, *options: str, out: str = "run") -> files.Outcome:
     recipe = files.recipe(data.parent / "tiny.toml")
-    return files.gantk("run", recipe, "--data", data, "--out", data.parent / out, "--device", "cpu", *options)
+    return files.gantk(
+        "run", recipe, "--data", data, "--out", data.parent / out, "--device", "cpu", *options
+    )
 
 
 def as_csv_says(scans: Path) -> tuple[str, str]:
@@ -51,23 +56,34 @@ def trained(data: Path, *options: str, out: str = "run") -> dict[str, set[str]]:
 def refused(data: Path, *options: str) -> str:
     """The message of a run that does not begin, and leaves nothing."""
     outcome = train(data, *options)
-    assert outcome.code == 2 and outcome.err.startswith("error  ") and outcome.err.count("\n") == 1, outcome
+    assert (
+        outcome.code == 2 and outcome.err.startswith("error  ") and outcome.err.count("\n") == 1
+    ), outcome
     assert not (data.parent / "run").exists()
     return outcome.err
 
 
 def test_no_patient_is_on_two_sides_and_none_is_lost(scans):
     found = trained(scans)
-    assert all(found.values()) and sum(map(len, found.values())) == len(set.union(*found.values())) == 10
+    assert (
+        all(found.values())
+        and sum(map(len, found.values())) == len(set.union(*found.values())) == 10
+    )
     splits = split_of(scans.parent / "run")
     assert "by patient" in splits["how"] and splits["leakage_allowed"] is None
     for record in (record for side in SIDES for record in splits["splits"][side]):
         assert Path(record["path"]).parent.name == record["subject"]
         assert record["sha256"] == hashlib.sha256(Path(record["path"]).read_bytes()).hexdigest()
     files_of = {side: {record["path"] for record in splits["splits"][side]} for side in SIDES}
-    assert {side: len(paths) for side, paths in files_of.items()} == {"train": 6, "validation": 4, "test": 4}
+    assert {side: len(paths) for side, paths in files_of.items()} == {
+        "train": 6,
+        "validation": 4,
+        "test": 4,
+    }
     seen = {record["subject"]: record["domain"] for record in splits["splits"]["train"]}
-    assert all(seen[record["subject"]] == record["domain"] for record in splits["splits"]["train"]), "an unpaired study"
+    assert all(
+        seen[record["subject"]] == record["domain"] for record in splits["splits"]["train"]
+    ), "an unpaired study"
 
 
 def test_a_split_is_that_of_its_seed_whatever_the_seed_of_the_training(scans):
@@ -78,16 +94,28 @@ def test_a_split_is_that_of_its_seed_whatever_the_seed_of_the_training(scans):
 
 def test_the_scores_are_of_the_patients_held_out(scans):
     found = trained(scans)
-    psnr = json.loads((scans.parent / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
-    tested = [record for record in split_of(scans.parent / "run")["splits"]["test"] if record["domain"] == "a"]
+    psnr = json.loads((scans.parent / "run" / "metrics.json").read_text("utf-8"))["metrics"][
+        "a_to_b"
+    ]["psnr"]
+    tested = [
+        record
+        for record in split_of(scans.parent / "run")["splits"]["test"]
+        if record["domain"] == "a"
+    ]
     assert psnr["n"] == len(found["test"]) == 2 and psnr["images"] == len(tested)
 
 
 def test_a_csv_says_who_is_where(scans):
-    expected = {"train": {"p05", "p06", "p07", "p08"}, "validation": {"p03", "p04"}, "test": {"p00", "p01", "p02"}}
+    expected = {
+        "train": {"p05", "p06", "p07", "p08"},
+        "validation": {"p03", "p04"},
+        "test": {"p00", "p01", "p02"},
+    }
     assert trained(scans, *as_csv_says(scans)) == expected
     made = split_of(scans.parent / "run")["splits"]
-    assert made["by"] == "file" and made["file"]["sha256"] == hashlib.sha256(CSV.encode()).hexdigest()
+    assert (
+        made["by"] == "file" and made["file"]["sha256"] == hashlib.sha256(CSV.encode()).hexdigest()
+    )
 
 
 def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
@@ -109,31 +137,52 @@ def test_a_near_copy_on_the_other_side_is_refused_by_name(scans):
     brighter = (np.asarray(image.dataobj) * 3 + 40).astype(np.int16)
     files.nifti(scans / "p07" / "p07_T1.nii.gz", np.roll(brighter, 1, 0))
     message = refused(scans, *as_csv_says(scans))
-    assert "near copy" in message and "p07/p07_T1.nii.gz" in message and "p00/p00_T1.nii.gz" in message
+    assert (
+        "near copy" in message and "p07/p07_T1.nii.gz" in message and "p00/p00_T1.nii.gz" in message
+    )
 
 
 def test_an_unpaired_study_with_a_patient_in_both_domains_is_refused_if_asked(scans):
     options = ("--set", "data.same_patient=false")
-    assert "give" in (message := refused(scans, *options, "--set", "data.unpair=false")) and "data.unpair" in message
+    assert (
+        "give" in (message := refused(scans, *options, "--set", "data.unpair=false"))
+        and "data.unpair" in message
+    )
     trained(scans, *options, "--set", "data.unpair=true")
 
 
-@pytest.mark.parametrize("count, by, counts", [(2, None, (1, 0, 1)), (3, None, (2, 0, 1)), (2, "block", (2, 2, 2))])
+@pytest.mark.parametrize(
+    "count, by, counts", [(2, None, (1, 0, 1)), (3, None, (2, 0, 1)), (2, "block", (2, 2, 2))]
+)
 def test_few_known_patients_are_divided_unless_blocks_are_asked_for_which_every_result_says(
     tmp_path, count, by, counts
 ):
-    """Training, saving, choosing and reporting go without a validation set; nothing is probable for one patient."""
+    """Training, saving, choosing and reporting go without a validation set; nothing is probable for
+    one patient.
+    """
     scans = files.patients(tmp_path / "scans", count, (20, 40, 40))
-    outcome = train(scans, *("--set", "data.split.validation=0.1", "--set", f'data.split.by="{by or "auto"}"'))
+    outcome = train(
+        scans, *("--set", "data.split.validation=0.1", "--set", f'data.split.by="{by or "auto"}"')
+    )
     assert outcome.code == 0, outcome.err
     run = tmp_path / "run"
     assert tuple(map(len, sides(run).values())) == counts
-    metrics, report = (json.loads((run / "metrics.json").read_text("utf-8")), (run / "report.html").read_text("utf-8"))
+    metrics, report = (
+        json.loads((run / "metrics.json").read_text("utf-8")),
+        (run / "report.html").read_text("utf-8"),
+    )
     said = f"{count} patients stand on both sides"
-    for text in (outcome.out, report, str(metrics["split"]["consequences"]), json.dumps(split_of(run))):
+    for text in (
+        outcome.out,
+        report,
+        str(metrics["split"]["consequences"]),
+        json.dumps(split_of(run)),
+    ):
         assert (said in text) == (by == "block")
     row, verdict = metrics["metrics"]["a_to_b"]["psnr"], metrics["verdict"]["a_to_b"]["psnr"]
-    assert row["n"] == counts[2] < row["images"] and (row["ci95"] is None) == (verdict["probability"] is None)
+    assert row["n"] == counts[2] < row["images"] and (row["ci95"] is None) == (
+        verdict["probability"] is None
+    )
     assert (row["ci95"] is None) == (counts[2] == 1)
     assert json.loads((run / "best.json").read_text("utf-8"))["step"] == 1
 
@@ -145,6 +194,12 @@ def test_one_known_patient_is_refused_unless_blocks_are_asked_for(tmp_path):
 
 def test_slices_of_nobody_known_are_one_patient_and_what_follows_is_said(tmp_path):
     outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false")
-    assert outcome.code == 0 and "no image says its patient" in outcome.out and "data.source.patient" in outcome.out
-    row = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    assert (
+        outcome.code == 0
+        and "no image says its patient" in outcome.out
+        and "data.source.patient" in outcome.out
+    )
+    row = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"][
+        "psnr"
+    ]
     assert row["n"] == 1 and row["images"] == 6 and row["ci95"] is None

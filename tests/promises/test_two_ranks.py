@@ -1,4 +1,6 @@
-"""Two processes with half the batch each, started by torchrun, train the weights that one process trains."""
+"""Two processes with half the batch each, started by torchrun, train the weights that one process
+trains.
+"""
 
 import json
 
@@ -14,13 +16,28 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     whole = {"test": 0.0, "validation": 0.0}
     path = recipe(
         tmp_path / "tiny.toml",
-        method={"name": "cyclegan", "pool": 0},  # each rank draws its own random numbers: none inside a step
-        data={"source": {"name": "folders", "path": str(tmp_path / "data")}, "domains": ["A", "B"], "split": whole},
-        # Adam would not see a wrong scale; a rate of 0.1 blows rounding up to 3e-4 on some processors.
+        # each rank draws its own random numbers: none inside a step
+        method={"name": "cyclegan", "pool": 0},
+        data={
+            "source": {"name": "folders", "path": str(tmp_path / "data")},
+            "domains": ["A", "B"],
+            "split": whole,
+        },
+        # Adam would not see a wrong scale; a rate of 0.1 blows rounding up to 3e-4 on some
+        # processors.
         train={"steps": 4, "batch": 2, "optimizer": {"name": "sgd", "lr": 0.03}},
     )
     run = ["run", path, "--device", "cpu", "--out"]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gantk")  # a free port
+    # a free port
+    torchrun = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "gantk",
+    )
     both = process(*run, "two", cwd=tmp_path, before=torchrun)
     for name, batch in (("one", 4), ("half", 2)):
         assert gantk(*run, tmp_path / name, "--set", f"train.batch={batch}").code == 0
@@ -28,11 +45,14 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     assert done.code == 0, done.err
     assert done.out.count("recipe   ") == 1 and "2 ranks" in done.out  # one of them speaks
     one, two, other = (
-        load_file(tmp_path / name / "checkpoints" / saved(tmp_path / name)[-1] / "weights.safetensors")
+        load_file(
+            tmp_path / name / "checkpoints" / saved(tmp_path / name)[-1] / "weights.safetensors"
+        )
         for name in ("one", "two", "half")
     )
     assert one.keys() == two.keys() and len(one) > 20
     apart = {name: float(np.abs(one[name] - two[name]).max(initial=0)) for name in one}
     assert max(apart.values()) <= 1e-5, apart
-    assert max(float(np.abs(one[name] - other[name]).max(initial=0)) for name in one) > 1e-4  # half the images: not so
+    # half the images: not so
+    assert max(float(np.abs(one[name] - other[name]).max(initial=0)) for name in one) > 1e-4
     assert json.loads((tmp_path / "two" / "environment.json").read_text("utf-8"))["ranks"] == 2

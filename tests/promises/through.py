@@ -1,7 +1,8 @@
-"""Runs whose network changes nothing, and what `gantk translate` makes of files with them; a process of its own,
-because their method is a plugin that has to be installed before gantk looks.
+"""Runs whose network changes nothing, and what `gantk translate` makes of files with them; a
+process of its own, because their method is a plugin that has to be installed before gantk looks.
 
-    PYTHONPATH=INSTALLED python through.py FOLDER      # reads FOLDER/in, FOLDER/colour; writes FOLDER/out and others
+    PYTHONPATH=INSTALLED python through.py FOLDER      # reads FOLDER/in, FOLDER/colour; writes
+    FOLDER/out and others
 """
 
 import sys
@@ -21,7 +22,9 @@ LINE = {"name": "window", "low": 0.0, "high": 1000.0}
 
 
 def train(folder: Path, name: str, **data: object) -> Path:
-    """A run of one step with the method that changes nothing; what it cannot be is an error of this process."""
+    """A run of one step with the method that changes nothing; what it cannot be is an error of this
+    process.
+    """
     tables = files.TINY | {"method": {"name": "promised-nothing"}}
     recipe = files.recipe(folder / f"{name}.toml", tables, data=data)
     expect(files.gantk("run", recipe, "--out", folder / name, "--device", "cpu", "--allow-leakage"))
@@ -39,16 +42,36 @@ def main(folder: Path) -> None:
     for k in range(16):
         files.picture(folder / "rgb/trainA" / f"{k}.png", files.numbers(k, (32, 32, 3)))
         files.picture(folder / "rgb/trainB" / f"{k}.png", files.numbers(k + 99, (32, 32, 3)))
-        files.picture(folder / "floats/trainA" / f"{k}.tif", files.numbers(k, (32, 32), 0, 800, np.float32))
-        files.picture(folder / "floats/trainB" / f"{k}.tif", files.numbers(k + 99, (32, 32), 100, 1900, np.float32))
-    colour = train(folder, "colour", intensity=LINE, source={"name": "folders", "path": str(folder / "rgb")})
-    expect(files.gantk("translate", colour, folder / "rgb/trainA/3.png", folder / "colour.png", "--device", "cpu"))
+        files.picture(
+            folder / "floats/trainA" / f"{k}.tif", files.numbers(k, (32, 32), 0, 800, np.float32)
+        )
+        files.picture(
+            folder / "floats/trainB" / f"{k}.tif",
+            files.numbers(k + 99, (32, 32), 100, 1900, np.float32),
+        )
+    colour = train(
+        folder, "colour", intensity=LINE, source={"name": "folders", "path": str(folder / "rgb")}
+    )
+    expect(
+        files.gantk(
+            "translate",
+            colour,
+            folder / "rgb/trainA/3.png",
+            folder / "colour.png",
+            "--device",
+            "cpu",
+        )
+    )
     ramp = np.linspace(-50, 900, 32 * 32, dtype=np.float32).reshape(32, 32)
     files.picture(folder / "ramp.tif", ramp)
     for name, intensity in MAPS.items():
         source = {"name": "folders", "path": str(folder / "floats")}
         run = train(folder, f"map-{name}", intensity=intensity, source=source)
-        expect(files.gantk("translate", run, folder / "ramp.tif", folder / f"{name}.tif", "--device", "cpu"))
+        expect(
+            files.gantk(
+                "translate", run, folder / "ramp.tif", folder / f"{name}.tif", "--device", "cpu"
+            )
+        )
 
 
 if __name__ == "__main__":

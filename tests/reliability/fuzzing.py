@@ -1,4 +1,6 @@
-"""Files for `test_fuzzed_files`: a small one of each kind, its parts, and changes of these parts, by a seed."""
+"""Files for `test_fuzzed_files`: a small one of each kind, its parts, and changes of these parts,
+by a seed.
+"""
 
 from __future__ import annotations
 
@@ -23,64 +25,173 @@ from gantk.formats import files
 from gantk.formats.image import Image
 
 REAL = 150_000  # bytes of a real file beyond which it is left out
-NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
-FLOATS = (0.0, -0.0, 1.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e-40, 3e38, -3e38, 2.0**31, 352.0, 1e9)
-CHANGES = ("number", "number", "number", "word", "drop", "repeat", "swap", "resize", "cut", "flip", "flip", "splice")
-WORDS = ("0", "-1", "1", "nan", "inf", "-inf", "1e400", "4294967296", "9" * 30, "65536", "", "a", "1 1 1 1 1", "-0.0")
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+)
+FLOATS = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e-40,
+    3e38,
+    -3e38,
+    2.0**31,
+    352.0,
+    1e9,
+)
+CHANGES = (
+    "number",
+    "number",
+    "number",
+    "word",
+    "drop",
+    "repeat",
+    "swap",
+    "resize",
+    "cut",
+    "flip",
+    "flip",
+    "splice",
+)
+WORDS = (
+    "0",
+    "-1",
+    "1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "4294967296",
+    "9" * 30,
+    "65536",
+    "",
+    "a",
+    "1 1 1 1 1",
+    "-0.0",
+)
 
 
 def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
     """Files by the name of a sample; the first of each is the one that is changed."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    gray, volume = rng.integers(0, 255, (24, 20), np.uint8), rng.integers(0, 900, (6, 7, 5), np.int16)
+    gray, volume = (
+        rng.integers(0, 255, (24, 20), np.uint8),
+        rng.integers(0, 900, (6, 7, 5), np.int16),
+    )
     deep, colour = gray.astype(np.uint16) * 200, rng.integers(0, 255, (24, 20, 3), np.uint8)
-    pictures = {"gray.png": (gray, {}), "deep.png": (deep, {}), "colour.png": (colour, {}), "gray.bmp": (gray, {})}
-    pictures |= {"colour.bmp": (colour, {}), "gray.jpg": (gray, {}), "colour.jpg": (colour, {"progressive": True})}
-    pictures |= {f"{kind}.tif": (gray, {"compression": kind}) for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate")}
-    pictures |= {"packbits.tif": (colour, {"compression": "packbits"}), "float.tif": (gray.astype(np.float32), {})}
+    pictures = {
+        "gray.png": (gray, {}),
+        "deep.png": (deep, {}),
+        "colour.png": (colour, {}),
+        "gray.bmp": (gray, {}),
+    }
+    pictures |= {
+        "colour.bmp": (colour, {}),
+        "gray.jpg": (gray, {}),
+        "colour.jpg": (colour, {"progressive": True}),
+    }
+    pictures |= {
+        f"{kind}.tif": (gray, {"compression": kind})
+        for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate")
+    }
+    pictures |= {
+        "packbits.tif": (colour, {"compression": "packbits"}),
+        "float.tif": (gray.astype(np.float32), {}),
+    }
     exif = PIL.Image.Exif()
     exif[274] = 6
     for name, (array, options) in pictures.items():
-        PIL.Image.fromarray(array).save(folder / name, **({"exif": exif} if name.endswith("jpg") else {}), **options)
+        PIL.Image.fromarray(array).save(
+            folder / name, **({"exif": exif} if name.endswith("jpg") else {}), **options
+        )
     PIL.Image.fromarray(gray).convert("P").save(folder / "palette.png", transparency=3)
     affine = np.diag([-1.0, -1.5, 2.0, 1.0])
-    for name, kind in {"one.nii": nib.Nifti1Image, "two.nii.gz": nib.Nifti2Image, "pair.hdr": nib.Nifti1Pair}.items():
+    for name, kind in {
+        "one.nii": nib.Nifti1Image,
+        "two.nii.gz": nib.Nifti2Image,
+        "pair.hdr": nib.Nifti1Pair,
+    }.items():
         image = kind(volume, affine)
         image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"remarks"))
         nib.save(image, folder / name)
     nib.save(nib.Nifti1Image(np.stack([volume] * 3, -1), affine), folder / "four.nii.gz")
     for name in ("a.nrrd", "a.nhdr", "a.mha", "a.mhd"):
         pixels = volume.transpose(2, 1, 0)[None].astype(np.float32)
-        files.write(folder / name, Image(np.ascontiguousarray(pixels), affine, dtype=np.dtype(np.int16)))
-        sitk.WriteImage(sitk.GetImageFromArray(volume), folder / f"raw{Path(name).suffix}", useCompression=False)
+        files.write(
+            folder / name, Image(np.ascontiguousarray(pixels), affine, dtype=np.dtype(np.int16))
+        )
+        sitk.WriteImage(
+            sitk.GetImageFromArray(volume), folder / f"raw{Path(name).suffix}", useCompression=False
+        )
     head = made.head(3)
     made.series(folder / "series", head)
     made.save(made.dataset("CT"), folder / "plain.dcm", head[0])
     made.enhanced(folder / "enhanced.dcm", head, echoes=2)
-    for name, syntax in {"implicit": uid.ImplicitVRLittleEndian, "deflated": uid.DeflatedExplicitVRLittleEndian,
-                         "rle": uid.RLELossless}.items():  # fmt: skip
+    for name, syntax in {
+        "implicit": uid.ImplicitVRLittleEndian,
+        "deflated": uid.DeflatedExplicitVRLittleEndian,
+        "rle": uid.RLELossless,
+    }.items():
         dataset = dcmread(folder / "plain.dcm")
         if name == "rle":
             dataset.compress(syntax)
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(folder / f"{name}.dcm", implicit_vr=name == "implicit", little_endian=True)
-    for name, options in {"jpeg": {"format": "JPEG"}, "j2k": {"format": "JPEG2000", "no_jp2": True}}.items():
+    for name, options in {
+        "jpeg": {"format": "JPEG"},
+        "j2k": {"format": "JPEG2000", "no_jp2": True},
+    }.items():
         PIL.Image.fromarray(gray).save(buffer := io.BytesIO(), **options)
         dataset = dcmread(made.save(made.dataset(), folder / f"{name}.dcm", gray, 8))
-        dataset.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit if name == "jpeg" else uid.JPEG2000
+        dataset.file_meta.TransferSyntaxUID = (
+            uid.JPEGBaseline8Bit if name == "jpeg" else uid.JPEG2000
+        )
         dataset.PixelData = encapsulate([buffer.getvalue()])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(folder / f"{name}.dcm")
-    sitk.WriteImage(sitk.GetImageFromArray(head[:1]), folder / "lossless.dcm", useCompression=True, compressor="JPEG")
-    found = {path.name: [path] for path in folder.iterdir() if path.suffix not in (".img", ".raw", ".zraw", ".gz", "")}
+    sitk.WriteImage(
+        sitk.GetImageFromArray(head[:1]),
+        folder / "lossless.dcm",
+        useCompression=True,
+        compressor="JPEG",
+    )
+    found = {
+        path.name: [path]
+        for path in folder.iterdir()
+        if path.suffix not in (".img", ".raw", ".zraw", ".gz", "")
+    }
     found |= {path.name: [path] for path in folder.glob("*.nii.gz")}
     found["pair.hdr"].append(folder / "pair.img")
     for name in ("a.nhdr", "a.mhd", "raw.nhdr", "raw.mhd"):
         found[name] += files.files_of(folder / name)[1:]
     found["series"] = sorted((folder / "series").iterdir())
     if real is not None:
-        found |= {p.name: [p] for p in sorted((real / "io").rglob("*.*")) if p.is_file() and p.stat().st_size < REAL}
+        found |= {
+            p.name: [p]
+            for p in sorted((real / "io").rglob("*.*"))
+            if p.is_file() and p.stat().st_size < REAL
+        }
     return {name: {path.name: path.read_bytes() for path in paths} for name, paths in found.items()}
 
 
@@ -120,7 +231,9 @@ def _chain(content: bytes, at: int, length: Callable[[int], int]) -> Iterator[tu
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, int]]:
-    """Elements with explicit VR, sequences and items entered; from the first implicit one on pieces of 8 bytes."""
+    """Elements with explicit VR, sequences and items entered; from the first implicit one on pieces
+    of 8 bytes.
+    """
     at = 132
     while at + 12 <= len(content):
         tag, kind = content[at : at + 4], content[at + 4 : at + 6]
@@ -128,8 +241,11 @@ def _elements(content: bytes) -> Iterator[tuple[int, int]]:
             end = at + (8 if tag[:2] == b"\xfe\xff" else 12)
         elif kind.isupper():
             long = kind in (b"OB", b"OW", b"UN", b"UT", b"OF", b"OD", b"UC", b"UR", b"OL")
-            end = at + (12 + int.from_bytes(content[at + 8 : at + 12], "little") if long else
-                        8 + int.from_bytes(content[at + 6 : at + 8], "little"))  # fmt: skip
+            end = at + (
+                12 + int.from_bytes(content[at + 8 : at + 12], "little")
+                if long
+                else 8 + int.from_bytes(content[at + 6 : at + 8], "little")
+            )
         else:
             end = at + 8
         yield at, min(end, len(content))
@@ -140,7 +256,9 @@ def _elements(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def changed(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    """A file with one to three changes; what is packed as a whole is unpacked before and packed again."""
+    """A file with one to three changes; what is packed as a whole is unpacked before and packed
+    again.
+    """
     if content[:2] == b"\x1f\x8b" and rng.random() < 0.8:
         return gzip.compress(changed(gzip.decompress(content), others, rng), 1)
     at = content.find(b"1.2.840.10008.1.2.1.99")
@@ -157,7 +275,11 @@ def changed(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
 
 def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
     content = content or b"\0"
-    parts = [(start, min(end, len(content))) for start, end in parts_of(content) if start < min(end, len(content))]
+    parts = [
+        (start, min(end, len(content)))
+        for start, end in parts_of(content)
+        if start < min(end, len(content))
+    ]
     parts = parts or [(0, len(content))]
     start, end = rng.choice(parts)
     part, other = content[start:end], rng.choice(parts)
@@ -165,9 +287,17 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
         case "number":  # at its start, its end (where values are) or anywhere
             kind = rng.choice("bBhHiIqfd")
             pattern = rng.choice("<<>") + kind
-            value = rng.choice(FLOATS) if kind in "fd" else rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
-            number = struct.pack(pattern.replace(kind, kind.upper() if kind in "bhiq" else kind), value)
-            place = rng.choice((0, 4, 6, 8, max(0, len(part) - len(number)), rng.randrange(len(part))))
+            value = (
+                rng.choice(FLOATS)
+                if kind in "fd"
+                else rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
+            )
+            number = struct.pack(
+                pattern.replace(kind, kind.upper() if kind in "bhiq" else kind), value
+            )
+            place = rng.choice(
+                (0, 4, 6, 8, max(0, len(part) - len(number)), rng.randrange(len(part)))
+            )
             part = part[:place] + number + part[place + len(number) :]
         case "word":
             words = list(re.finditer(rb"[-+.\w]+", part))[:200]
@@ -182,7 +312,9 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
             part = content[slice(*other)]
         case "resize":
             place, size = rng.randrange(len(part)), rng.choice((1, 2, 4, 16, 4000))
-            part = part[:place] + (bytes(size) + part[place:] if rng.random() < 0.5 else part[place + size :])
+            part = part[:place] + (
+                bytes(size) + part[place:] if rng.random() < 0.5 else part[place + size :]
+            )
         case "cut":
             return content[: rng.choice((start, end, rng.randrange(len(content))))]
         case "flip":
@@ -193,7 +325,11 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
         case "splice":
             strange = rng.choice(others)
             return rng.choice(
-                (content[:end] + strange, content[:start] + strange[start:], strange[:end] + content[end:])
+                (
+                    content[:end] + strange,
+                    content[:start] + strange[start:],
+                    strange[:end] + content[end:],
+                )
             )
     return content[:start] + part + content[end:]
 
@@ -203,5 +339,7 @@ def _with_checksums(content: bytes) -> bytes:
     found = content[:8]
     for start, end in parts_of(content):
         chunk = content[start:end]
-        found += chunk[:-4] + struct.pack(">I", zlib.crc32(chunk[4:-4])) if len(chunk) >= 12 else chunk
+        found += (
+            chunk[:-4] + struct.pack(">I", zlib.crc32(chunk[4:-4])) if len(chunk) >= 12 else chunk
+        )
     return found

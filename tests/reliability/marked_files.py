@@ -28,19 +28,48 @@ def dicom_tree(root: Path, patients: int = 6) -> Path:
     for number in range(patients):
         name = f"{mark('PatientName')}^{mark('PatientName')}"
         identity = {"PatientName": name, "PatientID": mark("PatientID", digits=number % 2 == 0)}
-        study = {"StudyInstanceUID": f"1.2.{mark('study UID', True)}", "StudyID": mark("StudyID"), **identity}
+        study = {
+            "StudyInstanceUID": f"1.2.{mark('study UID', True)}",
+            "StudyID": mark("StudyID"),
+            **identity,
+        }
         study |= {"FrameOfReferenceUID": f"1.3.{mark('frame UID', True)}"}
         for place, contrast in enumerate(("T1", "T2")):
             folder = root / f"export{number}" / f"SE{place}"
-            words = {key: mark(key) for key in (
-                "PatientAddress", "OtherPatientIDs", "PatientTelephoneNumbers", "PatientComments", "AccessionNumber",
-                "InstitutionName", "InstitutionAddress", "ReferringPhysicianName", "PerformingPhysicianName",
-                "OperatorsName", "StudyDescription", "StationName", "ImageComments", "RequestingPhysician",
-                "AdditionalPatientHistory", "DeviceSerialNumber", "PatientBirthName")}  # fmt: skip
+            words = {
+                key: mark(key)
+                for key in (
+                    "PatientAddress",
+                    "OtherPatientIDs",
+                    "PatientTelephoneNumbers",
+                    "PatientComments",
+                    "AccessionNumber",
+                    "InstitutionName",
+                    "InstitutionAddress",
+                    "ReferringPhysicianName",
+                    "PerformingPhysicianName",
+                    "OperatorsName",
+                    "StudyDescription",
+                    "StationName",
+                    "ImageComments",
+                    "RequestingPhysician",
+                    "AdditionalPatientHistory",
+                    "DeviceSerialNumber",
+                    "PatientBirthName",
+                )
+            }
             uid = f"1.4.{mark('series UID', True)}"
             text = f"{contrast} tse {name.split('^')[0]} {identity['PatientID']}"
-            paths = made.series(folder, made.head(4, 32, 32, seed=10 * number + place), SeriesInstanceUID=uid, **study,
-                                **words, SeriesDescription=text, ProtocolName=text, SeriesNumber=place + 1)  # fmt: skip
+            paths = made.series(
+                folder,
+                made.head(4, 32, 32, seed=10 * number + place),
+                SeriesInstanceUID=uid,
+                **study,
+                **words,
+                SeriesDescription=text,
+                ProtocolName=text,
+                SeriesNumber=place + 1,
+            )
             for path in paths:
                 hide(path)
     return root
@@ -57,7 +86,11 @@ def hide(path: Path) -> None:
     middle.RequestedProcedureDescription = mark("sequence")
     middle.ReferencedPatientSequence, inner.PatientID = [inner], mark("nested PatientID")
     found.RequestAttributesSequence = [middle]
-    found.add_new(0x60000010, "US", 32), found.add_new(0x60000011, "US", 32), found.add_new(0x60000100, "US", 1)
+    (
+        found.add_new(0x60000010, "US", 32),
+        found.add_new(0x60000011, "US", 32),
+        found.add_new(0x60000100, "US", 1),
+    )
     found.add_new(0x60003000, "OW", mark("overlay").encode().ljust(128, b"\0"))
     found.add_new(0x60000022, "LO", mark("overlay description"))
     found.file_meta.SourceApplicationEntityTitle = mark("application")
@@ -74,11 +107,20 @@ def nifti_tree(root: Path, patients: int = 6) -> Path:
             image = kind(made.head(16, 32, 32, seed=10 * number + place).T, np.diag([1.0, 1, 2, 1]))
             for field in ("descrip", "aux_file", "db_name", "data_type", "intent_name"):
                 if field in image.header.template_dtype.names:
-                    image.header[field] = mark(field)[: image.header.template_dtype[field].itemsize].encode()
+                    image.header[field] = mark(field)[
+                        : image.header.template_dtype[field].itemsize
+                    ].encode()
             for code in ("comment", "dicom", "afni"):
-                content = (made.dataset(PatientName=mark("dicom extension")) if code == "dicom" else
-                           mark(f"{code} extension").encode())  # fmt: skip
-                extension = nib.nifti1.Nifti1DicomExtension if code == "dicom" else nib.nifti1.Nifti1Extension
+                content = (
+                    made.dataset(PatientName=mark("dicom extension"))
+                    if code == "dicom"
+                    else mark(f"{code} extension").encode()
+                )
+                extension = (
+                    nib.nifti1.Nifti1DicomExtension
+                    if code == "dicom"
+                    else nib.nifti1.Nifti1Extension
+                )
                 image.header.extensions.append(extension(2 if code == "dicom" else code, content))
             path = root / f"p{number}" / f"p{number}_{contrast}.nii{'.gz' * (number % 2)}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +133,15 @@ def itk_files(root: Path) -> list[Path]:
     root.mkdir(parents=True)
     for name in ("a.nrrd", "b.nhdr", "c.mha", "d.mhd"):
         image = sitk.GetImageFromArray(made.head(16, 32, 32))
-        for key in ("DICOM_0010_0010", "DICOM_PatientName", "Comment", "Name", "content", "NRRD_content", "Study"):
+        for key in (
+            "DICOM_0010_0010",
+            "DICOM_PatientName",
+            "Comment",
+            "Name",
+            "content",
+            "NRRD_content",
+            "Study",
+        ):
             image.SetMetaData(key, mark(f"{name}: {key}"))
         sitk.WriteImage(image, str(root / name), name != "b.nhdr")
     return sorted(path for path in root.iterdir() if path.suffix not in (".raw", ".zraw"))
@@ -104,18 +154,29 @@ def picture_tree(root: Path, patients: int = 6) -> Path:
             path, exif = root / contrast / f"p{number}.{kind}", Image.Exif()
             pixels = made.head(1, 32, 32, seed=10 * number + place)[0]
             picture = Image.fromarray((pixels / 5).astype(np.uint8))
-            exif[0x013B], exif[0x010E], exif[0x9C9D] = mark("artist"), mark("EXIF"), mark("author").encode("utf-16-le")
+            exif[0x013B], exif[0x010E], exif[0x9C9D] = (
+                mark("artist"),
+                mark("EXIF"),
+                mark("author").encode("utf-16-le"),
+            )
             exif.get_ifd(0x8769)[0x9286] = mark("user comment").encode()
             if kind == "png":
                 text = PngImagePlugin.PngInfo()
-                text.add_text("Patient", mark("tEXt")), text.add_text("Name", mark("zTXt"), zip=True)
+                (
+                    text.add_text("Patient", mark("tEXt")),
+                    text.add_text("Name", mark("zTXt"), zip=True),
+                )
                 text.add_itxt("Title", mark("iTXt"))
                 picture.save(path, pnginfo=text, exif=exif)
             elif kind == "jpg":
                 picture.save(path, exif=exif, comment=mark("JPEG comment"), quality=95)
             else:
                 tags = TiffImagePlugin.ImageFileDirectory_v2()
-                tags[270], tags[315], tags[65000] = mark("description"), mark("artist"), mark("private tag")
+                tags[270], tags[315], tags[65000] = (
+                    mark("description"),
+                    mark("artist"),
+                    mark("private tag"),
+                )
                 picture.save(path, tiffinfo=tags, exif=exif)
     return root
 
@@ -128,7 +189,9 @@ def broken(files: list[Path], root: Path) -> Path:
         for which in range(BROKEN):
             content = bytearray(file.read_bytes())
             for _ in range(1 if which % 4 else 3):
-                content[rng.randrange(min(len(content), 3000) if which % 5 else len(content))] = rng.randrange(256)
+                content[rng.randrange(min(len(content), 3000) if which % 5 else len(content))] = (
+                    rng.randrange(256)
+                )
             name = f"{number:02d}-{which:02d}{''.join(file.suffixes[-2:])}"
             (root / name).write_bytes(content[: len(content) // (1 + (which == 3))])
     return root

@@ -1,4 +1,6 @@
-"""A file that declares or unpacks to more than it is costs no more than it is: seconds, and memory by its size."""
+"""A file that declares or unpacks to more than it is costs no more than it is: seconds, and memory
+by its size.
+"""
 
 import gzip
 import os
@@ -24,7 +26,9 @@ ZEROS = bytes(2**20)
 
 
 def read_within_bounds(path: Path) -> str:
-    """What reading a file says in a process of its own, which the system ends where it takes too long or too much."""
+    """What reading a file says in a process of its own, which the system ends where it takes too
+    long or too much.
+    """
     source, sink = os.pipe()
     if not (child := os.fork()):
         said = "!"
@@ -34,7 +38,10 @@ def read_within_bounds(path: Path) -> str:
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             scans = io.scans(path.parent)
-            said = f"read {io.read(next(scan for scan in scans if path in scan.files)).pixels.shape[1:]}"
+            said = (
+                "read"
+                f" {io.read(next(scan for scan in scans if path in scan.files)).pixels.shape[1:]}"
+            )
         except UserError as error:
             said = str(error)
         except BaseException as error:
@@ -52,7 +59,11 @@ def deflate(start: bytes, megabytes: int, bits: int) -> bytes:
     """A start and zeros behind it, packed: about a thousandth of what it unpacks to."""
     packer = zlib.compressobj(9, zlib.DEFLATED, bits)
     first = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
-    return first + (packer.compress(ZEROS) + packer.flush(zlib.Z_FULL_FLUSH)) * megabytes + packer.flush()
+    return (
+        first
+        + (packer.compress(ZEROS) + packer.flush(zlib.Z_FULL_FLUSH)) * megabytes
+        + packer.flush()
+    )
 
 
 def nifti(path: Path, megabytes: int = 0, **fields) -> None:
@@ -69,12 +80,24 @@ def nifti(path: Path, megabytes: int = 0, **fields) -> None:
 def text(path: Path, lines: str, voxels: bytes = bytes(2048)) -> None:
     """NRRD or MetaImage of 16 x 16 x 4 with other lines."""
     if path.suffix in (".nrrd", ".nhdr"):
-        given = "".join(f"{line}\n" for line in ("type: short", "dimension: 3", "sizes: 16 16 4", "encoding: raw",
-                        "endian: little") if line.split(":")[0] + ":" not in lines)  # fmt: skip
+        given = "".join(
+            f"{line}\n"
+            for line in (
+                "type: short",
+                "dimension: 3",
+                "sizes: 16 16 4",
+                "encoding: raw",
+                "endian: little",
+            )
+            if line.split(":")[0] + ":" not in lines
+        )
         path.write_bytes(f"NRRD0004\n{given}{lines}\n\n".encode() + voxels)
     else:
-        given = "".join(f"{line}\n" for line in ("NDims = 3", "DimSize = 16 16 4", "ElementType = MET_SHORT")
-                        if line.split("=")[0] not in lines)  # fmt: skip
+        given = "".join(
+            f"{line}\n"
+            for line in ("NDims = 3", "DimSize = 16 16 4", "ElementType = MET_SHORT")
+            if line.split("=")[0] not in lines
+        )
         end = "" if "ElementDataFile" in lines else "\nElementDataFile = LOCAL"
         path.write_bytes(f"{given}{lines}{end}\n".encode() + voxels)
 
@@ -92,7 +115,9 @@ def deflated(path: Path, megabytes: int, at: bytes = b"\xe0\x7f\x10\x00") -> Non
     path.write_bytes(content[:begin] + deflate(start, megabytes, -15))
 
 
-def compressed(path: Path, pieces: list[bytes], syntax=uid.JPEGBaseline8Bit, size=(2, 2), frames: int = 1) -> None:
+def compressed(
+    path: Path, pieces: list[bytes], syntax=uid.JPEGBaseline8Bit, size=(2, 2), frames: int = 1
+) -> None:
     """A DICOM file of compressed pixels."""
     dataset = dcmread(made.save(made.dataset(), path, np.zeros((2, 2), np.uint8)))
     dataset.Rows, dataset.Columns = size
@@ -110,8 +135,20 @@ def elements(path: Path, content: bytes) -> None:
 
 def pages(path: Path, count: int) -> None:
     """A TIFF of so many pages of 16 x 16."""
-    tags = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 256)]
-    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    tags = [
+        (256, 16),
+        (257, 16),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 16),
+        (279, 256),
+    ]
+    page = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags
+    )
     places = [264 + k * (len(page) + 4) for k in range(1, count)] + [0]
     body = b"".join(page + struct.pack("<I", place) for place in places)
     path.write_bytes(b"II*\0" + struct.pack("<I", 264) + bytes(256) + body)
@@ -126,7 +163,9 @@ def scans(path: Path) -> None:
 
 
 JPEG = b"\xff\xd8\xff\xc0\0\x0b\x08%b\x01\x01\x11\0\xff\xd9"
-J2K = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(">9I", 40_000, 40_000, 0, 0, 40_000, 40_000, 0, 0, 0x10701)
+J2K = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(
+    ">9I", 40_000, 40_000, 0, 0, 40_000, 40_000, 0, 0, 0x10701
+)
 RLE = struct.pack("<16I", 1, 64, *[0] * 14)
 HEADER_ENDLESS = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff"
 HOSTILE = {
@@ -136,29 +175,49 @@ HOSTILE = {
     "behind.nii.gz": (lambda p: nifti(p, 300), r"read \(4, 16, 16\)"),
     "spaces.nrrd": (lambda p: text(p, "a" + " " * 400_000 + "b"), "is broken"),
     "end.nrrd": (lambda p: text(p, "a:" + " " * 400_000 + "\0b"), "is broken"),
-    "brackets.nrrd": (lambda p: text(p, "space directions: " + "(a" * 400_000), r"read|cannot be read"),
+    "brackets.nrrd": (
+        lambda p: text(p, "space directions: " + "(a" * 400_000),
+        r"read|cannot be read",
+    ),
     "axes.nrrd": (lambda p: text(p, f"sizes:{' 1' * 20_000}\ndimension: 20000"), "cannot be read"),
     "axes.mha": (lambda p: text(p, f"DimSize = {'1 ' * 20_000}\nNDims = 20000"), "cannot be read"),
-    "sides.nrrd": (lambda p: text(p, "sizes: 32767 32767 3\nencoding: gzip", gzip.compress(ZEROS)), "cut short"),
-    "sides.mha": (lambda p: text(p, "DimSize = 32767 32767 3\nCompressedData = True", zlib.compress(ZEROS)), "cut"),
+    "sides.nrrd": (
+        lambda p: text(p, "sizes: 32767 32767 3\nencoding: gzip", gzip.compress(ZEROS)),
+        "cut short",
+    ),
+    "sides.mha": (
+        lambda p: text(p, "DimSize = 32767 32767 3\nCompressedData = True", zlib.compress(ZEROS)),
+        "cut",
+    ),
     "pixels deflated.dcm": (lambda p: deflated(p, 3000), r"read \(24, 20\)"),
     "header deflated.dcm": (lambda p: deflated(p, 3000, b""), "elements"),
     "elements.dcm": (lambda p: elements(p, b"\x09\x00\x10\x00LO\0\0" * 50_000), "elements"),
-    "items.dcm": (lambda p: elements(p, HEADER_ENDLESS + b"\xfe\xff\x00\xe0\0\0\0\0" * 50_000), "elements|damaged"),
-    "depth.dcm": (lambda p: elements(p, (HEADER_ENDLESS + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 9999), "damaged"),
+    "items.dcm": (
+        lambda p: elements(p, HEADER_ENDLESS + b"\xfe\xff\x00\xe0\0\0\0\0" * 50_000),
+        "elements|damaged",
+    ),
+    "depth.dcm": (
+        lambda p: elements(p, (HEADER_ENDLESS + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 9999),
+        "damaged",
+    ),
     "length.dcm": (lambda p: elements(p, b"\x09\x00\x01\x10OB\0\0\xfe\xff\xff\xff"), "cut short"),
     "frames.dcm": (lambda p: compressed(p, [JPEG % b"\0\2\0\2"], frames=10**9), "frames"),
-    "pieces.dcm": (lambda p: compressed(p, [RLE + b"\3abcd\0"] * 1500, uid.RLELossless, frames=1500), "read"),
+    "pieces.dcm": (
+        lambda p: compressed(p, [RLE + b"\3abcd\0"] * 1500, uid.RLELossless, frames=1500),
+        "read",
+    ),
     "size.dcm": (lambda p: compressed(p, [JPEG % b"\xff\xff\xff\xff"]), r"\(65535, 65535\)"),
     "size 2000.dcm": (lambda p: compressed(p, [J2K], uid.JPEG2000Lossless), r"\(40000, 40000\)"),
     "runs.dcm": (lambda p: compressed(p, [RLE + b"\x81\0" * 2**22], uid.RLELossless), "far more"),
     "scans.jpg": (scans, "in more than 100 scans"),
     "pages.tif": (lambda p: pages(p, 60_000), "pages"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_small_file_takes_little_time_and_memory_whatever_it_declares(tmp_path, monkeypatch, name):
+def test_a_small_file_takes_little_time_and_memory_whatever_it_declares(
+    tmp_path, monkeypatch, name
+):
     monkeypatch.setattr("gantk_dicom.streams.MOST_READS", 20_000)
     make, words = HOSTILE[name]
     make(tmp_path / name)

@@ -1,10 +1,11 @@
-"""Run folders with one file damaged, at random: every command ends with one message, or without a wrong number.
+"""Run folders with one file damaged, at random: every command ends with one message, or without a
+wrong number.
 
-100 mutations (SEED) of every file that a run leaves, each under one command in a fork, with at most 60
-seconds and 2 GB more than gantk needs anyway. Exit codes are 0, 1 and 2, there is never a traceback; where a command
-ends well and says nothing, its scores or its picture are those of the whole run. A value that was changed into another
-one that a run might have written is not noticed in recipe.toml, split.json, log.jsonl and best.json: these carry no
-seal, for people edit them.
+100 mutations (SEED) of every file that a run leaves, each under one command in a fork, with at most
+60 seconds and 2 GB more than gantk needs anyway. Exit codes are 0, 1 and 2, there is never a
+traceback; where a command ends well and says nothing, its scores or its picture are those of the
+whole run. A value that was changed into another one that a run might have written is not noticed in
+recipe.toml, split.json, log.jsonl and best.json: these carry no seal, for people edit them.
 """
 
 from __future__ import annotations
@@ -26,9 +27,21 @@ from warm import Warm
 pytestmark = pytest.mark.slow
 SEED, COUNT, SECONDS, MEMORY = 20261121, 100, 60, 2 * 2**20
 STEP = "checkpoints/step-000004"
-JSON = [f"{STEP}/meta.json", f"{STEP}/state.json", "best.json", "usage.json", "metrics.json", "split.json"]
+JSON = [
+    f"{STEP}/meta.json",
+    f"{STEP}/state.json",
+    "best.json",
+    "usage.json",
+    "metrics.json",
+    "split.json",
+]
 JSON += ["environment.json", "log.jsonl", "samples/index.json", "patients.json"]
-OTHERS = ["recipe.toml", f"{STEP}/weights.safetensors", f"{STEP}/state.safetensors", "samples/step-000004/a_to_b-0.png"]
+OTHERS = [
+    "recipe.toml",
+    f"{STEP}/weights.safetensors",
+    f"{STEP}/state.safetensors",
+    "samples/step-000004/a_to_b-0.png",
+]
 OTHERS += ["samples/truth/a_to_b-0.png", "samples/test/a_to_b-0-truth.nii.gz"]
 COMMANDS = {
     "report": ["report", "run"],
@@ -47,14 +60,37 @@ READ_BY = {  # which commands, the quick ones more often, look at a file
     "log": ["report", "compare", "eval", "resume"],
 }
 UNSEALED = ("recipe.toml", "split.json", "log.jsonl", "best.json")
-VALUES = [None, True, -1, 0, 10**30, 1e308, -1e308, "x", "../../../etc/passwd", "", [], {}, [1, "x"], {"a": {"b": 1}}]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    -1e308,
+    "x",
+    "../../../etc/passwd",
+    "",
+    [],
+    {},
+    [1, "x"],
+    {"a": {"b": 1}},
+]
 VALUES += [0.5]
 
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
     """The paths to all values inside a JSON document."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path] * bool(path) + [each for key, part in parts for each in places(part, (*path, key))]
+    parts = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return [path] * bool(path) + [
+        each for key, part in parts for each in places(part, (*path, key))
+    ]
 
 
 def changed(text: str, rng: random.Random) -> str:
@@ -86,7 +122,11 @@ def header_changed(content: bytes, rng: random.Random) -> bytes:
     key = rng.choice(list(tensor))
     shapes = [[2**40], [-1], [1], tensor["shape"][::-1]]
     offsets = [rng.randrange(64), 2 ** rng.randrange(60)]
-    tensor[key] = {"dtype": rng.choice(["I32", "F64", "X"]), "shape": rng.choice(shapes), "data_offsets": offsets}[key]
+    tensor[key] = {
+        "dtype": rng.choice(["I32", "F64", "X"]),
+        "shape": rng.choice(shapes),
+        "data_offsets": offsets,
+    }[key]
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
@@ -103,13 +143,17 @@ def damage(path: Path, rng: random.Random) -> str:
     if path.suffix == ".safetensors" and rng.random() < 0.5:
         path.write_bytes(header_changed(whole, rng))
         return "the header"
-    way = rng.choice(["cut", "flip", "empty", "noise", "missing", "folder", "inserted", "link", "pipe"])
+    way = rng.choice(
+        ["cut", "flip", "empty", "noise", "missing", "folder", "inserted", "link", "pipe"]
+    )
     path.unlink()
     match way:
         case "cut":
             path.write_bytes(whole[:at])
         case "flip":
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
+            path.write_bytes(
+                whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :]
+            )
         case "noise":
             path.write_bytes(rng.randbytes(rng.choice([10, 5000])))
         case "empty":
@@ -156,21 +200,38 @@ def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
     for number in range(int(os.environ.get("GANTK_MUTATIONS", COUNT))):
         file = rng.choice(JSON * 2 + OTHERS)
         command = rng.choice(
-            next((READ_BY[name] for name in READ_BY if file.startswith(name)), ["report", "compare", "eval"])
+            next(
+                (READ_BY[name] for name in READ_BY if file.startswith(name)),
+                ["report", "compare", "eval"],
+            )
         )
         place = fresh(str(number))
         way = damage(place / "run" / file, rng)
         code, said, _, memory = gantk(place, *COMMANDS[command], seconds=SECONDS)
-        about = f"{number}: {command} with {file}, {way}: exit {code}, {memory >> 10} MB\n{said[-1500:]}"
-        if code not in (0, 1, 2) or "Traceback" in said or (code and said.count("error  ") != 1) or "root:" in said:
+        about = (
+            f"{number}: {command} with {file}, {way}: exit {code}, {memory >> 10}"
+            f" MB\n{said[-1500:]}"
+        )
+        if (
+            code not in (0, 1, 2)
+            or "Traceback" in said
+            or (code and said.count("error  ") != 1)
+            or "root:" in said
+        ):
             wrong.append(about)
         elif memory > plain + MEMORY:
             wrong.append(f"memory: {about}")
-        silent = not code and "left out" not in said and "not known" not in said and not file.endswith(UNSEALED)
+        silent = (
+            not code
+            and "left out" not in said
+            and "not known" not in said
+            and not file.endswith(UNSEALED)
+        )
         if silent and results(command, place) != whole[command]:
             wrong.append(f"silently: {about}")
         page = place / "run/report.html"
-        if page.is_file() and not page.is_symlink() and "cm9vdDp4" in page.read_text():  # root:x in base64
+        # root:x in base64
+        if page.is_file() and not page.is_symlink() and "cm9vdDp4" in page.read_text():
             wrong.append(f"a link was followed: {about}")
         shutil.rmtree(place)
     gantk.close()

@@ -1,9 +1,11 @@
-"""A training that is stopped and killed at random, again and again, ends as the one that nobody touched.
+"""A training that is stopped and killed at random, again and again, ends as the one that nobody
+touched.
 
-Each life of a training is a fork of this process, in which torch is loaded already: it is started, or gone on with, as
-`gantk run` and `gantk resume` would, and gets a signal after a random share of the time that a whole training takes.
-60 signals in all. Equal are weights, averages and what else a save holds, scores, samples, the choice of the best save,
-the split, and every line of the log but for what a clock says.
+Each life of a training is a fork of this process, in which torch is loaded already: it is started,
+or gone on with, as `gantk run` and `gantk resume` would, and gets a signal after a random share of
+the time that a whole training takes. 60 signals in all. Equal are weights, averages and what else a
+save holds, scores, samples, the choice of the best save, the split, and every line of the log but
+for what a clock says.
 """
 
 from __future__ import annotations
@@ -28,10 +30,23 @@ from gantk import api, errors
 KILLS = 20  # of each recipe: a minute each on a free core
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 LENGTH = {"steps": 14, "save_every": 3, "sample_every": 4, "keep": 2, "schedule": "cosine"}
-NOISE = {"name": "dcgan", "latent": 8, "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}}
+NOISE = {
+    "name": "dcgan",
+    "latent": 8,
+    "width": 4,
+    "discriminator": {"name": "dcgan", "width": 4, "depth": 3},
+}
 RECIPES = {  # beside an image pool, dropout, augmentation and a schedule
-    "best": {"evaluate": {"checkpoint": "best", "uncertainty": "checkpoints"}},  # judged by what the last saves say
-    "patience": {"train": {"patience": 2, "optimizer": {"name": "adam", "lr": 0.0}, "ema": 0.0, "sample_every": 5}},
+    # judged by what the last saves say
+    "best": {"evaluate": {"checkpoint": "best", "uncertainty": "checkpoints"}},
+    "patience": {
+        "train": {
+            "patience": 2,
+            "optimizer": {"name": "adam", "lr": 0.0},
+            "ema": 0.0,
+            "sample_every": 5,
+        }
+    },
     "noise": {"method": NOISE, "evaluate": {"metrics": ["kid"], "images": 8}},
 }
 
@@ -41,7 +56,10 @@ def recipe_of(name: str, folder: Path) -> dict:
     tables = copy.deepcopy(TINY)
     for seed, domain in enumerate("AB"):
         draw_pictures(folder / "data" / domain, 12, seed=seed)
-    tables["data"] |= {"source": {"name": "folders", "path": str(folder / "data")}, "domains": ["A", "B"]}
+    tables["data"] |= {
+        "source": {"name": "folders", "path": str(folder / "data")},
+        "domains": ["A", "B"],
+    }
     tables["data"]["augment"] = ["hflip"]
     tables["method"]["generator"] |= {"dropout": 0.3}
     tables["train"] |= LENGTH
@@ -54,7 +72,9 @@ def recipe_of(name: str, folder: Path) -> dict:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """The process that does this work in silence; it ends with gantk's exit code, and with 70 where that is none."""
+    """The process that does this work in silence; it ends with gantk's exit code, and with 70 where
+    that is none.
+    """
     if child := os.fork():
         return child
     code = 70
@@ -80,8 +100,9 @@ def alive(recipe: dict, run: Path) -> int:
 
 
 def undisturbed(recipe: dict, folder: Path) -> float:
-    """Train in FOLDER/whole, in this process, so that forks find all that is loaded at first use; in FOLDER/second, in
-    a fork: the seconds that this one takes."""
+    """Train in FOLDER/whole, in this process, so that forks find all that is loaded at first use;
+    in FOLDER/second, in a fork: the seconds that this one takes.
+    """
     api.run(recipe, out=folder / "whole", device="cpu", say=lambda line: None)
     began = time.monotonic()
     assert os.waitpid(alive(recipe, folder / "second"), 0)[1] == 0
@@ -90,9 +111,16 @@ def undisturbed(recipe: dict, folder: Path) -> float:
 
 def promised(run: Path) -> dict[str, object]:
     """What must be equal, by name."""
-    kept = [*run.glob("checkpoints/*/*"), *run.glob("samples/**/*"), run / "best.json", run / "split.json"]
+    kept = [
+        *run.glob("checkpoints/*/*"),
+        *run.glob("samples/**/*"),
+        run / "best.json",
+        run / "split.json",
+    ]
     files = [path for path in kept if path.is_file() and not path.name.startswith(".")]
-    found: dict[str, object] = {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
+    found: dict[str, object] = {
+        path.relative_to(run).as_posix(): path.read_bytes() for path in files
+    }
     found["metrics.json"] = json.loads((run / "metrics.json").read_text()) | {"speed": None}
     for number, text in enumerate((run / "log.jsonl").read_text().splitlines()):
         found[f"log.jsonl, line {number}"] = json.loads(text) | {"seconds": 0, "images_per_s": 0}

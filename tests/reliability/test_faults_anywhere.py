@@ -1,5 +1,6 @@
-"""A command that is killed, or finds the disk full, at any change of any file has lost nothing: given again, it ends as
-if that had not been."""
+"""A command that is killed, or finds the disk full, at any change of any file has lost nothing:
+given again, it ends as if that had not been.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from warm import Warm
 pytestmark = pytest.mark.slow
 SEED = 20261121
 RECIPE = TINY | {"evaluate": TINY["evaluate"] | {"checkpoint": "best"}}
-RECIPE["data"] = TINY["data"] | {"size": [16, 16], "source": {"name": "phantom", "subjects": 6, "slices": 1}}
+RECIPE["data"] = TINY["data"] | {
+    "size": [16, 16],
+    "source": {"name": "phantom", "subjects": 6, "slices": 1},
+}
 TIMES = {"seconds", "images_per_s", "seconds_before", "first_step_s", "peak_memory_gib", "energy_j"}
 
 
@@ -41,9 +45,14 @@ def gantk(tmp_path_factory, place):
     """Runs a command in `place`, which has a finished run `r`, with a fault where one is asked for."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if sys.platform != "linux" or compiler is None:
-        pytest.skip("faults are put between a process and Linux by a library that a C compiler makes")
+        pytest.skip(
+            "faults are put between a process and Linux by a library that a C compiler makes"
+        )
     folder, source = tmp_path_factory.mktemp("faults"), Path(__file__).with_name("faults.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", folder / "faults.so", source, "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", folder / "faults.so", source, "-ldl"],
+        check=True,
+    )
     run = Warm(folder, folder / "faults.so")
     run.use(place, "run", "tiny.toml", "--out", "r")
     code, said, *_ = run(place, "run", "tiny.toml", "--out", "r")
@@ -59,12 +68,21 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 def outcome(run: Path) -> dict:
-    """What is promised equal of a run: weights, state, choice, scores, samples, the steps of the log."""
+    """What is promised equal of a run: weights, state, choice, scores, samples, the steps of the
+    log.
+    """
     metrics = json.loads((run / "metrics.json").read_text())
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     found = {str(p.relative_to(run)): p.read_bytes() for p in run.glob("samples/**/*.*")}
-    found |= {str(p.relative_to(run)): p.read_bytes() for p in run.glob("checkpoints/*/weights.safetensors")}
-    found |= {"best": (run / "best.json").read_bytes(), "metrics": metrics["metrics"], "files": sorted(hidden(run))}
+    found |= {
+        str(p.relative_to(run)): p.read_bytes()
+        for p in run.glob("checkpoints/*/weights.safetensors")
+    }
+    found |= {
+        "best": (run / "best.json").read_bytes(),
+        "metrics": metrics["metrics"],
+        "files": sorted(hidden(run)),
+    }
     return found | {"log": [{k: v for k, v in line.items() if k not in TIMES} for line in log]}
 
 
@@ -73,15 +91,20 @@ def hidden(folder: Path) -> list[str]:
     return [str(p.relative_to(folder)) for p in folder.rglob(".*.tmp")]
 
 
-def stop(gantk, place: Path, fault: str, count: int, command: tuple, before: Callable, after: Callable) -> None:
-    """Stop a command by a fault at `count` of its changes, each time from the state that `before` makes; `after(at)`
-    then looks at what is left."""
+def stop(
+    gantk, place: Path, fault: str, count: int, command: tuple, before: Callable, after: Callable
+) -> None:
+    """Stop a command by a fault at `count` of its changes, each time from the state that `before`
+    makes; `after(at)` then looks at what is left.
+    """
     before()
     if not {"series", "export"} & {*command}:  # which leave threads behind, and no fork has them
         gantk.use(place, *command)
     code, said, calls, _ = gantk(place, *command)
     assert code == 0, said
-    drawn = random.Random(f"{SEED} {fault} {command}").sample(range(1, calls + 1), min(count, calls))
+    drawn = random.Random(f"{SEED} {fault} {command}").sample(
+        range(1, calls + 1), min(count, calls)
+    )
     for at in sorted(drawn):
         before()
         code, said, *_ = gantk(place, *command, at=at, full=fault == "full")
@@ -145,8 +168,12 @@ def test_a_result_is_there_whole_or_not_at_all(gantk, place, name, fault):
     def after(at):
         for file, found in (content(result) if result.exists() else {}).items():
             there = not any(part.startswith(".") for part in Path(file).parts if part != ".")
-            if there and len(found) != len(content(whole)[file]):  # UIDs of DICOM are of several lengths
-                assert file.endswith(".dcm") and found[-999:] == content(whole)[file][-999:], (at, file)
+            # UIDs of DICOM are of several lengths
+            if there and len(found) != len(content(whole)[file]):
+                assert file.endswith(".dcm") and found[-999:] == content(whole)[file][-999:], (
+                    at,
+                    file,
+                )
         code, said, *_ = gantk(place, *command)
         if "exists already" in said:  # whole, as was seen above: these commands replace nothing
             before()

@@ -1,5 +1,6 @@
-"""5,000 damaged files of every kind that is read: each is read or is one message, in bounded time and memory, and the
-good files beside it are read as before."""
+"""5,000 damaged files of every kind that is read: each is read or is one message, in bounded time
+and memory, and the good files beside it are read as before.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,12 @@ import pytest
 from tiny import ROOT, draw_pictures
 
 pytestmark = pytest.mark.slow
-SEED, COUNT = int(os.environ.get("GANTK_FUZZ_SEED", 20261121)), int(os.environ.get("GANTK_FUZZ_COUNT", 5000))
-SECONDS, GIB = 20, 2  # of computing for one file; of memory in use at a time, above what the process takes before
+SEED, COUNT = (
+    int(os.environ.get("GANTK_FUZZ_SEED", 20261121)),
+    int(os.environ.get("GANTK_FUZZ_COUNT", 5000)),
+)
+# of computing for one file; of memory in use at a time, above what the process takes before
+SECONDS, GIB = 20, 2
 BLOCKED = 300  # seconds on the clock, in which less than SECONDS of computing were done
 WORKER = """
 import json, os, resource, signal, sys, traceback
@@ -75,9 +80,22 @@ class Worker:
     def begin(self, folder: Path) -> None:
         if self.process is None:
             place = [str(ROOT / "plugins"), str(ROOT)]
-            environment = os.environ | {"GANTK_MAX_GIB": "0.25", "PYTHONPATH": os.pathsep.join(place)}
-            command = [sys.executable, "-W", "ignore", "-c", WORKER.replace("io.formats()", REWRITTEN + "io.formats()")]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            environment = os.environ | {
+                "GANTK_MAX_GIB": "0.25",
+                "PYTHONPATH": os.pathsep.join(place),
+            }
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                WORKER.replace("io.formats()", REWRITTEN + "io.formats()"),
+            ]
+            pipes = {
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.DEVNULL,
+            }
             self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
         self.process.stdin.write(f"{folder}\n")
         self.process.stdin.flush()
@@ -89,7 +107,9 @@ class Worker:
         if not line:
             self.process.kill()
             code, self.process = self.process.wait(), None
-            return 0, [f"! ended by signal {-code}, 27 being that of the limit of {SECONDS} s of computing"]
+            return 0, [
+                f"! ended by signal {-code}, 27 being that of the limit of {SECONDS} s of computing"
+            ]
         return tuple(json.loads(line))
 
 
@@ -118,7 +138,9 @@ def test_damaged_files_are_read_or_refused_and_good_ones_beside_them_are_read(tm
             worker = busy[ready]
             done, said = worker.end()
             wrong = [
-                text for text in said if text[:1] == "!" or "does not fit into memory" in text or "Traceback" in text
+                text
+                for text in said
+                if text[:1] == "!" or "does not fit into memory" in text or "Traceback" in text
             ]
             wrong += [] if done == 1 else ["! the good file beside it was not read"]
             outcomes["wrong" if wrong else "refused" if any(said) else "read"] += 1
@@ -134,7 +156,9 @@ def test_damaged_files_are_read_or_refused_and_good_ones_beside_them_are_read(tm
         worker.process.kill()
         worker.process.wait()
     print(f"seed {SEED}: {dict(outcomes)} of {COUNT} files of {len(names)} kinds")
-    assert not failed, f"{len(failed)} of {COUNT}, kept in {tmp_path}:\n" + "\n".join(map(": ".join, failed.items()))
+    assert not failed, f"{len(failed)} of {COUNT}, kept in {tmp_path}:\n" + "\n".join(
+        map(": ".join, failed.items())
+    )
 
 
 def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk, monkeypatch):
@@ -149,6 +173,8 @@ def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk,
         for later, (part, content) in enumerate(parts.items()):
             (place / part).write_bytes(content if later else fuzzing.changed(content, starts, rng))
     outcome = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu")
-    assert outcome.code in (1, 2) and all((tmp_path / "out" / path).is_file() for path in good), outcome
+    assert outcome.code in (1, 2) and all((tmp_path / "out" / path).is_file() for path in good), (
+        outcome
+    )
     checked = gantk("data", "check", tmp_path / "in")
     assert checked.code in (0, 1, 2) and "Traceback" not in checked.out + checked.err

@@ -1,7 +1,9 @@
-"""400 mutated recipes and 200 ONNX metadata: one message or a sound model each, in 20 s of computing and 2 GB, seeded.
+"""400 mutated recipes and 200 ONNX metadata: one message or a sound model each, in 20 s of
+computing and 2 GB, seeded.
 
-Each goes through all that `gantk run` does before its first image is drawn: read, override, check, count, records,
-networks. A worker takes one after the other, so that what one leaves behind is met by the next.
+Each goes through all that `gantk run` does before its first image is drawn: read, override, check,
+count, records, networks. A worker takes one after the other, so that what one leaves behind is met
+by the next.
 """
 
 from __future__ import annotations
@@ -29,10 +31,52 @@ from tiny import PATCHGAN, UNET, small_run
 from gantk.recipe.load import all_recipes, load_recipe, resolved
 
 RECIPES, METADATA, SECONDS, GIB = 400, 200, 20.0, 2.0
-SEEDS = [int(os.environ.get("GANTK_FUZZ_SEED", seed)) for seed in (22, 8)]  # of recipes, of metadata
-NUMBERS = [0, -1, 1, 3, 7, 1e-30, -0.5, 2.0, 1e308, 10**5, 10**7, 10**9, 10**18, 2**63 - 1, -(2**63), 10**40]
-ODD = [float("inf"), float("nan"), "", "x", "../..", "a\tb", "\x1b[31m", "é" * 3000, True, [], [1], [[]], {}, [{}]]
-ODD += [["T1"] * 3, "T1+" * 500 + "T1", "(" * 50 + "a+" * 50, "name", [10**6] * 2, [-1, -1], [0, 0], {"name": "unet"}]
+# of recipes, of metadata
+SEEDS = [int(os.environ.get("GANTK_FUZZ_SEED", seed)) for seed in (22, 8)]
+NUMBERS = [
+    0,
+    -1,
+    1,
+    3,
+    7,
+    1e-30,
+    -0.5,
+    2.0,
+    1e308,
+    10**5,
+    10**7,
+    10**9,
+    10**18,
+    2**63 - 1,
+    -(2**63),
+    10**40,
+]
+ODD = [
+    float("inf"),
+    float("nan"),
+    "",
+    "x",
+    "../..",
+    "a\tb",
+    "\x1b[31m",
+    "é" * 3000,
+    True,
+    [],
+    [1],
+    [[]],
+    {},
+    [{}],
+]
+ODD += [
+    ["T1"] * 3,
+    "T1+" * 500 + "T1",
+    "(" * 50 + "a+" * 50,
+    "name",
+    [10**6] * 2,
+    [-1, -1],
+    [0, 0],
+    {"name": "unet"},
+]
 WORKER = Path(__file__)
 
 
@@ -41,7 +85,10 @@ def leaves(tables: dict | list, path: tuple = ()) -> list[tuple]:
     inner = tables.items() if isinstance(tables, dict) else enumerate(tables)
     found = []
     for key, value in inner:
-        found += [(*path, key), *(leaves(value, (*path, key)) if isinstance(value, (dict, list)) else [])]
+        found += [
+            (*path, key),
+            *(leaves(value, (*path, key)) if isinstance(value, (dict, list)) else []),
+        ]
     return found
 
 
@@ -87,13 +134,17 @@ def spoiled(text: str, rng: random.Random) -> bytes:
     if kind == 1:
         return content + content[place:]
     if kind == 2:
-        return bytes(byte ^ (1 << rng.randrange(8)) if rng.random() < 0.003 else byte for byte in content)
+        return bytes(
+            byte ^ (1 << rng.randrange(8)) if rng.random() < 0.003 else byte for byte in content
+        )
     line = content.find(b"= ", place) + 2
     return content[:line] + rng.choice(inserts) + content[line:]
 
 
 class Worker:
-    """A process that answers line by line; one that takes too long or dies is another one at the next question."""
+    """A process that answers line by line; one that takes too long or dies is another one at the
+    next question.
+    """
 
     def __init__(self, kind: str, folder: Path):
         self.command, self.folder, self.process = [sys.executable, str(WORKER), kind], folder, None
@@ -105,12 +156,21 @@ class Worker:
 
     def ask(self, question: str) -> dict:
         if self.process is None or self.process.poll() is not None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+            pipes = {
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+                "text": True,
+                "bufsize": 1,
+            }
             self.process = subprocess.Popen(self.command, cwd=self.folder, **pipes)
             assert self.process.stdout.readline() == "ready\n"
         began, before, ready = time.monotonic(), self.seconds(), []
         self.process.stdin.write(question + "\n")
-        while not ready and self.seconds() - before < SECONDS and time.monotonic() - began < 15 * SECONDS:
+        while (
+            not ready
+            and self.seconds() - before < SECONDS
+            and time.monotonic() - began < 15 * SECONDS
+        ):
             ready, _, _ = select.select([self.process.stdout], [], [], 0.5)
         line = self.process.stdout.readline() if ready else ""
         if not line:
@@ -126,7 +186,9 @@ def answers(kind: str, questions: dict[str, str], folder: Path) -> dict[str, dic
     found = {name: worker.ask(question) for name, question in questions.items()}
     worker.process.kill()
     assert {
-        name: each for name, each in found.items() if each["is"] not in ("sound", "told") or each["gib"] > GIB
+        name: each
+        for name, each in found.items()
+        if each["is"] not in ("sound", "told") or each["gib"] > GIB
     } == {}
     assert sum(each["is"] == "told" for each in found.values()) > len(found) / 3
     assert sum(each["is"] == "sound" for each in found.values()) > len(found) / 10
@@ -138,8 +200,12 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
     rng, texts, questions = random.Random(SEEDS[0]), [], {}
     for name in sorted(all_recipes()):
         recipe = load_recipe(name)
-        texts += [(name, recipe.tables, recipe.text), (f"{name} in full", resolved(recipe.check()), "")]
-        for _, tables, _ in texts[-2:]:  # heads with lesions are drawn when their records are asked for
+        texts += [
+            (name, recipe.tables, recipe.text),
+            (f"{name} in full", resolved(recipe.check()), ""),
+        ]
+        # heads with lesions are drawn when their records are asked for
+        for _, tables, _ in texts[-2:]:
             if isinstance(tables["data"]["source"], dict) and "lesions" in tables["data"]["source"]:
                 tables["data"]["source"]["subjects"] = 6
     for number in range(RECIPES):
@@ -161,13 +227,17 @@ def test_fuzzed_metadata_of_a_model_are_sound_or_told_in_one_message(tmp_path):
     pytest.importorskip("onnxscript")
     import gantk
 
-    run = small_run(tmp_path, {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, steps=2)
+    run = small_run(
+        tmp_path, {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, steps=2
+    )
     model = onnx.load(gantk.export(run, out=tmp_path / "whole.onnx", say=str))
     rng, questions, meta = random.Random(SEEDS[1]), {}, json.loads(model.metadata_props[0].value)
     for number in range(METADATA):
         path, text = tmp_path / f"{number}.onnx", json.dumps(mutated(meta, rng))
         if rng.random() < 0.2:
-            text = spoiled(text.replace(":", "= "), rng).decode("utf-8", "replace").replace("= ", ":")
+            text = (
+                spoiled(text.replace(":", "= "), rng).decode("utf-8", "replace").replace("= ", ":")
+            )
         model.metadata_props[0].value = text
         path.write_bytes(model.SerializeToString())
         questions[f"{number} {text[:2000]}"] = json.dumps({"path": str(path)})
@@ -234,7 +304,10 @@ def main(kind: str) -> None:
             answer = {"is": "sound"}
         except GantkError as error:
             text = str(error)
-            answer = {"is": "told" if 10 < len(text) < 1500 else "a message of another length", "text": text[:600]}
+            answer = {
+                "is": "told" if 10 < len(text) < 1500 else "a message of another length",
+                "text": text[:600],
+            }
         except BaseException:
             answer = {"is": "traceback", "text": traceback.format_exc()[-1500:]}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

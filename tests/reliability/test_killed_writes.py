@@ -1,7 +1,9 @@
-"""Results that are written again, by a process that is killed at every one of its calls of the file system.
+"""Results that are written again, by a process that is killed at every one of its calls of the file
+system.
 
-Afterwards a user finds the old result whole or the new one whole; where a result is several files, at the worst a part
-that is missing, and never parts of two. The next call makes it the new one, and nothing is left beside it.
+Afterwards a user finds the old result whole or the new one whole; where a result is several files,
+at the worst a part that is missing, and never parts of two. The next call makes it the new one, and
+nothing is left beside it.
 """
 
 from __future__ import annotations
@@ -29,14 +31,18 @@ WAYS = {  # what is translated again: at which calls it is killed, and what may 
 }
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "series")) for way in WAYS])
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "series")) for way in WAYS]
+)
 def test_a_result_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(way, tmp_path):
     pytest.importorskip("pydicom")
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, __file__, way, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     kinds = done.stdout.split()
     assert "old" in kinds and kinds[-1] == "new"
@@ -53,23 +59,36 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     from gantk.inference.translation import Translation
     from gantk_ct.intensity import Window
 
-    maps, frame = ("image", "spread")[: 1 + ("uncertain" in way)], Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0))
+    maps, frame = (
+        ("image", "spread")[: 1 + ("uncertain" in way)],
+        Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0)),
+    )
     scale = Window(low=0.0, high=2000.0)
 
     def run(x):
         return np.concatenate([x + by, np.full_like(x, by)][: len(maps)], axis=1)
 
     model = TrainedModel()
-    model.domain, model.contrasts = lambda name: "b", lambda letter: ["T2" if letter == "b" else "T1"]
-    model.frame, model.identity = lambda letter: frame, lambda: {"name": "shifted", "sha256": str(by)}
+    model.domain, model.contrasts = (
+        lambda name: "b",
+        lambda letter: ["T2" if letter == "b" else "T1"],
+    )
+    model.frame, model.identity = (
+        lambda letter: frame,
+        lambda: {"name": "shifted", "sha256": str(by)},
+    )
     model.pipeline = lambda letter, look: Pipeline(frame, scale, scale, run, maps)
     look = Look(uncertainty="flips" if len(maps) > 1 else None)
     suffix = way.split()[-1] if "." in way else ""
-    Translation(model, None, look, None, lambda line: None, None, suffix=suffix).path(source, target)
+    Translation(model, None, look, None, lambda line: None, None, suffix=suffix).path(
+        source, target
+    )
 
 
 def dies(number: int, work, below: str) -> bool:
-    """Whether a process was killed by its `number`-th call of the file system below a folder; else it is done."""
+    """Whether a process was killed by its `number`-th call of the file system below a folder; else
+    it is done.
+    """
     import signal
 
     child = os.fork()
@@ -81,7 +100,9 @@ def dies(number: int, work, below: str) -> bool:
 
     def watch(event: str, args: tuple) -> None:
         paths = [os.fsdecode(arg) for arg in args if isinstance(arg, (str, bytes, os.PathLike))]
-        below_it = event.startswith(("os.", "open")) and any(path.startswith(below) for path in paths)
+        below_it = event.startswith(("os.", "open")) and any(
+            path.startswith(below) for path in paths
+        )
         if below_it or event == "ctypes.dlsym":
             left[0] -= 1
             if not left[0]:
@@ -100,11 +121,19 @@ def found(folder: Path) -> dict[str, object]:
     """What a user sees: texts, and what the images hold, by name."""
     from gantk.formats import files
 
-    visible = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and "/." not in str(path)]
-    texts = [path for path in visible if path.suffix in (".txt", ".json") and path.name != "dataset_description.json"]
+    visible = [
+        path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and "/." not in str(path)
+    ]
+    texts = [
+        path
+        for path in visible
+        if path.suffix in (".txt", ".json") and path.name != "dataset_description.json"
+    ]
     texts = {str(path.relative_to(folder)): path.read_text() for path in texts}
     seen = {scan.name: files.read(scan) for scan in files.scans(folder)}
-    return texts | {name: (*image.pixels.shape, float(image.pixels.mean())) for name, image in seen.items()}
+    return texts | {
+        name: (*image.pixels.shape, float(image.pixels.mean())) for name, image in seen.items()
+    }
 
 
 def main(way: str, folder: Path) -> None:
@@ -122,7 +151,9 @@ def main(way: str, folder: Path) -> None:
     if "." in way or way == "bids":
         scan = folder / "in" / ("sub-1/anat/sub-1_T1w.nii" if way == "bids" else "scan.nii")
         scan.parent.mkdir(parents=True)
-        nib.save(nib.Nifti1Image(numbers.transpose(2, 1, 0), np.diag([-1.5, -1.25, 3.0, 1.0])), scan)
+        nib.save(
+            nib.Nifti1Image(numbers.transpose(2, 1, 0), np.diag([-1.5, -1.25, 3.0, 1.0])), scan
+        )
     else:
         dicom_files.series(folder / "in", numbers)
     states = []
@@ -139,7 +170,11 @@ def main(way: str, folder: Path) -> None:
         seen = found(place)
         lacking = [name for name in states[0] if name not in seen]
         assert all(Path(name).name in missing for name in lacking), (number, lacking)
-        wholes = [kind for kind, state in zip(("old", "new"), states, strict=True) if seen.items() <= state.items()]
+        wholes = [
+            kind
+            for kind, state in zip(("old", "new"), states, strict=True)
+            if seen.items() <= state.items()
+        ]
         assert wholes, (number, seen, states)
         print("missing" if lacking else wholes[0])
         translate(way, folder / "in", place / "out", 0.5)

@@ -1,8 +1,10 @@
-"""Marked identifiers in every kind of file, every command on them, and no mark in any byte that comes out.
+"""Marked identifiers in every kind of file, every command on them, and no mark in any byte that
+comes out.
 
-Marks stand in names, numbers, addresses, private elements at three depths, overlays, comments, the file meta group, the
-texts and extensions of NIfTI, the keys of NRRD and MetaImage, EXIF, text and comments of pictures, and in damaged
-copies of all of these. Derived DICOM alone may carry some: it is the same patient's.
+Marks stand in names, numbers, addresses, private elements at three depths, overlays, comments, the
+file meta group, the texts and extensions of NIfTI, the keys of NRRD and MetaImage, EXIF, text and
+comments of pictures, and in damaged copies of all of these. Derived DICOM alone may carry some: it
+is the same patient's.
 """
 
 from __future__ import annotations
@@ -33,8 +35,18 @@ pytestmark = pytest.mark.slow
 
 MARK = re.compile(rb"(?i)(?:m\0?a\0?r\0?k\0?z\0?q\0?|998\x00?77\x00?)(?:\d\0?){5}")  # in UTF-16 too
 # What not even a derived DICOM file has: all else in it says whose it is, and of which study.
-NEVER = {"private creator", "private bytes", "overlay", "overlay description", "application", "file meta", "preamble",
-         "ImageComments", "series UID", *(f"private element at depth {depth}" for depth in (1, 2, 3))}  # fmt: skip
+NEVER = {
+    "private creator",
+    "private bytes",
+    "overlay",
+    "overlay description",
+    "application",
+    "file meta",
+    "preamble",
+    "ImageComments",
+    "series UID",
+    *(f"private element at depth {depth}" for depth in (1, 2, 3)),
+}
 DRIVER = """
 import json, os, sys
 from gantk.cli import main
@@ -56,7 +68,9 @@ os._exit(0)
 
 
 def unpacked(content: bytes, depth: int = 0) -> Iterator[bytes]:
-    """The bytes, and whatever is packed in them: gzip, zlib, zip, base64, texts of pictures; pages within pages."""
+    """The bytes, and whatever is packed in them: gzip, zlib, zip, base64, texts of pictures; pages
+    within pages.
+    """
     yield content
     if depth > 2:
         return
@@ -82,44 +96,63 @@ def unpacked(content: bytes, depth: int = 0) -> Iterator[bytes]:
 
 def leaks(content: bytes) -> set[str]:
     found = {each for part in unpacked(content) for each in MARK.findall(part)}
-    return {place for each in found if (place := PLACES.get(each.replace(b"\0", b"")[-5:].decode()))}
+    return {
+        place for each in found if (place := PLACES.get(each.replace(b"\0", b"")[-5:].decode()))
+    }
 
 
 def run(commands: list[list], folder: Path, **environment: str) -> tuple[bytes, list[str]]:
     """Everything that one process with these commands printed, and how each ended."""
     said = json.dumps([[os.fsencode(word).hex() for word in command] for command in commands])
-    environment = os.environ | {"GANTK_CACHE": str(folder / "cache"), "TMPDIR": str(folder)} | environment
-    done = subprocess.run([sys.executable, "-c", DRIVER, said], capture_output=True, cwd=folder, env=environment)
+    environment = (
+        os.environ | {"GANTK_CACHE": str(folder / "cache"), "TMPDIR": str(folder)} | environment
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, said], capture_output=True, cwd=folder, env=environment
+    )
     endings = re.findall(rb"@@(\d+) ended (\S+)", done.stdout)
     assert len(endings) == len(commands), done.stdout[-3000:] + done.stderr[-3000:]
     assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")[-3000:]
     return done.stdout + done.stderr, [code.decode() for _, code in endings]
 
 
-def every_command(data: Path, inputs: list[Path], files: list[Path], folder: Path, split: dict) -> list[list]:
+def every_command(
+    data: Path, inputs: list[Path], files: list[Path], folder: Path, split: dict
+) -> list[list]:
     tables = copy.deepcopy(TINY)
     tables["data"]["split"] = {"test": 0.34, "validation": 0.0} | split
     (folder / "tiny.toml").write_text(tomli_w.dumps(tables))
     cpu, bad = ["--device", "cpu"], broken(files, folder / "damaged")
     commands = [
-        ["data", "check", data], ["data", "check", data, "--json", "check.json"], ["data", "check", bad],
+        ["data", "check", data],
+        ["data", "check", data, "--json", "check.json"],
+        ["data", "check", bad],
         ["run", "tiny.toml", "--data", data, "--try", *cpu],
         ["doctor", "--recipe", "tiny.toml"],
         ["run", "tiny.toml", "--data", data, "--out", "run", *cpu, "--allow-leakage"],
-        ["resume", "run", *cpu], ["report", "run"], ["eval", "run", *cpu, "--json", "scores.json"],
+        ["resume", "run", *cpu],
+        ["report", "run"],
+        ["eval", "run", *cpu, "--json", "scores.json"],
         ["eval", "run", *cpu, "--uncertainty", "flips"],
-        ["export", "run", "--out", "model.onnx"], ["export", "run", "--format", "monai", "--out", "bundle"],
-        ["translate", "run", bad, "of-damaged", *cpu], ["run", "tiny.toml", "--data", bad, *cpu, "--allow-leakage"],
-        ["show", "recipe", "run/recipe.toml"], ["recipes"],
-    ]  # fmt: skip
+        ["export", "run", "--out", "model.onnx"],
+        ["export", "run", "--format", "monai", "--out", "bundle"],
+        ["translate", "run", bad, "of-damaged", *cpu],
+        ["run", "tiny.toml", "--data", bad, *cpu, "--allow-leakage"],
+        ["show", "recipe", "run/recipe.toml"],
+        ["recipes"],
+    ]
     for number, path in enumerate(inputs):
         tail = "".join(path.suffixes) if path.is_file() else ""
-        commands += [["translate", "run", path, f"to-{number}{tail}", *cpu, "--uncertainty", "flips"],
-                     ["translate", "model.onnx", path, f"onnx-{number}{tail}"]]  # fmt: skip
+        commands += [
+            ["translate", "run", path, f"to-{number}{tail}", *cpu, "--uncertainty", "flips"],
+            ["translate", "model.onnx", path, f"onnx-{number}{tail}"],
+        ]
         kind = "tif" if path.suffix in (".png", ".jpg") else "nii.gz"
         commands.append(["translate", "run", path, f"as-{number}", "--format", kind, *cpu])
-    commands += [["translate", "run", data, "all", *cpu],
-                 ["eval", "--pred", "all", "--truth", data, "--metrics", "mae"]]  # fmt: skip
+    commands += [
+        ["translate", "run", data, "all", *cpu],
+        ["eval", "--pred", "all", "--truth", data, "--metrics", "mae"],
+    ]
     return commands
 
 
@@ -133,31 +166,52 @@ def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
     elif kind == "nifti":
         nifti_tree(data)
         more = itk_files(tmp_path / "itk")
-        files, inputs = [*sorted(data.rglob("*.nii*"))[:4], *more], [sorted(data.rglob("*.nii*"))[0], *more]
+        files, inputs = (
+            [*sorted(data.rglob("*.nii*"))[:4], *more],
+            [sorted(data.rglob("*.nii*"))[0], *more],
+        )
     else:
         picture_tree(data)
         split = {"by": "image"}
-        files = inputs = [data / "T1" / f"p{number}.{end}" for number, end in enumerate(("png", "jpg", "tif"))]
+        files = inputs = [
+            data / "T1" / f"p{number}.{end}" for number, end in enumerate(("png", "jpg", "tif"))
+        ]
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     commands = every_command(data, inputs, files, tmp_path, split)
     before |= set((tmp_path / "damaged").iterdir())
     said, endings = run(commands, tmp_path)
-    print(*(f"{code} {' '.join(map(str, command))}" for command, code in zip(commands, endings, strict=True)), sep="\n")
+    print(
+        *(
+            f"{code} {' '.join(map(str, command))}"
+            for command, code in zip(commands, endings, strict=True)
+        ),
+        sep="\n",
+    )
     failed = {commands[number][0] for number, code in enumerate(endings) if code != "0"}
     assert "resume" not in failed and "export" not in failed and "eval" not in failed
     found = {"what was printed": leaks(said)}
     for path in tmp_path.rglob("*"):
         if path.is_file() and path not in before:
-            there = leaks(path.read_bytes())  # derived DICOM is the same patient's, and of the same study
-            found[str(path)] = {each for each in there if each in NEVER} if path.suffix == ".dcm" else there
+            # derived DICOM is the same patient's, and of the same study
+            there = leaks(path.read_bytes())
+            found[str(path)] = (
+                {each for each in there if each in NEVER} if path.suffix == ".dcm" else there
+            )
         found[f"name of {path}"] = leaks(os.fsencode(path.name)) if path not in before else set()
     assert {where: what for where, what in found.items() if what} == {}
 
 
-STRICT = {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+STRICT = {
+    "PYTHONIOENCODING": "ascii:strict",
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+}
 
 
-@pytest.mark.parametrize("name", [b"Sch\xc3\xa4del\xe2\x80\xae", b"\xff\xfe\x1b[31m"], ids=["UTF-8", "bytes"])
+@pytest.mark.parametrize(
+    "name", [b"Sch\xc3\xa4del\xe2\x80\xae", b"\xff\xfe\x1b[31m"], ids=["UTF-8", "bytes"]
+)
 def test_every_command_works_with_any_names_on_a_terminal_that_knows_ascii_alone(tmp_path, name):
     data, called, cpu = tmp_path / "data", os.fsdecode(name), ["--device", "cpu"]
     for file in sorted(nifti_tree(tmp_path / "plain").rglob("*.nii*")):
@@ -165,16 +219,30 @@ def test_every_command_works_with_any_names_on_a_terminal_that_knows_ascii_alone
         place.mkdir(parents=True, exist_ok=True)
         file.rename(place / f"{called}_{file.name}")
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(TINY | {"summary": "Schädel"}), "utf-8")
-    one, made_of_it = sorted(data.rglob("*.nii"))[0], called if name.isascii() or name[0] == 83 else "run"
+    one, made_of_it = (
+        sorted(data.rglob("*.nii"))[0],
+        called if name.isascii() or name[0] == 83 else "run",
+    )
     commands = [
-        ["data", "check", data], ["data", "check", data, "--json", "-"],
+        ["data", "check", data],
+        ["data", "check", data, "--json", "-"],
         ["run", "tiny.toml", "--data", data, "--out", made_of_it, *cpu, "--allow-leakage"],
-        ["resume", made_of_it, *cpu], ["report", made_of_it], ["eval", made_of_it, *cpu, "--json", "-"],
-        ["run", "tiny.toml", "--data", data, "--try", *cpu], ["show", "recipe", "tiny.toml"], ["list"], ["doctor"],
-        ["export", made_of_it, "--out", f"{made_of_it}.onnx"], ["translate", f"{made_of_it}.onnx", one, "x.nii"],
-        ["translate", made_of_it, data, f"out{called}", *cpu], ["translate", made_of_it, one, f"{called}.nii", *cpu],
-        [called], ["run", called], [f"--{called}"], ["run", "tiny.toml", "--data", data / called, *cpu],
-    ]  # fmt: skip
+        ["resume", made_of_it, *cpu],
+        ["report", made_of_it],
+        ["eval", made_of_it, *cpu, "--json", "-"],
+        ["run", "tiny.toml", "--data", data, "--try", *cpu],
+        ["show", "recipe", "tiny.toml"],
+        ["list"],
+        ["doctor"],
+        ["export", made_of_it, "--out", f"{made_of_it}.onnx"],
+        ["translate", f"{made_of_it}.onnx", one, "x.nii"],
+        ["translate", made_of_it, data, f"out{called}", *cpu],
+        ["translate", made_of_it, one, f"{called}.nii", *cpu],
+        [called],
+        ["run", called],
+        [f"--{called}"],
+        ["run", "tiny.toml", "--data", data / called, *cpu],
+    ]
     said, endings = run(commands, tmp_path, **STRICT)
     assert endings == ["1"] * 2 + ["0"] * 12 + ["2"] * 4, said.decode(errors="replace")[-4000:]
     assert b"\x1b" not in said

@@ -1,7 +1,9 @@
-"""Several processes at one run folder, readers that leave, terminals that close, and Ctrl-C while gantk starts.
+"""Several processes at one run folder, readers that leave, terminals that close, and Ctrl-C while
+gantk starts.
 
-2 x 3 starts with names of their own, 3 with one name, 2 resumes, 4 commands beside a training, 7 ways to be left, 40
-kills of a start (seed 1), a bench that is killed; about 3 minutes on two idle cores.
+2 x 3 starts with names of their own, 3 with one name, 2 resumes, 4 commands beside a training, 7
+ways to be left, 40 kills of a start (seed 1), a bench that is killed; about 3 minutes on two idle
+cores.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ from tiny import TINY, draw_pictures
 pytestmark = pytest.mark.slow
 GANTK = [sys.executable, "-m", "gantk"]
 SHORT = TINY | {"train": TINY["train"] | {"steps": 6}, "evaluate": TINY["evaluate"] | {"images": 2}}
-ENDLESS = ["--set", "train.steps=1000000", "--set", "train.save_every=1000000", "--set", "train.sample_every=1000000"]
+ENDLESS = [
+    "--set",
+    "train.steps=1000000",
+    "--set",
+    "train.save_every=1000000",
+    "--set",
+    "train.sample_every=1000000",
+]
 STARTS, SEED = 40, 1
 FROM_PYTHON = re.compile(r'File "(?!<|.*/bin/gantk)[^"]*gantk')  # a line of ours in a traceback
 
@@ -40,8 +49,16 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def start(*words: object, **more) -> subprocess.Popen:
     """`gantk WORDS`, to which Ctrl-C is no stranger even where this test runs in the background."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True} | more
-    hears = lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]  # noqa: E731
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "start_new_session": True,
+    } | more
+
+    def hears():
+        return [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]  # noqa: E731
+
     return subprocess.Popen([*GANTK, *map(str, words)], **{"preexec_fn": hears} | options)
 
 
@@ -72,12 +89,24 @@ def until(true, process: subprocess.Popen) -> None:
 
 def test_starts_in_threes_get_folders_of_their_own(place):
     for round in range(2):
-        begun = [start("run", "tiny.toml", "--device", "cpu", "--seed", 10 * round + seed) for seed in range(3)]
+        begun = [
+            start("run", "tiny.toml", "--device", "cpu", "--seed", 10 * round + seed)
+            for seed in range(3)
+        ]
         for seed, (code, out, err) in enumerate(ended(*begun), 10 * round):
             assert code == 0, err
             run = Path(re.search(r"^run +(\S+)$", out, re.M)[1])
-            assert f"seed = {seed}\n" in (run / "recipe.toml").read_text() and steps(run) == [1, 2, 3, 4, 5, 6]
-            assert json.loads((run / "environment.json").read_text())["command"].endswith(f"--seed {seed}")
+            assert f"seed = {seed}\n" in (run / "recipe.toml").read_text() and steps(run) == [
+                1,
+                2,
+                3,
+                4,
+                5,
+                6,
+            ]
+            assert json.loads((run / "environment.json").read_text())["command"].endswith(
+                f"--seed {seed}"
+            )
     assert len(list((place / "runs").iterdir())) == 6
 
 
@@ -97,14 +126,19 @@ def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_a
         time.sleep(0.1)
     first = next(process for process in resumed if process.poll() is None)
     first.send_signal(signal.SIGKILL)  # which frees the folder
-    codes = {process.pid: (code, err) for process, (code, _, err) in zip(resumed, ended(*resumed), strict=True)}
+    codes = {
+        process.pid: (code, err)
+        for process, (code, _, err) in zip(resumed, ended(*resumed), strict=True)
+    }
     del codes[first.pid]
     ((code, err),) = codes.values()
     assert code == 2 and f"process {first.pid} on " in err and "gantk resume one" in err
     again = start("resume", "one", "--device", "cpu")
     until(lambda: again.stdout.readline().startswith("step "), again)
     again.send_signal(signal.SIGTERM)
-    assert ended(again)[0][0] == 130 and steps(place / "one") == list(range(1, steps(place / "one")[-1] + 1))
+    assert ended(again)[0][0] == 130 and steps(place / "one") == list(
+        range(1, steps(place / "one")[-1] + 1)
+    )
 
 
 def test_beside_a_training_others_read_and_none_writes(place):
@@ -123,14 +157,25 @@ def test_beside_a_training_others_read_and_none_writes(place):
     assert ended(training)[0][0] == 130 and saves(place / "run")[-1] == steps(place / "run")[-1]
 
 
-WAYS = ("head", "head of both", "tee and Ctrl-C", "SIGHUP twice", "SIGTERM twice", "terminal", "nohup")
+WAYS = (
+    "head",
+    "head of both",
+    "tee and Ctrl-C",
+    "SIGHUP twice",
+    "SIGTERM twice",
+    "terminal",
+    "nohup",
+)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_saving_comes_first_and_telling_second(place, way):
     run, terminal = place / "run", None
     reading, writing = pty.openpty() if way == "terminal" else os.pipe()
-    streams = {"stdout": writing, "stderr": writing if way in ("head of both", "terminal") else subprocess.PIPE}
+    streams = {
+        "stdout": writing,
+        "stderr": writing if way in ("head of both", "terminal") else subprocess.PIPE,
+    }
     if way == "terminal":
         terminal = lambda: os.login_tty(writing)  # noqa: E731
         streams |= {"start_new_session": False, "preexec_fn": terminal}
@@ -148,7 +193,9 @@ def test_saving_comes_first_and_telling_second(place, way):
     until(logged, training)
     if way in ("head", "head of both", "tee and Ctrl-C", "terminal"):
         os.close(reading)
-    number = {"tee and Ctrl-C": signal.SIGINT, "SIGTERM twice": signal.SIGTERM}.get(way, signal.SIGHUP)
+    number = {"tee and Ctrl-C": signal.SIGINT, "SIGTERM twice": signal.SIGTERM}.get(
+        way, signal.SIGHUP
+    )
     if way in ("tee and Ctrl-C", "nohup") or way.endswith("twice"):
         for _ in range(1 + way.endswith("twice")):
             training.send_signal(number)
@@ -174,7 +221,8 @@ def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
         time.sleep(whole * (number + drawn.random()) / STARTS)
         process.send_signal(signal.SIGINT)
         ((code, _, err),) = ended(process)
-        if "Traceback" in err and not FROM_PYTHON.search(err):  # Python itself had not yet begun with gantk
+        # Python itself had not yet begun with gantk
+        if "Traceback" in err and not FROM_PYTHON.search(err):
             early += 1
             continue
         assert "Traceback" not in err and code in (130, -signal.SIGINT, 2), err

@@ -1,4 +1,6 @@
-"""Fifty thousand steps: memory, threads, open files, shared memory and the run folder do not grow with them."""
+"""Fifty thousand steps: memory, threads, open files, shared memory and the run folder do not grow
+with them.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,41 @@ def gantk_step(run, stage, step, logs, batch):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts what Linux lists in /proc")
 def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
     unet = {"name": "unet", "width": 2, "depth": 2}
-    method = {"name": "pix2pix", "generator": unet, "discriminator": TINY["method"]["discriminator"]}
-    train = TINY["train"] | {"steps": STEPS, "batch": 1, "log_every": 500, "sample_every": EVERY, "save_every": EVERY}
-    data = TINY["data"] | {"size": [16, 16], "source": {"name": "phantom", "subjects": 6, "slices": 1}}
+    method = {
+        "name": "pix2pix",
+        "generator": unet,
+        "discriminator": TINY["method"]["discriminator"],
+    }
+    train = TINY["train"] | {
+        "steps": STEPS,
+        "batch": 1,
+        "log_every": 500,
+        "sample_every": EVERY,
+        "save_every": EVERY,
+    }
+    data = TINY["data"] | {
+        "size": [16, 16],
+        "source": {"name": "phantom", "subjects": 6, "slices": 1},
+    }
     recipe = tmp_path / "soak.toml"
     recipe.write_text(tomli_w.dumps(TINY | {"method": method, "train": train, "data": data}))
     add_plugin("watch", "watch", WATCH)
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "installed"), "WATCH_EVERY": str(EVERY)}
-    command = [sys.executable, "-m", "gantk", "run", recipe, "--out", tmp_path / "run", "--device", "cpu"]
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(tmp_path / "installed"),
+        "WATCH_EVERY": str(EVERY),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "gantk",
+        "run",
+        recipe,
+        "--out",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+    ]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"step"')]
@@ -52,4 +81,7 @@ def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
     assert late["threads"] <= early["threads"] and late["open"] <= early["open"], rows
     assert late["shared"] <= early["shared"], rows
     samples = (late["step"] - early["step"]) // EVERY * 8  # pictures of each time
-    assert late["files"] - early["files"] <= samples and late["bytes"] - early["bytes"] < 2**20 * steps / 4, rows
+    assert (
+        late["files"] - early["files"] <= samples
+        and late["bytes"] - early["bytes"] < 2**20 * steps / 4
+    ), rows

@@ -1,7 +1,9 @@
-"""Large tables and a cache that many fill: counts and ratios, never seconds; killed at random, nothing stays behind.
+"""Large tables and a cache that many fill: counts and ratios, never seconds; killed at random,
+nothing stays behind.
 
-Bounds: 4 times the rows are at most 4.5 times the calls and the memory, and at most the opened files; of 12 fillings by
-four processes, in each of which one is killed, none gives another image, leaves a temporary file or passes the limit.
+Bounds: 4 times the rows are at most 4.5 times the calls and the memory, and at most the opened
+files; of 12 fillings by four processes, in each of which one is killed, none gives another image,
+leaves a temporary file or passes the limit.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def pictures(tmp_path_factory) -> Path:
     """A folder of 8,000 pictures of 12 pixels."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(SEED)
     for number in range(8000):
-        Image.fromarray(rng.integers(0, 255, (12, 12), dtype=np.uint8)).save(folder / f"{number:05d}.png")
+        Image.fromarray(rng.integers(0, 255, (12, 12), dtype=np.uint8)).save(
+            folder / f"{number:05d}.png"
+        )
     return folder
 
 
@@ -50,7 +54,9 @@ def table(folder: Path, rows: int) -> Path:
     with open(path, "w", newline="") as file:
         csv.writer(file).writerow(["path", "domain", "patient"])
         for number in range(rows):
-            csv.writer(file).writerow([f"{number:05d}.png", ("T1", "T2")[number % 2], f"p{number // 40}"])
+            csv.writer(file).writerow(
+                [f"{number:05d}.png", ("T1", "T2")[number % 2], f"p{number // 40}"]
+            )
     return path
 
 
@@ -107,7 +113,9 @@ def test_wrong_rows_are_counted_and_the_first_are_kept_in_little_memory(tmp_path
         return str(told.value), used
 
     said, _ = peak(200)
-    assert "200 of 200 rows" in said and "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
+    assert (
+        "200 of 200 rows" in said and "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
+    )
     assert "and 395 more" in said
     (_, some), (said, many) = peak(6000), peak(12000)
     assert "does not exist (24000)" in said and "and at least 9995 more" in said
@@ -144,16 +152,19 @@ print("right", flush=True)
 def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_path):
     chance, limit, size = random.Random(SEED), 2**21, 0
     for number in range(12):
-        folder = tmp_path / f"cache-{number % 3}"  # the fourth filling of each finds what the others left
+        # the fourth filling of each finds what the others left
+        folder = tmp_path / f"cache-{number % 3}"
         started = [
             subprocess.Popen(
-                [sys.executable, "-c", FILL, folder, str(limit), str(4 * number + k)], stdout=subprocess.PIPE
+                [sys.executable, "-c", FILL, folder, str(limit), str(4 * number + k)],
+                stdout=subprocess.PIPE,
             )
             for k in range(4)
         ]
         for one in started:
             assert one.stdout.readline() == b"ready\n"
-        time.sleep(chance.uniform(0, 0.15))  # somewhere in its work, wherever the machine is by then
+        # somewhere in its work, wherever the machine is by then
+        time.sleep(chance.uniform(0, 0.15))
         os.kill(started[0].pid, signal.SIGKILL)
         for one in started[1:]:
             assert one.communicate()[0] == b"right\n" and one.returncode == 0
@@ -162,5 +173,6 @@ def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_p
             Cache(folder, limit)._make_room(1)  # as the first store of the next process does
         left = [path for path in (folder / "images").iterdir() if path.name.startswith(".")]
         size = sum(path.stat().st_size for path in (folder / "images").iterdir())
-        assert not left and size <= limit + 3 * 8400, f"filling {number}"  # what others write at that moment
+        # what others write at that moment
+        assert not left and size <= limit + 3 * 8400, f"filling {number}"
     assert size > 0.5 * limit

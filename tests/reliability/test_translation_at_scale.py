@@ -37,7 +37,11 @@ print(json.dumps(peaks))
 
 def model() -> TrainedModel:
     """One that gives back what it sees."""
-    frame, scale, made = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0)), Window(low=0.0, high=250.0), TrainedModel()
+    frame, scale, made = (
+        Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0)),
+        Window(low=0.0, high=250.0),
+        TrainedModel(),
+    )
     made.domain, made.contrasts = lambda name: "b", lambda letter: ["T2" if letter == "b" else "T1"]
     made.frame, made.identity = lambda letter: frame, lambda: {"name": "same", "sha256": "0"}
     made.pipeline = lambda letter, look: Pipeline(frame, scale, scale, lambda x: x)
@@ -54,7 +58,9 @@ def pictures(folder: Path, count: int) -> Path:
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 250, (64, 32, 32), np.uint8)
     for number in range(count):
-        Image.fromarray(np.roll(noise[number % 64], number // 64, 0)).save(folder / f"slice-{number:05d}.png")
+        Image.fromarray(np.roll(noise[number % 64], number // 64, 0)).save(
+            folder / f"slice-{number:05d}.png"
+        )
     return folder
 
 
@@ -63,16 +69,27 @@ def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
     source, marks = pictures(tmp_path / "in", FILES), []
 
     def written() -> int:
-        return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0]) if sys.platform == "linux" else 0
+        return (
+            int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
+            if sys.platform == "linux"
+            else 0
+        )
 
     before = written()
-    translate(source, tmp_path / "out", lambda share, name: marks.append((name, time.process_time(), written())))
+    translate(
+        source,
+        tmp_path / "out",
+        lambda share, name: marks.append((name, time.process_time(), written())),
+    )
     begun = [
-        next(mark for mark in marks if mark[0] == f"slice-{n:05d}.png") for n in (20, 20 + PART, -PART + FILES - 1)
+        next(mark for mark in marks if mark[0] == f"slice-{n:05d}.png")
+        for n in (20, 20 + PART, -PART + FILES - 1)
     ]
     begun.append([mark for mark in marks if mark[0]][-1])
     first, last = (end[1] - start[1] for start, end in (begun[:2], begun[2:]))
-    assert last < 1.6 * first, f"{1000 * first / PART:.2f} ms a file at first, {1000 * last / PART:.2f} ms at last"
+    assert last < 1.6 * first, (
+        f"{1000 * first / PART:.2f} ms a file at first, {1000 * last / PART:.2f} ms at last"
+    )
     results = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     assert written() - before < results + 500 * FILES  # a line of the list for each
     assert not list(tmp_path.glob(".*")) and len(list((tmp_path / "out").iterdir())) == FILES
@@ -90,8 +107,17 @@ def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_li
     (source / "slice-00004.png").write_bytes((source / "slice-00003.png").read_bytes())
     assert "4 of 6 inputs done before" in translate(source, tmp_path / "out")[-1]
     known = [json.loads(line) for line in lines]
-    whole = {"head": known[0]["head"], "done": {name: each for line in known for name, each in line["done"].items()}}
-    for text, count in ((json.dumps(whole, indent=1), 5), (lines[0], 0), ("[]", 0), ("\0" * 50, 0), ("", 0)):
+    whole = {
+        "head": known[0]["head"],
+        "done": {name: each for line in known for name, each in line["done"].items()},
+    }
+    for text, count in (
+        (json.dumps(whole, indent=1), 5),
+        (lines[0], 0),
+        ("[]", 0),
+        ("\0" * 50, 0),
+        ("", 0),
+    ):
         ledger.write_text(text)
         done = f", {count} of 6 inputs done before" if count else "files to"
         assert done in translate(source, tmp_path / "out")[-1] and not ledger.exists()
@@ -120,13 +146,27 @@ def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
 
 
 @pytest.mark.slow
-def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_on_with(tiny_run, tmp_path):
+def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_on_with(
+    tiny_run, tmp_path
+):
     source, out = pictures(tmp_path / "in", 300), tmp_path / "out"
-    command = [sys.executable, "-m", "gantk", "translate", str(tiny_run), str(source), str(out), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "gantk",
+        "translate",
+        str(tiny_run),
+        str(source),
+        str(out),
+        "--device",
+        "cpu",
+    ]
 
     def start() -> subprocess.Popen:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     one = start()
     while one.poll() is None and not (out.is_dir() and len(list(out.glob("*.png"))) > 5):
@@ -142,7 +182,11 @@ def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_o
     told, said = again.communicate(timeout=300)
     assert again.returncode == 0, said
     earlier = int(told.split(" of 300 inputs done before")[0].split()[-1])
-    assert done - 1 <= earlier <= done and len(list(out.iterdir())) == 300 and not list(tmp_path.glob(".*"))
+    assert (
+        done - 1 <= earlier <= done
+        and len(list(out.iterdir())) == 300
+        and not list(tmp_path.glob(".*"))
+    )
     assert all(np.asarray(Image.open(path)).shape == (32, 32) for path in out.iterdir())
 
 
@@ -152,14 +196,21 @@ def test_a_volume_takes_little_more_memory_than_its_own(dims, kind, tmp_path):
     from tiny import PATCHGAN, UNET, small_run
 
     run = small_run(
-        tmp_path, {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, size=[32] * dims, dims=dims
+        tmp_path,
+        {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN},
+        size=[32] * dims,
+        dims=dims,
     )
     noise = np.random.default_rng(0).uniform(50, 200, (512, 512)).astype(kind)
     for name, planes in (("small.nii", 32), ("large.nii", VOLUME)):
-        voxels = np.broadcast_to(noise[..., None], (512, 512, planes))[:: 512 // (64 if planes < VOLUME else 512)]
+        voxels = np.broadcast_to(noise[..., None], (512, 512, planes))[
+            :: 512 // (64 if planes < VOLUME else 512)
+        ]
         nib.save(nib.Nifti1Image(voxels, np.diag([0.5, 0.5, 0.5, 1.0])), tmp_path / name)
     command = [sys.executable, "-c", MEASURE, str(run)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=True
+    )
     small, large = json.loads(done.stdout)
     size = 512 * 512 * VOLUME * 4
     assert large - small <= 2.2 * size, f"{(large - small) / size:.2f} times its float32 voxels"

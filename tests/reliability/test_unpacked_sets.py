@@ -1,4 +1,6 @@
-"""Data sets as archives unpack them: the images of both domains, no others, and whose they are, by names alone."""
+"""Data sets as archives unpack them: the images of both domains, no others, and whose they are, by
+names alone.
+"""
 
 from itertools import product
 
@@ -9,19 +11,36 @@ from volumes import volume
 from gantk.data.dataset import records_of
 from gantk.recipe.load import checked_recipe
 
-# Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made from them.
+# Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made
+# from them.
 UNPACKED = {
-    "MICCAI_Set2020_TrainingData/HGG/S20_Training_00{p}": "S20_00{p}_t1 S20_00{p}_t2 (S20_00{p}_t1ce) (S20_00{p}_seg)",
+    "MICCAI_Set2020_TrainingData/HGG/S20_Training_00{p}": (
+        "S20_00{p}_t1 S20_00{p}_t2 (S20_00{p}_t1ce) (S20_00{p}_seg)"
+    ),
     "Set{o}_Train/S-0000{p}-00{v}": "S-0000{p}-00{v}-t1n S-0000{p}-00{v}-t2w (S-0000{p}-00{v}-t2f)",
-    "Set-v3/A-00{p}_nifti": "A-00{p}_T1 (A-00{p}_T1_bias) (A-00{p}_T1_brain_mask) A-00{p}_T2 (A-00{p}_tumor_seg)",
-    "10{p}/unprocessed/3T": "T1w_MPR1/10{p}_T1w_MPR1 (T1w_MPR1/10{p}_AFI) T2w_SPC1/10{p}_T2w (T2w_SPC1/10{p}_BIAS)",
-    "Imaging/Patient-{p}/week-00{v}-1": "T1 T2 (CT1) (auto/native/t1_skull_strip) (auto-seg/ct1_seg_mask)",
+    "Set-v3/A-00{p}_nifti": (
+        "A-00{p}_T1 (A-00{p}_T1_bias) (A-00{p}_T1_brain_mask) A-00{p}_T2 (A-00{p}_tumor_seg)"
+    ),
+    "10{p}/unprocessed/3T": (
+        "T1w_MPR1/10{p}_T1w_MPR1 (T1w_MPR1/10{p}_AFI) T2w_SPC1/10{p}_T2w (T2w_SPC1/10{p}_BIAS)"
+    ),
+    "Imaging/Patient-{p}/week-00{v}-1": (
+        "T1 T2 (CT1) (auto/native/t1_skull_strip) (auto-seg/ct1_seg_mask)"
+    ),
     "Export/Doe_{o}/2020010{v} Head": "3_T1_TSE_ax 4_T2_TSE_ax (5_T1_TSE_ax_KM) (6_T2_FLAIR_ax)",
-    "training0{p}/pre": "training0{p}_0{v}_t1_pp training0{p}_0{v}_t2_pp (training0{p}_0{v}_pd_pp) (../m/t_mask1)",
-    "ds-download": "sub-0{p}/anat/sub-0{p}_T1w sub-0{p}/anat/sub-0{p}_T2w (derivatives/x/sub-0{p}/anat/sub-0{p}_T1w)",
+    "training0{p}/pre": (
+        "training0{p}_0{v}_t1_pp training0{p}_0{v}_t2_pp (training0{p}_0{v}_pd_pp) (../m/t_mask1)"
+    ),
+    "ds-download": (
+        "sub-0{p}/anat/sub-0{p}_T1w sub-0{p}/anat/sub-0{p}_T2w"
+        " (derivatives/x/sub-0{p}/anat/sub-0{p}_T1w)"
+    ),
     "disc{o}/S_00{p}_MR{v}": "S_00{p}_mr_T1 S_00{p}_mr_T2 (S_00{p}_mr_T1_rectified) (S_00{p}_ct)",
     "all": "set_{p}_mr_T1 set_{p}_mr_T2 (set_{p}_mr_T1_rectified) (set_{p}_ct)",
-    "1{p}1/T1w": "T1w_acpc (T1w_acpc_restore) T2w_acpc (ribbon_mask) ../MNI/T1w (../MNI/T1w_brain) ../MNI/T2w",
+    "1{p}1/T1w": (
+        "T1w_acpc (T1w_acpc_restore) T2w_acpc (ribbon_mask) ../MNI/T1w (../MNI/T1w_brain)"
+        " ../MNI/T2w"
+    ),
     "WMH/GE3T/1{p}": "pre/T1 pre/T2 (orig/T1) (orig/T2) (orig/3DT1)",
     "raw/p{p}": "(p{p}_T1) (p{p}_T2) ../../processed/p{p}/p{p}_T1_n4 ../../processed/p{p}/p{p}_T2",
     "set_1/case_0{p}": "case_0{p}_T1 case_0{p}_T2 (case_0{p}_Brainstem.seg)",
@@ -29,8 +48,13 @@ UNPACKED = {
 VISITS = """data/P0{p}/month0{v} p{p}/2020-01-0{v}/3 p{p}_V{v}/scan{v} OAS3000{p}_MR_d01{v}0/anat{v} S-0000{p}-00{v}
 ses-{v}/p{p} GBM-0000{p}_1{v} site{p}/p1_m{v} HGG/s_tcia_pat10{p}_00{v}9 PDGM-000{p}_FU00{v}d_nifti PT-000{p}_0{v}"""
 UNPACKED |= dict.fromkeys(VISITS.split(), "T1 T2")
-IN_FILES = "training0{p}_0{v} A_002_S_0{p}29_br_200604181{v}_I1{v} G-000{p}_{v}1_x 100{p}_time{v} m_18{p}_AD_0{v}_MR_1"
-UNPACKED |= {letter: f"{name}_T1 {name}_T2" for letter, name in zip("CDEFG", IN_FILES.split(), strict=True)}
+IN_FILES = (
+    "training0{p}_0{v} A_002_S_0{p}29_br_200604181{v}_I1{v} G-000{p}_{v}1_x 100{p}_time{v}"
+    " m_18{p}_AD_0{v}_MR_1"
+)
+UNPACKED |= {
+    letter: f"{name}_T1 {name}_T2" for letter, name in zip("CDEFG", IN_FILES.split(), strict=True)
+}
 
 
 @pytest.mark.parametrize("place", UNPACKED)
@@ -40,9 +64,15 @@ def test_a_data_set_as_it_was_unpacked_has_its_images_and_its_patients(tmp_path,
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])
         real[volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()] = name[0] != "(", p
     for source in ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",):
-        _, model = checked_recipe("dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None)
-        found = {record.path.resolve(): record for record in records_of(model.data, model.method.target)}
+        _, model = checked_recipe(
+            "dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None
+        )
+        found = {
+            record.path.resolve(): record for record in records_of(model.data, model.method.target)
+        }
         assert sorted(found) == sorted(path for path, (wanted, _) in real.items() if wanted)
         assert all(("t1" in path.stem.lower()) == (found[path].domain == "a") for path in found)
         patients = {(real[path][1], record.subject) for path, record in found.items()}
-        assert len(patients) == len(dict(patients)) == len({subject for _, subject in patients}) == 5
+        assert (
+            len(patients) == len(dict(patients)) == len({subject for _, subject in patients}) == 5
+        )

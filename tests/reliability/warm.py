@@ -1,4 +1,6 @@
-"""Commands of gantk in forks of one process that has loaded, and used, all they need: a hundred in the time of ten."""
+"""Commands of gantk in forks of one process that has loaded, and used, all they need: a hundred in
+the time of ten.
+"""
 
 from __future__ import annotations
 
@@ -81,28 +83,47 @@ class Done(NamedTuple):
 class Warm:
     """Runs `gantk` commands in forks of one process.
 
-    Modules that a fork imports are imported for all that follow. What is compiled or found out at first use (templates
-    of the report, kernels) is there for them where `use` has run such a command before, in the process itself.
+    Modules that a fork imports are imported for all that follow. What is compiled or found out at
+    first use (templates of the report, kernels) is there for them where `use` has run such a
+    command before, in the process itself.
     """
 
     def __init__(self, folder: Path, library: Path | None = None):
         """`folder`: for what is printed; `library`: of faults.c."""
         self.output, self.armed = folder / "output.txt", library is not None
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GANTK_CACHE_GIB": "0", "CUDA_VISIBLE_DEVICES": ""}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "GANTK_CACHE_GIB": "0",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         environment |= {"LD_PRELOAD": str(library)} if library else {}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, "-P", "-c", FORKS], env=environment, **pipes)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", FORKS], env=environment, **pipes
+        )
         assert self.process.stdout.readline() == "ready\n"
 
     def __call__(
-        self, place: Path, *command: object, at: int = 0, full: bool = False, seconds: int = 120, here: bool = False
+        self,
+        place: Path,
+        *command: object,
+        at: int = 0,
+        full: bool = False,
+        seconds: int = 120,
+        here: bool = False,
     ) -> Done:
         """A command in the folder `place`, in a fork, or `here`: in the process itself.
 
-        At the `at`-th change of a file below `place` the fork dies, or with `full` finds the disk full from there on.
-        After `seconds` of computing, or ten times as long on the clock, it is ended.
+        At the `at`-th change of a file below `place` the fork dies, or with `full` finds the disk
+        full from there on. After `seconds` of computing, or ten times as long on the clock, it is
+        ended.
         """
-        job = {"place": str(place), "command": [str(word) for word in command], "at": at, "full": int(full)}
+        job = {
+            "place": str(place),
+            "command": [str(word) for word in command],
+            "at": at,
+            "full": int(full),
+        }
         job |= {"output": str(self.output), "seconds": seconds, "here": here, "armed": self.armed}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -110,7 +131,9 @@ class Warm:
         return Done(code, self.output.read_text("utf-8", "replace"), changes, memory)
 
     def use(self, place: Path, *command: object, code: int = 0) -> None:
-        """A command in the process itself, in a copy of `place`: `place` itself is still to be swept by forks."""
+        """A command in the process itself, in a copy of `place`: `place` itself is still to be
+        swept by forks.
+        """
         with tempfile.TemporaryDirectory() as folder:
             done = self(shutil.copytree(place, Path(folder) / "copy"), *command, here=True)
         assert done.code == code, done.said

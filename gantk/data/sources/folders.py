@@ -22,17 +22,22 @@ from gantk.plugin.loader import load as plugins
 
 @dataclass(kw_only=True)
 class Folders(VolumeSource):
-    """Images of two domains in folders: trainA/trainB, folders named after the domains, or any two folders or globs.
+    """Images of two domains in folders: trainA/trainB, folders named after the domains, or any two
+    folders or globs.
 
-    Pairs come from a CSV in the folder or from equal names, and are used for evaluation (and by paired methods).
-    Volumes (NIfTI) give their axial planes where the networks are 2-D.
+    Pairs come from a CSV in the folder or from equal names, and are used for evaluation (and by
+    paired methods). Volumes (NIfTI) give their axial planes where the networks are 2-D.
     """
 
-    a: str = ""  # folder or glob of the first domain, in `path` if given, or a word in file names; "" = its name
+    # folder or glob of the first domain, in `path` if given, or a word in file names; "" = its name
+    a: str = ""
     b: str = ""  # the same for the second domain
-    pairs: str = ""  # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
-    patient: str = ""  # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
-    mask: str = ""  # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    # CSV with a column of paths for each domain; "" = one in `path`, else equal names; "none"
+    pairs: str = ""
+    # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
+    patient: str = ""
+    # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    mask: str = ""
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
     rank, found_for, guesses = 1, (2,), True
@@ -40,19 +45,31 @@ class Folders(VolumeSource):
     def __post_init__(self):
         if len(self.domains) != 2:
             what = f"'folders' holds two domains, and data.domains names {len(self.domains)}"
-            raise UserError(what, where="data.source", remedy="for images of one domain use the source 'images'")
+            raise UserError(
+                what, where="data.source", remedy="for images of one domain use the source 'images'"
+            )
         if bool(self.a) != bool(self.b):
-            raise UserError("'folders' knows one domain alone", where="data.source", allowed="path, or both a and b")
+            raise UserError(
+                "'folders' knows one domain alone",
+                where="data.source",
+                allowed="path, or both a and b",
+            )
         self.path = self.path or ("." if self.a else "")
         super().__post_init__()
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
-        """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below `path`."""
+        """`{"path": ...}` where two folders, or files named T1 and T2 or CT and MR, lie below
+        `path`.
+        """
         images = names.images_below(path)
         said = (names.contrast_said(image.relative_to(path)) for image in images)
         contrasts = Counter(filter(None, said)).most_common(2)
-        others = [] if all(map(io.is_volume, images)) else [tuple(word for word, _ in contrasts), ("A", "B")]
+        others = (
+            []
+            if all(map(io.is_volume, images))
+            else [tuple(word for word, _ in contrasts), ("A", "B")]
+        )
         for domains in (("T1", "T2"), ("CT", "MR"), *others):
             with suppress(UserError):
                 if len(domains) == 2 and _are_domains(names.discover(path, domains, images)):
@@ -60,37 +77,51 @@ class Folders(VolumeSource):
         return None
 
     def records(self) -> list[Record]:
-        """One record for every picture or plane; UserError for folders that are missing, empty or hold one image."""
+        """One record for every picture or plane; UserError for folders that are missing, empty or
+        hold one image.
+        """
         items, masks = self._items()
         find_masks(items, masks, self.root, self.mask, self.domains)
         find_pairs(items, self.root, self.pairs)
         return self.records_of(named(items, self))
 
     def _items(self) -> tuple[list[Item], list[Path]]:
-        """The images of both domains, and the masks: by the folders or globs that the options name, else by names."""
+        """The images of both domains, and the masks: by the folders or globs that the options name,
+        else by names.
+        """
         asked = [self.asked[letter] for letter in "ab"]
         if self.a and all((self.root / each).is_dir() or names.GLOB.search(each) for each in asked):
             return self._items_of_options()
-        images, masks = separate_masks(io.list_images(self.root, recursive=True), self.root, self.mask, self.words)
+        images, masks = separate_masks(
+            io.list_images(self.root, recursive=True), self.root, self.mask, self.words
+        )
         return names.discover(self.root, tuple(self.words.values()), images), masks
 
     def _items_of_options(self) -> tuple[list[Item], list[Path]]:
-        """The images of the folders or globs that the options name, and the masks among all files there."""
+        """The images of the folders or globs that the options name, and the masks among all files
+        there.
+        """
         items, listed = [], io.list_images(self.root, recursive=True) if self.root.parts else []
         for letter, domain in self.names.items():
-            folder, images = names.images_of(self.root / self.asked[letter], f"data.source.{letter}")
+            folder, images = names.images_of(
+                self.root / self.asked[letter], f"data.source.{letter}"
+            )
             listed += [] if self.root.parts else io.list_images(folder, recursive=True)
             images = [image for image in images if not is_mask(image, self.root, self.mask)]
             images = names.without_labels(images, folder, [self.asked[letter]])
             items += names.items_in(folder, dict.fromkeys(images, (letter, None)), {letter: domain})
-        splits = [{item.split for item in items if item.letter == letter} - {None} for letter in "ab"]
+        splits = [
+            {item.split for item in items if item.letter == letter} - {None} for letter in "ab"
+        ]
         if splits[0] != splits[1]:  # splits count only if both domains have the same
             items = [replace(item, split=None) for item in items]
         return items, separate_masks(sorted(set(listed)), self.root, self.mask, self.words)[1]
 
 
 def named(items: list[Item], source: FileSource) -> list[Item]:
-    """Set key and patient of items: folders are patients if most files lie in numbered ones, such as `patient07`."""
+    """Set key and patient of items: folders are patients if most files lie in numbered ones, such
+    as `patient07`.
+    """
     by_folder = 2 * sum(bool(names.numbered(item.place)) for item in items) > len(items)
     mode = "folders" if by_folder else "take" if source.patient == "names" else source.asks
     subjects = None if source.pattern else plugins().hook.gantk_subjects(items=items, how=mode)
@@ -114,30 +145,47 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
 
 
 def nameless(path: Path, domains: Sequence[str]) -> str | None:
-    """A note that no name below a path contains a recipe's domains, so that they are called A and B.
+    """A note that no name below a path contains a recipe's domains, so that they are called A and
+    B.
 
-    None where names contain a domain or another contrast, and where the domains are no usual contrasts.
+    None where names contain a domain or another contrast, and where the domains are no usual
+    contrasts.
     """
     images = names.images_below(path)
-    words = {part for image in images for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))}
+    words = {
+        part
+        for image in images
+        for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))
+    }
     words |= {path.resolve().name} if len(domains) == 1 else set()
-    if not any(map(usual_contrast, domains)) or any(names.domain_match(x, name) > 1 for x in words for name in domains):
+    if not any(map(usual_contrast, domains)) or any(
+        names.domain_match(x, name) > 1 for x in words for name in domains
+    ):
         return None
     groups = {"a": images}
     with suppress(UserError):
         items = names.discover(path, ("A", "B"), images) if len(domains) == 2 else []
-        groups = {x: [item.source for item in items if item.letter == x] for x in "ab"} if items else groups
+        groups = (
+            {x: [item.source for item in items if item.letter == x] for x in "ab"}
+            if items
+            else groups
+        )
     groups = {letter: [image.relative_to(path) for image in own] for letter, own in groups.items()}
     said = [{names.contrast_said(image) for image in own} - {None} for own in groups.values()]
     if any(own - set.intersection(*said) for own in said) or (len(said) == 1 and said[0]):
         return None
     apart = names.folders_apart(groups) if len(groups) > 1 else dict.fromkeys("ab"[: len(domains)])
-    called = [f"{letter.upper()} ({', '.join(own)})" if own else letter.upper() for letter, own in apart.items()]
+    called = [
+        f"{letter.upper()} ({', '.join(own)})" if own else letter.upper()
+        for letter, own in apart.items()
+    ]
     return f"no name in '{path}' says {' or '.join(domains)}: called {' and '.join(called)}"
 
 
 def _are_domains(items: Sequence[Item]) -> bool:
-    """Whether two groups are two domains; two groups of volumes that share contrasts are two patients."""
+    """Whether two groups are two domains; two groups of volumes that share contrasts are two
+    patients.
+    """
     groups = [[item.source for item in items if item.letter == letter] for letter in "ab"]
     if not all(groups) or not all(map(io.is_volume, sum(groups, []))):
         return all(groups)

@@ -26,9 +26,11 @@ from gantk.formats.files import difference, stem_of
 def separate_masks(
     images: Sequence[Path], root: Path, name: str, domains: Mapping[str, str]
 ) -> tuple[list[Path], list[Path]]:
-    """Divide files into images and masks: a mask or its folder has `name` as a word, or matches it as a glob.
+    """Divide files into images and masks: a mask or its folder has `name` as a word, or matches it
+    as a glob.
 
-    UserError where no file has that name. Other masks, see `without_labels`, are neither; `domains` are words for them.
+    UserError where no file has that name. Other masks, see `without_labels`, are neither; `domains`
+    are words for them.
     """
     masks = [path for path in images if is_mask(path, root, name)]
     if name and images and not masks:
@@ -37,27 +39,45 @@ def separate_masks(
         what = f"no file in '{root}' is named '{name}'; there are {shown}"
         raise UserError(what, where="data.source.mask", allowed=allowed)
     apart = set(masks)
-    return without_labels([path for path in images if path not in apart], root, domains.values()), masks
+    return without_labels(
+        [path for path in images if path not in apart], root, domains.values()
+    ), masks
 
 
 def is_mask(image: Path, root: Path, name: str) -> bool:
-    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty name none has."""
+    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty
+    name none has.
+    """
     if not name:
         return False
     *folders, file = parts = relative_to(image, root).parts
     if GLOB.search(name):
-        return any(fnmatch(text.lower(), name.lower()) for text in ("/".join(parts), *parts, stem_of(image)))
+        return any(
+            fnmatch(text.lower(), name.lower())
+            for text in ("/".join(parts), *parts, stem_of(image))
+        )
     wanted = " ".join(words_of(name)).lower()
-    names = [f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} " for part in (*folders, stem_of(file))]
-    return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)  # a folder of masks
+    names = [
+        f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} "
+        for part in (*folders, stem_of(file))
+    ]
+    # a folder of masks
+    return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)
 
 
 def find_masks(
-    items: Sequence[Item], masks: Sequence[Path], root: Path, name: str, domains: Sequence[str], one_grid: bool = True
+    items: Sequence[Item],
+    masks: Sequence[Path],
+    root: Path,
+    name: str,
+    domains: Sequence[str],
+    one_grid: bool = True,
 ) -> None:
-    """Set the mask of items: of the same name in the same patient's folder, else the only one beside the only image.
+    """Set the mask of items: of the same name in the same patient's folder, else the only one
+    beside the only image.
 
-    UserError for two masks that fit equally well and, with `one_grid`, for a mask on another grid than its image.
+    UserError for two masks that fit equally well and, with `one_grid`, for a mask on another grid
+    than its image.
     """
     words = set(map(one_word, domains))
     alike: dict[str, list[Path]] = defaultdict(list)
@@ -71,7 +91,9 @@ def find_masks(
         for mask in alike[bare_stem(item.stem, domains)]:
             folders = relative_to(mask, root).parts[:-1]
             bare = (contrast_in(part, words)[1] for part in folders)
-            if set(item.place) <= {*folders, *bare} and (item.split is None or split_of(folders) in (None, item.split)):
+            if set(item.place) <= {*folders, *bare} and (
+                item.split is None or split_of(folders) in (None, item.split)
+            ):
                 fitting.append(mask)
         own = beside[item.source.parent]
         if not fitting and len(own) == images[item.letter, item.source.parent] == 1:
@@ -99,15 +121,24 @@ def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
 
 
 def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
-    """What a mask's name shares with its image's: without the word for masks and the domains' names."""
+    """What a mask's name shares with its image's: without the word for masks and the domains'
+    names.
+    """
     if GLOB.search(name):
         text = mask.name
         for literal in re.split(r"[*?]|\[[^\]]*\]", name.rpartition("/")[2]):
-            text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE) if len(literal) > 1 else text
+            text = (
+                re.sub(re.escape(literal), "", text, flags=re.IGNORECASE)
+                if len(literal) > 1
+                else text
+            )
         return bare_stem(stem_of(text), domains)
     wanted = {word.lower() for word in words_of(name)}
     pieces = re.split(r"([_\-. ]+)", stem_of(mask))
-    return bare_stem("".join(piece for piece in pieces if not wanted & set(map(str.lower, words_of(piece)))), domains)
+    return bare_stem(
+        "".join(piece for piece in pieces if not wanted & set(map(str.lower, words_of(piece)))),
+        domains,
+    )
 
 
 def _clearest(masks: Sequence[Path], item: Item, domains: Sequence[str], root: Path) -> Path:
@@ -117,7 +148,9 @@ def _clearest(masks: Sequence[Path], item: Item, domains: Sequence[str], root: P
     def score(mask: Path) -> tuple[int, int]:
         parts = [*relative_to(mask, root).parts[:-1], stem_of(mask)]
         names = {domain for domain in domains for part in parts if domain_match(part, domain) >= 2}
-        shared = sum(one == other for one, other in zip(mask.parts, item.source.parts, strict=False))
+        shared = sum(
+            one == other for one, other in zip(mask.parts, item.source.parts, strict=False)
+        )
         return (own in names) - bool(names - {own}), shared
 
     best = max(map(score, masks))

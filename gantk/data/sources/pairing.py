@@ -1,4 +1,6 @@
-"""Registered pairs: images of both domains that show the same anatomy, found by a CSV or by equal names."""
+"""Registered pairs: images of both domains that show the same anatomy, found by a CSV or by equal
+names.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ from gantk.data.sources.rows import read_rows
 from gantk.errors import UserError
 from gantk.formats.files import difference, is_volume
 
-NAMED_ALIKE = 0.9  # share of the smaller domain's names that the other must have for equal names to mean pairs
+# share of the smaller domain's names that the other must have for equal names to mean pairs
+NAMED_ALIKE = 0.9
 
 
 def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
-    """Set the pairs of items: by the CSV `table`, with "" by one in `root`, else by equal names; "none": no pairs."""
+    """Set the pairs of items: by the CSV `table`, with "" by one in `root`, else by equal names;
+    "none": no pairs.
+    """
     if table == "none":
         return
     csv_path = root / table if (root / table).is_file() else Path(table)
@@ -39,9 +44,15 @@ def find_pairs(items: Sequence[Item], root: Path, table: str) -> None:
 
 
 def _by_rows(
-    items: Sequence[Item], root: Path, path: Path, names: list[str], rows: list[tuple[int, dict[str, str]]]
+    items: Sequence[Item],
+    root: Path,
+    path: Path,
+    names: list[str],
+    rows: list[tuple[int, dict[str, str]]],
 ) -> bool:
-    """Set pairs by the rows of a table; returns False where no two columns hold paths of images of a and b."""
+    """Set pairs by the rows of a table; returns False where no two columns hold paths of images of
+    a and b.
+    """
     by_path = {item.source.resolve(): item for item in items}
 
     def image(row: dict[str, str], column: str) -> Item | None:
@@ -57,7 +68,11 @@ def _by_rows(
         for letter, column in sorted(columns.items()):
             item = image(row, column)
             if item is None or item.letter != letter or item.pair:
-                what = f"is no image in the column '{column}'" if item is None or not item.pair else "is in two pairs"
+                what = (
+                    f"is no image in the column '{column}'"
+                    if item is None or not item.pair
+                    else "is in two pairs"
+                )
                 what = f"'{row.get(column, '')}' {what}"
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
             item.pair = row[columns["a"]]
@@ -65,9 +80,11 @@ def _by_rows(
 
 
 def pair_by_name(items: Sequence[Item]) -> None:
-    """Set pairs of images with equal names, if nearly all of the smaller domain have one: a few may be chance.
+    """Set pairs of images with equal names, if nearly all of the smaller domain have one: a few may
+    be chance.
 
-    An image without an equal name then gets a pair of its own, for which paired methods raise a UserError.
+    An image without an equal name then gets a pair of its own, for which paired methods raise a
+    UserError.
     """
     alike: dict[tuple, list[Item]] = defaultdict(list)
     for item in items:
@@ -76,15 +93,21 @@ def pair_by_name(items: Sequence[Item]) -> None:
     for name, members in alike.items():
         if sorted(item.letter for item in members) == ["a", "b"]:
             scans = [item.source for item in members if is_volume(item.source)]
-            if len(scans) < 2 or difference(*scans) is None:  # scans on different grids are not registered
+            # scans on different grids are not registered
+            if len(scans) < 2 or difference(*scans) is None:
                 shared.add(name)
-    smaller = min(sum(any(item.letter == letter for item in members) for members in alike.values()) for letter in "ab")
+    smaller = min(
+        sum(any(item.letter == letter for item in members) for members in alike.values())
+        for letter in "ab"
+    )
     if not smaller or len(shared) < NAMED_ALIKE * smaller:
         return
     for (split, name), members in alike.items():
         for item in members:
             pair = "/".join(filter(None, (split, name)))
-            item.pair = pair if (split, name) in shared else f"alone/{item.letter}/{split or ''}/{name}"
+            item.pair = (
+                pair if (split, name) in shared else f"alone/{item.letter}/{split or ''}/{name}"
+            )
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
@@ -99,8 +122,8 @@ def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
-    Images without `pair`, such as those that a CSV of pairs does not list, are allowed. The error names a patient's two
-    scans that lie on different grids, if there are any.
+    Images without `pair`, such as those that a CSV of pairs does not list, are allowed. The error
+    names a patient's two scans that lie on different grids, if there are any.
     """
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]
@@ -113,17 +136,35 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         if record.subject and record.path and is_volume(record.path):
             scans[record.subject][record.domain].add(record.path)
     for files in scans.values():
-        if len(files["a"]) == len(files["b"]) == 1 and (differs := difference(*files["a"], *files["b"])):
-            what = f"'{min(files['a'])}' and '{min(files['b'])}' are of one patient, and on different grids: {differs}"
-            remedy = "resample one onto the other by their headers: the sources nifti, bids, dicom and manifest take "
-            raise UserError(what, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}')
+        if len(files["a"]) == len(files["b"]) == 1 and (
+            differs := difference(*files["a"], *files["b"])
+        ):
+            what = (
+                f"'{min(files['a'])}' and '{min(files['b'])}' are of one patient, and on different"
+                f" grids: {differs}"
+            )
+            remedy = (
+                "resample one onto the other by their headers: the sources nifti, bids, dicom and"
+                " manifest take "
+            )
+            raise UserError(
+                what, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}'
+            )
     if complete:
-        what = f"{len(broken)} of {len(records)} images have no partner: the first is '{broken[0].key}', "
+        what = (
+            f"{len(broken)} of {len(records)} images have no partner: the first is"
+            f" '{broken[0].key}', "
+        )
         what += f"which {domains[1 if broken[0].domain == 'a' else 0]} lacks"
         remedy = f"remove them, list the pairs in a CSV (data.source.pairs), or {unpaired}"
     else:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
-        what = f"the source knows none among {counts[0]} images of {domains[0]} and {counts[1]} of {domains[1]}: "
+        what = (
+            f"the source knows none among {counts[0]} images of {domains[0]} and {counts[1]} of"
+            f" {domains[1]}: "
+        )
         what += f"the first without a partner is '{records[0].key}'"
         remedy = f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {unpaired}"
-    raise UserError(f"this method learns from registered pairs, and {what}", where="data.source", remedy=remedy)
+    raise UserError(
+        f"this method learns from registered pairs, and {what}", where="data.source", remedy=remedy
+    )

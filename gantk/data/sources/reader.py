@@ -1,4 +1,6 @@
-"""Reads items as pixels: whole, or plane by plane on a sampling grid; decodes each volume once for all threads."""
+"""Reads items as pixels: whole, or plane by plane on a sampling grid; decodes each volume once for
+all threads.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Item:
     source: Source
     key: str = ""  # unique within its domain
     subject: str = ""
-    study: str = ""  # an image of a and one of b that share it are a pair, if each is the only one; "": no pair
+    # an image of a and one of b that share it are a pair, if each is the only one; "": no pair
+    study: str = ""
     split: str | None = None
     label: str | None = None
     mask: Path | None = None
@@ -38,8 +41,10 @@ class Item:
     pair: str | None = None
     onto: Source | None = None  # the image onto whose grid it and its mask are resampled
     volume: int | None = None  # which one of a file of several volumes, counted from 0
-    contrasts: dict[str, Path | None] | None = None  # the files of its channels, where these are contrasts
-    place: tuple[str, ...] = ()  # its folders, without those of domain and split: a patient's, if there are several
+    # the files of its channels, where these are contrasts
+    contrasts: dict[str, Path | None] | None = None
+    # its folders, without those of domain and split: a patient's, if there are several
+    place: tuple[str, ...] = ()
     stem: str = ""  # its file's name without suffix and without the domain's name
 
     @property
@@ -54,7 +59,9 @@ class Item:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that are read for it: its own first, then those of the grid it is resampled onto."""
+        """The files that are read for it: its own first, then those of the grid it is resampled
+        onto.
+        """
         sources = filter(None, (self.source, *(self.contrasts or {}).values(), self.onto))
         files = (each.files if isinstance(each, io.Scan) else (each,) for each in sources)
         return tuple(dict.fromkeys(file for each in files for file in each))
@@ -68,9 +75,11 @@ class Item:
 
 
 class Reader:
-    """Reads images of `dims` axes on the sampling grid `view`, and checks each against the first of its domain.
+    """Reads images of `dims` axes on the sampling grid `view`, and checks each against the first of
+    its domain.
 
-    The volumes read last are kept. Each is decoded once, even if several threads read it at the same time.
+    The volumes read last are kept. Each is decoded once, even if several threads read it at the
+    same time.
     """
 
     def __init__(self, dims: int, channels: int | None = None):
@@ -81,7 +90,9 @@ class Reader:
         self._lock = Lock()
 
     def read(self, item: Item, plane: int | None = None) -> np.ndarray:
-        """Read an item, or one plane of its volume, as float32 (C, *spatial); a UserError names the file."""
+        """Read an item, or one plane of its volume, as float32 (C, *spatial); a UserError names the
+        file.
+        """
 
         def pixels(one: Item) -> np.ndarray:
             # A copy of the plane: a view would keep the whole volume in memory.
@@ -92,7 +103,9 @@ class Reader:
         return self._channels_of(item, pixels)
 
     def scan(self, item: Item) -> np.ndarray:
-        """Read the whole volume, whose planes `read` returns, as float32 (C, D, H, W); it must not be changed."""
+        """Read the whole volume, whose planes `read` returns, as float32 (C, D, H, W); it must not
+        be changed.
+        """
         return self._channels_of(item, self._volume)
 
     def mask(self, item: Item, plane: int | None = None) -> np.ndarray:
@@ -100,12 +113,18 @@ class Reader:
 
         On a view that resamples: 1 where more than half of a voxel is inside the mask.
         """
-        shares = self._mask(item) if plane is None else self._cached((item.mask, item.onto), self._mask, item)[:, plane]
+        shares = (
+            self._mask(item)
+            if plane is None
+            else self._cached((item.mask, item.onto), self._mask, item)[:, plane]
+        )
         self._expect_dims(item.mask, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
     def planes(self, item: Item, shares: tuple[float, float]) -> tuple[int | None, ...]:
-        """The indices of an item's planes between two shares of its stack, one at least; `(None,)` if read whole."""
+        """The indices of an item's planes between two shares of its stack, one at least; `(None,)`
+        if read whole.
+        """
         image = item.grid if self.dims == 2 and is_volume(item.source) else None
         if image is None or image.dims < 3:
             return (None,)
@@ -117,27 +136,41 @@ class Reader:
         return tuple(range(int(low * count), max(int(high * count), int(low * count) + 1)))
 
     def _channels_of(self, item: Item, read: Callable[[Item], np.ndarray]) -> np.ndarray:
-        """float32 (C, *spatial): the checked result of `read`, or a channel for each contrast, NaN if missing."""
+        """float32 (C, *spatial): the checked result of `read`, or a channel for each contrast, NaN
+        if missing.
+        """
         if not item.contrasts:
             return self._checked(item, read(item))
         files = item.contrasts.values()
-        channels = [file and self._checked(item, read(replace(item, source=file, contrasts=None)))[0] for file in files]
-        missing = np.full(next(one.shape for one in channels if one is not None), np.nan, np.float32)
+        channels = [
+            file and self._checked(item, read(replace(item, source=file, contrasts=None)))[0]
+            for file in files
+        ]
+        missing = np.full(
+            next(one.shape for one in channels if one is not None), np.nan, np.float32
+        )
         return np.stack([missing if one is None else one for one in channels])
 
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.ndim - 1 != self.dims:
             kind = "a volume" if pixels.ndim == 4 else "a picture"
             what = f"'{path}' is {kind}, and data.dims is {self.dims}"
-            needed = ("pictures, or volumes of which planes are taken", "volumes: NIfTI, NRRD or DICOM series")
+            needed = (
+                "pictures, or volumes of which planes are taken",
+                "volumes: NIfTI, NRRD or DICOM series",
+            )
             remedy = f"for {kind[2:]}s take a recipe whose data.dims is {pixels.ndim - 1}"
             raise UserError(what, where="data.dims", allowed=needed[self.dims - 2], remedy=remedy)
 
     def _checked(self, item: Item, pixels: np.ndarray) -> np.ndarray:
-        """The pixels in gray or colour, as set; UserError for too few, or other channels than the domain's first."""
+        """The pixels in gray or colour, as set; UserError for too few, or other channels than the
+        domain's first.
+        """
         if min(pixels.shape[1:]) < SMALLEST and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
-            raise UserError(f"'{item.shown}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side")
+            raise UserError(
+                f"'{item.shown}' is only {shape} pixels", allowed=f"{SMALLEST} or more on each side"
+            )
         if self.channels == 3 and len(pixels) == 1:
             pixels = np.repeat(pixels, 3, axis=0)
         elif self.channels == 1 and len(pixels) == 3:
@@ -145,20 +178,30 @@ class Reader:
             pixels = pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
         channels, first = self._first.setdefault(item.letter, (len(pixels), item.shown))
         if len(pixels) != channels:
-            what = f"'{item.shown}' has {counted(pixels, 'channel')}, while '{first}' has {channels}"
-            raise UserError(what, where="data.source", remedy="set data.source.channels = 1 (gray) or 3 (colour)")
+            what = (
+                f"'{item.shown}' has {counted(pixels, 'channel')}, while '{first}' has {channels}"
+            )
+            raise UserError(
+                what,
+                where="data.source",
+                remedy="set data.source.channels = 1 (gray) or 3 (colour)",
+            )
         return np.ascontiguousarray(pixels)
 
     def _cached(self, key: Hashable, read: Callable[[Item], np.ndarray], item: Item) -> np.ndarray:
         """The result of `read(item)`, cached by key and view; errors are not cached."""
         key = (key, self.view)
-        with self._locks.setdefault(key, Lock()):  # one lock for each key: other volumes need not wait
+        # one lock for each key: other volumes need not wait
+        with self._locks.setdefault(key, Lock()):
             value = self._volumes.get(key)
             value = read(item) if value is None else value
             with self._lock:
                 self._volumes[key] = value
                 self._volumes.move_to_end(key)
-                while len(self._volumes) > 1 and sum(each.nbytes for each in self._volumes.values()) > ROOM:
+                while (
+                    len(self._volumes) > 1
+                    and sum(each.nbytes for each in self._volumes.values()) > ROOM
+                ):
                     self._volumes.popitem(last=False)
             return value
 
@@ -173,7 +216,9 @@ class Reader:
         """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
         image = io.read(item.mask)
         image = resample_onto(image, item.grid, order=0) if item.onto else image
-        return self.view.forward(replace(image, pixels=(image.pixels > 0).astype(np.float32))).pixels
+        return self.view.forward(
+            replace(image, pixels=(image.pixels > 0).astype(np.float32))
+        ).pixels
 
 
 def is_volume(source: Source) -> bool:
@@ -181,4 +226,6 @@ def is_volume(source: Source) -> bool:
     if isinstance(source, io.Scan):
         return True
     form = io.formats().get(io.suffix_of(source))
-    return form.volumes or isinstance(form, SeriesFormat) if form else bool(io.series_format(source))
+    return (
+        form.volumes or isinstance(form, SeriesFormat) if form else bool(io.series_format(source))
+    )

@@ -12,24 +12,32 @@ from typing import Any
 
 from gantk.errors import UserError, told
 
-OF_FILES = re.compile(r"_(path|file|image)$")  # what a column's name may have behind a contrast's: t1_path
-PATIENT = ("patient_id", "participant_id", "subject", "subject_id")  # columns that say the patient as well
+# what a column's name may have behind a contrast's: t1_path
+OF_FILES = re.compile(r"_(path|file|image)$")
+# columns that say the patient as well
+PATIENT = ("patient_id", "participant_id", "subject", "subject_id")
 # Called every 1000 lines of a file with the share that was read and the line's number.
-READING: ContextVar[Callable[[float, int], None]] = ContextVar("READING", default=lambda share, line: None)
+READING: ContextVar[Callable[[float, int], None]] = ContextVar(
+    "READING", default=lambda share, line: None
+)
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case, values without blanks.
+    """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case,
+    values without blanks.
 
-    The separator is comma, semicolon or tab, whichever is most frequent in the header. Empty rows, and cells beyond the
-    columns, are left out. UserError for a file that is not text, or has no header.
+    The separator is comma, semicolon or tab, whichever is most frequent in the header. Empty rows,
+    and cells beyond the columns, are left out. UserError for a file that is not text, or has no
+    header.
     """
     columns, rows = open_rows(path)
     return columns, list(rows)
 
 
 def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """Like `read_rows`, but an iterator that reads row by row, so that a table of millions takes no memory."""
+    """Like `read_rows`, but an iterator that reads row by row, so that a table of millions takes no
+    memory.
+    """
     rows = _lines(path, text)
     columns = next(rows)[1]
     if not columns:
@@ -51,19 +59,30 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
     """The relative frequency of each key: the CSV's `weight` in the row of that `key`, else 1."""
     wanted = set(keys)
     try:
-        known = {row["key"]: float(row["weight"]) for _, row in read_rows(Path(file))[1] if row["key"] in wanted}
+        known = {
+            row["key"]: float(row["weight"])
+            for _, row in read_rows(Path(file))[1]
+            if row["key"] in wanted
+        }
     except (KeyError, ValueError):
         known = {}
     if not known or not all(0 < weight <= 1000 for weight in known.values()):
-        allowed = "columns key, some of those that split.json lists under train, and weight, above 0 up to 1,000"
-        raise UserError(f"'{file}' does not weigh the training images", where="data.weights", allowed=allowed)
+        allowed = (
+            "columns key, some of those that split.json lists under train, and weight, above 0 up"
+            " to 1,000"
+        )
+        raise UserError(
+            f"'{file}' does not weigh the training images", where="data.weights", allowed=allowed
+        )
     return dict.fromkeys(keys, 1.0) | known
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells): the columns, in lower case, and then each row that is not empty."""
     try:
-        with StringIO(text, newline="") if text else path.open(encoding="utf-8-sig", newline="") as file:
+        with (
+            StringIO(text, newline="") if text else path.open(encoding="utf-8-sig", newline="")
+        ) as file:
             header = next((line for line in file if line.strip()), "")
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
@@ -76,4 +95,6 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 yield line, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else told(error)
-        raise UserError(f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV") from error
+        raise UserError(
+            f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV"
+        ) from error

@@ -1,4 +1,6 @@
-"""The base classes of data sources of files, which turn items into records; and the choice of a source for a path."""
+"""The base classes of data sources of files, which turn items into records; and the choice of a
+source for a path.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,11 @@ Channels = Literal[1, 3] | None  # values of a source's option `channels`
 
 @dataclass
 class FileSource:
-    """A source of files: its fields are its options; its `records` lists items and passes them to `records_of`.
+    """A source of files: its fields are its options; its `records` lists items and passes them to
+    `records_of`.
 
-    A class method `accepts(path)`, which returns the options for that path, or None, makes it one of those that
-    `source_for` tries.
+    A class method `accepts(path)`, which returns the options for that path, or None, makes it one
+    of those that `source_for` tries.
     """
 
     domains: tuple[str, ...]
@@ -38,11 +41,14 @@ class FileSource:
     path: str = ""  # folder below which the images lie
 
     rank = 0  # of all that accept a path the lowest is chosen; above 0: accepts by ambiguous names
-    found_for = (1, 2)  # a recipe of another number of domains takes it only where no other source accepts
+    # a recipe of another number of domains takes it only where no other source accepts
+    found_for = (1, 2)
     guesses = False  # whether it may assign domains to images whose names do not contain them
-    asks: ClassVar[str | list] = ""  # "ask": names that may contain patients are a UserError; a list collects it
+    # "ask": names that may contain patients are a UserError; a list collects it
+    asks: ClassVar[str | list] = ""
     one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
-    by_names, notes = True, ()  # whether names, no table or headers, say what is an image; sentences on those left out
+    # whether names, no table or headers, say what is an image; sentences on those left out
+    by_names, notes = True, ()
     # Defaults for sources that lack these options.
     planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
 
@@ -50,12 +56,26 @@ class FileSource:
         kind = type(self).__name__.lower()
         if not self.path:
             remedy = f'for example source = {{ name = "{kind}", path = "data" }}, or --data PATH'
-            raise UserError(f"'{kind}' does not know where its images are", where="data.source.path", remedy=remedy)
+            raise UserError(
+                f"'{kind}' does not know where its images are",
+                where="data.source.path",
+                remedy=remedy,
+            )
         several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
         if self.one_contrast and several:
-            what = f"'{several}' is {len(contrast_names(several))} contrasts, and '{kind}' gives one per domain"
-            remedy = 'give patients a folder each with a file for each contrast, which the source "contrasts" '
-            raise UserError(what, where="data.domains", remedy=f"{remedy}takes, or name one contrast for each domain")
+            what = (
+                f"'{several}' is {len(contrast_names(several))} contrasts, and '{kind}' gives one"
+                " per domain"
+            )
+            remedy = (
+                "give patients a folder each with a file for each contrast, which the source"
+                ' "contrasts" '
+            )
+            raise UserError(
+                what,
+                where="data.domains",
+                remedy=f"{remedy}takes, or name one contrast for each domain",
+            )
         self.root, self.pattern = Path(self.path), regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked = {"a": self.a, "b": self.b, "image": self.a}
@@ -66,8 +86,12 @@ class FileSource:
         """The key of a file: its path relative to the root, if it lies below it."""
         return relative_to(path, self.root).as_posix()
 
-    def nothing_of(self, letter: str, what: str, allowed: object, said: Collection[str | None] = ()) -> UserError:
-        """The error for a domain without files; its remedy names an option, and the contrasts that names contain."""
+    def nothing_of(
+        self, letter: str, what: str, allowed: object, said: Collection[str | None] = ()
+    ) -> UserError:
+        """The error for a domain without files; its remedy names an option, and the contrasts that
+        names contain.
+        """
         option = "a" if letter == "image" else letter
         remedy = rename_or_map([word.upper() for word in said if word], self.domains)
         return UserError(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
@@ -75,21 +99,31 @@ class FileSource:
     def in_both(self, name: object) -> UserError:
         """The error for an image that belongs to both domains."""
         what = f"'{name}' belongs to both domains, {' and '.join(self.names.values())}"
-        return UserError(what, where="data.source", remedy="make data.source.a and data.source.b more exact")
+        return UserError(
+            what, where="data.source", remedy="make data.source.a and data.source.b more exact"
+        )
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:
         """One record for every item, or for every plane of it, with pairs by study.
 
-        The `position` of a picture is its index among those of the same domain, patient and split; whole volumes have
-        none. UserError where a domain has fewer than two images, so that none can be held out.
+        The `position` of a picture is its index among those of the same domain, patient and split;
+        whole volumes have none. UserError where a domain has fewer than two images, so that none
+        can be held out.
         """
         records, pictures = [], Counter()
-        items = (plugins().hook.gantk_items(items=items, source=self) if self.by_names else None) or items
+        items = (
+            plugins().hook.gantk_items(items=items, source=self) if self.by_names else None
+        ) or items
         _pair_studies(items, self.onto)
         for item in items:
             for plane in self.reader.planes(item, self.planes):
                 position = item.position if plane is None else plane
-                if position is None and plane is None and not item.contrasts and not is_volume(item.source):
+                if (
+                    position is None
+                    and plane is None
+                    and not item.contrasts
+                    and not is_volume(item.source)
+                ):
                     stack = (item.letter, item.subject, item.split)
                     position = pictures[stack]
                     pictures[stack] += 1
@@ -97,9 +131,17 @@ class FileSource:
         for letter, name in sorted(self.names.items()):
             own = [record.key for record in records if record.domain == letter]
             if len(own) < 2:
-                what = f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in '{self.root}'"
+                what = (
+                    f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in"
+                    f" '{self.root}'"
+                )
                 what += f": '{own[0]}'" if own else ""
-                raise UserError(what, where="data.source.path", allowed=io.readable(), remedy="two or more are needed")
+                raise UserError(
+                    what,
+                    where="data.source.path",
+                    allowed=io.readable(),
+                    remedy="two or more are needed",
+                )
         return records
 
     def _record(self, item: Item, plane: int | None, position: int | None) -> Record:
@@ -129,7 +171,8 @@ class VolumeSource(FileSource):
     """A source whose volumes can be sliced along any plane."""
 
     _: KW_ONLY
-    planes: tuple[float, float] = (0.25, 0.75)  # which slices of a volume 2-D networks see, as shares of its stack
+    # which slices of a volume 2-D networks see, as shares of its stack
+    planes: tuple[float, float] = (0.25, 0.75)
 
     def sees(self, view: SamplingGrid) -> None:
         """Slice volumes along this plane, at this spacing; called before `records`."""
@@ -137,10 +180,11 @@ class VolumeSource(FileSource):
 
 
 def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
-    """Set the pairs of items: one of a and one of b of a study, on one grid, or resampled onto one by their headers.
+    """Set the pairs of items: one of a and one of b of a study, on one grid, or resampled onto one
+    by their headers.
 
-    An item without a partner gets a pair of its own, for which paired methods raise a UserError; without any pair in
-    the data, all items stay without.
+    An item without a partner gets a pair of its own, for which paired methods raise a UserError;
+    without any pair in the data, all items stay without.
     """
     studies: dict[str, list[Item]] = defaultdict(list)
     for item in items:
@@ -160,10 +204,11 @@ def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
 
 
 def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
-    """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path": ...}`.
+    """The registered source that fits `path`, as a recipe's table: `{"name": "folders", "path":
+    ...}`.
 
-    The first that accepts `path`: the recipe's `own`, then those for its number of `domains`, each by rank, then by
-    name. UserError where none does.
+    The first that accepts `path`: the recipe's `own`, then those for its number of `domains`, each
+    by rank, then by name. UserError where none does.
     """
     from gantk.plugin.loader import registry
 
@@ -172,7 +217,16 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
         with suppress(UserError):  # a plugin that fails to load must not hide the other sources
             source = entry.load()
             for_others = domains not in getattr(source, "found_for", (1, 2))
-            ranked.append((entry.name != own, for_others, getattr(source, "rank", 0), entry.name, entry, source))
+            ranked.append(
+                (
+                    entry.name != own,
+                    for_others,
+                    getattr(source, "rank", 0),
+                    entry.name,
+                    entry,
+                    source,
+                )
+            )
     for *_, name, entry, source in sorted(ranked, key=lambda each: each[:-2]):
         accepts = getattr(source, "accepts", lambda path: None)
         try:
@@ -181,8 +235,12 @@ def source_for(path: Path, domains: int = 2, own: str | None = None) -> dict:
         except UserError:
             raise
         except Exception as error:
-            warnings.warn(str(entry.refused(f"is left out, its accepts('{path}') fails", error)), stacklevel=2)
-    raise UserError(nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is")
+            warnings.warn(
+                str(entry.refused(f"is left out, its accepts('{path}') fails", error)), stacklevel=2
+            )
+    raise UserError(
+        nothing_fits(Path(path)), where="--data", remedy="see `gantk list source` for what there is"
+    )
 
 
 def nothing_fits(path: Path) -> str:
@@ -190,8 +248,13 @@ def nothing_fits(path: Path) -> str:
     if not path.exists():
         return f"'{path}' does not exist"
     if path.is_file():
-        return f"'{path}' is a file; data come in folders (unpack archives first), or in a CSV that lists them"
+        return (
+            f"'{path}' is a file; data come in folders (unpack archives first), or in a CSV that"
+            " lists them"
+        )
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in io.files_below(path, True, bool))
     contents = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
-    contents += "; unpack the archives first" * bool(kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"})
+    contents += "; unpack the archives first" * bool(
+        kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"}
+    )
     return f"'{path}' holds no images that can be read ({io.readable()}); it holds {contents}"

@@ -1,5 +1,25 @@
-"""Splits into training, validation and test: read from a file or drawn, and checked for leaks and copies."""
+"""Splits into training, validation and test: read from a file or drawn, and checked for leaks and
+copies.
+"""
 
-from gantk.data.split.split import SETS, Splits, consequences, named, read_splits, split_json, split_records, unpair
+from gantk.data.split.split import (
+    SETS,
+    Splits,
+    consequences,
+    named,
+    read_splits,
+    split_json,
+    split_records,
+    unpair,
+)
 
-__all__ = ["SETS", "Splits", "consequences", "named", "read_splits", "split_json", "split_records", "unpair"]
+__all__ = [
+    "SETS",
+    "Splits",
+    "consequences",
+    "named",
+    "read_splits",
+    "split_json",
+    "split_records",
+    "unpair",
+]

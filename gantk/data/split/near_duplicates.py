@@ -1,9 +1,11 @@
-"""Near duplicates: exact and near copies of images, by a correlation of thumbnails, and how a split treats them.
+"""Near duplicates: exact and near copies of images, by a correlation of thumbnails, and how a split
+treats them.
 
-Every image has two thumbnails of 32 x 32: its whole frame, and the part that differs from the background. Copies are
-images whose fine detail correlates in either, even if they were saved again, rescaled in intensity or size, shifted,
-or given another margin. Measured: changed copies 0.978 to 1, at most 0.71 the same slice of another
-phantom, 0.62 (MR) and 0.70 (CT) slices of other real patients, 0.73 T1 and T2 of one slice, 0.973 neighbours in a CT.
+Every image has two thumbnails of 32 x 32: its whole frame, and the part that differs from the
+background. Copies are images whose fine detail correlates in either, even if they were saved again,
+rescaled in intensity or size, shifted, or given another margin. Measured: changed copies 0.978 to
+1, at most 0.71 the same slice of another phantom, 0.62 (MR) and 0.70 (CT) slices of other real
+patients, 0.73 T1 and T2 of one slice, 0.973 neighbours in a CT.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ SIDE = 32  # pixels of a thumbnail's side
 ENOUGH = 128  # pixels of a side, to which larger images are averaged down first
 SMALLEST = 16  # pixels of an image's side ...
 LEAST = 10  # ... and of its content's, below which everything looks alike
-DETAIL = 0.02  # share of a thumbnail's contrast that is detail, below which there is nothing to compare: ramps, blurs
+# share of a thumbnail's contrast that is detail, below which there is nothing to compare: ramps,
+# blurs
+DETAIL = 0.02
 EDGE = 2  # pixels at a thumbnail's edge that are not compared
 COPY = 0.92  # correlation above which images of different known patients are copies ...
 COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 SAMPLED = 64  # neighbours of a stack that are compared to measure how alike its slices are
 BLOCK = 512  # images compared with all others at once
-MOST_COMPARED, SOME = 20_000, 2_000  # most images that are all compared by pixels; how many are of a larger set
+# most images that are all compared by pixels; how many are of a larger set
+MOST_COMPARED, SOME = 20_000, 2_000
 DIGEST = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
 Sets = dict[str, list[Record]]
@@ -46,7 +51,8 @@ class Fingerprint:
 
     name: str
     digest: str | None  # of shape and pixels; None for images without contrast
-    thumbnails: np.ndarray | None  # uint8 (2, views, 32, 32): frame and content; None where too little is to be seen
+    # uint8 (2, views, 32, 32): frame and content; None where too little is to be seen
+    thumbnails: np.ndarray | None
     subject: str = ""  # patient; "" where unknown
     stack: Hashable = None  # group of images in which neighbours may be slices of one scan
     position: float | None = None  # its place in the stack
@@ -62,17 +68,25 @@ def fingerprint_of(name: str, pixels: np.ndarray, near: bool = True) -> Fingerpr
     return Fingerprint(name, digest.hexdigest(), thumbnails(pixels) if near else None)
 
 
-def fingerprint(record: Record, near: bool = True, preparation: Preparation | None = None) -> Fingerprint:
-    """The fingerprint of a record; with a cached `preparation`, records that an earlier run has read are not read.
+def fingerprint(
+    record: Record, near: bool = True, preparation: Preparation | None = None
+) -> Fingerprint:
+    """The fingerprint of a record; with a cached `preparation`, records that an earlier run has
+    read are not read.
 
-    The network image is then prepared and cached too, so that the first epoch decodes nothing again.
+    The network image is then prepared and cached too, so that the first epoch decodes nothing
+    again.
     """
     row = preparation.from_cache("fingerprints", record, _packed) if preparation and near else None
     if row is None:
         return placed(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
     digest, images = row[:DIGEST], row[DIGEST:].reshape(2, -1, SIDE, SIDE)
-    known = Fingerprint(record.key, digest.tobytes().hex() if digest.any() else None, images if images.any() else None)
+    known = Fingerprint(
+        record.key,
+        digest.tobytes().hex() if digest.any() else None,
+        images if images.any() else None,
+    )
     return placed(known, record)
 
 
@@ -80,23 +94,29 @@ def _packed(record: Record) -> np.ndarray:
     """Digest and thumbnails as bytes; zeros where there are none."""
     one = fingerprint(record)
     content = b"" if one.thumbnails is None else one.thumbnails.tobytes()
-    return np.frombuffer((bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + content, np.uint8)
+    return np.frombuffer(
+        (bytes.fromhex(one.digest) if one.digest else bytes(DIGEST)) + content, np.uint8
+    )
 
 
 def placed(fingerprint: Fingerprint, record: Record) -> Fingerprint:
     """A fingerprint with the key, patient, stack and position of a record."""
     stack = record.domain, record.label
-    return replace(fingerprint, name=record.key, subject=record.subject, stack=stack, position=record.position)
+    return replace(
+        fingerprint, name=record.key, subject=record.subject, stack=stack, position=record.position
+    )
 
 
 # --- thumbnails
 
 
 def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
-    """uint8 (2, views, 32, 32) of pixels (C, H, W) or (C, D, H, W), any intensities: whole frame, content.
+    """uint8 (2, views, 32, 32) of pixels (C, H, W) or (C, D, H, W), any intensities: whole frame,
+    content.
 
-    A volume has three views, the planes through the middle along each axis; channels of NaN are left out. None where
-    there is too little to compare: no contrast, fewer than 16 pixels on a side, or nothing but a ramp.
+    A volume has three views, the planes through the middle along each axis; channels of NaN are
+    left out. None where there is too little to compare: no contrast, fewer than 16 pixels on a
+    side, or nothing but a ramp.
     """
     gray = _gray(pixels)
     if gray is None or min(gray.shape) < SMALLEST:
@@ -105,15 +125,18 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
     if any(high - low < LEAST for low, high in content):
         return None
     frame = [(0, side) for side in gray.shape]
-    images = np.array([[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)])
+    images = np.array(
+        [[_thumbnail(*view) for view in _views(gray, box)] for box in (frame, content)]
+    )
     inner = images[..., EDGE:-EDGE, EDGE:-EDGE].astype(np.float32)
     share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
     return images if share.mean(axis=1).min() >= DETAIL else None
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray | None:
-    """The mean of the channels, each from 0 to 1 between its 1st and 99.5th percentile, averaged down to 128 pixels or
-    more on each side; None without contrast."""
+    """The mean of the channels, each from 0 to 1 between its 1st and 99.5th percentile, averaged
+    down to 128 pixels or more on each side; None without contrast.
+    """
     channels, factors = [], [max(1, side // ENOUGH) for side in pixels.shape[1:]]
     for channel in pixels:
         small = np.float32(channel)
@@ -137,8 +160,9 @@ def background(gray: np.ndarray) -> float:
 
 
 def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
-    """For each axis, the range in pixels with 98 % of what differs from the background, in an image from 0 to 1; not
-    100 %, since noise and letters at the border would move the ends."""
+    """For each axis, the range in pixels with 98 % of what differs from the background, in an image
+    from 0 to 1; not 100 %, since noise and letters at the border would move the ends.
+    """
     differs = np.abs(gray - background(gray))
     differs[differs < 0.1] = 0
     box = []
@@ -150,15 +174,21 @@ def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
     return box
 
 
-def _views(gray: np.ndarray, box: list[tuple[float, float]]) -> Iterator[tuple[np.ndarray, list[tuple[float, float]]]]:
-    """Yield planes with their part of the box: a picture itself; three planes through the middle of a volume's box."""
+def _views(
+    gray: np.ndarray, box: list[tuple[float, float]]
+) -> Iterator[tuple[np.ndarray, list[tuple[float, float]]]]:
+    """Yield planes with their part of the box: a picture itself; three planes through the middle of
+    a volume's box.
+    """
     if gray.ndim == 2:
         yield gray, box
         return
     for axis in range(3):
         middle = np.clip(sum(box[axis]) / 2 - 0.5, 0, gray.shape[axis] - 1)
         below = min(int(middle), gray.shape[axis] - 2)
-        plane = np.take(gray, below, axis) * (below + 1 - middle) + np.take(gray, below + 1, axis) * (middle - below)
+        plane = np.take(gray, below, axis) * (below + 1 - middle) + np.take(
+            gray, below + 1, axis
+        ) * (middle - below)
         yield plane, [box[other] for other in range(3) if other != axis]
 
 
@@ -168,20 +198,25 @@ def _thumbnail(plane: np.ndarray, box: list[tuple[float, float]]) -> np.ndarray:
 
     (top, bottom), (left, right) = box
     picture = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-    small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+    small = np.asarray(
+        picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    )
     return np.round((small - small.min()) * (255 / max(np.ptp(small), 1e-12))).astype(np.uint8)
 
 
 def _high_pass(images: np.ndarray) -> np.ndarray:
     """Thumbnails without what is coarser than about 3 of their pixels, and without their edge."""
-    from scipy.ndimage import gaussian_filter  # here, since translating imports this module without scipy
+    # here, since translating imports this module without scipy
+    from scipy.ndimage import gaussian_filter
 
     pixels = images.astype(np.float32)
     return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[..., EDGE:-EDGE, EDGE:-EDGE]
 
 
 def _detail(images: np.ndarray) -> np.ndarray:
-    """float32 (..., 2, n) of thumbnails, whose dot products are the mean correlation of the views' detail."""
+    """float32 (..., 2, n) of thumbnails, whose dot products are the mean correlation of the views'
+    detail.
+    """
     detail = _high_pass(images)
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
@@ -192,16 +227,20 @@ def _detail(images: np.ndarray) -> np.ndarray:
 
 
 def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
-    """Pairs of near copies, the first index smaller, with their correlation; in order. Exact copies are not among them.
+    """Pairs of near copies, the first index smaller, with their correlation; in order. Exact copies
+    are not among them.
 
-    Images of one known patient are never copies: slices of one scan are alike by nature. Images of different patients
-    are copies above 0.92; of an unknown patient above 0.975, if clearly more alike than neighbouring slices.
+    Images of one known patient are never copies: slices of one scan are alike by nature. Images of
+    different patients are copies above 0.92; of an unknown patient above 0.975, if clearly more
+    alike than neighbouring slices.
     """
     likeness = {one.stack: one.usual for one in images if one.usual is not None}
 
     def stands_out(one: Fingerprint, other: Fingerprint, score: float) -> bool:
         stacks = {each.stack for each in (one, other) if not each.subject}
-        likeness.update({stack: _neighbours_likeness(images, stack) for stack in stacks - likeness.keys()})
+        likeness.update(
+            {stack: _neighbours_likeness(images, stack) for stack in stacks - likeness.keys()}
+        )
         return all(1 - score <= (1 - likeness[stack]) / 3 for stack in stacks)
 
     places: dict[str, list[int]] = defaultdict(list)
@@ -209,7 +248,9 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
         if one.thumbnails is not None:
             places[one.digest].append(n)
     copies = []
-    for one, other, score in _alike({digest: images[at[0]].thumbnails for digest, at in places.items()}):
+    for one, other, score in _alike(
+        {digest: images[at[0]].thumbnails for digest, at in places.items()}
+    ):
         for i, j in (sorted(pair) for pair in product(places[one], places[other])):
             first, second = images[i], images[j]
             known = first.subject and second.subject
@@ -220,17 +261,22 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
 
 
 def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]:
-    """Pairs of digests whose thumbnails' detail correlates, with the score. The last result is kept, since a split, its
-    check and the list of copies compare the same images."""
+    """Pairs of digests whose thumbnails' detail correlates, with the score. The last result is
+    kept, since a split, its check and the list of copies compare the same images.
+    """
     if thumbnails.keys() == _last_call["digests"]:
         return _last_call["alike"]
     pairs = []
     for shape in {each.shape for each in thumbnails.values()}:  # pictures only with pictures
         names = [name for name, each in thumbnails.items() if each.shape == shape]
         parts = (names[start : start + BLOCK] for start in range(0, len(names), BLOCK))
-        detail = np.concatenate([_detail(np.stack([thumbnails[name] for name in part])) for part in parts])
+        detail = np.concatenate(
+            [_detail(np.stack([thumbnails[name] for name in part])) for part in parts]
+        )
         for start in range(0, len(names), BLOCK):
-            scores = np.maximum(*(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1)))
+            scores = np.maximum(
+                *(detail[start : start + BLOCK, k] @ detail[start:, k].T for k in (0, 1))
+            )
             rows, columns = np.nonzero(scores >= COPY)
             alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
             pairs += [(names[start + i], names[start + j], score) for i, j, score in alike if i < j]
@@ -239,12 +285,19 @@ def _alike(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str, float]]
 
 
 def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> float:
-    """How alike neighbouring slices in a stack of unknown patients are: the upper quartile of their correlations.
+    """How alike neighbouring slices in a stack of unknown patients are: the upper quartile of their
+    correlations.
 
     Low where its images have no order, such as pictures collected from the web.
     """
-    members = [one for one in images if one.thumbnails is not None and not one.subject and one.stack == stack]
-    ordered = sorted((one for one in members if one.position is not None), key=lambda one: one.position)
+    members = [
+        one
+        for one in images
+        if one.thumbnails is not None and not one.subject and one.stack == stack
+    ]
+    ordered = sorted(
+        (one for one in members if one.position is not None), key=lambda one: one.position
+    )
     neighbours = [
         (one.thumbnails, other.thumbnails)
         for one, other in zip(ordered, ordered[1:], strict=False)
@@ -259,7 +312,9 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
 
 
 def sampled(keys: Sequence[str]) -> list[int]:
-    """The indices of images whose pixels are compared: all up to MOST_COMPARED, else SOME, by a hash of their keys."""
+    """The indices of images whose pixels are compared: all up to MOST_COMPARED, else SOME, by a
+    hash of their keys.
+    """
     if len(keys) <= MOST_COMPARED:
         return list(range(len(keys)))
     by_hash = sorted(range(len(keys)), key=lambda n: crc32(keys[n].encode()))
@@ -267,27 +322,37 @@ def sampled(keys: Sequence[str]) -> list[int]:
 
 
 def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> list[Fingerprint]:
-    """Fingerprints of images from files without known patients, each read once; [] if any patient is known.
+    """Fingerprints of images from files without known patients, each read once; [] if any patient
+    is known.
 
     Fingerprints of images that are not `sampled` are empty.
     """
     if any(record.subject or not record.files for record in records):
         return []
     chosen, empty = set(sampled([record.key for record in records])), Fingerprint("", None, None)
-    images = [known.get(r.id) or (fingerprint(r) if n in chosen else placed(empty, r)) for n, r in enumerate(records)]
-    likeness = {stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}}
+    images = [
+        known.get(r.id) or (fingerprint(r) if n in chosen else placed(empty, r))
+        for n, r in enumerate(records)
+    ]
+    likeness = {
+        stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}
+    }
     return [replace(one, usual=likeness[one.stack]) for one in images]
 
 
 def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Pairs of records whose files hold the same bytes (of volumes, the same plane): the index of the first such record
-    and the index of each later one.
+    """Pairs of records whose files hold the same bytes (of volumes, the same plane): the index of
+    the first such record and the index of each later one.
 
     Files of a size that no other file has are not read.
     """
     stats = {path: os.stat(path) for path in {path for record in records for path in record.files}}
     count = Counter(stat.st_size for stat in stats.values())
-    inodes = {path: (stat.st_dev, stat.st_ino or path) for path, stat in stats.items() if count[stat.st_size] > 1}
+    inodes = {
+        path: (stat.st_dev, stat.st_ino or path)
+        for path, stat in stats.items()
+        if count[stat.st_size] > 1
+    }
     path_of = {inode: path for path, inode in inodes.items()}  # links to one file are read once
     digest_of = {inode: sha256_of(path) for inode, path in path_of.items()}
     pairs: list[tuple[int, int]] = []
@@ -301,7 +366,9 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     return pairs
 
 
-def around_held_out(pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> list[tuple[int, int]]:
+def around_held_out(
+    pairs: Sequence[tuple[int, int]], places: Sequence[str]
+) -> list[tuple[int, int]]:
     """The same pairs of exact copies, with the most held-out copy in place of the first."""
     most: dict[int, int] = {}
     for i, j in pairs:
@@ -314,7 +381,9 @@ def unit_of(record: Record) -> tuple[str, str]:
     return ("pair", record.pair) if record.pair is not None else record.id
 
 
-def first_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]]) -> dict[Hashable, Hashable]:
+def first_of_copies(
+    records: Sequence[Record], pairs: Iterable[tuple[int, int]]
+) -> dict[Hashable, Hashable]:
     """By unit, the unit that represents its copies, direct or through other copies."""
     first: dict[Hashable, Hashable] = {}
 
@@ -329,38 +398,62 @@ def first_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]])
     return {name: root(name) for name in first}
 
 
-def without_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
-    """The sets without copies of records in a more held-out set, and without the partners of such copies.
+def without_copies(
+    places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]
+) -> Sets:
+    """The sets without copies of records in a more held-out set, and without the partners of such
+    copies.
 
     Where a set would lose a whole domain, nothing is left out: `check_leakage` refuses such data.
     """
     copies = _copies_of_held_out(places, pairs)
-    left_out = {(places[n], records[n].pair) for n in copies if records[n].pair is not None}  # set and pair
-    kept = ["" if n in copies or (places[n], r.pair) in left_out else places[n] for n, r in enumerate(records)]
+    # set and pair
+    left_out = {(places[n], records[n].pair) for n in copies if records[n].pair is not None}
+    kept = [
+        "" if n in copies or (places[n], r.pair) in left_out else places[n]
+        for n, r in enumerate(records)
+    ]
     return _unless_a_domain_is_lost(_sets_of(kept, records), _sets_of(places, records))
 
 
-def with_near_copies(places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Sets:
-    """The sets with near copies of held-out records, and the copies' partners, moved to the set of these records."""
+def with_near_copies(
+    places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]
+) -> Sets:
+    """The sets with near copies of held-out records, and the copies' partners, moved to the set of
+    these records.
+    """
     moved, order = places, range(len(records))
     while target := _copies_of_held_out(moved, pairs):  # by index, the set to move to
-        order = [n for name in SETS for n in order if moved[n] == name]  # the order of earlier versions
+        # the order of earlier versions
+        order = [n for name in SETS for n in order if moved[n] == name]
         target_of_pair = {records[n].pair: name for n, name in target.items() if records[n].pair}
-        moved = [target.get(n) or target_of_pair.get(records[n].pair or "", name) for n, name in enumerate(moved)]
+        moved = [
+            target.get(n) or target_of_pair.get(records[n].pair or "", name)
+            for n, name in enumerate(moved)
+        ]
     new = _sets_of([moved[n] for n in order], [records[n] for n in order])
     return _unless_a_domain_is_lost(new, _sets_of(places, records))
 
 
 def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
     """Records by set; those without one ("") are left out."""
-    return {name: [r for r, place in zip(records, places, strict=True) if place == name] for name in SETS}
+    return {
+        name: [r for r, place in zip(records, places, strict=True) if place == name]
+        for name in SETS
+    }
 
 
 def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]]) -> dict[int, str]:
-    """By index, the most held-out set that holds a copy of that record, for records in a less held-out set."""
+    """By index, the most held-out set that holds a copy of that record, for records in a less
+    held-out set.
+    """
     held_out: dict[int, str] = {}
     for i, j in [*pairs, *((j, i) for i, j in pairs)]:
-        if places[i] and places[j] and SETS.index(places[i]) > SETS.index(held_out.get(j, places[j])):
+        if (
+            places[i]
+            and places[j]
+            and SETS.index(places[i]) > SETS.index(held_out.get(j, places[j]))
+        ):
             held_out[j] = places[i]
     return held_out
 

@@ -1,4 +1,6 @@
-"""Splits records into train, validation and test: by patient, blocks of slices or image, in k folds, or by a file."""
+"""Splits records into train, validation and test: by patient, blocks of slices or image, in k
+folds, or by a file.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,17 @@ from gantk.formats.files import files_of
 from gantk.plugin.loader import load as plugins
 
 By = Literal["auto", "patient", "block", "image"]
-FEW = 4  # of fewer patients `auto` keeps none for validation, unless the share asked for rounds to one or more
-BLOCK = 'set data.split.by = "block" to hold out slices of each head, which tells how it does within these heads alone'
-NAME = "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient name them"
+# of fewer patients `auto` keeps none for validation, unless the share asked for rounds to one or
+# more
+FEW = 4
+BLOCK = (
+    'set data.split.by = "block" to hold out slices of each head, which tells how it does within'
+    " these heads alone"
+)
+NAME = (
+    "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient name"
+    " them"
+)
 
 
 class Splits(Sets):
@@ -31,7 +41,8 @@ class Splits(Sets):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
         self.made = made  # what else is needed to repeat the split: seed, fold, the file's hash
-        self.fingerprints = dict(fingerprints)  # by domain and key, of images that were read for the split
+        # by domain and key, of images that were read for the split
+        self.fingerprints = dict(fingerprints)
 
     def __or__(self, other: Sets) -> Splits:
         return Splits({**self, **other}, self.by, self.made, self.fingerprints)
@@ -42,32 +53,41 @@ def split_records(
     *,
     test: float = 0.2,  # share that training never sees
     validation: float = 0.1,  # share that is scored while training
-    by: By = "auto",  # unit that is never divided; auto: patient where they are known, else block, else image
+    # unit that is never divided; auto: patient where they are known, else block, else image
+    by: By = "auto",
     gap: int = 2,  # by block: neighbours of a held-out slice that training does not see either
     blocks: int = 2,  # by block: runs of neighbouring slices per held-out set
     seed: int = 0,  # which units are held out
-    folds: int = 0,  # k-fold by patient: how many parts of equal size, each the test set once; 0 = by shares
+    # k-fold by patient: how many parts of equal size, each the test set once; 0 = by shares
+    folds: int = 0,
     fold: int = 0,  # k-fold: which part is the test set, counted from 0
-    file: str = "",  # CSV with the set of each patient: columns patient (or path) and split (or fold)
+    # CSV with the set of each patient: columns patient (or path) and split (or fold)
+    file: str = "",
     fingerprints: Mapping = {},  # by domain and key, of images that were read already
 ) -> tuple[Splits, str]:
-    """Split records into train, validation and test: the sets and a description, which depend on the arguments only.
+    """Split records into train, validation and test: the sets and a description, which depend on
+    the arguments only.
 
-    `file` has priority; then `folds`, which ignore the folders' names; then the sets that folders or a table name
-    (`Record.split`). A set that these do not name is empty, except that with the folds of a file, `validation` is taken
-    from the training images. Only `by = "block"` divides known patients. Of two patients, one is trained on and one
-    tested, of three `auto` trains on two; neither leaves one for validation. Registered pairs are never divided.
-    UserError, with the numbers, where there are too few units for the shares.
+    `file` has priority; then `folds`, which ignore the folders' names; then the sets that folders
+    or a table name (`Record.split`). A set that these do not name is empty, except that with the
+    folds of a file, `validation` is taken from the training images. Only `by = "block"` divides
+    known patients. Of two patients, one is trained on and one tested, of three `auto` trains on
+    two; neither leaves one for validation. Registered pairs are never divided. UserError, with the
+    numbers, where there are too few units for the shares.
 
     The sets for a seed must never change: results are compared across runs.
     """
     if test < 0 or validation < 0 or test + validation >= 1:
         what = f"test = {test:g} and validation = {validation:g} leave nothing to train on"
-        raise UserError(what, where="data.split", allowed="shares of 0 or more whose sum is below 1")
+        raise UserError(
+            what, where="data.split", allowed="shares of 0 or more whose sum is below 1"
+        )
     shares, made = {"test": test, "validation": validation}, {"seed": seed}
     draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
-        records, details = plugins().hook.gantk_split(records=records, file=file, folds=folds, fold=fold)
+        records, details = plugins().hook.gantk_split(
+            records=records, file=file, folds=folds, fold=fold
+        )
         made |= details
     if file or (not folds and any(record.split for record in records)):
         splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)
@@ -79,35 +99,66 @@ def split_records(
 
 
 def _as_given(
-    records: Sequence[Record], asked: dict[str, float], file: str, draw: Callable[..., tuple[Splits, str]]
+    records: Sequence[Record],
+    asked: dict[str, float],
+    file: str,
+    draw: Callable[..., tuple[Splits, str]],
 ) -> tuple[Splits, str]:
-    """The sets that a file, folders or a table name; sets of `asked` that they do not name are drawn from train."""
-    given = {name: [record for record in records if (record.split or "train") == name] for name in SETS}
+    """The sets that a file, folders or a table name; sets of `asked` that they do not name are
+    drawn from train.
+    """
+    given = {
+        name: [record for record in records if (record.split or "train") == name] for name in SETS
+    }
     origin = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
-        where, allowed = ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
-        raise UserError(f"as {origin}, this leaves no image to train on", where=where, allowed=allowed)
+        where, allowed = (
+            ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
+        )
+        raise UserError(
+            f"as {origin}, this leaves no image to train on", where=where, allowed=allowed
+        )
     # Shares refer to all images, so that they are larger shares of the training images.
     whole, limits = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
-    shares = {name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limits[name]) for name in limits}
+    shares = {
+        name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limits[name])
+        for name in limits
+    }
     splits, how = draw(given["train"], shares)
     named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
     if named_sets:
-        taken = f", the rest from the training images by {splits.by}" if any(shares.values()) else ""
+        taken = (
+            f", the rest from the training images by {splits.by}" if any(shares.values()) else ""
+        )
         splits |= named_sets
-        empty = "".join(f", no {name}" for name, share in shares.items() if not share and name not in named_sets)
+        empty = "".join(
+            f", no {name}" for name, share in shares.items() if not share and name not in named_sets
+        )
         how = f"{' and '.join(named_sets)} as {origin}{taken}{empty}: {_counts(splits)}"
     splits.by = "file" if file else "folders" if named_sets else splits.by
     return splits, how
 
 
 def _draw(
-    records: Sequence, shares: dict[str, float], by: By, seed: int, gap: int, blocks: int, known, folds=0, fold=0
+    records: Sequence,
+    shares: dict[str, float],
+    by: By,
+    seed: int,
+    gap: int,
+    blocks: int,
+    known,
+    folds=0,
+    fold=0,
 ) -> tuple[Splits, str]:
-    """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are not tested."""
+    """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are
+    not tested.
+    """
     shares = shares | {"test": 1 / folds} if folds else shares
     held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
-    requested, by = by, _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
+    requested, by = (
+        by,
+        _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image",
+    )
     seen = alike.fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
     near = [(i, j) for i, j, _ in alike.near_copies(seen)]
     exact = alike.exact_copies(records) if held_out and by != "patient" else []
@@ -116,10 +167,18 @@ def _draw(
         sets = alike.without_copies(places, records, alike.around_held_out(exact, places) + near)
     else:
         # Copies of one picture are one unit: else a training image could also be scored.
-        kinds, unit = _units(records, by, alike.first_of_copies(records, exact + near if folds else exact))
-        kinds, validated = _for_validation(kinds, shares, requested, folds) if by == "patient" else (kinds, True)
+        kinds, unit = _units(
+            records, by, alike.first_of_copies(records, exact + near if folds else exact)
+        )
+        kinds, validated = (
+            _for_validation(kinds, shares, requested, folds) if by == "patient" else (kinds, True)
+        )
         shares = shares if validated else shares | {"validation": 0.0}
-        place = _in_fold(kinds, shares, seed, by, folds, fold) if folds else _in_sets(kinds, shares, seed, by)
+        place = (
+            _in_fold(kinds, shares, seed, by, folds, fold)
+            if folds
+            else _in_sets(kinds, shares, seed, by)
+        )
         sets = alike.with_near_copies([place[unit(record)] for record in records], records, near)
     for name in SETS:
         missing = {record.domain for record in records} - {record.domain for record in sets[name]}
@@ -130,13 +189,24 @@ def _draw(
             raise UserError(what, where="data.split", remedy=remedy)
     how = f"fold {fold} of {folds} (0 to {folds - 1}), by {by}: " if folds else f"by {by}: "
     if by == "patient":
-        patients = ", ".join(f"{len({record.subject for record in sets[name]})} {name}" for name in SETS)
+        patients = ", ".join(
+            f"{len({record.subject for record in sets[name]})} {name}" for name in SETS
+        )
         how += f"{patients} patients ({_counts(sets)})"
         how += "; none is kept for validation, for want of patients" * (not validated)
     else:
         left = len(records) - sum(map(len, sets.values()))
-        how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(left)
-    return Splits(sets, by, fingerprints={r.id: one for r, one in zip(records, seen, strict=False) if one.digest}), how
+        how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(
+            left
+        )
+    return (
+        Splits(
+            sets,
+            by,
+            fingerprints={r.id: one for r, one in zip(records, seen, strict=False) if one.digest},
+        ),
+        how,
+    )
 
 
 def _counts(sets: Sets) -> str:
@@ -149,22 +219,40 @@ def _counts(sets: Sets) -> str:
 
 
 def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
-    """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit asked for."""
+    """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
+    asked for.
+    """
     nameless = [record.key for record in records if not record.subject]
-    known, placed = len(nameless) < len(records), all(record.position is not None for record in records)
+    known, placed = (
+        len(nameless) < len(records),
+        all(record.position is not None for record in records),
+    )
     if by == "auto" and not folds and not known:
         return "block" if placed else "image"
     if by == "auto" and nameless and known:
-        what = f"{len(nameless)} of {len(records)} images say no patient, and the others do: '{nameless[0]}'"
-        raise UserError(what, where="data.split.by", remedy=f"leave them out, or name theirs: {NAME}")
+        what = (
+            f"{len(nameless)} of {len(records)} images say no patient, and the others do:"
+            f" '{nameless[0]}'"
+        )
+        raise UserError(
+            what, where="data.split.by", remedy=f"leave them out, or name theirs: {NAME}"
+        )
     if by == "auto" and known and alone:
-        what = f"all images are of one patient, '{records[0].subject}', and no patient is left to be tested"
-        allowed = "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
+        what = (
+            f"all images are of one patient, '{records[0].subject}', and no patient is left to be"
+            " tested"
+        )
+        allowed = (
+            "two patients or more; data.split.test = 0 and validation = 0 to train on this one"
+        )
         remedy = f"{NAME}; else {BLOCK if placed else 'add patients'}"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
     by = "patient" if by == "auto" else by
     if folds and by == "block":
-        what = f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or images"
+        what = (
+            f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or"
+            " images"
+        )
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
     if by == "patient" and nameless:
         what, allowed = "which image is of which patient", "'block' or 'image' for such images"
@@ -172,29 +260,44 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
         what, allowed = "the order of the images", "'patient' or 'image' for such images"
     else:
         return by
-    raise UserError(f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=NAME)
+    raise UserError(
+        f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=NAME
+    )
 
 
-def _for_validation(kinds: list[list], shares: dict[str, float], requested: By, folds: int) -> tuple[list[list], bool]:
-    """Kinds of patients, merged where none is large enough; and whether a patient can be kept for validation."""
+def _for_validation(
+    kinds: list[list], shares: dict[str, float], requested: By, folds: int
+) -> tuple[list[list], bool]:
+    """Kinds of patients, merged where none is large enough; and whether a patient can be kept for
+    validation.
+    """
     share, largest, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
     if largest < 2 and not folds:  # with so few patients, kinds have no meaning
         kinds, largest = [sorted(sum(kinds, []))], count
     enough = largest - -(-largest // folds) > 1 if folds else largest > 1 + (shares["test"] > 0)
-    enough &= bool(requested != "auto" or folds or not shares["test"] or largest >= FEW or round(share * largest))
+    enough &= bool(
+        requested != "auto"
+        or folds
+        or not shares["test"]
+        or largest >= FEW
+        or round(share * largest)
+    )
     return kinds, enough or not share
 
 
-# --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each kind
+# --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each
+# kind
 
 
 def _units(
     records: Sequence[Record], by: str, first: Mapping[Hashable, Hashable]
 ) -> tuple[list[list], Callable[[Record], Hashable]]:
-    """The units that are never divided, grouped by kind, in a fixed order; and a function from a record to its unit.
+    """The units that are never divided, grouped by kind, in a fixed order; and a function from a
+    record to its unit.
 
-    Patients with the same domains and classes are one kind. By image, a registered pair is a unit, and so is a group of
-    copies, represented by the `first`; kinds are the pairs, and the images of each domain and class.
+    Patients with the same domains and classes are one kind. By image, a registered pair is a unit,
+    and so is a group of copies, represented by the `first`; kinds are the pairs, and the images of
+    each domain and class.
     """
     kinds: dict[Hashable, list] = defaultdict(list)
     if by == "patient":
@@ -208,11 +311,16 @@ def _units(
     for name in dict.fromkeys(map(unit_of, records)):
         if first.get(name, name) == name:
             kinds[name[0], labels[name]].append(name)
-    return [kinds[kind] for kind in sorted(kinds)], lambda record: first.get(unit_of(record), unit_of(record))
+    return [kinds[kind] for kind in sorted(kinds)], lambda record: first.get(
+        unit_of(record), unit_of(record)
+    )
 
 
-def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str) -> dict[Hashable, str]:
-    """The set of each unit: of each kind at least one for every share above 0, and at least one to train on.
+def _in_sets(
+    kinds: Sequence[list], shares: dict[str, float], seed: int, by: str
+) -> dict[Hashable, str]:
+    """The set of each unit: of each kind at least one for every share above 0, and at least one to
+    train on.
 
     A kind that is too small is trained on, if another kind is large enough.
     """
@@ -223,7 +331,10 @@ def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str
         if some_large and len(units) < least:
             place |= dict.fromkeys(units, "train")
             continue
-        counts = {name: max(1, round(share * len(units))) if share > 0 else 0 for name, share in shares.items()}
+        counts = {
+            name: max(1, round(share * len(units))) if share > 0 else 0
+            for name, share in shares.items()
+        }
         if sum(counts.values()) >= len(units):
             needed = f"{sum(counts.values()) + 1} {by}s or more of each domain"
             raise _too_few(f"{len(units)} {by}s are", shares, needed)
@@ -237,31 +348,43 @@ def _in_sets(kinds: Sequence[list], shares: dict[str, float], seed: int, by: str
 def _in_fold(
     kinds: Sequence[list], shares: dict[str, float], seed: int, by: str, folds: int, fold: int
 ) -> dict[Hashable, str]:
-    """The set of each unit in one fold. Every unit is tested in one fold; sizes of folds differ by one unit at most, in
-    total and for each kind."""
+    """The set of each unit in one fold. Every unit is tested in one fold; sizes of folds differ by
+    one unit at most, in total and for each kind.
+    """
     count, rng = sum(map(len, kinds)), np.random.default_rng(seed)
     if not 2 <= folds <= count:
         what = f"{count} {by}s cannot be dealt out to {folds} folds"
-        raise UserError(what, where="data.split.folds", allowed=f"2 to {max(2, count)}; 0 to split by shares")
+        raise UserError(
+            what, where="data.split.folds", allowed=f"2 to {max(2, count)}; 0 to split by shares"
+        )
     if not 0 <= fold < folds:
-        raise UserError(f"there is no fold {fold} of {folds}", where="data.split.fold", allowed=f"0 to {folds - 1}")
+        raise UserError(
+            f"there is no fold {fold} of {folds}",
+            where="data.split.fold",
+            allowed=f"0 to {folds - 1}",
+        )
     shuffled = [units[i] for units in kinds for i in rng.permutation(len(units))]
     place = dict.fromkeys(shuffled[fold::folds], "test")
     rest = [kept for units in kinds if (kept := [unit for unit in units if unit not in place])]
-    share = shares["validation"] * (count / (count - len(place)) if by == "patient" else folds / (folds - 1))
+    share = shares["validation"] * (
+        count / (count - len(place)) if by == "patient" else folds / (folds - 1)
+    )
     return _in_sets(rest, {"validation": min(share, 0.5)}, seed, by) | place
 
 
 # --- blocks: neighbouring slices of a stack are near copies of each other
 
 
-def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int) -> list[str]:
+def _by_block(
+    records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int
+) -> list[str]:
     """The set of each record, by blocks of neighbouring slices; "" beside a block.
 
-    Every stack (one patient, or all images of a class where patients are unknown) gives `blocks` runs to each held-out
-    set, spread over its length, or fewer where these would be shorter than 3 slices or leave no room. `gap` neighbours
-    on each side are left out of every set. Where pairs are known, the blocks of domain a decide: their partners in b
-    are held out with them, and neighbours of these in b's own order are left out too.
+    Every stack (one patient, or all images of a class where patients are unknown) gives `blocks`
+    runs to each held-out set, spread over its length, or fewer where these would be shorter than 3
+    slices or leave no room. `gap` neighbours on each side are left out of every set. Where pairs
+    are known, the blocks of domain a decide: their partners in b are held out with them, and
+    neighbours of these in b's own order are left out too.
     """
     stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -269,7 +392,9 @@ def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, ga
     place: dict[int, str] = {}  # id(record) -> set; "" beside a block
     for _, stack in sorted(stacks.items()):
         by_position = sorted(stack, key=lambda r: r.position)
-        ordered = {d: [r for r in by_position if r.domain == d] for d in sorted({r.domain for r in stack})}
+        ordered = {
+            d: [r for r in by_position if r.domain == d] for d in sorted({r.domain for r in stack})
+        }
         partners = {r.pair for r in ordered.get("b", ())} - {None}
         paired = any(r.pair in partners for r in ordered.get("a", ()))
         for domain, slices in ordered.items():
@@ -277,25 +402,34 @@ def _by_block(records: Sequence[Record], shares: dict[str, float], seed: int, ga
                 of_pair = {r.pair: place[id(r)] for r in ordered["a"] if r.pair is not None}
                 names = [of_pair.get(r.pair, "train") for r in slices]
             else:
-                # The same seed for both domains: in unpaired stacks of one anatomy the blocks are about the same.
+                # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
+                # about the same.
                 names = _runs(len(slices), shares, gap, blocks, seed)
             held_out = [i for i, name in enumerate(names) if name not in ("train", "")]
             beside = {j for i in held_out for j in range(i - gap, i + gap + 1)}
-            names = ["" if name == "train" and i in beside else name for i, name in enumerate(names)]
+            names = [
+                "" if name == "train" and i in beside else name for i, name in enumerate(names)
+            ]
             place |= {id(record): name for record, name in zip(slices, names, strict=True)}
-        if paired:  # neighbours in b's own order, whose partners in a would otherwise still be trained on
+        # neighbours in b's own order, whose partners in a would otherwise still be trained on
+        if paired:
             dropped = {record.pair for record in ordered["b"] if not place[id(record)]} - {None}
             place |= {id(record): "" for record in ordered["a"] if record.pair in dropped}
     return [place[id(record)] for record in records]
 
 
 def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int) -> list[str]:
-    """The set of each of `count` slices in order: the stack is cut into segments, each with a test run at a seeded
-    place and a validation run beside it, `gap` slices apart."""
+    """The set of each of `count` slices in order: the stack is cut into segments, each with a test
+    run at a seeded place and a validation run beside it, `gap` slices apart.
+    """
     sizes = {name: max(1, round(share * count)) for name, share in shares.items() if share > 0}
     needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
     if needed > count:
-        raise _too_few(f"{count} slices of a stack, with a gap of {gap}, are", shares, f"{needed} slices or more")
+        raise _too_few(
+            f"{count} slices of a stack, with a gap of {gap}, are",
+            shares,
+            f"{needed} slices or more",
+        )
     rng = np.random.default_rng(seed)
     while True:  # a short stack has no room for all the blocks asked; one of each set always fits
         runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
@@ -303,7 +437,11 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
         names = ["train"] * count
         for segment in range(segments):
             start, end = round(count * segment / segments), round(count * (segment + 1) / segments)
-            chosen = [(name, (sizes[name] + n - 1 - segment) // n) for name, n in runs.items() if segment < n]
+            chosen = [
+                (name, (sizes[name] + n - 1 - segment) // n)
+                for name, n in runs.items()
+                if segment < n
+            ]
             if rng.random() < 0.5:
                 chosen.reverse()
             room = end - start - sum(size for _, size in chosen) - gap * (len(chosen) - 1)
@@ -321,127 +459,207 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
 def _too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
     asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
     remedy = "set one of the two to 0, choose another by, lower gap, or add data"
-    return UserError(f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy)
+    return UserError(
+        f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy
+    )
 
 
 # --- after a split
 
 
 def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
-    """Training records as an unpaired study: each patient with both domains keeps one, half of the patients each.
+    """Training records as an unpaired study: each patient with both domains keeps one, half of the
+    patients each.
 
     Records without patients, of one patient, or of patients with one domain only stay as they are.
     """
     domains_of: dict[str, set[str]] = defaultdict(set)
     for record in records:
         domains_of[record.subject].add(record.domain)
-    both = sorted(patient for patient, domains in domains_of.items() if patient and {"a", "b"} <= domains)
+    both = sorted(
+        patient for patient, domains in domains_of.items() if patient and {"a", "b"} <= domains
+    )
     order = np.random.default_rng(seed).permutation(len(both))
     kept_domain = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
     if len(both) == 1:  # it keeps the domain that other patients lack
-        others = {record.domain for record in records if record.subject and record.subject != both[0]}
+        others = {
+            record.domain for record in records if record.subject and record.subject != both[0]
+        }
         kept_domain = {both[0]: "a" if "b" in others else "b"} if others else {}
-    return [record for record in records if kept_domain.get(record.subject, record.domain) == record.domain]
+    return [
+        record
+        for record in records
+        if kept_domain.get(record.subject, record.domain) == record.domain
+    ]
 
 
 def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Sentences on what a split means for its scores: patients on both sides, or images without patients."""
+    """Sentences on what a split means for its scores: patients on both sides, or images without
+    patients.
+    """
     trained, tested = ({r.subject for r in splits[name]} for name in ("train", "test"))
     both, lines = trained & tested - {""}, []
     if both:
         s = "s stand" if len(both) > 1 else " stands"
-        lines.append(f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these heads alone")
+        lines.append(
+            f"{len(both)} patient{s} on both sides, in blocks of slices: scores hold within these"
+            " heads alone"
+        )
     if "" in tested:
-        line = "no image says its patient: training and test may show one head, so that scores hold within it and "
+        line = (
+            "no image says its patient: training and test may show one head, so that scores hold"
+            " within it and "
+        )
         lines.append(f"{line}count as one patient's; {NAME}")
     return lines
 
 
 def split_json(
-    splits: Mapping[str, Sequence[Record]], left_out: Sequence[Record], sha256: Callable[[Iterable], dict]
+    splits: Mapping[str, Sequence[Record]],
+    left_out: Sequence[Record],
+    sha256: Callable[[Iterable], dict],
 ) -> dict[str, Any]:
-    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256 of its file; how the
-    split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a split file its path and SHA-256.
+    """What split.json holds: for every record its domain, key, subject, pair, path and the SHA-256
+    of its file; how the split was made (`by`, `seed`), and of a k-fold its `folds` and `fold`, of a
+    split file its path and SHA-256.
 
-    A record's class and missing contrasts are listed if it has any; with the first record of a file, its further files
-    (`others`) and files read beside them (`parts`: separate voxels, masks). The set `set_aside` holds training images
-    that the method does not use, such as other halves of pairs. Of `left_out` only domain and key are listed.
+    A record's class and missing contrasts are listed if it has any; with the first record of a
+    file, its further files (`others`) and files read beside them (`parts`: separate voxels, masks).
+    The set `set_aside` holds training images that the method does not use, such as other halves of
+    pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in (*SETS, "set_aside")}
     files_of_record, hashes = _files_behind(sum(sets.values(), []), sha256)
     file = {path: {"path": str(path), "sha256": digest} for path, digest in hashes.items()}
 
     def entry(record: Record) -> dict[str, Any]:
-        known = {"domain": record.domain, "key": record.key, "subject": record.subject, "pair": record.pair}
+        known = {
+            "domain": record.domain,
+            "key": record.key,
+            "subject": record.subject,
+            "pair": record.pair,
+        }
         known |= file[record.path] if record.path else {"path": None}
         known |= {"label": record.label} if record.label is not None else {}
         known |= {"missing": list(record.missing)} if record.missing else {}
         more = files_of_record.get(record.id, {}).items()
-        return known | {name: [file[path] for path in paths] for name, paths in more if paths and name != "path"}
+        return known | {
+            name: [file[path] for path in paths] for name, paths in more if paths and name != "path"
+        }
 
-    made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(splits, "made", {})
+    made = {"by": getattr(splits, "by", None), "consequences": consequences(splits)} | getattr(
+        splits, "made", {}
+    )
     made |= {name: [entry(record) for record in records] for name, records in sets.items()}
     return made | {"left_out": [record.id for record in left_out]}
 
 
-def _files_behind(records: Sequence[Record], sha256: Callable[[Iterable], dict]) -> tuple[dict, dict[Path, str]]:
-    """All files that are read for an image, by the id of its file's first record; and the hashes of these files."""
+def _files_behind(
+    records: Sequence[Record], sha256: Callable[[Iterable], dict]
+) -> tuple[dict, dict[Path, str]]:
+    """All files that are read for an image, by the id of its file's first record; and the hashes of
+    these files.
+    """
     files = {}
-    for record in {(each.domain, each.path): each for each in reversed(records) if each.path}.values():
-        parts = {part for file in (*record.files, *record.mask_files) for part in files_of(file)} - {*record.files}
+    for record in {
+        (each.domain, each.path): each for each in reversed(records) if each.path
+    }.values():
+        parts = {
+            part for file in (*record.files, *record.mask_files) for part in files_of(file)
+        } - {*record.files}
         files[record.id] = {"path": [record.path], "others": record.others, "parts": sorted(parts)}
-    return files, sha256({path for kinds in files.values() for paths in kinds.values() for path in paths})
+    return files, sha256(
+        {path for kinds in files.values() for paths in kinds.values() for path in paths}
+    )
 
 
 def read_splits(
     content: Mapping[str, Any], records: Sequence[Record], sha256: Callable[[Iterable], dict]
 ) -> tuple[Splits, list[Record], list[Record]]:
-    """The splits in a run's split.json, the training images that its method uses, and all records that it names.
+    """The splits in a run's split.json, the training images that its method uses, and all records
+    that it names.
 
     UserError names images that are gone or have changed; new images are left out.
     """
     entries, set_of = {}, {}  # by a record's id: its entry, and the set that lists it
     for name in (*SETS, "set_aside"):
         for entry in content.get(name) or ():
-            entries[entry["domain"], entry["key"]], set_of[entry["domain"], entry["key"]] = entry, name
+            entries[entry["domain"], entry["key"]], set_of[entry["domain"], entry["key"]] = (
+                entry,
+                name,
+            )
     present, complete = {record.id: record for record in records}, "set_aside" in content
     _expect_unchanged(entries, present, sha256, complete)
     known: dict[tuple[str, str], Record] = {}
     for key, entry in entries.items():
         subject = present[key].subject if entry["subject"] else ""
-        known[key] = replace(present[key], pair=entry["pair"], label=entry.get("label"), subject=subject)
+        known[key] = replace(
+            present[key], pair=entry["pair"], label=entry.get("label"), subject=subject
+        )
     sets = {name: [record for key, record in known.items() if set_of[key] == name] for name in SETS}
     left_out, training = set(map(tuple, content.get("left_out") or ())), sets["train"]
-    if not complete:  # an earlier version did not list images left out and set aside, of patients that it trained on
-        patients = {record.subject for record in training} - ({""} if content["by"] != "block" else set())
+    # an earlier version did not list images left out and set aside, of patients that it trained on
+    if not complete:
+        patients = {record.subject for record in training} - (
+            {""} if content["by"] != "block" else set()
+        )
         unlisted = {r.id: r for r in records if r.id not in known and r.subject in patients}
-        known, left_out = (known, {*unlisted}) if content["by"] == "block" else (known | unlisted, left_out)
+        known, left_out = (
+            (known, {*unlisted}) if content["by"] == "block" else (known | unlisted, left_out)
+        )
     held_out = {record.id for name in SETS[1:] for record in sets[name]}
     named_records = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
-    sets["train"] = [record for record in named_records if record.id in known and record.id not in held_out]
+    sets["train"] = [
+        record for record in named_records if record.id in known and record.id not in held_out
+    ]
     made = {key: content[key] for key in ("seed", "folds", "fold", "file") if key in content}
     return Splits(sets, content["by"], made), training, named_records
 
 
-def _expect_unchanged(entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable, complete: bool):
-    """UserError where images are not `present`, or their files' SHA-256 differ; `complete`: all files have one."""
-    files_of_record, hashes = _files_behind([present[key] for key in entries if key in present], sha256)
+def _expect_unchanged(
+    entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable, complete: bool
+):
+    """UserError where images are not `present`, or their files' SHA-256 differ; `complete`: all
+    files have one.
+    """
+    files_of_record, hashes = _files_behind(
+        [present[key] for key in entries if key in present], sha256
+    )
     wrong: dict[str, list[str]] = {"gone": [], "changed": []}
     for key, entry in entries.items():
         if key not in present:
             wrong["gone"].append(key[1])
         elif entry["path"]:
-            files = (files_of_record.get(key, {}) if complete else {}) | {"path": [present[key].path]}
+            files = (files_of_record.get(key, {}) if complete else {}) | {
+                "path": [present[key].path]
+            }
             now = {kind: [hashes.get(path) for path in paths] for kind, paths in files.items()}
-            recorded = {kind: [entry] if kind == "path" else entry.get(kind) or () for kind in files}
-            if now != {kind: [file.get("sha256") for file in listed] for kind, listed in recorded.items()}:
+            recorded = {
+                kind: [entry] if kind == "path" else entry.get(kind) or () for kind in files
+            }
+            if now != {
+                kind: [file.get("sha256") for file in listed] for kind, listed in recorded.items()
+            }:
                 wrong["changed"].append(key[1])
-    if problems := [f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}" for what, keys in wrong.items() if keys]:
-        remedy = "put back what was there, or say where it is now: data.source.path in the run's recipe.toml"
-        raise UserError(f"since this run was split, {', and '.join(problems)}", where="split.json", remedy=remedy)
+    if problems := [
+        f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}"
+        for what, keys in wrong.items()
+        if keys
+    ]:
+        remedy = (
+            "put back what was there, or say where it is now: data.source.path in the run's"
+            " recipe.toml"
+        )
+        raise UserError(
+            f"since this run was split, {', and '.join(problems)}",
+            where="split.json",
+            remedy=remedy,
+        )
 
 
 def named(keys: Iterable[str]) -> str:
     """`5 images ('p01/t1.nii', 'p02/t1.nii', 'p03/t1.nii', ...)`: how many, and the first files."""
     names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
-    return f"{counted(names, 'image')} ({', '.join(map(repr, names[:3]))}{', ...' * (len(names) > 3)})"
+    return (
+        f"{counted(names, 'image')} ({', '.join(map(repr, names[:3]))}{', ...' * (len(names) > 3)})"
+    )

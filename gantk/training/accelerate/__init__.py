@@ -1,4 +1,6 @@
-"""Everything that makes a training step faster or smaller without changing its result; `accelerate` applies it."""
+"""Everything that makes a training step faster or smaller without changing its result; `accelerate`
+applies it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ from gantk.plugin.loader import load
 from gantk.recipe.tables import TrainTable
 
 
-def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: TrainTable, notes: list[str]):
-    """Set up the method and this process as `train.fast` and `train.recompute` say; returns the phases to run.
+def accelerate(
+    method: Method, phases: list[Phase], runtime: Runtime, train: TrainTable, notes: list[str]
+):
+    """Set up the method and this process as `train.fast` and `train.recompute` say; returns the
+    phases to run.
 
-    Fallbacks are added to `notes`. The rest is set elsewhere: the memory format by `Runtime.place`, fused updates and
-    CUDA graphs by the engine, pinned batches by the prefetcher.
+    Fallbacks are added to `notes`. The rest is set elsewhere: the memory format by `Runtime.place`,
+    fused updates and CUDA graphs by the engine, pinned batches by the prefetcher.
     """
     fast = train.fast
     method.batched = fast.batched_forward
@@ -27,5 +32,7 @@ def accelerate(method: Method, phases: list[Phase], runtime: Runtime, train: Tra
     changed = load().hook.gantk_phases(method=method, phases=phases, train=train, notes=notes)
     for key, wanted in (("recompute", train.recompute), ("fast.compile", fast.compile)):
         if wanted and changed is None:
-            notes.append(f"train.{key} has no effect: the plugin `{key.rpartition('.')[2]}` is not there")
+            notes.append(
+                f"train.{key} has no effect: the plugin `{key.rpartition('.')[2]}` is not there"
+            )
     return phases if changed is None else changed

@@ -1,4 +1,6 @@
-"""Snapshots of what a trial step may change: tensors, and plain Python attributes of modules and optimizers."""
+"""Snapshots of what a trial step may change: tensors, and plain Python attributes of modules and
+optimizers.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ PLAIN = (int, float, complex, str, bytes, type(None))
 
 
 class TensorState:
-    """Copies of tensors, by kind, made at construction; `restore` copies them back into the same tensors."""
+    """Copies of tensors, by kind, made at construction; `restore` copies them back into the same
+    tensors.
+    """
 
     def __init__(self, kinds: dict[str, list[Tensor]]):
         self.kinds = {
-            kind: [(tensor.detach(), tensor.detach().clone()) for tensor in tensors] for kind, tensors in kinds.items()
+            kind: [(tensor.detach(), tensor.detach().clone()) for tensor in tensors]
+            for kind, tensors in kinds.items()
         }
 
     def restore(self) -> None:
@@ -33,29 +38,49 @@ class TensorState:
         found = {}
         for kind, pairs in self.kinds.items():
             both = zip(pairs, other.kinds[kind], strict=True)
-            squares = [(mine.float() - theirs.float()).square().sum() for (_, mine), (_, theirs) in both]
+            squares = [
+                (mine.float() - theirs.float()).square().sum() for (_, mine), (_, theirs) in both
+            ]
             found[kind] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
         return found
 
 
 class PythonState:
-    """Copies of numbers and texts, and of containers of them, among the attributes of a module, its parts and
-    optimizers; and of the random states of Python and NumPy. A CUDA graph or a compiled step would not update them."""
+    """Copies of numbers and texts, and of containers of them, among the attributes of a module, its
+    parts and optimizers; and of the random states of Python and NumPy. A CUDA graph or a compiled
+    step would not update them.
+    """
 
     def __init__(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()):
-        self._owners = [*module.named_modules(), *((f"optimizer {type(o).__name__}", o) for o in optimizers)]
-        self._before, self._random = copy.deepcopy(dict(self._plain())), (random.getstate(), np.random.get_state())
+        self._owners = [
+            *module.named_modules(),
+            *((f"optimizer {type(o).__name__}", o) for o in optimizers),
+        ]
+        self._before, self._random = (
+            copy.deepcopy(dict(self._plain())),
+            (random.getstate(), np.random.get_state()),
+        )
 
     def expect_same(self) -> None:
         """Raise a ValueError that names what a step changed, if it changed anything."""
         now, before, missing = dict(self._plain()), self._before, object()
-        found = [place for place in before | now if before.get(place, missing) != now.get(place, missing)]
-        names = [".".join(filter(None, (self._owners[owner][0], attribute))) for owner, attribute in found]
+        found = [
+            place for place in before | now if before.get(place, missing) != now.get(place, missing)
+        ]
+        names = [
+            ".".join(filter(None, (self._owners[owner][0], attribute)))
+            for owner, attribute in found
+        ]
         names += ["the random numbers of `random`"] if random.getstate() != self._random[0] else []
-        same = all(np.array_equal(a, b) for a, b in zip(self._random[1], np.random.get_state(), strict=True))
+        same = all(
+            np.array_equal(a, b)
+            for a, b in zip(self._random[1], np.random.get_state(), strict=True)
+        )
         names += [] if same else ["the random numbers of `numpy`"]
         if names:
-            raise ValueError(f"every step changes {', '.join(names)} in Python; hold it in a buffer, as a tensor")
+            raise ValueError(
+                f"every step changes {', '.join(names)} in Python; hold it in a buffer, as a tensor"
+            )
 
     def restore(self) -> None:
         """Set attributes and random states to their saved values."""
@@ -80,4 +105,8 @@ class PythonState:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
-    return all(map(_is_plain, value)) if isinstance(value, list | tuple | set | frozenset) else isinstance(value, PLAIN)
+    return (
+        all(map(_is_plain, value))
+        if isinstance(value, list | tuple | set | frozenset)
+        else isinstance(value, PLAIN)
+    )

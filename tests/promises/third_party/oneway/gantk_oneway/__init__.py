@@ -1,4 +1,6 @@
-"""A package as a third party would write it: a generator, a loss, a method, a recipe and a command of its own."""
+"""A package as a third party would write it: a generator, a loss, a method, a recipe and a command
+of its own.
+"""
 
 import click
 from gantk import hookimpl

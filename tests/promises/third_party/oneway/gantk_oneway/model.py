@@ -1,4 +1,6 @@
-"""One-way translation with a small network: adversarial, and held to its input by the mean intensity."""
+"""One-way translation with a small network: adversarial, and held to its input by the mean
+intensity.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ class TwoLayers(nn.Module):
         super().__init__()
         conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
         self.layers = nn.Sequential(
-            conv(in_channels, width, 3, padding=1), nn.ReLU(), conv(width, out_channels, 3, padding=1), nn.Tanh()
+            conv(in_channels, width, 3, padding=1),
+            nn.ReLU(),
+            conv(width, out_channels, 3, padding=1),
+            nn.Tanh(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +74,9 @@ class OneWay(Method):
         }
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        return {"d_b": self.adversarial.discriminator(self.d_b(batch["b"]), self.d_b(batch["fake_b"]))}
+        return {
+            "d_b": self.adversarial.discriminator(self.d_b(batch["b"]), self.d_b(batch["fake_b"]))
+        }
 
     def directions(self) -> list[str]:
         return ["b"]
