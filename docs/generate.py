@@ -20,6 +20,11 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "README.md": "index.md",
     "benchmarks/results/quick.md": "benchmarks/every-recipe.md",
     "benchmarks/results/README.md": "benchmarks/measured.md",
+    "benchmarks/results/quality.md": "benchmarks/quality.md",
+    "benchmarks/results/tried.md": "benchmarks/tried.md",
+    "benchmarks/results/speed.md": "benchmarks/speed.md",
+    "benchmarks/results/scale.md": "benchmarks/scale.md",
+    "benchmarks/results/trust.md": "benchmarks/trust.md",
     "benchmarks/results/scaling.md": "benchmarks/scaling.md",
     "benchmarks/peers.md": "benchmarks/peers.md",
 }

@@ -18,7 +18,6 @@ from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import cluster_simulation as simulation  # noqa: E402
 import floor  # noqa: E402
 import harness  # noqa: E402
 from gpu import measure, rows, suite, tasks  # noqa: E402
@@ -415,13 +414,3 @@ def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
     assert "mm" not in found and found["convolution_backward"].arguments[-1] == [False, True, True]
     # four positions of 64 channels, read and written
     assert found["pow"].moved == 2 * 4 * 64 * 2 * 2
-
-
-def test_a_simulated_cluster_queues_at_what_is_shared():
-    disk = simulation.Shared()
-    workers = [iter([(None, 1.0), (disk, 2.0)]) for _ in range(3)]
-    assert simulation.simulated(workers) == 7.0 and disk.worked == 6.0  # alone each would take 3 s
-    free = dict.fromkeys(
-        ("Ray: a call of an actor", "a line of the ledger", "a result of 0.2 MB, on the disk"), 0.0
-    )
-    assert simulation.files(2, 1.0, free, 1000)[2] in ("99%", "100%", "101%")  # nothing to wait for

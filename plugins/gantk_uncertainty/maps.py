@@ -155,7 +155,7 @@ class Auto(Flips):
 
     The slope, its change from pixel to pixel, is the error of an edge that lies off, and the
     average removes single pixels' noise: they raised the AUROC for errors above 10 % of the range
-    by 0.03 each (benchmarks/results/README.md).
+    by 0.03 each (benchmarks/results/trust.md).
     """
 
     def chosen(self, method: Method) -> str:
