@@ -65,13 +65,19 @@ class Child:
     """
 
     def __init__(self, job: Job, run: Path, log: Path, threads: int, device: str | None):
-        self.job, self.run, self.log = job, run, log
-        arguments = [*job.arguments, "--out", str(run), *(["--device", device] if device else [])]
+        self.job = job
+        self.run = run
+        self.log = log
+        arguments = [*job.arguments, "--out", str(run)]
+        if device:
+            arguments += ["--device", device]
         self._output = open(log, "wb")  # noqa: SIM115 - closed when the process has ended
-        self.started, self._began = now(), time.perf_counter()
+        self.started = now()
+        self._began = time.perf_counter()
         # reason, and seconds at which SIGTERM was sent
         self._stopping: tuple[str, float] | None = None
-        self._read, self._step = 0, 0
+        self._read = 0  # bytes of log.jsonl
+        self._step = 0
         self.process = subprocess.Popen(
             [*PROGRAM, "run", *arguments],
             # closes when this process ends: no other process holds the writing end
@@ -100,27 +106,32 @@ class Child:
         """The child's End, or None while it runs. Stops it at its time limit."""
         code = self.process.poll()
         if code is None:
-            if self.job.limit is not None and self.seconds > self.job.limit:
-                self.stop("out of time")
-            if self._stopping and self.seconds - self._stopping[1] > GRACE:
-                self._signal(KILL)
+            self._enforce_limits()
             return None
         if self._stopping or code < 0:
             self._signal(KILL)  # processes that it may have started
         self._close()
+        return self._end(code)
+
+    def _enforce_limits(self) -> None:
+        if self.job.limit is not None and self.seconds > self.job.limit:
+            self.stop("out of time")
+        if self._stopping and self.seconds - self._stopping[1] > GRACE:
+            self._signal(KILL)
+
+    def _end(self, code: int) -> End:
+        """How the process with this exit code has ended."""
         if self._stopping:
             why = self._stopping[0]
             error = f"longer than {self.job.limit:g} s" if why == "out of time" else why
             return End(why, f"{error}, at step {self.step()}", self.seconds)
         if code < 0:
-            name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+            name = _signal_name(-code)
             reason = f" ({REASONS[name]})" if name in REASONS else ""
             return End("killed", f"killed by {name}{reason} at step {self.step()}", self.seconds)
-        return (
-            End("failed", self._error(code), self.seconds)
-            if code
-            else End("ok", None, self.seconds)
-        )
+        if code > 0:
+            return End("failed", self._error(code), self.seconds)
+        return End("ok", None, self.seconds)
 
     def kill(self) -> None:
         """Kill the process group and wait for the process to end."""
@@ -164,6 +175,13 @@ class Child:
                 os.killpg(self.process.pid, number)
             elif self.process.poll() is None:
                 self.process.terminate()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def attended(folder: str, *arguments: Any) -> tuple[str, End]:

@@ -52,15 +52,15 @@ def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) ->
     equations 7 and 8); it is wider than a paired one, so that false regressions are rare. Scores
     without an interval count as changed at any difference.
     """
-    new_rows, old_rows = {row["label"]: row for row in rows}, {row["label"]: row for row in before}
+    new_rows = {row["label"]: row for row in rows}
+    old_rows = {row["label"]: row for row in before}
     changes: list[Change] = []
     for label, row in new_rows.items():
-        if label not in old_rows:
-            changes.append(
-                Change(label, "", NEW, reason="" if row["status"] == "ok" else row["status"])
-            )
-        else:
+        if label in old_rows:
             changes += _row_changes(label, row, old_rows[label])
+        else:
+            reason = "" if row["status"] == "ok" else row["status"]
+            changes.append(Change(label, "", NEW, reason=reason))
     return changes + [Change(label, "", MISSING) for label in old_rows if label not in new_rows]
 
 
@@ -74,15 +74,13 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     different = [change for change in changes if change.verdict != NO_CHANGE]
     for change in different:
         verdict, label, what, values, reason = change.cells
-        yield "  ".join(
-            filter(None, (f"{verdict:<15}{label}", what, values, f"({reason})" if reason else ""))
-        )
+        explained = f"({reason})" if reason else ""
+        parts = (f"{verdict:<15}{label}", what, values, explained)
+        yield "  ".join(part for part in parts if part)
     counts = Counter(change.verdict for change in different)
     order = (REGRESSION, BETTER, CHANGED, OTHER, NEW, MISSING)
-    yield (
-        ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
-        or NO_CHANGE
-    )
+    counted = [f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]]
+    yield ", ".join(counted) or NO_CHANGE
 
 
 def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
@@ -96,16 +94,25 @@ def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterat
         if row.get(key) != old.get(key):
             yield Change(label, "", OTHER, reason=what)
             return
-    now, before = (
-        {(d, n): s for d, of in r["metrics"].items() for n, s in of.items()} for r in (row, old)
-    )
-    for key in dict.fromkeys([*now, *before]):
-        what = f"{key[1]} {key[0]}"
-        if key not in before or key not in now:
-            yield Change(label, what, NEW if key in now else MISSING)
+    now = _scores(row)
+    before = _scores(old)
+    for what in dict.fromkeys([*now, *before]):
+        if what not in before:
+            yield Change(label, what, NEW)
+        elif what not in now:
+            yield Change(label, what, MISSING)
         else:
-            yield _score_change(label, what, now[key], before[key])
+            yield _score_change(label, what, now[what], before[what])
     yield from _machine_changes(label, row, old)
+
+
+def _scores(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`metric direction` -> score entry of a row."""
+    return {
+        f"{metric} {direction}": entry
+        for direction, entries in row["metrics"].items()
+        for metric, entry in entries.items()
+    }
 
 
 def _status_change(label: str, row: dict[str, Any], old: dict[str, Any]) -> Change:
@@ -119,21 +126,31 @@ def _status_change(label: str, row: dict[str, Any], old: dict[str, Any]) -> Chan
 
 
 def _score_change(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:
-    values = {"before": before.get("value"), "now": now.get("value"), "unit": now.get("unit") or ""}
+    verdict, reason = _score_verdict(now, before)
+    unit = now.get("unit") or ""
+    return Change(label, what, verdict, before.get("value"), now.get("value"), unit, reason)
+
+
+def _score_verdict(now: dict[str, Any], before: dict[str, Any]) -> tuple[str, str]:
+    """Verdict on the change of a score, and its reason if it needs one."""
     if now.get("definition") != before.get("definition"):
-        return Change(label, what, OTHER, **values, reason="the metric is defined otherwise")
-    if values["before"] == values["now"]:
-        return Change(label, what, NO_CHANGE, **values)
-    if None in (values["before"], values["now"]):
-        return Change(label, what, MISSING if values["now"] is None else NEW, **values)
+        return OTHER, "the metric is defined otherwise"
+    if now.get("value") == before.get("value"):
+        return NO_CHANGE, ""
+    if now.get("value") is None:
+        return MISSING, ""
+    if before.get("value") is None:
+        return NEW, ""
     interval = _interval_of_difference(now, before)
-    if interval is None or now.get("higher_is_better") is None:
-        reason = "no interval" if interval is None else "neither direction is better"
-        return Change(label, what, CHANGED, **values, reason=reason)
-    if interval[0] <= 0 <= interval[1]:
-        return Change(label, what, NO_CHANGE, **values, reason="within the interval")
-    better = (interval[0] > 0) == bool(now["higher_is_better"])
-    return Change(label, what, BETTER if better else REGRESSION, **values)
+    if interval is None:
+        return CHANGED, "no interval"
+    if now.get("higher_is_better") is None:
+        return CHANGED, "neither direction is better"
+    low, high = interval
+    if low <= 0 <= high:
+        return NO_CHANGE, "within the interval"
+    better = (low > 0) == bool(now["higher_is_better"])
+    return (BETTER if better else REGRESSION), ""
 
 
 def _interval_of_difference(
@@ -153,31 +170,46 @@ def _machine_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> It
     """Changes of step time and peak memory, if both rows were measured on the same kind of machine
     in the same way.
     """
-    machine, old_machine = (
-        {key: r.get("machine", {}).get(key) for key in SAME_MACHINE} | {"jobs": r.get("jobs")}
-        for r in (row, old)
-    )
+    machine = _machine(row)
+    old_machine = _machine(old)
     differing = [key for key in machine if machine[key] != old_machine[key]]
     if differing:
         yield Change(label, "speed", OTHER, reason=f"measured otherwise: {', '.join(differing)}")
         return
-    before, now = (r.get("speed", {}).get("step_seconds") or [] for r in (old, row))
-    if now and before:
-        # changed only if the interquartile ranges do not overlap either: a passing load of the
-        # machine does not count
-        (low, middle, high), (old_low, old_middle, old_high) = _quartiles(now), _quartiles(before)
+    speed = row.get("speed", {})
+    old_speed = old.get("speed", {})
+    if speed.get("step_seconds") and old_speed.get("step_seconds"):
         tolerance = SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE
-        verdict = _ratio_verdict(middle / old_middle if old_middle else 1.0, tolerance)
-        verdict = NO_CHANGE if low <= old_high and old_low <= high else verdict
-        yield Change(label, "step", verdict, 1000 * old_middle, 1000 * middle, "ms")
-    peaks = [r.get("speed", {}).get("peak_memory_gib") for r in (old, row)]
-    if None not in peaks:
-        ratio = peaks[1] / peaks[0] if peaks[0] else 1.0
-        yield Change(label, "memory", _ratio_verdict(ratio, MEMORY_TOLERANCE), *peaks, "GiB")
+        yield _step_change(label, speed["step_seconds"], old_speed["step_seconds"], tolerance)
+    peak = speed.get("peak_memory_gib")
+    old_peak = old_speed.get("peak_memory_gib")
+    if peak is not None and old_peak is not None:
+        verdict = _ratio_verdict(peak, old_peak, MEMORY_TOLERANCE)
+        yield Change(label, "memory", verdict, old_peak, peak, "GiB")
 
 
-def _ratio_verdict(ratio: float, tolerance: float) -> str:
-    """The verdict for `ratio`, now / before, of a quantity where lower is better."""
+def _machine(row: dict[str, Any]) -> dict[str, Any]:
+    """What has to be equal for speeds to be comparable."""
+    machine = row.get("machine", {})
+    return {key: machine.get(key) for key in SAME_MACHINE} | {"jobs": row.get("jobs")}
+
+
+def _step_change(
+    label: str, now: Sequence[float], before: Sequence[float], tolerance: float
+) -> Change:
+    """Change of the median step time. A passing load of the machine does not count: the
+    interquartile ranges must not overlap either.
+    """
+    low, middle, high = _quartiles(now)
+    old_low, old_middle, old_high = _quartiles(before)
+    overlap = low <= old_high and old_low <= high
+    verdict = NO_CHANGE if overlap else _ratio_verdict(middle, old_middle, tolerance)
+    return Change(label, "step", verdict, 1000 * old_middle, 1000 * middle, "ms")
+
+
+def _ratio_verdict(now: float, before: float, tolerance: float) -> str:
+    """The verdict for a quantity where lower is better."""
+    ratio = now / before if before else 1.0
     if ratio > 1 + tolerance:
         return REGRESSION
     return BETTER if ratio < 1 / (1 + tolerance) else NO_CHANGE

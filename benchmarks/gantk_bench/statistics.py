@@ -8,9 +8,10 @@ from typing import Any
 
 from gantk import compare_systems, correct_tests
 from gantk.report.words import baseline_name, metric_name, number
-from gantk_bench.systems import System, dig, mapping, value_of
+from gantk_bench.systems import Line, System, dig, mapping, value_of
 
 Rows = list[dict[str, Any]]
+SIGNIFICANCE = 0.05
 
 
 def statistics(systems: Sequence[System]) -> dict[str, Rows]:
@@ -19,56 +20,70 @@ def statistics(systems: Sequence[System]) -> dict[str, Rows]:
     means over seeds; `tests` of the first system against the others, corrected over all pairs.
     Failed trainings are left out.
     """
-    baselines, scores, higher_is_better = [], {}, {}
-    for line in (line for system in systems for line in system.lines if not line.judgement.failed):
-        rows, name = line.system.scored, line.system.name
+    baselines: Rows = []
+    scores: dict[str, dict[tuple, dict[str, float]]] = {}
+    higher_is_better: dict[tuple, bool | None] = {}
+    lines = [line for system in systems for line in system.lines if not line.judgement.failed]
+    for line in lines:
         for metric in line.main:
-            verdicts = [mapping(dig(row, "verdict", line.direction, metric)) for row in rows]
-            verdicts = [each for each in verdicts if value_of(dig(each, "test", "p")) is not None]
-            if verdicts:
-                weakest = max(verdicts, key=lambda each: each["test"]["p"])
-                names = {"one": name, "other": baseline_name(str(weakest["best_baseline"]))}
-                baselines.append({"label": line.label, "score": metric} | names | weakest["test"])
-            seeds = [mapping(dig(row, "patients", line.direction, metric)) for row in rows]
-            key = (*dict.fromkeys(row.get("test_images") for row in rows), line.label, metric)
-            if all(seeds):  # if seeds differ in their test images, `key` matches no other system's
-                shared = [
-                    patient
-                    for patient in seeds[0]
-                    if all(value_of(s.get(patient)) is not None for s in seeds)
-                ]
-                scores.setdefault(name, {})[key] = {
-                    patient: fmean(s[patient] for s in seeds) for patient in shared
-                }
+            test = _baseline_test(line, metric)
+            if test is not None:
+                baselines.append(test)
+            patients = _mean_by_patient(line, metric)
+            if patients is not None:
+                key = _same_images(line, metric)
+                scores.setdefault(line.system.name, {})[key] = patients
                 higher_is_better[key] = line.entry(metric).get("higher_is_better")
     correct_tests(baselines)
+
     result = compare_systems(scores, higher_is_better)
     first = {row["score"]: row["system"] for row in reversed(result["ranks"])}
     result["tests"] = [
         test for test in result["tests"] if first.get(test["score"]) in (test["one"], test["other"])
     ]
     for row in (*result["tests"], *result["ranks"]):
-        row["label"], row["score"] = row["score"][-2:]
+        *_, row["label"], row["score"] = row["score"]
     return {"baselines": baselines} | result
+
+
+def _baseline_test(line: Line, metric: str) -> dict[str, Any] | None:
+    """The test against the best baseline, of the seed with the largest p; None without a test."""
+    verdicts = [mapping(dig(row, "verdict", line.direction, metric)) for row in line.system.scored]
+    tested = [verdict for verdict in verdicts if value_of(dig(verdict, "test", "p")) is not None]
+    if not tested:
+        return None
+    weakest = max(tested, key=lambda verdict: verdict["test"]["p"])
+    return {
+        "label": line.label,
+        "score": metric,
+        "one": line.system.name,
+        "other": baseline_name(str(weakest["best_baseline"])),
+    } | weakest["test"]
+
+
+def _mean_by_patient(line: Line, metric: str) -> dict[str, float] | None:
+    """The mean over seeds of each patient whom all seeds scored; None if a seed has no patients."""
+    seeds = [mapping(dig(row, "patients", line.direction, metric)) for row in line.system.scored]
+    if not all(seeds):
+        return None
+    shared = [p for p in seeds[0] if all(value_of(seed.get(p)) is not None for seed in seeds)]
+    return {patient: fmean(seed[patient] for seed in seeds) for patient in shared}
+
+
+def _same_images(line: Line, metric: str) -> tuple:
+    """Equal for scores of the same test images; seeds that differ in theirs match no other
+    system's.
+    """
+    images = dict.fromkeys(row.get("test_images") for row in line.system.scored)
+    return (*images, line.label, metric)
 
 
 def sentences(systems: Sequence[System]) -> Iterator[str]:
     """The results of the tests and ranks as sentences; none if the rows have no scores per patient."""
-    result, groups = statistics(systems), {}
-    if tests := result["baselines"]:
-        better, worse = (
-            sum(t["holm"] < 0.05 and t["gain"] * sign > 0 for t in tests) for sign in (1, -1)
-        )
-        rest = [t for t in tests if t["holm"] >= 0.05]
-        texts = [
-            f"{t['one']} {metric_name(t['score'])} {t['label']} ({number(t['holm'], 2)})"
-            for t in rest
-        ]
-        yield (
-            "Sign-flip permutation tests over patients against the best baseline, Holm over"
-            f" {len(tests)} comparisons: {better} better, {worse} worse, {len(rest)} undecided at 5"
-            f" %{': ' * bool(rest)}{', '.join(texts)}."
-        )
+    result = statistics(systems)
+    if result["baselines"]:
+        yield _baseline_sentence(result["baselines"])
+    groups: dict[tuple[str, str], Rows] = {}
     for row in result["ranks"]:
         groups.setdefault((row["score"], row["label"]), []).append(row)
     for (score, label), rows in groups.items():
@@ -80,3 +95,21 @@ def sentences(systems: Sequence[System]) -> Iterator[str]:
             f"Ranks in {metric_name(score)}, {label}, over draws of {rows[0]['n']} patients:"
             f" {', '.join(ranked)}."
         )
+
+
+def _baseline_sentence(tests: Rows) -> str:
+    """How many tests against the best baseline are better, worse or undecided."""
+    decided = [test for test in tests if test["holm"] < SIGNIFICANCE]
+    better = sum(test["gain"] > 0 for test in decided)
+    worse = sum(test["gain"] < 0 for test in decided)
+    undecided = [
+        f"{t['one']} {metric_name(t['score'])} {t['label']} ({number(t['holm'], 2)})"
+        for t in tests
+        if t["holm"] >= SIGNIFICANCE
+    ]
+    listed = f": {', '.join(undecided)}" if undecided else ""
+    return (
+        "Sign-flip permutation tests over patients against the best baseline, Holm over"
+        f" {len(tests)} comparisons: {better} better, {worse} worse, {len(undecided)} undecided at 5"
+        f" %{listed}."
+    )
