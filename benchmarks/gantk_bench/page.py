@@ -25,12 +25,12 @@ from gantk_bench.tables import OPTIONAL, Column, columns, figure_name, named_sco
 
 HERE = Path(__file__).parent
 TONES = {REGRESSION: "bad", BETTER: "good"}
-MOST_CURVES = 16  # curves in one plot; of more, the best are shown
-MINUTES = 600.0  # seconds; the axis of a longer plot is in minutes
-BUDGET = 5_000_000  # bytes of pictures in the page
-# (samples per direction, pixels); the first pair within BUDGET is used
+MAX_CURVES = 16  # in one plot; of more, the best are shown
+MAX_SECONDS_AXIS = 600.0  # the axis of a longer plot is in minutes
+MAX_PICTURE_BYTES = 5_000_000  # bytes of pictures in the page
+# (samples per direction, pixels); the first pair within MAX_PICTURE_BYTES is used
 SIZES = ((3, 160), (3, 96), (1, 96), (1, 64))
-WALL = 3  # images generated from noise, for each sample that a translation would show
+IMAGES_PER_SAMPLE = 3  # images generated from noise, for each sample that a translation would show
 
 
 def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | None = None) -> Path:
@@ -41,20 +41,15 @@ def write_page(rows: Iterable[Row], folder: Path, changes: Sequence[Change] | No
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return write_file(
-        folder / "bench.html", page(list(rows), folder, changes).encode("utf-8", "replace")
-    )
+    html = page(list(rows), folder, changes)
+    return write_file(folder / "bench.html", html.encode("utf-8", "replace"))
 
 
 def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None) -> str:
     """The page's HTML."""
     groups = systems(rows)
     lines = [line for system in groups for line in system.lines]
-    shown = [
-        c
-        for c in columns(lines)
-        if c.title not in OPTIONAL or any(c.cell(line).sort for line in lines)
-    ]
+    shown = [column for column in columns(lines) if _is_needed(column, lines)]
     suites = dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite"))
     title = f"Benchmark: {', '.join(suites)}" if suites else "Benchmark"
 
@@ -64,23 +59,8 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
         "title": title,
         "folder": folder.name,
         "facts": facts(rows, groups),
-        "failures": [
-            (
-                row.get("label") or row.get("recipe") or "unnamed",
-                row.get("status"),
-                row.get("error"),
-            )
-            for row in rows
-            if row.get("status") != "ok"
-        ],
-        "changes": (
-            changes
-            and [
-                (TONES.get(each.verdict), each.cells)
-                for each in changes
-                if each.verdict != NO_CHANGE
-            ]
-        ),
+        "failures": _failures(rows),
+        "changes": changes and _changes(changes),
         "changed": [*change_lines(changes or [])][-1],
         "columns": shown,
         "groups": [_group(line, shown) for line in lines],
@@ -101,24 +81,40 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
     )
 
 
+def _is_needed(column: Column, lines: Sequence[Line]) -> bool:
+    return column.title not in OPTIONAL or any(column.cell(line).sort for line in lines)
+
+
+def _failures(rows: list[Row]) -> list[tuple[Any, Any, Any]]:
+    """(label, status, error) of every row that is not "ok"."""
+    return [
+        (row.get("label") or row.get("recipe") or "unnamed", row.get("status"), row.get("error"))
+        for row in rows
+        if row.get("status") != "ok"
+    ]
+
+
+def _changes(changes: Sequence[Change]) -> list[tuple[str | None, tuple[str, ...]]]:
+    """(tone, cells) of everything that has changed."""
+    changed = [change for change in changes if change.verdict != NO_CHANGE]
+    return [(TONES.get(change.verdict), change.cells) for change in changed]
+
+
 def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
     """(name, value) pairs of the strip under the title; empty values are left out."""
-    good = sum(row.get("status") == "ok" for row in rows)
-    judged = [line.judgement for system in groups for line in system.lines if line.judgement.tone]
-    walls = [value for row in rows if (value := value_of(row.get("wall_s"))) is not None]
-    started = sorted(str(row["started"]) for row in rows if row.get("started"))
-    better = (
-        f"{sum(judgement.tone == 'good' for judgement in judged)} of {len(judged)}"
-        if judged
-        else ""
-    )
-    pairs = [
-        ("Rows", f"{good} of {len(rows)} finished"),
-        ("Systems", str(len(groups))),
-        ("Better than the best baseline", better),
-        ("Time of all runs", duration(sum(walls)) if walls else ""),
-        ("Started", started[0][:16].replace("T", " ") if started else ""),
-    ]
+    finished = sum(row.get("status") == "ok" for row in rows)
+    pairs = [("Rows", f"{finished} of {len(rows)} finished"), ("Systems", str(len(groups)))]
+    tones = [line.judgement.tone for system in groups for line in system.lines]
+    judged = [tone for tone in tones if tone]
+    if judged:
+        pairs.append(("Better than the best baseline", f"{judged.count('good')} of {len(judged)}"))
+    seconds = [value_of(row.get("wall_s")) for row in rows]
+    known = [value for value in seconds if value is not None]
+    if known:
+        pairs.append(("Time of all runs", duration(sum(known))))
+    starts = [str(row["started"]) for row in rows if row.get("started")]
+    if starts:
+        pairs.append(("Started", min(starts)[:16].replace("T", " ")))
     return [(name, value) for name, value in pairs if value]
 
 
@@ -136,89 +132,91 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
     groups: dict[str, dict[str, Counter[str]]] = {"Machine": {}, "Versions": {}, "Source": {}}
     for row in rows:
         git = mapping(row.get("git"))
-        changed = {True: "yes", False: "no"}.get(git.get("dirty"))
         source = {
             "commit": git.get("commit"),
-            "uncommitted changes": changed,
+            "uncommitted changes": {True: "yes", False: "no"}.get(git.get("dirty")),
             "runs at once": row.get("jobs"),
         }
-        for heading, values in (
-            ("Machine", row.get("machine")),
-            ("Versions", row.get("versions")),
-            ("Source", source),
-        ):
+        parts = {"Machine": row.get("machine"), "Versions": row.get("versions"), "Source": source}
+        for heading, values in parts.items():
             for name, value in mapping(values).items():
                 if value not in (None, "", [], {}):
                     groups[heading].setdefault(str(name), Counter())[str(value)] += 1
-    groups = {heading: values for heading, values in groups.items() if values}
     return {
-        heading: [(name, each.most_common()) for name, each in groups[heading].items()]
-        for heading in groups
+        heading: [(name, counter.most_common()) for name, counter in counters.items()]
+        for heading, counters in groups.items()
+        if counters
     }
 
 
 def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
     """(plot of score against training time, note on curves left out) for each metric and direction."""
     all_series: dict[tuple[str, str], dict[str, Points]] = {}
-    higher: dict[str, bool] = {}
+    higher_is_better: dict[str, bool] = {}
     for line in lines:
         for metric, points in line.curves.items():
             series = all_series.setdefault((metric, line.label), {})
             name = line.system.name
-            series[name if name not in series else f"{name} ({len(series) + 1})"] = points
-            higher.setdefault(
-                metric, bool(line.entry(metric).get("higher_is_better", metric in FIRST))
-            )
+            if name in series:
+                name = f"{name} ({len(series) + 1})"
+            series[name] = points
+            higher = bool(line.entry(metric).get("higher_is_better", metric in FIRST))
+            higher_is_better.setdefault(metric, higher)
+    main_first = sorted(all_series.items(), key=lambda each: each[0][0] not in FIRST)
     plots = []
-    for (metric, label), series in sorted(
-        all_series.items(), key=lambda each: each[0][0] not in FIRST
-    ):
-        best = sorted(
-            series, key=lambda name: series[name][max(series[name])], reverse=higher[metric]
-        )[:MOST_CURVES]
-        note = f"the best {MOST_CURVES} of {len(series)}" if len(series) > MOST_CURVES else ""
+    for (metric, label), series in main_first:
+        best = _best_curves(series, higher_is_better[metric])
         title = ", ".join(part for part in (metric_name(metric), label) if part)
-        longest = max(max(series[name]) for name in best)
-        unit, size = ("min", 60.0) if longest > MINUTES else ("s", 1.0)
-        scaled = {
-            name: {round(at / size, 3): value for at, value in series[name].items()}
-            for name in best
-        }
-        drawn = chart(title, scaled, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
-        plots += [(drawn, note)] if drawn else []
+        plot = _plot(title, {name: series[name] for name in best})
+        note = f"the best {MAX_CURVES} of {len(series)}" if len(series) > MAX_CURVES else ""
+        if plot:
+            plots.append((plot, note))
     return plots
+
+
+def _best_curves(series: dict[str, Points], higher_is_better: bool) -> list[str]:
+    """Names of the MAX_CURVES curves with the best last score, the best first."""
+    last = {name: points[max(points)] for name, points in series.items()}
+    return sorted(series, key=lambda name: last[name], reverse=higher_is_better)[:MAX_CURVES]
+
+
+def _plot(title: str, series: dict[str, Points]) -> Chart | None:
+    """Scores against seconds of training, or against minutes of a longer one."""
+    unit = "s"
+    if max(max(points) for points in series.values()) > MAX_SECONDS_AXIS:
+        unit = "min"
+        series = {
+            name: {at / 60.0: value for at, value in points.items()}
+            for name, points in series.items()
+        }
+    rounded = {
+        name: {round(at, 3): value for at, value in points.items()}
+        for name, points in series.items()
+    }
+    return chart(title, rounded, x=f"{{}} {unit} of training", tick=f"{{}} {unit}", joined=True)
 
 
 def detail(system: System) -> dict[str, Any]:
     """The page's section on one system: scores beside every baseline, alarms, the command, hashes."""
     selection = mapping(system.first("selection"))
     alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
+    alarm_texts = [f"{alarm.get('alarm')}: {alarm.get('message') or ''}" for alarm in alarms]
+    errors = [str(row["error"]) for row in system.failed if row.get("error")]
+    tones = [line.judgement.tone for line in system.lines]
+    chosen = ""
+    if selection.get("step"):
+        chosen = f"step {selection['step']} chosen: {selection.get('rule') or ''}"
     return {
         "name": system.name,
-        "tone": next(
-            (
-                t
-                for t in ("bad", "near", "good")
-                if t in [line.judgement.tone for line in system.lines]
-            ),
-            "",
-        ),
+        "tone": next((tone for tone in ("bad", "near", "good") if tone in tones), ""),
         "status": system.status,
-        "errors": list(
-            dict.fromkeys(str(row["error"]) for row in system.failed if row.get("error"))
-        ),
+        "errors": list(dict.fromkeys(errors)),
         "summary": str(system.first("summary") or ""),
         "system": str(system.first("system") or ""),
         "command": command(system.rows[0]),
         "tables": [_table(line) for line in system.lines if line.direction],
-        "chosen": (
-            f"step {selection['step']} chosen: {selection.get('rule') or ''}"
-            if selection.get("step")
-            else ""
-        ),
-        "alarms": list(
-            dict.fromkeys(f"{a.get('alarm')}: {a.get('message') or ''}" for a in alarms)
-        ),
+        "chosen": chosen,
+        "alarms": list(dict.fromkeys(alarm_texts)),
         "hashes": [
             (name, str(system.first(key)))
             for name, key in (("recipe", "recipe_hash"), ("data", "data_hash"))
@@ -234,20 +232,13 @@ def _table(line: Line) -> dict[str, Any]:
     metrics = line.metrics
     rows = [("gantk", True, [(line.text(m, line.scores(m)), spread(line, m)) for m in metrics])]
     for name in line.baselines:
-        rows.append(
-            (
-                baseline_name(name),
-                False,
-                [(line.text(m, line.baseline(name, m)), "") for m in metrics],
-            )
-        )
+        cells = [(line.text(m, line.baseline(name, m)), "") for m in metrics]
+        rows.append((baseline_name(name), False, cells))
     figures = line.published
     if any(m in figures for m in metrics):
         cells = [(digits(figures[m], 2) if m in figures else "–", "") for m in metrics]
         rows.append(("published, other data", False, cells))
-    others = {
-        figure_name(name): value for name, value in line.published.items() if name not in metrics
-    }
+    others = {figure_name(name): value for name, value in figures.items() if name not in metrics}
     return {
         "label": line.label,
         "metrics": [(metric_name(m), str(line.entry(m).get("definition") or "")) for m in metrics],
@@ -259,12 +250,14 @@ def _table(line: Line) -> dict[str, Any]:
 def command(row: Row) -> str:
     """The command that trains this row again."""
     words = ["gantk", "run", str(row.get("recipe") or "RECIPE")]
-    words += ["--profile", str(row["profile"])] if row.get("profile") else []
+    if row.get("profile"):
+        words += ["--profile", str(row["profile"])]
     settings = [*map(str, row.get("settings") or ()), *settings_of(mapping(row.get("grid")))]
-    # the last setting of each key
-    last = {setting.partition("=")[0]: setting for setting in settings}
-    words += [word for setting in last.values() for word in ("--set", setting)]
-    words += ["--seed", str(row["seed"])] if row.get("seed") is not None else []
+    last_of_each_key = {setting.partition("=")[0]: setting for setting in settings}
+    for setting in last_of_each_key.values():
+        words += ["--set", setting]
+    if row.get("seed") is not None:
+        words += ["--seed", str(row["seed"])]
     return shlex.join(words)
 
 
@@ -289,20 +282,20 @@ class Strip:
 
 
 def gallery(
-    systems: Sequence[System], folder: Path, *, budget: int = BUDGET
+    systems: Sequence[System], folder: Path, *, budget: int = MAX_PICTURE_BYTES
 ) -> tuple[dict[str, list[Strip]], int]:
     """(direction label -> strips, one per run, the first seeds of all systems first; number of
     strips left out).
     """
-    sources = [
-        source[1:] for source in sorted(_sources(systems, folder), key=lambda source: source[0])
-    ]
+    by_seed = sorted(_sources(systems, folder), key=lambda source: source[0])
+    sources = [source[1:] for source in by_seed]
     for count, side in SIZES:
         strips = [_strip(*source, count, side) for source in sources]
         if sum(strip.size for strip in strips) <= budget:
             break
     by_direction: dict[str, list[Strip]] = {}
-    size = left_out = 0
+    size = 0
+    left_out = 0
     for strip in strips:
         size += strip.size
         left_out += size > budget
@@ -342,15 +335,15 @@ def _strip(
 ) -> Strip:
     step = samples.steps[-1]
     if direction.source is None:
-        wall = (
-            embedded(samples.picture(step, direction, i), side)
-            for i in range(min(direction.count, WALL * count))
-        )
-        return Strip(name, direction.label, scores, (), tuple((uri,) for uri in wall if uri))
+        number = min(direction.count, IMAGES_PER_SAMPLE * count)
+        images = [embedded(samples.picture(step, direction, i), side) for i in range(number)]
+        return Strip(name, direction.label, scores, (), tuple((uri,) for uri in images if uri))
+    kinds = {"input": "input", "output": step}
+    if samples.has_truth:
+        kinds["truth"] = "truth"
     rows = []
     for i in evenly(range(direction.count), count)[:count]:
-        files = [samples.picture("input", direction, i), samples.picture(step, direction, i)]
-        files += [samples.picture("truth", direction, i)] if samples.has_truth else []
+        files = [samples.picture(kind, direction, i) for kind in kinds.values()]
         rows.append(tuple(embedded(file, side) for file in files))
-    heads = ("input", "output", *(("truth",) if samples.has_truth else ()))
+    heads = tuple(kinds)
     return Strip(name, direction.label, scores, heads, tuple(row for row in rows if any(row)))

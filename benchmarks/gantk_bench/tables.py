@@ -30,7 +30,7 @@ OPTIONAL = {"Published, other data", "First step", "Memory", "Energy", "Step tim
 ON_TERMINAL = ("Recipe", "Direction", "PSNR / SSIM", "Verdict", "Step time", "Training")
 BASELINES = ("Best baseline", "L1 regression", "Identity", "Published, other data")
 IN_MARKDOWN = (*ON_TERMINAL[:3], *BASELINES, "Verdict", "Training", "Images/s")
-LONGEST = 120  # characters of a cell; bench.html has the whole text
+MAX_CELL_CHARACTERS = 120  # bench.html has the whole text
 TONES = {"good": "green", "near": "yellow", "bad": "red"}
 
 
@@ -119,9 +119,8 @@ def _recipe(line: Line) -> Cell:
     method = str(line.system.first("method") or "")
     system = str(line.system.first("system") or "")
     seeds = len(line.system.rows)
-    small = ", ".join(
-        part for part in (method, f"{seeds} seeds" if seeds > 1 else "", system) if part
-    )
+    parts = (method, f"{seeds} seeds" if seeds > 1 else "", system)
+    small = ", ".join(part for part in parts if part)
     return Cell(line.system.name, small, line.system.name, title=system)
 
 
@@ -136,61 +135,62 @@ def verdict(line: Line) -> Cell:
     if not system.scored:
         tone = "" if system.status == "skipped" else "bad"
         return Cell(system.status, system.error, "-1", tone, title=system.error)
-    judged, unpaired = line.judgement, line.without_pairs
-    notes = [f"not in {', '.join(judged.short_in)}"] if judged.short_in else []
-    notes += [f"without pairs: {_judgement_text(unpaired)}"] if unpaired else []
-    notes += (
-        [f"{len(system.failed)} of {len(system.rows)} seeds {system.status}"]
-        if system.failed
-        else []
-    )
-    return Cell(
-        _judgement_text(judged) or "not judged",
-        "; ".join(notes),
-        sortable(judged.rank),
-        judged.tone,
-    )
+    judged = line.judgement
+    notes = []
+    if judged.short_in:
+        notes.append(f"not in {', '.join(judged.short_in)}")
+    if line.without_pairs:
+        notes.append(f"without pairs: {_judgement_text(line.without_pairs)}")
+    if system.failed:
+        notes.append(f"{len(system.failed)} of {len(system.rows)} seeds {system.status}")
+    text = _judgement_text(judged) or "not judged"
+    return Cell(text, "; ".join(notes), sortable(judged.rank), judged.tone)
 
 
 def _judgement_text(judged: Judgement) -> str:
-    return judged.words + (
-        f" (p\u00a0{judged.probability:.2f})" if judged.probability is not None else ""
-    )
+    if judged.probability is None:
+        return judged.words
+    return f"{judged.words} (p\u00a0{judged.probability:.2f})"
 
 
 def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
     entry = next((line.entry(metric) for line in lines if line.entry(metric)), {})
-    unit, falling = str(entry.get("unit") or ""), bool(entry.get("higher_is_better", True))
-    title = metric_name(metric) + (f" ({unit})" if unit else "")
+    unit = entry.get("unit")
     return Column(
-        title,
+        f"{metric_name(metric)} ({unit})" if unit else metric_name(metric),
         lambda line: _score(line, metric),
         shown=shown,
-        falling=falling,
+        falling=bool(entry.get("higher_is_better", True)),
         note=_metric_note(entry),
     )
 
 
 def _metric_note(entry: dict) -> str:
+    """Which direction is better, if one is, and the definition."""
+    parts = []
     higher = entry.get("higher_is_better")
-    sense = "" if higher is None else "higher is better" if higher else "lower is better"
-    return "; ".join(part for part in (sense, str(entry.get("definition") or "")) if part)
+    if higher is not None:
+        parts.append("higher is better" if higher else "lower is better")
+    if entry.get("definition"):
+        parts.append(str(entry["definition"]))
+    return "; ".join(parts)
 
 
 def _score(line: Line, metric: str) -> Cell:
-    scores, best = line.scores(metric), line.best(metric)
+    scores = line.scores(metric)
     if not scores:
         return Cell()
+    best = line.best(metric)
     baseline = line.baseline(best, metric) if best else ()
     title = f"{baseline_name(best)} {line.text(metric, baseline)}" if baseline else ""
-    return Cell(
-        line.text(metric, scores), spread(line, metric), sortable(fmean(scores)), title=title
-    )
+    text = line.text(metric, scores)
+    return Cell(text, spread(line, metric), sortable(fmean(scores)), title=title)
 
 
 def spread(line: Line, metric: str) -> str:
     """Small print of a score: lowest and highest value of several seeds, or the interval of one."""
-    scores, places = line.scores(metric), line.places(metric)
+    scores = line.scores(metric)
+    places = line.places(metric)
     if len(scores) > 1:
         return f"{digits(min(scores), places)} to {digits(max(scores), places)}"
     return interval(line.entry(metric), places)
@@ -204,24 +204,32 @@ def named_scores(line: Line) -> str:
 
 
 def _main_scores(line: Line) -> Cell:
-    small = [spread(line, metric) for metric in line.main] if len(line.system.rows) > 1 else ()
     scores = " / ".join(_labelled(line, metric, line.scores(metric)) for metric in line.main)
-    return Cell(scores or "–", " / ".join(filter(None, small)))
+    spreads = []
+    if len(line.system.rows) > 1:
+        spreads = [spread(line, metric) for metric in line.main]
+    return Cell(scores or "–", " / ".join(text for text in spreads if text))
 
 
 def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
     """The score of the baseline `name_of(metric)` for each main metric, with the names beneath;
     sorted by the first.
     """
-    names = {metric: name for metric in line.main if (name := name_of(metric))}
-    found = {
-        metric: scores for metric, name in names.items() if (scores := line.baseline(name, metric))
-    }
-    if not found:
+    texts = []
+    means = []
+    names = []
+    for metric in line.main:
+        name = name_of(metric)
+        if not name:
+            continue
+        names.append(baseline_name(name))
+        scores = line.baseline(name, metric)
+        if scores:
+            texts.append(_labelled(line, metric, scores))
+            means.append(fmean(scores))
+    if not texts:
         return Cell("")
-    text = " / ".join(_labelled(line, metric, scores) for metric, scores in found.items())
-    small = ", ".join(dict.fromkeys(map(baseline_name, names.values())))
-    return Cell(text, small, sortable(fmean(next(iter(found.values())))))
+    return Cell(" / ".join(texts), ", ".join(dict.fromkeys(names)), sortable(means[0]))
 
 
 def _one_baseline(line: Line, name: str) -> Cell:
@@ -230,7 +238,8 @@ def _one_baseline(line: Line, name: str) -> Cell:
 
 def _labelled(line: Line, metric: str, scores: Values) -> str:
     """A score as text; metrics other than PSNR and SSIM are named."""
-    return ("" if metric in FIRST else f"{metric_name(metric)} ") + line.text(metric, scores)
+    text = line.text(metric, scores)
+    return text if metric in FIRST else f"{metric_name(metric)} {text}"
 
 
 def _published(line: Line) -> Cell:
@@ -248,7 +257,8 @@ def figure_name(metric: str) -> str:
     """Name of a published figure; marks an accuracy as undefined, as no report says what is
     classified.
     """
-    return metric_name(metric) + ", undefined in the report:" * metric.startswith("accuracy")
+    name = metric_name(metric)
+    return f"{name}, undefined in the report:" if metric.startswith("accuracy") else name
 
 
 def _step_time(line: Line) -> Cell:
@@ -265,7 +275,10 @@ def _speed_column(
 ) -> Column:
     def cell(line: Line) -> Cell:
         values = line.speed(key)
-        return Cell(text_of(fmean(values)), "", sortable(fmean(values))) if values else Cell()
+        if not values:
+            return Cell()
+        mean = fmean(values)
+        return Cell(text_of(mean), "", sortable(mean))
 
     return Column(title, cell, falling=falling, note=note)
 
@@ -276,17 +289,20 @@ def markdown(rows: Iterable[Row]) -> str:
     """
     groups = systems(rows)
     body = [IN_MARKDOWN, ["---"] * len(IN_MARKDOWN)]
-    for system in groups:  # one row for all directions; equal cells are written once
-        turned = zip(*cells(system, IN_MARKDOWN), strict=True)
-        texts = [
-            [_escaped(shorten(cell.whole, LONGEST, placeholder="…")) or "–" for cell in column]
-            for column in turned
-        ]
-        body.append([each[0] if len(set(each)) == 1 else "<br>".join(each) for each in texts])
-        body[-1][0] = f"`{_escaped(system.name)}`"
+    for system in groups:  # one row for all directions
+        by_column = zip(*cells(system, IN_MARKDOWN), strict=True)
+        _, *texts = [_in_markdown(column) for column in by_column]
+        body.append([f"`{_escaped(system.name)}`", *texts])
     lines = [line for system in groups for line in system.lines]
     notes = [*_legend(lines), *(f"- {_escaped(sentence)}" for sentence in sentences(groups))]
     return "\n".join([*(f"| {' | '.join(texts)} |" for texts in body), "", *notes, ""])
+
+
+def _in_markdown(column: Iterable[Cell]) -> str:
+    """The cells of all directions in one; equal cells are written once."""
+    texts = [shorten(cell.whole, MAX_CELL_CHARACTERS, placeholder="…") for cell in column]
+    escaped = [_escaped(text) or "–" for text in texts]
+    return escaped[0] if len(set(escaped)) == 1 else "<br>".join(escaped)
 
 
 def _legend(lines: list[Line]) -> list[str]:
@@ -327,19 +343,20 @@ def _escaped(text: object) -> str:
     """Text on one line, with the characters escaped that have a meaning in Markdown tables and
     HTML.
     """
-    escaped = (
-        " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
-    )
-    return escaped.replace("<", "&lt;")
+    escaped = " ".join(str(text).split())
+    for character, written in (("\\", "\\\\"), ("|", "\\|"), ("`", "'"), ("<", "&lt;")):
+        escaped = escaped.replace(character, written)
+    return escaped
 
 
 def brief(row: dict[str, Any]) -> str:
     """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
-    lines = [line for line in System(row["label"], (row,)).lines if line.direction]
-    texts = [", ".join(filter(None, (named_scores(line), verdict(line).text))) for line in lines]
-    return "   ".join(
-        plain(f"{line.label} {text}") for line, text in zip(lines, texts, strict=True)
-    )
+    texts = []
+    for line in System(row["label"], (row,)).lines:
+        if line.direction:
+            parts = (named_scores(line), verdict(line).text)
+            texts.append(f"{line.label} {', '.join(part for part in parts if part)}")
+    return plain("   ".join(texts))
 
 
 def terminal(rows: Sequence[dict[str, Any]]) -> Table:
