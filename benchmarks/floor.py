@@ -26,7 +26,7 @@ from unittest.mock import patch
 import numpy as np
 import step_speed
 import torch
-from harness import ROUNDS, RecipeStep, Turn, in_turns, ratio, synchronize, table, written
+from harness import ROUNDS, RecipeStep, Turn, in_turns, ratio, ratio_text, synchronize, table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -272,12 +272,12 @@ def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
 
 
 def markdown(rows: list[dict]) -> str:
-    """Step, floor and share, and of the last row the operations that take most beyond their floor."""
+    """Step, floor and share; of the last row also the operations furthest beyond their floor."""
     cells = []
     for row in rows:
         taken, shares = (
             row["seconds"].values(),
-            [written(row.get(key)) for key in ("share", "share_from_memory")],
+            [ratio_text(row.get(key)) for key in ("share", "share_from_memory")],
         )
         cells.append(
             [

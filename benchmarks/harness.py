@@ -38,8 +38,6 @@ from gantk.method import Batch, Method, Stage
 from gantk.metrics.intervals import estimate
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import FastTable, Model
-from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of
 from gantk.runs.trained import build_method
 from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
@@ -206,15 +204,18 @@ def ratio(longer: Sequence[float], shorter: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def with_ends(value: float, ends: Sequence[float] | None, places: int = 2) -> str:
-    """A value with its interval as text: `1.42 [1.39, 1.57]`; the value alone where there is none."""
-    interval = ", ".join(f"{end:.{places}f}" for end in ends or ())
-    return f"{value:.{places}f}" + f" [{interval}]" * bool(interval)
+def interval_text(value: float, ends: Sequence[float] | None, places: int = 2) -> str:
+    """`1.42 [1.39, 1.57]`, or the value alone where there is no interval."""
+    text = f"{value:.{places}f}"
+    if not ends:
+        return text
+    low, high = ends
+    return f"{text} [{low:.{places}f}, {high:.{places}f}]"
 
 
-def written(found: dict[str, Any] | None) -> str:
+def ratio_text(found: dict[str, Any] | None) -> str:
     """A ratio as text: `1.42 [1.39, 1.57]`; "" for None."""
-    return with_ends(found["median"], found["ci95"]) if found else ""
+    return interval_text(found["median"], found["ci95"]) if found else ""
 
 
 def synchronize(device: torch.device) -> None:
@@ -283,12 +284,12 @@ def reason(error: BaseException) -> str:
     return f"{text[:300]}  ({Path(at.filename).name}:{at.lineno})"
 
 
-def with_interval(values: Sequence[float], places: int = 2) -> str:
+def mean_text(values: Sequence[float], places: int = 2) -> str:
     """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10,
     1.38]".
     """
     result = estimate(values, [*map(str, range(len(values)))])
-    return with_ends(result.value, result.ci95, places)
+    return interval_text(result.value, result.ci95, places)
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -317,7 +318,7 @@ def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
     return options
 
 
-def trained(recipe: Any, out: Path, **options: Any) -> gantk.Run:
+def open_or_train(recipe: Any, out: Path, **options: Any) -> gantk.Run:
     """The finished run in the folder `out`, trained on the CPU with the options of `gantk.run` if
     it is not there.
     """
@@ -326,15 +327,7 @@ def trained(recipe: Any, out: Path, **options: Any) -> gantk.Run:
     return gantk.run(recipe, out=out, device="cpu", **options)
 
 
-def opened(path: Path) -> tuple[Any, Any]:
-    """(model, data with the run's intensities) of a finished run."""
-    model = gantk.load(path, device="cpu")
-    data = data_of(RunFolder(path), model.model.data, type(model.method))
-    data.intensity.update(model.intensity)
-    return model, data
-
-
-def patients_of(run: gantk.Run) -> dict[str, dict[str, dict[str, float]]]:
+def scores_by_patient(run: gantk.Run) -> dict[str, dict[str, dict[str, float]]]:
     """Direction -> patient, sorted by name -> scores of a run."""
     stored = json.loads((run.path / "patients.json").read_text("utf-8"))
     found = {

@@ -43,9 +43,10 @@ def scored(
     tables["data"] = tables["data"] | {
         "source": {"name": "misaligned", "source": source, "pixels": pixels}
     }
-    run = harness.trained(tables, options.out / f"{method}-{pixels:g}px-{seed}", seed=seed)
+    run = harness.open_or_train(tables, options.out / f"{method}-{pixels:g}px-{seed}", seed=seed)
     psnr = {
-        patient: scores["psnr"] for patient, scores in harness.patients_of(run)["a_to_b"].items()
+        patient: scores["psnr"]
+        for patient, scores in harness.scores_by_patient(run)["a_to_b"].items()
     }
     return psnr, [run.metrics["a_to_b"][name]["value"] for name in ("ssim", "nmi_input")]
 
@@ -65,13 +66,13 @@ if __name__ == "__main__":
             lost = (
                 ""
                 if aligned.setdefault(method, psnr) is psnr
-                else harness.with_interval(aligned[method] - psnr)
+                else harness.mean_text(aligned[method] - psnr)
             )
             rows.append(
                 [
                     method,
                     f"{pixels:g}",
-                    harness.with_interval(psnr),
+                    harness.mean_text(psnr),
                     lost,
                     f"{ssim:.3f}",
                     f"{nmi:.3f}",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from harness import finish, in_turns, parser, ratio, written
+from harness import finish, in_turns, parser, ratio, ratio_text
 from PIL import Image
 
 RECIPE = """
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     )
     times = {name: ratio(samples, wall["import torch"]) for name, samples in wall.items()}
     rows = [
-        (n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", written(times[n]))
+        (n, f"{np.median(wall[n]):.3f}", f"{np.median(cpu[n]):.3f}", ratio_text(times[n]))
         for n in WAYS
     ]
     heads = ["process", "wall, s", "CPU, s", "times `import torch`"]

@@ -5,9 +5,9 @@ Fast is the default of a recipe; plain is `train.fast = false` in float32; `--ea
 one part of `train.fast` at a time. The batch is already on the device: reading and augmentation are
 not timed.
 
-    python benchmarks/step_speed.py [WHAT]... [--each] [--seconds 60] [--json FILE] python
-    benchmarks/step_speed.py 'cyclegan-*' --each --json FILE     # CycleGAN at published widths:
-    minutes a case
+    python benchmarks/step_speed.py [WHAT]... [--each] [--seconds 60] [--json FILE]
+    # CycleGAN at published widths, minutes a case
+    python benchmarks/step_speed.py 'cyclegan-*' --each --json FILE
 
 WHAT is a case of peers/cases.py, a pattern of cases, or a recipe. Rows of FILE that are measured
 again are replaced.
@@ -24,12 +24,12 @@ from harness import (
     RecipeStep,
     parser,
     ratio,
+    ratio_text,
     record,
     switches,
     table,
     take_turns,
     write,
-    written,
 )
 from peers.cases import CASES
 
@@ -83,7 +83,9 @@ def markdown(rows: list[dict]) -> str:
     for row in rows:
         fast = f"{median(row['seconds_per_step']['fast']):.4f}"
         name = " ".join([f"`{row['name']}`", *row["set"]])
-        lines.append([name, fast, *(written(row["ratio_to_fast"].get(label)) for label in labels)])
+        lines.append(
+            [name, fast, *(ratio_text(row["ratio_to_fast"].get(label)) for label in labels)]
+        )
     return table(["recipe", "fast, s/step", *labels], lines)
 
 
@@ -100,11 +102,9 @@ def main(
     if doc == __doc__:
         options.add_argument("--each", action="store_true", help="also switch one part at a time")
     options = options.parse_args(arguments)
-    old = (
-        json.loads(options.json.read_text("utf-8"))["rows"]
-        if options.json and options.json.exists()
-        else []
-    )
+    old = []
+    if options.json and options.json.exists():
+        old = json.loads(options.json.read_text("utf-8"))["rows"]
     rows: list[dict] = []
     try:
         for name, recipe in recipes(options.what):

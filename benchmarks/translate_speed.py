@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Turn, in_turns, parser, ratio, record, table, write, written
+from harness import Turn, in_turns, parser, ratio, ratio_text, record, table, write
 from torch import nn
 
 import gantk
@@ -96,7 +96,7 @@ class Plain:
 
 
 def resident_peak() -> int:
-    """Peak memory of this process in bytes (Linux; getrusage would start from the parent's peak)."""
+    """Peak memory of this process in bytes (Linux; getrusage starts from the parent's peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = list(rows[0]["seconds"])
     medians = [[f"{np.median(row['seconds'][name]):.2f}" for name in names] for row in rows]
     lines = [
-        [row["case"], *m, *map(written, row["times"].values())]
+        [row["case"], *m, *map(ratio_text, row["times"].values())]
         for row, m in zip(rows, medians, strict=True)
     ]
     print(

@@ -97,7 +97,7 @@ class Child:
         return time.perf_counter() - self._began
 
     def stop(self, why: str) -> None:
-        """Send SIGTERM to the process group; `poll` kills it if it still runs after GRACE seconds."""
+        """Send SIGTERM to the process group; `poll` kills it if it runs GRACE seconds later."""
         if self._stopping is None:
             self._stopping = why, self.seconds
             self._signal(signal.SIGTERM)

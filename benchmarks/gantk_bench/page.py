@@ -150,7 +150,7 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
 
 
 def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
-    """(plot of score against training time, note on curves left out) for each metric and direction."""
+    """(plot of score by training time, note on curves left out) of each metric and direction."""
     all_series: dict[tuple[str, str], dict[str, Points]] = {}
     higher_is_better: dict[str, bool] = {}
     for line in lines:
@@ -197,7 +197,7 @@ def _plot(title: str, series: dict[str, Points]) -> Chart | None:
 
 
 def detail(system: System) -> dict[str, Any]:
-    """The page's section on one system: scores beside every baseline, alarms, the command, hashes."""
+    """The section on one system: scores beside every baseline, alarms, the command, hashes."""
     selection = mapping(system.first("selection"))
     alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
     alarm_texts = [f"{alarm.get('alarm')}: {alarm.get('message') or ''}" for alarm in alarms]

@@ -60,9 +60,14 @@ class Job:
     def arguments(self) -> list[str]:
         """The command-line arguments after `gantk run`."""
         settings = [*self.settings, *(value.setting for value in self.values)]
-        words = [word for setting in settings for word in ("--set", setting)]
-        profile = ["--profile", self.profile] if self.profile else []
-        return [self.source, *profile, *words, *(["--data", self.data] if self.data else [])]
+        words = [self.source]
+        if self.profile:
+            words += ["--profile", self.profile]
+        for setting in settings:
+            words += ["--set", setting]
+        if self.data:
+            words += ["--data", self.data]
+        return words
 
     @property
     def folder(self) -> str:
@@ -119,11 +124,11 @@ def _jobs_of(
     stem = Path(name).name.removesuffix(".toml")
     own = suite.recipe.get(stem, RecipeTable())
     job = Job(
-        stem,
-        stem,
-        name,
-        None,
-        (),
+        label=stem,
+        recipe=stem,
+        source=name,
+        profile=None,
+        settings=(),
         data=opts.data,
         limit=opts.limit or own.limit or suite.limit,
         skip=own.skip,
@@ -132,22 +137,28 @@ def _jobs_of(
         return [job]
     try:
         loaded = load_recipe(name)
-        profiles = loaded.tables.get("profile", {})
-        profile = (
-            suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
-        )
-        # a profile set for this recipe must exist
-        profile = profile if own.profile is None else own.profile or None
+        profile = _profile(loaded, suite, own)
         loaded = loaded.override([], profile)
         loaded.check()
         settings = _suite_settings(loaded, suite, own, opts.data)
-        loaded = loaded if opts.data is None else loaded.with_data(opts.data)
+        if opts.data is not None:
+            loaded = loaded.with_data(opts.data)
     except UserError as error:
         if named:
             raise
         return [replace(job, problem=str(error))]
     job = replace(job, profile=profile, settings=(*settings, *opts.settings))
     return [_combined(loaded, job, values, short) for values in choices]
+
+
+def _profile(loaded: Recipe, suite: Suite, own: RecipeTable) -> str | None:
+    """The profile that the suite sets for this recipe, which must exist, else the suite's where the
+    recipe has it.
+    """
+    if own.profile is not None:
+        return own.profile or None
+    profiles = loaded.tables.get("profile", {})
+    return suite.profile if isinstance(profiles, Mapping) and suite.profile in profiles else None
 
 
 def _suite_settings(
@@ -157,30 +168,36 @@ def _suite_settings(
     `recipe.NAME.set`.
     """
     settings = list(settings_of(suite.set))
-    # with --data, the suite's settings for the recipe's original source do not apply
-    recipe_settings = [
-        s for s in settings_of(own.set) if data is None or not s.startswith("data.source")
-    ]
+    recipe_settings = list(settings_of(own.set))
+    if data is not None:  # settings for the recipe's original source do not apply
+        recipe_settings = [s for s in recipe_settings if not s.startswith("data.source")]
     try:
         model = loaded.override(settings).check()
-        method, suite_metrics = model.method.target, suite.metrics
-        metrics = list(
-            (suite_metrics.translate or []) if method.translate is not Method.translate else []
-        )
-        metrics += (suite_metrics.noise or []) if method.sample is not Method.sample else []
+        metrics = _suite_metrics(model.method.target, suite)
         if metrics:
             settings.append(f"evaluate.metrics={toml(metrics)}")
-        too_long = suite.max_steps is not None and (
-            model.train.steps is None or model.train.steps > suite.max_steps
-        )
-        if too_long and not any(
-            s.startswith(("train.steps=", "train.epochs=")) for s in recipe_settings
-        ):
+        has_length = any(s.startswith(("train.steps=", "train.epochs=")) for s in recipe_settings)
+        if not has_length and _is_too_long(model.train.steps, suite.max_steps):
             settings.append(f"train.steps={suite.max_steps}")
         loaded.override([*settings, *recipe_settings]).check()
     except UserError as error:
         raise error.at(f"{loaded.name}, suite {suite.name}") from None
     return (*settings, *recipe_settings)
+
+
+def _suite_metrics(method: type[Method], suite: Suite) -> list[Any]:
+    """The suite's metrics for what this method does: translate, generate from noise, or both."""
+    metrics: list[Any] = []
+    if method.translate is not Method.translate:
+        metrics += suite.metrics.translate or []
+    if method.sample is not Method.sample:
+        metrics += suite.metrics.noise or []
+    return metrics
+
+
+def _is_too_long(steps: int | None, max_steps: int | None) -> bool:
+    """Whether a training of `steps`, or counted in epochs if None, exceeds the suite's limit."""
+    return max_steps is not None and (steps is None or steps > max_steps)
 
 
 def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[str, str]) -> Job:
@@ -191,9 +208,8 @@ def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[s
         model = loaded.override([*job.settings, *(value.setting for value in values)]).check()
     except UserError as error:
         raise error.at(job.recipe) from None
-    label = " ".join(
-        [job.recipe, *(f"{short[value.key]}={''.join(value.text.split())}" for value in values)]
-    )
+    texts = [f"{short[value.key]}={''.join(value.text.split())}" for value in values]
+    label = " ".join([job.recipe, *texts])
     facts = {
         "summary": model.summary,
         "seed": model.train.seed,
@@ -264,17 +280,12 @@ def parse_axis(text: str) -> list[Value]:
     except UserError as error:
         error.where = f"--grid {key}"
         raise
-    duplicates = [
-        value.text
-        for place, value in enumerate(values)
-        if value.value in [v.value for v in values[:place]]
-    ]
-    if duplicates:
-        raise UserError(
-            f"the value {duplicates[0]} stands twice in '{text}'",
-            where="--grid",
-            remedy="name each once",
-        )
+    earlier: list[Any] = []
+    for value in values:
+        if value.value in earlier:
+            what = f"the value {value.text} stands twice in '{text}'"
+            raise UserError(what, where="--grid", remedy="name each once")
+        earlier.append(value.value)
     return values
 
 
@@ -305,13 +316,15 @@ def combinations(axes: Iterable[str], seeds: int | None = None) -> Iterator[tupl
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
     """Dotted key -> its last part, or the whole key where others end alike."""
     keys = list(keys)
-    count = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: last if count[last := key.rpartition(".")[2]] == 1 else key for key in keys}
+    last = {key: key.rpartition(".")[2] for key in keys}
+    count = Counter(last[key] for key in keys)
+    return {key: last[key] if count[last[key]] == 1 else key for key in keys}
 
 
 def _split(text: str) -> list[str]:
     """Split at commas outside brackets and quotes."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for token in TOKEN.findall(text):
         depth += (token in OPENING) - (token in CLOSING)
         if token == "," and not depth:

@@ -92,36 +92,46 @@ def bench(
     children have stopped and all finished rows are saved.
     """
     chosen = load_suite(str(suite))
-    names = [names] if isinstance(names, str | Path) else names
+    if isinstance(names, str | Path):
+        names = [names]
     recipes, named = recipe_names(map(str, names), all, chosen)
-    before = read_rows(against) if against is not None else None
-    opts = Options(
-        tuple(grid), seeds, tuple(set), None if data is None else str(Path(data).absolute()), limit
-    )
+    reference = read_rows(against) if against is not None else None
+    data_path = None if data is None else str(Path(data).absolute())
+    opts = Options(tuple(grid), seeds, tuple(set), data_path, limit)
     planned = jobs_for(recipes, chosen, opts, named=named)
-    path, copy = (
-        Path(out) if out else Path("runs") / f"bench-{chosen.name}",
-        Path(json) if json else None,
-    )
+    path = Path(out) if out else Path("runs") / f"bench-{chosen.name}"
+    copy = Path(json) if json else None
     if copy:
         expect_file(copy, "--json")
     if device is not None and workers is None:
         start(device, "fp32")  # raises if the device does not exist
     console = console or standard_output()
+
     benchmark = Bench(planned, chosen, path, jobs, device, console)
     benchmark.run(resume, workers)
-    earlier = benchmark.before if before is None else before
-    # a recipe that this bench does not run is not "missing"
-    if earlier is not None and (named or before is None):
-        earlier = [row for row in earlier if row.get("recipe") in {job.recipe for job in planned}]
-    changes = (
-        comparison.compare(benchmark.own_rows(), earlier) if earlier or before is not None else None
-    )
-    outcome = Outcome(benchmark.own_rows(), path, changes, before is not None)
+    changes = _changes(benchmark, reference, named)
+    outcome = Outcome(benchmark.own_rows(), path, changes, judged=reference is not None)
     if copy:
         write_rows(copy, benchmark.all_rows())
-    _show(outcome, _write_tables(list(benchmark.all_rows()), path, changes), console)
+    files = _write_tables(list(benchmark.all_rows()), path, changes)
+    _show(outcome, files, console)
     return outcome
+
+
+def _changes(
+    benchmark: "Bench", reference: list[dict[str, Any]] | None, named: bool
+) -> list[Change] | None:
+    """Changes since `reference` (--against), else since the folder's earlier rows; None without
+    either.
+    """
+    earlier = benchmark.before if reference is None else reference
+    if earlier is not None and (named or reference is None):
+        # a recipe that this bench does not run is not "missing"
+        recipes = {job.recipe for job in benchmark.planned}
+        earlier = [row for row in earlier if row.get("recipe") in recipes]
+    if not earlier and reference is None:
+        return None
+    return comparison.compare(benchmark.own_rows(), earlier)
 
 
 class Bench:
@@ -142,22 +152,18 @@ class Bench:
         device: str | None,
         out: Console,
     ):
-        self.planned, self.suite, self.path, self.device, self.out = (
-            planned,
-            suite,
-            path,
-            device,
-            out,
-        )
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        self.planned = planned
+        self.suite = suite
+        self.path = path
+        self.device = device
+        self.out = out
+        cores = _available_cores()
         self.jobs = jobs or min(suite.jobs, cores)
         self.threads = suite.threads or max(cores // self.jobs, 1)
-        self.child, self.jobs_option = Child, jobs
-        self.commit, self.file = commit(), path / "rows.jsonl"
+        self.child: Callable[..., Child] = Child
+        self.jobs_option = jobs
+        self.commit = commit()
+        self.file = path / "rows.jsonl"
         self.rows: dict[str, dict[str, Any]] = {}  # by label
         self.before: list[dict[str, Any]] | None = None
 
@@ -169,22 +175,18 @@ class Bench:
                 self.child, self.jobs, self.threads = stack.enter_context(pool)
             self._open(stack, keep_before=not resume)
             todo = [job for job in self.planned if not (resume and self._is_done(job))]
-            at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
-            _print_line(
-                self.out,
-                f"bench    suite {self.suite.name}, {counted(self.planned, 'row')}, {at_once}",
-            )
-            if len(todo) < len(self.planned):
-                _print_line(
-                    self.out,
-                    f"resume   done already: {counted(len(self.planned) - len(todo), 'row')}",
-                )
-            _print_line(self.out, f"folder   {self.path}")
-            board, stopped = (
-                stack.enter_context(Board(len(todo), self.out)),
-                stack.enter_context(stop_on_ctrl_c()),
-            )
+            self._print_plan(done=len(self.planned) - len(todo))
+            board = stack.enter_context(Board(len(todo), self.out))
+            stopped = stack.enter_context(stop_on_ctrl_c())
             self._measure(todo, board, stopped)
+
+    def _print_plan(self, done: int) -> None:
+        rows = counted(self.planned, "row")
+        at_once = f"{self.jobs} at once, {counted(self.threads, 'thread')} each"
+        _print_line(self.out, f"bench    suite {self.suite.name}, {rows}, {at_once}")
+        if done:
+            _print_line(self.out, f"resume   done already: {counted(done, 'row')}")
+        _print_line(self.out, f"folder   {self.path}")
 
     def own_rows(self) -> list[dict[str, Any]]:
         """The rows of this bench, in the order of its jobs."""
@@ -222,12 +224,12 @@ class Bench:
     def _is_done(self, job: Job) -> bool:
         """Whether the folder has a row of the same job with status "ok"."""
         row = self.rows.get(job.label, {"status": ""})
-        return row["status"] == "ok" and all(
-            row.get(key) == value for key, value in self._identity(job).items()
-        )
+        identity = self._identity(job)
+        return row["status"] == "ok" and all(row.get(key) == identity[key] for key in identity)
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
-        waiting, children = iter(todo), []
+        waiting = iter(todo)
+        children: list[Child] = []
         try:
             while True:
                 if stopped:
@@ -238,7 +240,8 @@ class Bench:
                 time.sleep(POLL_INTERVAL)
                 board.progress(children)
                 for child in list(children):
-                    if end := child.poll():
+                    end = child.poll()
+                    if end is not None:
                         children.remove(child)
                         self._save_row(child.job, end, child.started, board)
         except KeyboardInterrupt:
@@ -249,35 +252,38 @@ class Bench:
             _stop(children)
 
     def _start_jobs(self, waiting: Iterator[Job], free: int, board: Board) -> Iterator[Child]:
-        """Start children until `free` of them run; a job that cannot start becomes a row at once."""
-        for job in waiting if free > 0 else ():
+        """Start up to `free` children; a job that cannot start becomes a row at once."""
+        while free > 0:
+            job = next(waiting, None)
+            if job is None:
+                return
+            child = self._start(job, board)
+            if child is not None:
+                board.started(job.label)
+                yield child
+                free -= 1
+
+    def _start(self, job: Job, board: Board) -> Child | None:
+        """The child of a job; None, and a row that says why, if it cannot start."""
+        problem = None
+        if job.skip:
+            problem = End("skipped", job.skip)
+        elif job.problem:
+            problem = End("failed", without_paths(job.problem))
+        else:
             run = self.path / "runs" / job.folder
-            if job.skip or job.problem:
-                end = (
-                    End("skipped", job.skip)
-                    if job.skip
-                    else End("failed", without_paths(job.problem))
-                )
-                self._save_row(job, end, now(), board)
-                continue
+            log = self.path / "logs" / f"{job.folder}.txt"
             try:
                 if run.is_dir():
                     # the child of a killed bench may still be saving its checkpoint
                     with held(run):
                         shutil.rmtree(run, ignore_errors=True)  # files of an earlier attempt
-                child = self.child(
-                    job, run, self.path / "logs" / f"{job.folder}.txt", self.threads, self.device
-                )
-            # such as no memory or disk space for another process
-            except (UserError, OSError) as error:
+                return self.child(job, run, log, self.threads, self.device)
+            except (UserError, OSError) as error:  # no memory or disk space for another process
                 why = getattr(error, "strerror", error)
-                self._save_row(job, End("failed", f"it could not be started: {why}"), now(), board)
-                continue
-            board.started(job.label)
-            yield child
-            free -= 1
-            if free <= 0:
-                return
+                problem = End("failed", f"it could not be started: {why}")
+        self._save_row(job, problem, now(), board)
+        return None
 
     def _identity(self, job: Job) -> dict[str, Any]:
         """The fields that identify a measurement."""
@@ -298,20 +304,17 @@ class Bench:
         rows.
         """
         run = self.path / "runs" / job.folder
-        row = (
-            self._identity(job)
-            | job.facts
-            | {
-                "status": end.status,
-                "error": end.error,
-                "started": started,
-            }
-        )
+        row = self._identity(job) | job.facts
         row |= {
+            "status": end.status,
+            "error": end.error,
+            "started": started,
             "wall_s": round(end.seconds, 1),
             "run": f"runs/{job.folder}" if run.is_dir() else None,
+            "git": self.commit,
+            "jobs": self.jobs,
+            "peer": None,
         }
-        row |= {"git": self.commit, "jobs": self.jobs, "peer": None}
         if end.status == "ok":
             try:
                 row |= figures(run)
@@ -320,6 +323,12 @@ class Bench:
         self.rows[job.label] = row
         write_rows(self.file, self.all_rows())
         board.finished(row)
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _stop(children: list[Child]) -> None:
@@ -358,16 +367,12 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     out.print(terminal(outcome.rows))
     for line in sentences(grouped(outcome.rows)):
         out.print(plain(line), markup=False, soft_wrap=True)
-    for line in () if outcome.changes is None else comparison.change_lines(outcome.changes):
-        out.print(
-            line,
-            markup=False,
-            soft_wrap=True,
-            style="red" if line.startswith(comparison.REGRESSION) else None,
-        )
-    for label, path in zip(
-        ("rows", "table", "page"), (outcome.folder / "rows.jsonl", *files), strict=True
-    ):
+    if outcome.changes is not None:
+        for line in comparison.change_lines(outcome.changes):
+            style = "red" if line.startswith(comparison.REGRESSION) else None
+            out.print(line, markup=False, soft_wrap=True, style=style)
+    paths = (outcome.folder / "rows.jsonl", *files)
+    for label, path in zip(("rows", "table", "page"), paths, strict=True):
         _print_line(out, f"{label:<7}  {path}")
 
 

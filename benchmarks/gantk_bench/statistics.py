@@ -79,7 +79,7 @@ def _same_images(line: Line, metric: str) -> tuple:
 
 
 def sentences(systems: Sequence[System]) -> Iterator[str]:
-    """The results of the tests and ranks as sentences; none if the rows have no scores per patient."""
+    """Tests and ranks as sentences; none if the rows have no scores per patient."""
     result = statistics(systems)
     if result["baselines"]:
         yield _baseline_sentence(result["baselines"])
@@ -110,6 +110,6 @@ def _baseline_sentence(tests: Rows) -> str:
     listed = f": {', '.join(undecided)}" if undecided else ""
     return (
         "Sign-flip permutation tests over patients against the best baseline, Holm over"
-        f" {len(tests)} comparisons: {better} better, {worse} worse, {len(undecided)} undecided at 5"
-        f" %{listed}."
+        f" {len(tests)} comparisons: {better} better, {worse} worse,"
+        f" {len(undecided)} undecided at 5 %{listed}."
     )

@@ -91,10 +91,8 @@ class System:
     @cached_property
     def lines(self) -> tuple["Line", ...]:
         """One Line for each direction; if nothing was scored, one Line with direction ""."""
-        directions = dict.fromkeys(key for row in self.scored for key in row["metrics"]) or {
-            "": None
-        }
-        return tuple(Line(self, direction) for direction in directions)
+        directions = dict.fromkeys(key for row in self.scored for key in row["metrics"])
+        return tuple(Line(self, direction) for direction in directions or [""])
 
     @property
     def by_seed(self) -> tuple["System", ...]:
@@ -162,21 +160,19 @@ class Line:
         """metric -> seconds of training -> validation score, averaged over the seeds scored at the
         same step.
         """
-        # metric -> step -> (seconds, score) of each seed
-        found = defaultdict(lambda: defaultdict(list))
-        for entry in (
-            mapping(entry) for row in self.system.rows for entry in row.get("curve") or ()
-        ):
+        # (metric, step) -> (seconds, score) of each seed
+        found: dict[tuple[str, Any], list[tuple[float, float]]] = defaultdict(list)
+        entries = [mapping(entry) for row in self.system.rows for entry in row.get("curve") or ()]
+        for entry in entries:
             seconds = value_of(entry.get("seconds"))
             for metric, value in mapping(dig(entry, "scores", self.direction)).items():
-                if None not in (seconds, score := value_of(value)):
-                    found[metric][entry.get("step")].append((seconds, score))
+                score = value_of(value)
+                if seconds is not None and score is not None:
+                    found[metric, entry.get("step")].append((seconds, score))
         averages: dict[str, dict[float, float]] = defaultdict(dict)
-        for metric, pairs in (
-            (metric, pairs) for metric, steps in found.items() for pairs in steps.values()
-        ):
-            seconds, score = map(fmean, zip(*pairs, strict=True))
-            averages[metric][round(seconds, 2)] = score
+        for (metric, _), pairs in found.items():
+            mean_seconds = fmean(seconds for seconds, _ in pairs)
+            averages[metric][round(mean_seconds, 2)] = fmean(score for _, score in pairs)
         return averages
 
     @property
@@ -205,9 +201,8 @@ class Line:
         figures = mapping(self.system.first("published"))
         flat = {name: value for name, value in figures.items() if not isinstance(value, dict)}
         entries = mapping(figures.get(self.direction.removesuffix("_post"))) or flat
-        return {
-            name: value_of(value) for name, value in entries.items() if value_of(value) is not None
-        }
+        values = {name: value_of(value) for name, value in entries.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     def speed(self, name: str) -> Values:
         return self._values_of(lambda row: value_of(dig(row, "speed", name)), self.system.rows)
@@ -215,75 +210,66 @@ class Line:
     @property
     def step_seconds(self) -> Values:
         """Mean seconds per step of every log interval of every seed."""
-        samples = [dig(row, "speed", "step_seconds") for row in self.system.rows]
-        return tuple(
-            v
-            for each in samples
-            if isinstance(each, list)
-            for v in map(value_of, each)
-            if v is not None
-        )
+        found: list[float] = []
+        for row in self.system.rows:
+            samples = dig(row, "speed", "step_seconds")
+            if isinstance(samples, list):
+                values = map(value_of, samples)
+                found += [value for value in values if value is not None]
+        return tuple(found)
 
     @cached_property
     def judgement(self) -> Judgement:
-        for name in TRIVIAL:  # worse in all main metrics, by the mean over seeds
-            pairs = [
-                (self.scores(metric), self.baseline(name, metric), self._sign(metric))
-                for metric in self.main
-            ]
-            if pairs and all(
-                own and other and sign * fmean(own) < sign * fmean(other)
-                for own, other, sign in pairs
-            ):
-                return Judgement(
-                    f"training failed: worse than {baseline_name(name)}", "bad", None, failed=True
-                )
+        for name in TRIVIAL:
+            if self.main and all(self._is_worse_than(name, metric) for metric in self.main):
+                words = f"training failed: worse than {baseline_name(name)}"
+                return Judgement(words, "bad", None, failed=True)
         return self._judge(lambda entry: entry)
+
+    def _is_worse_than(self, baseline: str, metric: str) -> bool:
+        """Whether the mean over seeds is worse than that of a baseline that was scored."""
+        own = self.scores(metric)
+        other = self.baseline(baseline, metric)
+        if not own or not other:
+            return False
+        higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
+        if higher is None:
+            return False
+        return fmean(own) < fmean(other) if higher else fmean(own) > fmean(other)
 
     @cached_property
     def without_pairs(self) -> Judgement | None:
         """Judgement against baselines fitted without pairs, if the best baseline needs pairs and
         was not beaten.
         """
-        best = [self.best(metric) for metric in self.main]
-        if (
-            self.judgement.tone == "good"
-            or self.judgement.failed
-            or not any(name in FITTED_ON_PAIRS for name in best)
-        ):
+        if self.judgement.tone == "good" or self.judgement.failed:
+            return None
+        if not any(self.best(metric) in FITTED_ON_PAIRS for metric in self.main):
             return None
         judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
         return judged if judged.tone else None
 
-    def _sign(self, metric: str) -> int:
-        """1 if higher is better, -1 if lower is better, 0 if neither."""
-        higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
-        return 0 if higher is None else 1 if higher else -1
-
     def _values_of(
         self, score_of: Callable[[Row], float | None], rows: Iterable[Row] | None = None
     ) -> Values:
-        return tuple(
-            v for v in map(score_of, self.system.scored if rows is None else rows) if v is not None
-        )
+        values = map(score_of, self.system.scored if rows is None else rows)
+        return tuple(value for value in values if value is not None)
 
     def _judge(self, part: Callable[[Row], Row]) -> Judgement:
-        entries = [mapping(dig(row, "verdict", self.direction)) for row in self.system.scored]
-        seeds = [
-            _seed_judgement({m: part(mapping(e)) for m, e in verdicts.items()})
-            for verdicts in entries
-        ]
-        seeds = [seed for seed in seeds if seed.tone]
+        seeds = []
+        for row in self.system.scored:
+            verdicts = mapping(dig(row, "verdict", self.direction))
+            seed = _seed_judgement({m: part(mapping(entry)) for m, entry in verdicts.items()})
+            if seed.tone:
+                seeds.append(seed)
         if not seeds:
             return Judgement("", "", None)
-        wins = [seed for seed in seeds if seed.tone == "good"]
         chances = [seed.probability for seed in seeds if seed.probability is not None]
-        chance = min(chances) if chances else None
-        if 0 < len(wins) < len(seeds):
+        chance = min(chances, default=None)
+        wins = sum(seed.tone == "good" for seed in seeds)
+        if 0 < wins < len(seeds):
             short = tuple(dict.fromkeys(name for seed in seeds for name in seed.short_in))
-            return Judgement(
-                f"better with {len(wins)} of {len(seeds)} seeds", "near", chance, short
-            )
+            return Judgement(f"better with {wins} of {len(seeds)} seeds", "near", chance, short)
         worst = min(seeds, key=lambda seed: seed.rank or 0.0)
         return Judgement(worst.words, worst.tone, chance, worst.short_in)
 
@@ -292,33 +278,31 @@ def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
     """One seed's judgement from all whole-image metrics; its probability is that of the least
     certain metric.
     """
-    tones = {
-        name: tone_of(entry)
-        for name, entry in verdicts.items()
-        if not region_of(name) and tone_of(entry)
-    }
+    tones: dict[str, str] = {}
+    chances: dict[str, float] = {}  # of the metrics that have one
+    for name, entry in verdicts.items():
+        tone = tone_of(entry)
+        if region_of(name) or not tone:
+            continue
+        tones[name] = tone
+        chance = value_of(entry.get("probability"))
+        if chance is not None:
+            chances[name] = chance
     if not tones:
         return Judgement("", "", None)
-    chances = [
-        value
-        for name in tones
-        if (value := value_of(verdicts[name].get("probability"))) is not None
-    ]
     losses = [name for name, tone in tones.items() if tone == "bad"]
     if len(losses) == len(tones):
-        return Judgement("not better", "bad", max(chances, default=None))
+        return Judgement("not better", "bad", max(chances.values(), default=None))
     if losses:
         return Judgement("partly better", "near", None, tuple(metric_name(name) for name in losses))
     # A metric without variance, such as a precision of 0, has no interval and no probability: the
     # others decide.
-    certain = [
-        t
-        for name, t in tones.items()
-        if not chances or value_of(verdicts[name].get("probability")) is not None
-    ]
-    words, tone = ("better, within chance", "near") if "near" in certain else ("better", "good")
-    words = words if chances else "better, one patient: no probability"
-    return Judgement(words, tone, min(chances, default=None))
+    within_chance = "near" in [tones[name] for name in chances or tones]
+    words = "better, within chance" if within_chance else "better"
+    if not chances:
+        words = "better, one patient: no probability"
+    tone = "near" if within_chance else "good"
+    return Judgement(words, tone, min(chances.values(), default=None))
 
 
 def systems(rows: Iterable[Row]) -> list[System]:

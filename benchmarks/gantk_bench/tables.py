@@ -32,6 +32,14 @@ BASELINES = ("Best baseline", "L1 regression", "Identity", "Published, other dat
 IN_MARKDOWN = (*ON_TERMINAL[:3], *BASELINES, "Verdict", "Training", "Images/s")
 MAX_CELL_CHARACTERS = 120  # bench.html has the whole text
 TONES = {"good": "green", "near": "yellow", "bad": "red"}
+LEGEND = (
+    "Identity returns the input. The best baseline is that of identity, histogram matching,"
+    " the best map of intensity alone and an L1 U-Net regression, the last two fitted on"
+    " true training pairs, and pixel noise for images from noise.",
+    "The verdict is against the best baseline, with the probability that the model is"
+    " better (paired bootstrap over patients); without pairs: against the best of those"
+    " that needed none.",
+)
 
 
 @dataclass(frozen=True)
@@ -307,36 +315,21 @@ def _in_markdown(column: Iterable[Cell]) -> str:
 
 def _legend(lines: list[Line]) -> list[str]:
     """The legend: what the figures are, with the definition of each metric."""
-    definitions = {
-        m: str(line.entry(m).get("definition") or "") for line in lines for m in line.main
-    }
     seeds = max((len(line.system.rows) for line in lines), default=0)
-    machines = {
-        str(mapping(row.get("machine")).get("cpu") or "")
-        for line in lines
-        for row in line.system.rows
-    } - {""}
+    over_seeds = f"; mean (lowest to highest) of up to {seeds} seeds" if seeds > 1 else ""
     notes = [
-        "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
-        + (f"; mean (lowest to highest) of up to {seeds} seeds." if seeds > 1 else "."),
-        (
-            "Identity returns the input. The best baseline is that of identity, histogram matching,"
-            " the best map of intensity alone and an L1 U-Net regression, the last two fitted on"
-            " true training pairs, and pixel noise for images from noise."
-        ),
-        (
-            "The verdict is against the best baseline, with the probability that the model is"
-            " better (paired bootstrap over patients); without pairs: against the best of those"
-            " that needed none."
-        ),
-        *(
-            f"{_escaped(metric_name(metric))}: `{_escaped(text)}`."
-            for metric, text in definitions.items()
-            if text
-        ),
-        *([f"Measured on {', '.join(sorted(map(_escaped, machines)))}."] if machines else []),
+        f"Figures are PSNR in dB / SSIM, or what is named, on held-out images{over_seeds}.",
+        *LEGEND,
     ]
-    return [f"- {sentence}" for sentence in notes]
+    definitions = {m: line.entry(m).get("definition") for line in lines for m in line.main}
+    for metric, text in definitions.items():
+        if text:
+            notes.append(f"{_escaped(metric_name(metric))}: `{_escaped(text)}`.")
+    rows = [row for line in lines for row in line.system.rows]
+    machines = {str(mapping(row.get("machine")).get("cpu") or "") for row in rows} - {""}
+    if machines:
+        notes.append(f"Measured on {', '.join(sorted(map(_escaped, machines)))}.")
+    return [f"- {note}" for note in notes]
 
 
 def _escaped(text: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from harness import table, written
+from harness import ratio_text, table
 
 from gantk_bench.rows import finite
 from gpu.tasks import MODES, OWN, tables
@@ -159,7 +159,7 @@ def bars(rows: list[Row]) -> Iterator[Row]:
             source,
             "it took no turns",
         )
-        yield bar | ({"ci95": times["ci95"], "text": written(times)} if times else {})
+        yield bar | ({"ci95": times["ci95"], "text": ratio_text(times)} if times else {})
         if (needed := CEILING.get(cell["batch"])) is not None:
             what = about | {"what": "of the convolution ceiling"}
             yield _bar(
@@ -263,7 +263,7 @@ def _ratios(rows: list[Row]) -> Iterator[tuple]:
                 steps[OWN],
                 side,
                 steps[side],
-                written(times),
+                ratio_text(times),
             )
 
 

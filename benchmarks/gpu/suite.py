@@ -245,7 +245,7 @@ class Suite:
                 self._write(entry)
 
     def _copy_flops(self, entry: Row) -> None:
-        """Copy `flops` from the same step in another mode: every mode computes the same operations."""
+        """Copy `flops` from the same step in another mode, which computes the same operations."""
         cell = ("part", "case", "size", "batch", "precision")
         for other in self.rows:
             if other.get("flops") and all(other[key] == entry[key] for key in cell):

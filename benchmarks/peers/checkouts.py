@@ -24,7 +24,7 @@ GENERATORS = {"resnet9": "resnet_9blocks", "resnet6": "resnet_6blocks"}
 
 
 class CheckoutSide(Side):
-    """A model with the common interface of these repositories: `set_input`, `optimize_parameters`."""
+    """A model with these repositories' interface: `set_input`, `optimize_parameters`."""
 
     url, files = "", ()
     notes = ("its data loader is left out: gantk's prepared images go to set_input",)
@@ -58,7 +58,7 @@ class CheckoutSide(Side):
     needs_batch = False  # whether the model needs a batch to create its networks
 
     def flags(self, case: Case) -> dict[str, Any]:
-        """Flags of the checkout's train.py for the case's model; other flags keep their defaults."""
+        """Flags of the checkout's train.py for the case's model; others keep their defaults."""
         raise NotImplementedError(type(self).__name__)
 
     def step(self, batch: dict[str, Tensor]) -> None:

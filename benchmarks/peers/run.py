@@ -33,7 +33,7 @@ if __name__ == "__main__":
         str(Path(__file__).resolve().parents[2]),
     ]
 
-from harness import parser, ratio, reason, take_turns, written
+from harness import parser, ratio, ratio_text, reason, take_turns
 from harness import table as markdown
 
 from gantk import __version__
@@ -215,7 +215,7 @@ def table(rows: list[Row]) -> str:
     for row in (row for row in rows if "beside" in row):
         beside = f" (beside {row['beside']})" if row["peer"] is None else ""
         seconds = row["speed"]["step_seconds"]
-        times = [written(row["ratio"].get(way)) for way in ("gantk", "gantk plain")]
+        times = [ratio_text(row["ratio"].get(way)) for way in ("gantk", "gantk plain")]
         about = (
             row["recipe"],
             f"{row['side']}, {row['machine']['precision']}{beside}",
