@@ -35,16 +35,23 @@ from gantk.nets import kernels, winograd
 from gantk.recipe.load import Recipe
 
 # timed alone; all else by its bytes
-ALONE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
-BEYOND = 1 << 29  # bytes of a buffer that leaves no last-level cache holding two of them
-BYTES = [1 << power for power in range(12, 27, 2)]  # read and written by the copies that are timed
-# steps; calls, of which the quickest counts; operations told, and shown
-RECORDED, TAKEN, KEPT, SHOWN = 3, 3, 20, 12
+TIMED_ALONE = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+BEYOND_CACHE_BYTES = (
+    1 << 29
+)  # bytes of a buffer that leaves no last-level cache holding two of them
+COPY_BYTES = [
+    1 << power for power in range(12, 27, 2)
+]  # read and written by the copies that are timed
+RECORDED_STEPS = 3  # steps
+TIMED_CALLS = 3  # calls, of which the quickest counts
+MAX_RECORDED_OPERATIONS = 20  # operations in a row
+MAX_SHOWN_OPERATIONS = 12  # operations in the table
+META_TENSOR = re.compile(r"tensor\(\.+, device='meta', size=(\([^)]*\))(?:, dtype=torch)?([^)]*)\)")
 KEYS = ("name", "arguments", "calls", "recorded_ms", "floor_ms", "ways")  # of an operation's row
 # memory that nobody writes yet
-ASKED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 # writes and does not read it
-REPLACED = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_")
+WRITE_ONLY = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_")
 
 
 class Called:
@@ -53,13 +60,11 @@ class Called:
     """
 
     def __init__(self, name: str, arguments: list, moved: int):
-        self.name, self.arguments, self.moved, self.calls, self.seconds = (
-            name,
-            arguments,
-            moved,
-            0,
-            0.0,
-        )
+        self.name = name
+        self.arguments = arguments
+        self.moved = moved  # bytes
+        self.calls = 0
+        self.seconds = 0.0
 
 
 class Recorder(TorchDispatchMode):
@@ -105,38 +110,39 @@ class Recorder(TorchDispatchMode):
         began = time.perf_counter()
         out = call()
         synchronize(self.device)
-        took, kinds = (
-            time.perf_counter() - began,
-            tree_map_only(Tensor, lambda t: t.detach().to("meta"), given),
-        )
+        seconds = time.perf_counter() - began
+        kinds = tree_map_only(Tensor, lambda t: t.detach().to("meta"), given)
         new = Called(name, kinds, moved(name, schema, given, out) if schema else 0)
-        one = self.found.setdefault(f"{name} {kinds}", new)
-        one.calls, one.seconds = one.calls + 1, one.seconds + took
+        called = self.found.setdefault(f"{name} {kinds}", new)
+        called.calls += 1
+        called.seconds += seconds
         return out
 
 
 def moved(name: str, schema: Any, given: list, out: Any) -> int:
     """Bytes that an operation reads and writes; what is expanded counts once."""
-    if name in ASKED or any(
-        each.alias_info and not each.alias_info.is_write for each in schema.returns
-    ):
+    returns_view = any(each.alias_info and not each.alias_info.is_write for each in schema.returns)
+    if name in ALLOCATIONS or returns_view:
         return 0
-    about = [each.alias_info and each.alias_info.is_write for each in schema.arguments]
-    changed = [each for each, written in zip(given, about, strict=False) if written]
-    found = [
-        each
-        for each in tree_leaves([given[name in REPLACED :], changed or out])
-        if isinstance(each, Tensor)
-    ]
-    sizes = [[n for n, stride in zip(t.shape, t.stride(), strict=True) if stride] for t in found]
-    return sum(t.element_size() * int(np.prod(size)) for t, size in zip(found, sizes, strict=True))
+    is_written = [each.alias_info and each.alias_info.is_write for each in schema.arguments]
+    changed = [each for each, written in zip(given, is_written, strict=False) if written]
+    read = given[1:] if name in WRITE_ONLY else given
+    tensors = [each for each in tree_leaves([read, changed or out]) if isinstance(each, Tensor)]
+    return sum(map(stored_bytes, tensors))
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes of the elements; an expanded dimension counts once."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * int(np.prod([size for size, stride in sizes if stride]))
 
 
 class Alone:
     """A recorded operation by itself; `best` is the quickest way to each of its parts."""
 
     def __init__(self, called: Called, device: torch.device):
-        self.called, self.best = called, {}
+        self.called = called
+        self.best: dict[str, Turn] = {}
         for part, ways in ways_to(called.name, called.arguments, device).items():
             taken = {}
             for name, way in ways.items():
@@ -147,65 +153,78 @@ class Alone:
 
     def floor(self, per_byte: Callable[[int], float], from_memory: float) -> list[float]:
         """Seconds of a step's calls at their best, bytes from the cache and from memory."""
-        called, warm = self.called, per_byte(self.called.moved)
-        copies = [called.moved * each for each in (warm, max(warm, from_memory))]
-        alone = [sum(map(quickest, self.best.values()))] * 2 if self.best else copies
-        return [each * called.calls / RECORDED for each in alone]
+        if self.best:
+            seconds = sum(map(quickest, self.best.values()))
+            both = [seconds, seconds]
+        else:
+            size = self.called.moved
+            warm = per_byte(size)
+            both = [size * warm, size * max(warm, from_memory)]
+        return [each * self.called.calls / RECORDED_STEPS for each in both]
 
 
 def quickest(turn: Turn) -> float:
     turn.take()
-    return min(turn.take() for _ in range(TAKEN))
+    return min(turn.take() for _ in range(TIMED_CALLS))
 
 
 def ways_to(name: str, arguments: list, device: torch.device) -> dict[str, dict[str, Callable]]:
     """For each part (a convolution's gradients are two) the ways to it by name; {} for what is
     counted by its bytes.
     """
-    if name not in ALONE:
+    if name not in TIMED_ALONE:
         return {}
 
     def noise(k):
-        return torch.empty_strided(k.shape, k.stride(), dtype=k.dtype, device=device).normal_()  # noqa: E731
+        return torch.empty_strided(k.shape, k.stride(), dtype=k.dtype, device=device).normal_()
 
-    given, operator = tree_map_only(Tensor, noise, arguments), getattr(torch.ops.aten, name)
+    given = tree_map_only(Tensor, noise, arguments)
     if not name.startswith("convolution"):
-        return {"": {"as called": partial(operator, *given)}}
+        return {"": {"as called": partial(getattr(torch.ops.aten, name), *given)}}
+    return ways_to_convolve(name, given, device)
+
+
+def ways_to_convolve(
+    name: str, given: list, device: torch.device
+) -> dict[str, dict[str, Callable]]:
+    """The same for a convolution, or for those of its gradients that were asked for."""
     backward = name == "convolution_backward"
     x, weight, bias, *how = [*given[1:3], None, *given[4:10]] if backward else given
     stride, padding, dilation, transposed, extra, groups = how
     last = partial(Tensor.contiguous, memory_format=kernels.CHANNELS_LAST[len(stride)])
-    torchs, own = (
-        torch.ops.aten.convolution,
-        kernels.transposed_convolution if transposed else winograd.convolution,
-    )
+    torchs = torch.ops.aten.convolution
     kinds = {"contiguous": (Tensor.contiguous, torchs, how), "channels-last": (last, torchs, how)}
-    kinds |= {"own": (last, own, how[:2])} if {*dilation, groups, *extra} == {0, 1} else {}
+    if {*dilation, groups, *extra} == {0, 1}:
+        own = kernels.transposed_convolution if transposed else winograd.convolution
+        kinds["own"] = (last, own, how[:2])
     parts = ["input's gradient, ", "weights' gradient, "] if backward else [""]
     ways: dict[str, dict[str, Callable]] = {part: {} for part in parts}
     for form, (laid, convolve, options) in kinds.items():
         for number, part in enumerate(ways):
             inputs = [laid(each).detach() for each in (x, weight)]
             ways[part][form] = partial(convolve, *inputs, bias, *options)
-            # of one input alone: a function of gantk's own computes the gradients of all that want
-            # one
             if backward:
+                # of one input alone: gantk's own functions compute the gradients of all inputs
+                # that want one
                 inputs[number].requires_grad_()
-                made = ways[part][form](), inputs[number], laid(given[0])
-                ways[part][form] = partial(torch.autograd.grad, *made, retain_graph=True)
-    if device.type == "cpu" and len(stride) == 2 and not transposed and not backward:
-        a, place = last(x), (padding, stride, dilation, groups)
+                output = ways[part][form]()
+                gradient = laid(given[0])
+                ways[part][form] = partial(
+                    torch.autograd.grad, output, inputs[number], gradient, retain_graph=True
+                )
+    if backward:
+        asked = given[10]
+        return {part: ways[part] for number, part in enumerate(parts) if asked[number]}
+    if device.type == "cpu" and len(stride) == 2 and not transposed:
+        image = last(x)
+        place = (padding, stride, dilation, groups)
         packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            last(weight).to_mkldnn(), *place, a.shape
+            last(weight).to_mkldnn(), *place, image.shape
         )
         ways[""]["packed"] = partial(
-            torch.ops.mkldnn._convolution_pointwise, a, packed, bias, *place, "none", [], ""
+            torch.ops.mkldnn._convolution_pointwise, image, packed, bias, *place, "none", [], ""
         )
-    return {
-        part: each
-        for number, (part, each) in enumerate(ways.items())
-        if not backward or given[10][number]
-    }
+    return ways
 
 
 def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
@@ -216,12 +235,12 @@ def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
     turn = step.turn()
     turn.settle()
     with (recorder := Recorder(step.device)).patches, recorder:
-        for _ in range(RECORDED):
+        for _ in range(RECORDED_STEPS):
             step()
     found = [Alone(called, step.device) for called in recorder.found.values()]
     pairs = [
         torch.ones(2, size // 2, dtype=torch.uint8, device=step.device)
-        for size in [*BYTES, 2 * BEYOND]
+        for size in [*COPY_BYTES, 2 * BEYOND_CACHE_BYTES]
     ]
 
     def floors() -> list[list[float]]:
@@ -229,69 +248,51 @@ def measure(name: str, recipe: Recipe, options) -> dict[str, Any]:
             quickest(Turn(partial(a.copy_, b), step.device)) / 2 / len(a) for a, b in pairs
         ]
         return [
-            one.floor(lambda size: float(np.interp(size, BYTES, per_byte)), beyond) for one in found
+            one.floor(lambda size: float(np.interp(size, COPY_BYTES, per_byte)), beyond)
+            for one in found
         ]
 
-    rounds = int(
-        np.clip(options.seconds / ((1 + TAKEN) * np.sum(floors(), 0)[0] + turn.take()), *ROUNDS)
-    )
+    seconds_a_round = (1 + TIMED_CALLS) * np.sum(floors(), 0)[0] + turn.take()
+    rounds = int(np.clip(options.seconds / seconds_a_round, *ROUNDS))
     samples = in_turns({"step": turn.take, "floor": floors}, rounds)
     floor, memory = np.sum(samples["floor"], 1).T.tolist()
-    seconds, alone = (
-        samples | {"floor": floor, "memory": memory},
-        np.median(samples["floor"], 0)[:, 0],
-    )
-    rows = []
-    for one, least in zip(found, alone, strict=True):
-        called = one.called
-        given = str(called.arguments)
-        said = re.sub(
-            r"tensor\(\.+, device='meta', size=(\([^)]*\))(?:, dtype=torch)?([^)]*)\)",
-            r"\1\2",
-            given,
-        )
-        values = called.name, said[:160], called.calls, 1e3 * called.seconds, 1e3 * RECORDED * least
-        rows.append(
-            dict(
-                zip(
-                    KEYS,
-                    [*values[:2], *(each / RECORDED for each in values[2:]), [*one.best]],
-                    strict=True,
-                )
-            )
-        )
+    seconds = samples | {"floor": floor, "memory": memory}
+    alone = np.median(samples["floor"], 0)[:, 0]
+    rows = [operation_row(one, least) for one, least in zip(found, alone, strict=True)]
     rows.sort(key=lambda row: row["floor_ms"] - row["recorded_ms"])
-    share, of_memory = (ratio(each, seconds["step"]) for each in (floor, memory))
-    found = {
-        "share": share,
-        "share_from_memory": of_memory,
+    return {
+        "name": name,
+        "set": options.set,
+        "share": ratio(floor, seconds["step"]),
+        "share_from_memory": ratio(memory, seconds["step"]),
         "seconds": seconds,
-        "operations": rows[:KEPT],
+        "operations": rows[:MAX_RECORDED_OPERATIONS],
     }
-    return {"name": name, "set": options.set} | found
+
+
+def operation_row(one: Alone, floor_seconds: float) -> dict[str, Any]:
+    """What an operation takes within a step, as recorded and at its floor."""
+    called = one.called
+    arguments = META_TENSOR.sub(r"\1\2", str(called.arguments))
+    recorded_ms = 1e3 * called.seconds / RECORDED_STEPS
+    calls = called.calls / RECORDED_STEPS
+    values = [called.name, arguments[:160], calls, recorded_ms, 1e3 * floor_seconds, [*one.best]]
+    return dict(zip(KEYS, values, strict=True))
 
 
 def markdown(rows: list[dict]) -> str:
     """Step, floor and share; of the last row also the operations furthest beyond their floor."""
     cells = []
     for row in rows:
-        taken, shares = (
-            row["seconds"].values(),
-            [ratio_text(row.get(key)) for key in ("share", "share_from_memory")],
-        )
-        cells.append(
-            [
-                " ".join([row["name"], *row["set"]]),
-                *(f"{median(each):.4f}" for each in taken),
-                *shares,
-            ]
-        )
-    told = [
-        [f"{one[k]:.2f}" if "_ms" in k else one[k] for k in KEYS]
-        for one in rows[-1]["operations"][:SHOWN]
+        medians = [f"{median(samples):.4f}" for samples in row["seconds"].values()]
+        shares = [ratio_text(row.get(key)) for key in ("share", "share_from_memory")]
+        cells.append([" ".join([row["name"], *row["set"]]), *medians, *shares])
+    operations = [
+        [f"{one[key]:.2f}" if "_ms" in key else one[key] for key in KEYS]
+        for one in rows[-1]["operations"][:MAX_SHOWN_OPERATIONS]
     ]
     heads = ["recipe", "step, s", "floor, s", "memory, s", "share", "share from memory"]
-    return f"{table(heads, cells)}\n\n{table(KEYS, told)}"
+    return f"{table(heads, cells)}\n\n{table(KEYS, operations)}"
 
 
 if __name__ == "__main__":

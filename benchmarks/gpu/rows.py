@@ -132,35 +132,28 @@ def bars(rows: list[Row]) -> Iterator[Row]:
 
     def find(part: str, about: Row, **more: Any) -> Row | None:
         fields = {"part": part, "size": [256, 256]} | about | more
-        return next(
-            (one for one in rows if all(one.get(key) == value for key, value in fields.items())),
-            None,
-        )
+        matching = (one for one in rows if all(one.get(key) == fields[key] for key in fields))
+        return next(matching, None)
 
     def value(one: Row | None, key: str) -> Any:
         return one.get(key) if one is not None and one["status"] == "ok" else None
 
     for cell in tables()["peers"]["target"]:
         about = {"case": cell["case"], "batch": cell["batch"]}
-        own, turns, theirs = (
-            find("peer", about, peer=OWN),
-            find("ratio", about),
-            find("peer", about, peer=REFERENCE),
-        )
+        own = find("peer", about, peer=OWN)
+        turns = find("ratio", about)
+        theirs = find("peer", about, peer=REFERENCE)
         times = (value(turns, "times") or {}).get(REFERENCE)
         source = theirs if theirs is not None and theirs["status"] != "ok" else turns
         what = about | {"what": "times the reference's speed"}
-        bar = _bar(
-            what,
-            ">=",
-            FASTER[cell["batch"]],
-            "{:.2f}",
-            times and times["median"],
-            source,
-            "it took no turns",
-        )
-        yield bar | ({"ci95": times["ci95"], "text": ratio_text(times)} if times else {})
-        if (needed := CEILING.get(cell["batch"])) is not None:
+        needed = FASTER[cell["batch"]]
+        reached = times and times["median"]
+        bar = _bar(what, ">=", needed, "{:.2f}", reached, source, "it took no turns")
+        if times:
+            bar |= {"ci95": times["ci95"], "text": ratio_text(times)}
+        yield bar
+        needed = CEILING.get(cell["batch"])
+        if needed is not None:
             what = about | {"what": "of the convolution ceiling"}
             yield _bar(
                 what, ">=", needed, "{:.0%}", value(own, "of_conv"), own, "no ceiling was measured"
@@ -205,34 +198,42 @@ def markdown(rows: list[Row]) -> str:
         if one["status"] == "ok" and one["part"] != "bar":
             parts.setdefault(one["part"], []).append(one)
     parts["bar"] = list(bars(rows))  # computed again: an interrupted run has not written them
-    texts = [_machine(parts["environment"])] if "environment" in parts else []
+    texts = []
+    if "environment" in parts:
+        texts.append(_machine(parts["environment"]))
     for part, (heads, lines_of) in TABLES.items():
         if part in parts:
             texts.append(table(heads.split(" | "), lines_of(parts[part])))
-            noted = Counter(note for one in parts[part] for note in one.get("notes") or ())
-            texts += (
-                ["\n".join(f"{count} of these rows: {note}" for note, count in noted.items())]
-                if noted
-                else []
-            )
-    missing = Counter(
+            texts += _notes(parts[part])
+    texts += _missing(rows)
+    return "\n\n".join(texts) + "\n"
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    """The notes below a table, each with the number of its rows; [] without notes."""
+    counts = Counter(note for one in rows for note in one.get("notes") or ())
+    lines = [f"{count} of these rows: {note}" for note, count in counts.items()]
+    return ["\n".join(lines)] if lines else []
+
+
+def _missing(rows: list[Row]) -> list[str]:
+    """The table of what was not measured, by reason; [] if all was."""
+    counts = Counter(
         (one["part"], one["status"], (one["why"] or "").split("; at ")[0][:160])
         for one in rows
         if one["status"] != "ok" and one["part"] != "bar"
     )
-    heads = ("not measured", "status", "why", "rows")
-    texts += [table(heads, [(*what, count) for what, count in missing.items()])] if missing else []
-    return "\n\n".join(texts) + "\n"
+    lines = [(*what, count) for what, count in counts.items()]
+    return [table(("not measured", "status", "why", "rows"), lines)] if lines else []
 
 
 def _machine(rows: list[Row]) -> str:
-    first, loaded = rows[0], next((one for one in rows if one["when"] == "under load"), rows[0])
+    first = rows[0]
+    loaded = next((one for one in rows if one["when"] == "under load"), first)
     memory = f", {first['memory_gib']:.0f} GiB" if first.get("memory_gib") else ""
-    power = (
-        f"; {loaded['power.draw']:.0f} of {loaded['power.limit']:.0f} W"
-        if loaded.get("power.draw")
-        else ""
-    )
+    power = ""
+    if loaded.get("power.draw"):
+        power = f"; {loaded['power.draw']:.0f} of {loaded['power.limit']:.0f} W"
     clock = f", {loaded['clocks.sm']:.0f} MHz under load" if loaded.get("clocks.sm") else ""
     versions = ", ".join(
         f"{name} {first[name]}" for name in ("torch", "cuda", "cudnn", "driver") if first.get(name)
@@ -272,14 +273,9 @@ def _ceilings(rows: list[Row]) -> Iterator[tuple]:
     for one in sorted(rows, key=lambda one: one["reached"]):
         fastest[one["kind"], one["precision"], one["dims"]] = one
     for (kind, precision, dims), one in fastest.items():
+        name = f"{kind}, {dims}-D" if dims else kind
         reached = f"{one['reached']:.4g} {one['unit']}"
-        yield (
-            f"{kind}{f', {dims}-D' if dims else ''}",
-            precision,
-            _sides(one["shape"]),
-            reached,
-            _share(one["spread"]),
-        )
+        yield name, precision, _sides(one["shape"]), reached, _share(one["spread"])
 
 
 def _peers(rows: list[Row]) -> Iterator[tuple]:

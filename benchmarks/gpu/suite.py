@@ -190,11 +190,12 @@ class Suite:
         for message in self.worker.messages(task, self.left, limit):
             if isinstance(message, dict):
                 written.append(self._write(message))
-            elif message[0] != "done":
-                self._write_missing(
-                    task, SKIPPED if message[1] == OUT_OF_TIME else message[0], message[1], written
-                )
-            if isinstance(message, tuple) and (message[0] == KILLED or message == ("done", False)):
+                continue
+            status, why = message
+            if status != "done":
+                missing = SKIPPED if why == OUT_OF_TIME else status
+                self._write_missing(task, missing, why, written)
+            if status == KILLED or message == ("done", False):
                 self._end_worker()
 
     def _write(self, entry: Row) -> Row:
@@ -202,17 +203,13 @@ class Suite:
         if entry["part"] == "step" and entry["status"] == "ok" and not entry.get("flops"):
             self._copy_flops(entry)
         if entry.get("tflops_per_s") and entry["part"] in ("step", "peer"):
-            for key, kind, dims in (
-                ("of_matmul", "matmul", None),
-                ("of_conv", "conv", entry["dims"]),
-            ):
+            kinds = (("of_matmul", "matmul", None), ("of_conv", "conv", entry["dims"]))
+            for key, kind, dims in kinds:
                 ceiling = best(self.rows, kind, entry["precision"], dims)
                 entry[key] = entry["tflops_per_s"] / ceiling if ceiling else None
         if entry["part"] == "step" and entry["status"] == KILLED:
-            at = (
-                f"{' x '.join(map(str, entry['size']))}, batch {entry['batch']},"
-                f" {entry['precision']}"
-            )
+            size = " x ".join(map(str, entry["size"]))
+            at = f"{size}, batch {entry['batch']}, {entry['precision']}"
             self.killed[entry["case"], entry["mode"]] = f"not tried again; at {at}: {entry['why']}"
         self._add(entry)
         names = (

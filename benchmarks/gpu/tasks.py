@@ -73,15 +73,19 @@ def cells(entry: dict[str, Any], cases: list[dict[str, Any]], tiny: bool) -> Ite
     chosen kernels.
     """
     for side, case in product(entry.get("sides", ()), cases):
-        dims, label = case.get("dims", 2), case["label"]
+        dims = case.get("dims", 2)
+        label = case["label"]
         if dims != entry["dims"] or (not tiny and side not in case.get("sides", [side])):
             continue
         if label not in entry.get("cases", [label]):
             continue
+        size = [side] * dims
+        own = list(case.get("settings", ()))
+        if tiny:
+            own += case["tiny"]
         for precision, batch, mode in product(
             entry["precisions"], entry["batches"], entry["modes"]
         ):
-            size, own = [side] * dims, [*case.get("settings", ()), *(case["tiny"] if tiny else ())]
             settings = [setting.replace("{batch}", str(batch)) for setting in own]
             yield {
                 "part": "step",
