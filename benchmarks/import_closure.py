@@ -25,24 +25,32 @@ ENTRIES = {
 
 def closure(entries: Iterable[str]) -> list[str]:
     """Sorted names of all gantk modules that the entries import, with the entries themselves."""
-    waiting, found = [], {}
+    waiting: list[str] = []
     for entry in entries:
         module, _, function = entry.partition(":")
-        waiting += [module, *(_imports_inside(_parsed(module), function) if function else ())]
+        waiting.append(module)
+        if function:
+            waiting += _imports_inside(_parsed(module), function)
+    found: dict[str, ast.Module] = {}
     while waiting:
         module = waiting.pop()
-        if module not in found and (tree := _parsed(module)):
+        if module in found:
+            continue
+        tree = _parsed(module)
+        if tree is not None:
             found[module] = tree
             waiting += [module.rpartition(".")[0], *_imported(_top_level(tree.body))]
     return sorted(module for module, tree in found.items() if len(tree.body) > 1)
 
 
 def _parsed(module: str) -> ast.Module | None:
+    if not module:
+        return None
     path = ROOT / module.replace(".", "/")
-    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
-    return next(
-        (ast.parse(file.read_text("utf-8")) for file in files if module and file.is_file()), None
-    )
+    for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+        if file.is_file():
+            return ast.parse(file.read_text("utf-8"))
+    return None
 
 
 def _top_level(body: list[ast.AST]) -> Iterator[ast.AST]:
@@ -51,9 +59,8 @@ def _top_level(body: list[ast.AST]) -> Iterator[ast.AST]:
         typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if not typing and not isinstance(node, ast.FunctionDef):
             yield node
-            yield from _top_level(
-                [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
-            )
+            children = ast.iter_child_nodes(node)
+            yield from _top_level([child for child in children if isinstance(child, ast.stmt)])
 
 
 def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
@@ -67,14 +74,19 @@ def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
 def _imports_inside(tree: ast.Module, function: str) -> list[str]:
     """Modules imported inside a function and inside the functions of its module that it calls."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    waiting, seen = [function], {}
+    waiting = [function]
+    seen: set[str] = set()
+    modules: list[str] = []
     while waiting:
         name = waiting.pop()
-        if name in functions and name not in seen:
-            seen[name] = list(ast.walk(functions[name]))
-            calls = [node.func for node in seen[name] if isinstance(node, ast.Call)]
-            waiting += [called.id for called in calls if isinstance(called, ast.Name)]
-    return [module for nodes in seen.values() for module in _imported(nodes)]
+        if name not in functions or name in seen:
+            continue
+        seen.add(name)
+        nodes = list(ast.walk(functions[name]))
+        modules += _imported(nodes)
+        called = [node.func for node in nodes if isinstance(node, ast.Call)]
+        waiting += [each.id for each in called if isinstance(each, ast.Name)]
+    return modules
 
 
 if __name__ == "__main__":

@@ -107,7 +107,8 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     """Every case with every peer that can run it; a row with status "skipped" for each peer that
     runs none.
     """
-    cases, peers = chosen(options.cases), parse_peers(options.peer)
+    cases = chosen(options.cases)
+    peers = parse_peers(options.peer)
     for peer in peers:
         reasons = dict.fromkeys(peer.unable(case) for case in cases)
         if None not in reasons:
@@ -131,9 +132,8 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     """
     start = time.monotonic()
     try:
-        host, plain = (
-            OwnSide(case, [*options.set, *way], options.device) for way in ((), case.plain)
-        )
+        host = OwnSide(case, options.set, options.device)
+        plain = OwnSide(case, [*options.set, *case.plain], options.device)
         seed = host.model.train.seed
         setup = Setup(case, host.parts.data.channels, host.device, seed, host.weights, options.bf16)
         guest = peer.build(setup, host.batch(0), host)
@@ -153,29 +153,24 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
         yield fields(case, peer.name, peer, options) | failed
         return
     for label, side in sides.items():
-        own, seconds = side if isinstance(side, OwnSide) else None, samples[label]
+        own = side if isinstance(side, OwnSide) else None
+        seconds = samples[label]
         row = fields(case, label, None if own else peer, options)
         row |= {
             "weights": side.weights,
             "batches": turns[label].digest,
             "beside": peer.name,
             "git": commit(),
-        }
-        row |= {
             "speed": {
                 "images_per_s": host.model.train.batch / median(seconds),
                 "step_seconds": seconds,
-            }
-        }
-        row |= {
+            },
             "wall_s": time.monotonic() - start,
             "machine": describe((own or host).parts.runtime),
         }
         if own:  # measured again with every peer
-            row |= {
-                "label": f"{row['label']} beside {peer.name}",
-                "recipe_hash": recipe_hash(resolved(own.model)),
-            }
+            row["label"] = f"{row['label']} beside {peer.name}"
+            row["recipe_hash"] = recipe_hash(resolved(own.model))
         else:
             bf16 = options.bf16 and peer.folder is None and not case.window
             row["machine"] |= {"precision": "bf16" if bf16 else "fp32", "channels_last": False}
@@ -216,20 +211,10 @@ def table(rows: list[Row]) -> str:
         beside = f" (beside {row['beside']})" if row["peer"] is None else ""
         seconds = row["speed"]["step_seconds"]
         times = [ratio_text(row["ratio"].get(way)) for way in ("gantk", "gantk plain")]
-        about = (
-            row["recipe"],
-            f"{row['side']}, {row['machine']['precision']}{beside}",
-            row["version"],
-        )
-        lines.append(
-            (
-                *about,
-                f"{row['weights'] / 1e6:.2f} M",
-                f"{median(seconds):.4f}",
-                *times,
-                len(seconds),
-            )
-        )
+        side = f"{row['side']}, {row['machine']['precision']}{beside}"
+        weights = f"{row['weights'] / 1e6:.2f} M"
+        about = (row["recipe"], side, row["version"], weights)
+        lines.append((*about, f"{median(seconds):.4f}", *times, len(seconds)))
     missing = [
         (row["recipe"], row["side"], row["status"], row["error"])
         for row in rows
@@ -253,16 +238,13 @@ def merged(before: list[Row], new: list[Row]) -> list[Row]:
     """Old rows, replaced by new ones of the same label, then other new rows; drops "skipped" rows
     of measured peers.
     """
-    again, here = (
-        {row["label"]: row for row in new},
-        {row["peer"] for row in new if row["status"] != "skipped"},
-    )
-    kept = [
-        again.pop(row["label"], row)
-        for row in before
-        if row["status"] != "skipped" or row["peer"] not in here
-    ]
-    return kept + [row for row in new if row["label"] in again]
+    fresh = {row["label"]: row for row in new}
+    measured = {row["peer"] for row in new if row["status"] != "skipped"}
+    rows = []
+    for row in before:
+        if row["status"] != "skipped" or row["peer"] not in measured:
+            rows.append(fresh.pop(row["label"], row))
+    return rows + [row for row in new if row["label"] in fresh]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -302,12 +284,11 @@ def run(options: argparse.Namespace) -> int:
     new_rows: list[Row] = []
     for row in measure(options):
         new_rows.append(row)
-        ratios = "".join(f"  {found['median']:.2f}x {way}" for way, found in row["ratio"].items())
-        result = (
-            f"{median(row['speed']['step_seconds']):.4f} s{ratios}"
-            if row["status"] == "ok"
-            else row["error"]
-        )
+        result = row["error"]
+        if row["status"] == "ok":
+            ratios = [f"{found['median']:.2f}x {way}" for way, found in row["ratio"].items()]
+            seconds = f"{median(row['speed']['step_seconds']):.4f} s"
+            result = "  ".join([seconds, *ratios])
         print(f"{row['status']:<8} {row['label']:<52} {result}", flush=True)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
