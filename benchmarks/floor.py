@@ -74,7 +74,9 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, device: torch.device):
         super().__init__()
-        self.device, self.found, self.patches = device, {}, ExitStack()
+        self.device = device
+        self.found = {}
+        self.patches = ExitStack()
         for product, name in (
             (p, n) for p in (winograd.Winograd, kernels.Product) for n in ("forward", "backward")
         ):
@@ -82,7 +84,8 @@ class Recorder(TorchDispatchMode):
             self.patches.enter_context(patch.object(product, name, own))
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given, call = [*args, *(kwargs or {}).values()], partial(function, *args, **(kwargs or {}))
+        given = [*args, *(kwargs or {}).values()]
+        call = partial(function, *args, **(kwargs or {}))
         return self.noted(function.overloadpacket.__name__, given, call, function._schema)
 
     def own(self, function: Callable, ctx: Any, *given: Any) -> Any:
@@ -91,10 +94,8 @@ class Recorder(TorchDispatchMode):
         x, weight, bias, windows, transposed = (
             (*ctx.saved_tensors[:3], ctx.windows, ctx.transposed) if backward else given
         )
-        dtype, ones = (
-            given[0].dtype if backward else kernels.precision(x),
-            [1] * len(windows.stride),
-        )
+        dtype = given[0].dtype if backward else kernels.precision(x)
+        ones = [1] * len(windows.stride)
         said = [given[0], x, weight, None] if backward else [x, weight, bias]
         with _disable_current_modes():
             said = tree_map_only(Tensor, lambda t: t.to(dtype), said)

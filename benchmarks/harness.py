@@ -101,7 +101,8 @@ def keep_memory(keep: bool) -> bool:
     """
     global _keeps_memory
     machine.keep_memory(keep)
-    changed, _keeps_memory = keep != _keeps_memory, keep
+    changed = keep != _keeps_memory
+    _keeps_memory = keep
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if changed else None
     if trim is not None:
         trim(0)
@@ -125,7 +126,10 @@ class Turn:
         keep: bool = False,
         settling: int = 0,
     ):
-        self.step, self.device, self.keep, self._settling = step, device, keep, settling
+        self.step = step
+        self.device = device
+        self.keep = keep
+        self._settling = settling
 
     def settle(self) -> None:
         """Take untimed steps: before the first turn, and one whenever the side before handled
@@ -431,10 +435,8 @@ class RecipeStep:
         """Settings that the step could not apply, with the reasons."""
         engine = self.engine
         notes = list(engine.notes)
-        requested, capture = (
-            engine.table.fast.cuda_graph and not engine.table.recompute,
-            engine.capture,
-        )
+        requested = engine.table.fast.cuda_graph and not engine.table.recompute
+        capture = engine.capture
         if requested and not notes and not (capture and capture.graphs):
             notes.append(f"not captured: {capture.obstacle}" if capture else NO_GRAPHS)
         return notes
@@ -476,7 +478,9 @@ def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime
     """A batch of uniform noise in [-1, 1] at the stage's size, with labels and masks if the recipe
     has them.
     """
-    table, count, batch = model.data, model.train.batch, Batch()
+    table = model.data
+    count = model.train.batch
+    batch = Batch()
     for name in model.method.target.reads:
         batch[name] = torch.rand(count, channels[name], *stage.size) * 2 - 1
         if table.mask:

@@ -57,7 +57,9 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", default=["reggan", "pix2pix"])
     parser.add_argument("--data", type=Path, help="a CSV of pairs; default: synthetic heads")
     options = parser.parse_args()
-    rows, scores, aligned = [], {}, {}
+    rows = []
+    scores = {}
+    aligned = {}
     for method in options.methods:
         for pixels in options.pixels:
             found = [scored(method, pixels, seed, options) for seed in options.seeds]

@@ -26,7 +26,9 @@ from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
 from sklearn.isotonic import IsotonicRegression
 
-TISSUE, SHARE, COVERED = 0.05, 0.15, 0.95
+TISSUE = 0.05
+SHARE = 0.15
+COVERED = 0.95
 
 
 def load(path: str) -> nib.Nifti1Image:
@@ -63,7 +65,8 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
         for x in (one, other, one * one, other * other, one * other)
     ]
     a, b, aa, bb, ab = means
-    low, high = 0.01**2, 0.03**2
+    low = 0.01**2
+    high = 0.03**2
     value = (2 * a * b + low) * (2 * (ab - a * b) + high)
     value /= (a * a + b * b + low) * (aa - a * a + bb - b * b + high)
     return float(value[5:-5, 5:-5].mean())
@@ -89,11 +92,13 @@ def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, floa
     """
     grid = load(true)
     truth = scaled(grid.get_fdata(dtype=np.float32))
-    volumes, inside = {}, np.ones(grid.shape, bool)
+    volumes = {}
+    inside = np.ones(grid.shape, bool)
     for name, path in {"prediction": made, "input": source}.items():
         if path:
             moved, seen = onto(load(path), grid)
-            volumes[name], inside = scaled(moved), inside & seen
+            volumes[name] = scaled(moved)
+            inside = inside & seen
     tissue = truth > TISSUE
     used = tissue.mean((0, 1)) > SHARE
     used &= (tissue & inside).sum((0, 1)) >= COVERED * tissue.sum((0, 1))

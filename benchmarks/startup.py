@@ -64,9 +64,11 @@ def seconds_of(name: str, folder: Path, out: str | None = None) -> tuple[float, 
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         run = Path(temporary) / "run" if out is None else folder / out
         words = [*WAYS[name], *(["--out", str(run)] if name == "first step" else [])]
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        began = time.perf_counter()
         subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, check=True)
-        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        wall = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if name == "first step":
             wall = json.loads((run / "usage.json").read_text())["first_step_s"]
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -112,13 +112,15 @@ def measure(case: str, volume: Path, folder: Path, rounds: int) -> dict:
     """The row of one case: seconds of each way in turns, their ratios, and memory of each in a
     separate process.
     """
-    run, memory = make_run(case, folder / "run"), {}
+    run = make_run(case, folder / "run")
+    memory = {}
     onnx = gantk.export(run, out=folder / "b.onnx", say=lambda line: None)
     for way in WAYS:
         with Processes(1, get_context("spawn")) as one:
             given = case, onnx if way == "onnx" else run, volume, folder / "once.nii.gz"
             memory[way] = one.submit(memory_of, way, *given).result()
-    plain, out = Plain(case, run), folder / "out.nii.gz"
+    plain = Plain(case, run)
+    out = folder / "out.nii.gz"
     calls = (
         partial(plain, run, volume, out),
         partial(by_gantk, run, volume, out),

@@ -21,7 +21,9 @@ class Board:
 
     def __init__(self, total: int, console: Console):
         dumb = os.environ.get("NO_COLOR") or os.environ.get("CI") or console.is_dumb_terminal
-        self.console, self.total, self.ended = console, total, 0
+        self.console = console
+        self.total = total
+        self.ended = 0
         columns = BarColumn(20), TextColumn("{task.description}", markup=False)
         self.bar = Progress(
             *columns, console=console, transient=True, disable=bool(dumb or not console.is_terminal)

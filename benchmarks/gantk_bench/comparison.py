@@ -9,8 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NO_CHANGE, BETTER, REGRESSION, CHANGED = "no change", "better", "REGRESSION", "changed"
-NEW, MISSING, OTHER = "new", "missing", "not comparable"
+NO_CHANGE = "no change"
+BETTER = "better"
+REGRESSION = "REGRESSION"
+CHANGED = "changed"
+NEW = "new"
+MISSING = "missing"
+OTHER = "not comparable"
 
 # relative change of the median step time, for a training alone on the machine
 SPEED_TOLERANCE = 0.2
@@ -159,7 +164,8 @@ def _interval_of_difference(
     """95 % interval of now - before; None if one of the two scores has no interval."""
     if not now.get("ci95") or not before.get("ci95"):
         return None
-    (low, high), (low_before, high_before) = now["ci95"], before["ci95"]
+    low, high = now["ci95"]
+    low_before, high_before = before["ci95"]
     difference = now["value"] - before["value"]
     below = math.hypot(now["value"] - low, high_before - before["value"])
     above = math.hypot(high - now["value"], before["value"] - low_before)

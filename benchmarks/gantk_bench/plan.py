@@ -19,7 +19,8 @@ from gantk.recipe.load import Recipe, all_recipes, load_recipe, parse_setting, r
 from gantk_bench.suite import RecipeTable, Suite
 
 SEED = "train.seed"  # rows that differ in this key alone repeat the same experiment
-OPENING, CLOSING = "[{", "]}"
+OPENING = "[{"
+CLOSING = "]}"
 TOKEN = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'|.""", re.S)  # a quoted text, or a character
 DESCRIPTIVE_KEYS = ("summary", "paper")  # recipe keys that describe it and do not change a result
 

@@ -100,7 +100,9 @@ def figures(run: Path) -> Row:
         raise GantkError(
             f"the run ended well, and yet its figures cannot be read: {error}"
         ) from None
-    log, curve, seconds = RunFolder(run).read_log(), [], 0.0
+    log = RunFolder(run).read_log()
+    curve = []
+    seconds = 0.0
     for line in log:
         seconds = line.get("seconds", seconds)
         if "validation" in line:
@@ -134,10 +136,8 @@ def _patients(run: Path, split: Row) -> Row:
     """
     if not (run / "patients.json").is_file():
         return {}
-    stored, data = (
-        json.loads((run / "patients.json").read_text("utf-8")),
-        Run(run).recipe().tables["data"],
-    )
+    stored = json.loads((run / "patients.json").read_text("utf-8"))
+    data = Run(run).recipe().tables["data"]
     source = {key: value for key, value in data["source"].items() if key != "path"}
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
     scores: Row = {}

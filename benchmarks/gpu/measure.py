@@ -55,7 +55,8 @@ def measure(task: dict[str, Any], device: str) -> Iterator[Row]:
 
 def environment(task: dict[str, Any], device: str) -> Iterator[Row]:
     """One row: the machine at rest, or during matrix products if task["when"] is "under load"."""
-    place, values = torch.device(device), {}
+    place = torch.device(device)
+    values = {}
     if place.type == "cuda":
         if task["when"] == "under load":
             _queue_work(LOADED, place)
@@ -103,7 +104,9 @@ def ceilings(task: dict[str, Any], device: str) -> Iterator[Row]:
     """Rows of peak rates: one for a matrix product or a copy; for convolutions, two for each number
     of channels.
     """
-    place, tiny, precision = torch.device(device), task["tiny"], task["precision"]
+    place = torch.device(device)
+    tiny = task["tiny"]
+    precision = task["precision"]
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = place.type == "cuda"
 
@@ -348,7 +351,8 @@ def _side(
     peer = parse_peers([f"{name}={folder}" if folder else name])[0]
     if absent := peer.unable(case):
         raise Absent(absent)
-    generator, place = torch.Generator().manual_seed(0), torch.device(device)
+    generator = torch.Generator().manual_seed(0)
+    place = torch.device(device)
     shape = (case.batch, 1, case.size, case.size)
     batch = {domain: torch.rand(shape, generator=generator) * 2 - 1 for domain in "ab"}
     side = peer.build(Setup(case, {"a": 1, "b": 1}, place), clone(batch))

@@ -15,7 +15,10 @@ from gpu.tasks import MODES, OWN, tables
 
 FORMAT = 3
 OUT_OF_TIME = "out of time budget"
-MEMORY, FAILED, SKIPPED, KILLED = "out of memory", "failed", "skipped", "killed"
+MEMORY = "out of memory"
+FAILED = "failed"
+SKIPPED = "skipped"
+KILLED = "killed"
 TASK_KEYS = (
     "kind",
     "what",

@@ -100,7 +100,8 @@ class Worker:
         """Messages of the process on a task, up to ("done", ...); ("killed", reason) if it ends, or
         takes longer than `limit` seconds or than the `left` ones of the whole run.
         """
-        end, message = time.monotonic() + left, None
+        end = time.monotonic() + left
+        message = None
         try:
             if self.device_name is None:
                 self.wait_ready(min(left, START))
@@ -139,13 +140,11 @@ class Suite:
         say: Callable[[str], None] = print,
         began: float | None = None,
     ):
-        self.file, self.seconds, self.start, self.worker, self.say = (
-            file,
-            seconds,
-            start,
-            worker,
-            say,
-        )
+        self.file = file
+        self.seconds = seconds
+        self.start = start
+        self.worker = worker
+        self.say = say
         self.began = time.monotonic() if began is None else began
         # (case, mode) -> reason why it killed the process
         self.killed: dict[tuple[str, str], str] = {}

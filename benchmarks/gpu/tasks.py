@@ -17,7 +17,8 @@ MODES = {  # mode of a step -> settings of the recipe
 PARTS = ("environment", "ceiling", "step", "peer")
 PRECISIONS = ("bf16", "fp32")
 # gantk's default path, and its path with all acceleration switched off
-OWN, PLAIN = "gantk", "gantk plain"
+OWN = "gantk"
+PLAIN = "gantk plain"
 Task = dict[str, Any]
 
 

@@ -13,7 +13,8 @@ from gantk.errors import UserError, did_you_mean
 # image side -> halvings down to one pixel: the reference's unet_128 and unet_256
 DEPTHS = {128: 7, 256: 8}
 # windows in a batch, overlap of neighbouring windows as a share of their side
-WINDOWS, OVERLAP = 4, 0.25
+WINDOWS = 4
+OVERLAP = 0.25
 BLOCKS = {"resnet9": 9, "resnet6": 6, "resnet6-shallow": 6}
 PEERS = ("reference", "cut", "monai", "konfai")
 

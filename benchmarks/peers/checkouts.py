@@ -26,7 +26,8 @@ GENERATORS = {"resnet9": "resnet_9blocks", "resnet6": "resnet_6blocks"}
 class CheckoutSide(Side):
     """A model with these repositories' interface: `set_input`, `optimize_parameters`."""
 
-    url, files = "", ()
+    url = ""
+    files = ()
     notes = ("its data loader is left out: gantk's prepared images go to set_input",)
 
     @classmethod
@@ -163,9 +164,12 @@ def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
     before = {
         name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in PACKAGES
     }
-    path, arguments, no_bytecode = list(sys.path), sys.argv, sys.dont_write_bytecode
+    path = list(sys.path)
+    arguments = sys.argv
+    no_bytecode = sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
-    sys.argv, sys.dont_write_bytecode = ["train.py", *flags], True
+    sys.argv = ["train.py", *flags]
+    sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     try:
         with (
@@ -180,7 +184,9 @@ def imported_from(folder: Path, flags: list[str]) -> Iterator[None]:
         for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
             del sys.modules[name]
         sys.modules.update(before)
-        sys.path[:], sys.argv, sys.dont_write_bytecode = path, arguments, no_bytecode
+        sys.path[:] = path
+        sys.argv = arguments
+        sys.dont_write_bytecode = no_bytecode
 
 
 def named_batch(batch: dict[str, Tensor]) -> dict[str, Any]:

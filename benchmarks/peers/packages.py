@@ -58,8 +58,11 @@ class Loop(Side):
         discriminator: Callable[[int], nn.Module],
         adversarial: Callable[[object, bool, bool], Tensor],
     ):
-        self.setup, self.adversarial, self.paired = setup, adversarial, setup.case.paired
-        channels, targets = setup.channels, ("b",) if self.paired else ("b", "a")
+        self.setup = setup
+        self.adversarial = adversarial
+        self.paired = setup.case.paired
+        channels = setup.channels
+        targets = ("b",) if self.paired else ("b", "a")
         self.generators = {to: generator(channels[OTHER[to]], channels[to]) for to in targets}
         d_channels = {
             to: channels["a"] + channels["b"] if self.paired else channels[to] for to in targets
@@ -151,7 +154,8 @@ class Monai(Loop):
             from monai.networks.nets import PatchDiscriminator, UNet
 
         case = setup.case
-        loss, depth = PatchAdversarialLoss(criterion=CRITERIA[case.method]), DEPTHS[case.size]
+        loss = PatchAdversarialLoss(criterion=CRITERIA[case.method])
+        depth = DEPTHS[case.size]
 
         def unet(width: int, inputs: int = 1, outputs: int = 1) -> nn.Module:
             filters = tuple(width * min(2**level, 8) for level in range(depth))

@@ -84,7 +84,10 @@ class BatchTurn(Turn):
         self, side: Side, batch_at: Callable[[int], dict[str, Tensor]], device: torch.device
     ):
         super().__init__(lambda: side.step(clone(batch_at(0))), device, side.keep, side.settling)
-        self.side, self.batch_at, self.taken, self._sha = side, batch_at, 0, hashlib.sha256()
+        self.side = side
+        self.batch_at = batch_at
+        self.taken = 0
+        self._sha = hashlib.sha256()
 
     def calls(self, steps: int) -> list[Callable[[], object]]:
         batches = [clone(self.batch_at(self.taken + k)) for k in range(steps)]
@@ -120,7 +123,8 @@ class OwnSide(Side):
             model, start(device, model.train.precision, model.train.fast.channels_last)
         )
         cpu = self.device.type == "cpu"
-        self.keep, self.settling = cpu and model.train.fast.keep_memory, 0 if cpu else WARM_UP + 1
+        self.keep = cpu and model.train.fast.keep_memory
+        self.settling = 0 if cpu else WARM_UP + 1
         self._batch: dict[str, Tensor] = {}
         self._running = self.parts.engine.fit(self._placed)
         if self.windows:
@@ -149,7 +153,8 @@ class OwnSide(Side):
         """
         if not self.windows:
             return self.parts.batches.at(step)
-        data, images = self.parts.data, {}
+        data = self.parts.data
+        images = {}
         for name in "ab":
             records = [record for record in data.training if record.domain == name]
             images[name] = data.image(records[step % len(records)])[None]
