@@ -46,12 +46,12 @@ from gantk_cuda_graph.capture import WARM_UP
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-WARM = 2  # untimed steps first: memory is allocated, kernels are chosen
+WARM_UP_STEPS = 2  # untimed steps first: memory is allocated, kernels are chosen
 ROUNDS = (4, 60)  # fewest rounds for an interval, and most rounds
-SAMPLE = 0.25  # least seconds of one sample, so that the clock's resolution does not matter
-STEPS = 20  # most steps in a sample
-DRAWS = 2000  # bootstrap samples of an interval
-LENGTH = 100_000  # length of the training, so that schedules are at their beginning
+MIN_SAMPLE_SECONDS = 0.25  # so that the clock's resolution does not matter
+MAX_STEPS_PER_SAMPLE = 20
+BOOTSTRAP_DRAWS = 2000
+TRAINING_STEPS = 100_000  # so long that schedules are at their beginning
 NO_GRAPHS = "not captured: graphs need a CUDA device"
 # label -> setting that changes one part of the fast path; `compile` is off by default, all others
 # are on.
@@ -178,8 +178,8 @@ def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[
     guess = {}
     for name, turn in turns.items():
         turn.settle()
-        guess[name] = [turn.take() for _ in range(WARM)][-1]
-    steps = int(np.clip(SAMPLE / max(guess.values()), 1, STEPS))
+        guess[name] = [turn.take() for _ in range(WARM_UP_STEPS)][-1]
+    steps = int(np.clip(MIN_SAMPLE_SECONDS / max(guess.values()), 1, MAX_STEPS_PER_SAMPLE))
     rounds = int(np.clip(seconds / (steps * max(1e-9, sum(guess.values()))), *ROUNDS))
 
     def sample(turn: Turn) -> float:
@@ -199,7 +199,7 @@ def take_turns(turns: dict[str, Turn], seconds: float = 40.0) -> dict[str, list[
 def ratio(longer: Sequence[float], shorter: Sequence[float]) -> dict[str, Any]:
     """The median over rounds of longer / shorter, with a bootstrap 95 % interval."""
     ratios = np.asarray(longer) / np.asarray(shorter)
-    draws = np.random.default_rng(0).choice(ratios, (DRAWS, len(ratios)))
+    draws = np.random.default_rng(0).choice(ratios, (BOOTSTRAP_DRAWS, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
     return {
         "median": float(np.median(ratios)),
@@ -398,10 +398,10 @@ class RecipeStep:
         model = loaded.override(list(settings)).check()
         runtime = start(device, model.train.precision, model.train.fast.channels_last)
         method, channels = method_of(model, runtime)
-        stage = method.stages(LENGTH)[-1]  # full image size, without fade-in
+        stage = method.stages(TRAINING_STEPS)[-1]  # full image size, without fade-in
         images = noise(model, channels, stage, runtime)
         method.begin(stage, images)
-        engine = Engine(method, model.train, LENGTH, runtime)
+        engine = Engine(method, model.train, TRAINING_STEPS, runtime)
         engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
         return cls(model, engine, images, runtime.device)
 

@@ -26,9 +26,9 @@ from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
 from sklearn.isotonic import IsotonicRegression
 
-TISSUE = 0.05
-SHARE = 0.15
-COVERED = 0.95
+MIN_TISSUE_VALUE = 0.05
+MIN_TISSUE_SHARE = 0.15
+MIN_COVERED_SHARE = 0.95
 
 
 def load(path: str) -> nib.Nifti1Image:
@@ -76,7 +76,7 @@ def scores(made: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
     """(mean PSNR in dB, at most 100, mean SSIM, jump over the truth's jump) of the slices along the
     last axis.
     """
-    tissue = truth[..., 1:-1] > TISSUE
+    tissue = truth[..., 1:-1] > MIN_TISSUE_VALUE
     one, other = (
         np.abs(np.diff(volume, 2))[tissue].mean() if tissue.any() else np.nan
         for volume in (made, truth)
@@ -99,9 +99,9 @@ def score(made: str, true: str, source: str = "") -> dict[str, tuple[float, floa
             moved, seen = onto(load(path), grid)
             volumes[name] = scaled(moved)
             inside = inside & seen
-    tissue = truth > TISSUE
-    used = tissue.mean((0, 1)) > SHARE
-    used &= (tissue & inside).sum((0, 1)) >= COVERED * tissue.sum((0, 1))
+    tissue = truth > MIN_TISSUE_VALUE
+    used = tissue.mean((0, 1)) > MIN_TISSUE_SHARE
+    used &= (tissue & inside).sum((0, 1)) >= MIN_COVERED_SHARE * tissue.sum((0, 1))
     if not used.any():
         raise SystemExit(
             f"no axial slice of {true} has more than 15 % tissue inside the field of view of {made}"

@@ -107,7 +107,7 @@ def drive(monkeypatch, tmp_path, capsys):
         monkeypatch.delitem(cases.CASES, name)
     monkeypatch.setitem(cases.CASES, "tiny", Case("tiny", "cyclegan", "resnet6", 32, 2, 2, 2))
     monkeypatch.setattr("peers.packages.find_spec", lambda name: None)
-    monkeypatch.setattr(harness, "SAMPLE", 0.01)
+    monkeypatch.setattr(harness, "MIN_SAMPLE_SECONDS", 0.01)
     file = tmp_path / "rows.jsonl"
     small = [
         "--set",
