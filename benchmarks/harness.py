@@ -40,9 +40,9 @@ from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import FastTable, Model
 from gantk.runs.trained import build_method
 from gantk.training.accelerate import accelerate
+from gantk.training.accelerate.cuda_graph import WARM_UP
 from gantk.training.engine import Engine
 from gantk_bench.rows import commit, without_paths
-from gantk_cuda_graph.capture import WARM_UP
 
 T = TypeVar("T")
 CPU = torch.device("cpu")

@@ -100,7 +100,7 @@ def recipes() -> str:
     from gantk.recipe.load import load_recipe
     from gantk_bench.rows import read_rows
     from gantk_bench.tables import markdown as bench_table
-    from gantk_lookup.departures import in_short
+    from gantk.lookup.departures import in_short
 
     rows = read_rows(ROOT / "benchmarks/results/quick.jsonl")
     groups: dict[str, list[str]] = {}
@@ -204,7 +204,7 @@ def keys() -> str:
     """Every table of a recipe with its keys, as `gantk show TABLE` prints them."""
     from gantk.plugin.spec import Table
     from gantk.recipe.tables import Model
-    from gantk_lookup.options import options_help
+    from gantk.lookup.options import options_help
 
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
 
@@ -226,7 +226,7 @@ def parts() -> str:
     """Every registered part by kind, with its options."""
     from gantk.plugin.loader import registry
     from gantk.plugin.registry import KINDS
-    from gantk_lookup.options import options_help
+    from gantk.lookup.options import options_help
 
     said = [
         "# Parts",

@@ -7,6 +7,7 @@ from gantk.api import resume as resume
 from gantk.api import run as run
 from gantk.api import sample as sample
 from gantk.api import translate as translate
+from gantk.data.check.check import check as check
 from gantk.data.preparation import Record as Record
 from gantk.errors import GantkError as GantkError
 from gantk.errors import Interrupted as Interrupted
@@ -16,6 +17,10 @@ from gantk.method import Geometry as Geometry
 from gantk.method import Method as Method
 from gantk.method import Phase as Phase
 from gantk.method import Stage as Stage
+from gantk.metrics.compare_folders import compare as compare
+from gantk.metrics.statistics.comparing import compare_systems as compare_systems
+from gantk.metrics.statistics.comparing import correct_tests as correct_tests
+from gantk.plan.recipe import plan as plan
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec
 from gantk.plugin.spec import AdversarialLoss as AdversarialLoss
@@ -30,28 +35,23 @@ from gantk.runs.folder import Run as Run
 from gantk.runs.folder import RunFolder as RunFolder
 from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
 from gantk.training.pool import ImagePool as ImagePool
+from gantk.training.trial import predict as predict
 from gantk.training.two_way import CycleMethod as CycleMethod
 from gantk.training.two_way import Terms as Terms
 from gantk_app.service import app as app
-from gantk_card.card import markdown_table as markdown_table
-from gantk_card.card import score_table as score_table
-from gantk_card.card import write_card as write_card
-from gantk_check.check import check as check
-from gantk_compare.folders import compare as compare
-from gantk_datasets.archives import unpack as unpack
-from gantk_datasets.download import fetch as fetch
-from gantk_datasets.download import public_sets as public_sets
-from gantk_explain.explain import explain as explain
-from gantk_features.timm_networks import timm_model as timm_model
-from gantk_folds.cross_validation import cross_validate as cross_validate
+from gantk_cluster.folds.cross_validation import cross_validate as cross_validate
+from gantk_datasets.public.archives import unpack as unpack
+from gantk_datasets.public.download import fetch as fetch
+from gantk_datasets.public.download import public_sets as public_sets
 from gantk_models.packing import pack as pack
-from gantk_patients.comparing import write_report as write_report
-from gantk_plan.recipe import plan as plan
-from gantk_statistics.comparing import compare_systems as compare_systems
-from gantk_statistics.comparing import correct_tests as correct_tests
-from gantk_study.making import new_study as new_study
-from gantk_study.scoring import score_study as score_study
-from gantk_trial.trial import predict as predict
+from gantk_scores.features.timm_networks import timm_model as timm_model
+from gantk_studies.card.card import markdown_table as markdown_table
+from gantk_studies.card.card import score_table as score_table
+from gantk_studies.card.card import write_card as write_card
+from gantk_studies.patients.comparing import write_report as write_report
+from gantk_studies.reader_study.making import new_study as new_study
+from gantk_studies.reader_study.scoring import score_study as score_study
+from gantk_trust.explain.explain import explain as explain
 
 __version__: str
 PLUGIN_ROOMS: tuple[str, ...]

@@ -110,7 +110,7 @@ def run(
     shorthands = {key: value for key, value in shorthands.items() if value is not None}
 
     loaded, model = sync_errors(lambda: checked_recipe(recipe, data, set, profile, shorthands))
-    sync_errors(lambda: plugins().hook.gantk_check(model=model))
+    sync_errors(lambda: check_training(model))
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     say = say if runtime.main else lambda line: None  # only the main rank prints
     say(f"recipe   {loaded.origin}" + (f", profile {profile}" if profile else ""))
@@ -167,7 +167,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     def checked() -> tuple[Run, Model, dict[str, Any]]:
         folder = Run.open(run)
         model = folder.recipe().check()
-        plugins().hook.gantk_check(model=model)
+        check_training(model)
         refuse_packed(folder)
         return folder, model, folder.split()
 
@@ -229,7 +229,7 @@ def _train(
     with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
         ending.callback(parts.threads.reset)
         if runtime.main:
-            ending.callback(plugins().hook.gantk_end, run=folder.path)
+            ending.callback(plugins().hook.gantk_training_ended, run=folder.path)
         training = Training(parts, folder, seconds, profile)
 
         def say_safely(line: str) -> None:
@@ -296,7 +296,7 @@ def evaluate(
     }
     model = recipe.check()
     if model.evaluate.by:
-        plugins().hook.gantk_check(model=model)
+        check_training(model)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         packing = packed(folder)
@@ -313,6 +313,26 @@ def evaluate(
             say(line)
         restore(parts, chosen)
         return _evaluate(parts, folder, say)
+
+
+def check_training(model: Model) -> None:
+    """Raise a UserError to refuse a new or resumed training: what the core knows, then plugins."""
+    from gantk.metrics.statistics.subgroups import check_columns
+    from gantk.training.cost import require_memory
+
+    if model.evaluate.by:
+        check_columns(model)
+    plugins().hook.gantk_before_training(model=model)
+    require_memory(model)
+
+
+def _add_statistics(result: dict[str, Any], scorer: Any) -> None:
+    """Add a corrected test to every verdict over pairs, and the scores of subgroups."""
+    from gantk.metrics.statistics.comparing import add_tests
+    from gantk.metrics.statistics.subgroups import add_subgroups
+
+    lines = [*add_tests(result), *add_subgroups(scorer.tested, result, scorer)]
+    result["lines"] = [*result.get("lines", ()), *lines]
 
 
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
@@ -333,7 +353,7 @@ def _load(
     from gantk.plugin.loader import registry
     from gantk.runs.models import find_model
 
-    if several := plugins().hook.gantk_load(model=model, device=device):
+    if several := plugins().hook.gantk_load_model(model=model, device=device):
         return several
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
@@ -508,7 +528,8 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     warnings = []
     try:
         about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
-        plugins().hook.gantk_tested(**about, scorer=parts.scorer)
+        plugins().hook.gantk_images_scored(**about, scorer=parts.scorer)
+        _add_statistics(result, parts.scorer)
         folder.write_json("metrics.json", result)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [

@@ -23,6 +23,7 @@ from gantk.errors import (
 )
 from gantk.plugin.loader import attach_commands, plugin_note
 from gantk.terminal import (
+    CommandWithModes,
     complain,
     json_option,
     line_printer,
@@ -37,6 +38,11 @@ TRACE = (
     "Trace N steps with torch.profiler after a few others; a table, and a trace in profile/ of the"
     " run."
 )
+TRY = "Three real steps instead: memory, time, what would make it fit."
+MATCH = "Bring the predictions onto the truth's scale first, by one line."
+PATIENT = "The patient in a file's name: --patient '^(p\\d+)'."
+UNCERTAINTY = "Judge an uncertainty by the errors: auto, flips, dropout, ..."
+BY = "Score patients apart by columns of the data, such as scanner,sex,age."
 EPILOG = "Start with: gantk run recipes/dualgan_t1t2.toml"
 
 
@@ -44,6 +50,8 @@ class Commands(click.Group):
     """The group of all commands, to which plugins add theirs; gantk's own errors end without a
     traceback.
     """
+
+    command_class = CommandWithModes
 
     def main(self, *args, **kwargs):
         try:
@@ -164,11 +172,19 @@ _device = click.option(
     metavar="NAME",
     help="Follow it in tensorboard, wandb or mlflow; repeatable.",
 )
-def run(recipe, **options) -> None:
+@click.option("--try", is_flag=True, help=TRY)
+@json_option("Write what was tried as JSON too")
+def run(recipe, json_file, **options) -> None:
     """Train RECIPE, score it on held-out images, write a report.
 
     RECIPE is a path, or the name of a recipe that `gantk recipes` lists.
     """
+    if options.pop("try"):
+        from gantk.lookup.trial_commands import try_recipe
+
+        return try_recipe(recipe, json_file, **options)
+    if json_file:
+        raise click.UsageError("--json is for what --try finds out")
     api.run(recipe, **options, say=say)
 
 
@@ -305,24 +321,35 @@ def sample(run, no_post, **options) -> None:
 
 
 @cli.command("eval")
-@click.argument("run")
+@click.argument("run", required=False)
+@click.option("--pred", metavar="DIR", help="Score these images ...")
+@click.option("--truth", metavar="DIR", help="... against these, matched by file name.")
+@click.option("--match", is_flag=True, help=MATCH)
+@click.option("--patient", metavar="REGEX", help=PATIENT)
 @click.option("--metrics", metavar="LIST", help="Comma-separated, such as psnr,ssim,mae.")
-@click.option(
-    "--uncertainty",
-    metavar="KIND",
-    help="Judge an uncertainty by the errors: auto, flips, dropout, ...",
-)
-@click.option(
-    "--by",
-    metavar="LIST",
-    help="Score patients apart by columns of the data, such as scanner,sex,age.",
-)
+@click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
+@click.option("--by", metavar="LIST", help=BY)
 @json_option("Write the result as JSON too")
 @_device
-def evaluate(run, metrics, by, json_file, **options) -> None:
-    """Score RUN on its test split."""
-    options |= {"metrics": listed(metrics), "by": listed(by), "say": line_printer(json_file)}
-    write_json(json_file, api.evaluate(run, **options))
+def evaluate(run, pred, truth, match, patient, metrics, uncertainty, by, json_file, device) -> None:
+    """Score RUN on its test split, or files against the truth."""
+    if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
+        raise click.UsageError("give a RUN, or both --pred and --truth")
+    names = listed(metrics)
+    speak = line_printer(json_file)
+    if run:
+        if match or patient:
+            raise click.UsageError("--match and --patient are for --pred and --truth")
+        options = {"metrics": names, "uncertainty": uncertainty, "by": listed(by)}
+        write_json(json_file, api.evaluate(run, **options, device=device, say=speak))
+        return
+    if uncertainty or by:
+        raise click.UsageError("--uncertainty and --by are for a RUN")
+    from gantk.metrics.compare_folders import compare
+
+    chosen = {"metrics": names} if names else {}
+    options = {"match": match, "patient": patient or "", "device": device}
+    write_json(json_file, compare(pred, truth, **chosen, **options, say=speak))
 
 
 # ---- images
@@ -331,6 +358,22 @@ def evaluate(run, metrics, by, json_file, **options) -> None:
 @cli.group()
 def data() -> None:
     """Look at images before they are trained on, or get public ones."""
+
+
+def _attach_core_commands() -> None:
+    """Add the commands that have modules of their own."""
+    from gantk.data.check.command import check_command
+    from gantk.lookup.commands import COMMANDS
+    from gantk.lookup.trial_commands import examine
+    from gantk.plan.command import plan_command
+    from gantk.scaffold.command import new
+
+    data.add_command(check_command)
+    for command in (*COMMANDS, examine, plan_command, new):
+        cli.add_command(command)
+
+
+_attach_core_commands()
 
 
 def open_streams() -> None:

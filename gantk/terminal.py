@@ -129,28 +129,26 @@ def listed(names: str | None) -> list[str] | None:
     return [name.strip() for name in (names or "").split(",") if name.strip()] or None
 
 
-def add_question(command: click.Command, flag: str, words: str, ask: Callable[..., None]) -> None:
-    """Add a flag to a command which calls `ask(json_file=..., **options)` in its place, such as
-    --try of `gantk run`.
+class CommandWithModes(click.Command):
+    """A command that plugins give further modes: an option, and the function it runs instead."""
 
-    All such flags of a command share its option --json. A flag that exists already is not replaced.
-    """
-    questions = command.__dict__.setdefault("questions", {})
-    if not questions:
-        train = command.callback
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.modes: dict[str, Callable[..., Any]] = {}  # name of the option -> the function
 
-        def answer(json_file: str | None, **options) -> None:
-            chosen = [name for name in questions if options.pop(name)]
-            if len(chosen) > 1:
-                flags = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
-                raise click.UsageError(f"{flags} are two questions: ask one after the other")
-            if json_file and not chosen:
-                raise click.UsageError("--json is for what --try, --lr-find and the like find out")
-            questions[chosen[0]](json_file=json_file, **options) if chosen else train(**options)
+    def add_mode(self, option: click.Option, function: Callable[..., Any]) -> None:
+        """Where `option` is given, call `function(**options)` in place of the command's own."""
+        if option.name in self.modes:
+            return
+        self.params.append(option)
+        self.modes[option.name] = function
 
-        command.callback = functools.update_wrapper(answer, train)
-        json_option("Write what was tried as JSON too")(command)
-    name = flag.removeprefix("--").replace("-", "_")
-    if name not in questions:
-        questions[name] = ask
-        click.option(flag, is_flag=True, help=words)(command)
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, or the mode whose option is given."""
+        chosen = [name for name in self.modes if ctx.params.get(name)]
+        for name in self.modes:
+            if name not in chosen[:1]:
+                ctx.params.pop(name, None)
+        if chosen:
+            return ctx.invoke(self.modes[chosen[0]], **ctx.params)
+        return super().invoke(ctx)

@@ -13,7 +13,7 @@ from tiny import TINY, small_run
 
 import gantk
 from gantk import api
-from gantk_phantom.phantom import Phantom
+from gantk_datasets.phantom.phantom import Phantom
 
 MUNIT = {"name": "munit", "width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}
 SHORT = {

@@ -9,7 +9,7 @@ from gantk.data.augment import augmented
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk_augment import KINDS, changes
-from gantk_testing.recorded import Recording, host_reads
+from gantk.testing.recorded import Recording, host_reads
 
 SHAPES = {2: (4, 2, 16, 12), 3: (3, 2, 8, 12, 10)}
 every = pytest.mark.parametrize("name", KINDS)

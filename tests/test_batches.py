@@ -16,7 +16,7 @@ from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
-from gantk_ct.intensity import Window
+from gantk_parts.ct.intensity import Window
 
 SIZE = (9, 7)
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)

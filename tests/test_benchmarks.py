@@ -340,7 +340,7 @@ def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
     def broken(self, batch):
         raise torch.OutOfMemoryError("CUDA\nsecond line")
 
-    monkeypatch.setattr("gantk_cyclegan.model.CycleGAN.generator_losses", broken)
+    monkeypatch.setattr("gantk_translation.cyclegan.CycleGAN.generator_losses", broken)
     (row,) = measure.measure(listed(chosen=["cyclegan"])[0], "cpu")
     assert (row["status"], row["method"]) == (
         "out of memory",

@@ -18,8 +18,8 @@ from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
 from gantk.errors import UserError
 from gantk.machine.runtime import start
-from gantk_aligned.images import Images
-from gantk_scales.scales import Nyul
+from gantk.data.sources.images import Images
+from gantk_parts.nyul import Nyul
 
 LONG_AGO = 1e9  # seconds: entries that no run uses any more
 GIB = 2**30

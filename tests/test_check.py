@@ -16,18 +16,18 @@ import tomli_w
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
 
-from gantk.data.sources.file_names import patient_of, regex_option
+from gantk.data.names.domains import patient_of, regex_option
 from gantk.data.sources.rows import read_rows
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import around_held_out, exact_copies
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.formats.files import Scan
-from gantk_check.check import check
-from gantk_check.findings import wrong_contrast
-from gantk_check.inspect import Inspected
-from gantk_manifest.source import Manifest
-from gantk_phantom.phantom import Phantom
+from gantk.data.check.check import check
+from gantk.data.check.findings import wrong_contrast
+from gantk.data.check.inspect import Inspected
+from gantk.data.sources.table import Manifest
+from gantk_datasets.phantom.phantom import Phantom
 
 CONTRAST = {"a": "T1", "b": "T2"}
 
@@ -381,7 +381,7 @@ def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in
 
 
 def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(study):
-    from gantk_aligned.images import Images
+    from gantk.data.sources.images import Images
 
     table = study(40)
     for path in list(table.parent.glob("*.png"))[5:35]:
@@ -407,7 +407,7 @@ def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(stu
     ids=["nested", "many", "long", "a number", "deep"],
 )
 def test_a_pattern_that_would_search_for_ever_ends(pattern, says, monkeypatch):
-    monkeypatch.setattr("gantk.data.sources.file_names.PATIENCE", 0.1)
+    monkeypatch.setattr("gantk.data.names.domains.PATIENCE", 0.1)
     with pytest.raises(UserError, match=says) as told:
         patient_of("a" * 200 + "!.png", regex_option(pattern))
     assert len(str(told.value)) < 500

@@ -26,8 +26,8 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.training.engine import Engine
 from gantk.training.optim import adam, sgd
-from gantk_optimizers.rules import adamw, lbfgs, rmsprop
-from gantk_testing.small import small_part, train_table
+from gantk.training.optimizers import adamw, lbfgs, rmsprop
+from gantk.testing.small import small_part, train_table
 
 META = {
     "method": "dualgan",

@@ -17,8 +17,8 @@ from gantk.errors import GantkError
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import TABLES
-from gantk_lookup.options import options_help
-from gantk_lookup.reference import first_sentence
+from gantk.lookup.options import options_help
+from gantk.lookup.reference import first_sentence
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):

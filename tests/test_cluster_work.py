@@ -21,14 +21,14 @@ from several import SRUN
 from tiny import draw_pictures
 
 from gantk import __version__ as version
-from gantk_cluster import cluster as ray_cluster
+from gantk_cluster.ray import cluster as ray_cluster
 
 # A plugin on every node: notes which worker looks at which file, kills it at some, waits at one
 # and, at another, until both nodes have looked; and kills the worker that a training of a certain
 # summary is a child of.
 SPY = """import os, pathlib, signal, time, gantk
 @gantk.hookimpl
-def gantk_input(image, frame):
+def gantk_image_warning(image, frame):
     import ray
     seen, name = pathlib.Path(os.environ["SEEN"]), image.path.stem
     before = any(seen.glob(f"{name}.*"))
@@ -40,7 +40,7 @@ def gantk_input(image, frame):
     while name == "both" and len({path.read_text() for path in seen.glob("*.*")} - {""}) < 2:
         time.sleep(0.05)
 @gantk.hookimpl
-def gantk_check(model):
+def gantk_before_training(model):
     if model.summary == "dies":
         os.kill(os.getppid(), signal.SIGKILL)
 """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gantk
-from gantk_compare.folders import compare_folders
+from gantk.metrics.compare_folders import compare_folders
 
 
 def volume(path: Path, pixels: np.ndarray, shift: float = 0.0) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 
 from gantk.plugin.loader import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
-from gantk_testing.small import random_images, small_size
+from gantk.testing.small import random_images, small_size
 
 UNET = {"width": 4, "depth": 2}
 JUDGE = {"name": "munit", "width": 4, "layers": 2}

@@ -15,9 +15,9 @@ from gantk.errors import UserError
 from gantk.losses.structure import LocalNCC
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
-from gantk_ct.intensity import Windows
-from gantk_ct.loss import CorrelationRatio
-from gantk_ct.metric import HounsfieldMAE
+from gantk_parts.ct.intensity import Windows
+from gantk_parts.ct.loss import CorrelationRatio
+from gantk_parts.ct.metric import HounsfieldMAE
 
 HU = np.linspace(-1024, 3071, 4096, dtype=np.float32).reshape(1, 64, 64)  # all that 12 bits hold
 

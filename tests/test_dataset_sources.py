@@ -19,11 +19,11 @@ from gantk.formats import files as io
 from gantk_bids.bids import Bids
 from gantk_dicom.names import pseudonym
 from gantk_dicom.source import Dicom, contrast_of
-from gantk_manifest.source import Manifest
-from gantk_memory.tables import source_of
-from gantk_mixed.source import Mixed
-from gantk_nifti.source import Nifti
-from gantk_phantom.phantom import Phantom
+from gantk.data.sources.table import Manifest
+from gantk.data.array_tables import source_of
+from gantk.data.sources.mixed import Mixed
+from gantk.data.sources.nifti import Nifti
+from gantk_datasets.phantom.phantom import Phantom
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 

@@ -11,7 +11,7 @@ import torch
 
 from gantk.errors import UserError
 from gantk.machine.runtime import start
-from gantk_trial import doctor
+from gantk.lookup import doctor
 
 OLD = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU"

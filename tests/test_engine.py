@@ -19,7 +19,7 @@ from gantk.method import Batch, Geometry, Method, Phase, Stage, check_losses
 from gantk.plugin.loader import registry
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear
-from gantk_testing.small import train_table
+from gantk.testing.small import train_table
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 

@@ -23,7 +23,7 @@ from gantk.metrics.verdict import summary_lines
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.load import load_recipe
-from gantk_ct.intensity import Window
+from gantk_parts.ct.intensity import Window
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}

@@ -22,11 +22,11 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translator import Translator
-from gantk_ct.intensity import Window
-from gantk_monai.bundle import answers
-from gantk_monai.config import scaling
-from gantk_monai.torchscript import Fitted, compiled, loaded
-from gantk_scales.scales import Nyul
+from gantk_parts.ct.intensity import Window
+from gantk_models.monai.bundle import answers
+from gantk_models.monai.config import scaling
+from gantk_models.monai.torchscript import Fitted, compiled, loaded
+from gantk_parts.nyul import Nyul
 
 
 def native(shape: tuple[int, ...]) -> np.ndarray:

@@ -22,11 +22,11 @@ from gantk.testing import MethodContract
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
-from gantk_compile.phases import compile_phases
-from gantk_optimizers.rules import lbfgs, rmsprop
-from gantk_recompute.blocks import recompute
-from gantk_testing.recorded import Recording, host_reads
-from gantk_testing.small import random_images, train_table
+from gantk.training.accelerate.compile import compile_phases
+from gantk.training.optimizers import lbfgs, rmsprop
+from gantk.training.accelerate.recompute import recompute
+from gantk.testing.recorded import Recording, host_reads
+from gantk.testing.small import random_images, train_table
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]

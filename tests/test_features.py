@@ -18,8 +18,8 @@ from gantk.metrics.evaluate import default_metrics
 from gantk.metrics.features import Features
 from gantk.metrics.sets import Kid
 from gantk.nets.pretrained import weights_file
-from gantk_features.inception import FILE, Inception
-from gantk_features.timm_networks import timm_model
+from gantk_scores.features.inception import FILE, Inception
+from gantk_scores.features.timm_networks import timm_model
 
 TINY = "test_resnet"  # timm's smallest
 
@@ -174,8 +174,8 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
         ).numpy()
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
     rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
-    gantk_features.gantk_tested(result := {"metrics": {"image": rows}})
-    gantk_features.gantk_tested(
+    gantk_features.gantk_images_scored(result := {"metrics": {"image": rows}})
+    gantk_features.gantk_images_scored(
         beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
     )
     assert "RadImageNet judge alone" in result["lines"][0] and "lines" not in beside
@@ -352,7 +352,7 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch):
     def fails(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("gantk_features.timm_networks._unreachable", lambda config: None)
+    monkeypatch.setattr("gantk_scores.features.timm_networks._unreachable", lambda config: None)
     monkeypatch.setattr("timm.create_model", fails)
     with pytest.raises(UserError, match=r"cannot be fetched \(disk full\)"):
         timm_model(NAME)

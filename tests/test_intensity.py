@@ -16,8 +16,8 @@ from gantk.data.intensity import MinMax, Percentile, PerChannel, ZScore, otsu, t
 from gantk.data.resample import Resize
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk_ct.intensity import Window
-from gantk_scales.scales import Nyul, Unit
+from gantk_parts.ct.intensity import Window
+from gantk_parts.nyul import Nyul, Unit
 
 LINES = [Percentile, MinMax, ZScore]
 KINDS = [*LINES, Window, Unit, Nyul]

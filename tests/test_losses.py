@@ -13,8 +13,8 @@ from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_n
 from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
 from gantk.plugin.spec import bind
-from gantk_adversarial.loss import WGANGP, Hinge, gradient_penalty
-from gantk_ssim.loss import SSIM
+from gantk.losses.margin import WGANGP, Hinge, gradient_penalty
+from gantk.losses.ssim import SSIM
 
 SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}
 

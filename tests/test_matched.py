@@ -11,7 +11,7 @@ from gantk.data.batches import Batches, ImageSet
 from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.plugin.spec import bind_or_raise
-from gantk_ct.intensity import Window
+from gantk_parts.ct.intensity import Window
 
 MR, CT = (0.0, -0.99, 0.5), (-0.6, 0.9, -0.3)  # of scalp, bone and tissue
 A, B = (9, 13, 10), (8, 12)  # slices of the scans of a domain

@@ -12,9 +12,9 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity, linearly_corrected
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, RMSE, SSIM, LesionContrast
-from gantk_lpips.metric import LPIPS, NETS
-from gantk_sets.ms_ssim import MSSSIM
-from gantk_tasks.regression import Regression
+from gantk_scores.lpips_metric import LPIPS, NETS
+from gantk_scores.sets.ms_ssim import MSSSIM
+from gantk_scores.tasks.regression import Regression
 
 MAPS = [PSNR, SSIM, MAE, RMSE, NRMSE]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from volumes import records_of, volume
 
 from gantk.data.dataset import Data
-from gantk.data.sources.file_names import (
+from gantk.data.names.domains import (
     discover,
     domain_match,
     patient_of,
@@ -22,10 +22,10 @@ from gantk.data.sources.file_names import (
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
-from gantk_aligned.images import Images
-from gantk_check.check import check
-from gantk_subjects.folders import without_visits
-from gantk_subjects.reading import reading_of
+from gantk.data.sources.images import Images
+from gantk.data.check.check import check
+from gantk.data.names.patient_folders import without_visits
+from gantk.data.names.patients import reading_of
 
 # ---- domains
 

@@ -31,8 +31,8 @@ from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind
-from gantk_attention_unet.network import AttentionUNet
-from gantk_dcgan.network import DCGANDiscriminator, DCGANGenerator
+from gantk_parts.attention_unet import AttentionUNet
+from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
 from gantk_style.encoder import LAYERS, VGG19
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}

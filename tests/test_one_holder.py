@@ -30,12 +30,12 @@ IN_PLACE = {
     "gantk/formats/files.py",
     "gantk/formats/image.py",
     "gantk/training/loop.py",  # table.txt and the trace, in a whole_folder
-    "plugins/gantk_datasets/archives.py",  # what is unpacked, in that hidden folder
+    "plugins/gantk_datasets/public/archives.py",  # what is unpacked, in that hidden folder
     # a download that goes on where it stopped, in a hidden folder
-    "plugins/gantk_datasets/download.py",
-    "plugins/gantk_itk/itk.py",
-    "plugins/gantk_monai/bundle.py",
-    "plugins/gantk_new/scaffold.py",
+    "plugins/gantk_datasets/public/download.py",
+    "gantk/formats/itk.py",
+    "plugins/gantk_models/monai/bundle.py",
+    "gantk/scaffold/scaffold.py",
 }
 
 

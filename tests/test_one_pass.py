@@ -8,8 +8,8 @@ import torch
 from test_contracts import METHODS, MUNIT
 
 from gantk.method import Batch, Geometry, Method
-from gantk_testing.recorded import host_reads
-from gantk_testing.small import random_images, small_part, small_size
+from gantk.testing.recorded import host_reads
+from gantk.testing.small import random_images, small_part, small_size
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]
 ALL = {

@@ -16,8 +16,8 @@ from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
 from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
-from gantk_ct.intensity import Window
-from gantk_uncertainty.judging import judge_uncertainty
+from gantk_parts.ct.intensity import Window
+from gantk_trust.uncertainty.judging import judge_uncertainty
 
 SENSES = {"psnr": True, "mae": False}
 

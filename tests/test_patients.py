@@ -19,9 +19,9 @@ from tiny import TINY
 
 import gantk
 from gantk.errors import Interrupted, UserError
-from gantk_niivue.section import embedded
-from gantk_patients.command import command
-from gantk_patients.section import packed
+from gantk_studies.viewer.section import embedded
+from gantk_studies.patients.command import command
+from gantk_studies.patients.section import packed
 
 
 def refers_to_nothing(page: Page) -> bool:
@@ -39,7 +39,7 @@ import os, signal
 import gantk
 pages = []
 @gantk.hookimpl
-def gantk_step(run, step):
+def gantk_step_logged(run, step):
     page = run / "report.html"
     pages.append(page.read_text("utf-8") if page.is_file() else "")
     if step == STOP:

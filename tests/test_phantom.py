@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk_phantom.phantom import RELAXATION, SHOWN, Phantom, contrast_of, signal
+from gantk_datasets.phantom.phantom import RELAXATION, SHOWN, Phantom, contrast_of, signal
 
 MIDDLE = "subject-001/slice-001"
 

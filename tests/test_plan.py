@@ -13,11 +13,11 @@ from volumes import PAIRED, load
 
 from gantk.data.sources.pairing import complete_pairs
 from gantk.recipe.load import Recipe, resolved
-from gantk_phantom.phantom import Phantom
-from gantk_plan.pixels import ALIKE, fit_of, likeness_of
-from gantk_plan.recipe import plan
-from gantk_trial import trial
-from gantk_trial.trial import Trial, predict
+from gantk_datasets.phantom.phantom import Phantom
+from gantk.data.check.pixels import ALIKE, fit_of, likeness_of
+from gantk.plan.recipe import plan
+from gantk.training import trial
+from gantk.training.trial import Trial, predict
 
 RECORDS = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
@@ -32,7 +32,7 @@ def quick(monkeypatch):
         step_s = 0.02 * model.data.size[0] * model.data.size[1] / 4096
         return Trial(True, "cpu", 8.0, 0.5, step_s, model.train.steps * step_s / 3600, 4 / step_s)
 
-    monkeypatch.setattr("gantk_trial.trial.predict", tried)
+    monkeypatch.setattr("gantk.training.trial.predict", tried)
 
 
 def pictures(

@@ -104,7 +104,7 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
         (HOOK + "gantk_register(add, more): pass", "more"),
         (HOOK + "gantk_register(add): add.loss(int, 'x')", "takes a name and a part"),
         ("def gantk_register(add): pass", "lacks its decorator"),
-        (HOOK + "gantk_stepp(run): pass", "no hook gantk_stepp. Did you mean 'gantk_step'"),
+        (HOOK + "gantk_stepp(run): pass", "no hook gantk_stepp. Did you mean 'gantk_step_logged'"),
     ],
 )
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):

@@ -116,7 +116,7 @@ def test_a_part_without_ranges_and_one_that_inherits_them_keep_working():
 def test_what_no_machine_has_memory_for_is_told_with_figures_before_anything_is_built(
     settings, words
 ):
-    from gantk_trial.cost import require_memory
+    from gantk.training.cost import require_memory
 
     with pytest.raises(UserError, match=words):
         require_memory(checked_recipe("dualgan_t1t2", None, settings, None)[1])
@@ -125,7 +125,7 @@ def test_what_no_machine_has_memory_for_is_told_with_figures_before_anything_is_
 def test_what_is_counted_is_what_is_built():
     from gantk.machine.runtime import start
     from gantk.runs.trained import build_method
-    from gantk_trial.cost import cost_of
+    from gantk.training.cost import cost_of
 
     for name in sorted(
         set(all_recipes()) & {"dualgan_t1t2", "dcgan_phantom", "progan_phantom", "cyclegan_25d"}
@@ -144,7 +144,7 @@ def test_a_graph_that_fills_the_memory_or_names_other_files_is_refused(tmp_path)
     pytest.importorskip("onnxruntime")
     import numpy as np
 
-    from gantk_onnx.model import call, open_session
+    from gantk.exports.onnx.model import call, open_session
 
     floats, helper = onnx.TensorProto.FLOAT, onnx.helper
     ends = [helper.make_tensor_value_info(name, floats, ["n"]) for name in ("image", "y")]

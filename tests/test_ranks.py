@@ -38,7 +38,7 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.training.engine import Engine
 from gantk.training.optim import sgd
-from gantk_testing.small import random_images, small_part, small_size, train_table
+from gantk.testing.small import random_images, small_part, small_size, train_table
 
 # ---- commands that run as several processes
 

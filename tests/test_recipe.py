@@ -18,7 +18,7 @@ from gantk.plugin.spec import Generator, Part, bind, options_model
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import FastTable
 from gantk.runs.trained import Examples, Posts
-from gantk_lookup.options import options_help
+from gantk.lookup.options import options_help
 
 
 class Sampler:

@@ -20,7 +20,7 @@ from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks
 from gantk.recipe.load import Recipe, checked_recipe, leaves, load_recipe, resolved
 from gantk.recipe.tables import Model
-from gantk_lookup.departures import departures
+from gantk.lookup.departures import departures
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 

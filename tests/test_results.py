@@ -15,8 +15,8 @@ from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
 from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
-from gantk_ct.intensity import Window
-from gantk_wrong_contrast.contrast import no_anatomy
+from gantk_parts.ct.intensity import Window
+from gantk_trust.wrong_contrast import no_anatomy
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
 

@@ -11,7 +11,7 @@ from packages import install, python
 from tiny import ROOT
 
 from gantk.errors import UserError
-from gantk_new import scaffold
+from gantk.scaffold import scaffold
 
 KINDS = ("loss", "method", "generator", "discriminator", "metric", "source", "format")
 

@@ -12,10 +12,10 @@ from gantk.errors import UserError
 from gantk.metrics.features import published
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, Kid, set_rows, squared_mmd
-from gantk_sets.diversity import Diversity, different_pairs
-from gantk_sets.fid import Fid, frechet, gaussian
-from gantk_sets.frd import Frd
-from gantk_sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
+from gantk_scores.sets.diversity import Diversity, different_pairs
+from gantk_scores.sets.fid import Fid, frechet, gaussian
+from gantk_scores.sets.frd import Frd
+from gantk_scores.sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
 
 def blobs(
@@ -228,7 +228,7 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
 
 def test_without_its_packages_frd_is_no_default_and_says_what_to_install(monkeypatch):
     for there in ({"frd_score": "spec"}, {"frd_score": "spec", "radiomics": "spec"}):
-        monkeypatch.setattr("gantk_sets.frd.find_spec", there.get)
+        monkeypatch.setattr("gantk_scores.sets.frd.find_spec", there.get)
         assert ({"name": "frd"} in published()) == ("radiomics" in there)
     monkeypatch.setitem(sys.modules, "frd_score", None)
     with pytest.raises(UserError, match=r"frd-score.*pip install"):

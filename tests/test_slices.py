@@ -12,8 +12,8 @@ from tiny import PATCHGAN, UNET
 import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
-from gantk_post.bias_field import InputBiasField
-from gantk_post.slices import AgreeingSlices, guided, jump
+from gantk_parts.post.bias_field import InputBiasField
+from gantk_parts.post.slices import AgreeingSlices, guided, jump
 
 LEVEL = -0.9
 

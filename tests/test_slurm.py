@@ -44,7 +44,7 @@ MIDDLE = """
 import os, signal, socket, subprocess
 from gantk import hookimpl
 @hookimpl
-def gantk_step(step):
+def gantk_step_logged(step):
     if step == 2 and "SLURM_JOB_ID" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
         heard, told = socket.socketpair()
         told.setblocking(False)

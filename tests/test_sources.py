@@ -17,8 +17,8 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
-from gantk_aligned.images import Images
-from gantk_aligned.source import Aligned
+from gantk.data.sources.images import Images
+from gantk.data.sources.aligned import Aligned
 
 SPLIT = {"test": 0.2, "validation": 0.2, "by": "image"}
 

@@ -30,8 +30,8 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk_aligned.images import Images
-from gantk_phantom.phantom import Phantom
+from gantk.data.sources.images import Images
+from gantk_datasets.phantom.phantom import Phantom
 
 
 def pixels(number):

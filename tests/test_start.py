@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.method import Geometry
 from gantk.plugin.spec import bind
 from gantk.runs import checkpoint, trained
-from gantk_back_translation.model import matched
+from gantk_translation.back_translation import matched
 
 QUIET = {"device": "cpu", "say": lambda line: None}
 LAST = "checkpoints/step-000004"

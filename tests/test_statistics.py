@@ -12,8 +12,8 @@ import gantk
 from gantk.errors import UserError
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import systems
-from gantk_statistics import paired
-from gantk_statistics.subgroups import banded
+from gantk.metrics.statistics import paired
+from gantk.metrics.statistics.subgroups import banded
 
 
 def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs(monkeypatch):

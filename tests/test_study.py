@@ -18,9 +18,9 @@ from gantk.data.batches import order
 from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
-from gantk_study.answers import rows_of
-from gantk_study.making import new_study, questions
-from gantk_study.scoring import accuracy, fleiss, over_both, reader_row, trend
+from gantk_studies.reader_study.answers import rows_of
+from gantk_studies.reader_study.making import new_study, questions
+from gantk_studies.reader_study.scoring import accuracy, fleiss, over_both, reader_row, trend
 
 KINDS = pytest.mark.parametrize("kind", ["2afc", "yesno", "rating"])
 

@@ -18,7 +18,7 @@ from several import SRUN
 from tiny import TINY
 
 import gantk
-from gantk_sweep.sweep import axes_of, sweep, write_report
+from gantk_cluster.sweep.sweep import axes_of, sweep, write_report
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}

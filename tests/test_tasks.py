@@ -16,9 +16,14 @@ from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
 from gantk.recipe.load import checked_recipe
-from gantk_tasks.classification import Classification, TwoSample, area_under_roc, balanced_accuracy
-from gantk_tasks.segmentation import Segmentation, Segmenter, agreement
-from gantk_tasks.transfer import Transfer, share
+from gantk_scores.tasks.classification import (
+    Classification,
+    TwoSample,
+    area_under_roc,
+    balanced_accuracy,
+)
+from gantk_scores.tasks.segmentation import Segmentation, Segmenter, agreement
+from gantk_scores.tasks.transfer import Transfer, share
 
 QUICK = {"backbone": "small", "steps": 40, "side": 16}
 SEGMENTS = {"steps": 16, "side": 16}

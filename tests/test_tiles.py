@@ -226,8 +226,8 @@ def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
     image.
     """
     from gantk.exports.exporting import Direction
-    from gantk_onnx.graph import state
-    from gantk_onnx.model import OnnxModel
+    from gantk.exports.onnx.graph import state
+    from gantk.exports.onnx.model import OnnxModel
 
     image = {"name": "image", "shape": ["batch", 1, "height", "width"], "type": "tensor(float)"}
 

@@ -17,9 +17,9 @@ from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, move_state, sgd
 from gantk.training.pool import ImagePool
-from gantk_adversarial.loss import WGANGP, Hinge
-from gantk_optimizers.rules import adamw
-from gantk_testing.small import small_part
+from gantk.losses.margin import WGANGP, Hinge
+from gantk.training.optimizers import adamw
+from gantk.testing.small import small_part
 
 CPU = torch.device("cpu")
 

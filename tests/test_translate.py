@@ -22,7 +22,7 @@ from gantk.errors import GantkError, UserError
 from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.runs.folder import RunFolder
-from gantk_ct.intensity import Window
+from gantk_parts.ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
 SHAPE, SCALE = (40, 36, 5), Window(low=0.0, high=250.0)

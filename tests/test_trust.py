@@ -21,14 +21,20 @@ from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
-from gantk_hallucination.maps import suspicion
-from gantk_hallucination.sfrc import SFRC, against_truth, candidates, crossing, ring_correlation
-from gantk_privacy.copies import copying
-from gantk_privacy.memorisation import Memorisation
-from gantk_tasks.inventory import inventory
-from gantk_uncertainty.judging import judge_uncertainty
-from gantk_uncertainty.maps import dropping
-from gantk_wrong_contrast.contrast import doubt_of_result
+from gantk_trust.hallucination.maps import suspicion
+from gantk_trust.hallucination.sfrc import (
+    SFRC,
+    against_truth,
+    candidates,
+    crossing,
+    ring_correlation,
+)
+from gantk_trust.memorisation.copies import copying
+from gantk_trust.memorisation.memorisation import Memorisation
+from gantk_scores.tasks.inventory import inventory
+from gantk_trust.uncertainty.judging import judge_uncertainty
+from gantk_trust.uncertainty.maps import dropping
+from gantk_trust.wrong_contrast import doubt_of_result
 
 
 def smooth(count: int, seed: int, side: int = 48) -> torch.Tensor:
@@ -237,7 +243,7 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     from gantk.inference.pipeline import Look
 
     through = model._network("b", Look(uncertainty="suspicion"))(torch.from_numpy(pixels)).numpy()
-    doubt = "gantk_wrong_contrast.contrast.doubt_of_result"
+    doubt = "gantk_trust.wrong_contrast.doubt_of_result"
     monkeypatch.setattr(doubt, lambda *of: f"is {of[1].shape}, {of[2].target}")
     nib.save(nib.Nifti1Image(pixels[0, 0][..., None], np.eye(4)), tmp_path / "scan.nii")
     said, asked = [], {"uncertainty": "suspicion", "device": "cpu"}
@@ -374,7 +380,7 @@ def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where
     toy, image = Toy(0.5), images(1, 1, 8, 8) + 0.5
     first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    monkeypatch.setattr("gantk_uncertainty.maps.PASSES", 400)
+    monkeypatch.setattr("gantk_trust.uncertainty.maps.PASSES", 400)
     many = maps("dropout", toy, image)[1]  # a unit is 0 or doubled: its deviation is its own size
     assert torch.allclose(many / (2 * image), torch.ones(()), atol=0.02)
     toy = Toy(0.5, nn.Dropout2d)

@@ -15,7 +15,7 @@ from gantk.formats.files import read
 from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
 from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind_or_raise
-from gantk_testing.small import random_images
+from gantk.testing.small import random_images
 
 
 def build(

@@ -19,8 +19,8 @@ from gantk.machine.usage import Used, speed_of
 from gantk.recipe.load import load_recipe
 from gantk.runs.folder import RunFolder
 from gantk_lr_find.sweep import Sweep
-from gantk_trial import trial
-from gantk_trial.trial import Trial
+from gantk.training import trial
+from gantk.training.trial import Trial
 
 
 def test_time_counts_from_the_start_of_the_process_not_from_the_import():

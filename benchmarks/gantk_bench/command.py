@@ -7,12 +7,12 @@ import sys
 import click
 from rich.console import Console
 
-from gantk.terminal import json_option
+from gantk.terminal import CommandWithModes, json_option
 
 KEY_VALUE = "KEY=VALUE"
 
 
-@click.command("bench")
+@click.command("bench", cls=CommandWithModes)
 @click.argument("names", nargs=-1, metavar="[RECIPE]...")
 @click.option(
     "--all", "everything", is_flag=True, help="Every recipe there is, third parties' too."

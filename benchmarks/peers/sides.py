@@ -16,9 +16,9 @@ from gantk.inference.tiles import whole_images
 from gantk.machine.runtime import start
 from gantk.method import Batch, Stage
 from gantk.recipe.load import load_recipe
+from gantk.training.accelerate.cuda_graph import WARM_UP
 from gantk.training.assemble import Parts, assemble
 from gantk.training.loop import resized
-from gantk_cuda_graph.capture import WARM_UP
 from peers.cases import Case
 
 OTHER = {"a": "b", "b": "a"}

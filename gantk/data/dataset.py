@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.data.cache import Cache
+from gantk.data.check.pixels import warning_of_unlike_pairs
 from gantk.data.intensity import PerChannel, mapping_from
+from gantk.data.names.domains import relative_to
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -21,7 +23,6 @@ from gantk.data.preparation import (
     stacked,
 )
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.file_names import relative_to
 from gantk.data.sources.folders import classes_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.rows import weights_of
@@ -31,7 +32,6 @@ from gantk.data.split.near_duplicates import MOST_COMPARED, fingerprint, sampled
 from gantk.errors import UserError, counted
 from gantk.formats import files
 from gantk.formats.contrasts import SOME, values_of
-from gantk.plugin.loader import load as plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,10 +249,9 @@ class Data:
             f"note     {x}"
             for x in (*getattr(self.source, "notes", ()), *consequences(self.splits), *fitted)
         ]
-        lines += [
-            f"warning  {sentence}"
-            for sentence in filter(None, plugins().hook.gantk_data(data=self))
-        ]
+        warning = warning_of_unlike_pairs(self)
+        if warning:
+            lines.append(f"warning  {warning}")
         if (count := sum(map(len, self.splits.values()))) > MOST_COMPARED:
             lines.append(
                 f"note     copies were looked for in all {count} files, and in the pixels of some"

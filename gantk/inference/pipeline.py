@@ -23,7 +23,6 @@ from gantk.errors import UserError, counted
 from gantk.files import zeros_beside
 from gantk.formats.image import Image
 from gantk.machine.usage import free_memory
-from gantk.plugin.loader import load
 
 OTHER = {"a": "b", "b": "a"}
 PLANES = ("axial", "coronal", "sagittal")
@@ -530,8 +529,9 @@ class TrainedModel:
         NaN throughout a channel is a contrast that is missing. UserError where shape, channels,
         type or values do not fit.
         """
-        options = {"to": to, "look": look, "progress": progress, "grad": grad}
-        return load().hook.gantk_translate(model=self, images=images, **options)
+        from gantk.inference.arrays import translated
+
+        return translated(self, images, to, look, progress, grad)
 
     def images(
         self,

@@ -25,6 +25,7 @@ from gantk.files import sweep
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
 from gantk.formats.image import Image, same_grid
+from gantk.inference.ledger import Ledger
 from gantk.inference.pipeline import OTHER, Look, TrainedModel
 from gantk.plugin.loader import load
 
@@ -96,7 +97,7 @@ class Translation:
         self.clipped: list[tuple[int, int, float, float, str]] = []
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
-        self.layout: Any = None  # a plugin's names of results, see `gantk_results`
+        self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def path(self, source: Path, target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
@@ -166,7 +167,7 @@ class Translation:
             self.model.identity(),
             len(jobs),
         )
-        self.layout = load().hook.gantk_results(
+        self.layout = load().hook.gantk_name_results(
             files=files, target=target, frame=self.frame, model=model
         )
         if not self.layout:
@@ -193,7 +194,7 @@ class Translation:
         options = {"to": to, "volume": self.volume} | vars(self.look) | {"example": style}
         options |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
         options |= {"model": self.model.identity()}
-        ledger = load().hook.gantk_done(folder=folder, asked=options) if folder else None
+        ledger = Ledger(folder, options) if folder else None
         with ledger or contextlib.nullcontext():
             return self._unfinished(jobs, folder, ledger)
 
@@ -364,7 +365,9 @@ class Translation:
             self.notes[
                 "note", f"blank, of one value throughout, as is their {self.frame.target}"
             ].append(job.name)
-        self._warn(job, load().hook.gantk_input(image=image, frame=self.frame) if single else ())
+        self._warn(
+            job, load().hook.gantk_image_warning(image=image, frame=self.frame) if single else ()
+        )
         share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
         spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
         every = slice(None, None, max(1, round((image.pixels[0].size / SEEN) ** (1 / image.dims))))
@@ -374,7 +377,9 @@ class Translation:
         if single:
             self._warn(
                 job,
-                load().hook.gantk_output(given=given, made=made[0].pixels[some], frame=self.frame),
+                load().hook.gantk_translation_warning(
+                    given=given, made=made[0].pixels[some], frame=self.frame
+                ),
             )
         return made
 
@@ -559,7 +564,7 @@ def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -
 
 def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:
     """A job for each folder that holds files named after the contrasts."""
-    from gantk.data.sources.file_names import contrast_files
+    from gantk.data.names.domains import contrast_files
 
     jobs = []
     for folder, found in contrast_files(

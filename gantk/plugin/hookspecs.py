@@ -41,7 +41,7 @@ def gantk_commands(cli: click.Group) -> None:
 
 
 @hookspec
-def gantk_step(run, stage, step, logs, batch) -> None:
+def gantk_step_logged(run, stage, step, logs, batch) -> None:
     """Observe a training: called whenever a line is logged, on rank 0 only.
 
     `run` is the run folder (pathlib.Path), `stage` the stage's name, `step` the number of finished
@@ -51,7 +51,7 @@ def gantk_step(run, stage, step, logs, batch) -> None:
 
 
 @hookspec
-def gantk_tested(run, tested, result, scorer) -> None:
+def gantk_images_scored(run, tested, result, scorer) -> None:
     """Use the evaluated test images, or add scores, on rank 0 before metrics.json is written.
 
     `run` is the run folder (pathlib.Path), `tested` maps a direction, such as "a_to_b", to its
@@ -61,7 +61,7 @@ def gantk_tested(run, tested, result, scorer) -> None:
 
 
 @hookspec
-def gantk_report(record):
+def gantk_report_section(record):
     """Return a section of report.html as a dict, or None for no section.
 
     `record` is the gantk.report.run_record.RunRecord. Keys: `folder`; `template`, a file in it that
@@ -72,21 +72,21 @@ def gantk_report(record):
 
 
 @hookspec
-def gantk_check(model) -> None:
+def gantk_before_training(model) -> None:
     """Raise a UserError to refuse a new or resumed training, on every rank; `model` is a
     gantk.recipe.tables.Model.
     """
 
 
 @hookspec
-def gantk_end(run) -> None:
+def gantk_training_ended(run) -> None:
     """Called on rank 0 when a training ends: finished, stopped by Ctrl-C, or failed; `run` is its
     folder's Path.
     """
 
 
 @hookspec
-def gantk_input(image, frame) -> str | None:
+def gantk_image_warning(image, frame) -> str | None:
     """Check an image before its translation; returns a warning, or None.
 
     `image` is a gantk.formats.image.Image; `frame`, a gantk.inference.pipeline.Frame, describes
@@ -96,17 +96,17 @@ def gantk_input(image, frame) -> str | None:
 
 
 @hookspec
-def gantk_output(given, made, frame) -> str | None:
+def gantk_translation_warning(given, made, frame) -> str | None:
     """Check a translation against its input; returns a warning, printed like those of
-    `gantk_input`, or None.
+    `gantk_image_warning`, or None.
 
     `given` and `made` are arrays (C, *spatial) of the image and its translation, every n-th pixel
-    of large ones; `frame` as in `gantk_input`.
+    of large ones; `frame` as in `gantk_image_warning`.
     """
 
 
 @hookspec(firstresult=True)
-def gantk_results(files, target, frame, model):
+def gantk_name_results(files, target, frame, model):
     """Choose the file names of a folder of translations; returns an object as below, or None for
     the default names.
 
@@ -120,40 +120,7 @@ def gantk_results(files, target, frame, model):
 
 
 @hookspec(firstresult=True)
-def gantk_done(folder, asked):
-    """Record which files of a translation into `folder` are finished, so that a repeated call skips
-    them.
-
-    `asked` identifies the weights and options. Returns a context manager, or None for no record.
-    Its `results(job)` are the paths an earlier call wrote for a gantk.inference.translation.Job, or
-    None; `add(job, paths)` records a job.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_phases(method, phases, train, notes):
-    """Replace the phases of a training before its first step; returns a list of Phase, or None to
-    keep them.
-
-    `method` is a gantk.Method on its device, `phases` its list of Phase, `train` the recipe's
-    [train] table. The result may be copies of the phases with another `loss`; append messages for
-    the user to `notes`.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_steps(engine, graph):
-    """Replace how training steps are executed, for example by a CUDA graph; returns a callable
-    object, or None.
-
-    `engine` is a gantk.training.engine.Engine, `graph` its argument of that name. The object is
-    called with the kind of step and the batch; it does and returns what `engine.take(batch)` does.
-    `forget()` is called when shapes change.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_load(model, device):
+def gantk_load_model(model, device):
     """Load a model of the plugin's own kind; returns a gantk.inference.pipeline.TrainedModel, or
     None for other kinds.
 
@@ -162,70 +129,10 @@ def gantk_load(model, device):
 
 
 @hookspec(firstresult=True)
-def gantk_translate(model, images, to, look, progress, grad):
-    """Translate images of another library's type; returns the same type, or None for types it does
-    not know.
-
-    `model` is the trained model; `images`, `to`, `look`, `progress`, `grad` are the arguments of
-    `model.translate`.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_model(address, say):
+def gantk_find_model(address, say):
     """Return the folder of the trained model at an address, downloaded if necessary; None for
     unknown addresses.
 
     `address` is a text such as "hf://user/name@revision"; `say` prints a line of text: which
     version was chosen.
     """
-
-
-@hookspec(firstresult=True)
-def gantk_keep(data, folder, domains):
-    """Write `data`, the argument of `gantk.run(data=...)`, as files into `folder`; None for types
-    it does not know.
-
-    `domains` are the recipe's. Returns the table for data.source and a sentence that describes what
-    was written.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_split(records, file, folds, fold):
-    """Assign images to training, validation and test sets as a file states; None for files it does
-    not know.
-
-    `records` are gantk.Record; `file`, `folds` and `fold` are keys of data.split. Returns the
-    records to use, each with its `split`, and a dict about the file for split.json.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_subjects(items, how):
-    """Return the patient of each image, read from file names; None: cannot tell.
-
-    `items` are gantk.data.sources.reader.Item. `how` handles uncertain results: "take" accepts
-    them, "ask" raises a UserError, "" drops them, a list drops them and receives that UserError.
-    With `how` "folders", and "numbered folders" for short, the patient is read from `item.place`
-    instead.
-    """
-
-
-@hookspec
-def gantk_data(data) -> str | None:
-    """Check `data`, a gantk.data.dataset.Data, before a new training's first step; returns a
-    warning, or None.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_items(items, source):
-    """Return the `items` to use that names offer `source`, a FileSource; its `notes` get a sentence
-    on the others.
-    """
-
-
-@hookspec(firstresult=True)
-def gantk_html(run):
-    """Return the HTML that a notebook displays for `run`, a gantk.Run; None for the plain text."""

@@ -18,9 +18,26 @@ PARTS = {
         "local_ncc": "gantk.losses.structure:LocalNCC",
         "edge_direction": "gantk.losses.edges:EdgeDirection",
         "flat_region": "gantk.losses.structure:FlatRegion",
+        "hinge": "gantk.losses.margin:Hinge",
+        "wgan_gp": "gantk.losses.margin:WGANGP",
+        "ssim": "gantk.losses.ssim:SSIM",
     },
-    "source": {"folders": "gantk.data.sources.folders:Folders"},
-    "format": {"picture": "gantk.formats.pictures:Picture", "nifti": "gantk.formats.nifti:Nifti"},
+    "source": {
+        "folders": "gantk.data.sources.folders:Folders",
+        "images": "gantk.data.sources.images:Images",
+        "aligned": "gantk.data.sources.aligned:Aligned",
+        "contrasts": "gantk.data.sources.contrasts:Contrasts",
+        "nifti": "gantk.data.sources.nifti:Nifti",
+        "manifest": "gantk.data.sources.table:Manifest",
+        "mixed": "gantk.data.sources.mixed:Mixed",
+    },
+    "format": {
+        "picture": "gantk.formats.pictures:Picture",
+        "nifti": "gantk.formats.nifti:Nifti",
+        "nrrd": "gantk.formats.itk:Nrrd",
+        "metaimage": "gantk.formats.itk:MetaImage",
+        "array": "gantk.data.arrays:Array",
+    },
     "intensity": {
         "percentile": "gantk.data.intensity:Percentile",
         "minmax": "gantk.data.intensity:MinMax",
@@ -35,11 +52,20 @@ PARTS = {
         "kid": "gantk.metrics.sets:Kid",
     },
     "features": {"random": "gantk.metrics.features:RandomConv"},
-    "optimizer": {"adam": "gantk.training.optim:adam", "sgd": "gantk.training.optim:sgd"},
+    "optimizer": {
+        "adam": "gantk.training.optim:adam",
+        "sgd": "gantk.training.optim:sgd",
+        "adamw": "gantk.training.optimizers:adamw",
+        "rmsprop": "gantk.training.optimizers:rmsprop",
+        "lbfgs": "gantk.training.optimizers:lbfgs",
+    },
     "schedule": {
         "constant": "gantk.training.optim:Constant",
         "linear": "gantk.training.optim:Linear",
+        "cosine": "gantk.training.optimizers:Cosine",
+        "warmup": "gantk.training.optimizers:Warmup",
     },
+    "exporter": {"onnx": "gantk.exports.onnx.exporter:Onnx"},
 }
 
 

@@ -27,6 +27,7 @@ from gantk.report.charts import Chart, chart
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import SURE, cards, chosen, headline, verdicts
+from gantk.report.statistics import section as statistics_section
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
 
@@ -61,7 +62,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     reloads itself.
     """
     record = RunRecord(Path(run))
-    sections = [section for section in load().hook.gantk_report(record=record) if section]
+    sections = _plugin_sections(record)
     live = (
         None
         if renewed_after is None
@@ -79,6 +80,19 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
         scripts=("charts.js", "zoom.js", "page.js", *listed["scripts"], "live.js"),
     )
     return write_file(record.path / "report.html", page.encode("utf-8", "backslashreplace"))
+
+
+def _plugin_sections(record: RunRecord) -> list[dict[str, Any]]:
+    """The sections of plugins, then the core's; a plugin returns a section, a list, or None."""
+    sections: list[dict[str, Any]] = []
+    for found in load().hook.gantk_report_section(record=record):
+        for section in found if isinstance(found, list) else [found]:
+            if section:
+                sections.append(section)
+    statistics = statistics_section(record)
+    if statistics:
+        sections.append(statistics)
+    return sections
 
 
 def render(

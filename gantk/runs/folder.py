@@ -22,7 +22,7 @@ from PIL import Image as Picture
 from gantk import __version__
 from gantk.errors import UserError, argument
 from gantk.files import LOCK, held, write_file
-from gantk.plugin.loader import installed, load
+from gantk.plugin.loader import installed
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
 from gantk.runs.schemas import inside, read, read_log
@@ -81,7 +81,9 @@ class Run:
         )
 
     def _repr_html_(self) -> str | None:
-        return load().hook.gantk_html(run=self)
+        from gantk.report.notebook import run_html
+
+        return run_html(self)
 
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -352,14 +354,14 @@ def stored_data(
     """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where
     no run starts.
     """
+    from gantk.data.arrays import keep
+
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains
     with ExitStack() as locks:
         folder = Run.create(out, loaded.name, locks).path
         try:
-            source, words = load().hook.gantk_keep(
-                data=data, folder=folder / "data", domains=domains
-            )
+            source, words = keep(data, folder / "data", domains)
             say(f"kept     {words}")
             yield loaded.with_data(source), folder
         finally:

@@ -38,7 +38,7 @@ def find_model(
     """
     name, models = os.fspath(model), all_models()
     if "://" in name:
-        path = load().hook.gantk_model(address=name, say=say)
+        path = load().hook.gantk_find_model(address=name, say=say)
         if path is None:
             raise UserError(
                 f"'{name}' is no address of a model",

@@ -14,7 +14,6 @@ from torch import Tensor
 from gantk.errors import GantkError, UserError, told
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
-from gantk.plugin.loader import load
 from gantk.recipe.tables import TrainTable
 from gantk.runs.checkpoint import check_same
 from gantk.training.ema import EMA
@@ -63,9 +62,18 @@ class Engine:
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
-        self.capture = load().hook.gantk_steps(engine=self, graph=graph)  # called instead of `take`
+        self.capture = self._capture(graph)  # called instead of `take`
         # (step, names, losses) since `check_finite`
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
+
+    def _capture(self, graph: Callable[[], Any] | None) -> Any:
+        """The step as one CUDA graph where train.fast.cuda_graph is set and possible, else None."""
+        possible = graph is not None or self.runtime.device.type == "cuda"
+        if not possible or not self.table.fast.cuda_graph or self.table.recompute:
+            return None
+        from gantk.training.accelerate.cuda_graph import Capture
+
+        return Capture(self, graph)
 
     def fit(
         self, batch_at: Callable[[int, Stage], Batch]

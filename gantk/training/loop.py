@@ -210,7 +210,7 @@ class Training:
             view.print(note, style="yellow")
         self._notes_logged = len(self.engine.notes)
         view.update(step, images_per_s=speed, losses=line["losses"])
-        load().hook.gantk_step(
+        load().hook.gantk_step_logged(
             run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch
         )
 

@@ -12,7 +12,7 @@ def gantk_register(add) -> None:
 
 
 @hookimpl
-def gantk_results(files, target, frame, model):
+def gantk_name_results(files, target, frame, model):
     """BIDS derivatives' names, sidecars and dataset_description.json, where the inputs have BIDS
     names.
     """

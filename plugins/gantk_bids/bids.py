@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gantk.data.names.domains import split_of
 from gantk.data.preparation import Record
-from gantk.data.sources.file_names import split_of
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
 from gantk.data.sources.rows import read_rows

@@ -1,13 +1,54 @@
-"""Connects to Ray clusters, and runs the rows of `gantk bench` and the files of `gantk translate`
-on their workers.
-"""
+"""Many trainings and many machines: Ray, sweeps, SLURM, cross-validation, trackers."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
-def gantk_commands(cli) -> None:
-    """Add the option --address to `gantk bench` and `gantk translate`."""
-    from gantk_cluster.command import add_address
+def gantk_register(add) -> None:
+    """Register the trackers: `gantk run RECIPE --track tensorboard`."""
+    from gantk_cluster.track import TRACKERS
 
+    for library, cls in TRACKERS.items():
+        add.tracker(library, f"gantk_cluster.track.trackers:{cls}")
+
+
+@hookimpl
+def gantk_commands(cli) -> None:
+    """Add `gantk sweep`, `gantk slurm`, and options of run, bench and translate."""
+    from gantk_cluster.folds.command import add_folds
+    from gantk_cluster.ray.command import add_address
+    from gantk_cluster.slurm.command import slurm_command
+    from gantk_cluster.sweep.command import command as sweep
+
+    cli.add_command(sweep)
+    cli.add_command(slurm_command)
+    add_folds(cli)
     add_address(cli)
+
+
+@hookimpl
+def gantk_before_training(model) -> None:
+    """Refuse a tracker whose library is not installed, before the training starts."""
+    from gantk_cluster.track import expect_installed
+
+    expect_installed(model.track)
+
+
+@hookimpl
+def gantk_step_logged(run, logs) -> None:
+    """Send what is new to the run's trackers; report a trial's new checkpoint to its sweep."""
+    from gantk_cluster.sweep.reporting import REPORTING
+    from gantk_cluster.track import bring_up_to_date
+
+    bring_up_to_date(run, ending=False)
+    report = REPORTING.get(run)
+    if report is not None:
+        report()
+
+
+@hookimpl
+def gantk_training_ended(run) -> None:
+    """Send the rest, the scores and the report, and close the trackers."""
+    from gantk_cluster.track import bring_up_to_date
+
+    bring_up_to_date(run, ending=True)

@@ -1,48 +1,17 @@
-"""Downloads public data sets by name, as a gantk plugin: `gantk data fetch`, the command line of
-`gantk.fetch`.
-"""
-
-import click
+"""Images for those who have none yet: synthetic heads (the default data), and public data sets."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--out", metavar="DIR", help="Where to put it. Default: data/NAME.")
-@click.option(
-    "--from",
-    "base_url",
-    metavar="URL",
-    help="Fetch from this mirror instead; its checksum has to be right.",
-)
-def fetch(name, out, base_url) -> None:
-    """Download the public data set NAME, or list those there are.
-
-    An interrupted download goes on where it stopped; nothing is unpacked before its size and
-    checksum are right. Files without a published checksum are trusted once, and held against what
-    was written down then. Sets behind a registration name their keeper. The licence is shown: it is
-    yours to keep.
-    """
-    from rich.table import Column, Table
-
-    from gantk.terminal import console, progress_bar, say
-    from gantk_datasets import download
-
-    if name is None:
-        headers = "name", "what", "size", "licence", "where"
-        table = Table(
-            *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False
-        )
-        for row in download.public_sets():
-            table.add_row(*row)
-        console().print(table)
-        return
-    with progress_bar() as progress:
-        download.fetch(name, out=out, base_url=base_url, say=say, progress=progress)
+@hookimpl
+def gantk_register(add) -> None:
+    """Register the source phantom."""
+    add.source("phantom", "gantk_datasets.phantom.phantom:Phantom")
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
     """Add `gantk data fetch [NAME]`."""
+    from gantk_datasets.public.command import fetch
+
     cli.commands["data"].add_command(fetch)

@@ -10,8 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gantk.data.preparation import Record
-from gantk.data.sources.file_names import (
+from gantk.data.names.domains import (
     SPLIT_WORD,
     Parts,
     numbered,
@@ -20,6 +19,7 @@ from gantk.data.sources.file_names import (
     regex_option,
     split_of,
 )
+from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError

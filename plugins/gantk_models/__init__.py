@@ -1,18 +1,38 @@
-"""Models that ship with the package, and `gantk pack`, which makes such a model from a run."""
+"""Trained models: those that ship, packing, the Hugging Face hub, ensembles, MONAI bundles."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Register the models in the folder `shipped`; each is used by its folder's name."""
+    """Register the models in the folder `shipped`, by their folders' names, and the MONAI exporter."""
     add.models("gantk_models.shipped")
+    add.exporter("monai", "gantk_models.monai.bundle:Monai")
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Attach `gantk models` and `gantk pack`."""
+    """Add `gantk models`, `gantk pack` and `gantk push`."""
     from gantk_models.commands import COMMANDS
+    from gantk_models.hub.command import command as push
 
-    for command in COMMANDS:
+    for command in (*COMMANDS, push):
         cli.add_command(command)
+
+
+@hookimpl
+def gantk_find_model(address, say):
+    """Download the model at hf://USER/NAME@REVISION; returns its folder, None for other addresses."""
+    if not address.startswith("hf://"):
+        return None
+    from gantk_models.hub.hub import fetched
+
+    return fetched(address, say)
+
+
+@hookimpl
+def gantk_load_model(model, device):
+    """Load several models as one: a list, `RUN1,RUN2`, a glob pattern, a folder of folds."""
+    from gantk_models.ensemble import load
+
+    return load(model, device)

@@ -27,7 +27,7 @@ from gantk.runs.schemas import read
 from gantk.runs.trained import inference_state
 from gantk.training.adaptive import DiscriminatorAugment
 from gantk.training.pool import ImagePool
-from gantk_models.card import OURS, filled, text_of
+from gantk_models.shipped_card import OURS, filled, text_of
 
 AnyPath = str | os.PathLike[str]
 # keys of metrics.json without single patients

@@ -23,7 +23,7 @@ def gantk_commands(cli) -> None:
 
 
 @hookimpl
-def gantk_tested(result, scorer) -> None:
+def gantk_images_scored(result, scorer) -> None:
     """Add scores of how well translations of `style_gan` follow their example."""
     if scorer.model.method.name == "style_gan":
         from gantk_style.followed import add_scores

@@ -31,7 +31,7 @@ def gantk_register(add):
         getattr(add, kind)(f"my_{kind}", "gantk_watching:part")
 
 @hookimpl
-def gantk_step(run, stage, step, logs, batch):
+def gantk_step_logged(run, stage, step, logs, batch):
     with open(run / "watched.txt", "a") as file:
         print(stage, step, logs["step"], "losses" in logs, sorted(batch)[0], file=file)
 '''

@@ -33,7 +33,7 @@ from pathlib import Path
 import gantk_dicom.read, gantk_dicom.write, SimpleITK
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk_check.inspect import inspect
+from gantk.data.check.inspect import inspect
 io.formats()
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20

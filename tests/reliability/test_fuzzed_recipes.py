@@ -257,11 +257,11 @@ def dry_check(question: dict) -> None:
     from gantk.plugin.loader import load
     from gantk.recipe.load import checked_recipe
     from gantk.runs.trained import build_method
-    from gantk_trial.cost import cost_of
+    from gantk.training.cost import cost_of
 
     model = checked_recipe(question["path"], None, [], question["profile"])[1]
     resolved(model)
-    load().hook.gantk_check(model=model)
+    load().hook.gantk_before_training(model=model)
     records_of(model.data, model.method.target)
     if cost_of(model).gib < 1:  # what is larger has been counted
         count = 2 * model.data.neighbours + 1

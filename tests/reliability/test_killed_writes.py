@@ -57,7 +57,7 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
 
     from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
     from gantk.inference.translation import Translation
-    from gantk_ct.intensity import Window
+    from gantk_parts.ct.intensity import Window
 
     maps, frame = (
         ("image", "spread")[: 1 + ("uncertain" in way)],

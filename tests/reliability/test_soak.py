@@ -20,7 +20,7 @@ from pathlib import Path
 from gantk import hookimpl
 
 @hookimpl
-def gantk_step(run, stage, step, logs, batch):
+def gantk_step_logged(run, stage, step, logs, batch):
     if step % int(os.environ["WATCH_EVERY"]):
         return
     gc.collect()

@@ -31,7 +31,7 @@ from gantk.data.split import near_duplicates
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.recipe.load import Recipe
-from gantk_check.check import check
+from gantk.data.check.check import check
 
 pytestmark = pytest.mark.slow
 SEED = 20261121

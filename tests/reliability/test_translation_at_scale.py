@@ -20,7 +20,7 @@ from gantk.errors import GantkError, UserError
 from gantk.files import held
 from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
 from gantk.inference.translation import Translation
-from gantk_ct.intensity import Window
+from gantk_parts.ct.intensity import Window
 
 FILES, PART = 2000, 400
 VOLUME = 192  # planes of 512 x 512: 201 MB as float32

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gantk.data.names import domains as names
+from gantk.data.names.patients import patients_in_names
 from gantk.data.preparation import Record
-from gantk.data.sources import file_names as names
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
 from gantk.data.sources.pairing import find_pairs
 from gantk.data.sources.reader import Item
@@ -17,7 +18,6 @@ from gantk.data.sources.source import Channels, FileSource, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import usual_contrast
-from gantk.plugin.loader import load as plugins
 
 
 @dataclass(kw_only=True)
@@ -124,7 +124,7 @@ def named(items: list[Item], source: FileSource) -> list[Item]:
     """
     by_folder = 2 * sum(bool(names.numbered(item.place)) for item in items) > len(items)
     mode = "folders" if by_folder else "take" if source.patient == "names" else source.asks
-    subjects = None if source.pattern else plugins().hook.gantk_subjects(items=items, how=mode)
+    subjects = None if source.pattern else patients_in_names(items, mode)
     for place, item in enumerate(items):
         item.key = source.key_of(item.source)
         item.subject = subjects[place] if subjects else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gantk.data.sources.file_names import (
+from gantk.data.names.domains import (
     GLOB,
     SPLIT_WORD,
     bare_stem,

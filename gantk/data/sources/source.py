@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from gantk.data.names.domains import regex_option, relative_to, rename_or_map
+from gantk.data.names.versions import one_version, refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.file_names import regex_option, relative_to, rename_or_map
 from gantk.data.sources.reader import Item, Reader, is_volume
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.plugin.loader import load as plugins
 
 Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
 Channels = Literal[1, 3] | None  # values of a source's option `channels`
@@ -111,9 +111,10 @@ class FileSource:
         can be held out.
         """
         records, pictures = [], Counter()
-        items = (
-            plugins().hook.gantk_items(items=items, source=self) if self.by_names else None
-        ) or items
+        if self.by_names:
+            refuse_folders_of_visits(items, self)
+            items, note = one_version(items, self.root)
+            self.notes = [note] if note else []
         _pair_studies(items, self.onto)
         for item in items:
             for plane in self.reader.planes(item, self.planes):

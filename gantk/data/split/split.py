@@ -16,9 +16,9 @@ import numpy as np
 from gantk.data.preparation import Record
 from gantk.data.split import near_duplicates as alike
 from gantk.data.split.near_duplicates import SETS, Sets, unit_of
+from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError, counted
 from gantk.formats.files import files_of
-from gantk.plugin.loader import load as plugins
 
 By = Literal["auto", "patient", "block", "image"]
 # of fewer patients `auto` keeps none for validation, unless the share asked for rounds to one or
@@ -85,9 +85,7 @@ def split_records(
     shares, made = {"test": test, "validation": validation}, {"seed": seed}
     draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
-        records, details = plugins().hook.gantk_split(
-            records=records, file=file, folds=folds, fold=fold
-        )
+        records, details = read_split_file(records, file, folds, fold)
         made |= details
     if file or (not folds and any(record.split for record in records)):
         splits, how = _as_given(records, shares if "fold" in made else {}, file, draw)

@@ -10,7 +10,6 @@ from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime
 from gantk.method import Method, Phase
 from gantk.nets.kernels import use_kernels
-from gantk.plugin.loader import load
 from gantk.recipe.tables import TrainTable
 
 
@@ -29,10 +28,19 @@ def accelerate(
     keep_memory(fast.keep_memory, runtime.device.type)
     if runtime.device.type == "cuda":
         torch.backends.cudnn.benchmark = fast.benchmark
-    changed = load().hook.gantk_phases(method=method, phases=phases, train=train, notes=notes)
-    for key, wanted in (("recompute", train.recompute), ("fast.compile", fast.compile)):
-        if wanted and changed is None:
+    if train.recompute:
+        from gantk.training.accelerate.recompute import recompute
+
+        recompute(method)
+        if fast.compile:
             notes.append(
-                f"train.{key} has no effect: the plugin `{key.rpartition('.')[2]}` is not there"
+                "train.fast.compile: no phase is compiled: torch cannot trace what train.recompute"
+                " computes again"
             )
-    return phases if changed is None else changed
+        return phases
+    if fast.compile:
+        # torch's compiler takes a second to import
+        from gantk.training.accelerate.compile import compile_phases
+
+        return compile_phases(method, phases, notes)
+    return phases

@@ -1,0 +1,323 @@
+"""Writes training images given in Python to a run folder, as files and a table, so that the run can
+be resumed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.data.array_tables import source_of
+from gantk.data.preparation import contrast_names, domain_letters
+from gantk.data.sources.rows import csv_text
+from gantk.errors import UserError, did_you_mean
+from gantk.files import write_file
+from gantk.formats.files import expect_room, write
+from gantk.formats.image import UPRIGHT, Format, Image, zeros
+
+ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
+COLUMNS = ("path", "domain", *ABOUT, "mask")
+KINDS = (
+    'a path, a table, {"T1": array, "T2": array}, or a data set of dicts such as {"T1": tensor,'
+    ' "patient": "p1"}'
+)
+PICTURE, VOLUME = ".image.npy", ".nii"  # suffixes of the files written
+
+
+class Array(Format):
+    """Pictures of a run that was trained on arrays (.image.npy): NumPy's format, (C, H, W), in the
+    arrays' dtype.
+    """
+
+    name = "arrays kept by gantk"
+    listed = None
+    suffixes = (PICTURE,)
+
+    def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        expect_room(path, array.size)
+        pixels = np.array(array, dtype=np.float32) if values else zeros(*array.shape)
+        return Image(pixels, path=path, dtype=array.dtype)
+
+    def write(self, path: Path, image: Image, description: str = "") -> None:
+        np.save(path, image.pixels if image.dtype is None else image.pixels.astype(image.dtype))
+
+
+def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the recipe's `data.source` for the data of `gantk.run(data=...)`, and a sentence on
+    what was found.
+
+    A table is stored in the recipe itself. Other data are written to `folder`, each image as one
+    access returns it: pictures as NumPy files, volumes as NIfTI, beside `table.csv`. UserError
+    where they cannot be trained on.
+    """
+    if _is_table(data):
+        source = source_of(data)
+        return source, f"a table of {len(data)} rows, in the run's recipe.toml"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        what = "several processes cannot be given images of Python's: each would keep its own"
+        raise UserError(what, where="data", remedy="write them to files once, and name the folder")
+    kept = _Kept(folder, tuple(domains))
+    if isinstance(data, Mapping):
+        kept.add_columns(data)
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        kept.add_items(data)
+    else:
+        what = f"{type(data).__name__} is nothing that can be trained on"
+        remedy = "give it __len__ and __getitem__, as torch.utils.data.Dataset has them" * hasattr(
+            data, "__iter__"
+        )
+        raise UserError(what, where="data", allowed=KINDS, remedy=remedy or None)
+    return kept.finish()
+
+
+def _is_table(data: Any) -> bool:
+    """Whether the data are a table of paths: a data frame of pandas or polars, or a list of dicts."""
+    if hasattr(data, "columns") and (hasattr(data, "to_dict") or hasattr(data, "to_dicts")):
+        return True
+    first = data[0] if isinstance(data, (list, tuple)) and data else None
+    return isinstance(first, Mapping) and all(
+        isinstance(cell, (str, Path, int, float)) for cell in first.values()
+    )
+
+
+class _Kept:
+    """Writes images to a folder and collects a table row for each; `finish` writes the table."""
+
+    def __init__(self, folder: Path, domains: tuple[str, ...]):
+        self.folder, self.domains, self.bytes, self.paired = folder, domains, 0, False
+        self.rows: list[dict[str, str]] = []
+        self.letters = dict(zip(domain_letters(domains), domains, strict=True))
+
+    def add_columns(self, data: Mapping[str, Any]) -> None:
+        """Add a dict of arrays or lists, one for each domain, with lists of the images' metadata."""
+        images = {
+            letter: _elements(self.letters[letter], value)
+            for letter, value in self._images(data).items()
+        }
+        self._expect([letter for letter, each in images.items() if len(each)])
+        counts = {letter: len(each) for letter, each in images.items()}
+        self.paired = (
+            len(images) == 2 and len(set(counts.values())) == 1 and data.get("pair") is not False
+        )
+        for letter, each in images.items():
+            about = {
+                key: self._about(key, data[key], letter, counts)
+                for key in (*ABOUT, "mask")
+                if key in data
+            }
+            for number, image in enumerate(each):
+                metadata = {key: values[number] for key, values in about.items()}
+                if "pair" not in metadata:
+                    metadata["pair"] = f"row-{number}" if self.paired else ""
+                self._add(letter, number, image, f"{self.letters[letter]}[{number}]", metadata)
+
+    def add_items(self, data: Any) -> None:
+        """Add a data set whose items are dicts with an image of one domain, or of both, which are
+        then a pair.
+        """
+        counts: dict[str, int] = {}
+        for number in range(len(data)):
+            item = data[number]
+            if not isinstance(item, Mapping):
+                what = f"item {number} of the data set is {type(item).__name__}, not a dict"
+                raise UserError(what, where="data", allowed=KINDS)
+            images = {letter: value for key, value in item.items() if (letter := self._letter(key))}
+            # raises the UserError; keys beside an image are ignored
+            images = images or self._images(item)
+            metadata = {key: item[key] for key in (*ABOUT, "mask") if key in item}
+            if "pair" not in metadata or metadata["pair"] is False:
+                metadata["pair"] = (
+                    f"row-{number}" if len(images) == 2 and "pair" not in metadata else ""
+                )
+            self.paired |= len(images) == 2 and bool(metadata["pair"])
+            for letter, image in images.items():
+                self._add(
+                    letter, number, image, f"{self.letters[letter]} of item {number}", metadata
+                )
+                counts[letter] = counts.get(letter, 0) + 1
+        self._expect(counts)
+
+    def finish(self) -> tuple[dict[str, Any], str]:
+        """Write the table; returns the source that reads it, and a sentence on the images it holds."""
+        rows = [[row.get(name) for name in COLUMNS] for row in self.rows]
+        write_file(self.folder / "table.csv", csv_text(COLUMNS, rows).encode())
+        counts = [
+            f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains
+        ]
+        patients = len({row.get("patient") for row in self.rows} - {None, ""})
+        whose = f" of {patients} patients" * bool(patients) or ", patients unknown"
+        how = ", those of one row a pair ('pair': False says that they are none)" * self.paired
+        words = f"{' and '.join(counts)}{whose}{how}; {self.bytes / 2**20:.1f} MiB in {self.folder}"
+        return {"name": "manifest", "path": str(self.folder.absolute() / "table.csv")}, words
+
+    def _letter(self, key: Any) -> str | None:
+        """The letter of the domain that a key names, by name or letter; None where it names no
+        domain.
+        """
+        name_or_letter = str(key).lower()
+        letters = [
+            letter for letter, name in self.letters.items() if name_or_letter == name.lower()
+        ]
+        letters += (
+            ["image"]
+            if len(self.letters) == 1 and name_or_letter in ("a", "image", "images")
+            else []
+        )
+        return next(iter([*letters, *[name_or_letter] * (name_or_letter in self.letters)]), None)
+
+    def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A dict's entries without metadata, by domain letter; UserError where a key names no
+        domain.
+        """
+        keys = [key for key in data if key not in (*ABOUT, "mask")]
+        unknown = [str(key) for key in keys if self._letter(key) is None]
+        if unknown:
+            close = did_you_mean(
+                unknown[0], [name.lower() for name in (*self.domains, *ABOUT, "mask")]
+            )
+            renamed = (
+                'rename the recipe\'s domains: set={"data.domains":'
+                f" {[str(key) for key in keys]}}}"
+            )
+            remedy = close or (renamed if len(keys) == len(self.domains) else None)
+            what = (
+                f"the data have {', '.join(map(repr, unknown))}, and this recipe has"
+                f" {' and '.join(self.domains)}"
+            )
+            raise UserError(
+                what, where="data", allowed=(*self.domains, *ABOUT, "mask"), remedy=remedy
+            )
+        return {letter: data[key] for key in keys if (letter := self._letter(key))}
+
+    def _expect(self, images: Iterable[str]) -> None:
+        if lacking := [name for letter, name in self.letters.items() if letter not in images]:
+            raise UserError(
+                f"the data have no images of {' and '.join(lacking)}", where="data", allowed=KINDS
+            )
+
+    def _about(
+        self, key: str, values: Any, letter: str, counts: Mapping[str, int]
+    ) -> Sequence[Any]:
+        """The metadata `key` of each image of a domain, from one list for all domains or one for
+        each.
+        """
+        if key == "pair" and isinstance(values, bool):
+            return [f"row-{number}" if self.paired else "" for number in range(counts[letter])]
+        if isinstance(values, Mapping):
+            values = {self._letter(name): each for name, each in values.items()}.get(
+                letter, [""] * counts[letter]
+            )
+        values = _host(values) if hasattr(values, "shape") else list(values)
+        if len(values) != counts[letter]:
+            what = (
+                f"'{key}' is of {len(values)} images, and there are {counts[letter]} of"
+                f" {self.letters[letter]}"
+            )
+            remedy = (
+                f'give one list for each domain: {{"{key}": {{"{self.domains[0]}": [...], ...}}}}'
+            )
+            raise UserError(what, where="data", remedy=remedy)
+        return values
+
+    def _add(
+        self, letter: str, number: int, image: Any, called: str, said: Mapping[str, Any]
+    ) -> None:
+        pixels = self._pixels(image, called, self.letters[letter])
+        row = {
+            key: (
+                ""
+                if (text := str(getattr(value, "item", lambda value=value: value)())) == "None"
+                else text
+            )
+            for key, value in said.items()
+            if key != "mask"
+        }
+        if pixels.ndim == 4 and not row.get("patient"):  # a volume is one patient's scan
+            row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
+        row["path"], row["domain"] = (
+            self._write(f"{letter}-{number:05d}", pixels),
+            self.letters[letter],
+        )
+        if said.get("mask") is not None:
+            row["mask"] = self._write(
+                f"mask-{letter}-{number:05d}", self._pixels(said["mask"], "mask", "mask")
+            )
+        self.rows.append(row)
+
+    def _pixels(self, image: Any, called: str, domain: str) -> np.ndarray:
+        """(C, H, W), or (1, D, H, W) of a volume, in the dtype to be written; UserError where it is
+        no image.
+        """
+        array = _host(image)
+        if array.dtype.kind not in "biuf":
+            raise UserError(
+                f"{called} is of type {array.dtype}", where="data", allowed="integers and floats"
+            )
+        colours = {1, 3, len(contrast_names(domain))}
+        if array.ndim == 3 and array.shape[-1] in (1, 3) and array.shape[0] not in colours:
+            array = np.moveaxis(array, -1, 0)  # (H, W, C) to (C, H, W)
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in colours):
+            array = array[None]
+        if array.ndim not in (3, 4) or not array.size or (array.ndim == 4 and len(array) != 1):
+            allowed = "(H, W), (C, H, W) with 1 or 3 channels, (D, H, W), (1, D, H, W)"
+            raise UserError(
+                f"{called} has the shape {np.shape(image)}", where="data", allowed=allowed
+            )
+        kind = {"b": np.uint8, "f": np.float16 if array.dtype == np.float16 else np.float32}.get(
+            array.dtype.kind
+        )
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, dtype=kind or array.dtype.newbyteorder("="))
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = array.size - int(np.isfinite(array).sum())
+            what = (
+                f"{called} holds {wrong} values that are not finite, or beyond what float32 holds"
+            )
+            raise UserError(what, where="data", remedy="replace them: np.nan_to_num(array, nan=0)")
+        return array
+
+    def _write(self, stem: str, pixels: np.ndarray) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = stem + (PICTURE if pixels.ndim == 3 else VOLUME)
+        self.bytes += pixels.nbytes
+        if pixels.ndim == 3:
+            np.save(self.folder / name, pixels)
+        else:
+            write(self.folder / name, Image(pixels.astype(np.float32), UPRIGHT, dtype=pixels.dtype))
+        return name
+
+
+def _elements(key: str, images: Any) -> Sequence[Any]:
+    """The images of an array (N, ...), a tensor or a list, as a sequence; UserError for another
+    type or shape.
+    """
+    if hasattr(images, "shape"):
+        array = _host(images)
+        if array.ndim in (3, 4, 5):
+            return array
+        raise UserError(
+            f"'{key}' has the shape {array.shape}",
+            where="data",
+            allowed="(N, H, W), (N, C, H, W), (N, D, H, W)",
+        )
+    if isinstance(images, (list, tuple)):
+        return images
+    raise UserError(
+        f"'{key}' is {type(images).__name__}",
+        where="data",
+        allowed="an array, a tensor, or a list of these",
+    )
+
+
+def _host(value: Any) -> np.ndarray:
+    """A tensor of any device and dtype, or anything that NumPy converts, as an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+        value = value.numpy()
+    return np.asarray(value)

@@ -1,0 +1,555 @@
+"""Reads contrast, domain, split (train, test) and patient from file and folder names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from gantk.data.sources.reader import Item, is_volume
+from gantk.errors import UserError, told
+from gantk.formats.contrasts import (
+    CONTRASTS,
+    USUAL,
+    contrast_in,
+    exclude,
+    joined,
+    one_word,
+    same_contrast,
+    usual_contrast,
+    without_gaps,
+    words_of,
+)
+from gantk.formats.files import LISTED, is_image, list_images, natural, readable, stem_of
+
+# `train`, `Testing`, `imagesTr`, and glued to what follows: `trainA`, `TrainT1`, `traint1`,
+# `test_b`; not `trainers`.
+SPLIT_WORD = re.compile(
+    r"^(?i:training|train|testing|test|validation|valid|val|imagestr|imagests|imagesva?l?)"
+    r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
+)
+SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
+# characters of a regular expression; seconds that it may take for one name
+LONGEST, PATIENCE = 1000, 2.0
+# folders of masks: no domain
+LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")
+# Files of masks: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`,
+# `consensus_gt`; not `masked`.
+LABEL = re.compile(
+    r"(?i:mask|msk|seg|segm|segmentation|label|annotation)[sS]?\d*(?![a-z])|(?:^|[\W_])(?i:gt)$"
+)
+
+# before further words of a name in lower case
+FURTHER = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")
+GLOB = re.compile(r"[*?\[]")
+
+Parts = tuple[str, ...]  # the folders of a path
+Files = dict[str, Path | None]  # the file of each contrast
+Match = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All images below a folder; none if the folder does not exist."""
+    with suppress(UserError):
+        return without_labels(list_images(folder, recursive=True), folder)
+    return []
+
+
+def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = ()) -> list[Path]:
+    """The images that neither their names nor their folders' below `root` call masks; all, if that
+    leaves none.
+
+    All as well if one of `words`, which the user chose for the domains, says masks.
+    """
+    apart = lru_cache(lambda folder: any(map(LABELS.fullmatch, relative_to(folder, root).parts)))
+    kept = [
+        image for image in images if not LABEL.search(stem_of(image)) and not apart(image.parent)
+    ]
+    return list(images) if not kept or any(map(LABEL.search, words)) else kept
+
+
+def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
+    """The folder that a folder or glob starts from, and its images in natural order; what exists is
+    no glob.
+    """
+    parts = folder.parts
+    globs = [
+        n
+        for n, part in enumerate(parts)
+        if GLOB.search(part) and not Path(*parts[: n + 1]).exists()
+    ]
+    if not globs:
+        return folder, list_images(folder, recursive=True)
+    start, pattern = Path(*parts[: globs[0]]), str(Path(*parts[globs[0] :]))
+    with suppress(ValueError):  # it is no glob
+        if images := [path for path in start.glob(pattern) if is_image(path) and path.is_file()]:
+            return start, LISTED.get()(sorted(images, key=natural))
+    raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
+
+
+def relative_to(path: Path, root: Path) -> Path:
+    """A path relative to a folder, or itself where it lies elsewhere."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+# --- patients and splits
+
+
+def numbered(parts: Sequence[str]) -> list[str]:
+    """The parts with a digit, as folders of patients have; folders of classes (`tumour`) have none."""
+    return [part for part in parts if any(map(str.isdigit, part))]
+
+
+def patients_of(places: Collection[Parts], how: str = "folders") -> dict[Parts, str]:
+    """The patient of each place, its folders; see `patients_in_names`."""
+    from gantk.data.names.patients import patients_in_names
+
+    items = [Item("image", Path(), place=place) for place in dict.fromkeys(places)]
+    patients = patients_in_names(items, how)
+    return {item.place: patient for item, patient in zip(items, patients, strict=True)}
+
+
+class BoundedPattern:
+    """A user's regular expression with a time limit: `(a+)+$` could search for ever, which is a
+    UserError here.
+
+    A timer of CPU seconds interrupts the search, but only in the main thread, and not on Windows.
+    """
+
+    def __init__(self, pattern: str, flags: int):
+        self.pattern, self.compiled = pattern, re.compile(pattern, flags)
+        self.groups, self.groupindex = self.compiled.groups, self.compiled.groupindex
+
+    def search(self, text: str) -> re.Match | None:
+        if threading.current_thread() is not threading.main_thread() or not hasattr(
+            signal, "setitimer"
+        ):
+            return self.compiled.search(text)
+        before = signal.signal(signal.SIGVTALRM, self._stop)
+        signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+        try:
+            return self.compiled.search(text)
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+
+    def _stop(self, *_) -> None:
+        what = f"the pattern '{self.pattern}' takes more than {PATIENCE:g} s for one name"
+        raise UserError(
+            what,
+            where="data.source",
+            remedy="repeat nothing that is itself repeated, as (a+)+ does",
+        )
+
+
+def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None:
+    """The regular expression of an option, None for "" and "names"; that of `patient` needs one
+    group, or `patient`.
+    """
+    if pattern in ("", "names"):
+        return None
+    try:
+        if len(pattern) > LONGEST:
+            raise re.error(f"it is longer than {LONGEST} characters")
+        compiled = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
+    except (re.error, RecursionError, OverflowError) as error:
+        what = f"'{pattern[:99]}' is no regular expression: {told(error)}"
+        raise UserError(what, where=f"data.source.{option}") from error
+    if option == "patient" and compiled.groups != 1 and "patient" not in compiled.groupindex:
+        allowed = "one group, or one that is named: (?P<patient>...)"
+        raise UserError(
+            f"'{pattern}' has {compiled.groups} groups",
+            where="data.source.patient",
+            allowed=allowed,
+        )
+    return compiled
+
+
+def patient_of(path: str, pattern: BoundedPattern) -> str:
+    """The patient that a pattern finds in a relative path, or in the file's name without suffix;
+    else a UserError.
+    """
+    match = pattern.search(path) or pattern.search(stem_of(path))
+    if not match:
+        what = f"the pattern '{pattern.pattern}' finds no patient in '{path}'"
+        remedy = (
+            "correct it; it is searched in the path below the folder, then in the file's name"
+            " without its suffix"
+        )
+        raise UserError(what, where="data.source.patient", remedy=remedy)
+    return match["patient"] if "patient" in pattern.groupindex else match[1]
+
+
+@lru_cache(maxsize=2**16)
+def split_of(parts: Parts) -> str | None:
+    """`train`, `validation` or `test` where a folder's name starts with such a word, or ends with
+    it: `CT_test`.
+    """
+    ends = (words_of(part)[-1:] for part in parts)
+    match = next(
+        filter(None, map(SPLIT_WORD.match, (*parts, *(last for end in ends for last in end)))), None
+    )
+    return match and SPLITS[match[0].lower().removeprefix("images")[:2]]
+
+
+def only_if_several(items: Sequence[Item]) -> None:
+    """Clear the items' splits unless there are several: `TrainT1` as the only one means nothing."""
+    if len({item.split for item in items} - {None}) < 2:
+        for item in items:
+            item.split = None
+
+
+# --- domains
+
+
+def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
+    """Advice where names contain other contrasts than a recipe's domains: settings that rename or
+    map them.
+    """
+    own = [one_word(domain) for domain in domains]
+    fits = {word: [same_contrast(one_word(word), each) for each in own] for word in said}
+    usual = {word: USUAL.index(word) if word in USUAL else len(USUAL) for word in said}
+    said = sorted(fits, key=lambda word: (not any(fits[word]), usual[word], natural(word)))[
+        : len(domains)
+    ]
+    if len(said) < len(domains):
+        return ""
+    # What fits a domain stays its own; of others the usual order decides.
+    said = said[::-1] if len(said) == 2 and (fits[said[0]][1] or fits[said[1]][0]) else said
+    each = " ".join(
+        f'--set data.source.{letter}="{word}"' for letter, word in zip("ab", said, strict=False)
+    )
+    return (
+        f"rename the recipe's domains, --set 'data.domains={json.dumps(said)}', or say what each is"
+        f" called, {each}"
+    )
+
+
+def domain_match(name: str, domain: str) -> int:
+    """How well a name matches a domain: 3 equal, 2 has it (or a synonym) as a word, 1 a word starts
+    alike, 0 not.
+    """
+    wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
+    words = joined([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
+    if "".join(words) == wanted:
+        return 3
+    if any(same_contrast(word, wanted) for word in words) or wanted in map(
+        str.__add__, words, words[1:]
+    ):
+        return 2
+    # A single letter starts too many words.
+    alike = [word for word in words if min(len(word), len(wanted)) > 1]
+    return int(any(word.startswith(wanted) or wanted.startswith(word) for word in alike))
+
+
+def bare_stem(stem: str, domains: Sequence[str]) -> str:
+    """The stem without what names the domain: `007_T1W`, `007_T2W` and `mr007` are all `007`."""
+    words = re.split(r"([_\-. ]+)", stem)
+    for domain in filter(None, domains):
+        words = [_bare(word, domain) for word in words]
+    return without_gaps("".join(words))
+
+
+@lru_cache(maxsize=2**12)  # the names of a million images repeat few words
+def _bare(word: str, domain: str) -> str:
+    glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
+    if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
+        return glued[2]
+    # not `trainA` for A
+    return "" if domain_match(word, domain) >= 2 and (len(domain) > 1 or len(word) == 1) else word
+
+
+def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) -> list[Path]:
+    """The images of a contrast, by its own word in the name; in folders without it, by a synonym
+    not in `others`.
+    """
+    own = {image.parent for image, each in said.items() if each == word}
+    alike = (
+        i for i, each in said.items() if same_contrast(each or "", word) and each not in others
+    )
+    return without_derived(
+        [image for image in alike if said[image] == word or image.parent not in own]
+    )
+
+
+def without_derived(images: Sequence[Path]) -> list[Path]:
+    """A domain's images without those made from others, and without side files.
+
+    The first are named as an image with a contrast in their folder or above it, and further words
+    (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast beside
+    one that does (`bias`).
+    """
+    stems, folders = (
+        [(image, image.parent, stem_of(image).lower()) for image in images],
+        defaultdict(set),
+    )
+    for _, folder, stem in stems:
+        folders[folder].add(stem)
+    above = {
+        folder: [folders[each] for each in (folder, *folder.parents) if each in folders]
+        for folder in folders
+    }
+    said = {image: usual_contrast(stem) for image, _, stem in stems if is_volume(image)}
+    named = {image.parent for image, contrast in said.items() if contrast}
+
+    def derived(stem: str, there: list[set[str]]) -> bool:
+        ends = (end.start() for end in FURTHER.finditer(stem))
+        return any(
+            stem[:end] in each and usual_contrast(stem[:end]) for end in ends for each in there
+        )
+
+    kept = (
+        (image, stem, above[folder])
+        for image, folder, stem in stems
+        if folder not in named or said.get(image, 1)
+    )
+    return [image for image, stem, there in kept if not derived(stem, there)]
+
+
+def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
+    """By folder, the image of each contrast: by its exact name, else by a usual synonym; UserError
+    for two.
+    """
+    wanted = {contrast: one_word(contrast) for contrast in contrasts}
+    words = set(wanted.values())
+    contrast_of = {image: contrast_in(stem_of(image), words)[0] for image in images}
+    folders: dict[Path, Files] = {image.parent: dict.fromkeys(contrasts) for image in images}
+    for contrast, word in wanted.items():
+        for image in of_contrast(contrast_of, word, words - {word}):
+            if other := folders[image.parent][contrast]:
+                what = (
+                    f"'{image.parent}' holds two files of {contrast}: '{other.name}' and"
+                    f" '{image.name}'"
+                )
+                remedy = "leave one of them out, or name the one that is no image with mask"
+                raise UserError(what, where="data.source.path", remedy=remedy)
+            folders[image.parent][contrast] = image
+    return {folder: files for folder, files in folders.items() if any(files.values())}
+
+
+def contrast_said(path: Path) -> str | None:
+    """The usual contrast in a relative path, the one nearest to the file's name: T1 for
+    `x/t1w/1.png`.
+    """
+    words = (
+        contrast_in(SPLIT_WORD.sub("", part), set())[0]
+        for part in (stem_of(path), *reversed(path.parts[:-1]))
+    )
+    word = next(filter(None, words), None)
+    return word and CONTRASTS[word].upper()
+
+
+def folders_apart(groups: Mapping[str, Collection[Path]]) -> dict[str, list[str]]:
+    """By domain, the folders that only its relative paths have: `testA` and `trainA`, not the `png`
+    above both.
+    """
+    parts = {
+        letter: {part for path in paths for part in path.parts[:-1]}
+        for letter, paths in groups.items()
+    }
+    both = set.intersection(*parts.values()) if len(parts) > 1 else set()
+    return {letter: sorted(own - both, key=natural) for letter, own in parts.items()}
+
+
+def expect_no_other_contrast(
+    groups: Mapping[str, Collection[Path]], domains: Mapping[str, str]
+) -> None:
+    """UserError where the file names of a domain contain another contrast; a contrast in all
+    domains is ignored.
+
+    Only domains that are usual contrasts are checked: a domain may have any other name.
+    """
+    contrasts = {
+        letter: {contrast_said(path) for path in paths} - {None} for letter, paths in groups.items()
+    }
+    common = set.intersection(*contrasts.values()) if len(contrasts) > 1 else set()
+    unexpected = {letter: words - common for letter, words in contrasts.items()}
+    for letter, words in unexpected.items():
+        own = usual_contrast(domains[letter])
+        fit = (
+            word == own.upper() or (len(contrasts) == 1 and not exclude(word.lower(), own))
+            for word in words
+            if own
+        )
+        if own and words and not any(fit):
+            apart = folders_apart(groups)
+            called = [
+                min(words or apart[each] or [each], key=natural)
+                for each, words in unexpected.items()
+            ]
+            own = " and ".join(domains.values())
+            what = f"folder or file names say {' and '.join(called)}, and this recipe has {own}"
+            raise UserError(
+                what, where="data.domains", remedy=rename_or_map(called, list(domains.values()))
+            )
+
+
+def discover(
+    root: Path, domains: tuple[str, str], images: Sequence[Path] | None = None
+) -> list[Item]:
+    """The images below `root` (of `images`, where these are given) that belong to one of two
+    domains, in natural order.
+
+    Decided by the first rule that finds both: the domains' names in folder names, then in file
+    names, `A` and `B` at the ends of folder names, two folders in alphabetical order. UserError,
+    with the folders found, where none does, or where names contain contrasts other than the
+    domains.
+    """
+    images = list_images(root, recursive=True) if images is None else images
+    if not images:
+        raise UserError(
+            f"no images in '{root}'",
+            where="data.source.path",
+            remedy="point it at a folder that has some",
+        )
+    parts_of = {image: _folders(os.path.dirname(image), root) for image in images}
+    folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+    names = dict(zip("ab", domains, strict=True))
+    matches = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
+    letters: dict[Path, Match] = {
+        image: matches[parts] for image, parts in parts_of.items() if parts in matches
+    }
+    letters = letters or _by_file_name(parts_of, domains)
+    if not letters:
+        last = lambda part: "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()  # noqa: E731
+        matches = _clearest(
+            folders, lambda part: [int(last(part) == x) for x in "ab"]
+        ) or _two_groups(folders, domains)
+        letters = {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
+        groups = {
+            letter: [i.relative_to(root) for i, (own, _) in letters.items() if own == letter]
+            for letter in "ab"
+        }
+        expect_no_other_contrast(groups, names)
+    kept = (
+        without_derived([image for image, (own, _) in letters.items() if own == letter])
+        for letter in "ab"
+    )
+    letters = {image: letters[image] for own in kept for image in own}
+    if not letters:
+        counts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
+        shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (
+            " ..." if len(folders) > 8 else ""
+        )
+        kind = "nifti" if all(map(is_volume, images)) else "folders"
+        ways = (
+            f"set data.domains to names that there are, or --set data.source.name={kind} and words"
+            " or globs, "
+        )
+        ways += "--set data.source.a=WORD --set data.source.b='*_0001*'"
+        what = (
+            f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}:"
+            f" folders {shown}"
+        )
+        allowed = "trainA and trainB, folders or files named after the domains, or two folders"
+        remedy = rename_or_map([word for word, _ in counts.most_common(2)], domains) or ways
+        raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
+    return items_in(root, letters, names)
+
+
+def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str]) -> list[Item]:
+    """Items of images whose domains are known, with split, place and stem, by domain, else in the
+    order of the images.
+
+    A split counts if there are several (`TrainT1` alone means nothing), a place if it differs
+    within the domain.
+    """
+    items, places = [], defaultdict(set)
+    for path, (letter, index) in images.items():
+        parts = _folders(os.path.dirname(path), root)
+        place = tuple(
+            part for i, part in enumerate(parts) if i != index and not SPLIT_WORD.fullmatch(part)
+        )
+        places[letter].add(place)
+        stem = bare_stem(stem_of(path), (domains[letter],))
+        items.append(Item(letter, path, split=split_of(parts), place=place, stem=stem))
+    only_if_several(items)
+    for item in items:
+        item.place = item.place if len(places[item.letter]) > 1 else ()
+    return sorted(items, key=lambda item: item.letter)
+
+
+@lru_cache(maxsize=2**16)
+def _folders(place: str, root: Path) -> Parts:
+    """The folders below `root` of the images in one place; cached, since Paths are slow to make."""
+    return Path(place).relative_to(root).parts
+
+
+def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> dict[Parts, Match]:
+    """The domain of the best-matching folders, by the best part of their paths; {} unless both
+    domains have some.
+    """
+    found = {}
+    for parts in folders:
+        scores = [score(part) for part in parts]
+        a, b = (
+            max(((each[i], place) for place, each in enumerate(scores)), default=(0, 0))
+            for i in (0, 1)
+        )
+        if a[0] != b[0]:
+            points, place = max(a, b)
+            found[parts] = ("ab"[b > a], place), points, parts[:place] + parts[place + 1 :]
+    return _best_of_patients(found)
+
+
+def _by_file_name(parts_of: Mapping[Path, Parts], domains: Sequence[str]) -> dict[Path, Match]:
+    """The domain of the images whose names match one best; {} unless both domains have some."""
+    scores = {
+        image: [domain_match(stem_of(image), domain) for domain in domains] for image in parts_of
+    }
+    clear = {image: (a, b) for image, (a, b) in scores.items() if a != b and max(a, b) >= 2}
+    return _best_of_patients(
+        {i: (("ab"[b > a], None), max(a, b), parts_of[i]) for i, (a, b) in clear.items()}
+    )
+
+
+def _best_of_patients(found: Mapping[Hashable, tuple[Match, int, Parts]]) -> dict[Hashable, Match]:
+    """Of matches with points and folders, each patient's best, if it has 2 points or there are
+    none; {} unless both domains have some. `T1_brain` is left out beside `T1`, not where it is a
+    patient's only T1; `t1ce` always.
+    """
+    groups: dict[tuple[str, str], dict[Hashable, int]] = defaultdict(dict)
+    patients = patients_of(parts for _, _, parts in found.values())
+    for key, ((letter, _), points, parts) in found.items():
+        groups[letter, patients[parts] if numbered(parts) else "/".join(parts[:1])][key] = points
+    tops = {
+        x: max((points for (letter, _), points, _ in found.values() if letter == x), default=0)
+        for x in "ab"
+    }
+    least = {group: max(*own.values(), min(2, tops[group[0]])) for group, own in groups.items()}
+    best = {
+        key: found[key][0]
+        for group, own in groups.items()
+        for key in own
+        if own[key] == least[group]
+    }
+    return best if len({letter for letter, _ in best.values()}) == 2 else {}
+
+
+def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts, Match]:
+    """The domains of two groups of folders: in alphabetical order, unless a name matches a domain.
+    Folders of splits and masks, and parts that all paths share, are ignored.
+    """
+    folders = [parts for parts in folders if not any(map(LABELS.fullmatch, parts))]
+    kept = {
+        parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
+        for parts in folders
+    }
+    for depth in range(min(map(len, kept.values()), default=0)):
+        names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
+        names.sort(key=lambda name: domain_match(name, domains[1]) - domain_match(name, domains[0]))
+        if len(names) > 2:
+            return {}
+        if len(names) == 2:
+            return {
+                parts: ("ab"[names.index(parts[own[depth]])], own[depth])
+                for parts, own in kept.items()
+            }
+    return {}

@@ -1,0 +1,163 @@
+"""Finds the folder that is a patient's: not a visit's, a contrast's or a data set's, which has
+numbers too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+
+from gantk.data.names.domains import Parts, numbered
+from gantk.formats.contrasts import contrast_in
+
+DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
+VISITS = r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)[\W_]?[dmvw]?\d*"
+# A folder, or a word, of one version of images: `raw`, `Preprocessed_Data`, `n4`; a scanner's:
+# `3T`, `GE1T5`.
+VERSION = re.compile(
+    r"(?i)(?:raw|orig(?:inal)?s?|(?:un|pre)[-_]?proc(?:essed|essing)?|pre|pp|processed|n4(?:itk)?|(?:bias[-_]?)?corrected|"
+    r"defaced|denoised|resampled|registered|normali[sz]ed|(?:skull[-_]?)?stripped|bet|ss)(?:[-_"
+    r" ]?(?:data|images?))?"
+)
+SCANNER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
+# A folder: `ses-01`, `2020-01-02`, `anat2`; in a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's
+# channel `_0000`.
+VISIT = re.compile(
+    rf"(?i)(?:{DATE}|{VISITS}|anat|(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+)[\W\d_]*"
+)
+VISIT_WORD = re.compile(
+    rf"(?i)(?<![^\W_])(?:{DATE}\d*|{VISITS}|(?:[dmv]|mr)\d+)(?![^\W_])|(?<=\d{{5}})[-_]\d{{2,3}}$|(?<=\d)_000\d$"
+)
+DATED = re.compile(DATE)
+# A word for a person with a number, `sub-01`, `Case003`, ADNI's `002_S_0295`; a folder of several:
+# `site2`.
+PERSON = re.compile(
+    r"(?i)(?<![a-z])(?:(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+|sub-[a-z0-9]+)|(?<!\d)\d{3}_S_\d{4,5}"
+)
+NUMBER = re.compile(r"\d+(?=\D*$)")  # the last one of a text
+SEVERAL = re.compile(
+    r"(?i)^(?:train|test|val)|(?<![a-z])(?:(?:train(?:ing)?|test(?:ing)?|val|validation)(?:\D*$|[\W_]*data)|dataset"
+    r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)[\W_]*\d*$)"
+)
+
+
+def without_visit(name: str) -> str:
+    """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
+    visits = (match.start() for match in VISIT_WORD.finditer(name))
+    return next((name[:at].rstrip("_-. ") for at in visits if numbered([name[:at]])), name)
+
+
+# Before the last word of a name, or the letter glued to its last number.
+LAST_WORD = re.compile(r"(?<=.)(?:(?<=\d)(?=[a-zA-Z]$)|(?=[-_. ]+[a-zA-Z\d]+$))")
+
+
+def without_visits(names: Sequence[str]) -> list[str]:
+    """Each patient for names of patients and visits, found by comparing all: `p07` for `p07_1` and
+    `p07_2`.
+
+    In names that differ in digits alone the last word is a visit's if patients have several, there
+    are no more kinds of it than patients, and it has no more digits than the number before (as
+    `site1_007` has) or this is a person's. A word that all of them end with (`_nifti`) does not
+    count, and `p07_FU3` beside `p07` is the same patient's.
+    """
+    found = {name: name for name in names}
+    while rest := dict(_shorter({*found.values()})):
+        found = {name: rest.get(own, own) for name, own in found.items()}
+    known = {*found.values()}
+    for name, own in found.items():
+        ends = (end.start() for end in re.finditer(r"(?<=\d)(?=[-_. ][^/]*$)", own))
+        found[name] = next((own[:end] for end in ends if own[:end] in known), own)
+    return [found[name] for name in names] if len({*found.values()}) < len(found) else list(names)
+
+
+def _shorter(names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield each name that ends with a visit, or with what all alike end with, and the name without
+    that.
+    """
+    alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for name in names:
+        if (last := LAST_WORD.search(name)) and numbered([name[: last.start()]]):
+            alike[re.sub(r"\d+", "0", name.rpartition("/")[2])].append(
+                (name[: last.start()], name[last.start() :])
+            )
+    for pairs in alike.values():
+        heads, tails = ({*each} for each in zip(*pairs, strict=True))
+        apart = _digits(heads) >= _digits(tails) or all(map(PERSON.search, heads))
+        if len(heads) > 1 and (
+            len(tails) == 1 or (len(tails) <= len(heads) < len(pairs) and apart)
+        ):
+            yield from ((head + tail, head) for head, tail in pairs)
+
+
+def _digits(names: Collection[str]) -> int:
+    """The most digits of the names' last numbers."""
+    return max((len(match[0]) for name in names if (match := NUMBER.search(name))), default=0)
+
+
+def patient_in(name: str) -> str:
+    """The patient in the name of a volume: the word for a person and its number, else all but
+    contrasts and visit.
+    """
+    person = PERSON.search(name)
+    return person[0] if person else without_visit(contrast_in(name, set())[1] or name)
+
+
+def patient_folders(place: Parts, shared: int = 0) -> str:
+    """A patient's folders without those of visits: `siteA/p07` for `siteA/p07_V2` and
+    `siteA/p07/2020-01-02/3`.
+
+    The last of them is the first folder that names a person, else the first numbered one (by more
+    than a contrast) that is not named as one of several patients, with a numbered one below; none
+    of the first `shared` ones.
+    """
+    own, end = _with_patient(place, shared)
+    return (
+        "/".join(own or place) if end is None else "/".join([*own[:end], without_visit(own[end])])
+    )
+
+
+def patient_name(place: Parts, shared: int = 0) -> str:
+    """The numbered ones of a patient's folders, without the `shared` ones; all where none is
+    numbered.
+    """
+    whole = patient_folders(place, shared)
+    return "/".join(numbered(whole.split("/")[shared:])) or whole
+
+
+@lru_cache(maxsize=2**16)
+def _is_no_patient(folder: str) -> bool:
+    """Whether a folder is named after a visit, a version of the images or a scanner."""
+    return any(each.fullmatch(folder) for each in (VISIT, VERSION, SCANNER))
+
+
+@lru_cache(maxsize=2**16)
+def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
+    """The folders without visits and versions, and the index of the patient's own, None where no
+    folder is numbered.
+    """
+    visits = {
+        i for i, x in enumerate(place) if _is_no_patient(x) or (i > shared and DATED.match(x))
+    }
+    own = tuple(x for i, x in enumerate(place) if i < shared or i not in visits)
+    ends = [i for i in range(shared, len(own)) if numbered([contrast_in(own[i], set())[1]])]
+    alone = (i for i in ends if not SEVERAL.search(own[i]))
+    return own, next(
+        (i for i in ends if PERSON.search(own[i])), next(alone, ends[-1] if ends else None)
+    )
+
+
+def shared_folders(places: Collection[Parts]) -> int:
+    """How many leading folders all places share that are no patient's: numbered ones, alike or
+    many, lie below.
+    """
+    ends = min(places, default=()), max(places, default=())
+    unlike = (i for i, (x, y) in enumerate(zip(*ends, strict=False)) if x != y or PERSON.search(x))
+    for shared in range(next(unlike, min(map(len, ends))), 0, -1):
+        found = [_with_patient(place, shared) for place in {*places}]
+        names = {own[end] for own, end in found if end is not None}
+        alike = len({re.sub(r"\d", "", name) for name in names}) < len(names)
+        if (alike or len(names) > 3) and all(end is not None for _, end in found):
+            return shared
+    return 0

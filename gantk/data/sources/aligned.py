@@ -1,0 +1,79 @@
+"""The data source over pictures that show both domains side by side."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gantk.data.names.domains import images_below
+from gantk.data.preparation import Record
+from gantk.data.sources.folders import named
+from gantk.data.sources.images import of_one_domain
+from gantk.data.sources.source import Channels, FileSource
+from gantk.errors import UserError
+from gantk.formats import files as io
+
+
+@dataclass(kw_only=True)
+class Aligned(FileSource):
+    """Pictures that show both domains side by side, A|B, in a folder or its train/ and test/: each
+    file is a pair.
+    """
+
+    order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
+    # regex whose group is the patient, in relative path or stem; "" = from folder or file names
+    patient: str = ""
+    channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
+
+    found_for, guesses = (2,), True
+
+    def __post_init__(self):
+        if len(self.domains) != 2 or self.dims != 2:
+            has = f"dims = {self.dims} and {len(self.domains)} domains"
+            what = f"'aligned' holds 2-D pictures of two domains, not {has}"
+            raise UserError(what, where="data.source")
+        super().__post_init__()
+        self.names = {"image": ""}
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """Returns {"path": ...} if all folders are split folders and the first pictures are twice
+        as wide as high.
+        """
+        items = of_one_domain(path, images_below(path))
+        if not items or any(item.place or io.is_volume(item.source) for item in items):
+            return None
+        with suppress(UserError):
+            sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]
+            return (
+                {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
+            )
+        return None
+
+    def records(self) -> list[Record]:
+        """Two paired records for every picture, one for each half."""
+        items = of_one_domain(self.root, io.list_images(self.root, recursive=True))
+        wholes = self.records_of(named(items, self))
+        read = {
+            letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
+        }
+        return [
+            replace(one, domain=x, pair=one.key, read=partial(read[x], one))
+            for x in "ab"
+            for one in wholes
+        ]
+
+    def _half(self, whole: Record, side: int) -> np.ndarray:
+        pixels = whole.read()
+        width = pixels.shape[-1]
+        if width % 2:
+            raise UserError(
+                f"'{whole.path}' is {width} pixels wide",
+                allowed="an even width: two images side by side",
+            )
+        return np.ascontiguousarray(np.split(pixels, 2, axis=-1)[side])

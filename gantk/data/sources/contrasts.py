@@ -1,0 +1,143 @@
+"""The data source over patients who each have one file per contrast: T1, T1ce, T2, FLAIR side by
+side in a folder.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gantk.data.names import domains as names
+from gantk.data.preparation import Record, contrast_names
+from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import VolumeSource
+from gantk.errors import UserError
+from gantk.formats import files as io
+from gantk.formats.contrasts import usual_contrast
+
+ENOUGH = 3  # known contrasts that make `accepts` take a folder for a patient's
+
+
+@dataclass(kw_only=True)
+class Contrasts(VolumeSource):
+    """Patients' folders that hold one file for each contrast, all on one grid: registered pairs of
+    N and M channels.
+
+    A domain such as "T1+T1ce+FLAIR" becomes one image with a channel for each contrast, found by
+    words in file names. A contrast that a patient lacks is a channel of NaN (listed in
+    `Record.missing`); a patient without any contrast of a domain has no record there. If most
+    folders are numbered, others (templates, atlases) are ignored.
+    """
+
+    # the first domain's contrasts as written in file names, such as T1w+FLAIR; "" = its name
+    a: str = ""
+    b: str = ""  # the same for the second domain
+    # word or glob that names lesion masks, such as seg or mask*; "" = there are none
+    mask: str = ""
+    # regex whose group is the patient, searched in the folder's path; "" = its numbered part
+    patient: str = ""
+
+    found_for, channels = (2,), 1
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """Returns {"path": ...} if two folders, or one with volumes, each hold three or more known
+        contrasts.
+        """
+        images = names.images_below(path)
+        folders: dict[Path, Counter] = defaultdict(Counter)
+        said = {image: usual_contrast(io.stem_of(image)) for image in images}
+        for contrast in {*said.values()}:
+            for image in names.without_derived(
+                [image for image in images if said[image] == contrast]
+            ):
+                folders[image.parent][contrast] += 1
+        patients = {
+            folder for folder, said in folders.items() if len(said.keys() - {None}) >= ENOUGH
+        }
+        patients = {
+            f for f in patients if not any(count > 1 for name, count in folders[f].items() if name)
+        }
+        volumes = {image.parent for image in images if io.is_volume(image)}
+        return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
+
+    def records(self) -> list[Record]:
+        """One record per domain and patient, or per plane of the patient; UserError for files on
+        different grids.
+        """
+        images, masks = separate_masks(
+            io.list_images(self.root, recursive=True), self.root, self.mask, self.words
+        )
+        wanted = tuple(
+            dict.fromkeys(name for said in self.words.values() for name in contrast_names(said))
+        )
+        files = names.contrast_files(images, wanted)
+        lacking = [name for name in wanted if not any(each[name] for each in files.values())]
+        if lacking:
+            shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
+            what = f"no folder in '{self.root}' holds a file named {' or '.join(lacking)}"
+            allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
+            said = {names.contrast_said(image.relative_to(self.root)) for image in images} - {None}
+            what, remedy = (
+                what + f"; there are {shown}" * bool(shown),
+                names.rename_or_map(said, self.domains),
+            )
+            raise UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
+        patients = [
+            folder for folder in files if names.numbered(folder.relative_to(self.root).parts)
+        ]
+        places = {
+            folder: folder.relative_to(self.root).parts or (folder.resolve().name,)
+            for folder in files
+        }
+        items, subjects = [], names.patients_of(places.values(), "numbered folders")
+        for folder in patients if 2 * len(patients) > len(files) else files:
+            own, subject = (
+                [mask for mask in masks if mask.parent == folder],
+                subjects[places[folder]],
+            )
+            items += self._of_patient(folder, files[folder], own, subject)
+        names.only_if_several(items)
+        records, places = (
+            self.records_of(items),
+            {item.key: place for place, item in enumerate(items)},
+        )
+        return sorted(
+            records,
+            key=lambda record: (places[record.scan_key or record.key], record.position or 0.0),
+        )
+
+    def _of_patient(
+        self, folder: Path, files: names.Files, masks: Sequence[Path], subject: str
+    ) -> list[Item]:
+        """One item per domain for a patient's folder; UserError where its files are on different
+        grids.
+        """
+        parts = folder.relative_to(self.root).parts
+        key = "/".join(parts) or folder.resolve().name
+        first, *others = filter(None, files.values())
+        for file in others:
+            if differs := io.difference(first, file):
+                what = (
+                    f"'{first}' and '{file}' are of one patient, and on different grids: {differs}"
+                )
+                remedy = "register and resample a patient's files onto one grid first"
+                raise UserError(what, where="data.source.path", remedy=remedy)
+        expect_one_mask(masks, folder)
+        for mask in masks:
+            expect_one_grid(mask, first)
+        known = {
+            "subject": names.patient_of(key, self.pattern) if self.pattern else subject,
+            "mask": next(iter(masks), None),
+            "pair": key if len(self.domains) > 1 else None,
+            "split": names.split_of(parts),
+        }
+        items = []
+        for letter, said in self.words.items():
+            contrasts = {name: files[name] for name in contrast_names(said)}
+            if present := list(filter(None, contrasts.values())):
+                items.append(Item(letter, present[0], key, contrasts=contrasts, **known))
+        return items

@@ -1,0 +1,106 @@
+"""The data source over images of one domain in folders, which may be classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gantk.data.names import domains as names
+from gantk.data.preparation import Record
+from gantk.data.sources.folders import named
+from gantk.data.sources.masks import find_masks, separate_masks
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Channels, VolumeSource
+from gantk.errors import UserError, did_you_mean
+from gantk.formats import files as io
+
+
+@dataclass(kw_only=True)
+class Images(VolumeSource):
+    """Images of one domain in a folder and its sub-folders, for methods that make images from
+    noise.
+
+    The first folder below `path` is an image's class where two or more of these hold no digits:
+    yes/ and no/.
+    """
+
+    # regex whose group is the patient, in path or stem; "" = by folders; "names" = by file names
+    patient: str = ""
+    # word or glob that names lesion masks, such as seg or mask*: they go with their images
+    mask: str = ""
+    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+    # keep the images whose names contain this contrast or word; "" = all, or those of the domain's
+    # name
+    a: str = ""
+    only: str = ""  # keep the images of this class, by its folder's name; "" = all
+
+    rank, guesses = 3, True
+
+    def __post_init__(self):
+        if len(self.domains) != 1:
+            if self.path and len(self.domains) == 2:
+                # raises, and says what names there are
+                names.discover(Path(self.path), self.domains)
+            what = f"'images' holds one domain, and data.domains names {len(self.domains)}"
+            raise UserError(
+                what, where="data.source", remedy="for two domains use 'folders' or 'aligned'"
+            )
+        super().__post_init__()
+        self.names = {"image": ""}
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """`{"path": ...}` where any image lies below `path`."""
+        return {"path": str(path)} if names.images_below(path) else None
+
+    def records(self) -> list[Record]:
+        """One record for every picture or plane, with its class where folders name classes."""
+        images, masks = self._images()
+        items = of_one_domain(self.root, images)
+        find_masks(items, masks, self.root, self.mask, ())
+        classes = {
+            item.place[0] for item in items if item.place and not names.numbered(item.place[:1])
+        }
+        for item in items if len(classes) > 1 else ():
+            # folders below the class's may be patients'
+            if item.place and item.place[0] in classes:
+                item.label, item.place = item.place[0], item.place[1:]
+        records = self.records_of(named(items, self))
+        kept = [record for record in records if self.only in ("", record.label)]
+        if not kept:
+            known = sorted({record.label for record in records} - {None})
+            allowed = known or "folders of the classes' names, such as yes and no"
+            what, remedy = f"no image is of the class '{self.only}'", did_you_mean(self.only, known)
+            raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
+        return kept
+
+    def _shown(self, image: Path) -> Path:
+        """The path from the root folder's name on, which may contain the contrast too."""
+        return Path(self.root.resolve().name) / image.relative_to(self.root)
+
+    def _images(self) -> tuple[list[Path], list[Path]]:
+        """The images whose names contain the domain, or all images if no name does; and the masks."""
+        images, masks = separate_masks(
+            io.list_images(self.root, recursive=True), self.root, self.mask, self.words
+        )
+        word = self.a or self.domains[0]
+        parts = {image: (*self._shown(image).parts[:-1], io.stem_of(image)) for image in images}
+        own = [
+            image
+            for image in images
+            if any(names.domain_match(part, word) > 1 for part in parts[image])
+        ]
+        if self.a and not own:
+            what = f"no name in '{self.root}' says '{self.a}'"
+            raise self.nothing_of("image", what, "a word of file or folder names")
+        if not own:
+            names.expect_no_other_contrast(
+                {"image": list(map(self._shown, images))}, {"image": self.domains[0]}
+            )
+        return own or images, masks
+
+
+def of_one_domain(root: Path, images: Sequence[Path]) -> list[Item]:
+    """Images below a folder as those of a recipe's only domain."""
+    return names.items_in(root, dict.fromkeys(images, ("image", None)), {"image": ""})

@@ -1,0 +1,194 @@
+"""The data source over trees of volumes: NIfTI, NRRD and MetaImage files whose names say their
+contrast.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gantk.data.names import domains as names
+from gantk.data.names.patients import patients_in_names
+from gantk.data.preparation import Record
+from gantk.data.sources.masks import find_masks, separate_masks
+from gantk.data.sources.reader import Item
+from gantk.data.sources.source import Onto, VolumeSource
+from gantk.errors import UserError
+from gantk.formats import files as io
+from gantk.formats.contrasts import (
+    CONTRASTS,
+    contrast_in,
+    exclude,
+    one_word,
+    usual_contrast,
+    words_of,
+)
+
+
+@dataclass(kw_only=True)
+class Nifti(VolumeSource):
+    """Trees of volumes (NIfTI, NRRD, MetaImage): one file per patient and contrast, or two groups
+    of files.
+
+    A word in a file's name, else in its folders' names, decides its domain: the domain's name or a
+    usual synonym (T1w for T1, T2_FLAIR for FLAIR). Patients are the numbered folders, else the
+    files' names without the contrast. A patient's files are registered pairs if they share a grid,
+    or with `onto`, which resamples them onto one grid by their headers.
+    """
+
+    # words (T1w) or a glob below path (patient07/T1_*) that match the first domain's files; "" =
+    # its name
+    a: str = ""
+    b: str = ""  # the same for the second domain
+    # resample a patient's other image onto the grid of this one, by their headers
+    onto: Onto = "none"
+    # each domain's volume in 4-D files, counted from 0; () = files hold one volume
+    volumes: tuple[int, ...] = ()
+    # regex whose group is the patient, searched in relative path, then stem; "" = folders
+    patient: str = ""
+    mask: str = ""  # word or glob that matches the files of lesion masks, such as seg or mask*
+
+    rank, one_contrast = 2, True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.volumes and (len(self.volumes) != len(self.domains) or min(self.volumes) < 0):
+            what = (
+                f"{list(self.volumes)} does not choose a volume for each of {len(self.domains)}"
+                " domains"
+            )
+            raise UserError(
+                what, where="data.source.volumes", allowed="a number from 0 on for each domain"
+            )
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """`{"path": ...}` if all images below `path` are volumes and their names state two or more
+        contrasts.
+        """
+        images = names.images_below(path)
+        said = {
+            CONTRASTS.get(_contrast_in_path(image.relative_to(path), set())[0] or "")
+            for image in images
+        } - {None}
+        return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
+
+    def records(self) -> list[Record]:
+        """A record for every volume, or every plane of a volume; UserError where a domain has no
+        files.
+        """
+        listed = [
+            image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)
+        ]
+        images, masks = separate_masks(listed, self.root, self.mask, self.words)
+        items = self._items(images)
+        names.only_if_several(items)
+        find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
+        beside = Counter((item.place, item.letter) for item in items)
+        several = len({item.place for item in items}) > 1
+        folders = names.patients_of((item.place for item in items), "numbered folders")
+        stems = [
+            replace(item, place=(), stem=item.stem or io.stem_of(item.source)) for item in items
+        ]
+        named = iter(patients_in_names(stems, ""))
+        for item in items:
+            place, item.subject = item.place, next(named)
+            item.study = (
+                "/".join(place)
+                if place and beside[place, "a"] == beside[place, "b"] == 1
+                else item.name
+            )
+            if self.pattern:
+                item.subject = names.patient_of(item.key, self.pattern)
+            elif (several and names.numbered(place)) or (place and beside[place, item.letter] == 1):
+                item.subject = folders[place]
+        return self.records_of(items)
+
+    def _items(self, images: Sequence[Path]) -> list[Item]:
+        """The files of each domain, in natural order."""
+        words = {letter: one_word(name) for letter, name in self.names.items()}
+        asked = {one_word(text) for text in self.words.values() if text.isalnum()}
+        wanted = {*words.values(), *(asked if len(asked) > 1 else ())}
+        said = {image: _contrast_in_path(image.relative_to(self.root), wanted) for image in images}
+        items: list[Item] = []
+        for letter, volume in zip(words, self.volumes or (None,) * len(words), strict=True):
+            chosen = self._of_domain(
+                letter, {image: each for image, (each, _) in said.items()}, words
+            )
+            for image in chosen:
+                folders = image.relative_to(self.root).parts[:-1]
+                rests = (contrast_in(part, wanted)[1] for part in folders)
+                rests = (
+                    rest
+                    for rest in rests
+                    if names.numbered([rest]) or not names.SPLIT_WORD.match(rest)
+                )
+                known = {
+                    "volume": volume,
+                    "place": tuple(filter(None, rests)),
+                    "stem": said[image][1],
+                }
+                items.append(
+                    Item(letter, image, self.key_of(image), split=names.split_of(folders), **known)
+                )
+        twice = next(
+            (path for path, count in Counter(item.source for item in items).items() if count > 1),
+            None,
+        )
+        if twice and len(set(self.volumes)) < 2:
+            raise self.in_both(twice)
+        return items
+
+    def _of_domain(
+        self, letter: str, said: dict[Path, str | None], words: dict[str, str]
+    ) -> list[Path]:
+        """The images of a domain: those that match its option, else those whose path states its
+        contrast.
+        """
+        usual = usual_contrast(self.names[letter])
+        text, folder = self.asked[letter], self.root / self.asked[letter]
+        if not text:
+            chosen = names.of_contrast(said, words[letter], {*words.values()} - {words[letter]})
+            others = any(exclude(CONTRASTS.get(word or ""), usual) for word in said.values())
+            chosen = list(said) if not chosen and len(words) == 1 and not others else chosen
+        elif names.GLOB.search(text) or folder.is_dir():
+            pattern = folder if "/" in text or folder.is_dir() else self.root / "**" / text
+            matched = set(names.images_of(pattern, f"data.source.{letter}")[1])
+            chosen = [image for image in said if image in matched]
+        else:
+            asked = set(map(str.lower, words_of(text)))
+            stems = {
+                image: str(image.relative_to(self.root).with_name(io.stem_of(image)))
+                for image in said
+            }
+            chosen = [
+                image
+                for image in said
+                if asked and asked <= set(map(str.lower, words_of(stems[image])))
+            ]
+            chosen = chosen or (names.of_contrast(said, one_word(text), set()) if asked else [])
+        if not chosen:
+            there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(said)[:4])
+            there = (
+                f"; there are {there}"
+                if there
+                else f", nor any volume ({', '.join(io.volume_suffixes())})"
+            )
+            what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
+            allowed = "words of the files' names, or a glob below path"
+            contrasts = {CONTRASTS.get(word or "") for word in said.values()}
+            raise self.nothing_of(
+                letter, f"no file in '{self.root}' {what}{there}", allowed, contrasts
+            )
+        return chosen
+
+
+def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:
+    """The contrast stated in a relative path (file name first, then the nearest folder), and the
+    name without it.
+    """
+    word, rest = contrast_in(io.stem_of(shown), wanted)
+    folders = (contrast_in(part, wanted)[0] for part in reversed(shown.parts[:-1]))
+    return word or next(filter(None, folders), None), rest

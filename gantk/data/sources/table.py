@@ -1,0 +1,345 @@
+"""The data source over a table of images: a CSV (or TSV) with a row for each image, or for each
+pair.
+
+`gantk.data.array_tables.source_of` turns a table given in Python into a recipe's `data.source` of this
+kind.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gantk.data.names.domains import bare_stem, relative_to, rename_or_map, split_of
+from gantk.data.preparation import Record
+from gantk.data.sources.pairing import pair_by_name
+from gantk.data.sources.reader import Item, Source, is_volume
+from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
+from gantk.data.sources.source import Channels, Onto, VolumeSource
+from gantk.data.split.split_file import listed
+from gantk.errors import UserError, counted, did_you_mean
+from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
+
+# wrong cells of one mistake that a message quotes, and that are kept to be counted
+SHOWN, KEPT = 5, 10_000
+LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
+
+
+@dataclass(kw_only=True)
+class Manifest(VolumeSource):
+    """A CSV of images: a row for each, with the columns path and domain, or a column of paths for
+    each domain.
+
+    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient
+    (or subject_id), split (train, validation, test; none leaves a row out), position (of a slice),
+    label (a class), mask (a file), pair. Images are registered pairs if they share a grid, or with
+    `onto`, and also share a `pair` or a row, are the only two of their patient, or are the same
+    slice of one patient by position or file name. Rows of other contrasts are skipped.
+    """
+
+    path: str = ""  # the CSV or TSV file
+    # the CSV's text, for tables given in Python; its paths are then relative to `path`
+    table: str = ""
+    # the first domain's word in the column domain, or its column's name; "" = the domain's name
+    a: str = ""
+    b: str = ""  # the same for the second domain
+    onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
+    channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
+
+    one_contrast, by_names = True, False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.folder = self.root if self.table else self.root.parent
+        self.called = "the table" if self.table else f"'{self.root}'"
+        # mistake -> its first cells and their line numbers
+        self.wrong: dict[str, dict[str, int]] = defaultdict(dict)
+        self.counts = Counter()  # mistake -> how often it occurs
+        self.letters: dict[str, str | None] = {}  # word in the column domain -> domain's letter
+
+    @classmethod
+    def accepts(cls, path: Path) -> dict | None:
+        """`{"path": ...}` of a .csv or .tsv file."""
+        return (
+            {"path": str(path)}
+            if path.is_file() and path.suffix.lower() in (".csv", ".tsv")
+            else None
+        )
+
+    def records(self) -> list[Record]:
+        """A record for each image, or each plane of a volume; one UserError lists all wrong cells
+        with their lines.
+        """
+        # Rows are read twice and not kept, so that a million wrong rows take no memory.
+        names, self.splits, words, count, wrong = [], False, Counter(), 0, 0
+        for _, row in self._rows(names):
+            self.splits |= bool(row.get("split"))  # if one row has a split, every row needs one
+            words[row.get("domain", "")] += 1
+        columns = self._columns(names)
+        if columns is None:
+            self._expect_domains(words)
+        items: dict[tuple[str, str], Item] = {}
+        for line, row in self._rows():
+            mistakes, count = self.counts.total(), count + 1
+            for item in self._items(line, row, columns):
+                if (item.letter, item.key) in items:
+                    self._note(UserError("stands there twice", where=item.key), line)
+                items[item.letter, item.key] = item
+            wrong += self.counts.total() > mistakes
+        if wrong:
+            what = (
+                f"{wrong} of {count} rows of {self.called} are wrong: {'; '.join(self._mistakes())}"
+            )
+            raise UserError(
+                what, where="data.source.path", remedy="correct these rows, or take them out"
+            )
+        kept = list(items.values())
+        if "pair" not in names and columns is None:
+            for item in kept:
+                word = self.names[item.letter], self.words[item.letter]
+                item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
+            _pair_slices(kept)
+        return self.records_of(kept)
+
+    def columns(self) -> list[str]:
+        """Names of the table's columns, the keys of `about`."""
+        return open_rows(self.root, self.table)[0]
+
+    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
+        """The row of each record's image, column -> cell; {} for an image without a row."""
+        names, row_of, self.splits = (
+            [],
+            {(r.domain, r.scan_key or r.key): {} for r in records},
+            False,
+        )
+        rows = self._rows(names)
+        columns = self._columns(names)
+        for line, row in rows:
+            row_of |= {
+                key: row
+                for i in self._items(line, row, columns)
+                if (key := (i.letter, i.key)) in row_of
+            }
+        return [row_of[r.domain, r.scan_key or r.key] for r in records]
+
+    def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
+        """Line number and cells of each row that is not left out; the columns' names are appended
+        to `names`.
+        """
+        columns, rows = open_rows(self.root, self.table)
+        if names is not None:
+            names += columns
+        rows = ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
+        alike = [] if "patient" in columns else [name for name in PATIENT if name in columns]
+        return (
+            ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows)
+            if alike
+            else rows
+        )
+
+    def _note(self, error: UserError, line: int) -> None:
+        """Count a wrong cell for the one error message at the end."""
+        self.counts[error.what] += 1
+        if len(cells := self.wrong[error.what]) < KEPT:
+            cells.setdefault(str(error.where)[:80], line)
+
+    def _mistakes(self) -> Iterator[str]:
+        """Yield each mistake with its count and its first cells, with their lines."""
+        for kind, cells in self.wrong.items():
+            shown = ", ".join(f"'{cell}' in line {line}" for cell, line in [*cells.items()][:SHOWN])
+            more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (
+                len(cells) > SHOWN
+            )
+            yield f"{kind} ({self.counts[kind]}): {shown}{more}"
+
+    def _columns(self, names: list[str]) -> dict[str, str] | None:
+        """The column of each domain's paths; None where one column `path` holds them all."""
+        if "path" in names and (len(self.names) == 1 or "domain" in names):
+            return None
+        columns = {}
+        for letter, domain in self.words.items():
+            alike = (
+                name
+                for name in names
+                if same_contrast(one_word(OF_FILES.sub("", name)), one_word(domain))
+            )
+            columns[letter] = domain.lower() if domain.lower() in names else next(alike, letter)
+        if not set(columns.values()) <= set(names):
+            each = " and ".join(f"'{name}'" for name in self.words.values())
+            both = f"path and domain, or a column of paths for each domain, here {each}"
+            allowed = both if len(self.domains) == 2 else f"path, or {each}"
+            what, there = (
+                f"{self.called} has the columns {listed(names)}",
+                [x for x in names if x in CONTRASTS],
+            )
+            remedy = rename_or_map([name.upper() for name in there], self.domains)
+            raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
+        return columns
+
+    def _expect_domains(self, counts: Counter) -> None:
+        """Raise UserError if the column domain names no domain of this recipe; `counts` is of its
+        words.
+        """
+        counts.pop("", None)
+        if counts and not any(map(self._letter, counts)):
+            shown = ", ".join(
+                f"'{word}' ({count} row{'s' * (count > 1)})"
+                for word, count in counts.most_common(SHOWN)
+            )
+            what = (
+                f"the column domain of {self.called} says {shown}, and this recipe has"
+                f" {' and '.join(self.domains)}"
+            )
+            names = [word for word in counts if len(word) < 40]
+            raise UserError(what, where="data.domains", remedy=rename_or_map(names, self.domains))
+
+    def _items(self, line: int, row: dict[str, str], columns: dict[str, str] | None) -> list[Item]:
+        """The items of a row: one for its path, none if its domain is another one; or one for each
+        domain's path.
+        """
+        study, items, split = row.get("pair", ""), [], None
+        if columns is None:
+            letter, word = None, row.get("domain", "")
+            try:
+                letter = self.letters[word] if word in self.letters else self._letter_of(word)
+                self.letters[word] = letter
+            except UserError as error:
+                self._note(error, line)
+            columns = {letter: "path"} if letter else {}
+        if self.splits and not (split := split_of((row.get("split", ""),))):
+            self._note(
+                UserError("is no split (train, validation, test)", where=row.get("split", "")), line
+            )
+        place = row.get("position") or row.get("slice", "")
+        for letter, column in columns.items():
+            if not row.get(column):
+                continue
+            try:
+                source, key = self._source(row[column])
+                subject = row.get("patient", "")
+                # a volume is one patient's scan: its name may say whose
+                if not subject and is_volume(source):
+                    words = set(map(one_word, self.words.values()))
+                    subject = (
+                        contrast_in(io.stem_of(key), words)[1]
+                        or Path(key).parent.name
+                        or io.stem_of(key)
+                    )
+                item = Item(
+                    letter, source, key, subject, split=split, label=row.get("label") or None
+                )
+                item.stem = place
+                if place:
+                    with suppress(ValueError):
+                        item.position = float(place)
+                items.append(item)
+            except UserError as error:
+                self._note(error, line)
+        try:
+            if columns and not any(row.get(column) for column in columns.values()):
+                raise UserError("is empty", where=" and ".join(columns.values()))
+            for item in items:
+                item.subject = items[0].subject
+                item.study = study or (items[0].key if len(columns) > 1 else "")
+            if items and row.get("mask"):
+                self._add_mask(items, row["mask"])
+        except UserError as error:
+            self._note(error, line)
+        return items
+
+    def _add_mask(self, items: Sequence[Item], text: str) -> None:
+        """Set the mask of a row's images: of those on the mask's grid, or of all where images are
+        resampled.
+        """
+        mask, _ = self._source(text)
+        if isinstance(mask, io.Scan):
+            raise UserError("is a folder, and no mask", where=text)
+        differ = [self.onto == "none" and io.difference(mask, item.source) for item in items]
+        if all(differ):
+            raise UserError(f"is a mask on another grid than its image, {differ[0]}", where=text)
+        for item, differs in zip(items, differ, strict=True):
+            item.mask = None if differs else mask
+
+    def _letter(self, word: str) -> str | None:
+        """The letter of the domain that a row names; None for another domain."""
+        if len(self.domains) == 1 and not word:
+            return "image"
+        exact = [
+            letter for letter, name in self.words.items() if word.lower() in (name.lower(), letter)
+        ]
+        alike = [
+            letter
+            for letter, name in self.words.items()
+            if same_contrast(one_word(word), one_word(name))
+        ]
+        return next(iter(exact + alike), None)
+
+    def _letter_of(self, word: str) -> str | None:
+        """The letter of the domain that a row names; None for another contrast. UserError for an
+        unknown word.
+        """
+        letter = self._letter(word)
+        if letter is None and one_word(word) not in CONTRASTS:
+            close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
+            if close or len(self.names) > 1:
+                known = ", ".join(self.words.values())
+                raise UserError(
+                    " ".join(filter(None, [f"is no domain ({known})", close])), where=word
+                )
+        return letter
+
+    def _source(self, text: str) -> tuple[Source, str]:
+        """The file or DICOM series that a cell names, and its key: the path relative to the table
+        where possible.
+        """
+        mode = _mode(place := os.path.join(self.folder, text))
+        if "\\" in text and not mode:
+            # a table written on Windows
+            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))
+        if not mode:
+            raise UserError("does not exist", where=text)
+        path, start = Path(place), f"{self.folder}{os.sep}" * bool(self.folder.parts)
+        below = str(path).startswith(start)
+        shown = (
+            str(path)[len(start) :].replace(os.sep, "/")
+            if below
+            else relative_to(path, self.folder).as_posix()
+        )
+        if stat.S_ISDIR(mode):
+            series = io.scans(path, recursive=False)
+            if len(series) != 1:
+                raise UserError(
+                    f"is a folder of {counted(series, 'image')}, and not of one DICOM series",
+                    where=text,
+                )
+            return series[0], shown
+        if not io.is_image(path) and not is_volume(path):
+            raise UserError("is no image that can be read", where=text)
+        return path, shown
+
+
+def _mode(path: str) -> int:
+    """The mode of a path from `os.stat`; 0 where there is no file."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _pair_slices(items: Sequence[Item]) -> None:
+    """Set the study of a table's images, which a pair shares: the patient where it has one image
+    per domain, else the patient and the slice's stem; images of unknown patients are paired by name
+    where nearly all names agree.
+    """
+    counts = Counter((item.subject, item.letter) for item in items)
+    for item in items:
+        alone = max(counts[item.subject, letter] for letter in "ab") == 1
+        item.study = item.subject and (item.subject if alone else f"{item.subject}/{item.stem}")
+    if not any(item.subject for item in items):
+        pair_by_name(items)

@@ -1,0 +1,73 @@
+"""The exporter "onnx": writes a model and all its settings to one file, which is read without
+PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.errors import UserError
+from gantk.exports.onnx.model import EXTRA, OnnxModel, call, open_session
+from gantk.files import write_file
+
+
+class Onnx:
+    """Writes one .onnx file; `gantk translate model.onnx IN OUT` needs only onnxruntime, not
+    PyTorch.
+    """
+
+    def check(self, out: Path) -> None:
+        """Raise UserError if a package is missing or `out` is no .onnx file, before the model is
+        loaded.
+        """
+        missing = [
+            name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None
+        ]
+        if missing:
+            raise UserError(
+                f"{' and '.join(missing)} needed to export ONNX, not installed", remedy=EXTRA
+            )
+        if out.suffix.lower() != ".onnx" or out.is_dir():
+            raise UserError(
+                f"'{out.name}' is no .onnx file",
+                where="--out",
+                remedy="name a file such as t2.onnx",
+            )
+
+    def write(
+        self, direction: Any, out: Path, tolerance: float, say: Callable[[str], None]
+    ) -> Path:
+        """Write the most general graph that exports and whose outputs equal PyTorch's to `out`;
+        returns `out`.
+        """
+        from gantk.exports.onnx.graph import checked_file
+
+        content, parity, accepts = checked_file(direction, tolerance)
+        say(f"parity   ONNX against PyTorch: {parity}")
+        say(f"accepts  {accepts}")
+        write_file(out, content)
+        say(f"written  {out} ({len(content) / 2**20:.1f} MiB)")
+        return out
+
+    def load(self, path: Path) -> OnnxModel:
+        """Load an exported file as a model that translates or samples."""
+        return OnnxModel.load(path)
+
+    def network(
+        self, path: Path
+    ) -> tuple[list[list[int | str]], Callable[[np.ndarray], np.ndarray]]:
+        """The input shapes of any ONNX file, and a function from its only input to its first
+        output.
+        """
+        session = open_session(path)
+        inputs = session.get_inputs()
+        kind = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+        single = isinstance(inputs[0].shape[0], int)
+        return [list(each.shape) for each in inputs], lambda x: call(
+            session, x.astype(kind), one_by_one=single
+        )

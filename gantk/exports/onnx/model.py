@@ -1,0 +1,240 @@
+"""Translates with a .onnx file that `gantk export` wrote, by onnxruntime and numpy, without torch."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.data.intensity import mapping_from
+from gantk.errors import UserError, told
+from gantk.exports.onnx.metadata import AGAIN, read_metadata
+from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, TrainedModel
+from gantk.inference.windows import by_windows, padded
+from gantk.machine.usage import GIB, free_memory
+
+KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
+# pixels (128 x 128 x 128): larger images are processed in windows even if the network takes any
+# size
+WHOLE = 2**21
+EXTRA = 'pip install "gantk[onnx]"'
+
+
+class OnnxModel(TrainedModel):
+    """One direction of a trained model in a .onnx file that `gantk export` wrote.
+
+    `session` is onnxruntime's, `meta` the file's metadata, checked by `gantk.exports.onnx.metadata`.
+    UserError where its intensity mappings are damaged, or its network's input does not fit the
+    metadata.
+    """
+
+    def __init__(self, session: Any, meta: dict[str, Any], path: Path):
+        self.session, self.meta = session, meta
+        self._frame, self._letter = Frame(**meta["frame"]), meta["direction"][-1]
+        self._window, self._free = tuple(meta["window"]), meta["free"]
+        self._mappings = []
+        for end in ("source", "target"):
+            try:
+                self._mappings.append(mapping_from(meta["intensity"][end]))
+            except (
+                UserError,
+                KeyError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                IndexError,
+            ) as error:
+                what = f"what '{path}' says of itself is damaged: intensity.{end}: {told(error)}"
+                raise UserError(what, remedy=AGAIN) from None
+        (given, *more), frame = session.get_inputs(), self._frame
+        shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
+        fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
+        if not fits or any(
+            isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)
+        ):
+            what = (
+                f"what '{path}' says of itself is damaged: frame, window: its network takes"
+                f" {given.shape}"
+            )
+            raise UserError(what, allowed=str(shape[1:]), remedy=AGAIN)
+
+    @classmethod
+    def load(cls, path: Path) -> OnnxModel:
+        """Load a file; UserError where it is missing, damaged, not written by gantk, or newer than
+        this gantk.
+        """
+        if not path.is_file():
+            raise UserError(
+                f"there is no file '{path}'", remedy="name a file that `gantk export` wrote"
+            )
+        session = open_session(path)
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        if text is None:
+            what = (
+                f"'{path}' is an ONNX model, but not one that gantk exported: it says nothing of"
+                " intensities"
+            )
+            raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
+        return cls(session, read_metadata(text, path), path)
+
+    def domain(self, name: str | None) -> str:
+        """The letter of the file's one output domain; UserError where `name` is another domain."""
+        made = self._frame.target
+        known = [made, self._letter, *self.contrasts(self._letter)]
+        if name is not None and name.lower() not in map(str.lower, known):
+            remedy = f"export the other direction: gantk export RUN --to {name}"
+            raise UserError(
+                f"this file cannot produce '{name}'", where="--to", allowed=made, remedy=remedy
+            )
+        return self._letter
+
+    def contrasts(self, letter: str) -> list[str]:
+        """The contrasts of a domain, one channel each."""
+        return list(self.meta["contrasts"]["target" if letter == self._letter else "source"])
+
+    def frame(self, letter: str) -> Frame:
+        """The network's input and output settings."""
+        return self._frame
+
+    def identity(self) -> dict[str, str]:
+        """Name and weights' hash: two translations with equal hashes are by the same weights."""
+        return {"name": f"{self.meta['method']}, ONNX", "sha256": self.meta["trained"]["sha256"]}
+
+    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
+        """The pipeline from native image to translation; UserError where `look` needs several
+        outputs per image.
+        """
+        asked = {
+            "--variants": look.variants,
+            "--style": look.example,
+            "--uncertainty": look.uncertainty,
+        }
+        for option in (option for option, value in asked.items() if value is not None):
+            what = "an exported model gives one answer to an image"
+            raise UserError(
+                what, where=option, remedy="use the run folder that it was exported from"
+            )
+        return Pipeline(self._frame, *self._mappings, self.run, tta=look.tta)
+
+    def sample_to(self, *options: Any) -> list[Any]:
+        """Raise UserError: exported models do not sample here."""
+        raise UserError(
+            "an exported model makes no images from noise here", remedy="name the run folder"
+        )
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
+
+        If the network accepts any size, images of at most WHOLE pixels are processed at once,
+        padded by reflection to a size that it accepts. Others are processed in overlapping windows,
+        each with its own norm statistics.
+        """
+        window, size, sizes = self._window, images.shape[2:], self._free["sizes"]
+        if (
+            sizes
+            and size != window
+            and self.meta["statistics"] == "image"
+            and np.prod(size) <= WHOLE
+        ):
+            step, least = sizes["multiple"], sizes["smallest"]
+            window = tuple(-(-max(side, least) // step) * step for side in size)
+        framed, inside = padded(images, tuple(map(max, size, window)))
+
+        def forward(part: np.ndarray) -> np.ndarray:
+            made = call(self.session, part, one_by_one=not self._free["batch"])
+            expected = (len(part), len(self.meta["contrasts"]["target"]), *part.shape[2:])
+            if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
+                what = (
+                    f"the network of the .onnx file makes {list(made.shape)} of {list(part.shape)}"
+                )
+                raise UserError(what, allowed=str(list(expected)), remedy=AGAIN)
+            return made
+
+        return by_windows(framed, window, self.meta["overlap"], forward, len(images))[
+            (..., *inside)
+        ]
+
+
+def open_session(model: Path | bytes) -> Any:
+    """Open an onnxruntime session on the CPU; UserError where onnxruntime is missing or the model
+    is damaged.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(
+            "onnxruntime is needed for .onnx models, and it is not installed", remedy=EXTRA
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
+    limit_memory(onnxruntime)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    if not isinstance(model, bytes):
+        require_own_weights(model)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a different exception for each kind of damage
+        name = "the model" if isinstance(model, bytes) else f"'{model}'"
+        what = f"{name} is not a readable ONNX model: {told(error)}"
+        raise UserError(what, remedy="export or copy it again") from None
+
+
+@cache
+def limit_memory(onnxruntime: Any) -> None:
+    """Limit the memory of networks' activations to half of the free memory, for all sessions of
+    this process.
+    """
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    # 1: grow as needed
+    sizes = {"max_mem": round((free_memory() or 8) / 2 * GIB), "arena_extend_strategy": 1}
+    place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(sizes))
+
+
+def require_own_weights(path: Path) -> None:
+    """Raise UserError where a model's weights are in a file outside its folder, or its graph has a
+    loop.
+    """
+    if not path.stat().st_size:
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # 127 bytes at most, or longer
+        found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))
+        names = {
+            content[each.end() : each.end() + each[1][0]] if each[1] < b"\x80" else b".."
+            for each in found
+        }
+        repeats = any(content.find(mark) >= 0 for mark in (b"\x22\x04Loop", b"\x22\x04Scan"))
+    here = path.parent.resolve()
+    for name in map(os.fsdecode, names):
+        if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
+            raise UserError(f"'{path}' names weights outside its folder", remedy=AGAIN)
+    if repeats:
+        raise UserError(f"'{path}' has a loop in it, which may have no end", remedy=AGAIN)
+
+
+def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
+    """Run a session's network on a batch; returns its first output. UserError where the run fails."""
+    names, count = [each.name for each in session.get_inputs()], len(inputs[0])
+    step, parts = 1 if one_by_one else count, []
+    for first in range(0, count, step):
+        given = {
+            name: np.ascontiguousarray(x[first : first + step])
+            for name, x in zip(names, inputs, strict=True)
+        }
+        try:
+            parts.append(session.run(None, given)[0])
+        except Exception as error:  # one type for each kind of damage, and one for lack of memory
+            said = str(error)  # it starts with a position in onnxruntime's source
+            why = told(ValueError(said[max(0, said.rfind("Available memory")) :]))
+            what = f"the network of the .onnx file does not take {list(inputs[0].shape)}: {why}"
+            raise UserError(what, remedy=AGAIN) from None
+    return np.concatenate(parts)

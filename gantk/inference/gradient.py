@@ -1,0 +1,217 @@
+"""A differentiable translation: intensity mapping, resampling, windows, network and detail, all
+written in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.data.resample import Resize, resize
+from gantk.errors import UserError
+from gantk.inference.arrays import as_batch, check_values, own_mapping, unbatched
+from gantk.inference.pipeline import FLAT, WINDOW, Look, Pipeline
+from gantk.inference.tiles import Tiling
+from gantk.inference.windows import padded, tiles
+
+
+def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Tensor:
+    """Translate a tensor as `translate` does; returns float32 on the model's device, with its
+    autograd graph.
+
+    The choice of intensity mapping, the test for flat regions and the value of black are constants
+    of the graph. Images are processed whole or in windows, as the recipe says, never in tiles,
+    which takes the memory of a training step.
+    """
+    letter = model.domain(to)
+    if not hasattr(model, "method"):
+        raise UserError(
+            "an exported model has no gradients", where="grad", remedy="load the run folder"
+        )
+    if (
+        look.variants is not None
+        or look.uncertainty
+        or look.example is not None
+        or model.model.post
+    ):
+        what = (
+            "gradients are of the plain translation, without variants, style, uncertainty or"
+            " post-steps"
+        )
+        raise UserError(what, where="grad")
+    if not images.is_floating_point():
+        raise UserError(
+            f"a tensor of {images.dtype} has no gradients",
+            where="grad",
+            remedy="call .float() on it",
+        )
+    pipeline = model.pipeline(letter, look)
+    shape, several = as_batch(tuple(images.shape), pipeline.frame)
+    native = images.reshape(shape).to(model.runtime.device, torch.float32)
+    host = native.detach().cpu().numpy()
+    check_values(host, pipeline.frame)
+    mapping, frame = own_mapping(pipeline, host, several), pipeline.frame
+    run = _network(model, letter)
+    # a masked NaN would still make the gradient NaN
+    missing, native = native.isnan(), native.nan_to_num()
+    outputs = [
+        _batch(pipeline, mapping, native, missing, part, run)
+        for part in torch.arange(len(native)).split(frame.batch)
+    ]
+    return unbatched(torch.cat(outputs)[:, model.part(letter, to)], several)
+
+
+def _batch(
+    pipeline: Pipeline, mapping: Any, images: Tensor, missing: Tensor, part: Tensor, run: Callable
+) -> Tensor:
+    """Do what `Pipeline.stack` does for the images with indices `part`; missing contrasts are
+    black.
+    """
+    frame, native = pipeline.frame, tuple(images.shape[2:])
+    cropped, reach = frame.fit == "crop", frame.neighbours
+    grid = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
+    places = [(part + k).clamp(0, len(images) - 1) for k in range(-reach, reach + 1)]
+    seen = _mapped(
+        mapping, mapping.forward, _forward(torch.cat([images[at] for at in places], dim=1), grid)
+    )
+    lacking = torch.cat([missing[at].flatten(2).all(2) for at in places], dim=1).view(
+        *seen.shape[:2], *[1] * frame.dims
+    )
+    seen = torch.where(lacking, frame.range[0], seen)
+    output, own = run(seen), images[part]
+    output = output.chunk(2 * reach + 1, dim=1)[reach]
+    if grid.content == grid.native or frame.detail != "guided":
+        made = _inverse(output, grid)
+    else:
+        high = torch.where(missing[part], frame.range[0], _mapped(mapping, mapping.forward, own))
+        made = _with_detail(output, seen.chunk(2 * reach + 1, dim=1)[reach], high, grid)
+    made = pipeline.target.inverse(made)
+    blank = torch.tensor([_is_blank(*one) for one in zip(own, missing[part], strict=True)])
+    if blank.any():  # constant images skip the network: their translation is the mapping alone
+        level = torch.full_like(made, frame.range[0])
+        level = _mapped(mapping, mapping.forward, own) if made.shape[1] == own.shape[1] else level
+        made = torch.where(
+            blank.to(made.device).view(-1, *[1] * frame.dims, 1),
+            pipeline.target.inverse(level),
+            made,
+        )
+    return made
+
+
+def _is_blank(image: Tensor, missing: Tensor) -> bool:
+    """Whether all values of an image that are not missing are equal."""
+    there = image[~missing]
+    return not bool(there.max() > there.min())
+
+
+def _mapped(mapping: Any, function: Callable, images: Tensor) -> Tensor:
+    """Apply a function of an intensity mapping to images; one by one where each image has its own
+    mapping.
+    """
+    if getattr(mapping, "per", "set") == "set":
+        return function(images)
+    return torch.stack([function(image) for image in images])
+
+
+def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
+    """Return a function (N, C, *size) -> (N, D, *size), float32 with graph, of whole images or of
+    blended windows.
+    """
+    method, runtime, table = model.method, model.runtime, model.model.translate
+    trained, dims = tuple(method.geometry.size), model.model.data.dims
+
+    def straight(images: Tensor) -> Tensor:
+        with runtime.autocast():
+            return method.translate(runtime.place(images, dims), letter).float()
+
+    window = trained if table.statistics == "window" else None
+    tiling = Tiling(
+        straight, method, window=window, place=lambda x: runtime.place(x, dims), memory=2**62
+    )
+
+    def run(images: Tensor) -> Tensor:
+        if tuple(images.shape[2:]) == trained:
+            return straight(images)
+        plan = tiling.plan(tuple(images.shape[1:]))
+        framed, inside = padded(images, plan.size)
+        if plan.window == plan.size:
+            return straight(framed)[(..., *inside)]
+        shared = [part - max(1, int(part * (1 - table.overlap))) for part in plan.window]
+        total: Any = 0
+        for tile in tiles(plan.size, plan.window, shared, (1,) * dims):
+            made = straight(framed[(..., *tile.box)])
+            for axis, weights in enumerate(tile.weights, 1):
+                made = made * torch.from_numpy(weights).to(made.device).reshape(
+                    -1, *[1] * (dims - axis)
+                )
+            around = [
+                (place.start, side - place.stop)
+                for place, side in zip(tile.box, plan.size, strict=True)
+            ]
+            total = total + F.pad(made, [n for pair in reversed(around) for n in pair])
+        return total[(..., *inside)]
+
+    return run
+
+
+def _resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize (N, C, *spatial) as `gantk.data.resample.resize` does, by one matrix for each axis."""
+    for axis, to in enumerate(size, start=2):
+        side = images.shape[axis]
+        if side != to:
+            matrix = torch.from_numpy(
+                resize(np.eye(side, dtype=np.float32)[:, None], (1, to))[:, 0]
+            )
+            images = (images.movedim(axis, -1) @ matrix.to(images.device)).movedim(-1, axis)
+    return images
+
+
+def _framed(part: Tensor, window: tuple, size: tuple[int, ...], images: Tensor) -> Tensor:
+    if tuple(part.shape[2:]) == tuple(size):
+        return part
+    least = images.amin(dim=tuple(range(2, images.ndim)), keepdim=True)
+    canvas = least.expand(*part.shape[:2], *size).clone()
+    canvas[(..., *window)] = part
+    return canvas
+
+
+def _forward(images: Tensor, grid: Resize) -> Tensor:
+    return _framed(
+        _resized(images[(..., *grid.shown)], grid.content), grid.window, grid.size, images
+    )
+
+
+def _inverse(images: Tensor, grid: Resize) -> Tensor:
+    sides = tuple(place.stop - place.start for place in grid.shown)
+    return _framed(_resized(images[(..., *grid.window)], sides), grid.shown, grid.native, images)
+
+
+def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> Tensor:
+    """`gantk.inference.pipeline.with_detail` for tensors (N, D, *size)."""
+    if seen.shape[1] != output.shape[1]:
+        seen, native = (
+            each.mean(1, keepdim=True).expand(-1, output.shape[1], *each.shape[2:])
+            for each in (seen, native)
+        )
+    x, y, dims = seen.double(), output.double(), output.ndim - 2
+    pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
+
+    def mean(values: Tensor) -> Tensor:
+        return pool(F.pad(values, [WINDOW // 2] * (2 * dims), mode="replicate"), WINDOW, stride=1)
+
+    mean_x = mean(x)
+    variance = mean(mean(x * x) - mean_x * mean_x)
+    covariance = mean(mean(x * y) - mean_x * mean(y))
+    spatial = tuple(range(1, x.ndim))
+    textured = (
+        variance
+        > FLAT
+        * (x.detach().amax(spatial, keepdim=True) - x.detach().amin(spatial, keepdim=True)) ** 2
+    )
+    slope = torch.where(textured, covariance / torch.where(textured, variance, 1.0), 0.0)
+    return _inverse((y - slope * x).float(), grid) + _inverse(slope.float(), grid) * native

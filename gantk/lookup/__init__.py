@@ -1,0 +1,1 @@
+"""The commands `gantk list`, `show`, `recipes` and `plugins`."""

@@ -1,0 +1,192 @@
+"""The commands `gantk list`, `show`, `plugins` and `recipes`: print parts, a recipe's keys, plugins
+and recipes.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from gantk.errors import UserError, told
+from gantk.files import expect_file, write_file
+from gantk.plugin.loader import load
+from gantk.plugin.registry import KINDS
+from gantk.terminal import Escaping, complain, console, say, table
+
+
+@click.command("list")
+@click.argument("kind", required=False)
+def list_(kind) -> None:
+    """Everything that a recipe can name, or one KIND of it, with a line each."""
+    from gantk.lookup.reference import summary
+
+    registry, out = load().registry, console()
+    kinds = [_kind(kind)] if kind else KINDS
+    entries = {
+        each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)]
+        for each in kinds
+    }
+    if out.is_terminal:  # the kind's description stands once, above its entries
+        for each, rows in entries.items():
+            out.print(f"[bold]{each}[/]: {KINDS[each]}")
+            others = [
+                (e.name, says if e.owner == "gantk" else f"{says} [dim](from {e.owner})[/]")
+                for e, says in rows
+            ]
+            out.print(table((), [(f"  {name}", says) for name, says in others]))
+    else:
+        rows = [(e.kind, e.name, e.owner, says) for each in entries.values() for e, says in each]
+        out.print(table(("kind", "name", "from", ""), rows))
+    for name, problem in registry.broken.items():
+        complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name", required=False)
+@click.option(
+    "--profile", metavar="PROFILE", help="Of a recipe: with its [profile.PROFILE] applied."
+)
+@click.pass_context
+def show(ctx, kind, name, profile) -> None:
+    """What the part NAME of KIND is, with its options; or a table of recipes, or a whole recipe.
+
+    \b
+    gantk show generator unet         a part; without a name, those of its kind
+    gantk show data                   all keys of a table of recipes: data, split, train, fast, evaluate, translate
+    gantk show recipe dualgan_t1t2    a recipe with every default, as TOML
+    gantk show model t1t2             a model's card: what it was trained on, how good it is, its limits
+    """
+    import inspect
+
+    from gantk.lookup.options import options_help
+    from gantk.recipe.tables import TABLES
+
+    out = console()
+    if kind == "recipe" and name:
+        _show_recipe(name, profile)
+        return
+    if kind == "model" and name:
+        from gantk.runs.models import CARD, card, find_model
+
+        if not (text := card(path := find_model(name))):
+            raise UserError(f"'{path}' has no {CARD}", remedy="`gantk pack RUN OUT` writes one")
+        out.print(escape(text), soft_wrap=True)
+        return
+    kind = kind.removeprefix("train.").removeprefix("data.")
+    if kind in TABLES and not name:
+        where, target = TABLES[kind]
+        head = (
+            f"[bold]{escape(f'[{where}]' if where else 'a recipe')}[/]"
+            + f"  --set {where}.KEY=VALUE" * bool(where)
+        )
+    elif not name:
+        models = ctx.find_root().command.commands.get("models") if kind == "model" else None
+        ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)
+        return
+    else:
+        entry = load().registry.get(_kind(kind), name)
+        target, head = (
+            entry.load(),
+            f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}",
+        )
+    out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
+    try:
+        rows = [map(escape, row) for row in options_help(target)]
+    except Exception as error:  # an annotation may name what is not there
+        raise entry.refused("has options that no recipe can hold", error) from error
+    out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
+
+
+def _show_recipe(name: str, profile: str | None) -> None:
+    """Print a recipe as TOML; on a terminal, defaults are dim and long comments are wrapped to the
+    window.
+    """
+    from gantk.lookup.departures import in_full
+    from gantk.lookup.reference import recipe_lines
+    from gantk.recipe.load import load_recipe, mapping
+
+    recipe, out = load_recipe(name), Escaping(highlight=False, soft_wrap=True)
+    lines = list(recipe_lines(recipe.override([], profile)))
+    profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
+    head = [
+        f"# {recipe.origin}; profiles: {profiles or 'none'}",
+        *(f"# {line}" for line in in_full(recipe, profile)),
+    ]
+    for key, note, said in [*((line, "", True) for line in head), *lines]:
+        line = f"{key:<32} # {note}" if note else key
+        if out.is_terminal and note and len(line) > out.width:
+            mark = "    # "
+            line = f"{key}\n{textwrap.fill(note, out.width, initial_indent=mark, subsequent_indent=mark)}"
+        out.print(escape(line), style=None if said else "dim")
+
+
+@click.command()
+def plugins() -> None:
+    """The plugins found, and why any of them did not load."""
+    rows = []
+    for plugin in load().plugins:
+        state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
+        rows.append((plugin.name, plugin.distribution, plugin.version, state))
+    console().print(table(("plugin", "distribution", "version", "state"), rows))
+    for (kind, name), owners in load().registry.contested.items():
+        console().print(
+            f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]"
+        )
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def recipes(ctx) -> None:
+    """The recipes that `gantk run` knows by name, and where those of published systems depart from
+    the reports.
+    """
+    if ctx.invoked_subcommand:
+        return
+    import tomllib
+
+    from gantk.lookup.departures import in_short
+    from gantk.recipe.load import all_recipes
+
+    rows = []
+    for name, (path, owner) in sorted(all_recipes().items()):
+        apart = ""
+        try:
+            tables = tomllib.loads(path.read_text("utf-8"))
+            summary, apart = tables.get("summary", ""), in_short(tables)
+        except (OSError, ValueError) as error:
+            summary = f"not readable: {told(error)}"
+        rows.append((name, escape(str(summary)), escape(apart), owner))
+    console().print(table(("recipe", "summary", "beside its report", "from"), rows))
+
+
+@recipes.command("copy")
+@click.argument("name")
+@click.argument("target", required=False)
+def copy_recipe(name, target) -> None:
+    """Copy the recipe NAME to TARGET (default: NAME.toml here) as a start for your own."""
+    from gantk.recipe.load import find_recipe
+
+    path, _ = find_recipe(name)
+    target = Path(target or path.name)
+    target = target / path.name if target.is_dir() else target
+    if target.exists():
+        raise UserError(f"'{target}' exists already", remedy="name another target")
+    expect_file(target)
+    write_file(target, path.read_bytes())
+    say(f"copied   {target}")
+
+
+def _kind(kind: str) -> str:
+    """The registry's name of a kind (`generators` -> `generator`); the registry raises UserError
+    for an unknown one.
+    """
+    single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
+    load().registry.of_kind(single)
+    return single
+
+
+COMMANDS = [list_, show, plugins, recipes]

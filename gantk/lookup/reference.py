@@ -1,0 +1,85 @@
+"""Returns a part's first docstring sentence, and a recipe's lines with every default, for `gantk
+list` and `show`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gantk.lookup.options import options_help
+from gantk.plugin.registry import Entry
+from gantk.plugin.spec import Part, Table, plain, toml
+from gantk.recipe.load import Recipe, key_lines, leaves
+
+
+def summary(entry: Entry) -> str:
+    """The first sentence of a part's docstring; a target given as text is parsed, so that torch is
+    not imported.
+    """
+    if not isinstance(entry.target, str):
+        return first_sentence(inspect.getdoc(entry.target) or "")
+    module, _, attribute = entry.target.partition(":")
+    try:
+        node: Any = _source(module)
+        for name in attribute.split("."):
+            node = next(each for each in node.body if getattr(each, "name", None) == name)
+        docstring = ast.get_docstring(node)
+    except (ImportError, OSError, ValueError, SyntaxError, StopIteration, AttributeError):
+        docstring = None  # `gantk show` prints the error
+    return first_sentence(docstring or "")
+
+
+@functools.cache
+def _source(module: str) -> ast.Module:
+    return ast.parse(Path(importlib.util.find_spec(module).origin).read_text("utf-8"))
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring's first paragraph, on one line."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    return re.split(r"(?<=[^.][^.][^.]\.)\s+(?=[A-Z(`])", paragraph, maxsplit=1)[0]
+
+
+def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
+    """Yield a recipe's lines: TOML of one key, the key's comment, and whether the recipe sets the
+    key itself.
+
+    The recipe's own comments come first. A key without a value is commented out. UserError where it
+    has a mistake.
+    """
+    notes = {}
+    for path, _, line in key_lines(recipe.text):
+        if match := re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line):
+            notes[path] = match[1]
+    return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
+
+
+def _lines(
+    table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set
+) -> Iterator[tuple[str, str, bool]]:
+    part = isinstance(table, Part)
+    values = {"name": table.name} | table.options if part else dict(table)
+    options = (
+        [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
+    )
+    comments = {name: comment for name, _, _, comment in options}
+
+    def is_table(pair: tuple[str, Any]) -> bool:
+        return isinstance(pair[1], (Part, Table)) or (pair[0] == "paper" and pair[1] != {})
+
+    for key, value in sorted(values.items(), key=is_table):  # tables last
+        here, note = (*path, key), notes.get((*path, key)) or comments.get(key, "")
+        own = any(each[: len(here)] == here for each in said)
+        if is_table((key, value)):
+            yield "", "", False
+            yield f"[{'.'.join(here)}]", note, own
+            yield from _lines(value, here, notes, said)
+        else:
+            yield f"# {key} =" if value is None else f"{key} = {toml(plain(value))}", note, own

@@ -1,0 +1,58 @@
+"""`gantk doctor` and `gantk run RECIPE --try`: the machine's state, a training's memory and time."""
+
+import sys
+
+import click
+
+from gantk.terminal import json_option, write_json
+
+
+def try_recipe(recipe, json_file, precision=None, **options) -> None:
+    """Print the memory and time of a training; exit code 1 if it does not fit."""
+    from dataclasses import asdict
+
+    from gantk.terminal import line_printer
+    from gantk.training.trial import predict
+
+    options["set"] = [*options["set"], *([f'train.precision="{precision}"'] if precision else [])]
+    found = predict(
+        recipe,
+        **{name: options[name] for name in ("data", "set", "profile", "device") if name in options},
+    )
+    for line in found.lines():
+        line_printer(json_file)(line)
+    write_json(json_file, asdict(found))
+    sys.exit(0 if found.fits else 1)
+
+
+@click.command("doctor")
+@click.option(
+    "--recipe", metavar="RECIPE", help="Try RECIPE instead, as `gantk run RECIPE --try` does."
+)
+@click.option("--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME], such as cpu.")
+@json_option("Write what the trial found as JSON too")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+def examine(recipe, **options) -> None:
+    """The machine, the versions and the plugins, and what is amiss; or what a training of RECIPE
+    would take.
+    """
+    from rich.markup import escape
+
+    from gantk.lookup.doctor import findings
+    from gantk.terminal import console, table
+
+    if recipe:
+        try_recipe(recipe, **options)
+    if any(options.values()):
+        raise click.UsageError(
+            "--set, --profile, --device and --json say how a --recipe is to be tried"
+        )
+    found = list(findings())
+    states = [
+        f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found
+    ]
+    console().print(
+        table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)])
+    )
+    sys.exit(1 if any(problem for _, _, problem in found) else 0)

@@ -1,0 +1,3 @@
+"""Paired tests over patients, corrected for multiple comparisons; ranks of several systems; scores
+of subgroups.
+"""

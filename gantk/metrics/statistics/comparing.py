@@ -1,0 +1,128 @@
+"""Compares systems on the same patients: tests every pair, corrects all tests together, and ranks
+by bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from gantk.metrics.pair_scores import FOREGROUND
+from gantk.metrics.statistics.paired import FEWEST, paired_test
+from gantk.metrics.verdict import title_of
+
+DRAWS = 2000
+# system -> score -> patient -> value
+Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
+
+
+def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
+    """Add corrected p-values to tests made together: `holm` (1979), for the chance of any false
+    finding, `fdr` (Benjamini and Hochberg, 1995), for the share of false ones among the findings,
+    and `of`, the number of tests.
+    """
+    p, count = np.array([test["p"] for test in tests]), len(tests)
+    order, ranks = np.argsort(p), np.arange(1, count + 1)
+    holm = np.maximum.accumulate(p[order] * ranks[::-1]).clip(max=1)
+    fdr = np.minimum.accumulate((p[order] * count / ranks)[::-1])[::-1]
+    for place, *values in zip(order, holm.tolist(), fdr.tolist(), strict=True):
+        tests[place] |= dict(zip(("holm", "fdr"), values, strict=True)) | {"of": count}
+
+
+def compare_systems(
+    scores: Scores, senses: Mapping[Hashable, bool | None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Compare systems on the patients that both have scores of; returns `tests` of all pairs, and
+    `ranks`.
+
+    `senses` states for each score whether higher is better; None is not compared. A test's `gain`
+    is how much better `one` is than `other`; all tests are corrected together. A rank (1 is best)
+    has its share of bootstrap draws at the first place and its 95 % interval; only for systems that
+    share two patients or more.
+    """
+    tests, ranks = [], []
+    for score in (name for name, higher in senses.items() if higher is not None):
+        sign, scored = 1 if senses[score] else -1, {}
+        for system, of in scores.items():
+            found = {
+                patient: value for patient, value in of.get(score, {}).items() if value is not None
+            }
+            scored |= {system: found} if found else {}
+        for one, other in combinations(scored, 2):
+            both = [patient for patient in scored[one] if patient in scored[other]]
+            test = paired_test(
+                [sign * (scored[one][patient] - scored[other][patient]) for patient in both]
+            )
+            tests += [{"score": score, "one": one, "other": other} | test] if test else []
+        shared = [
+            p for p in next(iter(scored.values()), {}) if all(p in own for own in scored.values())
+        ]
+        if len(scored) > 1 and len(shared) > 1:
+            ranks += _ranks(
+                score,
+                np.array([[own[p] for p in shared] for own in scored.values()]),
+                sign,
+                [*scored],
+            )
+    correct_tests(tests)
+    return {"tests": tests, "ranks": ranks}
+
+
+def _ranks(
+    score: Hashable, values: np.ndarray, sign: int, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row of ranks for each system from values (systems, patients), the best mean first."""
+    from scipy.stats import rankdata
+
+    picks = np.random.default_rng(0).integers(0, values.shape[1], (DRAWS, values.shape[1]))
+    places, means = rankdata(-sign * values[:, picks].mean(2), axis=0), values.mean(1)
+    for place in np.argsort(-sign * means, kind="stable"):
+        low, high = np.percentile(places[place], [2.5, 97.5])
+        row = {
+            "score": score,
+            "system": names[place],
+            "value": float(means[place]),
+            "n": values.shape[1],
+        }
+        yield row | {"first": float((places[place] == 1).mean()), "rank": [float(low), float(high)]}
+
+
+def add_tests(result: dict[str, Any]) -> Iterator[str]:
+    """Replace the gains of all verdicts by tests, corrected together; yields lines on them for a
+    terminal.
+    """
+    judged, tests = {}, []
+    for direction, rows in result["verdict"].items():
+        for metric, row in rows.items():
+            test = paired_test(row.pop("gains", ()))
+            if fair := row["without_pairs"]:
+                fair.pop("gains", None)
+            if test:
+                row["test"], judged[direction, metric] = test, row
+                tests.append(test)
+    correct_tests(tests)
+    n = max((test["n"] for test in tests), default=0)
+    for (direction, metric), row in judged.items():
+        if n >= FEWEST and not metric.endswith(FOREGROUND):
+            title = title_of(direction, result.get("domains", []))
+            yield f"test     {title}: {metric} {said(row['test'])}, against {row['best_baseline']}"
+    if tests:
+        few = f"; fewer than {FEWEST} patients can show nothing at 5 %" * (n < FEWEST)
+        yield (
+            f"note     tests: sign flips over {n} patients, Holm over {len(tests)} comparisons{few}"
+        )
+
+
+def said(test: Mapping[str, Any]) -> str:
+    """A test in words: `+1.2 [0.8, 1.6], p 0.002, Holm 0.012, g 1.2, 8 patients for 80 % power`."""
+    low, high = test["ci95"]
+    cells = [
+        f"{test['gain']:+.3g} [{low:.3g}, {high:.3g}]",
+        f"p {test['p']:.2g}",
+        f"Holm {test['holm']:.2g}",
+    ]
+    cells += [f"g {test['effect']:.2g}"] if test["effect"] is not None else []
+    return ", ".join(cells + [f"{test['needed']} patients for 80 % power"] * bool(test["needed"]))

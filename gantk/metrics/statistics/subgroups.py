@@ -1,0 +1,168 @@
+"""Scores of subgroups of patients by a column such as scanner, sex or age: means, the worst group,
+and the gap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gantk.errors import UserError, did_you_mean
+from gantk.metrics.evaluate import Scorer, Tested
+from gantk.metrics.intervals import estimate, patient_means
+from gantk.metrics.pair_scores import FOREGROUND
+from gantk.metrics.references import OTHER
+from gantk.metrics.statistics.comparing import correct_tests
+from gantk.metrics.verdict import title_of
+from gantk.recipe.tables import Model
+
+LEAST = 5  # fewest patients of a group that is compared
+SHUFFLES = 2000
+YEARS = 20  # width of an age band
+FEW = 8  # columns with more different numbers than this are divided into thirds
+UNKNOWN = "not known"
+
+
+def check_columns(model: Model) -> None:
+    """Raise UserError where `evaluate.by` names a column that a recipe's data do not have."""
+    source = model.data.source(model.data.domains, model.data.dims, model.data.size)
+    columns = source.columns() if hasattr(source, "columns") else []
+    for name in model.evaluate.by:
+        if name.lower() not in columns:
+            what = f"the data know no column '{name}' of their patients"
+            none = (
+                f"none: the source '{model.data.source.name}' has no table; manifest, bids and"
+                " dicom have"
+            )
+            remedy = (
+                did_you_mean(name.lower(), columns) or "name one that is there, or leave it out"
+            )
+            raise UserError(
+                what, where="evaluate.by", allowed=", ".join(columns) or none, remedy=remedy
+            )
+
+
+def add_subgroups(
+    tested: Mapping[str, Tested], result: dict[str, Any], scorer: Scorer
+) -> Iterator[str]:
+    """Add `subgroups` by direction and column to a result; returns lines on each column's worst
+    group for a terminal.
+
+    Each score has its groups (n, value, ci95) and, if two have five patients or more, the worst of
+    these, the gap to the best, and the gap's p-value by random regrouping of the patients,
+    corrected over all tests.
+    """
+    by, found, tests, lines = [name.lower() for name in scorer.model.evaluate.by], {}, [], []
+    for direction, one in tested.items() if by else ():
+        known = [
+            scorer.data.source.about([pair[letter] for pair in one.pairs])
+            for letter in (one.to, OTHER[one.to])
+        ]
+        about = [
+            {k: v for row in both for k, v in row.items() if v} for both in zip(*known, strict=True)
+        ]
+        of = found[direction] = {name: {} for name in by}
+        for name in by:
+            groups = banded(name, [row.get(name, "") for row in about])
+            for (kind, metric), values in one.scores.values.items():
+                if kind == "raw" and one.senses[metric] is not None:
+                    of[name][metric] = _scored(
+                        values, groups, one.scores.patients, one.senses[metric]
+                    )
+                    tests += [of[name][metric]] if "p" in of[name][metric] else []
+    correct_tests(tests)
+    for direction, name, metric in (
+        (d, n, m) for d, of in found.items() for n, rows in of.items() for m in rows
+    ):
+        if not metric.endswith(FOREGROUND):
+            said = _said(name, found[direction][name][metric])
+            lines.append(
+                f"group    {title_of(direction, result.get('domains', []))}: {metric} {said}"
+            )
+    result |= {"subgroups": found} if found else {}
+    return iter(lines)
+
+
+def banded(name: str, values: Sequence[str]) -> list[str]:
+    """The group of each value: ages in bands of 20 years, other numbers in thirds if there are
+    many, else the value.
+
+    Ages are years ("45", "89+") or DICOM age strings ("045Y", "018M").
+    """
+    age = re.compile(
+        r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$" if name == "age" else r"(-?\d+(?:\.\d+)?)()$", re.I
+    )
+    matches = [age.match(value) for value in values]
+    if not any(values) or any(
+        value and not match for value, match in zip(values, matches, strict=True)
+    ):
+        return [value or UNKNOWN for value in values]
+    per_year = {"m": 12, "w": 52.18, "d": 365.25}
+    numbers = [float(m[1]) / per_year.get(m[2].lower(), 1) if m else None for m in matches]
+    known = sorted({number for number in numbers if number is not None})
+    if name == "age":
+        bands = [int(n // YEARS) * YEARS if n is not None else None for n in numbers]
+        return [UNKNOWN if low is None else f"{low}-{low + YEARS - 1}" for low in bands]
+    if len(known) <= FEW:
+        return [value or UNKNOWN for value in values]
+    ends = [
+        known[0],
+        *np.quantile([n for n in numbers if n is not None], [1 / 3, 2 / 3]).tolist(),
+        known[-1],
+    ]
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(ends)]
+    return [
+        UNKNOWN if n is None else names[int(np.searchsorted(ends[1:3], n, "right"))]
+        for n in numbers
+    ]
+
+
+def _scored(
+    values: np.ndarray, groups: Sequence[str], patients: Sequence[str], higher: bool
+) -> dict[str, Any]:
+    """One score's groups; with two large ones or more, also the worst and the best, their gap and
+    its p-value.
+    """
+    which, rows, means = np.array(groups), {}, {}
+    for name in sorted(set(groups)):
+        own = [patient for patient, group in zip(patients, groups, strict=True) if group == name]
+        rows[name] = estimate(values[which == name], own).row()
+        if rows[name]["n"] >= LEAST and name != UNKNOWN:
+            means[name] = patient_means(values[which == name], own)
+    result: dict[str, Any] = {
+        "groups": rows,
+        "too_few": [name for name in rows if name not in means],
+    }
+    if len(means) < 2:
+        return result
+    worst, best = (
+        pick(means, key=lambda name: means[name].mean())
+        for pick in ((min, max) if higher else (max, min))
+    )
+    gap, every = abs(means[best].mean() - means[worst].mean()), np.concatenate([*means.values()])
+    ends, rng = np.cumsum([len(own) for own in means.values()])[:-1], np.random.default_rng(0)
+    gaps = [
+        np.ptp([part.mean() for part in np.split(rng.permutation(every), ends)])
+        for _ in range(SHUFFLES)
+    ]
+    chance = (1 + sum(wide >= gap * (1 - 1e-9) for wide in gaps)) / (1 + SHUFFLES)
+    return result | {"worst": worst, "best": best, "gap": float(gap), "p": float(chance)}
+
+
+def _said(name: str, row: Mapping[str, Any]) -> str:
+    cells = [
+        f"{group} {one['value']:.4g} (n={one['n']})"
+        for group, one in row["groups"].items()
+        if one["n"]
+    ]
+    few = f"; too few (under {LEAST}): {', '.join(row['too_few'])}" * bool(row["too_few"])
+    if "gap" not in row:
+        return f"by {name}: {', '.join(cells)}{few}"
+    return (
+        f"by {name}: {', '.join(cells)}; worst {row['worst']}, gap {row['gap']:.3g}, Holm"
+        f" {row['holm']:.2g}{few}"
+    )

@@ -1,0 +1,3 @@
+"""`gantk plan`: writes a recipe for given scans, with the reason for every
+choice.
+"""

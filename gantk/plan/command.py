@@ -1,0 +1,61 @@
+"""The command line of this package."""
+
+from pathlib import Path
+
+import click
+
+from gantk.errors import UserError, argument
+
+
+@click.command("plan")
+@click.argument("scans")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0.01, 10_000),
+    default=2.0,
+    help="How long it may train. Default: 2.",
+)
+@click.option(
+    "--out", metavar="FILE", default="recipe.toml", help="Where to write it. Default: recipe.toml."
+)
+@click.option(
+    "--a",
+    metavar="GLOB",
+    default="",
+    help="Folder, glob or word of the first kind's names: T1, p07/T1_*.",
+)
+@click.option(
+    "--b",
+    metavar="GLOB",
+    default="",
+    help="The same of the second kind; --a alone: images from noise.",
+)
+@click.option(
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Decide a key yourself: data.source.patient=...",
+)
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1, mps. Default: the best there is.")
+def plan_command(scans, out, **options) -> None:
+    """Look at SCANS and write a recipe that trains well on them, in the time there is.
+
+    SCANS is a folder, a DICOM tree or a CSV. The source, kinds of image, pairs and whether these
+    fit each other, patients, spacing, size and intensities decide the method and its data; three
+    real steps on this machine decide how large and how long. Each line of the recipe says what was
+    seen and why. Then: gantk run recipe.toml
+    """
+    from gantk.files import expect_file, write_file
+    from gantk.plan.recipe import plan
+    from gantk.terminal import progress_bar, say
+
+    target = Path(out)
+    if target.exists():
+        raise UserError(f"'{out}' exists already", where="--out", remedy="name another file")
+    expect_file(target, "--out")
+    with progress_bar() as progress:
+        text = plan(scans, **options, progress=progress)
+    write_file(target, text.encode())
+    for line in text.split("\n\n")[0].splitlines()[1:]:
+        say(line.removeprefix("# "))
+    say(f"written  {out}: read it, change it, then gantk run {argument(out)}")

@@ -1,0 +1,172 @@
+"""Chooses the lines of a recipe's [data] table except the size: source, grid, intensities,
+augmentation, split.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from gantk.errors import counted
+from gantk.plan.look import Scans
+from gantk.plan.method import Line, lines_of
+
+
+def data_of(seen: Scans) -> list[Line]:
+    """The lines for source, domains, augmentation, grid, intensities and split."""
+    pixels, false = list(seen.pixels.values()), bool(seen.fit and not seen.fit.good)
+    others = f"; {', '.join(seen.others)} too: --a and --b choose" if seen.others else ""
+    few, mirror = seen.patients < 50, min(each.mirror for each in pixels)
+    move = [*(["hflip"] if mirror > 0.5 else []), *([{"name": "affine", "p": 0.8}] if few else [])]
+    why = f"left and right are {'much' if mirror > 0.5 else 'not'} alike (correlation {mirror:.2f})"
+    of = counted(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
+    why += (
+        f"; small turns, shifts and scales make more of {of}" * few
+        + "; pairs move together" * seen.paired
+    )
+    said = (
+        f"{name}: {counted([f for f in seen.files if name in f['domains']], 'file')}"
+        for name in seen.domains
+    )
+    rows = [
+        (True, "domains", seen.domains, ", ".join(said) + others),
+        (
+            True,
+            "dims",
+            2,
+            f"slices: 3-D networks need more than {seen.volumes}" if seen.volumes else "pictures",
+        ),
+        (True, "augment", move, why),
+        (
+            false,
+            "unpair",
+            False,
+            "a patient's two images do not fit each other: both are trained on,",
+        ),
+        (false, "same_patient", True, "which tells no answer"),
+    ]
+    return [
+        _source(seen, false),
+        *lines_of("data", rows),
+        *_grid(seen),
+        _intensity(seen),
+        _split(seen),
+    ]
+
+
+def _source(seen: Scans, false: bool) -> Line:
+    """The line for the source with its options; `false`: images that are pairs by name do not fit
+    each other.
+    """
+    options = {
+        key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())
+    }
+    planes, why = (
+        [each.planes for each in seen.pixels.values() if each.planes],
+        counted(seen.files, "file"),
+    )
+    options.pop("planes", None)
+    if planes and "planes" in seen.source:
+        options["planes"] = [min(low for low, _ in planes), max(high for _, high in planes)]
+        why += "; planes: those that show at least a third as much as the fullest"
+    if "onto" in options:
+        why += (
+            "; onto: a patient's scans lie on two grids, and their headers bring the second onto"
+            " the first"
+        )
+    if options.get("patient") == "names":
+        why += "; patient: names may say patients, and then none may be on both sides of the split"
+    if "channels" in options:
+        why += "; channels: some images are gray and some in colour"
+    if false and "pairs" in seen.source:
+        options["pairs"] = "none"
+        why += "; pairs: those that names say do not fit, so no score is taken of them"
+    return Line("data.source", options, why)
+
+
+def _grid(seen: Scans) -> list[Line]:
+    """For volumes, the lines for the plane of slices and, where voxel sizes differ, the common
+    spacing.
+    """
+    if not seen.volumes:
+        return []
+    lying = [each.get("plane") for each in seen.files]
+    thick = [plane for plane in lying if plane in ("axial", "coronal", "sagittal")]
+    by_slices = 2 * len(thick) > len(lying)
+    most = max(thick, key=thick.count) if by_slices else "axial"
+    why = (
+        "the scans' slices are thick, and lie in this plane"
+        if by_slices
+        else "most voxels are about as long as wide"
+    )
+    lines = [Line("data.plane", most, why)]
+    steps = [each["spacing"] for each in seen.files if len(each["spacing"] or ()) == 3]
+    if (
+        steps
+        and "onto" not in {k for k, v in seen.source.items() if v not in ("", "none")}
+        and most == "axial"
+    ):
+        axes = list(zip(*steps, strict=True))
+        if max(max(axis) / min(axis) for axis in axes) > 1.1:
+            low, high = (" x ".join(f"{end(axis):.3g}" for axis in axes) for end in (min, max))
+            middle = [round(median(axis), 3) for axis in axes]
+            lines.append(
+                Line(
+                    "data.spacing",
+                    middle,
+                    f"mm; voxels are {low} to {high}, and here all have the median",
+                )
+            )
+        else:
+            lines.append(Line("data.spacing", None, "as it is: all scans have the same"))
+    return lines
+
+
+def _intensity(seen: Scans) -> Line:
+    """The line for the intensity mapping of each domain."""
+    parts, whys = [], []
+    for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
+        own = [each for each in seen.files if name in each["domains"]]
+        widths = [each["range"][1] - each["range"][0] for each in own]
+        apart = max(widths) / max(min(widths), 1e-9)
+        if min(each["min"] for each in own) < -500 and (
+            kind == "ct" or own[0].get("modality") == "CT"
+        ):
+            parts.append({"name": "ct", "share": 0.4})
+            whys.append(
+                f"{name} is in Hounsfield units: soft tissue, -20 to 100, has 40 % of the range"
+            )
+            continue
+        parts.append({"name": "percentile", "high": 99.9})
+        far = pixels.bright > 1.02
+        whys.append(
+            f"{name}: 99.5 would cut what is up to {pixels.bright:.2f} times as bright"
+            if far
+            else name
+        )
+        if seen.volumes:
+            parts[-1] |= {"low": 5.0, "per": "volume"}
+            of = f" (here their ranges differ by {apart:.1f} to 1)" if len(own) > 1 else ""
+            whys[-1] += f"; each scan by its own range, for scanners share no scale{of}"
+    same = parts[0] == parts[-1]
+    return Line(
+        "data.intensity",
+        parts[0] if same else dict(name="domains", a=parts[0], b=parts[1]),
+        "; ".join(whys),
+    )
+
+
+def _split(seen: Scans) -> Line:
+    """The line for the split: shares of test and validation images, and the unit that is held out."""
+    split, patients = seen.found["split"] or {}, seen.patients
+    if split.get("by") in ("folders", "file"):
+        return Line("data.split", None, split["how"])
+    domains = {record.domain for record in seen.records}
+    if min(len({r.subject for r in seen.records if r.domain == x} - {""}) for x in domains) > 1:
+        of = "; a third of so few, so that a score is not of one alone" if 3 < patients < 10 else ""
+        shares = {"test": 0.34 if of else 0.2, "validation": 0.1, "by": "patient"}
+        return Line("data.split", shares, f"{patients} patients, none on two sides{of}")
+    why = "too few patients to hold one out" if patients else "no name says a patient"
+    why += ": runs of neighbouring slices are held out; scores hold within these heads alone"
+    placed = all(record.position is not None for record in seen.records)
+    by = "block" if placed else "image"
+    return Line("data.split", {"test": 0.2, "validation": 0.1, "by": by}, why)

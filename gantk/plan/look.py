@@ -1,0 +1,210 @@
+"""Inspects scans: finds the source and domains that fit them, file facts, pixel statistics and the
+fit of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gantk import check
+from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
+from gantk.data.dataset import records_of
+from gantk.data.preparation import Record, domain_letters
+from gantk.data.sources.pairing import complete_pairs
+from gantk.errors import UserError
+from gantk.formats.contrasts import USUAL, usual_contrast
+from gantk.formats.files import stem_of
+from gantk.recipe.load import Recipe
+
+# Names of folders that are classes of one kind of image, not two kinds of image.
+CLASSES = {
+    "yes",
+    "no",
+    "normal",
+    "healthy",
+    "tumor",
+    "tumour",
+    "positive",
+    "negative",
+    "benign",
+    "malignant",
+}
+
+
+@dataclass
+class Scans:
+    """The result of inspecting scans."""
+
+    found: dict[str, Any]  # the report of `gantk data check`
+    source: dict[str, Any]  # data.source
+    domains: list[str]
+    records: list[Record]
+    fit: Fit | None  # None: no pairs
+    alone: int  # images whose partner is missing
+    pixels: dict[str, Pixels] = field(default_factory=dict)  # domain's letter -> statistics
+    others: list[str] = field(default_factory=list)  # further contrasts in the folder, not used
+
+    @property
+    def kinds(self) -> list[str]:
+        """The usual contrast of each domain, such as t1 or ct, "" where its name states none."""
+        return [usual_contrast(name) or "" for name in self.domains]
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """The facts of the files that have a domain."""
+        return [each for each in self.found["files"] if each["domains"] and "error" not in each]
+
+    @property
+    def paired(self) -> bool:
+        """Whether a paired method can learn from the scans: the pairs fit and are complete."""
+        return bool(self.fit and self.fit.good and not self.alone)
+
+    @property
+    def volumes(self) -> int:
+        return len({(record.domain, record.scan_key) for record in self.records if record.scan_key})
+
+    @property
+    def patients(self) -> int:
+        return len({record.subject for record in self.records} - {""})
+
+    @property
+    def empty(self) -> float:
+        """The domains' smallest share of pixels equal to the background's value: large after
+        skull-stripping.
+        """
+        return min(each.empty for each in self.pixels.values())
+
+    def warns(self, kind: str) -> bool:
+        """Whether `data check` reported a warning or an error of this kind."""
+        return any(
+            each["kind"] == kind and each["severity"] != "note" for each in self.found["problems"]
+        )
+
+
+def look(
+    path: Path, a: str, b: str, settings: Sequence[str], tell: Callable[[float, str], None]
+) -> Scans:
+    """Find the source, domains and settings that read the scans best; UserError where no training
+    could use them.
+    """
+    own = [*settings, *_asked(a, b)]
+    try:
+        scans = _read(path, own, tell)
+    except UserError:  # names alone do not give two kinds; --b may be a glob
+        if not b:
+            raise
+        scans = _read(path, own := [*own, "data.source.name=nifti"], tell)
+    # Where names may contain patients, split by them, so that no patient is on both sides of the
+    # split.
+    for kind, setting in (
+        ("patients", "data.source.patient=names"),
+        ("channels", "data.source.channels=1"),
+    ):
+        if scans.warns(kind):
+            scans = _read(path, own := [*own, setting], tell)
+    if len(scans.domains) == 2:
+        scans = _classes(path, own, scans, tell) or _by_headers(path, own, scans, tell)
+    tell(0.6, "pixels")
+    for letter in domain_letters(tuple(scans.domains)):
+        scans.pixels[letter] = pixels_of(
+            [record for record in scans.records if record.domain == letter]
+        )
+    names = (Path(each["path"]) for each in scans.found["files"])
+    there = {usual_contrast(stem_of(name)) or usual_contrast(name.parent.name) for name in names}
+    named = (name.upper() for name in there - {None, *scans.kinds})
+    scans.others = sorted(
+        named, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
+    )
+    return scans
+
+
+def _asked(a: str, b: str) -> list[str]:
+    """The `--set` texts for the options --a and --b."""
+    if b and not a:
+        raise UserError(
+            "--b says the second kind of image, and nothing says the first",
+            where="--b",
+            remedy="add --a",
+        )
+    texts = [each for each in (a, b) if each]
+    said = [usual_contrast(Path(text).name.strip("*")) or usual_contrast(text) for text in texts]
+    plain = [
+        name.upper() if name else Path(text).name for name, text in zip(said, texts, strict=True)
+    ]
+    names = [name if name.isalnum() else letter for name, letter in zip(plain, "AB", strict=False)]
+    names = list("AB")[: len(names)] if len(set(names)) < len(names) else names
+    domains = ", ".join(f'"{name}"' for name in names)
+    asked = [f"data.source.{letter}={text}" for letter, text in zip("ab", texts, strict=False)]
+    one = ["data.source.name=images"] if len(names) == 1 else []
+    return [*asked, f"data.domains=[{domains}]", *one] if names else []
+
+
+def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
+    """Run `data check` with these settings; returns its report, the records and the fit of their
+    pairs.
+    """
+    found = check(path, set=settings, progress=lambda share, what: tell(0.5 * share, what))
+    for each in found["problems"]:
+        if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
+            raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
+    domains = list(found["domains"])
+    table = (
+        Recipe({"data": {"source": found["source"], "domains": domains}})
+        .override(settings)
+        .data_table()
+    )
+    letters = domain_letters(table.domains)
+    records = records_of(table, type("AnyMethod", (), {"paired": False, "reads": letters}))
+    pairs = complete_pairs(records)
+    alone = sum(record.pair is not None and record.pair not in pairs for record in records)
+    return Scans(found, table.source.table(), domains, records, fit_of(list(pairs.values())), alone)
+
+
+def _classes(
+    path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]
+) -> Scans | None:
+    """Read two unpaired folders named like classes (yes, no) as classes of one kind of image; None
+    for others.
+    """
+    files = [Path(each["path"]) for each in scans.found["files"]]
+    folders = {file.parts[0].lower() for file in files if len(file.parts) > 1}
+    if (
+        scans.fit
+        or any("data.source.a=" in each for each in own)
+        or any(scans.kinds)
+        or not folders & CLASSES
+    ):
+        return None
+    return _read(path, [*own, "data.source.name=images", 'data.domains=["images"]'], tell)
+
+
+def _by_headers(
+    path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]
+) -> Scans:
+    """Read volumes by patient instead of by name and, if a patient's two grids differ, with the
+    second resampled onto the first by their headers. Returns the scans unchanged if that finds
+    fewer patients or no pairs.
+    """
+    volumes = all(len(each["shape"]) == 3 for each in scans.files)
+    if not volumes or any("data.source.name=" in each for each in own):
+        return scans
+    for settings in ([], ["data.source.onto=a"]):
+        settings = [
+            *own,
+            *["data.source.name=nifti"] * (scans.source["name"] == "folders"),
+            *settings,
+        ]
+        if settings == own or (settings[-1][-6:] == "onto=a" and scans.fit and not scans.alone):
+            continue
+        try:
+            other = _read(path, settings, tell)
+        except UserError:
+            continue
+        better = settings[-1][-6:] != "onto=a" or (other.fit and not other.alone)
+        scans, own = (
+            (other, settings) if better and other.patients >= scans.patients else (scans, own)
+        )
+    return scans

@@ -1,0 +1,31 @@
+"""Builds the section `Statistics` of report.html from the tests and subgroups in metrics.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gantk.report.words import baseline_name
+
+
+def section(record) -> dict[str, Any] | None:
+    """The result of the hook `gantk_report_section`; None where metrics.json has neither tests nor
+    subgroups.
+    """
+    tests = []
+    for direction, rows in (record.metrics.get("verdict") or {}).items():
+        for metric, row in rows.items():
+            if test := (row or {}).get("test"):
+                who = {"one": "model", "other": baseline_name(row["best_baseline"])}
+                tests.append({"label": record.label(direction), "score": metric} | who | test)
+    groups = {
+        record.label(direction): of
+        for direction, of in (record.metrics.get("subgroups") or {}).items()
+    }
+    about = {
+        "folder": Path(__file__).parent,
+        "template": "statistics.html.j2",
+        "tests": tests,
+        "groups": groups,
+    }
+    return about if tests or groups else None

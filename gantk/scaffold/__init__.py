@@ -1,0 +1,3 @@
+"""`gantk new KIND NAME`: writes a small package with a new part, whose tests pass
+as written.
+"""

@@ -1,0 +1,39 @@
+"""The command line of this package."""
+
+from pathlib import Path
+
+import click
+
+PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "format"
+
+
+@click.group()
+def new() -> None:
+    """Start something of your own."""
+
+
+def _command(kind: str, part: str) -> click.Command:
+    """The command `gantk new KIND NAME`."""
+
+    def write(name, folder) -> None:
+        from gantk.scaffold.scaffold import new_plugin
+        from gantk.terminal import say
+
+        path = new_plugin(name, Path(folder), part)
+        say(f"written  {path}")
+        say(f"next     pip install -e {path} && pytest {path}")
+
+    place = click.Option(
+        ["--folder"], default=".", metavar="DIR", help="Where to put it. Default: here."
+    )
+    words = (
+        f"Write a small package NAME with a {part}, its contract test and what else it needs, green"
+        " as written."
+    )
+    return click.Command(kind, params=[click.Argument(["name"]), place], callback=write, help=words)
+
+
+for _part in PARTS:
+    new.add_command(_command(_part, _part))
+
+new.add_command(_command("plugin", "method"))

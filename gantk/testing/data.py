@@ -1,0 +1,125 @@
+"""Contract tests of pair metrics (a score per image), data sources (records) and file formats
+(exact pixels).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from gantk.errors import UserError
+from gantk.formats import files
+from gantk.formats.image import Image
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import bind_or_raise
+from gantk.testing.small import Contract, random_images
+
+
+class MetricContract(Contract):
+    """Tests of a metric of pairs, output and reference (not of metrics of sets)."""
+
+    metric: ClassVar[str]
+
+    def test_it_is_one_number_an_image_whatever_stands_beside_it_and_best_for_equal_images(self, d):
+        metric = bind_or_raise("metric", {"name": self.metric} | self.options)(2.0, d)
+        one, other = (random_images(3, 1, self.size(d), seed=seed) for seed in (1, 2))
+        scores = metric(one, other)
+        assert scores.shape == (3,), (
+            f"one number an image is (3,) here, not {tuple(scores.shape)}: .flatten(1).mean(1)"
+        )
+        singles = torch.cat(
+            [metric(*pair) for pair in zip(one.split(1), other.split(1), strict=True)]
+        )
+        torch.testing.assert_close(
+            scores, singles, msg="an image's score depends on the images beside it"
+        )
+        if metric.higher_is_better is not None:
+            gain = (metric(one, one) - scores) * (1 if metric.higher_is_better else -1)
+            assert (gain > 0).all(), (
+                f"equal images are not the best: higher_is_better = {metric.higher_is_better}"
+            )
+        assert metric.name == self.metric, (
+            f'its name is what tables call it: name = "{self.metric}"'
+        )
+        assert metric.definition and metric.unit is not None
+
+
+class SourceContract(Contract):
+    """Tests of a data source. A subclass names it and writes the files of a small data set of two
+    or more patients.
+    """
+
+    source: ClassVar[str]
+    domains: ClassVar[tuple[str, ...]] = ("T1", "T2")
+    dims = (2,)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of a small data set below `folder`."""
+        raise TypeError(f"{type(self).__name__} must define write(self, folder)")
+
+    def test_records_are_images_of_known_domains_under_names_of_their_own(self, d, tmp_path):
+        self.write(tmp_path)
+        part = bind_or_raise("source", {"name": self.source, "path": str(tmp_path)} | self.options)
+        records = part(self.domains, d, self.size(d)).records()
+        assert {record.domain for record in records} == set(
+            "ab" if len(self.domains) == 2 else ("image",)
+        )
+        assert len({record.id for record in records}) == len(records), (
+            "two records of one domain have the same `key`"
+        )
+        for record in records:
+            pixels = record.read()
+            assert pixels.dtype == np.float32 and pixels.ndim == d + 1, (
+                "read() gives float32 (C, *size)"
+            )
+            assert np.isfinite(pixels).all() and np.array_equal(pixels, record.read())
+        assert any(record.subject for record in records), (
+            "no record names its patient: nothing keeps them together"
+        )
+
+    def test_data_finds_it_and_a_folder_of_nothing_is_an_error_in_words(self, d, tmp_path):
+        source, empty = registry().get("source", self.source).load(), tmp_path / "empty"
+        empty.mkdir()
+        with pytest.raises(UserError):
+            bind_or_raise("source", {"name": self.source, "path": str(empty)})(
+                self.domains, d, self.size(d)
+            ).records()
+        if hasattr(source, "accepts"):
+            self.write(tmp_path / "data")
+            assert source.accepts(empty) is None, (
+                "accepts(path) takes an empty folder: return None there"
+            )
+            assert bind_or_raise(
+                "source", {"name": self.source} | source.accepts(tmp_path / "data")
+            )
+
+
+class FormatContract(Contract):
+    """Tests of a file format: a written image is read back unchanged, and a broken file is a
+    UserError.
+    """
+
+    format: ClassVar[str]
+
+    def test_what_is_written_is_read_again(self, d, tmp_path):
+        form = registry().get("format", self.format).load()
+        if d == 3 and not form.volumes:
+            pytest.skip("its files hold no volumes")
+        assert form.suffixes and all(s.startswith(".") and s.islower() for s in form.suffixes), (
+            'suffixes = (".npy",)'
+        )
+        pixels = np.arange(np.prod(self.size(d)), dtype=np.float32).reshape(1, *self.size(d)) % 200
+        for suffix in form.suffixes:
+            files.write(tmp_path / f"image{suffix}", Image(pixels, dtype=np.dtype(np.uint8)))
+            found = files.read(tmp_path / f"image{suffix}").pixels
+            assert found.dtype == np.float32 and found.shape == pixels.shape, (
+                "pixels are float32 (C, *size), C first"
+            )
+            np.testing.assert_allclose(found, pixels, atol=0.5)
+            (tmp_path / f"broken{suffix}").write_bytes(b"no image at all")
+            with pytest.raises(UserError):
+                files.read(tmp_path / f"broken{suffix}")

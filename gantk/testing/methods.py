@@ -1,0 +1,274 @@
+"""Contract tests of methods: phases change only their own modules, resuming is exact, images have
+the right form.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from gantk.machine.runtime import Runtime
+from gantk.method import Batch, Geometry, Method, Stage, check_networks
+from gantk.nets.blocks import batch_independent
+from gantk.plugin.spec import bind_or_raise
+from gantk.runs import checkpoint
+from gantk.runs.trained import split_weights
+from gantk.testing.recorded import Recording
+from gantk.testing.small import POOL, Contract, random_images, small_part, train_table
+from gantk.training.engine import Engine
+from gantk.training.optim import Constant, Linear, adam, sgd
+
+BATCH = 2
+
+
+class MethodContract(Contract):
+    """Tests of a method. A subclass names it: `method = "mygan"`; everything else has a default.
+
+    gantk's own networks among the method's defaults are made small; `options` adds to the defaults
+    or overrides them.
+    """
+
+    method: ClassVar[str]
+    channels: ClassVar[int] = 1  # of every domain
+    range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
+    classes: ClassVar[tuple[str, ...]] = ()  # classes of the images, for methods that use labels
+    microbatches: ClassVar[bool] = True  # False if a loss is of the batch as a whole
+    # False if a step reads values from the device: no CUDA graph can capture it
+    captures: ClassVar[bool] = True
+    # False if translating does more than run networks, such as an optimisation
+    exports: ClassVar[bool] = True
+
+    def build(self, dims: int, seed: int = 0, pool: int = POOL) -> Method:
+        """Build the method with weights drawn from `seed`; its image pools, if any, have the
+        capacity `pool`.
+        """
+        torch.manual_seed(seed)
+        part = small_part("method", self.method, self.options, pool)
+        return part(
+            Geometry(
+                dims, self.size(dims), dict.fromkeys(part.target.reads, self.channels), self.classes
+            )
+        )
+
+    def engine(
+        self,
+        method: Method,
+        *,
+        precision: str = "fp32",
+        microbatch: int | None = None,
+        rule=adam,
+        steps: int = 4,
+        schedule=Constant,
+        graph=None,
+    ) -> Engine:
+        """An engine for a few steps with a moving average; `rule` builds its optimizers."""
+        runtime = Runtime(torch.device("cpu"), precision, channels_last=True)
+        runtime.place(method, method.geometry.dims)
+        return Engine(
+            method,
+            train_table(rule, schedule=schedule, microbatch=microbatch),
+            steps,
+            runtime,
+            graph,
+        )
+
+    def batch_at(
+        self, method: Method, step: int, size: tuple[int, ...] | None = None, count: int = BATCH
+    ) -> Batch:
+        """A batch of `count` images, the same for the same step."""
+        size = size or method.geometry.size
+        images = (
+            random_images(count, self.channels, size, seed=100 * step + k)
+            for k in range(len(method.reads))
+        )
+        batch = Batch(zip(method.reads, images, strict=True))
+        if self.classes:
+            batch["label"] = torch.arange(count) % len(self.classes)
+        return batch
+
+    def train(self, engine: Engine, until: int) -> dict[str, Tensor]:
+        """Run the engine's steps up to `until`; returns the last step's losses."""
+
+        def batch_at(step: int, stage: Stage) -> Batch:
+            return self.batch_at(engine.method, step, stage.size)
+
+        return next((losses for _, _, losses in engine.fit(batch_at) if engine.step == until), {})
+
+    def test_builds_from_its_defaults(self, d):
+        part = bind_or_raise("method", self.method)
+        with torch.device("meta"):  # no memory, no time: the defaults may be large
+            method = part(Geometry(d, (64,) * d, dict.fromkeys(part.target.reads, self.channels)))
+        check_networks(method)
+        assert method.phases(), "a method needs at least one phase"
+
+    @pytest.mark.parametrize(("precision", "count"), [("fp32", 1), ("fp32", 4), ("bf16", 2)])
+    def test_losses_are_finite_numbers_with_names_whatever_the_batch(self, d, precision, count):
+        method = self.build(d)
+        steps = max(2, len(method.stages(1000)))  # two, and one of every stage
+        engine = self.engine(method, precision=precision, steps=steps)
+        for _, _, losses in engine.fit(
+            lambda step, stage: self.batch_at(method, step, stage.size, count)
+        ):
+            assert losses
+            for name, loss in losses.items():
+                assert loss.shape == (), f"'{name}' is not one number"
+                assert torch.isfinite(loss), f"'{name}' is {float(loss)} at step {engine.step}"
+        assert all(torch.isfinite(images).all() for images in self._products(method))
+
+    def test_translation_can_be_exported(self, d):
+        method = self.build(d).eval().requires_grad_(False)
+        image = random_images(BATCH, self.channels, self.size(d))
+        for to in method.directions() if self.exports else []:
+            program = torch.export.export(_Translation(method, to), (image,))
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    program.module()(image), method.translate(image, to), rtol=1e-3, atol=1e-4
+                )
+
+    def test_each_phase_moves_its_own_modules_only(self, d):
+        method = self.build(d)
+        stage = method.stages(4)[0]
+        engine, batch = self.engine(method), self.batch_at(method, 0, stage.size)
+        method.begin(stage, batch)
+        for phase in method.phases():
+            before = {
+                name: parameter.detach().clone() for name, parameter in method.named_parameters()
+            }
+            engine.phases = [phase]
+            engine.train_step(batch)
+            own = {id(p) for module in phase.updates for p in module.parameters()}
+            moved = {
+                name: p for name, p in method.named_parameters() if not torch.equal(p, before[name])
+            }
+            strangers = sorted(name for name, p in moved.items() if id(p) not in own)
+            assert not strangers, (
+                f"the phase '{phase.name}' moved {strangers[0]}, which it does not update"
+            )
+            assert moved, f"the phase '{phase.name}' moved nothing"
+
+    def test_a_recorded_step_is_the_step(self, monkeypatch):
+        """A step recorded once and replayed, as a CUDA graph is, trains to the same weights, to the
+        bit.
+        """
+        d = min(self.dims)  # recording does not depend on the dimensions
+        if not self.captures:
+            pytest.skip("asks the device for values")
+        monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
+        # every kind of step runs at least three times
+        steps = max(12, 6 * len(self.build(d).stages(1000)))
+        plain = self.engine(self.build(d), steps=steps, schedule=Linear)
+        replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
+        if replayed.capture.obstacle is not None:
+            pytest.skip(replayed.capture.obstacle)  # the optimizer cannot be captured
+        self.train(plain, until=steps)
+        self.train(replayed, until=steps)
+        assert replayed.capture.obstacle is None, replayed.capture.obstacle
+        assert replayed.capture.graphs, "no kind of step came often enough to be recorded"
+        _assert_equal(_weights(replayed), _weights(plain))
+
+    def test_resume_is_exact(self, d, tmp_path):
+        whole, half = (self.engine(self.build(d)) for _ in range(2))
+        self.train(whole, until=4)
+        self.train(half, until=2)
+        path = checkpoint.save(tmp_path, half.step, _weights(half), half.state_dict(), {})
+        # other weights: all must come from the checkpoint
+        resumed = self.engine(self.build(d, seed=1))
+        torch.rand(7)  # and another state of the random numbers
+        live, average = split_weights(checkpoint.load_weights(path))
+        checkpoint.load_into(resumed.method, live, str(path))
+        resumed.load_state_dict(checkpoint.load_state(path), average)
+        self.train(resumed, until=4)
+        _assert_equal(_weights(resumed), _weights(whole))
+        for found, expected in zip(
+            self._products(resumed.method), self._products(whole.method), strict=True
+        ):
+            assert torch.equal(found, expected)  # outputs too: no state is outside the checkpoint
+
+    def test_images_have_the_right_shape_and_range(self, d):
+        method = self.build(d)
+        low, high = (-float("inf"), float("inf")) if self.range is None else self.range
+        for images in self._products(method):
+            assert images.shape == (BATCH, self.channels, *self.size(d))
+            assert torch.isfinite(images).all()
+            assert low - 1e-6 <= images.min() and images.max() <= high + 1e-6
+
+    def test_images_of_a_batch_do_not_influence_each_other_in_inference(self, d):
+        method = self.build(d).eval()
+        images = random_images(3, self.channels, self.size(d))
+        with torch.no_grad():
+            for to in method.directions():
+                singles = torch.cat([method.translate(image, to) for image in images.split(1)])
+                torch.testing.assert_close(
+                    method.translate(images, to), singles, rtol=1e-3, atol=1e-4
+                )
+
+    def test_a_seed_gives_the_same_samples_again(self, d):
+        method = self.build(d).eval()
+        if not method.samples:
+            pytest.skip("does not sample from noise")
+        with torch.no_grad():
+            first, again, other = (method.sample(2, seed=seed) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_microbatches_give_the_same_step(self, d):
+        # without pools: their output depends on the order
+        whole, parts = (self.build(d, pool=0) for _ in range(2))
+        if not self.microbatches or not batch_independent(whole):
+            pytest.skip("mixes the images of a batch")
+        engine = self.engine(whole, rule=sgd)
+        engine.runtime.seed(0, 0)
+        untouched = torch.get_rng_state()
+        self.train(engine, until=1)
+        if not torch.equal(torch.get_rng_state(), untouched):
+            pytest.skip("draws random numbers, other ones for every microbatch")
+        self.train(self.engine(parts, rule=sgd, microbatch=1), until=1)
+        for name, tensor in parts.state_dict().items():
+            expected = whole.state_dict()[name]
+            torch.testing.assert_close(
+                tensor, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+    def _products(self, method: Method) -> list[Tensor]:
+        """The method's outputs: the translations of every direction, or samples."""
+        method.eval()
+        images = random_images(BATCH, self.channels, method.geometry.size)
+        with torch.no_grad():
+            translated = [method.translate(images, to) for to in method.directions()]
+            return translated + ([method.sample(BATCH, seed=0)] if method.samples else [])
+
+
+class _Translation(torch.nn.Module):
+    """One direction of a method as a module, as an exporter takes it."""
+
+    def __init__(self, method: Method, to: str):
+        super().__init__()
+        self.method, self.to_domain = method, to
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.method.translate(image, self.to_domain)
+
+
+def _weights(engine: Engine) -> dict[str, Tensor]:
+    """The weights and their moving average, with the names of a checkpoint."""
+    parts = {"model": engine.method} | ({} if engine.ema is None else {"ema": engine.ema})
+    return {
+        f"{part}.{name}": tensor
+        for part, of in parts.items()
+        for name, tensor in of.state_dict().items()
+    }
+
+
+def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+    where = (
+        "what is remembered between steps has to be a buffer, self.register_buffer(name, tensor),"
+        " changed in place"
+    )
+    assert not different, (
+        f"{len(different)} of {len(expected)} tensors differ, '{different[0]}' among them: {where}"
+    )

@@ -1,0 +1,262 @@
+"""Contract tests of generators, discriminators and losses: shapes, gradients, precision,
+independence of a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.nets.kernels import CHANNELS_LAST
+from gantk.plugin.spec import Part, bind_or_raise
+from gantk.testing.small import SMALL, Contract, random_images, small_part, small_size
+
+BATCH_INDEPENDENT = """{0} does not say whether it keeps the images of a batch apart. Add to the class one of
+    batch_independent = True   # instance or group norm, or none
+    batch_independent = False  # batch norm, or anything else that looks across the batch
+or derive it from gantk.nets.blocks.Network, which finds out by itself."""
+MIXED = """An image changes {0}'s output for the images beside it, {1}. Use norm("instance", channels, dims) of
+gantk.nets.blocks instead of batch norm; or say so where it is meant, for training:
+    batch_independent = False"""
+CHECK_SIZE = """{0} cannot take images of {1} pixels a side, and did not refuse them. Make it take them, or add
+    def check_size(self, size):
+        require_size(size, 8, 16, type(self).__name__, "choose another network")  # from gantk.nets.blocks
+with the number that sides must be a multiple of, and the smallest side."""
+BF16 = """This network fails, or is not finite, in bfloat16, which trainings use where the device is quick at it.
+Give what forward() makes itself its input's type, `torch.zeros(..., dtype=x.dtype)`, and compute sums, exponentials and
+divisions in float32: `x.float()`."""
+FLOAT32 = """The loss is {0}. Losses are float32 whatever the networks compute in: begin __call__ with
+    output, target = output.float(), target.float()"""
+LAYOUT = """Some layer leaves channels-last. forward() should neither .reshape() nor .contiguous(), and begin with
+    x = in_layout_of(self, x)  # from gantk.nets.blocks"""
+
+
+@contextmanager
+def explained(words: str) -> Iterator[None]:
+    """Turn an exception inside the context into a test failure with these words and the exception's
+    text.
+    """
+    try:
+        yield
+    except Exception as error:
+        pytest.fail(f"{words}\n({type(error).__name__}: {error})")
+
+
+class NetworkContract(Contract):
+    """Tests shared by generators and discriminators; a subclass has `build`.
+
+    Without `options` the network has its defaults; gantk's own networks have small ones.
+    """
+
+    options: ClassVar[dict[str, Any] | None] = None
+
+    def part(self, kind: str, name: str) -> Part:
+        """The registered network with the contract's options."""
+        return small_part(kind, name, SMALL.get(name, {}) if self.options is None else self.options)
+
+    def build(self, inputs: int, dims: int) -> nn.Module:
+        """Build a network for images of `inputs` channels, in training mode."""
+        raise TypeError(f"{type(self).__name__} must name its network")
+
+    def images(self, count: int, channels: int, dims: int) -> Tensor:
+        return random_images(count, channels, self.size(dims))
+
+    def test_every_parameter_gets_a_finite_gradient(self, d):
+        network = self.build(2, d)
+        network(self.images(2, 2, d)).float().square().sum().backward()
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, f"'{name}' takes no part in the output"
+                assert torch.isfinite(parameter.grad).all(), (
+                    f"the gradient of '{name}' is not finite"
+                )
+
+    def test_an_image_influences_another_only_in_training_and_only_where_it_is_said(self, d):
+        network = self.build(1, d)
+        said = getattr(network, "batch_independent", None)
+        assert said is not None, BATCH_INDEPENDENT.format(type(network).__name__)
+        _compare_batch_and_singles(copy.deepcopy(network).eval(), self.images(3, 1, d))
+        if said:
+            for layer in network.modules():  # dropout differs between two passes
+                if isinstance(layer, nn.modules.dropout._DropoutNd):
+                    layer.eval()
+            _compare_batch_and_singles(network, self.images(3, 1, d))
+
+    def test_bf16_autocast_gives_finite_output_and_gradients(self, d):
+        network = self.build(1, d)
+        with explained(BF16), torch.autocast("cpu", torch.bfloat16):
+            output = network(self.images(2, 1, d))
+        assert torch.isfinite(output.float()).all(), BF16
+        output.float().square().mean().backward()
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.requires_grad), (
+            BF16
+        )
+
+    def test_memory_format_does_not_change_the_result(self, d):
+        network, images = self.build(2, d).eval(), self.images(2, 2, d)
+        with torch.no_grad():
+            expected = network(images)
+            network.to(memory_format=CHANNELS_LAST[d])
+            found = network(images.to(memory_format=CHANNELS_LAST[d]))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+    def test_sizes_that_are_let_pass_can_be_taken(self, d):
+        network = self.build(1, d)
+        for side in (7, 16, 17, 20, 24):
+            try:
+                if hasattr(network, "check_size"):
+                    network.check_size((side,) * d)
+            except UserError as error:
+                assert str(side) in str(error), "a refusal names the size that was given"
+                continue
+            with torch.no_grad(), explained(CHECK_SIZE.format(type(network).__name__, side)):
+                output = network(random_images(2, 1, (side,) * d))
+                if hasattr(self, "generator"):
+                    assert output.shape[2:] == (side,) * d, (
+                        f"the output has sides of {tuple(output.shape[2:])}"
+                    )
+
+    def test_its_state_dict_is_all_of_it(self, d):
+        network, images = self.build(1, d).eval(), self.images(1, 1, d)
+        torch.manual_seed(1)
+        other = self.build(1, d).eval()
+        other.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            same = torch.equal(other(images), network(images))
+        assert same, (
+            "state_dict() does not hold all: self.register_buffer(name, tensor) what __init__ draws"
+            " or counts"
+        )
+
+
+class GeneratorContract(NetworkContract):
+    """Tests of a generator: images (N, C_in, *size) to images (N, C_out, *size), for any channel
+    counts.
+    """
+
+    generator: ClassVar[str]
+
+    def build(self, inputs: int, dims: int) -> nn.Module:
+        return self.part("generator", self.generator)(inputs, inputs, dims)
+
+    @pytest.mark.parametrize(
+        "channels", [(1, 1), (1, 3), (4, 2)], ids=["gray", "gray-to-rgb", "4-to-2"]
+    )
+    def test_shape_is_kept_and_channels_are_as_asked(self, d, channels):
+        inputs, outputs = channels
+        images = self.images(2, inputs, d)
+        result = self.part("generator", self.generator)(inputs, outputs, d)(images)
+        assert result.shape == (2, outputs, *images.shape[2:])
+        assert torch.isfinite(result).all()
+
+    def test_channels_last_images_come_out_channels_last(self, d):
+        network = self.build(2, d).to(memory_format=CHANNELS_LAST[d])
+        result = network(self.images(2, 2, d).to(memory_format=CHANNELS_LAST[d]))
+        assert result.is_contiguous(memory_format=CHANNELS_LAST[d]), LAYOUT
+
+
+class DiscriminatorContract(NetworkContract):
+    """Tests of a discriminator: images (N, C, *size) to raw logits, (N, 1, *patches) or (N, 1)."""
+
+    discriminator: ClassVar[str]
+
+    def build(self, inputs: int, dims: int) -> nn.Module:
+        return self.part("discriminator", self.discriminator)(inputs, dims)
+
+    def test_logits_are_one_map_or_one_number_an_image(self, d):
+        logits = self.build(3, d)(self.images(2, 3, d))
+        assert logits.shape[:2] == (2, 1)
+        assert logits.ndim in (2, d + 2)
+
+    def test_logits_are_not_squashed(self, d):
+        network = self.build(1, d).eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(10)  # a sigmoid or tanh would still limit the output to [-1, 1]
+            largest = network(self.images(2, 1, d) * 100).abs().max()
+        assert largest > 1.001, (
+            "logits are raw: leave out the sigmoid or tanh at the end, the loss has its own"
+        )
+
+    def test_gradient_penalties_reach_the_weights(self, d):
+        network, images = self.build(1, d), self.images(2, 1, d).requires_grad_()
+        (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+        gradient.square().sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
+    # Copies, because a forward pass in training may change buffers, such as those of spectral norm.
+    with torch.no_grad():
+        whole = copy.deepcopy(network)(images)
+        singles = torch.cat([copy.deepcopy(network)(image) for image in images.split(1)])
+    where = "in training" if network.training else "in evaluation, where none may"
+    mixed = MIXED.format(type(network).__name__, where)
+    torch.testing.assert_close(
+        whole, singles, rtol=1e-3, atol=1e-4, msg=lambda found: f"{mixed}\n{found}"
+    )
+
+
+class LossContract(Contract):
+    """Tests of a loss of two images, or of an adversarial loss (one with `generator` and
+    `discriminator`).
+
+    Override `inputs`, which returns (output, target), for a loss of something other than images.
+    """
+
+    loss: ClassVar[str]
+
+    def part(self) -> Part:
+        return bind_or_raise("loss", {"name": self.loss} | self.options)
+
+    def inputs(self, dims: int) -> tuple[Any, Any]:
+        """An output and its target: two different batches of images."""
+        return random_images(2, 1, small_size(dims), seed=1), random_images(
+            2, 1, small_size(dims), seed=2
+        )
+
+    def test_value_is_one_finite_float32_number(self, d):
+        loss, (output, target) = self.part()(), self.inputs(d)
+        for dtype in (torch.float32, torch.bfloat16):
+            for value in self._values(
+                loss, _map(output, lambda t, dtype=dtype: t.to(dtype)), target
+            ):
+                assert value.shape == ()
+                assert value.dtype == torch.float32, FLOAT32.format(value.dtype)
+                assert torch.isfinite(value)
+
+    def test_gradient_reaches_the_output_and_is_finite(self, d):
+        loss, (output, target) = self.part()(), self.inputs(d)
+        output = _map(output, lambda t: t.clone().requires_grad_())
+        for value in self._values(loss, output, target):
+            for gradient in torch.autograd.grad(value, output):
+                assert torch.isfinite(gradient).all()
+                assert gradient.abs().sum() > 0
+
+    def test_discriminator_gains_by_telling_apart_and_generator_by_fooling(self):
+        loss = self.part()()
+        if not hasattr(loss, "discriminator"):
+            pytest.skip("not an adversarial loss")
+        high, low = torch.full((4, 1), 2.0), torch.full((4, 1), -2.0)
+        assert loss.discriminator(high, low) < loss.discriminator(low, high)
+        assert loss.generator(high * 0.5) < loss.generator(low * 0.5)
+
+    @staticmethod
+    def _values(loss: Any, output: Any, target: Any) -> list[Tensor]:
+        """The loss's value; for an adversarial loss the generator's and the discriminator's
+        (`output`: fake logits).
+        """
+        if hasattr(loss, "discriminator"):
+            return [loss.generator(output), loss.discriminator(target, output)]
+        return [loss(output, target)]
+
+
+def _map(value: Any, change: Any) -> Any:
+    return change(value) if isinstance(value, Tensor) else [change(item) for item in value]

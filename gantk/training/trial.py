@@ -1,0 +1,237 @@
+"""Measures a training's memory and time with real steps (`gantk run --try`), and tries settings
+that need less memory.
+
+It measures because memory depends on kernels, allocators and layouts that no formula covers. Each
+trial runs in its own process, so that its peak is not another one's, and running out of memory ends
+only the trial.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantk.errors import GantkError, UserError
+from gantk.machine.usage import GIB, free_memory, peak_memory
+from gantk.recipe.load import Recipe, Settings, checked_recipe, resolved
+from gantk.terminal import duration
+from gantk.training.cost import cost_of, most_memory
+from gantk.training.memory import is_out_of_memory, lighter
+
+if TYPE_CHECKING:
+    from gantk.training.engine import Engine
+
+LARGE = 2**30  # bytes: larger optimizer moments are added to the result and not allocated
+STEPS = 3  # steps of each stage; the first one, which loads and compiles, is not timed
+SOME = 2**22  # weights with which the time of an update is measured
+# bytes below the limit at which starting a library or a thread may already fail
+SPARE = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Memory and time of `STEPS` steps of every stage of a training on this machine.
+
+    step_s: seconds per step at the last stage's size. hours: all steps, without samples, scores and
+      saving. peak_gib:
+    peak memory, of the process on a CPU, of its tensors on a GPU. available_gib: free memory
+    before.
+    settings: `--set` texts of this trial; ways: trials with less memory, if this one did not fit.
+      counted: the lower
+    bound of `cost_of`, in words; where it exceeds the memory, no step was run.
+    """
+
+    fits: bool
+    device: str
+    available_gib: float | None
+    peak_gib: float | None = None
+    step_s: float | None = None
+    hours: float | None = None
+    images_per_s: float | None = None
+    settings: tuple[str, ...] = ()
+    ways: tuple[Trial, ...] = ()
+    counted: str = ""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the result as lines for a terminal."""
+        if self.counted:
+            yield f"counted  {self.counted}"
+        of = f" of {self.available_gib:.1f} GiB free" if self.available_gib else ""
+        peak = "more" if self.peak_gib is None else f"{self.peak_gib:.2f} GiB"
+        yield f"memory   {peak}{of} on {self.device}" + ("" if self.fits else ": it does not fit")
+        if self.step_s is not None:
+            yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
+            yield f"training {duration(3600 * self.hours)}, samples and scores apart"
+        for way in self.ways:
+            took = (
+                f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step"
+                if way.fits
+                else "does not fit either"
+            )
+            yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"
+
+
+def predict(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    data: Any = None,
+    set: Settings = (),
+    profile: str | None = None,
+    device: str | None = None,
+    memory: float | None = None,
+) -> Trial:
+    """Measure a training's memory, time per step and hours by three real steps; no file is written.
+
+    If it does not fit, `ways` holds trials of settings with less memory, up to one that fits.
+    `memory`: GiB that may be used on a CPU; None: the free memory. UserError where the recipe or
+    its data are wrong.
+    """
+    loaded, model = checked_recipe(recipe, data, set, profile)
+    trial, ways = _in_child(loaded, (), device, memory), []
+    for settings in () if trial.fits else lighter(model, trial.device):
+        with suppress(UserError):  # networks that do not take so small an image
+            ways.append(_in_child(loaded, settings, device, memory))
+            if ways[-1].fits:
+                break
+    return replace(trial, ways=tuple(ways))
+
+
+def _in_child(
+    recipe: Recipe, settings: tuple[str, ...], device: str | None, memory: float | None
+) -> Trial:
+    """Run one trial in its own process; its UserError or GantkError is raised here."""
+    model = recipe.override(settings).check()
+    cost, most = cost_of(model), memory or (free_memory(device) if device else most_memory())
+    if most is not None and cost.gib > most:
+        return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
+    arguments = {"tables": resolved(model), "device": device, "memory": memory}
+    # -P: no random.py of the working folder
+    command = [sys.executable, "-P", "-m", "gantk.training.trial"]
+    child = subprocess.run(command, input=json.dumps(arguments), capture_output=True, text=True)
+    if child.returncode < 0:  # killed by the system
+        return Trial(False, device or "cpu", memory, settings=settings, counted=str(cost))
+    if child.returncode > 0:
+        raise GantkError(
+            f"the trial failed: {(child.stderr.strip().splitlines() or ['no output'])[-1]}"
+        )
+    result = json.loads(child.stdout.splitlines()[-1])
+    if "what" in result:
+        raise UserError(**result)
+    return Trial(**result | {"settings": settings, "ways": (), "counted": str(cost)})
+
+
+def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
+    """Run `STEPS` steps of every stage in this process."""
+    from gantk.machine.runtime import start
+    from gantk.training.assemble import assemble
+    from gantk.training.loop import Training
+
+    model = Recipe(tables).check()
+    runtime = start(device, model.train.precision, model.train.fast.channels_last)
+    free = memory or free_memory(runtime.device)
+    cost = cost_of(model)
+    moments = cost.moments if runtime.device.type == "cpu" and cost.moments > LARGE else 0
+    if runtime.device.type == "cpu" and free:
+        _limit(free - moments / GIB)
+    try:
+        parts = assemble(model, runtime)
+        training, engine, first, seconds = Training(parts, None), parts.engine, 0, 0.0
+        update_s = _without_moments(engine) if moments else 0.0
+        for stage in parts.method.stages(engine.steps):
+            engine.step, took = first, []
+            began = time.perf_counter()
+            for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
+                runtime.synchronize()
+                took.append(time.perf_counter() - began)
+                began = time.perf_counter()
+            step_s = min(took[1:] or took) + update_s
+            seconds, first = seconds + stage.steps * step_s, first + stage.steps
+        training.feed.close()
+    except UserError:
+        raise
+    except Exception as error:
+        if not (is_out_of_memory(error) or _is_at_limit()):
+            raise
+        return Trial(False, str(runtime.device), free)
+    peak = peak_memory(runtime.device)
+    peak = peak and peak + moments / GIB
+    fits = peak is None or free is None or peak <= free
+    return Trial(
+        fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s
+    )
+
+
+def _without_moments(engine: Engine) -> float:
+    """Turn off an engine's weight updates, so that no memory is allocated for the moments.
+
+    Returns the seconds per step that the updates would take, extrapolated from `SOME` weights.
+    """
+    import torch
+
+    later = 0.0
+    for phase in engine.phases:
+        rule, count = (
+            engine.optimizers[phase.name],
+            sum(p.numel() for p in engine.parameters[phase.name]),
+        )
+        some, took = torch.nn.Parameter(torch.zeros(SOME)), []
+        some.grad, tried = torch.zeros(SOME), type(rule)([some], **rule.defaults)
+        for _ in range(STEPS):
+            began = time.perf_counter()
+            tried.step()
+            took.append(time.perf_counter() - began)
+        later += min(took) * count / SOME / phase.every
+        rule.step = lambda closure: closure()
+    return later
+
+
+def _limit(gib: float) -> None:
+    """Make allocations beyond `gib` fail in this process, before the system kills some process."""
+    with suppress(ImportError, ValueError, OSError):  # Windows; a stricter limit is in force
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (round(gib * 2**30),) * 2)
+
+
+def _is_at_limit() -> bool:
+    """Whether this process is within `SPARE` bytes of its limit: any failure is then taken as lack
+    of memory.
+
+    A refused allocation has many symptoms: a library that cannot be mapped or seems broken, or a
+    thread that cannot be started.
+    """
+    with suppress(ImportError, OSError, KeyError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        status = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
+        return (
+            limit != resource.RLIM_INFINITY
+            and limit - 1024 * int(status["VmData"].split()[0]) < SPARE
+        )
+    return False
+
+
+def main() -> None:
+    """The child process: reads arguments as JSON from standard input, prints the result as JSON in
+    its last line.
+    """
+    try:
+        answer = asdict(_measure(**json.loads(sys.stdin.read())))
+    except UserError as error:
+        answer = {name: getattr(error, name) for name in ("what", "where", "allowed", "remedy")}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

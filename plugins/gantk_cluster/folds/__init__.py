@@ -1,0 +1,1 @@
+"""`gantk run RECIPE --folds K`: k-fold cross-validation in one command."""

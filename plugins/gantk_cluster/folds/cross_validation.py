@@ -1,0 +1,174 @@
+"""k-fold cross-validation: trains one run per fold of the patients, and averages the scores of all
+patients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import RootModel
+
+from gantk import resume, run
+from gantk.api import check_training
+from gantk.errors import UserError, argument
+from gantk.files import write_file
+from gantk.metrics.intervals import estimate
+from gantk.metrics.verdict import title_of
+from gantk.recipe.load import Settings, checked_recipe, resolved
+from gantk.recipe.tables import Model
+from gantk.runs.checkpoint import steps_saved
+from gantk.runs.folder import Run, new_folder
+from gantk.runs.schemas import read, table
+
+SUMMARY = "folds.json"
+ROW = table("patient", "scores", patient=str, scores=dict[str, float | None])
+KEPT = table("patients", patients=list[ROW])  # one direction of patients.json
+
+
+def cross_validate(
+    recipe: Any,
+    folds: int,
+    *,
+    data: str | Path | None = None,
+    set: Settings = (),
+    profile: str | None = None,
+    out: str | Path | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    track: Iterable[str] = (),
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> Path:
+    """Train a recipe once per fold, and score every patient by the one run that was not trained on
+    that patient.
+
+    The runs are OUT/fold-0, OUT/fold-1 ...; OUT is also a model, the mean of its runs (`gantk
+    translate OUT IN RESULT`). A repeated call skips finished folds and resumes an interrupted one.
+
+    Args:
+        folds: number of parts that the patients are divided into, 2 or more: `data.split.folds`.
+        out: the folder of the runs; None: runs/NAME-folds-TIME.
+
+    All others are those of `gantk.run`. Returns the folder, with folds.json: for each direction and
+    score the mean over all patients, its 95 % interval and n. UserError where OUT holds runs of
+    another recipe.
+    """
+    if folds < 2:
+        raise UserError(
+            f"{folds} is no number of folds",
+            where="--folds",
+            allowed="2 up to the number of patients",
+        )
+    shorthands = {"precision": precision, "seed": seed, "track": list(track)}
+    overrides = {"train.precision": precision, "train.seed": seed, "track": list(track) or None}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+
+    def settings(k: int) -> Settings:
+        part = {"data.split.folds": folds, "data.split.fold": k}
+        return (
+            {**set, **part}
+            if isinstance(set, Mapping)
+            else [*set, *(f"{key}={n}" for key, n in part.items())]
+        )
+
+    loaded, model = checked_recipe(recipe, data, settings(0), profile, overrides)
+    if model.data.split.file:
+        what = "data.split.file says already who is tested, and --folds deals out the patients anew"
+        raise UserError(what, where="--folds", remedy="leave one of both out")
+    folder = (
+        Path(out)
+        if out
+        else new_folder(Path("runs") / f"{loaded.name}-folds-{datetime.now():%Y%m%d-%H%M%S}")
+    )
+    if (folder / "recipe.toml").exists():
+        raise UserError(
+            f"'{folder}' is a run itself", where="--out", remedy="name a folder for all folds"
+        )
+    places = [folder / f"fold-{k}" for k in range(folds)]
+    for k, place in enumerate(places):
+        _require_same(place, checked_recipe(recipe, data, settings(k), profile, overrides)[1])
+    if other := sorted(each.name for each in folder.glob("fold-*") if each not in places):
+        what = f"'{folder}' holds {other[0]}, which is none of {folds} folds"
+        raise UserError(
+            what, where="--out", remedy="name another folder, or ask for as many folds as before"
+        )
+    for k, place in enumerate(places):
+        if (place / "report.html").exists() and (place / "metrics.json").exists():
+            say(f"fold     {k + 1} of {folds}: done before, {place}")
+            continue
+        say(f"fold     {k + 1} of {folds}: {place}")
+        if steps_saved(place / "checkpoints"):
+            resume(place, device=options.get("device"), say=say)
+        else:
+            run(
+                recipe,
+                data=data,
+                set=settings(k),
+                profile=profile,
+                out=place,
+                say=say,
+                **shorthands,
+                **options,
+            )
+    scores = summary(places)
+    write_file(
+        folder / SUMMARY, (json.dumps({"folds": folds, "scores": scores}, indent=1) + "\n").encode()
+    )
+    for line in lines(scores, list(model.data.domains)):
+        say(line)
+    say(
+        f"folds    {folder / SUMMARY}; all of them as one: gantk translate {argument(folder)}"
+        " IN OUT"
+    )
+    return folder
+
+
+def _require_same(place: Path, model: Model) -> None:
+    """UserError where the folder holds a run of another recipe."""
+    if not (place / "recipe.toml").exists():
+        return
+    # as `run` does: plugins add to a recipe, such as weights' hashes
+    check_training(model)
+    if resolved(Run.open(place).recipe().check()) != resolved(model):
+        what = f"'{place}' holds a run of another recipe, or with other settings"
+        raise UserError(
+            what, where="--out", remedy="name another folder, or ask for what was asked for before"
+        )
+
+
+def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Direction -> score -> mean over the test patients of all runs, its 95 % interval and their
+    number.
+    """
+    values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    for place in runs:
+        schema, remedy = RootModel[dict[str, KEPT]], f"gantk eval {argument(place)} writes it again"
+        for direction, kept in read(place / "patients.json", schema, remedy).items():
+            for row in kept["patients"]:
+                for metric, value in row["scores"].items():
+                    values = values_of.setdefault(direction, {}).setdefault(metric, [])
+                    values.append((float("nan") if value is None else value, row["patient"]))
+    return {
+        direction: {
+            metric: estimate(*zip(*values, strict=True)).row() for metric, values in scores.items()
+        }
+        for direction, scores in values_of.items()
+    }
+
+
+def lines(
+    scores_by_direction: dict[str, dict[str, dict[str, Any]]], domains: list[str]
+) -> Iterator[str]:
+    """Yield the scores of all patients as lines for a terminal."""
+    for direction, scores in scores_by_direction.items():
+        for metric, row in scores.items():
+            ends = " [{:.4g}, {:.4g}]".format(*row["ci95"]) if row["ci95"] else ""
+            value = "-" if row["value"] is None else f"{row['value']:.4g}"
+            yield (
+                f"all      {title_of(direction, domains)}: {metric} {value}{ends}, {row['n']}"
+                " patients"
+            )

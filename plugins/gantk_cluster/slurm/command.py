@@ -1,0 +1,50 @@
+"""The command line of this package."""
+
+import click
+
+COUNT = click.IntRange(1, 100_000)
+
+
+@click.command("slurm")
+@click.argument("what", metavar="RECIPE|RUN|SWEEP")
+@click.option("--nodes", type=COUNT, default=1, show_default=True, help="Machines.")
+@click.option(
+    "--gpus", type=click.IntRange(0, 64), default=1, show_default=True, help="GPUs on each node."
+)
+@click.option(
+    "--ranks", type=COUNT, help="Processes on each node. Default: one for each GPU, or one."
+)
+@click.option("--cpus", type=COUNT, help="Cores of each process. Default: the cluster's.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0.1, 10_000),
+    help="The job's time limit. Default: the partition's.",
+)
+@click.option("--partition", metavar="P", help="Where the job queues. Default: the cluster's.")
+@click.option("--data", metavar="PATH", help="Train on this folder or file instead.")
+@click.option(
+    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."
+)
+@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME].")
+@click.option("--out", metavar="DIR", help="The folder, seen by all nodes. Default: runs/NAME-JOB.")
+@click.option(
+    "--sweep",
+    metavar="OPTIONS",
+    help="A sweep of RECIPE: --sweep '--space train.seed=1..9 --trials 40'.",
+)
+@click.pass_context
+def slurm_command(ctx, what, sweep, **options) -> None:
+    """Print a commented job script for sbatch.
+
+    RECIPE is trained, a RUN goes on, and so does a SWEEP, the folder of `gantk sweep`, with Ray on
+    every node. Shortly before its time is up, or when it has to make room, the job saves, queues
+    again by itself and goes on exactly where it was. What fails is not started again.
+
+    \b
+    gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 --hours 8 > job.sh && sbatch job.sh
+    """
+    from gantk_cluster.slurm.script import job_script, sweep_words
+
+    if sweep is not None:
+        sweep = sweep_words(ctx.find_root().command.commands.get("sweep"), what, sweep)
+    click.echo(job_script(what, sweep=sweep, **options), nl=False)

@@ -1,0 +1,392 @@
+"""`gantk sweep`: a hyperparameter search over a recipe's settings with Ray Tune, and a report that
+compares trials.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from gantk.errors import GantkError, Interrupted, UserError, argument, counted
+from gantk.files import held, write_file
+from gantk.plugin.loader import registry
+from gantk.recipe.load import Settings, checked_recipe, parse_setting
+from gantk.report.build import render
+from gantk.runs.folder import new_folder
+from gantk.runs.schemas import read, table
+from gantk.training.loop import stop_on_ctrl_c
+from gantk_cluster.ray.cluster import Room, connected
+from gantk_cluster.sweep.trial import NOTED, TRIAL, scores_of, train
+
+EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
+RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
+SCHEDULERS = ("asha", "pbt", "none")
+# Settings that may change within a training; networks, data and the number of steps may not.
+CHANGEABLE = ("train.optimizer.", "train.optimizers.", "method.")
+FIXED = ("method.name", "method.generator", "method.discriminator")
+RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
+ASKED = "sweep.json"
+KINDS = {
+    "name": str,
+    "recipe": dict[str, Any],
+    "space": list[str],
+    "scheduler": Literal[SCHEDULERS],
+}
+KINDS |= dict.fromkeys(("steps", "every", "trials", "cpus"), int)
+KEPT = table(*KINDS, **KINDS, score=str, hours=float, device=str, gpus=float)
+
+
+def sweep(
+    recipe: Any = None,
+    space: Iterable[str] = (),
+    *,
+    trials: int = 20,
+    hours: float | None = None,
+    scheduler: str = "asha",
+    score: str | None = None,
+    address: str | None = None,
+    resume: str | Path | None = None,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    set: Settings = (),
+    profile: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    cpus: int = 1,
+    gpus: float | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train a recipe many times with settings drawn from a search space, and write the best recipe.
+
+    `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
+    `connected`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a population
+    of `trials`. Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
+    """
+    folder = Path(resume or out) if resume or out else None
+    if resume is None:
+        if recipe is None:
+            raise UserError(
+                "no recipe is named",
+                where="RECIPE",
+                remedy="`gantk sweep RECIPE --space KEY=LOW..HIGH`",
+            )
+        seeds = {} if seed is None else {"train.seed": seed}
+        asked = _asked(
+            *checked_recipe(recipe, data, set, profile, seeds), list(space), scheduler, score
+        )
+        asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
+        if folder and folder.is_dir() and any(folder.iterdir()):
+            remedy = f"name a new folder, or go on with: gantk sweep --resume {argument(folder)}"
+            raise UserError(f"'{folder}' holds other things", where="--out", remedy=remedy)
+    else:
+        if recipe is not None or space:
+            raise UserError(
+                "a sweep goes on with what it was asked for",
+                where="--resume",
+                remedy="leave the rest out",
+            )
+        if not (asked := read(folder / ASKED, KEPT, "begin a new sweep")):
+            raise UserError(f"'{folder}' is no folder of a sweep", where="--resume")
+    with connected(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
+        folder = folder or new_folder(
+            Path("runs") / f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder):
+            write_file(folder / ASKED, (json.dumps(asked, indent=1) + "\n").encode())
+            ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
+            rows, rule = write_report(folder)
+    if not ended:
+        what = (
+            f"stopped; {counted([row for row in rows if row['step']], 'trial')} with saves are kept"
+        )
+        raise Interrupted(f"{what}. Go on with: gantk sweep --resume {argument(folder)}")
+    for row in rows:
+        if row["error"]:
+            say(f"failed   {row['trial']}: {row['error']}")
+    if not rows or rows[0]["score"] is None:
+        raise GantkError(f"No trial has a score: see {folder / 'sweep.html'}")
+    say(f"score    {rule}")
+    say(
+        f"best     {rows[0]['trial']}: {rows[0]['score']:.4g} at step {rows[0]['step']},"
+        f" {_words(rows[0]['values'])}"
+    )
+    say(f"recipe   {folder / 'best.toml'}")
+    say(f"report   {folder / 'sweep.html'}")
+    return folder
+
+
+def _asked(
+    loaded: Any, model: Any, space: list[str], scheduler: str, score: str | None
+) -> dict[str, Any]:
+    """Returns what all trials share; raises UserError where the recipe does not accept an end of an
+    axis.
+    """
+    if scheduler not in SCHEDULERS:
+        raise UserError(
+            f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS
+        )
+    for axis in axes_of(space):
+        if scheduler == "pbt" and (
+            axis.key.startswith(FIXED) or not axis.key.startswith(CHANGEABLE)
+        ):
+            what = f"'{axis.key}' cannot change within a training, as --scheduler pbt would have it"
+            allowed = "train.optimizer.*, train.optimizers.*, and the method's own numbers"
+            raise UserError(what, where="--space", allowed=allowed, remedy="use --scheduler asha")
+        for value in axis.ends:
+            checked_recipe(loaded.tables, None, {axis.key: value}, None)
+    if (steps := model.train.steps) is None:
+        raise UserError(
+            "a sweep counts in steps", where="train.epochs", remedy="--set train.steps=N"
+        )
+    if score is not None:
+        registry().get("metric", score)
+        if score not in (known := [metric.name for metric in model.evaluate.metrics]):
+            raise UserError(
+                f"the recipe does not compute '{score}'", where="--score", allowed=known
+            )
+    every = min(model.train.save_every, max(steps // RUNGS, 1))
+    compared = {
+        "train.save_every": every,
+        "train.log_every": min(model.train.log_every, max(every // 5, 1)),
+    }
+    compared |= {} if score is None else {"train.sample_every": every}
+    shared = {
+        "name": loaded.name,
+        "recipe": loaded.override(compared).tables,
+        "space": space,
+        "scheduler": scheduler,
+    }
+    return shared | {"score": score, "steps": steps, "every": every}
+
+
+def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Train all trials; returns False where the sweep was interrupted."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    from ray.tune.search import BasicVariantGenerator
+
+    class Lines(tune.Callback):
+        """Prints a line for each checkpoint of a trial and for each lost worker; stops Tune after
+        Ctrl-C.
+        """
+
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            value, number = result.get("score"), trial.trial_id.rpartition("_")[2]
+            shown = (
+                "no score"
+                if value is None
+                else f"step {result['step']} of {asked['steps']}, score {value:.4g}"
+            )
+            say(f"trial    {number}: {shown}, {_words(trial.config)}")
+
+        def on_trial_recover(self, iteration, trials, trial, **info):
+            say(
+                f"lost     {trial.trial_id.rpartition('_')[2]}: its worker; it goes on from its"
+                " last save"
+            )
+
+        def on_step_end(self, **info):
+            if stopped:
+                signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
+
+    axes, steps, scheduler = axes_of(asked["space"]), asked["steps"], None
+    if asked["scheduler"] == "asha":
+        scheduler = ASHAScheduler(
+            "step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3
+        )
+    elif asked["scheduler"] == "pbt":
+        scheduler = PopulationBasedTraining(
+            "step",
+            perturbation_interval=asked["every"],
+            hyperparam_mutations={
+                x.key: [*x.ends] if x.sampler == "choice" else x.domain(tune) for x in axes
+            },
+            custom_explore_fn=lambda config: {
+                axis.key: axis.within(config[axis.key]) for axis in axes
+            },
+        )
+    gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
+    if gpus > room.gpus:
+        raise UserError(
+            f"no node has {gpus:g} GPUs for a trial", where="--gpus", allowed=f"up to {room.gpus}"
+        )
+    say(f"cluster  {room}")
+    say(
+        f"sweep    {asked['name']}: {counted(asked['trials'], 'trial')} of {steps} steps,"
+        f" {asked['scheduler']}"
+    )
+    say(f"folder   {asked['folder']}")
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
+    with stop_on_ctrl_c() as stopped:
+        tune.run(
+            partial(train, asked=asked),
+            name="ray",
+            storage_path=asked["folder"],
+            resume="AUTO+ERRORED",  # where it was stopped, trials that failed too
+            config={axis.key: axis.domain(tune) for axis in axes},
+            metric="loss",
+            mode="min",
+            num_samples=asked["trials"],
+            scheduler=scheduler,
+            search_alg=BasicVariantGenerator(
+                random_state=asked["recipe"].get("train", {}).get("seed", 0)
+            ),
+            time_budget_s=asked["hours"] and 3600 * asked["hours"],
+            resources_per_trial={"cpu": room.threads, "gpu": gpus},
+            reuse_actors=True,
+            max_failures=3,
+            raise_on_failed_trial=False,
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=4 if asked["scheduler"] == "pbt" else 1
+            ),
+            callbacks=[Lines()],
+            verbose=0,
+        )
+    return not stopped
+
+
+def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is
+    scored.
+    """
+    asked = read(folder / ASKED, KEPT)
+    rows, rule, higher = [], "", False
+    for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL}")):
+        known, scores = read(run / TRIAL, NOTED), {}
+        if (run / "best.json").is_file():
+            rule, higher, scores = scores_of(run, asked["score"])
+        best = (max if higher else min)(scores, key=scores.get, default=None)
+        state = (
+            "failed"
+            if known["error"]
+            else "finished"
+            if (run / "metrics.json").is_file()
+            else "stopped"
+        )
+        row = {
+            "trial": run.name,
+            "values": known["values"][-1][1],
+            "history": known["values"],
+            "error": known["error"],
+        }
+        rows.append(
+            row
+            | {
+                "step": best,
+                "score": scores.get(best),
+                "steps": max(scores, default=0),
+                "state": state,
+            }
+        )
+    rows.sort(key=lambda row: (row["score"] is None, (row["score"] or 0.0) * (-1 if higher else 1)))
+    write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    if rows and rows[0]["score"] is not None:
+        write_file(
+            folder / "best.toml",
+            (folder / "trials" / rows[0]["trial"] / "recipe.toml").read_bytes(),
+        )
+    story = {
+        "asked": asked,
+        "axes": axes_of(asked["space"]),
+        "rows": rows,
+        "higher": higher,
+        "rule": rule,
+    }
+    page = render("sweep.html.j2", story, folders=[Path(__file__).parent], scripts=())
+    write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
+    return rows, rule
+
+
+def _words(values: dict[str, Any]) -> str:
+    shown = {
+        key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()
+    }
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting of the search space: one of several choices, or a number between two ends, both
+    included.
+    """
+
+    key: str
+    # the choices, or the lowest and the highest number; the recipe must accept all of them
+    ends: tuple[Any, ...]
+    sampler: str = "choice"  # of Ray Tune: choice, uniform, loguniform, randint or lograndint
+
+    def domain(self, tune: Any) -> Any:
+        """The Ray Tune sampler of this axis."""
+        if self.sampler == "choice":
+            return tune.choice(self.ends)
+        low, high = self.ends
+        return getattr(tune, self.sampler)(low, high + isinstance(high, int))
+
+    def within(self, value: Any) -> Any:
+        """A value that a population has changed, clamped to the range."""
+        return value if self.sampler == "choice" else min(max(value, self.ends[0]), self.ends[1])
+
+    def place(self, value: Any) -> float:
+        """The position of a value between the ends, 0 to 1."""
+        if self.sampler == "choice":
+            return self.ends.index(value) / (len(self.ends) - 1)
+        low, high, at = (
+            math.log(each) if "log" in self.sampler else each for each in (*self.ends, value)
+        )
+        return min(max((at - low) / (high - low), 0.0), 1.0)
+
+
+def axes_of(space: Iterable[str]) -> list[Axis]:
+    """Parses `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` and `KEY=V1,V2` into axes; raises UserError for
+    any other text.
+    """
+    axes = {}
+    for text in space:
+        axis = _axis(text)
+        if axes.setdefault(axis.key, axis) is not axis:
+            raise UserError(
+                f"'{axis.key}' stands twice", where="--space", remedy="write each key once"
+            )
+    if not axes:
+        raise UserError("nothing is varied", where="--space", allowed=EXAMPLES)
+    return [*axes.values()]
+
+
+def _axis(text: str) -> Axis:
+    key, _, values = (part.strip() for part in text.partition("="))
+    error = UserError(f"'{text}' is no space", where="--space", allowed=EXAMPLES)
+    if not values:
+        raise error
+    key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
+    if not (found := RANGE.fullmatch(values)):
+        listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
+        choices = (
+            listed if isinstance(listed, list) else [each.strip() for each in values.split(",")]
+        )
+        if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
+            raise error
+        return Axis(key, tuple(choices))
+    low, high, log = found.groups()
+    try:
+        low, high = map(float if {*"eE."} & {*(low + high)} else int, (low, high))
+    except ValueError:
+        raise error from None
+    if not -math.inf < low < high < math.inf:
+        raise error
+    if log and low <= 0:
+        what = f"the range of '{key}' begins at {low:g}, which has no logarithm"
+        raise UserError(what, where="--space", remedy="begin above 0, or leave :log out")
+    return Axis(
+        key, (low, high), "log" * bool(log) + ("randint" if isinstance(low, int) else "uniform")
+    )

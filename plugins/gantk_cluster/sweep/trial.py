@@ -1,0 +1,149 @@
+"""One trial of a sweep: a training in a Ray worker that reports each checkpoint and resumes exactly
+from one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gantk import resume, run
+from gantk.errors import GantkError, UserError, told
+from gantk.files import held, whole_folder, write_file
+from gantk.machine.launch import ALONE
+from gantk.plugin.loader import registry
+from gantk.recipe.load import checked_recipe, resolved
+from gantk.runs.checkpoint import path_of, steps_saved
+from gantk.runs.folder import Run
+from gantk.runs.schemas import read, table
+from gantk_cluster.sweep.reporting import REPORTING
+
+WORST = 1e30  # the loss of a trial without a score
+# in a trial's run folder: its name, its settings with their first step, and why it failed
+TRIAL = "trial.json"
+NOTED = table("trial", "values", trial=str, values=list[Any], error=str)
+LEFT_OUT = ("report.html", "metrics.json", "samples", "profile", ".*")
+
+
+def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Train one trial; called by Ray Tune with `config`, the settings drawn for it, and `asked`,
+    those of the sweep.
+
+    A trial whose worker died resumes from its own newest checkpoint; a trial of a population that
+    takes over another's checkpoint, from a copy of it with new settings. A failed trial reports the
+    reason.
+    """
+    from ray import tune
+
+    os.chdir(asked["here"])
+    os.environ |= ALONE
+    trial = (
+        Path(asked["folder"])
+        / "trials"
+        / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
+    )
+    options = {"device": asked["device"], "say": lambda line: None}
+    # up to a minute, until an earlier worker of this trial has released its run folder
+    for _ in range(600):
+        with suppress(UserError), held(trial):
+            break
+        time.sleep(0.1)
+    report = REPORTING[trial] = Reporter(trial, asked["score"])
+    try:
+        if given := tune.get_checkpoint():
+            with given.as_directory() as folder:
+                report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
+                if read(Path(folder) / TRIAL, NOTED)["trial"] != trial.name:
+                    with whole_folder(trial) as made:
+                        shutil.copytree(folder, made, dirs_exist_ok=True)
+        report.note(config)
+        if steps_saved(trial / "checkpoints"):
+            Run(trial).write_recipe(
+                resolved(checked_recipe(asked["recipe"], None, config, None)[1])
+            )
+            resume(trial, **options)
+        else:
+            run(asked["recipe"], set=config, out=trial, **options)
+        report(done=True)
+    except Exception as error:
+        report.note(config, str(error) if isinstance(error, GantkError) else told(error))
+        if not isinstance(error, GantkError):
+            raise  # Ray retries it three times
+        tune.report({"loss": WORST, "score": None, "step": asked["steps"], "done": True})
+    finally:
+        del REPORTING[trial]
+
+
+class Reporter:
+    """Reports a trial's newest checkpoint with its score to Ray Tune, once; called at each log
+    point and at the end.
+    """
+
+    def __init__(self, run: Path, score: str | None):
+        self.run, self.score, self.reported = run, score, 0
+
+    def note(self, config: dict[str, Any], error: str | None = None) -> None:
+        """Write trial.json: the trial's name, its settings with the step from which they hold, and
+        why it failed.
+        """
+        self.run.mkdir(parents=True, exist_ok=True)
+        known = read(self.run / TRIAL, NOTED).get("values", [])
+        if not known or known[-1][1] != config:
+            known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
+        write_file(
+            self.run / TRIAL,
+            json.dumps({"trial": self.run.name, "values": known, "error": error}).encode(),
+        )
+
+    def __call__(self, done: bool = False) -> None:
+        from ray import tune
+
+        saved = steps_saved(self.run / "checkpoints")
+        if not done and max(saved, default=0) <= self.reported:
+            return
+        self.reported = step = saved[-1]
+        others = {*saved} - {step, read(self.run / "best.json")["step"]}
+        _, higher, scores = scores_of(self.run, self.score)
+        score = scores.get(step)
+        found = {
+            "loss": WORST if score is None else -score if higher else score,
+            "score": score,
+            "step": step,
+        }
+        with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
+            left_out = shutil.ignore_patterns(
+                *LEFT_OUT, *(path_of(self.run, other).name for other in others)
+            )
+            folder = shutil.copytree(
+                self.run, Path(made) / "run", copy_function=os.link, ignore=left_out
+            )
+            tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
+    """Returns what is scored, whether higher is better, and step -> score, from best.json or of
+    `metric`.
+    """
+    if metric is None:
+        chosen = read(run / "best.json")
+        scored = {
+            row["step"]: row["score"] for row in chosen["table"] if row.get("score") is not None
+        }
+        return chosen["rule"], chosen["higher_is_better"], scored
+    found: dict[int, float] = {}
+    for line in Run(run).read_log():
+        ways = [
+            scores[metric]
+            for scores in line.get("validation", {}).values()
+            if scores.get(metric) is not None
+        ]
+        if ways:
+            found[line["step"]] = sum(ways) / len(ways)
+    higher = bool(registry().get("metric", metric).load().higher_is_better)
+    return f"{metric} of validation pairs, which is the truth", higher, found

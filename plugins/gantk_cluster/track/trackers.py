@@ -1,0 +1,172 @@
+"""The trackers: write scalars, pictures, scores and a report to TensorBoard, Weights & Biases and
+MLflow.
+
+Each is built with the run folder, the recipe's tables and a dict in which it stores its state for a
+resume. `put` takes numbers and paths of pictures; `end` takes the report, or None if the training
+was stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tomli_w
+from PIL import Image
+
+from gantk_cluster.track.follow import flat
+
+# kinds of entries, in their order within a step
+KINDS = ("losses", "validation", "selection", "samples", "scores")
+
+
+class TensorBoard:
+    """Event files in tensorboard/ of the run folder: `tensorboard --logdir runs` shows all runs
+    side by side.
+
+    TensorBoard stores no files: it gets the report's path and the recipe's text.
+    """
+
+    def __init__(self, run: Path, recipe: dict[str, Any], state: dict[str, Any]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        # later entries were written before a kill
+        last = max(state["brought"].values(), default=-1)
+        self.writer = SummaryWriter(
+            str(run / "tensorboard"), purge_step=last + 1 if last >= 0 else None
+        )
+        if last < 0:
+            self.writer.add_text("recipe", f"```\n{tomli_w.dumps(recipe)}```", 0)
+
+    def put(self, step: int, values: dict[str, float | Path]) -> None:
+        for name, value in values.items():
+            if isinstance(value, Path):
+                self.writer.add_image(
+                    name, np.atleast_3d(Image.open(value)), step, dataformats="HWC"
+                )
+            else:
+                self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def end(self, step: int, report: Path | None) -> None:
+        if report:
+            self.writer.add_text("report", str(report.absolute()), step)
+        self.writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases; without an account on this machine it is written to wandb/ of the
+    run folder.
+
+    `wandb sync --append RUN/wandb/offline-run-*` uploads such a run later, with all its resumed
+    parts.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: dict[str, Any],
+        state: dict[str, Any],
+        *,
+        project: str = "gantk",  # project that lists the runs
+        # auto: $WANDB_MODE, else online where there is an account
+        mode: Literal["auto", "online", "offline"] = "auto",
+    ):
+        import wandb
+
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or (
+                "online" if wandb.login(prompt=False) else "offline"
+            )
+        self.state, self.wandb = state, wandb
+        state["killed"] = dict(state["brought"])  # a kill loses what wandb buffers
+        self.run = wandb.init(
+            project=project,
+            id=state.setdefault("id", secrets.token_hex(4)),
+            name=run.name,
+            dir=str(run),
+            config=recipe,
+            mode=mode,
+            resume=None if mode == "offline" else "allow",
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
+        )
+        self.run.define_metric("*", step_metric="step")
+
+    def put(self, step: int, values: dict[str, float | Path]) -> None:
+        shown = {
+            name: self.wandb.Image(str(v)) if isinstance(v, Path) else v
+            for name, v in values.items()
+        }
+        # wandb skips a known step
+        row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])
+        self.run.log(shown | {"step": step}, step=row, commit=True)
+
+    def end(self, step: int, report: Path | None) -> None:
+        if report:
+            artifact = self.wandb.Artifact(f"report-{self.run.id}", type="report")
+            artifact.add_file(str(report))
+            self.run.log_artifact(artifact)
+        self.run.finish(exit_code=0 if report else 1)
+        self.state.pop("killed", None)
+
+
+class MLflow:
+    """A run of MLflow; without a server it is written to mlflow.db beside the run folder.
+
+    `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db` shows it.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: dict[str, Any],
+        state: dict[str, Any],
+        *,
+        # server or store; None: $MLFLOW_TRACKING_URI, else mlflow.db beside the run folder
+        uri: str | None = None,
+        experiment: str = "gantk",  # experiment that lists the runs
+    ):
+        # do not wait minutes for a server
+        for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "10")):
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        import mlflow.entities
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self.mlflow, beside = mlflow, run.absolute().parent
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+        local = None if uri else (beside / "mlflow-artifacts").as_uri()
+        self.client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{beside / 'mlflow.db'}")
+        if "id" not in state:
+            found = self.client.get_experiment_by_name(experiment)
+            of = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(experiment, artifact_location=local)
+            )
+            state["id"] = self.client.create_run(of, run_name=run.name).info.run_id
+            for key, value in flat(recipe):
+                self.client.log_param(state["id"], key, str(value)[:500])
+        self.id = state["id"]
+        self.client.update_run(self.id, status="RUNNING")  # also after a resume
+
+    def put(self, step: int, values: dict[str, float | Path]) -> None:
+        scalars, now = (
+            {name: v for name, v in values.items() if not isinstance(v, Path)},
+            round(1000 * time.time()),
+        )
+        self.client.log_batch(
+            self.id, [self.mlflow.entities.Metric(*each, now, step) for each in scalars.items()]
+        )
+        for name in values.keys() - scalars.keys():
+            self.client.log_image(self.id, Image.open(values[name]), key=name, step=step)
+
+    def end(self, step: int, report: Path | None) -> None:
+        if report:
+            self.client.log_artifact(self.id, str(report))
+        self.client.set_terminated(self.id, "FINISHED" if report else "KILLED")

@@ -1,0 +1,402 @@
+"""The phantom: computes brain MR (spin-echo equation) and CT of seeded heads, so that data need no
+download.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from gantk.data.preparation import Record, domain_letters
+from gantk.errors import UserError
+from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
+
+if TYPE_CHECKING:  # importing PyTorch is slow; `gantk list` and recipe checks do without it
+    from torch import Tensor
+
+    from gantk_datasets.phantom.anatomy import Subject
+
+# the middle of the brain, mm in MNI space (x right, y anterior, z superior)
+CENTRE = (0.0, -18.0, 8.0)
+CEREBRUM = (-20.0, 50.0)  # range of MNI z in mm for slices and lesions
+TISSUES = ("csf", "gray", "white", "lesion")
+SHELLS = ("bone", "scalp")  # around the brain, from the inside out
+UNITS = 1000.0  # MR intensity of a tissue with proton density 1 and no relaxation
+FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
+SHOWN = 4  # fewest pixels of lesion for the label "tumour"
+ROOM = 2**28  # bytes of the cache of heads
+# voxels a head; images; voxels computed for labels
+MOST_VOXELS, MOST_IMAGES, MOST_DRAWN = 2**24, 100_000, 2**27
+
+# At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
+RELAXATION = {
+    "csf": (4000.0, 2000.0, 1.00),
+    "gray": (1000.0, 100.0, 0.86),
+    "white": (650.0, 80.0, 0.77),
+    "lesion": (1300.0, 160.0, 0.90),
+    "bone": (250.0, 5.0, 0.15),
+    "scalp": (280.0, 80.0, 0.80),
+}
+# TR, TE and inversion time in ms. FLAIR's inversion time is where CSF crosses zero: T1 ln(2 / (1 +
+# exp(-TR / T1))).
+SEQUENCES = {
+    "T1": (500.0, 15.0, None),
+    "T2": (4000.0, 100.0, None),
+    "PD": (4000.0, 15.0, None),
+    "FLAIR": (9000.0, 100.0, 2371.0),
+    "T1CE": (500.0, 15.0, None),
+}
+# for sequences = "random": (from, to) of the times; T1 is a spin echo or, equally often, MPRAGE
+RANDOM = {
+    "T1": [((350.0, 8.0), (750.0, 20.0)), ((1700.0, 2.0, 750.0), (2500.0, 6.0, 1100.0))],
+    "T2": [((3000.0, 80.0), (6500.0, 120.0))],
+}
+ENHANCED = {"T1CE": {"lesion": 0.25}}  # factor on T1 where contrast agent leaks out of the vessels
+HOUNSFIELD = {
+    "csf": 8.0,
+    "gray": 37.0,
+    "white": 28.0,
+    "lesion": 20.0,
+    "bone": 1000.0,
+    "scalp": -20.0,
+}
+AIR = -1000.0  # HU
+CT_NOISE = 150.0  # HU per unit of the phantom's `noise`: 4.5 HU at its default
+CONTRASTS = (*SEQUENCES, "CT", "LABELS")  # the index seeds the noise: append new ones
+CLASSES = ["healthy", "tumour"]
+ALIASES = {"MAP": "LABELS", "MR": "T1", "MRI": "T1", "T1C": "T1CE", "T1GD": "T1CE"}
+Heads = Annotated[int, Field(ge=1, le=10_000)]
+Slices = Annotated[int, Field(ge=1, le=512)]
+Deviation = Annotated[float, Field(ge=0, le=50)]
+
+
+def signal(
+    sequence: str | tuple,
+    t1: np.ndarray | float,
+    t2: np.ndarray | float,
+    density: np.ndarray | float,
+) -> np.ndarray:
+    """The MR signal of a tissue: PD (1 - exp(-TR/T1)) exp(-TE/T2), or its inversion-recovery form
+    for FLAIR.
+
+    Times in ms, `sequence` a contrast or its TR, TE and inversion time; relative to a proton
+    density of 1.
+    """
+    tr, te, ti = SEQUENCES[sequence] if isinstance(sequence, str) else sequence
+    recovered = (
+        1 - np.exp(-tr / t1) if ti is None else np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
+    )
+    return density * recovered * np.exp(-te / t2)
+
+
+def contrast_of(name: str) -> str:
+    """The contrast of a domain's name: `"t1"`, `"T1w"` and `"MR"` are all T1. UserError for an
+    unknown one.
+    """
+    contrast = name.strip().upper().removesuffix("W")
+    contrast = ALIASES.get(contrast, contrast)
+    if contrast not in CONTRASTS:
+        remedy = "name the domains after contrasts, or point data.source at images"
+        raise UserError(
+            f"the phantom has no contrast '{name}'",
+            where="data.domains",
+            allowed=CONTRASTS,
+            remedy=remedy,
+        )
+    return contrast
+
+
+class Phantom:
+    """Registered brain images of seeded subjects, computed when read: no download, ground truth for
+    every pair.
+
+    Domains are named after contrasts: T1, T2, PD, FLAIR, T1CE (lesions enhanced), CT; MR means T1;
+    "T1+FLAIR" is two contrasts, one channel each. LABELS (or map) is the label map: 0 air, 1 CSF, 2
+    gray, 3 white, 4 lesion, 5 bone, 6 scalp. 2-D records are axial slices (C, H, W), anterior up,
+    the patient's right on the left; 3-D records are volumes (C, D, H, W), D from inferior to
+    superior. MR is positive, 1000 x signal, with only noise in air; CT is in Hounsfield units, air
+    -1000. Subject k of a seed does not depend on the number of subjects. With lesions, records have
+    a mask and a label: a slice that shows a lesion, or a volume of a subject with one, is "tumour",
+    any other "healthy". With `contrast`, the two domains are these classes, not registered.
+    """
+
+    drawn = True  # subjects are computed: no search for copies among them
+
+    def __init__(
+        self,
+        domains: tuple[str, ...],
+        dims: int,
+        size: tuple[int, ...],
+        *,
+        subjects: Heads = 40,  # number of heads
+        slices: Slices = 8,  # axial slices of each head, spread over the cerebrum; 2-D only
+        # deviation of the noise in both channels, as a share of white matter's T1 signal
+        noise: Weight = 0.03,
+        # T1 and T2 of each tissue vary between subjects by up to this share
+        jitter: Fraction = 0.1,
+        deform: Deviation = 2.0,  # mm, root mean square of the smooth deformation along each axis
+        # deviation over the head of the logarithm of the coil's gain; 0 = even
+        bias: Deviation = 0.05,
+        # lesions in each head; records then have a mask and a label, tumour or healthy
+        lesions: Few = 0,
+        radius: tuple[Positive, Positive] = (4.0, 12.0),  # range of a lesion's three radii, mm
+        healthy: Share = 0.0,  # share of the subjects that have no lesions
+        only: Literal["all", "tumour", "healthy"] = "all",  # keep the records of one class
+        # numbers of images to keep, (with a tumour, without); None: all
+        counts: tuple[Count, Count] | None = None,
+        # contrast of both domains if these are the classes ["healthy", "tumour"]
+        contrast: str = "",
+        skull: bool = False,  # add bone and scalp around the brain
+        # random: TR, TE, TI of T1, T2 vary by head
+        sequences: Literal["standard", "random"] = "standard",
+        seed: Seed = 0,  # of the heads
+    ):
+        voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
+        drawn = voxels * subjects if lesions else 0  # `records` computes these, for the labels
+        checks = [
+            (
+                "subjects x slices",
+                subjects * slices,
+                dims == 3 or subjects * slices <= MOST_IMAGES,
+                f"{MOST_IMAGES:,}",
+            ),
+            ("slices x data.size", voxels, voxels <= MOST_VOXELS, f"{MOST_VOXELS:,} voxels a head"),
+            (
+                "subjects x slices x data.size",
+                drawn,
+                drawn <= MOST_DRAWN,
+                f"{MOST_DRAWN:,} where there are lesions",
+            ),
+            ("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]"),
+            (
+                "only",
+                only,
+                only == "all" or lesions > 0 and not contrast,
+                "all, without lesions or with a contrast",
+            ),
+            ("contrast", contrast, not contrast or lesions > 0, '"", where there are no lesions'),
+            (
+                "counts",
+                list(counts or ()),
+                not counts or (lesions and only == "all"),
+                "with lesions and only = all",
+            ),
+        ]
+        for name, value, fine, allowed in checks:
+            if not fine:
+                raise UserError(
+                    f"{name} = {value} is impossible", where="data.source", allowed=allowed
+                )
+        if dims not in (2, 3) or len(size) != dims or min(size) < 8:
+            what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
+            allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
+            raise UserError(what, where="data.size", allowed=allowed)
+        self.letters, self.dims, self.size = domain_letters(tuple(domains)), dims, tuple(size)
+        # the class of each domain's images; () = any
+        self.shown = tuple(domains) if contrast else ()
+        if contrast and sorted(domains) != CLASSES:
+            what = (
+                f"with a contrast, the phantom's domains are classes, and not {', '.join(domains)}"
+            )
+            raise UserError(what, where="data.domains", allowed=str(CLASSES))
+        self.contrasts = [
+            tuple(map(contrast_of, (contrast or domain).split("+"))) for domain in domains
+        ]
+        self.subjects, self.noise, self.seed, self.lesions, self.only = (
+            subjects,
+            noise,
+            seed,
+            lesions,
+            only,
+        )
+        self.counts = dict(zip(("tumour", "healthy"), counts, strict=True)) if counts else None
+        self.tissues, self.sequences = TISSUES + SHELLS if skull else TISSUES, sequences
+        self.head = dict(
+            jitter=jitter, deform=deform, bias=bias, lesions=lesions, healthy=healthy, skull=skull
+        )
+        self.head["radius"] = tuple(radius)
+        sides = tuple(FIELD_OF_VIEW / side for side in size)
+        self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
+        if dims == 2:
+            self.levels = (
+                np.linspace(*CEREBRUM, slices) if slices > 1 else np.array([sum(CEREBRUM) / 2])
+            )
+        else:
+            self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
+        self._heads: dict[int, Subject] = {}
+        self._tissue: dict[int, Tensor] = {}  # cache: all slices and contrasts of a head share it
+
+    def channels(self) -> dict[str, int]:
+        """The number of channels of each domain: one for each of its contrasts."""
+        return dict(zip(self.letters, map(len, self.contrasts), strict=True))
+
+    def records(self) -> list[Record]:
+        """A record for every domain of every subject (2-D: of every slice); all domains of one
+        image share a pair.
+        """
+        records = []
+        for number in range(self.subjects):
+            subject = f"subject-{number:03d}"
+            for place, label in enumerate(self._labels(number)):
+                if self.only not in ("all", label):
+                    continue
+                level = place if self.dims == 2 else None
+                key = subject if level is None else f"{subject}/slice-{level:03d}"
+                known = {
+                    "pair": None if self.shown else key,
+                    "scan_key": "" if level is None else subject,
+                    "position": None if level is None else float(self.levels[level]),
+                    "mask": partial(self._mask, number, level) if self.lesions else None,
+                    "label": label,
+                }
+                for i, letter in enumerate(self.letters):
+                    if not self.shown or self.shown[i] == label:
+                        read = partial(self._read, number, level, self.contrasts[i])
+                        scan = (
+                            None
+                            if level is None
+                            else partial(self._stack, number, self.contrasts[i])
+                        )
+                        records.append(Record(letter, subject, key, read, scan=scan, **known))
+        if not records:
+            what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
+            raise UserError(
+                what,
+                where="data.source",
+                remedy="ask for more subjects, or change healthy and lesions",
+            )
+        return self._counted(records) if self.counts else records
+
+    def _counted(self, records: list[Record]) -> list[Record]:
+        """Records of `counts` images of each class, spread evenly over the subjects; UserError if
+        there are too few.
+        """
+        kept = set()
+        for label, count in self.counts.items():
+            pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
+            if len(pairs) < count:
+                what = (
+                    f"{self.subjects} subjects have {len(pairs)} images of the class {label}, and"
+                    " counts asks for "
+                )
+                remedy = "ask for more subjects, slices or lesions, or for fewer images"
+                raise UserError(f"{what}{count}", where="data.source.counts", remedy=remedy)
+            kept |= {pairs[int(place)] for place in np.linspace(0, len(pairs) - 1, count).round()}
+        return [record for record in records if record.pair in kept]
+
+    def _labels(self, number: int) -> list[str | None]:
+        """The class of each slice, or of the volume, in a list."""
+        if self.dims == 3:
+            shown = [SHOWN * len(self._subject(number).lesions)]
+        else:
+            shown = [
+                self._mask(number, level).sum() if self.lesions else 0
+                for level in range(len(self.levels))
+            ]
+        return [
+            ("tumour" if count >= SHOWN else "healthy") if self.lesions else None for count in shown
+        ]
+
+    def _points(self) -> Tensor:
+        """MNI mm (x, y, z) of every voxel, (D, H, W, 3); rows start anterior, columns at the
+        patient's right.
+        """
+        import torch
+
+        height, width = self.size[-2:]
+        x = CENTRE[0] + FIELD_OF_VIEW / 2 - self.voxel[2] * (torch.arange(width) + 0.5)
+        y = CENTRE[1] + FIELD_OF_VIEW / 2 - self.voxel[1] * (torch.arange(height) + 0.5)
+        z, y, x = torch.meshgrid(
+            torch.tensor(self.levels, dtype=torch.float32), y, x, indexing="ij"
+        )
+        return torch.stack([x, y, z], dim=-1)
+
+    def _subject(self, number: int) -> Subject:
+        from gantk_datasets.phantom.anatomy import Subject
+
+        if number not in self._heads:
+            self._heads[number] = Subject(self.seed, number, **self.head)
+        return self._heads[number]
+
+    def _tissue_of(self, number: int) -> Tensor:
+        tissue = self._tissue.get(number)
+        if tissue is None:
+            tissue = self._subject(number).tissue(self._points(), self.voxel)
+            kept = max(1, ROOM // tissue.nbytes)
+            for oldest in list(self._tissue)[: max(0, len(self._tissue) + 1 - kept)]:
+                self._tissue.pop(oldest, None)  # another thread may have removed it
+            self._tissue[number] = tissue
+        return tissue
+
+    def _read(self, number: int, level: int | None, contrasts: tuple[str, ...]) -> np.ndarray:
+        """Compute float32 (contrasts, *spatial); the noise is seeded for each subject, contrast and
+        slice.
+        """
+        tissue = self._tissue_of(number)
+        tissue = (tissue if level is None else tissue[:, level]).numpy()
+        factors, place = self._subject(number).relaxation, 0 if level is None else 1 + level
+        seeds = {
+            contrast: [self.seed, number, 1 + CONTRASTS.index(contrast), place]
+            for contrast in contrasts
+        }
+        channels = [
+            self._image(contrast, tissue, factors, seeds[contrast]) for contrast in contrasts
+        ]
+        return np.stack(channels).astype(np.float32)
+
+    def _stack(self, number: int, contrasts: tuple[str, ...]) -> np.ndarray:
+        """All slices of a head, float32 (contrasts, slices, *size)."""
+        return np.stack(
+            [self._read(number, level, contrasts) for level in range(len(self.levels))], axis=1
+        )
+
+    def _image(
+        self, contrast: str, tissue: np.ndarray, factors: np.ndarray, seed: list[int]
+    ) -> np.ndarray:
+        """Compute an image from tissue shares and gain (tissues + 1, *spatial); `factors` (2,
+        tissues) scale T1, T2.
+
+        CT is in Hounsfield units, and air where no tissue is. MR is positive, with Rician noise.
+        """
+        shares, gain, rng = tissue[:-1], tissue[-1], np.random.default_rng(seed)
+        if contrast == "LABELS":
+            likely = np.stack([1 - shares.sum(0), *shares])
+            lesion = 1 + TISSUES.index("lesion")
+            likely[lesion] = likely[lesion] > 0.5  # the same threshold as the mask
+            return likely.argmax(0)
+        if contrast == "CT":
+            above_air = np.array(
+                [HOUNSFIELD[tissue] - AIR for tissue in self.tissues], dtype=np.float32
+            )
+            clean = AIR + np.tensordot(above_air, shares, axes=1)
+            return clean + np.float32(CT_NOISE * self.noise) * rng.standard_normal(
+                clean.shape, dtype=np.float32
+            )
+        t1, t2, density = np.array([RELAXATION[tissue] for tissue in self.tissues]).T
+        shortened = np.array(
+            [ENHANCED.get(contrast, {}).get(tissue, 1.0) for tissue in self.tissues]
+        )
+        strengths = signal(
+            self._sequence(contrast, seed), t1 * factors[0] * shortened, t2 * factors[1], density
+        )
+        clean = np.tensordot(strengths.astype(np.float32), shares, axes=1) * gain
+        deviation = np.float32(self.noise * signal("T1", *RELAXATION["white"]))
+        real, imaginary = deviation * rng.standard_normal((2, *clean.shape), dtype=np.float32)
+        return UNITS * np.hypot(clean + real, imaginary)
+
+    def _sequence(self, contrast: str, seed: list[int]) -> tuple:
+        """TR, TE and inversion time in ms, the same for all slices of a head."""
+        if self.sequences == "standard" or contrast not in RANDOM:
+            return SEQUENCES[contrast]
+        rng = np.random.default_rng([*seed[:3], MOST_IMAGES])
+        kinds = RANDOM[contrast]
+        times = rng.uniform(*kinds[rng.integers(len(kinds))])
+        return (*times, None)[:3]
+
+    def _mask(self, number: int, level: int | None) -> np.ndarray:
+        lesion = self._tissue_of(number)[TISSUES.index("lesion")]
+        return ((lesion if level is None else lesion[level]) > 0.5).float().numpy()[None]

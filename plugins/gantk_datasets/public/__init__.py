@@ -1,0 +1,3 @@
+"""Downloads public data sets by name: `gantk data fetch`, the command line of
+`gantk.fetch`.
+"""

@@ -1,0 +1,345 @@
+"""Downloads public data sets by name, checks published sizes and checksums, and unpacks them
+atomically.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from gantk.errors import GantkError, UserError, did_you_mean, told
+from gantk.files import write_file
+from gantk_datasets.public.archives import ENDINGS, expect_sound, unpack
+
+TRIES = 4  # consecutive attempts without a new byte before giving up
+PAUSE = 1.0  # seconds between two attempts
+PATIENCE = (10.0, 60.0)  # timeouts in seconds: to connect, and between two pieces
+PIECE = 2**16  # bytes per write; at most this much is lost when a connection breaks
+MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+}
+
+
+@cache
+def known_sets() -> dict[str, dict[str, Any]]:
+    """Name -> table of public.toml; its first lines describe the keys."""
+    return tomllib.loads(Path(__file__).with_name("public.toml").read_text("utf-8"))
+
+
+def public_sets() -> list[tuple[str, ...]]:
+    """One row per data set: name, description, size, licence, and address of the files or of the
+    registration.
+    """
+    rows = []
+    for name, known in known_sets().items():
+        sizes = [file.get("size", 0) for file in known.get("files", {}).values()]
+        total = f"{sum(sizes) / 1e9:.1f} GB" if sum(sizes) >= 1e9 else f"{sum(sizes) / 1e6:.1f} MB"
+        size = "on request" if not sizes else total if all(sizes) else "not published"
+        rows.append(
+            (name, known["about"], size, known["licence"], known.get("ask") or known["base"])
+        )
+    return rows
+
+
+def fetch(
+    name: str,
+    *,
+    out: str | Path | None = None,
+    base_url: str | None = None,
+    say: Callable[[str], None] = print,
+    # gets finished share and file
+    progress: Callable[[float, str], None] = lambda share, path: None,
+) -> Path:
+    """Download, check and unpack the public data set `name` to the folder `out` (None: data/NAME),
+    and return it.
+
+    `base_url` is a mirror, with the same sizes and checksums. A set that exists is not downloaded
+    again; while another process fetches it, this one waits; an interrupted download resumes. For
+    files without a published checksum the SHA-256 is stored in OUT.fetched.json and compared at
+    later downloads. UserError for an unknown name or a set that requires registration; GantkError,
+    with nothing in `out`, where download or check fail.
+    """
+    known = _known_set(name)
+    base = base_url or known["base"]
+    if not base.startswith(("http://", "https://")):
+        raise UserError(
+            f"'{base}' is no address", where="--from", allowed="http://... or https://..."
+        )
+    target = Path(out or Path("data") / name).absolute()
+    record = target.with_name(f"{target.name}.fetched.json")
+    try:
+        with _locked(target.with_name(f".{target.name}.fetching")) as staging:
+            earlier = _read_record(record)
+            if target.exists() and (target.is_file() or any(target.iterdir())):
+                if earlier.get("name") == name:
+                    say(f"there    {target}")
+                    return target
+                what = f"'{target}' exists, and is not the set '{name}' as gantk fetched it"
+                raise UserError(
+                    what, where="--out", remedy="choose another folder, or move it away"
+                )
+            say(f"fetch    {name} from {base}")
+            trusted = earlier.get("checksums", {})
+            files = [
+                _fetch_file(
+                    path, facts, base.rstrip("/"), staging, trusted.get(path, ""), say, progress
+                )
+                for path, facts in known["files"].items()
+            ]
+            unpacked = _unpacked(known["files"], staging)
+            if "prepare" in known:
+                import_module(known["prepare"]).prepare(unpacked)
+            about = {
+                "name": name,
+                "licence": known["licence"],
+                "cite": known["cite"],
+                "files": files,
+            }
+            write_file(record, (json.dumps(about, indent=1) + "\n").encode())
+            os.rename(unpacked, target)
+            shutil.rmtree(staging)
+    except OSError as error:
+        raise GantkError(f"'{target}' cannot be made: {error.strerror or told(error)}.") from None
+    for label, text in (
+        ("licence", known["licence"]),
+        ("cite", known["cite"]),
+        ("written", target),
+    ):
+        say(f"{label:<8} {text}")
+    say(f"use      {known['use'].format(folder=target)}")
+    return target
+
+
+def _known_set(name: str) -> dict[str, Any]:
+    sets = known_sets()
+    if name not in sets:
+        what = f"no public data set is known as '{name}'"
+        raise UserError(what, where="NAME", allowed=sets, remedy=did_you_mean(name, sets))
+    if "ask" in sets[name]:
+        what = f"'{name}' is handed out on registration only ({sets[name]['licence']})"
+        remedy = f"ask for it at {sets[name]['ask']}, and train on it with --data FOLDER"
+        raise UserError(what, where="NAME", remedy=remedy)
+    return sets[name]
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    """Read the record of an earlier download: the set's `name`, and `checksums` by path; {} where
+    there is none.
+    """
+    if not record.exists():
+        return {}
+    try:
+        found = json.loads(record.read_bytes())
+        return {
+            "name": found["name"],
+            "checksums": {file["path"]: str(file["checksum"]) for file in found["files"]},
+        }
+    except (ValueError, TypeError, KeyError, RecursionError):
+        what = f"'{record}' is not what gantk wrote there"
+        raise UserError(what, remedy="delete it, and fetch the set to a new folder") from None
+
+
+@contextmanager
+def _locked(staging: Path) -> Iterator[Path]:
+    """Create and lock a hidden folder, for one process at a time; deletes it afterwards if it is
+    empty.
+    """
+    lock = None
+    # retry if the previous holder of the lock has deleted the folder, or does so just now
+    while lock is None:
+        with suppress(FileNotFoundError):
+            with suppress(FileExistsError):
+                staging.mkdir(parents=True, exist_ok=True)
+            held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if staging.exists() and os.path.samestat(os.fstat(held), staging.stat()):
+                lock = held
+            else:
+                os.close(held)
+    try:
+        yield staging
+    finally:
+        if staging.exists() and not any(staging.iterdir()):
+            staging.rmdir()
+        os.close(lock)
+
+
+def _fetch_file(
+    path: str,
+    known: dict[str, Any],
+    base: str,
+    staging: Path,
+    trusted: str,
+    say: Callable,
+    progress: Callable,
+) -> dict[str, Any]:
+    """Download and check one file in the staging folder; returns its entry for the record."""
+    file, url, size = (
+        staging / path.replace("/", "__"),
+        f"{base}/{quote(path)}",
+        known.get("size", 0),
+    )
+    published = known.get("checksum", "")
+    expected = published or trusted
+    if not file.exists():
+        part = file.with_name(file.name + ".part")
+        if not expected:  # without a checksum, resuming could mix parts of two versions
+            part.unlink(missing_ok=True)
+        _download(url, part, size, lambda share: progress(share, path))
+        if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
+            part.unlink()
+            what = (
+                f"'{url}' is not the file that was"
+                f" {'published' if published or not trusted else 'fetched here before'}"
+            )
+            remedy = (
+                "Try a mirror with --from, or, if it has changed on purpose, delete the"
+                " .fetched.json beside it"
+            )
+            raise GantkError(
+                f"{what} ({size or '?'} bytes, {expected or 'no checksum'}): nothing is kept."
+                f" {remedy}."
+            )
+        os.rename(part, file)
+    if not expected:
+        expected = _checksum(file, "sha256")
+        say(
+            f"trusted  {path}: no checksum is published; later downloads are compared with"
+            f" {expected}"
+        )
+    return {
+        "path": path,
+        "url": url,
+        "bytes": _bytes(file),
+        "checksum": expected,
+        "published": bool(published),
+    }
+
+
+def _checksum(path: Path, like: str) -> str:
+    """A file's checksum in the algorithm of `like`: "sha256:...", "md5:..." or "git:..." (the hash
+    of a git blob).
+    """
+    algorithm = like.partition(":")[0]
+    if algorithm == "git":
+        return "git:" + hashlib.sha1(b"blob %d\0" % _bytes(path) + path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _download(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
+    """Download a file of `size` bytes (0: unknown) to `part`, resuming an earlier attempt; retries
+    on errors.
+    """
+    import requests
+
+    left = TRIES
+    while not (size and _bytes(part) == size):
+        before = _bytes(part)
+        try:
+            return _receive(url, part, size, report)
+        except requests.RequestException as error:
+            left = TRIES if _bytes(part) > before else left - 1
+            if not left:
+                # urllib3's errors wrap the system's
+                why = told(error, 4000).rpartition(": ")[2].rstrip("')>.")[:160]
+                kept = (
+                    f" {_bytes(part):,} bytes are kept, and the same command goes on from there."
+                    * part.exists()
+                )
+                remedy = (
+                    "Check the connection, or look where the set is now and name that with --from"
+                )
+                raise GantkError(f"'{url}' cannot be fetched: {why}.{kept} {remedy}.") from None
+            time.sleep(PAUSE)
+
+
+def _receive(url: str, part: Path, size: int, report: Callable[[float], None]) -> None:
+    """One attempt to download the missing bytes; restarts if the server does not support ranges."""
+    import requests
+
+    here = _bytes(part)
+    # ranges do not fit compressed content
+    headers = {"Accept-Encoding": "identity", "User-Agent": "gantk"}
+    headers |= {"Range": f"bytes={here}-"} if here else {}
+    with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
+        if answer.status_code == 416:  # the file is complete
+            return
+        if answer.status_code not in (200, 206):
+            raise requests.ConnectionError(
+                f"the server answered {answer.status_code} {answer.reason}"
+            )
+        here = here if answer.status_code == 206 else 0
+        rest = answer.headers.get("Content-Length", "")
+        total = here + int(rest) if rest.isdigit() else size
+        with open(part, "ab" if here else "wb") as file:
+            for piece in answer.iter_content(PIECE):
+                here += len(piece)
+                file.write(piece)
+                report(here / total if total else 0.0)
+        if here < total:
+            raise requests.ConnectionError(
+                f"the connection ended after {here:,} of {total:,} bytes"
+            )
+
+
+def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
+    """Unpack the staged files into one folder and return it; a single top folder of an archive is
+    dropped.
+
+    GantkError for a damaged archive or gzipped file, which is deleted, so that the next call
+    downloads it again.
+    """
+    result, scratch = staging / "unpacked", staging / "scratch"
+    shutil.rmtree(result, ignore_errors=True)  # left by an earlier attempt
+    for path, known in files.items():
+        file, place = staging / path.replace("/", "__"), result / known.get("into", "") / path
+        try:
+            if file.name.endswith(ENDINGS):
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir()
+                unpack(file, scratch)
+            if not known.get("checksum"):  # a published checksum has already excluded damage
+                for packed in scratch.rglob("*.gz") if file.name.endswith(ENDINGS) else [file]:
+                    if packed.suffix == ".gz":
+                        expect_sound(packed)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in MACHINE:
+                raise
+            for failed in (scratch, result):
+                shutil.rmtree(failed, ignore_errors=True)
+            file.unlink()  # the next call downloads it again
+            raise GantkError(
+                f"'{file.name}' is damaged or not to be trusted: {told(error)}."
+            ) from None
+        if file.name.endswith(ENDINGS):
+            inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
+            file = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
+            place = result / known.get("into", "")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(file, place)
+    return result

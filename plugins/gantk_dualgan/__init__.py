@@ -1,9 +1,0 @@
-"""DualGAN (Yi et al. 2017) as a gantk plugin."""
-
-from gantk.plugin.hookspecs import hookimpl
-
-
-@hookimpl
-def gantk_register(add) -> None:
-    """Register the method; it takes any registered networks and losses."""
-    add.method("dualgan", "gantk_dualgan.model:DualGAN")

@@ -1,0 +1,3 @@
+"""Models on the Hugging Face hub: `gantk push RUN USER/NAME`, and hf://USER/NAME wherever a model
+is used.
+"""

@@ -1,0 +1,1 @@
+"""Trained models as MONAI bundles: `gantk export RUN --format monai --out FOLDER`."""

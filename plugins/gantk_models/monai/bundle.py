@@ -1,0 +1,177 @@
+"""The exporter "monai": writes a folder of weights, configuration and card that MONAI runs; whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gantk import __version__, score_table
+from gantk.errors import UserError
+from gantk.exports.exporting import Direction
+from gantk.files import whole_folder
+from gantk.inference.pipeline import OTHER
+from gantk.inference.windows import padded
+from gantk.method import check_networks
+from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
+from gantk_models.monai.torchscript import Fitted, Stacked, compiled, loaded, traced
+
+LICENSE = """\
+No licence has been chosen for the weights in this bundle (models/model.ts, models/model.pt).
+Whoever trained them decides, within the terms of the data they were trained on: replace this file with that licence.
+
+The configuration files and the model card were written by gantk and may be used under the Apache License, version 2.0:
+http://www.apache.org/licenses/LICENSE-2.0
+"""
+
+
+class Monai:
+    """Writes a MONAI bundle; `python -m monai.bundle run` translates with it, without gantk."""
+
+    def check(self, out: Path) -> None:
+        """Accept any output folder."""
+
+    def write(
+        self, direction: Direction, out: Path, tolerance: float, say: Callable[[str], None]
+    ) -> Path:
+        """Write the bundle after checking that its network's outputs equal PyTorch's; returns its
+        path.
+        """
+        model = direction.translator.model
+        if direction.samples:
+            what = "it makes images from noise, and a bundle's pipeline starts from files"
+            raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
+        for key, value in (
+            ("data.fit", model.data.fit == "crop"),
+            ("translate.statistics", _windows(direction)),
+        ):
+            if value:
+                raise UserError(
+                    "MONAI cannot cut windows as gantk does", where=key, remedy="export ONNX"
+                )
+        # before tracing: raises UserError for what MONAI has no transform for
+        config = inference(direction)
+        content, parity = _network(direction, tolerance)
+        say(f"parity   TorchScript against PyTorch: {parity['line']}")
+        weights = io.BytesIO()
+        tensors = direction.network.method.state_dict().items()
+        torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
+        about = metadata(direction, {"tolerance": tolerance, "parity": parity})
+        files = {
+            "LICENSE": LICENSE.encode(),
+            "configs/metadata.json": _json(about),
+            "configs/inference.json": _json(config),
+            "docs/README.md": card(direction, about["intended_use"], parity["line"]).encode(),
+            "models/model.ts": content,
+            "models/model.pt": weights.getvalue(),
+        }
+        with whole_folder(out) as made:
+            for name, file in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(file)
+        say(f"written  {out} (6 files); MONAI itself was not run")
+        return out
+
+
+def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
+    translator = direction.translator
+    frame, size = translator.frame(direction.letter), tuple(translator.model.data.size)
+    check_networks(direction.network.method, size)
+    direction.inputs = (padded(direction.inputs[0], size)[0],)
+    for count in (2, 1):  # a network may trace only with a batch of one
+        try:
+            plain = traced(direction.network, torch.from_numpy(direction.inputs[0][:count]))
+            parity = direction.checked(answers(loaded(compiled(plain))), "TorchScript", tolerance)
+            break
+        except Exception as error:  # tracing can raise any exception of the network's code
+            if count == 1 or isinstance(error, OSError):
+                raise
+    module = Fitted(plain, frame, translator.intensity[OTHER[direction.letter]].tissue)
+    if frame.neighbours:
+        module = Stacked(module, frame.neighbours, translator.model.translate.batch)
+    return compiled(module), parity
+
+
+def _windows(direction: Direction) -> bool:
+    """Whether an image of the recipe's size is translated in windows, each with its own statistics."""
+    model, size = direction.translator.model, tuple(direction.translator.method.geometry.size)
+    return model.translate.statistics == "window" and size != tuple(model.data.size)
+
+
+def answers(network: nn.Module) -> Any:
+    """The network as a function of NumPy arrays."""
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(torch.from_numpy(images)).numpy()
+
+    return answer
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=4) + "\n").encode()
+
+
+def card(direction: Direction, use: str, parity_line: str) -> str:
+    """The text of docs/README.md: intended use, how to run it, scores, what was checked and what is
+    left out.
+    """
+    translator, frame = direction.translator, direction.translator.frame(direction.letter)
+    data, names = translator.model.data, translator.contrasts(OTHER[direction.letter])
+    given = f"a folder of NIfTI volumes, {names[0]} each"
+    if len(names) > 1:
+        given = (
+            "a folder with one for each patient, which holds"
+            f" {', '.join(f'`*{n}.nii.gz`' for n in names)}"
+        )
+    left_out = [
+        "Files on another intensity scale than the training images': gantk fits its mapping anew."
+    ]
+    left_out += (
+        ["gantk's own resampling: MONAI's differs by interpolation."] if data.spacing else []
+    )
+    left_out += ["Keeping what is masked out of an image masked out."] if frame.masked else []
+    left_out += ["Patients who lack a contrast."] if data.missing == "mask" else []
+    left_out += [f"The recipe's post-step `{step.name}`." for step in translator.model.post]
+    return f"""# {frame.source} to {frame.target}
+
+Method: {translator.model.method.name}, {direction.saved["step"]} steps; gantk {__version__}.
+
+{use}
+
+## How to run it
+
+```
+pip install "monai[fire,ignite,nibabel]"
+python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir INPUT
+```
+
+INPUT is {given}. The results lie in `output`. `model.ts` brings images of any size to
+{" x ".join(map(str, data.size))} itself. Volumes are turned to {AXCODES[data.plane]}: {data.plane} slices.
+
+## Scores
+
+{score_table(scores(direction))}
+
+On the run's own test split, which its training has not seen. A model that does not beat the baselines, which change
+intensities alone or nothing at all, has learnt nothing of use.
+
+## What was checked
+
+`models/model.ts` was compared with the trained PyTorch network: {parity_line}.
+The exporter does not run MONAI: `configs/inference.json` was written for MONAI {VERSIONS["monai"]}. Look at a first
+result before you use many.
+
+## What is left out
+
+{chr(10).join(f"* {row}" for row in left_out)}
+"""

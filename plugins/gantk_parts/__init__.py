@@ -1,0 +1,60 @@
+"""Further parts for recipes: networks, losses, augmentations, intensity mappings and post-steps."""
+
+from gantk.plugin.hookspecs import hookimpl
+
+# name in recipes -> class in gantk_parts.augment
+AUGMENTATIONS = {
+    "hflip": "HFlip",
+    "vflip": "VFlip",
+    "rot90": "Rot90",
+    "affine": "Affine",
+    "rotate": "Rotate",
+    "translate": "Translate",
+    "crop": "Crop",
+    "cutout": "Cutout",
+    "brightness": "Brightness",
+    "contrast": "Contrast",
+    "noise": "Noise",
+    "curve": "Curve",
+    "bias_field": "BiasField",
+    "blur": "Blur",
+}
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """Register the parts under the names that recipes use."""
+    for name, cls in AUGMENTATIONS.items():
+        add.augment(name, f"gantk_parts.augment:{cls}")
+    add.generator("attention_unet", "gantk_parts.attention_unet:AttentionUNet")
+    add.loss("feature", "gantk_parts.feature_loss.losses:FeatureLoss")
+    add.loss("body_l1", "gantk_parts.feature_loss.losses:BodyL1")
+    add.method("segmenter", "gantk_parts.feature_loss.segmenter:Segmenter")
+    add.intensity("nyul", "gantk_parts.nyul:Nyul")
+    add.intensity("unit", "gantk_parts.nyul:Unit")
+    add.intensity("window", "gantk_parts.ct.intensity:Window")
+    add.intensity("ct", "gantk_parts.ct.intensity:Windows")
+    add.intensity("domains", "gantk_parts.ct.intensity:Domains")
+    add.loss("correlation_ratio", "gantk_parts.ct.loss:CorrelationRatio")
+    add.metric("mae_hu", "gantk_parts.ct.metric:HounsfieldMAE")
+    add.metric("psnr_hu", "gantk_parts.ct.metric:HounsfieldPSNR")
+    add.post("slices", "gantk_parts.post.slices:AgreeingSlices")
+    add.post("bias_field", "gantk_parts.post.bias_field:InputBiasField")
+
+
+@hookimpl
+def gantk_before_training(model) -> None:
+    """Refuse feature losses whose weights have changed since the run began."""
+    from gantk_parts.feature_loss.networks import opened, pin
+
+    opened.cache_clear()  # files may have changed
+    pin(model.method.options, "method")
+
+
+@hookimpl
+def gantk_images_scored(result, scorer) -> None:
+    """Add a segmenter's Dice on the lesions of the test images."""
+    if scorer.model.method.name == "segmenter":
+        from gantk_parts.feature_loss.segmenter import add_dice
+
+        add_dice(result, scorer)

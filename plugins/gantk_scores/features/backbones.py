@@ -1,0 +1,252 @@
+"""Networks of timm and ONNX files as features: resizes and scales pictures, and averages feature
+maps.
+
+Weights are read as tensors only. TorchScript files are refused: they are programs, which run when
+opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gantk.errors import UserError, told
+from gantk.files import sha256_of
+from gantk.nets.pretrained import read_state, weights_file
+from gantk.plugin.loader import registry
+from gantk.plugin.spec import Side
+from gantk_scores.features.timm_networks import timm_model
+
+WHERE = "evaluate.metrics"
+SIDE = 224  # pixels, unless the file or the recipe states another size
+WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where timm states none
+
+
+class Backbone(nn.Module):
+    """Resizes and scales pictures (N, channels, H, W) from 0 to 1, and returns a network's pooled
+    features (N, d).
+
+    Intensities stay floats and are not rounded to 256 levels. Feature maps (N, d, h, w) are
+    averaged over positions. `file` is the file of the network or its weights. UserError where the
+    network does not accept such pictures, or returns neither vectors nor maps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        size: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str,
+        file: Path | None = None,
+    ):
+        super().__init__()
+        self.network, self.channels, self.size = network, channels, tuple(size)
+        self.suffix = "_" + re.sub(r"[^\w.-]+", "-", file.stem if file else name)
+        self.what = "-".join(
+            [name] * bool(name) + ([file.name, fingerprint(file)] if file else ["pretrained"])
+        )
+        for scale, values in (("mean", mean), ("std", std)):
+            found = torch.tensor([float(value) for value in values])
+            if channels == 1 and len(found) == 3:  # gray uses the mean of the colours
+                found = found.mean(0, keepdim=True)
+            if len(found) not in (1, channels) or (scale == "std" and not (found > 0).all()):
+                allowed = (
+                    f"1 or {channels} numbers, as many as the network has channels; std above 0"
+                )
+                raise UserError(
+                    f"{scale} = {list(values)} cannot be used", where=WHERE, allowed=allowed
+                )
+            self.register_buffer(scale, found.expand(channels)[:, None, None].clone())
+        try:
+            with torch.no_grad():
+                (_,) = self(torch.zeros(1, channels, *self.size)).flatten(1)
+        except Exception as error:  # networks raise any kind of exception
+            pictures = f"pictures of {channels} channels and {size[0]} x {size[1]} pixels"
+            what = (
+                f"the feature network does not take {pictures}, or makes no vectors of them:"
+                f" {told(error)}"
+            )
+            raise UserError(
+                what, where=WHERE, remedy="set `side` to the pixels that it takes"
+            ) from None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        features = self.network(
+            ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        )
+        return features.mean((2, 3)) if features.ndim == 4 else features
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a module, run by the exporter "onnx"; returns the first output for the one
+    input (N, C, H, W).
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        (self.shape, *more), self.run = registry().get("exporter", "onnx").load()().network(path)
+        if more or len(self.shape) != 4 or not isinstance(self.shape[1], int):
+            what = f"'{path}' has {1 + len(more)} inputs, the first {self.shape}"
+            raise UserError(
+                what,
+                where=WHERE,
+                allowed="one of floats (N, C, H, W) whose number of channels is fixed",
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.run(x.cpu().numpy()).astype(np.float32)).to(x.device)
+
+
+def onnx_backbone(
+    name: str,
+    *,
+    mean: list[float] = [0.0],  # subtracted from intensities 0 to 1
+    std: list[float] = [1.0],  # the result is divided by it
+    # images are resized to this side in pixels; None: 224, or the file's own
+    side: Side | None = None,
+) -> Backbone:
+    """The network of an ONNX file as features; by default pictures are neither shifted nor scaled."""
+    path = found_file(name)
+    network = OnnxNetwork(path)
+    fixed = all(isinstance(length, int) for length in network.shape[2:])
+    size = tuple(network.shape[2:]) if fixed else (side or SIDE,) * 2
+    if side is not None and size != (side, side):
+        raise UserError(
+            f"'{path}' takes {size[0]} x {size[1]} pixels, not side = {side}", where=WHERE
+        )
+    return Backbone(network, network.shape[1], size, mean, std, "", path)
+
+
+def timm_backbone(
+    name: str,
+    *,
+    weights: str | None = None,  # a file of weights; None: timm's pretrained ones
+    # subtracted from intensities 0 to 1; None: timm's for the network
+    mean: list[float] | None = None,
+    std: list[float] | None = None,  # the result is divided by it; None: timm's for the network
+    side: Side | None = None,  # images are resized to this side in pixels; None: the network's own
+) -> Backbone:
+    """A network of timm as features, with its pretrained weights or with those of a file."""
+    if Path(name).suffix in WEIGHTS:
+        what = (
+            f'features = "{name}" is a file of weights, which does not say what network it'
+            " belongs to"
+        )
+        remedy = (
+            f'write features = "resnet50", weights = "{name}", with the timm name of its network'
+        )
+        raise UserError(what, where=WHERE, remedy=remedy)
+    path = None if weights is None else found_file(weights)
+    network = (
+        timm_model(name, "pretrained", num_classes=0) if path is None else timm_with(name, path)
+    )
+    config, channels = network.pretrained_cfg, network.state_dict()[_stem(network)].shape[1]
+    size = config.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
+    scale = mean or config.get("mean", MEAN), std or config.get("std", STD)
+    return Backbone(
+        network.to(memory_format=torch.channels_last), channels, size, *scale, name, path
+    )
+
+
+def timm_with(name: str, path: Path) -> nn.Module:
+    """A timm network without its classifier, with a file's weights; for gray images if the file's
+    first layer is.
+
+    Removes a prefix of all names (`module.`, `backbone.`); children may be numbered in order, as in
+    nn.Sequential; further weights in the file, such as a classifier's, are ignored.
+    """
+    state, network = read_state(path, WHERE), timm_model(name, "random", num_classes=0)
+    own_names = tuple(
+        key for key in network.state_dict() if not key.endswith("num_batches_tracked")
+    )
+    numbers = {child: str(number) for number, (child, _) in enumerate(network.named_children())}
+    numbered = tuple(
+        re.sub(r"^\w+", lambda child: numbers.get(child[0], ""), key) for key in own_names
+    )
+    places = [
+        (names, key.removesuffix(names[0])) for names in {own_names, numbered} for key in state
+    ]
+    fits = [place for place in places if all(place[1] + key in state for key in place[0])]
+    if len(fits) != 1:
+        held = "does not hold" if not fits else "holds more than once"
+        missing = next((key for key in own_names if key not in state), own_names[0])
+        what = (
+            f"'{path}' {held} the weights of '{name}', such as {missing}; its first are"
+            f" {list(state)[:3]}"
+        )
+        remedy = (
+            "name the timm network that the file was trained as, and save the one network that is"
+            " meant"
+        )
+        raise UserError(what, where=WHERE, remedy=remedy)
+    names, prefix = fits[0]
+    weights, stem = (
+        {own: state[prefix + key] for own, key in zip(own_names, names, strict=True)},
+        _stem(network),
+    )
+    channels = weights[stem].shape[1:2]
+    if channels not in ((), network.state_dict()[stem].shape[1:2]):
+        network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
+    try:
+        network.load_state_dict(weights, strict=False)  # only batch counts are missing
+    except RuntimeError as error:
+        raise UserError(f"'{path}' does not fit '{name}': {told(error)}", where=WHERE) from None
+    return network
+
+
+def _stem(network: nn.Module) -> str:
+    """The name of the first convolution's weight."""
+    return next(key for key, value in network.state_dict().items() if value.ndim == 4)
+
+
+def found_file(name: str) -> Path:
+    """Find a file by its path, or by its name in $GANTK_WEIGHTS; UserError that says which file to
+    put where.
+    """
+    path = Path(name).expanduser()
+    found = path if path.is_file() else weights_file(name)
+    if found is None:
+        what = (
+            f"the file '{name}' of a feature network is absent: no such file, and none in"
+            " $GANTK_WEIGHTS"
+        )
+        remedy = (
+            f"put {path.name} into a folder and point GANTK_WEIGHTS to it, or give the file's path"
+        )
+        raise UserError(what, where=WHERE, remedy=remedy)
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """The first 8 digits of a file's SHA-256: distinguishes files of one name in a metric's
+    definition.
+    """
+    return f"sha256:{sha256_of(path)[:8]}"
+
+
+def warn_of_radimagenet_alone(result: dict) -> None:
+    """Add a warning if features of RadImageNet are used without Inception's: unlike ImageNet's,
+    their ranking of generators disagrees with people's (Woodland et al., MICCAI 2024).
+    """
+    rows = [row for rows in result["metrics"].values() for row in rows.values()]
+    definitions = [str(row.get("definition")).lower() for row in rows]
+    learned = [definition for definition in definitions if "features=" in definition]
+    radimagenet = any("radimagenet" in definition for definition in learned)
+    inception = any("inception" in definition for definition in learned)
+    if radimagenet and not inception:
+        line = (
+            "warning  features of RadImageNet judge alone, which people often do not agree with:"
+            ' put { name = "kid", features = "inception" } beside it'
+        )
+        result["lines"] = [*result.get("lines", ()), line]

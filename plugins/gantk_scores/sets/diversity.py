@@ -1,0 +1,87 @@
+"""Measures how different generated images are from each other, relative to real images."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import numpy as np
+import torch
+
+from gantk.metrics.intervals import left_out_interval, patient_numbers
+from gantk.metrics.sets import ImageGroup, Score, enough
+from gantk_scores.sets.ms_ssim import MSSSIM
+
+PAIRS = 512  # most pairs of images that are compared
+
+
+class Diversity:
+    """Diversity of the fakes relative to real images: 1 is as diverse as these, 0 all the same.
+
+    Mean of 1 - MS-SSIM, or of the absolute difference, over up to 512 seeded pairs of fakes,
+    divided by that of held-out real images of different patients. Above 1 is not better: noise is
+    diverse.
+    """
+
+    sets = True
+    name, unit, higher_is_better = "diversity", "", None
+
+    def __init__(
+        self,
+        data_range: float,
+        dims: int,
+        *,
+        # 1 - MS-SSIM (at least 11 pixels a side), or mean difference
+        distance: Literal["ms_ssim", "l1"] = "ms_ssim",
+    ):
+        self.distance, self.similarity = distance, MSSSIM(data_range, dims)
+        self.definition = (
+            f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
+        )
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+        enough(self.name, test, fake)
+        (pairs, apart), (fakes, differ) = self._pairs(test), self._pairs(fake)
+        how = f"{self.definition}/n={len(fake)},real={len(test)}"
+        if not len(pairs) or not apart.any():
+            return Score(None, None, len(fake), f"{how}/real-images-alike")
+
+        def mean(pairs: np.ndarray, distances: np.ndarray, kept: np.ndarray) -> float:
+            inside = kept[pairs].all(1)
+            return float(distances[inside].mean() if inside.any() else distances.mean())
+
+        def ratio(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
+            return mean(fakes, differ, kept_fake) / max(mean(pairs, apart, kept_real), 1e-12)
+
+        value, ci95 = left_out_interval(ratio, test.patients, fake.patients)
+        return Score(value, ci95, len(fake), f"{how}/pairs={len(fakes)},{len(pairs)}")
+
+    def _pairs(self, group: ImageGroup) -> tuple[np.ndarray, np.ndarray]:
+        """((P, 2) indices, (P,) distances) of pairs of different patients; of any pairs if there is
+        one patient.
+        """
+        pairs, values = different_pairs(group.patients), []
+        for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
+            x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
+            alike = (
+                self.similarity(x, y)
+                if self.distance == "ms_ssim"
+                else 1 - (x - y).abs().flatten(1).mean(1)
+            )
+            values.append((1 - alike).double().cpu().numpy())
+        return pairs, np.concatenate(values)
+
+
+def different_pairs(patients: list[str]) -> np.ndarray:
+    """Up to 512 seeded pairs of indices, (P, 2), of different patients' images; any pairs if there
+    is one patient.
+    """
+    count = len(patients)
+    if count * (count - 1) // 2 <= 16 * PAIRS:
+        pairs = np.array(list(itertools.combinations(range(count), 2)))
+    else:
+        pairs = np.random.default_rng(0).integers(0, count, (16 * PAIRS, 2))
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    numbers = patient_numbers(patients)
+    apart = numbers[pairs[:, 0]] != numbers[pairs[:, 1]]
+    return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:PAIRS]

@@ -1,0 +1,126 @@
+"""Counts lesions that a translation removes (in the input only) and lesions that it invents (in the
+output only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from importlib import import_module
+
+import numpy as np
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.metrics.intervals import estimate
+from gantk.metrics.sets import ImageGroup, Score, chosen
+from gantk.plugin.spec import Count, Seed
+from gantk_scores.tasks.segmentation import SIDE, Segmenter
+
+# share of real lesions; above it there is a warning, because the segmenter misses too many
+MISSED = 0.5
+BLIND = (
+    "the segmenter misses {:.0%} of the lesions of real images: give it more steps, or a segmenter"
+    " of your own"
+)
+NAMES = ("inventory_vanished", "inventory_invented")
+
+
+@dataclass(eq=False)
+class Inventory:
+    """Lesions that a translation loses or invents, counted by connected components: two scores, 0
+    best.
+
+    `inventory_vanished`: the share of the input's lesions that the output does not show;
+    `inventory_invented`: the number of lesions per output image that the input does not show. A
+    segmenter is trained on real training images and their masks and finds the output's lesions; the
+    input's are its mask. Your own `segmenter` segments both. In the details, `real`: the scores of
+    the target's real images, the best that a translation can reach.
+    """
+
+    data_range: float
+    dims: int
+    _: KW_ONLY
+    steps: Count = 200  # training steps of the segmenter, of 8 images (2 volumes)
+    least: Count = 4  # fewest pixels of a component that is counted
+    # "package.module:function", images (N, C, *size) from 0 to 1 -> masks (N, 1, *size)
+    segmenter: str | None = None
+    seed: Seed = 0  # of the segmenter's weights and of the order of its batches
+
+    sets, needs_masks, baselines = True, True, False
+    name, unit, higher_is_better = "inventory", "", False
+
+    @property
+    def definition(self) -> str:
+        return f"inventory/components-of-{self.least}-pixels/segmenter={self.segmenter or f'unet/steps={self.steps}'}"
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+        if fake.masks is None:
+            raise UserError(
+                "no made image belongs to an input with a lesion mask", where="evaluate.metrics"
+            )
+        known = fake.masks.flatten(1).isfinite().all(1)
+        find, fakes = self._segmenter(train), chosen(fake, known)
+        inputs = fake.inputs[known.cpu()] if fake.inputs is not None else None
+        before = find(inputs) > 0 if self.segmenter and inputs is not None else fakes.masks > 0
+        rows = inventory(before, find(fakes.images) > 0, self.least)
+        real: tuple[float | None, float | None] = (None, None)
+        if not self.segmenter and test.masks is not None:
+            drawn = chosen(test, test.masks.flatten(1).isfinite().all(1))
+            real = rates(inventory(drawn.masks > 0, find(drawn.images) > 0, self.least))
+        how = f"{self.definition}/n={len(fakes)}/lesions={int(rows[:, 0].sum())}"
+        values = [
+            np.where(rows[:, 0] > 0, rows[:, 1] / np.maximum(rows[:, 0], 1), np.nan),
+            rows[:, 3],
+        ]
+        estimates = [estimate(each, fakes.patients) for each in values]
+        blind = (
+            {"warning": BLIND.format(real[0])} if real[0] is not None and real[0] > MISSED else {}
+        )
+        about = zip(NAMES, estimates, real, strict=True)
+        return {
+            name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind)
+            for name, one, same in about
+        }
+
+    def _segmenter(self, train: ImageGroup) -> Callable[[Tensor], Tensor]:
+        if self.segmenter:
+            module, _, name = self.segmenter.partition(":")
+            try:
+                given = getattr(import_module(module), name)
+            except (ImportError, AttributeError, ValueError) as error:
+                what = f"there is no segmenter '{self.segmenter}': {error}"
+                raise UserError(
+                    what, where="evaluate.metrics", allowed="package.module:function"
+                ) from error
+            return lambda images: given(images / self.data_range)
+        learn = chosen(train, train.masks.flatten(1).isfinite().all(1))
+        judge = Segmenter(self.dims, self.steps, SIDE[self.dims], self.seed, self.data_range)
+        return judge.fit(learn.images, learn.masks)
+
+
+def rates(rows: np.ndarray) -> tuple[float, float]:
+    """The share of lesions that vanished, and the number of invented lesions per image."""
+    return float(rows[:, 1].sum() / max(rows[:, 0].sum(), 1)), float(rows[:, 3].mean())
+
+
+def inventory(before: Tensor, after: Tensor, least: int = 1) -> np.ndarray:
+    """Compare the components of two masks (N, 1, *size); returns (N, 4): before, vanished, after,
+    invented.
+
+    A component has vanished, or is invented, if no pixel of it is in the other mask; those below
+    `least` do not count.
+    """
+    from scipy.ndimage import label
+
+    def alone(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+        parts, _ = label(mask)
+        sizes, shared = (
+            np.bincount(parts.ravel()),
+            np.bincount(parts[other].ravel(), minlength=parts.max() + 1),
+        )
+        counted = sizes[1:] >= least
+        return int(counted.sum()), int((counted & (shared[1:] == 0)).sum())
+
+    masks = [each[:, 0].cpu().numpy().astype(bool) for each in (before, after)]
+    return np.array([[*alone(one, two), *alone(two, one)] for one, two in zip(*masks, strict=True)])

@@ -1,0 +1,83 @@
+"""A baseline that learns from registered pairs: a small U-Net with the L1 loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.machine.runtime import Runtime
+from gantk.plugin.spec import Count, Seed
+from gantk_scores.tasks.small_networks import BATCH, SmallUNet, mirrored, trained
+
+PASS = 2**20  # most positions of a batch at inference
+
+
+class Regression:
+    """The strongest simple baseline: L1 regression on pairs, without a discriminator.
+
+    A U-Net of width 16 is trained for `steps` steps of Adam on 8 random pairs (2 volumes) of
+    (source, target), each (C, *size), mirrored at random, to minimise the mean absolute error
+    (Isola et al., 2017, table 1, "L1"): hard to beat in PSNR, but smooth. About 0.1 s per step at
+    96 x 96 on one core. Outputs are clipped to `low` and `high`, the network intensities of black
+    and white. NaN (a contrast that a patient lacks) counts as black in a source and is left out of
+    the loss in a target. The same seed on the same machine gives the same images.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[Tensor, Tensor]],
+        dims: int,
+        low: float,
+        high: float,
+        runtime: Runtime,
+        *,
+        steps: Count = 300,  # training steps of 8 images (2 volumes)
+        seed: Seed = 0,  # of the weights and of the order of the batches
+    ):
+        self.dims, self.low, self.high, self.runtime = dims, float(low), float(high), runtime
+        pairs = [(source.detach().float(), target.detach().float()) for source, target in pairs]
+        sizes = sorted({tuple(image.shape[1:]) for pair in pairs for image in pair})
+        if len(sizes) != 1:
+            what = f"{len(pairs)} registered training pairs of the sizes {sizes} teach nothing"
+            raise UserError(what, where="evaluate.regression", allowed="pairs of one size")
+
+        def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+            chosen = torch.randint(len(pairs), (BATCH[dims],), generator=generator).tolist()
+            source, target = (
+                torch.stack(images) for images in zip(*(pairs[i] for i in chosen), strict=True)
+            )
+            source, target = mirrored([source, target], generator)
+            target = runtime.place(self._scaled(target), dims)
+            with runtime.autocast():
+                output, known = network(self._seen(source)), target.isfinite()
+                return (
+                    (output.float() - target.nan_to_num()).abs() * known
+                ).sum() / known.sum().clamp_min(1)
+
+        channels = [image.shape[0] for image in pairs[0]]
+        self.network = trained(
+            lambda: runtime.place(SmallUNet(*channels, dims, sizes[0]), dims), loss, steps, seed
+        )
+
+    @torch.no_grad()
+    def __call__(self, sources: Tensor) -> Tensor:
+        """Translate (N, C, *size) to (N, C', *size), float32, on the sources' device, each image
+        independently.
+        """
+        made = []
+        for part in sources.split(max(1, PASS // math.prod(sources.shape[2:]))):
+            with self.runtime.autocast():
+                output = self.network(self._seen(part)).float().clamp(-1, 1)
+            made.append((self.low + (output + 1) * (self.high - self.low) / 2).to(sources.device))
+        return torch.cat(made)
+
+    def _seen(self, source: Tensor) -> Tensor:
+        """The network's input: a source on the device, scaled to -1 to 1, with NaN as black."""
+        return self.runtime.place(self._scaled(source).nan_to_num(nan=-1.0), self.dims)
+
+    def _scaled(self, image: Tensor) -> Tensor:
+        return 2 * (image.float() - self.low) / (self.high - self.low) - 1

@@ -1,0 +1,223 @@
+"""Measures whether a segmenter trained on real images finds the lesions in generated ones."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gantk.errors import UserError
+from gantk.metrics.intervals import Estimate, estimate, patient_numbers
+from gantk.metrics.sets import ImageGroup, Score, chosen, halves
+from gantk.plugin.spec import Count, Seed
+from gantk_scores.tasks.classification import TOO_FEW, LearntSide, crossed, strangers
+from gantk_scores.tasks.small_networks import BATCH, WIDTH, SmallUNet, mirrored, trained
+
+SIDE = {2: 96, 3: 48}  # longest side of a segmenter's input in pixels or voxels
+PASS = 2**20  # most positions of a batch at inference
+
+
+@dataclass(eq=False)
+class Segmentation:
+    """Segmentation agreement: Dice of the lesions that a segmenter of real images finds in
+    translations.
+
+    A small U-Net is trained to segment lesions in real training images of other patients, and then
+    segments the generated ones. The value is the Dice coefficient 2 |A and B| / (|A| + |B|) of its
+    lesions (A) and the truth's mask (B), pooled over a patient's images, as the mean over patients,
+    with a 95 % interval from bootstrap over patients. Patients without a lesion have no Dice and
+    are left out; so are images without a mask.
+
+    In the details: `real`, the same segmenter's Dice on the held-out real images, the ceiling;
+    `found`, the share of the lesions' pixels that it finds; `false_alarms`, the share of images
+    without a lesion in which it finds one. With `teach` also "segmentation_taught": trained on
+    generated images and tested on real ones of other patients.
+    """
+
+    data_range: float
+    dims: int
+    _: KW_ONLY
+    # steps of 8 images (2 volumes) for each segmenter; 0.1 s each on one core at 96 px
+    steps: Count = 100
+    # larger images are reduced to this longest side; None: 96 pixels, 48 voxels
+    side: LearntSide | None = None
+    # also train two segmenters on the generated images, and two for every baseline
+    teach: bool = False
+    seed: Seed = 0  # of the segmenter's weights and of the order of its batches
+
+    sets, needs_masks = True, True
+    name, unit, higher_is_better = "segmentation", "", True
+
+    def __post_init__(self) -> None:
+        side = SIDE[self.dims] if self.side is None else self.side
+        self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
+        # cache: training images, which are used, segmenter, their number, `real`
+        self._learned = None
+
+    @property
+    def definition(self) -> str:
+        return f"segmentation/dice-per-patient/without-lesion-left-out/{self.make().definition}"
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+        source = train
+        if train is test:
+            train, test = halves(test)
+        train, test, fake = (
+            _drawn(*named) for named in (("training", train), ("test", test), ("made", fake))
+        )
+        keep = strangers(train, test) & strangers(train, fake)
+        known = self._learned
+        if known is None or known[0] is not source or not torch.equal(known[1], keep):
+            others = _drawn("training", chosen(train, keep))
+            segmenter = self.make().fit(others.images, others.masks)
+            ceiling, _ = agreement([(segmenter(test.images), test)])
+            self._learned = known = source, keep, segmenter, len(others), ceiling
+        *_, segmenter, count, ceiling = known
+        dice, details = agreement([(segmenter(fake.images), fake)])
+        details["real"] = {"value": ceiling.value, "ci95": ceiling.ci95}
+        how = f"trained-on:real={count}/tested-on:made={len(fake)}"
+        scores = {self.name: self._score(dice, len(fake), how, details)}
+        if self.teach:
+            scores[f"{self.name}_taught"] = self._taught(test, fake)
+        return scores
+
+    def _taught(self, test: ImageGroup, fake: ImageGroup) -> Score:
+        """The Dice on real images of segmenters trained on generated images of other patients."""
+        folds = list(crossed(fake, test))
+        if not all(len(learn) and (learn.masks > 0).any() for learn, _ in folds):
+            return Score(None, None, len(test), f"{self.definition}/not-computed: {TOO_FEW}")
+        answers = [
+            (self.make().fit(learn.images, learn.masks)(asked.images), asked)
+            for learn, asked in folds
+        ]
+        how = f"trained-on:made={len(fake)}" + "/crossed-over-halves-of-the-patients" * (
+            len(folds) > 1
+        )
+        dice, details = agreement(answers)
+        return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
+
+    def _score(self, dice: Estimate, count: int, how: str, details: dict[str, Any]) -> Score:
+        return Score(
+            dice.value, dice.ci95, count, f"{self.definition}/{how}/patients={dice.n}", details
+        )
+
+
+def _drawn(which: str, group: ImageGroup) -> ImageGroup:
+    """The images with a mask; UserError where none shows a lesion."""
+    known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
+    if known is None or not (group.masks[known] > 0).any():
+        what = (
+            f"the metric 'segmentation' needs lesion masks, and none of the {which} images shows a"
+            " lesion"
+        )
+        remedy = (
+            'name the masks (data.source.mask = "seg"), give the phantom lesions, or leave it out'
+        )
+        raise UserError(what, where="evaluate.metrics", remedy=remedy)
+    return chosen(group, known)
+
+
+def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Estimate, dict[str, Any]]:
+    """Mean Dice over patients of found lesions (N, 1, *size), bool, against their images' masks;
+    and the details.
+    """
+    found = torch.cat([answer.flatten(1).cpu() for answer, _ in answers])
+    truth = torch.cat([group.masks.flatten(1).cpu() > 0 for _, group in answers])
+    names = [patient for _, group in answers for patient in group.patients]
+    numbers = patient_numbers(names)
+    patients = [names[first] for first in np.unique(numbers, return_index=True)[1]]
+    of_images = [x.sum(1).double().numpy() for x in (found & truth, found, truth)]
+    both, marked, drawn = (np.bincount(numbers, counts) for counts in of_images)
+    # a patient without a lesion has neither Dice nor recall
+    drawn = np.where(drawn > 0, drawn, np.nan)
+    alarms = np.where(of_images[2] > 0, np.nan, of_images[1] > 0)
+    rates = {"found": estimate(both / drawn, patients), "false_alarms": estimate(alarms, names)}
+    details = {name: {"value": rate.value, "ci95": rate.ci95} for name, rate in rates.items()}
+    return estimate(2 * both / (marked + drawn), patients), details
+
+
+class Segmenter:
+    """A small U-Net that is trained to segment lesions in images (N, C, *size), 0 to `data_range`.
+
+    It is trained for `steps` steps of 8 images (2 volumes), half of them with a lesion, mirrored at
+    random, with the Dice loss of a batch. Larger images are reduced to `side` along their longest
+    axis; masks have the original size.
+    """
+
+    def __init__(self, dims: int, steps: int, side: int, seed: int, data_range: float):
+        self.dims, self.steps, self.side, self.seed, self.data_range = (
+            dims,
+            steps,
+            side,
+            seed,
+            data_range,
+        )
+
+    @property
+    def definition(self) -> str:
+        return f"unet-{WIDTH}/{self.side}px/steps={self.steps}x{BATCH[self.dims]}"
+
+    def fit(self, images: Tensor, masks: Tensor) -> Segmenter:
+        """Train on images with their masks (N, 1, *size), above 0 inside a lesion."""
+        drawn = (masks > 0).float()
+        shows = drawn.flatten(1).any(1).long()
+        share = (1 / torch.bincount(shows, minlength=2).clamp_min(1).float())[shows].cpu()
+        size = tuple(self._seen(images[:1]).shape[2:])
+
+        def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
+            picked = torch.multinomial(
+                share, BATCH[self.dims], replacement=True, generator=generator
+            )
+            image, mask = (
+                images[picked.to(images.device)],
+                drawn[picked.to(drawn.device)].to(images.device),
+            )
+            image, mask = mirrored([self._seen(image), self._shrunk(mask)], generator)
+            return dice_loss(network(image), mask)
+
+        def make() -> nn.Module:
+            return SmallUNet(images.shape[1], 1, self.dims, size).to(images.device)
+
+        with torch.autocast(images.device.type, enabled=False):
+            self.network = trained(make, loss, self.steps, self.seed)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Segment images; returns lesion masks (N, 1, *size), bool."""
+        mode, masks = "bilinear" if self.dims == 2 else "trilinear", []
+        with torch.autocast(images.device.type, enabled=False):
+            for part in images.split(max(1, PASS // self._seen(images[:1])[0, 0].numel())):
+                answer = self.network(self._seen(part))
+                if answer.shape[2:] != part.shape[2:]:
+                    answer = F.interpolate(answer, part.shape[2:], mode=mode)
+                masks.append(answer > 0)
+        return torch.cat(masks)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """The network's input: at most `side` pixels a side, scaled to -1 to 1, with NaN as black."""
+        return self._shrunk(2 * images.float() / self.data_range - 1).nan_to_num(nan=-1.0)
+
+    def _shrunk(self, images: Tensor) -> Tensor:
+        scale = self.side / max(images.shape[2:])
+        if scale >= 1:
+            return images
+        return F.interpolate(
+            images, [max(1, round(side * scale)) for side in images.shape[2:]], mode="area"
+        )
+
+
+def dice_loss(answers: Tensor, masks: Tensor) -> Tensor:
+    """1 - soft Dice of logits (Milletari et al., 2016, section 3) over a whole batch: an image may
+    have no lesion.
+
+    There is no cross entropy: lesions are 0.1 % of the pixels, and with it nothing is found in the
+    first hundred steps.
+    """
+    likely = answers.sigmoid()
+    shared, sizes = (likely * masks).sum(), likely.square().sum() + masks.square().sum()
+    return 1 - (2 * shared + 1) / (sizes + 1)

@@ -1,0 +1,141 @@
+"""Answers the items of two reporting guidelines from a run's files, and writes them as Markdown and
+JSON.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gantk.files import expect_file, write_file
+from gantk.report.run_record import RunRecord
+from gantk.runs.models import find_model
+from gantk_studies.card.facts import facts_of
+
+ITEMS = Path(__file__).with_name("items.toml")
+HEADS = ("direction", "score", "value [95 % interval]", "n", "best baseline")
+AnyPath = str | os.PathLike[str]
+
+
+def write_card(
+    run: AnyPath,
+    *,
+    out: AnyPath | None = None,
+    json: AnyPath | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Write a run's model card; returns a dict: `facts`, `items` of CLAIM and TRIPOD+AI with
+    answers, `metrics`.
+
+    An item has `answers`, the known facts, and `open`, a description of what is left to fill in (""
+    = nothing). Markdown goes to the file `out`, or to `say` if None; JSON to the file `json`.
+    UserError where a folder is missing.
+    """
+    for file, where in ((out, "--out"), (json, "--json")):
+        if file:
+            expect_file(file, where)
+    path = find_model(run, say)
+    record = RunRecord(path)
+    facts, asked = facts_of(record), tomllib.loads(ITEMS.read_text("utf-8"))
+    items = [
+        _answer_item(guideline, item, facts) for guideline, each in asked.items() for item in each
+    ]
+    counts = {
+        name: sum(item["guideline"] == name and not item["open"] for item in items)
+        for name in asked
+    }
+    found = {"name": path.name, "facts": facts, "items": items, "answered": counts}
+    found |= {"metrics": record.metrics.get("metrics") or {}, "problems": record.problems}
+    if json:
+        write_file(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
+    text = _markdown(found, record.metrics)
+    if out:
+        write_file(Path(out), text.encode())
+    say(f"card     {out}" if out else text)
+    say(
+        "items    "
+        + ", ".join(
+            f"{name}: {counts[name]} of {len(asked[name])} answered in full" for name in asked
+        )
+    )
+    return found
+
+
+def score_table(found: dict[str, Any]) -> str:
+    """A Markdown table of metrics.json: each score with its interval, beside the best baseline's
+    score.
+    """
+    rows, names = [], dict(zip("ab", found.get("domains") or "ab", strict=False))
+    for direction, metrics in (found.get("metrics") or {}).items():
+        way = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
+        for name, row in metrics.items():
+            others = {
+                each: known.get(direction, {}).get(name)
+                for each, known in found.get("baselines", {}).items()
+            }
+            values = {
+                each: other["value"]
+                for each, other in others.items()
+                if (other or {}).get("value") is not None
+            }
+            best = (max if row.get("higher_is_better", True) else min)(
+                values, key=values.get, default=None
+            )
+            beside = f"{_number(others[best])} ({best})" if best else "-"
+            rows.append((way, name, _number(row), row.get("n") or "-", beside))
+    return (
+        markdown_table(HEADS, rows) if rows else "It was not scored: the run has no metrics.json."
+    )
+
+
+def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _number(row: dict[str, Any]) -> str:
+    ends = row.get("ci95") or [None]
+    interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
+    return (
+        "-"
+        if row.get("value") is None
+        else f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
+    )
+
+
+def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
+    """An item with its known facts as `answers`, and `open`: the whole item where no fact is known."""
+    answers = {name: facts[name] for name in item.get("known", ()) if name in facts}
+    left = item.get("open") or ("" if answers else item["asks"][:1].lower() + item["asks"][1:])
+    about = {"guideline": guideline, "number": item["number"], "asks": item["asks"]}
+    return about | {"answers": answers, "open": left}
+
+
+def _markdown(found: dict[str, Any], metrics: dict[str, Any]) -> str:
+    facts = [(name, _cell(text)) for name, text in found["facts"].items()]
+    parts = [
+        f"# {found['name']}",
+        markdown_table(("", ""), facts),
+        "## Scores",
+        score_table(metrics),
+    ]
+    for guideline in found["answered"]:
+        rows = []
+        for item in (item for item in found["items"] if item["guideline"] == guideline):
+            said = [f"see *{name}*" for name in item["answers"]] if item["answers"] else []
+            said += [f"**to be filled in: {item['open']}**"] if item["open"] else []
+            rows.append((item["number"], item["asks"], "; ".join(said)))
+        parts += [f"## {guideline}", markdown_table(("item", "asks", "answer"), rows)]
+    problems = [f"- {_cell(problem)}" for problem in found["problems"]]
+    parts += ["## Files that could not be read", "\n".join(problems)] if problems else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(text: object) -> str:
+    """A text on one line, with | escaped, as a cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,24 @@
+"""`gantk card` on the command line."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("card")
+@click.argument("run")
+@click.option("--out", metavar="FILE", help="Write the card there, in Markdown. Default: print it.")
+@click.option("--json", "json_file", metavar="FILE", help="Write it as JSON too.")
+def command(run, out, json_file) -> None:
+    """Model card and study file of RUN, by the items of CLAIM (2024) and TRIPOD+AI.
+
+    What the run knows is filled in; what only its authors can say is left open by name. No names of
+    patients or files are in it.
+
+    \b
+    gantk card runs/first --out card.md --json card.json
+    """
+    from gantk.terminal import say
+    from gantk_studies.card.card import write_card
+
+    write_card(run, out=out, json=json_file, say=say)

@@ -1,0 +1,3 @@
+"""The report's section of test patients, worst first, and `gantk report`, which rewrites reports
+and compares runs.
+"""

@@ -1,0 +1,195 @@
+"""Writes a page that compares runs: scores, curves, the same test images, and differences of their
+recipes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from gantk import compare_systems
+from gantk.errors import UserError
+from gantk.files import expect_file, write_file
+from gantk.report.build import render
+from gantk.report.build import write_report as write_one
+from gantk.report.charts import Chart, chart
+from gantk.report.run_record import RunRecord
+from gantk.report.scores import headline, verdicts
+from gantk.report.words import baseline_name, metric_name
+from gantk.runs.folder import flat
+from gantk_studies.patients.section import HERE, kept, pictures
+
+
+def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Rewrite a run's report.html or, for several runs, write one page that compares them; returns
+    the path written.
+
+    `out` is the comparison's path; None: comparison.html in the current folder. UserError where a
+    folder is no run, or a run is named twice.
+    """
+    if len(runs) == 1 and out is None:
+        return write_one(runs[0])
+    folders = [Path(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
+        raise UserError(
+            "a run is named twice" if runs else "no run is named",
+            where="report",
+            remedy="name each once",
+        )
+    path = Path(expect_file(out or "comparison.html", "--out"))
+    return write_file(
+        path,
+        comparison([RunRecord(folder) for folder in folders]).encode("utf-8", "backslashreplace"),
+    )
+
+
+def comparison(records: list[RunRecord]) -> str:
+    """The HTML of the page that compares runs."""
+    known = [record.path.resolve().name for record in records]
+    named = {
+        n if known.count(n) == 1 else str(r.path): r for n, r in zip(known, records, strict=True)
+    }
+    sets = [_test_set(record) for record in records]
+    places, charts, same = count(), _curves(named), len(set(sets)) == 1 and bool(sets[0])
+    story = {
+        "title": f"{len(named)} runs compared",
+        "runs": [_facts(name, record) for name, record in named.items()],
+        "same_test": same,
+        "tables": _tables(named),
+        "statistics": _statistics(named) if same else {"tests": [], "ranks": []},
+        "charts": [(next(places), each) for each in charts],
+        "cases": list(_cases(named)),
+        "differences": _differences(named),
+        "data": {"charts": [each.data for each in charts]},
+    }
+    files = {"styles": ("page.css", "patients.css"), "scripts": ("charts.js", "patients.js")}
+    return render("compare.html.j2", story, folders=[HERE], **files)
+
+
+def _test_set(record: RunRecord) -> frozenset:
+    """The test images' files or names; equal sets mean that two runs were scored on the same
+    images.
+    """
+    found = (record.split.get("splits") or {}).get("test") or ()
+    return frozenset((str(one.get("path")), str(one.get("key"))) for one in found)
+
+
+def _facts(name: str, record: RunRecord) -> dict[str, Any]:
+    """A run's row in the first table: method, steps, time and verdict."""
+    total, (sentence, tone) = (
+        (record.recipe.get("train") or {}).get("steps"),
+        headline(verdicts(record)),
+    )
+    return {
+        "name": name,
+        "path": str(record.path),
+        "method": (record.recipe.get("method") or {}).get("name") or "",
+        "step": record.log.last_step or 0,
+        "total": total,
+        "seconds": record.log.seconds,
+        "verdict": sentence or ("" if record.metrics.get("metrics") else "Not scored."),
+        "tone": tone,
+        "consequences": (record.split.get("splits") or {}).get("consequences") or (),
+    }
+
+
+def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
+    """Direction in words -> its metrics, a row of scores for each run, and the distinct baselines."""
+    found: dict[str, dict[str, Any]] = {}
+    for place, (name, record) in enumerate(named.items()):
+        for key, scores in (record.metrics.get("metrics") or {}).items():
+            table = found.setdefault(
+                record.label(key), {"metrics": {}, "rows": [], "baselines": {}}
+            )
+            table["metrics"] |= {
+                metric: row for metric, row in scores.items() if metric not in table["metrics"]
+            }
+            table["rows"].append((place, name, scores))
+            for rival, rows in (record.metrics.get("baselines") or {}).items():
+                own = rows.get(key) or {}
+                others = table["baselines"].setdefault(baseline_name(rival), [])
+                values = {metric: row.get("value") for metric, row in own.items()}
+                if own and values not in [values_of for _, values_of, _ in others]:
+                    others.append((name, values, own))
+    return found
+
+
+def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
+    """The result of `gantk.compare_systems` for the runs, on metrics whose scores all have a
+    patient.
+    """
+    scores, senses = {}, {}
+    for name, record in named.items():
+        of = scores[name] = {}
+        for key, one in kept(record.path).items():
+            for metric, row in ((record.metrics.get("metrics") or {}).get(key) or {}).items():
+                values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
+                # else no patient is known
+                if row.get("n") == sum(value is not None for value in values.values()):
+                    of[record.label(key), metric] = values
+                    senses[record.label(key), metric] = row.get("higher_is_better")
+    found = compare_systems(scores, senses)
+    return {
+        k: [row | dict(zip(("label", "score"), row["score"], strict=True)) for row in v]
+        for k, v in found.items()
+    }
+
+
+def _curves(named: dict[str, RunRecord]) -> list[Chart]:
+    """A chart per validation metric and direction, or of the checkpoint selection score without
+    validation.
+    """
+    series: dict[str, dict[str, dict[float, float]]] = {}
+    for name, record in named.items():
+        for metric, directions in (record.log.validation or record.log.selection).items():
+            for key, points in directions.items():
+                title = ", ".join(
+                    filter(None, [metric_name(metric), record.label(key) if key else ""])
+                )
+                series.setdefault(title, {})[name] = points
+    drawn = [chart(title, found, joined=True, names=list(named)) for title, found in series.items()]
+    return [each for each in drawn if each]
+
+
+def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
+    """Yield the test images that every run saved, each with all runs' outputs and scores."""
+    by_run = []
+    for record in named.values():
+        found = {}
+        for key, one in kept(record.path).items():
+            for case in one["cases"]:
+                found[record.label(key), case["image"], case["input"], case["truth"]] = case
+        by_run.append(found)
+    for same in by_run[0]:
+        if not all(same in found for found in by_run):
+            continue
+        label, image, *_ = same
+        shown = [
+            pictures(r, found[same]["stem"])
+            for r, found in zip(named.values(), by_run, strict=True)
+        ]
+        if any("output" not in each or "truth" not in each for each in shown):
+            continue
+        first = by_run[0][same]
+        outputs = {f"output-{place}": each["output"] for place, each in enumerate(shown)}
+        scores = [found[same]["scores"] for found in by_run]
+        about = {"label": label, "image": image, "scores": scores, "names": list(named)}
+        yield (
+            first
+            | about
+            | {"pictures": {"input": shown[0]["input"], "truth": shown[0]["truth"]} | outputs}
+        )
+
+
+def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
+    """(Recipe key, its value in each run) for the keys in which the runs differ."""
+    recipes = [
+        {key: json.dumps(x, ensure_ascii=False) for key, x in flat(one.recipe)}
+        for one in named.values()
+    ]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    rows = ((key, [recipe.get(key, "–") for recipe in recipes]) for key in keys)
+    return [(key, values) for key, values in rows if len(set(values)) > 1]

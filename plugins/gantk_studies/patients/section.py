@@ -1,0 +1,105 @@
+"""Builds the section `Test patients` of report.html from patients.json and samples/test of the run
+folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image as Picture
+from pydantic import Field, RootModel
+
+from gantk.errors import argument, told
+from gantk.formats.nifti import Nifti
+from gantk.runs.schemas import Part, Step, inside, read, table
+
+HERE = Path(__file__).parent
+KINDS = ("input", "output", "truth")
+UNITS = Annotated[list[str], Field(min_length=3, max_length=3)]
+SCORES = dict[str, float | None]
+PATIENT = table("patient", "images", "scores", patient=str, images=list[Step], scores=SCORES)
+CASE = table(
+    "patient",
+    "stem",
+    "scores",
+    "rank",
+    "input",
+    "truth",
+    "image",
+    patient=str,
+    stem=Part,
+    scores=SCORES,
+    rank=Step,
+    place=Step,
+    input=str,
+    truth=str,
+    image=str,
+    units=UNITS,
+)
+VOLUME = table("patient", "stem", patient=str, stem=Part)
+KEPT = table(
+    "patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool
+)
+PATIENTS = RootModel[dict[Part, KEPT]]
+ROWS = 12  # rows of the table that are shown at first
+
+
+def section(record) -> dict[str, Any] | None:
+    """The result of the hook `gantk_report_section`; None where the run has no test patients (yet)."""
+    found = record.read("patients.json", PATIENTS)
+    directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
+    if not directions:
+        return None
+    files = {
+        "folder": HERE,
+        "template": "patients.html.j2",
+        "styles": ["patients.css"],
+        "scripts": ["patients.js"],
+    }
+    return files | {"directions": directions, "rows": ROWS}
+
+
+def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
+    cases = [case | {"pictures": pictures(record, case["stem"])} for case in found["cases"]]
+    source, target = (*record.label(key).split("\u00a0→\u00a0"), "")[:2]
+    about = {"label": record.label(key), "source": source, "target": target}
+    return found | about | {"metrics": list(found["patients"][0]["scores"]), "cases": cases}
+
+
+def kept(run: Path) -> dict[str, Any]:
+    """Read patients.json; {} where it is absent, UserError where it does not fit the schema."""
+    return read(run / "patients.json", PATIENTS, f"gantk eval {argument(run)} writes it again")
+
+
+def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
+    """Kind -> a picture for the page's script: an image, or a volume's middle plane, in 16 bits
+    from `low` to `high`.
+
+    Files outside the run folder and damaged files are left out; the latter are named in the
+    record's problems.
+    """
+    found = {}
+    for kind in KINDS:
+        path = record.path / "samples" / "test" / f"{stem}-{kind}.nii.gz"
+        try:
+            if inside(record.path, path):
+                pixels = Nifti().read(path).pixels[0]
+                found[kind] = packed(pixels if pixels.ndim == 2 else pixels[len(pixels) // 2])
+        except Exception as error:  # damaged bytes can raise any exception
+            record.problems.append(f"samples/test/{path.name} is left out: {told(error)}")
+    return found
+
+
+def packed(pixels: np.ndarray) -> dict[str, Any]:
+    """Pixels (H, W) as a PNG in a data URI, 16 bits: the high byte in red, the low byte in green."""
+    low, high = float(pixels.min()), float(pixels.max())
+    levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
+    bytes_ = np.stack([levels >> 8, levels & 255, np.zeros_like(levels)], axis=-1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Picture.fromarray(bytes_).save(buffer, "png", optimize=True)
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return {"uri": uri, "low": low, "high": high, "height": len(pixels), "width": len(pixels[0])}

@@ -1,0 +1,174 @@
+"""Reads readers' answers with the study's key, finds a run's study scores, and writes weights for a
+next training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gantk.data.sources.rows import csv_text
+from gantk.errors import UserError, told
+from gantk.files import expect_file, sha256_of, write_file
+from gantk.runs.schemas import Amount, Step, read, table
+
+HERE = Path(__file__).parent
+CHOICES = {"2afc": (0, 1), "yesno": (0, 1), "rating": (1, 2, 3, 4, 5)}
+# weight of an input and its truth = 1 + BOOST x the share of readers who recognised the made image
+BOOST = 2.0
+KIND = Literal["2afc", "yesno", "rating"]
+ANSWER = table("question", "answer", "seconds", question=Step, answer=Step, seconds=Amount)
+ANSWERS = table("study", "reader", "answers", study=str, reader=str, answers=list[ANSWER])
+KEY = table(
+    "kind",
+    "cases",
+    "readers",
+    kind=KIND,
+    cases=list[dict[str, Any]],
+    readers=dict[str, list[list[Step]]],
+)
+SHARE = table(
+    "value", "ci95", value=float | None, ci95=list[float] | None, n=Step, readers=Step, cases=Step
+)
+READER = table(
+    "accuracy", "same_again", "seconds", accuracy=SHARE, same_again=SHARE, seconds=float, auc=SHARE
+)
+SCORES = table(
+    *("kind", "readers", "pooled", "agreement", "fooled"),
+    kind=KIND,
+    readers=dict[str, READER],
+    fooled=list[Any],
+    pooled=table("accuracy", accuracy=SHARE),
+    agreement=table("fleiss", fleiss=SHARE) | None,
+    target=str,
+    split=str,
+)
+# columns: case, which, repeat, answer, seconds, place (0 to 1), right, label, item
+Rows = dict[str, np.ndarray]
+
+
+def load(
+    study: str | Path, answers: Iterable[str | Path]
+) -> tuple[dict[str, Any], dict[str, Rows], list[str]]:
+    """Read the key and each reader's answers; also returns a message for each file left out.
+    UserError if all are.
+    """
+    if not (key := read(file := Path(study) / "key.json", KEY)):
+        raise UserError(
+            f"'{study}' holds no key.json",
+            where="STUDY",
+            remedy="name what `gantk study new` wrote",
+        )
+    digest, accepted, problems = sha256_of(file), {}, []
+    for path in map(Path, answers):
+        try:
+            if not (said := read(path, ANSWERS, "ask the reader to save again")):
+                raise ValueError("it is not there")
+            if said["study"] != digest:
+                raise ValueError("it is of another study, or key.json was changed")
+            if said["reader"] not in key["readers"]:
+                raise ValueError(f"it is of '{said['reader']}', whom this study does not know")
+            answered = [*accepted.get(said["reader"], ()), (rows_of(key, said), path)]
+            best, *rest = accepted[said["reader"]] = sorted(
+                answered, key=lambda one: -len(one[0]["case"])
+            )
+            problems += (
+                [f"'{rest[-1][1]}' is of {said['reader']} too: '{best[1]}' counts"] if rest else []
+            )
+        except (UserError, ValueError) as error:
+            problems.append(
+                f"'{path}' is left out: {'damaged, ' * isinstance(error, UserError)}{told(error)}"
+            )
+    if not accepted:
+        raise UserError(f"no answers can be scored: {'; '.join(problems)}", where="ANSWERS")
+    return key, {name: best[0] for name, (best, *_) in sorted(accepted.items())}, problems
+
+
+def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
+    """A reader's answers with their questions; ValueError for impossible answers. A rating of 3 is
+    half right.
+    """
+    asked, kind = np.array(key["readers"][said["reader"]]), key["kind"]
+    places, answer, seconds = (
+        np.array([one[x] for one in said["answers"]]) for x in ("question", "answer", "seconds")
+    )
+    if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
+        raise ValueError("no answer, two to one question, or one to a question that was not asked")
+    if wrong := {*answer.tolist()} - {*CHOICES[kind]}:
+        raise ValueError(f"{min(wrong)} is no answer")
+    case, which, repeat = asked[places].T
+    real = (np.sign(answer - 3) + 1) / 2 if kind == "rating" else answer  # 0 made to 1 real
+    right = 1.0 * (answer == which) if kind == "2afc" else np.where(which, 1.0 - real, real)
+    rows = {
+        "case": case,
+        "which": which,
+        "repeat": repeat > 0,
+        "answer": answer,
+        "seconds": seconds,
+        "right": right,
+    }
+    rows |= {"place": places / max(len(asked) - 1, 1), "label": right if kind == "2afc" else answer}
+    return rows | {"item": 2 * case + (1 if kind == "2afc" else which)}
+
+
+def items(rows: Collection[Rows], cases: int, name: str) -> np.ndarray:
+    """First answers by image, (readers, 2 * cases), nan where there is none; a pair's answer is at
+    its made image.
+    """
+    labels = np.full((len(rows), 2 * cases), np.nan)
+    for row, one in zip(labels, rows, strict=True):
+        row[one["item"][~one["repeat"]]] = one[name][~one["repeat"]]
+    return labels
+
+
+def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
+    """The scores of a run's studies by name, from RUN/study/NAME/scores.json; unreadable files go
+    to `problems`.
+    """
+    scores = {}
+    for path in sorted(Path(run).glob("study/*/scores.json")):
+        try:
+            scores[path.parent.name] = read(path, SCORES, "score the study again")
+        except UserError as error:
+            problems.append(error.what)
+    return scores
+
+
+def write_weights(
+    study: str | Path, answers: Iterable[str | Path], out: str | Path, *, say: Callable = print
+) -> Path:
+    """Write a CSV of `key` and `weight` for `data.weights`; UserError for images that are no run's
+    training pairs.
+    """
+    expect_file(out, "--out")
+    key, rows, problems = load(study, answers)
+    if key.get("split") != "train" or "made" not in key["cases"][0]:
+        what = "no training shows the images of this study, or what it shows was made of noise"
+        raise UserError(
+            what,
+            where="STUDY",
+            remedy="`gantk study new RUN --split train`, of a run that translates",
+        )
+    right = np.ma.masked_invalid(items(rows.values(), len(key["cases"]), "right")[:, 1::2])
+    shown = zip(
+        key["cases"], np.round(1 + BOOST * right.mean(0).filled(0), 4).tolist(), strict=True
+    )
+    weights = {case[side]: weight for case, weight in shown for side in ("real", "made")}
+    write_file(Path(out), csv_text(("key", "weight"), weights.items()).encode())
+    for line in [
+        *(f"warning  {problem}" for problem in problems),
+        f"written  {out}: {len(weights)} images",
+    ]:
+        say(line)
+    return Path(out)
+
+
+def section(record) -> dict | None:
+    """The report's section `Readers`, if studies of the run were scored."""
+    studies = readers_of(record.path, record.problems)
+    if not studies:
+        return None
+    return {"folder": HERE, "template": "section.html.j2", "studies": studies}

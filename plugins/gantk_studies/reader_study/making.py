@@ -1,0 +1,262 @@
+"""`gantk study new`: writes a blinded page of real and made images for each reader, and the key in
+its own file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gantk.data.resample import Resize
+from gantk.errors import UserError, counted
+from gantk.files import whole_folder, write_file
+from gantk.formats.files import read, scans, stem_of
+from gantk.report.build import render
+from gantk_studies.reader_study.answers import CHOICES, HERE
+
+PAIRS = 60  # default number of pairs, if there are as many
+REPEATS = 10  # one question in this many is repeated
+# percentiles of a folder's values that become black and white, if files are not 8-bit
+ENDS = (0.5, 99.5)
+
+
+def new_study(
+    run: Any = None,
+    *,
+    real: str | Path | None = None,
+    fake: str | Path | None = None,
+    kind: str = "2afc",
+    pairs: int | None = None,
+    readers: int = 3,
+    to: str | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write pages/reader-1.html ... and key.json into a new folder; returns the folder.
+
+    The images are a run's held-out ones and their translations (from noise: as many samples), or
+    those of two folders. All have one size and 256 grays, uncompressed: steps or lengths would tell
+    which are made. UserError for too few.
+    """
+    if (run is None) != bool(real and fake) or bool(real) != bool(fake):
+        raise UserError(
+            "what is to be judged is not clear", allowed="a RUN, or both --real DIR and --fake DIR"
+        )
+    if kind not in CHOICES or (pairs is not None and pairs < 1) or readers < 1 or (seed or 0) < 0:
+        what = (
+            f"a study of kind '{kind}' with {pairs} pairs, {readers} readers and seed {seed} cannot"
+            " be made"
+        )
+        raise UserError(
+            what, allowed=f"{', '.join(CHOICES)}; 1 pair, 1 reader or more; a seed from 0"
+        )
+    target = Path(out or (Path(run, "study", kind) if run and Path(run).is_dir() else "study"))
+    if target.exists():
+        what = f"'{target}' is there, and with a new key answers to the old pages would be lost"
+        raise UserError(what, where="--out", remedy="name another folder")
+    seed = secrets.randbits(64) if seed is None else seed
+    rng = np.random.default_rng(seed)
+    if real:
+        cases, images, about = *of_folders(Path(real), Path(fake), pairs, rng, say), {}
+    else:
+        cases, images, about = of_run(run, pairs, to, split, device, rng, say)
+    asked = {
+        f"reader-{number + 1}": questions(kind, len(cases), number, seed)
+        for number in range(readers)
+    }
+    key = json.dumps(
+        {"format": 1, "kind": kind, "seed": seed, **about, "cases": cases, "readers": asked}
+    ).encode()
+    study = {"study": sha256(key).hexdigest(), "kind": kind, "target": about.get("target", "")}
+    with whole_folder(target) as made:
+        (made / "pages").mkdir()
+        for name, order in asked.items():
+            write_file(
+                made / "pages" / f"{name}.html",
+                page(study | {"reader": name}, order, images, rng).encode(),
+            )
+        write_file(made / "key.json", key)
+    say(
+        f"study    {target}: {counted(asked['reader-1'], 'question')} about"
+        f" {counted(cases, 'pair')}"
+    )
+    say(
+        "pages    one for each reader, with images of patients in it; key.json says what is real,"
+        " keep it from them"
+    )
+    return target
+
+
+def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
+    """A reader's questions in order: [case, which, whether it is a repeat].
+
+    `which` is the side of the real image (2afc), else 1 for a made image and 0 for a real one.
+    Sides are balanced for each reader and swapped for the next. Single images of a pair are in
+    different halves; half of the pairs have the real one first, for the next reader the made one.
+    Repeats are of the first third, in the last half, sides swapped.
+    """
+    turned = np.random.default_rng([seed, 0]).permutation(pairs) + reader
+    rng = np.random.default_rng([seed, 1, reader])
+    halves = [0] if kind == "2afc" else [0, 1]
+    order = [
+        [int(case), int(turned[case] + half) % 2, 0]
+        for half in halves
+        for case in rng.permutation(pairs)
+    ]
+    count = len(order)
+    for place in rng.permutation(max(1, count // 3))[: round(count / REPEATS)]:
+        case, which, _ = order[place]  # repeats are inserted behind it
+        again = [case, 1 - which if kind == "2afc" else which, 1]
+        order.insert(int(rng.integers(-(-count // 2), len(order) + 1)), again)
+    return order
+
+
+def page(
+    study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng: np.random.Generator
+) -> str:
+    """A reader's HTML: the images in random order, and the indices of the images of each question."""
+    places = rng.permutation(2 * len(images))  # index in the page of image 2 * case + made
+    flat = images.reshape(-1, *images.shape[2:])[np.argsort(places)]
+    data = study | {"height": flat.shape[1], "width": flat.shape[2]}
+    data["images"] = [base64.b64encode(image.tobytes()).decode() for image in flat]
+    sides = 2 if study["kind"] == "2afc" else 1
+    data["questions"] = [
+        [int(places[2 * case + abs(which - n)]) for n in range(sides)] for case, which, _ in order
+    ]
+    story = study | {"count": len(order), "data": data}
+    return render(
+        "reader.html.j2", story, folders=[HERE], styles=("reader.css",), scripts=("reader.js",)
+    )
+
+
+def chosen(
+    couples: Sequence, patients: Sequence[str], pairs: int | None, rng: Any, where: str
+) -> list[Any]:
+    """`pairs` random couples of images, one of every patient before a second of any; UserError for
+    too few.
+    """
+    pairs = pairs or max(1, min(PAIRS, len(patients)))
+    if len(patients) < pairs:
+        what = (
+            f"{where} has {counted(patients, 'image')} that can be judged, and {pairs} are"
+            " asked for"
+        )
+        raise UserError(
+            what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "name others"
+        )
+    order, before = [*map(int, rng.permutation(len(patients)))], Counter()
+    turns = [before.update([patients[place]]) or before[patients[place]] for place in order]
+    return [couples[order[n]] for n in np.argsort(turns, kind="stable")[:pairs]]
+
+
+def of_folders(
+    real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]
+) -> tuple:
+    """Names of each pair and images (N, 2, H, W) of two folders; of equal names if there are
+    enough, else random.
+    """
+    both = [{stem_of(scan.name): scan for scan in scans(folder)} for folder in (real, fake)]
+    names = [sorted(both[0].keys() & both[1].keys())] * 2
+    if len(names[0]) < (pairs or min(PAIRS, *map(len, both))):
+        names = [list(map(str, rng.permutation(sorted(each)))) for each in both]
+        say(
+            "note     the two folders share too few names: which made image stands beside which"
+            " real one is drawn"
+        )
+    couples = [*zip(*names, strict=False)]
+    couples = chosen(couples, [""] * len(couples), pairs, rng, f"the smaller of {real} and {fake}")
+    files = [
+        scan_of[name] for couple in couples for scan_of, name in zip(both, couple, strict=True)
+    ]
+    # one volume at a time
+    shown = [(plane(image.pixels), image.dtype == np.uint8) for image in map(read, files)]
+    size = tuple(map(min, zip(*(x.shape for x, _ in shown), strict=True)))
+    images = np.stack([Resize(x.shape, size).forward(x[None])[0] for x, _ in shown]).reshape(
+        -1, 2, *size
+    )
+    eight_bit = all(each for _, each in shown)
+    ends = (0, 255) if eight_bit else np.percentile(images, ENDS, axis=(0, 2, 3), keepdims=True)
+    return [{"real": name, "made": other} for name, other in couples], grays(images, *ends)
+
+
+def of_run(
+    run: Any, pairs: int | None, to: str | None, split: str, device: str | None, rng: Any, say: Any
+) -> tuple:
+    """Names of each pair and images of a run's split, as the networks see them, and the key's
+    entries on the run.
+    """
+    from gantk.inference.translator import Translator
+    from gantk.metrics.references import OTHER, RealImages, windows
+    from gantk.runs.folder import Run
+    from gantk.runs.models import data_of, find_model
+
+    model = Translator.load(Run.open(find_model(run, say)).path, device)
+    if model.packed is not None:
+        raise UserError(
+            f"'{run}' is packed, without images",
+            where="RUN",
+            remedy="translate yours: --real and --fake",
+        )
+    method, data = model.method, data_of(model.run, model.model.data, type(model.method))
+    directions, reals = method.directions(), RealImages(data, "cpu")
+    letter = (
+        model.domain(to)
+        if directions or to not in (None, model.model.data.domains[0])
+        else method.reads[0]
+    )
+    source = OTHER[letter] if directions else letter
+    sides = (reals.records(split, side) for side in (letter, source))
+    couples = [(pair[letter], pair[source]) for pair in data.pairs(split)] or [
+        *zip(*sides, strict=False)
+    ]
+    patients = [record.subject or record.key for record, _ in couples]
+    records, sources = zip(*chosen(couples, patients, pairs, rng, f"the {split} set"), strict=True)
+    if directions:  # one at a time: post-steps take several for the slices of a volume
+        network = model.pipeline(letter).run
+        made = [
+            data.centre(image.new_tensor(network(image[None].numpy())))[0]
+            for image in reals.seen(sources)
+        ]
+    else:
+        labels = [record.label if method.conditional else None for record in records]
+        made = [model.sample(1, int(rng.integers(2**31)), label)[0] for label in labels]
+        made = list(map(model.intensity[letter].forward, made))
+    real, names = windows(reals.shown(records), tuple(made[0].shape[1:])), model.contrasts(letter)
+    first = model.part(letter, to).start or 0  # of several contrasts one is shown; or all colours
+    shown = slice(first, first + 1) if names[1:] else slice(None)
+    images = np.stack([[plane(image[shown]) for image in each] for each in (real, made)], axis=1)
+    origins = [{"made": source.key} if directions else {} for source in sources]
+    cases = [
+        {"patient": one.subject, "real": one.key} | made
+        for one, made in zip(records, origins, strict=True)
+    ]
+    about = {
+        "run": str(model.run.path),
+        "step": int(model.checkpoint.name[5:]),
+        "split": split,
+        "target": names[first],
+    }
+    return cases, grays(images, *data.range), about
+
+
+def plane(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) from (C, H, W), or from the middle slice of (C, D, H, W): the mean of the channels."""
+    gray = np.asarray(pixels, dtype=np.float32).mean(0)
+    return gray if gray.ndim == 2 else gray[len(gray) // 2]
+
+
+def grays(images: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """Scale to uint8: `low` becomes 0 and `high` 255."""
+    shares = (np.nan_to_num(images, nan=low) - low) / np.maximum(high - low, 1e-30)
+    return np.round(255 * shares).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,82 @@
+"""The section `Volumes` of report.html: embeds volumes of samples/test, thinned to keep the page
+small.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import RootModel
+
+from gantk.errors import UserError
+from gantk.runs.schemas import Part, inside, read, table
+
+HERE = Path(__file__).parent
+KINDS = ("input", "output", "truth")
+SIDE = 96  # most voxels along a side; larger volumes are thinned, which the page states
+LEVELS = 4095  # steps of intensity between a volume's darkest and brightest voxel
+VOLUME = table("patient", "stem", patient=str, stem=Part)
+MOST = 2  # volumes on a page
+# NiiVue loads its own font from a data URI, and decompresses volumes in a web worker and
+# WebAssembly.
+POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
+
+
+def section(record) -> dict[str, Any] | None:
+    """The result of the hook `gantk_report_section`; None where the run folder has no volumes."""
+    try:
+        found = read(
+            record.path / "patients.json", RootModel[dict[str, table(volumes=list[VOLUME])]]
+        )
+    except UserError:  # the section of the patients reports it
+        return None
+    listed = [(key, one) for key, kept in found.items() for one in kept.get("volumes") or ()]
+    volumes = [
+        {"patient": one["patient"], "label": record.label(key)} | made
+        for key, one in listed[:MOST]
+        if (made := embedded(record.path, one["stem"]))
+    ]
+    if not volumes:
+        return None
+    files = {
+        "template": "volumes.html.j2",
+        "styles": ["volumes.css"],
+        "scripts": ["niivue.umd.js", "volumes.js"],
+    }
+    return files | {"folder": HERE, "policy": POLICY, "volumes": volumes}
+
+
+def embedded(run: Path, stem: str) -> dict[str, Any]:
+    """Kind (and "error") -> a gzipped NIfTI file in base64, and display ranges; {} where a file is
+    missing.
+    """
+    import nibabel
+
+    paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
+    if not all(inside(run, path) for path in paths.values()):
+        return {}
+    try:
+        images = {kind: nibabel.load(path) for kind, path in paths.items()}
+        voxels = {
+            kind: np.asarray(image.dataobj, dtype=np.float32) for kind, image in images.items()
+        }
+        voxels["error"] = abs(voxels["output"] - voxels["truth"])
+    except Exception:  # damaged: the section of the patients reports it
+        return {}
+    thin = -(-max(voxels["truth"].shape) // SIDE)
+    affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
+    packed = {}
+    for kind, each in voxels.items():
+        low, step = float(each.min()), float(np.ptp(each)) / LEVELS or 1.0
+        image = nibabel.Nifti1Image(
+            ((each[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16), affine
+        )
+        image.header.set_slope_inter(step, low)
+        packed[kind] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
+    low, high = (float(value) for value in np.percentile(voxels["truth"], [0.5, 99.5]))
+    source = [float(value) for value in np.percentile(voxels["input"], [0.5, 99.5])]
+    return {"files": packed, "thin": thin, "target": [low, high], "source": source}

@@ -1,0 +1,213 @@
+"""DCGAN: unsupervised representation learning with deep convolutional GANs (Radford, Metz &
+Chintala, ICLR 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.nets.blocks import UpKind, one_hot, with_class
+from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk_synthesis.dcgan.network import DCGANGenerator
+
+CHUNK = 16  # images generated at once
+GOLDEN = 0.618034  # multiples of the golden ratio, modulo 1, fill the unit interval evenly
+NORM_IMAGES = 128  # images for computing batch norm's statistics for inference
+
+
+class DCGAN(Method):
+    """Images from noise: transposed convolutions against a convolutional discriminator (Radford et
+    al. 2016).
+
+    The paper's loss is binary cross-entropy, with Adam at 2e-4 and beta1 0.5. With `conditional`
+    both networks get the class of an image as input: the generator concatenated with the noise, the
+    discriminator as maps of 0 and 1 (Mirza & Osindero 2014). The noise is normal, as in most later
+    code; the paper's is `noise = "uniform"`, from -1 to 1.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        # add 1 to its depth for every doubling of the size beyond 64
+        discriminator: Discriminator = "dcgan",
+        adversarial: AdversarialLoss = "bce",
+        latent: Width = 100,  # length of the noise vector
+        width: Width = 64,  # filters of the generator's last map; the first has eight times as many
+        up: UpKind = "transpose",  # upsampling in the generator; resize leaves no checkerboard
+        noise: Literal["normal", "uniform"] = "normal",  # standard normal, or uniform from -1 to 1
+        # of the generator's activation below 0: 0 is a ReLU, 0.2 a usual LeakyReLU
+        slope: Fraction = 0.0,
+        # self-attention in the generator, this many doublings before the image
+        attention: tuple[int, ...] = (),
+        conditional: bool = False,  # generate images of a given class; needs data.labels
+        critic: Count = 1,  # discriminator steps per generator step
+        # differentiable changes of the discriminator's inputs, for small data sets
+        augment: list[Augment] = [],
+        # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        adapt: Fraction = 0.0,
+    ):
+        super().__init__(geometry)
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
+        self.latent, self.critic, self.noise = latent, critic, noise
+        channels = geometry.channels["image"]
+        self.generator = DCGANGenerator(
+            latent + self.classes,
+            channels,
+            geometry.size,
+            width=width,
+            up=up,
+            attention=attention,
+            slope=slope,
+            ends=geometry.range,
+        )
+        self.discriminator = discriminator(channels + self.classes, geometry.dims)
+        self.adversarial = adversarial()
+        # training images of each class so far
+        self.register_buffer("shown", torch.zeros(self.classes))
+        self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
+
+    def phases(self) -> list[Phase]:
+        """The generator, then the discriminator on the first phase's fakes."""
+        return [
+            Phase(
+                "generator", (self.generator,), self.generator_losses, every=self.critic, ema=True
+            ),
+            Phase("discriminator", (self.discriminator,), self.discriminator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The adversarial loss of generated images, with the classes of the batch."""
+        label = batch.get("label")
+        if self.classes:
+            self.shown += one_hot(label, self.classes).sum(dim=0)
+        fake = self._generate(self._noise_for(batch), label)
+        batch["fake"] = fake.detach()
+        return {"adversarial": self.adversarial.generator(self._judge(self.augment(fake), label))}
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake, in separate passes where batch norm would mix them (section 3 of the
+        paper).
+
+        Real images are clipped at black and white: a generator that ends in tanh cannot produce
+        values beyond, and a discriminator that recognises real images by them gives no useful
+        gradient.
+        """
+        label = batch.get("label")
+        image = batch["image"].clamp(*self.geometry.range)
+        if "fake" not in batch:  # a critic step between two generator steps
+            with torch.no_grad():
+                batch["fake"] = self._generate(self._noise_for(batch), label)
+        shown = [
+            with_class(self.augment(seen), label, self.classes) for seen in (image, batch["fake"])
+        ]
+        real, fake = self.batched_forward(self.discriminator, *shown)
+        self.augment.observe(real)
+        losses = {"d_image": self.adversarial.discriminator(real, fake)}
+        penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])
+        return losses if penalty is None else losses | {"penalty": penalty}
+
+    def train(self, mode: bool = True) -> DCGAN:
+        """Set the mode; on the change to inference, recompute batch norm's statistics for the
+        averaged weights.
+
+        Statistics from training belong to the weights of its last steps, and give a wrong
+        brightness. Brock et al. 2019, section 4.1, call this standing statistics.
+        """
+        starting = self.training and not mode
+        super().train(mode)
+        if starting:
+            self._update_norm_statistics()
+        return self
+
+    @torch.no_grad()
+    def _update_norm_statistics(self) -> None:
+        """Compute batch norm's statistics over fixed noise, with classes as frequent as in
+        training.
+        """
+        norms = [
+            layer
+            for layer in self.generator.modules()
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        ]
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean over all batches
+            layer.train()
+        noise, labels = self._noise(NORM_IMAGES, seed=0), None
+        if self.classes:
+            shares = (self.shown + 1) / (self.shown + 1).sum()
+            places = (torch.arange(NORM_IMAGES, device=shares.device) * GOLDEN + 0.5) % 1
+            labels = torch.searchsorted(shares.cumsum(0), places).clamp_max(self.classes - 1)
+        for start in range(0, NORM_IMAGES, NORM_IMAGES // 4):
+            part = slice(start, start + NORM_IMAGES // 4)
+            self._generate(noise[part], None if labels is None else labels[part])
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """Generate `n` images (n, C, *size); image k of a seed is the same for any `n`. Default:
+        classes in turn.
+        """
+        noise = self._noise(n, seed)
+        parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
+        return torch.cat([self._generate(*part) for part in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """The function from noise (n, latent), and labels (n,) where the method has classes, to
+        images.
+        """
+        return self._generate
+
+    def _noise(self, n: int, seed: int) -> Tensor:
+        """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for
+        every device.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rows = [self._random((self.latent,), generator=generator, device="cpu") for _ in range(n)]
+        return torch.stack(rows).to(next(self.generator.parameters()).device)
+
+    def _noise_for(self, batch: Batch) -> Tensor:
+        return self._random((len(batch["image"]), self.latent), device=batch["image"].device)
+
+    def _random(self, shape: tuple[int, ...], **where: Any) -> Tensor:
+        return (
+            torch.randn(shape, **where)
+            if self.noise == "normal"
+            else torch.rand(shape, **where) * 2 - 1
+        )
+
+    def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """Generate images from noise, concatenated with the one-hot class: the first layer learns a
+        map per class.
+        """
+        return self.generator(with_class(noise, label, self.classes))
+
+    def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+        return self.discriminator(with_class(image, label, self.classes))
+
+
+class Judge:
+    """The discriminator of a DCGAN with fixed labels: a function of images alone, as penalties
+    require.
+
+    A partial would not be compiled with the phase, as it cannot be told there that images are
+    judged apart.
+    """
+
+    def __init__(self, method: DCGAN, label: Tensor | None):
+        self.batch_independent = getattr(method.discriminator, "batch_independent", True)
+        self._method, self._label = method, label
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self._method._judge(image, self._label)

@@ -1,0 +1,259 @@
+"""ProGAN: progressive growing of GANs for improved quality, stability, and variation (Karras et
+al., ICLR 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk_synthesis.progan.layers import doubled, halved
+from gantk_synthesis.progan.networks import SMALLEST, Discriminator, Generator, filters_at
+
+AT_ONCE = 32  # images per forward pass of `sample`
+
+
+@dataclass(frozen=True)
+class Growth(Stage):
+    """A stage with its level, and the training progress at which its fade-in has alpha 0 and alpha
+    1.
+    """
+
+    level: int = 0
+    fade: tuple[float, float] | None = None  # None: no fade-in
+
+
+class ProGAN(Method):
+    """Images from noise, grown from 4 pixels a side to `data.size`, each size faded in (Karras et
+    al. 2018).
+
+    Generator `g` and discriminator `d` hold the layers of every size from the start; `level` and
+    `alpha` are the current size and fade-in. Before the last size, samples are enlarged to
+    `data.size`. The paper trains with Adam at 1e-3, betas (0, 0.99), no schedule, and samples from
+    a moving average of decay 0.999.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        latent: Width = 512,  # length of an image's noise vector
+        # a size has base / (size / 2) filters, at most `width`
+        base: Annotated[int, Field(ge=1, le=2**20)] = 8192,
+        width: Width = 512,  # most filters of a layer
+        fade: Share = 0.5,  # share of a size's steps that are its fade-in
+        # relative steps for 4 px, 8 px, ...; None: equal, but half for 4 px
+        shares: list[Weight] | None = None,
+        adversarial: AdversarialLoss = "wgan_gp",
+        # weight of the mean square of real logits, which keeps them near 0 (epsilon_drift)
+        drift: Weight = 1e-3,
+        critic: Count = 1,  # discriminator steps per generator step
+        conditional: bool = False,  # generate images of a given class; needs data.labels = true
+        # differentiable changes of the discriminator's input, for small data sets
+        augment: list[Augment] = [],
+        # augment as many images as keeps ADA's r_t at this target (0.6 is usual); 0: all
+        adapt: Fraction = 0.0,
+    ):
+        super().__init__(geometry)
+        levels = levels_of(geometry.size)
+        self.shares = _checked_shares(shares, levels)
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
+        self.latent, self.fade, self.drift, self.critic = latent, fade, drift, critic
+        filters, channels, dims = (
+            filters_at(levels, base, width),
+            geometry.channels["image"],
+            geometry.dims,
+        )
+        self.g = Generator(channels, dims, filters, latent, self.classes)
+        self.d = Discriminator(channels, dims, filters, self.classes)
+        self.adversarial = adversarial()
+        self.augment = DiscriminatorAugment(augment, dims, adapt, self.adversarial)
+        # size reached: 4 * 2**level
+        self.register_buffer("level", torch.zeros((), dtype=torch.int64))
+        # fade-in: 0 = the level below, 1 = this level
+        self.register_buffer("alpha", torch.ones(()))
+        self._growth = self._stage(0, 0, None)
+
+    def phases(self) -> list[Phase]:
+        """Generator, then discriminator on the fakes that the first phase left in the batch."""
+        return [
+            Phase("generator", (self.g,), self.generator_losses, every=self.critic, ema=True),
+            Phase("discriminator", (self.d,), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """For each size a fade-in ("8 fade") and a plain stage ("8"); with fewer steps than sizes,
+        the largest ones.
+        """
+        first = max(0, len(self.shares) - steps)  # every level from here on gets at least one step
+        shares = self.shares[first:] if steps else self.shares[-1:]
+        spare, total = max(0, steps - len(shares)), sum(shares)
+        edges = [
+            0,
+            *(
+                min(k, steps) + round(spare * sum_ / total)
+                for k, sum_ in enumerate(accumulate(shares), 1)
+            ),
+        ]
+        stages = []
+        for level, (start, end) in enumerate(
+            zip(edges[:-1], edges[1:], strict=True), len(self.shares) - len(shares)
+        ):
+            fading = round(self.fade * (end - start)) if stages else 0
+            if fading:
+                # alpha of each step's middle, so that no step trains a level with alpha 0
+                rise = ((start - 0.5) / steps, (start - 0.5 + fading) / steps)
+                stages.append(self._stage(level, fading, rise))
+            if end - start > fading or not steps:
+                stages.append(self._stage(level, end - start - fading, None))
+        return stages
+
+    def begin(self, stage: Stage, batch: Batch) -> None:
+        """Grow to the stage's size."""
+        self._growth = stage
+        self.level.fill_(stage.level)
+        self._fade_in()
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The adversarial loss of images from new noise."""
+        alpha, level, label = self._fade_in(), self._growth.level, batch.get("label")
+        real = batch["image"]
+        fake = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
+        batch["fake"] = fake.detach()
+        return {
+            "adversarial": self.adversarial.generator(
+                self.d(self.augment(fake), level, alpha, label)
+            )
+        }
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminator's adversarial loss, the penalty if the adversarial loss has one, and
+        drift.
+        """
+        alpha, level, label = self._fade_in(), self._growth.level, batch.get("label")
+        real = faded(batch["image"], alpha)
+        if "fake" not in batch:  # a critic step between two generator steps
+            with torch.no_grad():
+                batch["fake"] = self.g(
+                    torch.randn(len(real), self.latent, device=real.device), level, alpha, label
+                )
+        real, fake = self.augment(real), self.augment(batch["fake"])
+        logits, of_fakes = self._judged(real, fake, label)
+        self.augment.observe(logits)
+        losses = {"adversarial": self.adversarial.discriminator(logits, of_fakes)}
+        penalty = self.adversarial.penalty(
+            lambda image: self.d(image, level, alpha, label), real, fake
+        )
+        if penalty is not None:
+            losses["penalty"] = penalty
+        if self.drift:
+            losses["drift"] = self.drift * logits.square().mean()  # appendix A.1
+        return losses
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` images of `data.size`, at any level reached, clipped to the range; `labels` None:
+        classes in turn.
+        """
+        noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed)).to(
+            self.level.device
+        )
+        make = self.sampler()
+        parts = zip(noise.split(AT_ONCE), self.labels_of(n, labels).split(AT_ONCE), strict=True)
+        return torch.cat([make(z, label) for z, label in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """A function from noise (n, latent), and labels (n,) if conditional, to images at the
+        current level.
+        """
+        level, alpha = int(self.level), self.alpha if float(self.alpha) < 1 else None
+
+        def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
+            made = self.g(noise, level, alpha, label)
+            for _ in range(level, len(self.shares) - 1):
+                made = doubled(made)
+            return made.clamp(*self.geometry.range)
+
+        return images
+
+    def _fade_in(self) -> Tensor | None:
+        """The current alpha, also stored for samples; None outside a fade-in. It stays a tensor: no
+        device sync.
+        """
+        if self._growth.fade is None:
+            self.alpha.fill_(1.0)
+            return None
+        low, high = self._growth.fade
+        self.alpha.copy_(((self.progress - low) / (high - low)).clamp(0, 1))
+        return self.alpha
+
+    def _judged(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of real and fake images, in one pass if `batched`; the minibatch deviation is
+        computed for each separately, as in the paper: over both together it would reveal the
+        mixture.
+        """
+        alpha, level = self.alpha if self._growth.fade else None, self._growth.level
+        if not self.batched:
+            return self.d(real, level, alpha, label), self.d(fake, level, alpha, label)
+        labels = None if label is None else torch.cat([label, label])
+        first, second = self.d(torch.cat([real, fake]), level, alpha, labels, batches=2).chunk(2)
+        return first, second
+
+    def _stage(self, level: int, steps: int, fade: tuple[float, float] | None) -> Growth:
+        side = SMALLEST * 2**level
+        return Growth(
+            f"{side} fade" if fade else str(side), steps, (side,) * self.geometry.dims, level, fade
+        )
+
+
+def faded(real: Tensor, alpha: Tensor | None) -> Tensor:
+    """Blur real images as the fade-in blurs fakes: blend halved-and-doubled images (alpha 0) with
+    the originals (1).
+    """
+    return real if alpha is None else torch.lerp(doubled(halved(real)), real, alpha)
+
+
+def levels_of(size: tuple[int, ...]) -> int:
+    """The number of sizes from 4 to `size`, both included; UserError where `size` is not reached by
+    doubling.
+    """
+    side = max(size)
+    exponent = max(3, side.bit_length() - 1)
+    if set(size) == {2**exponent}:
+        return exponent - 1
+    nearest = dict.fromkeys(
+        [2**exponent] if side < 8 or side == 2**exponent else [2**exponent, 2 ** (exponent + 1)]
+    )
+    remedy = "set data.size = " + " or ".join(str([s] * len(size)) for s in nearest)
+    raise UserError(
+        f"images of {' x '.join(map(str, size))} cannot be grown by doubling from {SMALLEST} pixels"
+        " a side",
+        where="data.size",
+        allowed="equal sides of 8, 16, 32, 64, 128, 256, 512 or 1024",
+        remedy=remedy,
+    )
+
+
+def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
+    if shares is None:
+        return [0.5] + [1.0] * (levels - 1)
+    if len(shares) != levels or not 0 < min(shares) <= max(shares) < 1e9:
+        sizes = ", ".join(str(SMALLEST * 2**level) for level in range(levels))
+        what = f"shares = {list(shares)} does not share the steps out among the sizes {sizes}"
+        raise UserError(
+            what,
+            where="method.shares",
+            allowed=f"{levels} positive numbers below 1e9, in proportion",
+        )
+    return list(shares)

@@ -1,0 +1,1 @@
+"""R3GAN (Huang et al. 2024)."""

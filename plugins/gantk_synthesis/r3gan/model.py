@@ -1,0 +1,153 @@
+"""R3GAN: "The GAN is dead; long live the GAN! A modern GAN baseline" (Huang et al., NeurIPS 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.nets.blocks import with_class
+from gantk.plugin.spec import Augment, Count, Fraction, Weight, Width
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk_synthesis.r3gan.networks import Discriminator, Generator
+
+AT_ONCE = 32  # images that `sample` makes in one pass
+
+
+class R3GAN(Method):
+    """Images from noise by a regularised relativistic game between two plain ResNets (Huang et al.
+    2024).
+
+    The discriminator tells each real image from its fake partner rather than from a fixed border,
+    and its gradient is kept short on both (R1 and R2): the paper proves that this game converges
+    near its end, where the plain relativistic one need not. It trains with Adam, betas (0, 0.99),
+    and samples from an average of the weights.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        # weight of R1 and R2, gamma / 2 each; what to tune first, larger for larger images
+        gamma: Weight = 2.0,
+        # where gamma goes by a half cosine until the end; None: it stays
+        gamma_end: Weight | None = None,
+        latent: Width = 64,  # numbers that an image is made from
+        # filters at the image's size, twice as many with each halving up to 8 times
+        width: Width = 64,
+        blocks: Count = 2,  # residual blocks at each size
+        expand: Count = 2,  # a block's 3x3 convolution has so many times its filters
+        group: Width = 16,  # filters of each of that convolution's groups
+        # DCGAN's convolutions in place of blocks, and a tanh: quick, for minutes on a CPU
+        plain: bool = False,
+        conditional: bool = False,  # images of a class that is asked for; needs data.labels
+        # differentiable changes of all that the discriminator sees, for small data sets
+        augment: list[Augment] = [],
+        # apply `augment` only as far as the discriminator overfits: 0.6 usual, 0 = always
+        adapt: Fraction = 0.0,
+    ):
+        super().__init__(geometry)
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
+        self.latent, self.gamma, self.gamma_end = (
+            latent,
+            gamma,
+            gamma if gamma_end is None else gamma_end,
+        )
+        options = dict(width=width, blocks=blocks, expand=expand, group=group, plain=plain)
+        channels = geometry.channels["image"]
+        self.g = Generator(
+            latent + self.classes, channels, geometry.size, geometry.range, **options
+        )
+        self.d = Discriminator(channels, geometry.size, self.classes, **options)
+        self.augment = DiscriminatorAugment(augment, geometry.dims, adapt)
+
+    def phases(self) -> list[Phase]:
+        """Generator, then discriminator on the fakes that the first phase left."""
+        return [
+            Phase("generator", (self.g,), self.generator_losses, ema=True),
+            Phase("discriminator", (self.d,), self.discriminator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """How far each fake stays behind its real partner."""
+        real, label = self._real(batch), batch.get("label")
+        noise = torch.randn(len(real), self.latent, device=real.device)
+        fake = self._generate(noise, label)
+        # once for both phases: changes are dear
+        real, seen = self.augment(torch.cat([real, fake])).split(len(real))
+        batch["fake"], batch["seen_real"], batch["seen_fake"] = (
+            fake.detach(),
+            real.detach(),
+            seen.detach(),
+        )
+        with torch.no_grad():
+            of_real = self.d(batch["seen_real"], label)
+        return {"adversarial": pairing(self.d(seen, label), of_real)}
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The same game the other way round, and R1 and R2 of the images as the discriminator sees
+        them; in float32.
+        """
+        label = batch.get("label")
+        with torch.autocast(batch["image"].device.type, enabled=False):
+            seen = [batch[name].requires_grad_() for name in ("seen_real", "seen_fake")]
+            entries = seen if label is None else [(image, label) for image in seen]
+            real, fake = self.batched_forward(self.d, *entries)
+            self.augment.observe(real - fake)  # 0 lies nowhere in a game of differences
+            losses = {"adversarial": pairing(real, fake)}
+            if self.gamma or self.gamma_end:
+                weight = (
+                    self.gamma_end
+                    + (self.gamma - self.gamma_end) * (1 + torch.cos(pi * self.progress)) / 2
+                )
+                r1, r2 = squared_gradients([real, fake], seen)
+                losses |= {"r1": weight / 2 * r1, "r2": weight / 2 * r2}
+        return losses
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` images, (n, C, *size), cut off at black and white; number k of a seed is the same
+        whatever `n`.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.stack([torch.randn(self.latent, generator=generator) for _ in range(n)]).to(
+            self.progress.device
+        )
+        parts = zip(noise.split(AT_ONCE), self.labels_of(n, labels).split(AT_ONCE), strict=True)
+        return torch.cat([self.sampler()(*part) for part in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """What makes images of noise (n, latent), and of labels (n,) where the method knows
+        classes.
+        """
+        return lambda noise, label=None: self._generate(noise, label).clamp(*self.geometry.range)
+
+    def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        return self.g(with_class(noise, label, self.classes))
+
+    def _real(self, batch: Batch) -> Tensor:
+        """Cut off at black and white, as samples are."""
+        return batch["image"].float().clamp(*self.geometry.range)
+
+
+def pairing(better: Tensor, worse: Tensor) -> Tensor:
+    """Mean softplus(worse - better) over pairs of logits (N, 1): the relativistic pairing loss
+    (equation 2).
+
+    What it is minimised by raises `better` over its partner: real over fake for the discriminator,
+    the other way round for the generator.
+    """
+    return F.softplus(worse.float() - better.float()).mean()
+
+
+def squared_gradients(logits: list[Tensor], images: list[Tensor]) -> list[Tensor]:
+    """For each set, the mean over images of |dD/dx|^2, differentiable: R1 on real, R2 on fake
+    (equations 3 and 4).
+    """
+    gradients = torch.autograd.grad(sum(each.sum() for each in logits), images, create_graph=True)
+    return [gradient.flatten(1).square().sum(1).mean() for gradient in gradients]

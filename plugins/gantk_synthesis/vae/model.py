@@ -1,0 +1,222 @@
+"""VAE: auto-encoding variational Bayes (Kingma & Welling 2014); with a discriminator, VAE-GAN
+(Larsen et al. 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.nets.blocks import UpKind, with_class
+from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
+from gantk_synthesis.vae.network import Decoder, Encoder
+
+CHUNK = 16  # images per forward pass of `sample`
+KEPT = 0.99  # decay of the moving average of the codes' moments
+# added to a mean square error (squared network intensities), so that its logarithm is finite
+LEAST = 1e-6
+
+
+class VAE(Method):
+    """Images from a normal code, learned by encoding and decoding real ones (Kingma & Welling
+    2014).
+
+    The encoder maps an image to a normal distribution of codes, the decoder a code to an image; the
+    losses are the reconstruction error of a drawn code and the divergence of the codes from N(0,
+    1), equation 10 of the paper. The decoder's variance is its mean square error, which is optimal
+    (Rybkin et al. 2021, equation 5), unless `sigma` sets it. There is no adversarial game: training
+    is stable and covers every image, but images are smooth. Samples are decoded from codes of a
+    Gaussian with the mean and covariance of the codes in training (after Ghosh et al. 2020), unless
+    `prior` is "normal": codes of few images leave gaps in N(0, 1) that decode to no image.
+
+    With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator scores reconstructions
+    and samples, half a batch of each, which adds texture. Noise that no code can represent, such as
+    a scanner's, comes from a map of normal noise that is added before the decoder's last layer
+    (Karras et al. 2019, section 3.2). `reconstruct`, and the reconstruction loss, leave this noise
+    out. With `conditional` all networks have the image's class as an input.
+    """
+
+    reads = ("image",)
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        latent: Width = 64,  # length of a code
+        # filters of the encoder's first and the decoder's last level; they double up to 8 x width
+        width: Width = 32,
+        up: UpKind = "resize",  # upsampling of the decoder; resize leaves no checkerboard
+        # weight of the divergence: above 1 codes are closer to normal, images blur (Higgins 2017)
+        beta: Weight = 1.0,
+        # standard deviation of the decoder's pixels, network intensities; None: fitted
+        sigma: Positive | None = None,
+        # distribution of samples' codes: fitted Gaussian, or N(0, 1)
+        prior: Literal["fitted", "normal"] = "fitted",
+        # weight of the adversarial loss; 0 = a VAE without a discriminator, 0.03 usual
+        gan: Weight = 0.0,
+        # of the reconstruction loss; features: the discriminator's
+        compare: Literal["pixels", "features"] = "pixels",
+        adversarial: AdversarialLoss = "bce",  # the adversarial loss, for gan above 0
+        conditional: bool = False,  # generate images of a given class; needs data.labels
+    ):
+        super().__init__(geometry)
+        if compare == "features" and (sigma is not None or not gan):
+            what = "features are a discriminator's, and sigma is a deviation of pixels"
+            remedy = (
+                "set method.gan above 0 and leave method.sigma out, or set method.compare ="
+                ' "pixels"'
+            )
+            raise UserError(what, where="method.compare", remedy=remedy)
+        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
+        self.beta, self.sigma, self.gan, self.compare, self.fitted = (
+            beta,
+            sigma,
+            gan,
+            compare,
+            prior == "fitted",
+        )
+        # random numbers per sample
+        self.code, self.latent = latent, latent + (prod(geometry.size) if gan else 0)
+        # moving average of the products of (1, code)
+        self.register_buffer("moments", torch.eye(latent + 1))
+        channels, size = geometry.channels["image"], geometry.size
+        self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
+        self.decoder = Decoder(
+            latent + self.classes, channels, size, width, up, geometry.range, noisy=gan > 0
+        )
+        if gan:
+            self.discriminator, self.adversarial = (
+                Encoder(channels + self.classes, 1, size, width),
+                adversarial(),
+            )
+
+    def phases(self) -> list[Phase]:
+        """Encoder and decoder together; then the discriminator, if any, on the fakes left in the
+        batch.
+        """
+        both = Phase("autoencoder", (self.encoder, self.decoder), self.autoencoder_losses, ema=True)
+        return (
+            [both, Phase("discriminator", (self.discriminator,), self.discriminator_losses)]
+            if self.gan
+            else [both]
+        )
+
+    def autoencoder_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Reconstruction and divergence losses, per value compared (Kingma & Welling 2014, equation
+        10).
+
+        With a discriminator: Larsen et al. 2016, algorithm 1; its gradient does not reach the
+        encoder.
+        """
+        image, label = self._seen(batch)
+        mean, log_variance = self.encode(image, label)
+        count = len(image)
+        parts = (
+            self.code,
+            *((count if self.fitted else self.code, self.latent - self.code) if self.gan else ()),
+        )
+        # One call of randn: torch.compile may reorder two.
+        noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
+        code = mean + (0.5 * log_variance).exp() * noise
+        if self.fitted:
+            seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
+            # a matmul may use bf16
+            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - KEPT)
+        output = self.decode(code, label)
+        compared = [image, output]
+        if self.compare == "features":
+            compared = [self._judge(each, label)[1] for each in compared]
+        error = (compared[0].float() - compared[1].float()).square().mean()
+        if self.sigma is None:
+            losses = {"reconstruction": 0.5 * (error + LEAST).log()}
+        else:
+            losses = {"reconstruction": error / (2 * self.sigma**2)}
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        losses["divergence"] = self.beta * divergence / compared[0][0].numel()
+        if self.gan:
+            drawn, grain = others
+            if self.fitted:  # random sums of codes, with the codes' mean and covariance
+                away = code.detach() - self.moments[0, 1:]
+                drawn = self.moments[0, 1:] + (drawn[:, :, None] * away).sum(1) / count**0.5
+            fake = self.decode(
+                torch.cat([code[: count // 2].detach(), drawn[count // 2 :]]), label, grain
+            )
+            batch["fake"] = fake.detach()
+            losses["adversarial"] = self.gan * self.adversarial.generator(
+                self._judge(fake, label)[0]
+            )
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminator's loss of real images, reconstructions and samples (Larsen et al. 2016,
+        equation 8).
+        """
+        image, label = self._seen(batch)
+        judge = lambda each: self._judge(each, label)[0]  # noqa: E731
+        return self.telling_apart("image", judge, self.adversarial, image, batch["fake"])
+
+    def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent)
+        each, float32.
+        """
+        mean, log_variance = (
+            self.encoder(with_class(image, label, self.classes))[0].float().chunk(2, 1)
+        )
+        return mean, log_variance.clamp(-20.0, 20.0)
+
+    def decode(
+        self, code: Tensor, label: Tensor | None = None, grain: Tensor | None = None
+    ) -> Tensor:
+        """Decode codes (N, latent) to images (N, C, *size), network intensities; `grain`: normal
+        noise (N, pixels).
+        """
+        grain = grain if grain is None else grain.unflatten(1, (1, *self.geometry.size))
+        return self.decoder(with_class(code, label, self.classes), grain)
+
+    def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Encode images (N, C, *size) and decode the means of their codes."""
+        return self.decode(self.encode(image.clamp(*self.geometry.range), label)[0], label)
+
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """`n` samples, (n, C, *size); sample k of a seed does not depend on `n`. `labels` None:
+        classes in turn.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rows = [torch.randn(self.latent, generator=generator, device="cpu") for _ in range(n)]
+        noise = torch.stack(rows).to(self.progress.device)
+        parts = zip(noise.split(CHUNK), self.labels_of(n, labels).split(CHUNK), strict=True)
+        make = self.sampler()
+        return torch.cat([make(*part) for part in parts])
+
+    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """A function from noise (n, latent), and labels (n,) if conditional, to images, with the
+        current moments.
+        """
+        moments = self.moments.double().cpu()
+        factor = torch.linalg.cholesky(moments + LEAST * torch.eye(len(moments)))[1:].to(
+            self.moments
+        )
+        # the first column is the mean, the rest the covariance's root
+        mean, factor = factor[:, 0], factor[:, 1:]
+
+        def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
+            code, grain = noise.tensor_split([len(mean)], 1)
+            return self.decode(
+                mean + (factor * code[:, None]).sum(-1), label, grain if self.gan else None
+            )
+
+        return images
+
+    def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Images, clipped to the range of a decoder that ends in tanh, and labels."""
+        return batch["image"].clamp(*self.geometry.range), batch.get("label")
+
+    def _judge(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The discriminator's logits (N, 1) and feature maps."""
+        return self.discriminator(with_class(image, label, self.classes))

@@ -1,0 +1,73 @@
+"""Image-to-image translation: the methods, and what makes unpaired training work."""
+
+from gantk.errors import UserError
+from gantk.plugin.hookspecs import hookimpl
+
+
+@hookimpl
+def gantk_register(add) -> None:
+    """Register methods, and the losses, sources and orders that belong to one of them."""
+    add.method("cyclegan", "gantk_translation.cyclegan:CycleGAN")
+    add.method("dualgan", "gantk_translation.dualgan:DualGAN")
+    add.method("cut", "gantk_translation.cut.model:CUT")
+    add.method("back_translation", "gantk_translation.back_translation:BackTranslation")
+    add.method("anytoany", "gantk_translation.any_to_any.model:AnyToAny")
+    add.method("spade", "gantk_translation.spade.model:SPADEGAN")
+    add.intensity("label_map", "gantk_translation.label_maps:LabelMap")
+    add.method("pix2pix", "gantk_translation.pix2pix.model:Pix2Pix")
+    add.method("regression", "gantk_translation.pix2pix.regression:Regression")
+    add.method("munit", "gantk_translation.munit.model:MUNIT")
+    add.discriminator("munit", "gantk_translation.munit.discriminator:Strided")
+    add.schedule("halving", "gantk_translation.munit.schedule:Halving")
+    add.method("reggan", "gantk_translation.reggan.model:RegGAN")
+    add.loss("weak_pairs", "gantk_translation.weak_pairs.loss:WeakPairs")
+    add.order("matched", "gantk_translation.unpaired.order:Matched")
+    add.loss("outline", "gantk_translation.unpaired.outline:Outline")
+    add.source("misaligned", "gantk_translation.misaligned.source:Misaligned")
+    add.metric("nmi", "gantk_translation.misaligned.nmi:NMI")
+
+
+@hookimpl
+def gantk_before_training(model) -> None:
+    """Refuse label maps that a method or an augmentation would misread."""
+    label_maps = [part for part in _intensity_parts(model) if part.name == "label_map"]
+    if label_maps:
+        from gantk_translation.label_maps import expect_exact
+
+        expect_exact(model.data.augment)
+    if model.method.name == "spade":
+        _expect_classes(model)
+
+
+def _intensity_parts(model) -> list:
+    """The intensity mapping of a recipe, and the mappings of single domains inside it."""
+    mapping = model.data.intensity
+    return [part for part in (mapping, *mapping.options.values()) if hasattr(part, "name")]
+
+
+def _expect_classes(model) -> None:
+    """UserError where the first domain has no label maps, or other classes than the method."""
+    part = model.data.intensity.options.get("a")
+    count = model.method.options["classes"]
+    if getattr(part, "name", "") == "label_map" and part.options["classes"] == count:
+        return
+    raise UserError(
+        f"spade reads label maps of {count} classes, and data.intensity does not say so of the"
+        " first domain",
+        where="data.intensity",
+        remedy=f'a = {{ name = "label_map", classes = {count} }}, b = "percentile" in the mapping'
+        ' "domains"',
+    )
+
+
+@hookimpl
+def gantk_images_scored(tested, result, scorer) -> None:
+    """Add what only some methods and metrics can say of the test images."""
+    if tested and scorer.model.method.name == "anytoany":
+        from gantk_translation.any_to_any.scoring import add_scores
+
+        add_scores(tested["a_to_b"], scorer, result)
+    if any("nmi" in one.senses for one in tested.values()):
+        from gantk_translation.misaligned.nmi import add_nmi_of_inputs
+
+        add_nmi_of_inputs(tested, result)

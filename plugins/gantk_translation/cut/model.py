@@ -1,0 +1,165 @@
+"""CUT: contrastive learning for unpaired image-to-image translation (Park et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.plugin.spec import (
+    AdversarialLoss,
+    Discriminator,
+    Few,
+    Kind,
+    Part,
+    Positive,
+    Weight,
+    Width,
+)
+from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
+from gantk_translation.cut.patchnce import PatchNCE
+
+# a generator that returns its encoder's maps
+Encoding = Annotated[Part, Kind("generator", having=("features",))]
+Places = Annotated[int, Field(ge=2, le=2**20)]
+
+
+class CUT(Method):
+    """Unpaired one-way translation, a -> b: adversarial + patchwise contrastive loss, no cycle
+    (Park et al. 2020).
+
+    One generator and one discriminator: about half of CycleGAN's cost. The weights are equation
+    5's, with lambda_X = lambda_Y = `nce`; `nce = 10.0` with `nce_identity = false` is the paper's
+    FastCUT. The paper compares features of the image itself, both halvings and the first and fifth
+    block of a ResNet: layers = [0, 2, 3, 4, 5] with generator "resnet". Structure losses,
+    low_res_warmup and adapt are additions, 0 = the paper.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Encoding = "resnet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "ls",
+        nce: Weight = 1.0,  # weight of the contrastive loss; 10 in FastCUT
+        # contrastive loss of g_ab(b) against b too (identity); false in FastCUT
+        nce_identity: bool = True,
+        # maps compared: 0 the image, 1, 2, ... the encoder's; None: all
+        layers: tuple[Few, ...] | None = None,
+        width: Width = 256,  # features of the heads' layers
+        patches: Places = 256,  # places compared per map: one positive, all others negatives
+        temperature: Positive = 0.07,  # of the softmax over places: below 1 sharpens it
+        further: Additions = PUBLISHED,
+    ):
+        super().__init__(geometry)
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        if a != b:
+            what = (
+                f"cut looks at what it made with its own encoder, and the domains have {a} and {b}"
+                " channels"
+            )
+            raise UserError(
+                what,
+                where="method.name",
+                remedy="use cyclegan, dualgan or munit with identity = 0.0",
+            )
+        self.g_ab, self.d_b = generator(a, b, dims), discriminator(b, dims)
+        channels = [a, *feature_channels(self.g_ab, a, geometry.size)]
+        self.layers = check_layers(layers, len(channels))
+        kept = [channels[layer] for layer in self.layers]
+        self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
+        self.adversarial, self.further = adversarial(), further
+        self.augment_b = further.augmented(dims, self.adversarial)
+        self.weight, self.nce_identity = nce, nce_identity and nce > 0
+
+    def phases(self) -> list[Phase]:
+        """The generator with the contrastive heads, then the discriminator on the first phase's
+        fakes.
+        """
+        return [
+            Phase("generator", (self.g_ab, self.nce), self.generator_losses, ema=True),
+            Phase("discriminator", (self.d_b,), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size; before it one at half that size if `low_res_warmup` is
+        above 0.
+        """
+        return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
+
+    def directions(self) -> list[str]:
+        """Only `b`: the method does not translate back."""
+        return ["b"]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial and contrastive losses (equation 5), and structure losses with a weight above
+        0.
+        """
+        real_a, real_b = batch["a"], batch["b"]
+        fake_b, *same_b = self.batched_forward(
+            self.g_ab, real_a, *([real_b] if self.nce_identity else [])
+        )
+        batch["fake_b"] = fake_b.detach()
+        losses = {"adversarial": self.adversarial.generator(self.d_b(self.augment_b(fake_b)))}
+        if self.weight:
+            names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
+            found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
+            losses |= {name: self.weight * loss for name, loss in zip(names, found, strict=True)}
+        return losses | self.further.losses(fake_b, real_a, self.geometry.range)
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Real against fake images of b."""
+        return self.telling_apart(
+            "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b
+        )
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Translate images of `a` to `b`."""
+        if to != "b":
+            remedy = "swap data.domains and train again, or use cyclegan for both ways"
+            raise UserError("cut translates a to b only", where="to", allowed="b", remedy=remedy)
+        return self.g_ab(image)
+
+    def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
+        """The contrastive loss of each output against its source, on features of the generator's
+        encoder.
+        """
+        with torch.no_grad():
+            keys = self.batched_forward(self.g_ab, *sources, call=self._maps)
+        queries = self.batched_forward(self.g_ab, *outputs, call=self._maps)
+        return [self.nce(*maps) for maps in zip(queries, keys, strict=True)]
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        maps = [image, *self.g_ab.features(image)]
+        return [maps[layer] for layer in self.layers]
+
+
+def feature_channels(generator: torch.nn.Module, channels: int, size: tuple[int, ...]) -> list[int]:
+    """The channels of each of the generator's feature maps; computed on the meta device, without
+    arithmetic.
+    """
+    shapes = copy.deepcopy(generator).to("meta")
+    with torch.no_grad():
+        return [
+            each.shape[1]
+            for each in shapes.features(torch.empty(1, channels, *size, device="meta"))
+        ]
+
+
+def check_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """The numbers of the maps to compare, sorted; UserError for one that the generator does not
+    have.
+    """
+    chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        what = f"layers = {list(layers or ())} names maps that the generator does not have"
+        raise UserError(
+            what, where="method.layers", allowed=f"0 (the image) to {count - 1} (its deepest map)"
+        )
+    return chosen

@@ -1,0 +1,257 @@
+"""Multimodal unsupervised image-to-image translation (Huang et al., ECCV 2018): many outputs for
+one input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import L1, lesion_weight
+from gantk.method import Batch, Geometry, Method, Phase, Stage, chained
+from gantk.nets.blocks import OutputKind
+from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
+from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
+from gantk_translation.munit.discriminator import MultiScale
+from gantk_translation.munit.network import Autoencoder
+
+MEMORY = 100  # about how many of the last real images the mean style averages
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Content and style codes of a batch's images by domain; `drawn` are N(0, I) styles for that
+    domain's fakes.
+    """
+
+    content: dict[str, Tensor]
+    style: dict[str, Tensor]
+    drawn: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weight of each loss; a loss of weight 0 is not computed."""
+
+    image: float
+    content: float
+    style: float
+    cycle: float
+    lesion: float
+
+
+class MUNIT(Method):
+    """Unpaired translation with many outputs: content of one image, style random or of another
+    (Huang et al. 2018).
+
+    The content code of an image holds its structure, which both domains share; the style code holds
+    its appearance in its domain. A translation decodes the content with a style of the target
+    domain: in training one drawn from N(0, I). `translate` uses the mean style of the target's real
+    images, recorded in training; `variants` draws styles, `translate_like` takes the style of an
+    example. Structure losses are additions, 0 = the paper.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        width: Width = 64,  # filters at full resolution
+        downs: Halvings = 2,  # halvings between image and content code
+        # residual blocks of the content encoder, and of the decoder
+        blocks: Annotated[int, Field(ge=1, le=128)] = 4,
+        style_dim: Width = 8,  # numbers in a style code
+        # filters of the MLP that turns a style into the decoder's AdaIN scales and offsets
+        mlp_dim: Width = 256,
+        activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
+        discriminator: Discriminator = "munit",  # one for each scale
+        # number of image sizes with a discriminator, each half of the one before
+        scales: Depth = 3,
+        adversarial: AdversarialLoss = "ls",
+        # weight of the L1 between an image and its reconstruction from its own codes (lambda_x)
+        image: Weight = 10.0,
+        # weight of the L1 between the content codes of translation and source (lambda_c)
+        content: Weight = 1.0,
+        # weight of the L1 between a translation's style code and the style drawn (lambda_s)
+        style: Weight = 1.0,
+        # weight of the L1 of an image translated there and back; 10 where the paper uses it
+        cycle: Weight = 0.0,
+        lesion: Weight = 1.0,  # weight of a pixel inside a lesion's mask in image and cycle losses
+        further: Additions = PUBLISHED,
+    ):
+        super().__init__(geometry)
+        shape = width, downs, blocks, style_dim, mlp_dim, activation_out
+        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        self.auto_a, self.auto_b = (Autoencoder(channels, dims, *shape) for channels in (a, b))
+        self.d_a, self.d_b = (
+            MultiScale(discriminator, channels, dims, scales) for channels in (a, b)
+        )
+        self.adversarial, self.l1, self.further = adversarial(), L1(), further
+        self.weights = Weights(image, content, style, cycle, lesion)
+        self.weighs_lesions = lesion != 1
+        self.augment_a, self.augment_b = (
+            further.augmented(dims, self.adversarial) for _ in range(2)
+        )
+        for name in "ab":
+            # before any image: the mean of N(0, I)
+            self.register_buffer(f"style_{name}", torch.zeros(style_dim))
+            self.register_buffer(f"styles_seen_{name}", torch.zeros(()))
+
+    def phases(self) -> list[Phase]:
+        """The autoencoders, then the discriminators on the fakes that the first phase left in the
+        batch.
+        """
+        return [
+            Phase("generators", (self.auto_a, self.auto_b), self.generator_losses, ema=True),
+            Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size, after a stage at half of it if `low_res_warmup` is set."""
+        return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Image, content and style reconstruction, adversarial and further losses, by name and
+        domain (section 3.2).
+        """
+        content = {name: self._auto(name).content(batch[name]) for name in "ab"}
+        style = {name: self._auto(name).style(batch[name]) for name in "ab"}
+        codes = Codes(content, style, {name: torch.randn_like(style[name]) for name in "ab"})
+        losses = {}
+        for name, other in ("ba", "ab"):
+            self._remember(name, style[name])
+            auto, own = self._auto(name), (content[name], style[name])
+            same, fake = self.batched_forward(
+                auto, own, (content[other], codes.drawn[name]), call=auto.decode
+            )
+            batch[f"fake_{name}"] = fake.detach()
+            if self.weights.image:
+                losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
+            losses |= self._translation(name, other, fake, batch, codes)
+            losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminators' losses and penalties for both domains, summed over the scales."""
+        losses = {}
+        for name, network, augment in (
+            ("a", self.d_a, self.augment_a),
+            ("b", self.d_b, self.augment_b),
+        ):
+            images = batch[name], batch[f"fake_{name}"]
+            real, fake = self.batched_forward(
+                network, *images, call=chained(augment, network.pyramid)
+            )
+            scales = list(zip(network.judges, real, fake, strict=True))
+            logits = [self.batched_forward(judge, r, f) for judge, r, f in scales]
+            augment.observe(torch.cat([r.flatten(1) for r, _ in logits], 1))
+            losses[f"d_{name}"] = sum(self.adversarial.discriminator(r, f) for r, f in logits)
+            penalties = [self.adversarial.penalty(judge, r, f) for judge, r, f in scales]
+            if penalties[0] is not None:
+                losses[f"penalty_{name}"] = sum(penalties)
+        return losses
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Translate images to domain `to`, in the mean style of the last real images of `to` in
+        training.
+        """
+        return self._auto(to).decode(
+            self._content(image, to), self._for_each(getattr(self, f"style_{to}"), image)
+        )
+
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` translations of each image, (n, N, C, *size), in styles drawn from N(0, I) with
+        `seed`.
+
+        Translation k of every image has the same style, independent of the rest of the batch.
+        """
+        if n < 1:
+            raise UserError(f"{n} variants are none", where="n", allowed="1 or more")
+        generator = torch.Generator().manual_seed(seed)
+        styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
+        content = self._content(image, to)
+        return torch.stack(
+            [self._auto(to).decode(content, self._for_each(style, image)) for style in styles]
+        )
+
+    def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
+        """Translate images to domain `to`, each in the style of its example (N, C, *size), or all
+        in that of one.
+
+        UserError where the counts differ, or the example does not have the channels of its domain.
+        """
+        channels = self.geometry.channels[to]
+        if (
+            example.ndim != image.ndim
+            or example.shape[1] != channels
+            or len(example) not in (1, len(image))
+        ):
+            what = (
+                f"an example of shape {tuple(example.shape)} gives no style to images of"
+                f" {tuple(image.shape)}"
+            )
+            allowed = f"1 or {len(image)} images of {channels} channels"
+            raise UserError(what, where="example", allowed=allowed)
+        self._auto(to).check_size(tuple(example.shape[2:]))
+        style = self._auto(to).style(example)
+        return self._auto(to).decode(self._content(image, to), style.expand(image.shape[0], -1))
+
+    def _translation(
+        self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes
+    ) -> dict[str, Tensor]:
+        """The losses of a fake of domain `name`, translated from the other domain's images
+        (equations 2 to 4).
+        """
+        weights, auto = self.weights, self._auto(name)
+        losses = {f"adversarial_{name}": self._adversarial(name, fake)}
+        if weights.style:
+            losses[f"style_{name}"] = weights.style * self.l1(auto.style(fake), codes.drawn[name])
+        if weights.content or weights.cycle:
+            content = auto.content(fake)
+        if weights.content:
+            losses[f"content_{other}"] = weights.content * self.l1(content, codes.content[other])
+        if weights.cycle:  # style-augmented: translated with a drawn style, back with its own style
+            cycled = self._auto(other).decode(content, codes.style[other])
+            losses[f"cycle_{other}"] = weights.cycle * self._compare(batch, other, cycled)
+        return losses
+
+    def _compare(self, batch: Batch, name: str, output: Tensor) -> Tensor:
+        """L1 of an output to the real image of its domain, with lesions weighted."""
+        return self.l1(
+            output, batch[name], lesion_weight(batch.get(f"mask_{name}"), self.weights.lesion)
+        )
+
+    def _adversarial(self, name: str, fake: Tensor) -> Tensor:
+        """The adversarial loss of fakes, summed over the scales."""
+        network, augment = (self.d_a, self.augment_a) if name == "a" else (self.d_b, self.augment_b)
+        return sum(self.adversarial.generator(logits) for logits in network(augment(fake)))
+
+    def _auto(self, name: str) -> Autoencoder:
+        return self.auto_a if name == "a" else self.auto_b
+
+    def _content(self, image: Tensor, to: str) -> Tensor:
+        """The content code of images that are translated to `to`, hence of the other domain."""
+        return self._auto("a" if to == "b" else "b").content(image)
+
+    @torch.no_grad()
+    def _remember(self, name: str, codes: Tensor) -> None:
+        """Add style codes to a domain's mean style, image by image, so that microbatches give the
+        same mean as a whole batch: a plain mean of the first MEMORY codes, then a moving average.
+        """
+        mean, seen = getattr(self, f"style_{name}"), getattr(self, f"styles_seen_{name}")
+        numbers = seen + torch.arange(1, len(codes) + 1, device=codes.device)
+        # each image's weight in the mean when it is added
+        share = numbers.clamp_max(MEMORY).reciprocal()
+        # share of the mean before each image that is left at the end
+        kept = (1 - share).flip(0).cumprod(0).flip(0)
+        share[:-1] *= kept[1:]
+        mean.mul_(kept[0]).add_((share[:, None] * codes).sum(0))
+        seen += len(codes)
+
+    @staticmethod
+    def _for_each(style: Tensor, image: Tensor) -> Tensor:
+        return style.expand(image.shape[0], -1)

@@ -1,0 +1,1 @@
+"""Pix2Pix (Isola et al. 2017) and a plain regression as its baseline."""

@@ -1,0 +1,210 @@
+"""Pix2Pix: image-to-image translation with conditional adversarial networks (Isola et al., CVPR
+2017).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError
+from gantk.method import Batch, Geometry, Phase
+from gantk.nets.blocks import one_hot
+from gantk.plugin.spec import (
+    AdversarialLoss,
+    Augment,
+    Discriminator,
+    Few,
+    Fraction,
+    Generator,
+    Loss,
+    Weight,
+)
+from gantk.training.adaptive import DiscriminatorAugment
+from gantk_translation.pix2pix.regression import OTHER, Regression
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+class Pix2Pix(Regression):
+    """Paired translation by L1 and a discriminator of input and output, concatenated (Isola et al.
+    2017).
+
+    The published network is generator = { name = "unet", depth = 8, norm = "batch", up =
+    "transpose", dropout = 0.5 } at 256 px; its dropout is the method's only noise, at inference as
+    well as in training. `lesion`, `both`, `augment`, `adapt`, `noise`, `vary` and `conditional` are
+    additions, their defaults the paper.
+
+    With `noise` or `conditional` the generator has further input channels: normal noise, drawn for
+    every training image and fixed at inference, so that results are repeatable; and a plane for
+    each class, 1 for the image's own and 0 for the others (Mirza & Osindero 2014). At inference the
+    class is unknown, and every plane is 1 / classes.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Generator = "unet",
+        discriminator: Discriminator = "patchgan",
+        adversarial: AdversarialLoss = "bce",
+        # weight of the L1 loss (lambda), or of `reconstruction`; 0 = only the adversarial loss
+        l1: Weight = 100.0,
+        reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
+        # further losses between a translation and its truth, each with a weight
+        target_losses: list[Loss] = [],
+        both: bool = False,  # learn b -> a too, with its own networks
+        lesion: Weight = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
+        noise: Few = 0,  # channels of normal noise in a generator's input
+        vary: list[Augment] = [],  # random changes of a generator's input, not of its target
+        # the image's class is part of a generator's input; needs data.labels = true
+        conditional: bool = False,
+        # keep dropout at inference, drawn from torch's global generator, as in the paper
+        test_dropout: bool = False,
+        # differentiable changes of the discriminators' inputs, for small data
+        augment: list[Augment] = [],
+        # apply them only as often as keeps this r_t (0.6 in ADA's paper); 0 = always
+        adapt: Fraction = 0.0,
+    ):
+        self.noise, self.classes = noise, geometry.known_classes(conditional)
+        options = {
+            "generator": generator,
+            "reconstruction": reconstruction,
+            "both": both,
+            "lesion": lesion,
+        }
+        super().__init__(
+            geometry, noise + self.classes, vary=vary, target_losses=target_losses, **options
+        )
+        self.register_buffer(
+            "seen_in_use", self._seeded(geometry.size, torch.Generator().manual_seed(0)), False
+        )
+        if l1 < 0:
+            raise UserError(
+                f"l1 = {l1:g} would push away from the truth",
+                where="method.l1",
+                allowed="0 or more",
+            )
+        self.adversarial, self.l1, self.test_dropout = adversarial(), l1, test_dropout
+        if test_dropout and not self.dropouts():
+            what = "test_dropout keeps a generator's dropout on, and this one has none"
+            raise UserError(
+                what, where="method.test_dropout", remedy="set method.generator.dropout = 0.5"
+            )
+        for to in self.directions():
+            pair = f"{OTHER[to]}{to}"
+            setattr(
+                self,
+                f"d_{pair}",
+                discriminator(sum(geometry.channels[name] for name in "ab"), geometry.dims),
+            )
+            changes = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
+            setattr(self, f"augment_{pair}", changes)
+
+    def phases(self) -> list[Phase]:
+        """Generators, then discriminators on the fakes that the first phase left in the batch."""
+        return [
+            *super().phases(),
+            Phase("discriminators", self.networks("d"), self.discriminator_losses),
+        ]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial and L1 losses of each direction (equation 4, non-saturating as in section
+        3.3).
+        """
+        fakes = self.translated(batch)
+        losses = self.further_losses(batch, fakes)
+        for to, fake in fakes.items():
+            batch[f"fake_{to}"] = fake.detach()
+            judge, augment = self.judge_of(to)
+            logits = judge(augment(self.pair(batch, to, fake)))
+            losses[f"adversarial_{to}"] = self.adversarial.generator(logits)
+            if self.l1:
+                losses[f"{self.compared}_{to}"] = self.l1 * self.difference(batch, to, fake)
+        return losses
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminators' losses of real pairs and of pairs with a fake (equation 1)."""
+        losses = {}
+        for to in self.directions():
+            judge, augment = self.judge_of(to)
+            real, fake = self.pair(batch, to, batch[to]), self.pair(batch, to, batch[f"fake_{to}"])
+            losses |= self.telling_apart(
+                f"{OTHER[to]}{to}", judge, self.adversarial, real, fake, augment
+            )
+        return losses
+
+    def translated(self, batch: Batch) -> dict[str, Tensor]:
+        """Translate the batch in every trained direction, each image with its own noise and class."""
+        images = {to: self.varied(batch[OTHER[to]]) for to in self.directions()}
+        return {
+            to: self._generate(image, to, self._drawn(image), batch.get("label"))
+            for to, image in images.items()
+        }
+
+    def _generate(
+        self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """Run a generator; `noise` None: the fixed noise of seed 0 for every image; `label` None:
+        unknown class.
+        """
+        seen, size = [image], image.shape[2:]
+        if self.noise:
+            noise = self.seen_in_use.to(image) if noise is None else noise
+            for axis in range(2, image.ndim):  # tile the noise over a larger image
+                places = torch.arange(image.shape[axis], device=image.device) % noise.shape[axis]
+                noise = noise.index_select(axis, places)
+            seen.append(noise.expand(len(image), -1, *size))
+        if self.classes:
+            likely = image.new_full((1, self.classes), 1 / self.classes)
+            known = likely if label is None else one_hot(label, self.classes).to(image)
+            seen.append(
+                known.reshape(-1, self.classes, *[1] * len(size)).expand(len(image), -1, *size)
+            )
+        return super()._generate(torch.cat(seen, 1) if len(seen) > 1 else image, to)
+
+    def _drawn(self, image: Tensor) -> Tensor | None:
+        shape = (len(image), self.noise, *image.shape[2:])
+        return torch.randn(shape, device=image.device) if self.noise else None
+
+    def _seeded(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """One image's noise, drawn on the CPU so that it is the same on every device."""
+        return torch.randn(1, self.noise, *size, generator=generator, device="cpu")
+
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` translations of each image, each with different noise: (n, N, C, *size); UserError
+        without `noise`.
+        """
+        if not self.noise:
+            return super().variants(image, to, n, seed)
+        generator = torch.Generator().manual_seed(seed)
+        noises = [self._seeded(image.shape[2:], generator).to(image) for _ in range(n)]
+        return torch.stack([self._generate(image, to, noise) for noise in noises])
+
+    def judge_of(self, to: str) -> tuple[nn.Module, DiscriminatorAugment]:
+        """The discriminator of the direction to a domain, and the augmentation of its input."""
+        return getattr(self, f"d_{OTHER[to]}{to}"), getattr(self, f"augment_{OTHER[to]}{to}")
+
+    @staticmethod
+    def pair(batch: Batch, to: str, image: Tensor) -> Tensor:
+        """A discriminator's input: the source image and, as further channels, its translation."""
+        return torch.cat([batch[OTHER[to]], image], 1)
+
+    def dropouts(self) -> list[nn.Module]:
+        """The dropout layers of all generators."""
+        return [
+            layer
+            for network in self.networks("g")
+            for layer in network.modules()
+            if isinstance(layer, DROPOUTS)
+        ]
+
+    def train(self, mode: bool = True) -> Pix2Pix:
+        """Set the mode; with `test_dropout`, dropout stays on in evaluation: it is the paper's only
+        noise.
+        """
+        super().train(mode)
+        if self.test_dropout:
+            for layer in self.dropouts():
+                layer.train()
+        return self

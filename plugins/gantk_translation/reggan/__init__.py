@@ -1,0 +1,3 @@
+"""RegGAN (Kong et al. 2021): translation from pairs that do not lie on each
+other.
+"""

@@ -1,0 +1,196 @@
+"""SPADE: semantic image synthesis with spatially-adaptive normalisation (Park et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.losses.reconstruction import L1
+from gantk.method import Batch, Geometry, Method, Phase
+from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Weight, Width
+from gantk_translation.spade.network import Encoder, Generator, Scales
+
+
+class SPADEGAN(Method):
+    """Generates images `b` from label maps `a` of classes 0 to `classes` - 1, many for one map
+    (Park et al. 2019).
+
+    Every norm of the generator is scaled and shifted at each position by convolutions of the map
+    (equation 1), so that norms do not remove the map. Discriminators at several scales take map and
+    image as channels; their features of real and generated images are compared too. An encoder
+    finds an image's style z in training; at inference z is from N(0, I). z is given as constant
+    planes beside the map; as the paper's first map, instance norm would remove it. `grain` and `l1`
+    are additions; the paper has VGG features in the place of `l1`.
+    """
+
+    paired = True
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        # of label maps, with the background; as in data.intensity.a
+        classes: Annotated[int, Field(ge=2, le=256)] = 5,
+        width: Width = 64,  # filters at full resolution; doubled with every halving, up to 16 x
+        ups: Depth = 4,  # upsamplings by 2 from the smallest feature map to the image
+        hidden: Width = 128,  # filters between the label map and gamma and beta
+        # without learned parameters; "batch" in the paper
+        norm: Literal["batch", "instance"] = "instance",
+        style: Width = 16,  # length of z, an image's style
+        # weight of the styles' divergence from N(0, I); 0: no encoder, random styles
+        divergence: Weight = 0.05,
+        # add noise, in each class as strong as in real images; not in the paper
+        grain: bool = False,
+        # one for each scale; spectral = true in the paper
+        discriminator: Discriminator = "patchgan",
+        # number of image sizes with a discriminator, each half of the one before
+        scales: Depth = 2,
+        adversarial: AdversarialLoss = "hinge",
+        features: Weight = 10.0,  # weight of the L1 between discriminator features (lambda)
+        l1: Weight = 0.0,  # weight of the L1 between a generated image and its truth
+    ):
+        super().__init__(geometry)
+        maps, images, dims = classes * geometry.channels["a"], geometry.channels["b"], geometry.dims
+        self.classes, self.style, self.grain, self.divergence = classes, style, grain, divergence
+        self.features, self.l1, self.adversarial, self.unlike = features, l1, adversarial(), L1()
+        shape = {"width": width, "ups": ups, "hidden": hidden, "norm": norm}
+        self.g_ab = Generator(dims, maps + style, images, **shape)
+        self.e_b = Encoder(dims, images, width, style) if divergence else None
+        self.d_b = Scales(discriminator, maps + images, dims, scales)
+        noise = torch.randn(
+            1, images, *geometry.size, generator=torch.Generator().manual_seed(0), device="cpu"
+        )
+        self.register_buffer("seen_in_use", noise, persistent=False)
+        # the middle slice's planes
+        self.own = slice(maps // 2 - classes // 2, maps // 2 - classes // 2 + classes)
+        # sum of the noise's deviation in real images
+        self.register_buffer("noise", torch.zeros(images, classes))
+        # number of pixels in that sum, by class
+        self.register_buffer("pixels", torch.full((classes,), 1e-6))
+
+    def directions(self) -> list[str]:
+        """Only `b`: images from maps."""
+        return ["b"]
+
+    def phases(self) -> list[Phase]:
+        """Generator and encoder, then the discriminators on the fakes that the first phase left in
+        the batch.
+        """
+        learned = (self.g_ab,) if self.e_b is None else (self.g_ab, self.e_b)
+        judging = Phase("discriminators", (self.d_b,), self.discriminator_losses)
+        return [Phase("generators", learned, self.generator_losses, ema=True), judging]
+
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial and feature losses, the mean over the scales; the styles' divergence from
+        N(0, I).
+        """
+        maps, real = self.planes(batch["a"]), batch["b"]
+        z, losses = torch.randn(len(real), self.style, device=real.device), {}
+        if self.e_b is not None:
+            mean, log_variance = self.e_b(real).float().unbind(1)
+            z = mean + (log_variance / 2).exp() * z
+            apart = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+            losses["divergence_b"] = self.divergence * apart.sum(1).mean()
+        self._measure(maps, real)
+        plain = self._made(maps, z)
+        fake = self._grained(plain, maps, torch.randn_like(real))
+        batch["fake_b"] = fake.detach()
+        seen = self.d_b(torch.cat([maps, fake], 1))
+        losses["adversarial_b"] = sum(self.adversarial.generator(each[-1]) for each in seen) / len(
+            seen
+        )
+        if self.features:
+            with torch.no_grad():
+                scales = zip(seen, self.d_b(torch.cat([maps, real], 1)), strict=True)
+            pairs = [
+                pair for made, true in scales for pair in zip(made[:-1], true[:-1], strict=True)
+            ]
+            losses["features_b"] = (
+                self.features / len(seen) * sum(map(self.unlike, *zip(*pairs, strict=True)))
+            )
+        return losses | ({"l1_b": self.l1 * self.unlike(plain, real)} if self.l1 else {})
+
+    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminators' losses of maps with real images and with generated ones, at each
+        scale.
+        """
+        maps, losses = self.planes(batch["a"]), {}
+        real, fake = (self.d_b.sizes(torch.cat([maps, batch[name]], 1)) for name in ("b", "fake_b"))
+        for scale, judge in enumerate(self.d_b.judges):
+            losses |= self.telling_apart(
+                f"b{scale + 1}", judge, self.adversarial, real[scale], fake[scale]
+            )
+        return losses
+
+    def planes(self, maps: Tensor) -> Tensor:
+        """Label maps in network intensities as one-hot planes, one for each class."""
+        low, high = self.geometry.range
+        number = ((maps.float() - low) * ((self.classes - 1) / (high - low))).round()[:, :, None]
+        each = torch.arange(self.classes, device=maps.device).view(-1, *[1] * (maps.ndim - 2))
+        return (number == each).flatten(1, 2).float()
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Generate the images of label maps in the style z = 0, with the grain of seed 0."""
+        return self._in_use(self._asked(image, to), image.new_zeros(1, self.style))
+
+    def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
+        """`n` images of each map, (n, N, C, *size), with styles and grains drawn with `seed`."""
+        planes, generator = self._asked(image, to), torch.Generator().manual_seed(seed)
+        shapes = (1, self.style), (1, self.geometry.channels["b"], *image.shape[2:])
+        drawn = [
+            [torch.randn(shape, generator=generator).to(image) for shape in shapes]
+            for _ in range(n)
+        ]
+        return torch.stack([self._in_use(planes, *each) for each in drawn])
+
+    def translate_like(self, image: Tensor, to: str, example: Tensor) -> Tensor:
+        """Generate the images of label maps, each in the style of its example (N, C, *size)."""
+        if self.e_b is None:
+            return super().translate_like(image, to, example)
+        return self._in_use(self._asked(image, to), self.e_b(example)[:, 0])
+
+    def _asked(self, image: Tensor, to: str) -> Tensor:
+        if to != "b":
+            raise UserError(
+                "spade makes images from label maps, not maps from images", where="--to"
+            )
+        return self.planes(image)
+
+    def _made(self, maps: Tensor, z: Tensor) -> Tensor:
+        z = z.reshape(len(z), self.style, *[1] * (maps.ndim - 2)).to(maps)
+        return self.g_ab(torch.cat([maps, z.expand(len(maps), -1, *maps.shape[2:])], 1))
+
+    def _in_use(self, maps: Tensor, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Generate images with grain; `noise` None is that of seed 0, tiled over larger images than
+        in training.
+        """
+        noise = (self.seen_in_use if noise is None else noise).to(maps)
+        for axis in range(2, maps.ndim):
+            noise = noise.index_select(
+                axis, torch.arange(maps.shape[axis], device=maps.device) % noise.shape[axis]
+            )
+        return self._grained(self._made(maps, z), maps, noise)
+
+    @torch.no_grad()
+    def _measure(self, maps: Tensor, real: Tensor) -> None:
+        """Add a batch to each class's noise estimate: the mean difference of neighbours inside the
+        class.
+        """
+        shrink, axes = getattr(F, f"max_pool{maps.ndim - 2}d"), [0, *range(2, maps.ndim)]
+        maps = -shrink(-maps[:, self.own], 3, 1, 1)
+        # pi**0.5 / 2
+        both, steps = maps[..., 1:] * maps[..., :-1], 0.8862 * real.float().diff(dim=-1).abs()
+        self.noise += torch.stack([(both * step).sum(axes) for step in steps.split(1, 1)])
+        self.pixels += both.sum(axes)
+
+    def _grained(self, image: Tensor, maps: Tensor, noise: Tensor) -> Tensor:
+        """With `grain`, add white noise, in each class as strong as measured."""
+        deviation = torch.tensordot(
+            maps[:, self.own], self.noise / self.pixels, ([1], [1])
+        ).movedim(-1, 1)
+        return image + deviation * noise if self.grain else image

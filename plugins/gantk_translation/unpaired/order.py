@@ -1,0 +1,156 @@
+"""An order of batches that combines images of two unpaired domains that show the head at similar
+height.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gantk.data.batches import Batches, order
+from gantk.data.preparation import Record
+from gantk.errors import UserError
+from gantk.plugin.spec import Fraction, Share
+from gantk_translation.unpaired.outline import body
+
+STREAM = 0x6D617463  # seed of the draws among similar images, different from that of the shuffle
+SIDE = 24  # side in pixels at which outlines are compared
+ROWS = 1024  # images per batch of the comparison
+
+
+class Matched:
+    """Draws unpaired images of similar height together, so that discriminators see similar anatomy
+    in real and fake.
+
+    The larger domain is shuffled as usual; each of its images is combined with one of the nearest
+    of the other domain, drawn by seed and position in the order: there is no state to save, and
+    ranks and workers do not matter.
+    """
+
+    def __init__(
+        self,
+        *,
+        # slice position; body's outline; auto: position if known
+        by: Literal["auto", "position", "outline"] = "auto",
+        # draw from this share of the other domain's images, the nearest ones; 0: the nearest
+        among: Share = 0.1,
+        # of outlines: a pixel further above black than this share of the range is no air
+        threshold: Fraction = 0.05,
+    ):
+        self.by, self.among, self.threshold = by, among, threshold
+
+    def __call__(self, batches: Batches) -> Pairing:
+        """The order for these batches; UserError where they are paired, or slice positions are
+        needed and missing.
+        """
+        sets = batches.sets
+        if batches.paired or set(sets) != {"a", "b"}:
+            what = (
+                "like images are drawn together of two domains without pairs, and this method"
+                " needs "
+            )
+            what += "pairs" if batches.paired else "one domain"
+            raise UserError(
+                what, where="data.order", remedy="leave out data.order, or use an unpaired method"
+            )
+        heights = {letter: heights_of(images.records) for letter, images in sets.items()}
+        if self.by == "outline" or (self.by == "auto" and None in heights.values()):
+            heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
+        elif None in heights.values():
+            what, allowed = (
+                "an image has no place in a stack of two slices or more",
+                "auto, outline",
+            )
+            raise UserError(
+                what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"'
+            )
+        leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
+        near = nearest(
+            heights[leads], heights[follows], max(1, round(self.among * len(sets[follows])))
+        )
+        shares = (
+            np.frombuffer(sets[follows].weights)
+            if sets[follows].weights
+            else np.ones(len(sets[follows]))
+        )
+        stream = sorted(sets).index(leads)
+        return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
+
+
+class Pairing:
+    """Maps a position in the order to an image of each domain, as a function of the seed and the
+    position.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        stream: int,
+        weights: bytes,
+        letters: tuple[str, str],
+        near: list,
+        shares: np.ndarray,
+    ):
+        self.seed, self.stream, self.weights, self.letters = seed, stream, weights, letters
+        # similar images of the other domain, for each image; their weights
+        self.near, self.shares = near, shares
+
+    def __call__(self, place: int) -> dict[str, int]:
+        """The index of an image for each domain."""
+        epoch, row = divmod(place, len(self.near))
+        first = int(order(self.seed, self.stream, epoch, len(self.near), self.weights)[row])
+        ends = np.cumsum(self.shares[self.near[first]])
+        drawn = np.random.default_rng([self.seed, STREAM, place]).random() * ends[-1]
+        other = self.near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
+        return dict(zip(self.letters, (first, int(other)), strict=True))
+
+
+def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
+    """The relative height of each slice in its scan, 0 lowest to 1 highest: (N, 1); None if one has
+    no position.
+
+    A scan is identified by `scan_key`, or by patient and folder.
+    """
+    stacks: dict[tuple, list[int]] = defaultdict(list)
+    for number, record in enumerate(records):
+        stacks[record.subject, record.scan_key or record.key.rpartition("/")[0]].append(number)
+    if any(len(stack) < 2 for stack in stacks.values()) or any(
+        record.position is None for record in records
+    ):
+        return None
+    heights = torch.zeros(len(records), 1)
+    for stack in stacks.values():
+        places = torch.tensor([records[number].position for number in stack])
+        span = places.max() - places.min()
+        if not span:
+            return None
+        heights[stack, 0] = (places - places.min()) / span
+    return heights
+
+
+def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
+    """Masks of the body of each image at SIDE pixels, (N, pixels): similar for head slices of
+    similar height.
+    """
+    intensity = getattr(images, "intensity", None)
+    low, high = intensity.range if intensity else (-1.0, 1.0)
+    masks = []
+    for image in images:
+        mask = body(image.amax(0)[None, None] > low + threshold * (high - low))
+        masks.append(F.interpolate(mask, (SIDE,) * (image.ndim - 1), mode="area").flatten())
+    return torch.stack(masks)
+
+
+def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> list[np.ndarray]:
+    """For each row of `own` the indices of the `count` nearest rows of `others`, with all ties."""
+    indices = []
+    for rows in own.split(ROWS):
+        distances = torch.cdist(rows, others, p=1)
+        limit = distances.kthvalue(count, keepdim=True).values + 1e-6
+        indices += [each.nonzero().flatten().numpy() for each in distances <= limit]
+    return indices

@@ -1,0 +1,167 @@
+"""A loss between an output and similar images of the other domain, which are found before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.plugin.spec import Count, Side, Weight
+from gantk_translation.weak_pairs.matching import (
+    explained,
+    grid,
+    most_alike,
+    registrations,
+    sampled,
+    scaled,
+    seen,
+    zoom_inside,
+)
+
+# a registration is used only if it reduces the unexplained variance to less than this share
+GAIN = 0.6
+
+
+class WeakPairs:
+    """L1 of an output to images of the other domain with similar anatomy, which it finds and
+    registers.
+
+    Before training, the most similar images of the other domain are found for each image by MIND,
+    which describes edges independently of contrast (Heinrich et al. 2012, 2013). They are
+    registered if the image's intensities then explain much more of their variance. No pairs are
+    given; if the other domain holds the same slices, a one-to-one assignment finds an image's own,
+    and only that one is used. Registered slices of other heads agree in the brightness of tissues,
+    less in the position of edges: `edge_direction` and `flat_region` keep those of the input.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Weight = 20.0,  # of the loss of several candidates
+        # of a single one: where nothing is registered, the image's own slice
+        alone: Weight = 100.0,
+        candidates: Count = 3,  # registered images that each output is compared with
+        # false: one unregistered partner for each image, for heads that are aligned
+        registration: bool = True,
+        stiffness: Weight = 0.02,  # of a registration: larger values bend less
+        # longer side in pixels at which images are compared; they are registered at half of it
+        side: Side = 96,
+    ):
+        self.weight, self.alone, self.candidates = weight, alone, candidates
+        self.registration, self.stiffness, self.side = registration, stiffness, side
+
+    def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Companions]:
+        """For each image of `a` its candidates of `b`, concatenated as channels, and for `b` those
+        of `a`.
+        """
+        if sets["a"][0].ndim != 3:
+            what, remedy = (
+                "like images are found among slices, not volumes",
+                "leave out method.pairs",
+            )
+            raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
+        whole = {letter: seen(images, self.side) for letter, images in sets.items()}
+        small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
+        ways = [
+            Way(small[one], small[other], *self._alike(whole[one], whole[other]))
+            for one, other in ("ab", "ba")
+        ]
+        kinds = [[()], [()]]
+        if self.registration:
+            kinds = [
+                [(), *registrations(way.own, way.other, way.like, self.stiffness)] for way in ways
+            ]
+        pairs = zip(*kinds, strict=True)
+        left = [
+            sum(way.unexplained(kind) for way, kind in zip(ways, each, strict=True))
+            for each in pairs
+        ]
+        best = min(range(len(left)), key=left.__getitem__)
+        moves = [kind[best] for kind in kinds] if left[best] < GAIN * left[0] else [(), ()]
+        # contrast makes one way larger and the other smaller; what both ways share is noise
+        if moves[0]:
+            nearest = (
+                way.moved(whole[other], move, 1)
+                for other, way, move in zip("ba", ways, moves, strict=True)
+            )
+            here, there = map(zoom_inside, whole.values(), nearest)
+            zooms = (here - there) / 2, (there - here) / 2
+            moves = [
+                (scaled(affine, zoom), free)
+                for (affine, free), zoom in zip(moves, zooms, strict=True)
+            ]
+        return {
+            one: Companions(other, *way.chosen(move, self.candidates))
+            for (one, other), way, move in zip(("ab", "ba"), ways, moves, strict=True)
+        }
+
+    def _alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        return most_alike(own, other, min(2 * self.candidates, len(other)))
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of `output` (N, C, *size) and `target` (N, candidates x C, *size) from
+        `companions`.
+        """
+        candidates = target.float().unflatten(1, (-1, output.shape[1]))
+        weight = self.alone if candidates.shape[1] == 1 else self.weight
+        return weight * (output.float()[:, None] - candidates).abs().mean()
+
+
+@dataclass
+class Way:
+    """One direction of the search: the images of one domain and the indices of similar images of
+    the other.
+    """
+
+    own: Tensor  # (N, 1, h, w)
+    other: Tensor  # (M, 1, h, w)
+    like: Tensor  # (N, candidates): indices into `other`
+    partner: Tensor  # (N,): index into `other`, from `most_alike`
+
+    def moved(self, images: Tensor, moves: tuple[Tensor, ...], count: int) -> Tensor:
+        """The `count` most similar of `images` of the other domain, registered by `moves`: (N x
+        count, 1, H, W).
+        """
+        places = grid(*(move[:, :count].flatten(0, 1) for move in moves), images.shape[2:])
+        return sampled(images[self.like[:, :count].flatten()], places)
+
+    def unexplained(self, moves: tuple[Tensor, ...]) -> float:
+        """The share of variance not explained by the images' intensities, of the nearest candidates
+        or the partners.
+        """
+        targets = self.moved(self.other, moves, 1) if moves else self.other[self.partner]
+        return 1 - float(explained(self.own, targets))
+
+    def chosen(self, moves: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+        """Each image's `count` candidates with the most explained variance, and their moves;
+        without moves partners.
+        """
+        if not moves:
+            return (self.partner[:, None],)
+        sources = self.own.repeat_interleave(self.like.shape[1], 0)
+        shares = explained(
+            sources, self.moved(self.other, moves, self.like.shape[1]), each=True
+        ).view(self.like.shape)
+        best = shares.topk(min(count, shares.shape[1])).indices
+        rows = torch.arange(len(best))[:, None]
+        return self.like[rows, best], *(move[rows, best] for move in moves)
+
+
+class Companions:
+    """Similar images of the domain `other` for each image, (candidates x C, H, W); registered when
+    they are read.
+    """
+
+    def __init__(self, other: str, like: Tensor, *moves: Tensor):
+        # moves: arguments of `grid`, by image and candidate
+        self.other, self.like, self.moves = other, like, moves
+
+    def __call__(self, index: int, sets: Mapping[str, Sequence[Tensor]]) -> Tensor:
+        images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])
+        if self.moves:
+            images = sampled(images, grid(*(move[index] for move in self.moves), images.shape[2:]))
+        return images.flatten(0, 1)

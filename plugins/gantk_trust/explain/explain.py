@@ -1,0 +1,219 @@
+"""Attributes a region of a translation to the pixels of its input, and compares the map with that
+of random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.files import write_file
+from gantk.formats.files import read, write
+from gantk.formats.image import UPRIGHT, Image
+from gantk_trust.explain.picture import panels, png
+from gantk_trust.explain.view import View
+
+STEPS = 32  # steps of the integral from the blurred image to the image
+WINDOWS = 10  # occlusion windows per side of the image
+BLUR = 1 / 10  # standard deviation of the blur, as a share of a side
+ALIKE = 0.5  # rank correlation with the map of random weights above which a warning is printed
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The result of `explain`: `map` is an Image of one channel on the input's grid, above 0 where
+    pixels raised the region's mean and below 0 where they lowered it, in network intensities.
+    """
+
+    map: Image
+    picture: np.ndarray  # uint8 (H, 3 W, 3): input, translation, map
+    random_correlation: float  # Spearman's, with the map of random weights, at the networks' size
+    # the same for absolute values, which depend on edges and the region's position
+    random_magnitudes: float
+    difference: float  # the region's mean minus that for the blurred input, in network intensities
+    # the map's sum at the networks' size: with gradients near `difference` (completeness)
+    total: float
+    paths: tuple[Path, ...] = ()
+
+
+def explain(
+    run: Any,
+    image: str | Path,
+    out: str | Path | None = None,
+    *,
+    to: str | None = None,
+    region: str = "",
+    mask: str | Path | None = None,
+    method: Literal["gradients", "occlusion"] = "gradients",
+    slice: int | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Explanation:
+    """Compute how much each pixel of an image contributes to a region of its translation.
+
+    `gradients` integrates the gradient of the region's mean from the blurred image to the image
+    (Sundararajan and others, 2017, eq. 1); `occlusion` replaces windows by the blurred image and
+    records the change of the mean (Zeiler & Fergus, 2014). The baseline is blurred and not black
+    because instance norms scale even the faintest image to full contrast, so that on a path from
+    black everything changes in the first step. The same map is computed with random weights, and
+    `random_correlation` compares both: a map that hardly changes does not show what was learnt
+    (Adebayo and others, 2018).
+
+    Args:
+        run: a run folder, a checkpoint, or the result of `gantk.load`.
+        image: the file to translate; for a volume and 2-D networks, `slice` (from 0) chooses the
+            slice along the
+            run's plane; default: the middle one, or the one with most of the mask.
+        out: writes OUT.png and OUT.nii.gz; None writes nothing.
+        to: the target domain, by name.
+        region: "x0:x1,y0:y1", columns and rows of the slice as shown; for volumes and 3-D networks
+            also ",z0:z1".
+            "" without a mask: the whole image.
+        mask: an image on the same grid; the region is where it is above 0.
+
+    UserError where the run makes no translations or has no gradients, where region or mask do not
+    fit, and where the image is larger than the networks' input.
+    """
+    attribute = _captum(method)
+    model, letter = _model(run, to, device, say)
+    view = View(model, letter, read(Path(image)), slice, mask, region)
+    x, blurred = (
+        torch.from_numpy(each)[None].to(model.runtime.device)
+        for each in (view.seen, blur(view.seen))
+    )
+    inside = view.inside.to(x.device)
+
+    def attribution_of(network: Any) -> tuple[Tensor, Tensor, float]:
+        def made(images: Tensor) -> Tensor:
+            return view.middle(
+                network.translate(model.runtime.place(images, view.frame.dims), letter).float()
+            )
+
+        def score(images: Tensor) -> Tensor:
+            return made(images)[:, :, inside].flatten(1).mean(1)
+
+        found = attribute(score, x, blurred, view.frame.batch)
+        with torch.no_grad():
+            rise = float(score(x) - score(blurred))
+            return found[0].float().cpu(), made(x)[0].cpu(), rise
+
+    found, made, rise = attribution_of(model.method)
+    other = attribution_of(randomised(model.method))[0]
+    correlation, magnitudes = (
+        rank_correlation(found, other),
+        rank_correlation(found.abs(), other.abs()),
+    )
+    picture = panels(*view.shown(x[0].cpu(), made, found), view.frame.range)
+    result = Explanation(
+        view.on_file(found), picture, correlation, magnitudes, rise, float(found.sum())
+    )
+    say(
+        f"explains {rise:+.3g} of the region's mean, against the blurred input; the map sums to"
+        f" {result.total:+.3g}"
+    )
+    verdict = "differs from" if abs(correlation) < ALIKE else "WARNING: is much like"
+    figures = (
+        f"rank correlation {correlation:.2f} (asked: below {ALIKE:g}), {magnitudes:.2f} of"
+        " magnitudes"
+    )
+    say(f"check    {verdict} the map of random weights: {figures}")
+    return replace(result, paths=_written(result, Path(out), say)) if out else result
+
+
+def _written(result: Explanation, out: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
+    """Write OUT.png and OUT.nii.gz and return their paths; OUT may end with either suffix."""
+    stem = out.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
+    picture, file = (out.with_name(f"{stem}{suffix}") for suffix in (".png", ".nii.gz"))
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    affine = UPRIGHT if result.map.affine is None else result.map.affine
+    write(file, Image(result.map.pixels, affine), "gantk explain")
+    write_file(picture, png(result.picture))
+    say(f"wrote    {picture} and {file}")
+    return picture, file
+
+
+def blur(seen: np.ndarray) -> np.ndarray:
+    """Blur an image (C, *size) so strongly that only coarse brightness is left."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(seen, [0, *(side * BLUR for side in seen.shape[1:])], mode="nearest")
+
+
+def randomised(method: Any) -> Any:
+    """A copy of a method with random weights, drawn per tensor from a normal distribution of the
+    same deviation.
+    """
+    other, drawn = deepcopy(method), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.parameters():
+            if weight.ndim > 1:
+                weight.copy_(
+                    torch.randn(weight.shape, generator=drawn) * weight.float().std().cpu()
+                )
+    return other
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's rank correlation of two maps; 0 where one of them is constant."""
+    from scipy.stats import spearmanr
+
+    flat = [each.flatten().numpy() for each in (one, other)]
+    return float(spearmanr(*flat).statistic) if min(map(np.ptp, flat)) else 0.0
+
+
+def _captum(method: str) -> Callable[..., Tensor]:
+    """Return a function (score, x (1, C, *size), blurred, batch) -> attributions (1, C, *size);
+    needs captum.
+    """
+    try:
+        from captum.attr import IntegratedGradients, Occlusion
+    except ImportError as error:
+        raise UserError(
+            "`gantk explain` needs captum", remedy='install it: pip install "gantk[explain]"'
+        ) from error
+
+    def attribute(score: Callable, x: Tensor, blurred: Tensor, batch: int) -> Tensor:
+        if method == "gradients":
+            options = {"baselines": blurred, "n_steps": STEPS, "internal_batch_size": batch}
+            return IntegratedGradients(score).attribute(x, **options).detach()
+        window = [max(2, side // WINDOWS) for side in x.shape[2:]]
+        strides = (x.shape[1], *(max(1, side // 2) for side in window))
+        with torch.no_grad():
+            found = Occlusion(score).attribute(
+                x, (x.shape[1], *window), strides, baselines=blurred, perturbations_per_eval=batch
+            )
+        return found / (x.shape[1] * np.prod(window))  # divide a window's effect among its pixels
+
+    return attribute
+
+
+def _model(
+    run: Any, to: str | None, device: str | None, say: Callable[[str], None]
+) -> tuple[Any, str]:
+    """Load the run; returns the model and the target domain's letter. UserError where it cannot be
+    explained.
+    """
+    from gantk import load
+    from gantk.runs.models import find_model
+
+    model = load(find_model(run, say), device=device) if isinstance(run, (str, PathLike)) else run
+    if not hasattr(model, "method"):
+        raise UserError(
+            "an exported model has no gradients", where="RUN", remedy="name the run folder"
+        )
+    if not model.method.directions():
+        what = (
+            f"'{model.model.method.name}' makes images from noise, and no input is there to be"
+            " explained"
+        )
+        raise UserError(what, where="RUN", allowed="runs that translate images")
+    return model, model.domain(to)

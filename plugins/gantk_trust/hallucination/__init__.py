@@ -1,0 +1,3 @@
+"""Finds invented and lost structures: the metric `sfrc`, patches in the report, `--uncertainty
+suspicion`.
+"""

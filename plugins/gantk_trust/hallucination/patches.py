@@ -1,0 +1,86 @@
+"""Saves the most suspicious patches of the test images in hallucinations.json, and shows them in
+the report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import RootModel
+
+from gantk.metrics.evaluate import Tested
+from gantk.report.pictures import preview
+from gantk.runs.folder import Run
+from gantk.runs.schemas import Part, Preview, Step, table
+from gantk_trust.hallucination.sfrc import against_truth, candidates, planes
+
+LISTED, SHOWN = 20, 4  # patches listed per direction, and those of them that are drawn
+REACH = 16  # pixels drawn on each side of a patch's centre
+KINDS = ("input", "output", "truth")
+PATCH = table(
+    "patient",
+    "row",
+    "column",
+    "score",
+    patient=str,
+    image=Step,
+    row=Step,
+    column=Step,
+    plane=Step,
+    score=float,
+    pictures=dict[str, Preview],
+)
+
+
+def keep(run: Path, tested: dict[str, Tested]) -> None:
+    """Write hallucinations.json: for each direction the patches that differ most from the truth,
+    the worst first.
+    """
+    found = {direction: _listed(one) for direction, one in tested.items()}
+    Run(run).write_json("hallucinations.json", found)
+
+
+def _listed(one: Tested) -> list[dict[str, Any]]:
+    low, high = one.data.range
+    images = [planes(each) for each in (one.inputs, one.made, one.references.images)]
+    depth, rows = len(images[0]) // len(one.made), []
+    found = against_truth(*images[1:], high - low)
+    for patch in candidates(found, LISTED, REACH // 2):
+        at, plane = divmod(patch["image"], depth)
+        record = one.pairs[at][one.to]
+        about = {"patient": record.subject or record.key, "image": at, "plane": plane}
+        patch |= about | {"score": round(patch["score"], 4)}
+        if len(rows) < SHOWN:
+            cut = [each[at * depth + plane].mean(0).numpy() for each in images]
+            seen = [
+                _picture((each - low) / (high - low), patch["row"], patch["column"]) for each in cut
+            ]
+            patch["pictures"] = dict(zip(KINDS, seen, strict=True))
+        rows.append(patch)
+    return rows
+
+
+def _picture(image: np.ndarray, row: int, column: int) -> str:
+    """Cut out the surroundings of a pixel of an image (H, W, 0 to 1), black beyond the border; an
+    enlarged data URI.
+    """
+    padded = np.pad(image, REACH)[row : row + 2 * REACH + 1, column : column + 2 * REACH + 1]
+    levels = (padded.clip(0, 1) * 255).round().astype(np.uint8)
+    return preview(Image.fromarray(levels.repeat(5, 0).repeat(5, 1)))
+
+
+def section(record) -> dict[str, Any] | None:
+    """Build the dict that the hook `gantk_report_section` returns; None where no patches were saved."""
+    found = record.read("hallucinations.json", RootModel[dict[Part, list[PATCH]]])
+    directions = [
+        {"label": record.label(key), "patches": rows} for key, rows in found.items() if rows
+    ]
+    about = {
+        "folder": Path(__file__).parent,
+        "template": "patches.html.j2",
+        "styles": ["patches.css"],
+    }
+    return about | {"directions": directions, "kinds": KINDS} if directions else None

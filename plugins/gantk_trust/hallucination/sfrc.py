@@ -1,0 +1,167 @@
+"""sFRC: the share of small patches whose fine structure differs from the truth; and the worst of
+these patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gantk.metrics.pairs import PairMetric, region_mean
+from gantk.plugin.spec import Positive, Share, Window
+from gantk_trust.hallucination.maps import disagreement
+
+STEP = 4  # stride of the patches in pixels
+RESTS = 64  # images per batch, to limit the patches in memory
+
+
+class SFRC(PairMetric):
+    """Scanning Fourier ring correlation (Kc et al. 2026): the share of patches that do not agree
+    with the truth.
+
+    Each patch, minus its mean and under a Hann window, of output and truth is correlated per ring
+    of spatial frequency; a patch counts if the correlation falls below `threshold` at a frequency
+    below `frequency`. Patches are smaller than in the paper (48 to 96 pixels of 512), and `floor`
+    adds the same noise to both: flat tissue holds only noise, and without the floor every such
+    patch would count. Volumes are processed plane by plane.
+    """
+
+    name, unit, higher_is_better = "sfrc", "", False
+
+    def __init__(
+        self,
+        data_range: float,
+        dims: int,
+        *,
+        patch: Window = 12,  # side of a patch in pixels
+        threshold: Share = 0.75,  # correlation below which two patches disagree
+        # cycles per pixel up to which they must agree: the hallucination threshold
+        frequency: Positive = 0.15,
+        # deviation of the noise added to both, as a share of the range; 0: as published
+        floor: Share = 0.08,
+    ):
+        super().__init__(data_range, dims)
+        self.patch, self.threshold, self.frequency, self.floor = patch, threshold, frequency, floor
+        self.smallest = patch
+
+    def expect_size(self, size: Sequence[int]) -> None:
+        """UserError where a plane is smaller than a patch."""
+        super().expect_size(size[-2:])
+
+    def _method(self) -> str:
+        how = f"patch={self.patch}/threshold={self.threshold:g}/below={self.frequency:g}-cycles-a-pixel"
+        return f"{super()._method()}/{how}/floor={self.floor:g}"
+
+    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+        images = [
+            planes(each) for each in (output, reference, *([] if mask is None else [mask.float()]))
+        ]
+        at = self.patch // 2
+        flagged, inside = [], []
+        for made, real, *known in zip(*(each.split(RESTS) for each in images), strict=True):
+            rings = ring_correlation(made, real, self.patch, self.floor * self.data_range)
+            flagged.append((crossing(rings, self.threshold) < self.frequency * self.patch).float())
+            for one in known:
+                middle = one[
+                    :,
+                    :1,
+                    at : at + one.shape[2] - self.patch + 1,
+                    at : at + one.shape[3] - self.patch + 1,
+                ]
+                inside.append(middle[..., ::STEP, ::STEP] > 0)
+        shape = (len(output), 1, -1)
+        mask = torch.cat(inside).reshape(shape) if inside else None
+        return region_mean(torch.cat(flagged).reshape(shape), mask)
+
+
+def planes(images: Tensor) -> Tensor:
+    """Split volumes (N, C, D, H, W) into planes (N D, C, H, W); images (N, C, H, W) stay unchanged."""
+    return images if images.ndim == 4 else images.movedim(2, 1).flatten(0, 1)
+
+
+def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Tensor:
+    """Fourier ring correlation of all patches (every 4 pixels) of images (N, C, H, W); (N, rows,
+    columns, rings).
+
+    Channels are pooled. `floor` is the standard deviation of a noise that counts as common to both.
+    """
+    hann = torch.hann_window(patch, periodic=False, device=one.device)
+    window = hann[:, None] * hann
+
+    def spectra(images: Tensor) -> Tensor:
+        patches = images.unfold(2, patch, STEP).unfold(3, patch, STEP)
+        return torch.fft.rfft2((patches - patches.mean((-1, -2), keepdim=True)) * window)
+
+    rows, columns = torch.fft.fftfreq(patch) * patch, torch.fft.rfftfreq(patch) * patch
+    radius = (rows[:, None].square() + columns.square()).sqrt().round()
+    # rfft2 computes only half of the plane
+    twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)
+    rings = ((radius == torch.arange(1, patch // 2 + 1)[:, None, None]) * twice).to(one.device)
+    noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
+    a, b = spectra(one), spectra(other)
+    common, *powers = (
+        torch.einsum("ncabij,rij->nabr", each, rings) + noise
+        for each in ((a * b.conj()).real, a.abs().square(), b.abs().square())
+    )
+    return torch.where(
+        powers[0] * powers[1] > 0, common / (powers[0] * powers[1]).sqrt().clamp_min(1e-20), 1.0
+    )
+
+
+def crossing(rings: Tensor, threshold: float) -> Tensor:
+    """The ring (interpolated) where curves (..., R) over rings 1 to R first fall below a threshold;
+    R + 1: nowhere.
+    """
+    # ring 0 is the mean, which was subtracted
+    curve = torch.cat([torch.ones_like(rings[..., :1]), rings], -1)
+    below = curve < threshold
+    first = below.float().argmax(-1, keepdim=True).clamp_min(1)
+    high, low = curve.gather(-1, first - 1), curve.gather(-1, first)
+    at = first - 1 + (high - threshold) / (high - low).clamp_min(1e-6)
+    return torch.where(below.any(-1), at[..., 0], float(rings.shape[-1] + 1))
+
+
+def against_truth(
+    output: Tensor, truth: Tensor, span: float, patch: int = 12, floor: float = 0.08
+) -> Tensor:
+    """Map the difference of outputs (N, C, H, W) from the truth at the scale of lesions; (N, 1, H,
+    W), 0 = equal.
+
+    The pixels' disagreement, plus twice the mean loss of correlation in the lower rings of the
+    patches over a pixel.
+    """
+    rings = torch.cat(
+        [
+            ring_correlation(*pair, patch, floor * span)
+            for pair in zip(output.split(RESTS), truth.split(RESTS), strict=True)
+        ]
+    )
+    lost = 1 - rings[..., : max(1, patch // 4)].mean(-1)
+    hann = torch.hann_window(patch, periodic=False, device=output.device) + 1e-3
+    weights, size = (
+        (hann[:, None] * hann).reshape(1, -1, 1),
+        [STEP * (side - 1) + patch for side in lost.shape[1:]],
+    )
+    sums = [
+        F.fold(each.flatten(1)[:, None] * weights, size, patch, stride=STEP)
+        for each in (lost, torch.ones_like(lost))
+    ]
+    rest = [0, output.shape[3] - size[1], 0, output.shape[2] - size[0]]
+    return disagreement(output, truth, span) + 2 * F.pad(sums[0] / sums[1], rest, mode="replicate")
+
+
+def candidates(found: Tensor, count: int, apart: int) -> Iterator[dict[str, Any]]:
+    """Yield image, row, column, score of the `count` highest maxima of maps (N, 1, H, W), `apart`
+    pixels apart.
+    """
+    peaks = F.max_pool2d(found, 2 * apart + 1, 1, apart)
+    left = torch.where(found == peaks, found, -1.0).flatten()
+    for value, place in zip(*left.topk(min(count, len(left))), strict=True):
+        image, rest = divmod(int(place), found[0].numel())
+        row, column = divmod(rest, found.shape[3])
+        if value > 0:
+            yield {"image": image, "row": row, "column": column, "score": float(value)}

@@ -1,0 +1,104 @@
+"""Saves the generated images nearest to training images in memorisation.json and shows them in the
+report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gantk.metrics.intervals import metric_row
+from gantk.report.pictures import preview
+from gantk.runs.folder import Run
+from gantk.runs.schemas import Preview, table
+
+# Alarm: `copied` > COPIED with its whole interval, or with the ratio's < NEAR; or the whole of
+# `membership`'s > MEMBER.
+COPIED, NEAR, MEMBER = 0.1, 0.8, 0.6
+KINDS = ("made", "training", "held out")
+KEPT = table(
+    "cases",
+    cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, Preview])],
+)
+
+
+def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
+    """Add `membership_d` and the alarm to the result, and write memorisation.json."""
+    rows, letter = result["metrics"]["image"], metric.data.letters[0]
+    train, test = (
+        metric.training(),
+        scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1],
+    )
+    network = getattr(scorer.method, "discriminator", None)
+    if network is not None and not scorer.method.conditional and "membership" in rows:
+        low, high = scorer.data.range
+        told = [
+            _asked(network, (group.images + low).clamp(low, high), scorer)
+            for group in (train, test)
+        ]
+        score = metric.told_apart(*told, train, test, rows["membership"]["definition"])
+        rows["membership_d"] = metric_row(metric, score, score.n, score.definition)
+    if what := copying(rows):
+        result.setdefault("alarms", {})["image"] = (
+            f"{what}: look for copies before you share the model"
+        )
+    cases = [
+        {"ratio": round(one["ratio"], 4), "patient": one["patient"]}
+        | {
+            "pictures": {
+                kind: _picture(x / scorer.span)
+                for kind, x in zip(KINDS, one["images"], strict=True)
+            }
+        }
+        for one in metric.nearest
+    ]
+    Run(run).write_json("memorisation.json", {"cases": cases})
+
+
+def copying(rows: dict[str, Any]) -> str:
+    """What the scores of `memorisation` say of a model that copies its training images, or ""."""
+    for end in ("", "_features"):
+        copied, ratio = (rows.get(f"{name}{end}") for name in ("copied", "distance_ratio"))
+        sure = copied and copied["ci95"] and (copied["ci95"][0] > COPIED or ratio["ci95"][1] < NEAR)
+        if sure and copied["value"] > COPIED:
+            return (
+                f"{copied['value']:.0%} of the made images lie nearer to a training image than"
+                " chance explains"
+            )
+    member = rows.get("membership")
+    if member and member["ci95"] and member["ci95"][0] > MEMBER:
+        return (
+            f"images lie nearer to made images if they were trained on (AUC {member['value']:.2f})"
+        )
+    return ""
+
+
+@torch.no_grad()
+def _asked(network: Any, images: Tensor, scorer: Any) -> np.ndarray:
+    """The discriminator's score of each image: its mean logit over patches."""
+    parts = images.to(scorer.runtime.device).split(scorer.batch)
+    return torch.cat([network(part).float().flatten(1).mean(1) for part in parts]).cpu().numpy()
+
+
+def _picture(image: Tensor) -> str:
+    """An image (C, *size) in 0..1 as a data URI: the mean of the channels, a volume's middle plane."""
+    plane = image.float().cpu().mean(0)
+    plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
+    levels, times = (plane.clamp(0, 1) * 255).round().byte().numpy(), max(1, 128 // len(plane))
+    return preview(Image.fromarray(levels.repeat(times, 0).repeat(times, 1)))
+
+
+def section(record) -> dict[str, Any] | None:
+    """The result of the hook `gantk_report_section`; None where no copies were saved."""
+    found = record.read("memorisation.json", KEPT)
+    about = {
+        "folder": Path(__file__).parent,
+        "template": "copies.html.j2",
+        "styles": ["copies.css"],
+    }
+    return about | {"cases": found["cases"], "kinds": KINDS} if found else None

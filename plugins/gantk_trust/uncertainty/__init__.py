@@ -1,0 +1,1 @@
+"""Uncertainty maps of translations: `gantk translate RUN IN OUT --uncertainty auto`."""

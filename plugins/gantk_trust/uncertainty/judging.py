@@ -1,0 +1,207 @@
+"""Measures how well uncertainty maps predict position and size of errors: AUROC, AUSE, rank
+correlation, coverage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.metrics.intervals import estimate, patient_numbers
+from gantk.runs.schemas import read
+
+# 100 % of the pixels, 95 %, ... down to 5 %
+KEPT = np.array([round(1 - step / 20, 2) for step in range(20)])
+NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)  # nominal coverages
+# coverage of one spread for normal errors, to which the scale is fitted
+ONE = NOMINAL.index(0.6827)
+# number of spreads for each coverage
+REACH = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])
+LARGE = 0.1  # share of the data range above which an error is large
+WORST = 0.9  # quantile of a patient's errors above which an error should have high uncertainty
+
+Map = np.ndarray | Tensor
+
+
+def judge_uncertainty(
+    errors: Map,
+    uncertainties: Map,
+    foreground: Map,
+    patients: Sequence[str],
+    span: float = 0.0,
+    fitted_on: tuple[Map, Map, Map, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Score how well uncertainties predict errors in the foreground, patient by patient; returns
+    rows of metrics.json.
+
+    `errors` (N, C, *size) are absolute; `uncertainties` and `foreground` (above 0 inside) have as
+    many channels or one. All pixels of a patient are ranked together; values are means over
+    patients with their 95 % interval.
+
+    `span` is the data range; `fitted_on` are the same maps of other patients, to which the spread's
+    scale is fitted.
+
+    - `auroc`: the probability that a pixel with an error above the 90th percentile of its patient's
+      errors is more
+      uncertain than a pixel below. 1 perfect, 0.5 guessing.
+    - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out.
+      `auroc_10_whole`: of
+      whole images, where most of the air is sure and right, so that it is easier.
+    - `ause`: mean distance of the rejection curve from the oracle's, as a share of the mean error
+      (Ilg et al. 2018,
+      5.2). 0 perfect; `random` is the value of guessing.
+    - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
+    - `rejection`: mean error of the share `kept` when the most uncertain pixels are removed first;
+      `oracle`: when
+      those with the largest errors are; `random`: when random ones are.
+    - `scale`: the factor on a spread with which 68.27 % of the errors of `fitted_on` are within it
+      (conformal).
+    - `coverage`: the share of errors within one scaled spread, ideally 0.6827; `unscaled` is that
+      without the factor.
+    - `reliability`: the `observed` and `unscaled` coverages at the spreads that hold `nominal` of
+      normal errors.
+    """
+    from scipy.stats import spearmanr
+
+    scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
+    scores, curves, covered, owners = [], [], [], []
+    for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
+        varied = min(np.ptp(e), np.ptp(u)) > 0
+        auroc, auroc_10 = (
+            _auroc(large, u) for large in (e > np.quantile(e, WORST), e > LARGE * (span or np.inf))
+        )
+        rejected, oracle, random = curve = (
+            _rejection(e, u),
+            _rejection(e, e),
+            np.full(len(KEPT), e.mean()),
+        )
+        spearman = spearmanr(e, u).statistic if varied else np.nan
+        scores.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
+        curves.append(curve)
+        covered.append(
+            [(e[:, None] <= REACH * u[:, None] * factor).mean(0) for factor in (scale or 1.0, 1.0)]
+        )
+        owners.append(patient)
+    columns = np.array(scores, dtype=float).reshape(-1, 5).T
+    auroc, ause, spearman, guessed, auroc_10 = (estimate(values, owners) for values in columns)
+    shares = np.array(covered).reshape(-1, 2, len(NOMINAL))
+    within, raw = (estimate(shares[:, kind, ONE], owners) for kind in (0, 1))
+    observed, unscaled = shares.mean(0).tolist() if len(shares) else ([], [])
+    how = f"scaled-by-{others}-validation-patients" if scale else "not-scaled"
+    mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
+
+    def row(
+        values: Any, definition: str, higher: bool, region: str = "foreground"
+    ) -> dict[str, Any]:
+        return values.row() | {
+            "unit": "",
+            "definition": f"{definition}/{region}",
+            "higher_is_better": higher,
+        }
+
+    large = {}
+    if span:
+        name, images = (
+            "auroc/error-above-10-percent-of-range",
+            _by_patient(errors, uncertainties, 1, patients),
+        )
+        whole = {patient: _auroc(e > LARGE * span, u) for patient, e, u in images}
+        of_whole = estimate([*whole.values()], [*whole])
+        large = {
+            "auroc_10": row(auroc_10, name, True),
+            "auroc_10_whole": row(of_whole, name, True, "whole"),
+        }
+
+    return {
+        "auroc": row(auroc, "auroc/error-above-patient-p90", True),
+        **large,
+        "ause": row(ause, "ause/share-of-error/rejected-0-to-95-percent", False)
+        | {"random": guessed.value},
+        "spearman": row(spearman, "spearman/error-uncertainty", True),
+        "rejection": {
+            "kept": KEPT.tolist(),
+            "error": mean[0],
+            "oracle": mean[1],
+            "random": mean[2],
+        },
+        "scale": {"factor": scale, "patients": others},
+        "coverage": row(within, f"errors-within-one-spread/nominal=0.6827/{how}", None)
+        | {"unscaled": raw.value},
+        "reliability": {"nominal": list(NOMINAL), "observed": observed, "unscaled": unscaled},
+    }
+
+
+def _auroc(large: np.ndarray, uncertainties: np.ndarray) -> float:
+    """The area under the ROC curve of finding large errors by their uncertainty; nan where all or
+    none are large.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return roc_auc_score(large, uncertainties) if large.any() and not large.all() else np.nan
+
+
+def _by_patient(errors: Map, uncertainties: Map, foreground: Map | int, patients: Sequence[str]):
+    """Yield (patient, errors, uncertainties) of each patient, (P,) each: finite values in the
+    foreground.
+    """
+    errors = np.asarray(errors)
+    uncertainties, inside = (
+        np.broadcast_to(np.asarray(m), errors.shape) for m in (uncertainties, foreground)
+    )
+    numbers = patient_numbers(patients)
+    for number in range(len(set(numbers))):
+        e, u = errors[numbers == number], uncertainties[numbers == number]
+        known = (inside[numbers == number] > 0) & np.isfinite(e) & np.isfinite(u)
+        if known.any():
+            yield (
+                patients[int(np.argmax(numbers == number))],
+                e[known].astype(np.float64),
+                u[known].astype(np.float64),
+            )
+
+
+def _scale(
+    errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]
+) -> tuple[float | None, int]:
+    """The mean over patients of the factor with which one spread holds 68.27 % of the errors; and
+    their number.
+    """
+    factors = []
+    for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
+        factors.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
+    return (float(np.mean(factors)), len(factors)) if factors else (None, 0)
+
+
+def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Mean error of the shares KEPT with the lowest `order`; pixels of equal order count with their
+    mean error.
+    """
+    _, places, counts = np.unique(order, return_inverse=True, return_counts=True)
+    shared = np.repeat(np.bincount(places, errors) / counts, counts)
+    kept = np.maximum(np.rint(KEPT * len(errors)).astype(int), 1)
+    return np.cumsum(shared)[kept - 1] / kept
+
+
+def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
+    """The area between two curves as a share of the mean error; nan where there is no error."""
+    if not curve[0]:
+        return float("nan")
+    apart = (curve - oracle) / curve[0]
+    return float((apart[1:] + apart[:-1]).mean() / 2)
+
+
+def keep_earlier_judgement(run: Path, result: dict) -> None:
+    """Keep the uncertainty that was judged earlier for the same weights: `translate` scales its
+    maps by the factor in it.
+    """
+    with suppress(UserError):  # a damaged file is written anew
+        before = read(run / "metrics.json")
+        if before.get("step") == result["step"] and before.get("uncertainty"):
+            result.setdefault("uncertainty", before["uncertainty"])
