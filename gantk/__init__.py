@@ -24,7 +24,7 @@ _PUBLIC = {
     "gantk_datasets.public.archives": ["unpack"],
     "gantk_datasets.public.download": ["fetch", "public_sets"],
     "gantk_models.packing": ["pack"],
-    "gantk.plan.recipe": ["plan"],
+    "gantk.planning.recipe": ["plan"],
     "gantk_studies.patients.comparing": ["write_report"],
     "gantk_studies.reader_study.making": ["new_study"],
     "gantk_studies.reader_study.scoring": ["score_study"],

@@ -365,7 +365,7 @@ def _attach_core_commands() -> None:
     from gantk.data.check.command import check_command
     from gantk.lookup.commands import COMMANDS
     from gantk.lookup.trial_commands import examine
-    from gantk.plan.command import plan_command
+    from gantk.planning.command import plan_command
     from gantk.scaffold.command import new
 
     data.add_command(check_command)

@@ -8,10 +8,12 @@ import torch
 from gantk.data.augment import augmented
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
-from gantk_augment import KINDS, changes
 from gantk.testing.recorded import Recording, host_reads
+from gantk_parts import AUGMENTATIONS
+from gantk_parts import augment as changes
 
 SHAPES = {2: (4, 2, 16, 12), 3: (3, 2, 8, 12, 10)}
+KINDS = list(AUGMENTATIONS.values())
 every = pytest.mark.parametrize("name", KINDS)
 both = pytest.mark.parametrize("dims", [2, 3])
 

@@ -16,9 +16,9 @@ from gantk.data import cache as caching
 from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
+from gantk.data.sources.images import Images
 from gantk.errors import UserError
 from gantk.machine.runtime import start
-from gantk.data.sources.images import Images
 from gantk_parts.nyul import Nyul
 
 LONG_AGO = 1e9  # seconds: entries that no run uses any more

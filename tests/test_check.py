@@ -16,17 +16,17 @@ import tomli_w
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngImageFile
 
+from gantk.data.check.check import check
+from gantk.data.check.findings import wrong_contrast
+from gantk.data.check.inspect import Inspected
 from gantk.data.names.domains import patient_of, regex_option
 from gantk.data.sources.rows import read_rows
+from gantk.data.sources.table import Manifest
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import around_held_out, exact_copies
 from gantk.data.split.split import split_records
 from gantk.errors import UserError
 from gantk.formats.files import Scan
-from gantk.data.check.check import check
-from gantk.data.check.findings import wrong_contrast
-from gantk.data.check.inspect import Inspected
-from gantk.data.sources.table import Manifest
 from gantk_datasets.phantom.phantom import Phantom
 
 CONTRAST = {"a": "T1", "b": "T2"}

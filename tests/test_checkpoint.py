@@ -24,10 +24,10 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
+from gantk.testing.small import small_part, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam, sgd
 from gantk.training.optimizers import adamw, lbfgs, rmsprop
-from gantk.testing.small import small_part, train_table
 
 META = {
     "method": "dualgan",

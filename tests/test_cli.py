@@ -14,11 +14,11 @@ import pytest
 from gantk import api
 from gantk.cli import cli
 from gantk.errors import GantkError
+from gantk.lookup.options import options_help
+from gantk.lookup.reference import first_sentence
 from gantk.plugin.loader import registry
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import TABLES
-from gantk.lookup.options import options_help
-from gantk.lookup.reference import first_sentence
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):
@@ -52,7 +52,7 @@ def test_every_command_explains_itself(gantk, words, command):
 )
 def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
-    files = {"try", "lr_find", "folds", "json_file", "pred", "truth", "match", "patient", "address"}
+    files = {"try", "folds", "json_file", "pred", "truth", "match", "patient", "address"}
     names = {parameter.name for parameter in cli.commands[command].params} - files
     assert names == set(inspect.signature(function).parameters) - {"say", "progress", "workers"}
 

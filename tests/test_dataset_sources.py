@@ -11,19 +11,19 @@ import pytest
 from tiny import draw_pictures
 from volumes import load, of, records_of, tree_of, volume
 
+from gantk.data.array_tables import source_of
 from gantk.data.resample import SamplingGrid
+from gantk.data.sources.mixed import Mixed
+from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
+from gantk.data.sources.table import Manifest
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_bids.bids import Bids
+from gantk_datasets.phantom.phantom import Phantom
 from gantk_dicom.names import pseudonym
 from gantk_dicom.source import Dicom, contrast_of
-from gantk.data.sources.table import Manifest
-from gantk.data.array_tables import source_of
-from gantk.data.sources.mixed import Mixed
-from gantk.data.sources.nifti import Nifti
-from gantk_datasets.phantom.phantom import Phantom
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.machine.runtime import start
 from gantk.lookup import doctor
+from gantk.machine.runtime import start
 
 OLD = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU"

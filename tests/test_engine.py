@@ -17,9 +17,9 @@ from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage, check_losses
 from gantk.plugin.loader import registry
+from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear
-from gantk.testing.small import train_table
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 

@@ -22,10 +22,10 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
 from gantk.inference.pipeline import Frame, Look, Pipeline
 from gantk.inference.translator import Translator
-from gantk_parts.ct.intensity import Window
 from gantk_models.monai.bundle import answers
 from gantk_models.monai.config import scaling
 from gantk_models.monai.torchscript import Fitted, compiled, loaded
+from gantk_parts.ct.intensity import Window
 from gantk_parts.nyul import Nyul
 
 

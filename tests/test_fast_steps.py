@@ -19,14 +19,14 @@ from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.testing import MethodContract
+from gantk.testing.recorded import Recording, host_reads
+from gantk.testing.small import random_images, train_table
+from gantk.training.accelerate.compile import compile_phases
+from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
-from gantk.training.accelerate.compile import compile_phases
 from gantk.training.optimizers import lbfgs, rmsprop
-from gantk.training.accelerate.recompute import recompute
-from gantk.testing.recorded import Recording, host_reads
-from gantk.testing.small import random_images, train_table
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]

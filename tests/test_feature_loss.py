@@ -15,8 +15,8 @@ import gantk
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk_parts.feature_loss.losses import body_of
 from gantk.testing.small import random_images
+from gantk_parts.feature_loss.losses import body_of
 
 SEGMENTER, LESIONS = {"name": "segmenter", "width": 4}, {"lesions": 2, "radius": [10.0, 20.0]}
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from test_sets import blobs
 from torch import nn
 
-import gantk_features
+import gantk_scores
 from gantk.errors import UserError
 from gantk.metrics.evaluate import default_metrics
 from gantk.metrics.features import Features
@@ -174,8 +174,8 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
         ).numpy()
     assert np.allclose(seen(images), expected, rtol=1e-4, atol=1e-3)
     rows = {"kid_RadImageNet": {"definition": f"kid/features={seen.what}"}}
-    gantk_features.gantk_images_scored(result := {"metrics": {"image": rows}})
-    gantk_features.gantk_images_scored(
+    gantk_scores.gantk_images_scored(result := {"metrics": {"image": rows}})
+    gantk_scores.gantk_images_scored(
         beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
     )
     assert "RadImageNet judge alone" in result["lines"][0] and "lines" not in beside

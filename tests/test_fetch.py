@@ -23,7 +23,7 @@ import scipy.io
 
 import gantk
 from gantk.errors import GantkError, UserError
-from gantk_datasets import download, t1t2
+from gantk_datasets.public import download, t1t2
 
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}
 

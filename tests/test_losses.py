@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS
 from gantk.losses.edges import EdgeDirection
+from gantk.losses.margin import WGANGP, Hinge, gradient_penalty
+from gantk.losses.ssim import SSIM
 from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
 from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
 from gantk.plugin.spec import bind
-from gantk.losses.margin import WGANGP, Hinge, gradient_penalty
-from gantk.losses.ssim import SSIM
 
 SHAPES = {2: (2, 1, 24, 20), 3: (2, 1, 12, 10, 11)}
 

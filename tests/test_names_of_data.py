@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from volumes import records_of, volume
 
+from gantk.data.check.check import check
 from gantk.data.dataset import Data
 from gantk.data.names.domains import (
     discover,
@@ -19,13 +20,12 @@ from gantk.data.names.domains import (
     regex_option,
     rename_or_map,
 )
+from gantk.data.names.patient_folders import without_visits
+from gantk.data.names.patients import reading_of
+from gantk.data.sources.images import Images
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.recipe.load import checked_recipe
-from gantk.data.sources.images import Images
-from gantk.data.check.check import check
-from gantk.data.names.patient_folders import without_visits
-from gantk.data.names.patients import reading_of
 
 # ---- domains
 

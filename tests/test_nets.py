@@ -32,8 +32,8 @@ from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind
 from gantk_parts.attention_unet import AttentionUNet
-from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
 from gantk_style.encoder import LAYERS, VGG19
+from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 

@@ -16,12 +16,12 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
+from gantk.testing.small import random_images, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam
 from gantk_synthesis.progan.layers import EqualConv, MinibatchDeviation, doubled, halved
 from gantk_synthesis.progan.model import faded
 from gantk_synthesis.progan.networks import Discriminator, Generator, filters_at, pixel_norm
-from gantk.testing.small import random_images, train_table
 
 # ---- DCGAN ---------------------------------------------------------------------------------------
 

@@ -19,9 +19,9 @@ from tiny import TINY
 
 import gantk
 from gantk.errors import Interrupted, UserError
-from gantk_studies.viewer.section import embedded
 from gantk_studies.patients.command import command
 from gantk_studies.patients.section import packed
+from gantk_studies.viewer.section import embedded
 
 
 def refers_to_nothing(page: Page) -> bool:

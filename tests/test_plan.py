@@ -11,13 +11,13 @@ import pytest
 from PIL import Image as Picture
 from volumes import PAIRED, load
 
-from gantk.data.sources.pairing import complete_pairs
-from gantk.recipe.load import Recipe, resolved
-from gantk_datasets.phantom.phantom import Phantom
 from gantk.data.check.pixels import ALIKE, fit_of, likeness_of
-from gantk.plan.recipe import plan
+from gantk.data.sources.pairing import complete_pairs
+from gantk.planning.recipe import plan
+from gantk.recipe.load import Recipe, resolved
 from gantk.training import trial
 from gantk.training.trial import Trial, predict
+from gantk_datasets.phantom.phantom import Phantom
 
 RECORDS = Phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}

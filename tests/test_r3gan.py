@@ -10,9 +10,9 @@ from torch import nn
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
+from gantk.testing.small import random_images
 from gantk_synthesis.r3gan.model import pairing, squared_gradients
 from gantk_synthesis.r3gan.networks import Residual
-from gantk.testing.small import random_images
 
 SMALL = {"name": "r3gan", "width": 4, "latent": 8}
 

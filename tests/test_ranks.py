@@ -36,9 +36,9 @@ from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
+from gantk.testing.small import random_images, small_part, small_size, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import sgd
-from gantk.testing.small import random_images, small_part, small_size, train_table
 
 # ---- commands that run as several processes
 

@@ -12,13 +12,13 @@ import torch
 
 from gantk import Terms
 from gantk.errors import UserError
+from gantk.lookup.options import options_help
 from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
 from gantk.plugin.spec import Generator, Part, bind, options_model
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import FastTable
 from gantk.runs.trained import Examples, Posts
-from gantk.lookup.options import options_help
 
 
 class Sampler:

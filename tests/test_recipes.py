@@ -17,10 +17,10 @@ from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.preparation import contrast_names
 from gantk.errors import UserError
+from gantk.lookup.departures import departures
 from gantk.method import Geometry, Method, check_networks
 from gantk.recipe.load import Recipe, checked_recipe, leaves, load_recipe, resolved
 from gantk.recipe.tables import Model
-from gantk.lookup.departures import departures
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 

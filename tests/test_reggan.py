@@ -14,10 +14,10 @@ import gantk
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
+from gantk.testing.small import random_images
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.network import moved, roughness
 from gantk_translation.reggan.search import Search, edges, gray_levels, likely, registered, zoom
-from gantk.testing.small import random_images
 
 METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "registration_width": 8}
 PHANTOM = {"name": "phantom", "subjects": 6, "slices": 2}

@@ -12,13 +12,13 @@ from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, of, records_of
 
 from gantk.data.batches import Batches
 from gantk.data.batches import order as order_of
+from gantk.data.sources.aligned import Aligned
 from gantk.data.sources.folders import Folders
+from gantk.data.sources.images import Images
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import SETS, split_records
 from gantk.errors import UserError
-from gantk.data.sources.images import Images
-from gantk.data.sources.aligned import Aligned
 
 SPLIT = {"test": 0.2, "validation": 0.2, "by": "image"}
 

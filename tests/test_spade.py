@@ -12,9 +12,9 @@ import gantk
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
+from gantk.testing.small import random_images
 from gantk_translation.label_maps import placed_anew
 from gantk_translation.spade.network import SPADE
-from gantk.testing.small import random_images
 
 METHOD = {
     "name": "spade",

@@ -19,6 +19,7 @@ from PIL import Image as Picture
 from scipy.ndimage import zoom
 
 from gantk.data.preparation import Record
+from gantk.data.sources.images import Images
 from gantk.data.split import SETS, consequences, split_json, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import (
@@ -30,7 +31,6 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.data.sources.images import Images
 from gantk_datasets.phantom.phantom import Phantom
 
 

@@ -10,10 +10,10 @@ from tiny import TINY, draw_pictures
 
 import gantk
 from gantk.errors import UserError
-from gantk_bench.statistics import sentences
-from gantk_bench.systems import systems
 from gantk.metrics.statistics import paired
 from gantk.metrics.statistics.subgroups import banded
+from gantk_bench.statistics import sentences
+from gantk_bench.systems import systems
 
 
 def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs(monkeypatch):

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gantk.losses.adversarial import BCE, LS
+from gantk.losses.margin import WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
+from gantk.testing.small import small_part
 from gantk.training.adaptive import DiscriminatorAugment, undecided
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, move_state, sgd
-from gantk.training.pool import ImagePool
-from gantk.losses.margin import WGANGP, Hinge
 from gantk.training.optimizers import adamw
-from gantk.testing.small import small_part
+from gantk.training.pool import ImagePool
 
 CPU = torch.device("cpu")
 

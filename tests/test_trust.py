@@ -21,6 +21,7 @@ from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.nets.unet import UNet
 from gantk.plugin.loader import registry
+from gantk_scores.tasks.inventory import inventory
 from gantk_trust.hallucination.maps import suspicion
 from gantk_trust.hallucination.sfrc import (
     SFRC,
@@ -31,7 +32,6 @@ from gantk_trust.hallucination.sfrc import (
 )
 from gantk_trust.memorisation.copies import copying
 from gantk_trust.memorisation.memorisation import Memorisation
-from gantk_scores.tasks.inventory import inventory
 from gantk_trust.uncertainty.judging import judge_uncertainty
 from gantk_trust.uncertainty.maps import dropping
 from gantk_trust.wrong_contrast import doubt_of_result

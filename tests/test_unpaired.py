@@ -13,12 +13,12 @@ from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.method import Batch, Geometry
 from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind, bind_or_raise
+from gantk.testing.small import random_images
 from gantk_translation.cut.patchnce import PatchNCE
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.model import MUNIT
 from gantk_translation.munit.network import AdaIN, Doubling, LayerNorm
 from gantk_translation.munit.schedule import Halving
-from gantk.testing.small import random_images
 
 # ---- MUNIT ---------------------------------------------------------------------------------------
 

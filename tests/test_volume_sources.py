@@ -11,17 +11,17 @@ import torch
 from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.resample import SamplingGrid
 from gantk.data.names.domains import contrast_files
+from gantk.data.resample import SamplingGrid
+from gantk.data.sources.contrasts import Contrasts
 from gantk.data.sources.folders import Folders
+from gantk.data.sources.images import Images
+from gantk.data.sources.nifti import Nifti
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import split_records
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.method import Batch
-from gantk.data.sources.images import Images
-from gantk.data.sources.contrasts import Contrasts
-from gantk.data.sources.nifti import Nifti
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 

@@ -16,8 +16,8 @@ from gantk.data.preparation import Preparation, Record
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk_parts.ct.intensity import Window
 from gantk.testing.small import random_images
+from gantk_parts.ct.intensity import Window
 from gantk_translation.weak_pairs.loss import WeakPairs
 from gantk_translation.weak_pairs.matching import grid, sampled, scaled, zoom_inside
 

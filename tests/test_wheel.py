@@ -36,7 +36,7 @@ def wheel(tmp_path_factory) -> Path:
     (model / "weights.safetensors").touch()
     left = (
         "gantk/__pycache__/left.pyc",
-        "plugins/gantk_cyclegan/left.pyc",
+        "plugins/gantk_translation/left.pyc",
         "benchmarks/results/left.json",
     )
     for name in (*left, "benchmarks/left.py"):
@@ -75,8 +75,8 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
     wanted = {f"gantk/{name}" for name in shipped("gantk", ".py", ".j2", ".css", ".js", ".in")}
     wanted |= {f"gantk/recipes/{name}" for name in shipped("recipes", ".toml")}
     wanted |= shipped("plugins", ".py", ".toml", ".md")
-    wanted |= {"gantk/report/page.html.j2", "gantk_new/templates/pyproject.toml.in"}
-    wanted |= {"gantk_phantom/anatomy.npz", "gantk_phantom/anatomy.npz.LICENSE"}
+    wanted |= {"gantk/report/page.html.j2", "gantk/scaffold/templates/pyproject.toml.in"}
+    wanted |= {"gantk_datasets/phantom/anatomy.npz", "gantk_datasets/phantom/anatomy.npz.LICENSE"}
     wanted |= shipped("plugins", ".safetensors", "card.md", "meta.json", "metrics.json")
     wanted |= {"gantk_models/shipped/model/checkpoints/step-000001/weights.safetensors"}
     assert wanted <= names
@@ -86,7 +86,7 @@ def test_a_wheel_holds_the_core_the_plugins_the_recipes_the_licence_and_nothing_
         name for name in names if "left." in name or "__pycache__" in name or "_cache/" in name
     ]
     points = archive.read(f"{INFO}/entry_points.txt").decode().splitlines()
-    assert {"gantk = gantk.__main__:main", "cyclegan = gantk_cyclegan"} <= set(points)
+    assert {"gantk = gantk.__main__:main", "translation = gantk_translation"} <= set(points)
     assert b"Apache License" in archive.read(f"{INFO}/licenses/LICENSE")
     # whose images the shipped weights are made of
     assert b"Lesjak" in archive.read(f"{INFO}/licenses/NOTICE")

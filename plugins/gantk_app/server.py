@@ -26,7 +26,10 @@ from gantk.runs.schemas import read
 from gantk_app.service import Service
 
 HERE = Path(__file__).parent
-SCRIPTS = {"niivue.js": files("gantk_niivue") / "niivue.umd.js", "viewer.js": HERE / "viewer.js"}
+SCRIPTS = {
+    "niivue.js": files("gantk_studies.viewer") / "niivue.umd.js",
+    "viewer.js": HERE / "viewer.js",
+}
 PARTS = (
     Environment(loader=FileSystemLoader(HERE), autoescape=True).get_template("parts.html.j2").module
 )

@@ -26,12 +26,12 @@ import pytest
 from PIL import Image
 
 from gantk.data.cache import Cache
+from gantk.data.check.check import check
 from gantk.data.dataset import records_of
 from gantk.data.split import near_duplicates
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.recipe.load import Recipe
-from gantk.data.check.check import check
 
 pytestmark = pytest.mark.slow
 SEED = 20261121

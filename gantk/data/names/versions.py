@@ -9,14 +9,17 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gantk.data.names.domains import Parts, relative_to
 from gantk.data.names.patient_folders import VERSION
 from gantk.data.sources.reader import Item, is_volume
-from gantk.data.sources.source import FileSource
 from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
+
+if TYPE_CHECKING:
+    from gantk.data.sources.source import FileSource
 
 # The least liked versions first: brains without skull, then what is as it was scanned.
 LEAST = re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from gantk.plan.look import Scans
+from gantk.planning.look import Scans
 
 UNET = {"name": "unet", "width": 16, "depth": 3, "stem": 1, "head": 2}
 EDGES = (

@@ -7,8 +7,8 @@ from __future__ import annotations
 from statistics import median
 
 from gantk.errors import counted
-from gantk.plan.look import Scans
-from gantk.plan.method import Line, lines_of
+from gantk.planning.look import Scans
+from gantk.planning.method import Line, lines_of
 
 
 def data_of(seen: Scans) -> list[Line]:

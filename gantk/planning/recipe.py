@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.errors import UserError, counted
-from gantk.plan.data import data_of
-from gantk.plan.look import Scans, look
-from gantk.plan.method import ADAM, Line, lines_of, method_of, shorter
+from gantk.planning.data import data_of
+from gantk.planning.look import Scans, look
+from gantk.planning.method import ADAM, Line, lines_of, method_of, shorter
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model, toml
 from gantk.recipe.load import Recipe, parse_setting

@@ -46,7 +46,7 @@ def plan_command(scans, out, **options) -> None:
     seen and why. Then: gantk run recipe.toml
     """
     from gantk.files import expect_file, write_file
-    from gantk.plan.recipe import plan
+    from gantk.planning.recipe import plan
     from gantk.terminal import progress_bar, say
 
     target = Path(out)
