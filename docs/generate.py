@@ -97,10 +97,10 @@ def recipes() -> str:
     """Every recipe: its summary, what it needs, its settings, what was published and what was
     measured here.
     """
+    from gantk.lookup.departures import in_short
     from gantk.recipe.load import load_recipe
     from gantk_bench.rows import read_rows
     from gantk_bench.tables import markdown as bench_table
-    from gantk.lookup.departures import in_short
 
     rows = read_rows(ROOT / "benchmarks/results/quick.jsonl")
     groups: dict[str, list[str]] = {}
@@ -202,9 +202,9 @@ def flat(figures, prefix: str = "") -> str:
 
 def keys() -> str:
     """Every table of a recipe with its keys, as `gantk show TABLE` prints them."""
+    from gantk.lookup.options import options_help
     from gantk.plugin.spec import Table
     from gantk.recipe.tables import Model
-    from gantk.lookup.options import options_help
 
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
 
@@ -224,9 +224,9 @@ def keys() -> str:
 
 def parts() -> str:
     """Every registered part by kind, with its options."""
+    from gantk.lookup.options import options_help
     from gantk.plugin.loader import registry
     from gantk.plugin.registry import KINDS
-    from gantk.lookup.options import options_help
 
     said = [
         "# Parts",
