@@ -1,5 +1,5 @@
 """Augmentation of batches on the device by registered augmentations; the bundled ones are in
-gantk_augment.
+plugins/gantk_parts.
 """
 
 from __future__ import annotations
