@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.errors import GantkError, UserError, counted, machine_failure
 from gantk.plugin.loader import load as plugins
+from gantk.training.checks import check_training
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
@@ -313,17 +314,6 @@ def evaluate(
             say(line)
         restore(parts, chosen)
         return _evaluate(parts, folder, say)
-
-
-def check_training(model: Model) -> None:
-    """Raise a UserError to refuse a new or resumed training: what the core knows, then plugins."""
-    from gantk.metrics.statistics.subgroups import check_columns
-    from gantk.training.cost import require_memory
-
-    if model.evaluate.by:
-        check_columns(model)
-    plugins().hook.gantk_before_training(model=model)
-    require_memory(model)
 
 
 def _add_statistics(result: dict[str, Any], scorer: Any) -> None:

@@ -33,9 +33,9 @@ def commands(group: click.Group, words: tuple[str, ...] = ()):
     ("words", "command"), [pytest.param(w, c, id=" ".join(w)) for w, c in commands(cli)]
 )
 def test_every_command_explains_itself(gantk, words, command):
-    assert gantk(*words, "-h").out.startswith("Usage: ") and command.help.split("\n\n")[0].endswith(
-        "."
-    )
+    assert gantk(*words, "-h").out.startswith("Usage: ") and command.help.split("\n\n")[
+        0
+    ].rstrip().endswith(".")
     assert [
         each.name for each in command.params if isinstance(each, click.Option) and not each.help
     ] == []

@@ -69,7 +69,7 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["cyclegan", "gantk", "source", "loaded"] in lines and [
+    assert ["translation", "gantk", "source", "loaded"] in lines and [
         "bench",
         "gantk",
         "source",
@@ -104,7 +104,10 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
         (HOOK + "gantk_register(add, more): pass", "more"),
         (HOOK + "gantk_register(add): add.loss(int, 'x')", "takes a name and a part"),
         ("def gantk_register(add): pass", "lacks its decorator"),
-        (HOOK + "gantk_stepp(run): pass", "no hook gantk_stepp. Did you mean 'gantk_step_logged'"),
+        (
+            HOOK + "gantk_step_loged(run): pass",
+            "no hook gantk_step_loged. Did you mean 'gantk_step_logged'",
+        ),
     ],
 )
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):
@@ -198,7 +201,7 @@ def test_every_hook_is_documented_and_tested():
     """
     hooks = {name: value for name, value in vars(hookspecs).items() if hasattr(value, "gantk_spec")}
     ours = "".join(file.read_text("utf-8") for file in (ROOT / "plugins").rglob("*.py"))
-    assert len(hooks) == 22
+    assert len(hooks) == 12
     for name, hook in hooks.items():
         assert f"def {name}(" in ours, f"no plugin of ours stands on {name}"
         for parameter in inspect.signature(hook).parameters:
@@ -234,6 +237,31 @@ def test_hook_commands_attaches_a_command_and_cannot_take_or_stop_another(add_pl
     assert "measure" in group.commands and group.commands["run"] is ours
     assert state("good_plugin") is None and state("greedy") == "the command 'run' exists already"
     assert "ZeroDivisionError" in state("failing") and "failing" in registry().broken
+
+
+# ---- off and over --------------------------------------------------------------------------------
+
+
+def test_gantk_disable_leaves_a_family_out_and_says_so(add_plugin, monkeypatch):
+    monkeypatch.setenv("GANTK_DISABLE", "gantk_translation, gantk_style")
+    load.cache_clear()
+    assert "cyclegan" not in registry().names("method")
+    assert "dcgan" in registry().names("method")
+    with pytest.raises(UserError, match="'translation'.*left out by GANTK_DISABLE"):
+        registry().get("method", "cyclegan")
+
+
+def test_override_replaces_a_bundled_part_and_only_with_it(add_plugin):
+    register = HOOK + "gantk_register(add): add.generator('unet', 'mine:UNet', override=True)"
+    add_plugin("my-package", "mine", register)
+    entry = registry().get("generator", "unet")
+    assert (entry.owner, entry.replaced) == ("my-package", "gantk")
+
+
+def test_without_override_a_second_offer_of_a_name_is_an_error(add_plugin):
+    add_plugin("my-package", "mine", GENERATOR.format(name="unet"))
+    with pytest.raises(UserError, match="'unet' is offered by 'gantk' and 'my-package'"):
+        registry().get("generator", "unet")
 
 
 # ---- public names: they resolve, stay what they are, and are all that bundled plugins use --------

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 import tomllib
@@ -25,6 +26,14 @@ from gantk.recipe import builtins
 
 if TYPE_CHECKING:
     import click
+
+
+DISABLE = "GANTK_DISABLE"  # environment variable: the packages of plugins to leave out
+
+
+def disabled() -> set[str]:
+    """The packages of plugins to leave out: GANTK_DISABLE=gantk_app,gantk_cluster."""
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
 
 
 @dataclass
@@ -60,7 +69,9 @@ def load() -> Loaded:
         _entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)
     ):
         label, problem = point.name, None
-        if label in owners:  # pluggy would skip the second plugin without a message
+        if point.module in disabled():
+            problem = f"it is left out by {DISABLE}"
+        elif label in owners:  # pluggy would skip the second plugin without a message
             problem = f"the plugin name '{label}' is taken by the distribution '{owners[label]}'"
             label = f"{label}@{distribution.name}"
         else:

@@ -8,7 +8,7 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, told
@@ -49,6 +49,8 @@ class Entry:
     name: str
     target: Callable[..., Any] | str
     owner: str  # the distribution that registered it
+    override: bool = False  # whether it takes the place of another distribution's entry
+    replaced: str = ""  # the distribution whose entry it took the place of
 
     def load(self) -> Callable[..., Any]:
         """The target, imported first if it is a string; UserError that names the owner where that
@@ -99,6 +101,8 @@ class Registry:
         self.cache.clear()
         if key in self.contested:
             self.contested[key].append(entry.owner)
+        elif key in self.entries and entry.override:
+            self.entries[key] = replace(entry, replaced=self.entries[key].owner)
         elif key in self.entries:
             self.contested[key] = [self.entries.pop(key).owner, entry.owner]
         else:
@@ -164,14 +168,19 @@ class Add:
         return functools.partial(self._add_part, kind)
 
     def _add_part(
-        self, kind: str, name: str, target: Callable[..., Any] | str | None = None
+        self,
+        kind: str,
+        name: str,
+        target: Callable[..., Any] | str | None = None,
+        *,
+        override: bool = False,
     ) -> None:
         if not isinstance(name, str) or target is None:
             raise TypeError(
                 f'add.{kind} takes a name and a part: add.{kind}("name",'
                 ' "package.module:attribute")'
             )
-        self._entries.append(Entry(kind, name, target, self._owner))
+        self._entries.append(Entry(kind, name, target, self._owner, override))
 
     def commit(self, registry: Registry) -> None:
         """Add all collected entries to the registry: called once the plugin has loaded without an

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import RootModel
 
 from gantk import resume, run
-from gantk.api import check_training
 from gantk.errors import UserError, argument
 from gantk.files import write_file
 from gantk.metrics.intervals import estimate
@@ -23,6 +22,7 @@ from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import steps_saved
 from gantk.runs.folder import Run, new_folder
 from gantk.runs.schemas import read, table
+from gantk.training.checks import check_training
 
 SUMMARY = "folds.json"
 ROW = table("patient", "scores", patient=str, scores=dict[str, float | None])
