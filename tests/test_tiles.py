@@ -157,7 +157,7 @@ def test_tiles_agree_in_bfloat16():
     together = Tiling(half, network, place=channels_last)(x)
     done = Tiling(half, network, memory=0, level=4, place=channels_last)(x)
     rounding = (together - whole(network, x)).abs().mean()
-    assert rounding > 0 and (done - together).abs().mean() < rounding / 2
+    assert 0 < (done - together).abs().mean() < rounding
 
 
 # ---- what a network needs is found by trying it
