@@ -1,4 +1,4 @@
-"""A third party's package for gantk 0.1 works unchanged: its parts, recipe, command, hooks, and
+"""A third party's package works: its parts, recipe, command, hooks, and
 what it imports.
 """
 
