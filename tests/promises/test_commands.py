@@ -100,14 +100,13 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
     rows = [line.split() for line in said("plugins").splitlines()]
     for name in (
         "bench",
-        "cut",
-        "cyclegan",
-        "dcgan",
-        "dualgan",
-        "munit",
-        "pix2pix",
-        "progan",
+        "datasets",
+        "dicom",
+        "models",
+        "scores",
         "style",
+        "synthesis",
+        "translation",
     ):
         assert any(row[0] == name and row[-1] == "loaded" for row in rows), name
     known = {line.split()[0] for line in said("recipes").splitlines() if line.strip()}
