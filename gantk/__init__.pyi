@@ -55,5 +55,4 @@ from gantk_trust.explain.explain import explain as explain
 
 __version__: str
 PLUGIN_ROOMS: tuple[str, ...]
-MOVED: dict[str, str]
 __all__: list[str]

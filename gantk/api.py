@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.errors import GantkError, UserError, counted, machine_failure
 from gantk.plugin.loader import load as plugins
-from gantk.training.checks import check_training
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
@@ -90,6 +89,7 @@ def run(
     from gantk.recipe.load import checked_recipe, resolved
     from gantk.runs.folder import Run, environment, stored_data
     from gantk.training.assemble import assemble
+    from gantk.training.checks import check_training
     from gantk.training.loop import StepProfile
     from gantk.training.memory import memory_advice
 
@@ -163,6 +163,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = print) -> Run:
     from gantk.runs.folder import Run
     from gantk.runs.models import refuse_packed
     from gantk.training.assemble import assemble
+    from gantk.training.checks import check_training
     from gantk.training.memory import memory_advice
 
     def checked() -> tuple[Run, Model, dict[str, Any]]:
@@ -297,6 +298,8 @@ def evaluate(
     }
     model = recipe.check()
     if model.evaluate.by:
+        from gantk.training.checks import check_training
+
         check_training(model)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
