@@ -84,9 +84,10 @@ def run(
 
     Returns the run folder. Wrong input raises UserError before anything is written.
     """
+    from gantk.data.recipe_data import checked_recipe
     from gantk.machine.restart import advice, run_to_resume
     from gantk.machine.runtime import describe, start, sync_errors
-    from gantk.recipe.load import checked_recipe, resolved
+    from gantk.recipe.load import resolved
     from gantk.runs.folder import Run, environment, stored_data
     from gantk.training.assemble import assemble
     from gantk.training.checks import check_training

@@ -22,10 +22,10 @@ from gantk.data.names.domains import (
 )
 from gantk.data.names.patient_folders import without_visits
 from gantk.data.names.patients import reading_of
+from gantk.data.recipe_data import checked_recipe
 from gantk.data.sources.images import Images
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
-from gantk.recipe.load import checked_recipe
 
 # ---- domains
 

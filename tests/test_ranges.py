@@ -8,10 +8,11 @@ from typing import Annotated, get_args, get_origin
 import pytest
 
 from gantk.data.augment import Augment
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model, options_of
-from gantk.recipe.load import all_recipes, checked_recipe, load_recipe
+from gantk.recipe.load import all_recipes, load_recipe
 from gantk.recipe.tables import TABLES
 
 BASE = {"method": {"name": "dualgan"}, "train": {"steps": 1}}

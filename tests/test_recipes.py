@@ -16,10 +16,11 @@ import gantk
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.preparation import contrast_names
+from gantk.data.recipe_data import checked_recipe, with_data
 from gantk.errors import UserError
 from gantk.lookup.departures import departures
 from gantk.method import Geometry, Method, check_networks
-from gantk.recipe.load import Recipe, checked_recipe, leaves, load_recipe, resolved
+from gantk.recipe.load import Recipe, leaves, load_recipe, resolved
 from gantk.recipe.tables import Model
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -151,12 +152,8 @@ def test_recipes_and_show_tell_where_a_recipe_departs_from_its_report(gantk, tmp
 
 def test_a_recipe_that_holds_nobody_out_of_its_own_files_tests_on_some_of_yours(tmp_path):
     assert load_recipe("t1t2_patients").check().data.split.test == 0
-    yours = (
-        load_recipe("t1t2_patients")
-        .with_data({"name": "nifti", "path": str(tmp_path)})
-        .check()
-        .data.split
-    )
+    source = {"name": "nifti", "path": str(tmp_path)}
+    yours = with_data(load_recipe("t1t2_patients"), source).check().data.split
     assert yours.test > 0 and yours.by == "auto"
 
 

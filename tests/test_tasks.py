@@ -12,10 +12,10 @@ from test_evaluation import Keeps, scorer_of
 
 from gantk.data.dataset import Data, records_of
 from gantk.data.preparation import Record
+from gantk.data.recipe_data import checked_recipe
 from gantk.data.split.near_duplicates import fingerprint, near_copies
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
-from gantk.recipe.load import checked_recipe
 from gantk_scores.tasks.classification import (
     Classification,
     TwoSample,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gantk.data.recipe_data import with_data
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.spec import toml
@@ -143,7 +144,7 @@ def _jobs_of(
         loaded.check()
         settings = _suite_settings(loaded, suite, own, opts.data)
         if opts.data is not None:
-            loaded = loaded.with_data(opts.data)
+            loaded = with_data(loaded, opts.data)
     except UserError as error:
         if named:
             raise

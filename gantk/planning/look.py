@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gantk import check
+from gantk.data.check.check import check
 from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
 from gantk.data.dataset import records_of
 from gantk.data.preparation import Record, domain_letters

@@ -94,7 +94,7 @@ def _sized(
     """All lines, with the largest size, then the most filters, whose usual number of steps fits 90
     % of the time.
     """
-    from gantk import predict
+    from gantk.training.trial import predict
 
     wanted, rungs, seconds = WANTED.get(lines[0].value, 2400), _rungs(seen), 0.9 * 3600 * hours
 

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from gantk.errors import did_you_mean, told
-from gantk.plugin import hookspecs
+from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import Add, Registry
-from gantk.recipe import builtins
 
 if TYPE_CHECKING:
     import click

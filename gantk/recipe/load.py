@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
-import json
-import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -142,61 +140,6 @@ class Recipe:
             if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
-
-    def with_data(self, path: str | Path | dict[str, Any]) -> Recipe:
-        """A copy with the source that accepts `path`, or with this table; a source of the same name
-        keeps its options.
-
-        UserError where no source accepts it.
-        """
-        from gantk.data.sources.source import source_for
-
-        recipe = self.override([])
-        table = recipe.tables.setdefault("data", {})
-        if not isinstance(table, dict):
-            return recipe  # `check` will raise
-        before, domains = table.get("source"), table.get("domains")  # the recipe's own source
-        before = before if isinstance(before, dict) else {"name": before}
-        count = len(domains) if isinstance(domains, list) else 2
-        source = (
-            path if isinstance(path, dict) else source_for(Path(path), count, before.get("name"))
-        )
-        if "path" in source:  # absolute: a run may be resumed from another folder
-            source["path"] = str(Path(source["path"]).absolute())
-        # Globs and paths match files of the recipe's own folder, which the new one may lack.
-        about_files = {
-            key for key in ("a", "b", "pairs") if re.search(r"[*?/]", str(before.get(key, "")))
-        }
-        before = {key: value for key, value in before.items() if key not in about_files}
-        split = table.get("split")
-        # so does a split without test images
-        if about_files and isinstance(split, dict) and not split.get("test"):
-            del table["split"]
-        table["source"] = (before if before.get("name") == source["name"] else {}) | source
-        recipe.overridden["data.source"] = f"--data {source.get('path', '')}"
-        return recipe
-
-    def with_names_of_data(self) -> Recipe:
-        """A copy with domains A and B, and a note, where no file or folder name contains the
-        domains; else itself.
-
-        Domains that the user has set stay, and so do domains that are no usual contrasts.
-        """
-        from gantk.data.sources.folders import nameless
-
-        table = self.check().data
-        if "data.domains" in self.overridden or table.source.options.get("a"):
-            return self
-        guesses = getattr(table.source.target, "guesses", False)
-        note = nameless(Path(table.source.options["path"]), table.domains) if guesses else None
-        if note is None:
-            return self
-        recipe = copy.deepcopy(self)
-        recipe.tables["data"]["domains"] = ["A", "B"][: len(table.domains)]
-        recipe.remarks.append(
-            f"{note}; --set 'data.domains={json.dumps(table.domains)}' keeps the recipe's names"
-        )
-        return recipe
 
     def check(self) -> Model:
         """Check every key, name and type, and bind the parts; UserError with the key, the line and
@@ -534,27 +477,3 @@ def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
 def mapping(value: Any) -> dict[str, Any]:
     """The value if it is a table, else an empty table."""
     return value if isinstance(value, dict) else {}
-
-
-def checked_recipe(
-    recipe: str | Path | Mapping[str, Any],
-    data: Any,
-    settings: Settings,
-    profile: str | None,
-    last: Settings = (),
-) -> tuple[Recipe, Model]:
-    """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check
-    it; returns both.
-    """
-    loaded = load_recipe(recipe).override([], profile)
-    loaded = (loaded if data is None else loaded.with_data(data)).override(settings).override(last)
-    loaded = loaded if data is None else loaded.with_names_of_data()
-    table, train = mapping(loaded.tables.get("data")), mapping(loaded.tables.get("train"))
-    # for runs in other folders
-    for inner, key in ((mapping(table.get("split")), "file"), (table, "weights")):
-        if isinstance(inner.get(key), str) and inner[key]:
-            inner[key] = str(Path(inner[key]).absolute())
-    # else it is a model's name
-    if isinstance(train.get("start"), str) and os.path.exists(train["start"]):
-        train["start"] = str(Path(train["start"]).absolute())
-    return loaded, loaded.check()

@@ -20,6 +20,7 @@ import tomli_w
 from PIL import Image as Picture
 
 from gantk import __version__
+from gantk.data.recipe_data import with_data
 from gantk.errors import UserError, argument
 from gantk.files import LOCK, held, write_file
 from gantk.plugin.loader import installed
@@ -363,7 +364,7 @@ def stored_data(
         try:
             source, words = keep(data, folder / "data", domains)
             say(f"kept     {words}")
-            yield loaded.with_data(source), folder
+            yield with_data(loaded, source), folder
         finally:
             if not (folder / "recipe.toml").exists():
                 shutil.rmtree(folder / "data", ignore_errors=True)

@@ -19,9 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError
 from gantk.machine.usage import GIB, free_memory, peak_memory
-from gantk.recipe.load import Recipe, Settings, checked_recipe, resolved
+from gantk.recipe.load import Recipe, Settings, resolved
 from gantk.terminal import duration
 from gantk.training.cost import cost_of, most_memory
 from gantk.training.memory import is_out_of_memory, lighter

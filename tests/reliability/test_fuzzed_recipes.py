@@ -252,10 +252,10 @@ def dry_check(question: dict) -> None:
     import torch
 
     from gantk.data.dataset import records_of
+    from gantk.data.recipe_data import checked_recipe
     from gantk.machine.runtime import start
     from gantk.method import check_networks
     from gantk.plugin.loader import load
-    from gantk.recipe.load import checked_recipe
     from gantk.runs.trained import build_method
     from gantk.training.cost import cost_of
 

@@ -9,7 +9,7 @@ import pytest
 from volumes import volume
 
 from gantk.data.dataset import records_of
-from gantk.recipe.load import checked_recipe
+from gantk.data.recipe_data import checked_recipe
 
 # Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made
 # from them.

@@ -48,10 +48,11 @@ class Usage:
 
 def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
     """The use of the images below a path by a recipe."""
+    from gantk.data.recipe_data import with_data, with_names_of_data
     from gantk.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe).with_data(path).override(set)
-    loaded = loaded.with_names_of_data()
+    loaded = with_data(load_recipe(recipe), path).override(set)
+    loaded = with_names_of_data(loaded)
     model = loaded.check()
     return _usage(model.data, model.method.target, loaded.origin)
 

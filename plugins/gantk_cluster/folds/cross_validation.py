@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import RootModel
 
 from gantk import resume, run
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError, argument
 from gantk.files import write_file
 from gantk.metrics.intervals import estimate
 from gantk.metrics.verdict import title_of
-from gantk.recipe.load import Settings, checked_recipe, resolved
+from gantk.recipe.load import Settings, resolved
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import steps_saved
 from gantk.runs.folder import Run, new_folder

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 from jinja2 import Environment
 
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
-from gantk.recipe.load import checked_recipe
 from gantk.runs.folder import Run
 from gantk.runs.models import refuse_packed
 

@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, Interrupted, UserError, argument, counted
 from gantk.files import held, write_file
 from gantk.plugin.loader import registry
-from gantk.recipe.load import Settings, checked_recipe, parse_setting
+from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table

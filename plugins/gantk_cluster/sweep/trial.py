@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gantk import resume, run
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError, told
 from gantk.files import held, whole_folder, write_file
 from gantk.machine.launch import ALONE
 from gantk.plugin.loader import registry
-from gantk.recipe.load import checked_recipe, resolved
+from gantk.recipe.load import resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import Run
 from gantk.runs.schemas import read, table
