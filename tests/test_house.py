@@ -39,7 +39,15 @@ MODULES = {
 }
 # Used without an import of ours: a plugin of pytest, the linter, the builds, what torch exports and
 # logs with.
-UNSEEN = {"pytest-xdist", "ruff", "mypy", "hatchling", "onnxscript", "tensorboard", "mkdocs-material"}
+UNSEEN = {
+    "pytest-xdist",
+    "ruff",
+    "mypy",
+    "hatchling",
+    "onnxscript",
+    "tensorboard",
+    "mkdocs-material",
+}
 # What a required one brings, and what is used where it is: of NVIDIA, and two that pip alone cannot
 # build.
 OPTIONAL = {
