@@ -1,5 +1,4 @@
-"""The `gantk bench` command: trains and scores every recipe in the same way and writes one row for
-each.
+"""`gantk bench`: trains and scores every recipe in the same way and writes one row for each.
 
 `gantk_bench.bench(["dualgan_t1t2"], seeds=3)` does what `gantk bench dualgan_t1t2 --seeds 3` does.
 """

@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from gantk.errors import UserError, told
+from gantk.errors import UserError, did_you_mean, told
 from gantk.files import expect_file, write_file
 from gantk.plugin.loader import load
 from gantk.plugin.registry import KINDS
+from gantk.plugin.settings import disabled_plugins
 from gantk.terminal import Escaping, complain, console, say, table
 
 
@@ -126,13 +127,30 @@ def _show_recipe(name: str, profile: str | None) -> None:
 
 @click.command()
 def plugins() -> None:
-    """The plugins found, and why any of them did not load."""
+    """The plugins found, what each gives, and why any of them did not load."""
+    loaded = load()
     rows = []
-    for plugin in load().plugins:
-        state = f"[red]did not load: {escape(plugin.problem)}[/]" if plugin.problem else "loaded"
-        rows.append((plugin.name, plugin.distribution, plugin.version, state))
-    console().print(table(("plugin", "distribution", "version", "state"), rows))
-    for (kind, name), owners in load().registry.contested.items():
+    for plugin in sorted(loaded.plugins, key=lambda plugin: plugin.distribution == "gantk"):
+        if plugin.disabled:
+            gives = f"[yellow]{escape(plugin.problem)}[/]"
+        elif plugin.problem:
+            gives = f"[red]did not load: {escape(plugin.problem)}[/]"
+        else:
+            gives = escape(plugin.summary)
+        rows.append((plugin.name, f"{plugin.distribution} {plugin.version}", gives))
+    console().print(table(("plugin", "from", "gives"), rows))
+    found = {plugin.module for plugin in loaded.plugins}
+    for package, place in disabled_plugins().items():
+        if package not in found:
+            nearest = did_you_mean(package, found) or ""
+            console().print(
+                f"[yellow]{place} leaves out '{package}', which is not installed. {nearest}[/]"
+            )
+    for entry in loaded.registry.overrides():
+        console().print(
+            f"the {entry.kind} '{entry.name}' of {entry.replaced} is replaced by {entry.owner}'s"
+        )
+    for (kind, name), owners in loaded.registry.contested.items():
         console().print(
             f"[red]the {kind} '{name}' is offered by {' and '.join(owners)}: nobody has it[/]"
         )

@@ -31,7 +31,19 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
         f"{free:.1f} GiB free here",
         "less than 2 GiB: checkpoints may not fit" if free < 2 else None,
     )
-    for plugin in load().plugins:
+    yield from _plugins()
+
+
+def _plugins() -> Iterator[tuple[str, str, str | None]]:
+    """One row that counts the plugins, and a row for each that did not load."""
+    plugins = load().plugins
+    broken = [plugin for plugin in plugins if plugin.problem and not plugin.disabled]
+    disabled = [plugin.name for plugin in plugins if plugin.disabled]
+    counts = f"{len(plugins) - len(broken) - len(disabled)} loaded"
+    if disabled:
+        counts += f", left out: {', '.join(disabled)}"
+    yield "plugins", counts, None
+    for plugin in broken:
         yield f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}", plugin.problem
 
 

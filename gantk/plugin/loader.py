@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import inspect
-import os
 import re
 import sys
 import tomllib
@@ -22,17 +21,10 @@ import pluggy
 from gantk.errors import did_you_mean, told
 from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import Add, Registry
+from gantk.plugin.settings import disabled_plugins
 
 if TYPE_CHECKING:
     import click
-
-
-DISABLE = "GANTK_DISABLE"  # environment variable: the packages of plugins to leave out
-
-
-def disabled() -> set[str]:
-    """The packages of plugins to leave out: GANTK_DISABLE=gantk_app,gantk_cluster."""
-    return {name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
 
 
 @dataclass
@@ -46,6 +38,8 @@ class Plugin:
     version: str
     problem: str | None
     module: str = ""
+    summary: str = ""  # the first sentence of the module's docstring
+    disabled: bool = False  # the user left it out; `problem` says where
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,24 @@ class Loaded:
     plugins: tuple[Plugin, ...]
 
 
+_recipe_folder: Path | None = None
+
+
+def use_settings_beside(recipe_folder: Path | None) -> None:
+    """Leave out what a `gantk.toml` in this folder disables; None: the recipe has no folder.
+
+    Plugins are loaded anew where this changes which ones are left out.
+    """
+    global _recipe_folder
+    if disabled_plugins(recipe_folder) != disabled_plugins(_recipe_folder):
+        load.cache_clear()
+    _recipe_folder = recipe_folder
+
+
 @functools.cache
 def load() -> Loaded:
     """Load every plugin, once per process; a plugin that fails is recorded, and the others load."""
+    disabled = disabled_plugins(_recipe_folder)
     manager = pluggy.PluginManager("gantk")
     manager.add_hookspecs(hookspecs)
     registry, plugins, owners = Registry(), [], {}
@@ -67,16 +76,20 @@ def load() -> Loaded:
     for point, distribution in sorted(
         _entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)
     ):
-        label, problem = point.name, None
-        if point.module in disabled():
-            problem = f"it is left out by {DISABLE}"
+        label = point.name
+        problem = None
+        summary = ""
+        if point.module in disabled:
+            problem = f"it is left out by {disabled[point.module]}"
         elif label in owners:  # pluggy would skip the second plugin without a message
             problem = f"the plugin name '{label}' is taken by the distribution '{owners[label]}'"
             label = f"{label}@{distribution.name}"
         else:
             owners[label] = distribution.name
             try:
-                _register(manager, registry, point.load(), label, distribution.name)
+                module = point.load()
+                summary = _first_sentence(module.__doc__)
+                _register(manager, registry, module, label, distribution.name)
             # no error of a plugin's import may stop the other plugins
             except (Exception, SystemExit) as error:
                 problem = f"{type(error).__name__}: {told(error)}"
@@ -84,10 +97,23 @@ def load() -> Loaded:
                     manager.unregister(name=label)
         if problem:
             registry.broken[label] = problem
-        plugins.append(
-            Plugin(point.name, distribution.name, distribution.version, problem, point.module)
+        plugin = Plugin(
+            point.name,
+            distribution.name,
+            distribution.version,
+            problem,
+            module=point.module,
+            summary=summary,
+            disabled=point.module in disabled,
         )
+        plugins.append(plugin)
     return Loaded(registry, manager.hook, tuple(plugins))
+
+
+def _first_sentence(docstring: str | None) -> str:
+    """The first sentence of a docstring without its full stop, on one line."""
+    paragraph = " ".join((docstring or "").split("\n\n")[0].split())
+    return re.split(r"\.(?:\s|$)", paragraph)[0]
 
 
 def registry() -> Registry:

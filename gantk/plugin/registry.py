@@ -101,12 +101,16 @@ class Registry:
         self.cache.clear()
         if key in self.contested:
             self.contested[key].append(entry.owner)
-        elif key in self.entries and entry.override:
+        elif key in self.entries and entry.override and not self.entries[key].override:
             self.entries[key] = replace(entry, replaced=self.entries[key].owner)
         elif key in self.entries:
             self.contested[key] = [self.entries.pop(key).owner, entry.owner]
         else:
             self.entries[key] = entry
+
+    def overrides(self) -> list[Entry]:
+        """The entries that took the place of another distribution's, by kind and name."""
+        return [entry for _, entry in sorted(self.entries.items()) if entry.replaced]
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""

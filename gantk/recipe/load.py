@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import create_model
 
 from gantk.errors import UserError, did_you_mean, told
-from gantk.plugin.loader import registry
+from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
     DEEPEST,
@@ -218,6 +218,7 @@ def load_recipe(source: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     if isinstance(source, Mapping):
         return Recipe(dict(source))
     path, origin = find_recipe(str(source))
+    use_settings_beside(path.absolute().parent)
     text, tables = read_toml(path, origin, "recipe", "`gantk recipes`")
     return Recipe(tables, path.stem, origin, text)
 

@@ -23,7 +23,7 @@ from gantk import __version__
 from gantk.data.recipe_data import with_data
 from gantk.errors import UserError, argument
 from gantk.files import LOCK, held, write_file
-from gantk.plugin.loader import installed
+from gantk.plugin.loader import installed, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
 from gantk.runs.schemas import inside, read, read_log
@@ -386,6 +386,23 @@ def new_folder(path: Path) -> Path:
             return made
 
 
+def _plugins() -> dict[str, Any]:
+    """What differs from gantk's own plugins: those of others, those left out, parts replaced."""
+    loaded = load()
+    return {
+        "third_party": {
+            plugin.name: f"{plugin.distribution} {plugin.version}"
+            for plugin in loaded.plugins
+            if plugin.distribution != "gantk" and not plugin.problem
+        },
+        "left_out": [plugin.module for plugin in loaded.plugins if plugin.disabled],
+        "overrides": {
+            f"{entry.kind} {entry.name}": f"{entry.owner} in place of {entry.replaced}"
+            for entry in loaded.registry.overrides()
+        },
+    }
+
+
 def environment() -> dict[str, Any]:
     """The software that made this run: versions, command and the folder where it was given, start
     time.
@@ -393,6 +410,7 @@ def environment() -> dict[str, Any]:
     return {
         "gantk": __version__,
         "packages": {name: installed(name) for name in PACKAGES},
+        "plugins": _plugins(),
         "command": " ".join(["gantk", *sys.argv[1:]]),
         "folder": os.getcwd(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

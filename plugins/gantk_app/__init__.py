@@ -1,4 +1,4 @@
-"""`gantk app`: a browser window and a REST endpoint that translate uploaded scans on this machine."""
+"""`gantk app`: a browser window and a REST endpoint that translate scans on this machine."""
 
 from gantk.plugin.hookspecs import hookimpl
 

@@ -1,5 +1,6 @@
-"""Images in BIDS datasets (Gorgolewski et al. 2016) as a data source, and translations of them as
-BIDS derivatives.
+"""BIDS: datasets as a data source, and translations of them as BIDS derivatives.
+
+Gorgolewski et al. 2016, "The brain imaging data structure".
 """
 
 from gantk.plugin.hookspecs import hookimpl

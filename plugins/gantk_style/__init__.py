@@ -1,5 +1,6 @@
-"""Style transfer (Gatys et al. 2016) as a gantk plugin: a method, a post-step of any generator, and
-a command.
+"""Style transfer: a method, a post-step of any generator, and the command `gantk stylize`.
+
+Gatys et al. 2016, "Image style transfer using convolutional neural networks".
 """
 
 from gantk.plugin.hookspecs import hookimpl

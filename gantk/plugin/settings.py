@@ -1,0 +1,70 @@
+"""Which plugins are left out: the variable GANTK_DISABLE, and `plugins.disable` in a `gantk.toml`.
+
+A `gantk.toml` counts beside the recipe, in the working folder and in the user's configuration
+folder; what any of them names is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+from gantk.errors import UserError, told
+
+VARIABLE = "GANTK_DISABLE"
+FILE_NAME = "gantk.toml"
+EXAMPLE = '[plugins]\ndisable = ["gantk_app"]'
+
+
+def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
+    """The packages of plugins to leave out, each with the variable or the file that says so.
+
+    `recipe_folder` is the folder of the recipe that is about to run. UserError where a `gantk.toml`
+    is not readable or holds anything else.
+    """
+    disabled = dict.fromkeys(_words(os.environ.get(VARIABLE, "")), VARIABLE)
+    folders = [recipe_folder, Path.cwd(), user_folder()]
+    for folder in folders:
+        if folder is None:
+            continue
+        path = folder / FILE_NAME
+        if path.is_file():
+            for package in _disabled_by(path):
+                disabled.setdefault(package, str(path))
+    return disabled
+
+
+def user_folder() -> Path:
+    """The user's configuration folder of gantk: %APPDATA%, $XDG_CONFIG_HOME or ~/.config."""
+    if sys.platform == "win32" and os.environ.get("APPDATA"):
+        return Path(os.environ["APPDATA"]) / "gantk"
+    configuration = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(configuration) / "gantk"
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _disabled_by(path: Path) -> list[str]:
+    """The list `plugins.disable` of one `gantk.toml`."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the settings are not readable: {told(error)}", where=path) from error
+    plugins = tables.get("plugins", {})
+    other_keys = [key for key in tables if key != "plugins"]
+    if isinstance(plugins, dict):
+        other_keys += [f"plugins.{key}" for key in plugins if key != "disable"]
+        packages = plugins.get("disable", [])
+    else:
+        packages = None
+    if other_keys:
+        what = f"there is no setting '{other_keys[0]}'"
+        raise UserError(what, where=path, allowed=["plugins.disable"])
+    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+        what = "plugins.disable is not a list of packages"
+        raise UserError(what, where=path, allowed=EXAMPLE)
+    return packages
