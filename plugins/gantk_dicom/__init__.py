@@ -1,5 +1,4 @@
-"""DICOM: series and multi-frame objects in and out, and a data source over DICOM trees.
-"""
+"""DICOM: series and multi-frame objects in and out, and a data source over DICOM trees."""
 
 from gantk.plugin.hookspecs import hookimpl
 
