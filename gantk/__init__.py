@@ -25,7 +25,7 @@ _PUBLIC = {
     "gantk_datasets.public.download": ["fetch", "public_sets"],
     "gantk_models.packing": ["pack"],
     "gantk.planning.recipe": ["plan"],
-    "gantk_studies.patients.comparing": ["write_report"],
+    "gantk.report.patients.comparing": ["write_report"],
     "gantk_studies.reader_study.making": ["new_study"],
     "gantk_studies.reader_study.scoring": ["score_study"],
     "gantk.metrics.statistics.comparing": ["compare_systems", "correct_tests"],

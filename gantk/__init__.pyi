@@ -31,6 +31,7 @@ from gantk.plugin.spec import Loss as Loss
 from gantk.plugin.spec import Part as Part
 from gantk.recipe.load import Recipe as Recipe
 from gantk.recipe.load import load_recipe as load_recipe
+from gantk.report.patients.comparing import write_report as write_report
 from gantk.runs.folder import Run as Run
 from gantk.runs.folder import RunFolder as RunFolder
 from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
@@ -48,7 +49,6 @@ from gantk_scores.features.timm_networks import timm_model as timm_model
 from gantk_studies.card.card import markdown_table as markdown_table
 from gantk_studies.card.card import score_table as score_table
 from gantk_studies.card.card import write_card as write_card
-from gantk_studies.patients.comparing import write_report as write_report
 from gantk_studies.reader_study.making import new_study as new_study
 from gantk_studies.reader_study.scoring import score_study as score_study
 from gantk_trust.explain.explain import explain as explain

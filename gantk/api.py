@@ -506,6 +506,7 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     """
     from gantk.machine.usage import speed_of
     from gantk.metrics.verdict import summary_lines
+    from gantk.report.patients.keeping import keep_test_patients
     from gantk.runs.trained import earlier_weights
     from gantk.training.loop import inference_weights
 
@@ -522,6 +523,7 @@ def _evaluate(parts: Parts, folder: Run, say: Say) -> dict[str, Any]:
     warnings = []
     try:
         about = {"run": folder.path, "tested": parts.scorer.tested, "result": result}
+        keep_test_patients(folder.path, parts.scorer.tested)
         plugins().hook.gantk_images_scored(**about, scorer=parts.scorer)
         _add_statistics(result, parts.scorer)
         folder.write_json("metrics.json", result)

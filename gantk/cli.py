@@ -119,10 +119,11 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            hint = did_you_mean(args[0], self.list_commands(ctx))
-            # newer versions of click say so themselves
-            if hint and "Did you mean" not in error.message:
-                error.message += f" {hint}"
+            # click names close commands by itself from version 8.3 on
+            if not getattr(error, "possibilities", None):
+                hint = did_you_mean(args[0], self.list_commands(ctx))
+                if hint:
+                    error.message += f" {hint}"
             raise
 
 
@@ -366,10 +367,11 @@ def _attach_core_commands() -> None:
     from gantk.lookup.commands import COMMANDS
     from gantk.lookup.trial_commands import examine
     from gantk.planning.command import plan_command
+    from gantk.report.patients.command import report_command
     from gantk.scaffold.command import new
 
     data.add_command(check_command)
-    for command in (*COMMANDS, examine, plan_command, new):
+    for command in (*COMMANDS, examine, report_command, plan_command, new):
         cli.add_command(command)
 
 

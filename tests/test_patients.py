@@ -12,15 +12,14 @@ import nibabel
 import numpy as np
 import pytest
 from browser import BROWSER, Browser
-from click.testing import CliRunner
 from pages import Page
 from PIL import Image
 from tiny import TINY
 
 import gantk
 from gantk.errors import Interrupted, UserError
-from gantk_studies.patients.command import command
-from gantk_studies.patients.section import packed
+from gantk.report.patients.comparing import write_report
+from gantk.report.patients.section import packed
 from gantk_studies.viewer.section import embedded
 
 
@@ -181,14 +180,12 @@ def test_patients_that_cannot_be_read_are_named_and_the_rest_is_shown(copied_run
     assert "patients" not in page.having("id")
 
 
-def test_runs_are_compared_on_the_same_test_images(tiny_run, copied_run, tmp_path):
+def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, tmp_path):
     recipe = (copied_run / "recipe.toml").read_text("utf-8")
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))
     other = copied_run.rename(copied_run.with_name("other"))
-    done = CliRunner().invoke(
-        command, [str(tiny_run), str(other), "--out", str(tmp_path / "both.html")]
-    )
-    assert done.exit_code == 0, done.output
+    done = gantk("report", tiny_run, other, "--out", tmp_path / "both.html")
+    assert done.code == 0, done.err
     page = Page(tmp_path / "both.html")
     assert (
         refers_to_nothing(page)
@@ -201,7 +198,7 @@ def test_runs_are_compared_on_the_same_test_images(tiny_run, copied_run, tmp_pat
     split = json.loads((other / "split.json").read_text("utf-8"))
     split["splits"]["test"] = split["splits"]["test"][:1]
     (other / "split.json").write_text(json.dumps(split))
-    apart = Page(gantk.write_report(tiny_run, other, out=tmp_path / "c.html"))
+    apart = Page(write_report(tiny_run, other, out=tmp_path / "c.html"))
     assert "not scored on the same test images" in apart.words
 
 
@@ -210,7 +207,7 @@ def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(
 ):
     gantk.evaluate(copied_run, metrics=["psnr", "nrmse"], device="cpu")
     page = Page(
-        gantk.write_report(
+        write_report(
             tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html"
         )
     )

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -21,6 +22,7 @@ from gantk.machine.runtime import start
 from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, plugin_note, registry
 from gantk.plugin.registry import KINDS, Entry
+from gantk.plugin.settings import disabled_plugins
 from gantk.plugin.spec import bind
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk.training.assemble import assemble
@@ -68,13 +70,10 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
         [sys.executable, "-c", hidden], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["translation", "gantk", "source", "loaded"] in lines and [
-        "bench",
-        "gantk",
-        "source",
-        "loaded",
-    ] in lines
+    starts = [line.split()[:3] for line in done.stdout.splitlines()]
+    assert ["translation", "gantk", "source"] in starts
+    assert ["bench", "gantk", "source"] in starts
+    assert "did not load" not in done.stdout
 
 
 # ---- collisions and broken plugins ---------------------------------------------------------------
@@ -251,11 +250,53 @@ def test_gantk_disable_leaves_a_family_out_and_says_so(add_plugin, monkeypatch):
         registry().get("method", "cyclegan")
 
 
+def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
+    recipe = tmp_path / "project" / "mine.toml"
+    recipe.parent.mkdir()
+    recipe.write_text('method = "dualgan"\n', "utf-8")
+    settings = recipe.with_name("gantk.toml")
+    settings.write_text('[plugins]\ndisable = ["gantk_translation"]\n', "utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"'translation'.*left out by .*project/gantk\.toml"):
+        load_recipe(recipe).check()
+    load_recipe("cyclegan_t1t2").check()  # that file is beside another recipe
+
+    (tmp_path / "gantk").mkdir()
+    settings.rename(tmp_path / "gantk" / "gantk.toml")
+    load.cache_clear()
+    with pytest.raises(UserError, match="'translation'.*left out by"):
+        load_recipe("cyclegan_t1t2").check()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("disable = []", "there is no setting 'disable'. Allowed: plugins.disable"),
+        ('[plugins]\noff = ["a"]', "there is no setting 'plugins.off'"),
+        ('[plugins]\ndisable = "gantk_app"', "plugins.disable is not a list of packages"),
+        ("[plugins", "the settings are not readable"),
+    ],
+)
+def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("gantk.toml").write_text(text, "utf-8")
+    with pytest.raises(UserError, match=error):
+        disabled_plugins()
+
+
 def test_override_replaces_a_bundled_part_and_only_with_it(add_plugin):
     register = HOOK + "gantk_register(add): add.generator('unet', 'mine:UNet', override=True)"
     add_plugin("my-package", "mine", register)
     entry = registry().get("generator", "unet")
     assert (entry.owner, entry.replaced) == ("my-package", "gantk")
+
+
+def test_two_overrides_of_one_part_are_an_error(add_plugin):
+    register = HOOK + "gantk_register(add): add.generator('unet', '{}:UNet', override=True)"
+    add_plugin("my-package", "mine", register.format("mine"))
+    add_plugin("your-package", "yours", register.format("yours"))
+    with pytest.raises(UserError, match="'unet' is offered by 'my-package' and 'your-package'"):
+        registry().get("generator", "unet")
 
 
 def test_without_override_a_second_offer_of_a_name_is_an_error(add_plugin):

@@ -24,6 +24,7 @@ from gantk.files import write_file
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
+from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import SURE, cards, chosen, headline, verdicts
@@ -62,7 +63,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     reloads itself.
     """
     record = RunRecord(Path(run))
-    sections = _plugin_sections(record)
+    sections = _further_sections(record)
     live = (
         None
         if renewed_after is None
@@ -82,9 +83,15 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     return write_file(record.path / "report.html", page.encode("utf-8", "backslashreplace"))
 
 
-def _plugin_sections(record: RunRecord) -> list[dict[str, Any]]:
-    """The sections of plugins, then the core's; a plugin returns a section, a list, or None."""
+def _further_sections(record: RunRecord) -> list[dict[str, Any]]:
+    """Test patients, the sections of plugins, statistics: those that this run has.
+
+    A plugin returns a section, a list of sections, or None.
+    """
     sections: list[dict[str, Any]] = []
+    test_patients = patients_section(record)
+    if test_patients:
+        sections.append(test_patients)
     for found in load().hook.gantk_report_section(record=record):
         for section in found if isinstance(found, list) else [found]:
             if section:

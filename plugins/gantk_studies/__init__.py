@@ -1,26 +1,23 @@
-"""Looking at results: test patients, volumes, comparisons of runs, model cards, reader studies."""
+"""Looking at results: volumes in the browser, model cards, reader studies."""
 
 from gantk.plugin.hookspecs import hookimpl
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Add `gantk report`, `gantk card` and `gantk study`."""
+    """Add `gantk card` and `gantk study`."""
     from gantk_studies.card.command import command as card
-    from gantk_studies.patients.command import command as report
     from gantk_studies.reader_study.command import group as study
 
-    for command in (report, card, study):
+    for command in (card, study):
         cli.add_command(command)
 
 
 @hookimpl
 def gantk_images_scored(run, tested, result) -> None:
-    """Write patients.json and the test images of the report; add the scores of reader studies."""
-    from gantk_studies.patients.keeping import keep
+    """Add the scores of reader studies to the evaluation."""
     from gantk_studies.reader_study.answers import readers_of
 
-    keep(run, tested)
     readers = readers_of(run, [])
     if readers:
         result["readers"] = readers
@@ -28,9 +25,8 @@ def gantk_images_scored(run, tested, result) -> None:
 
 @hookimpl
 def gantk_report_section(record) -> list:
-    """The sections `Test patients`, `Volumes` and `Readers`, where the run has what they show."""
-    from gantk_studies.patients import section as patients
+    """The sections `Volumes` and `Readers`, where the run has what they show."""
     from gantk_studies.reader_study import answers
     from gantk_studies.viewer import section as viewer
 
-    return [viewer.section(record), patients.section(record), answers.section(record)]
+    return [viewer.section(record), answers.section(record)]

@@ -162,7 +162,7 @@ def several(*commands: Sequence[object], cwd: Path, installed: Path) -> list[Out
     return [Outcome(**each) for each in json.loads(done.out)]
 
 
-def python(*args: object, installed: Path | None = None) -> Outcome:
+def python(*args: object, installed: Path | None = None, cwd: Path = HERE) -> Outcome:
     """Python as a process of its own, with these tests' modules and what is installed in a folder
     on its path.
     """
@@ -170,7 +170,7 @@ def python(*args: object, installed: Path | None = None) -> Outcome:
     return ended(
         process(
             *args,
-            cwd=HERE,
+            cwd=cwd,
             before=(),
             PYTHONPATH=os.pathsep.join(str(path) for path in paths if path),
         )

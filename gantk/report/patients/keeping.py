@@ -29,7 +29,7 @@ SCANS = 2  # most volumes of one direction
 SHOWN = {2: 3, 3: 1}
 
 
-def keep(run: Path, tested: dict[str, Tested]) -> None:
+def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
     """Write patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output and truth.
 
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.

@@ -8,7 +8,7 @@ import click
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", metavar="FILE", help="Where a comparison goes. Default: comparison.html.")
-def command(runs, out) -> None:
+def report_command(runs, out) -> None:
     """Write RUN's report again; of several runs, one page that compares them.
 
     Nothing is trained or scored: the page is made of the files in the run folders. One that is
@@ -18,7 +18,7 @@ def command(runs, out) -> None:
     gantk report runs/first                       runs/first/report.html
     gantk report runs/first runs/second           comparison.html
     """
+    from gantk.report.patients.comparing import write_report
     from gantk.terminal import say
-    from gantk_studies.patients.comparing import write_report
 
     say(f"report   {write_report(*runs, out=out)}")

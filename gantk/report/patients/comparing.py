@@ -10,17 +10,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gantk import compare_systems
 from gantk.errors import UserError
 from gantk.files import expect_file, write_file
+from gantk.metrics.statistics.comparing import compare_systems
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
+from gantk.report.patients.section import HERE, kept, pictures
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import headline, verdicts
 from gantk.report.words import baseline_name, metric_name
 from gantk.runs.folder import flat
-from gantk_studies.patients.section import HERE, kept, pictures
 
 
 def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:

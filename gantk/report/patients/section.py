@@ -49,7 +49,7 @@ ROWS = 12  # rows of the table that are shown at first
 
 
 def section(record) -> dict[str, Any] | None:
-    """The result of the hook `gantk_report_section`; None where the run has no test patients (yet)."""
+    """The section of the page; None where the run has no test patients (yet)."""
     found = record.read("patients.json", PATIENTS)
     directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
     if not directions:
