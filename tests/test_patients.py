@@ -207,9 +207,7 @@ def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(
 ):
     gantk.evaluate(copied_run, metrics=["psnr", "nrmse"], device="cpu")
     page = Page(
-        write_report(
-            tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html"
-        )
+        write_report(tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html")
     )
     assert (
         "NRMSE" in page.words
