@@ -91,9 +91,14 @@ class Recorder(TorchDispatchMode):
     def own(self, function: Callable, ctx: Any, *given: Any) -> Any:
         """A convolution in a way of gantk's own, noted as the one operation that it is."""
         backward = len(given) == 1
-        x, weight, bias, windows, transposed = (
-            (*ctx.saved_tensors[:3], ctx.windows, ctx.transposed) if backward else given
-        )
+        if backward:
+            x, weight, bias, windows, transposed = (
+                *ctx.saved_tensors[:3],
+                ctx.windows,
+                ctx.transposed,
+            )
+        else:
+            x, weight, bias, windows, transposed = given
         dtype = given[0].dtype if backward else kernels.precision(x)
         ones = [1] * len(windows.stride)
         said = [given[0], x, weight, None] if backward else [x, weight, bias]

@@ -56,11 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
         name = worker.wait_ready()
     except GantkError as error:
         worker.end()
-        advice = (
-            " `--device cpu --tiny` tries everything out on the CPU."
-            if isinstance(error, UserError)
-            else ""
-        )
+        if isinstance(error, UserError):
+            advice = " `--device cpu --tiny` tries everything out on the CPU."
+        else:
+            advice = ""
         print(f"error: {error}{advice}", file=sys.stderr)
         return error.exit_code
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -30,9 +30,10 @@ def scored(
     recipe = gantk.load_recipe("reggan_t1t2").override(
         ["train.sample_every=400", *options.set], "cpu"
     )
-    source = (
-        {"name": "manifest", "path": str(options.data.resolve())} if options.data else "phantom"
-    )
+    if options.data:
+        source = {"name": "manifest", "path": str(options.data.resolve())}
+    else:
+        source = "phantom"
     tables = recipe.tables | {"evaluate": {"metrics": ["psnr", "ssim", "nmi"]}}
     # Pix2Pix has fewer options
     known = signature(registry().get("method", method).load()).parameters
@@ -65,11 +66,10 @@ if __name__ == "__main__":
             found = [scored(method, pixels, seed, options) for seed in options.seeds]
             psnr = np.mean([list(one[0].values()) for one in found], axis=0)
             ssim, nmi = np.mean([one[1] for one in found], axis=0)
-            lost = (
-                ""
-                if aligned.setdefault(method, psnr) is psnr
-                else harness.mean_text(aligned[method] - psnr)
-            )
+            if aligned.setdefault(method, psnr) is psnr:
+                lost = ""
+            else:
+                lost = harness.mean_text(aligned[method] - psnr)
             rows.append(
                 [
                     method,

@@ -27,7 +27,8 @@ def interrupt(number, frame) -> None:
             or f"{os.sep}pydantic{os.sep}" in code.co_filename
         ):
             leave()
-        working, frame = working or code.co_qualname == "Commands.invoke", frame.f_back
+        working = working or code.co_qualname == "Commands.invoke"
+        frame = frame.f_back
     raise KeyboardInterrupt if working else leave()
 
 

@@ -208,17 +208,17 @@ def _train(
 
         return write_report(folder.path)
 
-    runtime, engine, seconds = parts.runtime, parts.engine, 0.0
+    runtime = parts.runtime
+    engine = parts.engine
+    seconds = 0.0
     if saved is not None:
         runtime.sync_errors(lambda: restore(parts, saved))
     if resumed and runtime.main:
         seconds = folder.rewind_log(engine.step if saved else -1)
     if line := parts.threads.choose(engine.step):
         engine.notes.append(line)
-    weights, machine = (
-        sum(parameter.numel() for parameter in parts.method.parameters()),
-        describe(runtime),
-    )
+    weights = sum(parameter.numel() for parameter in parts.method.parameters())
+    machine = describe(runtime)
     ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
     size = f"{weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}"
     place = (
@@ -309,10 +309,8 @@ def evaluate(
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = Run(shutil.copytree(folder.path, copy))
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(held(folder.path)))
-        chosen, parts = (
-            folder.chosen(),
-            assemble(model, runtime, None if packing is not None else folder.split()),
-        )
+        chosen = folder.chosen()
+        parts = assemble(model, runtime, None if packing is not None else folder.split())
         require_split(packing, parts.data)
         for line in parts.data.notes:
             say(line)

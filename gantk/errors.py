@@ -47,10 +47,13 @@ class UserError(GantkError):
         allowed: str | Iterable[str] | None = None,
         remedy: str | None = None,
     ):
-        self.what, self.where, self.remedy = what, where, remedy
-        self.allowed = (
-            allowed if allowed is None or isinstance(allowed, str) else ", ".join(allowed)
-        )
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        if allowed is None or isinstance(allowed, str):
+            self.allowed = allowed
+        else:
+            self.allowed = ", ".join(allowed)
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -136,11 +139,10 @@ def machine_failure(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return f"a name has characters that this system's encoding lacks: {told(error)}. Rename it."
     if isinstance(error, OSError) and error.errno:
-        place = (
-            f"'{printable(os.fsdecode(error.filename))}': "
-            if isinstance(error.filename, (str, bytes))
-            else ""
-        )
+        if isinstance(error.filename, (str, bytes)):
+            place = f"'{printable(os.fsdecode(error.filename))}': "
+        else:
+            place = ""
         remedy = REMEDIES.get(error.errno)
         return f"{place}{os.strerror(error.errno)}." + (f" {remedy}" if remedy else "")
     return None

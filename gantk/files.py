@@ -92,7 +92,9 @@ def write_file(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Pat
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # errors of writes name no file
+            # errors of writes name no file
+            error.filename = str(path)
+            error.filename2 = None
         raise
     return path
 
@@ -198,7 +200,8 @@ def held(folder: Path) -> Iterator[None]:
     until LOCK is removed. A folder that cannot be written to (another user's, or on a full disk) is
     not locked.
     """
-    lock, key = None, (folder.resolve(), threading.get_ident())
+    lock = None
+    key = (folder.resolve(), threading.get_ident())
     try:
         if key not in _locked:
             lock = os.open(
@@ -228,11 +231,9 @@ def _lock_file(lock: int, folder: Path) -> None:
     """Lock the open lock file of a folder and write this process into it; UserError where another
     one has the lock.
     """
-    command, since, free = (
-        " ".join(["gantk", *sys.argv[1:]]),
-        time.strftime("%Y-%m-%d %H:%M:%S"),
-        True,
-    )
+    command = " ".join(["gantk", *sys.argv[1:]])
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    free = True
     this_process = {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -279,7 +280,8 @@ def _holder(lock: int) -> dict[str, Any]:
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders, in one step where the system can; else the old one is moved aside first."""
     with suppress(OSError, AttributeError):
-        library, names = ctypes.CDLL(None, use_errno=True), (os.fsencode(new), os.fsencode(old))
+        library = ctypes.CDLL(None, use_errno=True)
+        names = (os.fsencode(new), os.fsencode(old))
         if sys.platform == "darwin":
             done = library.renamex_np(*names, 2) == 0
         else:

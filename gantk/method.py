@@ -41,9 +41,10 @@ class Geometry:
         fewer than two.
         """
         if conditional and len(self.classes) < 2:
-            found = (
-                f"images of one class only, '{self.classes[0]}'" if self.classes else "no labels"
-            )
+            if self.classes:
+                found = f"images of one class only, '{self.classes[0]}'"
+            else:
+                found = "no labels"
             what = (
                 f"a conditional method learns what tells classes apart, and the data bring {found}"
             )
@@ -168,10 +169,8 @@ class Method(nn.Module):
         if labels is None:
             labels = torch.arange(n) % max(1, classes)
         elif not classes:
-            what, remedy = (
-                "this method was not trained on labels",
-                "train with method.conditional = true",
-            )
+            what = "this method was not trained on labels"
+            remedy = "train with method.conditional = true"
             raise UserError(what, where="labels", remedy=remedy)
         elif not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise UserError(
@@ -209,9 +208,10 @@ class Method(nn.Module):
         # the arguments of each call
         passes = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]
         joins = self.batched and len(passes) > 1 and getattr(network, "batch_independent", False)
-        shapes = (
-            [[tensor.shape[1:] for tensor in arguments] for arguments in passes] if joins else []
-        )
+        if joins:
+            shapes = [[tensor.shape[1:] for tensor in arguments] for arguments in passes]
+        else:
+            shapes = []
         if not joins or any(shape != shapes[0] for shape in shapes):
             return [call(*arguments) for arguments in passes]
         joined = [torch.cat(tensors) for tensors in zip(*passes, strict=True)]
@@ -288,11 +288,10 @@ def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tens
         raise UserError(what, where=where, allowed='{"name": loss, ...}, each a tensor of shape ()')
     for name, loss in losses.items():
         if not isinstance(loss, Tensor) or loss.ndim or loss.device != method.progress.device:
-            shape = (
-                f" of shape {tuple(loss.shape)} on {loss.device}"
-                if isinstance(loss, Tensor)
-                else ""
-            )
+            if isinstance(loss, Tensor):
+                shape = f" of shape {tuple(loss.shape)} on {loss.device}"
+            else:
+                shape = ""
             what = (
                 f"the loss '{name}' is {type(loss).__name__}{shape}, and not one number as a tensor"
             )

@@ -91,7 +91,8 @@ def progress_bar():
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     err = Console(stderr=True)
-    what, share = TextColumn("{task.description}"), TextColumn("{task.percentage:3.0f}%")
+    what = TextColumn("{task.description}")
+    share = TextColumn("{task.percentage:3.0f}%")
     columns = what, BarColumn(), share, TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=1.0)

@@ -40,7 +40,10 @@ class Browser:
         self.process = subprocess.Popen(started, pass_fds=(theirs, back), stderr=subprocess.DEVNULL)
         os.close(theirs)
         os.close(back)
-        self.waiting, self.number, self.page, self.errors = b"", 0, {}, []
+        self.waiting = b""
+        self.number = 0
+        self.page = {}
+        self.errors = []
         (target,) = [
             one for one in self("Target.getTargets")["targetInfos"] if one["type"] == "page"
         ]

@@ -97,9 +97,11 @@ def dataset(modality: str = "MR", **elements) -> FileDataset:
 def save(made: Dataset, path: Path, numbers: np.ndarray, bits: int = 16, **elements) -> Path:
     """Write a header with pixels: (rows, columns), or (frames, rows, columns)."""
     made.Rows, made.Columns = numbers.shape[-2:]
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.SamplesPerPixel = 1
+    made.PhotometricInterpretation = "MONOCHROME2"
     made.BitsAllocated = 8 * numbers.dtype.itemsize
-    made.BitsStored, made.HighBit = min(bits, made.BitsAllocated), min(bits, made.BitsAllocated) - 1
+    made.BitsStored = min(bits, made.BitsAllocated)
+    made.HighBit = min(bits, made.BitsAllocated) - 1
     made.PixelRepresentation = int(numbers.dtype.kind == "i")
     if numbers.ndim == 3:
         made.NumberOfFrames = len(numbers)
@@ -131,7 +133,8 @@ def series(
     `skip` leaves slices out.
     """
     row, column = np.array(axes, dtype=float)
-    names, paths = np.random.default_rng(7).permutation(len(numbers)), []
+    names = np.random.default_rng(7).permutation(len(numbers))
+    paths = []
     for k, plane in enumerate(numbers):
         if k not in skip:
             made = dataset(
@@ -173,7 +176,8 @@ def enhanced(
     shared.PixelMeasuresSequence = _item(PixelSpacing=[1.5, 1.25], SliceThickness=3.0)
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     made.SharedFunctionalGroupsSequence = Items([shared])
-    frames, planes = [], []
+    frames = []
+    planes = []
     for echo in range(echoes):
         for k in range(len(numbers)) if order is None else order:
             frame = Dataset()

@@ -64,10 +64,8 @@ def save_all(folder: Path) -> None:
         path = folder / "patients" / name / f"{domain}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(volume.T, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
-        study, about = (
-            f"1.2.{number // 2}",
-            {"SeriesDescription": f"{domain} tse ax", "ProtocolName": domain},
-        )
+        study = f"1.2.{number // 2}"
+        about = {"SeriesDescription": f"{domain} tse ax", "ProtocolName": domain}
         about |= {
             "PatientID": name,
             "StudyInstanceUID": study,
@@ -79,7 +77,8 @@ def save_all(folder: Path) -> None:
 
 def prepared(page: Path, folder: Path) -> dict[str, str]:
     """Put there what the page works on; the environment in which `gantk` is the shortened one."""
-    text, program = page.read_text("utf-8"), folder / "bin" / "gantk"
+    text = page.read_text("utf-8")
+    program = folder / "bin" / "gantk"
     program.parent.mkdir()
     program.write_text(GANTK, "utf-8")
     program.chmod(0o755)
@@ -115,9 +114,8 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     }.items():
         if any(f"{mark}{name}" in text for mark in " ,"):
             data = {"domains": ["T1"], "size": [64, 64]} if name == "NOISE_RUN" else {}
-            data = (
-                {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"} if name == "ANY_RUN" else data
-            )
+            if name == "ANY_RUN":
+                data = {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"}
             (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))
     return {"PATH": f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"}
 

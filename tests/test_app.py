@@ -79,10 +79,8 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
         assert (
             gantk("translate", tiny_run, scan, tmp_path / "out" / scan.name, "--to", "T2").code == 0
         )
-        assert (
-            answer.status_code == 200
-            and answer.content == (tmp_path / "out" / scan.name).read_bytes()
-        )
+        assert answer.status_code == 200
+        assert answer.content == (tmp_path / "out" / scan.name).read_bytes()
         assert (
             f"{scan.name.partition('.')[0]}_synthetic_T2." in answer.headers["content-disposition"]
         )
@@ -107,10 +105,13 @@ def test_a_zipped_dicom_series_comes_back_as_a_zipped_derived_one(
     answer = client.post("/translate", files={"file": ("head.zip", sent)}, data={"to": "T2"})
     zipfile.ZipFile(io.BytesIO(answer.content)).extractall(tmp_path / "back")
     assert gantk("translate", tiny_run, folder, tmp_path / "cli", "--to", "T2").code == 0
-    back, cli = read(tmp_path / "back" / "head"), read(tmp_path / "cli")
-    assert np.array_equal(back.pixels, cli.pixels) and np.allclose(back.affine, cli.affine)
+    back = read(tmp_path / "back" / "head")
+    cli = read(tmp_path / "cli")
+    assert np.array_equal(back.pixels, cli.pixels)
+    assert np.allclose(back.affine, cli.affine)
     made = pydicom.dcmread(next((tmp_path / "back" / "head").iterdir()))
-    assert made.ImageType[0] == "DERIVED" and made.SyntheticData == "YES"
+    assert made.ImageType[0] == "DERIVED"
+    assert made.SyntheticData == "YES"
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -139,7 +140,9 @@ def test_a_hostile_or_wrong_file_is_one_message_and_leaves_nothing(client, servi
     name, content, status, words = HOSTILE[kind]
     answer = client.post("/translate", files={"file": (name, content)})
     said = answer.json()["detail"]
-    assert answer.status_code == status and words in said and str(service.folder) not in said
+    assert answer.status_code == status
+    assert words in said
+    assert str(service.folder) not in said
     assert left(service) == []
 
 
@@ -162,7 +165,8 @@ def test_requests_that_are_incomplete_or_of_other_sites_are_refused_in_words(
         (client.get("/files/%2e%2e/passwd"), 404, ""),
     ]
     for answer, status, words in refused:
-        assert answer.status_code == status and words in answer.json()["detail"]
+        assert answer.status_code == status
+        assert words in answer.json()["detail"]
     assert left(service) == []
 
 
@@ -182,7 +186,8 @@ def test_a_client_that_names_a_file_which_it_did_not_upload_gets_and_moves_nothi
     for named in (victim, link, up, "http://127.0.0.1/letter.nii"):
         with pytest.raises(gr.Error, match="no upload"):
             take(str(named), gr.Request(session_hash="other"))
-    assert victim.read_bytes() == b"secret" and link.is_symlink()
+    assert victim.read_bytes() == b"secret"
+    assert link.is_symlink()
     link.unlink()
     link.parent.rmdir()
 
@@ -204,14 +209,16 @@ def test_ten_at_once_wait_in_a_row_each_gets_its_own_and_one_more_is_sent_away(
             answers = [pool.submit(send, scan) for scan in scans]
             assert all(arrived.acquire(timeout=60) for _ in range(11))
             full = send(scans[0])
-            assert full.status_code == 503 and "Try again" in full.json()["detail"]
+            assert full.status_code == 503
+            assert "Try again" in full.json()["detail"]
         answers = [answer.result() for answer in answers]
     assert sorted(int(answer.headers["gantk-waited"]) for answer in answers) == list(range(1, 11))
     assert gantk("translate", tiny_run, tmp_path / "scans", tmp_path / "out").code == 0
     assert [answer.content for answer in answers] == [
         (tmp_path / "out" / scan.name).read_bytes() for scan in scans
     ]
-    assert left(service) == [] and told == []
+    assert left(service) == []
+    assert told == []
 
 
 def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(
@@ -221,11 +228,13 @@ def test_without_the_extra_or_the_port_it_is_one_message_that_says_what_to_do(
         patch.setitem(sys.modules, "gradio", None)
         patch.delitem(sys.modules, "gantk_app.server", raising=False)
         outcome = gantk("app", tiny_run)
-        assert outcome.code == 2 and 'ip install "gantk[app]"' in outcome.err
+        assert outcome.code == 2
+        assert 'ip install "gantk[app]"' in outcome.err
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         outcome = gantk("app", tiny_run, "--port", taken.getsockname()[1])
-    assert outcome.code == 2 and "--port 0 takes a free one" in outcome.err
+    assert outcome.code == 2
+    assert "--port 0 takes a free one" in outcome.err
 
 
 @pytest.mark.slow
@@ -237,7 +246,9 @@ def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(
     from starlette.responses import FileResponse, Response
     from starlette.routing import Route
 
-    scan, told, ended = volume(tmp_path / "scan.nii.gz"), [], threading.Event()
+    scan = volume(tmp_path / "scan.nii.gz")
+    told = []
+    ended = threading.Event()
 
     async def hear(request):
         told.append(json.loads(await request.body()))
@@ -271,15 +282,12 @@ def test_in_a_browser_a_scan_is_dropped_translated_looked_at_and_saved(
     serving.join()
     (found,) = told
     assert "error" not in found, found
-    assert (
-        found["kinds"] == ["input", "output", "difference", "uncertainty"]
-        and found["before"] != found["after"]
-    )
+    assert found["kinds"] == ["input", "output", "difference", "uncertainty"]
+    assert found["before"] != found["after"]
     assert gantk("translate", tiny_run, scan, tmp_path / "cli.nii.gz", "--to", "T2").code == 0
     assert b64decode(found["saved"]) == (tmp_path / "cli.nii.gz").read_bytes()
-    assert found["asked"] and all(
-        each.startswith((origin, "data:", "blob:")) for each in found["asked"]
-    )
+    assert found["asked"]
+    assert all(each.startswith((origin, "data:", "blob:")) for each in found["asked"])
     assert left(service) == []  # the window was closed
 
 

@@ -32,10 +32,13 @@ def test_shape_input_and_memory_format_are_kept_and_gradients_flow(name, dims):
     ):
         image = images(dims).contiguous(memory_format=kept).requires_grad_()
         changed = kind(dims, p=1.0)(image)
-        assert changed.shape == image.shape and changed.is_contiguous(memory_format=kept)
-        assert torch.equal(image, images(dims)) and not torch.equal(changed, image)
+        assert changed.shape == image.shape
+        assert changed.is_contiguous(memory_format=kept)
+        assert torch.equal(image, images(dims))
+        assert not torch.equal(changed, image)
         changed.square().sum().backward()
-        assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
+        assert torch.isfinite(image.grad).all()
+        assert image.grad.abs().sum() > 0
     assert torch.equal(kind(dims, p=0.0)(images(dims)), images(dims)), (
         "a share of zero changes nothing"
     )
@@ -44,7 +47,9 @@ def test_shape_input_and_memory_format_are_kept_and_gradients_flow(name, dims):
 @every
 @both
 def test_the_seed_repeats_it_and_a_graph_can_hold_it(name, dims):
-    change, image, recording = getattr(changes, name)(dims, p=0.7), images(dims), Recording()
+    change = getattr(changes, name)(dims, p=0.7)
+    image = images(dims)
+    recording = Recording()
     change(image)  # imports what it needs
     assert host_reads(lambda: change(image)) == []
     out = recording.record(lambda: change(image))
@@ -65,7 +70,8 @@ def test_channels_move_together_and_no_value_appears_that_was_not_there(name, di
     image[:, 1] = image[:, 0]
     changed = getattr(changes, name)(dims, p=1.0)(image)
     assert torch.equal(changed[:, 0], changed[:, 1])
-    assert changed.max() <= image.max() + 1e-5 and changed.min() >= image.min() - 1e-5
+    assert changed.max() <= image.max() + 1e-5
+    assert changed.min() >= image.min() - 1e-5
 
 
 def test_each_kind_does_what_it_says():
@@ -78,7 +84,8 @@ def test_each_kind_does_what_it_says():
         k for one, other in turned for k in (1, 2, 3) if torch.equal(other, one.rot90(k, (-2, -1)))
     } == {1, 2, 3}
     difference = changes.Brightness(2, p=1.0, by=0.3)(image) - image
-    assert difference.abs().max() <= 0.3 and difference.flatten(1).std(dim=1).max() < 1e-6
+    assert difference.abs().max() <= 0.3
+    assert difference.flatten(1).std(dim=1).max() < 1e-6
     changed = changes.Contrast(2, p=1.0, by=0.3)(image)
     torch.testing.assert_close(changed.mean(dim=(2, 3)), image.mean(dim=(2, 3)))
     box = torch.ones(8, 1, 20, 20)
@@ -99,7 +106,8 @@ def test_changes_of_contrast_keep_black_and_the_order_of_tissues(dims):
         torch.testing.assert_close(changed.gather(1, order[:, :1]), flat.gather(1, order[:, :1]))
     black = flat.amin(dim=1, keepdim=True)
     ratio = ((field - black) / (flat - black).clamp_min(1e-6))[flat - black > 0.05]
-    assert ratio.min() > 0 and 0.01 < ratio.log().std() < 1
+    assert ratio.min() > 0
+    assert 0.01 < ratio.log().std() < 1
     soft, sharp = (changes.Blur(dims, p=1.0, by=by)(image) for by in ((1.0, 1.0), (-1.0, -1.0)))
     rough = [one.diff(dim=-1).abs().mean() for one in (soft, image, sharp)]
     assert rough[0] < rough[1] < rough[2]
@@ -125,7 +133,8 @@ def test_a_warp_samples_where_it_says(dims):
 def test_what_a_paired_method_is_shown_varies_and_what_it_is_to_make_does_not(method):
     small = {"name": "unet", "width": 2, "depth": 1}
     table = {"name": method, "generator": small, "vary": [{"name": "curve", "p": 1.0}]}
-    model, shown = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1})), []
+    model = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1}))
+    shown = []
     batch = Batch(a=torch.rand(2, 1, 64, 64) * 2 - 1, b=torch.rand(2, 1, 64, 64) * 2 - 1)
     model.g_ab.register_forward_hook(
         lambda network, images, made: shown.append(images[0]) or batch["b"].clone()
@@ -143,4 +152,5 @@ def test_a_change_that_does_not_say_whether_it_moves_pixels_moves_none():
         [lambda image: image + 1],
         True,
     )
-    assert batch["a"].eq(1).all() and batch["mask_a"].eq(0).all()
+    assert batch["a"].eq(1).all()
+    assert batch["mask_a"].eq(0).all()

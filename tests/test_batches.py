@@ -73,7 +73,8 @@ def test_batches_do_not_depend_on_workers_memory_or_ranks(workers, memory):
     batches = Batches(sets(memory, **options), 3, 5, paired=False, workers=workers)
     for step in (*range(9), 4, 30, 31, 2):  # over several epochs, and back
         one = plain.at(step)
-        assert same(one, batches.at(step)) and set(one) == {"a", "b", "mask_a", "mask_b", "label"}
+        assert same(one, batches.at(step))
+        assert set(one) == {"a", "b", "mask_a", "mask_b", "label"}
     ranks = [
         Batches(sets(memory, **options), 1, 5, False, rank, 3, workers=workers) for rank in range(3)
     ]
@@ -92,7 +93,8 @@ def test_each_epoch_shows_every_image_once_in_another_order():
         for epoch in range(2)
     ]
     assert all(sorted(epoch.tolist()) == [1e3 * n for n in range(12)] for epoch in epochs)
-    assert not torch.equal(*epochs) and batches.steps_per_epoch == 3
+    assert not torch.equal(*epochs)
+    assert batches.steps_per_epoch == 3
 
 
 def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired_images_do_not():
@@ -103,7 +105,8 @@ def test_a_window_is_a_part_of_one_image_that_pairs_and_masks_share_and_unpaired
     assert all(torch.equal(image[0], image[0, 0, 0] + offsets) for image in batch["a"]), (
         "contiguous"
     )
-    assert torch.equal(batch["a"], batch["b"]) and torch.equal(batch["mask_a"], batch["a"] % 2)
+    assert torch.equal(batch["a"], batch["b"])
+    assert torch.equal(batch["mask_a"], batch["a"] % 2)
     apart = Batches(sets(**size), 4, 0, paired=False, workers=0)
     seen = [apart.at(step) for step in range(6)]
     assert any(not torch.equal(one["a"] % 1e3, one["b"] % 1e3) for one in seen)
@@ -175,21 +178,25 @@ def test_the_same_batches_arrive_whatever_the_way(workers, feed):
         read_ahead(batches)
     feed.close()
     readers = [thread for thread in threading.enumerate() if thread.name.startswith("gantk-reader")]
-    assert feed._sent is None and not batches._ahead and not readers
+    assert feed._sent is None
+    assert not batches._ahead
+    assert not readers
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @feeds
 def test_an_error_is_raised_as_itself_at_the_step_that_needs_the_image(workers, feed):
     batches = Batches({"image": image_set(8, 1e-9, wrong=5)}, 1, 3, False, workers=workers, end=8)
-    feed, failed = feed(batches), []
+    feed = feed(batches)
+    failed = []
     for step in range(8):
         read_ahead(batches)
         try:
             feed.at(step)
         except UserError as error:
             failed.append(step)
-            assert "image 5 is broken" in str(error) and "(here)" in str(error)
+            assert "image 5 is broken" in str(error)
+            assert "(here)" in str(error)
     assert failed == [step for step in range(8) if order(3, 0, 0, 8)[step] == 5]
     feed.close()
 
@@ -237,11 +244,14 @@ def test_intensities_are_learnt_from_the_training_split_alone(study, intensity):
     learnt = data.intensity_state()
     held = {record.path for name in ("validation", "test") for record in data.splits[name]}
     trained = {record.path for record in data.training}
-    assert len(held) == 4 and len(trained) == 4 and not held & trained
+    assert len(held) == 4
+    assert len(trained) == 4
+    assert not held & trained
     for path in held:
         save(path, int(path.name[1]), gain=1e4, turn=1)
     poisoned = images(study, intensity=intensity)
-    assert {r.path for r in poisoned.training} == trained and poisoned.intensity_state() == learnt
+    assert {r.path for r in poisoned.training} == trained
+    assert poisoned.intensity_state() == learnt
     save(min(trained), 0, gain=1e4, turn=1)
     assert images(study, intensity=intensity).intensity_state() != learnt
 
@@ -251,7 +261,8 @@ def test_per_volume_all_slices_of_a_scan_share_its_line_in_training_and_when_hel
     study, neighbours
 ):
     data = images(study, intensity={"name": "percentile", "per": "volume"}, neighbours=neighbours)
-    sets, mapping = data.training_sets()["image"], data.intensity["image"]
+    sets = data.training_sets()["image"]
+    mapping = data.intensity["image"]
     ends = [
         mapping.measure(scan)
         for scan in {record.scan_key: record.scan() for record in data.training}.values()
@@ -305,7 +316,8 @@ def middles(records, members, neighbours):
 
 
 def test_a_slice_comes_with_its_neighbours_slice_major_with_contrasts_inside():
-    records, contrasts = slices("p", 5), slices("p", 3, channels=2)
+    records = slices("p", 5)
+    contrasts = slices("p", 3, channels=2)
     assert middles(records, records, 1) == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
     assert middles(records, records, 2)[1] == [0, 0, 1, 2, 3]
     assert middles(contrasts, contrasts, 1)[1] == [0, 0.1, 1, 1.1, 2, 2.1]
@@ -317,13 +329,16 @@ def test_a_slice_comes_with_its_neighbours_slice_major_with_contrasts_inside():
 
 
 def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
-    records, seen = slices("p", 40) + slices("q", 40), set()
+    records = slices("p", 40) + slices("q", 40)
+    seen = set()
     splits, _ = split_records(records, test=0.2, validation=0.1, by="block", gap=2)
     for name, members in splits.items():
         own = {(record.subject, record.position) for record in members}
         for record, (below, here, above) in zip(members, middles(records, members, 1), strict=True):
             assert {(record.subject, below), (record.subject, above)} <= own
-            assert here == record.position and here - below in (0, 1) and above - here in (0, 1)
+            assert here == record.position
+            assert here - below in (0, 1)
+            assert above - here in (0, 1)
             seen.add((name, here - below, above - here))
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen
 
@@ -334,19 +349,23 @@ def test_data_with_neighbours_keep_pairs_masks_and_the_middle(method):
     data, plain = (
         load(source, method, neighbours=k, size=(24, 24), mask=True, split=SPLIT) for k in (1, 0)
     )
-    assert data.channels == {"a": 3, "b": 3} and plain.channels == {"a": 1, "b": 1}
+    assert data.channels == {"a": 3, "b": 3}
+    assert plain.channels == {"a": 1, "b": 1}
     batch, single = (
         Batches(one.training_sets(), 6, 0, one.paired, workers=0).at(0) for one in (data, plain)
     )
-    assert batch["a"].shape == (6, 3, 24, 24) and batch["mask_a"].shape == (6, 1, 24, 24)
+    assert batch["a"].shape == (6, 3, 24, 24)
+    assert batch["mask_a"].shape == (6, 1, 24, 24)
     for name in "ab":
         assert torch.equal(data.centre(batch[name]), single[name])
         assert torch.equal(batch[f"mask_{name}"], single[f"mask_{name}"])
     for pair in data.pairs("test"):
-        assert pair["a"].position == pair["b"].position and data.image(pair["a"]).shape == (
+        assert pair["a"].position == pair["b"].position
+        assert data.image(pair["a"]).shape == (
             3,
             24,
             24,
         )
-    assert data.leaks() is None and data.intensity_state() == plain.intensity_state()
+    assert data.leaks() is None
+    assert data.intensity_state() == plain.intensity_state()
     assert data.split_json() == plain.split_json()

@@ -94,12 +94,11 @@ def test_the_command_line_wins_over_the_recipe_s_table_and_that_over_the_suite(s
 
 
 def test_a_broken_recipe_that_nobody_named_is_a_row_and_a_named_one_an_error(suite, recipe):
-    broken, message = (
-        recipe("broken", method={"name": "no_such_gan"}),
-        "there is no method 'no_such_gan'",
-    )
+    broken = recipe("broken", method={"name": "no_such_gan"})
+    message = "there is no method 'no_such_gan'"
     jobs = planned([broken, "cut_t1t2"], suite(), named=False)
-    assert message in jobs[0].problem and jobs[1].problem is None
+    assert message in jobs[0].problem
+    assert jobs[1].problem is None
     with pytest.raises(UserError, match=message):
         planned([broken], suite())
 
@@ -137,7 +136,8 @@ def test_a_plugin_s_suite_is_found_by_name_and_its_recipes_are_part_of_all(add_p
 def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
     with pytest.raises(UserError) as caught:
         suite(text)
-    assert told in str(caught.value) and "mine.toml" in str(caught.value)
+    assert told in str(caught.value)
+    assert "mine.toml" in str(caught.value)
 
 
 def test_a_hash_changes_with_every_setting_and_not_with_what_a_recipe_says_of_itself(suite, recipe):
@@ -200,22 +200,24 @@ def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
 
 
 def test_a_training_that_taught_nothing_is_flagged_and_not_ranked():
-    taught, failed, part = row("one"), row("two", psnr=6.5), row("three", psnr=13.9)
+    taught = row("one")
+    failed = row("two", psnr=6.5)
+    part = row("three", psnr=13.9)
     for score_of in failed["metrics"].values():
         score_of["ssim"]["value"] = 0.2  # below what the input itself has, in both
     judged = {one.name: one.lines[0].judgement for one in systems([taught, failed, part])}
-    assert judged["two"].words == "training failed: worse than identity" and judged["two"].failed
-    assert (
-        judged["two"].rank < min(judged["one"].rank, judged["three"].rank)
-        and not judged["three"].failed
-    )
+    assert judged["two"].words == "training failed: worse than identity"
+    assert judged["two"].failed
+    assert judged["two"].rank < min(judged["one"].rank, judged["three"].rank)
+    assert not judged["three"].failed
     for one in (taught, failed, part):
         one |= {
             "test_images": "same",
             "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}},
         }
     ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
-    assert ranked == {"one", "three"} and "training failed" in markdown([failed])
+    assert ranked == {"one", "three"}
+    assert "training failed" in markdown([failed])
 
 
 FAILED = {"format": 1, "label": "dualgan_t1t2", "status": "failed", "error": "a bug"}
@@ -262,8 +264,10 @@ def test_steps_are_slower_only_beyond_the_tolerance_and_all_along(steps, jobs, v
 )
 def test_another_recipe_or_other_data_are_not_comparable(key, told_as):
     (change,) = compare([row(psnr=1.0, **{key: "other"})], [row()])
-    assert change.verdict == "not comparable" and told_as in change.reason
-    assert not regressed([change]) and list(change_lines([change]))[-1] == "1 not comparable"
+    assert change.verdict == "not comparable"
+    assert told_as in change.reason
+    assert not regressed([change])
+    assert list(change_lines([change]))[-1] == "1 not comparable"
 
 
 def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(tmp_path):
@@ -271,7 +275,8 @@ def test_rows_read_back_as_they_were_written_and_what_is_no_number_is_not_known(
     write_rows(tmp_path / "rows.jsonl", [row(), row("b") | odd])
     first, second = read_rows(tmp_path / "rows.jsonl")
     assert first == row()
-    assert second["wall_s"] is None and second["speed"] == {"step_seconds": [None, 1.0]}
+    assert second["wall_s"] is None
+    assert second["speed"] == {"step_seconds": [None, 1.0]}
 
 
 # ---- bench.html and bench.md
@@ -305,7 +310,8 @@ def test_nothing_in_a_row_can_execute(tmp_path):
         for line in markdown([hostile]).splitlines()
         if line.startswith("|")
     ]
-    assert "<script" not in markdown([hostile]) and len(set(bars)) == 1
+    assert "<script" not in markdown([hostile])
+    assert len(set(bars)) == 1
 
 
 def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other_folders(tmp_path):
@@ -347,11 +353,10 @@ def test_input_output_and_truth_of_each_run_stand_side_by_side_and_none_of_other
 
 
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():
-    made, kept = (
-        markdown(read_rows(RESULTS / "quick.jsonl")),
-        (RESULTS / "quick.md").read_text("utf-8"),
-    )
+    made = markdown(read_rows(RESULTS / "quick.jsonl"))
+    kept = (RESULTS / "quick.md").read_text("utf-8")
     shown = [
         [line for line in text.splitlines() if line.startswith("| `")] for text in (made, kept)
     ]
-    assert shown[0] == shown[1] and {row.split("`")[1] for row in shown[0]} == set(all_recipes())
+    assert shown[0] == shown[1]
+    assert {row.split("`")[1] for row in shown[0]} == set(all_recipes())

@@ -141,22 +141,25 @@ def test_a_checkout_is_timed_beside_gantk_on_the_same_batches(drive, tmp_path):
     assert [row["machine"]["precision"] for row in rows[1:]] == ["fp32", "fp32"]
     # default and plain are different recipes
     assert rows[0]["recipe_hash"] != rows[1]["recipe_hash"]
-    theirs, ratio = rows[-1], rows[-1]["ratio"]["gantk"]
+    theirs = rows[-1]
+    ratio = rows[-1]["ratio"]["gantk"]
     assert (theirs["peer"], theirs["status"], theirs["weights"]) == ("reference", "ok", 2 * (9 + 1))
     assert ratio["ci95"][0] <= ratio["median"] <= ratio["ci95"][1]
-    assert "options of a chatty program" not in out and "| tiny | reference, fp32 | files " in out
+    assert "options of a chatty program" not in out
+    assert "| tiny | reference, fp32 | files " in out
 
 
 def test_what_is_not_here_is_a_skipped_row_that_says_how_to_have_it(drive):
     code, rows, out, _ = drive("--cases", "tiny", "--table")
     reasons = {row["peer"]: row["error"] for row in rows if row["status"] == "skipped"}
-    assert (
-        code == 0 and reasons.keys() == set(cases.PEERS) and "| peers | konfai | skipped |" in out
-    )
+    assert code == 0
+    assert reasons.keys() == set(cases.PEERS)
+    assert "| peers | konfai | skipped |" in out
     assert (
         "git clone https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix" in reasons["reference"]
     )
-    assert "--peer cut=FOLDER" in reasons["cut"] and "pip install monai" in reasons["monai"]
+    assert "--peer cut=FOLDER" in reasons["cut"]
+    assert "pip install monai" in reasons["monai"]
 
 
 @pytest.mark.parametrize(
@@ -170,31 +173,37 @@ def test_a_peer_that_fails_is_a_row_that_says_why(drive, tmp_path, broken, words
     code, rows, *_ = drive(
         "--peer", f"reference={checkout(tmp_path / 'theirs', broken=broken)}", "--cases", "tiny"
     )
-    assert code == 1 and [row["status"] for row in rows] == ["failed"] and words in rows[0]["error"]
+    assert code == 1
+    assert [row["status"] for row in rows] == ["failed"]
+    assert words in rows[0]["error"]
 
 
 def test_nothing_of_a_checkout_stays_behind_and_two_keep_apart(tmp_path, monkeypatch):
     mine = object()
     monkeypatch.setitem(sys.modules, "data", mine)
-    path, arguments = list(sys.path), list(sys.argv)
+    path = list(sys.path)
+    arguments = list(sys.argv)
     setup = Setup(Case("tiny", "cyclegan", "resnet6", 32, 1, 2, 2), {"a": 1, "b": 1}, CPU)
     for word in ("one", "two"):
         folder = checkout(tmp_path / word, word)
         files = sorted(folder.rglob("*"))
         assert Reference(folder, setup, {}).model.greeting == word
         assert sorted(folder.rglob("*")) == files  # no compiled files either
-    assert sys.modules["data"] is mine and (sys.path, sys.argv) == (path, arguments)
+    assert sys.modules["data"] is mine
+    assert (sys.path, sys.argv) == (path, arguments)
     assert not {"models", "options", "util", "models.cycle_gan_model"} & sys.modules.keys()
 
 
 def test_the_order_is_turned_around_and_only_sides_of_the_same_batches_are_compared(monkeypatch):
-    calls, now = [], [0.0]
+    calls = []
+    now = [0.0]
     monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(harness, "keep_memory", lambda keep: False)
 
     class Recorder(Side):
         def __init__(self, label: str, seconds: float):
-            self.label, self.seconds = label, seconds
+            self.label = label
+            self.seconds = seconds
 
         def step(self, batch):
             calls.append((self.label, int(batch["a"])))
@@ -209,7 +218,8 @@ def test_the_order_is_turned_around_and_only_sides_of_the_same_batches_are_compa
     assert harness.take_turns(turns, seconds=12.0) == {"x": [1.0] * 4, "y": [2.0] * 4}
     assert "".join(name for name, _ in calls) == "xx" + "yy" + "xy" + "yx" + "xy" + "yx"
     seen = {name: [value for who, value in calls if who == name] for name in "xy"}
-    assert seen["x"] == seen["y"] == [0, 1, 2, 0, 1, 2] and turns["x"].digest == turns["y"].digest
+    assert seen["x"] == seen["y"] == [0, 1, 2, 0, 1, 2]
+    assert turns["x"].digest == turns["y"].digest
     with pytest.raises(GantkError, match="different batches"):
         harness.take_turns({"x": turn("x", 1.0), "y": turn("y", 2.0, off=1)}, seconds=1.0)
 
@@ -257,7 +267,8 @@ def test_a_volume_is_translated_by_the_loop_by_gantk_and_by_onnx_in_turns(
     assert {way: len(each) for way, each in row["seconds"].items()} == dict.fromkeys(
         ("plain", "gantk", "onnx"), 2
     )
-    assert row["times"].keys() == {"gantk", "onnx"} and "plain : onnx" in capsys.readouterr().out
+    assert row["times"].keys() == {"gantk", "onnx"}
+    assert "plain : onnx" in capsys.readouterr().out
 
 
 # ---- `make bench-gpu`, tried out on the CPU: every part measures, and everything that goes wrong
@@ -298,7 +309,9 @@ def test_every_part_of_a_run_is_measured(small_run):
     assert {row["mode"] for row in steps} == {"eager", "captured"}
     best = rows.best(found, "conv", "fp32", 3)
     for row in steps:
-        assert len(row["samples_s"]) >= 2 and row["parameters"] > 0 and row["host_waits"] is None
+        assert len(row["samples_s"]) >= 2
+        assert row["parameters"] > 0
+        assert row["host_waits"] is None
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
         assert row["of_conv"] == pytest.approx(row["flops"] / row["median_s"] / 1e12 / best)
     assert rows.markdown(found) in printed
@@ -323,10 +336,8 @@ def test_a_process_that_dies_or_hangs_is_told_from_a_run_that_is_over():
     def messages(left: float = 9.0, limit: float = 9.0, dead: bool = False) -> list:
         worker = object.__new__(suite.Worker)
         worker.connection, theirs = Pipe()
-        worker.device_name, worker.process = (
-            "cpu",
-            SimpleNamespace(join=lambda seconds: None, exitcode=-9),
-        )
+        worker.device_name = "cpu"
+        worker.process = SimpleNamespace(join=lambda seconds: None, exitcode=-9)
         if dead:
             theirs.close()
         return list(worker.messages({}, left, limit))
@@ -345,7 +356,8 @@ def test_a_method_that_does_not_fit_into_the_memory_is_a_row(monkeypatch):
     assert (row["status"], row["method"]) == (
         "out of memory",
         "cyclegan",
-    ) and "second line" not in row["why"]
+    )
+    assert "second line" not in row["why"]
 
 
 def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
@@ -358,9 +370,8 @@ def test_every_method_of_the_bundled_recipes_is_timed_as_a_user_gets_it():
         timed.setdefault(method, set()).add(
             (task["size"][0], task["batch"], task["precision"], task["mode"])
         )
-    assert timed.keys() == used and all(
-        (256, 1, "bf16", "captured") in timed[method] for method in used
-    )
+    assert timed.keys() == used
+    assert all((256, 1, "bf16", "captured") in timed[method] for method in used)
 
 
 def test_targets_are_judged_by_the_rows_and_what_was_not_measured_says_why():
@@ -403,14 +414,17 @@ def test_a_floor_is_the_sum_of_what_a_step_does(tmp_path):
     words += ["--seconds", "0.1", "--device", "cpu", "--json", str(tmp_path / "x.json")]
     assert floor.step_speed.main(words, floor.__doc__, floor.measure, floor.markdown) == 0
     (row,) = json.loads((tmp_path / "x.json").read_text("utf-8"))["rows"]
-    assert row["share"]["median"] > 0 and len(row["seconds"]["floor"]) >= 4
+    assert row["share"]["median"] > 0
+    assert len(row["seconds"]["floor"]) >= 4
     # nothing before the recorded steps
     assert all(one["calls"] == int(one["calls"]) for one in row["operations"])
     last = {"memory_format": torch.channels_last}
-    layer, image = conv(2, 64, 64, 4, stride=2, padding=1).to(**last), torch.ones(1, 64, 4, 4)
+    layer = conv(2, 64, 64, 4, stride=2, padding=1).to(**last)
+    image = torch.ones(1, 64, 4, 4)
     with (recorder := floor.Recorder(CPU)).patches, recorder:  # a matrix product of gantk's own
         layer(image.contiguous(**last)).square().sum().backward()
     found = {called.name: called for called in recorder.found.values()}
-    assert "mm" not in found and found["convolution_backward"].arguments[-1] == [False, True, True]
+    assert "mm" not in found
+    assert found["convolution_backward"].arguments[-1] == [False, True, True]
     # four positions of 64 channels, read and written
     assert found["pow"].moved == 2 * 4 * 64 * 2 * 2

@@ -90,11 +90,13 @@ def test_the_second_epoch_and_run_never_decode_and_see_the_same_to_the_bit(
     no_decoding()
     np.testing.assert_array_equal(all_images(study, Cache.default(), fit=fit), plain)
     rows = cache.rows(entries(cache)[0].stem, lambda: 1 / 0)
-    assert isinstance(rows, np.memmap) and not rows.flags.writeable
+    assert isinstance(rows, np.memmap)
+    assert not rows.flags.writeable
 
 
 def test_other_files_size_fit_or_source_are_other_entries(study, cache):
-    first, counts = all_images(study, cache), []
+    first = all_images(study, cache)
+    counts = []
     for options in (
         {},
         {"size": (12, 16)},
@@ -110,7 +112,8 @@ def test_other_files_size_fit_or_source_are_other_entries(study, cache):
     os.utime(study / "p1.nii", ns=(old.st_atime_ns, old.st_mtime_ns))
     changed = all_images(study, cache)  # as large and as old as the file before it
     same = [np.array_equal(one, other) for one, other in zip(first, changed, strict=True)]
-    assert same == [True] * 6 + [False] * 6 + [True] * 6 and len(entries(cache)) == 16
+    assert same == [True] * 6 + [False] * 6 + [True] * 6
+    assert len(entries(cache)) == 16
 
 
 def test_a_raised_version_makes_other_entries(study, no_decoding, monkeypatch):
@@ -126,7 +129,8 @@ def test_whoever_changes_prepared_pixels_raises_the_version(study):
     """Entries are named by it: with other figures here, other images would be read from earlier
     entries.
     """
-    image, mapping = all_images(study, None)[7], Nyul()
+    image = all_images(study, None)[7]
+    mapping = Nyul()
     mapping.fit(
         [record.scan() for record in records_of(Images, study, ("MR",), planes=PLANES)[::6]]
     )
@@ -145,7 +149,8 @@ def test_many_may_fill_it_at_once(study, cache):
     with ThreadPoolExecutor(8) as pool:  # each with an instance of its own, as processes have
         found = list(pool.map(lambda _: all_images(study, Cache.default()), range(8)))
     assert all(np.array_equal(each, all_images(study, None)) for each in found)
-    assert len(entries(cache)) == 3 and not list(cache.entries.glob(".*"))
+    assert len(entries(cache)) == 3
+    assert not list(cache.entries.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -218,11 +223,9 @@ def test_what_cannot_be_kept_is_said_once_and_done_without(study, cache, monkeyp
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         np.testing.assert_array_equal(all_images(study, cache), all_images(study, None))
-    assert (
-        len(told) == 1
-        and "takes no more images" in str(told[0].message)
-        and "GANTK_CACHE" in str(told[0].message)
-    )
+    assert len(told) == 1
+    assert "takes no more images" in str(told[0].message)
+    assert "GANTK_CACHE" in str(told[0].message)
     assert why == "a file in the way" or not list(cache.entries.iterdir())
 
 
@@ -239,19 +242,19 @@ def test_the_least_recently_used_leave_first_and_what_is_in_use_stays(tmp_path):
     later = Cache(tmp_path, 4 * 65 * 2**10)
     put(later, "a")  # used again
     put(later, "e")
-    assert names(later) == "abde" and not half.exists()
+    assert names(later) == "abde"
+    assert not half.exists()
     put(later, "f", kibibytes=120)
-    assert (
-        names(later) == "aef"
-        and sum(entry.stat().st_size for entry in entries(later)) <= later.limit
-    )
+    assert names(later) == "aef"
+    assert sum(entry.stat().st_size for entry in entries(later)) <= later.limit
     with pytest.warns(RuntimeWarning, match="used within the hour"):
         put(later, "g", kibibytes=120)
     assert names(later) == "aef"
 
 
 def test_the_folder_and_size_come_from_the_environment(tmp_path, monkeypatch):
-    assert Cache.default().folder == tmp_path / "cache" and Cache.default().limit == 20 * GIB
+    assert Cache.default().folder == tmp_path / "cache"
+    assert Cache.default().limit == 20 * GIB
     monkeypatch.setenv("GANTK_CACHE_GIB", "0")
     assert Cache.default() is None
     monkeypatch.setenv("GANTK_CACHE_GIB", "nan")
@@ -266,11 +269,9 @@ def test_an_id_that_the_system_does_not_know_trains_without_a_cache_and_has_a_na
     monkeypatch.delenv("HOME", raising=False)
     for name in ("GANTK_CACHE", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "")
-    assert (
-        Cache.default() is None
-        and start("cpu").device.type == "cpu"
-        and getpass.getuser() == str(os.getuid())
-    )
+    assert Cache.default() is None
+    assert start("cpu").device.type == "cpu"
+    assert getpass.getuser() == str(os.getuid())
 
 
 ONE = {
@@ -321,16 +322,15 @@ def test_training_is_the_same_with_and_without_it_and_a_second_run_reads_no_imag
         }
         table |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
     plain = load(**table, cache=False)
-    expected, states = seen(plain), plain.intensity_state()
+    expected = seen(plain)
+    states = plain.intensity_state()
     assert not Path(os.environ["GANTK_CACHE"]).exists()
     for run in range(2):
         if run:
             no_decoding()
         data = load(**table)
-        assert (
-            seen(data) == expected
-            and data.intensity_state() == states
-            and data.channels == plain.channels
-        )
+        assert seen(data) == expected
+        assert data.intensity_state() == states
+        assert data.channels == plain.channels
         assert options == {} or data.leaks() is None
     assert options or any(data.training_sets()["a"].prepared(0)[1].flatten())

@@ -90,13 +90,13 @@ def test_a_good_folder_of_pictures_has_no_problem_and_its_result_is_json(picture
         name: {"files": 14, "images": 14, "patients": 14} for name in ("T1", "T2")
     }
     assert (result["images"], result["patients"], result["source"]["name"]) == (28, 14, "folders")
-    assert (
-        result["split"]["by"] == "patient"
-        and result["split"]["train"] > result["split"]["test"] > 0
-    )
+    assert result["split"]["by"] == "patient"
+    assert result["split"]["train"] > result["split"]["test"] > 0
     assert "14 registered" in result["summary"]["pairs"]
     assert json.dumps(check(pictures)) == json.dumps(result, allow_nan=False), "the same again"
-    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] == 1
 
 
 def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
@@ -112,8 +112,10 @@ def test_a_good_tree_of_volumes_has_no_problem_and_its_facts(volumes):
         "patient": "subject-000",
         "constant": False,
     }
-    assert result["problems"] == [] and result["patients"] == 6
-    assert {name: one[name] for name in facts} == facts and one["min"] < one["mean"] < one["max"]
+    assert result["problems"] == []
+    assert result["patients"] == 6
+    assert {name: one[name] for name in facts} == facts
+    assert one["min"] < one["mean"] < one["max"]
     assert {name for each in result["files"] for name in each["split"]} == {
         "train",
         "validation",
@@ -156,11 +158,10 @@ def test_what_is_wrong_with_single_pictures_is_named_and_the_others_are_checked(
     }
     assert named(result, *wrong) == {kind: [(f"{file}/slice.png",)] for kind, file in wrong.items()}
     assert all(problem(result, kind)["severity"] == "error" for kind in ("unreadable", "channels"))
-    assert result["images"] == 28 and "1 cannot be read" in result["summary"]["files"]
-    assert (
-        "T1: 13 images of 13 files" in result["summary"]["domains"]
-        and "13 reg" in result["summary"]["pairs"]
-    )
+    assert result["images"] == 28
+    assert "1 cannot be read" in result["summary"]["files"]
+    assert "T1: 13 images of 13 files" in result["summary"]["domains"]
+    assert "13 reg" in result["summary"]["pairs"]
 
 
 def test_what_is_wrong_with_single_volumes_is_named(volumes):
@@ -178,7 +179,8 @@ def test_what_is_wrong_with_single_volumes_is_named(volumes):
         kind: [(f"subject-{file}.nii.gz",)] for kind, file in wrong.items()
     }
     several = next(file for file in result["files"] if file["path"] == "subject-003/T1.nii.gz")
-    assert several["shape"] == [24, 24, 24] and "2 volumes" in json.dumps(result["problems"])
+    assert several["shape"] == [24, 24, 24]
+    assert "2 volumes" in json.dumps(result["problems"])
 
 
 def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
@@ -194,7 +196,12 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
 
 def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
     for number, ((letter, subject), image) in enumerate(heads().items()):
-        where = "test" if subject > "subject-010" else "val" if subject > "subject-008" else "train"
+        if subject > "subject-010":
+            where = "test"
+        elif subject > "subject-008":
+            where = "val"
+        else:
+            where = "train"
         save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
     assert "no image says its patient" in problem(check(tmp_path), "patients")["what"]
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
@@ -203,9 +210,8 @@ def test_copies_are_named_and_a_leak_where_they_stand_on_two_sides(tmp_path):
     assert problem(result, "copies")["files"] == ["testA/again.png", "trainA/00.png"]
     assert "testB/brighter.png" in problem(result, "near-copies")["files"]
     leak = problem(result, "leak")
-    assert (
-        leak["severity"] == "error" and "near copy of 'testB/brighter.png' in test" in leak["what"]
-    )
+    assert leak["severity"] == "error"
+    assert "near copy of 'testB/brighter.png' in test" in leak["what"]
 
 
 def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
@@ -214,24 +220,21 @@ def test_a_missing_partner_is_named_and_one_patient_alone_is_a_warning(volumes):
     for number in range(1, 6):
         shutil.rmtree(volumes / f"subject-{number:03d}")
     alone = problem(check(volumes), "split")
-    assert alone["severity"] == "warning" and 'data.split.by = "block"' in alone["remedy"]
+    assert alone["severity"] == "warning"
+    assert 'data.split.by = "block"' in alone["remedy"]
 
 
 def test_two_groups_one_folder_one_file_and_nothing_are_checked_too(tmp_path):
     for number, image in enumerate(heads().values()):
         save(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number:02d}.png", image)
     result = check(tmp_path / "pets")
-    assert (
-        set(result["domains"]) == {"A", "B"}
-        and "A (cats) and B (dogs)" in problem(result, "domains")["what"]
-    )
+    assert set(result["domains"]) == {"A", "B"}
+    assert "A (cats) and B (dogs)" in problem(result, "domains")["what"]
     assert check(tmp_path / "pets" / "cats")["domains"]["images"]["images"] == 14
     result = check(tmp_path / "pets" / "cats" / "03.png")
-    assert (
-        result["images"] == 1
-        and problem(result, "source")
-        and result["files"][0]["shape"] == [64, 64]
-    )
+    assert result["images"] == 1
+    assert problem(result, "source")
+    assert result["files"][0]["shape"] == [64, 64]
     (tmp_path / "empty").mkdir()
     for name, words in (("empty", "holds no images"), ("nowhere", "does not exist")):
         with pytest.raises(UserError, match=words):
@@ -246,7 +249,8 @@ def test_a_recipe_decides_how_images_are_used(pictures, tiny_recipe, tmp_path):
 
     assert problem(checked(unpair=False, split={"folds": 50}), "split")["severity"] == "error"
     both = problem(checked(split={"test": 0.2, "validation": 0.1}), "same-patient")
-    assert both["severity"] == "error" and "data.same_patient = true" in both["remedy"]
+    assert both["severity"] == "error"
+    assert "data.same_patient = true" in both["remedy"]
     assert checked(same_patient=True)["problems"] == []
 
 
@@ -322,7 +326,9 @@ def study(tmp_path):
 def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_its_other_columns(
     study,
 ):
-    table, ended = study(40, side=32), PngImageFile.load_end  # of the pixels of a file
+    # of the pixels of a file
+    table = study(40, side=32)
+    ended = PngImageFile.load_end
     for path in (table, table.parent):
         with patch.object(PngImageFile, "load_end", autospec=True, side_effect=ended) as decoded:
             assert len(check(path, every=True)["files"]) == decoded.call_count == 40
@@ -330,9 +336,8 @@ def test_a_check_decodes_every_picture_of_a_folder_and_of_a_table_once_whatever_
     rows = [f"{n},{n:05d}.png,{n + 1:05d}.png,{n:05d}.png,ok" for n in range(0, 40, 2)]
     table.write_text("\n".join(["age,T1_path,T2,participant_id,note", *rows]))
     found = check(table)["summary"]
-    assert (
-        found["domains"].startswith("t1: 20 images") and "14 train, 2 validation" in found["split"]
-    )
+    assert found["domains"].startswith("t1: 20 images")
+    assert "14 train, 2 validation" in found["split"]
 
 
 def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with_it(study):
@@ -351,7 +356,9 @@ def test_the_headers_of_a_tables_pairs_are_read_without_pillow_and_odd_ones_with
     Picture.new("L", (16, 18)).save(table.parent / "00005.png")
     with patch.object(Picture, "open", wraps=Picture.open) as opened:
         pairs = [record.pair for record in source.records()]
-    assert opened.call_count == 2 and pairs.count("00002.png") == 2 and "00004.png" not in pairs
+    assert opened.call_count == 2
+    assert pairs.count("00002.png") == 2
+    assert "00004.png" not in pairs
 
 
 def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in_all_of_it(
@@ -361,11 +368,9 @@ def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in
     monkeypatch.setattr(near_duplicates, "SOME", 10)
     table = study(60)
     found = check(table)
-    assert (
-        found["images"] == 60
-        and len(found["files"]) == 10
-        and found["problems"][-1]["kind"] == "sample"
-    )
+    assert found["images"] == 60
+    assert len(found["files"]) == 10
+    assert found["problems"][-1]["kind"] == "sample"
     assert (found["source"]["name"], found["patients"], found["domains"]["T2"]["images"]) == (
         "manifest",
         10,
@@ -377,7 +382,8 @@ def test_the_pixels_of_a_very_large_set_are_sampled_and_equal_files_are_found_in
     for number in range(2, 20, 2):
         (table.parent / f"{number:05d}.png").write_bytes(copy)
     leaks = [problem["what"] for problem in check(table)["problems"] if problem["kind"] == "leak"]
-    assert len(leaks) == 1 and "file '0" in leaks[0]
+    assert len(leaks) == 1
+    assert "file '0" in leaks[0]
 
 
 def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(study):
@@ -387,7 +393,8 @@ def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(stu
     for path in list(table.parent.glob("*.png"))[5:35]:
         path.write_bytes((table.parent / "00000.png").read_bytes())
     records = Images(("MR",), 2, (16, 16), path=str(table.parent)).records()
-    pairs, places = exact_copies(records), ["train"] * 20 + ["test"] * 20
+    pairs = exact_copies(records)
+    places = ["train"] * 20 + ["test"] * 20
     assert len(pairs) < len(records)
     assert {places[i] for i, _ in around_held_out(pairs, places)} == {"test"}
     splits, _ = split_records(records, by="block", gap=0)
@@ -420,4 +427,5 @@ def test_a_table_is_read_row_by_row_and_a_setting_of_thousands_of_keys_is_refuse
     assert read_rows(path) == (["path", "patient"], rows)
     for setting in ("a." * 9000 + "b=1", "data.x={" + "a." * 9000 + "b=1}", "x" * 9000):
         found = gantk("run", "dualgan_t1t2", "--set", setting)
-        assert found.code == 2 and len(found.err) < 1000
+        assert found.code == 2
+        assert len(found.err) < 1000

@@ -88,12 +88,14 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     folder = checkpoint.save(tmp_path, 3, weights, state, {})
     loaded = checkpoint.load_weights(folder)
     for name, tensor in weights.items():
-        assert loaded[name].dtype == tensor.dtype and loaded[name].shape == tensor.shape
+        assert loaded[name].dtype == tensor.dtype
+        assert loaded[name].shape == tensor.shape
         assert bytes(loaded[name].flatten().view(torch.uint8)) == bytes(
             tensor.flatten().view(torch.uint8)
         ), name
     optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
-    assert torch.equal(optimizer["state"][0]["exp_avg"], moments) and optimizer["betas"] == [
+    assert torch.equal(optimizer["state"][0]["exp_avg"], moments)
+    assert optimizer["betas"] == [
         0.5,
         0.9,
     ]
@@ -155,13 +157,15 @@ def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(
         save(folder, 5)
         save(folder, 10, also=(5,))  # 5 is the one with the best scores
         with monkeypatch.context() as patches:
-            calls, crashed = crash_at(patches, number, after), False
+            calls = crash_at(patches, number, after)
+            crashed = False
             try:
                 save(folder, new, also=(5,))
             except Crash:
                 crashed = True
         found = checkpoint.steps_saved(folder)
-        assert found[0] == 5 and found[-1] in (10, new)
+        assert found[0] == 5
+        assert found[-1] in (10, new)
         for step in found:
             assert_whole(folder, step)
         save(folder, new, also=(5,))  # what the resumed run does
@@ -169,7 +173,8 @@ def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(
         assert len(list(folder.iterdir())) == 2, "a crashed save left something behind"
         if not crashed:
             break
-    assert number > 8 and {"replace", "fsync", "unlink"} <= set(calls)
+    assert number > 8
+    assert {"replace", "fsync", "unlink"} <= set(calls)
 
 
 # ---- what is no checkpoint -----------------------------------------------------------------------
@@ -288,7 +293,8 @@ def at(state: dict, path: str, value) -> None:
         state[last] = value
 
 
-FIRST, GROUP = "optimizers/play/state/0", "optimizers/play/param_groups/0"
+FIRST = "optimizers/play/state/0"
+GROUP = "optimizers/play/param_groups/0"
 ALTERED = {
     "moments that are too short": (
         f"{FIRST}/exp_avg",
@@ -335,7 +341,8 @@ def test_a_state_that_is_not_this_trainings_is_refused_before_any_of_it_is_taken
     folder = checkpoint.save(tmp_path, 3, {}, state, {})
     with pytest.raises(UserError, match=f"{words}.*step-000003"):
         engine.load_state_dict(checkpoint.load_state(folder), engine.ema.state_dict(), str(folder))
-    assert engine.step == 0 and str(engine.state_dict()) == str(before)
+    assert engine.step == 0
+    assert str(engine.state_dict()) == str(before)
 
 
 def test_a_state_of_01_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
@@ -440,7 +447,8 @@ def test_a_run_killed_as_it_dropped_a_save_after_its_last_one_leaves_nothing_of_
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()
     (copied_run / "metrics.json").unlink()
     resume(copied_run, device="cpu", say=lambda line: None)
-    assert (copied_run / "metrics.json").exists() and not left.exists()
+    assert (copied_run / "metrics.json").exists()
+    assert not left.exists()
 
 
 def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its_place(
@@ -462,4 +470,5 @@ def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its
     run(str(copied_run / "recipe.toml"), **quiet)
     assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
     steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]
-    assert steps == [1, 2, 3, 4] and not (copied_run / "samples/step-000099").exists()
+    assert steps == [1, 2, 3, 4]
+    assert not (copied_run / "samples/step-000099").exists()

@@ -33,9 +33,8 @@ def commands(group: click.Group, words: tuple[str, ...] = ()):
     ("words", "command"), [pytest.param(w, c, id=" ".join(w)) for w, c in commands(cli)]
 )
 def test_every_command_explains_itself(gantk, words, command):
-    assert gantk(*words, "-h").out.startswith("Usage: ") and command.help.split("\n\n")[
-        0
-    ].rstrip().endswith(".")
+    assert gantk(*words, "-h").out.startswith("Usage: ")
+    assert command.help.split("\n\n")[0].rstrip().endswith(".")
     assert [
         each.name for each in command.params if isinstance(each, click.Option) and not each.help
     ] == []
@@ -78,7 +77,8 @@ def test_a_failure_exits_1_an_interruption_130_and_a_defect_keeps_its_traceback(
             gantk("run", "dualgan_t1t2")
         return
     outcome = gantk("run", "dualgan_t1t2")
-    assert outcome.code == code and "Traceback" not in outcome.err
+    assert outcome.code == code
+    assert "Traceback" not in outcome.err
     assert code == 130 or outcome.err == f"error  {error}\n"
 
 
@@ -92,12 +92,14 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     assert outcome.code == 0
     (run,) = (tmp_path / "runs").iterdir()
     first, *lines = outcome.out.splitlines()
-    assert run.name.startswith("tiny-") and first == f"recipe   {tiny_file}"
+    assert run.name.startswith("tiny-")
+    assert first == f"recipe   {tiny_file}"
     assert str(run.absolute() / "report.html").endswith(lines[-1].split()[-1])
     assert any("step 1/1" in line for line in lines), (
         "no plain progress lines where there is no terminal"
     )
-    assert "\x1b" not in outcome.out and "[/]" not in outcome.out
+    assert "\x1b" not in outcome.out
+    assert "[/]" not in outcome.out
     monkeypatch.chdir("/")  # where no folder is called `data`
     assert gantk("eval", run, "--device", "cpu").code == 0
 
@@ -132,10 +134,13 @@ def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkey
     assert gantk("doctor").code == 0
     add_plugin("broken-package", "a_broken_one", "raise RuntimeError('out of [order]')")
     outcome = gantk("list", "generator")
-    assert outcome.code == 0 and "unet" in outcome.out and "out of [order]" in outcome.err
+    assert outcome.code == 0
+    assert "unet" in outcome.out
+    assert "out of [order]" in outcome.err
     assert re.search(r"^a_broken_one .*out of \[order\]", gantk("plugins").out, re.M)
     outcome = gantk("doctor")
-    assert outcome.code == 1 and "out of [order]" in outcome.out
+    assert outcome.code == 1
+    assert "out of [order]" in outcome.out
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -145,7 +150,8 @@ def test_every_key_of_a_recipes_tables_is_shown_with_type_default_and_meaning(ga
     for key, _, _, meaning in options_help(table):
         assert meaning, f"{name}.{key} has no comment"
         (line,) = [line for line in lines if line.split()[:1] == [key]]
-        assert line.rstrip().endswith(meaning) and len(line.split()) > 2
+        assert line.rstrip().endswith(meaning)
+        assert len(line.split()) > 2
     assert len(table.model_fields) == len(options_help(table))
 
 
@@ -183,4 +189,5 @@ def test_json_to_standard_output_leaves_nothing_else_there(
     ):
         assert json.loads(gantk(*command, "--json", "-").out)
     wrong = gantk("data", "check", tmp_path / "a", "--set", "data.sorce.patient=x")
-    assert wrong.code == 2 and "there is no key 'sorce'" in wrong.err
+    assert wrong.code == 2
+    assert "there is no key 'sorce'" in wrong.err

@@ -49,10 +49,8 @@ def gantk_before_training(model):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """The address of a cluster of two nodes with one core each, and the folder of SPY's notes."""
-    made, folder = (
-        pytest.importorskip("ray.cluster_utils").Cluster(),
-        tmp_path_factory.mktemp("nodes"),
-    )
+    made = pytest.importorskip("ray.cluster_utils").Cluster()
+    folder = tmp_path_factory.mktemp("nodes")
     put_distribution(folder, "spy", "spy", SPY)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (
@@ -97,17 +95,18 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
     shared = gantk("translate", tiny_run, "in", "out", "--address", nodes[0])
     first, _, rest = shared.out.partition("\n")
     assert first == "cluster  2 workers on 2 nodes, each with 1 thread"
-    assert (shared.code, rest, shared.err) == (1, alone.out, alone.err) and "note" in rest
+    assert (shared.code, rest, shared.err) == (1, alone.out, alone.err)
+    assert "note" in rest
     files = [
         {path.name: path.read_bytes() for path in Path(out).iterdir()} for out in ("alone", "out")
     ]
-    assert files[0] == files[1] and looks(nodes[1]) == {Path(name).stem: 1 for name in files[0]} | {
-        "once": 2
-    }
+    assert files[0] == files[1]
+    assert looks(nodes[1]) == {Path(name).stem: 1 for name in files[0]} | {"once": 2}
     assert len({path.read_text() for path in nodes[1].glob("*.*")}) == 2
     paths[2].rename("in/always.png")
     done = gantk("translate", tiny_run, "in/always.png", "always.png", "--address", nodes[0])
-    assert done.code == 1 and "3 workers ended while they had it: killed" in done.err
+    assert done.code == 1
+    assert "3 workers ended while they had it: killed" in done.err
     assert looks(nodes[1])["always"] == 3
 
 
@@ -115,10 +114,8 @@ def test_a_folder_is_translated_by_two_nodes_as_by_one_machine(gantk, tiny_run, 
 def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run, nodes):
     draw_pictures(Path("in"), 4)[0].rename("in/waits.png")
     words = ["translate", str(tiny_run), "in", "out", "--address", nodes[0]]
-    driver, ledger = (
-        subprocess.Popen([sys.executable, "-m", "gantk", *words]),
-        Path(".out.translation.json"),
-    )
+    driver = subprocess.Popen([sys.executable, "-m", "gantk", *words])
+    ledger = Path(".out.translation.json")
 
     def done():
         return (
@@ -133,7 +130,8 @@ def test_a_command_that_was_killed_goes_on_with_what_is_missing(gantk, tiny_run,
     assert driver.wait() == -signal.SIGKILL
     (nodes[1] / "go").touch()
     again = gantk(*words)
-    assert again.code == 0 and "3 of 4 inputs done before" in again.out
+    assert again.code == 0
+    assert "3 of 4 inputs done before" in again.out
     assert looks(nodes[1]) == {"waits": 2, "slice-01": 1, "slice-02": 1, "slice-03": 1}
 
 
@@ -163,9 +161,11 @@ def test_rows_are_those_of_one_machine_and_a_lost_worker_costs_its_own_alone(
     words = benching(tiny_recipe)
     assert gantk(*words, "one.toml", "two.toml", "--out", "alone").code == 0
     done = gantk(*words, "one.toml", "dies.toml", "two.toml", "--out", "out", "--address", nodes[0])
-    alone, shared = rows("alone"), rows("out")
+    alone = rows("alone")
+    shared = rows("out")
     killed = shared.pop("dies")
-    assert done.code == 1 and "3 rows, 2 at once, 1 thread each" in done.out
+    assert done.code == 1
+    assert "3 rows, 2 at once, 1 thread each" in done.out
     assert (killed["status"], killed["error"].split(":")[0]) == ("killed", "its worker ended")
     clocks = dict.fromkeys(("started", "wall_s", "speed", "curve", "jobs"))
     assert {name: row | clocks for name, row in shared.items()} == {
@@ -187,7 +187,9 @@ def test_a_row_is_ended_at_its_limit_and_by_ctrl_c(tiny_recipe, nodes):
         time.sleep(0.05)
     driver.send_signal(signal.SIGINT)
     told = driver.communicate()[1]
-    assert driver.returncode == 130 and "stopped after 0 of 1 rows" in told and "--resume" in told
+    assert driver.returncode == 130
+    assert "stopped after 0 of 1 rows" in told
+    assert "--resume" in told
     assert Path("out/runs/one/.lock").read_text() == "", "the training still holds its folder"
 
 
@@ -215,7 +217,8 @@ def test_without_ray_the_error_says_what_to_install(
     words["translate"] = [tiny_run, *draw_pictures(tmp_path / "in", 1), "out"]
     before = {*tmp_path.iterdir()}
     done = gantk(command, *words[command], "--address", "local")
-    assert (done.code, done.out) == (2, "") and {*tmp_path.iterdir()} == before
+    assert (done.code, done.out) == (2, "")
+    assert {*tmp_path.iterdir()} == before
     assert done.err == "error  Ray is not installed. Pip install 'gantk[cluster]'.  (--address)\n"
 
 
@@ -232,6 +235,5 @@ def test_an_address_at_which_nothing_answers_is_an_error_at_once(gantk, tiny_fil
         (hangs, "Connection refused"),
     )
     for done, (place, why) in zip(told, whys, strict=True):
-        assert done.code == 2 and done.err.startswith(
-            f"error  no Ray cluster answers at '{place}': {why}. Allowed"
-        )
+        assert done.code == 2
+        assert done.err.startswith(f"error  no Ray cluster answers at '{place}': {why}. Allowed")

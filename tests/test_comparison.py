@@ -52,11 +52,13 @@ def test_names_are_matched_alone_where_only_the_folders_differ_and_sets_whatever
     # what rounding does to a grid
     volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0], shift=1e-4)
     assert rows_of(tmp_path, "mae")["mae"] == whole
-    sides, said = (tmp_path / "pred", tmp_path / "truth"), []
+    sides = (tmp_path / "pred", tmp_path / "truth")
+    said = []
     one = gantk.compare(*sides, metrics=["mae"], patient="(case)", say=said.append)["metrics"][
         "pred_to_truth"
     ]["mae"]
-    assert (one["n"], one["ci95"]) == (1, None) and one["value"] == pytest.approx(whole["value"])
+    assert (one["n"], one["ci95"]) == (1, None)
+    assert one["value"] == pytest.approx(whole["value"])
     gantk.compare(*sides, metrics=["mae"], say=said.append)
     assert "--patient" in said[-1]
     files = tmp_path / "pred" / "case-0.nii.gz", tmp_path / "truth" / "sorted" / "case-1.nii.gz"
@@ -94,7 +96,8 @@ def test_predictions_on_another_scale_are_told_and_matched_where_asked(
             ]
         ),
     )
-    assert said.code == 0 and ("another scale? --match takes truth = " in said.out) is another
+    assert said.code == 0
+    assert ("another scale? --match takes truth = " in said.out) is another
     assert (
         gantk("eval", *folders, "--by", "sex").code
         == gantk("eval", "RUN", "--patient", "p").code
@@ -102,14 +105,11 @@ def test_predictions_on_another_scale_are_told_and_matched_where_asked(
     )
     matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
     result = json.loads((tmp_path / "scores.json").read_text())
-    assert (
-        "matched  all predictions by one line: truth = " in matched.out
-        and result["scale"]["matched"]
-    )
+    assert "matched  all predictions by one line: truth = " in matched.out
+    assert result["scale"]["matched"]
     row = result["metrics"]["pred_to_truth"]["mae"]
-    assert row["value"] == pytest.approx(4, rel=0.1) and row["definition"].endswith(
-        "matched-linearly"
-    )
+    assert row["value"] == pytest.approx(4, rel=0.1)
+    assert row["definition"].endswith("matched-linearly")
     assert result["scale"]["slope"] * slope == pytest.approx(1, rel=0.02)
 
 
@@ -120,4 +120,5 @@ def test_matching_does_not_flatter_what_is_no_image_of_the_truth(tmp_path):
     sides = tmp_path / "pred", tmp_path / "truth"
     plain, fitted = (compare_folders(*sides, ["rmse"], match=each) for each in (False, True))
     values = [each["metrics"]["pred_to_truth"]["rmse"]["value"] for each in (plain, fitted)]
-    assert values[1] == pytest.approx(values[0], rel=0.1) and not plain["scale"]["another"]
+    assert values[1] == pytest.approx(values[0], rel=0.1)
+    assert not plain["scale"]["another"]

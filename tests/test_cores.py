@@ -61,7 +61,8 @@ def test_its_own_cores_are_counted_and_no_more_than_a_quota_of_any_cgroup_above(
     monkeypatch.setattr(cores, "PROC", tmp_path)
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {1, 3})
-    assert cores.cpu_times()[2:] == (15.94, 20.0, 2) and cores.cgroup_quota() == 2
+    assert cores.cpu_times()[2:] == (15.94, 20.0, 2)
+    assert cores.cgroup_quota() == 2
 
 
 @pytest.fixture
@@ -69,7 +70,9 @@ def busy(monkeypatch):
     """By how much others keep two cores busy before each reading that comes; without a number they
     are quiet.
     """
-    loads, readings, before = [], [(0.0,) * 5], torch.get_num_threads()
+    loads = []
+    readings = [(0.0,) * 5]
+    before = torch.get_num_threads()
 
     def cpu_times():
         clock, _, idle, total, _ = readings[-1]
@@ -89,19 +92,24 @@ def busy(monkeypatch):
 def test_a_busy_core_costs_a_thread_but_no_burst_at_the_start_nor_a_users_number(
     busy, monkeypatch, loads, step, found
 ):
-    threads, of_a_rank = cores.Threads(fixed=False), cores.Threads(fixed=True)
+    threads = cores.Threads(fixed=False)
+    of_a_rank = cores.Threads(fixed=True)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     for each, expected in (of_a_rank, 2), (cores.Threads(fixed=False), 2), (threads, found):
         busy[:] = loads
-        assert bool(each.choose(step)) == (expected != 2) and torch.get_num_threads() == expected
+        assert bool(each.choose(step)) == (expected != 2)
+        assert torch.get_num_threads() == expected
     threads.saved = 5  # of a machine with more cores
-    assert "as the save was made with" in threads.choose(step) and torch.get_num_threads() == 5
+    assert "as the save was made with" in threads.choose(step)
+    assert torch.get_num_threads() == 5
 
 
 def test_a_resume_takes_the_threads_of_its_save_to_the_bit(
     busy, monkeypatch, tiny_recipe, tmp_path
 ):
-    taken, step, last = [], Engine.train_step, "weights.safetensors"
+    taken = []
+    step = Engine.train_step
+    last = "weights.safetensors"
     monkeypatch.setattr(
         Engine, "train_step", lambda *given: taken.append(torch.get_num_threads()) or step(*given)
     )
@@ -112,7 +120,8 @@ def test_a_resume_takes_the_threads_of_its_save_to_the_bit(
         for save in sorted(whole.glob("checkpoints/step-00000[68]"))
     ]
     gantk.resume(whole, device="cpu")
-    assert taken == [2, 2, 1, 1, 1, 1, 2, 2, *[1, 1, 2, 2]] and torch.get_num_threads() == 2
+    assert taken == [2, 2, 1, 1, 1, 1, 2, 2, *[1, 1, 2, 2]]
+    assert torch.get_num_threads() == 2
     # after step 2, of the save, after 6
     assert (whole / "log.jsonl").read_text().count('"note": "threads ') == 3
     assert (gone[1] / last).read_bytes() == (whole / "checkpoints/step-000008" / last).read_bytes()

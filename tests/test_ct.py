@@ -37,12 +37,14 @@ def test_hounsfield_units_come_back_to_less_than_a_rounding(padding):
     seen = same.forward(pixels)
     assert np.abs(np.rint(same.inverse(seen)) - np.rint(pixels)).max() == 0
     assert np.abs(same.inverse(torch.from_numpy(seen)).numpy() - pixels).max() < 0.01
-    assert seen.min() > -1.05 and (np.diff(np.unique(seen)) > 0).all()
+    assert seen.min() > -1.05
+    assert (np.diff(np.unique(seen)) > 0).all()
 
 
 def test_the_brain_window_has_most_of_the_range_and_air_its_start():
     ends = fitted(HU).forward(np.array([-1000.0, -20.0, 100.0, 2000.0]))
-    assert ends == pytest.approx([-1, -0.7, 0.7, 1]) and -1 < fitted(HU).tissue[0] < -0.7
+    assert ends == pytest.approx([-1, -0.7, 0.7, 1])
+    assert -1 < fitted(HU).tissue[0] < -0.7
 
 
 def test_pictures_hold_no_hounsfield_units(tmp_path):
@@ -51,9 +53,8 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
         fitted(gray)
     (line := Percentile()).fit([gray])
     mapping = fitted(gray, no_hu="percentile")
-    assert (
-        np.array_equal(mapping.forward(gray), line.forward(gray)) and mapping.tissue == line.tissue
-    )
+    assert np.array_equal(mapping.forward(gray), line.forward(gray))
+    assert mapping.tissue == line.tissue
     for n, kind in enumerate(("CT", "MR") * 5):
         (tmp_path / kind).mkdir(exist_ok=True)
         noise = np.random.default_rng(n).integers(0, 255, (64, 64), dtype=np.uint8)
@@ -70,7 +71,8 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
             out=tmp_path / "run",
             device="cpu",
         )
-    settings[0], told = "train.steps=1", []
+    settings[0] = "train.steps=1"
+    told = []
     run = gantk.run(
         "cyclegan_ct_mr",
         data=tmp_path,
@@ -91,19 +93,20 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
 def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     truth = torch.tensor([-1000.0, 0, 50, 100, 1500, -30]).reshape(1, 1, 1, 6)
     metric = HounsfieldMAE(2.0, 2, within=(-20, 100))
-    assert metric.name == "mae_hu_within" and "within--20-to-100" in metric.definition
+    assert metric.name == "mae_hu_within"
+    assert "within--20-to-100" in metric.definition
     off = torch.tensor([500.0, 10, -20, 30, 900, 7]).reshape(truth.shape)
     ((error, count),) = metric.means(truth + off, truth, [None])
     # a region of its own
-    assert error.item() == pytest.approx(20) and count.item() == 3 and metric.in_mask is None
+    assert error.item() == pytest.approx(20)
+    assert count.item() == 3
+    assert metric.in_mask is None
     with pytest.raises(UserError, match="no value lies within 100 and -20 HU"):
         HounsfieldMAE(2.0, 2, within=(100, -20))
     # over 4024 HU, whatever the networks' range
     decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)
-    assert (
-        decibels(truth + 40.24, truth).item() == pytest.approx(40)
-        and "range-4024-HU" in decibels.definition
-    )
+    assert decibels(truth + 40.24, truth).item() == pytest.approx(40)
+    assert "range-4024-HU" in decibels.definition
 
 
 def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_path):
@@ -140,16 +143,16 @@ def test_each_domain_has_its_own_mapping_and_errors_of_made_ct_are_in_hu(tmp_pat
     found = json.loads((run.path / "metrics.json").read_text("utf-8"))["metrics"]
     assert "mae_hu" not in found["a_to_b"]  # MR has no such units
     row = found["b_to_a"]["mae_hu"]
-    assert row["unit"] == "HU" and row["value"] == pytest.approx(
-        found["b_to_a"]["mae"]["in_units"]["value"]
-    )
+    assert row["unit"] == "HU"
+    assert row["value"] == pytest.approx(found["b_to_a"]["mae"]["in_units"]["value"])
     made = (
         load_recipe("cyclegan_ct_mr")
         .override(["data.intensity.range=[0,1]"])
         .check()
         .data.intensity
     )
-    assert made().range == (0, 1) and {part().range for part in made().parts.values()} == {(0, 1)}
+    assert made().range == (0, 1)
+    assert {part().range for part in made().parts.values()} == {(0, 1)}
     with pytest.raises(UserError, match="ranges .* and networks have one"):
         apart = 'data.intensity={name="domains",b={name="minmax",range=[0,1]}}'
         gantk.run(
@@ -172,4 +175,5 @@ def test_a_tissue_may_become_any_other_but_the_same_everywhere_and_fluid_stays_d
     assert CorrelationRatio(fluid="any", weight=1.0)(ct, t1) < 0.01 < 0.1 < LocalNCC()(ct, t1)
     assert CorrelationRatio()(ct, t1) < 0.2 < 0.3 < CorrelationRatio(fluid="bright")(ct, t1)
     CorrelationRatio()(ct + 0.1 * torch.randn_like(t1), t1).backward()
-    assert ct.grad[..., 10:, :].any() and not ct.grad[..., :8, :].any()
+    assert ct.grad[..., 10:, :].any()
+    assert not ct.grad[..., :8, :].any()

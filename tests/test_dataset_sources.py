@@ -59,13 +59,13 @@ def test_a_bids_dataset_gives_sessions_of_subjects_and_what_names_say(dataset):
     assert [r.key.rsplit("/", 1)[1] for r in of(records, "a")] == [
         f"{name}_T1w.nii.gz" for name in ("sub-01", "sub-02", "sub-03_ses-1", "sub-03_ses-2")
     ]
-    assert {r.subject for r in records} == {"sub-01", "sub-02", "sub-03"} and len(
-        complete_pairs(records)
-    ) == 4
+    assert {r.subject for r in records} == {"sub-01", "sub-02", "sub-03"}
+    assert len(complete_pairs(records)) == 4
     enhanced = records_of(Bids, dataset, ("T1", "T1ce"), dims=3)
     assert {r.path.name[6:] for r in of(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
     every = records_of(Bids, dataset, dims=3, runs="all")
-    assert len(of(every, "a")) == 5 and len(complete_pairs(every)) == 4
+    assert len(of(every, "a")) == 5
+    assert len(complete_pairs(every)) == 4
     asked = records_of(Bids, dataset, ("x", "y"), a="run-2_T1w", b="T2w", runs="all", planes=(0, 1))
     assert {record.path.name for record in of(asked, "a")} == {"sub-01_run-2_T1w.nii.gz"}
 
@@ -90,7 +90,8 @@ def test_participants_say_split_and_class_and_masks_may_lie_in_derivatives(datas
     assert {r.path.name[:12] for r in masked} == {"sub-01_T1w.n", "sub-01_T2w.n", "sub-03_ses-2"}
     assert masked[0].mask().sum() == 27
     source = Bids(("T1", "T2"), 3, (16, 16, 16), path=str(dataset))
-    assert "age" in source.columns() and [row.get("age") for row in source.about(records[:2])] == [
+    assert "age" in source.columns()
+    assert [row.get("age") for row in source.about(records[:2])] == [
         "30",
         None,
     ]
@@ -149,10 +150,8 @@ def test_a_row_for_each_image(tree):
         ("bert", ""),
     ]
     assert source.columns() == ["path", "domain", "patient", "split", "label", "mask"]
-    assert (
-        len(complete_pairs(records)) == 2
-        and len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
-    )
+    assert len(complete_pairs(records)) == 2
+    assert len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
     assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}
     absolute = f"path\n{tree}/patient0/T1.nii.gz\n../patient1/T1.nii.gz\n"
     assert {r.subject for r in manifest(tree / "patient2" / "list.csv", absolute, ("MR",))} == {
@@ -169,7 +168,8 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     ]
     rows.append("patient0/FLAIR.nii.gz,,p9")
     records = manifest(tree / "study.csv", "\ufeff" + "\n".join(rows).replace(",", sign))
-    assert len(complete_pairs(records)) == 3 and {r.subject for r in records} == {
+    assert len(complete_pairs(records)) == 3
+    assert {r.subject for r in records} == {
         "p0",
         "p1",
         "p2",
@@ -279,7 +279,8 @@ def test_split_and_slices_of_a_table_are_those_it_says_and_nothing_is_invented(
             "test": {"41"},
         }
         pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
-        assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)] and data.leaks() is None
+        assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)]
+        assert data.leaks() is None
     for n, row in enumerate(slices):  # no names in common, but positions; one row is left out
         row |= {
             "path": shutil.move(row["path"].replace("\\", "/"), f"{n}.png"),
@@ -313,21 +314,19 @@ def test_series_are_told_apart_and_paired_by_what_their_headers_say(tmp_path):
         (letter, patient) for letter in "ab" for patient in patients
     }
     first = of(records, "b")[0]
-    assert first.position == 2.0 and np.array_equal(first.read()[0], made.head(8, seed=1)[2])
-    assert np.array_equal(first.scan()[0], made.head(8, seed=1)) and len(first.files) == 8
+    assert first.position == 2.0
+    assert np.array_equal(first.read()[0], made.head(8, seed=1)[2])
+    assert np.array_equal(first.scan()[0], made.head(8, seed=1))
+    assert len(first.files) == 8
     assert len(complete_pairs(records)) == 2 * 4
     source = Dicom(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
     (said,) = source.about(records[:1])
-    assert (
-        said.keys() == {*source.columns()} >= {"scanner", "sex", "age"}
-        and said["protocol"] == "t1_se_tra"
-    )
+    assert said.keys() == {*source.columns()} >= {"scanner", "sex", "age"}
+    assert said["protocol"] == "t1_se_tra"
     whole = records_of(Dicom, tmp_path, ("brain",), dims=3)
-    assert (
-        {r.domain for r in whole} == {"image"}
-        and len(whole) == 4
-        and whole[0].read().shape == (1, 8, 24, 20)
-    )
+    assert {r.domain for r in whole} == {"image"}
+    assert len(whole) == 4
+    assert whole[0].read().shape == (1, 8, 24, 20)
     coronal = records_of(Dicom, tmp_path, planes=(0, 1), view=SamplingGrid("coronal"))
     assert {record.read().shape for record in coronal} == {(1, 8, 20)}
 
@@ -342,7 +341,8 @@ def test_series_of_two_frames_of_reference_are_no_pair_even_when_brought_togethe
         made.series(tmp_path / f"more{k}", made.head(8), PatientID="P9", **header)
     records = records_of(Dicom, export(tmp_path), onto="a")
     alone = [record for record in records if record.subject == pseudonym("P9")]
-    assert alone and all(record.pair.startswith("alone/") for record in alone)
+    assert alone
+    assert all(record.pair.startswith("alone/") for record in alone)
 
 
 def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_wants_is_left_alone(
@@ -388,10 +388,8 @@ def test_a_regex_or_the_modality_chooses_series_and_what_gantk_wrote_or_nobody_w
         "CT is never T1, whatever its folder is called"
     )
     computed = of(records_of(Dicom, root, ("CT", "MRI"), planes=(0, 1)), "a")
-    assert (
-        len({record.scan_key for record in computed}) == 2
-        and min(r.read().min() for r in computed) == -1024
-    )
+    assert len({record.scan_key for record in computed}) == 2
+    assert min(r.read().min() for r in computed) == -1024
 
 
 @pytest.mark.parametrize(
@@ -437,10 +435,8 @@ def test_a_path_finds_the_source_of_its_kind(tmp_path):
     ):
         expected = {"name": name, "path": str(tmp_path / path)}
         assert source_for(tmp_path / path) == source_for(tmp_path / path, 1) == expected
-    assert (
-        source_for(tmp_path / "known")["name"] == "folders"
-        and source_for(tmp_path / "one", 1)["name"] == "dicom"
-    )
+    assert source_for(tmp_path / "known")["name"] == "folders"
+    assert source_for(tmp_path / "one", 1)["name"] == "dicom"
     assert source_for(tmp_path / "known", own="nifti")["name"] == "nifti", (
         "the recipe's own source wins where it fits"
     )
@@ -482,4 +478,5 @@ def test_what_no_column_holds_out_of_mixed_sources_is_trained_on(tree, tmp_path)
     splits = {
         one.subject: one.split for one in Mixed(("T1", "T2"), 2, (16, 16), sources=parts).records()
     }
-    assert splits["0/p0"] == splits["1/subject-000"] == "train" and splits["0/p1"] == "test"
+    assert splits["0/p0"] == splits["1/subject-000"] == "train"
+    assert splits["0/p1"] == "test"

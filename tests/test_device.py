@@ -74,7 +74,8 @@ def broken(monkeypatch):
 def said(*arguments) -> str:
     with pytest.raises(UserError) as error:
         start(*arguments)
-    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
     return str(error.value)
 
 
@@ -99,7 +100,8 @@ def test_cuda_that_does_not_start_is_one_error_that_says_why_to_who_asked_for_it
     broken, error, built, message
 ):
     broken(RuntimeError(error), built)
-    assert said("cuda").startswith(message) and "use --device cpu" in said("cuda")
+    assert said("cuda").startswith(message)
+    assert "use --device cpu" in said("cuda")
     assert start(None).device == torch.device("cpu")
     wrong = {what: problem for what, _, problem in doctor.findings()}.get("cuda")
     assert (wrong is not None) == (error == OLD)  # the doctor names what can be mended

@@ -45,11 +45,10 @@ OWN = {
 
 
 def by_itk(path: Path) -> sitk.Image:
-    names = (
-        [str(path)]
-        if path.is_file()
-        else list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)))
-    )
+    if path.is_file():
+        names = [str(path)]
+    else:
+        names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path)))
     return sitk.ReadImage(names if len(names) > 1 else names[0])
 
 
@@ -75,7 +74,9 @@ def test_a_series_is_sorted_by_position_lies_where_simpleitk_says_and_comes_back
     paths = made.series(tmp_path / "in", made.head(), axes=getattr(made, plane))
     (scan,) = io.scans(tmp_path / "in")
     assert list(scan.files) == paths != sorted(paths)
-    image, other, affine = io.read(scan), by_itk(tmp_path / "in"), np.eye(4)
+    image = io.read(scan)
+    other = by_itk(tmp_path / "in")
+    affine = np.eye(4)
     affine[:3, :3] = np.array(other.GetDirection()).reshape(3, 3) * np.array(other.GetSpacing())
     affine[:3, 3] = other.GetOrigin()
     affine = np.diag([-1, -1, 1, 1]) @ affine
@@ -85,19 +86,19 @@ def test_a_series_is_sorted_by_position_lies_where_simpleitk_says_and_comes_back
     assert same_grid(io.outline(scan), image)
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
-    assert np.array_equal(again.pixels, image.pixels) and np.array_equal(again.affine, image.affine)
+    assert np.array_equal(again.pixels, image.pixels)
+    assert np.array_equal(again.affine, image.affine)
     if plane == "AXIAL":  # from below, and from anterior right
         assert np.array_equal(image.pixels[0], made.head())
-        assert image.spacing == pytest.approx((3.0, 1.5, 1.25)) and image.file_shape == (20, 24, 5)
+        assert image.spacing == pytest.approx((3.0, 1.5, 1.25))
+        assert image.file_shape == (20, 24, 5)
 
 
 def test_numbers_become_values_by_their_rescale_bits_and_meaning(tmp_path):
-    head, low, ct, k = (
-        made.head(),
-        made.head() - 500,
-        made.head(top=3000),
-        np.arange(5)[:, None, None],
-    )
+    head = made.head()
+    low = made.head() - 500
+    ct = made.head(top=3000)
+    k = np.arange(5)[:, None, None]
     padded = head + 24
     padded[:, :3] = -2000
     for n, (numbers, expected, elements) in enumerate(
@@ -134,7 +135,8 @@ def test_numbers_become_values_by_their_rescale_bits_and_meaning(tmp_path):
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
 def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, kind):
-    numbers, path = made.head(1, 64, 48)[0], tmp_path / "IM000.dcm"
+    numbers = made.head(1, 64, 48)[0]
+    path = tmp_path / "IM000.dcm"
     sitk.WriteImage(
         sitk.GetImageFromArray(numbers[None]), str(path), useCompression=True, compressor=kind
     )
@@ -153,9 +155,8 @@ def test_deflated_files_and_those_without_preamble_or_suffix_are_read(tmp_path):
     content = plain.read_bytes()
     plain.write_bytes(content[content.index(b"\x08\x00\x05\x00") :])
     path.rename(path.with_name("1.2.840.1"))
-    assert len(io.scans(tmp_path)[0].files) == 2 and np.array_equal(
-        io.read(tmp_path).pixels[0], made.head(2)
-    )
+    assert len(io.scans(tmp_path)[0].files) == 2
+    assert np.array_equal(io.read(tmp_path).pixels[0], made.head(2))
 
 
 def test_uneven_slices_are_refused_and_what_a_header_says_of_their_spacing_is_remarked(tmp_path):
@@ -177,10 +178,8 @@ def test_copies_of_a_slice_are_left_out_with_a_remark_and_different_ones_are_nam
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
     change(tmp_path / "exported again.dcm", SOPInstanceUID="1.2.3.4", InstanceNumber=9)
     image = io.read(tmp_path)
-    assert (
-        np.array_equal(image.pixels[0], made.head())
-        and "left out 1 of 6 slices" in image.remarks[0]
-    )
+    assert np.array_equal(image.pixels[0], made.head())
+    assert "left out 1 of 6 slices" in image.remarks[0]
     made.series(tmp_path, made.head(seed=5), skip=[0, 1, 3, 4], prefix="other")
     with pytest.raises(
         UserError,
@@ -210,13 +209,13 @@ def test_a_tilted_stack_comes_onto_a_grid_at_right_angles_and_is_written_straigh
         & (w < 30)
     )
     expected = 100 * (60 - where[1]) + 100 * where[2]
-    assert inside.mean() > 0.6 and np.abs(image.pixels[0] - expected)[inside].max() <= 1.0
+    assert inside.mean() > 0.6
+    assert np.abs(image.pixels[0] - expected)[inside].max() <= 1.0
     io.write(tmp_path / "out", image)
     again = io.read(tmp_path / "out")
     assert not again.remarks
-    assert (
-        np.allclose(again.affine, image.affine) and np.abs(again.pixels - image.pixels).max() < 0.2
-    )
+    assert np.allclose(again.affine, image.affine)
+    assert np.abs(again.pixels - image.pixels).max() < 0.2
 
 
 def test_planes_echoes_and_series_of_one_folder_are_scans_of_their_own(tmp_path):
@@ -262,13 +261,14 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     numbers = made.head()
     image = io.read(made.enhanced(tmp_path / "in.dcm", numbers, order=[3, 0, 4, 2, 1]))
     assert np.array_equal(image.pixels[0], 2 * numbers + np.arange(5)[:, None, None])
-    assert np.array_equal(np.diag(image.affine), [-1.25, -1.5, 3, 1]) and list(
-        image.affine[:3, 3]
-    ) == [30, 40, 10]
+    assert np.array_equal(np.diag(image.affine), [-1.25, -1.5, 3, 1])
+    assert list(image.affine[:3, 3]) == [30, 40, 10]
     assert same_grid(io.outline(tmp_path / "in.dcm"), image)
     io.write(tmp_path / "out.dcm", image)
-    again, result = io.read(tmp_path / "out.dcm"), dcmread(tmp_path / "out.dcm")
-    assert np.array_equal(again.pixels, image.pixels) and np.array_equal(again.affine, image.affine)
+    again = io.read(tmp_path / "out.dcm")
+    result = dcmread(tmp_path / "out.dcm")
+    assert np.array_equal(again.pixels, image.pixels)
+    assert np.array_equal(again.affine, image.affine)
     assert (
         result.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0].FrameType[0]
         == "DERIVED"
@@ -276,7 +276,8 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
     assert "MREchoSequence" not in result.PerFrameFunctionalGroupsSequence[0]
     io.write(tmp_path / "ct", image, "CT")  # another modality: classic slices
     again = io.read(tmp_path / "ct")
-    assert np.array_equal(again.pixels, image.pixels) and np.allclose(again.affine, image.affine)
+    assert np.array_equal(again.pixels, image.pixels)
+    assert np.allclose(again.affine, image.affine)
     for result in written(tmp_path / "ct"):
         expect_valid(result)
     path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
@@ -287,7 +288,8 @@ def test_enhanced_frames_are_sorted_rescaled_each_by_its_own_and_come_back_as_on
 
 def test_frames_that_do_not_say_where_they_lie_are_a_stack_in_the_order_of_the_file(tmp_path):
     image = io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
-    assert image.affine is None and np.array_equal(image.pixels[0], made.head())
+    assert image.affine is None
+    assert np.array_equal(image.pixels[0], made.head())
     assert "does not say where its 5 frames lie" in image.remarks[0]
     io.write(tmp_path / "out.dcm", image)
     assert np.array_equal(io.read(tmp_path / "out.dcm").pixels, image.pixels)
@@ -304,9 +306,10 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
     if kind != "PALETTE COLOR":
         # gray: both colour differences are 128
         values = values if kind == "RGB" else values[[0, 0, 0]]
-        stored = (
-            values if kind == "RGB" else np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
-        )
+        if kind == "RGB":
+            stored = values
+        else:
+            stored = np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
         stored = np.moveaxis(stored, 0, -1).reshape(12, 30)
         elements = {
             "PhotometricInterpretation": kind,
@@ -315,7 +318,9 @@ def test_pictures_in_colour_are_read_as_rgb_and_come_back(tmp_path, kind):
             "PlanarConfiguration": 0,
         }
     image = io.read(made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements))
-    assert image.affine is None and image.dtype == np.uint8 and np.array_equal(image.pixels, values)
+    assert image.affine is None
+    assert image.dtype == np.uint8
+    assert np.array_equal(image.pixels, values)
     io.write(tmp_path / "out.dcm", image)
     assert np.array_equal(dcmread(tmp_path / "out.dcm").pixel_array.transpose(2, 0, 1), values)
 
@@ -392,20 +397,19 @@ def test_a_series_says_that_it_is_derived_and_keeps_nothing_that_described_the_s
     io.write(tmp_path / "out", io.read(tmp_path / "in"), "T2")
     for result in written(tmp_path / "out"):
         expect_valid(result)
-        assert result.Modality == "MR" and result.SOPClassUID == made.CLASSES["MR"]
-        assert (
-            list(result.ImageType) == ["DERIVED", "SECONDARY", "OTHER"]
-            and result.SyntheticData == "YES"
-        )
-        assert result.SeriesDescription == "synthetic T2 (gantk)" and result.SeriesNumber == 1003
+        assert result.Modality == "MR"
+        assert result.SOPClassUID == made.CLASSES["MR"]
+        assert list(result.ImageType) == ["DERIVED", "SECONDARY", "OTHER"]
+        assert result.SyntheticData == "YES"
+        assert result.SeriesDescription == "synthetic T2 (gantk)"
+        assert result.SeriesNumber == 1003
         assert result.ContributingEquipmentSequence[0].Manufacturer == "Scanner Works"
-        assert (
-            "SmallestImagePixelValue" not in result
-            and "ProtocolName" not in result
-            and result.EchoTime is None
-        )
+        assert "SmallestImagePixelValue" not in result
+        assert "ProtocolName" not in result
+        assert result.EchoTime is None
         assert not any(tag.is_private for tag in result.keys())  # noqa: SIM118
-        assert abs(result.WindowCenter - 400) > 1 and result.WindowWidth > 0
+        assert abs(result.WindowCenter - 400) > 1
+        assert result.WindowWidth > 0
 
 
 def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
@@ -434,10 +438,8 @@ def test_anonymised_slices_and_odd_elements_become_a_series(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"\x02\x0070", b"\x02\x00a!"))
     io.write(tmp_path / "out.dcm", io.read(tmp_path / "odd"), "Т2 взвешенное")
     result = dcmread(tmp_path / "out.dcm")
-    assert (
-        result.StudyDescription == "Schädel nativ"
-        and "Т2 взвешенное" in result.DerivationDescription
-    )
+    assert result.StudyDescription == "Schädel nativ"
+    assert "Т2 взвешенное" in result.DerivationDescription
 
 
 def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_result(
@@ -445,7 +447,9 @@ def test_a_folder_appears_whole_or_not_at_all_and_replaces_only_an_earlier_resul
 ):
     made.series(tmp_path / "in", made.head(7))
     made.series(tmp_path / "short", made.head(3))
-    image, short, kept = io.read(tmp_path / "in"), io.read(tmp_path / "short"), write._save
+    image = io.read(tmp_path / "in")
+    short = io.read(tmp_path / "short")
+    kept = write._save
 
     def fails_at_the_third(dataset, path):
         if path.name == "IMG0003.dcm":
@@ -484,7 +488,9 @@ WORDS = ("Qvornax", "Ilse", "ZQ7714093", "Krumbweg", "Xubrandt", "Wolperding")
 
 def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
     whole = made.series(tmp_path, made.head(1), **MARKS)[0].read_bytes()
-    rng, path, refused = random.Random(0), tmp_path / "x.dcm", 0
+    rng = random.Random(0)
+    path = tmp_path / "x.dcm"
+    refused = 0
     for _ in range(150):
         broken = bytearray(whole)
         broken[rng.randrange(128, len(whole) - 960)] = rng.randrange(256)
@@ -493,12 +499,12 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
             io.read(path).facts  # noqa: B018
             io.scans(tmp_path)
         except UserError as error:
-            assert len(str(error)) < 200 + len(str(path)) and not any(
-                word in str(error) for word in WORDS
-            )
+            assert len(str(error)) < 200 + len(str(path))
+            assert not any(word in str(error) for word in WORDS)
             assert error.__cause__ is None  # which a traceback would show
             refused += 1
-    assert refused > 10 and capfd.readouterr() == ("", "")
+    assert refused > 10
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_path):
@@ -508,9 +514,8 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
 
     raw = [f"P-{number}" for number in (9, 10, 2, 33, 4, 100)]
     alias = [pseudonym(each) for each in raw]
-    assert [each.of for each in sorted(alias)] == sorted(raw) and pickle.loads(
-        pickle.dumps(alias[0])
-    ).of == raw[0]
+    assert [each.of for each in sorted(alias)] == sorted(raw)
+    assert pickle.loads(pickle.dumps(alias[0])).of == raw[0]
     studies = [study_pseudonym(each, ("1.2", "3.4")) + "/plane-001" for each in alias]
     assert [each.of for each in sorted(studies)] == sorted(
         f"{each}/1.2/3.4/plane-001" for each in raw
@@ -518,10 +523,8 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
     made.series(tmp_path, made.head(2), **MARKS | {"SeriesDescription": "T1 se Qvornax ZQ7714093"})
     (scan,) = io.scans(tmp_path)
     facts = io.read(scan).facts
-    assert (
-        facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093"
-        and facts["description"] == "T1 se"
-    )
+    assert facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093"
+    assert facts["description"] == "T1 se"
     other = MARKS | {"SeriesInstanceUID": "1.2.9", "SeriesDescription": "ilse T2"}
     made.series(tmp_path, made.head(3), prefix="B", **other)
     assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
@@ -529,7 +532,9 @@ def test_a_patient_of_dicom_has_a_pseudonym_which_sorts_as_its_identifier(tmp_pa
 
 def test_an_error_quotes_at_most_200_characters_of_a_file_and_every_path_whole():
     said = str(UserError(f"'{'Doe John ' * 900}' is no split", where="x.csv, line 3"))
-    assert len(said) < 300 and said.startswith("'Doe John") and said.endswith("(x.csv, line 3)")
+    assert len(said) < 300
+    assert said.startswith("'Doe John")
+    assert said.endswith("(x.csv, line 3)")
     path = "/data" + "/very-long-name" * 40
     assert path in str(
         UserError(

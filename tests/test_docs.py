@@ -93,7 +93,8 @@ def understood(words: list[str]) -> None:
     or argument.
     """
     attach_commands(cli)
-    command, context = cli, cli.make_context("gantk", list(words))
+    command = cli
+    context = cli.make_context("gantk", list(words))
     while isinstance(command, click.Group) and (rest := [*context._protected_args, *context.args]):
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
@@ -139,7 +140,8 @@ def test_the_error_that_is_shown_is_the_one_that_comes(tmp_path, monkeypatch):
         load_recipe("mine.toml").check()
     (shown,) = re.findall(r"^error  (method\.generator.*)$", example.page.read_text("utf-8"), re.M)
     start, end = shown.split("...")
-    assert str(caught.value).startswith(start) and str(caught.value).endswith(end)
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(end)
 
 
 # ---- what is there is shown
@@ -185,7 +187,8 @@ def test_every_link_between_pages_leads_somewhere(generated):
 
 def test_the_readme_is_short_and_names_the_two_commands_first():
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    assert len(lines) < 150 and "make run" in "".join(lines[:10])
+    assert len(lines) < 150
+    assert "make run" in "".join(lines[:10])
     assert [line for line in lines[:12] if line.startswith("make ")]
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     assert set(re.findall(r"(?:^|`)make ([\w-]+)", "\n".join(lines), re.M)) <= targets

@@ -39,8 +39,11 @@ class Toy(Method):
 
     def __init__(self, *, every: int = 1, ema: bool = False):
         super().__init__(Geometry(2, (4, 4), {"image": 1}))
-        self.player, self.critic = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        self.every, self.ema, self.seen = every, ema, []
+        self.player = nn.Linear(1, 1, bias=False)
+        self.critic = nn.Linear(1, 1, bias=False)
+        self.every = every
+        self.ema = ema
+        self.seen = []
         nn.init.constant_(self.player.weight, 0.5)
         nn.init.constant_(self.critic.weight, 2.0)
 
@@ -76,7 +79,8 @@ def test_a_phase_moves_its_own_modules_only_without_what_is_frozen_and_leaves_it
     method = Toy()
     method.player.register_parameter("fixed", nn.Parameter(torch.ones(1), requires_grad=False))
     train(engine_of(method, 1))
-    assert not method.player.fixed.requires_grad and method.player.fixed.grad is None
+    assert not method.player.fixed.requires_grad
+    assert method.player.fixed.grad is None
     assert method.seen == [(["fake", "image"], False, True)]
     # by hand: d(play)/d(player) = -2 + 2 * 0.5 = -1, and the critic judges the fake of before the
     # update
@@ -96,7 +100,8 @@ def test_a_phase_runs_on_every_nth_step(every):
 def test_the_moving_average_follows_the_phases_that_ask_for_it():
     engine = engine_of(Toy(ema=True), 3, ema=0.9)
     train(engine)
-    assert set(engine.ema.average) == {"player.weight"} and engine.ema.updates == 3
+    assert set(engine.ema.average) == {"player.weight"}
+    assert engine.ema.updates == 3
     assert engine_of(Toy(ema=False), ema=0.9).ema is engine_of(Toy(ema=True), ema=0.0).ema is None
 
 
@@ -152,7 +157,8 @@ LOSS = torch.ones((), requires_grad=True) * 2
     ],
 )
 def test_losses_that_cannot_be_minimised_are_named(losses, text):
-    method, phase = Toy(), Phase("play", (), lambda batch: losses)
+    method = Toy()
+    phase = Phase("play", (), lambda batch: losses)
     with pytest.raises(UserError, match=f"{re.escape(text)}.*the phase 'play' of the method Toy"):
         check_losses(method, phase, losses)
     right = {"adversarial": LOSS, "constant": torch.zeros(())}
@@ -174,7 +180,8 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     ) as raised:
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     # fp32 already
-    assert "train.optimizer.lr" in str(raised.value) and "train.precision" not in str(raised.value)
+    assert "train.optimizer.lr" in str(raised.value)
+    assert "train.precision" not in str(raised.value)
     assert raised.value.exit_code == 1
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
@@ -201,7 +208,9 @@ def test_out_of_memory_says_what_to_lower_and_nothing_that_is_in_force(
 
 def test_the_learning_rate_and_the_progress_follow_the_schedule():
     method = Toy()
-    engine, rates, progress = engine_of(method, 4, schedule=Linear), [], []
+    engine = engine_of(method, 4, schedule=Linear)
+    rates = []
+    progress = []
     for _ in engine.fit(ones):
         rates.append(engine.optimizers["play"].param_groups[0]["lr"])
         progress.append(method.progress.item())
@@ -238,7 +247,8 @@ def test_random_numbers_of_a_step_are_its_own_whatever_was_drawn_before():
 
     first = drawn(0)
     assert all(torch.equal(a, b) for a, b in zip(first, drawn(17), strict=True))
-    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], drawn(0, seed=1)[0])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], drawn(0, seed=1)[0])
     seeds = set()
     for rank, seed, step in product(range(4), repeat=3):
         Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)

@@ -94,13 +94,14 @@ def test_an_advised_command_names_the_run_folder_when_it_is_pasted(copied_run, m
         advice(run.path, 1).removesuffix("."),
     ):
         command, action, path = shlex.split(said[said.index("gantk ") :])
-        assert (
-            (command, action) == ("gantk", "resume") and path[0] != "-" and Path(path).samefile(run)
-        )
+        assert (command, action) == ("gantk", "resume")
+        assert path[0] != "-"
+        assert Path(path).samefile(run)
 
 
 def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypatch):
-    before, lines = (copied_run / "metrics.json").read_bytes(), []
+    before = (copied_run / "metrics.json").read_bytes()
+    lines = []
     monkeypatch.setattr(Run, "write_json", full)
     found = api.evaluate(copied_run, device="cpu", say=lines.append)
     assert found["metrics"]["a_to_b"]["psnr"]["value"] > 0
@@ -112,7 +113,8 @@ def test_scores_that_cannot_be_kept_are_shown_and_returned(copied_run, monkeypat
 def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from_there(
     tiny_recipe, tiny_run, tmp_path, monkeypatch
 ):
-    write, out = Run.add_to_log, tmp_path / "run"
+    write = Run.add_to_log
+    out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(
             Run, "add_to_log", lambda run, line: full() if line["step"] > 2 else write(run, line)

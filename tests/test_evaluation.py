@@ -95,7 +95,8 @@ def scorer_of(method: type, *metrics, source=None, evaluate=None, post=(), **dat
     """A scorer of the tiny phantom recipe, with the tables changed, and a method that has learned
     nothing.
     """
-    tables, noise = copy.deepcopy(TINY), issubclass(method, Samples)
+    tables = copy.deepcopy(TINY)
+    noise = issubclass(method, Samples)
     tables["data"] |= ({"domains": ["T1"]} if noise else {}) | data
     source = (
         tables["data"]["source"] | ({"subjects": 10, "slices": 3} if noise else {}) | (source or {})
@@ -143,7 +144,8 @@ def test_translations_are_scored_in_pairs_by_a_foreground_that_all_rivals_share(
     shown = scorer.reals.shown([pair["a"] for pair in pairs])
     truth = scorer.reals.references(pairs, "b", shown)
     inside = (shown > -0.9) | (truth.images > -0.9)
-    assert torch.equal(truth.foreground, inside) and 0.05 < inside.float().mean() < 0.95
+    assert torch.equal(truth.foreground, inside)
+    assert 0.05 < inside.float().mean() < 0.95
     error = ((shown - truth.images).abs() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
     by_patient = [
         error[[q == p for q in truth.patients]].mean().item() for p in set(truth.patients)
@@ -157,10 +159,12 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
         Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0}
     ).test()
     said = "100% of all pixels count as foreground, as if there were no air, so that psnr, "
-    assert result["foreground"]["a_to_b"] == 1 and said in result["alarms"]["a_to_b"]
+    assert result["foreground"]["a_to_b"] == 1
+    assert said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in lines_of(result)
     heads = scorer_of(Translates).test()
-    assert "alarms" not in heads and 0.1 < heads["foreground"]["a_to_b"] < 0.7
+    assert "alarms" not in heads
+    assert 0.1 < heads["foreground"]["a_to_b"] < 0.7
 
 
 def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines():
@@ -169,33 +173,29 @@ def test_where_lesions_are_known_they_are_scored_apart_for_model_and_baselines()
         assert {"psnr_lesion", "ssim_lesion", "mae_lesion", "lesion_contrast"} <= set(row)
         assert row["psnr"]["images"] > row["psnr_lesion"]["images"] > 0
         assert row["psnr_lesion"]["value"] != row["psnr"]["value"]
-    assert (
-        "psnr_lesion" in result["verdict"]["a_to_b"]
-        and "lesion_contrast" not in result["verdict"]["a_to_b"]
-    )
+    assert "psnr_lesion" in result["verdict"]["a_to_b"]
+    assert "lesion_contrast" not in result["verdict"]["a_to_b"]
 
 
 def test_sets_are_scored_beside_pairs_and_a_model_that_makes_nan_has_no_score_and_no_victory():
     scorer = scorer_of(Breaks, "psnr", "kid", "two_sample")
     result = scorer.test()
-    rows, verdict = result["metrics"]["a_to_b"], result["verdict"]["a_to_b"]
-    assert rows["psnr"]["value"] is None and "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
-    assert (
-        rows["kid_random"]["value"] is None
-        and "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
-    )
-    assert (
-        verdict["psnr"]["better"] is False and verdict["psnr"]["without_pairs"]["better"] is False
-    )
+    rows = result["metrics"]["a_to_b"]
+    verdict = result["verdict"]["a_to_b"]
+    assert rows["psnr"]["value"] is None
+    assert "1 of 2 outputs hold NaN" in rows["psnr"]["definition"]
+    assert rows["kid_random"]["value"] is None
+    assert "1 of 2 images hold NaN" in rows["kid_random"]["definition"]
+    assert verdict["psnr"]["better"] is False
+    assert verdict["psnr"]["without_pairs"]["better"] is False
     identity = result["baselines"]["identity"]["a_to_b"]
-    assert (
-        set(identity) == {"psnr", "psnr_foreground", "kid_random", "two_sample"}
-        and identity["psnr"]["value"] > 0
-    )
+    assert set(identity) == {"psnr", "psnr_foreground", "kid_random", "two_sample"}
+    assert identity["psnr"]["value"] > 0
     assert set(result["baselines"]["real_split"]["a_to_b"]) == {"kid_random", "two_sample"}
     # two patients are tested here: too few for halves that share none, which is said instead of
     # failing
-    assert "1 of 2 outputs hold NaN" in lines_of(result) and "real_split" in lines_of(result)
+    assert "1 of 2 outputs hold NaN" in lines_of(result)
+    assert "real_split" in lines_of(result)
     assert "psnr" not in scorer.validate().get("a_to_b", {})
     held = scorer.sample_batch()
     assert {name for name, _ in alarms(scorer.outputs(held), held)} == {"not-finite"}
@@ -216,7 +216,8 @@ def test_native_units_are_those_of_the_files_whoever_decides_the_intensities(nam
 
 
 def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
-    learnt, gray = Percentile(), Percentile()
+    learnt = Percentile()
+    gray = Percentile()
     learnt.fit([np.array([[[-1024.0, 0.0, 1500.0]]])])
     gray.fit([np.array([[[0.0, 90.0, 255.0]]])])
 
@@ -237,7 +238,8 @@ def test_hounsfield_units_are_named_where_the_domain_is_ct_and_its_values_are():
 def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_in_the_verdict(
     monkeypatch,
 ):
-    scorer, seen = scorer_of(Translates, evaluate={"regression": 40}), []
+    scorer = scorer_of(Translates, evaluate={"regression": 40})
+    seen = []
     result = scorer.test()
     mae = {
         name: result["baselines"][name]["a_to_b"]["mae"]["value"]
@@ -245,7 +247,8 @@ def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_
     }
     assert mae["regression"] < mae["identity"]
     row = result["verdict"]["a_to_b"]["psnr"]
-    assert row["best_baseline"] in ("regression", "intensity_map") and row["better"] is False
+    assert row["best_baseline"] in ("regression", "intensity_map")
+    assert row["better"] is False
     assert row["without_pairs"]["best_baseline"] in ("identity", "histogram")
     image = scorer.data.image
     monkeypatch.setattr(scorer.data, "image", lambda record: seen.append(record) or image(record))
@@ -259,10 +262,8 @@ def test_baselines_learn_from_training_images_alone_and_regression_stands_apart_
 def test_neighbouring_slices_are_seen_by_the_network_and_not_scored():
     scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
     held = scorer.sample_batch()
-    assert (
-        held.seen["a_to_b"].shape[1] == 3
-        and held.inputs["a_to_b"].shape[1] == held.truths["a_to_b"].shape[1] == 1
-    )
+    assert held.seen["a_to_b"].shape[1] == 3
+    assert held.inputs["a_to_b"].shape[1] == held.truths["a_to_b"].shape[1] == 1
     assert torch.equal(scorer.outputs(held)["a_to_b"], held.inputs["a_to_b"])
     result = scorer.test()
     assert result["metrics"]["a_to_b"]["psnr"] == result["baselines"]["identity"]["a_to_b"]["psnr"]
@@ -274,29 +275,23 @@ def test_neighbouring_slices_are_seen_by_the_network_and_not_scored():
 def test_samples_stand_between_noise_and_real_images():
     scorer = scorer_of(Samples, "kid", "fid", "diversity")
     result = scorer.test()
-    row, split = (
-        result["metrics"]["image"]["kid_random"],
-        result["baselines"]["real_split"]["image"],
-    )
-    assert row["n"] == 20 and row["ci95"][0] < row["value"] < row["ci95"][1]
-    assert {"real_split", "noise"} == set(result["baselines"]) and split["kid_random"][
-        "value"
-    ] < row["value"]
+    row = result["metrics"]["image"]["kid_random"]
+    split = result["baselines"]["real_split"]["image"]
+    assert row["n"] == 20
+    assert row["ci95"][0] < row["value"] < row["ci95"][1]
+    assert {"real_split", "noise"} == set(result["baselines"])
+    assert split["kid_random"]["value"] < row["value"]
     assert result["verdict"]["image"]["kid_random"]["best_baseline"] == "noise"
     curve = scorer.validate()
-    assert (
-        set(curve["image"]) == {"kid_random"}
-        and curve == scorer_of(Samples, "kid", "fid", "diversity").validate()
-    )
+    assert set(curve["image"]) == {"kid_random"}
+    assert curve == scorer_of(Samples, "kid", "fid", "diversity").validate()
     assert scorer_of(Alike).validate() != curve
 
 
 def test_samples_are_compared_with_whatever_real_images_there_are():
     result = scorer_of(Samples, split={"test": 0.0, "validation": 0.0}).test()
-    assert (
-        list(result["metrics"]["image"]) == ["kid_random"]
-        and "real_split" not in result["baselines"]
-    )
+    assert list(result["metrics"]["image"]) == ["kid_random"]
+    assert "real_split" not in result["baselines"]
     assert "against-training-images" in result["metrics"]["image"]["kid_random"]["definition"]
     assert (
         scorer_of(Samples, patch=[16, 16]).test()["metrics"]["image"]["kid_random"]["value"]
@@ -387,14 +382,17 @@ def test_post_steps_are_scored_beside_the_networks_own_output(method):
     assert (
         result["metrics"][key][metric]["value"] != result["metrics"][f"{key}_post"][metric]["value"]
     )
-    assert f"{key}_post" in result["verdict"] and "post-steps" in lines_of(result)
+    assert f"{key}_post" in result["verdict"]
+    assert "post-steps" in lines_of(result)
     assert all(f"{key}_post" not in rows for rows in result["baselines"].values())
 
 
 def test_the_alarms_ring_when_all_are_alike_or_nothing_changes_and_are_quiet_otherwise():
-    healthy, dead = scorer_of(Samples), scorer_of(Alike)
+    healthy = scorer_of(Samples)
+    dead = scorer_of(Alike)
     batch = healthy.sample_batch()
-    assert batch.noise == 2 and batch.differences["image"] > 0.01
+    assert batch.noise == 2
+    assert batch.differences["image"] > 0.01
     assert list(alarms(healthy.outputs(batch), batch)) == []
     # real ones
     assert (
@@ -417,11 +415,9 @@ def test_a_registered_metric_says_what_it_is(name):
     metric = bind_or_raise(
         "metric", {"name": name} | ({"weights": "random"} if name == "lpips" else {})
     )(2.0, 2)
-    assert (
-        metric.name.startswith(name)
-        and metric.definition.startswith(name)
-        and isinstance(metric.unit, str)
-    )
+    assert metric.name.startswith(name)
+    assert metric.definition.startswith(name)
+    assert isinstance(metric.unit, str)
 
 
 def test_two_metrics_of_one_name_are_refused():

@@ -84,13 +84,13 @@ def test_drawn_images_stand_in_for_data_that_are_gone(run, monkeypatch):
 
     monkeypatch.setattr("gantk.exports.exporting.data_of", gone)
     direction = Direction(Translator.load(run, "cpu"), None)
-    assert (
-        "not real ones" in direction.on
-        and "/secret" not in direction.on
-        and "/secret/patients" in direction.why
-    )
+    assert "not real ones" in direction.on
+    assert "/secret" not in direction.on
+    assert "/secret/patients" in direction.why
     (images,) = direction.inputs
-    assert images.shape == (4, 1, 32, 32) and images.min() >= -1 and images.max() <= 1
+    assert images.shape == (4, 1, 32, 32)
+    assert images.min() >= -1
+    assert images.max() <= 1
 
 
 # ---- ONNX
@@ -123,11 +123,13 @@ def answer_of(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_an_exported_model_translates_native_images_as_its_run_does(run, exported):
-    model, there = toolkit.load(exported[0]), toolkit.load(run, device="cpu")
+    model = toolkit.load(exported[0])
+    there = toolkit.load(run, device="cpu")
     for size in ((32, 32), (41, 50)):
         pixels = native((3, 1, *size))
         pixels[1] = 7.0  # nothing in it
-        found, expected = model.translate(pixels), there.translate(pixels)
+        found = model.translate(pixels)
+        expected = there.translate(pixels)
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
     assert model.domain("t2") == model.domain("b") == model.domain(None) == "b"
@@ -137,10 +139,12 @@ def test_an_exported_model_translates_native_images_as_its_run_does(run, exporte
 def test_the_file_says_what_it_takes_and_how_near_it_is_and_names_no_machine(onnx, exported):
     path, lines = exported
     said = next(line for line in lines if line.startswith("parity"))
-    assert "held-out images of T1" in said and "of the range" in said
+    assert "held-out images of T1" in said
+    assert "of the range" in said
     meta = metadata_of(onnx, path)
     assert 0 <= meta["parity"]["mean"] <= meta["parity"]["largest"] < 1e-5
-    assert meta["parity"]["batches"][0] == 1 and len(meta["parity"]["batches"]) > 1
+    assert meta["parity"]["batches"][0] == 1
+    assert len(meta["parity"]["batches"]) > 1
     # the recipe's, and another that the network takes
     assert meta["parity"]["sizes"] == ["32 x 32", "36 x 40"]
     assert meta["free"] == {"batch": True, "sizes": {"multiple": 4, "smallest": 8}}
@@ -188,7 +192,9 @@ def test_what_an_exported_model_cannot_do_is_refused(exported):
 def test_a_file_that_is_none_or_says_something_else_of_itself_is_refused(
     onnx, exported, tmp_path, change, message
 ):
-    path, model, meta = tmp_path / "x.onnx", onnx.load(exported[0]), metadata_of(onnx, exported[0])
+    path = tmp_path / "x.onnx"
+    model = onnx.load(exported[0])
+    meta = metadata_of(onnx, exported[0])
     del model.metadata_props[:]
     if isinstance(change, dict):
         change = json.dumps(
@@ -237,9 +243,12 @@ def test_every_direction_of_every_method_answers_as_pytorch_does(onnx, case, tmp
     there = Translator.load(run, "cpu")
     for letter in there.method.directions():
         path = export(run, tmp_path / f"{letter}.onnx", to=letter)
-        meta, model = metadata_of(onnx, path), toolkit.load(path)
-        assert meta["parity"]["largest"] < 1e-4 and "held-out" in meta["parity"]["on"]
-        assert meta["free"]["batch"] and meta["free"]["sizes"]
+        meta = metadata_of(onnx, path)
+        model = toolkit.load(path)
+        assert meta["parity"]["largest"] < 1e-4
+        assert "held-out" in meta["parity"]["on"]
+        assert meta["free"]["batch"]
+        assert meta["free"]["sizes"]
         frame = model.frame(letter)
         assert frame == there.frame(letter)
         pixels = native((2, frame.channels, *frame.size))
@@ -264,7 +273,8 @@ def test_images_from_noise_are_exported_with_the_noise_as_input(
     run = small_run(
         tmp_path, method | {"latent": 8, "conditional": conditional}, 6, domains=["FLAIR"], **data
     )
-    path, there = export(run, tmp_path / "x.onnx"), Translator.load(run, "cpu").method
+    path = export(run, tmp_path / "x.onnx")
+    there = Translator.load(run, "cpu").method
     noise = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
     given = {"noise": noise} | ({"label": np.arange(5) % 2} if conditional else {})
     with torch.no_grad():
@@ -322,7 +332,8 @@ def bundle(run, tmp_path_factory) -> Path:
 
 def test_a_bundle_is_what_the_specification_asks_for(run, bundle):
     meta, config = configs(bundle)
-    assert meta.keys() >= set(MANDATORY.split()) and meta["version"] in meta["changelog"]
+    assert meta.keys() >= set(MANDATORY.split())
+    assert meta["version"] in meta["changelog"]
     for tensor in (
         meta["network_data_format"]["inputs"]["image"],
         meta["network_data_format"]["outputs"]["pred"],
@@ -332,15 +343,11 @@ def test_a_bundle_is_what_the_specification_asks_for(run, bundle):
         assert tensor["modality"] == "MR"
     psnr = json.loads((run / "metrics.json").read_text())["metrics"]["a_to_b"]["psnr"]["value"]
     card = (bundle / "docs" / "README.md").read_text()
-    assert (
-        meta["eval_metrics"]["psnr"] == psnr
-        and f"| psnr | {psnr:.4g} " in card
-        and "not for diagnosis" in card
-    )
-    assert (
-        "No licence has been chosen" in (bundle / "LICENSE").read_text()
-        and "monai[fire,ignite,nibabel]" in card
-    )
+    assert meta["eval_metrics"]["psnr"] == psnr
+    assert f"| psnr | {psnr:.4g} " in card
+    assert "not for diagnosis" in card
+    assert "No licence has been chosen" in (bundle / "LICENSE").read_text()
+    assert "monai[fire,ignite,nibabel]" in card
     for text in re.findall(r'"(\$[^"]*)"', json.dumps(config)):
         ast.parse(re.sub(r"@(\w+)", r"\1", text[1:]))
     assert all(name in config for name in re.findall(r"@(\w+)", json.dumps(config)))
@@ -350,7 +357,8 @@ def test_a_bundle_is_what_the_specification_asks_for(run, bundle):
 
 
 def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
-    there, pixels = Translator.load(run, "cpu"), native((2, 1, 41, 50))
+    there = Translator.load(run, "cpu")
+    pixels = native((2, 1, 41, 50))
     np.save(tmp_path / "in.npy", there.intensity["a"].forward(pixels))
     script = (
         "import sys, numpy, torch\n"
@@ -367,10 +375,8 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
         "False",
         str(sum(name.startswith("g_ab") for name in there.method.state_dict())),
     ]
-    found, expected = (
-        there.intensity["b"].inverse(np.load(tmp_path / "out.npy")),
-        there.translate(pixels),
-    )
+    found = there.intensity["b"].inverse(np.load(tmp_path / "out.npy"))
+    expected = there.translate(pixels)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
 
 
@@ -408,13 +414,13 @@ def test_a_bundle_appears_whole_or_not_at_all(run, tmp_path, monkeypatch):
     ("size", "options"), [((30, 41), {"fit": "pad"}), ((60, 17), {"fit": "stretch"})]
 )
 def test_images_of_any_size_are_fitted_in_a_bundle_as_by_gantk(size, options):
-    frame, line = (
-        Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options),
-        Window(low=-1.0, high=1.0),
-    )
+    frame = Frame("A", "B", 2, (24, 24), 1, (-1.0, 1.0), **options)
+    line = Window(low=-1.0, high=1.0)
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
     images = native((5, 1, *size)) / 150 - 1
-    images[1], images[3] = 0.5, -0.97  # nothing in them: brighter than air, and air
+    # nothing in them: brighter than air, and air
+    images[1] = 0.5
+    images[3] = -0.97
     expected = Pipeline(frame, line, line, answers(network)).stack(images, line)[0]
     found = loaded(compiled(Fitted(network, frame)))(torch.from_numpy(images))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
@@ -427,7 +433,9 @@ def scaled(values: np.ndarray, step: dict) -> np.ndarray:
 
 
 def test_a_bundles_intensities_are_the_runs(run, bundle):
-    there, values, config = Translator.load(run, "cpu"), native((1, 7)), configs(bundle)[1]
+    there = Translator.load(run, "cpu")
+    values = native((1, 7))
+    config = configs(bundle)[1]
     steps = [
         step for part in ("preprocessing", "postprocessing") for step in config[part]["transforms"]
     ]
@@ -439,10 +447,12 @@ def test_a_bundles_intensities_are_the_runs(run, bundle):
 
 def test_mappings_of_each_scan_become_monais_own_transforms():
     (percentiles,) = scaling("x", Percentile(low=1.0, high=99.0, per="volume"), False)
-    assert percentiles["_target_"] == "ScaleIntensityRangePercentilesd" and not percentiles["clip"]
+    assert percentiles["_target_"] == "ScaleIntensityRangePercentilesd"
+    assert not percentiles["clip"]
     (ends,) = scaling("x", MinMax(per="image"), True)
     assert (ends["_target_"], ends["minv"], ends["maxv"]) == ("ScaleIntensityd", -1.0, 1.0)
-    mapping, volume = ZScore(per="volume"), native((1, 4, 9, 9))
+    mapping = ZScore(per="volume")
+    volume = native((1, 4, 9, 9))
     _, line = scaling("x", mapping, False)
     mapping.fit([volume])
     found = scaled((volume - volume.mean()) / volume.std(), line)
@@ -466,4 +476,5 @@ def test_mappings_of_each_scan_become_monais_own_transforms():
 def test_every_kind_of_run_becomes_a_bundle(name, inferer, data, tmp_path):
     run = small_run(tmp_path, {"name": name, "generator": UNET, "discriminator": PATCHGAN}, **data)
     meta, config = configs(export(run, tmp_path / "bundle", format="monai"))
-    assert meta["gantk"]["parity"]["largest"] < 1e-4 and config["inferer"]["_target_"] == inferer
+    assert meta["gantk"]["parity"]["largest"] < 1e-4
+    assert config["inferer"]["_target_"] == inferer

@@ -44,7 +44,9 @@ class Sketch(Method):
         torch.manual_seed(0)
         first = nn.Conv2d(1, 4, 3, padding=1)
         self.player = nn.Sequential(first, nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 1, 3))
-        self.critic, self.spoil, self.every = nn.Conv2d(1, 1, 3), spoil, every
+        self.critic = nn.Conv2d(1, 1, 3)
+        self.spoil = spoil
+        self.every = every
         self.register_buffer("seen", torch.zeros(()))
 
     def phases(self):
@@ -91,7 +93,8 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def assert_same(one: Engine, other: Engine) -> None:
-    assert same(one.method, other.method) and same(one.ema, other.ema)
+    assert same(one.method, other.method)
+    assert same(one.ema, other.ema)
 
 
 def numbers(losses: dict) -> dict[str, float]:
@@ -167,17 +170,20 @@ def test_gradients_survive_what_the_tracer_gets_wrong(capfd):
     """torch 2.11 loses those of functions that write in place, as a U-Net's joints do, and misreads
     summed kernels.
     """
-    method, notes = Lone(UNet(1, 1, 2, width=2, depth=2)), []
+    method = Lone(UNet(1, 1, 2, width=2, depth=2))
+    notes = []
     (plain,), (phase,) = (
         method.phases(),
         compile_phases(method, method.phases(), notes, "aot_eager"),
     )
-    batch, weights = Batch(image=random_images(2, 1, (64, 64))), list(method.parameters())
+    batch = Batch(image=random_images(2, 1, (64, 64)))
+    weights = list(method.parameters())
     expected, found = (
         torch.autograd.grad(each.loss(Batch(batch))["l2"], weights) for each in (plain, phase)
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
-    assert notes == [] and capfd.readouterr().err == ""
+    assert notes == []
+    assert capfd.readouterr().err == ""
 
 
 def wrong(graph, inputs):
@@ -237,8 +243,10 @@ def test_replays_lead_where_steps_lead():
     """Dropout, batch norm's statistics, schedules, the average's first steps and the critic's pace
     are all in it.
     """
-    plain, replayed = sketched(every=2), sketched(Recording, every=2)
-    expected, found = train(plain), train(replayed)
+    plain = sketched(every=2)
+    replayed = sketched(Recording, every=2)
+    expected = train(plain)
+    found = train(replayed)
     # with the critic and without
     assert (replayed.capture.obstacle, len(replayed.capture.graphs)) == (None, 2)
     assert_same(plain, replayed)
@@ -254,7 +262,8 @@ class Broken(Recording):
 
 def counting(method: Method):
     """Losses that depend on numbers which every step changes in Python."""
-    method.number, method.held = 0, [0]
+    method.number = 0
+    method.held = [0]
 
     def spoil(image, progress):
         method.number += 1
@@ -288,13 +297,16 @@ def reading(method: Method):
 def test_a_step_that_cannot_be_recorded_is_named_and_training_goes_on_as_without(
     graph, spoil, note
 ):
-    plain, replayed = sketched(every=2), sketched(graph, every=2)
+    plain = sketched(every=2)
+    replayed = sketched(graph, every=2)
     for engine in (plain, replayed):
         if spoil:
             engine.method.spoil = spoil(engine.method)
         random.seed(0)
         train(engine)
-    assert len(replayed.notes) == 1 and note in replayed.notes[0]  # tried once, not at every step
+    # tried once, not at every step
+    assert len(replayed.notes) == 1
+    assert note in replayed.notes[0]
     assert vars(plain.method).get("held") == vars(replayed.method).get("held")
     assert_same(plain, replayed)
 
@@ -348,14 +360,16 @@ TWICE += [
 
 @pytest.mark.parametrize(("name", "options", "how"), TWICE, ids=str)
 def test_a_training_that_recomputes_is_the_same_to_the_bit(name, options, how):
-    tools, ends = contract(name, options), []
+    tools = contract(name, options)
+    ends = []
     for on in (False, True):
         method = tools.build(how.get("dims", 2))
         more = {key: value for key, value in how.items() if key != "dims"}
         engine = tools.engine(recompute(method) if on else method, steps=3, **more)
         ends.append((engine, numbers(tools.train(engine, until=3))))
     (plain, expected), (other, found) = ends
-    assert found == expected and same(plain.method, other.method)
+    assert found == expected
+    assert same(plain.method, other.method)
 
 
 def waiting(network: nn.Module) -> int:
@@ -381,7 +395,8 @@ def test_less_waits_for_the_backward_pass(network, share):
 class Hasty(nn.Module):
     def __init__(self):
         super().__init__()
-        self.one, self.two = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+        self.one = nn.Conv2d(4, 4, 3)
+        self.two = nn.Conv2d(4, 4, 3)
 
     def forward(self, x):
         return self.two(self.one(x.relu_()))

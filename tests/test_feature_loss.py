@@ -18,7 +18,8 @@ from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import random_images
 from gantk_parts.feature_loss.losses import body_of
 
-SEGMENTER, LESIONS = {"name": "segmenter", "width": 4}, {"lesions": 2, "radius": [10.0, 20.0]}
+SEGMENTER = {"name": "segmenter", "width": 4}
+LESIONS = {"lesions": 2, "radius": [10.0, 20.0]}
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,12 @@ def feature(network, **options):
 
 def test_the_body_is_the_largest_part_with_its_holes_and_the_background_counts_as_told():
     image = torch.full((2, 1, 16, 16), -1.0)
-    image[:, :, 3:12, 3:12], image[:, :, 6:8, 6:8], image[1, :, 14, 14] = 0.0, -1.0, 1.0
+    image[:, :, 3:12, 3:12] = 0.0
+    image[:, :, 6:8, 6:8] = -1.0
+    image[1, :, 14, 14] = 1.0
     body = body_of(image, -0.8)
-    assert body[0].sum() == body[1].sum() == 81 and body[1, 0, 14, 14] == 0
+    assert body[0].sum() == body[1].sum() == 81
+    assert body[1, 0, 14, 14] == 0
     loss = bind_or_raise("loss", {"name": "body_l1", "background": 0.2})()
     assert float(loss(image + body, image)) == pytest.approx(81 / (81 + 0.2 * 175))
     assert float(loss(image + 1 - body, image)) == pytest.approx(0.2 * 175 / (81 + 0.2 * 175))
@@ -45,10 +49,12 @@ def test_the_body_is_the_largest_part_with_its_holes_and_the_background_counts_a
 def test_equal_features_cost_nothing_and_only_the_output_hears_of_others(segmenter):
     one, other = (random_images(2, 1, (32, 32), seed=seed) for seed in (1, 2))
     for network in (segmenter, "random"):
-        loss, output = bind_or_raise("loss", feature(network))(), other.clone().requires_grad_()
+        loss = bind_or_raise("loss", feature(network))()
+        output = other.clone().requires_grad_()
         assert loss(one, one) == 0 < (found := loss(output, one.requires_grad_()))
         found.backward()
-        assert output.grad.abs().sum() > 0 and one.grad is None
+        assert output.grad.abs().sum() > 0
+        assert one.grad is None
         volumes = (torch.stack([x.detach()] * 2, 2) for x in (output, one))  # of two slices
         assert float(loss(*volumes)) == pytest.approx(float(found.detach()), rel=1e-4)
     parts = [
@@ -67,10 +73,8 @@ def test_paired_methods_compare_with_the_truth_two_way_methods_with_the_input_an
     table = {"name": name, "generator": UNET} | (
         {} if name == "regression" else {"discriminator": PATCHGAN}
     )
-    gray, batch = (
-        Geometry(2, (32, 32), {"a": 1, "b": 1}),
-        {x: random_images(2, 1, (32, 32), ord(x)) for x in "ab"},
-    )
+    gray = Geometry(2, (32, 32), {"a": 1, "b": 1})
+    batch = {x: random_images(2, 1, (32, 32), ord(x)) for x in "ab"}
     built = [
         bind_or_raise("method", table | {key: losses})(gray) for losses in ([], [feature("random")])
     ]
@@ -84,7 +88,8 @@ def test_a_run_keeps_to_the_weights_that_it_began_with_and_translates_without_th
 ):
     network = shutil.copytree(segmenter, tmp_path / "segmenter")
     dice = json.loads((network / "metrics.json").read_text())["metrics"]["lesions"]["dice"]
-    assert dice["n"] >= 1 and 0 <= dice["value"] <= 1
+    assert dice["n"] >= 1
+    assert 0 <= dice["value"] <= 1
     run = small_run(
         tmp_path, {"name": "regression", "generator": UNET, "target_losses": [feature(network)]}, 2
     )

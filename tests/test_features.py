@@ -44,16 +44,17 @@ def tiny() -> nn.Module:
 
 
 def test_random_features_see_each_contrast_and_middle_slice_apart_and_large_images_smaller():
-    state, two, features = torch.get_rng_state(), blobs(4, channels=2), Features("random", 2.0, 2)
+    state = torch.get_rng_state()
+    two = blobs(4, channels=2)
+    features = Features("random", 2.0, 2)
     apart = np.concatenate([features(two[:, :1]), features(two[:, 1:])], 1)
-    assert (
-        apart.shape == (4, 512)
-        and apart.dtype == np.float64
-        and np.allclose(features(two), apart, atol=1e-6)
-    )
+    assert apart.shape == (4, 512)
+    assert apart.dtype == np.float64
+    assert np.allclose(features(two), apart, atol=1e-6)
     assert torch.equal(state, torch.get_rng_state())
     assert np.allclose(features(two)[2:3], Features("random", 1.0, 2)(two[2:3] / 2), atol=1e-5)
-    volumes, solid = blobs(2, size=(12, 14, 16)), Features("random", 2.0, 3)
+    volumes = blobs(2, size=(12, 14, 16))
+    solid = Features("random", 2.0, 3)
     slices = volumes[:, :, 6], volumes[:, :, :, 7], volumes[..., 8]
     assert np.allclose(
         solid(volumes), np.concatenate([features(each) for each in slices], 1), atol=1e-6
@@ -86,14 +87,13 @@ def test_inception_features_are_pytorch_fids_own(weights, monkeypatch):
     theirs = inception.InceptionV3([3]).eval()
     monkeypatch.setattr(inception, "load_state_dict_from_url", download)
     features = Features("inception", 255.0, 2)
-    assert (
-        Kid(2.0, 2, features="inception").name == "kid"
-        and inception.load_state_dict_from_url is download
-    )
+    assert Kid(2.0, 2, features="inception").name == "kid"
+    assert inception.load_state_dict_from_url is download
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 52))).float()
     with torch.no_grad():
         expected = theirs(pictures / 255)[0].flatten(1).numpy()
-    assert expected.shape == (2, 2048) and expected.std(0).mean() > 1e-3
+    assert expected.shape == (2, 2048)
+    assert expected.std(0).mean() > 1e-3
     assert np.allclose(features(pictures), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
@@ -103,10 +103,8 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     pytest.importorskip("onnxruntime")
     from onnx import TensorProto, helper, numpy_helper
 
-    kind, kernel = (
-        TensorProto.FLOAT,
-        np.zeros((2, 1 if channels == "c" else channels, 1, 1), np.float32),
-    )
+    kind = TensorProto.FLOAT
+    kernel = np.zeros((2, 1 if channels == "c" else channels, 1, 1), np.float32)
     kernel[:, 0, 0, 0] = 1, 3
     tensors = [
         numpy_helper.from_array(kernel, "k"),
@@ -119,7 +117,8 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
     ]
     last = helper.make_tensor_value_info("f", kind, [batch, 2])
     if not pool:
-        nodes, last = nodes[:1], helper.make_tensor_value_info("y", kind, [batch, 2, *size])
+        nodes = nodes[:1]
+        last = helper.make_tensor_value_info("y", kind, [batch, 2, *size])
     first = helper.make_tensor_value_info("x", kind, [batch, channels, *size])
     model = helper.make_model(helper.make_graph(nodes, "g", [first], [last], tensors), ir_version=8)
     model.opset_import[0].version = 17
@@ -133,7 +132,8 @@ def onnx_file(path, channels=1, batch="n", size=("h", "w"), pool=True):
 def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     onnx_file(weights / "medical.onnx", batch=batch, size=size, pool=pool)
     onnx_file(weights / "colour.onnx", channels=3)
-    images, colours = blobs(5), blobs(4, channels=3)
+    images = blobs(5)
+    colours = blobs(4, channels=3)
     seen = Features("colour.onnx", 2.0, 2, side=32)(colours[:, :2])[:, ::2]  # each channel as gray
     assert np.allclose(seen, (colours[:, :2] / 2).mean((2, 3)).numpy(), atol=1e-6)
     means = (images / 2).mean((1, 2, 3)).numpy()
@@ -142,7 +142,8 @@ def test_an_onnx_file_gives_its_own_numbers(weights, batch, size, pool):
     scaled = Features("medical.onnx", 2.0, 2, mean=[0.5], std=[0.25], side=32)
     assert np.allclose(scaled(images)[:, 0], (means - 0.5) / 0.25, atol=1e-5)
     metric = Kid(2.0, 2, features="medical.onnx", side=32)
-    assert metric.name == "kid_medical" and "medical.onnx-sha256:" in metric.definition
+    assert metric.name == "kid_medical"
+    assert "medical.onnx-sha256:" in metric.definition
 
 
 # ---- weights for a timm network
@@ -178,10 +179,10 @@ def test_weights_are_found_in_a_state_dict_as_it_comes(wrapping, tiny, weights):
     gantk_scores.gantk_images_scored(
         beside := {"metrics": {"image": rows | {"kid": {"definition": "features=inception"}}}}
     )
-    assert "RadImageNet judge alone" in result["lines"][0] and "lines" not in beside
-    assert seen.suffix == "_RadImageNet-Tiny" and seen.what.startswith(
-        f"{TINY}-RadImageNet-Tiny.pt-sha256:"
-    )
+    assert "RadImageNet judge alone" in result["lines"][0]
+    assert "lines" not in beside
+    assert seen.suffix == "_RadImageNet-Tiny"
+    assert seen.what.startswith(f"{TINY}-RadImageNet-Tiny.pt-sha256:")
 
 
 def test_children_that_are_numbered_are_known_by_their_order(weights):
@@ -212,11 +213,13 @@ def test_a_network_of_gray_images_sees_one_channel_normalised_as_given(tiny, wei
         state | {"conv1.0.weight": state["conv1.0.weight"].sum(1, keepdim=True)},
         weights / "gray.pt",
     )
-    images, plain = blobs(2, size=(64, 64)), {"side": 64, "mean": [0.0], "std": [1.0]}
+    images = blobs(2, size=(64, 64))
+    plain = {"side": 64, "mean": [0.0], "std": [1.0]}
     gray, colour = (
         Features(TINY, 2.0, 2, weights=name, **plain) for name in ("gray.pt", "colour.pt")
     )
-    assert gray.network.channels == 1 and np.allclose(gray(images), colour(images), atol=1e-4)
+    assert gray.network.channels == 1
+    assert np.allclose(gray(images), colour(images), atol=1e-4)
     known = Features(TINY, 2.0, 2, weights="gray.pt", mean=[0.1, 0.2, 0.6])
     # of three colours: gray is all of them alike
     assert known.network.mean.item() == pytest.approx(0.3)
@@ -314,7 +317,8 @@ def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
     assert weights_file("vgg") is None
     for options in ({}, {"num_classes": 0}):  # with its classifier and without
         model = timm_model(NAME, **options)
-        assert same(model, trained) and not model.training
+        assert same(model, trained)
+        assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -35,13 +35,16 @@ class Handler(BaseHTTPRequestHandler):
     log_message = print  # which pytest captures
 
     def do_GET(self):
-        server, path, wanted = self.server, self.path.lstrip("/"), self.headers.get("Range")
+        server = self.server
+        path = self.path.lstrip("/")
+        wanted = self.headers.get("Range")
         server.log.append((path, wanted))
         body = server.files.get(path, b"")
         status = (server.answers.pop(0) if server.answers else 200) if path in server.files else 404
         if status == 200 and wanted and server.ranges:
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            status, body = 206 if start < len(body) else 416, body[start:]
+            status = 206 if start < len(body) else 416
+            body = body[start:]
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -58,13 +61,11 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(download, "PAUSE", 0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.files, running.log, running.cuts, running.answers, running.ranges = (
-            {},
-            [],
-            [],
-            [],
-            True,
-        )
+        running.files = {}
+        running.log = []
+        running.cuts = []
+        running.answers = []
+        running.ranges = True
         running.url = f"http://127.0.0.1:{running.server_address[1]}/"
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -105,7 +106,8 @@ def packed(members: dict[str, bytes], name: str = "heads.tar") -> bytes:
     with tarfile.open(fileobj=buffer, mode="w:gz" if name.endswith(".gz") else "w") as archive:
         for path, content in members.items():
             info = tarfile.TarInfo(path)
-            info.size, info.mode = len(content), 0o6666
+            info.size = len(content)
+            info.mode = 0o6666
             archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
@@ -138,7 +140,8 @@ def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(
     server, offer, tmp_path, name
 ):
     offer(packed(PICTURES, name), name)
-    said, seen = [], []
+    said = []
+    seen = []
     folder = quietly(
         tmp_path / "d" / "heads", say=said.append, progress=lambda *now: seen.append(now)
     )
@@ -146,9 +149,11 @@ def test_a_set_comes_whole_without_the_folder_around_it_and_says_its_terms(
     assert {name: path.read_bytes() for name, path in found.items()} == PICTURES
     assert all(path.stat().st_mode & 0o7111 == 0 for path in found.values()), "ordinary permissions"
     assert {path.name for path in folder.parent.iterdir()} == {"heads", "heads.fetched.json"}
-    assert "licence  CC BY 4.0" in said and f"use      --data {folder}" in said
+    assert "licence  CC BY 4.0" in said
+    assert f"use      --data {folder}" in said
     shares = [share for share, what in seen if what == name]
-    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
     server.log.clear()
     assert quietly(folder) == folder and not server.log, "what is there is not asked for again"
 
@@ -162,18 +167,22 @@ def test_a_broken_download_goes_on_where_it_stopped(server, offer, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         quietly(tmp_path / "heads", progress=stop)
     kept = (tmp_path / ".heads.fetching" / "heads.tar.part").stat().st_size
-    assert kept > 0 and not (tmp_path / "heads").exists()
-    server.cuts, server.answers = [len(PLAIN) // 3], [503, 429]
+    assert kept > 0
+    assert not (tmp_path / "heads").exists()
+    server.cuts = [len(PLAIN) // 3]
+    server.answers = [503, 429]
     assert len(names(quietly(tmp_path / "heads"))) == 4
     starts = [int(wanted[6:-1]) for _, wanted in server.log[1:]]
-    assert starts[:3] == [kept] * 3 and starts[3] > kept
+    assert starts[:3] == [kept] * 3
+    assert starts[3] > kept
 
 
 def test_a_file_that_changed_meanwhile_is_never_mixed_and_leaves_nothing(server, offer, tmp_path):
     offer(PLAIN, size=0)
     server.cuts = [len(PLAIN) // 2] + [0] * download.TRIES
     wrong("goes on from there", tmp_path / "heads")
-    server.cuts, server.files["heads.tar"] = [], PLAIN[::-1]
+    server.cuts = []
+    server.files["heads.tar"] = PLAIN[::-1]
     wrong("not the file that was published", tmp_path / "heads")
     offer(PLAIN, size=17)
     wrong("not the file that was published", tmp_path / "heads")
@@ -184,12 +193,13 @@ def test_a_file_without_checksum_or_ranges_comes_from_the_start_and_is_compared_
     server, offer, tmp_path
 ):
     offer(PLAIN, size=0, checksum="")
-    server.ranges, server.cuts = False, [len(PLAIN) // 2]
-    assert len(names(quietly(tmp_path / "heads"))) == 4 and len(server.log) == 2
+    server.ranges = False
+    server.cuts = [len(PLAIN) // 2]
+    assert len(names(quietly(tmp_path / "heads"))) == 4
+    assert len(server.log) == 2
     record = json.loads((tmp_path / "heads.fetched.json").read_text())
-    assert (
-        record["files"][0]["checksum"] == sha256(PLAIN) and record["files"][0]["published"] is False
-    )
+    assert record["files"][0]["checksum"] == sha256(PLAIN)
+    assert record["files"][0]["published"] is False
     shutil.rmtree(tmp_path / "heads")
     server.files["heads.tar"] = PLAIN[:-1] + b"!"
     wrong("not the file that was fetched here before", tmp_path / "heads")
@@ -219,23 +229,19 @@ def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp
     server.answers = [status] * download.TRIES
     url = None if status else "http://127.0.0.1:9/"
     error = wrong(str(status or "Connection refused"), tmp_path / "heads", base_url=url)
-    assert (
-        "--from" in str(error)
-        and "\n" not in str(error)
-        and error.exit_code == 1
-        and not list(tmp_path.iterdir())
-    )
+    assert "--from" in str(error)
+    assert "\n" not in str(error)
+    assert error.exit_code == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
     offer(PLAIN)
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(quietly, [tmp_path / "heads"] * 4))
-    assert (
-        done == [tmp_path / "heads"] * 4
-        and len(server.log) == 1
-        and len(names(tmp_path / "heads")) == 4
-    )
+    assert done == [tmp_path / "heads"] * 4
+    assert len(server.log) == 1
+    assert len(names(tmp_path / "heads")) == 4
 
 
 def member(**kind) -> bytes:
@@ -291,7 +297,8 @@ def test_an_archive_that_is_damaged_or_not_to_be_trusted_leaves_nothing_and_bloc
     served = name.replace(" ", "-")
     offer(BAD[name], served, checksum="")
     said = str(wrong("is damaged or not to be trusted", tmp_path / "deep" / "heads"))
-    assert said.isprintable() and len(said) < 400
+    assert said.isprintable()
+    assert len(said) < 400
     assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
     good = gzip.compress(bytes(99)) if name.endswith(".nii.gz") else packed(PICTURES, name)
     offer(good, served, checksum="")
@@ -315,30 +322,33 @@ def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     wrong("https://example.org/ask", tmp_path / "x", "guarded", kind=UserError)
     wrong("is no address", tmp_path / "x", kind=UserError, base_url="ftp://127.0.0.1/")
     wrong("is not the set", tmp_path / "heads", kind=UserError)
-    assert not server.log and names(tmp_path) == {"heads/mine.txt"}
+    assert not server.log
+    assert names(tmp_path) == {"heads/mine.txt"}
 
 
 def test_a_known_set_says_what_it_is_and_how_it_is_checked():
     for own in download.known_sets().values():
-        assert (
-            own["about"] and own["licence"] and own["cite"] and ("ask" in own) != ("files" in own)
-        )
-        assert (own.get("ask") or own["base"]).startswith("https://") and (
-            "use" in own or "ask" in own
-        )
+        assert own["about"]
+        assert own["licence"]
+        assert own["cite"]
+        assert ("ask" in own) != ("files" in own)
+        assert (own.get("ask") or own["base"]).startswith("https://")
+        assert "use" in own or "ask" in own
         for file in own.get("files", {}).values():
             assert re.fullmatch(
                 r"(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})?", file["checksum"]
             )
     table = {row[0]: row for row in gantk.public_sets()}
-    assert table["horse2zebra"][2] == "116.9 MB" and table["brats"][2] == "on request"
+    assert table["horse2zebra"][2] == "116.9 MB"
+    assert table["brats"][2] == "on request"
     assert all(len(row) == 5 and all(row) for row in table.values())
 
 
 def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_and_leave_nobody_on_both_sides(
     tmp_path,
 ):
-    published, thick = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([1.0, 1.0, 3.0, 1.0])
+    published = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    thick = np.diag([1.0, 1.0, 3.0, 1.0])
     # of points, to the left, in mm
     moved = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"
     for path in download.known_sets()["t1t2"]["files"]:
@@ -355,19 +365,21 @@ def test_the_pairs_of_t1t2_keep_every_voxel_lie_where_published_transforms_say_a
     counts = {name: len(rows) for name, rows in tables.items()}
     assert counts == {"whole": 12, "whole_train": 8, "hku": 4, "stripped": 4, "tumour": 14}
     sides = {(row["patient"], row["split"]) for rows in tables.values() for row in rows}
-    assert len(sides) == len(dict(sides)) == 28 and list(dict(sides).values()).count("test") == 6
+    assert len(sides) == len(dict(sides)) == 28
+    assert list(dict(sides).values()).count("test") == 6
     for row in tables["whole"] + tables["stripped"] + tables["tumour"]:
         t1, t2 = (nib.load(tmp_path / row[name]) for name in ("T1", "T2"))
         assert np.array_equal(t1.dataobj, t2.dataobj)
         # ITK's transform says where in T2 a point lies: 2 mm too far left
         if row["patient"].startswith("lesjak-lo"):
-            assert np.array_equal(t2.dataobj, published) and np.allclose(
-                t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0]
-            )
+            assert np.array_equal(t2.dataobj, published)
+            assert np.allclose(t2.affine[:3, 3] - t1.affine[:3, 3], [2, 0, 0])
         # rows run to the back, columns to the left, slices down; 230 mm in all
         elif row["patient"].startswith("hku"):
-            assert nib.aff2axcodes(t1.affine) == ("L", "P", "I") and t1.shape == (3, 2, 4)
+            assert nib.aff2axcodes(t1.affine) == ("L", "P", "I")
+            assert t1.shape == (3, 2, 4)
             middle = nib.affines.apply_affine(t1.affine, (np.array(t1.shape) - 1) / 2)
-            assert np.allclose(middle, 0, atol=1e-4) and np.isclose(t1.header.get_zooms()[2], 10)
+            assert np.allclose(middle, 0, atol=1e-4)
+            assert np.isclose(t1.header.get_zooms()[2], 10)
         else:
             assert np.array_equal(t1.affine, t2.affine)

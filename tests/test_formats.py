@@ -31,7 +31,8 @@ FLOATS = RNG.normal(0, 1000, (12, 9)).astype(np.float32)
 COLOUR = RNG.integers(0, 256, (12, 9, 3), dtype=np.uint8)
 NUMBERS = np.arange(210, dtype=np.int16).reshape(5, 6, 7)
 ITK = ["x.mha", "x.mhd", "x.nrrd", "x.nhdr"]
-UPRIGHT, OBLIQUE = (1, 0, 0, 0, 1, 0, 0, 0, 1), (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
+UPRIGHT = (1, 0, 0, 0, 1, 0, 0, 0, 1)
+OBLIQUE = (0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, 1)
 ROLLED = (0, 0, 1, -1, 0, 0, 0, -1, 0)  # sagittal slices
 same = np.testing.assert_array_equal
 
@@ -127,10 +128,8 @@ def test_palettes_transparency_and_turned_pictures_are_read_as_they_look_and_pag
     picture = np.zeros((16, 32), np.uint8)
     picture[:, :16] = 255
     image = io.read(save(tmp_path / "x.jpg", picture, exif=exif))
-    assert (
-        image.pixels.shape == (1, 32, 16)
-        and image.pixels[0, :12].mean() > 240 > 10 > image.pixels[0, 20:].mean()
-    )
+    assert image.pixels.shape == (1, 32, 16)
+    assert image.pixels[0, :12].mean() > 240 > 10 > image.pixels[0, 20:].mean()
     save(tmp_path / "turned.tif", GRAY16, exif=exif)
     for name in ("p.png", "x.jpg", "turned.tif"):
         assert io.outline(tmp_path / name).pixels.shape == io.read(tmp_path / name).pixels.shape
@@ -191,7 +190,8 @@ def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, n
         io.write(
             tmp_path / name, Image(np.array([[values]], np.float32), dtype=np.dtype(np.float32))
         )
-    assert (tmp_path / name).read_bytes() == before and os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_bytes() == before
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize("name", ["y.nii", "y.mhd", "y.png"])
@@ -217,7 +217,8 @@ def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, or
     header = kind.header_class(endianness=order)
     kind(values, np.diag([2, 2, 3, 1.0]), header, dtype=values.dtype).to_filename(tmp_path / name)
     image = io.read(tmp_path / name)
-    assert image.dtype == values.dtype and image.dtype.isnative
+    assert image.dtype == values.dtype
+    assert image.dtype.isnative
     (tmp_path / "out").mkdir()
     io.write(tmp_path / "out" / name, image)
     after = nib.load(tmp_path / "out" / name)
@@ -247,23 +248,18 @@ def test_nifti_keeps_codes_units_and_extensions_but_not_what_described_other_val
         image.affine, np.diag([1, 2, 3, 1.0]) if codes[0] else oblique, atol=1e-6
     )
     io.write(tmp_path / "y.nii.gz", image)
-    assert (
-        not (bare := nib.load(tmp_path / "y.nii.gz")).header.extensions
-        and not bare.header["descrip"]
-    )
+    assert not (bare := nib.load(tmp_path / "y.nii.gz")).header.extensions
+    assert not bare.header["descrip"]
     io.write(tmp_path / "y.nii.gz", replace(image, keep_header=True))
     after = nib.load(tmp_path / "y.nii.gz")
-    assert (
-        bare.header.get_xyzt_units() == after.header.get_xyzt_units()
-        and after.header["descrip"] == b"who"
-    )
+    assert bare.header.get_xyzt_units() == after.header.get_xyzt_units()
+    assert after.header["descrip"] == b"who"
     assert type(after) is type(bare) is kind
     assert (int(after.header["sform_code"]), int(after.header["qform_code"])) == codes
-    assert (
-        after.header.get_xyzt_units() == ("micron", "msec")
-        and after.header.extensions[0].get_content() == b"kept"
-    )
-    assert after.header.get_intent()[0] == "none" and after.header["cal_max"] == 0
+    assert after.header.get_xyzt_units() == ("micron", "msec")
+    assert after.header.extensions[0].get_content() == b"kept"
+    assert after.header.get_intent()[0] == "none"
+    assert after.header["cal_max"] == 0
 
 
 @given(flips=st.tuples(*[st.sampled_from([-1, 1])] * 3), order=st.permutations(range(3)))
@@ -272,7 +268,8 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
     folder = tmp_path_factory.mktemp("upright")
     world = np.zeros((6, 7, 8), np.float32)  # x to the right, y to anterior, z to superior
     world[4, 1, 5] = 1
-    stored, affine = np.transpose(world, order), np.zeros((4, 4))
+    stored = np.transpose(world, order)
+    affine = np.zeros((4, 4))
     affine[3, 3] = 1
     for axis, target in enumerate(order):
         affine[target, axis] = flips[target] * (target + 1)
@@ -282,15 +279,16 @@ def test_volumes_stand_upright_whatever_the_order_in_the_file(tmp_path_factory, 
     nib.save(nib.Nifti1Image(np.ascontiguousarray(stored), affine), folder / "x.nii")
     image = io.read(folder / "x.nii")
     # Planes from inferior up, rows from anterior back, columns from the patient's right.
-    assert image.pixels.shape == (1, 8, 7, 6) and np.argwhere(image.pixels[0] == 1).tolist() == [
-        [5, 5, 1]
-    ]
-    assert image.spacing == (3, 2, 1) and image.file_shape == stored.shape
+    assert image.pixels.shape == (1, 8, 7, 6)
+    assert np.argwhere(image.pixels[0] == 1).tolist() == [[5, 5, 1]]
+    assert image.spacing == (3, 2, 1)
+    assert image.file_shape == stored.shape
     for name in ("y.nii", "y.mha", "y.nrrd"):
         io.write(folder / name, image)
         again = io.read(folder / name)
         same(again.pixels, image.pixels)
-        assert same_grid(again, image) and same_grid(io.outline(folder / name), image)
+        assert same_grid(again, image)
+        assert same_grid(io.outline(folder / name), image)
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (1, 9, 7), (9, 1, 7), (9, 7, 1, 1)], ids=str)
@@ -345,7 +343,8 @@ def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(
     # Latin-1, as older programs write it
     (tmp_path / name).write_bytes(content.replace(b"two words", b"K\xf6ln"))
     itk(tmp_path / "x.nii", array, **place)
-    image, other = io.read(tmp_path / name), io.read(tmp_path / "x.nii")
+    image = io.read(tmp_path / name)
+    other = io.read(tmp_path / "x.nii")
     same(image.pixels, other.pixels)
     np.testing.assert_allclose(image.affine, other.affine, atol=1e-5)
     (tmp_path / "out").mkdir()
@@ -354,7 +353,8 @@ def test_nrrd_and_metaimage_lie_where_nifti_says_and_keep_their_header(
     io.write(tmp_path / "out" / name, replace(image, keep_header=True))
     after = sitk.ReadImage(str(tmp_path / "out" / name))
     same(sitk.GetArrayFromImage(after), array)
-    assert after.GetPixelID() == before.GetPixelID() and after.GetMetaData("Remark") == "Köln"
+    assert after.GetPixelID() == before.GetPixelID()
+    assert after.GetMetaData("Remark") == "Köln"
     for what in ("GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(after, what)() == pytest.approx(
             getattr(before, what)(), rel=2e-15, abs=1e-15
@@ -398,7 +398,8 @@ def test_spaces_and_byte_orders_of_nrrd_and_metaimage_are_honoured(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, bytes]:
     """One small whole file of each kind, by name."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("whole")
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("whole")
     volume = rng.integers(0, 900, (9, 8, 7), np.int16)
     for name in ("x.nii", "x.nii.gz"):
         nib.save(nib.Nifti1Image(volume, np.diag([-1.5, 1.0, 2.0, 1.0])), folder / name)
@@ -424,7 +425,10 @@ def line(content: bytes, name: str, value: str) -> bytes:
 
 def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
     """Files that have to be refused, but for "flipped" ones, which may still be read."""
-    rng, one, mha, nrrd = random.Random(0), whole["x.nii"], whole["x.mha"], whole["x.nrrd"]
+    rng = random.Random(0)
+    one = whole["x.nii"]
+    mha = whole["x.mha"]
+    nrrd = whole["x.nrrd"]
     made: list[tuple[str, bytes]] = []
     for name, content in whole.items():
         made += [
@@ -484,7 +488,9 @@ def test_each_broken_file_gets_one_message_that_names_it(whole, tmp_path):
         try:
             assert np.isfinite(io.read(path).pixels).all() and kind.startswith("flipped"), kind
         except UserError as error:
-            assert path.name in str(error) and "\n" not in str(error) and len(str(error)) < 1200
+            assert path.name in str(error)
+            assert "\n" not in str(error)
+            assert len(str(error)) < 1200
 
 
 def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_listed(
@@ -499,7 +505,8 @@ def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_li
     (tmp_path / "._zz8.png").write_bytes(whole["x.png"])
     for name, to in (("up", "."), ("link.png", "x.png"), ("loop.nii", "loop.nii")):
         (tmp_path / name).symlink_to(tmp_path / to)
-    read, refused = [], set()
+    read = []
+    refused = set()
     for scan in io.scans(tmp_path):
         try:
             io.read(scan)
@@ -507,14 +514,16 @@ def test_good_neighbours_are_read_in_natural_order_and_what_is_no_file_is_not_li
         except UserError:
             refused.add(scan.name)
     good = {*whole, "link.png", "zz9.png", "zz10.png"}
-    assert set(read) == good and read[-2:] == ["zz9.png", "zz10.png"]
+    assert set(read) == good
+    assert read[-2:] == ["zz9.png", "zz10.png"]
     assert refused == {f"cut.{name}" for name in good - {"link.png"}} | {"gap"}
     images = {name for name in good | refused if name != "gap" and not name.endswith(".dcm")}
     assert {path.name for path in io.list_images(tmp_path)} == images
 
 
 def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
-    data, there = tmp_path / "data", tmp_path / "there"
+    data = tmp_path / "data"
+    there = tmp_path / "there"
     for folder in (data, there / "p2", there / "p1"):
         folder.mkdir(parents=True)
     for place, to in (

@@ -68,20 +68,16 @@ def test_heads_stand_upright_in_every_plane_and_come_back_to_the_bit(plane):
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 2.5, 0.7), (2.0, 2.0)], ids=str)
 def test_a_spacing_keeps_every_point_where_it_lies(spacing):
-    ramps, grid = (
-        image_of(millimetres((20, 22, 24), OBLIQUE)[0], OBLIQUE),
-        SamplingGrid("axial", spacing),
-    )
+    ramps = image_of(millimetres((20, 22, 24), OBLIQUE)[0], OBLIQUE)
+    grid = SamplingGrid("axial", spacing)
     seen = grid.forward(ramps).pixels
     asked = np.array(spacing if len(spacing) == 3 else (ramps.spacing[0], *spacing))
-    extent, counts = np.array(ramps.pixels.shape[1:]) * ramps.spacing, np.array(seen.shape[1:])
-    assert (counts * asked >= extent - 0.11 * asked).all() and (
-        counts * asked < extent + asked
-    ).all()
-    steps, slopes = (
-        asked / ramps.spacing,
-        [np.diff(ramps.pixels[0], axis=axis).mean() for axis in range(3)],
-    )
+    extent = np.array(ramps.pixels.shape[1:]) * ramps.spacing
+    counts = np.array(seen.shape[1:])
+    assert (counts * asked >= extent - 0.11 * asked).all()
+    assert (counts * asked < extent + asked).all()
+    steps = asked / ramps.spacing
+    slopes = [np.diff(ramps.pixels[0], axis=axis).mean() for axis in range(3)]
     axes = np.ogrid[tuple(map(slice, counts))]  # a ramp about the same middle, in other steps
     away = sum(
         (at - (n - 1) / 2) * step * up
@@ -116,7 +112,8 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
     )
     expected = to_upright(truth.get_fdata(dtype=np.float32), other)[None]
     inside = expected != -5.0
-    assert inside.mean() > 0.05 and result.affine is not None
+    assert inside.mean() > 0.05
+    assert result.affine is not None
     if order == 0:  # half way between two voxels either is the nearest
         assert (result.pixels == expected)[inside].mean() > 0.999
     else:
@@ -155,7 +152,8 @@ def test_any_size_fits_and_comes_back(data, native, mode, fill):
     there = Resize(native, size, mode)
     fitted = there.forward(image, fill)
     back = there.inverse(fitted)
-    assert fitted.shape == (2, *size) and back.shape == image.shape
+    assert fitted.shape == (2, *size)
+    assert back.shape == image.shape
     outside = np.ones(size, bool)
     outside[there.window] = False
     for channel, whole in zip(fitted, image, strict=True):

@@ -133,14 +133,13 @@ def test_the_parts_that_contributing_shows_work():
     names = {"PairMetric": PairMetric}
     for block in re.findall(r"^  ```python\n(.*?)^  ```", text, re.M | re.S):
         exec(re.sub(r"^  ", "", block, flags=re.M), names)
-    one, other = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    one = torch.rand(2, 1, 8, 8)
+    other = torch.rand(2, 1, 8, 8)
     assert names["LogCosh"](scale=2.0)(one, one) == 0 < names["LogCosh"]()(one, other)
     metric = names["MedianError"](2.0, 2)
-    assert (
-        metric(one, other).shape == (2,)
-        and metric(one, one).tolist() == [0, 0]
-        and "median" in metric.definition
-    )
+    assert metric(one, other).shape == (2,)
+    assert metric(one, one).tolist() == [0, 0]
+    assert "median" in metric.definition
 
 
 # ---- importing is cheap: what of ours is counted, what of others is watched
@@ -207,9 +206,10 @@ def test_what_each_command_imports_of_others(tiny_run, tiny_recipe, tmp_path):
 
 
 def test_translating_and_training_take_few_of_our_modules_and_translating_no_trainer():
-    translating, training = closure(ENTRIES["translate"]), closure(ENTRIES["run"])
-    assert {"gantk.inference.translator", "gantk.formats.nifti"} <= set(translating) and len(
-        translating
-    ) <= 60
-    assert "gantk.training.engine" in training and len(training) <= 95
+    translating = closure(ENTRIES["translate"])
+    training = closure(ENTRIES["run"])
+    assert {"gantk.inference.translator", "gantk.formats.nifti"} <= set(translating)
+    assert len(translating) <= 60
+    assert "gantk.training.engine" in training
+    assert len(training) <= 95
     assert not [module for module in translating if module.startswith("gantk.training")]

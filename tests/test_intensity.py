@@ -72,14 +72,17 @@ def test_a_checkpoint_brings_back_the_same_mapping_and_tensors_map_as_arrays(kin
     mapping = fitted(
         kind, [HEADS[0] / 5], range=(0.0, 1.0), **({} if kind in (Window, Unit) else {"per": per})
     )
-    state, array = json.loads(json.dumps(mapping.state())), HEADS[1]
+    state = json.loads(json.dumps(mapping.state()))
+    array = HEADS[1]
     for again in (kind.from_state(state), MinMax.from_state(state), mapping.of(array)):
-        assert type(again) is kind and again.range == (0.0, 1.0)
+        assert type(again) is kind
+        assert again.range == (0.0, 1.0)
         np.testing.assert_array_equal(again.forward(array), mapping.forward(array))
     assert kind.from_state(state).state() == mapping.state()
     for function in (mapping.forward, mapping.inverse):
         tensor = function(torch.from_numpy(array))
-        assert function(array).dtype == np.float32 and tensor.dtype == torch.float32
+        assert function(array).dtype == np.float32
+        assert tensor.dtype == torch.float32
         np.testing.assert_allclose(tensor.numpy(), function(array), rtol=1e-6, atol=1e-2)
 
 
@@ -112,7 +115,8 @@ def test_a_set_without_contrast_is_refused_and_constant_scans_do_not_count(kind)
         UserError, match=r"all 2 training images of a domain have no contrast.*data\.intensity"
     ):
         fitted(kind, [np.full((1, 8, 8), 7, np.float32)] * 2)
-    mapping, air = fitted(kind, HEADS, per="volume"), np.zeros((1, 6, 24, 24), np.float32)
+    mapping = fitted(kind, HEADS, per="volume")
+    air = np.zeros((1, 6, 24, 24), np.float32)
     assert fitted(kind, [HEADS[0], air, *HEADS[1:]], per="volume").fitted == mapping.fitted
     own = mapping.of(np.full((1, 4, 8, 8), 300, np.float32))
     assert own.per == "set", "its slices are not measured again"
@@ -125,14 +129,10 @@ def test_each_kind_takes_what_it_says_to_the_ends():
     values = np.linspace(0, 100, 10_000, dtype=np.float32).reshape(1, 100, 100)
     values[0, 0, 0] = 1e6  # one bright voxel moves no percentile and is not clipped
     mapping = fitted(Percentile, [values])
-    assert (
-        mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01)
-        and mapping.forward(values).max() > 1000
-    )
-    mapping, values = (
-        fitted(ZScore, HEADS, spread=2.0),
-        np.concatenate([image.ravel() for image in HEADS]),
-    )
+    assert mapping.forward(np.float32(99.5)) == pytest.approx(1, abs=0.01)
+    assert mapping.forward(values).max() > 1000
+    mapping = fitted(ZScore, HEADS, spread=2.0)
+    values = np.concatenate([image.ravel() for image in HEADS])
     assert mapping.forward(values.mean()) == pytest.approx(0, abs=1e-3)
     assert mapping.forward(values.mean() + 2 * values.std()) == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(
@@ -167,7 +167,9 @@ def test_impossible_options_are_the_users_mistake(kind, options, says):
 
 @kinds(*LINES)
 def test_per_volume_each_scan_has_its_line_and_results_are_on_a_typical_scale(kind):
-    mapping, low, high = fitted(kind, HEADS, per="volume"), head(0.1, seed=7), head(10, seed=7)
+    mapping = fitted(kind, HEADS, per="volume")
+    low = head(0.1, seed=7)
+    high = head(10, seed=7)
     np.testing.assert_allclose(
         mapping.inverse(ENDS), np.mean([kind().ends_of([one]) for one in HEADS], axis=0)
     )
@@ -182,7 +184,8 @@ def test_per_volume_each_scan_has_its_line_and_results_are_on_a_typical_scale(ki
 
 def test_otsu_parts_air_and_stripped_zeros_from_tissue():
     rng = np.random.default_rng(0)
-    air, tissue = np.abs(rng.normal(0, 10, 7000)), rng.uniform(300, 500, 3000)
+    air = np.abs(rng.normal(0, 10, 7000))
+    tissue = rng.uniform(300, 500, 3000)
     for background, inside in ((air, tissue), (np.zeros(9900), tissue[:100]), (air[:1500], tissue)):
         # one vessel does not move it
         threshold = otsu(np.concatenate([background, inside, [50_000.0]]))
@@ -196,13 +199,13 @@ def test_foregrounds_leave_air_out_of_every_kind_also_where_values_are_drawn(
     tissue = head()[head() > 0]
     for kind, options in ((Percentile, {"high": 100.0}), (MinMax, {})):
         low, high = fitted(kind, HEADS[:1], foreground=foreground, **options).inverse(ENDS)
-        assert (low == 0 if foreground is False else low > 100) and high == pytest.approx(
-            tissue.max()
-        )
+        assert low == 0 if foreground is False else low > 100
+        assert high == pytest.approx(tissue.max())
     mean = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(np.float64(0))
     monkeypatch.setattr(intensity, "SAMPLES", 600)
     drawn = fitted(ZScore, HEADS[:1], foreground=foreground).inverse(np.float64(0))
-    assert drawn != mean and drawn == pytest.approx(mean, rel=0.2)
+    assert drawn != mean
+    assert drawn == pytest.approx(mean, rel=0.2)
 
 
 # ---- several contrasts
@@ -215,17 +218,22 @@ def test_every_contrast_of_a_scan_has_its_own_mapping_and_a_lacking_one_is_black
         lambda: PerChannel([kind(per="volume"), kind(per="volume")], ["T1", "T2"], 2), scans
     )
     low, high = mapping.inverse(np.ones((2, 1, 1))).ravel()
-    assert mapping.per == "volume" and high > 2 * low
-    slices, own = np.moveaxis(scans[0], 1, 0), mapping.of(scans[0])
+    assert mapping.per == "volume"
+    assert high > 2 * low
+    slices = np.moveaxis(scans[0], 1, 0)
+    own = mapping.of(scans[0])
     np.testing.assert_allclose(own.inverse(own.forward(slices)), slices, atol=1e-2)
     again = PerChannel.from_state(json.loads(json.dumps(mapping.state())), kind.from_state)
     np.testing.assert_array_equal(again.forward(slices), mapping.forward(slices))
     lacking = scans[1].copy()
     lacking[0] = np.nan
     own = mapping.of(lacking)
-    assert own.lines[0] is mapping.lines[0] and own.lines[1].per == "set"
+    assert own.lines[0] is mapping.lines[0]
+    assert own.lines[1].per == "set"
     seen = to_network(lacking[:, 2], own, Resize((24, 24), (24, 32)))
-    assert (seen[0] == -1).all() and np.isfinite(seen).all() and seen[1].max() > 0.5
+    assert (seen[0] == -1).all()
+    assert np.isfinite(seen).all()
+    assert seen[1].max() > 0.5
     with pytest.raises(UserError, match="none of 1 training images has the contrast 'T1'"):
         mapping.fit([lacking])
 
@@ -283,10 +291,8 @@ def test_the_range_starts_at_air_and_foreground_is_tissue(case, kind):
         assert (mapping.forward(image) > mapping.tissue[0]).mean() == pytest.approx(share, abs=0.05)
     if kind is Percentile:
         low, high = mapping.inverse(ENDS)
-        assert (
-            low == pytest.approx(start, abs=0.03 * (high - low))
-            and mapping.forward(image).min() > -1.3
-        )
+        assert low == pytest.approx(start, abs=0.03 * (high - low))
+        assert mapping.forward(image).min() > -1.3
         np.testing.assert_allclose(mapping.inverse(mapping.forward(image)), image, atol=1)
         earlier = Percentile.from_state(mapping.state() | {"fitted": [7.0, 900.0], "per": "volume"})
         np.testing.assert_allclose(
@@ -323,11 +329,10 @@ def test_a_tenth_to_seven_tenths_of_a_real_head_slice_is_foreground(shared_data,
     images = []
     for path in sorted(shared_data.glob(pattern))[::9] or pytest.skip(f"no {pattern}"):
         pixels = read(path).pixels
-        middle = (
-            range(pixels.shape[1] // 3, 2 * pixels.shape[1] // 3, 4)
-            if pixels.ndim == 4
-            else [slice(None)]
-        )
+        if pixels.ndim == 4:
+            middle = range(pixels.shape[1] // 3, 2 * pixels.shape[1] // 3, 4)
+        else:
+            middle = [slice(None)]
         images += [pixels[:, place] for place in middle]
     mapping = fitted(Percentile, images, high=99.9)
     seen = [to_network(image, mapping, Resize(image.shape[1:], (96, 96))) for image in images]

@@ -34,7 +34,8 @@ def terminal() -> Console:
 
 
 def test_plain_lines_are_golden():
-    now, console = [100.0], Console(file=io.StringIO(), width=40)
+    now = [100.0]
+    console = Console(file=io.StringIO(), width=40)
     with LiveView(2400, console=console, clock=lambda: now[0]) as view:
         view.print("recipe   dualgan")
         view.update(0, validation={"a_to_b": {"psnr": 18.5}})
@@ -87,15 +88,14 @@ def test_lines_stay_and_are_no_markup_and_the_cursor_comes_back_however_the_view
         raise error
     text = console.file.getvalue()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-    assert (
-        "[bold]data[/bold] /x/[a]" in text
-        and "alarm: [red]" in text
-        and "g: adversarial_b 0.912" in text
-    )
+    assert "[bold]data[/bold] /x/[a]" in text
+    assert "alarm: [red]" in text
+    assert "g: adversarial_b 0.912" in text
 
 
 def test_the_bar_moves_at_every_step_and_the_remaining_time_follows_the_last_minute():
-    now, console = [0.0], terminal()
+    now = [0.0]
+    console = terminal()
     with LiveView(1000, console=console, clock=lambda: now[0]) as view:
         for step in range(1, 401):
             # a slow start, as of a compiler or a first reading of files
@@ -122,20 +122,20 @@ def test_a_step_that_takes_long_shows_how_far_it_is_and_a_narrow_window_what_mat
     assert view.status_text(100).startswith("step 4/10  40%  saving the weights 14 s  14 s so far")
     view.busy = None
     view.step(5)
-    assert (
-        view.status_text(20) == "step 5/10  50%"
-        and view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
-    )
+    assert view.status_text(20) == "step 5/10  50%"
+    assert view.status_text(31) == "step 5/10  50%  left 1 min 10 s"
 
 
 def test_away_from_a_terminal_a_line_is_written_at_least_once_a_minute():
-    now, console = [0.0], Console(file=io.StringIO())
+    now = [0.0]
+    console = Console(file=io.StringIO())
     with LiveView(1000, console=console, clock=lambda: now[0]) as view:
         for step in range(1, 13):
             now[0] += 25
             view.step(step)
     lines = console.file.getvalue().splitlines()
-    assert len(lines) == 4 and lines[-1] == "step 12/1000  1%  left 6 h 51 min"
+    assert len(lines) == 4
+    assert lines[-1] == "step 12/1000  1%  left 6 h 51 min"
 
 
 def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp_path, monkeypatch):
@@ -153,9 +153,8 @@ def test_the_engine_says_which_phase_and_microbatch_it_computes(tiny_recipe, tmp
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     parts = [f"{part}: {what}" for part in ("1 of 2", "2 of 2") for what in ("losses", "gradients")]
     steps = [f"{k} of 2), microbatch {part}" for k in (1, 2) for part in parts]
-    assert [
-        each.split(" (")[-1] for each in said if "microbatch" in each
-    ] == steps and "reading images" in said
+    assert [each.split(" (")[-1] for each in said if "microbatch" in each] == steps
+    assert "reading images" in said
 
 
 # ---- trackers: each number once, in however many sittings the training was done
@@ -180,18 +179,27 @@ def of_tensorboard(folder):
 def of_wandb(folder):
     """Read from its offline files, LevelDB logs of protocol buffers, which `wandb sync` uploads."""
     messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    numbers, pictures, ids, rows, reports, codes = {}, {}, set(), [], 0, []
+    numbers = {}
+    pictures = {}
+    ids = set()
+    rows = []
+    reports = 0
+    codes = []
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        data, at, whole = file.read_bytes(), 7, b""
+        data = file.read_bytes()
+        at = 7
+        whole = b""
         ids.add(file.stem)
         while at + 7 <= len(data):
             if 32768 - at % 32768 < 7:
                 at += 32768 - at % 32768
                 continue
             _, length, kind = struct.unpack_from("<IHB", data, at)
-            whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+            whole = whole + data[at + 7 : at + 7 + length]
+            at = at + 7 + length
             if kind in (1, 4):  # whole, or the last part
-                record, whole = messages.Record.FromString(whole), b""
+                record = messages.Record.FromString(whole)
+                whole = b""
                 row = {
                     "/".join(i.nested_key) or i.key: json.loads(i.value_json)
                     for i in record.history.item
@@ -207,7 +215,9 @@ def of_wandb(folder):
                         numbers.setdefault(name, []).append((row["step"], value))
                 reports += record.artifact.type == "report"
                 codes += [record.exit.exit_code] if record.HasField("exit") else []
-    assert len(ids) == 1 and rows == sorted(rows)  # one run, whose sittings follow upon each other
+    # one run, whose sittings follow upon each other
+    assert len(ids) == 1
+    assert rows == sorted(rows)
     return numbers, pictures, reports == 1, codes[-1] == 0
 
 
@@ -278,7 +288,8 @@ def test_a_tracker_holds_every_number_once_after_a_break_and_a_resume(
             run(tiny_recipe, out=tmp_path / "runs" / "one", track=[name], **QUIET)
     folder = resume(tmp_path / "runs" / "one", **QUIET)
     numbers, pictures, report, finished = READERS[name](folder.path)
-    assert report and finished
+    assert report
+    assert finished
     wanted: dict[str, list] = {}
     for line in folder.read_log():
         for kind in ("losses", "validation"):
@@ -340,11 +351,9 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_written(
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ended = gantk("run", tiny_file, "--out", tmp_path / "run", "--track", "mlflow")
-    assert (
-        ended.code == 2
-        and "pip install mlflow" in ended.err
-        and 'pip install "gantk[track]"' in ended.err
-    )
+    assert ended.code == 2
+    assert "pip install mlflow" in ended.err
+    assert 'pip install "gantk[track]"' in ended.err
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="Did you mean 'wandb'"):
         run(tiny_file, track=["wandbb"], **QUIET)

@@ -13,8 +13,12 @@ from gantk.errors import UserError
 from gantk.plugin.spec import bind_or_raise
 from gantk_parts.ct.intensity import Window
 
-MR, CT = (0.0, -0.99, 0.5), (-0.6, 0.9, -0.3)  # of scalp, bone and tissue
-A, B = (9, 13, 10), (8, 12)  # slices of the scans of a domain
+# of scalp, bone and tissue
+MR = (0.0, -0.99, 0.5)
+CT = (-0.6, 0.9, -0.3)
+# slices of the scans of a domain
+A = (9, 13, 10)
+B = (8, 12)
 
 
 def head(
@@ -40,10 +44,8 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
         for scan, n, height in [
             (scan, n, n / (count - 1)) for scan, count in enumerate(each) for n in range(count)
         ]:
-            image, place = (
-                head(14 - 8 * height, tissues)[0].numpy(),
-                3.0 * n - 50 if placed else None,
-            )
+            image = head(14 - 8 * height, tissues)[0].numpy()
+            place = 3.0 * n - 50 if placed else None
             own.append(Record(letter, f"{scan}", f"{scan}/{height}", image.copy, position=place))
         sets[letter] = ImageSet(own, Window(low=-1.0, high=1.0), Preparation(own, (32, 32), "pad"))
     made = Batches(sets, batch, 7, False, *ranks, workers=workers)
@@ -77,7 +79,8 @@ def test_slices_shown_together_are_of_like_height(counts, options, most):
 
 def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers():
     # the latter as after a resume: nothing is remembered
-    whole, late = batches(), batches(workers=2)
+    whole = batches()
+    late = batches(workers=2)
     ranks = [batches(batch=2, ranks=(rank, 2)) for rank in range(2)]
     for step, name in [(step, name) for step in (0, 11, 12, 17) for name in "ab"]:
         assert torch.equal(whole.at(step)[name], late.at(step)[name])
@@ -89,7 +92,8 @@ def test_the_order_is_one_of_seed_and_place_whatever_resumes_ranks_and_workers()
 def test_an_equal_outline_costs_nothing_whatever_the_contrast_and_one_that_grew_or_shrank_does(
     size,
 ):
-    loss, source = bind_or_raise("loss", "outline")(), head(9, MR, size)
+    loss = bind_or_raise("loss", "outline")()
+    source = head(9, MR, size)
     assert loss(head(9, CT, size), source) == 0
     for sign in (1, -1):
         assert (
@@ -97,18 +101,14 @@ def test_an_equal_outline_costs_nothing_whatever_the_contrast_and_one_that_grew_
         ) == sorted({*costs})
         output = head(9 + 2 * sign, CT, size).requires_grad_()
         gradient = sign * torch.autograd.grad(loss(output, source), output)[0]
-        assert (
-            gradient.min() == 0 < gradient.max() < torch.inf
-            and not gradient[head(5, MR, size) > -1].any()
-        )
+        assert gradient.min() == 0 < gradient.max() < torch.inf
+        assert not gradient[head(5, MR, size) > -1].any()
 
 
 def test_what_cannot_be_matched_or_compared_is_refused():
-    sets, matched, loss = (
-        batches().sets,
-        bind_or_raise("order", "matched")(),
-        bind_or_raise("loss", "outline")(),
-    )
+    sets = batches().sets
+    matched = bind_or_raise("order", "matched")()
+    loss = bind_or_raise("loss", "outline")()
     for what, call in {
         "needs one domain": lambda: matched(Batches({"image": sets["a"]}, 1, 0, False)),
         "needs pairs": lambda: matched(Batches(sets, 1, 0, paired=True)),

@@ -34,7 +34,8 @@ def model(tiny_run):
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    folder, data = tmp_path_factory.mktemp("deep"), {"dims": 3, "size": [16, 16, 16]}
+    folder = tmp_path_factory.mktemp("deep")
+    data = {"dims": 3, "size": [16, 16, 16]}
     return toolkit.load(
         small_run(folder, PIX2PIX, source={"slices": 16, "subjects": 4}, **data), device="cpu"
     )
@@ -52,14 +53,13 @@ def deep(tmp_path_factory):
     ],
 )
 def test_an_array_of_each_shape_comes_back_in_its_shape_and_kind(model, deep, shape, dims):
-    used, array = {2: model, 3: deep}[dims], RNG.uniform(0, 600, shape)
+    used = {2: model, 3: deep}[dims]
+    array = RNG.uniform(0, 600, shape)
     plain = used.translate(array)
-    assert (
-        plain.shape == shape
-        and plain.dtype == np.float64
-        and np.isfinite(plain).all()
-        and np.ptp(plain) > 0
-    )
+    assert plain.shape == shape
+    assert plain.dtype == np.float64
+    assert np.isfinite(plain).all()
+    assert np.ptp(plain) > 0
     batch = used.translate(array.reshape(-1, 1, *shape[-dims:]))
     np.testing.assert_allclose(plain, batch.reshape(shape), rtol=1e-5, atol=1e-3)
     readonly = np.asfortranarray(array)
@@ -78,10 +78,10 @@ def test_an_array_of_each_shape_comes_back_in_its_shape_and_kind(model, deep, sh
 def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
     images = torch.from_numpy(SCAN).to(dtype)
     made = model.translate(images)
-    assert made.device == images.device and made.dtype == (
-        dtype if dtype.is_floating_point else torch.float32
-    )
-    assert made.shape == images.shape and not made.requires_grad
+    assert made.device == images.device
+    assert made.dtype == (dtype if dtype.is_floating_point else torch.float32)
+    assert made.shape == images.shape
+    assert not made.requires_grad
     expected = torch.from_numpy(model.translate(images.double().numpy()))
     torch.testing.assert_close(made.double(), expected, rtol=1e-2, atol=1e-2)
 
@@ -93,7 +93,8 @@ def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
 def test_gradients_pass_intensities_resampling_windows_and_network(tmp_path, size, fit, statistics):
     model = toolkit.load(small_run(tmp_path, PIX2PIX, fit=fit), device="cpu")
     model.model.translate.statistics = statistics
-    weights, change = torch.randn(2, 1, *size), torch.randn(2, 1, *size)
+    weights = torch.randn(2, 1, *size)
+    change = torch.randn(2, 1, *size)
     images = (torch.rand(2, 1, *size) * 600).requires_grad_()
     made = model.translate(images, grad=True)
     torch.testing.assert_close(made.detach(), model.translate(images), rtol=1e-4, atol=1e-2)
@@ -122,14 +123,15 @@ def test_images_of_nibabel_and_simpleitk_paths_and_lists_give_what_their_files_g
     toolkit.translate(
         tiny_run, tmp_path / "in.nii", tmp_path / "out.nii", device="cpu", say=lambda line: None
     )
-    given, expected = nib.load(tmp_path / "in.nii"), nib.load(tmp_path / "out.nii")
+    given = nib.load(tmp_path / "in.nii")
+    expected = nib.load(tmp_path / "out.nii")
     made, image, many = model.translate([given, tmp_path / "in.nii", [given]])
-    assert type(made) is nib.Nifti1Image and np.array_equal(made.affine, given.affine)
-    assert np.array_equal(made.get_fdata(), expected.get_fdata()) and len(many) == 1
-    assert (
-        np.array_equal(image.pixels, files.read(tmp_path / "out.nii").pixels)
-        and len(repr(image)) < 200
-    )
+    assert type(made) is nib.Nifti1Image
+    assert np.array_equal(made.affine, given.affine)
+    assert np.array_equal(made.get_fdata(), expected.get_fdata())
+    assert len(many) == 1
+    assert np.array_equal(image.pixels, files.read(tmp_path / "out.nii").pixels)
+    assert len(repr(image)) < 200
     sitk = pytest.importorskip("SimpleITK")
     given = sitk.ReadImage(str(tmp_path / "in.nii"))
     made = model.translate(given)
@@ -195,14 +197,13 @@ def runs_on(data, folder, **options):
 def test_arrays_and_data_sets_are_split_by_patient_and_scored_like_files_and_the_run_goes_on_without_them(
     tmp_path,
 ):
-    one, patients = IMAGES, [f"p{number // 3}" for number in range(24)]
+    one = IMAGES
+    patients = [f"p{number // 3}" for number in range(24)]
     run, said = runs_on(
         {"T1": one, "T2": torch.from_numpy(900 - one), "patient": patients}, tmp_path / "arrays"
     )
-    assert (
-        "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said
-        and "by patient: 4 train" in said
-    )
+    assert "24 T1 and 24 T2 of 8 patients, those of one row a pair" in said
+    assert "by patient: 4 train" in said
     assert run.metrics["a_to_b"]["psnr"]["n"] == 2
     other, _ = runs_on(Items(), tmp_path / "items")
     assert other.metrics["a_to_b"]["psnr"]["value"] == run.metrics["a_to_b"]["psnr"]["value"]
@@ -217,9 +218,9 @@ def test_rows_that_are_no_pairs_and_tables_of_python_are_taken_as_what_they_say(
     run, said = runs_on(
         {"T1": one.astype(np.uint8), "T2": 900 - one, "pair": False}, tmp_path / "unpaired"
     )
-    assert (
-        "pairs" in said and "0 test pairs" in said and "psnr" not in run.metrics.get("a_to_b", {})
-    )
+    assert "pairs" in said
+    assert "0 test pairs" in said
+    assert "psnr" not in run.metrics.get("a_to_b", {})
     rows = []
     for name, seed in (("T1", 0), ("T2", 1)):
         for k, path in enumerate(draw_pictures(tmp_path / name, 18, seed=seed)):
@@ -256,25 +257,22 @@ def test_what_cannot_be_trained_on_is_refused_and_leaves_nothing(tmp_path, data,
 
 def test_a_run_says_what_it_is_in_one_line_in_tables_and_as_html(tiny_run, model):
     run = toolkit.Run(tiny_run)
-    assert len(repr(run)) < 200 and "psnr" in repr(run) and len(repr(model)) < 200
-    assert (
-        run.report.is_file()
-        and list(run.samples) == [0, 4]
-        and run.load("cpu").translate(SCAN).shape == SCAN.shape
-    )
+    assert len(repr(run)) < 200
+    assert "psnr" in repr(run)
+    assert len(repr(model)) < 200
+    assert run.report.is_file()
+    assert list(run.samples) == [0, 4]
+    assert run.load("cpu").translate(SCAN).shape == SCAN.shape
     assert [row["step"] for row in run.log] == [0, 1, 2, 3, 4]
-    assert (
-        isinstance(run.log[-1]["losses.generators/cycle_a"], float)
-        and "validation.a_to_b.psnr" in run.log[0]
-    )
+    assert isinstance(run.log[-1]["losses.generators/cycle_a"], float)
+    assert "validation.a_to_b.psnr" in run.log[0]
     page = run._repr_html_()
-    assert (
-        page.count("data:image/png;base64,") == 6
-        and "T1\u00a0→\u00a0T2" in page
-        and "intensity_map" in page
-    )
+    assert page.count("data:image/png;base64,") == 6
+    assert "T1\u00a0→\u00a0T2" in page
+    assert "intensity_map" in page
     # the notebook's own, light or dark
-    assert "color: #" not in page and "background: #" not in page
+    assert "color: #" not in page
+    assert "background: #" not in page
 
 
 def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
@@ -298,7 +296,8 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
 
 
 def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypatch):
-    shown, console = [], Console(file=io.StringIO(), force_jupyter=True)
+    shown = []
+    console = Console(file=io.StringIO(), force_jupyter=True)
     handle = SimpleNamespace(update=lambda page, raw: shown.append(page["text/plain"]))
     display = SimpleNamespace(display=lambda page, display_id: handle)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
@@ -306,11 +305,9 @@ def test_in_a_notebook_losses_are_one_line_that_changes_and_scores_stay(monkeypa
         for step in (1, 2, 3):
             view.update(step, losses={"generators/l1": 1.0})
         view.update(3, validation={"a_to_b": {"psnr": 20.0}})
-    assert (
-        len(shown) == 3
-        and console.file.getvalue().count("\n") == 1
-        and "psnr" in console.file.getvalue()
-    )
+    assert len(shown) == 3
+    assert console.file.getvalue().count("\n") == 1
+    assert "psnr" in console.file.getvalue()
     assert UserError("wrong")._render_traceback_() == ["error: wrong."]
 
 

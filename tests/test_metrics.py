@@ -41,7 +41,8 @@ def test_errors_and_ssim_are_those_of_scikit_image_in_a_mask_too(size):
     from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
     output, truth = pair((3, 2, *size))
-    dims, both = len(size), list(zip(truth.numpy(), output.numpy(), strict=True))
+    dims = len(size)
+    both = list(zip(truth.numpy(), output.numpy(), strict=True))
     psnr = [peak_signal_noise_ratio(t, o, data_range=3.5) for t, o in both]
     rmse = [mean_squared_error(t, o) ** 0.5 for t, o in both]
     options = dict(
@@ -74,7 +75,9 @@ def test_ms_ssim_is_made_of_torchmetrics_contrast_and_similarity(size, scales):
 
     output, truth = pair((2, 1, *size), error=0.4)
     published = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales]
-    expected, made, real = torch.ones(2), output, truth
+    expected = torch.ones(2)
+    made = output
+    real = truth
     for weight in published[:-1]:
         _, contrast = ssim(
             made, real, data_range=2.5, reduction="none", return_contrast_sensitivity=True
@@ -89,7 +92,8 @@ def test_ms_ssim_is_made_of_torchmetrics_contrast_and_similarity(size, scales):
         whole = whole.narrow(axis, 5, whole.shape[axis] - 10)
     expected = expected * whole.flatten(1).mean(1) ** (published[-1] / sum(published))
     assert torch.allclose(MSSSIM(2.5, len(size))(output, truth), expected, atol=1e-4)
-    assert expected.min() > 0.1 and expected.max() < 0.95
+    assert expected.min() > 0.1
+    assert expected.max() < 0.95
 
 
 def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(tmp_path, monkeypatch):
@@ -111,7 +115,8 @@ def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(tmp_path, monk
         torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(seed)) * 3
         for seed in (0, 1)
     )
-    metric, solid = LPIPS(3.0, 2, net="squeeze"), LPIPS(3.0, 3, net="squeeze")
+    metric = LPIPS(3.0, 2, net="squeeze")
+    solid = LPIPS(3.0, 3, net="squeeze")
     made, real = (x[:, :1, None].expand(-1, -1, 36, -1, -1).clone() for x in (output, truth))
     made[:, :, 1] = 9.0  # of a volume three slices through the middle are looked at
     with torch.no_grad():
@@ -135,7 +140,8 @@ def test_lpips_is_that_of_its_package_for_colour_gray_and_volumes(tmp_path, monk
 @pytest.mark.parametrize("metric", MAPS)
 def test_a_mask_limits_the_score_to_its_region_and_one_map_serves_several_regions(metric):
     output, truth = pair((2, 2, 40, 24))
-    score, mask = metric(2.0, 2), box(2, 1, 40, 24, start=8, stop=16)
+    score = metric(2.0, 2)
+    mask = box(2, 1, 40, 24, start=8, stop=16)
     perfect = {PSNR: 100.0, SSIM: 1.0}.get(metric, 0.0)
     assert score(truth, truth).tolist() == pytest.approx([perfect] * 2, abs=1e-6)
     expected = score(output, truth, mask)
@@ -155,7 +161,8 @@ def test_a_mask_limits_the_score_to_its_region_and_one_map_serves_several_region
 
 
 def test_lesion_contrast_is_one_where_kept_and_zero_where_gone():
-    truth, mask = torch.full((4, 2, 24, 24), 0.5), box(4, 1, 24, 24, start=10, stop=14)
+    truth = torch.full((4, 2, 24, 24), 0.5)
+    mask = box(4, 1, 24, 24, start=10, stop=14)
     mask[3] = 0
     truth[:2, :, 10:14, 10:14] += torch.tensor([0.4, -0.2])[:, None, None]
     output = 0.5 + 0.5 * (truth - 0.5)
@@ -221,7 +228,8 @@ def seeded():
 
 def test_identity_gives_the_source_in_the_targets_channels():
     x = torch.rand(2, 3, 4, 4)
-    assert identity(x) is x and identity(x, 3) is x
+    assert identity(x) is x
+    assert identity(x, 3) is x
     assert torch.allclose(identity(x, 1), x.mean(1, keepdim=True))
     assert identity(x[:, :1], 3).shape == (2, 3, 4, 4)
 
@@ -230,7 +238,8 @@ def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order_a
     source = torch.rand(2, 1, 40, 40) * 2 - 1
     target = [torch.randn(1, 30, 30) * 0.2 + 0.4 for _ in range(4)]
     matched = HistogramMatching(target)(source)
-    pool, levels = torch.cat([t.flatten() for t in target]), torch.linspace(0.05, 0.95, 10)
+    pool = torch.cat([t.flatten() for t in target])
+    levels = torch.linspace(0.05, 0.95, 10)
     assert torch.allclose(matched[0].flatten().quantile(levels), pool.quantile(levels), atol=0.02)
     assert (matched[0].flatten()[source[0].flatten().argsort()].diff() >= 0).all()
     air = torch.full((1, 1, 20, 20), -1.0)
@@ -288,7 +297,8 @@ def error(model, held_out) -> float:
 
 
 def test_regression_beats_the_identity_and_the_best_look_up_table_in_any_range_and_with_missing_contrasts():
-    train, test = pairs(24), pairs(12, seed=1)
+    train = pairs(24)
+    test = pairs(12, seed=1)
     limit = 0.5 * error(IntensityMap(train), test)
     found = error(Regression(train, **SETTINGS), test)
     with torch.inference_mode():  # the same seed gives the same bits whatever surrounds it
@@ -307,7 +317,8 @@ def test_regression_beats_the_identity_and_the_best_look_up_table_in_any_range_a
     outputs = Regression(lacking, **SETTINGS)(
         torch.stack([torch.cat([s, s * torch.nan]) for s, _ in test])
     )
-    assert outputs.shape == (12, 2, 16, 16) and outputs.isfinite().all()
+    assert outputs.shape == (12, 2, 16, 16)
+    assert outputs.isfinite().all()
     assert (outputs[:, :1] - torch.stack([t for _, t in test])).abs().mean() < limit
 
 

@@ -61,7 +61,8 @@ def test_a_packed_model_holds_generators_in_16_bits_and_no_names(packed, tiny_ru
     ]
     score = known(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]["value"]
     card = (packed / "card.md").read_text("utf-8")
-    assert f"| T1 to T2 | psnr | {score:.4g} dB |" in card and not re.search(r"\{\w+\}", card)
+    assert f"| T1 to T2 | psnr | {score:.4g} dB |" in card
+    assert not re.search(r"\{\w+\}", card)
 
 
 def test_a_packed_model_answers_and_scores_as_its_run_does_and_stays_as_it_was(
@@ -84,20 +85,20 @@ def test_a_packed_model_answers_and_scores_as_its_run_does_and_stays_as_it_was(
         )
     assert {path: path.stat().st_mtime_ns for path in packed.rglob("*")} == before
     exported = gantk("export", packed, "--out", tmp_path / "x.onnx")
-    assert exported.code == 0 and "held-out images of T1" in exported.out
+    assert exported.code == 0
+    assert "held-out images of T1" in exported.out
 
 
 def test_a_packed_model_is_not_resumed_and_not_scored_on_other_images(packed, gantk, tmp_path):
     refused = gantk("resume", packed)
-    assert refused.code == 2 and "is a packed model: it holds weights alone" in refused.err
+    assert refused.code == 2
+    assert "is a packed model: it holds weights alone" in refused.err
     other = Path(shutil.copytree(packed, tmp_path / "other"))
     recipe = (other / "recipe.toml").read_text("utf-8")
     (other / "recipe.toml").write_text(recipe.replace("subjects = 6", "subjects = 7"), "utf-8")
     refused = gantk("eval", other)
-    assert (
-        refused.code == 2
-        and "the images here are not those that this model was trained on" in refused.err
-    )
+    assert refused.code == 2
+    assert "the images here are not those that this model was trained on" in refused.err
 
 
 def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(
@@ -113,10 +114,8 @@ def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(
         if each["name"] == "tiny_t1t2"
     ]
     assert (listed["domains"], listed["from"]) == ("T1, T2", "my-package")
-    assert (
-        "## Limits" in gantk("show", "model", "tiny_t1t2").out
-        and "tiny_t1t2" in gantk("show", "model").out
-    )
+    assert "## Limits" in gantk("show", "model", "tiny_t1t2").out
+    assert "tiny_t1t2" in gantk("show", "model").out
     one, two = (
         ("translate", "tiny_t1t2", "in/slice-00.png", name, "--device", "cpu")
         for name in ("1.png", "2.png")
@@ -136,7 +135,8 @@ def test_a_model_is_used_by_its_name_and_a_folder_of_that_name_wins(
     }
     for name, told in wrong.items():
         refused = gantk("translate", name, "in/slice-00.png", "3.png")
-        assert refused.code == 2 and told in refused.err
+        assert refused.code == 2
+        assert told in refused.err
 
 
 def test_the_sidecar_of_a_translation_names_the_model_its_limits_and_doubts_about_the_input(
@@ -146,13 +146,12 @@ def test_the_sidecar_of_a_translation_names_the_model_its_limits_and_doubts_abou
     done = gantk("translate", packed, tmp_path / "raw", tmp_path / "made", "--device", "cpu")
     (sidecar,) = (tmp_path / "made").rglob("sub-01*.json")
     told = known(sidecar)["GeneratedBy"][0]["Description"]
-    assert (
-        done.code == 0
-        and told.startswith("tiny (dualgan), T1 to T2")
-        and "no output is fit for diagnosis" in told
-    )
+    assert done.code == 0
+    assert told.startswith("tiny (dualgan), T1 to T2")
+    assert "no output is fit for diagnosis" in told
     (doubt,) = known(sidecar)["Warnings"]
-    assert doubt.startswith("is noise") and doubt in done.out
+    assert doubt.startswith("is noise")
+    assert doubt in done.out
 
 
 def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
@@ -190,11 +189,15 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         self.asked.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        parts, files = self.path.partition("?")[0].split("/"), self.files
+        parts = self.path.partition("?")[0].split("/")
+        files = self.files
         host = f"http://{self.headers['Host']}/me/tiny"
-        code, headers, told = 200, {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}, {}
+        code = 200
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}
+        told = {}
         if "gone" in parts:
-            code, headers = 404, {"X-Error-Code": "RepoNotFound"}
+            code = 404
+            headers = {"X-Error-Code": "RepoNotFound"}
         elif parts[-1] == "create":
             told = {"url": host}
         elif "preupload" in parts:
@@ -285,15 +288,12 @@ def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(
         push, ["translate", "hf://me/tiny", picture, "one.png", "--device", "cpu"]
     )
     assert code == 0 and f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said, said
-    files, names = (
-        Hub.files,
-        "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors",
-    )
+    files = Hub.files
+    names = "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors"
     assert sorted(path.rpartition("/")[2] for path in files) == names.split()
     assert files["README.md"].startswith(b"---\nlibrary_name: gantk\n")
-    assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"] and files["README.md"].endswith(
-        files["card.md"]
-    )
+    assert b"\nlicense: cc-by-4.0\n---\n" in files["README.md"]
+    assert files["README.md"].endswith(files["card.md"])
     (weights,), (code, said) = (tmp_path / "hf").rglob("weights.safetensors"), first
     assert (
         code == 0
@@ -311,18 +311,14 @@ def test_what_is_pushed_is_translated_with_by_its_address_and_fetched_once(
     assert code == 0 and not [each for each in Hub.asked if "gone" not in each], said
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     code, said = refused
-    assert (
-        code == 1
-        and said.startswith("error  'hf://me/gone' cannot be fetched: 404")
-        and "Traceback" not in said
-    )
+    assert code == 1
+    assert said.startswith("error  'hf://me/gone' cannot be fetched: 404")
+    assert "Traceback" not in said
 
 
 def test_a_mistake_is_one_message_and_without_its_library_the_extra_is_named(gantk, monkeypatch):
-    images, no_model = (
-        ("in.png", "out.png"),
-        "there is no folder 'nowhere', and no model of that name",
-    )
+    images = ("in.png", "out.png")
+    no_model = "there is no folder 'nowhere', and no model of that name"
     for words, told in (
         (
             ("translate", "hf://me", *images),
@@ -342,5 +338,6 @@ def test_a_mistake_is_one_message_and_without_its_library_the_extra_is_named(gan
             "hugg"
         ) else None
         done = gantk(*words)
-        assert done.code == 2 and done.err.startswith(f"error  {told}")
+        assert done.code == 2
+        assert done.err.startswith(f"error  {told}")
     assert 'Pip install "gantk[hub]"' in done.err

@@ -100,7 +100,8 @@ def data_of(recipe, path, *settings):
 def test_a_contrast_that_the_recipe_lacks_is_an_error_with_two_ways_out(tmp_path, name):
     path = draw(tmp_path, NAMED[name])
     domains, given, remarks, found = data_of("cyclegan_ct_mr", path)
-    assert domains == ("CT", "MR") and not remarks
+    assert domains == ("CT", "MR")
+    assert not remarks
     whose = "of 13 patients" if "p{n}/" in NAMED[name] else ", patients unknown"
     assert found == f"CT: 13 images{whose}; MR: 13 images{whose}".replace("imagesof", "images of")
     if any(part in NAMED[name] for part in ("{s}", "{S}", "{t}")):
@@ -109,7 +110,8 @@ def test_a_contrast_that_the_recipe_lacks_is_an_error_with_two_ways_out(tmp_path
         data_of("dualgan_t1t2", path)
     renamed = re.findall(r"--set '(data\.domains=[^']+)'", str(error.value))
     mapped = re.findall(r'--set (data\.source\.[ab])="(\w+)"', str(error.value))
-    assert renamed == ['data.domains=["CT", "MR"]'] and len(mapped) == 2
+    assert renamed == ['data.domains=["CT", "MR"]']
+    assert len(mapped) == 2
     assert data_of("dualgan_t1t2", path, *renamed)[:3] == (("CT", "MR"), given, [])
     assert data_of("dualgan_t1t2", path, *map("=".join, mapped))[:3] == (("T1", "T2"), given, [])
 
@@ -118,7 +120,8 @@ def test_a_contrast_that_the_recipe_lacks_is_an_error_with_two_ways_out(tmp_path
 def test_names_that_say_nothing_become_a_and_b_with_a_note(tmp_path, name):
     layout, called = NAMELESS[name]
     domains, given, (remark,), _ = data_of("dualgan_t1t2", draw(tmp_path, layout))
-    assert domains == ("A", "B") and called in remark
+    assert domains == ("A", "B")
+    assert called in remark
     assert given == {"train": 8, "validation": 2, "test": 3} or "{s}" not in layout
     (kept,) = re.findall("--set '(.*?)'", remark)
     assert data_of("dualgan_t1t2", tmp_path, kept)[:3] == (("T1", "T2"), given, [])
@@ -207,7 +210,8 @@ def test_masks_are_no_images_unless_they_are_asked_for_or_all_there_is(tmp_path)
 # ---- patients
 
 
-STACK, ONE = range(3, 20), range(1, 5001)
+STACK = range(3, 20)
+ONE = range(1, 5001)
 SAYS = {
     "a word for a person": [f"sub-{p:02d}_{i}" for p in range(3) for i in STACK],
     "a word, one image each": [f"case{p:03d}" for p in range(60)],
@@ -251,10 +255,8 @@ def test_names_carry_patients_or_may_or_do_not(name):
 
 def test_numbers_of_patients_are_no_visits():
     sites = [f"{c:02d}-{p:03d}" for c in (1, 2, 3) for p in range(9)]
-    ixi, brats = (
-        [f"IXI00{p}-Guys-08{p}{p}" for p in range(9)],
-        ["S18_2013_2_1", "S18_2013_3_1", "S18_TCIA_2_1"],
-    )
+    ixi = [f"IXI00{p}-Guys-08{p}{p}" for p in range(9)]
+    brats = ["S18_2013_2_1", "S18_2013_3_1", "S18_TCIA_2_1"]
     assert all(
         without_visits(names) == names for names in (sites, [f"site{x}" for x in sites], ixi, brats)
     )
@@ -291,11 +293,10 @@ def test_data_check_asks_what_a_run_would_ask(tmp_path):
         (found,) = (
             each for each in check(path, recipe=recipe)["problems"] if each["kind"] == "patients"
         )
-        assert found["severity"] == severity and "'32003' of patient '32'" in found["what"]
-        assert (
-            "data.source.patient=names" in found["remedy"]
-            and "data.split.by=block" in found["remedy"]
-        )
+        assert found["severity"] == severity
+        assert "'32003' of patient '32'" in found["what"]
+        assert "data.source.patient=names" in found["remedy"]
+        assert "data.split.by=block" in found["remedy"]
         for answer in ("data.source.patient=names", "data.split.by=block"):
             assert "may say patients" not in str(
                 check(path, recipe=recipe, set=[answer])["problems"]
@@ -308,10 +309,10 @@ def test_real_sets_are_read_as_their_owners_say(shared_data):
             stem_of(path) for folder in folders for path in sorted((shared_data / folder).iterdir())
         ]
 
-    names, pattern = stems("ct_mri/CT", "ct_mri/MRI"), regex_option(r"(\d+)\d{3}$")
-    assert reading_of(names).sure and reading_of(names).patients == [
-        patient_of(name, pattern) for name in names
-    ]
+    names = stems("ct_mri/CT", "ct_mri/MRI")
+    pattern = regex_option(r"(\d+)\d{3}$")
+    assert reading_of(names).sure
+    assert reading_of(names).patients == [patient_of(name, pattern) for name in names]
     for folders in (
         ("tumour_yes_no/yes", "tumour_yes_no/no"),
         ("facades/train",),

@@ -50,7 +50,8 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
     logits = network(x)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
     seen = x.grad[0, 0] != 0
-    assert seen.any(0).sum() == field and seen.any(1).sum() == field
+    assert seen.any(0).sum() == field
+    assert seen.any(1).sum() == field
     assert (
         network.convolutions == layers == sum(isinstance(m, nn.Conv2d) for m in network.modules())
     )
@@ -83,18 +84,19 @@ def test_sizes_and_options_that_do_not_fit_are_answered_with_those_that_do(make,
 def test_pix2pix_sees_noise_and_class_beside_the_image_and_in_use_one_noise_and_no_class():
     geometry = Geometry(2, (32, 32), {"a": 1, "b": 1}, ("healthy", "tumour"))
     method = bind("method", {"name": "pix2pix", "noise": 2, "conditional": True})(geometry).eval()
-    seen, a = [], torch.rand(2, 1, 32, 32)
+    seen = []
+    a = torch.rand(2, 1, 32, 32)
     method.g_ab.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
     method.generator_losses(Batch(a=a, b=a, label=torch.tensor([1, 0])))
-    assert torch.equal(seen[0][:, :1], a) and seen[0][:, 3:].mean((2, 3)).tolist() == [
+    assert torch.equal(seen[0][:, :1], a)
+    assert seen[0][:, 3:].mean((2, 3)).tolist() == [
         [0, 1],
         [1, 0],
     ]
-    assert seen[0][:, 1:3].std() > 0.9 and not torch.equal(seen[0][0, 1:3], seen[0][1, 1:3])
-    assert (
-        torch.equal(method.translate(a, "b"), method.translate(a, "b"))
-        and (seen[-1][:, 3:] == 0.5).all()
-    )
+    assert seen[0][:, 1:3].std() > 0.9
+    assert not torch.equal(seen[0][0, 1:3], seen[0][1, 1:3])
+    assert torch.equal(method.translate(a, "b"), method.translate(a, "b"))
+    assert (seen[-1][:, 3:] == 0.5).all()
     assert not torch.equal(*method.variants(a, "b", 2, 0))
 
 
@@ -111,7 +113,8 @@ def test_instance_norm_equals_torchs_on_both_of_its_paths(shape, dtype, affine):
     x = x.to(memory_format=LAST[x.ndim - 2]).requires_grad_()
     y = ours(x)
     reference = F.instance_norm(x.float(), weight=ours.weight, bias=ours.bias)
-    assert y.dtype == dtype and y.is_contiguous(memory_format=LAST[x.ndim - 2])
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=LAST[x.ndim - 2])
     # bfloat16 rounds the output to 1 in 256; statistics in bfloat16 would be off by three times as
     # much
     allowed = 5e-5 if dtype == torch.float32 else 0.005 * reference.abs() + 0.002
@@ -149,7 +152,8 @@ def test_relu_is_torchs_and_a_batch_is_its_images_to_the_bit_with_both_gradients
         4, *[1] * (len(shape) - 2)
     )
     for mine, theirs in zip(found(ReLU()), found(nn.ReLU(inplace=True)), strict=True):
-        assert torch.equal(mine, theirs) and mine.stride() == theirs.stride()
+        assert torch.equal(mine, theirs)
+        assert mine.stride() == theirs.stride()
     drawn[0][0, :2] = torch.tensor([torch.nan, -torch.nan]).view(2, *[1] * (len(shape) - 2))
     assert found(ReLU())[0][0, :2].isnan().all()  # nan is never hidden, whatever its sign
 
@@ -186,10 +190,8 @@ def test_self_attention_is_the_papers_formula(dims):
     block = SelfAttention(dims, 16)
     for parameter in block.parameters():  # its own are nearly 0 at first
         nn.init.normal_(parameter, std=max(1, prod(parameter.shape[1:])) ** -0.5)
-    assert (
-        block.query.weight.shape[0] == block.key.weight.shape[0] == 2
-        and block.value.weight.shape[0] == 8
-    )
+    assert block.query.weight.shape[0] == block.key.weight.shape[0] == 2
+    assert block.value.weight.shape[0] == 8
     x = torch.randn(2, 16, *[4, 3, 5][:dims])
 
     def places(layer: nn.Module) -> Tensor:
@@ -263,7 +265,8 @@ def test_a_unet_normalises_its_first_block_and_leaves_its_skips_alone_where_it_i
         last = network.decoder[-1]
         return F.conv_transpose2d(y, last.weight, last.bias, 2, 1).tanh()
 
-    mine, theirs = network(x), expected(x)
+    mine = network(x)
+    theirs = expected(x)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
     weight = torch.randn_like(mine)
     slopes = [
@@ -345,19 +348,20 @@ def apart(found: list[Tensor], wanted: list[Tensor]) -> list[float]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_products_are_torchs_convolutions(name, dims, always, multiplied):
     torch.manual_seed(0)
-    module, x = (
-        layer(dims, SHAPES[name]),
-        image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3]),
-    )
+    module = layer(dims, SHAPES[name])
+    x = image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
     assert "Product" in type(module(x).grad_fn).__name__
-    found, narrow = passed(module, x), passed(module, x, bf16=True)
+    found = passed(module, x)
+    narrow = passed(module, x, bf16=True)
     plain = use_kernels(copy.deepcopy(module), False)
     theirs = passed(plain, x, bf16=True)
     exact = passed(plain.double(), x.detach().double().requires_grad_())
     assert max(apart(found, exact)) < 1e-5
-    assert found[0].is_contiguous(memory_format=LAST[dims]) and narrow[0].dtype == torch.bfloat16
+    assert found[0].is_contiguous(memory_format=LAST[dims])
+    assert narrow[0].dtype == torch.bfloat16
     # autograd takes a gradient as it is only where it lies in memory as the weights do
-    assert found[2].dtype == torch.float32 and found[2].stride() == module.weight.stride()
+    assert found[2].dtype == torch.float32
+    assert found[2].stride() == module.weight.stride()
     for mine, other in zip(apart(narrow, exact), apart(theirs, exact), strict=True):
         assert mine <= max(1.5 * other, 2**-7)  # bfloat16 rounds to 1 in 256
 
@@ -387,21 +391,22 @@ def test_transformed_convolutions_are_torchs(size, kernel, padding, monkeypatch)
     torch.manual_seed(0)
     module = layer(2, (False, 5, 6, 0, kernel, 1, padding))
     x = channels_last(torch.randn(2, 5, *size)).requires_grad_()
-    found, narrow = passed(module, x), passed(module, x, bf16=True)
+    found = passed(module, x)
+    narrow = passed(module, x, bf16=True)
     slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
     found += torch.autograd.grad(slope.square().sum(), module.weight)
     with torch.no_grad():
         computed = module(x)
     monkeypatch.setattr(winograd, "LEAST", 1 << 60)
     # in training alone
-    assert torch.equal(computed, module(x)) and not torch.equal(found[0], computed)
+    assert torch.equal(computed, module(x))
+    assert not torch.equal(found[0], computed)
     assert all(map(torch.equal, narrow, passed(module, x, bf16=True)))  # and in float32
     assert found[2].stride() == module.weight.stride()
-    module, x = module.double(), x.detach().double().requires_grad_()
-    exact, slope = (
-        passed(module, x),
-        torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0],
-    )
+    module = module.double()
+    x = x.detach().double().requires_grad_()
+    exact = passed(module, x)
+    slope = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)[0]
     assert (
         max(apart(found, [*exact, *torch.autograd.grad(slope.square().sum(), module.weight)]))
         < 2e-5

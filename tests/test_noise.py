@@ -63,7 +63,8 @@ def test_real_images_beyond_white_do_not_betray_themselves():
 
 def test_an_image_of_a_seed_is_the_same_whatever_the_number_asked_for():
     method = dcgan().eval()
-    few, many = method.sample(3, seed=5), method.sample(40, seed=5)
+    few = method.sample(3, seed=5)
+    many = method.sample(40, seed=5)
     torch.testing.assert_close(many[:3], few, rtol=1e-4, atol=1e-5)
     assert (many[0] - many[1]).abs().max() > 1e-3, "another noise is another image"
     images = dcgan(span=(0.0, 1.0)).eval().sample(4, seed=0)
@@ -111,7 +112,8 @@ def test_batch_norm_of_averaged_weights_has_statistics_of_its_own():
     with engine.ema.applied(), torch.no_grad():
         method.eval().sample(16, seed=9)
     scaled = seen["x"] / norm.weight[:, None, None]
-    assert scaled.mean().abs() < 0.2 and 0.8 < scaled.std() < 1.2
+    assert scaled.mean().abs() < 0.2
+    assert 0.8 < scaled.std() < 1.2
 
 
 # ---- ProGAN --------------------------------------------------------------------------------------
@@ -137,7 +139,8 @@ def test_every_level_has_the_parameters_of_the_papers_table():
     filters = filters_at(9, base=8192, width=512)
     assert filters == [512, 512, 512, 512, 256, 128, 64, 32, 16]
     with torch.device("meta"):
-        generator, discriminator = Generator(3, 2, filters, 512), Discriminator(3, 2, filters)
+        generator = Generator(3, 2, filters, 512)
+        discriminator = Discriminator(3, 2, filters)
     assert [round(count(network) / 1e6, 1) for network in (generator, discriminator)] == [
         23.1,
         23.1,
@@ -171,7 +174,8 @@ def test_minibatch_deviation_equals_the_formula(images, group):
     x = torch.randn(images, 3, 4, 4)
     found = MinibatchDeviation()(x)
     assert torch.equal(found[:, :3], x)
-    y, columns = x.double(), images // group
+    y = x.double()
+    columns = images // group
     for k in range(images):
         own = y[k % columns :: columns]
         assert len(own) == group
@@ -203,18 +207,19 @@ def test_drift_is_the_mean_square_of_the_real_logits():
 def test_pair_and_real_images_fade_from_the_level_below_to_the_new_level_alone(dims):
     g = progan(16, dims).g
     z = torch.randn(2, 8)
-    old, new = doubled(g(z, 1)), g(z, 2)
+    old = doubled(g(z, 1))
+    new = g(z, 2)
     assert not torch.allclose(old, new)
     assert torch.equal(g(z, 2, torch.tensor(0.0)), old)
     assert torch.equal(g(z, 2, torch.tensor(1.0)), new)
     torch.testing.assert_close(g(z, 2, torch.tensor(0.25)), 0.75 * old + 0.25 * new)
-    d, image = progan(16, dims).d, random_images(4, 1, (16,) * dims)
+    d = progan(16, dims).d
+    image = random_images(4, 1, (16,) * dims)
     assert torch.equal(d(image, 2, torch.tensor(0.0)), d(halved(image), 1))
     assert torch.equal(d(image, 2, torch.tensor(1.0)), d(image, 2))
     assert not torch.allclose(d(image, 2, torch.tensor(0.5)), d(image, 2))
-    assert torch.equal(faded(image, None), image) and torch.equal(
-        faded(image, torch.tensor(1.0)), image
-    )
+    assert torch.equal(faded(image, None), image)
+    assert torch.equal(faded(image, torch.tensor(1.0)), image)
     assert torch.equal(faded(image, torch.tensor(0.0)), doubled(halved(image)))
 
 
@@ -228,7 +233,8 @@ def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
         lambda step, stage: Batch(image=random_images(4, 1, stage.size, seed=step))
     ):
         found.setdefault(stage.name, []).append(float(method.alpha))
-    assert list(found) == ["4", "8 fade", "8"] and set(found["4"] + found["8"]) == {1.0}
+    assert list(found) == ["4", "8 fade", "8"]
+    assert set(found["4"] + found["8"]) == {1.0}
     steps = len(found["8 fade"])
     assert found["8 fade"] == pytest.approx([(k + 0.5) / steps for k in range(steps)], abs=1e-5)
 
@@ -237,13 +243,14 @@ def test_alpha_rises_evenly_from_0_to_1_in_a_fade_in_and_is_1_outside():
 @pytest.mark.parametrize("side", [8, 128])
 def test_stages_share_out_all_steps_and_end_at_the_whole_size(steps, side):
     stages = progan(side).stages(steps)
-    assert (
-        sum(stage.steps for stage in stages) == steps and min(stage.steps for stage in stages) >= 1
-    )
+    assert sum(stage.steps for stage in stages) == steps
+    assert min(stage.steps for stage in stages) >= 1
     sides = [stage.size[0] for stage in stages]
-    assert sides == sorted(sides) and sides[-1] == side
+    assert sides == sorted(sides)
+    assert sides[-1] == side
     if steps >= (levels := math.log2(side) - 1):
-        assert sides[0] == 4 and len(set(sides)) == levels
+        assert sides[0] == 4
+        assert len(set(sides)) == levels
 
 
 @pytest.mark.parametrize(
@@ -272,7 +279,8 @@ def built(**options):
 
 
 def test_the_loss_is_the_papers_bound_per_pixel():
-    method, image = built(sigma=0.2, beta=3.0), random_images(4, 1, (16, 16))
+    method = built(sigma=0.2, beta=3.0)
+    image = random_images(4, 1, (16, 16))
     torch.manual_seed(1)
     losses = method.autoencoder_losses(Batch(image=image))
     torch.manual_seed(1)
@@ -286,12 +294,11 @@ def test_the_loss_is_the_papers_bound_per_pixel():
 
 
 def test_codes_of_samples_and_of_those_judged_have_the_mean_and_covariance_of_the_codes_in_training():
-    image, noise = (
-        random_images(64, 1, (16, 16)),
-        torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0)),
-    )
+    image = random_images(64, 1, (16, 16))
+    noise = torch.randn(20_000, 262, generator=torch.Generator().manual_seed(0))
     for prior in ("fitted", "normal"):
-        method, codes = built(prior=prior, gan=0.1), []
+        method = built(prior=prior, gan=0.1)
+        codes = []
         method.encoder.code.bias.data += torch.tensor([3.0] * 6 + [-2.0] * 6)
         method.encoder.code.weight.data[:6] *= 5
         method.decode = lambda code, label, grain=None, codes=codes: (
@@ -325,12 +332,12 @@ def test_samples_reconstructions_and_their_scores_and_no_translation(tmp_path, g
     source = {"lesions": 1, "radius": [8.0, 16.0]}
     run = small_run(tmp_path, method, steps=2, domains=["FLAIR"], labels=True, source=source)
     metrics = json.loads((run / "metrics.json").read_text())
-    assert {"psnr", "ssim", "mae"} <= metrics["metrics"][
-        "reconstruction"
-    ].keys() and "image" in metrics["metrics"]
+    assert {"psnr", "ssim", "mae"} <= metrics["metrics"]["reconstruction"].keys()
+    assert "image" in metrics["metrics"]
     assert metrics["baselines"]["mean_image"]["reconstruction"]["psnr"]["value"] > 10
     with Image.open(run / "samples" / "reconstructions" / "test.png") as picture:
-        assert picture.size[1] == 2 * 32 and picture.size[0] % 32 == 0
+        assert picture.size[1] == 2 * 32
+        assert picture.size[0] % 32 == 0
     for label in ("healthy", "tumour"):
         assert (
             gantk("sample", run, "-n", "2", "--out", tmp_path / label, "--label", label).code == 0
@@ -341,8 +348,6 @@ def test_samples_reconstructions_and_their_scores_and_no_translation(tmp_path, g
     assert one != other
     Image.new("L", (32, 32), 90).save(tmp_path / "slice.png")
     done = gantk("translate", run, tmp_path / "slice.png", tmp_path / "out.png")
-    assert (
-        done.code == 2
-        and "'VAE' cannot translate" in done.err
-        and not (tmp_path / "out.png").exists()
-    )
+    assert done.code == 2
+    assert "'VAE' cannot translate" in done.err
+    assert not (tmp_path / "out.png").exists()

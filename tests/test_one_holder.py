@@ -70,7 +70,8 @@ def test_every_file_is_written_by_the_one_writer():
 
 
 def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    run, image = Run(tmp_path), np.zeros((1, 8, 8), np.float32)
+    run = Run(tmp_path)
+    image = np.zeros((1, 8, 8), np.float32)
     run.write_picture("step-000001", "a_to_b-0", image, -1.0, 1.0)
     (path,) = run.samples[1]
     before = path.read_bytes()
@@ -81,9 +82,8 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         run.write_picture("step-000001", "a_to_b-0", image + 1, -1.0, 1.0)
-    assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [
-        path.name
-    ]
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.skipif(
@@ -92,9 +92,8 @@ def test_a_sample_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_file_on_the_disk_in_memory_is_replaced_and_not_added_to():
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = files.write_file(Path(folder) / "best.json", b"first")
-        assert files.write_file(path, b"second").read_bytes() == b"second" and os.listdir(
-            folder
-        ) == [path.name]
+        assert files.write_file(path, b"second").read_bytes() == b"second"
+        assert os.listdir(folder) == [path.name]
 
 
 def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path):
@@ -116,16 +115,15 @@ def test_a_folder_has_one_holder_who_is_named_and_is_free_when_it_ends(tmp_path)
     with pytest.raises(UserError) as refused, files.held(tmp_path):
         pass
     said = str(refused.value)
-    assert (
-        f"process {holder.pid} on {platform.node()} writes into it since " in said
-        and "\\x1b[2Jresume" in said
-    )
+    assert f"process {holder.pid} on {platform.node()} writes into it since " in said
+    assert "\\x1b[2Jresume" in said
     holder.kill()
     holder.communicate()
     # asked for again within itself
     with files.held(tmp_path), files.held(tmp_path), ThreadPoolExecutor() as pool:
         refused = pool.submit(files.held(tmp_path).__enter__).exception()
-        assert isinstance(refused, UserError) and f"process {os.getpid()} " in str(refused)
+        assert isinstance(refused, UserError)
+        assert f"process {os.getpid()} " in str(refused)
     with files.held(tmp_path):
         pass
     assert (tmp_path / files.LOCK).read_bytes() == b""  # nobody, also where a disk knows no locks
@@ -171,5 +169,6 @@ def test_two_starts_in_one_second_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ExitStack() as holding:
         made = [Run.create(None, "tiny", holding).path for _ in range(6)]
-        assert len(set(made)) == 6 and any(path.name.endswith("-2") for path in made)
+        assert len(set(made)) == 6
+        assert any(path.name.endswith("-2") for path in made)
     assert all((path / "checkpoints").is_dir() for path in made)

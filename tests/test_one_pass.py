@@ -75,7 +75,8 @@ def method_of(name: str, number: int | str, dims: int = 2, **changes) -> Method:
     """A method at its last stage, fading in where it can."""
     torch.manual_seed(0)
     options = options_of(name, number) | changes
-    part, size = small_part("method", name, options), small_size(dims)
+    part = small_part("method", name, options)
+    size = small_size(dims)
     classes = ("one", "other") if options.get("conditional") else ()
     method = part(Geometry(dims, size, dict.fromkeys(part.target.reads, 1), classes)).train()
     stages = [stage for stage in method.stages(100) if stage.size == size]
@@ -85,7 +86,8 @@ def method_of(name: str, number: int | str, dims: int = 2, **changes) -> Method:
 
 
 def batch_of(method: Method, count: int = 2, seed: int = 0) -> Batch:
-    size, batch = method.geometry.size, Batch()
+    size = method.geometry.size
+    batch = Batch()
     for place, name in enumerate(method.reads):
         batch[name] = random_images(count, 1, size, seed=seed + place)
         batch[f"mask_{name}"] = (
@@ -110,7 +112,8 @@ def test_one_pass_for_several_inputs_changes_no_loss(name, number):
         pytest.skip("draws its random numbers in another order")
     results = []
     for batched in (True, False):
-        method, losses = method_of(name, number), {}
+        method = method_of(name, number)
+        losses = {}
         method.batched = batched
         batch = batch_of(method)
         torch.manual_seed(1)

@@ -37,8 +37,10 @@ def scored(output, truth, scorer=None, patients=None, **about) -> dict:
 
 def test_rows_of_regions_see_their_region_alone_and_are_corrected_in_it():
     output, truth = pair((3, 1, 20, 20))
-    inside, lesion = torch.zeros(3, 1, 20, 20), torch.zeros(3, 1, 20, 20)
-    inside[..., 5:15, 5:15], lesion[:2, :, 8:10, 8:10] = 1, 1
+    inside = torch.zeros(3, 1, 20, 20)
+    lesion = torch.zeros(3, 1, 20, 20)
+    inside[..., 5:15, 5:15] = 1
+    lesion[:2, :, 8:10, 8:10] = 1
     rows = scored(output, truth, foreground=inside > 0, masks=lesion)
     spoiled = output.clone()
     spoiled[..., :5, :] = 0.9
@@ -67,10 +69,8 @@ def test_errors_are_told_in_native_intensities_too_each_image_by_its_own_mapping
     error = (output - truth).flatten(1)
     for name, each in (("mae", error.abs().mean(1)), ("nrmse", error.square().mean(1).sqrt())):
         found = rows[name]["in_units"]
-        assert (
-            found["value"] == pytest.approx((each * widths).mean().item(), rel=1e-4)
-            and found["unit"] == "HU"
-        )
+        assert found["value"] == pytest.approx((each * widths).mean().item(), rel=1e-4)
+        assert found["unit"] == "HU"
         assert found["ci95"][0] < found["value"] < found["ci95"][1]
     assert "in_units" not in rows["psnr"]
 
@@ -88,10 +88,8 @@ def test_the_psnr_of_a_volume_pools_the_squared_error_of_its_slices():
     ]
     expected = [PSNR(2.0, 3)(*volumes[:2]).item(), PSNR(2.0, 3)(*volumes[2:]).item()]
     found = rows["psnr"]["per"]
-    assert (
-        found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3)
-        and found["volume"]["n"] == 2
-    )
+    assert found["volume"]["value"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert found["volume"]["n"] == 2
     assert found["slice"]["value"] == pytest.approx(
         PSNR(2.0, 2)(output, truth).mean().item(), abs=1e-4
     )
@@ -115,7 +113,8 @@ def test_images_are_counted_from_black_and_the_batch_does_not_matter():
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
     output, truth = pair((4, 1, 16, 16))
-    good, references = output.clone(), References(truth, list("pqrs"))
+    good = output.clone()
+    references = References(truth, list("pqrs"))
     output[1, 0, 3, 3] = wrong
     row = scored(output, truth)["psnr"]
     assert (row["value"], row["ci95"], row["n"], row["images"]) == (None, None, 0, 0)
@@ -123,7 +122,8 @@ def test_an_output_that_is_no_number_leaves_no_score_that_looks_like_one(wrong):
     assert pair_verdict(model, {"identity": spoiled}, SENSES) == {}  # no baseline to beat
     output[1] = 1e30
     row = scored(output, truth, scorer_of(NRMSE))["nrmse"]
-    assert row["value"] is None and "1 of 4 images score infinitely" in row["definition"]
+    assert row["value"] is None
+    assert "1 of 4 images score infinitely" in row["definition"]
 
 
 # ---- patients and intervals
@@ -136,7 +136,8 @@ def test_patients_count_alike_however_many_images_they_have():
     assert (every.value, every.n) == (1.75, 4)
     # who is not known may be of one head
     unknown = estimate([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"])
-    assert (unknown.value, unknown.n) == (3.0, 2) and estimate([1.0, 2.0], ["", ""]).ci95 is None
+    assert (unknown.value, unknown.n) == (3.0, 2)
+    assert estimate([1.0, 2.0], ["", ""]).ci95 is None
     for alike in (False, True):
         assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
         empty = estimate([math.nan], ["p"], alike=alike)
@@ -148,7 +149,8 @@ def test_intervals_hold_the_true_mean_about_as_often_as_they_say(alike):
     """400 studies of 20 patients with 3 images each, whose patients differ more than their images
     do.
     """
-    rng, held = np.random.default_rng(0), 0
+    rng = np.random.default_rng(0)
+    held = 0
     patients = [f"p{i // 3}" for i in range(60)]
     for _ in range(400):
         values = np.repeat(rng.normal(30, 2, 20), 3) + rng.normal(0, 0.5, 60)
@@ -159,11 +161,13 @@ def test_intervals_hold_the_true_mean_about_as_often_as_they_say(alike):
 
 def test_leaving_out_patients_is_the_two_sample_jackknife():
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=6), rng.normal(size=8)
+    x = rng.normal(size=6)
+    y = rng.normal(size=8)
     difference = lambda a, b: x[a].mean() - y[b].mean()  # noqa: E731
     value, (low, high) = left_out_interval(difference, [*"pqrstu"], [*"abcdefgh"])
     error = math.sqrt(x.var(ddof=1) / 6 + y.var(ddof=1) / 8)  # what the jackknife of a mean is
-    assert value == x.mean() - y.mean() and high - value == pytest.approx(value - low)
+    assert value == x.mean() - y.mean()
+    assert high - value == pytest.approx(value - low)
     assert high - value == pytest.approx(2.5705818 * error)  # Student's for 5 degrees of freedom
     # one patient's; of nobody known; one image would be left
     for real in (["p"] * 6, [""] * 6, ["p"] * 5 + ["q"]):
@@ -189,24 +193,25 @@ def test_the_verdict_is_against_the_best_of_all_baselines_and_of_those_without_p
         "real_split": scores(0.01, 0.01, 0.01, 0.01),
     }
     for row in pair_verdict(model, baselines, SENSES).values():
-        assert (
-            row["better"] is False
-            and row["best_baseline"] == "regression"
-            and row["probability"] < 0.1
-        )
+        assert row["better"] is False
+        assert row["best_baseline"] == "regression"
+        assert row["probability"] < 0.1
         fair = row["without_pairs"]
         assert (fair["better"], fair["best_baseline"], fair["probability"]) == (
             True,
             "histogram",
             1.0,
         )
-        assert min(fair["gains"]) > 0 > max(row["gains"][:3]) and len(row["gains"]) == 4
+        assert min(fair["gains"]) > 0 > max(row["gains"][:3])
+        assert len(row["gains"]) == 4
     del baselines["regression"]
     row = pair_verdict(model, baselines, SENSES)["psnr"]
-    assert row["best_baseline"] == "intensity_map" and 0.5 < row["probability"] < 1
+    assert row["best_baseline"] == "intensity_map"
+    assert 0.5 < row["probability"] < 1
     assert pair_verdict(model, baselines, {"psnr": None, "mae": None}) == {}
     tie = pair_verdict(model, {"identity": model}, SENSES)["psnr"]
-    assert tie["better"] is False and tie["probability"] == 0.5
+    assert tie["better"] is False
+    assert tie["probability"] == 0.5
 
 
 def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
@@ -222,7 +227,8 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
         model, {"identity": {"kid": row(0.1, 0.05, False), "precision": row(0.7, 0.1, True)}}
     )
     assert set(verdict) == {"kid", "precision"}
-    assert verdict["kid"]["better"] is False and verdict["kid"]["probability"] < 0.05
+    assert verdict["kid"]["better"] is False
+    assert verdict["kid"]["probability"] < 0.05
     gain = 0.1 / math.hypot(0.1 / 1.96, 0.1 / 1.96)
     assert verdict["precision"]["better"] is True
     assert verdict["precision"]["probability"] == pytest.approx(
@@ -247,11 +253,9 @@ def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
     )
     found = judged(errors, 3 * errors + 7)
     curve = found["rejection"]
-    assert (
-        found["auroc"]["value"] == 1
-        and found["ause"]["value"] == 0
-        and curve["error"] == curve["oracle"]
-    )
+    assert found["auroc"]["value"] == 1
+    assert found["ause"]["value"] == 0
+    assert curve["error"] == curve["oracle"]
     assert found["spearman"]["value"] == pytest.approx(1)
     assert (curve["kept"][10], curve["error"][0], curve["error"][10], curve["error"][-1]) == (
         0.5,
@@ -260,13 +264,15 @@ def test_perfect_inverted_and_constant_uncertainties_get_what_they_deserve():
         3.0,
     )
     found = judged(errors, -errors)
-    assert found["auroc"]["value"] == 0 and found["spearman"]["value"] == pytest.approx(-1)
+    assert found["auroc"]["value"] == 0
+    assert found["spearman"]["value"] == pytest.approx(-1)
     # of errors 1 to 100 both curves are straight lines, 100 x rejected apart and mirrored at the
     # flat one of 50.5
     assert found["ause"]["value"] == pytest.approx(100 * 0.475 / 50.5)
     assert found["ause"]["random"] == pytest.approx(found["ause"]["value"] / 2)
     found = judged(errors, np.ones_like(errors))
-    assert found["auroc"]["value"] == 0.5 and found["spearman"]["value"] is None
+    assert found["auroc"]["value"] == 0.5
+    assert found["spearman"]["value"] is None
     assert found["rejection"]["error"] == pytest.approx(found["rejection"]["random"]) == [50.5] * 20
 
 
@@ -276,14 +282,17 @@ def test_only_what_is_foreground_and_known_counts_and_patients_are_averaged():
         .permuted(np.tile(np.arange(1.0, 101), (3, 1)), axis=1)
         .reshape(3, 1, 10, 10)
     )
-    uncertainties, inside = np.concatenate([errors[:2], -errors[2:]]), np.ones_like(errors)
+    uncertainties = np.concatenate([errors[:2], -errors[2:]])
+    inside = np.ones_like(errors)
     found = judged(errors, uncertainties, patients=["p", "p", "q"])["auroc"]
     assert (found["value"], found["n"], found["ci95"]) == (0.5, 2, [0.0, 1.0])
-    uncertainties[2, :, :5], inside[2, :, :5] = errors[2, :, :5], 0
+    uncertainties[2, :, :5] = errors[2, :, :5]
+    inside[2, :, :5] = 0
     errors[0, 0, 9, 9] = np.nan
     assert judged(errors, uncertainties, inside)["auroc"]["value"] == pytest.approx(2 / 3)
     for nothing in (judged(errors, errors, 0 * inside), judged(0 * errors[1:], errors[1:])):
-        assert nothing["auroc"]["value"] is None and json.dumps(nothing, allow_nan=False)
+        assert nothing["auroc"]["value"] is None
+        assert json.dumps(nothing, allow_nan=False)
 
 
 def test_a_metric_that_returns_one_number_for_all_images_is_named():

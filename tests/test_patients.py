@@ -53,16 +53,14 @@ def test_the_page_is_there_from_the_first_step_on_reloads_itself_and_stops_with_
     add_plugin("my-package", "my_pages", WATCH.replace("STOP", "0"))
     gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     first, *later = importlib.import_module("my_pages").pages
-    assert (
-        first == "" and later and all('id="live"' in page and "samples" in page for page in later)
-    )
+    assert first == ""
+    assert later
+    assert all('id="live"' in page and "samples" in page for page in later)
     (tmp_path / "living.html").write_text(later[-1], "utf-8")
     living = Page(tmp_path / "living.html")
-    assert (
-        refers_to_nothing(living)
-        and "renews itself" in living.words
-        and "No metrics" not in living.words
-    )
+    assert refers_to_nothing(living)
+    assert "renews itself" in living.words
+    assert "No metrics" not in living.words
     assert 0 <= float(living.having("data-after")[0]) < 600
     assert 'id="live"' not in (tmp_path / "run" / "report.html").read_text("utf-8")
 
@@ -75,20 +73,24 @@ def test_after_ctrl_c_the_page_says_how_far_the_run_came_and_reloads_no_longer(
     with pytest.raises(Interrupted, match="stopped after step 2"):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
     page = Page(tmp_path / "run" / "report.html")
-    assert "live" not in page.having("id") and "the run stopped at step 2 of 4" in page.words
+    assert "live" not in page.having("id")
+    assert "the run stopped at step 2 of 4" in page.words
     assert "gantk resume" in page.words
 
 
 def test_test_patients_stand_worst_first_beside_pictures_that_say_whose_they_are(tiny_run):
     found = json.loads((tiny_run / "patients.json").read_text("utf-8"))["a_to_b"]
     scores = [row["scores"]["psnr"] for row in found["patients"]]
-    assert scores == sorted(scores) and all(row["images"] for row in found["patients"])
+    assert scores == sorted(scores)
+    assert all(row["images"] for row in found["patients"])
     whole = json.loads((tiny_run / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
-    assert np.mean(scores) == pytest.approx(whole["value"]) and len(scores) == whole["n"]
+    assert np.mean(scores) == pytest.approx(whole["value"])
+    assert len(scores) == whole["n"]
     page = Page(tiny_run / "report.html")
     assert refers_to_nothing(page)
     for case in found["cases"]:
-        assert case["patient"] in page.words and case["image"] in page.having("title")
+        assert case["patient"] in page.words
+        assert case["image"] in page.having("title")
     kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
     assert kinds[:4] == ["input", "output", "truth", "error"]
 
@@ -103,7 +105,8 @@ def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
         found["low"]
         + (found["high"] - found["low"]) * (256 * coded[..., 0] + coded[..., 1]) / 65535
     )
-    assert np.abs(read - pixels).max() < 0.05 and (found["width"], found["height"]) == (8, 6)
+    assert np.abs(read - pixels).max() < 0.05
+    assert (found["width"], found["height"]) == (8, 6)
 
 
 def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_error_beside(tmp_path):
@@ -122,8 +125,10 @@ def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_erro
         gzip.decompress(base64.b64decode(found["files"]["error"]))
     )
     error = np.abs(voxels["output"] - voxels["truth"])[::2, ::2, ::2]
-    assert found["thin"] == 2 and np.abs(image.get_fdata() - error).max() < 0.002
-    assert image.header.get_zooms() == (2, 2, 2) and embedded(tmp_path, "y") == {}
+    assert found["thin"] == 2
+    assert np.abs(image.get_fdata() - error).max() < 0.002
+    assert image.header.get_zooms() == (2, 2, 2)
+    assert embedded(tmp_path, "y") == {}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,8 @@ def test_volumes_travel_in_the_page_thinned_where_they_are_large_with_their_erro
 def test_a_held_out_scan_is_kept_as_a_volume_whose_voxels_are_those_that_were_seen(
     spacing, zooms, tmp_path
 ):
-    random, scans = np.random.default_rng(0), tmp_path / "scans"
+    random = np.random.default_rng(0)
+    scans = tmp_path / "scans"
     for path in [
         scans / f"p{number}/{contrast}.nii" for number in range(5) for contrast in ("T1", "T2")
     ]:
@@ -165,12 +171,15 @@ def test_a_run_on_volumes_asks_for_niivue_and_one_on_slices_does_not(copied_run)
         )
     (copied_run / "patients.json").write_text(json.dumps(names))
     page = Page(gantk.write_report(copied_run))
-    assert "NiiVue" in page.words and refers_to_nothing(page)
+    assert "NiiVue" in page.words
+    assert refers_to_nothing(page)
     (policy,) = [
         a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
     ]
-    assert "connect-src data: blob:" in policy and "http" not in policy
-    assert "NiiVue" in page.words and len(page.source) < 4_000_000
+    assert "connect-src data: blob:" in policy
+    assert "http" not in policy
+    assert "NiiVue" in page.words
+    assert len(page.source) < 4_000_000
 
 
 def test_patients_that_cannot_be_read_are_named_and_the_rest_is_shown(copied_run):
@@ -187,12 +196,11 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     done = gantk("report", tiny_run, other, "--out", tmp_path / "both.html")
     assert done.code == 0, done.err
     page = Page(tmp_path / "both.html")
-    assert (
-        refers_to_nothing(page)
-        and "2 runs compared" in page.words
-        and "not scored on the same" not in page.words
-    )
-    assert "method.cycle 5.0 7.0" in page.words and "n = 1 (2 images)" in page.words
+    assert refers_to_nothing(page)
+    assert "2 runs compared" in page.words
+    assert "not scored on the same" not in page.words
+    assert "method.cycle 5.0 7.0" in page.words
+    assert "n = 1 (2 images)" in page.words
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
     assert page.data["charts"][0]["names"] == ["run", "other"]
     split = json.loads((other / "split.json").read_text("utf-8"))
@@ -209,11 +217,9 @@ def test_runs_are_compared_of_which_one_was_scored_again_by_other_metrics(
     page = Page(
         write_report(tiny_run, copied_run.rename(tmp_path / "again"), out=tmp_path / "both.html")
     )
-    assert (
-        "NRMSE" in page.words
-        and page.words.count("–") >= 2
-        and "Nothing: the recipes are the same" in page.words
-    )
+    assert "NRMSE" in page.words
+    assert page.words.count("–") >= 2
+    assert "Nothing: the recipes are the same" in page.words
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
@@ -260,7 +266,8 @@ def test_in_a_browser_the_window_changes_and_the_cursor_reads_one_place_of_all_p
         page.until(f"{shown}[3].parentNode.querySelector('i').style.left == '51.5625%'")
         _, output, truth, error = page.js(values)[:4]
         assert error == pytest.approx(abs(output - truth), rel=0.01, abs=0.1)
-        assert page.js("document.documentElement.scrollWidth <= innerWidth") and page.errors == []
+        assert page.js("document.documentElement.scrollWidth <= innerWidth")
+        assert page.errors == []
         both = gantk.write_report(
             tiny_run, copied_run.rename(tmp_path / ("name_" * 20)), out=tmp_path / "two.html"
         )

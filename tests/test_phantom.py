@@ -22,7 +22,8 @@ def by_key(source):
 
 def test_a_subject_is_the_same_however_many_there_are_and_in_whatever_order_they_are_read():
     state = torch.get_rng_state()
-    few, many = by_key(phantom(subjects=2)), phantom(subjects=4).records()
+    few = by_key(phantom(subjects=2))
+    many = phantom(subjects=4).records()
     assert torch.equal(torch.get_rng_state(), state), "global random numbers are left alone"
     again = {(record.domain, record.key): record.read() for record in reversed(many)}
     assert all(np.array_equal(image, again[key]) for key, image in few.items())
@@ -72,14 +73,16 @@ def test_pixels_are_those_of_earlier_versions(domains, size, options, first, las
 
 def test_lesions_are_masked_bright_in_t2_enhanced_by_contrast_agent_and_change_nothing_else():
     options = dict(domains=("T2", "T1+T1CE"), size=(96, 96), noise=0.0)
-    records, plain = phantom(lesions=6, **options).records(), by_key(phantom(**options))
+    records = phantom(lesions=6, **options).records()
+    plain = by_key(phantom(**options))
     assert all(record.mask is None and record.label is None for record in phantom().records())
     shown, t2, before = (
         np.stack([of(record) for record in records if record.domain == "a"])
         for of in (lambda r: r.mask(), lambda r: r.read(), lambda r: plain["a", r.key])
     )
     t1, enhanced = np.stack([record.read() for record in records if record.domain == "b"], axis=1)
-    assert set(np.unique(shown)) == {0.0, 1.0} and shown.shape == t2.shape
+    assert set(np.unique(shown)) == {0.0, 1.0}
+    assert shown.shape == t2.shape
     assert t2[shown > 0].mean() > 1.2 * 1000 * signal("T2", *RELAXATION["white"])
     assert enhanced[shown[:, 0] > 0].mean() > 1.3 * t1[shown[:, 0] > 0].mean()
     assert np.median(np.abs(enhanced - t1)[shown[:, 0] == 0]) < 1e-3
@@ -88,13 +91,15 @@ def test_lesions_are_masked_bright_in_t2_enhanced_by_contrast_agent_and_change_n
 
 def test_pairs_are_registered_and_contrast_differs():
     images = by_key(phantom(size=(96, 96), noise=0.0, bias=0.0))
-    a, b = images["a", MIDDLE][0], images["b", MIDDLE][0]
+    a = images["a", MIDDLE][0]
+    b = images["b", MIDDLE][0]
     brain = a > 50
     assert np.mean(brain == (b > 50)) > 0.98, "one head, two contrasts"
     assert np.corrcoef(a[brain], b[brain])[0, 1] < -0.5, "CSF is dark in T1 and bright in T2"
     order = ["lesion", "gray", "white", "csf"]
     flair = [signal("FLAIR", *RELAXATION[tissue]) for tissue in order]
-    assert flair == sorted(flair, reverse=True) and flair[-1] < 0.001
+    assert flair == sorted(flair, reverse=True)
+    assert flair[-1] < 0.001
 
 
 def test_random_sequences_differ_between_heads_and_keep_the_order_of_tissues():
@@ -124,7 +129,8 @@ def test_random_sequences_differ_between_heads_and_keep_the_order_of_tissues():
 
 def test_contrasts_of_a_domain_are_channels_the_same_alone_and_beside_others():
     source = phantom(domains=("T1+PD+FLAIR", "T2"))
-    assert source.channels() == {"a": 3, "b": 1} and contrast_of("t1w") == "T1"
+    assert source.channels() == {"a": 3, "b": 1}
+    assert contrast_of("t1w") == "T1"
     for channel, contrast in zip(by_key(source)["a", MIDDLE], ("MR", "PD", "flair"), strict=True):
         assert np.array_equal(channel, by_key(phantom(domains=(contrast,)))["image", MIDDLE][0])
 
@@ -135,7 +141,8 @@ def test_a_label_says_whether_the_slice_shows_a_lesion():
     assert all((r.label == "tumour") == (r.mask().sum() >= SHOWN) for r in records)
     for wanted in ("tumour", "healthy"):
         kept = [r.key for r in phantom(**options, only=wanted).records()]
-        assert kept == [r.key for r in records if r.label == wanted] and kept
+        assert kept == [r.key for r in records if r.label == wanted]
+        assert kept
     with pytest.raises(UserError, match="healthy"):
         phantom(lesions=1, only="tumour", healthy=1.0).records()
 
@@ -158,7 +165,8 @@ def test_a_share_of_the_subjects_is_healthy_whatever_their_number():
         ).records()
         return {record.subject: record.label for record in records}
 
-    few, many = labels(10), labels(40)
+    few = labels(10)
+    many = labels(40)
     assert few.items() <= many.items()
     assert sum(label == "healthy" for label in many.values()) == pytest.approx(16, abs=1)
 

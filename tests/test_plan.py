@@ -77,10 +77,8 @@ def test_registered_pairs_get_a_paired_recipe_that_says_why_and_makes_real_steps
     text = plan(make(tmp_path / "data"), hours=1e-4, device="cpu")
     (tmp_path / "planned.toml").write_text(text, "utf-8")
     tables = tomllib.loads(text)
-    assert (
-        tables["method"]["name"] in ("pix2pix", "regression")
-        and tables["data"]["split"]["by"] == "patient"
-    )
+    assert tables["method"]["name"] in ("pix2pix", "regression")
+    assert tables["data"]["split"]["by"] == "patient"
     assert timed or predict(tmp_path / "planned.toml", set=["train.steps=2"], device="cpu").fits
     lines = text[text.index("[method]") :].splitlines()
     for number, line in enumerate(lines):
@@ -96,19 +94,16 @@ def test_pairs_that_do_not_fit_are_neither_trained_on_nor_scored(tmp_path, quick
         return f"{other[record.subject] if record.domain == 'b' else record.subject}/{int(record.position)}.png"
 
     tables = tomllib.loads(plan(pictures(tmp_path, stranger)))
-    assert tables["method"]["name"] == "dualgan" and tables["data"]["source"]["pairs"] == "none"
-    assert (
-        not tables["data"]["unpair"]
-        and tables["data"]["same_patient"]
-        and tables["method"]["pairs"] == "weak_pairs"
-    )
+    assert tables["method"]["name"] == "dualgan"
+    assert tables["data"]["source"]["pairs"] == "none"
+    assert not tables["data"]["unpair"]
+    assert tables["data"]["same_patient"]
+    assert tables["method"]["pairs"] == "weak_pairs"
     # which knows no `cycle`
     asked = tomllib.loads(plan(pictures(tmp_path, stranger), set=["method.name=cut"]))
-    assert (
-        asked["method"]["name"] == "cut"
-        and "cycle" not in asked["method"]
-        and Recipe(asked).check()
-    )
+    assert asked["method"]["name"] == "cut"
+    assert "cycle" not in asked["method"]
+    assert Recipe(asked).check()
     for path, count in ((tmp_path, 1), (pictures(tmp_path / "true"), 0)):
         said = load({"name": "folders", "path": str(path)}, PAIRED).description()
         assert sum("pairs may be of different patients" in line for line in said) == count
@@ -120,11 +115,14 @@ def test_a_fit_falls_with_a_shift_and_with_another_patient():
         {"a": one["a"], "b": other["b"]}
         for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)
     ]
-    assert fit_of(pairs).good and not fit_of(pairs).rough and fit_of(pairs).shift == 0
-    assert not fit_of(turned).good and fit_of([]) is None
-    assert (
-        likeness_of(pairs) > 0.9 and likeness_of(turned) < ALIKE and likeness_of(pairs[:3]) is None
-    )
+    assert fit_of(pairs).good
+    assert not fit_of(pairs).rough
+    assert fit_of(pairs).shift == 0
+    assert not fit_of(turned).good
+    assert fit_of([]) is None
+    assert likeness_of(pairs) > 0.9
+    assert likeness_of(turned) < ALIKE
+    assert likeness_of(pairs[:3]) is None
 
 
 def test_time_decides_size_filters_and_steps(tmp_path, quick):
@@ -139,23 +137,28 @@ def test_hounsfield_units_and_settings_decide(tmp_path, quick):
     )
     text = plan(folder, set=["data.source.planes=[0.3,0.6]", "train.seed=4", "data.size=[48,48]"])
     tables = tomllib.loads(text)
-    assert tables["data"]["intensity"]["a"]["name"] == "ct" and tables["data"]["size"] == [48, 48]
-    assert tables["train"]["seed"] == 4 and "seed = 4 # as you said" in text
+    assert tables["data"]["intensity"]["a"]["name"] == "ct"
+    assert tables["data"]["size"] == [48, 48]
+    assert tables["train"]["seed"] == 4
+    assert "seed = 4 # as you said" in text
 
 
 def test_a_plan_of_volumes_for_a_3d_network_takes_the_size_that_was_asked_for(tmp_path, quick):
     settings = ["data.dims=3", "data.size=[24,24,24]", "data.patch=[16,16,16]"]
     recipe = Recipe(tomllib.loads(plan(volumes(tmp_path), set=settings)))
-    assert recipe.check().data.dims == 3 and recipe.check().data.patch == (16, 16, 16)
+    assert recipe.check().data.dims == 3
+    assert recipe.check().data.patch == (16, 16, 16)
 
 
 def test_one_kind_of_image_is_made_from_noise_and_classes_are_told(tmp_path, quick):
     tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
-    assert tables["method"]["name"] == "dcgan" and "conditional" not in tables["method"]
+    assert tables["method"]["name"] == "dcgan"
+    assert "conditional" not in tables["method"]
     for place, record in enumerate(record for record in RECORDS if record.domain == "a"):
         path = tmp_path / "two" / ("yes" if place % 2 else "no") / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
     tables = tomllib.loads(plan(tmp_path / "two"))
-    assert tables["method"]["conditional"] and tables["data"]["labels"]
+    assert tables["method"]["conditional"]
+    assert tables["data"]["labels"]
     Recipe(tables).check()

@@ -43,9 +43,8 @@ def test_a_distribution_that_is_on_the_path_twice_is_found_once(add_plugin, tmp_
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").symlink_to(folder)
     load.cache_clear()
-    assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1 and state(
-        "my_plugin"
-    ) is None
+    assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1
+    assert state("my_plugin") is None
     assert registry().get("generator", "mynet").owner == "My_Package"
 
 
@@ -87,9 +86,8 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
         None,
         "the plugin name 'shared' is taken by the distribution 'first-package'",
     ]
-    assert "net_one" in registry().names("generator") and "net_two" not in registry().names(
-        "generator"
-    )
+    assert "net_one" in registry().names("generator")
+    assert "net_two" not in registry().names("generator")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +110,10 @@ def test_a_second_plugin_of_one_name_is_reported_and_not_skipped_in_silence(add_
 def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, words):
     add_plugin("broken-package", "a_broken_one", source)  # sorts ahead of its sibling
     add_plugin("good-package", "good_plugin", GENERATOR.format(name="mynet"))
-    assert words in state("a_broken_one") and words in registry().broken["a_broken_one"]
-    assert state("good_plugin") is None and registry().get("generator", "mynet")
+    assert words in state("a_broken_one")
+    assert words in registry().broken["a_broken_one"]
+    assert state("good_plugin") is None
+    assert registry().get("generator", "mynet")
     assert "half" not in registry().names("loss")  # all or nothing
     with pytest.raises(
         UserError, match=r"(?s)no generator 'lost'.*plugin 'a_broken_one' did not load"
@@ -171,9 +171,8 @@ def test_what_fails_inside_a_plugin_names_it_in_the_tracebacks_last_line(add_plu
     with pytest.raises(ZeroDivisionError) as raised:
         group(["fail"])
     (note,) = raised.value.__notes__
-    assert note.startswith(
-        "raised by the plugin 'my_plugin' of my-package 1.0, "
-    ) and note.endswith(", line 3")
+    assert note.startswith("raised by the plugin 'my_plugin' of my-package 1.0, ")
+    assert note.endswith(", line 3")
     assert "'my_plugin' of my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
 
 
@@ -226,16 +225,20 @@ def test_hook_register_takes_recipes_of_a_package_with_and_without_init(add_plug
 
 
 def test_hook_commands_attaches_a_command_and_cannot_take_or_stop_another(add_plugin):
-    group, ours = click.Group("gantk"), click.Command("run")
+    group = click.Group("gantk")
+    ours = click.Command("run")
     group.add_command(ours)
     command = HOOK + "gantk_commands(cli): cli.add_command(click.Command('{name}'))"
     add_plugin("failing-package", "failing", HOOK + "gantk_commands(cli): 1 / 0")
     add_plugin("greedy-package", "greedy", command.format(name="run"))
     add_plugin("good-package", "good_plugin", command.format(name="measure"))
     attach_commands(group)
-    assert "measure" in group.commands and group.commands["run"] is ours
-    assert state("good_plugin") is None and state("greedy") == "the command 'run' exists already"
-    assert "ZeroDivisionError" in state("failing") and "failing" in registry().broken
+    assert "measure" in group.commands
+    assert group.commands["run"] is ours
+    assert state("good_plugin") is None
+    assert state("greedy") == "the command 'run' exists already"
+    assert "ZeroDivisionError" in state("failing")
+    assert "failing" in registry().broken
 
 
 # ---- off and over --------------------------------------------------------------------------------
@@ -331,7 +334,8 @@ def test_bundled_plugins_use_public_names_only_and_do_not_know_each_other(packag
                     *others,
                 }, path
             elif isinstance(node, ast.ImportFrom):
-                room, taken = node.module or "", [alias.name for alias in node.names]
+                room = node.module or ""
+                taken = [alias.name for alias in node.names]
                 assert room.split(".")[0] not in others, path
                 if room == "gantk":
                     assert set(taken) <= {*gantk.__all__, "__version__"}, path

@@ -35,7 +35,8 @@ def losses_of(method, batch: Batch) -> dict[str, float]:
 
 
 def test_the_game_compares_partners_as_equation_2_does():
-    real, fake = torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.0], [1.0]])
+    real = torch.tensor([[1.0], [-2.0]])
+    fake = torch.tensor([[0.0], [1.0]])
     # D(fake) - D(real): -1, 3
     by_hand = (torch.tensor(1 + torch.e**-1).log() + torch.tensor(1 + torch.e**3).log()) / 2
     torch.testing.assert_close(pairing(real, fake), by_hand)
@@ -44,10 +45,8 @@ def test_the_game_compares_partners_as_equation_2_does():
 
 
 def test_r1_and_r2_are_the_squared_gradients_of_their_own_images():
-    linear, images = (
-        nn.Linear(12, 1),
-        [torch.randn(3, 1, 3, 4, requires_grad=True) for _ in range(2)],
-    )
+    linear = nn.Linear(12, 1)
+    images = [torch.randn(3, 1, 3, 4, requires_grad=True) for _ in range(2)]
     r1, r2 = squared_gradients(
         [linear(images[0].flatten(1)), 2 * linear(images[1].flatten(1))], images
     )
@@ -89,7 +88,8 @@ def test_plain_networks_keep_to_the_range_of_images():
 def test_a_discriminator_that_knows_every_pair_is_shown_changed_images():
     method = build(augment=["translate"], adapt=0.6)
     method.augment.observe(torch.full((64, 1), 5.0) - torch.full((64, 1), 4.0))
-    assert method.augment.p > 0 and build(augment=["translate"]).augment.target == 0
+    assert method.augment.p > 0
+    assert build(augment=["translate"]).augment.target == 0
 
 
 def test_what_cannot_be_is_one_message():

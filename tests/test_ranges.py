@@ -147,7 +147,8 @@ def test_a_graph_that_fills_the_memory_or_names_other_files_is_refused(tmp_path)
 
     from gantk.exports.onnx.model import call, open_session
 
-    floats, helper = onnx.TensorProto.FLOAT, onnx.helper
+    floats = onnx.TensorProto.FLOAT
+    helper = onnx.helper
     ends = [helper.make_tensor_value_info(name, floats, ["n"]) for name in ("image", "y")]
     many = onnx.numpy_helper.from_array(np.array([10**7, 10**4], np.int64), "many")
     nodes = [

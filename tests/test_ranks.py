@@ -58,7 +58,8 @@ def test_ranks_that_were_started_differently_stop_before_training_with_one_messa
     assert [code for code, _, _ in ends] == [2, 2]
     # of a host without a name
     others = [line for line in ends[1 - speaks][2].splitlines() if "[c10d]" not in line]
-    assert all(part in ends[speaks][2] for part in said) and others == []
+    assert all(part in ends[speaks][2] for part in said)
+    assert others == []
     assert not (tmp_path / "ranks").exists()
 
 
@@ -95,10 +96,11 @@ def test_where_a_rank_is_killed_the_others_stop_and_say_how_to_go_on(tiny_recipe
     wait_for(tmp_path / "ranks" / "checkpoints" / "step-000004", processes[0])
     processes[victim].kill()
     code, _, err = finish(processes, timeout=120)[1 - victim]
-    assert code == 1 and "gantk resume" in err and "Traceback" not in err
-    assert (
-        f"rank {1 - victim} (" in err and "lost the others: one stopped or cannot be reached" in err
-    )
+    assert code == 1
+    assert "gantk resume" in err
+    assert "Traceback" not in err
+    assert f"rank {1 - victim} (" in err
+    assert "lost the others: one stopped or cannot be reached" in err
 
 
 @pytest.mark.slow
@@ -170,10 +172,8 @@ def test_a_process_knows_which_of_how_many_it_is(environment, expected):
     environment = dict(environment)
     assert launch(environment) == expected
     if expected.world > 1:  # what torch reads is there
-        assert (
-            environment["MASTER_ADDR"] == "node01"
-            and 1024 < int(environment["MASTER_PORT"]) < 32768
-        )
+        assert environment["MASTER_ADDR"] == "node01"
+        assert 1024 < int(environment["MASTER_PORT"]) < 32768
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,8 @@ def test_the_first_host_of_a_node_list(nodes, host):
 def test_half_an_environment_is_an_error_with_a_remedy(environment, said):
     with pytest.raises(UserError) as error:
         launch(dict(environment))
-    assert said in str(error.value) and error.value.remedy
+    assert said in str(error.value)
+    assert error.value.remedy
 
 
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
@@ -229,7 +230,8 @@ class Other:
     """
 
     def __init__(self):
-        self.messages, self.lends = 0, lambda flat: None
+        self.messages = 0
+        self.lends = lambda flat: None
 
     def all_reduce(self, flat: Tensor, group=None) -> None:
         self.messages += 1
@@ -248,7 +250,8 @@ def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_g
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3)).to(
         memory_format=torch.channels_last
     )
-    idle, lent = nn.Linear(3, 3), nn.Linear(2, 2).double()
+    idle = nn.Linear(3, 3)
+    lent = nn.Linear(2, 2).double()
     reducing = Reduction([*net.parameters(), *idle.parameters(), *lent.parameters()], 2)
     other.lends = lambda flat: flat.fill_(5.0) if flat.dtype == torch.float64 else None
     net(random_images(2, 4, (12, 12))).square().mean().backward()
@@ -265,7 +268,9 @@ def test_what_took_part_nowhere_keeps_no_gradient_and_what_took_part_elsewhere_g
 # images apart.
 
 # images of all ranks; later, kinks of ReLU and L1 make much of a rounding error
-WORLD, STEPS, IMAGES = 4, 2, 4
+WORLD = 4
+STEPS = 2
+IMAGES = 4
 DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
 PASSES = 3  # batches that may go through a network together
 GAME = {"name": "wgan_gp"}  # a penalty: its gradient goes through a gradient
@@ -321,18 +326,19 @@ class SharedDraws(TorchFunctionMode):
 
     def __init__(self, rank: int, world: int, batch: int):
         super().__init__()
-        self.rank, self.world, self.batch = rank, world, batch
+        self.rank = rank
+        self.world = world
+        self.batch = batch
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func not in DRAWS or self.world == 1 or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         like = isinstance(args[0], Tensor)
-        shape = (
-            args[0].shape
-            if like
-            else torch.Size(args[0] if isinstance(args[0], (tuple, list)) else args)
-        )
+        if like:
+            shape = args[0].shape
+        else:
+            shape = torch.Size(args[0] if isinstance(args[0], (tuple, list)) else args)
         passes, odd = divmod(shape[0], self.batch) if shape else (0, 0)
         if odd or not 1 <= passes <= PASSES:
             return func(*args, **kwargs)
@@ -369,7 +375,8 @@ def keep_apart(module: nn.Module) -> None:
 def build(case: dict[str, Any]) -> Method:
     """A small method, the same in every process."""
     torch.manual_seed(0)
-    options, dims = case.get("options", {}), case.get("dims", 2)
+    options = case.get("options", {})
+    dims = case.get("dims", 2)
     part = small_part("method", case["method"], options, pool=0)
     classes = ("healthy", "tumour") if options.get("conditional") else ()
     method = part(Geometry(dims, small_size(dims), dict.fromkeys(part.target.reads, 1), classes))
@@ -379,14 +386,17 @@ def build(case: dict[str, Any]) -> Method:
 
 def train(case: dict[str, Any], rank: int, world: int) -> dict[str, Tensor]:
     """The weights, and their moving average, after some steps on this rank's images."""
-    method, count, microbatch = build(case), IMAGES // world, case.get("microbatch")
+    method = build(case)
+    count = IMAGES // world
+    microbatch = case.get("microbatch")
     runtime = OneSeed(torch.device("cpu"), "fp32", True, rank, world)
     runtime.place(method, method.geometry.dims)
     table = train_table(partial(sgd, lr=case.get("lr", 0.01)), microbatch=microbatch)
     engine = Engine(method, table, STEPS, runtime)
 
     def batch_at(step: int, stage: Stage) -> Batch:
-        own, each = slice(rank * count, (rank + 1) * count), enumerate(method.reads)
+        own = slice(rank * count, (rank + 1) * count)
+        each = enumerate(method.reads)
         images = {
             name: random_images(IMAGES, 1, stage.size, seed=100 * step + k)[own] for k, name in each
         }
@@ -427,7 +437,8 @@ def one_thread():
 @pytest.mark.slow
 def test_ranks_are_one_process_for_every_method(one_thread, tmp_path):
     processes.spawn(train_all, (WORLD, free_port(), str(tmp_path)), WORLD)
-    ranks, wrong = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)], []
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+    wrong = []
     for case in NAMED:
         alone = train(NAMED[case], 0, 1)
         for rank, weights in enumerate(each[case] for each in ranks):

@@ -54,7 +54,8 @@ def slurm(tmp_path, monkeypatch):
         pytest.skip(f"{', '.join(missing)} are not installed: apt install slurm-wlm")
     if os.geteuid():
         pytest.skip("a SLURM is started by root")
-    folder, host = tmp_path / "slurm", os.uname().nodename.partition(".")[0]
+    folder = tmp_path / "slurm"
+    host = os.uname().nodename.partition(".")[0]
     folder.mkdir()
     (folder / "conf").write_text(
         CONF.format(folder=folder, host=host, ports=[free_port() for _ in range(3)])
@@ -112,6 +113,5 @@ def test_a_real_slurm_stops_two_nodes_and_starts_them_again_to_the_bit(
     assert "after step 3 of 4" in Path("said").read_text()
     assert {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
     found, expected = (load_weights(Run(tmp_path / name).latest()) for name in ("out", "ranks"))
-    assert found.keys() == expected.keys() and all(
-        torch.equal(found[name], expected[name]) for name in expected
-    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -83,9 +83,11 @@ def test_options_of_every_type_arrive_as_the_types_of_the_signature(parts):
     }
     bound = bind("augment", {"name": "sampler", "limit": 1, **options}).options
     # a whole number stands for a decimal
-    assert isinstance(bound["rate"], float) and isinstance(bound["pair"], tuple)
+    assert isinstance(bound["rate"], float)
+    assert isinstance(bound["pair"], tuple)
     assert bound | {"inner": None} == options | {"pair": (1.0, 2.5), "limit": 1.0, "inner": None}
-    assert isinstance(bound["inner"], Part) and bound["inner"].name == "unet"
+    assert isinstance(bound["inner"], Part)
+    assert bound["inner"].name == "unet"
 
 
 @pytest.mark.parametrize(
@@ -205,12 +207,16 @@ def test_set_takes_toml_values_with_dotted_keys(recipe, setting, keys, value):
 def test_a_profile_is_laid_over_the_recipe_and_settings_over_both(recipe):
     before = copy.deepcopy(recipe.tables)
     model = recipe.override([], "small").check()
-    assert model.train.steps == 5 and model.data.size == (32, 32)
-    assert model.train.optimizer.name == "adam" and model.train.optimizer.options["lr"] == 5e-4
+    assert model.train.steps == 5
+    assert model.data.size == (32, 32)
+    assert model.train.optimizer.name == "adam"
+    assert model.train.optimizer.options["lr"] == 5e-4
     assert model.method.options["generator"].options["width"] == 8
-    assert model.data.split.test == 0.3 and model.method.options["identity"] == 1.0
+    assert model.data.split.test == 0.3
+    assert model.method.options["identity"] == 1.0
     assert recipe.override(["train.steps=9"], "small").check().train.steps == 9
-    assert recipe.check().train.steps == 100 and recipe.tables == before
+    assert recipe.check().train.steps == 100
+    assert recipe.tables == before
     for tables in ({"profile": 3}, {"profile": {"small": 3}}):
         with pytest.raises(UserError, match="no profile 'small'"):
             small(**tables).override([], "small")
@@ -314,15 +320,13 @@ def test_a_path_wins_over_a_bundled_name(tmp_path, monkeypatch):
 def test_post_steps_follow_each_other_and_are_given_training_images_from_all_over(parts):
     model = small(post=[{"name": "shift", "by": 1.0}, "shift"]).check()
     done = Posts(model, (-1.0, 1.0))(torch.zeros(2, 1, 4, 4), lambda n: torch.zeros(n, 1, 4, 4))
-    assert done.unique().tolist() == [1.5] and not Posts(small().check(), (-1.0, 1.0)).steps
+    assert done.unique().tolist() == [1.5]
+    assert not Posts(small().check(), (-1.0, 1.0)).steps
     tables = resolved(model)
-    assert [post["by"] for post in tables["post"]] == [1.0, 0.5] and resolved(
-        Recipe(tables).check()
-    ) == tables
-    assert (
-        examples_of(10)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
-        and len(examples_of(2)(5)) == 5
-    )
+    assert [post["by"] for post in tables["post"]] == [1.0, 0.5]
+    assert resolved(Recipe(tables).check()) == tables
+    assert examples_of(10)(3).mean((1, 2, 3)).tolist() == [0.0, 3.0, 6.0]
+    assert len(examples_of(2)(5)) == 5
 
 
 def examples_of(count: int, made_from=()) -> Examples:
@@ -397,7 +401,8 @@ def test_options_and_losses_go_by_their_names_of_0_1_too(parts):
     assert again.check().method.options["local_ncc"] == 0.75
     # whose own option has an old name
     own = small(method={"name": "own"}).override(["method.structure=1.0"])
-    assert own.check().method.options == {"structure": 1.0, "local_ncc": 0.0} and not own.notes
+    assert own.check().method.options == {"structure": 1.0, "local_ncc": 0.0}
+    assert not own.notes
     with pytest.warns(DeprecationWarning, match="local_ncc"):
         assert bind("loss", "structure").target is bind("loss", "local_ncc").target
     assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(

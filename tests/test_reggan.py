@@ -33,7 +33,8 @@ def build(dims: int = 2, side: int = 16, **options):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_it_begins_as_a_registered_pair_has_it_and_minimises_the_papers_three_losses(dims):
-    method, size = build(dims), (16,) * dims
+    method = build(dims)
+    size = (16,) * dims
     batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
     fake = method.translate(batch["a"], "b")
     assert not method.r_ab(fake, batch["b"]).any()
@@ -44,19 +45,20 @@ def test_it_begins_as_a_registered_pair_has_it_and_minimises_the_papers_three_lo
     assert found["adversarial_b"] == pytest.approx(
         float(F.softplus(-method.d_b(fake)).mean().detach())
     )
-    assert found["smoothness_b"] == 0 and len(found) == 3
-    assert {*method.discriminator_losses(batch)} == {"d_b"} and len(build(gan=0.0).phases()) == 1
+    assert found["smoothness_b"] == 0
+    assert len(found) == 3
+    assert {*method.discriminator_losses(batch)} == {"d_b"}
+    assert len(build(gan=0.0).phases()) == 1
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_moves_it_where_that_gains(
     dims,
 ):
-    search, mode = (
-        {"registration": "search", "smoothness": 1.0, "gain": 0.0},
-        {2: "bicubic", 3: "bilinear"}[dims],
-    )
-    method, size = build(dims, edges=2.0, **search), (16,) * dims
+    search = {"registration": "search", "smoothness": 1.0, "gain": 0.0}
+    mode = {2: "bicubic", 3: "bilinear"}[dims]
+    method = build(dims, edges=2.0, **search)
+    size = (16,) * dims
     batch = Batch(a=random_images(2, 1, size, 1), b=random_images(2, 2, size, 2))
     fake = method.translate(batch["a"], "b").detach()
     laid = moved(
@@ -67,7 +69,8 @@ def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_mov
         20 * float((laid - batch["b"]).abs().mean()), rel=1e-3
     )
     # it grows
-    assert {*found} == {"correction_b", "adversarial_b", "edges_b"} and found["edges_b"] == 0
+    assert {*found} == {"correction_b", "adversarial_b", "edges_b"}
+    assert found["edges_b"] == 0
     # to D, as G made it or as T moved it
     for shown in zip(batch["fake_b"], fake, laid, strict=True):
         assert min((shown[0] - each).abs().max() for each in shown[1:]) < 1e-3
@@ -79,7 +82,8 @@ def test_with_a_search_it_minimises_the_losses_of_a_translation_as_its_field_mov
 
 
 def test_the_equations_on_tiny_tensors():
-    image, field = torch.arange(12.0).view(1, 1, 3, 4), torch.zeros(1, 2, 3, 4)
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    field = torch.zeros(1, 2, 3, 4)
     torch.testing.assert_close(moved(image, field), image)
     field[:, 1] = 1.0  # one pixel further along the last axis, the edge repeated
     torch.testing.assert_close(moved(image, field), image[..., [1, 2, 3, 3]])
@@ -89,17 +93,17 @@ def test_the_equations_on_tiny_tensors():
     assert zoom(0.02 * places - 1.5, share)[0].item() == pytest.approx(0.02, abs=1e-5)
     field[:, 0] = torch.tensor([0.0, 0.5, 1.0])[:, None]  # 0.5 a row, in one of two channels
     assert roughness(field).item() == pytest.approx(0.5**2 / 2)
-    volume, field = (
-        torch.rand(1, 1, 3, 4, 5),
-        torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 5),
-    )
+    volume = torch.rand(1, 1, 3, 4, 5)
+    field = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 4, 5)
     torch.testing.assert_close(moved(volume, field)[:, :, :2], volume[:, :, 1:])
 
 
 def test_registration_alone_learns_how_a_square_was_moved():
-    method, losses = build(side=32, displacement=6.0), []
+    method = build(side=32, displacement=6.0)
+    losses = []
     fake, real = torch.full((2, 2, 2, 32, 32), -1.0)
-    fake[..., 10:20, 10:20], real[..., 12:22, 9:19] = 1.0, 1.0
+    fake[..., 10:20, 10:20] = 1.0
+    real[..., 12:22, 9:19] = 1.0
     optimizer = torch.optim.Adam(method.r_ab.parameters(), lr=2e-3)
     for _ in range(60):
         field = method.r_ab(fake, real)
@@ -107,8 +111,10 @@ def test_registration_alone_learns_how_a_square_was_moved():
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
-    assert losses[-1] < 0.5 * losses[0] and field.abs().max() <= 6
-    assert field[0, 0, 12:22, 9:19].mean() < -1 and field[0, 1, 12:22, 9:19].mean() > 0.4
+    assert losses[-1] < 0.5 * losses[0]
+    assert field.abs().max() <= 6
+    assert field[0, 0, 12:22, 9:19].mean() < -1
+    assert field[0, 1, 12:22, 9:19].mean() > 0.4
 
 
 def test_planted_moves_are_found_to_a_quarter_pixel_0_8_between_contrasts_by_gray_levels_too_and_a_zoom_of_all():
@@ -133,7 +139,8 @@ def test_planted_moves_are_found_to_a_quarter_pixel_0_8_between_contrasts_by_gra
     assert registered(t2, target, 6, 0.1, 1.0).abs().max() <= 1
     # by which all heads are too small: the zoom, and not what random fields seem to have
     for planted in (0.0, 0.05):
-        small, search = moved(t2, planted * zoom(field, t2 + 1)[1]), Search(6, 0.1, 32.0)
+        small = moved(t2, planted * zoom(field, t2 + 1)[1])
+        search = Search(6, 0.1, 32.0)
         search(small, small, moved(t2, 2 * field), torch.ones(()))
         assert 100 * search.zoom.item() == pytest.approx(-planted, abs=0.03)
     # dark and bright alike: gray levels that go together tell more than edges
@@ -143,7 +150,8 @@ def test_planted_moves_are_found_to_a_quarter_pixel_0_8_between_contrasts_by_gra
     )
     by_edges = registered(edges(t1), edges(moved(dented, field / 2, "bicubic")), 6, 0.1, 32.0)
     off, before = ((each - field / 2).norm(dim=1)[head].mean() for each in (found, by_edges))
-    assert off < 0.15 and off < 0.7 * before
+    assert off < 0.15
+    assert off < 0.7 * before
     grays = gray_levels(torch.tensor([[[[0.0, 1.0, 7.0]]]]))
     torch.testing.assert_close(grays[0, :, 0].argmax(0), torch.tensor([0, 1, 7]))
     torch.testing.assert_close(
@@ -163,9 +171,8 @@ def test_only_the_targets_of_training_pairs_are_moved_and_always_alike(tiny_reci
     plain, first, again = (source.records() for source in sources)
     before = {one.id: one.read() for one in plain}
     changed = [one for one in first if not np.array_equal(one.read(), before[one.id])]
-    assert {(one.split, one.domain) for one in changed} == {("train", "b")} and len(
-        {one.split for one in first}
-    ) == 3
+    assert {(one.split, one.domain) for one in changed} == {("train", "b")}
+    assert len({one.split for one in first}) == 3
     # not blurred
     assert (
         np.mean([np.diff(one.read()).std() / np.diff(before[one.id]).std() for one in changed])
@@ -174,7 +181,8 @@ def test_only_the_targets_of_training_pairs_are_moved_and_always_alike(tiny_reci
     assert all(
         np.array_equal(one.read(), other.read()) for one, other in zip(first, again, strict=True)
     )
-    tiny_recipe["data"]["source"], tiny_recipe["evaluate"]["metrics"] = part, ["nmi"]
+    tiny_recipe["data"]["source"] = part
+    tiny_recipe["evaluate"]["metrics"] = ["nmi"]
     run = gantk.run(tiny_recipe | {"method": METHOD}, out=tmp_path / "run", device="cpu", say=str)
     assert {"nmi", "nmi_input"} <= {
         *json.loads((run.path / "metrics.json").read_text())["metrics"]["a_to_b"]
@@ -182,14 +190,11 @@ def test_only_the_targets_of_training_pairs_are_moved_and_always_alike(tiny_reci
 
 
 def test_nmi_is_blind_to_contrast_and_not_to_place():
-    nmi, image = (
-        bind_or_raise("metric", "nmi")(2.0, 2),
-        F.avg_pool2d(random_images(3, 1, (40, 40)), 9, 1),
-    )
+    nmi = bind_or_raise("metric", "nmi")(2.0, 2)
+    image = F.avg_pool2d(random_images(3, 1, (40, 40)), 9, 1)
     assert torch.allclose(nmi(-3 * image, image), torch.full((3,), 2.0), atol=0.05)
-    assert (nmi(image.roll(3, -1), image) < 1.6).all() and nmi(image, torch.zeros_like(image))[
-        0
-    ] == 1
+    assert (nmi(image.roll(3, -1), image) < 1.6).all()
+    assert nmi(image, torch.zeros_like(image))[0] == 1
     assert nmi(image, image, torch.zeros_like(image)).isnan().all()
 
 

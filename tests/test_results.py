@@ -43,7 +43,8 @@ class Stretched(TrainedModel):
         return {"name": "stretched", "sha256": "0"}
 
     def pipeline(self, letter, look=Look()):  # noqa: B008
-        window, count = Window(low=0.0, high=250.0), look.variants or 1
+        window = Window(low=0.0, high=250.0)
+        count = look.variants or 1
         maps = ("image",) * count
         return Pipeline(
             self._frame, window, window, lambda x: np.concatenate([4 / 3 * x] * count, axis=1), maps
@@ -95,7 +96,8 @@ def test_a_folder_of_pictures_is_written_whole_and_what_was_clipped_is_told_once
     )
     made = np.asarray(Picture.open(tmp_path / "out" / "a-1.png"))
     expected = (np.asarray(Picture.open(tmp_path / "in" / "a.png")) - 125.0) * 4 / 3 + 125
-    assert made.dtype == np.uint8 and np.array_equal(made, np.clip(np.rint(expected), 0, 255))
+    assert made.dtype == np.uint8
+    assert np.array_equal(made, np.clip(np.rint(expected), 0, 255))
     assert {Picture.open(path).mode for path in (tmp_path / "out").glob("deep*")} == {"I;16"}
 
 
@@ -115,7 +117,9 @@ def test_without_clipping_pictures_are_refused_in_one_line_and_other_kinds_hold_
     for kind, read in (("tif", Picture.open), (".nii.gz", lambda path: nib.load(path).get_fdata())):
         said = translate(tmp_path / "in", tmp_path / kind.strip("."), format=kind)
         paths = sorted((tmp_path / kind.strip(".")).iterdir())
-        assert len(said) == 1 and len(paths) == 3 and np.asarray(read(paths[0])).min() < -41
+        assert len(said) == 1
+        assert len(paths) == 3
+        assert np.asarray(read(paths[0])).min() < -41
     translate(tmp_path / "tif", tmp_path / "png", format="png")
     assert Picture.open(tmp_path / "png" / "0.png").mode == "L"
     [
@@ -198,7 +202,8 @@ def test_an_image_of_another_contrast_is_told_by_its_name_else_by_its_values(tmp
 def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):
     # in shares of these the stretched image is the same
     model(RANGE | {"low": -125 / 3, "high": 875 / 3}, RANGE)
-    root, out = tmp_path / "bids", tmp_path / "bids" / "derivatives" / "gantk"
+    root = tmp_path / "bids"
+    out = tmp_path / "bids" / "derivatives" / "gantk"
     names = [
         "sub-01/ses-1/anat/sub-01_ses-1_acq-a_T1w",
         "sub-02/anat/sub-02_space-MNI_desc-brain_T1w",
@@ -222,13 +227,13 @@ def test_a_bids_tree_becomes_a_derivative_with_sidecars(tmp_path, model):
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert found == {*expected, "dataset_description.json"}
     sidecar = json.loads((out / f"{made[1].format(1)}.json").read_text())
-    assert sidecar["Sources"] == [f"bids:raw:{names[1]}.nii.gz"] and sidecar["SkullStripped"]
+    assert sidecar["Sources"] == [f"bids:raw:{names[1]}.nii.gz"]
+    assert sidecar["SkullStripped"]
     assert sidecar["Warnings"] == ["became nearly what it was: the translation changed nothing"]
     assert sidecar["SpatialReference"] == sidecar["Sources"][0]
     described = json.loads((out / "dataset_description.json").read_text())
-    assert described["DatasetType"] == "derivative" and described["DatasetLinks"] == {
-        "raw": "../.."
-    }
+    assert described["DatasetType"] == "derivative"
+    assert described["DatasetLinks"] == {"raw": "../.."}
     assert described["GeneratedBy"][0]["Name"] == "gantk"
     (one,) = api.translate(
         "run", root / f"{names[0]}.nii.gz", tmp_path / "one", say=lambda line: None
@@ -259,7 +264,8 @@ def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(
         for s in said
     )
     made = [np.asarray(Picture.open(path)) for path in sorted((tmp_path / "out").iterdir())]
-    assert [np.ptp(each) for each in made[:3]] == [0, 0, 0] and made[0][0, 0] <= made[1][0, 0] < 200
+    assert [np.ptp(each) for each in made[:3]] == [0, 0, 0]
+    assert made[0][0, 0] <= made[1][0, 0] < 200
     almost = (
         np.float32(3000)
         + np.float32(2e-4) * np.arange(2000, dtype=np.float32).reshape(1, 40, 50) % 5
@@ -285,7 +291,8 @@ def test_the_independent_scorer_knows_a_volume_in_any_order_of_axes(tmp_path, mo
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     from score_volumes import score
 
-    rng, head = np.random.default_rng(0), np.zeros((40, 36, 12))
+    rng = np.random.default_rng(0)
+    head = np.zeros((40, 36, 12))
     head[6:34, 6:30] = rng.uniform(100, 1000, (28, 24, 12))
     affine = np.diag([-2.0, 2.0, 3.0, 1.0])
     order = np.array([[0, 1, 0, 0], [0, 0, -1, 35], [1, 0, 0, 0], [0, 0, 0, 1.0]])

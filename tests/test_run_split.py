@@ -16,7 +16,8 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.tables import DataTable
 
-COUNT, THREE = 4, ("T1", "T2", "FLAIR")
+COUNT = 4
+THREE = ("T1", "T2", "FLAIR")
 
 
 def picture_folders(root, n):
@@ -122,7 +123,8 @@ def study(request, tmp_path):
 
 def seen(data):
     """All that scores and weights depend on."""
-    sets, masked = {**data.splits, "training": data.training}, data.preparation.mask
+    sets = {**data.splits, "training": data.training}
+    masked = data.preparation.mask
 
     def image(r):
         return r.id, r.subject, r.pair, r.label, data.image(r).numpy().tobytes(), masked(r) is None
@@ -135,17 +137,17 @@ def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_
 ):
     load, patient, root = study
     first = load()
-    known, was = json.loads(json.dumps(first.split_json())), seen(first)
-    assert seen(load(known)) == was and not load(known).notes
+    known = json.loads(json.dumps(first.split_json()))
+    was = seen(first)
+    assert seen(load(known)) == was
+    assert not load(known).notes
     patient(root, COUNT)
     patient(root, COUNT + 1)
     (note,) = (later := load(known)).notes
-    assert (
-        seen(later) == was
-        and later.how == first.how
-        and str(COUNT) in note
-        and "split.json" in note
-    )
+    assert seen(later) == was
+    assert later.how == first.how
+    assert str(COUNT) in note
+    assert "split.json" in note
     root = root.rename(tmp_path / "elsewhere")
     assert seen(load(known, root)) == was
     record = first.splits["test"][0]
@@ -167,8 +169,11 @@ def test_what_was_added_since_is_named_and_left_out_and_what_is_gone_or_changed_
 
 
 def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
-    recipe, metrics = copied_run / "recipe.toml", copied_run / "metrics.json"
-    text, was, said = recipe.read_text(), json.loads(metrics.read_text()), []
+    recipe = copied_run / "recipe.toml"
+    metrics = copied_run / "metrics.json"
+    text = recipe.read_text()
+    was = json.loads(metrics.read_text())
+    said = []
     recipe.write_text(text.replace("subjects = 6", "subjects = 9"))  # which would hold out others
     for again in (evaluate, resume):
         metrics.unlink()

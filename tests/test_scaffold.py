@@ -54,7 +54,8 @@ def test_the_package_works_as_written(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["plugin", *KINDS])
 def test_every_kind_of_part_is_written_whole_and_says_what_comes_next(kind, gantk, tmp_path):
     written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
-    assert written.code == 0 and "next     pip install -e" in written.out
+    assert written.code == 0
+    assert "next     pip install -e" in written.out
     paths = [
         path
         for path in (tmp_path / "my-gan2").rglob("*")
@@ -101,7 +102,8 @@ def test_each_part_of_the_page_is_under_sixty_lines_and_takes_the_place_of_a_wri
         package = scaffold.new_plugin(name, tmp_path, kind)
         written = {str(path.relative_to(tmp_path)) for path in package.rglob("*")}
         own = [file for file in FILES if file.startswith(f"{name.lower()}/")]
-        assert own and set(own) <= written
+        assert own
+        assert set(own) <= written
     assert all(text.count("\n") < 60 for text in FILES.values()), {
         f: t.count("\n") for f, t in FILES.items()
     }

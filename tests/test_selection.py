@@ -86,8 +86,10 @@ def test_a_good_translation_wins_against_everything_that_is_none(study):
     assert torch.equal(torch.get_rng_state(), state)
     assert min(entries, key=lambda name: entries[name]["score"]) == "good"
     # each trick wins by one score alone
-    good, copied = entries["good"]["a_to_b"], entries["copy"]["a_to_b"]
-    assert copied["structure"] < 0.5 * good["structure"] and copied["cycle"] < good["cycle"]
+    good = entries["good"]["a_to_b"]
+    copied = entries["copy"]["a_to_b"]
+    assert copied["structure"] < 0.5 * good["structure"]
+    assert copied["cycle"] < good["cycle"]
     assert entries["other patients"]["a_to_b"]["kid_random"] < good["kid_random"]
     with pytest.raises(UserError, match="NaN"):
         criterion_of(Translates, model, data, {to: lambda x: x * torch.nan for to in "ab"})()
@@ -120,10 +122,12 @@ def test_paired_methods_are_chosen_by_validation_pairs_and_images_from_noise_by_
     choice = Choice(found[0].rule, found[0].higher)
     for step, criterion in enumerate(found):
         choice.add(step, criterion())
-    assert choice.best == 1 and choice.state()["rule"] == "psnr on validation pairs"
+    assert choice.best == 1
+    assert choice.state()["rule"] == "psnr on validation pairs"
     criterion = Criterion(scorer_of(Samples))
     entry = criterion()
-    assert entry["score"] == entry["image"]["kid_random"] > 0 and not criterion.higher
+    assert entry["score"] == entry["image"]["kid_random"] > 0
+    assert not criterion.higher
 
 
 def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_saves_alone():
@@ -143,7 +147,8 @@ def test_the_winner_has_no_bar_and_the_least_score_and_patience_counts_scored_sa
         log + [{"step": s, "selection": {"score": score}} for s, score in lines],
         lambda step: step % 4 == 0,
     )
-    assert choice.patience_used() == (2, 8) and choice.best == 8
+    assert choice.patience_used() == (2, 8)
+    assert choice.best == 8
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
@@ -151,7 +156,8 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     left = [0.9, 0.2, UserError("1 image is no set"), 0.4, 0.3]
 
     class Fake:
-        rule, higher = "as given", False
+        rule = "as given"
+        higher = False
 
         def __init__(self, scorer):
             pass
@@ -166,9 +172,11 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     tiny_recipe["train"] |= {"steps": 5, "save_every": 1, "keep": 1}
     run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
     assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
-    assert run.best().name == "step-000002" and run.latest().name == "step-000005"
+    assert run.best().name == "step-000002"
+    assert run.latest().name == "step-000005"
     best = json.loads((run.path / "best.json").read_text())
-    assert best["step"] == 2 and [row["score"] for row in best["table"]] == [
+    assert best["step"] == 2
+    assert [row["score"] for row in best["table"]] == [
         0.9,
         0.2,
         None,
@@ -228,15 +236,14 @@ def test_patience_ends_a_training_without_a_better_save_and_says_why_and_a_resum
     tiny_recipe["train"]["optimizer"] = {"name": "adam", "lr": 0.0}
     run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
     (stopped,) = [line for line in run.read_log() if "stopped" in line]
-    assert (
-        stopped["step"] == 6 and "no better score than at step 2 in 2 saves" in stopped["stopped"]
-    )
+    assert stopped["step"] == 6
+    assert "no better score than at step 2 in 2 saves" in stopped["stopped"]
     last = [
         line["step"] for line in run.read_log() for what in ("losses", "validation") if what in line
     ][-2:]
-    assert (
-        last == [6, 6] and run.latest().name == "step-000006" and run.best().name == "step-000002"
-    )
+    assert last == [6, 6]
+    assert run.latest().name == "step-000006"
+    assert run.best().name == "step-000002"
     assert "Stopped early, after step 6" in (run.path / "report.html").read_text("utf-8")
     whole = (run.latest() / "weights.safetensors").read_bytes()
     for step in (None, 6):  # of a finished one, and of one that was killed before

@@ -72,9 +72,8 @@ def test_the_frechet_distance_is_pytorch_fids(sets, monkeypatch):
     theirs = calculate_frechet_distance(
         *(moment for x in sets for moment in (x.mean(0), np.cov(x.T)))
     )
-    assert fid_of(*sets) == pytest.approx(theirs, rel=1e-8) and fid_of(
-        sets[0], sets[0]
-    ) == pytest.approx(0, abs=1e-9)
+    assert fid_of(*sets) == pytest.approx(theirs, rel=1e-8)
+    assert fid_of(sets[0], sets[0]) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("block", [1024, 7])
@@ -97,18 +96,20 @@ def test_kid_is_torchmetrics_and_the_formula_however_many_vectors_are_compared_a
     patients = [f"p{i}" for i in np.random.default_rng(1).integers(0, 6, 60)], drawn(40)
     value, ci95 = squared_mmd(real, fake[:40], *patients)
     plain, expected = left_out_interval(lambda r, f: plain_mmd(real[r], fake[:40][f]), *patients)
-    assert value == pytest.approx(plain, rel=1e-9) and ci95 == pytest.approx(expected, rel=1e-9)
+    assert value == pytest.approx(plain, rel=1e-9)
+    assert ci95 == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("subset", [0, 30])
 def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset, monkeypatch):
     trio = groups(*sets)
-    x, y = np.arcsinh(sets[0]), np.arcsinh(sets[1])
-    fid, kid = Fid(2.0, 2)(*trio), Kid(2.0, 2, subset=subset)(*trio)
+    x = np.arcsinh(sets[0])
+    y = np.arcsinh(sets[1])
+    fid = Fid(2.0, 2)(*trio)
+    kid = Kid(2.0, 2, subset=subset)(*trio)
     value, (low, high) = left_out_interval(lambda r, f: fid_of(x[r], y[f]), drawn(60), drawn(60))
-    assert fid.value == pytest.approx(value, rel=1e-9) and fid.ci95 == pytest.approx(
-        (max(0, low), high), rel=1e-9
-    )
+    assert fid.value == pytest.approx(value, rel=1e-9)
+    assert fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
     assert kid.value == pytest.approx(squared_mmd(x, y)[0], rel=0.15 if subset else 1e-9)
     assert kid.ci95[0] < squared_mmd(x, y)[0] < kid.ci95[1]
     # subsets are drawn of sets of more than 1000
@@ -118,12 +119,14 @@ def test_the_metrics_are_the_formulas_of_their_vectors(sets, subset, monkeypatch
 
 @pytest.mark.parametrize(("metric", "least"), [(Kid, 2), (Fid, 8), (Prdc, 6), (Diversity, 2)])
 def test_too_few_images_are_refused_and_cost_a_training_nothing_else(metric, least):
-    few, enough = group(blobs(least - 1)), group(blobs(least + 2))
+    few = group(blobs(least - 1))
+    enough = group(blobs(least + 2))
     for sets in ((few, enough), (enough, few)):
         with pytest.raises(UserError, match=f"{least} or more"):
             metric(2.0, 2)(enough, *sets)
         row = next(iter(set_rows(metric(2.0, 2), enough, *sets).values()))
-        assert row["value"] is None and "not-computed" in row["definition"]
+        assert row["value"] is None
+        assert "not-computed" in row["definition"]
     assert metric(2.0, 2)(enough, group(blobs(least)), group(blobs(least, 1)))
     for kind, option, said in (
         (Kid, {"subset": 9}, "9 or more.*subset = 0"),
@@ -156,7 +159,8 @@ def naive(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
 @pytest.mark.parametrize("k", [1, 5])
 def test_the_four_shares_are_the_definitions_whole_and_without_some_images(k):
     rng = np.random.default_rng(k)
-    real, fake = rng.normal(3, 1, (26, 3)), rng.normal(3.4, 1.1, (21, 3))
+    real = rng.normal(3, 1, (26, 3))
+    fake = rng.normal(3.4, 1.1, (21, 3))
     assert len(set(naive(real, fake, k))) == 4
     for kept in (
         (np.ones(26, bool), np.ones(21, bool)),
@@ -173,7 +177,9 @@ def test_the_four_shares_are_the_definitions_whole_and_without_some_images(k):
 
 
 def test_prdc_knows_noise_and_has_intervals_over_patients():
-    train, test, fake = group(blobs(30, 0)), group(blobs(30, 1), "p"), group(blobs(40, 2))
+    train = group(blobs(30, 0))
+    test = group(blobs(30, 1), "p")
+    fake = group(blobs(40, 2))
     metric = Prdc(2.0, 2, k=3)
     coverage, noise = (
         metric(train, test, x)["coverage_random"]
@@ -181,7 +187,8 @@ def test_prdc_knows_noise_and_has_intervals_over_patients():
     )
     assert coverage.details["if_alike"] == pytest.approx(expected_coverage(30, 40, 3))
     # leaving out changes nothing, which says nothing
-    assert noise.value == 0 < coverage.value and noise.ci95 is None
+    assert noise.value == 0 < coverage.value
+    assert noise.ci95 is None
     alone = metric(train, ImageGroup(test.images, ["p"] * 30), fake)
     assert all(score.ci95 is None for score in alone.values())
 
@@ -191,19 +198,23 @@ def test_prdc_knows_noise_and_has_intervals_over_patients():
 
 @pytest.mark.parametrize("distance", ["ms_ssim", "l1"])
 def test_diversity_is_one_for_real_images_low_for_copies_and_above_one_for_noise(distance):
-    train, test = group(blobs(30, 0)), group(blobs(30, 1))
+    train = group(blobs(30, 0))
+    test = group(blobs(30, 1))
     copies = blobs(1, 2).repeat(20, 1, 1, 1) + 0.01 * torch.rand(20, 1, 32, 32)
     score = Diversity(2.0, 2, distance=distance)
     assert score(train, test, group(blobs(30, 3))).value == pytest.approx(1, abs=0.15)
     found = score(train, test, group(copies))
-    assert found.value < 0.1 and found.ci95[1] < 0.5
+    assert found.value < 0.1
+    assert found.ci95[1] < 0.5
     assert score(train, test, group(2 * torch.rand(20, 1, 32, 32))).value > 1
 
 
 def test_real_pairs_are_of_different_patients():
     pairs = different_pairs(["p", "p", "q", "q", "", ""])
-    assert len(pairs) == 13 and not {(0, 1), (2, 3)} & set(map(tuple, pairs.tolist()))
-    assert len(different_pairs(["p"] * 4)) == 6 and len(different_pairs([""] * 400)) == 512
+    assert len(pairs) == 13
+    assert not {(0, 1), (2, 3)} & set(map(tuple, pairs.tolist()))
+    assert len(different_pairs(["p"] * 4)) == 6
+    assert len(different_pairs([""] * 400)) == 512
 
 
 # ---- FRD
@@ -211,7 +222,8 @@ def test_real_pairs_are_of_different_patients():
 
 def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
     frd_score, sitk, _ = map(pytest.importorskip, ("frd_score", "SimpleITK", "radiomics"))
-    noise, paths = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0)), ([], [])
+    noise = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    paths = ([], [])
     made = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
     for side, images in enumerate(made):
         for number, image in enumerate(images):
@@ -220,10 +232,8 @@ def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
     real, fake = map(group, made)
     score = Frd(2.0, 2)(real, real, fake)
     assert score.value == pytest.approx(frd_score.compute_frd(list(paths), num_workers=1), rel=1e-3)
-    assert (
-        score.ci95[0] < score.value < score.ci95[1]
-        and score.value > Frd(2.0, 2)(real, real, real).value + 5
-    )
+    assert score.ci95[0] < score.value < score.ci95[1]
+    assert score.value > Frd(2.0, 2)(real, real, real).value + 5
 
 
 def test_without_its_packages_frd_is_no_default_and_says_what_to_install(monkeypatch):

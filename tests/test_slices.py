@@ -61,7 +61,8 @@ def test_what_differs_from_slice_to_slice_alone_goes_and_edges_of_the_input_stay
 
 def test_auto_lets_slices_differ_as_those_of_the_input_do_and_leaves_what_is_smoother():
     given, truth = head(0)
-    made, calm = made_of(truth), 0.9 * given - 0.1
+    made = made_of(truth)
+    calm = 0.9 * given - 0.1
     assert jumps(made) > 1.1 * jumps(calm)
     post = AgreeingSlices(2, (-1.0, 1.0))
     done = post(made, examples_of(calm))
@@ -106,7 +107,8 @@ def test_a_run_scores_it_and_a_volume_is_seen_whole_whatever_the_batch(tiny_reci
     recipe = tiny_recipe | {"method": method, "post": [{"name": "slices", "strength": 1.0}]}
     run = gantk.run(recipe, out=tmp_path / "run", device="cpu", say=str)
     assert "a_to_b_post" in (run.path / "metrics.json").read_text("utf-8")
-    volume, found = 1000 * (1 + head(0)[0][:, 0]).numpy(), []
+    volume = 1000 * (1 + head(0)[0][:, 0]).numpy()
+    found = []
     for batch in (3, 16):
         model = gantk.load(run.path, device="cpu")
         model.model.translate.batch = batch
@@ -120,10 +122,8 @@ def test_an_output_gets_the_bias_field_of_its_input_and_keeps_its_contrast_and_b
     line = torch.linspace(-1, 1, 32)
     coil = torch.exp(0.12 * line[:, None] - 0.2 * line)
     given, truth = ((each + 1) * coil - 1 for each in head(0))
-    post, volumes = (
-        InputBiasField(2, (-1.0, 1.0)),
-        [SimpleNamespace(subject="p", scan_key="s", position=n) for n in range(12)],
-    )
+    post = InputBiasField(2, (-1.0, 1.0))
+    volumes = [SimpleNamespace(subject="p", scan_key="s", position=n) for n in range(12)]
     # the network left the field out, or turned it round
     for made in (head(0)[1], (head(0)[1] + 1) / coil - 1):
         done = post(made, examples_of(given, volumes))

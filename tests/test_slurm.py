@@ -67,7 +67,8 @@ def sbatch(
         "STATE": state,
         "MASTER_PORT": str(free_port()),
     } | more
-    own["PATH"], queued = f"{folder}:{os.environ['PATH']}", folder / "queued-KILL"
+    own["PATH"] = f"{folder}:{os.environ['PATH']}"
+    queued = folder / "queued-KILL"
     for again in range(9):
         done = subprocess.run(
             ["bash", "-c", script],
@@ -93,7 +94,8 @@ def hasty(script: str) -> str:
 def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
     gantk, tiny_run, tiny_recipe, tmp_path, add_plugin, ranks
 ):
-    recipe, out = recipe_file(tiny_recipe, tmp_path), tmp_path / "a 'b' \"$c\" `d`"
+    recipe = recipe_file(tiny_recipe, tmp_path)
+    out = tmp_path / "a 'b' \"$c\" `d`"
     script = gantk("slurm", recipe, "--gpus", 0, "--ranks", ranks, "--out", out).out
     code, again, said = sbatch(
         script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE))
@@ -104,9 +106,8 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
         load_weights(Run(each).latest())
         for each in (out, [tiny_run, tmp_path / "ranks"][ranks - 1])
     )
-    assert found.keys() == expected.keys() and all(
-        torch.equal(found[name], expected[name]) for name in expected
-    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 ENDS = [
@@ -150,16 +151,15 @@ def test_a_sweep_runs_on_the_ray_of_all_nodes_and_what_began_goes_on(gantk, tiny
     new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\n"""
     ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 """
     sweep = """-- gantk sweep "${sweep[@]}" --address auto &\n"""
-    assert new in script and f"\nsrun --cpus-per-task=6 {ray}{sweep}" in script
-    assert "--ntasks-per-node=1\n" in script and " GRPC_DNS_RESOLVER=native\n" in script
+    assert new in script
+    assert f"\nsrun --cpus-per-task=6 {ray}{sweep}" in script
+    assert "--ntasks-per-node=1\n" in script
+    assert " GRPC_DNS_RESOLVER=native\n" in script
     (tmp_path / "sweep.json").write_text("{}", "utf-8")
-    assert (resumed := gantk("slurm", tmp_path).out).count(
-        "sweep=("
-    ) == 1 and 'sweep=(--resume "$out")' in resumed
-    assert (
-        f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out)
-        and '\nsrun gantk resume "$out" &' in again
-    )
+    assert (resumed := gantk("slurm", tmp_path).out).count("sweep=(") == 1
+    assert 'sweep=(--resume "$out")' in resumed
+    assert f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out)
+    assert '\nsrun gantk resume "$out" &' in again
     assert not any(
         subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again)
     )
@@ -177,7 +177,8 @@ def test_other_nodes_wait_for_the_ray_of_the_first(gantk, tmp_path):
         )
         path = f"{tmp_path}:{os.environ['PATH']}"
         nodes = [begun(["bash", "-c", command], SLURM_PROCID=number, PATH=path) for number in "01"]
-        assert nodes[0].communicate()[0] == "a  b\n" and nodes[0].returncode == 0
+        assert nodes[0].communicate()[0] == "a  b\n"
+        assert nodes[0].returncode == 0
         while not (tmp_path / "waited").exists():
             assert nodes[1].poll() is None
         first.listen()

@@ -174,7 +174,8 @@ def test_equal_names_are_pairs_unless_they_are_few_or_switched_off_or_a_csv_says
         tmp_path,
         *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)),
     )
-    assert len(folders(tmp_path)) == 20 and len(by_pair(folders(tmp_path))) == 10
+    assert len(folders(tmp_path)) == 20
+    assert len(by_pair(folders(tmp_path))) == 10
     assert not by_pair(folders(tmp_path, pairs="none"))
     for n in range(4):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
@@ -216,15 +217,14 @@ def test_side_by_side_pictures_are_registered_halves(tmp_path):
         PIL.Image.fromarray(np.hstack(halves)).save(tmp_path / split / f"{n}.png")
     for order, values in (("AB", {"a": 50, "b": 200}), ("BA", {"a": 200, "b": 50})):
         records = records_of(Aligned, tmp_path, order=order)
-        assert len(by_pair(records)) == 4 and {record.split for record in records} == {
+        assert len(by_pair(records)) == 4
+        assert {record.split for record in records} == {
             "train",
             "test",
         }
         first = {record.domain: record.read() for record in records if record.key == "train/0.png"}
-        assert (
-            first["a"].shape == (1, 16, 16)
-            and {letter: half.max() for letter, half in first.items()} == values
-        )
+        assert first["a"].shape == (1, 16, 16)
+        assert {letter: half.max() for letter, half in first.items()} == values
     tree(tmp_path, "train/odd.png", shape=(16, 33))
     with pytest.raises(UserError, match="33 pixels wide"):
         next(
@@ -244,9 +244,8 @@ def classes(tmp_path, pictures):
 
 def test_the_first_folder_is_the_class_and_patients_lie_below(classes):
     records = images(classes)
-    assert Counter(record.label for record in records) == {"yes": 12, "no": 8} and {
-        r.subject for r in records
-    } == {""}
+    assert Counter(record.label for record in records) == {"yes": 12, "no": 8}
+    assert {r.subject for r in records} == {""}
     assert {record.label for record in images(classes, only="no")} == {"no"}
     with pytest.raises(UserError, match=r"class 'yess'.*no, yes.*Did you mean 'yes'\?"):
         images(classes, only="yess")
@@ -258,9 +257,8 @@ def test_the_first_folder_is_the_class_and_patients_lie_below(classes):
         *(f"{kind}/p{n}/{i}.png" for kind in ("ill", "well") for n in range(6) for i in range(2)),
     )
     records = images(classes / "new")
-    assert {r.subject for r in records} == {f"p{n}" for n in range(6)} and {
-        r.label for r in records
-    } == {"ill", "well"}
+    assert {r.subject for r in records} == {f"p{n}" for n in range(6)}
+    assert {r.label for r in records} == {"ill", "well"}
 
 
 def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
@@ -271,11 +269,11 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
         split=SPLIT,
     )
     data = load(**table, labels=True)
-    assert data.classes == ("no", "yes") and any(
-        "classes" in line and "yes" in line for line in data.description()
-    )
+    assert data.classes == ("no", "yes")
+    assert any("classes" in line and "yes" in line for line in data.description())
     batches = Batches(data.training_sets(), 4, 0, paired=False)
-    batch, records = batches.at(0), batches.sets["image"].records
+    batch = batches.at(0)
+    records = batches.sets["image"].records
     assert batch["label"].dtype == torch.int64
     shown = order_of(0, 0, 0, len(records))[:4]
     assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in shown]

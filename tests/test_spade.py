@@ -30,23 +30,20 @@ MAPPING = {"name": "domains", "a": {"name": "label_map", "classes": 3}, "b": "pe
 
 @pytest.mark.parametrize(("dims", "norm"), [(2, "instance"), (2, "batch"), (3, "instance")])
 def test_equation_1_scales_and_shifts_each_place_as_the_map_says(dims, norm):
-    layer, h = SPADE(dims, 3, 2, 4, norm), random_images(2, 3, (8,) * dims)
+    layer = SPADE(dims, 3, 2, 4, norm)
+    h = random_images(2, 3, (8,) * dims)
     axes = ([0] if norm == "batch" else []) + [*range(2, h.ndim)]
     normed = (h - h.mean(axes, keepdim=True)) / (
         h.var(axes, correction=0, keepdim=True) + 1e-5
     ).sqrt()
     m = torch.zeros(2, 2, *[16] * dims)  # is brought to the size of h
-    constant, both = (
-        layer(h, m),
-        layer.modulation(layer.seen(m).relu())[(..., *[slice(1)] * dims)].chunk(2, 1),
-    )
+    constant = layer(h, m)
+    both = layer.modulation(layer.seen(m).relu())[(..., *[slice(1)] * dims)].chunk(2, 1)
     # one scale and one shift of each channel
     torch.testing.assert_close(constant, both[0] * normed + both[1])
     m[..., 8:] = 1.0
-    assert (
-        torch.equal((after := layer(h, m))[..., :2], constant[..., :2])
-        and (after != constant)[..., 5:].any()
-    )
+    assert torch.equal((after := layer(h, m))[..., :2], constant[..., :2])
+    assert (after != constant)[..., 5:].any()
 
 
 def test_one_map_gives_many_images_and_the_losses_are_the_papers():
@@ -60,14 +57,14 @@ def test_one_map_gives_many_images_and_the_losses_are_the_papers():
         .repeat_interleave(8, 3)
     )
     batch = Batch(a=classes - 1.0, b=torch.randn(2, 2, 16, 16) * (1.0 + classes))
-    planes, losses = method.planes(batch["a"]), method.generator_losses(batch)
+    planes = method.planes(batch["a"])
+    losses = method.generator_losses(batch)
     torch.testing.assert_close(
         method.noise / method.pixels, torch.tensor([[1.0, 2, 3]] * 2), rtol=0.3, atol=0
     )
     made = method.variants(batch["a"], "b", 2, 0)
-    assert (made[0] - made[1]).abs().mean() > 1e-3 and torch.equal(
-        planes.argmax(1, keepdim=True), classes
-    )
+    assert (made[0] - made[1]).abs().mean() > 1e-3
+    assert torch.equal(planes.argmax(1, keepdim=True), classes)
     assert torch.equal(made, method.variants(batch["a"], "b", 2, 0))
     inside = [method.d_b(torch.cat([planes, batch[name]], 1)) for name in ("fake_b", "b")]
     pairs = [pair for maps in zip(*inside, strict=True) for pair in zip(*maps, strict=True)]
@@ -78,12 +75,14 @@ def test_one_map_gives_many_images_and_the_losses_are_the_papers():
 
 def test_new_maps_have_the_classes_of_the_old_and_lesions_where_lesions_grow():
     old = np.zeros((3, 24, 24), int)
-    old[:, 4:20, 4:20], old[:, 8:12, 6:18], old[0, 14:17, 6:9] = 1, 2, 3
+    old[:, 4:20, 4:20] = 1
+    old[:, 8:12, 6:18] = 2
+    old[0, 14:17, 6:9] = 3
     new = placed_anew(old, 3, 60, np.random.default_rng(0))
     places = [tuple(np.argwhere(one == 3).mean(0)) for one in new if (one == 3).any()]
-    assert (
-        0.15 < len(places) / 60 < 0.55 and len({*places}) > 10 and {*np.unique(new)} == {0, 1, 2, 3}
-    )
+    assert 0.15 < len(places) / 60 < 0.55
+    assert len({*places}) > 10
+    assert {*np.unique(new)} == {0, 1, 2, 3}
     with pytest.raises(UserError, match="none of 3 label maps has the class 4.*0, 1, 2, 3"):
         placed_anew(old, 4, 1, np.random.default_rng(0))
 

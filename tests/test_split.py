@@ -74,7 +74,8 @@ def test_no_patient_is_divided_and_none_is_lost(patients, test, seed):
     records = study(patients)
     splits, _ = split_records(records, test=test, validation=0.1, by="patient", seed=seed)
     sides = subjects_of(splits)
-    assert names(sum(splits.values(), [])) == names(records) and sum(map(len, sides)) == patients
+    assert names(sum(splits.values(), [])) == names(records)
+    assert sum(map(len, sides)) == patients
     assert len(sides[2]) == (max(1, round(test * patients)) if test else 0)
 
 
@@ -99,9 +100,10 @@ def test_a_seeded_split_stays_what_it_was(by):
     if by == "unpaired":
         assert [digest(unpair(study(13), seed=3))] == SEEDED[by]
         return
-    records = (
-        stack(60) + stack(64, "b", shift=4) if by in ("block", "image") else study(13, slices=12)
-    )
+    if by in ("block", "image"):
+        records = stack(60) + stack(64, "b", shift=4)
+    else:
+        records = study(13, slices=12)
     options = {"folds": 3, "fold": 1} if by == "fold" else {"by": by}
     splits, _ = split_records(records, seed=1, **options)
     assert [digest(splits[name]) for name in SETS] == SEEDED[by]
@@ -125,12 +127,14 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
         place = {r.position: name for name in SETS for r in splits[name] if r.domain == domain}
         held = [position for position, name in place.items() if name != "train"]
         trained = [position for position, name in place.items() if name == "train"]
-        assert trained and min(abs(h - t) for h in held for t in trained) > gap
+        assert trained
+        assert min(abs(h - t) for h in held for t in trained) > gap
     for name in ("validation", "test"):
         of = {domain: {r.pair for r in splits[name] if r.domain == domain} for domain in "ab"}
         assert of["a"] == of["b"], "the same anatomy is held out of both domains"
     tested = sorted(r.position for r in splits["test"] if r.domain == "a")
-    assert len(tested) == round(0.2 * count) and 1 + sum(np.diff(tested) > 1) <= blocks
+    assert len(tested) == round(0.2 * count)
+    assert 1 + sum(np.diff(tested) > 1) <= blocks
 
 
 @pytest.mark.parametrize(
@@ -154,16 +158,16 @@ def test_known_patients_are_divided_by_patient_however_few_unless_blocks_are_ask
     patients, options, sides
 ):
     splits, how = split_records(study(patients, slices=30), **options)
-    assert [*map(len, subjects_of(splits))] == sides and names(splits["train"] + splits["test"])
+    assert [*map(len, subjects_of(splits))] == sides
+    assert names(splits["train"] + splits["test"])
     check_leakage(splits)
     assert ("for want of patients" in how) == (not sides[1])
     said = consequences(splits)
     assert (len(said) == 1 and f"{patients} patients stand on both sides" in said[0]) == (
         splits.by == "block"
     )
-    assert split_json(splits, (), dict.fromkeys)["consequences"] == said and (
-        splits.by == "block" or not said
-    )
+    assert split_json(splits, (), dict.fromkeys)["consequences"] == said
+    assert splits.by == "block" or not said
 
 
 def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be():
@@ -179,14 +183,16 @@ def test_few_patients_of_one_domain_or_class_each_are_divided_where_that_can_be(
 
 def test_of_patients_unknown_blocks_are_held_out_then_images_and_what_follows_is_said():
     splits, _ = split_records(stack(40))
-    assert splits.by == "block" and "data.source.patient = REGEX" in consequences(splits)[0]
+    assert splits.by == "block"
+    assert "data.source.patient = REGEX" in consequences(splits)[0]
     assert (
         split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by
         == "image"
     )
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
     splits, how = split_records(records, test=0.5, validation=0.1)
-    assert splits.by == "folders" and {r.position for r in splits["test"]} == set(range(40, 50))
+    assert splits.by == "folders"
+    assert {r.position for r in splits["test"]} == set(range(40, 50))
     assert not splits["validation"] and "no validation" in how, (
         "a set that is not there is not invented"
     )
@@ -228,7 +234,8 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:
         split_records(records, **options)
-    assert error.value.where == where and (error.value.allowed or error.value.remedy)
+    assert error.value.where == where
+    assert error.value.allowed or error.value.remedy
 
 
 @pytest.mark.parametrize("folds, lone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
@@ -249,7 +256,9 @@ def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
 def test_unpaired_training_shares_no_patient_between_domains():
     kept = unpair(study(9), seed=3)
     subjects = {domain: {r.subject for r in kept if r.domain == domain} for domain in "ab"}
-    assert not subjects["a"] & subjects["b"] and len(subjects["a"]) == 5 and len(subjects["b"]) == 4
+    assert not subjects["a"] & subjects["b"]
+    assert len(subjects["a"]) == 5
+    assert len(subjects["b"]) == 4
     for records in (
         stack(10, "a") + stack(10, "b"),
         study(1),
@@ -347,7 +356,8 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     with pytest.raises(UserError) as error:
         split_records(study(4), file=table(tmp_path, *rows))
-    assert re.search(says, str(error.value)) and "data.split" in error.value.where
+    assert re.search(says, str(error.value))
+    assert "data.split" in error.value.where
 
 
 def heads(subjects=6, slices=2, size=64):
@@ -366,11 +376,13 @@ def test_air_and_people_unknown_are_no_leak_and_images_are_read_once():
     check_leakage({"train": records, "validation": [], "test": []})
     unknown = split_records(stack(40) + stack(40, "b"), by="block")[0]
     check_leakage(unknown, same_patient=False)
-    assert set(reads.values()) == {1} and len(reads) == len(records)
+    assert set(reads.values()) == {1}
+    assert len(reads) == len(records)
 
 
 def saved_as_jpeg(pixels):
-    low, high = pixels.min(), pixels.max()
+    low = pixels.min()
+    high = pixels.max()
     file = io.BytesIO()
     Picture.fromarray(np.uint8((pixels[0] - low) * (255 / (high - low)))).save(
         file, "JPEG", quality=75
@@ -400,7 +412,8 @@ def test_copies_and_near_copies_of_unknown_people_are_kept_on_one_side(tmp_path)
     ]
     for splits in folds + shares:
         check_leakage(splits)
-        assert splits["train"] and splits["test"]
+        assert splits["train"]
+        assert splits["test"]
     assert sum(map(len, shares[0].values())) == 19, "they change sides, and none is lost"
     assert sorted(r.key for one in folds for r in one["test"]) == sorted(
         record.key for record in records
@@ -439,7 +452,8 @@ def test_a_changed_copy_is_found_and_no_other_head_is_taken_for_one(size, change
     images = [*originals, *map(CHANGES[change], originals)]
     for subjects, least in (([f"{n}" for n in range(10)], COPY), ([""] * 10, COPY_OF_UNKNOWN)):
         pairs = found(images, subjects)
-        assert set(pairs) == {(n, n + 5) for n in range(5)} and min(pairs.values()) > least
+        assert set(pairs) == {(n, n + 5) for n in range(5)}
+        assert min(pairs.values()) > least
     assert not found([HEAD, CHANGES[change](HEAD)], ["same", "same"]), (
         "slices of one patient are not compared"
     )
@@ -471,4 +485,5 @@ def test_real_slices_of_other_patients_are_no_copies(shared_data):
         path for folder in ("MRI", "CT") for path in (shared_data / "ct_mri" / folder).iterdir()
     )[::3]
     subjects = [path.stem[:-3] for path in paths]
-    assert len(set(subjects)) == 6 and not found([read(path).pixels for path in paths], subjects)
+    assert len(set(subjects)) == 6
+    assert not found([read(path).pixels for path in paths], subjects)

@@ -20,8 +20,10 @@ def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs(monkeypatch):
     gains = np.array([1.0, -0.5, 2.0, 2.0, 0.0, 0.25, -0.25, 1.5])  # with ties and a zero
     sums = [abs(np.dot(signs, gains)) for signs in product((1, -1), repeat=len(gains))]
     p = np.mean([each >= abs(gains.sum()) for each in sums])
-    assert paired.sign_flip_p(gains) == p and 0.01 < p < 0.2
-    assert paired.sign_flip_p(np.ones(3)) == 2 / 2**3 and paired.sign_flip_p(np.zeros(4)) == 1
+    assert paired.sign_flip_p(gains) == p
+    assert 0.01 < p < 0.2
+    assert paired.sign_flip_p(np.ones(3)) == 2 / 2**3
+    assert paired.sign_flip_p(np.zeros(4)) == 1
     monkeypatch.setattr(paired, "EXACT", 4)
     assert paired.sign_flip_p(gains) == pytest.approx(p, abs=4 * (p / paired.FLIPS) ** 0.5)
     assert paired.paired_test([1.0]) is None
@@ -51,12 +53,15 @@ def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0
 
 
 def test_where_there_is_no_difference_a_whole_comparison_finds_one_in_five_of_a_hundred():
-    rng, senses, runs = np.random.default_rng(0), dict.fromkeys(("m0", "m1", "m2", "m3"), True), 400
+    rng = np.random.default_rng(0)
+    senses = dict.fromkeys(("m0", "m1", "m2", "m3"), True)
+    runs = 400
     found = [gantk.compare_systems(systems_of(rng), senses)["tests"] for _ in range(runs)]
     single = np.mean([tests[0]["p"] < 0.05 for tests in found])
     any_of_them = np.mean([min(test["holm"] for test in tests) < 0.05 for tests in found])
     error = (0.05 * 0.95 / runs) ** 0.5
-    assert abs(single - 0.05) < 3 * error and 0.005 < any_of_them < 0.05 + 3 * error
+    assert abs(single - 0.05) < 3 * error
+    assert 0.005 < any_of_them < 0.05 + 3 * error
 
 
 def test_effect_and_patients_needed_are_the_textbooks_and_keep_their_power():
@@ -77,20 +82,19 @@ def test_effect_and_patients_needed_are_the_textbooks_and_keep_their_power():
 
 
 def test_ranks_are_sure_of_what_differs_and_not_of_what_does_not():
-    rng, higher = np.random.default_rng(2), {"m0": True}
+    rng = np.random.default_rng(2)
+    higher = {"m0": True}
     same, apart = (
         gantk.compare_systems(systems_of(rng, 40, better), higher) for better in (0.0, 3.0)
     )
-    assert [row["system"] for row in apart["ranks"]] == ["y", "x"] and apart["ranks"][0][
-        "first"
-    ] > 0.99
-    assert apart["ranks"][0]["rank"] == [1, 1] and same["ranks"][0]["rank"] == [1, 2]
+    assert [row["system"] for row in apart["ranks"]] == ["y", "x"]
+    assert apart["ranks"][0]["first"] > 0.99
+    assert apart["ranks"][0]["rank"] == [1, 1]
+    assert same["ranks"][0]["rank"] == [1, 2]
     (test,) = apart["tests"]
-    assert (
-        (test["one"], test["other"], test["n"]) == ("x", "y", 40)
-        and test["gain"] < 0
-        and test["holm"] < 0.001
-    )
+    assert (test["one"], test["other"], test["n"]) == ("x", "y", 40)
+    assert test["gain"] < 0
+    assert test["holm"] < 0.001
     assert (
         gantk.compare_systems(systems_of(rng, 40, 3.0), {"m0": False})["ranks"][0]["system"] == "x"
     )
@@ -98,7 +102,8 @@ def test_ranks_are_sure_of_what_differs_and_not_of_what_does_not():
 
 def test_a_bench_says_which_tests_were_made_on_whom_and_corrected_how():
     test = {"p": 0.001, "gain": 1.0, "n": 9, "holm": 1.0, "fdr": 1.0, "of": 1}
-    score, kept = {"value": 1.0, "higher_is_better": True}, {"p": 0, "q": 1, "r": 2}
+    score = {"value": 1.0, "higher_is_better": True}
+    kept = {"p": 0, "q": 1, "r": 2}
     row = {"label": "one", "status": "ok", "domains": ["T1", "T2"], "test_images": "x"}
     row |= {"metrics": {"a_to_b": {"psnr": score}}, "patients": {"a_to_b": {"psnr": kept}}}
     judged = [
@@ -110,14 +115,10 @@ def test_a_bench_says_which_tests_were_made_on_whom_and_corrected_how():
         for name, each in zip(("one", "two"), judged, strict=True)
     ]
     tests, ranks = sentences(systems(rows))
-    assert (
-        "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
-        and "(0.2)" in tests
-    )
-    assert (
-        "over draws of 3 patients" in ranks
-        and list(sentences(systems([row | {"patients": None}]))) == []
-    )
+    assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
+    assert "(0.2)" in tests
+    assert "over draws of 3 patients" in ranks
+    assert list(sentences(systems([row | {"patients": None}]))) == []
 
 
 # ---- subgroups
@@ -131,9 +132,8 @@ def test_values_become_groups_ages_in_bands_of_twenty_years():
         "80-99",
         "not known",
     ]
-    assert banded("sex", ["F", "", "M"]) == ["F", "not known", "M"] and banded(
-        "field", ["1.5", "3"]
-    ) == ["1.5", "3"]
+    assert banded("sex", ["F", "", "M"]) == ["F", "not known", "M"]
+    assert banded("field", ["1.5", "3"]) == ["1.5", "3"]
     assert set(banded("weight", [str(n) for n in range(50, 80)])) == {
         "50 to 59.6667",
         "59.6667 to 69.3333",
@@ -146,7 +146,8 @@ def study(folder) -> dict:
     another image.
     """
     a, b = (draw_pictures(folder / name, 24, seed=seed) for name, seed in (("T1", 0), ("T2", 0)))
-    other, rows = draw_pictures(folder / "other", 24, seed=5), ["T1,T2,patient,Scanner,sex,split"]
+    other = draw_pictures(folder / "other", 24, seed=5)
+    rows = ["T1,T2,patient,Scanner,sex,split"]
     for n in range(24):
         truth, scanner = (other[n], "B") if n % 2 else (b[n], "C" if n == 0 else "A")
         rows.append(
@@ -162,31 +163,31 @@ def study(folder) -> dict:
 
 
 def test_patients_are_scored_apart_by_columns_of_the_table_and_every_verdict_is_tested(tmp_path):
-    run, lines = (
-        gantk.run(study(tmp_path), out=tmp_path / "run", device="cpu", say=lambda line: None),
-        [],
-    )
+    run = gantk.run(study(tmp_path), out=tmp_path / "run", device="cpu", say=lambda line: None)
+    lines = []
     gantk.evaluate(run, by=["scanner"], device="cpu", say=lines.append)
     said = json.loads((run.path / "metrics.json").read_text("utf-8"))
     row = said["subgroups"]["a_to_b"]["scanner"]["psnr"]
     assert {name: group["n"] for name, group in row["groups"].items()} == {"A": 6, "B": 7, "C": 1}
     kept = json.loads((run.path / "patients.json").read_text("utf-8"))["a_to_b"]["patients"]
     of_b = [each["scores"]["psnr"] for each in kept if int(each["patient"][1:]) % 2]
-    assert row["groups"]["B"]["value"] == pytest.approx(np.mean(of_b)) and row["too_few"] == ["C"]
+    assert row["groups"]["B"]["value"] == pytest.approx(np.mean(of_b))
+    assert row["too_few"] == ["C"]
     gap = abs(row["groups"]["A"]["value"] - row["groups"]["B"]["value"])
-    assert (
-        row["gap"] == pytest.approx(gap)
-        and row["holm"] >= row["p"]
-        and {row["worst"], row["best"]} == {*"AB"}
-    )
+    assert row["gap"] == pytest.approx(gap)
+    assert row["holm"] >= row["p"]
+    assert {row["worst"], row["best"]} == {*"AB"}
     test = said["verdict"]["a_to_b"]["psnr"]["test"]
-    assert (
-        test["n"] == 14 and test["exact"] and test["of"] == 4 and '"gains"' not in json.dumps(said)
-    )
+    assert test["n"] == 14
+    assert test["exact"]
+    assert test["of"] == 4
+    assert '"gains"' not in json.dumps(said)
     assert any("by scanner" in line and "too few (under 5): C" in line for line in lines)
     assert any("sign flips over 14 patients, Holm over 4 comparisons" in line for line in lines)
     words = Page(gantk.write_report(run)).words
-    assert "by scanner" in words and "best baseline" in words and "over all 4 comparisons" in words
+    assert "by scanner" in words
+    assert "best baseline" in words
+    assert "over all 4 comparisons" in words
 
 
 def test_a_column_that_the_data_lack_is_one_error_with_those_there_are(tmp_path):

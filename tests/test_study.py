@@ -32,7 +32,8 @@ def study(gantk, tmp_path):
     """
 
     def make(kind, pairs=12, readers=3):
-        rng, folder = np.random.default_rng(0), tmp_path / "study"
+        rng = np.random.default_rng(0)
+        folder = tmp_path / "study"
         for side, level, rows in (("real", 60, 40), ("made", 160, 36)):
             (tmp_path / side).mkdir()
             for n in range(pairs):
@@ -66,7 +67,8 @@ def answered(folder, key, name, give):
         {"question": n, "answer": int(give(case, which)), "seconds": 2.5}
         for n, (case, which, _) in asked
     ]
-    study, path = sha256((folder / "key.json").read_bytes()).hexdigest(), folder / f"{name}.json"
+    study = sha256((folder / "key.json").read_bytes()).hexdigest()
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"study": study, "reader": name, "answers": given}))
     return path
 
@@ -82,14 +84,15 @@ def test_a_study_that_cannot_be_is_one_error(tmp_path, asked):
 def test_sides_are_balanced_turned_for_the_next_reader_and_one_in_ten_comes_again_later(
     kind, pairs
 ):
-    whole, two = questions(kind, pairs, 0, 3), kind == "2afc"
+    whole = questions(kind, pairs, 0, 3)
+    two = kind == "2afc"
     first, other = ([q for q in questions(kind, pairs, reader, 3) if not q[2]] for reader in (0, 1))
     before = dict(q[:2] for q in first[:pairs])  # of single images the first of each pair
-    assert sorted(before) == list(range(pairs)) and abs(2 * sum(before.values()) - pairs) <= 1
+    assert sorted(before) == list(range(pairs))
+    assert abs(2 * sum(before.values()) - pairs) <= 1
     assert all(before[case] != which for case, which, _ in other[:pairs])
-    assert all(before[case] != which for case, which, _ in first[pairs:]) and len(
-        first
-    ) == pairs * (2 - two)
+    assert all(before[case] != which for case, which, _ in first[pairs:])
+    assert len(first) == pairs * (2 - two)
     again = [(place, q) for place, q in enumerate(whole) if q[2]]
     assert len(again) == round(len(first) / 10)
     for place, (case, which, _) in again:
@@ -104,7 +107,8 @@ def test_nothing_in_a_page_but_the_pixels_tells_real_from_made(kind, study):
         page = Page(folder / "pages" / f"{name}.html")
         data = page.data
         assert data["study"] == sha256((folder / "key.json").read_bytes()).hexdigest()
-        assert "patient-" not in page.source and str(key["seed"]) not in page.source
+        assert "patient-" not in page.source
+        assert str(key["seed"]) not in page.source
         assert set(data) == {
             "study",
             "reader",
@@ -134,7 +138,8 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
     readers = {
         f"reader-{n}": questions(kind, 60, n, int(rng.integers(2**31))) for n in range(len(skills))
     }
-    found, shift = [], rng.normal(0, hard, 60)
+    found = []
+    shift = rng.normal(0, hard, 60)
     for (name, asked), skill in zip(readers.items(), skills, strict=True):
         chance = 1 / (
             1 + np.exp(-np.log(skill / (1 - skill)) - shift[[case for case, *_ in asked]])
@@ -153,7 +158,9 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
 
 @pytest.mark.parametrize("kind", ["2afc", "yesno"])
 def test_readers_of_known_skill_are_recovered_within_the_stated_intervals(kind):
-    rng, skills, inside = np.random.default_rng(1), (0.6, 0.75, 0.9), []
+    rng = np.random.default_rng(1)
+    skills = (0.6, 0.75, 0.9)
+    inside = []
     for _ in range(120):
         rows = simulated(kind, skills, rng, slope=0.1)
         ends = [reader_row(kind, one)["accuracy"]["ci95"] for one in rows]
@@ -165,11 +172,13 @@ def test_readers_of_known_skill_are_recovered_within_the_stated_intervals(kind):
             ]
         )
     *own, pooled = np.mean(inside, 0)
-    assert all(0.91 <= share <= 0.99 for share in own) and pooled >= 0.93
+    assert all(0.91 <= share <= 0.99 for share in own)
+    assert pooled >= 0.93
 
 
 def test_the_pooled_interval_covers_readers_and_cases_that_were_drawn_too():
-    rng, inside = np.random.default_rng(2), []
+    rng = np.random.default_rng(2)
+    inside = []
     # logits vary by 0.5 over readers and by 1 over cases: right answers are 0.697 of all
     for _ in range(120):
         skills = 1 / (1 + np.exp(-rng.normal(1, 0.5, 5)))
@@ -246,12 +255,12 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(gantk, study):
         "readers": 2,
         "cases": 12,
     }
-    assert len(found["fooled"]) == 12 and "took for real: 12" in (
-        said := (folder / "scores.md").read_text()
-    )
+    assert len(found["fooled"]) == 12
+    assert "took for real: 12" in (said := (folder / "scores.md").read_text())
     assert f"- '{folder / 'cut.json'}' is left out" in said
     done = gantk("study", "score", folder, folder / "cut.json")
-    assert done.code == 2 and "no answers can be scored" in done.err
+    assert done.code == 2
+    assert "no answers can be scored" in done.err
     assert gantk("study", "score", folder / "pages", *fooled).code == 2
 
 
@@ -262,21 +271,25 @@ def test_scores_of_a_runs_readers_stand_in_its_metrics_and_its_report(gantk, cop
     key = json.loads((folder / "key.json").read_text())
     file = answered(folder, key, "reader-1", lambda case, which: which)
     assert gantk("study", "new", copied_run, "--pairs", 2).code == 2  # never over a key
-    assert gantk("study", "score", folder, file).code == 0 and gantk("eval", copied_run).code == 0
+    assert gantk("study", "score", folder, file).code == 0
+    assert gantk("eval", copied_run).code == 0
     found = json.loads((copied_run / "metrics.json").read_text())["readers"]["2afc"]
-    assert found["readers"]["reader-1"]["accuracy"]["value"] == 1 and key["target"] == "T2"
+    assert found["readers"]["reader-1"]["accuracy"]["value"] == 1
+    assert key["target"] == "T2"
     gantk("report", copied_run)
     assert (
         "1 reader told real from made T2 images right in" in Page(copied_run / "report.html").words
     )
     done = gantk("study", "weights", folder, file)
-    assert done.code == 2 and "--split train" in done.err
+    assert done.code == 2
+    assert "--split train" in done.err
 
 
 def test_images_whose_translation_was_told_are_shown_more_often_by_the_next_training(
     gantk, copied_run, tmp_path
 ):
-    folder, weights = tmp_path / "study", tmp_path / "weights.csv"
+    folder = tmp_path / "study"
+    weights = tmp_path / "weights.csv"
     assert (
         gantk("study", "new", copied_run, "--pairs", 4, "--split", "train", "--out", folder).code
         == 0
@@ -305,7 +318,8 @@ def test_images_whose_translation_was_told_are_shown_more_often_by_the_next_trai
         "--out",
         tmp_path / "x",
     )
-    assert done.code == 2 and "does not weigh the training images" in done.err
+    assert done.code == 2
+    assert "does not weigh the training images" in done.err
 
 
 @pytest.mark.slow
@@ -350,9 +364,8 @@ def test_in_a_browser_a_reader_answers_by_click_and_key_goes_on_after_a_reload_a
         )
         assert page.errors == []
     said = json.loads(saved.read_text())["answers"]
-    assert [one["answer"] for one in said] == [0, 0, 1, 1] and all(
-        one["seconds"] > 0.2 for one in said
-    )
+    assert [one["answer"] for one in said] == [0, 0, 1, 1]
+    assert all(one["seconds"] > 0.2 for one in said)
     assert gantk("study", "score", folder, saved).code == 0
     found = json.loads((folder / "scores.json").read_text())["readers"]["reader-1"]["accuracy"]
     right = [

@@ -82,7 +82,8 @@ def post(dims: int = 2, **options):
 
 
 def test_maps_are_those_of_convolutions_relus_and_average_pools():
-    encoder, image = VGG19(["conv2_1", "conv1_1"], "random"), blobs(2, 3)
+    encoder = VGG19(["conv2_1", "conv1_1"], "random")
+    image = blobs(2, 3)
     one, two, three = encoder.blocks.values()
     seen = ((image + 1) / 2 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(
         3, 1, 1
@@ -95,7 +96,8 @@ def test_maps_are_those_of_convolutions_relus_and_average_pools():
 
 
 def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
-    gray, volume = blobs(1), blobs(2, size=(3, 16, 16))
+    gray = blobs(1)
+    volume = blobs(2, size=(3, 16, 16))
     wide, narrow = (VGG19(["conv1_1"], "random", range=(low, 1.0)) for low in (-1.0, 0.0))
     torch.testing.assert_close(wide(gray)[0], narrow((gray + 1) / 2)[0])
     for one, three in zip(encoder(gray), encoder(gray.expand(-1, 3, -1, -1)), strict=True):
@@ -107,7 +109,9 @@ def test_gray_ranges_and_volumes_are_seen_as_colour_pictures_are(encoder):
 
 
 def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_averaged(encoder):
-    content, styles, image = blobs(1), blobs(3, seed=2), blobs(1, seed=5)
+    content = blobs(1)
+    styles = blobs(3, seed=2)
+    image = blobs(1, seed=5)
     how = How(**SHALLOW, content_weight=2.0, style_weight=3.0, variation=0.5)
     found = Objective(content, styles, encoder, how)(image)
 
@@ -116,7 +120,9 @@ def test_content_and_style_are_gatys_formulas_up_to_their_scale_and_styles_are_a
             name: m.double().flatten(2) for name, m in zip(encoder.layers, encoder(x), strict=True)
         }
 
-    known, painted, now = maps(content), maps(styles), maps(image)
+    known = maps(content)
+    painted = maps(styles)
+    now = maps(image)
     # equation 1, whose 1/2 and sum are replaced by the energy of the content's maps
     kept = (now["conv1_2"] - known["conv1_2"]).square().sum() / known["conv1_2"].square().sum()
     shares = []
@@ -141,7 +147,9 @@ def test_rescaled_filters_have_mean_activation_1_so_that_loud_ones_count_as_quie
     """Gatys et al. 2016, section 2, as the report on tumour synthesis states it: over images and
     positions.
     """
-    content, style, image = blobs(2, 3), blobs(2, 3, seed=2), blobs(2, 3, seed=5)
+    content = blobs(2, 3)
+    style = blobs(2, 3, seed=2)
+    image = blobs(2, 3, seed=5)
     plain, louder = (VGG19(["conv1_1"], "random") for _ in range(2))
     louder.blocks = copy.deepcopy(plain.blocks)  # the network is kept, and shared
     with torch.no_grad():
@@ -150,10 +158,8 @@ def test_rescaled_filters_have_mean_activation_1_so_that_loud_ones_count_as_quie
     how = How(content_layers=("conv1_1",), style_layers=("conv1_1",), rescale=True)
     for shared in (False, True):
         objective = Objective(content, style, plain, how, shared=shared)
-        factors, seen = (
-            objective.factors["conv1_1"][:, :, None, None],
-            [plain(x)[0] for x in (content, style)],
-        )
+        factors = objective.factors["conv1_1"][:, :, None, None]
+        seen = [plain(x)[0] for x in (content, style)]
         seen[1] = seen[1].mean(0, keepdim=True).expand_as(seen[1]) if shared else seen[1]
         mean = torch.cat([x * factors for x in seen], 2).mean((2, 3))
         assert float((mean - 1).abs().max()) < 1e-4
@@ -190,7 +196,8 @@ def test_the_objective_falls_from_every_start(encoder, init, least):
     _, history = styled(
         blobs(1, seed=3), stripes(), encoder, steps=40, init=init, content_weight=0.02
     )
-    assert history.shape == (41, 1) and float(history[0] / history.amin()) > least
+    assert history.shape == (41, 1)
+    assert float(history[0] / history.amin()) > least
 
 
 def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encoder):
@@ -199,7 +206,8 @@ def test_the_same_seed_gives_the_same_image_and_leaves_the_generator_alone(encod
         styled(blobs(1), stripes(), encoder, 3, init="noise", seed=seed)[0] for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours_asked_for(encoder):
@@ -209,7 +217,8 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
     assert torch.equal(image, content)
     image, _ = styled(content, 3 * stripes(), encoder, steps=5)
     assert image[0].abs().max() <= 1
-    assert image[1].min() >= content[1].min() and image[1].max() <= content[1].max()
+    assert image[1].min() >= content[1].min()
+    assert image[1].max() <= content[1].max()
     content = 0.5 * blobs(1, 3)
     image, _ = styled(content, stripes(), encoder, steps=5, color="content")
     torch.testing.assert_close(
@@ -217,7 +226,8 @@ def test_a_result_is_no_worse_than_the_start_within_its_range_and_of_the_colours
     )
     assert not torch.allclose(luminance(image), luminance(content), atol=0.01)
     image, _ = styled(content, stripes(), encoder, steps=2, color="gray")
-    assert image.shape == (1, 3, 32, 32) and torch.equal(image, image[:, :1].expand_as(image))
+    assert image.shape == (1, 3, 32, 32)
+    assert torch.equal(image, image[:, :1].expand_as(image))
 
 
 # ---- the method and the step after a generator
@@ -227,16 +237,15 @@ def test_the_embedded_recipe_lowers_its_objective_tenfold_and_keeps_the_content(
     parts = assemble(
         load_recipe("style_t1t2").check(), Runtime(torch.device("cpu"), "fp32", channels_last=True)
     )
-    style, batch = parts.method, Batch(parts.batches.at(0))
+    style = parts.method
+    batch = Batch(parts.batches.at(0))
     style.begin(style.stages(1)[0], batch)
     start = sum(float(loss.detach()) for loss in style.losses(batch).values())
     for _, _, losses in parts.engine.fit(lambda step, stage: batch):
         end = sum(map(float, losses.values()))
     ssim = bind_or_raise("metric", "ssim")(2.0, 2)
-    assert (
-        start / end >= 10
-        and float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
-    )
+    assert start / end >= 10
+    assert float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55
 
 
 def test_a_generated_image_takes_the_style_of_training_images():
@@ -249,7 +258,8 @@ def test_a_generated_image_takes_the_style_of_training_images():
     torch.testing.assert_close(done, post(batch=2)(images, real), rtol=1e-3, atol=1e-4)
     volume = blobs(1, size=(4, 16, 16))
     done = post(dims=3)(volume, lambda n: blobs(n, size=(4, 16, 16), seed=9))
-    assert done.shape == volume.shape and not torch.equal(done, volume)
+    assert done.shape == volume.shape
+    assert not torch.equal(done, volume)
 
 
 # the content comes out as it is
@@ -272,10 +282,8 @@ def test_a_translation_lends_its_style_to_the_image_it_was_made_of(tmp_path):
     networks = {"generator": UNET, "discriminator": PATCHGAN}
     run = run_with(KEPT, tmp_path, {"name": "pix2pix"} | networks, domains=["T1", "T2"])
     scores = json.loads((run / "metrics.json").read_text("utf-8"))
-    finished, unchanged = (
-        scores["metrics"]["a_to_b_post"]["psnr"],
-        scores["baselines"]["identity"]["a_to_b"]["psnr"],
-    )
+    finished = scores["metrics"]["a_to_b_post"]["psnr"]
+    unchanged = scores["baselines"]["identity"]["a_to_b"]["psnr"]
     # scored against the truth of its pair
     assert finished["value"] == pytest.approx(unchanged["value"], abs=1e-3)
     assert finished["value"] != pytest.approx(scores["metrics"]["a_to_b"]["psnr"]["value"], abs=0.1)
@@ -295,7 +303,8 @@ def test_a_sample_lends_its_style_to_training_images_of_its_class_a_new_one_each
             min(shown, key=lambda key: float((shown[key] - image).abs().mean()))
             for image in torch.tensor(made)
         ]
-        assert [real[key].label for key in nearest] == wanted and len(set(nearest)) == 3
+        assert [real[key].label for key in nearest] == wanted
+        assert len(set(nearest)) == 3
         assert all(
             float((shown[k] - i).abs().mean()) < 1e-3
             for k, i in zip(nearest, torch.tensor(made), strict=True)
@@ -404,12 +413,11 @@ def test_stylize_writes_the_contents_size_bits_and_range_and_the_same_again(gant
     content, out, again = (
         np.asarray(Image.open(f"{name}.png")) for name in ("content", "out", "again")
     )
-    assert (out.dtype, out.shape) == (content.dtype, content.shape) and np.array_equal(out, again)
-    assert (
-        out.min() >= content.min()
-        and out.max() <= content.max()
-        and not np.array_equal(out, content)
-    )
+    assert (out.dtype, out.shape) == (content.dtype, content.shape)
+    assert np.array_equal(out, again)
+    assert out.min() >= content.min()
+    assert out.max() <= content.max()
+    assert not np.array_equal(out, content)
 
 
 @pytest.mark.parametrize(
@@ -450,6 +458,5 @@ def test_stylize_keeps_the_grid_of_nifti_files_and_goes_slice_by_slice(files):
     assert out.get_data_dtype() == np.int16
     np.testing.assert_allclose(out.affine, np.diag([2.0, 2.0, 3.0, 1.0]))
     found = np.asarray(out.dataobj)
-    assert np.array_equal(found[..., 2], volume[..., 2]) and not np.array_equal(
-        found[..., 0], volume[..., 0]
-    )
+    assert np.array_equal(found[..., 2], volume[..., 2])
+    assert not np.array_equal(found[..., 0], volume[..., 0])

@@ -31,7 +31,8 @@ SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
 def test_what_a_population_moves_stays_between_the_ends(low, wide, log, share):
     axis = axes_of([f"a.b={low!r}..{low * wide!r}{':log' if log else ''}"])[0]
     value = axis.within(low + share * (low * wide - low))
-    assert axis.ends[0] <= value <= axis.ends[1] and 0 <= axis.place(value) <= 1
+    assert axis.ends[0] <= value <= axis.ends[1]
+    assert 0 <= axis.place(value) <= 1
 
 
 def test_a_space_is_read_as_it_is_written():
@@ -113,10 +114,10 @@ def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
                 device="cpu",
                 say=lambda line: None,
             )
-            mine, theirs = weights(run), weights(alone.path)
-            assert mine.keys() == theirs.keys() and all(
-                (mine[key] == theirs[key]).all() for key in mine
-            )
+            mine = weights(run)
+            theirs = weights(alone.path)
+            assert mine.keys() == theirs.keys()
+            assert all((mine[key] == theirs[key]).all() for key in mine)
 
 
 @pytest.fixture
@@ -132,7 +133,8 @@ def test_killed_workers_a_killed_driver_and_another_cluster_change_nothing(
     tmp_path, recipe, monkeypatch
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out, log = tmp_path / "out", tmp_path / "log"
+    out = tmp_path / "out"
+    log = tmp_path / "log"
     spaces = [word for space in SPACE for word in ("--space", space)]
     asked = [recipe, *spaces, "--trials", 2, "--scheduler", "none", "--device", "cpu", "--out", out]
     node = {"num_cpus": 1, "env_vars": SRUN}  # srun began Ray, whose workers are no ranks
@@ -178,34 +180,32 @@ def test_a_population_moves_trials_among_workers_to_the_bit_and_copies_the_best(
     finally:
         cluster.shutdown()
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 and all(
-        row["state"] == "finished" and row["steps"] == STEPS for row in rows
-    )
+    assert len(rows) == 4
+    assert all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
     assert any(len(row["history"]) > 1 for row in rows)  # somebody took over a better one's save
     for step, values in (each for row in rows for each in row["history"]):
         assert values["method.adversarial"] in ("ls", "bce")
-        assert (
-            0 <= step < STEPS
-            and 1 <= values["method.cycle"] <= 20
-            and 1e-6 <= values["train.optimizer.lr"] <= 1e-2
-        )
+        assert 0 <= step < STEPS
+        assert 1 <= values["method.cycle"] <= 20
+        assert 1e-6 <= values["train.optimizer.lr"] <= 1e-2
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
 @pytest.mark.slow
 def test_ctrl_c_is_told_and_gone_on_with_and_bad_trials_end_early(tmp_path, recipe):
     pytest.importorskip("ray")
-    out, log = tmp_path / "out", tmp_path / "log"
+    out = tmp_path / "out"
+    log = tmp_path / "log"
     space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e30,2e-3"]
     driver = started(
         recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log
     )
     until(log, "step 6 of", driver)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait() == 130 and f"gantk sweep --resume {out}" in log.read_text().replace(
-        "\n", ""
-    )
+    assert driver.wait() == 130
+    assert f"gantk sweep --resume {out}" in log.read_text().replace("\n", "")
     assert started("--resume", out, log=log).wait() == 0, log.read_text()
     rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
-    assert len(rows) == 5 and {"finished", "stopped", "failed"} == {row["state"] for row in rows}
+    assert len(rows) == 5
+    assert {"finished", "stopped", "failed"} == {row["state"] for row in rows}
     assert rows[0]["state"] == "finished"

@@ -64,7 +64,8 @@ def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
         metrics.balanced_accuracy_score(truth, found.argmax(1))
     )
     assert area_under_roc(found, truth) == pytest.approx(metrics.roc_auc_score(truth, likely))
-    three, scores = rng.integers(0, 3, 60), rng.dirichlet([1, 1, 1], 60)
+    three = rng.integers(0, 3, 60)
+    scores = rng.dirichlet([1, 1, 1], 60)
     assert area_under_roc(scores, three) == pytest.approx(
         metrics.roc_auc_score(three, scores, multi_class="ovr")
     )
@@ -72,37 +73,38 @@ def test_accuracies_and_the_area_under_the_curve_are_those_of_scikit_learn():
 
 
 def test_good_synthetic_images_teach_and_bad_ones_do_not():
-    train, test, made = tumours(40, 0, named="p"), tumours(30, 1, named="q"), tumours(40, 2)
+    train = tumours(40, 0, named="p")
+    test = tumours(30, 1, named="q")
+    made = tumours(40, 2)
     score = Classification(2.0, 2, **QUICK)
     good = score(train, test, made)
     assert set(good) == {"classification", "classification_real", "classification_both"}
     assert min(found.value for found in good.values()) > 0.85
     found = good["classification"]
-    assert (
-        found.ci95[0] <= found.value <= found.ci95[1]
-        and found.n == 30
-        and found.details["auroc"]["value"] > 0.9
-    )
+    assert found.ci95[0] <= found.value <= found.ci95[1]
+    assert found.n == 30
+    assert found.details["auroc"]["value"] > 0.9
     bad = score(train, test, ImageGroup(made.images, made.patients, 1 - made.labels))
-    assert (
-        bad["classification"].value < 0.3
-        and bad["classification_real"] == good["classification_real"]
-    )
+    assert bad["classification"].value < 0.3
+    assert bad["classification_real"] == good["classification_real"]
     # joined by real images of the other class
     one = score(train, test, tumours(20, 2, only=1))["classification"]
-    assert "synthetic=20+real-of-other-classes=20" in one.definition and one.value > 0.85
+    assert "synthetic=20+real-of-other-classes=20" in one.definition
+    assert one.value > 0.85
 
 
 def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(monkeypatch):
     # (learned from, asked about) of each classifier
-    classified, answers = [], Classification.answers
+    classified = []
+    answers = Classification.answers
 
     def watched(self, images, labels, classes, asked):
         classified.append((seen_by(images), seen_by(asked)))
         return answers(self, images, labels, classes, asked)
 
     monkeypatch.setattr(Classification, "answers", watched)
-    train, test = tumours(14, 0, named="p"), tumours(12, 1, named="q")
+    train = tumours(14, 0, named="p")
+    test = tumours(12, 1, named="q")
     train.patients[:2] = ["q1", "q5"]
     fake = ImageGroup(tumours(12, 2).images, test.patients, test.labels)
     found = Classification(2.0, 2, **QUICK | {"steps": 1})(train, test, fake)["classification"]
@@ -112,7 +114,8 @@ def test_no_classifier_is_tested_on_patients_whose_translations_it_learned_from(
     # of synthetic images, of real ones, of both
     for folds in (classified[:2], classified[2:3], classified[3:]):
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
-    assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18] and found.n == 12
+    assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18]
+    assert found.n == 12
 
 
 @pytest.mark.slow
@@ -121,14 +124,14 @@ def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_thei
     shared_data, real, least
 ):
     where = (shared_data / "tumour_yes_no", ["data.source.channels=1"]) if real else (None, [])
-    model, found = checked_recipe("dcgan_tumour", *where, "cpu")[1], []
+    model = checked_recipe("dcgan_tumour", *where, "cpu")[1]
+    found = []
     data = Data(model.data, model.method.target)
     records = data.listed(lambda: records_of(model.data, model.method.target))
-    group = (
-        np.arange(len(records))
-        if real
-        else np.unique([r.subject for r in records], return_inverse=True)[1]
-    )
+    if real:
+        group = np.arange(len(records))
+    else:
+        group = np.unique([r.subject for r in records], return_inverse=True)[1]
     for one, other, _ in near_copies([fingerprint(record) for record in records]) if real else ():
         group[group == group[one]] = group[other]
     images = torch.stack([data.image(record) for record in records]) + 1  # black is 0
@@ -145,14 +148,18 @@ def test_the_classifier_tells_tumours_of_heads_and_of_real_pictures_without_thei
 def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise():
     from scipy.stats import binomtest
 
-    train, test = tumours(60, 0, named="p"), tumours(60, 1, named="q")
+    train = tumours(60, 0, named="p")
+    test = tumours(60, 1, named="q")
     score = TwoSample(2.0, 2, **QUICK)
     noise = torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     same, noise = (
         score(train, test, made) for made in (tumours(120, 2), ImageGroup(2 * noise, [""] * 120))
     )
-    assert same.ci95[0] < 0.5 < same.ci95[1] and same.details["p_value"] > 0.05
-    assert noise.value > 0.9 and noise.ci95[0] > 0.5 and noise.details["p_value"] < 1e-6
+    assert same.ci95[0] < 0.5 < same.ci95[1]
+    assert same.details["p_value"] > 0.05
+    assert noise.value > 0.9
+    assert noise.ci95[0] > 0.5
+    assert noise.details["p_value"] < 1e-6
     for found in (same, noise):
         expected = binomtest(
             found.details["right"], found.details["asked"], 0.5, alternative="greater"
@@ -163,7 +170,8 @@ def test_the_two_sample_test_is_at_chance_for_real_images_and_certain_for_noise(
 
 
 def test_a_classifier_takes_volumes_several_contrasts_and_backbones_of_timm():
-    labels, volumes = torch.tensor([0, 1, 0, 1]), torch.rand(4, 2, 12, 14, 16)
+    labels = torch.tensor([0, 1, 0, 1])
+    volumes = torch.rand(4, 2, 12, 14, 16)
     assert Classification(1.0, 3, **QUICK | {"steps": 1}).answers(
         volumes, labels, 2, volumes
     ).shape == (4, 2)
@@ -200,7 +208,8 @@ def translated(group: ImageGroup) -> ImageGroup:
 @pytest.fixture
 def learned(monkeypatch) -> list[set[bytes]]:
     """The images that each segmenter learned from, as bytes."""
-    seen, fit = [], Segmenter.fit
+    seen = []
+    fit = Segmenter.fit
 
     def watched(self, images, masks):
         seen.append(seen_by(images))
@@ -221,18 +230,14 @@ def answered(*parts: tuple[list[list[int]], list[list[int]], list[str]]):
 
 
 def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion():
-    found, drawn, names = (
-        [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4],
-        [[1, 1, 0, 0], [0] * 4, [1, 0, 0, 0]],
-        ["p", "p", "q"],
-    )
+    found = [[1, 1, 0, 0], [1, 0, 0, 0], [0] * 4]
+    drawn = [[1, 1, 0, 0], [0] * 4, [1, 0, 0, 0]]
+    names = ["p", "p", "q"]
     score, details = answered((found, drawn, names))
     # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
     assert score.value == pytest.approx((4 / 5 + 0) / 2)
-    assert (
-        details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2)
-        and details["false_alarms"]["value"] == 1.0
-    )
+    assert details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2)
+    assert details["false_alarms"]["value"] == 1.0
     assert answered((found[:1], drawn[:1], names[:1]), (found[1:], drawn[1:], names[1:])) == (
         score,
         details,
@@ -244,29 +249,33 @@ def test_dice_is_pooled_over_a_patient_and_averaged_over_patients_with_a_lesion(
 
 
 def test_translations_that_keep_lesions_score_higher_than_those_that_erase_them(learned):
-    train, test = patients(24, 0, "p"), patients(18, 1, "q")
+    train = patients(24, 0, "p")
+    test = patients(18, 1, "q")
     metric = Segmentation(2.0, 2, **SEGMENTS)
     kept, gone, real = (
         metric(train, test, made)["segmentation"] for made in (translated(test), erased(test), test)
     )
-    assert kept.value > 0.7 > 0.2 > gone.value and len(learned) == 1  # one segmenter for all
+    # one segmenter for all
+    assert kept.value > 0.7 > 0.2 > gone.value
+    assert len(learned) == 1
     assert kept.details["real"] == gone.details["real"]
     assert kept.details["found"]["value"] > 0.7 > 0.2 > gone.details["found"]["value"]
-    assert kept.ci95[0] <= kept.value <= kept.ci95[1] and kept.n == 18
-    assert (
-        real.value == real.details["real"]["value"] > 0.7
-        and real.ci95 == real.details["real"]["ci95"]
-    )
+    assert kept.ci95[0] <= kept.value <= kept.ci95[1]
+    assert kept.n == 18
+    assert real.value == real.details["real"]["value"] > 0.7
+    assert real.ci95 == real.details["real"]["ci95"]
 
 
 def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
-    train, test = patients(18, 0, "p"), patients(9, 1, "q")
+    train = patients(18, 0, "p")
+    test = patients(9, 1, "q")
     train.patients[:3] = ["q1"] * 3  # a tested patient among the training images
     train.images[5] = test.images[0]  # a copy under another name
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
     metric(train, test, translated(test))
     real = owners(train)
-    assert len(learned[0]) == 14 and {real[image] for image in learned[0]} == {
+    assert len(learned[0]) == 14
+    assert {real[image] for image in learned[0]} == {
         "p1",
         "p2",
         "p3",
@@ -281,24 +290,27 @@ def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
 
 
 def test_the_way_round_good_images_teach_and_bad_ones_do_not(learned):
-    train, test = patients(24, 0, "p"), patients(24, 1, "q")
-    metric, made = Segmentation(2.0, 2, **SEGMENTS, teach=True), translated(test)
+    train = patients(24, 0, "p")
+    test = patients(24, 1, "q")
+    metric = Segmentation(2.0, 2, **SEGMENTS, teach=True)
+    made = translated(test)
     taught = metric(train, test, made)["segmentation_taught"]
-    assert taught.value > 0.6 and taught.n == 24
+    assert taught.value > 0.6
+    assert taught.n == 24
     of = owners(made)
     one, other = ({of[image] for image in images} for images in learned[1:])
-    assert one.isdisjoint(other) and one | other == set(test.patients)
+    assert one.isdisjoint(other)
+    assert one | other == set(test.patients)
     assert metric(train, test, erased(test))["segmentation_taught"].value < 0.4
     alone = patients(3, 1, "q")
     assert metric(train, alone, translated(alone))["segmentation_taught"].value is None
 
 
 def test_images_that_nobody_looked_at_are_left_out_and_too_little_to_learn_from_is_refused():
-    train, test = patients(12, 0, "p"), patients(9, 1, "q")
-    metric, bare = (
-        Segmentation(2.0, 2, **SEGMENTS | {"steps": 1}),
-        ImageGroup(test.images, test.patients),
-    )
+    train = patients(12, 0, "p")
+    test = patients(9, 1, "q")
+    metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
+    bare = ImageGroup(test.images, test.patients)
     with pytest.raises(UserError, match="two_sample needs more images"):
         TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
     for groups, word in (
@@ -307,13 +319,12 @@ def test_images_that_nobody_looked_at_are_left_out_and_too_little_to_learn_from_
     ):
         with pytest.raises(UserError, match=f"lesion masks.*{word}"):
             metric(*groups)
-    train.masks[:3], test.masks[3:6] = torch.nan, torch.nan
+    train.masks[:3] = torch.nan
+    test.masks[3:6] = torch.nan
     score = metric(train, test, translated(test))["segmentation"]
-    assert (
-        "trained-on:real=9" in score.definition
-        and "patients=2" in score.definition
-        and score.n == 6
-    )
+    assert "trained-on:real=9" in score.definition
+    assert "patients=2" in score.definition
+    assert score.n == 6
 
 
 def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
@@ -328,16 +339,15 @@ def test_a_mask_counts_for_the_image_that_is_registered_with_its_own():
     assert torch.equal(reals.masks_of(b), expected)
     lonely = replace(b[0], pair=None)
     with_gap = reals.masks_of([lonely, *b])
-    assert with_gap[0].isnan().all() and torch.equal(with_gap[1:], expected)
+    assert with_gap[0].isnan().all()
+    assert torch.equal(with_gap[1:], expected)
     assert reals.masks_of([lonely]) is None
 
 
 def test_translations_that_show_what_their_domain_shows_score_high_and_copies_of_the_input_low():
-    whole, metric, table = (
-        tumours(20, 0, named="p"),
-        Transfer(2.0, 2, **QUICK),
-        SimpleNamespace(size=(16, 16)),
-    )
+    whole = tumours(20, 0, named="p")
+    metric = Transfer(2.0, 2, **QUICK)
+    table = SimpleNamespace(size=(16, 16))
     reads = {
         "image": lambda record: whole.images[int(record.key)] - 1,
         "centre": lambda images: images,
@@ -348,23 +358,22 @@ def test_translations_that_show_what_their_domain_shows_score_high_and_copies_of
     metric.expect_data(
         SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads)
     )
-    plain, blobs = tumours(16, 1, 0, "q"), tumours(16, 2, 1, "q")
+    plain = tumours(16, 1, 0, "q")
+    blobs = tumours(16, 2, 1, "q")
     about = replace(plain, inputs=plain.images, to="b")
     copied, moved = (
         metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images)
     )
     before = moved["transfer"].details["inputs"]["value"]
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
-    assert (
-        copied["transfer_ssim"].value == pytest.approx(1.0) and moved["transfer_ssim"].value < 0.5
-    )
+    assert copied["transfer_ssim"].value == pytest.approx(1.0)
+    assert moved["transfer_ssim"].value < 0.5
     # these do not teach
     known, labels = metric._known("a", replace(plain, patients=["p0"] * 12 + ["p1"] * 4))
-    assert not {*known.patients} & {"p0", "p1"} and labels.tolist() == [1] * 8 + [0] * 8
-    x, mask = (
-        plain.images[:2].repeat(1, 1, 2, 2),
-        torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1),
-    )
+    assert not {*known.patients} & {"p0", "p1"}
+    assert labels.tolist() == [1] * 8 + [0] * 8
+    x = plain.images[:2].repeat(1, 1, 2, 2)
+    mask = torch.zeros(2, 1, 32, 32).index_fill(3, torch.arange(13, 19), 1)
     about = ImageGroup(x, ["q", "r"], masks=mask, inputs=x)
     outside, inside = (
         metric._kept(replace(about, images=x + change)).value for change in (1 - mask, mask)

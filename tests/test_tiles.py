@@ -40,16 +40,12 @@ class Foreign(nn.Module):
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         instance = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
         norms = {"instance": instance, "group": lambda n: nn.GroupNorm(2, n)}
-        self.enter, self.down, self.deep = (
-            conv(1, 4, 3, padding=1),
-            conv(4, 8, 4, 2, 1),
-            conv(8, 4, 3, padding=1),
-        )
-        self.first, self.second, self.leave = (
-            norms[norm](4),
-            norms[norm](8),
-            conv(8, 1, 5, padding=2),
-        )
+        self.enter = conv(1, 4, 3, padding=1)
+        self.down = conv(4, 8, 4, 2, 1)
+        self.deep = conv(8, 4, 3, padding=1)
+        self.first = norms[norm](4)
+        self.second = norms[norm](8)
+        self.leave = conv(8, 1, 5, padding=2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.first(self.enter(x)), 0.1)
@@ -125,22 +121,25 @@ def tiled(network: nn.Module, **options) -> Tiling:
     ("kind", "halvings", "dims"), [("instance", 1, 2), ("instance", 1, 3), ("group", 2, 2)]
 )
 def test_tiles_give_what_the_whole_images_give(name, dims, kind, halvings):
-    network, x = drawn(NETWORKS[name](dims, norm=kind), dims), images(dims)
+    network = drawn(NETWORKS[name](dims, norm=kind), dims)
+    x = images(dims)
     tiling = tiled(network, level=None if name == "foreign" else 2 ** (dims * halvings))
-    done, reference = tiling(x), whole(network, x)
+    done = tiling(x)
+    reference = whole(network, x)
     plan = tiling.plan((1, *SIZES[dims]))
-    assert plan.split and math.prod(plan.window) < math.prod(plan.size)
-    assert done.shape == reference.shape and done.shape[2:] == SIZES[dims]
+    assert plan.split
+    assert math.prod(plan.window) < math.prod(plan.size)
+    assert done.shape == reference.shape
+    assert done.shape[2:] == SIZES[dims]
     assert difference(done, reference) < 1e-4
-    assert done.dtype == torch.float32 and reference.std() > 0.05
+    assert done.dtype == torch.float32
+    assert reference.std() > 0.05
 
 
 @pytest.mark.parametrize("kind", ["instance", "batch"])
 def test_statistics_alone_make_tiles_agree_where_a_tile_covers_the_field(kind):
-    network, x = (
-        drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2),
-        images(2, (90, 61)),
-    )
+    network = drawn(ResNet(1, 1, 2, width=3, blocks=1, downs=1, norm=kind), 2)
+    x = images(2, (90, 61))
     tiling = tiled(network, level=math.inf)
     assert difference(tiling(x), whole(network, x)) < 1e-4
     field = 3 + 1 + 2 * 2 * 1 + 2 * 1 + 3  # 7x7, 3x3, two 3x3 at half size, enlarging 3x3, 7x7
@@ -148,7 +147,8 @@ def test_statistics_alone_make_tiles_agree_where_a_tile_covers_the_field(kind):
 
 
 def test_tiles_agree_in_bfloat16():
-    network, x = drawn(NETWORKS["unet with stem and head"](2), 2), images(2)
+    network = drawn(NETWORKS["unet with stem and head"](2), 2)
+    x = images(2)
 
     def half(x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -165,7 +165,8 @@ def test_tiles_agree_in_bfloat16():
 
 @pytest.mark.parametrize(("name", "multiple"), [("unet", 8), ("resnet", 4)])
 def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
-    x, network = images(2), NETWORKS[name](2).eval()
+    x = images(2)
+    network = NETWORKS[name](2).eval()
     larger, inside = padded(x, tuple(-(-side // multiple) * multiple for side in SIZES[2]))
     top = inside[0].start
     assert torch.equal(larger[..., :top, inside[1]], x[..., 1 : top + 1, :].flip(-2))
@@ -175,10 +176,8 @@ def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
 
 
 def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
-    network, x = (
-        drawn(UNet(1, 1, 2, width=16, depth=3, stem=1, head=1), 2),
-        images(2, (256, 320))[:1],
-    )
+    network = drawn(UNet(1, 1, 2, width=16, depth=3, stem=1, head=1), 2)
+    x = images(2, (256, 320))[:1]
     with Memory() as all_at_once:
         reference = whole(network, x)
     memory = all_at_once.peak // 3
@@ -193,7 +192,9 @@ def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
 class Brightness(nn.Module):
     """A norm of somebody else's over all positions: one mean for the whole image."""
 
-    eps, weight, bias = 1e-6, None, None
+    eps = 1e-6
+    weight = None
+    bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, tuple(range(1, x.ndim)), keepdim=True, correction=0)
@@ -282,9 +283,12 @@ def test_a_network_made_ready_for_inference_gives_the_same_and_notices_other_wei
     )
     for part in other.parameters():
         part.mul_(0.5)
-    x, weights = channels_last(images(dims, (32,) * dims)), other.state_dict()
-    before, after = network(x), other(x)
-    assert fold_for_inference(network) is network and set(network.state_dict()) == set(weights)
+    x = channels_last(images(dims, (32,) * dims))
+    weights = other.state_dict()
+    before = network(x)
+    after = other(x)
+    assert fold_for_inference(network) is network
+    assert set(network.state_dict()) == set(weights)
     assert difference(network(x), before) < 1e-5
     assert difference(torch.func.functional_call(network, weights, (x,)), after) < 1e-5
     network.load_state_dict(weights)

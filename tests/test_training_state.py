@@ -62,7 +62,8 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
     capacity, sizes, seed
 ):
     pool, single, restored = (ImagePool(capacity, 1, (2, 2)) for _ in range(3))
-    shown, returned = 0, []
+    shown = 0
+    returned = []
     for size in sizes:
         restored.load_state_dict(copy.deepcopy(pool.state_dict()))  # as from a checkpoint
         batch = numbered(shown, size)
@@ -79,7 +80,8 @@ def test_the_pool_loses_doubles_and_invents_no_image_and_restored_it_goes_on_ali
         assert len(set(stored)) == len(stored) == min(capacity, shown)
         # an image is either on its way out, or kept for later, or (while the pool fills) both
         assert set(returned) | set(stored) == set(range(shown))
-    assert same_state(pool, single) and same_state(pool, restored)
+    assert same_state(pool, single)
+    assert same_state(pool, restored)
 
 
 def test_discriminators_are_shown_what_the_pool_returns_and_generators_are_not():
@@ -87,7 +89,8 @@ def test_discriminators_are_shown_what_the_pool_returns_and_generators_are_not()
     the generators.
     """
     method = small_part("method", "dualgan", {})(Geometry(2, (16, 16), {"a": 1, "b": 1}))
-    mark, shown = 0.125, []
+    mark = 0.125
+    shown = []
     method.pool_b.forward = lambda images: torch.full_like(images, mark)
     method.d_b.register_forward_pre_hook(lambda module, args: shown.extend(args[0].detach()))
     batch = Batch(a=torch.rand(2, 1, 16, 16), b=torch.rand(2, 1, 16, 16))
@@ -121,15 +124,14 @@ def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[f
 
 
 def test_p_rises_while_the_discriminator_is_always_right_and_falls_to_zero_while_it_is_wrong():
-    rising, falling = observed(adaptive(), 2.0, 1000), observed(adaptive(p=0.05), -2.0, 500)
-    assert (
-        rising == sorted(rising) and falling == sorted(falling, reverse=True) and falling[-1] == 0.0
-    )
+    rising = observed(adaptive(), 2.0, 1000)
+    falling = observed(adaptive(p=0.05), -2.0, 500)
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] == 0.0
     assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
-    assert (
-        undecided(LS()) == 0.5
-        and undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
-    )
+    assert undecided(LS()) == 0.5
+    assert undecided(BCE()) == undecided(Hinge()) == undecided(WGANGP()) == 0.0
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -141,7 +143,8 @@ def test_p_is_the_share_of_images_that_are_changed(dims):
         changed = adaptive(p=p, dims=dims)(images).ne(images).flatten(1).any(1)
         assert low <= int(changed.sum()) <= high
     nothing = DiscriminatorAugment([], dims)
-    assert nothing(images) is images and not nothing.state_dict()
+    assert nothing(images) is images
+    assert not nothing.state_dict()
 
 
 # ---- the moving average --------------------------------------------------------------------------
@@ -180,14 +183,17 @@ def test_the_average_is_the_recurrence_with_its_warm_up_and_copies_the_buffers_o
     for name, average in expected.items():
         torch.testing.assert_close(ema.average[name].double(), average, rtol=1e-5, atol=1e-6)
     assert torch.equal(ema.average["1.running_mean"], net[1].running_mean)
-    assert ema.average["1.num_batches_tracked"] == 7 and set(ema.average) == set(net.state_dict())
+    assert ema.average["1.num_batches_tracked"] == 7
+    assert set(ema.average) == set(net.state_dict())
 
 
 def test_inside_applied_the_method_is_the_average_and_afterwards_what_it_was():
     net = network()
-    ema, average = EMA(net, [net], 0.9), copy.deepcopy(net)
+    ema = EMA(net, [net], 0.9)
+    average = copy.deepcopy(net)
     disturb(net, 3)
-    live, addresses = copy.deepcopy(net), [parameter.data_ptr() for parameter in net.parameters()]
+    live = copy.deepcopy(net)
+    addresses = [parameter.data_ptr() for parameter in net.parameters()]
     with ema.applied():
         assert same_state(net, average)
     assert same_state(net, live)
@@ -230,7 +236,8 @@ def test_gradients_and_moments_in_another_order_than_their_weights_reach_the_rig
         nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(6, 4, 4), nn.Flatten(), nn.Linear(4, 3)
     )
     one, two = one.to(memory_format=order), copy.deepcopy(one)
-    plain, mixed = other(one.parameters(), **options), rule(two.parameters(), **options)
+    plain = other(one.parameters(), **options)
+    mixed = rule(two.parameters(), **options)
     move_state(mixed, CPU)
     for _ in range(3):
         follow(one, plain, 1)

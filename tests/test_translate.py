@@ -25,7 +25,8 @@ from gantk.runs.folder import RunFolder
 from gantk_parts.ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
-SHAPE, SCALE = (40, 36, 5), Window(low=0.0, high=250.0)
+SHAPE = (40, 36, 5)
+SCALE = Window(low=0.0, high=250.0)
 
 
 def volume(path: Path, seed: int = 0, shape: tuple[int, ...] = SHAPE, factor: float = 1.0) -> Path:
@@ -64,7 +65,9 @@ def test_a_folders_results_count_for_the_same_inputs_and_question_alone(tiny_run
     """A broken file keeps the folder from being done; files read ahead give what they give one
     after the other.
     """
-    source, out, said = tmp_path / "in", tmp_path / "out", []
+    source = tmp_path / "in"
+    out = tmp_path / "out"
+    said = []
     for k in range(3):
         volume(source / f"{k}.nii.gz", seed=k)
     (source / "bad.nii.gz").write_bytes(b"no image at all")
@@ -131,7 +134,8 @@ def test_what_is_masked_out_stays_masked_out_and_holes_in_a_head_are_translated(
     outside = np.ones(shape, bool)
     outside[..., 8:-4, 8:-4] = False
     closed, opened = np.zeros((2, *shape), bool)
-    closed[..., 12:15, 12:15], opened[..., 20:24, 20:24] = True, True
+    closed[..., 12:15, 12:15] = True
+    opened[..., 20:24, 20:24] = True
     # closed at both ends, one but for a voxel; a third hole goes up and down on its way out
     if shape[0] == 6:
         closed[[0, -1]] = opened[[0, -1]] = False
@@ -144,7 +148,8 @@ def test_what_is_masked_out_stays_masked_out_and_holes_in_a_head_are_translated(
     free, masked = (each.images(Image(pixels))[0].pixels[0] for each in brighter)
     outside |= opened
     np.testing.assert_allclose(masked[outside], 5.0, atol=1e-4)
-    assert free[outside].mean() > 10 and np.array_equal(masked[~outside], free[~outside])
+    assert free[outside].mean() > 10
+    assert np.array_equal(masked[~outside], free[~outside])
 
 
 WAYS = {  # options of the frame, planes, maps, memory beside the input in volumes
@@ -194,7 +199,8 @@ def test_a_large_volume_is_translated_in_its_own_memory_and_like_a_small_one(
 
 def test_a_volume_that_a_cropping_model_has_no_memory_for_is_told_before_it_starts(monkeypatch):
     monkeypatch.setattr("gantk.inference.pipeline.free_memory", lambda: 2**-10)
-    image, never = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii")), pytest.fail
+    image = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii"))
+    never = pytest.fail
     with pytest.raises(
         UserError, match=r"'head.nii' needs .* GiB of memory more, and 0.0 GiB are free.*INPUT"
     ) as told:
@@ -221,7 +227,8 @@ def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
         "cpu",
     ]
     done = gantk("translate", *words)
-    assert done.code == ends and out.exists() == (not ends)
+    assert done.code == ends
+    assert out.exists() == (not ends)
     assert not ends or f"'{tmp_path}': No space left on device. Free some space" in done.err
 
 
@@ -229,9 +236,11 @@ def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
 
 
 def test_all_slices_get_one_style_and_an_examples_changes_the_translation(multimodal, tmp_path):
-    model, look = toolkit.load(multimodal, device="cpu"), Look(variants=2, seed=3)
+    model = toolkit.load(multimodal, device="cpu")
+    look = Look(variants=2, seed=3)
     pixels = np.random.default_rng(0).uniform(0, 600, (5, 1, 32, 32)).astype(np.float32)
-    whole, alone = model.translate(pixels, look=look), model.translate(pixels[3:4], look=look)
+    whole = model.translate(pixels, look=look)
+    alone = model.translate(pixels[3:4], look=look)
     assert whole.shape == (2, 5, 1, 32, 32)
     np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
     bright, dark = (
@@ -271,7 +280,8 @@ def test_a_patients_contrasts_go_in_together_and_one_file_comes_out(contrasts, t
 
 def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
     run = small_run(tmp_path, PIX2PIX, neighbours=1, source={"slices": 5})
-    scan, done = volume(tmp_path / "scan.nii.gz"), []
+    scan = volume(tmp_path / "scan.nii.gz")
+    done = []
     changed = values(scan)
     changed[:, :, 4] = 300.0  # two slices away from slice 2, next to slice 3
     nib.save(
@@ -289,11 +299,10 @@ def test_neighbouring_slices_come_along_and_the_middle_one_comes_out(tmp_path):
 def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     small = {"width": 4, "depth": 3, "name": "dcgan"}
     method = {"name": "dcgan", "width": 4, "latent": 8, "discriminator": small, "conditional": True}
-    source, options = {"lesions": 1, "healthy": 0.5}, {"device": "cpu", "say": lambda line: None}
-    run, out = (
-        small_run(tmp_path, method, domains=["FLAIR"], labels=True, source=source),
-        tmp_path / "out",
-    )
+    source = {"lesions": 1, "healthy": 0.5}
+    options = {"device": "cpu", "say": lambda line: None}
+    run = small_run(tmp_path, method, domains=["FLAIR"], labels=True, source=source)
+    out = tmp_path / "out"
     paths = toolkit.sample(run, n=3, out=out, **options)
     assert all(np.asarray(Picture.open(path)).shape == (32, 32) for path in paths)
     classes = zip([path.name for path in paths], ["healthy", "tumour", "healthy"], strict=True)
@@ -303,7 +312,9 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
 
 
 def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
-    run, recipe, best = RunFolder(copied_run), copied_run / "recipe.toml", copied_run / "best.json"
+    run = RunFolder(copied_run)
+    recipe = copied_run / "recipe.toml"
+    best = copied_run / "best.json"
     best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 2}))
     assert toolkit.load(copied_run, device="cpu").checkpoint == run.chosen() == run.latest()
     text = recipe.read_text()
@@ -361,17 +372,16 @@ def test_several_runs_give_the_mean_of_their_native_results_and_how_far_they_dif
         np.testing.assert_allclose(
             nib.load(tmp_path / f"out{tail}.nii.gz").get_fdata(), wanted, rtol=1e-3, atol=0.05
         )
-    together, array = (
-        toolkit.load(paths, device="cpu"),
-        nib.load(scan).get_fdata().T.astype(np.float32),
-    )
+    together = toolkit.load(paths, device="cpu")
+    array = nib.load(scan).get_fdata().T.astype(np.float32)
     expected = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
     mean, deviation = together.translate(array, look=Look(uncertainty="auto"))
     np.testing.assert_allclose(mean, expected.mean(0), rtol=1e-4, atol=0.01)
     np.testing.assert_allclose(deviation, expected.std(0, ddof=1), rtol=1e-3, atol=0.02)
     tensor = torch.tensor(array, requires_grad=True)
     together.translate([tensor], grad=True)[0].sum().backward()
-    assert deviation.max() > 1 and tensor.grad.abs().max() > 0
+    assert deviation.max() > 1
+    assert tensor.grad.abs().max() > 0
 
 
 CANNOT = [
@@ -393,15 +403,14 @@ def test_what_several_runs_cannot_do_is_one_error(
     done = gantk(
         "translate", text, scan, tmp_path / "out.nii.gz", *options.split(), "--device", "cpu"
     )
-    assert (
-        done.code == 2
-        and says in " ".join(done.err.split())
-        and not (tmp_path / "out.nii.gz").exists()
-    )
+    assert done.code == 2
+    assert says in " ".join(done.err.split())
+    assert not (tmp_path / "out.nii.gz").exists()
 
 
 def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
-    scale, ramp = Window(low=0.0, high=100.0), np.linspace(0.5, 1.0, 32, dtype=np.float32)
+    scale = Window(low=0.0, high=100.0)
+    ramp = np.linspace(0.5, 1.0, 32, dtype=np.float32)
     pixels = np.random.default_rng(0).uniform(5, 95, (3, 1, 32, 32)).astype(np.float32)
     frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0))
     made = Pipeline(frame, scale, scale, lambda batch: batch * ramp, tta=True).stack(pixels, scale)[
@@ -410,10 +419,8 @@ def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
     np.testing.assert_allclose(
         scale.forward(made), scale.forward(pixels) * (ramp + ramp[::-1]) / 2, atol=1e-5
     )
-    model, sides = (
-        toolkit.load(runs["first"], device="cpu"),
-        (pixels[0, 0], pixels[0, 0, :, ::-1].copy()),
-    )
+    model = toolkit.load(runs["first"], device="cpu")
+    sides = (pixels[0, 0], pixels[0, 0, :, ::-1].copy())
     for tta in (True, False):
         one, other = (model.translate(each, look=Look(tta=tta)) for each in sides)
         assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
@@ -422,7 +429,9 @@ def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
 def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_are_a_model(
     scan, tmp_path
 ):
-    out, said, options = tmp_path / "cv", [], {"device": "cpu", "say": lambda line: None}
+    out = tmp_path / "cv"
+    said = []
+    options = {"device": "cpu", "say": lambda line: None}
     # whose weights' hash a run adds to its recipe
     method = PIX2PIX | {"target_losses": ["feature"]}
     recipe = {
@@ -446,12 +455,10 @@ def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_a
         for k in range(3)
     ]
     patients = {row["patient"]: row["scores"]["psnr"] for each in rows for row in each}
-    assert len(patients) == found["n"] == 6 and found["value"] == pytest.approx(
-        np.mean([*patients.values()])
-    )
-    assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before and any(
-        "6 patients" in line for line in said
-    )
+    assert len(patients) == found["n"] == 6
+    assert found["value"] == pytest.approx(np.mean([*patients.values()]))
+    assert (out / "fold-1" / "report.html").stat().st_mtime_ns == before
+    assert any("6 patients" in line for line in said)
     models = [out, str(out / "fold-*"), [out / f"fold-{k}" for k in range(3)]]
     made = [
         toolkit.translate(each, scan, tmp_path / f"{k}.nii.gz", **options)[0]
@@ -468,4 +475,6 @@ def test_each_patient_is_scored_by_the_fold_that_did_not_see_him_and_the_folds_a
 def test_folds_that_cannot_be_are_one_error_before_anything_is_written(tmp_path, gantk, asked):
     options = ["--set", "data.source.subjects=6", "--out", tmp_path / "cv", "--device", "cpu"]
     done = gantk("run", "regression_t1t2", *options, *asked.split())
-    assert done.code == 2 and "fold" in done.err and not (tmp_path / "cv").exists()
+    assert done.code == 2
+    assert "fold" in done.err
+    assert not (tmp_path / "cv").exists()

@@ -109,9 +109,9 @@ def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
         suspicion(Inverting(both=False), "b", 2 - truth, output),
     ):
         first, second = candidates(found, 2, 8)
-        assert (
-            first["image"] == 2 and abs(first["row"] - 16) <= 4 and abs(first["column"] - 28) <= 4
-        )
+        assert first["image"] == 2
+        assert abs(first["row"] - 16) <= 4
+        assert abs(first["column"] - 28) <= 4
         assert first["score"] > 1.5 * second["score"]
     # an image of one row is as one of 48 equal rows
     row = 2 - truth[:, :, :1], with_disc(truth[:, :, :1], 0, 24)
@@ -119,7 +119,8 @@ def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
         suspicion(Inverting(), "b", *(each.expand(-1, -1, rows, -1) for each in row))
         for rows in (1, 48)
     )
-    assert one.max() > 1 and one.allclose(many[:, :, 20:21], atol=1e-3)
+    assert one.max() > 1
+    assert one.allclose(many[:, :, 20:21], atol=1e-3)
     erased = suspicion(Inverting(), "b", with_disc(2 - truth, 30, 12), truth)
     assert all(
         abs(one["row"] - 30) <= 4 and abs(one["column"] - 12) <= 4
@@ -129,9 +130,13 @@ def test_an_invention_is_the_first_candidate_with_and_without_a_truth():
 
 def test_lesions_that_vanished_and_were_invented_are_counted_by_component():
     before, after = (torch.zeros(2, 1, 12, 12) for _ in range(2))
-    before[0, 0, 1:3, 1:3], before[0, 0, 6:9, 6:9], before[1, 0, 0, 0] = 1, 1, 1
+    before[0, 0, 1:3, 1:3] = 1
+    before[0, 0, 6:9, 6:9] = 1
+    before[1, 0, 0, 0] = 1
     # the large one is kept in part
-    after[0, 0, 8:10, 8:10], after[1, 0, 5:8, 5:8], after[1, 0, 5, 10] = 1, 1, 1
+    after[0, 0, 8:10, 8:10] = 1
+    after[1, 0, 5:8, 5:8] = 1
+    after[1, 0, 5, 10] = 1
     assert inventory(before > 0, after > 0, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
     assert inventory(before > 0, after > 0).tolist()[1] == [1, 1, 2, 2]
 
@@ -141,59 +146,54 @@ def group(images: torch.Tensor, name: str) -> ImageGroup:
 
 
 def test_a_copier_is_told_from_an_honest_generator():
-    train, held_out = group(smooth(40, 4, 32), "t"), group(smooth(40, 5, 32), "h")
+    train = group(smooth(40, 4, 32), "t")
+    held_out = group(smooth(40, 5, 32), "h")
     noise = 0.05 * torch.randn(30, 1, 32, 32, generator=torch.Generator().manual_seed(6))
     # mirrored, moved, paler
     copier = group(0.8 * train.images[:30].flip(-1).roll(1, 2) + 0.1 + noise, "c")
     metric = Memorisation(2.0, 2)
-    told, honest = (
-        metric(train, held_out, copier),
-        metric(train, held_out, group(smooth(30, 7, 32), "f")),
-    )
-    assert (
-        told["copied"].value == 1
-        and told["copied"].ci95[0] > 0.5
-        and told["distance_ratio"].value < 0.5
-    )
-    assert told["membership"].ci95[0] > 0.7 and metric.nearest[0]["patient"].startswith("t ")
+    told = metric(train, held_out, copier)
+    honest = metric(train, held_out, group(smooth(30, 7, 32), "f"))
+    assert told["copied"].value == 1
+    assert told["copied"].ci95[0] > 0.5
+    assert told["distance_ratio"].value < 0.5
+    assert told["membership"].ci95[0] > 0.7
+    assert metric.nearest[0]["patient"].startswith("t ")
     assert honest["copied"].ci95[0] < 0 < honest["copied"].ci95[1]
     assert honest["distance_ratio"].ci95[0] < 1 < honest["distance_ratio"].ci95[1]
     assert honest["membership"].ci95[0] < 0.5 < honest["membership"].ci95[1]
     rows, fair = (
         {name: vars(score) for name, score in scores.items()} for scores in (told, honest)
     )
-    assert (
-        "made images" in copying(rows)
-        and "AUC" in copying({"membership": rows["membership"]})
-        and not copying(fair)
-    )
+    assert "made images" in copying(rows)
+    assert "AUC" in copying({"membership": rows["membership"]})
+    assert not copying(fair)
     with pytest.raises(UserError, match="held-out"):
         metric(train, train, copier)
 
 
 def test_a_spread_is_scaled_on_other_patients_and_then_holds_what_it_states():
-    draw, names = np.random.default_rng(0), [f"p{number // 2}" for number in range(8)]
+    draw = np.random.default_rng(0)
+    names = [f"p{number // 2}" for number in range(8)]
     spread = draw.uniform(0.05, 0.4, (8, 1, 40, 40))
     # three times what the spread says
     errors, other = (np.abs(draw.normal(0, 3 * spread)) for _ in range(2))
     inside = np.ones_like(errors)
     alone = judge_uncertainty(errors, spread, inside, names, 2.0)
     found = judge_uncertainty(errors, spread, inside, names, 2.0, (other, spread, inside, names))
-    assert (
-        alone["scale"]["factor"] is None
-        and alone["coverage"]["value"] == found["coverage"]["unscaled"] < 0.35
-    )
-    assert (
-        found["scale"]["factor"] == pytest.approx(3, rel=0.05) and found["scale"]["patients"] == 4
-    )
+    assert alone["scale"]["factor"] is None
+    assert alone["coverage"]["value"] == found["coverage"]["unscaled"] < 0.35
+    assert found["scale"]["factor"] == pytest.approx(3, rel=0.05)
+    assert found["scale"]["patients"] == 4
     assert found["coverage"]["value"] == pytest.approx(0.6827, abs=0.02)
     curves = found["reliability"]
     assert curves["observed"] == pytest.approx(curves["nominal"], abs=0.02)
-    assert 0.5 < found["auroc_10"]["value"] < 0.9 and "auroc_10" not in judge_uncertainty(
-        errors, spread, inside, names
-    )
+    assert 0.5 < found["auroc_10"]["value"] < 0.9
+    assert "auroc_10" not in judge_uncertainty(errors, spread, inside, names)
     # air, sure and right: found as much easier there
-    inside[:, :, 20:], errors[:, :, 20:], spread[:, :, 20:] = 0, 0, 0
+    inside[:, :, 20:] = 0
+    errors[:, :, 20:] = 0
+    spread[:, :, 20:] = 0
     air = judge_uncertainty(errors, spread, inside, names, 2.0)
     assert air["auroc_10_whole"]["value"] > air["auroc_10"]["value"] + 0.05
     assert air["auroc_10_whole"]["definition"].endswith("/whole")
@@ -228,14 +228,16 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     )
     assert 0 <= scores["metrics"]["a_to_b"]["sfrc_foreground"]["value"] <= 1
     kept = json.loads((run / "hallucinations.json").read_text())["a_to_b"]
-    assert kept == sorted(kept, key=lambda one: -one["score"]) and 0 < len(kept[0]["pictures"]) == 3
+    assert kept == sorted(kept, key=lambda one: -one["score"])
+    assert 0 < len(kept[0]["pictures"]) == 3
     assert "Suspicious patches" in toolkit.write_report(run).read_text("utf-8")
     factor = scores["uncertainty"]["a_to_b"]["scale"]["factor"]
     # which asks for no uncertainty
     toolkit.evaluate(run, metrics=["psnr"], device="cpu", say=lambda line: None)
     pixels = np.random.default_rng(0).uniform(0, 1, (1, 1, 32, 32)).astype(np.float32)
     model = toolkit.load(run, device="cpu")
-    assert factor > 0 and model.spread_scale("b", "suspicion") == (factor, 2)
+    assert factor > 0
+    assert model.spread_scale("b", "suspicion") == (factor, 2)
     kind = registry().get("uncertainty", "suspicion").load()()
     plain, spread = (
         each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels))
@@ -246,13 +248,13 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     doubt = "gantk_trust.wrong_contrast.doubt_of_result"
     monkeypatch.setattr(doubt, lambda *of: f"is {of[1].shape}, {of[2].target}")
     nib.save(nib.Nifti1Image(pixels[0, 0][..., None], np.eye(4)), tmp_path / "scan.nii")
-    said, asked = [], {"uncertainty": "suspicion", "device": "cpu"}
+    said = []
+    asked = {"uncertainty": "suspicion", "device": "cpu"}
     toolkit.translate(run, tmp_path / "scan.nii", tmp_path / "out.nii", say=said.append, **asked)
     assert any(line.startswith("warning  is (1, ") for line in said)
     assert f"scaled by {factor:.3g}, as fitted on 2" in said[0]
-    assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4) and through[
-        :, :1
-    ] == pytest.approx(plain)
+    assert through[:, 1:] == pytest.approx(factor * spread, rel=1e-4)
+    assert through[:, :1] == pytest.approx(plain)
 
 
 def test_a_model_from_noise_is_asked_for_copies_and_its_report_shows_the_nearest(tmp_path):
@@ -272,9 +274,8 @@ def test_a_model_from_noise_is_asked_for_copies_and_its_report_shows_the_nearest
         "metrics"
     ]["image"]
     assert {"copied", "copied_features", "membership", "membership_d"} <= told.keys()
-    assert told["membership"]["ci95"] and "Nearest training images" in toolkit.write_report(
-        run
-    ).read_text("utf-8")
+    assert told["membership"]["ci95"]
+    assert "Nearest training images" in toolkit.write_report(run).read_text("utf-8")
 
 
 # ---- uncertainty maps are what they say
@@ -285,11 +286,10 @@ class Toy(nn.Module):
 
     def __init__(self, p: float = 0.0, kind: type[nn.Module] = nn.Dropout, both: bool = True):
         super().__init__()
-        self.scale, self.both = nn.Parameter(torch.tensor(2.0)), both
-        self.drop, self.geometry = (
-            kind(p) if p else nn.Identity(),
-            SimpleNamespace(range=(0.0, 1.0)),
-        )
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.both = both
+        self.drop = kind(p) if p else nn.Identity()
+        self.geometry = SimpleNamespace(range=(0.0, 1.0))
         self.eval()
 
     def translate(self, image: Tensor, to: str) -> Tensor:
@@ -303,9 +303,9 @@ class Slanted(Toy):
     """A network that goes wrong to the right: 0, 1, 2, ... along the columns."""
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        return (
-            image + torch.arange(image.shape[-1], dtype=torch.float32) if to == "b" else 0 * image
-        )
+        if to == "b":
+            return image + torch.arange(image.shape[-1], dtype=torch.float32)
+        return 0 * image
 
 
 def images(*shape: int) -> Tensor:
@@ -319,32 +319,41 @@ def maps(kind: str, toy: Toy, image: Tensor, *, seed: int = 0, others=()) -> tup
 @pytest.mark.parametrize("shape", [(5, 1, 6, 4), (5, 3, 6, 4), (3, 2, 5, 6, 4)], ids=str)
 @pytest.mark.parametrize("kind", sorted({*registry().names("uncertainty")} - {"members"}))
 def test_every_kind_gives_the_plain_translation_and_an_uncertainty_whatever_the_batch(kind, shape):
-    toy, image, others = Toy(0.5), images(*shape), [{"scale": torch.tensor(3.0)}]
+    toy = Toy(0.5)
+    image = images(*shape)
+    others = [{"scale": torch.tensor(3.0)}]
     before = torch.get_rng_state()
     plain, spread = maps(kind, toy, image, others=others)
     assert torch.equal(before, torch.get_rng_state())
-    assert not toy.training and not toy.drop.training and not toy.drop._forward_hooks
-    assert torch.equal(plain, toy.translate(image, "b")) and spread.shape == plain.shape
-    assert spread.min() >= 0 and torch.isfinite(spread).all() and spread.dtype == torch.float32
+    assert not toy.training
+    assert not toy.drop.training
+    assert not toy.drop._forward_hooks
+    assert torch.equal(plain, toy.translate(image, "b"))
+    assert spread.shape == plain.shape
+    assert spread.min() >= 0
+    assert torch.isfinite(spread).all()
+    assert spread.dtype == torch.float32
     parts = map(
         torch.cat,
         zip(*[maps(kind, toy, part, others=others) for part in image.split(2)], strict=True),
     )
-    assert torch.equal(plain, next(parts)) and torch.allclose(spread, next(parts), atol=1e-6)
+    assert torch.equal(plain, next(parts))
+    assert torch.allclose(spread, next(parts), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["flips", "cycle", "checkpoints"])
 def test_maps_of_tiled_images_are_those_of_whole_images(kind, monkeypatch):
     monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
-    method, image, runtime = Toy(), images(1, 1, 44, 70), start("cpu", "fp32")
-    method.g, method.geometry = (
-        UNet(1, 1, 2, width=4, depth=2).requires_grad_(False),
-        SimpleNamespace(size=(32, 32)),
-    )
+    method = Toy()
+    image = images(1, 1, 44, 70)
+    runtime = start("cpu", "fp32")
+    method.g = UNet(1, 1, 2, width=4, depth=2).requires_grad_(False)
+    method.geometry = SimpleNamespace(size=(32, 32))
     method.translate = lambda image, to: method.eval().g(image)
     for part in method.g.parameters():
         part.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    others, found = [{name: 1.3 * weight for name, weight in method.state_dict().items()}], []
+    others = [{name: 1.3 * weight for name, weight in method.state_dict().items()}]
+    found = []
     for memory in (1e-9, 1.0):
         table = SimpleNamespace(statistics="image", overlap=0.25, batch=4, memory=memory)
         model = SimpleNamespace(translate=table, data=SimpleNamespace(dims=2))
@@ -358,11 +367,9 @@ def test_kinds_are_the_formulas_they_say():
     image = images(2, 1, 4, 5)
     # columns mirrored in two of four
     members = torch.stack([torch.arange(5.0)] * 2 + [torch.arange(5.0).flip(0)] * 2)
-    flips, cycle, one_way = (
-        maps("flips", Slanted(), image)[1],
-        maps("cycle", Slanted(), image)[1],
-        Slanted(both=False),
-    )
+    flips = maps("flips", Slanted(), image)[1]
+    cycle = maps("cycle", Slanted(), image)[1]
+    one_way = Slanted(both=False)
     assert torch.allclose(flips, members.std(0).expand_as(flips), atol=1e-5)
     assert torch.allclose(maps("cycle", Toy(), image)[1], image / 3, atol=1e-6)  # 2 x / 3 against x
     slope = torch.from_numpy(
@@ -377,9 +384,11 @@ def test_kinds_are_the_formulas_they_say():
 def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where_theirs_do(
     monkeypatch,
 ):
-    toy, image = Toy(0.5), images(1, 1, 8, 8) + 0.5
+    toy = Toy(0.5)
+    image = images(1, 1, 8, 8) + 0.5
     first, again, other = (maps("dropout", toy, image, seed=seed)[1] for seed in (3, 3, 4))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
     monkeypatch.setattr("gantk_trust.uncertainty.maps.PASSES", 400)
     many = maps("dropout", toy, image)[1]  # a unit is 0 or doubled: its deviation is its own size
     assert torch.allclose(many / (2 * image), torch.ones(()), atol=0.02)
@@ -391,7 +400,8 @@ def test_dropout_is_the_spread_of_seeded_networks_that_drop_whole_channels_where
 
 
 def test_checkpoints_are_weights_and_leave_the_method_as_it_was():
-    toy, image = Toy(), images(2, 1, 4, 4)
+    toy = Toy()
+    image = images(2, 1, 4, 4)
     weights = [{"scale": torch.tensor(1.0)}, {"scale": torch.tensor(3.0)}]
     # of x, 2x, 3x it is x
     assert torch.allclose(maps("checkpoints", toy, image, others=weights)[1], image, atol=1e-6)

@@ -65,7 +65,8 @@ def cross_entropy(logits: Tensor, real: bool) -> float:
 @pytest.mark.parametrize(("channels", "dims"), [((1, 1), 2), ((3, 1), 3), ((2, 3), 2)])
 def test_generator_minimises_cross_entropy_plus_a_hundred_times_l1(channels, dims):
     """Equations 3 and 4; the generator maximises log D(x, G(x)), as section 3.3 says."""
-    method, batch = build(channels=channels, dims=dims), pairs(channels, dims)
+    method = build(channels=channels, dims=dims)
+    batch = pairs(channels, dims)
     fake = method.g_ab(batch["a"])
     assert fake.shape[1] == channels[1]
     logits = method.d_ab(torch.cat([batch["a"], fake], 1))
@@ -78,7 +79,9 @@ def test_each_discriminator_minimises_half_the_cross_entropy_of_its_true_and_fal
     """Equation 1, divided by two as section 3.3 says; the false pair has the true source and the
     fake.
     """
-    method, batch, expected = build(both=True), pairs(), {}
+    method = build(both=True)
+    batch = pairs()
+    expected = {}
     method.generator_losses(batch)
     for judge, source, to in ((method.d_ab, "a", "b"), (method.d_ba, "b", "a")):
         real, fake = (
@@ -92,12 +95,12 @@ def test_each_discriminator_minimises_half_the_cross_entropy_of_its_true_and_fal
 
 @pytest.mark.parametrize("name", ["pix2pix", "regression"])
 def test_one_way_is_the_default_and_both_ways_are_an_option(name):
-    one, two, batch = (
-        build(name, channels=(2, 1)),
-        build(name, channels=(2, 1), both=True),
-        pairs((2, 1)),
-    )
-    assert one.directions() == ["b"] and not hasattr(one, "g_ba") and one.paired
+    one = build(name, channels=(2, 1))
+    two = build(name, channels=(2, 1), both=True)
+    batch = pairs((2, 1))
+    assert one.directions() == ["b"]
+    assert not hasattr(one, "g_ba")
+    assert one.paired
     assert two.directions() == ["b", "a"]
     assert two.translate(batch["a"], "b").shape[1] == 1
     assert torch.equal(two.translate(batch["b"], "a"), two.g_ba(batch["b"]))
@@ -111,12 +114,15 @@ def test_one_way_is_the_default_and_both_ways_are_an_option(name):
 
 def test_dropout_is_the_noise_of_the_paper_where_the_recipe_wants_it():
     """In use it draws from torch's global generator: a seed there makes it repeatable."""
-    image, dropout = pairs()["a"], UNET | {"dropout": 0.5}
+    image = pairs()["a"]
+    dropout = UNET | {"dropout": 0.5}
     noisy = build(generator=dropout, test_dropout=True).eval()
     torch.manual_seed(3)
-    first, other = noisy.translate(image, "b"), noisy.translate(image, "b")
+    first = noisy.translate(image, "b")
+    other = noisy.translate(image, "b")
     torch.manual_seed(3)
-    assert torch.equal(noisy.translate(image, "b"), first) and not torch.equal(other, first)
+    assert torch.equal(noisy.translate(image, "b"), first)
+    assert not torch.equal(other, first)
     still = build(generator=dropout).eval()
     assert torch.equal(still.translate(image, "b"), still.translate(image, "b"))
     assert not any(
@@ -154,7 +160,8 @@ def test_a_weight_says_how_often_a_pixel_counts(loss, formula, size):
 @pytest.mark.parametrize("name", ["pix2pix", "regression"])
 def test_lesions_of_pairs_count_as_often_as_said(name):
     """L1 with the weights 1 + (lesion - 1) mask, divided by their mean."""
-    method, batch = build(name, lesion=4.0, both=True), pairs()
+    method = build(name, lesion=4.0, both=True)
+    batch = pairs()
     losses = method.generator_losses(batch)
     for to, source in (("b", "a"), ("a", "b")):
         weight = 1 + 3 * double(batch[f"mask_{to}"])
@@ -171,7 +178,8 @@ def test_lesions_of_pairs_count_as_often_as_said(name):
 def test_a_lesion_weighs_what_the_recipe_says():
     mask = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3)
     assert lesion_weight(mask, 5.0).flatten().tolist() == [1.0, 3.0, 5.0]
-    assert lesion_weight(mask, 1.0) is None and lesion_weight(None, 1.0) is None
+    assert lesion_weight(mask, 1.0) is None
+    assert lesion_weight(None, 1.0) is None
     unmasked = Batch({name: pairs()[name] for name in "ab"})
     with pytest.raises(UserError, match=r"no mask of them.*data\.mask = true.*method\.lesion"):
         build("cyclegan", lesion=4.0).generator_losses(unmasked)
@@ -227,22 +235,26 @@ def run(tmp_path_factory):
 
 
 def test_a_target_is_never_shown_and_every_number_of_others_is():
-    method, images = built(), random_images(2000, 4, (4, 4))
+    method = built()
+    images = random_images(2000, 4, (4, 4))
     images[:, 3] = -1.0  # nobody has a PD
     target, kept = method.draw(Batch(a=images, b=images))
-    assert set(target.tolist()) == {0, 1, 2} and not kept[:, 3].any()
+    assert set(target.tolist()) == {0, 1, 2}
+    assert not kept[:, 3].any()
     assert not kept[torch.arange(2000), target].any()
     assert (kept.sum(1).bincount() / 2000).tolist() == pytest.approx([0, 0.5, 0.5], abs=0.05)
 
 
 @pytest.mark.parametrize("planes", [1, 3])
 def test_a_contrast_is_made_from_the_others_alone(planes):
-    method, images = built(planes=planes).eval(), random_images(2, 4 * planes, (16, 16))
+    method = built(planes=planes).eval()
+    images = random_images(2, 4 * planes, (16, 16))
     other = images.clone()
     # another FLAIR, neighbouring slices and all
     other[:, 2::4] = random_images(2, planes, (16, 16), seed=9)
     with torch.no_grad():
-        before, after = method.translate(images, "b"), method.translate(other, "b")
+        before = method.translate(images, "b")
+        after = method.translate(other, "b")
         alone = method.translate(
             torch.where(torch.arange(4 * planes).view(1, -1, 1, 1) % 4 == 1, images, -1.0), "b"
         )
@@ -260,7 +272,8 @@ def test_every_contrast_is_scored_from_each_other_one_and_from_all_others(run):
         for target in NAMES
         if source != target
     }
-    assert pairs | {"a_to_b"} == found["metrics"].keys() and len(pairs) == 16
+    assert pairs | {"a_to_b"} == found["metrics"].keys()
+    assert len(pairs) == 16
     for key in ("metrics", "verdict"):
         assert found["baselines"]["identity"].keys() == found[key].keys() - {"a_to_b"}
     assert (
@@ -279,14 +292,16 @@ def test_one_contrast_of_several_is_made_of_what_a_patient_has(run, tmp_path, ga
         for number, name in enumerate(names):
             volume(tmp_path / "in" / patient / f"{name}.nii.gz", number, (32, 32, 4))
     done = gantk("translate", run, tmp_path / "in", tmp_path / "out", "--to", "flair")
-    assert done.code == 1 and "1 of 3 patients" in done.err and "nothing but FLAIR" in done.err
+    assert done.code == 1
+    assert "1 of 3 patients" in done.err
+    assert "nothing but FLAIR" in done.err
     made = sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz"))
     assert made == ["p1_FLAIR.nii.gz", "p2_FLAIR.nii.gz"]
     assert read(next((tmp_path / "out").rglob("p2*.nii.gz"))).pixels.shape == (1, 4, 32, 32)
     done = gantk("translate", run, tmp_path / "in", tmp_path / "other", "--to", "CT")
-    assert (
-        done.code == 2 and all(name in done.err for name in ("'CT'", *NAMES)) and "--to" in done.err
-    )
+    assert done.code == 2
+    assert all(name in done.err for name in ("'CT'", *NAMES))
+    assert "--to" in done.err
     assert not (tmp_path / "other").exists()
 
 
@@ -296,12 +311,11 @@ def test_patients_who_lack_contrasts_are_trained_on_and_no_truth_to_test_by(tmp_
         for place, name in enumerate(("T1", "T2", "FLAIR")):
             if (number, name) not in lacking:
                 volume(tmp_path / f"patient{number}" / f"{name}.nii.gz", 10 * number + place)
-    source, method = {"name": "contrasts", "path": str(tmp_path)}, type(built())
+    source = {"name": "contrasts", "path": str(tmp_path)}
+    method = type(built())
     options = {"domains": ["T1+T2+FLAIR"] * 2, "split": {"test": 0.5, "validation": 0.0}}
-    data, incomplete = (
-        load(source, method, missing="mask", **options),
-        {f"patient{number}" for number, _ in lacking},
-    )
+    data = load(source, method, missing="mask", **options)
+    incomplete = {f"patient{number}" for number, _ in lacking}
     assert {record.subject for record in data.training} & incomplete
     tested = {record.subject for record in data.splits["test"]}
     assert {pair["b"].subject for pair in data.pairs("test")} == tested - incomplete < tested

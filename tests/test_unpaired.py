@@ -33,7 +33,8 @@ def build(dims: int = 2, side: int = 32, channels: tuple[int, int] = (1, 1), **o
 
 
 def batch_of(method: MUNIT, count: int = 2, seed: int = 0) -> Batch:
-    channels, size = method.geometry.channels, method.geometry.size
+    channels = method.geometry.channels
+    size = method.geometry.size
     return Batch(
         {
             name: random_images(count, channels[name], size, seed=seed + k)
@@ -52,7 +53,9 @@ def count(module: torch.nn.Module) -> int:
 def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims, dtype):
     """Each from sums in float64; bfloat16 keeps 8 bits of the result."""
     x = random_images(3, 5, (6,) * dims, seed=1).to(dtype) * 3 + 1
-    scale, offset, ones = torch.randn(3, 5), torch.randn(3, 5), (1,) * dims
+    scale = torch.randn(3, 5)
+    offset = torch.randn(3, 5)
+    ones = (1,) * dims
     layer = LayerNorm(5)
     layer.weight.copy_(scale[0])
     layer.bias.copy_(offset[0])
@@ -61,7 +64,8 @@ def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims,
         (AdaIN(5)(x, scale, offset), 2, scale, offset),
         (layer(x), 1, scale[:1], offset[:1]),
     ):
-        wide, axes = x.double(), tuple(range(first, dims + 2))
+        wide = x.double()
+        axes = tuple(range(first, dims + 2))
         expected = (wide - wide.mean(axes, keepdim=True)) / (
             wide.var(axes, correction=0, keepdim=True) + 1e-5
         ).sqrt()
@@ -74,7 +78,8 @@ def test_adain_is_equation_8_and_layer_norm_is_over_channels_and_positions(dims,
 @pytest.mark.parametrize(("dims", "side"), [(2, 24), (3, 8), (2, 4), (3, 4)])
 def test_doubling_equals_repeating_every_pixel_and_convolving_5x5(dims, side):
     torch.manual_seed(0)
-    layer, x = Doubling(3, 2, dims), random_images(2, 3, (side,) * dims)
+    layer = Doubling(3, 2, dims)
+    x = random_images(2, 3, (side,) * dims)
     framed = F.pad(
         F.interpolate(x, scale_factor=2, mode="nearest"), (2,) * (2 * dims), mode="replicate"
     )
@@ -109,7 +114,8 @@ def test_a_scale_is_the_mean_of_what_lies_inside_the_image():
     network = MultiScale(bind("discriminator", JUDGE), 1, 2, 2)
     image = random_images(1, 1, (8, 8))
     whole, half = network.pyramid(image)
-    assert whole is image and half.shape == (1, 1, 4, 4)
+    assert whole is image
+    assert half.shape == (1, 1, 4, 4)
     assert half[0, 0, 1, 2] == pytest.approx(float(image[0, 0, 1:4, 3:6].mean()), abs=1e-6)
     assert half[0, 0, 0, 0] == pytest.approx(float(image[0, 0, :2, :2].mean()), abs=1e-6)
 
@@ -123,8 +129,12 @@ def test_losses_are_the_formulas_of_the_paper():
     torch.manual_seed(5)
     losses = method.generator_losses(batch)
     torch.manual_seed(5)
-    drawn_a, drawn_b = torch.randn(2, 8), torch.randn(2, 8)
-    a, b, auto_a, auto_b = batch["a"], batch["b"], method.auto_a, method.auto_b
+    drawn_a = torch.randn(2, 8)
+    drawn_b = torch.randn(2, 8)
+    a = batch["a"]
+    b = batch["b"]
+    auto_a = method.auto_a
+    auto_b = method.auto_b
     l1 = lambda x, y: (x - y).abs().mean()  # noqa: E731
     fake_b = auto_b.decode(auto_a.content(a), drawn_b)
     expected = {
@@ -151,7 +161,9 @@ def test_losses_are_the_formulas_of_the_paper():
 
 @pytest.mark.parametrize("counts", [[1, 1, 3], [2, 99, 40], [250]])
 def test_the_mean_style_is_that_of_images_that_come_one_by_one(counts):
-    method, codes, mean = build(), torch.randn(sum(counts), 8), torch.zeros(8)
+    method = build()
+    codes = torch.randn(sum(counts), 8)
+    mean = torch.zeros(8)
     for part in codes.split(counts):
         method._remember("a", part)
     for seen, code in enumerate(codes, 1):
@@ -168,7 +180,8 @@ def test_translations_take_the_mean_style_a_drawn_one_or_an_examples():
     state = torch.get_rng_state()
     with torch.no_grad():
         content = method.auto_a.content(images)
-        plain, like = method.translate(images, "b"), method.translate_like(images, "b", examples)
+        plain = method.translate(images, "b")
+        like = method.translate_like(images, "b", examples)
         torch.testing.assert_close(
             plain, method.auto_b.decode(content, method.style_b.expand(2, -1))
         )
@@ -180,11 +193,9 @@ def test_translations_take_the_mean_style_a_drawn_one_or_an_examples():
         first, again, other = (method.variants(images, "b", 3, seed=seed) for seed in (0, 0, 1))
         single = method.variants(images[:1], "b", 3, seed=0)
     assert torch.equal(torch.get_rng_state(), state), "the draw is the seed's alone"
-    assert (
-        first.shape == (3, 2, 1, 32, 32)
-        and torch.equal(first, again)
-        and not torch.allclose(first, other)
-    )
+    assert first.shape == (3, 2, 1, 32, 32)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
     torch.testing.assert_close(first[:, :1], single, rtol=1e-3, atol=1e-4)
 
 
@@ -258,7 +269,8 @@ def test_places_are_the_same_in_query_and_key_and_in_every_image(layout):
     nce.heads[0] = Seen()
     nce([rows], [rows])
     query, key = taken
-    assert torch.equal(query, key) and torch.equal(query[0], query[1])
+    assert torch.equal(query, key)
+    assert torch.equal(query[0], query[1])
     assert len(set(query[0].tolist())) == 5  # no place twice: a right one would also count as wrong
 
 
@@ -267,7 +279,9 @@ def test_under_bf16_the_heads_learn_as_they_do_in_float32():
     for outputs too.
     """
     torch.manual_seed(0)
-    nce, query, key = PatchNCE([4], width=8), torch.rand(1, 4, 6, 6), torch.rand(1, 4, 6, 6)
+    nce = PatchNCE([4], width=8)
+    query = torch.rand(1, 4, 6, 6)
+    key = torch.rand(1, 4, 6, 6)
     found = []
     for enabled in (False, True):
         torch.manual_seed(1)
@@ -315,7 +329,8 @@ def test_the_losses_are_the_papers_identity_and_style_beside_two_adversarial_one
     x, y = (random_images(2, 1, (32, 32), seed=k) for k in (1, 2))
     with torch.no_grad():
         losses = model.generator_losses(batch := Batch(a=x, b=y))
-        added, removed = model.g_ab(torch.cat([x, y], 1)), model.g_ba(y)
+        added = model.g_ab(torch.cat([x, y], 1))
+        removed = model.g_ba(y)
         back, again, itself = (
             model.g_ba(added),
             *(model.g_ab(torch.cat([removed, z], 1)) for z in (added, y)),
@@ -325,17 +340,17 @@ def test_the_losses_are_the_papers_identity_and_style_beside_two_adversarial_one
     # ours, and left out by default
     torch.testing.assert_close(losses.pop("example"), 2.0 * (itself - y).abs().mean())
     assert losses.keys() == {"adversarial_a", "adversarial_b", "identity", "style"}
-    assert torch.equal(batch["fake_a"], removed) and torch.equal(batch["fake_b"], added)
+    assert torch.equal(batch["fake_a"], removed)
+    assert torch.equal(batch["fake_b"], added)
 
 
 def test_networks_draw_a_change_that_keeps_to_the_range_comes_back_into_it_and_leaves_noise_alone():
-    model, x = method(defense=0.3), random_images(2, 1, (32, 32), seed=1)
+    model = method(defense=0.3)
+    x = random_images(2, 1, (32, 32), seed=1)
     assert float((model.translate(x, "b") - x).abs().mean()) < 0.1  # a new network changes little
     drawn = torch.zeros(1, 1, 32, 32, requires_grad=True)
-    model.g_ba.forward, model.g_ab.forward = (
-        lambda image: drawn.expand_as(image),
-        lambda pair: 0 * pair[:, :1],
-    )
+    model.g_ba.forward = lambda image: drawn.expand_as(image)
+    model.g_ab.forward = lambda pair: 0 * pair[:, :1]
     losses = model.generator_losses(Batch(a=x, b=x))
     # for the noise that is put on fakes is asked back
     assert losses["identity"] + losses["style"] < 1e-4
@@ -346,7 +361,8 @@ def test_networks_draw_a_change_that_keeps_to_the_range_comes_back_into_it_and_l
 
 
 def test_a_translation_follows_the_most_alike_of_the_first_training_images_or_an_example_of_ones_own():
-    model, y = method(examples=3).eval(), random_images(4, 1, (32, 32), seed=2)
+    model = method(examples=3).eval()
+    y = random_images(4, 1, (32, 32), seed=2)
     with torch.no_grad():
         for first in (0, 2):  # the fourth finds no place
             model.generator_losses(Batch(a=y[first : first + 2], b=y[first : first + 2]))
@@ -354,10 +370,10 @@ def test_a_translation_follows_the_most_alike_of_the_first_training_images_or_an
             model.translate(0.9 * y[:3], "b"), model.translate_like(0.9 * y[:3], "b", y[:3])
         )
         drawn = model.variants(y[:2], "b", 8, seed=0)
-    assert torch.equal(model.examples, y[:3]) and torch.equal(
-        drawn, model.variants(y[:2], "b", 8, seed=0)
-    )
-    assert drawn.shape == (8, 2, 1, 32, 32) and 1 < len(drawn.flatten(1).unique(dim=0)) <= 3
+    assert torch.equal(model.examples, y[:3])
+    assert torch.equal(drawn, model.variants(y[:2], "b", 8, seed=0))
+    assert drawn.shape == (8, 2, 1, 32, 32)
+    assert 1 < len(drawn.flatten(1).unique(dim=0)) <= 3
     with pytest.raises(UserError, match="taken away in one way"):
         model.variants(y, "a", 2, 0)
     with pytest.raises(UserError, match="needs as many channels in as out"):
@@ -408,4 +424,5 @@ def test_a_file_gets_a_tumour_and_loses_it_again_on_the_command_line(gantk, tmp_
     refused = gantk(
         "translate", "run", "healthy.png", "no.png", "--to", "healthy", "--style", "example.png"
     )
-    assert refused.code == 2 and "taken away in one way" in refused.err
+    assert refused.code == 2
+    assert "taken away in one way" in refused.err

@@ -78,11 +78,13 @@ def test_energy_is_the_sum_of_the_packages_without_their_parts_and_goes_on_when_
 def test_a_resumed_training_counts_what_earlier_sittings_used(counters):
     counters("intel-rapl:0", 1_000_000)
     used = Used({}, "cpu")
-    assert used.first_step is None and used.seconds_at(0, 7.0) == 7.0
+    assert used.first_step is None
+    assert used.seconds_at(0, 7.0) == 7.0
     used.first_step = usage.since_start()
     counters("intel-rapl:0", 4_000_000)
     first = used.state(10, 2.5)
-    assert first["energy_j"] == 3.0 and first["first_step_s"] > 0
+    assert first["energy_j"] == 3.0
+    assert first["first_step_s"] > 0
 
     again = Used(first | {"peak_memory_gib": 1000.0}, "cpu")
     assert again.first_step == first["first_step_s"]
@@ -91,10 +93,8 @@ def test_a_resumed_training_counts_what_earlier_sittings_used(counters):
     )
     assert again.seconds_at(8, 2.0) == 2.0, "the file is of another checkpoint"
     counters("intel-rapl:0", 6_000_000)
-    assert (
-        again.state(20, 5.0)["energy_j"] == 5.0
-        and again.state(20, 5.0)["peak_memory_gib"] == 1000.0
-    )
+    assert again.state(20, 5.0)["energy_j"] == 5.0
+    assert again.state(20, 5.0)["peak_memory_gib"] == 1000.0
 
 
 def test_speed_holds_the_mean_step_of_each_interval():
@@ -111,32 +111,28 @@ def test_speed_holds_the_mean_step_of_each_interval():
         30,
         [0.4, 0.2],
     )
-    assert speed_of([]) == {} and speed_of(log)["first_step_s"] is None
+    assert speed_of([]) == {}
+    assert speed_of(log)["first_step_s"] is None
 
 
 def test_a_run_leaves_what_it_used_and_what_cannot_be_read_is_left_out_and_told(copied_run, capsys):
     folder = RunFolder(copied_run)
-    used, logged = (
-        folder.usage(),
-        [line["seconds"] for line in folder.read_log() if "seconds" in line],
-    )
-    assert (
-        used["step"] == 4
-        and used["seconds"] == pytest.approx(logged[-1], abs=0.001)
-        and used["first_step_s"] > 0
-    )
+    used = folder.usage()
+    logged = [line["seconds"] for line in folder.read_log() if "seconds" in line]
+    assert used["step"] == 4
+    assert used["seconds"] == pytest.approx(logged[-1], abs=0.001)
+    assert used["first_step_s"] > 0
     (copied_run / "usage.json").write_text("{half")
-    assert folder.usage() == {} and "usage.json could not be read" in capsys.readouterr().err
+    assert folder.usage() == {}
+    assert "usage.json could not be read" in capsys.readouterr().err
     lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)
     damaged = ['{"step": -1}', '{"step": 2, "losses": {"g/x": "y"}}', "[" * 10**5, "x" * 3 * 2**20]
     (copied_run / "log.jsonl").write_text(
         "".join([lines[0], *(f"{each}\n" for each in damaged), *lines[1:], '{"st'])
     )
     assert len(folder.read_log()) == len(lines)
-    assert (
-        "lines of log.jsonl left out" in (said := capsys.readouterr().err)
-        and "line 2: step: " in said
-    )
+    assert "lines of log.jsonl left out" in (said := capsys.readouterr().err)
+    assert "line 2: step: " in said
 
 
 def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
@@ -146,8 +142,11 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     )
     found = gantk.predict(TINY, device="cpu")
     shadow.unlink()
-    assert found.fits and 0.1 < found.peak_gib < found.available_gib and not found.ways
-    assert found.step_s > 0 and found.hours == pytest.approx(4 * found.step_s / 3600)
+    assert found.fits
+    assert 0.1 < found.peak_gib < found.available_gib
+    assert not found.ways
+    assert found.step_s > 0
+    assert found.hours == pytest.approx(4 * found.step_s / 3600)
     with pytest.raises(UserError, match="size"):
         gantk.predict(TINY, set=["data.size=[30, 30]"], device="cpu")
     with pytest.raises(UserError, match="3 others"):
@@ -165,7 +164,9 @@ def test_what_does_not_fit_is_tried_with_less(monkeypatch):
 
     monkeypatch.setattr(trial, "_in_child", child)
     found = gantk.predict(TINY, device="cpu", memory=0.5)
-    assert not found.fits and found.ways[-1].fits and asked[0] == ()
+    assert not found.fits
+    assert found.ways[-1].fits
+    assert asked[0] == ()
     assert any("train.microbatch=1" in each for each in found.ways[-1].settings)
     assert "does not fit" in next(found.lines())
 

@@ -49,7 +49,8 @@ def test_every_source_of_volumes_takes_any_plane(tree, source, domains):
         assert len(records) == len(axial) // 8 * count
         record = records[3]
         expected = SamplingGrid(plane).forward(io.read(record.path)).pixels
-        assert record.scan().shape[1:] == sides and record.read().flags.c_contiguous
+        assert record.scan().shape[1:] == sides
+        assert record.read().flags.c_contiguous
         np.testing.assert_array_equal(record.scan()[0], expected[0])
         np.testing.assert_array_equal(record.read()[0], expected[0, int(record.position)])
 
@@ -67,9 +68,11 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
             )
     view = SamplingGrid("coronal", (2.0, 1.0, 1.0))
     records = nifti(tmp_path, view=view, mask="seg")
-    assert records[0].read().shape == (1, 16, 24) and len(of(records, "a")) == 2 * 7
+    assert records[0].read().shape == (1, 16, 24)
+    assert len(of(records, "a")) == 2 * 7
     mask = next(record for record in records if record.position == 6).mask()
-    assert set(np.unique(mask)) == {0.0, 1.0} and mask.shape == (1, 16, 24)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    assert mask.shape == (1, 16, 24)
     assert mask.sum() == 8 * 8, "4 voxels of 2 mm are 8 of 1 mm"
     assert nifti(tmp_path, dims=3, view=view, mask="seg")[0].mask().sum() == 6 * 8 * 8
 
@@ -93,12 +96,11 @@ def test_usual_trees_are_patients_with_pairs(tmp_path, names):
         for k, name in enumerate(names):
             volume(tmp_path / name.format(f"{n:02d}"), 10 * n + k)
     records = nifti(tmp_path, dims=3)
-    assert (
-        len(records) == 6
-        and len({record.subject for record in records}) == len(complete_pairs(records)) == 3
-    )
+    assert len(records) == 6
+    assert len({record.subject for record in records}) == len(complete_pairs(records)) == 3
     for pair in complete_pairs(records).values():
-        assert pair["a"].subject == pair["b"].subject and "T1" in pair["a"].key.upper()
+        assert pair["a"].subject == pair["b"].subject
+        assert "T1" in pair["a"].key.upper()
 
 
 def test_the_domains_own_name_wins_over_a_synonym_and_options_over_both(tmp_path, tree):
@@ -156,7 +158,8 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path):
     stored = nib.load(tmp_path / "BRATS_000.nii.gz").get_fdata(dtype=np.float32)
     for onto in ("none", "a"):
         records = nifti(tmp_path, ("FLAIR", "T2"), a="BRATS", b="BRATS", volumes=(0, 3), onto=onto)
-        assert len(complete_pairs(records)) == 2 * 8 and {r.subject for r in records} == {
+        assert len(complete_pairs(records)) == 2 * 8
+        assert {r.subject for r in records} == {
             "BRATS_000",
             "BRATS_001",
         }
@@ -207,25 +210,25 @@ def patients(tmp_path):
 def test_every_contrast_is_a_channel_in_the_order_asked(patients):
     volume(patients / "template" / "t1.nii", 99)  # among numbered patients it is none
     records = records_of(Contrasts, patients, DOMAINS, dims=3, mask="seg")
-    assert (
-        len(records) == 12
-        and len({r.pair for r in records}) == 6
-        and not any(r.missing for r in records)
-    )
+    assert len(records) == 12
+    assert len({r.pair for r in records}) == 6
+    assert not any(r.missing for r in records)
     one = next(r for r in of(records, "a") if r.subject == "case2")
-    assert one.read().shape == (3, 9, 12, 10) and [round(c.min(), -2) for c in one.read()] == [
+    assert one.read().shape == (3, 9, 12, 10)
+    assert [round(c.min(), -2) for c in one.read()] == [
         100,
         500,
         2000,
     ]
-    assert one.mask().shape == (1, 9, 12, 10) and set(np.unique(one.mask())) == {0.0, 1.0}
+    assert one.mask().shape == (1, 9, 12, 10)
+    assert set(np.unique(one.mask())) == {0.0, 1.0}
     assert [file.name for file in one.files] == [
         f"case2_{kind}.nii" for kind in ("t1", "t1ce", "flair")
     ]
     planes = records_of(Contrasts, patients, DOMAINS, planes=(0, 1))
-    assert (
-        len(planes) == 12 * 9 and planes[0].read().shape == (3, 12, 10) and planes[0].position == 0
-    )
+    assert len(planes) == 12 * 9
+    assert planes[0].read().shape == (3, 12, 10)
+    assert planes[0].position == 0
     assert split_records(planes)[0].by == "patient"
 
 
@@ -264,12 +267,10 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
         r for members in data.splits.values() for r in of(members, "a") if r.subject == "case1"
     )
     seen = data.image(record).numpy()
-    assert (
-        np.isfinite(seen).all()
-        and (seen[2] == -1).all()
-        and seen[0].max() > 0
-        and data.leaks() is None
-    )
+    assert np.isfinite(seen).all()
+    assert (seen[2] == -1).all()
+    assert seen[0].max() > 0
+    assert data.leaks() is None
     made = ("T1+T1ce", "T2+FLAIR")
     with pytest.raises(
         UserError,
@@ -301,7 +302,8 @@ def test_half_of_the_images_lose_some_contrasts_but_never_all_and_no_target():
     assert len({tuple(row) for row in black.tolist()}) == 7, (
         "every proper subset comes, and nothing lost"
     )
-    assert (hidden()["b"] == 1).all() and (hidden(paired=False)["b"] == -1).any()
+    assert (hidden()["b"] == 1).all()
+    assert (hidden(paired=False)["b"] == -1).any()
     black = (hidden(slices=3)["a"] == -1).all(dim=(2, 3)).reshape(-1, 3, 3)
     assert black.any() and (black == black[:, :1]).all(), (
         "neighbouring slices lose the same contrast"

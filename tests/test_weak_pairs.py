@@ -72,10 +72,12 @@ def test_what_lies_on_each_other_is_not_moved(heads):
 
 
 def test_a_zoom_is_told_by_what_lies_inside_heads_whatever_their_contrast(heads):
-    still, free = torch.zeros(12, 2, 3), torch.zeros(12, 2, 4, 4)
+    still = torch.zeros(12, 2, 3)
+    free = torch.zeros(12, 2, 4, 4)
     for planted in (-0.03, 0.0, 0.02):
         moved = sampled(heads["b"], grid(scaled(still, -planted), free, (64, 64)))
-        there, back = zoom_inside(heads["a"], moved), zoom_inside(moved, heads["a"])
+        there = zoom_inside(heads["a"], moved)
+        back = zoom_inside(moved, heads["a"])
         assert (there - back) / 2 == pytest.approx(planted, abs=0.004)
 
 
@@ -96,7 +98,8 @@ def test_a_batch_carries_each_images_own_companions_and_they_move_with_it():
     plain = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
     images.companions = lambda index, sets: sets["a"][index] + slope
     batch = Batches({"a": images}, 4, 0, paired=False, workers=0).at(1)
-    assert set(plain) == {"a"} and torch.equal(batch["near_a"], batch["a"] + slope)
+    assert set(plain) == {"a"}
+    assert torch.equal(batch["near_a"], batch["a"] + slope)
     flip, bright = (
         bind_or_raise("augment", {"name": name, "p": 1.0})(2) for name in ("hflip", "brightness")
     )
@@ -124,7 +127,8 @@ def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
     }
     found = {letter: torch.stack(each) for letter, each in companions(method, images).items()}
     # noise explains noise nowhere
-    assert found["a"].shape == (3, 2, 16, 16) and found["b"].shape == (4, 1, 16, 16)
+    assert found["a"].shape == (3, 2, 16, 16)
+    assert found["b"].shape == (4, 1, 16, 16)
     batch = Batch(
         {"a": images["a"], "b": images["b"][:3], "near_a": found["a"], "near_b": found["b"][:3]}
     )
@@ -133,9 +137,8 @@ def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
         gradients = torch.autograd.grad(
             losses[f"pairs_{to}"], list(network.parameters()), retain_graph=True
         )
-        assert all(each.isfinite().all() for each in gradients) and any(
-            each.abs().sum() > 0 for each in gradients
-        )
+        assert all(each.isfinite().all() for each in gradients)
+        assert any(each.abs().sum() > 0 for each in gradients)
 
 
 def test_volumes_have_no_like_slices():

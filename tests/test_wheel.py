@@ -97,11 +97,9 @@ def test_a_model_that_is_shipped_is_small_and_packed_and_has_a_card_of_its_own()
         (name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"
     ):
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2**22
-        assert (
-            packed(Run.open(folder))["name"] == name
-            and limits_of(folder)
-            and "has not said" not in card(folder)
-        )
+        assert packed(Run.open(folder))["name"] == name
+        assert limits_of(folder)
+        assert "has not said" not in card(folder)
 
 
 @pytest.mark.slow
@@ -148,9 +146,8 @@ def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[64, 64]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     out = said("-m", "gantk", "run", "dualgan_t1t2", "--out", "run", "--device", "cpu", *settings)
-    assert (
-        "bundled with gantk" in out.splitlines()[0] and (tmp_path / "run" / "report.html").is_file()
-    )
+    assert "bundled with gantk" in out.splitlines()[0]
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_every_package_that_the_tests_install_has_a_version_written_down_that_the_others_accept():
@@ -159,7 +156,8 @@ def test_every_package_that_the_tests_install_has_a_version_written_down_that_th
     )
     if distribution("torch").version.split("+")[0] != pinned["torch"]:
         pytest.skip("these packages were not installed with constraints.txt")
-    waiting, needed = [Requirement("gantk[dev]")], {}
+    waiting = [Requirement("gantk[dev]")]
+    needed = {}
     for wanted in waiting:
         name = canonicalize_name(wanted.name)
         if name in needed and wanted.extras <= needed[name]:

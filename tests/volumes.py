@@ -26,9 +26,10 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    voxels = (
-        np.random.default_rng(seed).random(shape).astype(np.float32) if values is None else values
-    )
+    if values is None:
+        voxels = np.random.default_rng(seed).random(shape).astype(np.float32)
+    else:
+        voxels = values
     if io.suffix_of(path) in (".nii", ".nii.gz"):
         nib.save(nib.Nifti1Image(voxels, affine), path)
     else:

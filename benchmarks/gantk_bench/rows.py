@@ -173,11 +173,10 @@ def commit(folder: Path = Path(gantk.__file__).parent, tracked: str = "__init__.
         return process.stdout.strip() if process.returncode == 0 else None
 
     # The file must be tracked: an installed package may lie inside another project's checkout.
-    head = (
-        git("rev-parse", "HEAD")
-        if git("ls-files", "--error-unmatch", tracked) is not None
-        else None
-    )
+    if git("ls-files", "--error-unmatch", tracked) is not None:
+        head = git("rev-parse", "HEAD")
+    else:
+        head = None
     return head and {"commit": head, "dirty": bool(git("status", "--porcelain", ":/"))}
 
 

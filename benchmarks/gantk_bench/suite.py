@@ -87,11 +87,10 @@ def _find(name: str) -> tuple[Path, str]:
     suites = all_suites()
     stem = name.removesuffix(".toml")
     if stem not in suites:
-        what = (
-            f"'{name}' is a folder, not a suite"
-            if Path(name).is_dir()
-            else f"there is no suite '{name}'"
-        )
+        if Path(name).is_dir():
+            what = f"'{name}' is a folder, not a suite"
+        else:
+            what = f"there is no suite '{name}'"
         allowed = ", ".join([*sorted(suites), "or a TOML file"])
         raise UserError(
             what, where="--suite", allowed=allowed, remedy=did_you_mean(Path(stem).name, suites)

@@ -334,7 +334,12 @@ def _side(
     name: str, case: Any, task: dict[str, Any], device: str
 ) -> tuple[Callable[[], object], dict[str, Any]]:
     """(step of a side, what was measured of it by itself); Absent if it cannot run."""
-    effort = TINY if task["tiny"] else BAR if name == OWN else EFFORT
+    if task["tiny"]:
+        effort = TINY
+    elif name == OWN:
+        effort = BAR
+    else:
+        effort = EFFORT
     if name in (OWN, PLAIN):
         settings = list(SWITCHED_OFF) if name == PLAIN else []
         subject = RecipeStep.build(case.tables(), [*settings, f"train.batch={case.batch}"], device)

@@ -40,11 +40,10 @@ class Case:
 
     @property
     def summary(self) -> str:
-        filters = (
-            ""
-            if (self.width, self.d_width) == (64, 64)
-            else f", {self.width}/{self.d_width} filters"
-        )
+        if (self.width, self.d_width) == (64, 64):
+            filters = ""
+        else:
+            filters = f", {self.width}/{self.d_width} filters"
         windows = f", translated in windows of {self.window}" if self.window else ""
         return (
             f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
@@ -84,9 +83,10 @@ class Case:
 
     def _generator(self) -> dict[str, Any]:
         if self.generator == "unet":
-            drop = (
-                {"norm": "batch", "dropout": 0.5, "bias": False} if self.paired else {"bias": True}
-            )
+            if self.paired:
+                drop = {"norm": "batch", "dropout": 0.5, "bias": False}
+            else:
+                drop = {"bias": True}
             depth = DEPTHS[self.window or self.size]
             return {"name": "unet", "width": self.width, "depth": depth, "up": "transpose"} | drop
         downs = {"downs": 1} if self.generator.endswith("shallow") else {}

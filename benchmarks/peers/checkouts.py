@@ -88,11 +88,10 @@ class Reference(CheckoutSide):
         return "its ResNets halve twice" if case.generator == "resnet6-shallow" else None
 
     def flags(self, case: Case) -> dict[str, Any]:
-        model = (
-            {"model": "pix2pix", "dataset_mode": "aligned"}
-            if case.paired
-            else {"model": "cycle_gan"}
-        )
+        if case.paired:
+            model = {"model": "pix2pix", "dataset_mode": "aligned"}
+        else:
+            model = {"model": "cycle_gan"}
         return model | {"netG": GENERATORS.get(case.generator) or f"unet_{case.size}"}
 
 
@@ -110,11 +109,9 @@ class Cut(CheckoutSide):
     def unable(case: Case) -> str | None:
         if case.method != "cut":
             return "its CycleGAN is the reference's, which is compared by itself"
-        return (
-            None
-            if case.generator in GENERATORS
-            else "the layers of its contrastive loss are those of a ResNet"
-        )
+        if case.generator in GENERATORS:
+            return None
+        return "the layers of its contrastive loss are those of a ResNet"
 
     def flags(self, case: Case) -> dict[str, Any]:
         return {"model": "cut", "netG": GENERATORS[case.generator]}

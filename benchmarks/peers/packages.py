@@ -167,11 +167,10 @@ class Monai(Loop):
                 pair = nn.Sequential(unet(width), PatchDiscriminator(2, case.d_width, 1))
             return 2 * sum(map(Tensor.numel, pair.parameters()))
 
-        width = (
-            bisect_left(range(1 << 10), setup.weights, case.width, key=weights)
-            if case.equal
-            else case.width
-        )
+        if case.equal:
+            width = bisect_left(range(1 << 10), setup.weights, case.width, key=weights)
+        else:
+            width = case.width
         super().__init__(  # images are in [-1, 1]
             setup,
             lambda inputs, outputs: unet(width, inputs, outputs),
@@ -216,11 +215,9 @@ class Konfai(Loop):
     @staticmethod
     def unable(case: Case) -> str | None:
         shallow = case.method == "cyclegan" and case.generator == "resnet6-shallow"
-        return (
-            None
-            if shallow
-            else "its translating generator is a ResNet of 6 blocks that halves once"
-        )
+        if shallow:
+            return None
+        return "its translating generator is a ResNet of 6 blocks that halves once"
 
     def __init__(self, folder: Path | None, setup: Setup, first: dict[str, Tensor]):
         from konfai.metric.measure.adversarial import PatchGanLoss

@@ -25,7 +25,9 @@ KINDS = (
     'a path, a table, {"T1": array, "T2": array}, or a data set of dicts such as {"T1": tensor,'
     ' "patient": "p1"}'
 )
-PICTURE, VOLUME = ".image.npy", ".nii"  # suffixes of the files written
+# suffixes of the files written
+PICTURE = ".image.npy"
+VOLUME = ".nii"
 
 
 class Array(Format):
@@ -89,7 +91,10 @@ class _Kept:
     """Writes images to a folder and collects a table row for each; `finish` writes the table."""
 
     def __init__(self, folder: Path, domains: tuple[str, ...]):
-        self.folder, self.domains, self.bytes, self.paired = folder, domains, 0, False
+        self.folder = folder
+        self.domains = domains
+        self.bytes = 0
+        self.paired = False
         self.rows: list[dict[str, str]] = []
         self.letters = dict(zip(domain_letters(domains), domains, strict=True))
 
@@ -131,9 +136,10 @@ class _Kept:
             images = images or self._images(item)
             metadata = {key: item[key] for key in (*ABOUT, "mask") if key in item}
             if "pair" not in metadata or metadata["pair"] is False:
-                metadata["pair"] = (
-                    f"row-{number}" if len(images) == 2 and "pair" not in metadata else ""
-                )
+                if len(images) == 2 and "pair" not in metadata:
+                    metadata["pair"] = f"row-{number}"
+                else:
+                    metadata["pair"] = ""
             self.paired |= len(images) == 2 and bool(metadata["pair"])
             for letter, image in images.items():
                 self._add(
@@ -239,10 +245,8 @@ class _Kept:
         }
         if pixels.ndim == 4 and not row.get("patient"):  # a volume is one patient's scan
             row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
-        row["path"], row["domain"] = (
-            self._write(f"{letter}-{number:05d}", pixels),
-            self.letters[letter],
-        )
+        row["path"] = self._write(f"{letter}-{number:05d}", pixels)
+        row["domain"] = self.letters[letter]
         if said.get("mask") is not None:
             row["mask"] = self._write(
                 f"mask-{letter}-{number:05d}", self._pixels(said["mask"], "mask", "mask")

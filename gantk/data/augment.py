@@ -90,7 +90,8 @@ def hide_contrasts(batch: Batch, data) -> Batch:
         if count < 2 or name not in batch or (data.paired and name != "a"):
             continue
         image = batch[name]
-        rows, device = len(image), image.device
+        rows = len(image)
+        device = image.device
         chosen = torch.randint(1, 2**count - 1, (rows, 1), device=device)
         drawn = (torch.rand(rows, 1, device=device) < 0.5) & (
             chosen >> torch.arange(count, device=device) & 1

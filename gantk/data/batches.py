@@ -41,9 +41,14 @@ class ImageSet:
         classes: Sequence[str] = (),  # batches carry labels, as indices into these
         weights: Sequence[float] = (),  # relative frequency of each image; (): all equal
     ):
-        self.records, self.preparation, self._room = list(records), preparation, int(memory * 2**30)
-        self.size, self.patch = preparation.size, tuple(patch or preparation.size)
-        self.intensity, self.masks, self.classes = intensity, masks, tuple(classes)
+        self.records = list(records)
+        self.preparation = preparation
+        self._room = int(memory * 2**30)
+        self.size = preparation.size
+        self.patch = tuple(patch or preparation.size)
+        self.intensity = intensity
+        self.masks = masks
+        self.classes = tuple(classes)
         # see Method.companions
         self.companions: Callable[[int, Mapping[str, ImageSet]], Tensor] | None = None
         self.weights = np.asarray(weights, dtype=np.float64).tobytes()
@@ -62,7 +67,8 @@ class ImageSet:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where
         there is none.
         """
-        record, mapping = self.records[index], self.intensity
+        record = self.records[index]
+        mapping = self.intensity
         kept_mapping, both = self._kept.get(index, (None, None))
         if kept_mapping is mapping:
             return both
@@ -102,8 +108,14 @@ class Batches:
         workers: int = 2,  # threads that read ahead; 0: `at` reads each batch
         end: int | None = None,  # the first step that is not read ahead
     ):
-        self.sets, self.batch, self.seed, self.paired = sets, batch, seed, paired
-        self.rank, self.world, self.workers, self.end = rank, world, workers, end
+        self.sets = sets
+        self.batch = batch
+        self.seed = seed
+        self.paired = paired
+        self.rank = rank
+        self.world = world
+        self.workers = workers
+        self.end = end
         # data.order: position -> indices; None: shuffled
         self.chosen: Callable[[int], Mapping[str, int]] | None = None
         self._ahead: dict[int, Future[Batch]] = {}  # by step
@@ -140,7 +152,8 @@ class Batches:
     def close(self) -> None:
         """Stop reading ahead; `at` starts it again."""
         self._ahead.clear()
-        pool, self._pool = self._pool, None
+        pool = self._pool
+        self._pool = None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -148,7 +161,8 @@ class Batches:
         first = (step * self.world + self.rank) * self.batch
         parts: dict[str, list] = defaultdict(list)
         for name, images in self.sets.items():
-            stream, count = 0 if self.paired else sorted(self.sets).index(name), len(images)
+            stream = 0 if self.paired else sorted(self.sets).index(name)
+            count = len(images)
             weights = next(iter(self.sets.values())).weights if self.paired else images.weights
             for position in range(first, first + self.batch):
                 shuffled = order(self.seed, stream, position // count, count, weights)[
@@ -174,7 +188,8 @@ class Batches:
         """The slices of the random window at a position of the order; registered images share it."""
         if images.patch == images.size:
             return (...,)
-        rng, window = np.random.default_rng([self.seed, WINDOWS, stream, position]), [...]
+        rng = np.random.default_rng([self.seed, WINDOWS, stream, position])
+        window = [...]
         for side, shown in zip(images.size, images.patch, strict=True):
             start = int(rng.integers(side - shown + 1))
             window.append(slice(start, start + shown))
@@ -187,7 +202,8 @@ def order(seed: int, stream: int, epoch: int, count: int, weights: bytes = b"") 
     (systematic sampling).
     """
     rng = np.random.default_rng([seed, stream, epoch])
-    shuffled, ends = rng.permutation(count), np.cumsum(np.frombuffer(weights))
+    shuffled = rng.permutation(count)
+    ends = np.cumsum(np.frombuffer(weights))
     if not weights:
         return shuffled
     return np.searchsorted(
@@ -203,10 +219,13 @@ class Prefetcher:
     """
 
     def __init__(self, batches: Batches, runtime: Runtime, dims: int, pin: bool = True):
-        self.batches, self.runtime, self.dims = batches, runtime, dims
-        self.stream = (
-            torch.cuda.Stream(runtime.device) if pin and runtime.device.type == "cuda" else None
-        )
+        self.batches = batches
+        self.runtime = runtime
+        self.dims = dims
+        if pin and runtime.device.type == "cuda":
+            self.stream = torch.cuda.Stream(runtime.device)
+        else:
+            self.stream = None
         self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy has begun ahead
 
     def at(self, step: int) -> Batch:
@@ -216,7 +235,8 @@ class Prefetcher:
         if self.stream is None:
             batch = self.batches.at(step)
         else:
-            sent, self._sent = self._sent, None
+            sent = self._sent
+            self._sent = None
             _, batch, event = sent if sent and sent[0] == step else self.send(step)
             if self.batches.ready(step + 1):
                 self._sent = self.send(step + 1)

@@ -38,7 +38,8 @@ class Cache:
     """
 
     def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit = Path(folder), limit
+        self.folder = Path(folder)
+        self.limit = limit
         self.entries = self.folder / "images"
         self.full = False  # nothing more is stored: no room, or no permission
         # bytes of all entries, estimated; at how many they are counted again
@@ -63,9 +64,9 @@ class Cache:
         usual = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gantk")
         folder = os.path.expanduser(os.environ.get("GANTK_CACHE") or usual)
         known = not folder.startswith("~")  # else this user has no home, as in a container
-        return (
-            cls(Path(folder).absolute(), int(float(gib) * 2**30)) if known and float(gib) else None
-        )
+        if known and float(gib):
+            return cls(Path(folder).absolute(), int(float(gib) * 2**30))
+        return None
 
     def rows(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray | None:
         """The entry `key`, mapped read-only; if missing, the array that `make` returns, which is
@@ -76,7 +77,8 @@ class Cache:
         path = self.entries / f"{key}.npy"
         # missing, or broken, for which numpy raises many errors: made anew
         with suppress(Exception):
-            entry, now = np.lib.format.open_memmap(path, mode="r"), time.monotonic()
+            entry = np.lib.format.open_memmap(path, mode="r")
+            now = time.monotonic()
             if key in self._used or _is_good(path, key, entry):
                 if key not in self._used or now - self._used[key] > IN_USE / 4:
                     self._used[key] = now
@@ -96,7 +98,9 @@ class Cache:
 
     def _store(self, path: Path, key: str, rows: np.ndarray) -> None:
         """Write an entry, whole or not at all; where that fails, warn once, and store nothing more."""
-        temporary, file, rows = temporary_beside(path), io.BytesIO(), np.ascontiguousarray(rows)
+        temporary = temporary_beside(path)
+        file = io.BytesIO()
+        rows = np.ascontiguousarray(rows)
         np.save(file, rows, allow_pickle=False)
         file.write(_checksum(key, rows))
         try:
@@ -110,7 +114,8 @@ class Cache:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            warned, self.full = self.full, True
+            warned = self.full
+            self.full = True
             if not warned:
                 what = (
                     f"the cache '{self.folder}' takes no more images, which are decoded again:"
@@ -132,7 +137,8 @@ class Cache:
         with self._lock:
             if self._size + needed > self._until:
                 sweep(self.entries)
-                self._size, old = 0, []
+                self._size = 0
+                old = []
                 for path in self.entries.iterdir():
                     with suppress(OSError):  # another run has removed it
                         stat = path.stat()
@@ -163,7 +169,8 @@ def _checksum(key: str, rows: np.ndarray) -> bytes:
 def _is_good(path: Path, key: str, rows: np.ndarray) -> bool:
     """Whether an entry is intact, was stored under that key, and is writable by this user only."""
     with open(path, "rb", buffering=0) as file:
-        status, _ = os.fstat(file.fileno()), file.seek(-4, os.SEEK_END)
+        status = os.fstat(file.fileno())
+        _ = file.seek(-4, os.SEEK_END)
         own = not hasattr(os, "geteuid") or (
             status.st_uid == os.geteuid() and not status.st_mode & 0o022
         )

@@ -53,23 +53,23 @@ class Data:
         """`known` is a run's split.json, which is then used; images that it does not name are left
         out, with a note.
         """
-        self.table, self.paired, self.letters = table, method.paired, domain_letters(table.domains)
-        self.files, self.notes = set[str](), []  # files that were listed below the source's path
+        self.table = table
+        self.paired = method.paired
+        self.letters = domain_letters(table.domains)
+        # files that were listed below the source's path
+        self.files = set[str]()
+        self.notes = []
         self._before = set(known["files"]) if known and known.get("files") is not None else None
         self.source, records = self.listed(
             lambda: source_and_records(table, method, "" if known else "ask")
         )
         if known:
-            present, self.how, sha256 = (
-                records,
-                known.get("how") or "",
-                _preparation(table, records).sha256,
-            )
+            present = records
+            self.how = known.get("how") or ""
+            sha256 = _preparation(table, records).sha256
             self.splits, self.training, records = read_splits(known["splits"], present, sha256)
-            ids, before = (
-                {record.id for record in records},
-                self.files if self._before is None else self._before,
-            )
+            ids = {record.id for record in records}
+            before = self.files if self._before is None else self._before
             if new := (self.files - before) | {
                 record.key for record in present if record.id not in ids
             }:
@@ -106,7 +106,8 @@ class Data:
         """Fit the intensity mapping of a domain to these training images only, and set its number
         of channels.
         """
-        table, contrasts = self.table, self.contrasts[letter]
+        table = self.table
+        contrasts = self.contrasts[letter]
         if not training:
             raise UserError(
                 f"no training images of the domain '{'+'.join(contrasts)}'", where="data.split"
@@ -167,7 +168,8 @@ class Data:
         # imports PyTorch, which listing images does not need
         from gantk.data.batches import ImageSet
 
-        table, sets = self.table, {}
+        table = self.table
+        sets = {}
         options = {"patch": table.patch, "masks": table.mask, "classes": self.classes}
         options["memory"] = table.memory / len(self.letters)
         shares = table.weights and weights_of(
@@ -230,9 +232,12 @@ class Data:
         counts = ", ".join(
             f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters
         )
-        what, count = (
-            ("pairs", self.pairs) if len(self.letters) == 2 else ("images", self.splits.get)
-        )
+        if len(self.letters) == 2:
+            what = "pairs"
+            count = self.pairs
+        else:
+            what = "images"
+            count = self.splits.get
         held = f"{len(count('validation'))} validation and {len(count('test'))} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.found}"]
@@ -272,7 +277,8 @@ class Data:
         """The contents of split.json: every image of every set, the hash of every file, and all
         files listed.
         """
-        sets, seen = self.splits | {"train": self.training}, {record.id for record in self.training}
+        sets = self.splits | {"train": self.training}
+        seen = {record.id for record in self.training}
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self._records if record.id not in seen]
@@ -356,7 +362,8 @@ def source_and_records(
             )
         if not grid.is_plain:
             source.sees(grid)
-        records, letters = source.records(), domain_letters(table.domains)
+        records = source.records()
+        letters = domain_letters(table.domains)
         if not isinstance(records, list) or any(
             getattr(each, "domain", None) not in letters for each in records
         ):
@@ -378,15 +385,12 @@ def _summary(records: list[Record], names: dict[str, str]) -> str:
     lines = []
     for letter, name in names.items():
         own = [record for record in records if record.domain == letter]
-        scans, patients = (
-            {record.scan_key for record in own} - {""},
-            {record.subject for record in own} - {""},
-        )
-        what = (
-            f"{counted(scans, 'volume')} ({counted(own, 'slice')})"
-            if scans
-            else counted(own, "image")
-        )
+        scans = {record.scan_key for record in own} - {""}
+        patients = {record.subject for record in own} - {""}
+        if scans:
+            what = f"{counted(scans, 'volume')} ({counted(own, 'slice')})"
+        else:
+            what = counted(own, "image")
         lines.append(
             f"{name}: {what}"
             + (f" of {counted(patients, 'patient')}" if patients else ", patients unknown")
@@ -420,10 +424,8 @@ def _expect(table: DataTable, method: type, records: list[Record]) -> None:
         if r.missing and (refused or (method.paired and not method.hides and r.domain == "b"))
     ]
     if lacking:
-        first, hint = (
-            lacking[0],
-            'set data.missing = "mask" to train a network that does without, ' * refused,
-        )
+        first = lacking[0]
+        hint = 'set data.missing = "mask" to train a network that does without, ' * refused
         what = (
             f"{len(lacking)} of {len(needed)} images lack a"
             f" contrast{'' if refused else ' that is to be made'}: "

@@ -156,7 +156,8 @@ class Linear(Mapping):
         )
         if lowest[0] >= low - PADDING * (high - low):
             return self.fitted[:2], self.range
-        knee, step = low - FAINT * (high - low), FAINT * (end - start)
+        knee = low - FAINT * (high - low)
+        step = FAINT * (end - start)
         return np.array([lowest[0], knee, high]), np.array([start - 2 * step, start - step, end])
 
 
@@ -184,7 +185,8 @@ class Learnt(Linear):
         low, high = map(float, self.ends_of(images))
         if not rises(low, high):
             return [low, high]
-        span, lowest = air_of(_values(images, False), high), low
+        span = air_of(_values(images, False), high)
+        lowest = low
         # only `percentile` with low = 0 starts at air
         if getattr(self, "low", 1) == 0 and not self.foreground:
             lowest = min(low, float(min(image.min() for image in images)))
@@ -203,9 +205,10 @@ class Learnt(Linear):
         if rises(*measured[:2]):
             # an old checkpoint starts at the darkest value
             earlier = self.fitted is not None and len(self.fitted) == 2
-            self.fitted = (
-                [measured[3], measured[1]] if earlier else [float(figure) for figure in measured]
-            )
+            if earlier:
+                self.fitted = [measured[3], measured[1]]
+            else:
+                self.fitted = [float(figure) for figure in measured]
 
     def _set(self, figures: Sequence[float], count: int) -> None:
         if not rises(*figures[:2]):
@@ -259,7 +262,8 @@ class ZScore(Learnt, name="zscore"):
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         values = _values(images, self.foreground).astype(np.float64)
-        mean, reach = values.mean(), self.spread * values.std()
+        mean = values.mean()
+        reach = self.spread * values.std()
         return mean - reach, mean + reach
 
 
@@ -272,7 +276,9 @@ class PerChannel:
     """
 
     def __init__(self, lines: Sequence[Any], names: Sequence[str], dims: int):
-        self.lines, self.names, self.dims = list(lines), tuple(names), dims
+        self.lines = list(lines)
+        self.names = tuple(names)
+        self.dims = dims
         self.range = self.lines[0].range  # what the networks see
         self.per = getattr(self.lines[0], "per", "set")  # whose intensities decide, see Mapping
 
@@ -341,12 +347,12 @@ class PerChannel:
             getattr(line, method)(present)
 
     def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
-        axis, count = image.ndim - self.dims - 1, len(functions)
-        whole = (
-            image.clone()
-            if is_tensor(image)
-            else image.astype(np.result_type(image.dtype, np.float32))
-        )
+        axis = image.ndim - self.dims - 1
+        count = len(functions)
+        if is_tensor(image):
+            whole = image.clone()
+        else:
+            whole = image.astype(np.result_type(image.dtype, np.float32))
         for number, function in enumerate(functions):
             place = (*[slice(None)] * axis, slice(number, None, count))
             whole[place] = function(image[place])
@@ -408,14 +414,13 @@ def piecewise_linear(image: Pixels, before: Sequence[float], after: Sequence[flo
         done = (values - before[0]) * ((after[1] - after[0]) / (before[1] - before[0])) + after[0]
     else:
         host = image.detach().cpu().numpy() if is_tensor(image) else values
-        piece, slopes = (
-            np.searchsorted(before[1:-1], host, side="right"),
-            np.diff(after) / np.diff(before),
-        )
+        piece = np.searchsorted(before[1:-1], host, side="right")
+        slopes = np.diff(after) / np.diff(before)
         corners = (np.asarray(numbers)[piece] for numbers in (before, after, slopes))
-        from_value, to_value, slope = (
-            map(image.new_tensor, corners) if is_tensor(image) else corners
-        )
+        if is_tensor(image):
+            from_value, to_value, slope = map(image.new_tensor, corners)
+        else:
+            from_value, to_value, slope = corners
         done = to_value + (values - from_value) * slope
     if is_tensor(image) or getattr(image, "dtype", None) == np.float64:
         return done
@@ -443,11 +448,13 @@ def otsu(values: np.ndarray) -> float:
     percentile.
     """
     values = some_of(values, HISTOGRAM)
-    low, top = values.min(), np.percentile(values, 99.9, method="lower")
+    low = values.min()
+    top = np.percentile(values, 99.9, method="lower")
     top = top if rises(low, top) else values.max()
     counts, edges = np.histogram(np.minimum(values, top), BINS, (float(low), float(top)))
     centres = (edges[:-1] + edges[1:]) / 2
-    below, weighted = np.cumsum(counts)[:-1].astype(np.float64), np.cumsum(counts * centres)
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    weighted = np.cumsum(counts * centres)
     above = values.size - below
     # outermost bins are filled: never 0 / 0
     apart = weighted[:-1] / below - (weighted[-1] - weighted[:-1]) / above
@@ -469,7 +476,9 @@ def air_of(values: np.ndarray, high: float) -> tuple[float, float, float] | None
     # the first bin above the threshold
     above = min(max(1, int(np.searchsorted(edges, otsu(values)))), LEVELS)
     peak = int(np.argmax(counts[:above]))
-    before, after, few = counts[peak : above - 1], counts[peak + 1 : above], 0.01 * counts[peak]
+    before = counts[peak : above - 1]
+    after = counts[peak + 1 : above]
+    few = 0.01 * counts[peak]
     falls = (after >= few) & ((after <= before) | (2 * before > counts[peak]))
     last = peak + int(np.argmin([*falls, False]))
     first = max(np.flatnonzero(counts[:peak] < few), default=-1) + 1
@@ -534,7 +543,8 @@ def is_tensor(image: Any) -> bool:
 
 def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
     """The foreground values of all images in one row, sampled to SAMPLES."""
-    share, rng = max(1, SAMPLES // len(images)), np.random.default_rng(0)
+    share = max(1, SAMPLES // len(images))
+    rng = np.random.default_rng(0)
     rows = [split_values(image, foreground)[0] for image in images]
     return np.concatenate([row if row.size <= share else rng.choice(row, share) for row in rows])
 
@@ -542,8 +552,6 @@ def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
 def some_of(values: np.ndarray, count: int = SCAN_VALUES) -> np.ndarray:
     """The values in one row; of more than `count` a random sample of that size, always the same."""
     values = np.ravel(values)
-    return (
-        values
-        if values.size <= count
-        else values[np.random.default_rng(0).integers(values.size, size=count)]
-    )
+    if values.size <= count:
+        return values
+    return values[np.random.default_rng(0).integers(values.size, size=count)]

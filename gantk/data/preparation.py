@@ -92,13 +92,11 @@ class Preparation:
         # domains of label maps, which are resized to the nearest pixel
         nearest: Sequence[str] = (),
     ):
-        self.size, self.fit, self.cache, self.about, self.intensity = (
-            tuple(size),
-            fit,
-            cache,
-            about,
-            intensity,
-        )
+        self.size = tuple(size)
+        self.fit = fit
+        self.cache = cache
+        self.about = about
+        self.intensity = intensity
         self.nearest = nearest
         # the slices of a record's image, see `stacked`
         self.stacks: dict[Hashable, list[Record]] = {}
@@ -130,9 +128,9 @@ class Preparation:
         """The record's mask (1, *size), from 0 to 1, 0 in the padding; None where it has none."""
         if record.mask is None:
             return None
-        return (
-            self._cached("masks", record, self._mask) if record.mask_files else self._mask(record)
-        )
+        if record.mask_files:
+            return self._cached("masks", record, self._mask)
+        return self._mask(record)
 
     def mapping(self, record: Record, intensity: Any) -> Any:
         """The intensity mapping of the scan that a record belongs to: its own where the recipe says
@@ -195,11 +193,10 @@ class Preparation:
                 kind, self.about, self.size, self.fit, stamps, keys
             )
         name = self._names[entry]
-        rows = (
-            self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
-            if name
-            else None
-        )
+        if name:
+            rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
+        else:
+            rows = None
         return None if rows is None else np.array(rows[row])
 
     def _cached(

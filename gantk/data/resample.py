@@ -63,7 +63,8 @@ class SamplingGrid:
         """
         if self.is_plain:
             return image
-        turned, grid = self.turned(image.pixels), self._grid(image.pixels.shape[1:], image.spacing)
+        turned = self.turned(image.pixels)
+        grid = self._grid(image.pixels.shape[1:], image.spacing)
         if image.spill is None or image.dims == 2 or all(step == 1 for _, step in grid):
             return replace(image, pixels=resampled(turned, grid), affine=None, header=None)
         pixels = zeros_beside(
@@ -103,10 +104,12 @@ class SamplingGrid:
         """For each axis of this grid: the number of voxels, and the step between two, in voxels of
         the file.
         """
-        grid, wanted = [], self.spacing or ()
+        grid = []
+        wanted = self.spacing or ()
         wanted = (None,) * (len(native) - len(wanted)) + wanted[-len(native) :]
         for axis, mm in zip(self._axes(len(native))[1:], wanted, strict=True):
-            side, step = native[axis - 1], 1.0 if mm is None else mm / float(spacing[axis - 1])
+            side = native[axis - 1]
+            step = 1.0 if mm is None else mm / float(spacing[axis - 1])
             kept = side * abs(step - 1) < 2 * UNMOVED
             grid.append(
                 (side, 1.0) if kept else (max(1, int(np.ceil(side / step - 2 * UNMOVED))), step)
@@ -134,7 +137,8 @@ class Resize:
         size: tuple[int, ...],
         mode: Literal["pad", "stretch", "crop"] = "pad",
     ):
-        self.native, self.size = tuple(native), tuple(size)
+        self.native = tuple(native)
+        self.size = tuple(size)
         smaller = tuple(min(side, to) for side, to in zip(native, size, strict=True))
         scale = min(to / side for side, to in zip(native, size, strict=True))
         rounded = tuple(
@@ -218,10 +222,8 @@ def resampled(
         if (count, step) != (pixels.shape[axis], 1.0)
     ]
     if range(grid[0][0])[part] != range(grid[0][0]):
-        pixels, changed = (
-            _resampled_axis(pixels, 1, *grid[0], part),
-            [axis for axis in changed if axis > 1],
-        )
+        pixels = _resampled_axis(pixels, 1, *grid[0], part)
+        changed = [axis for axis in changed if axis > 1]
     for axis in sorted(changed, key=lambda axis: grid[axis - 1][0] / pixels.shape[axis]):
         pixels = _resampled_axis(pixels, axis, *grid[axis - 1])
     return pixels
@@ -322,10 +324,8 @@ def resample_onto(
             mode="nearest",
             prefilter=False,
         )
-        outside, axes = (
-            channel.min() if fill is None else fill,
-            np.ogrid[tuple(map(slice, done.shape))],
-        )
+        outside = channel.min() if fill is None else fill
+        axes = np.ogrid[tuple(map(slice, done.shape))]
         for row, start, side in zip(change[:3, :3], change[:3, 3], channel.shape, strict=True):
             place = (
                 sum(step * axis.astype(np.float32) for step, axis in zip(row, axes, strict=True))
@@ -338,4 +338,6 @@ def resample_onto(
     return replace(kept, pixels=out)
 
 
-Fit, View = Resize, SamplingGrid  # their names in 0.1
+# their names in 0.1
+Fit = Resize
+View = SamplingGrid

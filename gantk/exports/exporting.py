@@ -66,7 +66,9 @@ class Network(nn.Module):
 
     def __init__(self, method: Any, letter: str, *inputs: Tensor):
         super().__init__()
-        self.method, self.letter, used = copy.deepcopy(method), letter, set()
+        self.method = copy.deepcopy(method)
+        self.letter = letter
+        used = set()
         self.method.to("cpu", memory_format=torch.contiguous_format).float().eval().requires_grad_(
             False
         )
@@ -103,12 +105,10 @@ class Direction:
     """
 
     def __init__(self, translator: Translator, to: str | None):
-        method, model, self.translator, self.why = (
-            translator.method,
-            translator.model,
-            translator,
-            "",
-        )
+        method = translator.method
+        model = translator.model
+        self.translator = translator
+        self.why = ""
         self.samples = to is None and method.samples and not method.directions()
         if self.samples and not hasattr(method, "sampler"):
             what = (
@@ -123,10 +123,12 @@ class Direction:
             classes = len(method.geometry.classes) if method.conditional else 0
             noise = np.random.default_rng(0).standard_normal((4, method.latent)).astype(np.float32)
             self.inputs = (noise, np.arange(4, dtype=np.int64) % classes) if classes else (noise,)
-            self.on, title = "4 vectors of normal noise", f"{model.data.domains[0]} from noise"
+            self.on = "4 vectors of normal noise"
+            title = f"{model.data.domains[0]} from noise"
         else:
             frame = translator.frame(self.letter)
-            self.inputs, title = (self._images(),), f"{frame.source} to {frame.target}"
+            self.inputs = (self._images(),)
+            title = f"{frame.source} to {frame.target}"
         self.name = f"{model.method.name}, {title}"
         self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))
 
@@ -134,8 +136,11 @@ class Direction:
         """Real images in network intensities, held-out ones where there are any; noise where the
         data are missing.
         """
-        model, method, other = self.translator.model, self.translator.method, OTHER[self.letter]
-        count, size = IMAGES[model.data.dims], method.geometry.size
+        model = self.translator.model
+        method = self.translator.method
+        other = OTHER[self.letter]
+        count = IMAGES[model.data.dims]
+        size = method.geometry.size
         try:
             data = data_of(self.translator.run, model.data, type(method))
             data.intensity.update(self.translator.intensity)
@@ -154,7 +159,8 @@ class Direction:
             )
             return np.stack(images if len(images) > 1 else [*images, np.flip(images[0], -1)])
         except (UserError, OSError) as error:
-            self.on, self.why = f"{count} drawn images, not real ones", str(error)
+            self.on = f"{count} drawn images, not real ones"
+            self.why = str(error)
         shape = count, method.geometry.channels[other], *size
         return np.random.default_rng(0).uniform(*method.geometry.range, shape).astype(np.float32)
 
@@ -223,7 +229,8 @@ def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray,
     """UserError where a network is random in use, or mixes the images of a batch: an exported file
     cannot do that.
     """
-    first, again = network(*inputs), network(*inputs)
+    first = network(*inputs)
+    again = network(*inputs)
     if not np.isfinite(first).all():
         raise UserError(
             "the network answers with values that are not finite: its training has diverged"

@@ -36,7 +36,8 @@ SYNONYMS = {
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre|precontrast|native?)(?= )")
 # equal shares of an image's values; images from which a domain's distribution is computed
-BINS, SOME = 32, 64
+BINS = 32
+SOME = 64
 AIR = 0.1  # of an image's range: what is darker is air
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
@@ -57,9 +58,10 @@ def joined(words: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for i, word in enumerate(words):
         if not (i and words[i - 1].endswith("to") and word in CONTRASTS):  # a registration's target
-            kept[-1:] = (
-                [kept[-1] + word] if kept and kept[-1] + word in CONTRASTS else [*kept[-1:], word]
-            )
+            if kept and kept[-1] + word in CONTRASTS:
+                kept[-1:] = [kept[-1] + word]
+            else:
+                kept[-1:] = [*kept[-1:], word]
     said = set(map(CONTRASTS.get, kept)) - {None}
     return [_meant(word, said, kept) for word in kept] if said else kept
 
@@ -68,7 +70,8 @@ def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
     """A word of a name that says these contrasts: t1ce for T1 beside a contrast agent, flair for T2
     beside FLAIR.
     """
-    contrast, text = CONTRASTS.get(word), ""
+    contrast = CONTRASTS.get(word)
+    text = ""
     if contrast == "t1" and AGENT.search(text := f" {' '.join(words)} "):
         return word if NATIVE.search(text) else "t1ce"
     return "flair" if contrast == "t2" and "flair" in said and "t1" not in said else word
@@ -106,11 +109,10 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     words = [pieces[i].lower() for i in places]
     found: list[tuple[str, int, int]] = []
     for i in range(len(words)):
-        pairs = (
-            ()
-            if i and words[i - 1].endswith("to")
-            else ((2, "".join(words[i : i + 2])), (1, words[i]))
-        )
+        if i and words[i - 1].endswith("to"):
+            pairs = ()
+        else:
+            pairs = ((2, "".join(words[i : i + 2])), (1, words[i]))
         found += [
             (word, i, i + length) for length, word in pairs if word in wanted or word in CONTRASTS
         ][:1]

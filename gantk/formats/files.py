@@ -29,7 +29,9 @@ from gantk.plugin.loader import registry
 # filters each listing
 LISTED: ContextVar[Callable[[list[Path]], list[Path]]] = ContextVar("LISTED", default=list)
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
-DEEPEST, MOST_VISITS = 128, 64  # folders above a file; how often links may lead to one folder
+# folders above a file; how often links may lead to one folder
+DEEPEST = 128
+MOST_VISITS = 64
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,19 @@ def formats() -> dict[str, Format]:
     """Suffix -> format, plugins' included; UserError where two formats claim one suffix."""
     registered = registry()
     if "formats" not in registered.cache:
-        by_suffix, broken = {}, []
+        by_suffix = {}
+        broken = []
         for entry in [entry for (kind, _), entry in registered.entries.items() if kind == "format"]:
             try:
                 form = entry.load()()
-                form.name, form.owner, suffixes = (
-                    form.name or entry.name,
-                    entry.owner,
-                    tuple(form.suffixes),
-                )
+                form.name = form.name or entry.name
+                form.owner = entry.owner
+                suffixes = tuple(form.suffixes)
             except Exception as error:  # one broken plugin must not disable the other formats
-                shown = (
-                    error
-                    if isinstance(error, UserError)
-                    else entry.refused("cannot be used", error)
-                )
+                if isinstance(error, UserError):
+                    shown = error
+                else:
+                    shown = entry.refused("cannot be used", error)
                 broken.append(f"Note that {shown}")
                 continue
             for suffix in suffixes:
@@ -74,10 +74,8 @@ def formats() -> dict[str, Format]:
                     raise UserError(
                         f"{what} and '{form.name}' of {form.owner}", remedy="uninstall one of them"
                     )
-        registered.cache["formats"], registered.cache["broken formats"] = (
-            by_suffix,
-            " ".join(broken),
-        )
+        registered.cache["formats"] = by_suffix
+        registered.cache["broken formats"] = " ".join(broken)
     return registered.cache["formats"]
 
 
@@ -94,7 +92,11 @@ def suffix_of(path: str | Path) -> str:
     # Without a Path, which is slow to make: a table may have a million names.
     stem, _, last = os.fspath(path).rpartition(os.sep)[2].lower().rpartition(".")
     two = f".{stem.rpartition('.')[2]}.{last}"
-    return two if "." in stem and two in formats() else f".{last}" if stem and last else ""
+    if "." in stem and two in formats():
+        return two
+    if stem and last:
+        return f".{last}"
+    return ""
 
 
 def stem_of(path: str | Path) -> str:
@@ -107,7 +109,8 @@ def is_image(path: str | Path) -> bool:
     """Whether the suffix is an image format's; not for DICOM files, which are parts of a series,
     and hidden files.
     """
-    form, name = formats().get(suffix_of(path)), os.path.basename(path)
+    form = formats().get(suffix_of(path))
+    name = os.path.basename(path)
     return form is not None and not isinstance(form, SeriesFormat) and not name.startswith(".")
 
 
@@ -159,7 +162,10 @@ def scans(folder: str | Path, recursive: bool = True) -> list[Scan]:
     A broken DICOM file is a scan of its own, for which `read` raises. UserError for a missing or
     unreadable folder.
     """
-    folder, scanned, series, forms = Path(folder), [], {}, {}
+    folder = Path(folder)
+    scanned = []
+    series = {}
+    forms = {}
 
     def wanted(path: Path) -> bool:
         forms[path] = series_format(path)  # opens files whose suffix no format claims
@@ -206,16 +212,15 @@ def difference(
     """How the voxel grids of two images differ, in words, by their headers; None where they are the
     same.
     """
-    first, second = outline(one, volume), outline(other, other_volume)
+    first = outline(one, volume)
+    second = outline(other, other_volume)
     if first.pixels.shape[1:] != second.pixels.shape[1:]:
         return " against ".join(
             " x ".join(map(str, image.pixels.shape[1:])) for image in (first, second)
         )
-    return (
-        None
-        if same_grid(first, second)
-        else "as many voxels, at other places (their affines differ)"
-    )
+    if same_grid(first, second):
+        return None
+    return "as many voxels, at other places (their affines differ)"
 
 
 def files_of(path: Path) -> list[Path]:
@@ -284,10 +289,8 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
-        new, parts = (
-            folder / path.name,
-            sorted(folder.iterdir(), key=lambda part: part.name == path.name),
-        )
+        new = folder / path.name
+        parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)
         for part in parts:
             sync(part)
         if len(parts) > 1 and path.is_file() and path.read_bytes() != new.read_bytes():
@@ -329,12 +332,12 @@ def _opened(source: str | Path | Scan, volume: int | None, values: bool) -> Imag
     """Read an image, or without `values` its grid; any error of a library becomes a UserError that
     names the file.
     """
-    scan = (
-        source
-        if isinstance(source, Scan)
-        else _scan_of(source if isinstance(source, Path) else Path(source))
-    )
-    path, series = scan.path, scan.files != (scan.path,)
+    if isinstance(source, Scan):
+        scan = source
+    else:
+        scan = _scan_of(source if isinstance(source, Path) else Path(source))
+    path = scan.path
+    series = scan.files != (scan.path,)
     if not series:
         _expect_file(path)
     form = formats().get(suffix_of(scan.files[0])) or series_format(scan.files[0])
@@ -416,7 +419,9 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         raise UserError(what, remedy="look at its permissions")
 
-    files, visits, key = [], Counter(), (str(folder), recursive, wanted, LISTED.get())
+    files = []
+    visits = Counter()
+    key = (str(folder), recursive, wanted, LISTED.get())
     cache = {} if _listings.get() is None else _listings.get()
     if key in cache:
         return [*cache[key]]
@@ -473,8 +478,6 @@ def _not_finite(pixels: np.ndarray) -> int:
     """How many values are not finite; a finite sum shows, quickly and without memory, that there
     are none.
     """
-    return (
-        0
-        if np.isfinite(pixels.sum(dtype=np.float64))
-        else int(pixels.size - np.isfinite(pixels).sum())
-    )
+    if np.isfinite(pixels.sum(dtype=np.float64)):
+        return 0
+    return int(pixels.size - np.isfinite(pixels).sum())

@@ -97,7 +97,8 @@ class Image:
         """
         if self.affine is None:
             return (1.0,) * self.dims
-        shape, steps = self.file_shape, np.linalg.norm(self.affine[:3, :3], axis=0)
+        shape = self.file_shape
+        steps = np.linalg.norm(self.affine[:3, :3], axis=0)
         return tuple(
             float(steps[axis]) for axis in _upright_axes(shape, self.affine) if shape[axis] > 1
         )

@@ -88,8 +88,10 @@ class ItkHeader:
     @property
     def affine(self) -> np.ndarray:
         """4x4, voxel indices (i, j, k) to RAS millimetres; a picture lies in the plane at 0."""
-        n, affine = len(self.size), np.eye(4)
-        affine[:n, :n], affine[:n, 3] = self.vectors, self.origin
+        n = len(self.size)
+        affine = np.eye(4)
+        affine[:n, :n] = self.vectors
+        affine[:n, 3] = self.origin
         return UPRIGHT @ affine
 
 
@@ -119,7 +121,8 @@ class Itk(Format):
         are dropped.
         """
         header, stored, axis, chosen = self._opened(path, volume)
-        shape, affine = header.shape, header.affine
+        shape = header.shape
+        affine = header.affine
         sides = upright_sides(shape, affine)
         pixels = zeros(len(chosen), *sides)
         if values:
@@ -149,7 +152,8 @@ class Itk(Format):
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
         # remarks may name a patient
         header = header if image.keep_header else replace(header, metadata={})
-        suffix, colour = path.suffix.lower(), image.channels == 3 and image.dims == 2
+        suffix = path.suffix.lower()
+        colour = image.channels == 3 and image.dims == 2
         if image.channels != 1 and not colour:
             what = f"an image of {image.channels} channels does not fit into {suffix}"
             raise UserError(
@@ -163,11 +167,10 @@ class Itk(Format):
         stored = np.stack(views if any(part is None for part in stored) else stored)
         data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
         if header.compressed:
-            data = (
-                gzip.compress(data, 4, mtime=0)
-                if suffix in (".nrrd", ".nhdr")
-                else zlib.compress(data, 4)
-            )
+            if suffix in (".nrrd", ".nhdr"):
+                data = gzip.compress(data, 4, mtime=0)
+            else:
+                data = zlib.compress(data, 4)
         endings = {".nhdr": (".raw", ".raw.gz"), ".mhd": (".raw", ".zraw")}.get(suffix)
         second = path.with_suffix(endings[header.compressed]) if endings else None
         text = self.text(
@@ -192,14 +195,17 @@ class Itk(Format):
         # its message may quote the header, and a damaged line may hold any text
         except Exception as error:
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
-        sides, size, n = stored.shape, header.size, min(len(header.size), 3)
+        sides = stored.shape
+        size = header.size
+        n = min(len(header.size), 3)
         if not 2 <= len(size) <= 4 or min(sides) < 1 or sum(n > 1 for n in size[:3]) < 2:
             raise ValueError(
                 f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time"
             )
         stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
         stored.expect_whole()
-        vectors, origin = header.vectors[:n, :n], header.origin[:n]
+        vectors = header.vectors[:n, :n]
+        origin = header.origin[:n]
         spacing = np.linalg.norm(vectors, axis=0)
         if not (np.isfinite(spacing).all() and spacing.all()):
             raise ValueError(f"it has a spacing of {spacing} mm")
@@ -241,7 +247,8 @@ class Nrrd(Itk):
             for name, separator, value in lines
             if separator == ":"
         }
-        sides, encoding = tuple(map(int, fields["sizes"].split())), fields["encoding"].lower()
+        sides = tuple(map(int, fields["sizes"].split()))
+        encoding = fields["encoding"].lower()
         kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
         if (
             encoding not in PACKINGS
@@ -277,16 +284,20 @@ class Nrrd(Itk):
             origin[axis] *= sign
         dtype = np.dtype(kinds[0]).newbyteorder(">" if fields.get("endian") == "big" else "<")
         data = fields.get("datafile")
-        file, opens = (
-            (path, end.end() if end else len(start)) if data is None else (_beside(path, data), 0)
-        )
+        if data is None:
+            file = path
+            opens = end.end() if end else len(start)
+        else:
+            file = _beside(path, data)
+            opens = 0
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
         return ItkHeader(size, vectors, origin, metadata), stored, apart[0] if apart else None
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The header as text, in version 4 of the format."""
-        n, colour = len(header.size), values > 1
+        n = len(header.size)
+        colour = values > 1
         steps = " ".join(f"({_words(step, ',')})" for step in header.vectors.T)
         lines = ["NRRD0004", f"type: {TYPES[kind][1].split('|')[0]}", f"dimension: {n + colour}"]
         lines += ["space: left-posterior-superior" if n == 3 else f"space dimension: {n}"]
@@ -325,8 +336,10 @@ class MetaImage(Itk):
         def true(names: str, default: str = "false") -> bool:
             return first(names, default)[:1].lower() in ("t", "1")
 
-        sides, data = tuple(map(int, fields["DimSize"].split())), fields["ElementDataFile"]
-        n, parts = len(sides), int(fields.get("ElementNumberOfChannels", 1))
+        sides = tuple(map(int, fields["DimSize"].split()))
+        data = fields["ElementDataFile"]
+        n = len(sides)
+        parts = int(fields.get("ElementNumberOfChannels", 1))
         kinds = [
             kind
             for kind, (name, _) in TYPES.items()
@@ -350,11 +363,12 @@ class MetaImage(Itk):
             ">" if true("BinaryDataByteOrderMSB ElementByteOrderMSB") else "<"
         )
         local = data.lower() == "local"
-        file, opens = (
-            (path, found.end())
-            if local
-            else (_beside(path, data), int(fields.get("HeaderSize", 0)))
-        )
+        if local:
+            file = path
+            opens = found.end()
+        else:
+            file = _beside(path, data)
+            opens = int(fields.get("HeaderSize", 0))
         packing = "zlib" if true("CompressedData") else ""
         stored = Stored(
             file, sides if parts == 1 else (parts, *sides), dtype, packing=packing, opens=opens

@@ -79,7 +79,9 @@ class Nifti(Format):
         slope, inter = (1.0, 0.0) if slope is None else (slope, inter)
         data = as_integers(voxels, image.dtype, slope, inter)
         if data is None:
-            data, slope, inter = voxels.astype(np.float32, copy=False), 1.0, 0.0
+            data = voxels.astype(np.float32, copy=False)
+            slope = 1.0
+            inter = 0.0
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
         nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
         # they describe the source's values: the window to show,
@@ -118,7 +120,8 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     """The header of one volume, its affine, and where its voxels lie, checked against the size of
     the file.
     """
-    voxels, packing = _voxels_of(path), "gzip" if path.suffix.lower() == ".gz" else ""
+    voxels = _voxels_of(path)
+    packing = "gzip" if path.suffix.lower() == ".gz" else ""
     with (gzip.open if packing else open)(path, "rb") as file:
         start = file.read(540)
         kinds = [
@@ -143,13 +146,15 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
             raise ValueError(f"its header declares {length} bytes before the voxels")
         start = io.BytesIO(start + file.read(max(0, length - len(start))))
         header = kinds[0].from_fileobj(start, check=False)  # with its extensions
-    dtype, sides = header.get_data_dtype(), tuple(map(int, header.get_data_shape()))
+    dtype = header.get_data_dtype()
+    sides = tuple(map(int, header.get_data_shape()))
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         raise UserError(
             f"'{path}' holds values of type {dtype}",
             allowed="integers and floats, one value a voxel",
         )
-    shape, count = (*sides, 1, 1)[:3], int(np.prod(sides[3:], dtype=object))
+    shape = (*sides, 1, 1)[:3]
+    count = int(np.prod(sides[3:], dtype=object))
     if min(sides, default=0) < 1 or sum(n > 1 for n in shape) < 2:
         raise ValueError(f"its header gives the sides {sides}")
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
@@ -162,7 +167,8 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
         raise ValueError(
             f"it has a spacing of {wrong[0]:g} mm; its header (pixdim) needs the true one"
         )
-    offset, size = int(header["vox_offset"]), int(np.prod(shape, dtype=object)) * dtype.itemsize
+    offset = int(header["vox_offset"])
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     slope, inter = header.get_slope_inter()
     scale = {} if slope is None else {"slope": slope, "inter": inter}
     stored = Stored(

@@ -38,7 +38,10 @@ KINDS = {
 MODES = {"1": "L", "LA": "L", "La": "L"}
 MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB")
 # tags of TIFF: 262 is 0 where 0 is white; 274: the first corner
-BITS, WHITE, ORIENTATION, SIGN = 258, 262, 274, 339
+BITS = 258
+WHITE = 262
+ORIENTATION = 274
+SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
 SIDES = (256, 257)
 HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
@@ -48,10 +51,8 @@ class Picture(Format):
     """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits, TIFF of floats too."""
 
     name = "a picture"
-    listed, allowed = (
-        "PNG, JPEG, TIFF, BMP",
-        "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits, TIFF of 32 too",
-    )
+    listed = "PNG, JPEG, TIFF, BMP"
+    allowed = "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits, TIFF of 32 too"
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
@@ -65,7 +66,8 @@ class Picture(Format):
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
             # else Pillow maps the file, and truncating it meanwhile kills the process
             picture.filename = ""
-            kind, turns = picture.format, picture.format in ("JPEG", "MPO", "TIFF")
+            kind = picture.format
+            turns = picture.format in ("JPEG", "MPO", "TIFF")
             # A TIFF may have a million pages: they are not counted. An MPO's second page is the
             # view of the other eye.
             if (
@@ -81,30 +83,29 @@ class Picture(Format):
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
                 turned = turns and picture.getexif().get(ORIENTATION) in range(5, 9)
-                stored = (
-                    [picture.tag_v2[side] for side in SIDES] if kind == "TIFF" else picture.size
-                )
+                if kind == "TIFF":
+                    stored = [picture.tag_v2[side] for side in SIDES]
+                else:
+                    stored = picture.size
                 gray = MODES.get(picture.mode, picture.mode) != "RGB"
                 return Image(zeros(1 if gray else 3, *stored[:: 1 if turned else -1]), path=path)
             if _is_deep(picture):
                 array = _by_simpleitk(path, picture)
             else:
-                upright = (
-                    picture
-                    if picture.format == "TIFF" or not turns
-                    else PIL.ImageOps.exif_transpose(picture)
-                )
+                if picture.format == "TIFF" or not turns:
+                    upright = picture
+                else:
+                    upright = PIL.ImageOps.exif_transpose(picture)
                 array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
             # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
             if kind == "TIFF":
-                tags, stored = picture.tag_v2, array.dtype.str[1:]
+                tags = picture.tag_v2
+                stored = array.dtype.str[1:]
                 coded = f"{'ui'[tags.get(SIGN, (1,))[0] == 2]}{tags.get(BITS, (1,))[0] // 8}"
-                array = (
-                    array.view(coded) if (stored, coded) in (("u1", "i1"), ("i4", "u4")) else array
-                )
-                array = (
-                    65535 - array if array.dtype == np.uint16 and tags.get(WHITE) == 0 else array
-                )
+                if (stored, coded) in (("u1", "i1"), ("i4", "u4")):
+                    array = array.view(coded)
+                if array.dtype == np.uint16 and tags.get(WHITE) == 0:
+                    array = 65535 - array
             dtype = array.dtype.newbyteorder("=")
             # 16-bit gray in older versions of Pillow
             if picture.mode == "I" and picture.format == "PNG":
@@ -212,7 +213,11 @@ def _types(channels: int, dtype: np.dtype | None, kind: str) -> list[type]:
     """The integer types that such a file can hold, narrowest first: the source's or wider ones."""
     deep = kind in ("PNG", "TIFF") and (channels == 1 or _simpleitk() is not None)
     wide = deep and _is_integer(dtype) and np.dtype(dtype).itemsize > 1
-    return [np.uint16] if wide else [np.uint8, np.uint16] if deep else [np.uint8]
+    if wide:
+        return [np.uint16]
+    if deep:
+        return [np.uint8, np.uint16]
+    return [np.uint8]
 
 
 def _is_integer(dtype: np.dtype | None) -> bool:

@@ -101,7 +101,8 @@ def as_integers(
     """
     if dtype is None or not np.issubdtype(dtype, np.integer):
         return None
-    limits, step = np.iinfo(dtype), abs(slope)
+    limits = np.iinfo(dtype)
+    step = abs(slope)
     peak = max(abs(float(voxels.min())), abs(float(voxels.max())))
     near = min(max(1e-3 * step, 5e-7 * peak), 0.05 * step)
     stored = np.empty(voxels.shape, np.dtype(dtype).newbyteorder("="), order="F")

@@ -115,14 +115,18 @@ def _nibabel(given: Any) -> tuple[Image, Back]:
 def _simpleitk(given: Any) -> tuple[Image, Back]:
     import SimpleITK as sitk
 
-    n, parts = given.GetDimension(), given.GetNumberOfComponentsPerPixel()
+    n = given.GetDimension()
+    parts = given.GetNumberOfComponentsPerPixel()
     if n not in (2, 3) or parts != 1:
         what = f"the SimpleITK image has {n} axes and {parts} values in each voxel"
         remedy = "choose one: sitk.Extract for a volume, sitk.VectorIndexSelectionCast for a value"
         raise UserError(what, where="translate", allowed="2 or 3 axes, one value", remedy=remedy)
-    spacing, direction = np.array(given.GetSpacing()), np.array(given.GetDirection()).reshape(n, n)
-    shape, affine = (*given.GetSize(), 1)[:3], np.eye(4)
-    affine[:n, :n], affine[:n, 3] = direction * spacing, given.GetOrigin()
+    spacing = np.array(given.GetSpacing())
+    direction = np.array(given.GetDirection()).reshape(n, n)
+    shape = (*given.GetSize(), 1)[:3]
+    affine = np.eye(4)
+    affine[:n, :n] = direction * spacing
+    affine[:n, 3] = given.GetOrigin()
     affine = UPRIGHT @ affine  # ITK's axes point left and posterior (LPS)
     voxels = sitk.GetArrayFromImage(given).T.reshape(shape)
 

@@ -78,11 +78,10 @@ def _array(
     else:
         done = pipeline.stack(pixels, mapping, progress)
     if pipeline.frame.masked:
-        scans = (
-            [(slice(None),)]
-            if several != "batch"
-            else [(slice(n, n + 1),) for n in range(len(pixels))]
-        )
+        if several != "batch":
+            scans = [(slice(None),)]
+        else:
+            scans = [(slice(n, n + 1),) for n in range(len(pixels))]
         for scan in scans:  # masks expect a volume's order, (C, D, H, W)
             views = [each[scan].swapaxes(0, 1) for each in done]
             outside = pipeline.outside(pixels[scan].swapaxes(0, 1))
@@ -122,13 +121,13 @@ def as_batch(shape: tuple[int, ...], frame: Any) -> tuple[tuple[int, ...], str]:
 
     UserError where the number of axes or of channels does not fit the model, or the array is empty.
     """
-    dims, channels = frame.dims, frame.channels
+    dims = frame.dims
+    channels = frame.channels
     axes = "H, W" if dims == 2 else "D, H, W"
-    plain = (
-        [f"({axes})", f"({'D' if dims == 2 else 'N'}, {axes})"]
-        if channels == 1
-        else [f"({channels}, {axes})"]
-    )
+    if channels == 1:
+        plain = [f"({axes})", f"({'D' if dims == 2 else 'N'}, {axes})"]
+    else:
+        plain = [f"({channels}, {axes})"]
     allowed = [*plain, f"(N, {channels}, {axes})"]
     extra = len(shape) - dims
     whole = (1, 1, *shape), (len(shape) and shape[0], 1, *shape[1:]), shape
@@ -146,7 +145,8 @@ def as_batch(shape: tuple[int, ...], frame: Any) -> tuple[tuple[int, ...], str]:
     several = ("one", "stack", "batch")[extra]
     batch = whole[extra]
     if channels > 1 and extra == 1:
-        batch, several = (1, *shape), "channels"
+        batch = (1, *shape)
+        several = "channels"
     if batch[1] != channels:
         names = frame.source.split("+")
         needs = " and ".join(names) if len(names) == channels else "as it was trained"

@@ -55,10 +55,12 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
     native = images.reshape(shape).to(model.runtime.device, torch.float32)
     host = native.detach().cpu().numpy()
     check_values(host, pipeline.frame)
-    mapping, frame = own_mapping(pipeline, host, several), pipeline.frame
+    mapping = own_mapping(pipeline, host, several)
+    frame = pipeline.frame
     run = _network(model, letter)
     # a masked NaN would still make the gradient NaN
-    missing, native = native.isnan(), native.nan_to_num()
+    missing = native.isnan()
+    native = native.nan_to_num()
     outputs = [
         _batch(pipeline, mapping, native, missing, part, run)
         for part in torch.arange(len(native)).split(frame.batch)
@@ -72,8 +74,10 @@ def _batch(
     """Do what `Pipeline.stack` does for the images with indices `part`; missing contrasts are
     black.
     """
-    frame, native = pipeline.frame, tuple(images.shape[2:])
-    cropped, reach = frame.fit == "crop", frame.neighbours
+    frame = pipeline.frame
+    native = tuple(images.shape[2:])
+    cropped = frame.fit == "crop"
+    reach = frame.neighbours
     grid = Resize(native, native if cropped else frame.size, "pad" if cropped else frame.fit)
     places = [(part + k).clamp(0, len(images) - 1) for k in range(-reach, reach + 1)]
     seen = _mapped(
@@ -83,7 +87,8 @@ def _batch(
         *seen.shape[:2], *[1] * frame.dims
     )
     seen = torch.where(lacking, frame.range[0], seen)
-    output, own = run(seen), images[part]
+    output = run(seen)
+    own = images[part]
     output = output.chunk(2 * reach + 1, dim=1)[reach]
     if grid.content == grid.native or frame.detail != "guided":
         made = _inverse(output, grid)
@@ -122,8 +127,11 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
     """Return a function (N, C, *size) -> (N, D, *size), float32 with graph, of whole images or of
     blended windows.
     """
-    method, runtime, table = model.method, model.runtime, model.model.translate
-    trained, dims = tuple(method.geometry.size), model.model.data.dims
+    method = model.method
+    runtime = model.runtime
+    table = model.model.translate
+    trained = tuple(method.geometry.size)
+    dims = model.model.data.dims
 
     def straight(images: Tensor) -> Tensor:
         with runtime.autocast():
@@ -198,7 +206,9 @@ def _with_detail(output: Tensor, seen: Tensor, native: Tensor, grid: Resize) -> 
             each.mean(1, keepdim=True).expand(-1, output.shape[1], *each.shape[2:])
             for each in (seen, native)
         )
-    x, y, dims = seen.double(), output.double(), output.ndim - 2
+    x = seen.double()
+    y = output.double()
+    dims = output.ndim - 2
     pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
 
     def mean(values: Tensor) -> Tensor:

@@ -28,10 +28,13 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, head: dict[str, Any]):
-        self.folder, self.head, self.done = folder, json.loads(json.dumps(head)), {}
+        self.folder = folder
+        self.head = json.loads(json.dumps(head))
+        self.done = {}
         name = os.fsencode(folder.absolute().name)[:200].decode("utf-8", "ignore")
         self.path = folder.absolute().parent / f".{name}.translation.json"
-        self.begun, self.holding = False, ExitStack()
+        self.begun = False
+        self.holding = ExitStack()
 
     def __enter__(self) -> Ledger:
         with suppress(OSError):  # writing the first result reports the same error

@@ -86,7 +86,10 @@ class Pipeline:
         maps: Sequence[Literal["image", "spread"]] = ("image",),
         tta: bool = False,  # whether to average over mirrored images
     ):
-        self.frame, self.source, self.target, self.maps = frame, source, target, tuple(maps)
+        self.frame = frame
+        self.source = source
+        self.target = target
+        self.maps = tuple(maps)
         self.run = (lambda seen: mirrored_mean(run, seen)) if tta else run
 
     def images(
@@ -104,11 +107,10 @@ class Pipeline:
                 f"'{image.path}' is a picture, and this model translates volumes", where="INPUT"
             )
         if planes and frame.dims == image.dims:
-            what = (
-                "volumes go through this model whole"
-                if frame.dims == 3
-                else f"'{image.path}' is a picture"
-            )
+            if frame.dims == 3:
+                what = "volumes go through this model whole"
+            else:
+                what = f"'{image.path}' is a picture"
             raise UserError(f"{what}, so there are no planes to choose", where="--planes")
         free = free_memory() if (frame.dims, frame.fit) == (3, "crop") else None
         if free is not None and (need := CROPPED * image.pixels.nbytes / 2**30) > free:
@@ -122,7 +124,8 @@ class Pipeline:
             )
         mapping = self.own_scale(image.pixels)
         chosen = PLANES if planes == "all" else (planes or frame.plane,)
-        outside, made = self.outside(image.pixels) if frame.masked else None, []
+        outside = self.outside(image.pixels) if frame.masked else None
+        made = []
         for k, plane in enumerate(chosen):
             share = progress and (
                 lambda done, total, k=k: progress(k * total + done, len(chosen) * total)
@@ -133,7 +136,8 @@ class Pipeline:
         results = made[-1]
         for axial, coronal, sagittal in zip(*made, strict=True) if len(made) > 1 else ():
             for part in slabs(sagittal.shape[1:]):  # the median of three, written into the last
-                first, second = axial[:, part], coronal[:, part]
+                first = axial[:, part]
+                second = coronal[:, part]
                 middle = np.minimum(np.maximum(first, second), sagittal[:, part])
                 np.maximum(np.minimum(first, second), middle, out=sagittal[:, part])
         self.mask(results, outside, mapping)
@@ -153,7 +157,9 @@ class Pipeline:
         Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder
         for large maps.
         """
-        frame, sides, total = self.frame, images.shape[2:], len(images)
+        frame = self.frame
+        sides = images.shape[2:]
+        total = len(images)
         cropped = frame.fit == "crop"
         resize = Resize(sides, sides if cropped else frame.size, "pad" if cropped else frame.fit)
         filled = [i for i in range(total) if np.nanmax(images[i]) > np.nanmin(images[i])]
@@ -171,11 +177,10 @@ class Pipeline:
             ]
             if not canvases:  # memory order of volumes, planes second
                 shape = (outputs[0].shape[1], total, *sides)
-                canvases = (
-                    [images]
-                    if own and images.flags.writeable and shape[0] == images.shape[1]
-                    else []
-                )
+                if own and images.flags.writeable and shape[0] == images.shape[1]:
+                    canvases = [images]
+                else:
+                    canvases = []
                 canvases += [
                     np.moveaxis(zeros_beside(spill, shape), 1, 0) for _ in outputs[len(canvases) :]
                 ]
@@ -228,7 +233,8 @@ class Pipeline:
 
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
         """UserError if an image's channels are not those that the model was trained on."""
-        channels, names = self.frame.channels, self.frame.source.split("+")
+        channels = self.frame.channels
+        names = self.frame.source.split("+")
         if image.channels != channels:
             remedy = "convert it, or train on images like it"
             if channels == len(names) > 1:
@@ -264,11 +270,10 @@ class Pipeline:
             for pixels, kind in zip(maps, self.maps, strict=True)
         ]
         shape = (len(maps[0]), *image.pixels.shape[1:])
-        results = (
-            [image.pixels]
-            if own and image.pixels.flags.writeable and shape == image.pixels.shape
-            else []
-        )
+        if own and image.pixels.flags.writeable and shape == image.pixels.shape:
+            results = [image.pixels]
+        else:
+            results = []
         results += [zeros_beside(image.spill, shape) for _ in maps[len(results) :]]
         native, *canvases = map(grid.turned, (image.pixels, *results))
         for part in slabs(native.shape[1:]) if image.dims == 3 else [slice(None)]:
@@ -294,7 +299,8 @@ class Pipeline:
         )
         if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # no mask
             return None
-        planes, level = _planes(pixels), corners[:, 0].reshape(-1, 1, 1)
+        planes = _planes(pixels)
+        level = corners[:, 0].reshape(-1, 1, 1)
         alike = [np.packbits((plane == level).all(axis=0)) for plane in planes]
         return corners[:, 0], from_border(alike, (len(planes), *planes.shape[2:]))
 
@@ -303,11 +309,10 @@ class Pipeline:
         it.
         """
         for result, kind in zip(results, self.maps, strict=True) if outside else ():
-            level = (
-                self._target_level(outside[0], len(result), mapping)
-                if kind == "image"
-                else np.zeros(len(result))
-            )
+            if kind == "image":
+                level = self._target_level(outside[0], len(result), mapping)
+            else:
+                level = np.zeros(len(result))
             for plane, bits in zip(_planes(result), outside[1], strict=True):
                 plane[:, _unpacked(bits, plane.shape[1:])] = level[:, None]
 
@@ -365,7 +370,9 @@ def mirrored_mean(run: Callable[[np.ndarray], np.ndarray], seen: np.ndarray) -> 
     """The mean of a network's results for images and for their mirror images, mirrored back (Wang
     et al. 2019).
     """
-    made, mirrored = run(seen), run(np.ascontiguousarray(np.flip(seen, -1)))  # columns
+    # columns
+    made = run(seen)
+    mirrored = run(np.ascontiguousarray(np.flip(seen, -1)))
     return (made + np.flip(mirrored, -1)) / 2
 
 
@@ -391,7 +398,9 @@ def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np
     edge = np.zeros(sides[1:], bool)
     for axis in (0, 1):
         np.moveaxis(edge, axis, 0)[[0, -1]] |= sides[axis + 1] > 1
-    border, filled, changed = np.packbits(edge), [np.zeros_like(bits) for bits in alike], True
+    border = np.packbits(edge)
+    filled = [np.zeros_like(bits) for bits in alike]
+    changed = True
     while changed:
         changed = False
         for k in [*range(sides[0]), *reversed(range(sides[0]))]:
@@ -422,13 +431,11 @@ def line_of(
     """
     from scipy.ndimage import uniform_filter  # slow import, not needed at the networks' size
 
-    seen = (
-        seen
-        if len(seen) == len(output)
-        else seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
-    )
+    if len(seen) != len(output):
+        seen = seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
     flat = FLAT * (float(seen.max()) - float(seen.min())) ** 2
-    rest, slopes = zeros_beside(spill, output.shape), zeros_beside(spill, output.shape)
+    rest = zeros_beside(spill, output.shape)
+    slopes = zeros_beside(spill, output.shape)
 
     def mean(values: np.ndarray) -> np.ndarray:
         return uniform_filter(values, size=(1, *[WINDOW] * (values.ndim - 1)), mode="nearest")
@@ -444,7 +451,8 @@ def line_of(
         covariance = mean(mean(x * y) - mean_x * mean(y))
         slope = np.divide(covariance, variance, out=np.zeros_like(x), where=variance > flat)
         inner = slice(part.start - begin, part.stop - begin)
-        rest[:, part], slopes[:, part] = (y - slope * x)[:, inner], slope[:, inner]
+        rest[:, part] = (y - slope * x)[:, inner]
+        slopes[:, part] = slope[:, inner]
     return rest, slopes
 
 
@@ -543,7 +551,8 @@ class TrainedModel:
         """Translate one file's image; returns one image, or one for each variant, or the image and
         its uncertainty.
         """
-        pipeline, part = self.pipeline(letter := self.domain(to), look), self.part(letter, to)
+        pipeline = self.pipeline(letter := self.domain(to), look)
+        part = self.part(letter, to)
         pipeline.check_channels(image)
         return [
             replace(each, pixels=each.pixels[part])

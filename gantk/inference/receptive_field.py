@@ -93,7 +93,10 @@ class Requirements:
         dims: int,
         place: Callable[[Tensor], Tensor] = lambda x: x,
     ):
-        self.function, self.channels, self.dims, self.place = function, channels, dims, place
+        self.function = function
+        self.channels = channels
+        self.dims = dims
+        self.place = place
         self.forwards = {layer: layer.forward for layer in layers_of(module)}
         self.split = cache(self._split)  # the network split at a level; Unfit if that fails
 
@@ -105,7 +108,8 @@ class Requirements:
 
         Runs may be nested: `output_of` may start another one.
         """
-        numbers, before = count(), {layer: vars(layer).get("forward") for layer in self.forwards}
+        numbers = count()
+        before = {layer: vars(layer).get("forward") for layer in self.forwards}
 
         def stand_in(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return lambda *args, **options: output_of(
@@ -145,7 +149,8 @@ class Requirements:
         outputs are maps.
         """
         x = self.image(self.base)
-        first, second = self._recorded(x), self._recorded(torch.cat([x, x.flip(-1)], -1))
+        first = self._recorded(x)
+        second = self._recorded(torch.cat([x, x.flip(-1)], -1))
         if [call.layer for call in first] != [call.layer for call in second]:
             raise Unfit("its layers come in another order for another size")
         pairs = zip(first, second, strict=True)
@@ -161,16 +166,16 @@ class Requirements:
         calls = []
 
         def output_of(number: int, layer: nn.Module, forward: Callable, args: tuple) -> Tensor:
-            y, given = forward(*args), args[0] if args else None
+            y = forward(*args)
+            given = args[0] if args else None
             if not isinstance(y, Tensor) or y.ndim < 2:
                 raise Unfit(
                     f"{type(layer).__name__} gives something else than one tensor of images"
                 )
-            norm = (
-                groups(layer, given.shape[1])
-                if isinstance(given, Tensor) and given.ndim > 1
-                else None
-            )
+            if isinstance(given, Tensor) and given.ndim > 1:
+                norm = groups(layer, given.shape[1])
+            else:
+                norm = None
             factors = factors_of(y, x.shape[2:]) if len(y) == 1 else None
             calls.append(Call(layer, factors, y.shape[1], y.dtype, norm))
             return y
@@ -197,10 +202,8 @@ class Requirements:
         """The same for `run(size)`: the last side is doubled until memory grows with it, not by a
         constant.
         """
-        size, peaks = (
-            tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base),
-            [math.inf],
-        )
+        size = tuple(max((128 if self.dims == 2 else 32) // side, 1) * side for side in self.base)
+        peaks = [math.inf]
         for larger in ((*size[:-1], size[-1] << doublings) for doublings in range(6)):
             with Memory() as memory:
                 run(larger)
@@ -210,7 +213,8 @@ class Requirements:
         return (peaks[-1] - peaks[-2]) / (math.prod(larger) / 2)
 
     def _split(self, level: float) -> Split:
-        gathered, crops = set(), {}
+        gathered = set()
+        crops = {}
 
         def on_zeros(size: tuple[int, ...]) -> None:
             def gather(number: int, found: Crops) -> Tensor | None:
@@ -284,7 +288,8 @@ class Requirements:
                 crop(number, k, arg) if (number, k) in split.crops else arg
                 for k, arg in enumerate(args)
             )
-            large, normalised = call.ratio < split.level, None
+            large = call.ratio < split.level
+            normalised = None
             if number in split.gathered or (large and call.groups is not None):
                 normalised = visit(number, call, args, forward)
             if not large:  # not needed: nan, so that any use is noticed
@@ -302,20 +307,18 @@ class Requirements:
         """
 
         def nan_at_ends(x: Tensor) -> Tensor:
-            quarter, x = x.shape[2 + axis] // 4, torch.full_like(x, torch.nan)
+            quarter = x.shape[2 + axis] // 4
+            x = torch.full_like(x, torch.nan)
             x.narrow(2 + axis, quarter, 2 * quarter).zero_()
             return x
 
         def record_reach(x: Tensor, factors: tuple[int, ...]) -> None:
-            clean, quarter = (
-                x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero(),
-                x.shape[2 + axis] // 4,
-            )
-            inwards = (
-                max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max()))
-                if len(clean)
-                else math.inf
-            )
+            clean = x.isfinite().transpose(0, 2 + axis).flatten(1).all(1).nonzero()
+            quarter = x.shape[2 + axis] // 4
+            if len(clean):
+                inwards = max(int(clean.min()) - quarter, 3 * quarter - 1 - int(clean.max()))
+            else:
+                inwards = math.inf
             reached.append(inwards * factors[axis])
 
         def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor:
@@ -324,7 +327,8 @@ class Requirements:
 
         span = 4 * self.base[axis]
         while span <= max(4 * FARTHEST, 4 * self.base[axis]):
-            size, reached = [span if a == axis else side for a, side in enumerate(self.base)], [0]
+            size = [span if a == axis else side for a, side in enumerate(self.base)]
+            reached = [0]
             image = self.place(nan_at_ends(torch.zeros(1, self.channels, *size)))
             result = self.run_part(image, split, lambda number, place, arg: nan_at_ends(arg), visit)
             record_reach(result, (1,) * self.dims)
@@ -360,7 +364,9 @@ class Memory(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.peak, self._held = 0, {}  # bytes by storage
+        # bytes by storage
+        self.peak = 0
+        self._held = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

@@ -66,8 +66,14 @@ class Tiling:
         # moves images to the network's device and memory format
         place: Callable[[Tensor], Tensor] = lambda x: x,
     ):
-        self.function, self.module, self.window, self.overlap = function, module, window, overlap
-        self.batch, self.memory, self.level, self.place = batch, memory, level, place
+        self.function = function
+        self.module = module
+        self.window = window
+        self.overlap = overlap
+        self.batch = batch
+        self.memory = memory
+        self.level = level
+        self.place = place
         self._requirements: Requirements | None = None
         self._plans: dict[tuple[int, ...], Plan] = {}
 
@@ -143,12 +149,10 @@ class Tiling:
         """The sides of a tile of at most `voxels` voxels, as far as its overlap leaves an inner
         part.
         """
-        multiple, around, window, counts = (
-            self._requirements.multiple,
-            split.around,
-            size,
-            [1] * len(size),
-        )
+        multiple = self._requirements.multiple
+        around = split.around
+        window = size
+        counts = [1] * len(size)
         while math.prod(window) > voxels:
             axis = max(range(len(size)), key=lambda a: (window[a] - around[a]) / multiple[a])
             counts[axis] += 1
@@ -180,11 +184,9 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
     maps, the statistics of a norm or a small map made from them, comes from a pass over the tiles
     up to that call.
     """
-    split, all_tiles, known = (
-        plan.split,
-        tiles(plan.size, plan.window, plan.split.around, plan.split.align),
-        {},
-    )
+    split = plan.split
+    all_tiles = tiles(plan.size, plan.window, plan.split.around, plan.split.align)
+    known = {}
 
     def parts(target: int | None, crops: Crops) -> Iterator[tuple[Tile, Tensor]]:
         """Yield each tile with the target call's input (norm) or output (gathered); target None:
@@ -206,11 +208,9 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
             def visit(number: int, call: Call, args: tuple, forward: Callable) -> Tensor | None:
                 if number == target:
                     raise _Reached(forward(*args) if number in split.gathered else args[0])
-                return (
-                    None
-                    if number in split.gathered
-                    else normalised(call.layer, args[0], known[number])
-                )
+                if number in split.gathered:
+                    return None
+                return normalised(call.layer, args[0], known[number])
 
             placed = needs.place(torch.cat([image[(..., *tile.box)] for tile in batch]))
             try:
@@ -222,7 +222,8 @@ def _in_tiles(needs: Requirements, plan: Plan, image: Tensor) -> Tensor:
             yield from zip(batch, made.split(1), strict=True)
 
     def gather(number: int, crops: Crops) -> Tensor | None:
-        call, total = needs.calls[number], None
+        call = needs.calls[number]
+        total = None
         if number in split.gathered:
             return _assembled(parts(number, crops), plan.size, call.factors)
         for tile, part in parts(number, crops):
@@ -265,7 +266,8 @@ def whole_images(
     sets how many are run at once, how much memory they may need, and where norms take their
     statistics.
     """
-    table, size = model.translate, tuple(method.geometry.size)
+    table = model.translate
+    size = tuple(method.geometry.size)
     place = partial(runtime.place, dims=model.data.dims)
 
     def straight(images: Tensor) -> Tensor:

@@ -68,28 +68,33 @@ class Translation:
         keep_header: bool = False,
         workers: Callable[..., None] | None = None,
     ):
-        self.model, self.to, self.look, self.volume = model, to, look, volume
-        self.say, self.progress = say, progress or (lambda share, name: None)
+        self.model = model
+        self.to = to
+        self.look = look
+        self.volume = volume
+        self.say = say
+        self.progress = progress or (lambda share, name: None)
         self.letter = model.domain(to)
-        self.frame, names = model.frame(self.letter), model.contrasts(self.letter)
+        self.frame = model.frame(self.letter)
+        names = model.contrasts(self.letter)
         self.outputs = names[model.part(self.letter, to)]  # the contrasts to write
         if self.outputs != names:
             self.frame = replace(self.frame, target=self.outputs[0])
         self.contrasts = model.contrasts(OTHER[self.letter])
         if look.uncertainty:
             factor, patients = model.spread_scale(self.letter, look.uncertainty)
-            scaled = (
-                f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}"
-                if factor
-                else ""
-            )
+            if factor:
+                scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}"
+            else:
+                scaled = ""
             say(
                 "note     the uncertainty is"
                 f" {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}"
             )
         self.workers = workers  # see `_shared_out`
         # whether to clip overshoot; to copy header texts
-        self.clip, self.keep_header = clip, keep_header
+        self.clip = clip
+        self.keep_header = keep_header
         self.suffix = suffix  # of results, "" for the input's
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -127,20 +132,18 @@ class Translation:
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
-            inside = (
-                target.resolve() if target.resolve().is_relative_to(source.resolve()) else Path()
-            )
+            if target.resolve().is_relative_to(source.resolve()):
+                inside = target.resolve()
+            else:
+                inside = Path()
             below = [
                 scan
                 for scan in files.scans(source)
                 if not scan.path.resolve().is_relative_to(inside)
             ]
             if len(below) == 1 and below[0].path == source:  # one DICOM series
-                target = (
-                    _with_suffix(target, self.suffix)
-                    if suffix_of(target) not in files.formats()
-                    else target
-                )
+                if suffix_of(target) not in files.formats():
+                    target = _with_suffix(target, self.suffix)
                 return self._translate_all([Job((below[0],), target, source.name)])
             jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
         jobs = self._named(
@@ -162,11 +165,9 @@ class Translation:
         """The jobs with result names from a plugin, without those it gives no name; unchanged
         without such a plugin.
         """
-        files, model, self.count = (
-            [file for job in jobs for file in job.files],
-            self.model.identity(),
-            len(jobs),
-        )
+        files = [file for job in jobs for file in job.files]
+        model = self.model.identity()
+        self.count = len(jobs)
         self.layout = load().hook.gantk_name_results(
             files=files, target=target, frame=self.frame, model=model
         )
@@ -256,11 +257,10 @@ class Translation:
             self.say(
                 f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}"
             )
-        earlier = (
-            f", {len(jobs) - len(new)} of {len(jobs)} inputs done before"
-            if len(new) < len(jobs)
-            else ""
-        )
+        if len(new) < len(jobs):
+            earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before"
+        else:
+            earlier = ""
         for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if folder else written:
             self.say(f"written  {line}")
         if failed:
@@ -268,9 +268,10 @@ class Translation:
             lines = [f"{len(failed)} of {len(jobs)} {kind} could not be translated:"]
             lines += _reasons({job: outcomes[job] for job in failed}, len(jobs))
             failure = GantkError("\n  ".join(lines))
-            failure.exit_code = (
-                2 if all(isinstance(outcomes[job], UserError) for job in jobs) else 1
-            )
+            if all(isinstance(outcomes[job], UserError) for job in jobs):
+                failure.exit_code = 2
+            else:
+                failure.exit_code = 1
             raise failure
         return written
 
@@ -278,7 +279,8 @@ class Translation:
         """Translate one job; returns its paths or its error (one of FAILURES), its messages, and
         what was clipped.
         """
-        self.notes, self.clipped = defaultdict(list), []
+        self.notes = defaultdict(list)
+        self.clipped = []
         (outcome,) = self._overlapped([job], {job: 0.0}, None).values()
         return outcome, dict(self.notes), self.clipped
 
@@ -288,13 +290,12 @@ class Translation:
         Workers get a copy of this object without its model, call `one` for a job, and pass job and
         results to `done`.
         """
-        clone, results = copy(self), {}
-        clone.model, clone.workers, clone.say, clone.progress = (
-            None,
-            None,
-            print,
-            lambda share, name: None,
-        )
+        clone = copy(self)
+        results = {}
+        clone.model = None
+        clone.workers = None
+        clone.say = print
+        clone.progress = lambda share, name: None
 
         def done(job: Job, outcome: Any, texts: dict, clipped: list) -> None:
             results[job] = outcome, texts, clipped  # texts and numbers
@@ -414,11 +415,10 @@ class Translation:
         for tail, result in zip(self._tails, results, strict=True):
             # one file for each contrast
             several = len(self.outputs) > 1 and result.channels == len(self.outputs)
-            parts = (
-                zip(result.pixels[:, None], self.outputs, strict=True)
-                if several
-                else [(result.pixels, "")]
-            )
+            if several:
+                parts = zip(result.pixels[:, None], self.outputs, strict=True)
+            else:
+                parts = [(result.pixels, "")]
             for pixels, name in parts:
                 path = self._path(job, tail, name)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
@@ -493,11 +493,9 @@ class Translation:
             return path, image, []
         rounded = np.rint(image.pixels)
         beyond = np.count_nonzero((rounded < least) | (rounded > most))
-        low, high, ends = (
-            float(image.pixels.min()),
-            float(image.pixels.max()),
-            f"{least:g} .. {most:g}",
-        )
+        low = float(image.pixels.min())
+        high = float(image.pixels.max())
+        ends = f"{least:g} .. {most:g}"
         return (
             path,
             replace(image, pixels=np.clip(rounded, least, most)),
@@ -523,7 +521,8 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
     alone.
     """
     # by the message without names and numbers: the first one, and the jobs
-    messages, names = {}, defaultdict(list)
+    messages = {}
+    names = defaultdict(list)
     for job, error in errors.items():
         text = message = f"{job.files[0]}: {error or type(error).__name__}"
         for name in (str(job.files[0]), str(job.target), job.target.name):
@@ -553,7 +552,8 @@ def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -
             raise UserError(
                 what, where="INPUT", remedy="resample all contrasts of a patient onto one of them"
             )
-    blank, remaining = np.full_like(first.pixels, np.nan), iter(images)
+    blank = np.full_like(first.pixels, np.nan)
+    remaining = iter(images)
     return replace(
         first,
         pixels=np.concatenate(

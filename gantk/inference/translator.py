@@ -51,7 +51,8 @@ class Translator(TrainedModel):
     _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        data, end = self.model.data, f"on {self.runtime.device}, '{self.checkpoint}'"
+        data = self.model.data
+        end = f"on {self.runtime.device}, '{self.checkpoint}'"
         return (
             f"Translator({self.model.method.name}, {' and '.join(data.domains)},"
             f" {tuple(data.size)}, {end})"
@@ -117,7 +118,8 @@ class Translator(TrainedModel):
             digest = sha256_of(self.checkpoint / "weights.safetensors")
         except FileNotFoundError:  # deleted by a running training: no other translation can use it
             digest = secrets.token_hex()
-        name, noted = self.model.method.name, self.packed
+        name = self.model.method.name
+        noted = self.packed
         if noted is None:
             return {"name": name, "sha256": digest}
         return {
@@ -134,7 +136,8 @@ class Translator(TrainedModel):
 
     def frame(self, letter: str) -> Frame:
         """The frame of the direction that ends in the domain `letter`."""
-        data, table = self.model.data, self.model.translate
+        data = self.model.data
+        table = self.model.translate
         names = data.domains[0], data.domains[-1]
         source, target = names if letter == "b" else names[::-1]
         same = ("dims", "fit", "neighbours", "plane", "spacing", "missing")
@@ -174,9 +177,10 @@ class Translator(TrainedModel):
             ]
             return torch.cat(done, dim=1).numpy()
 
-        frame = (
-            replace(self.frame(letter), batch=WHOLE) if self._posts.whole else self.frame(letter)
-        )
+        if self._posts.whole:
+            frame = replace(self.frame(letter), batch=WHOLE)
+        else:
+            frame = self.frame(letter)
         pipeline = Pipeline(
             frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
         )
@@ -226,7 +230,8 @@ class Translator(TrainedModel):
         # from the style's domain
         pipeline = Pipeline(self.frame(OTHER[letter]), self.intensity[letter], None, None)
         pipeline.check_channels(image, "--style")
-        pixels, data = image.pixels, self.model.data
+        pixels = image.pixels
+        data = self.model.data
         if image.dims > data.dims:
             pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
             pixels = pixels[:, pixels.shape[1] // 2]
@@ -265,18 +270,16 @@ class Translator(TrainedModel):
             raise UserError(
                 what, where="--label", allowed=classes or "none: it was trained without labels"
             )
-        labels = (
-            None
-            if label is None
-            else torch.full((n,), classes.index(label), device=self.runtime.device)
-        )
+        if label is None:
+            labels = None
+        else:
+            labels = torch.full((n,), classes.index(label), device=self.runtime.device)
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
-        made_of = (
-            [label or classes[i % len(classes)] for i in range(n)]
-            if self.method.conditional and classes
-            else []
-        )
+        if self.method.conditional and classes:
+            made_of = [label or classes[i % len(classes)] for i in range(n)]
+        else:
+            made_of = []
         images = self._finished(images, "image", made_of) if post else images
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
@@ -299,7 +302,8 @@ class Translator(TrainedModel):
                 where="--out",
                 remedy="name another folder, or empty it",
             )
-        images, mapping = self.sample(n, seed, label, post), self.intensity["image"]
+        images = self.sample(n, seed, label, post)
+        mapping = self.intensity["image"]
         flat = np.ones((images.shape[1], *[1] * (images.ndim - 2)), dtype=np.float32)
         low, high = (np.asarray(mapping.inverse(flat * end)) for end in mapping.range)
         bits, largest = (8, 255) if high.max() <= 255 else (16, 65535)

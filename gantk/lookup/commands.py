@@ -24,7 +24,8 @@ def list_(kind) -> None:
     """Everything that a recipe can name, or one KIND of it, with a line each."""
     from gantk.lookup.reference import summary
 
-    registry, out = load().registry, console()
+    registry = load().registry
+    out = console()
     kinds = [_kind(kind)] if kind else KINDS
     entries = {
         each: [(entry, escape(summary(entry))) for entry in registry.of_kind(each)]
@@ -90,10 +91,8 @@ def show(ctx, kind, name, profile) -> None:
         return
     else:
         entry = load().registry.get(_kind(kind), name)
-        target, head = (
-            entry.load(),
-            f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}",
-        )
+        target = entry.load()
+        head = f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}"
     out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
     try:
         rows = [map(escape, row) for row in options_help(target)]
@@ -110,7 +109,8 @@ def _show_recipe(name: str, profile: str | None) -> None:
     from gantk.lookup.reference import recipe_lines
     from gantk.recipe.load import load_recipe, mapping
 
-    recipe, out = load_recipe(name), Escaping(highlight=False, soft_wrap=True)
+    recipe = load_recipe(name)
+    out = Escaping(highlight=False, soft_wrap=True)
     lines = list(recipe_lines(recipe.override([], profile)))
     profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
     head = [
@@ -174,7 +174,8 @@ def recipes(ctx) -> None:
         apart = ""
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
-            summary, apart = tables.get("summary", ""), in_short(tables)
+            summary = tables.get("summary", "")
+            apart = in_short(tables)
         except (OSError, ValueError) as error:
             summary = f"not readable: {told(error)}"
         rows.append((name, escape(str(summary)), escape(apart), owner))

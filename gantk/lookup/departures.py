@@ -55,10 +55,12 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
     mistake.
     """
     paper = mapping(recipe.tables.get("paper"))
-    stated, ours = mapping(paper.get("stated")), paper.get("ours")
+    stated = mapping(paper.get("stated"))
+    ours = paper.get("ours")
     here = resolved(recipe.override([], profile).check())
     if stated:
-        count, differences = len(list(leaves(stated))), departures(stated, here, filled_in=True)
+        count = len(list(leaves(stated)))
+        differences = departures(stated, here, filled_in=True)
         yield (
             f"{paper.get('title', 'the report')}: {count - len(differences)} of {count} stated"
             " settings are kept"
@@ -73,13 +75,12 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
         for path in dict.fromkeys([*leaves(here), *leaves(over)]):
             theirs, before, after = (_at(tables, path) for tables in (stated, here, over))
             if path[0] not in ABOUT and before != after:
-                whose = (
-                    ", ours"
-                    if theirs is UNSAID
-                    else ", as stated"
-                    if _agree(theirs, before)
-                    else ", not as stated"
-                )
+                if theirs is UNSAID:
+                    whose = ", ours"
+                elif _agree(theirs, before):
+                    whose = ", as stated"
+                else:
+                    whose = ", not as stated"
                 was = f"without it {_shown(before)}{whose if stated else ''}"
                 yield f"--profile {name}: {'.'.join(path)} = {_shown(after)} ({was})"
 

@@ -20,17 +20,17 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     """(name, type, default, comment) of each option; the comment is read from the option's line in
     the source.
     """
-    comments, rows = _comments(target), []
+    comments = _comments(target)
+    rows = []
     for group in groups_of(target).values():
         comments |= _comments(group)
     for name, hint, default in options_of(target):
-        default_text = (
-            "required"
-            if default is ...
-            else "none"
-            if default is None
-            else json.dumps(default, default=str)
-        )
+        if default is ...:
+            default_text = "required"
+        elif default is None:
+            default_text = "none"
+        else:
+            default_text = json.dumps(default, default=str)
         default_text = "" if is_table(hint) else default_text
         rows.append((name, _type_text(hint), default_text, comments.get(name, "")))
     return rows
@@ -61,7 +61,8 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
 
 def _type_text(hint: Any) -> str:
     """A type as shown to users: choices by their values, parts by their kind."""
-    inner, origin = get_args(hint), get_origin(hint)
+    inner = get_args(hint)
+    origin = get_origin(hint)
     if is_table(hint):
         return "table"
     if kind := kind_of(getattr(hint, "__metadata__", ())):

@@ -66,16 +66,18 @@ def _lines(
 ) -> Iterator[tuple[str, str, bool]]:
     part = isinstance(table, Part)
     values = {"name": table.name} | table.options if part else dict(table)
-    options = (
-        [] if isinstance(table, Mapping) else options_help(table.target if part else type(table))
-    )
+    if isinstance(table, Mapping):
+        options = []
+    else:
+        options = options_help(table.target if part else type(table))
     comments = {name: comment for name, _, _, comment in options}
 
     def is_table(pair: tuple[str, Any]) -> bool:
         return isinstance(pair[1], (Part, Table)) or (pair[0] == "paper" and pair[1] != {})
 
     for key, value in sorted(values.items(), key=is_table):  # tables last
-        here, note = (*path, key), notes.get((*path, key)) or comments.get(key, "")
+        here = (*path, key)
+        note = notes.get((*path, key)) or comments.get(key, "")
         own = any(each[: len(here)] == here for each in said)
         if is_table((key, value)):
             yield "", "", False

@@ -51,13 +51,15 @@ class BCE(Adversarial):
         smooth: Fraction = 0.0,
         halved: bool = True,  # the discriminator minimises the mean of both terms; False: their sum
     ):
-        self.target, self.share = real_label(smooth), 0.5 if halved else 1.0
+        self.target = real_label(smooth)
+        self.share = 0.5 if halved else 1.0
 
     def generator(self, fake: Tensor) -> Tensor:
         return F.softplus(-fake.float()).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        real, fake = real.float(), fake.float()
+        real = real.float()
+        fake = fake.float()
         labels = torch.full_like(real, self.target)
         return self.share * (
             F.binary_cross_entropy_with_logits(real, labels) + F.softplus(fake).mean()

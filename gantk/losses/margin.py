@@ -54,10 +54,8 @@ class WGANGP(Adversarial):
                 "wgan_gp penalises the gradient of each image by itself, and batch norm mixes"
                 " images"
             )
-            where, remedy = (
-                "method.discriminator.norm",
-                'Set the discriminator\'s norm = "instance"',
-            )
+            where = "method.discriminator.norm"
+            remedy = 'Set the discriminator\'s norm = "instance"'
             raise UserError(what, where=where, allowed="instance, group, none", remedy=remedy)
         return self.weight * gradient_penalty(discriminator, real, fake)
 
@@ -68,7 +66,8 @@ def gradient_penalty(
     """Mean of (|gradient| - 1)^2 at one random point between each real image and its fake, in
     float32.
     """
-    real, fake = real.detach().float(), fake.detach().float()
+    real = real.detach().float()
+    fake = fake.detach().float()
     with torch.autocast(real.device.type, enabled=False):
         share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
         between = torch.lerp(fake, real, share).requires_grad_()

@@ -190,9 +190,11 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
     if min(output.shape[2:]) < window:
         what = f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}"
         raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
-    source, output = source.detach().float(), output.float()
+    source = source.detach().float()
+    output = output.float()
     if source.shape[1] != output.shape[1]:
-        source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
+        source = source.mean(1, keepdim=True)
+        output = output.mean(1, keepdim=True)
     mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)
     mean_o, mean_oo, mean_so = box_mean(
         torch.stack([output, output.square(), source * output]), window
@@ -211,7 +213,8 @@ class BoxMean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, window: int, dims: int) -> Tensor:
-        ctx.window, ctx.dims = window, dims
+        ctx.window = window
+        ctx.dims = dims
         return sliding_mean(x, window, dims)
 
     @staticmethod

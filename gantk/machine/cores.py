@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch
 
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
 # cores that daemons may use at no cost in threads; least seconds measured
-SPARED, SHORTEST = 0.3, 0.2
+SPARED = 0.3
+SHORTEST = 0.2
 
 
 class Threads:
@@ -28,25 +30,31 @@ class Threads:
             or bool(user)
             or not all((PROC / name).exists() for name in ("stat", "self/cgroup"))
         )
-        self.usual, self.saved, self._last = (
-            torch.get_num_threads(),
-            None,
-            () if self.fixed else cpu_times(),
-        )
+        self.usual = torch.get_num_threads()
+        self.saved = None
+        self._last = () if self.fixed else cpu_times()
         self.reset = lambda: torch.set_num_threads(self.usual)
 
     def choose(self, step: int) -> str | None:
         """Set the number of threads: a resumed save's, else as many as the free cores; returns a
         line if it changed.
         """
-        current, why = torch.get_num_threads(), "as the save was made with"
-        number, self.saved = self.saved or 0, None
+        current = torch.get_num_threads()
+        why = "as the save was made with"
+        number = self.saved or 0
+        self.saved = None
         # two at the start: a burst costs no thread
-        readings = 0 if number or self.fixed else 1 if step else 2
+        if number or self.fixed:
+            readings = 0
+        elif step:
+            readings = 1
+        else:
+            readings = 2
         for _ in range(readings):
             if number < current:
                 time.sleep(max(0.0, self._last[0] + SHORTEST - time.perf_counter()))
-                before, self._last = self._last, cpu_times()
+                before = self._last
+                self._last = cpu_times()
                 busy, number = threads_beside(before, self._last, min(self.usual, cgroup_quota()))
                 why = f"other work keeps {busy:.1f} of {before[-1]} cores busy"
         if self.fixed or number in (0, current):
@@ -70,10 +78,12 @@ def cpu_times() -> tuple[float, ...]:
     """Seconds so far: of a clock, of this process, of its cores idle, and of its cores in all; and
     the core count.
     """
-    mine, second = os.sched_getaffinity(0), os.sysconf("SC_CLK_TCK")
+    mine = os.sched_getaffinity(0)
+    second = os.sysconf("SC_CLK_TCK")
     found = re.findall(r"^cpu(\d+) (.+)", (PROC / "stat").read_text(), re.MULTILINE)
     rows = [[*map(int, row.split()[:8])] for core, row in found if int(core) in mine]
-    idle, total = sum(row[3] + row[4] for row in rows), sum(map(sum, rows))
+    idle = sum(row[3] + row[4] for row in rows)
+    total = sum(map(sum, rows))
     return time.perf_counter(), time.process_time(), idle / second, total / second, len(mine)
 
 

@@ -14,13 +14,17 @@ import torch
 
 from gantk.errors import UserError
 
-WHERE, CPU = "--device", "use --device cpu"
+WHERE = "--device"
+CPU = "use --device cpu"
 LOOK = (
     "see what `nvidia-smi` says; update the driver, install a torch that fits it, take another"
     f" card, or {CPU}"
 )
 DRIVER = Path("/proc/driver/nvidia/version")  # version of the loaded driver, on Linux
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+# of glibc's malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_MMAP_MAX = -4
 # bytes: what glibc's threshold for mmap'ed blocks reaches in a training (mallopt(3))
 LARGEST = 32 << 20
 
@@ -40,11 +44,9 @@ def cuda_trouble() -> str | None:
             sign in str(error)
             for sign in ("Found no NVIDIA driver", "No CUDA GPUs", "no CUDA-capable device")
         )
-        return (
-            None
-            if none
-            else f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
-        )
+        if none:
+            return None
+        return f"CUDA {torch.version.cuda} does not start: {first_sentence(str(error))}"
     return None
 
 
@@ -72,11 +74,10 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
     if not torch.cuda.is_available():
-        none = (
-            "no CUDA device is available"
-            if torch.version.cuda
-            else "this torch is built without CUDA"
-        )
+        if torch.version.cuda:
+            none = "no CUDA device is available"
+        else:
+            none = "this torch is built without CUDA"
         trouble = cuda_trouble()
         remedy = LOOK if trouble else f"leave --device out, or {CPU}"
         raise UserError(trouble or f"{none}{hidden}", where=WHERE, remedy=remedy)

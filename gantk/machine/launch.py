@@ -12,7 +12,9 @@ from gantk.errors import UserError
 TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
 # environment of a process that is no rank, although srun has begun it
 ALONE = {"SLURM_STEP_NUM_TASKS": "1"}
-FIRST_PORT, PORTS = 15000, 17000  # below the systems' ephemeral ports
+# below the systems' ephemeral ports
+FIRST_PORT = 15000
+PORTS = 17000
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     def number(name: str, least: int, most: int) -> int:
         text = environment[name]
         if not text.isdecimal() or not least <= int(text) <= most:
-            allowed, remedy = f"a whole number from {least} to {most}", f"start with: {TORCHRUN}"
+            allowed = f"a whole number from {least} to {most}"
+            remedy = f"start with: {TORCHRUN}"
             raise UserError(
                 f"{name} is '{text}'", where="environment", allowed=allowed, remedy=remedy
             )
@@ -65,7 +68,8 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
             remedy=f"start all of them with: {TORCHRUN}; or unset WORLD_SIZE",
         )
     world = number("WORLD_SIZE", 1, 1 << 20)
-    rank, local = number("RANK", 0, world - 1), number("LOCAL_RANK", 0, world - 1)
+    rank = number("RANK", 0, world - 1)
+    local = number("LOCAL_RANK", 0, world - 1)
     number("MASTER_PORT", 1, 65535)
     may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     return Launch(rank, world, local, restarts, may_restart, "TORCHELASTIC_RUN_ID" in environment)

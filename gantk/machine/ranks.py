@@ -37,7 +37,8 @@ class Ranks:
     """
 
     def __init__(self, process: Launch):
-        self.rank, self.world = process.rank, process.world
+        self.rank = process.rank
+        self.world = process.world
         self.names = self.gather(f"{socket.gethostname()}, process {os.getpid()}")
         self.gradients: Any = None
         self.broken = False  # whether a connection to another rank was lost
@@ -89,7 +90,8 @@ class Ranks:
         """`work()` on every rank. A GantkError on one stops all; the first to fail raises it,
         others Elsewhere.
         """
-        result, error = None, None
+        result = None
+        error = None
         try:
             result = work()
         except GantkError as problem:
@@ -150,7 +152,9 @@ class Reduction:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], world: int, group: Any = None):
-        self.parameters, self.world, self.group = list(parameters), world, group
+        self.parameters = list(parameters)
+        self.world = world
+        self.group = group
         self._messages: list[tuple[list[nn.Parameter], Tensor, list[Tensor]]] = []
 
     @torch.no_grad()
@@ -187,7 +191,9 @@ class Reduction:
         for parameter in self.parameters:
             kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
         for members in kinds.values():
-            step, starts, end = ALIGNED // members[0].element_size(), [], 0
+            step = ALIGNED // members[0].element_size()
+            starts = []
+            end = 0
             for parameter in members:
                 starts.append(end)
                 end += -(-parameter.numel() // step) * step

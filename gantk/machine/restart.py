@@ -82,7 +82,8 @@ def run_to_resume(
 
 def advice(folder: Path, world: int) -> str:
     """Advice for messages after a lost rank or a full disk: how to resume."""
-    what, steps = "Nothing had been saved yet. Start again", steps_saved(folder / "checkpoints")
+    what = "Nothing had been saved yet. Start again"
+    steps = steps_saved(folder / "checkpoints")
     if steps:
         what = (
             f"Everything up to step {steps[-1]} is saved. Go on with: gantk resume"

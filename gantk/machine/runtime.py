@@ -49,11 +49,9 @@ class Runtime:
     def autocast(self):
         """Context manager: bf16 autocast if the precision is bf16, else nothing."""
         bf16 = self.precision == "bf16"
-        return (
-            torch.autocast(self.device.type, dtype=torch.bfloat16)
-            if bf16
-            else contextlib.nullcontext()
-        )
+        if bf16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
 
     def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
         """Move images or a network to the device, in the memory format in force."""
@@ -142,7 +140,8 @@ def start(
     """Set up the runtime of this process; UserError if the device is missing or cannot compute at
     this precision.
     """
-    process, ranks = launch(), _others()
+    process = launch()
+    ranks = _others()
 
     def chosen() -> tuple[torch.device, str]:
         working = choose(device, process.rank, process.local)

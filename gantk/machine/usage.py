@@ -11,11 +11,9 @@ from statistics import median
 from typing import Any
 
 IMPORTED = time.monotonic()
-STAT, MEMINFO, POWERCAP = (
-    Path("/proc/self/stat"),
-    Path("/proc/meminfo"),
-    Path("/sys/class/powercap"),
-)
+STAT = Path("/proc/self/stat")
+MEMINFO = Path("/proc/meminfo")
+POWERCAP = Path("/sys/class/powercap")
 # field 22 of /proc/PID/stat, counted after the command's name, which may contain spaces
 START_TICKS = 19
 GIB = 2**30
@@ -110,16 +108,16 @@ class Used:
     """
 
     def __init__(self, earlier: dict[str, Any], device: Any):
-        self.earlier, self.device, self.began = earlier, device, energy(device)
+        self.earlier = earlier
+        self.device = device
+        self.began = energy(device)
         self.first_step: float | None = earlier.get("first_step_s")
 
     def seconds_at(self, step: int, logged: float) -> float:
         """Seconds of training up to a step: as saved with its checkpoint, else as logged before it."""
-        return (
-            self.earlier.get("seconds") or logged
-            if step and self.earlier.get("step") == step
-            else logged
-        )
+        if step and self.earlier.get("step") == step:
+            return self.earlier.get("seconds") or logged
+        return logged
 
     def state(self, step: int, seconds: float) -> dict[str, Any]:
         """The content of usage.json after a step; energy and peak memory include those before the

@@ -96,7 +96,8 @@ def linearly_corrected(output: Tensor, reference: Tensor, mask: Tensor | None = 
     """
     axes = tuple(range(2, output.ndim))
     exact = torch.float32 if output.device.type == "mps" else torch.float64  # MPS has no float64
-    x, y = output.detach().to(exact), reference.detach().to(exact)
+    x = output.detach().to(exact)
+    y = reference.detach().to(exact)
     weight = torch.ones_like(x) if mask is None else (mask > 0).expand_as(x).to(exact)
     total = weight.sum(axes, keepdim=True).clamp_min(1)
     mean_x, mean_y = ((weight * v).sum(axes, keepdim=True) / total for v in (x, y))

@@ -26,7 +26,9 @@ from gantk.metrics.references import OTHER, fitting, spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
 # images translated at a save: at most, at least; real ones to compare with
-MOST, FEWEST, REALS = 32, 8, 64
+MOST = 32
+FEWEST = 8
+REALS = 64
 BYTES = 2**28  # at most of a set of images, so fewer volumes
 FLOOR = 0.1  # kid (standardised features) of sets of a few dozen real images of different patients
 OF_TRANSLATIONS = (
@@ -94,26 +96,21 @@ class Criterion:
     """
 
     def __init__(self, scorer: Scorer):
-        self.scorer, self.data, self.method, self.reals = (
-            scorer,
-            scorer.data,
-            scorer.method,
-            scorer.reals,
-        )
+        self.scorer = scorer
+        self.data = scorer.data
+        self.method = scorer.method
+        self.reals = scorer.reals
         self.kid, directions = Kid(scorer.span, scorer.dims), self.method.directions()
         curves = [metric.name for metric in scorer.curves.metrics]
-        self.rule, self.higher, self._criteria = (
-            "lowest kid_random of images from noise",
-            False,
-            scorer.validate,
-        )
+        self.rule = "lowest kid_random of images from noise"
+        self.higher = False
+        self._criteria = scorer.validate
         if self.method.paired and curves and self.data.pairs("validation"):
-            self.rule, self.higher = f"{curves[0]} on validation pairs", True
+            self.rule = f"{curves[0]} on validation pairs"
+            self.higher = True
         elif directions:
-            self.rule, self._criteria = (
-                OF_TRANSLATIONS,
-                lambda: dict(map(self._translated, directions)),
-            )
+            self.rule = OF_TRANSLATIONS
+            self._criteria = lambda: dict(map(self._translated, directions))
 
     @property
     def image_kind(self) -> str:
@@ -123,18 +120,15 @@ class Criterion:
             for to in self.method.directions()
             if len(self.reals.records("validation", OTHER[to])) < FEWEST
         ]
-        known = (
-            f"training images, for want of {FEWEST} validation images"
-            if few
-            else "validation images"
-        )
-        return (
-            "images from noise"
-            if not self.method.directions()
-            else "validation pairs"
-            if self.higher
-            else known
-        )
+        if few:
+            known = f"training images, for want of {FEWEST} validation images"
+        else:
+            known = "validation images"
+        if not self.method.directions():
+            return "images from noise"
+        if self.higher:
+            return "validation pairs"
+        return known
 
     def __call__(self) -> dict[str, Any]:
         criteria = self._criteria()
@@ -148,8 +142,10 @@ class Criterion:
     def _translated(self, to: str) -> tuple[str, dict[str, float]]:
         """The criteria of one direction, with the score computed from them."""
         sources, real = self._images[to]
-        made, targets = self.scorer.translate(sources, to), real.images.cpu()
-        inputs, outputs = self.data.centre(sources), self.data.centre(made)
+        made = self.scorer.translate(sources, to)
+        targets = real.images.cpu()
+        inputs = self.data.centre(sources)
+        outputs = self.data.centre(made)
         unrelated = targets[torch.arange(len(inputs)) % len(targets)] + self.scorer.low
         groups = map(self.reals.group, (outputs, identity(inputs, targets.shape[1])))
         kid, kid_of_inputs = (self.kid(real, real, group).value for group in groups)
@@ -163,10 +159,8 @@ class Criterion:
             # half of them, to save time
             back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))
             cycle = float((back - inputs[::2]).abs().mean())
-            criteria["cycle"], score = (
-                round(cycle, 6),
-                score + (cycle / max(difference(inputs), 1e-6)) ** 4,
-            )
+            criteria["cycle"] = round(cycle, 6)
+            score = score + (cycle / max(difference(inputs), 1e-6)) ** 4
         return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
 
     def _structure(self, output: Tensor, source: Tensor) -> float:
@@ -188,9 +182,11 @@ class Criterion:
         """By target domain: the images to translate, and real images of that domain from other
         patients.
         """
-        images, size = {}, self.method.geometry.size
+        images = {}
+        size = self.method.geometry.size
         for to in self.method.directions():
-            sources, real = self.reals.records("validation", OTHER[to]), self.reals.training(to)
+            sources = self.reals.records("validation", OTHER[to])
+            real = self.reals.training(to)
             sources = sources if len(sources) >= FEWEST else self.reals.training(OTHER[to])
             # all patients have both domains: sources from half of them
             if len(of_other_patients(real, sources)) < 2:

@@ -24,7 +24,8 @@ WHERE = "--pred, --truth"
 SAMPLES = 100_000  # pixels per pair for fitting the line
 SLOPES = 0.4, 2.5  # the truth is on another scale if the line's slope is outside these ...
 # ... or if the error exceeds this share of its range, and the line removes more than half of it
-SEEN, LEFT = 0.05, 0.5
+SEEN = 0.05
+LEFT = 0.5
 
 
 def compare(
@@ -77,7 +78,8 @@ def compare_folders(
     where names or grids do not match, where a file cannot be read or holds NaN, and where the truth
     is constant.
     """
-    parts, whose = [bind_or_raise("metric", name) for name in metrics], _patients(patient)
+    parts = [bind_or_raise("metric", name) for name in metrics]
+    whose = _patients(patient)
     for part in parts:
         if unit := getattr(part.target, "of_unit", ""):
             what = (
@@ -109,11 +111,10 @@ def scale_line(scale: dict[str, Any]) -> str:
     """
     if not (scale and (scale["matched"] or scale["another"])):
         return ""
-    words = (
-        "matched  all predictions by one line:"
-        if scale["matched"]
-        else "warning  another scale? --match takes"
-    )
+    if scale["matched"]:
+        words = "matched  all predictions by one line:"
+    else:
+        words = "warning  another scale? --match takes"
     ends = "{:.4g} to {:.4g} against {:.4g} to {:.4g}".format(
         *scale["predictions"], *scale["truth"]
     )
@@ -133,7 +134,8 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
     """Pairs of files with the same name up to the suffix; UserError that lists names in one folder
     only.
     """
-    folders, sides = (predicted, truth), [_files(folder) for folder in (predicted, truth)]
+    folders = (predicted, truth)
+    sides = [_files(folder) for folder in (predicted, truth)]
     if predicted.is_file() and truth.is_file():
         return [(sides[0][0], sides[1][0])]
     named = [
@@ -194,7 +196,9 @@ def _fit_line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
         for pair in pairs
     ]
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
-    slope, offset, kept = 1.0, 0.0, slice(None)
+    slope = 1.0
+    offset = 0.0
+    kept = slice(None)
     for _ in range(10):
         if x[kept].std() > 0 < y[kept].std():
             slope = float(y[kept].std() / x[kept].std())
@@ -216,7 +220,9 @@ def _pair_rows(
     pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple, whose
 ) -> dict[str, Any]:
     black, data_range = _black_and_range([truth for _, truth in pairs])
-    scorers, found = {}, []  # scorers by dimensions
+    # scorers by dimensions
+    scorers = {}
+    found = []
     for pair in pairs:
         made, real = (torch.tensor(pixels)[None] for pixels in _read(pair))
         dims = real.ndim - 2
@@ -271,12 +277,14 @@ def _files(path: Path) -> list[Scan]:
 
 def _black_and_range(truths: list[Scan]) -> tuple[float, float]:
     """Black and the data range: those of the type for uint8 and uint16, else the set's extremes."""
-    kinds, extremes = set(), []
+    kinds = set()
+    extremes = []
     for scan in truths:
         image = read(scan)
         kinds.add(None if image.dtype is None else np.dtype(image.dtype))
         extremes += [float(image.pixels.min()), float(image.pixels.max())]
-    low, high = min(extremes), max(extremes)
+    low = min(extremes)
+    high = max(extremes)
     if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
         full = float(max(np.iinfo(kind).max for kind in kinds))
         if low >= 0 and high <= full:  # otherwise a header rescales the values

@@ -38,7 +38,8 @@ COLLAPSED = 0.15  # below this share of the difference between real images, outp
 INVERTED = -0.3  # correlation with the truth, in tissue, below which outputs have inverted contrast
 BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 # the metrics that a recipe has by default
-OF_TRANSLATIONS, OF_SAMPLES = ("psnr", "ssim", "mae"), ("kid",)
+OF_TRANSLATIONS = ("psnr", "ssim", "mae")
+OF_SAMPLES = ("kid",)
 
 
 @dataclass
@@ -55,7 +56,8 @@ class SampleBatch:
 
     def index(self, data: Data) -> dict[str, Any]:
         """The content of samples/index.json."""
-        names, directions = dict(zip(data.letters, data.table.domains, strict=False)), {}
+        names = dict(zip(data.letters, data.table.domains, strict=False))
+        directions = {}
         for key, images in self.inputs.items():
             known = [
                 {"patient": one.subject, "image": str(one.path or one.key)}
@@ -103,9 +105,14 @@ class Scorer:
     """
 
     def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
-        self.model, self.data, self.method, self.runtime = model, data, method, runtime
+        self.model = model
+        self.data = data
+        self.method = method
+        self.runtime = runtime
         self.low, high = data.range
-        self.span, self.dims, self.batch = high - self.low, model.data.dims, model.translate.batch
+        self.span = high - self.low
+        self.dims = model.data.dims
+        self.batch = model.translate.batch
         self.letter = method.reads[0]  # the domain of images from noise
         # number of classes, generated in turn
         self.classes = len(method.geometry.classes) if method.conditional else 0
@@ -123,10 +130,8 @@ class Scorer:
             )
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
-        curves, about = (
-            [metric for metric in of_pairs if metric.name in VALIDATED],
-            (self.low, self.span, self.dims),
-        )
+        curves = [metric for metric in of_pairs if metric.name in VALIDATED]
+        about = (self.low, self.span, self.dims)
         self.pairs = PairScorer(
             of_pairs, *about, self.batch, runtime.device, model.evaluate.regions
         )
@@ -144,13 +149,15 @@ class Scorer:
         """The images to show while training: of validation pairs, else test pairs, else held-out or
         training images.
         """
-        count, batch = self.model.evaluate.samples, SampleBatch()
+        count = self.model.evaluate.samples
+        batch = SampleBatch()
         pairs = self.data.pairs("validation") or self.data.pairs("test")
         for to in self.method.directions():
             key = f"{OTHER[to]}_to_{to}"
-            sources = (
-                [pair[OTHER[to]] for pair in pairs] if pairs else self.data.unpaired(OTHER[to])
-            )
+            if pairs:
+                sources = [pair[OTHER[to]] for pair in pairs]
+            else:
+                sources = self.data.unpaired(OTHER[to])
             batch.records[key] = spread(sources, count)
             batch.seen[key] = self.reals.seen(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])
@@ -204,7 +211,8 @@ class Scorer:
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
-        pairs, found = spread(self.data.pairs("validation"), VALIDATION), {}
+        pairs = spread(self.data.pairs("validation"), VALIDATION)
+        found = {}
         for to in self.method.directions() if pairs else ():
             found[to] = (
                 self.reals.seen([pair[OTHER[to]] for pair in pairs]),
@@ -233,17 +241,20 @@ class Scorer:
     def _test_direction(
         self, result: dict[str, Any], to: str, others: Sequence[Mapping[str, Tensor]]
     ) -> None:
-        key, pairs = f"{OTHER[to]}_to_{to}", self.data.pairs("test")
+        key = f"{OTHER[to]}_to_{to}"
+        pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs]
         sources = sources or (self.reals.records("test", OTHER[to]) if self.set_metrics else [])
         output = self._translate_shared(inputs := self.reals.seen(sources), to) if sources else None
         if output is None:
             return
-        made, shown = self._with_posts(key, output, to, inputs, sources), self.data.centre(inputs)
+        made = self._with_posts(key, output, to, inputs, sources)
+        shown = self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
-        references = (
-            self.reals.references(pairs, to, shown) if pairs and self.pairs.metrics else None
-        )
+        if pairs and self.pairs.metrics:
+            references = self.reals.references(pairs, to, shown)
+        else:
+            references = None
         about = self.reals.group(shown, sources) if self.set_metrics else None
         about = about and replace(about, inputs=about.images, to=to)
         scores = self._score(result, key, to, made, baselines, about, references)
@@ -253,7 +264,8 @@ class Scorer:
             )
             if alarm := alarm_of_foreground(result["metrics"][key], share):
                 result.setdefault("alarms", {})[key] = alarm
-            own, senses = scores[key], self.pairs.senses
+            own = scores[key]
+            senses = self.pairs.senses
             self.tested[key] = Tested(
                 self.data, pairs, to, shown, made[key], references, own, senses
             )
@@ -268,11 +280,10 @@ class Scorer:
             range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count)
         )
         if passes is not None:
-            classes = (
-                [self.method.geometry.classes[i % self.classes] for i in range(count)]
-                if self.classes
-                else []
-            )
+            if self.classes:
+                classes = [self.method.geometry.classes[i % self.classes] for i in range(count)]
+            else:
+                classes = []
             made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
             noise = {"noise": self.reals.noise(self.letter, count)}
             self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
@@ -323,10 +334,8 @@ class Scorer:
         }
         set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         for metric in self.set_metrics:
-            classes, beside = (
-                getattr(metric, "needs_classes", False),
-                getattr(metric, "baselines", True),
-            )
+            classes = getattr(metric, "needs_classes", False)
+            beside = getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(made[key].shape[2:]), classes)
             for name in groups if beside else made:
                 rows_of_set = set_rows(metric, train, test, groups[name], note)
@@ -358,7 +367,8 @@ class Scorer:
         pool = self.reals.shown(spread(self.reals.records("train", to), BASELINE_IMAGES))
         yield "identity", lambda sources: identity(sources, pool.shape[1])
         yield "histogram", HistogramMatching(pool)
-        pairs, table = self.data.pairs("train"), self.model
+        pairs = self.data.pairs("train")
+        table = self.model
 
         def shown(count: int) -> Iterator[tuple[Tensor, Tensor]]:
             for pair in spread(pairs, count):
@@ -385,10 +395,8 @@ class Scorer:
     ) -> dict[str, Any]:
         """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
-        whole, judge = (
-            AnySize(self.method, self.model, self.runtime),
-            bind_or_raise("uncertainty", "auto")().judge,
-        )
+        whole = AnySize(self.method, self.model, self.runtime)
+        judge = bind_or_raise("uncertainty", "auto")().judge
 
         def errors_and_spread(
             truth: References, inputs: Tensor
@@ -398,11 +406,12 @@ class Scorer:
 
         pairs = spread(self.data.pairs("validation"), VALIDATION)
         seen = self.reals.seen([pair[OTHER[to]] for pair in pairs]) if pairs else None
-        fitted_on = (
-            errors_and_spread(self.reals.references(pairs, to, self.data.centre(seen)), seen)
-            if pairs
-            else None
-        )
+        if pairs:
+            fitted_on = errors_and_spread(
+                self.reals.references(pairs, to, self.data.centre(seen)), seen
+            )
+        else:
+            fitted_on = None
         return {"kind": maker.chosen(self.method)} | judge(
             *errors_and_spread(references, inputs), self.span, fitted_on
         )
@@ -433,12 +442,12 @@ class Scorer:
         """Generate images from number `first` on, of `count` from noise; independent of the batch
         size.
         """
-        number, classes = min(SAMPLE_PASS, count - first), self.classes
-        labels = (
-            torch.arange(first, first + number, device=self.runtime.device) % classes
-            if classes
-            else None
-        )
+        number = min(SAMPLE_PASS, count - first)
+        classes = self.classes
+        if classes:
+            labels = torch.arange(first, first + number, device=self.runtime.device) % classes
+        else:
+            labels = None
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, labels)
         return images.float().cpu()
@@ -447,11 +456,9 @@ class Scorer:
         """Images from noise as a set, with classes: in turn, or the only class in the training
         images.
         """
-        count, classes, known = (
-            len(images),
-            self.classes,
-            {r.label for r in self.reals.training(self.letter)},
-        )
+        count = len(images)
+        classes = self.classes
+        known = {r.label for r in self.reals.training(self.letter)}
         labels = torch.arange(count) % classes if classes else None
         if not classes and len(known) == 1 and None not in known:
             labels = torch.full((count,), self.reals.classes.index(*known))
@@ -459,7 +466,8 @@ class Scorer:
 
     def _check_metrics(self) -> None:
         """Raise a UserError if a metric does not suit this method or these data."""
-        directions, what = self.method.directions(), ""
+        directions = self.method.directions()
+        what = ""
         for metric in [*self.pairs.metrics, *self.set_metrics]:
             self.reals.masks |= any(
                 getattr(metric, name, False) for name in ("uses_masks", "needs_masks")
@@ -521,7 +529,8 @@ class Scorer:
                     )
                     remedy = 'name the masks (data.source.mask = "seg"), give the phantom lesions'
             if what:
-                what, remedy = f"the metric '{metric.name}' {what}", f"{remedy}, or leave it out"
+                what = f"the metric '{metric.name}' {what}"
+                remedy = f"{remedy}, or leave it out"
                 raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
 
@@ -546,7 +555,8 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
                 f"{key}: {not_finite} of {len(images)} outputs hold NaN or infinite values",
             )
             continue
-        inputs, truths = batch.inputs.get(key), batch.truths.get(key)
+        inputs = batch.inputs.get(key)
+        truths = batch.truths.get(key)
         if (
             inputs is not None
             and inputs.shape == images.shape
@@ -564,11 +574,11 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
                         f" ({correlation:.2f})"
                     ),
                 )
-        variation, real_variation = difference(images), batch.differences.get(key, 0.0)
+        variation = difference(images)
+        real_variation = batch.differences.get(key, 0.0)
         if len(images) > 1 and variation < max(0.002, COLLAPSED * real_variation):
-            share = (
-                f", differing by {variation / real_variation:.0%} of what real images do"
-                if real_variation
-                else ""
-            )
+            if real_variation:
+                share = f", differing by {variation / real_variation:.0%} of what real images do"
+            else:
+                share = ""
             yield "collapse", f"{key}: the outputs are all alike{share}"

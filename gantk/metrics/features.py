@@ -48,7 +48,8 @@ class Features:
         std: list[float] | None = None,
         side: int | None = None,
     ):
-        self.data_range, self.dims = data_range, dims
+        self.data_range = data_range
+        self.dims = dims
         options = {"weights": weights, "mean": mean, "std": std, "side": side}
         given = {name: value for name, value in options.items() if value is not None}
         known = registry().names("features")
@@ -76,11 +77,14 @@ class Features:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         self.network.to(images.device)
-        vectors, finite, channels = [], [], self.network.channels
+        vectors = []
+        finite = []
+        channels = self.network.channels
         with torch.autocast(images.device.type, enabled=False):
             for part in images.split(PASS):
                 finite.append(part.isfinite().all())  # read once, at the end: one synchronisation
-                part, numbers = part.float() / self.data_range, []
+                part = part.float() / self.data_range
+                numbers = []
                 for picture in middle_slices(part) if self.dims == 3 else [part]:
                     picture = picture.clamp(0, 1)
                     apart = [each.expand(-1, channels, -1, -1) for each in picture.split(1, 1)]
@@ -126,12 +130,16 @@ class RandomConv(nn.Module):
     file. The features have no scale of their own: training images must set it.
     """
 
-    channels, what, suffix, standardised = 1, "random-conv-256-seed-0", "_random", True
+    channels = 1
+    what = "random-conv-256-seed-0"
+    suffix = "_random"
+    standardised = True
 
     def __init__(self, name: str = "random"):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.filters, self.mixers = nn.ParameterList(), nn.ParameterList()
+        self.filters = nn.ParameterList()
+        self.mixers = nn.ParameterList()
         for level in range(4):
             filters = torch.randn(32, 32 if level else 1, 5, 5, generator=generator)
             filters = filters if level else filters - filters.mean((2, 3), keepdim=True)

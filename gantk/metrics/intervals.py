@@ -80,7 +80,8 @@ def estimate(
         return Estimate(None, None, 0)
     if not alike:
         sums, counts = sums / counts, np.ones(len(sums))
-    value, n = float(sums.sum() / counts.sum()), int(counts.sum())
+    value = float(sums.sum() / counts.sum())
+    n = int(counts.sum())
     if len(sums) < 2:
         return Estimate(value, None, n)
     picks = _draws(len(sums), draws)
@@ -160,7 +161,8 @@ def left_out_interval(
 
     sides = [group_numbers(patients) for patients in (real, fake)]
     whole = [np.ones(len(groups), dtype=bool) for groups in sides]
-    value, counts = statistic(*whole), [len(np.unique(groups)) for groups in sides]
+    value = statistic(*whole)
+    counts = [len(np.unique(groups)) for groups in sides]
     if min(counts) < 2 or any(len(groups) - np.bincount(groups).max() < least for groups in sides):
         return value, None
     variance = 0.0
@@ -195,7 +197,8 @@ def per_level(
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
     of_mean, means, weights = pooled or (None, scores, np.ones(len(scores)))
-    numbers, known = patient_numbers(volumes), ~np.isnan(means)
+    numbers = patient_numbers(volumes)
+    known = ~np.isnan(means)
     owners = [patients[first] for first in np.unique(numbers, return_index=True)[1]]
     totals, sums = (
         np.bincount(numbers[known], w[known], len(owners)) for w in (weights, weights * means)
@@ -213,9 +216,11 @@ def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.nd
         raise UserError(
             f"{len(values)} values cannot belong to the patients of {len(patients)} images"
         )
-    values, numbers = np.asarray(values, dtype=float), head_numbers(patients)
+    values = np.asarray(values, dtype=float)
+    numbers = head_numbers(patients)
     known = ~np.isnan(values)
-    sums, counts = np.bincount(numbers[known], values[known]), np.bincount(numbers[known])
+    sums = np.bincount(numbers[known], values[known])
+    counts = np.bincount(numbers[known])
     return sums[counts > 0], counts[counts > 0]
 
 

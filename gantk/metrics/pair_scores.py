@@ -18,7 +18,9 @@ from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.intervals import Estimate, estimate, metric_row, per_level
 from gantk.metrics.pairs import LesionContrast
 
-FOREGROUND, LESION = "_foreground", "_lesion"  # suffixes of the names of scores in a region
+# suffixes of the names of scores in a region
+FOREGROUND = "_foreground"
+LESION = "_lesion"
 # by region, as recipes name them
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
@@ -58,7 +60,8 @@ class Scores:
         """The reason why a row has no value although its images could be scored; None if it has a
         value.
         """
-        count, broken = len(self.finite), int((~self.finite).sum())
+        count = len(self.finite)
+        broken = int((~self.finite).sum())
         infinite = int(np.isinf(self.values["raw", row]).sum())
         if broken:
             return f"{broken} of {count} outputs hold NaN or infinite values"
@@ -92,23 +95,20 @@ class PairScorer:
         device: Any,
         regions: Sequence[str] = tuple(SUFFIXES),
     ):
-        self.metrics, self.low, self.dims, self.batch, self.device = (
-            list(metrics),
-            low,
-            dims,
-            batch,
-            device,
-        )
+        self.metrics = list(metrics)
+        self.low = low
+        self.dims = dims
+        self.batch = batch
+        self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
         whole_only = [
             metric.name for metric in self.metrics if not getattr(metric, "in_mask", None)
         ]
         if not self.suffixes or (whole_only and "" not in self.suffixes):
-            what = (
-                f"the metric '{whole_only[0]}' cannot be limited to a region"
-                if whole_only
-                else "no region is named"
-            )
+            if whole_only:
+                what = f"the metric '{whole_only[0]}' cannot be limited to a region"
+            else:
+                what = "no region is named"
             raise UserError(
                 what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
             )
@@ -142,7 +142,8 @@ class PairScorer:
                 self._add(found, "raw", *native, masks, references.units.name)
             # Metrics count from black: SSIM's luminance term means nothing where intensities change
             # sign.
-            made, real = made - self.low, real - self.low
+            made = made - self.low
+            real = real - self.low
             self._add(found, "raw", made, real, masks)
             if self.contrast.name in self.rows_of and LESION in masks:
                 found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
@@ -230,10 +231,8 @@ class PairScorer:
         pooled = None if mean is None else (metric.of_mean, mean, weight)
         row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
         if native is not None:
-            kind, where = (
-                "hounsfield" if scores.unit == "HU" else "native",
-                definition.rpartition("/")[2],
-            )
+            kind = "hounsfield" if scores.unit == "HU" else "native"
+            where = definition.rpartition("/")[2]
             about = {
                 "unit": scores.unit,
                 "definition": f"{metric.native}/{kind}-intensities/{where}",

@@ -17,7 +17,9 @@ from gantk.errors import UserError
 from gantk.losses.structure import widened
 
 CEILING = 100.0  # dB, the PSNR of equal images
-RADIUS, SIGMA = 5, 1.5  # pixels of SSIM's Gaussian windows
+# pixels of SSIM's Gaussian windows
+RADIUS = 5
+SIGMA = 1.5
 RING = 5  # width in pixels of the surroundings of a lesion
 FAINT = 0.02  # share of the data range: lesions with less contrast in the reference are not scored
 
@@ -40,7 +42,8 @@ class PairMetric:
             raise UserError(
                 f"a data range of {data_range:g} cannot be", where="data_range", allowed="above 0"
             )
-        self.data_range, self.dims = float(data_range), dims
+        self.data_range = float(data_range)
+        self.dims = dims
 
     @property
     def definition(self) -> str:
@@ -129,7 +132,9 @@ class PSNR(MapMetric):
     squared error of all its slices together, not the mean of their PSNRs.
     """
 
-    name, unit, higher_is_better = "psnr", "dB", True
+    name = "psnr"
+    unit = "dB"
+    higher_is_better = True
 
     def of_mean(self, mean: Tensor) -> Tensor:
         return (10 * torch.log10(self.data_range**2 / mean)).clamp_max(CEILING)
@@ -141,7 +146,9 @@ class PSNR(MapMetric):
 class MAE(MapMetric):
     """Mean absolute error, in network intensities; `in_units` is the same in native ones."""
 
-    name, unit, higher_is_better = "mae", "", False
+    name = "mae"
+    unit = ""
+    higher_is_better = False
     native = "mae"  # name of the score that `in_units` returns
     in_units = MapMetric.of_mean
 
@@ -152,7 +159,9 @@ class MAE(MapMetric):
 class RMSE(MapMetric):
     """Root mean square error, in network intensities; `in_units` is the same in native ones."""
 
-    name, unit, higher_is_better = "rmse", "", False
+    name = "rmse"
+    unit = ""
+    higher_is_better = False
     native = "rmse"
 
     def of_mean(self, mean: Tensor) -> Tensor:
@@ -182,7 +191,9 @@ class SSIM(MapMetric):
     use_sample_covariance=False)`.
     """
 
-    name, unit, higher_is_better = "ssim", "", True
+    name = "ssim"
+    unit = ""
+    higher_is_better = True
     smallest = 2 * RADIUS + 1
 
     def _method(self) -> str:
@@ -205,7 +216,9 @@ class LesionContrast(PairMetric):
     lesion, or whose lesion is invisible in the reference (less than 2 % of the range), scores nan.
     """
 
-    name, unit, higher_is_better = "lesion_contrast", "", None
+    name = "lesion_contrast"
+    unit = ""
+    higher_is_better = None
     in_mask = (
         f"lesion_contrast/ring-of-{RING}-pixels/output-over-truth/seen-above-{FAINT:g}-of-range"
     )
@@ -235,8 +248,10 @@ def similarity_terms(
     """The two factors of every window's similarity: luminance; contrast and structure."""
     maps = torch.stack([output, reference, output.square(), reference.square(), output * reference])
     mean_o, mean_r, mean_oo, mean_rr, mean_or = _window_mean(maps)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    means, products = mean_o.square() + mean_r.square(), mean_o * mean_r
+    c1 = (0.01 * data_range) ** 2
+    c2 = (0.03 * data_range) ** 2
+    means = mean_o.square() + mean_r.square()
+    products = mean_o * mean_r
     variances = mean_oo + mean_rr - means
     return (2 * products + c1, means + c1), (2 * (mean_or - products) + c2, variances + c2)
 

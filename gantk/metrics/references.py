@@ -44,7 +44,8 @@ class RealImages:
     masks = False  # whether sets include lesion masks, which are read only if a metric needs them
 
     def __init__(self, data: Data, device: Any):
-        self.data, self.device = data, device
+        self.data = data
+        self.device = device
         self._sets: dict[Any, ImageGroup] = {}
 
     def records(self, split: str, letter: str) -> list[Record]:
@@ -84,7 +85,8 @@ class RealImages:
 
         Patients keep their split; new ones are split in the same shares.
         """
-        part, table = self.data.table.source, self.data.table
+        part = self.data.table.source
+        table = self.data.table
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
         if table.neighbours or part.options.get("only", default) == default:
             return {}
@@ -107,9 +109,12 @@ class RealImages:
         for rank, index in enumerate(
             np.random.default_rng(table.split.seed).permutation(len(units))
         ):
-            split_of[units[index]] = (
-                "test" if rank < test else "validation" if rank < test + validation else "train"
-            )
+            if rank < test:
+                split_of[units[index]] = "test"
+            elif rank < test + validation:
+                split_of[units[index]] = "validation"
+            else:
+                split_of[units[index]] = "train"
         return {
             split: [r for r in left_out if split_of[r.subject or r.key] == split]
             for split in self.data.splits
@@ -130,7 +135,8 @@ class RealImages:
         training images.
         """
         images = self.shown(spread(self.records("train", letter), MOST // 4))
-        mean, deviation = images.mean(0), images.std(0, correction=0)
+        mean = images.mean(0)
+        deviation = images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
         return windows((mean + deviation * drawn).clamp(*self.data.range), self.data.table.patch)
 
@@ -153,21 +159,17 @@ class RealImages:
         """Lesion masks (N, 1, *size) of 0 and 1, nan for images without a mask; None if no mask
         shows a lesion.
         """
-        unknown, drawn = (
-            torch.full((1, *self.data.table.size), torch.nan),
-            map(self.masked, records),
-        )
+        unknown = torch.full((1, *self.data.table.size), torch.nan)
+        drawn = map(self.masked, records)
         masks = [unknown if record is None else self._mask(record) for record in drawn]
         return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
 
     def _mask(self, record: Record) -> Tensor:
         """The mask (1, *size): 1 where most of a pixel is lesion; all 0 if the record has no mask."""
         mask = self.data.preparation.mask(record)
-        return (
-            torch.zeros(1, *self.data.table.size)
-            if mask is None
-            else (torch.from_numpy(mask) > 0.5).float()
-        )
+        if mask is None:
+            return torch.zeros(1, *self.data.table.size)
+        return (torch.from_numpy(mask) > 0.5).float()
 
     def references(
         self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None
@@ -259,7 +261,8 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
     """
     if size is None or tuple(images.shape[2:]) == tuple(size):
         return images
-    rng, cut = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    cut = []
     for image in images:
         for axis, shown in enumerate(size, 1):
             image = image.narrow(axis, int(rng.integers(image.shape[axis] - shown + 1)), shown)
@@ -305,7 +308,8 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     "HU" for a domain named CT whose intensity window was set in the recipe, or whose black is air;
     else "native".
     """
-    intensity, preparation = data.intensity[letter], data.preparation
+    intensity = data.intensity[letter]
+    preparation = data.preparation
     if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
         return None
     if getattr(intensity, "per", "set") == "image":

@@ -27,7 +27,9 @@ from gantk.metrics.intervals import (
 )
 from gantk.plugin.spec import Number, Side
 
-SUBSET, SUBSETS = 1000, 100  # as published; smaller sets are compared whole
+# as published; smaller sets are compared whole
+SUBSET = 1000
+SUBSETS = 100
 BLOCK = 1024  # vectors per side of a block of the kernel matrix
 FEW = 32  # definitions say so if there are fewer images
 WARNING = (
@@ -149,7 +151,10 @@ class InFeatures:
     std: list[float] | None = None
     side: Side | None = None  # side in pixels that images are resized to; None: the network's own
 
-    sets, kind, unit, higher_is_better = True, "", "", False
+    sets = True
+    kind = ""
+    unit = ""
+    higher_is_better = False
 
     def __post_init__(self) -> None:
         options = {"weights": self.weights, "mean": self.mean, "std": self.std, "side": self.side}
@@ -163,10 +168,12 @@ class InFeatures:
         self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
     ) -> tuple[np.ndarray, np.ndarray]:
         """Feature vectors (N, d) of the real images and of the fakes."""
-        real, made = test.vectors(self.network), fake.vectors(self.network)
+        real = test.vectors(self.network)
+        made = fake.vectors(self.network)
         if self.network.standardised:
             scale = train.vectors(self.network)
-            mean, deviation = scale.mean(0), scale.std(0)
+            mean = scale.mean(0)
+            deviation = scale.std(0)
             # Standardise by training images; arcsinh limits the weight of images that are far from
             # them.
             real, made = (
@@ -210,18 +217,18 @@ class Kid(InFeatures):
         )
         real, made = self.vectors(train, test, fake)
         value, ci95 = squared_mmd(real, made, test.patients, fake.patients)
-        how, fewest = "whole-sets", min(len(real), len(made))
+        how = "whole-sets"
+        fewest = min(len(real), len(made))
         size = self.subset or (SUBSET if fewest > SUBSET else 0)
         if size:
-            rng, whole = np.random.default_rng(0), value
+            rng = np.random.default_rng(0)
+            whole = value
             drawn = (
                 [x[rng.choice(len(x), size, replace=False)] for x in (real, made)]
                 for _ in range(SUBSETS)
             )
-            value, how = (
-                float(np.mean([squared_mmd(*both)[0] for both in drawn])),
-                f"subsets={SUBSETS}x{size}",
-            )
+            value = float(np.mean([squared_mmd(*both)[0] for both in drawn]))
+            how = f"subsets={SUBSETS}x{size}"
             ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
         few = fewest < FEW
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}" + (
@@ -244,15 +251,16 @@ def squared_mmd(
     sides = [(real, real_patients), (fake, fake_patients)]
     # (n, GROUPS)
     r, f = (np.eye(GROUPS)[group_numbers(patients or ["all"] * len(x))] for x, patients in sides)
-    rr, ff, rf = (
-        kernel_sums(real, real, r, r),
-        kernel_sums(fake, fake, f, f),
-        kernel_sums(real, fake, r, f),
-    )
+    rr = kernel_sums(real, real, r, r)
+    ff = kernel_sums(fake, fake, f, f)
+    rf = kernel_sums(real, fake, r, f)
 
     def of_kept(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
-        n, m = int(kept_real.sum()), int(kept_fake.sum())
-        x, y = r[kept_real].any(0), f[kept_fake].any(0)  # which groups are kept
+        n = int(kept_real.sum())
+        m = int(kept_fake.sum())
+        # which groups are kept
+        x = r[kept_real].any(0)
+        y = f[kept_fake].any(0)
         return float(
             x @ rr @ x / (n * (n - 1)) + y @ ff @ y / (m * (m - 1)) - 2 * (x @ rf @ y) / (n * m)
         )

@@ -31,15 +31,19 @@ def pair_verdict(
     `senses`: row -> whether higher is better; None: no verdict. A model with outputs that are not
     finite never wins.
     """
-    verdicts, patients = {}, model.patients
+    verdicts = {}
+    patients = model.patients
     for kind, name in [
         key for key in model.values if key[0] == "raw" and senses[key[1]] is not None
     ]:
-        values, higher = model.values[kind, name], senses[name]
-        broken, rivals = model.trouble(name), {}
+        values = model.values[kind, name]
+        higher = senses[name]
+        broken = model.trouble(name)
+        rivals = {}
         for rival, scores in baselines.items():
             if (kind, name) in scores.values and not scores.trouble(name):
-                others, details = scores.values[kind, name], {"probability": 0.0}
+                others = scores.values[kind, name]
+                details = {"probability": 0.0}
                 if not broken:  # per-patient gains are for statistical tests
                     details["probability"] = probability_better(
                         values, others, patients, higher_is_better=higher
@@ -61,7 +65,8 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
     """
     verdicts = {}
     for name, row in model.items():
-        higher, rivals = row["higher_is_better"], {}
+        higher = row["higher_is_better"]
+        rivals = {}
         for rival, other in ((key, rows[name]) for key, rows in baselines.items() if name in rows):
             probability = None
             if row["ci95"] and other["ci95"] and higher is not None:
@@ -71,9 +76,10 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
                     for interval in (row["ci95"], other["ci95"])
                 ]
                 error = float(np.hypot(*errors))
-                probability = (
-                    NormalDist().cdf(gain / error) if error > 0 else (1 + float(np.sign(gain))) / 2
-                )
+                if error > 0:
+                    probability = NormalDist().cdf(gain / error)
+                else:
+                    probability = (1 + float(np.sign(gain))) / 2
             rivals[rival] = other["value"], {"probability": probability}
         verdicts[name] = None if higher is None else _verdict(row["value"], rivals, higher)
     return {name: verdict for name, verdict in verdicts.items() if verdict}
@@ -193,24 +199,24 @@ def title_of(key: str, domains: Sequence[str]) -> str:
     if key == "image" and domains:
         return f"{domains[0]} from noise"
     names, (source, _, target) = dict(zip("ab", domains, strict=False)), key.partition("_to_")
-    return (
-        f"{names.get(source, source)} -> {names.get(target, target)}" if names and target else key
-    )
+    if names and target:
+        return f"{names.get(source, source)} -> {names.get(target, target)}"
+    return key
 
 
 def _cell(score: dict[str, Any]) -> str:
     if score["value"] is None:
         return "-"
     digits = 2 if score["unit"] == "dB" else 3
-    interval = (
-        f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]" if score["ci95"] else ""
-    )
+    if score["ci95"]:
+        interval = f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]"
+    else:
+        interval = ""
     images = f", {score['images']} images" if score.get("images", score["n"]) != score["n"] else ""
     units = score.get("in_units") or {}
-    own = (
-        f" = {units['value']:.4g} HU"
-        if units.get("unit") == "HU" and units.get("value") is not None
-        else ""
-    )
+    if units.get("unit") == "HU" and units.get("value") is not None:
+        own = f" = {units['value']:.4g} HU"
+    else:
+        own = ""
     unit = f" {score['unit']}" if score["unit"] else ""
     return f"{score['value']:.{digits}f}{unit}{interval}{own} (n={score['n']}{images})"

@@ -74,9 +74,11 @@ class FitsOrFloat32:
         oneDNN computes 16 outputs even for one, so this is 5 times as fast for 7 rows, twice for 3.
         The sum is float32.
         """
-        convolve, padding = (F.conv2d if x.ndim == 4 else F.conv3d), self.padding
+        convolve = F.conv2d if x.ndim == 4 else F.conv3d
+        padding = self.padding
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
         y = convolve(x, rows, padding=padding)
         side = y.shape[2] - len(rows) + 1
         total = sum(y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(rows)))
@@ -175,7 +177,8 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
 
     def __init__(self, channels: int, *, affine: bool = False, eps: float = 1e-5):
         super().__init__()
-        self.channels, self.eps = channels, eps
+        self.channels = channels
+        self.eps = eps
         self.affine = affine
         # Without a float32 scale, torch keeps the statistics of bfloat16 input in bfloat16: so
         # there is always one.
@@ -419,9 +422,9 @@ def in_layout_of(network: nn.Module, x: Tensor) -> Tensor:
         p for p in network.parameters() if p.ndim == x.ndim and p.shape[1] > 1 and p.shape[2] > 1
     )
     kernel = next(kernels, None)
-    return (
-        channels_last(x) if kernel is not None and kernel.is_contiguous(memory_format=last) else x
-    )
+    if kernel is not None and kernel.is_contiguous(memory_format=last):
+        return channels_last(x)
+    return x
 
 
 def require_size(
@@ -454,7 +457,8 @@ def doublings(size: tuple[int, ...], who: str) -> int:
     would be longer than 16: a linear layer from a code to so large a map, or from the map to a
     code, has too many weights.
     """
-    shortest, remedy = max(min(size), 8), "train on parts of the images (data.patch)"
+    shortest = max(min(size), 8)
+    remedy = "train on parts of the images (data.patch)"
     require_size(size, 2 ** max(1, ceil(log2(shortest / 16))), 8, who, remedy)
     most = int(log2(shortest / 4))
     return next(count for count in range(most, 0, -1) if all(side % 2**count == 0 for side in size))
@@ -472,7 +476,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
-        narrow, half = max(1, channels // 8), max(1, channels // 2)
+        narrow = max(1, channels // 8)
+        half = max(1, channels // 2)
         self.query = conv(dims, channels, narrow, 1, bias=False)
         self.key = conv(dims, channels, narrow, 1, bias=False)
         self.value = conv(dims, channels, half, 1, bias=False)

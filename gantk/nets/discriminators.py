@@ -80,7 +80,8 @@ class PatchGAN(b.Network):
         layers = (
             layers or {field: count for count, field in RECEPTIVE_FIELDS.items()}[receptive_field]
         )
-        self.convolutions, self.coordinates = layers, coordinates
+        self.convolutions = layers
+        self.coordinates = coordinates
         filters = [width * min(2**level, 8) for level in range(layers - 1)]
         inputs = in_channels + (dims if coordinates else 0)
         parts = halvings(dims, inputs, filters, [2] * (layers - 2) + [1], norm, affine, spectral)
@@ -98,11 +99,10 @@ class PatchGAN(b.Network):
             for count, field in RECEPTIVE_FIELDS.items()
             if 3 * 2 ** (count - 2) <= min(size)
         ]
-        remedy = (
-            f"set the discriminator's receptive_field = {' or '.join(fitting)}"
-            if fitting
-            else "use larger images"
-        )
+        if fitting:
+            remedy = f"set the discriminator's receptive_field = {' or '.join(fitting)}"
+        else:
+            remedy = "use larger images"
         b.require_size(size, 1, smallest, f"a PatchGAN of {self.convolutions} convolutions", remedy)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -106,14 +106,17 @@ class Windows:
 
     def unfold(self, x: Tensor) -> Tensor:
         """The large map's windows, (N x positions of the small map, taps x C)."""
-        axes, n, c = range(len(self.large)), x.shape[0], x.shape[1]
+        axes = range(len(self.large))
+        n = x.shape[0]
+        c = x.shape[1]
         around = [side for p in reversed(self.padding) for side in (p, p)]
         x = F.pad(x.movedim(1, -1), [0, 0, *around]) if any(around) else x.movedim(1, -1)
         steps = x.stride()
         starts = sum(taps.start * steps[1 + a] for a, taps in enumerate(self.taps))
         sides = [taps.stop - taps.start for taps in self.taps]
         places = [steps[0], *(steps[1 + a] * self.stride[a] for a in axes)]
-        shape, strides = (n, *self.small, *sides, c), (*places, *steps[1:])
+        shape = (n, *self.small, *sides, c)
+        strides = (*places, *steps[1:])
         windows = x.as_strided(shape, strides, x.storage_offset() + starts)
         if c > 1:
             return windows.reshape(-1, prod(sides) * c)
@@ -236,7 +239,8 @@ class Product(Function):
                 offset = None if bias is None else bias.to(inner)
                 gather(windows.unfold(x.to(inner)), matrix, offset, out=rows(y, inner))
                 y = y.to(dtype)
-        ctx.windows, ctx.transposed = windows, transposed
+        ctx.windows = windows
+        ctx.transposed = transposed
         ctx.save_for_backward(x, weight, bias, matrix)
         return y
 
@@ -249,9 +253,10 @@ class Product(Function):
         gradients: list[Tensor | None] = [None] * 5
         small, large = (x, gradient) if ctx.transposed else (gradient, x)
         with torch.autocast("cpu", enabled=False):
-            unfolded = (
-                windows.unfold(large.to(matrix.dtype)) if ctx.transposed or of_weight else None
-            )
+            if ctx.transposed or of_weight:
+                unfolded = windows.unfold(large.to(matrix.dtype))
+            else:
+                unfolded = None
             small = rows(small, matrix.dtype) if of_weight or not ctx.transposed else None
             if of_x and ctx.transposed:
                 made = (
@@ -323,7 +328,8 @@ def rectified_gradient(gradient: Tensor, y: Tensor) -> Tensor:
     """The gradient of ReLU's input from that of its output `y`."""
     if torch.is_grad_enabled() or not as_bits(y):
         return torch.ops.aten.threshold_backward(gradient, y, 0)
-    bits, sign = gradient.view(torch.int16), y.view(torch.int16)
+    bits = gradient.view(torch.int16)
+    sign = y.view(torch.int16)
     return torch.ops.aten.threshold_backward(bits, sign, 0).view(y.dtype)
 
 
@@ -352,7 +358,8 @@ def convolution(
     padding: tuple[int, ...],
 ) -> Tensor:
     """A convolution: a matrix product where that is faster, else torch's."""
-    kernel, large = tuple(weight.shape[2:]), tuple(x.shape[2:])
+    kernel = tuple(weight.shape[2:])
+    large = tuple(x.shape[2:])
     small = tuple(
         (n + 2 * p - k) // s + 1 for n, k, s, p in zip(large, kernel, stride, padding, strict=True)
     )
@@ -384,7 +391,8 @@ def transposed_convolution(
     padding: tuple[int, ...],
 ) -> Tensor:
     """A transposed convolution: a matrix product where that is faster, else torch's."""
-    kernel, small = tuple(weight.shape[2:]), tuple(x.shape[2:])
+    kernel = tuple(weight.shape[2:])
+    small = tuple(x.shape[2:])
     sizes = zip(small, kernel, stride, padding, strict=True)
     large = tuple((n - 1) * s + k - 2 * p for n, k, s, p in sizes)
     if usable(x) and x.stride(1) == 1:
@@ -412,11 +420,9 @@ def framed(x: Tensor, around: list[int], mode: str) -> Tensor:
     x = x.to(precision(x))
     with torch.autocast("cpu", enabled=False):
         y = F.pad(x, around, mode=mode)
-    return (
-        y.view(len(y), *y.shape[2:], 1).movedim(-1, 1)
-        if x.shape[1] == 1 and x.stride(1) == 1
-        else y
-    )
+    if x.shape[1] == 1 and x.stride(1) == 1:
+        return y.view(len(y), *y.shape[2:], 1).movedim(-1, 1)
+    return y
 
 
 def heavy(weight: Tensor, positions: int, least: int | None = None) -> bool:

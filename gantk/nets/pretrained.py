@@ -31,17 +31,15 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
 
     detail = "it holds no tensors by name"
     try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, "cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise any error
-        detail = (
-            "it is damaged, or a pickle that may run code"
-            if "weights_only" in str(error)
-            else told(error)
-        )
+        if "weights_only" in str(error):
+            detail = "it is damaged, or a pickle that may run code"
+        else:
+            detail = told(error)
         found = None
     state = _largest(found) if isinstance(found, dict) else {}
     if not state:

@@ -92,7 +92,9 @@ class ResNet(b.Network):
         """The encoder's maps, shallow to deep: one at each size, one after the first and one after
         the middle block.
         """
-        maps, start, x = [], 0, b.in_layout_of(self, x)
+        maps = []
+        start = 0
+        x = b.in_layout_of(self, x)
         for end in self.ends:
             x = self.layers[start:end](x)
             maps.append(x)

@@ -27,7 +27,8 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Combine two disjoint parts (Chan, Golub and LeVeque 1983, equation 2.1)."""
-        count, step = self.count + other.count, other.mean - self.mean
+        count = self.count + other.count
+        step = other.mean - self.mean
         share = other.count / count
         squares = self.squares + other.squares + step.square() * (self.count * share)
         return Moments(count, self.mean + step * share, squares)
@@ -76,7 +77,8 @@ def moments(image: Tensor, groups: int) -> Moments:
             found = found + chunk
     if groups == len(found.mean):
         return found
-    means, squares = found.mean.unflatten(0, (groups, -1)), found.squares.unflatten(0, (groups, -1))
+    means = found.mean.unflatten(0, (groups, -1))
+    squares = found.squares.unflatten(0, (groups, -1))
     mean = means.mean(1)
     spread = (means - mean[:, None]).square().sum(1) * found.count
     return Moments(found.count * means.shape[1], mean, squares.sum(1) + spread)
@@ -84,7 +86,8 @@ def moments(image: Tensor, groups: int) -> Moments:
 
 def _summed(part: Tensor) -> Moments:
     """Moments per channel of a part small enough for sums in float32."""
-    eps, count = 1e-12, part.shape[2:].numel()
+    eps = 1e-12
+    count = part.shape[2:].numel()
     last = CHANNELS_LAST[part.ndim - 2]
     part = part.contiguous(memory_format=last if part.stride(1) == 1 else torch.contiguous_format)
     one, zero = (

@@ -56,7 +56,9 @@ class UNet(b.Network):
     ):
         super().__init__()
         b.check_levels(attention, 0 if stem else 1, depth, "" if stem else "; 0 needs a stem")
-        self.depth, self.layers, self.relu_skips = depth, stem + 2 * depth + head, relu_skips
+        self.depth = depth
+        self.layers = stem + 2 * depth + head
+        self.relu_skips = relu_skips
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
         # a norm would subtract the offset again
         normed_bias = norm == "none" if bias is None else bias
@@ -96,7 +98,8 @@ class UNet(b.Network):
 
         self.decoder = nn.ModuleList()
         for level in reversed(range(depth)):
-            innermost, third = level == depth - 1, level >= depth - 3
+            innermost = level == depth - 1
+            third = level >= depth - 3
             wide = filters[level] * (1 if innermost else 2)
             if level or head:
                 narrow = filters[level - 1] if level else width
@@ -107,7 +110,8 @@ class UNet(b.Network):
             else:
                 self.decoder.append(b.upsample(up, dims, wide, out_channels))
 
-        layers, wide = [], width * (2 if stem else 1)
+        layers = []
+        wide = width * (2 if stem else 1)
         for _ in range(head - 1):
             layers += [b.conv(dims, wide, width, 3, bias=normed_bias), normed(width), b.ReLU()]
             wide = width
@@ -162,7 +166,8 @@ class Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, skip: Tensor, relu_skip: bool = True) -> Tensor:
         out = torch.cat([x, skip], 1)
-        ctx.channels, ctx.passed = x.shape[1], out.shape[1] if relu_skip else x.shape[1]
+        ctx.channels = x.shape[1]
+        ctx.passed = out.shape[1] if relu_skip else x.shape[1]
         kernels.Rectified.apply(out[:, : ctx.passed])
         ctx.save_for_backward(out)
         return out
@@ -173,7 +178,8 @@ class Join(torch.autograd.Function):
         form = b.memory_format(out)
         if ctx.passed == out.shape[1]:
             gradient = kernels.rectified_gradient(gradient.contiguous(memory_format=form), out)
-        first, second = gradient[:, : ctx.channels], gradient[:, ctx.channels :]
+        first = gradient[:, : ctx.channels]
+        second = gradient[:, ctx.channels :]
         if ctx.passed < out.shape[1]:
             first = kernels.rectified_gradient(first, out[:, : ctx.channels])
         return first.contiguous(memory_format=form), second.contiguous(memory_format=form), None

@@ -22,7 +22,8 @@ from gantk.nets import kernels
 POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])
 WINDOW = 6  # side of a window in pixels
 # least channels on both sides; least product of these and an image's positions
-NARROWEST, LEAST = 64, 1 << 24
+NARROWEST = 64
+LEAST = 1 << 24
 
 
 def convolution(
@@ -48,11 +49,9 @@ def convolution(
         large = outputs * inputs * small[0] * small[1] >= LEAST
         if exact and large and x.stride(1) == 1 and torch.is_grad_enabled():
             y = Winograd.apply(x, weight, None, Tiles(small, kernel[0], padding), False)
-            return (
-                y
-                if bias is None
-                else kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
-            )
+            if bias is None:
+                return y
+            return kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
     return kernels.convolution(x, weight, bias, stride, padding)
 
 
@@ -65,7 +64,8 @@ def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
     windows = np.array([[*np.poly(other)[::-1], 0.0] for other in others] + [np.poly(POINTS)[::-1]])
     # last row: the point at infinity
     powers = np.vstack([POINTS[:, None] ** np.arange(WINDOW), np.zeros(WINDOW)])
-    kernels, outputs = powers[:, :kernel].copy(), powers[:, : WINDOW + 1 - kernel].copy()
+    kernels = powers[:, :kernel].copy()
+    outputs = powers[:, : WINDOW + 1 - kernel].copy()
     kernels[:-1] /= np.array([np.prod(p - other) for p, other in zip(POINTS, others, strict=True)])[
         :, None
     ]
@@ -81,12 +81,10 @@ class Tiles:
     stride = 1, 1
 
     def __init__(self, small: list[int], kernel: int, padding: tuple[int, ...]):
-        self.small, self.kernel, self.padding, self.side = (
-            small,
-            kernel,
-            padding,
-            WINDOW + 1 - kernel,
-        )
+        self.small = small
+        self.kernel = kernel
+        self.padding = padding
+        self.side = WINDOW + 1 - kernel
         # the last ones may reach beyond the map
         self.counts = [-(-size // self.side) for size in small]
 
@@ -130,11 +128,9 @@ class Tiles:
                 :, row : row + high, : part.shape[2], column : column + wide, : part.shape[4]
             ] += part
         inner = (slice(p, p + side) for p, side in zip(before, size, strict=True))
-        return (
-            out
-            if whole == tuple(size)
-            else kernels.blank(n, channels, size, out.dtype).copy_(out[(..., *inner)])
-        )
+        if whole == tuple(size):
+            return out
+        return kernels.blank(n, channels, size, out.dtype).copy_(out[(..., *inner)])
 
 
 def mixed(matrix: Tensor, pixels: Tensor) -> Tensor:
@@ -151,7 +147,8 @@ class Winograd(kernels.Product):
     def forward(
         ctx, x: Tensor, weight: Tensor, bias: None, windows: Tiles, transposed: bool
     ) -> Tensor:
-        ctx.windows, ctx.transposed = windows, transposed
+        ctx.windows = windows
+        ctx.transposed = transposed
         ctx.save_for_backward(x, weight, bias)
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         large = mixed(of_windows, windows.cut(x, WINDOW, windows.padding))

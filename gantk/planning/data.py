@@ -13,9 +13,11 @@ from gantk.planning.method import Line, lines_of
 
 def data_of(seen: Scans) -> list[Line]:
     """The lines for source, domains, augmentation, grid, intensities and split."""
-    pixels, false = list(seen.pixels.values()), bool(seen.fit and not seen.fit.good)
+    pixels = list(seen.pixels.values())
+    false = bool(seen.fit and not seen.fit.good)
     others = f"; {', '.join(seen.others)} too: --a and --b choose" if seen.others else ""
-    few, mirror = seen.patients < 50, min(each.mirror for each in pixels)
+    few = seen.patients < 50
+    mirror = min(each.mirror for each in pixels)
     move = [*(["hflip"] if mirror > 0.5 else []), *([{"name": "affine", "p": 0.8}] if few else [])]
     why = f"left and right are {'much' if mirror > 0.5 else 'not'} alike (correlation {mirror:.2f})"
     of = counted(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
@@ -60,10 +62,8 @@ def _source(seen: Scans, false: bool) -> Line:
     options = {
         key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())
     }
-    planes, why = (
-        [each.planes for each in seen.pixels.values() if each.planes],
-        counted(seen.files, "file"),
-    )
+    planes = [each.planes for each in seen.pixels.values() if each.planes]
+    why = counted(seen.files, "file")
     options.pop("planes", None)
     if planes and "planes" in seen.source:
         options["planes"] = [min(low for low, _ in planes), max(high for _, high in planes)]
@@ -93,11 +93,10 @@ def _grid(seen: Scans) -> list[Line]:
     thick = [plane for plane in lying if plane in ("axial", "coronal", "sagittal")]
     by_slices = 2 * len(thick) > len(lying)
     most = max(thick, key=thick.count) if by_slices else "axial"
-    why = (
-        "the scans' slices are thick, and lie in this plane"
-        if by_slices
-        else "most voxels are about as long as wide"
-    )
+    if by_slices:
+        why = "the scans' slices are thick, and lie in this plane"
+    else:
+        why = "most voxels are about as long as wide"
     lines = [Line("data.plane", most, why)]
     steps = [each["spacing"] for each in seen.files if len(each["spacing"] or ()) == 3]
     if (
@@ -123,7 +122,8 @@ def _grid(seen: Scans) -> list[Line]:
 
 def _intensity(seen: Scans) -> Line:
     """The line for the intensity mapping of each domain."""
-    parts, whys = [], []
+    parts = []
+    whys = []
     for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
         own = [each for each in seen.files if name in each["domains"]]
         widths = [each["range"][1] - each["range"][0] for each in own]
@@ -157,7 +157,8 @@ def _intensity(seen: Scans) -> Line:
 
 def _split(seen: Scans) -> Line:
     """The line for the split: shares of test and validation images, and the unit that is held out."""
-    split, patients = seen.found["split"] or {}, seen.patients
+    split = seen.found["split"] or {}
+    patients = seen.patients
     if split.get("by") in ("folders", "file"):
         return Line("data.split", None, split["how"])
     domains = {record.domain for record in seen.records}

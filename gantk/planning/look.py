@@ -204,7 +204,10 @@ def _by_headers(
         except UserError:
             continue
         better = settings[-1][-6:] != "onto=a" or (other.fit and not other.alone)
-        scans, own = (
-            (other, settings) if better and other.patients >= scans.patients else (scans, own)
-        )
+        if better and other.patients >= scans.patients:
+            scans = other
+            own = settings
+        else:
+            scans = scans
+            own = own
     return scans

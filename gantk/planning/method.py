@@ -36,13 +36,11 @@ def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line
 
 def method_of(seen: Scans, hours: float, dims: int) -> list[Line]:
     """The lines of [method], with networks of the smallest width."""
-    return (
-        _noise(seen)
-        if len(seen.domains) == 1
-        else _paired(seen)
-        if seen.paired
-        else _unpaired(seen, hours, dims)
-    )
+    if len(seen.domains) == 1:
+        return _noise(seen)
+    if seen.paired:
+        return _paired(seen)
+    return _unpaired(seen, hours, dims)
 
 
 def _paired(seen: Scans) -> list[Line]:
@@ -79,13 +77,12 @@ def shorter(lines: list[Line]) -> list[Line]:
 
 def _unpaired(seen: Scans, hours: float, dims: int) -> list[Line]:
     why = f"{seen.fit}: they do not fit" if seen.fit else "no pairs are known"
-    why = (
-        f"{seen.alone} images have no partner; complete, they could teach a paired method"
-        if seen.alone
-        else why
-    )
-    ct, mr = "ct" in seen.kinds, all(kind not in ("", "ct", "pet") for kind in seen.kinds)
-    stripped, heads = seen.volumes and seen.empty > 0.4, seen.volumes and 0 < seen.patients < 20
+    if seen.alone:
+        why = f"{seen.alone} images have no partner; complete, they could teach a paired method"
+    ct = "ct" in seen.kinds
+    mr = all(kind not in ("", "ct", "pet") for kind in seen.kinds)
+    stripped = seen.volumes and seen.empty > 0.4
+    heads = seen.volumes and 0 < seen.patients < 20
     few = mr and heads
     opposite = stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
     patches = {"name": "patchgan", "width": 32}

@@ -23,7 +23,9 @@ WIDE = 120  # columns of the recipe's lines
 SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
 # of shipped recipes
 WANTED = {"pix2pix": 1200, "regression": 1200, "dualgan": 2400, "cyclegan": 2400, "dcgan": 3000}
-MOST, PASSES = 10, 1000  # limits of the steps: times the usual number, and epochs; more gain little
+# limits of the steps: times the usual number, and epochs; more gain little
+MOST = 10
+PASSES = 1000
 # problems of `data check` that the recipe solves
 ANSWERED = ("channels", "split", "patients", "same-patient")
 # of what networks see, not of how scans are read
@@ -64,7 +66,8 @@ def plan(
     Its first paragraph lists facts of the scans. Size, filters and steps follow from real steps
     timed on this machine.
     """
-    tell, settings = progress or (lambda share, what: None), list(set)
+    tell = progress or (lambda share, what: None)
+    settings = list(set)
     reads = [each for each in settings if each.startswith("data.") and not each.startswith(NETWORK)]
     seen = look(Path(scans).absolute(), a, b, reads, tell)
     tell(0.7, "timing real steps")
@@ -78,7 +81,8 @@ def plan(
             *(line for line in lines[1:] if line.key.partition(".")[2] in known),
         ]
     lines = _sized(seen, [*lines, *data_of(seen)], hours, settings, device)
-    recipe, made = Recipe(_tables(lines)).override(settings), {line.key: line for line in lines}
+    recipe = Recipe(_tables(lines)).override(settings)
+    made = {line.key: line for line in lines}
     recipe.check()
     for table in TABLES:
         for key, value in recipe.tables.get(table, {}).items():
@@ -96,7 +100,9 @@ def _sized(
     """
     from gantk.training.trial import predict
 
-    wanted, rungs, seconds = WANTED.get(lines[0].value, 2400), _rungs(seen), 0.9 * 3600 * hours
+    wanted = WANTED.get(lines[0].value, 2400)
+    rungs = _rungs(seen)
+    seconds = 0.9 * 3600 * hours
 
     def timed(rung: Rung) -> Any:
         return predict(
@@ -104,7 +110,8 @@ def _sized(
             device=device,
         )
 
-    found, wider = timed(rungs[0]), _work(rungs[1]) / _work(rungs[0]) if seen.paired else 1.0
+    found = timed(rungs[0])
+    wider = _work(rungs[1]) / _work(rungs[0]) if seen.paired else 1.0
     if lines[0].value == "pix2pix" and found.fits and 3600 * found.hours * wider > seconds:
         lines = shorter(lines)
         found = timed(rungs[0])
@@ -121,8 +128,10 @@ def _sized(
         best = timed(rungs[place])
         if best.fits and 3600 * best.hours * rungs[place].least <= 1.1 * seconds:
             break
-        place, best = place - 1, found
-    step, count = 3600 * best.hours / wanted, _count(seen)
+        place = place - 1
+        best = found
+    step = 3600 * best.hours / wanted
+    count = _count(seen)
     most = int(min(MOST * wanted, max(wanted, PASSES * count / _batch(seen))))
     steps = int(min(most, max(50, seconds / step)))
     why = (
@@ -180,11 +189,10 @@ def _rungs(seen: Scans) -> list[Rung]:
     usual = 2 if seen.paired else 1
     rungs = [Rung(size, "pad", usual, why) for size in sizes]
     if max(whole) <= 512:
-        why = (
-            f"all that is no background of {native}, as it is in the files"
-            if one
-            else f"most are {native}"
-        )
+        if one:
+            why = f"all that is no background of {native}, as it is in the files"
+        else:
+            why = f"most are {native}"
         size = tuple(_up(each) for each in (content if one else whole))
         rungs.append(Rung(size, "crop" if one else "pad", usual, why))
     wider = [rungs[-1]._replace(width=width) for width in (2, 4)]
@@ -214,17 +222,21 @@ def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) ->
     """The lines with the size, widths and number of steps of a candidate, and all of [train] and
     [evaluate].
     """
-    noise, small, made = len(seen.domains) == 1, min(rung.size) < 64, []
+    noise = len(seen.domains) == 1
+    small = min(rung.size) < 64
+    made = []
     for key, value, about in lines:
         if key == "method.low_res_warmup" and small:
             continue
         if key == "method.discriminator" and small and not noise:
-            value, about = value | {"receptive_field": 16}, "small patches for small images"
+            value = value | {"receptive_field": 16}
+            about = "small patches for small images"
         if key in ("method.generator", "method.discriminator")[: 2 if noise else 1]:
             deep = {"depth": 4} if seen.paired and rung.width > 1 else {}
             value = value | {"width": value["width"] * rung.width} | deep
         made.append(Line(key, value * rung.width if key == "method.width" else value, about))
-    short, air = steps < 1500, min(each.seen for each in seen.pixels.values()) < 0.85
+    short = steps < 1500
+    air = min(each.seen for each in seen.pixels.values()) < 0.85
     fit = {
         "crop": "nothing is resized",
         "pad": "the aspect is kept; what is left over is background",
@@ -283,9 +295,12 @@ def _tables(lines: Iterable[Line]) -> dict[str, Any]:
 
 def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
-    kind = (
-        "registered pairs" if seen.paired else "unpaired" if len(seen.domains) > 1 else "from noise"
-    )
+    if seen.paired:
+        kind = "registered pairs"
+    elif len(seen.domains) > 1:
+        kind = "unpaired"
+    else:
+        kind = "from noise"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
     shown = [(key, said) for key, said in seen.found["summary"].items() if key != "split"]
     told = (
@@ -305,9 +320,10 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         out += ["", f"[{table}]"] if own else []
         for line in own:
             key = line.key.partition(".")[2]
-            text = (
-                f"{key} = {toml(line.value)}" if line.value is not None else f"# {key}: {line.why}"
-            )
+            if line.value is not None:
+                text = f"{key} = {toml(line.value)}"
+            else:
+                text = f"# {key}: {line.why}"
             fits = line.value is None or len(text) + len(line.why) + 3 <= WIDE
             why = f" # {line.why}" if line.why and line.value is not None else ""
             out += [text + why] if fits else [*_comment(line.why), text]

@@ -71,7 +71,9 @@ def load() -> Loaded:
     disabled = disabled_plugins(_recipe_folder)
     manager = pluggy.PluginManager("gantk")
     manager.add_hookspecs(hookspecs)
-    registry, plugins, owners = Registry(), [], {}
+    registry = Registry()
+    plugins = []
+    owners = {}
     _register(manager, registry, builtins, "gantk", "gantk")
     for point, distribution in sorted(
         _entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)
@@ -159,18 +161,17 @@ def plugin_note(error: BaseException) -> str | None:
         package = frame.f_globals.get("__name__", "").split(".")[0]
         # frames of libraries belong to their caller
         if package in others or package.startswith("gantk"):
-            raised_by, place = others.get(package), f"{frame.f_code.co_filename}, line {line}"
+            raised_by = others.get(package)
+            place = f"{frame.f_code.co_filename}, line {line}"
     if raised_by:
         return (
             f"raised by the plugin '{raised_by.name}' of {raised_by.distribution}"
             f" {raised_by.version}, {place}"
         )
     listed = ", ".join(f"'{p.name}' of {p.distribution} {p.version}" for p in others.values())
-    return (
-        f"plugins of others are installed: {listed}; `gantk.testing` tests their parts"
-        if listed
-        else None
-    )
+    if listed:
+        return f"plugins of others are installed: {listed}; `gantk.testing` tests their parts"
+    return None
 
 
 def _register(
@@ -214,7 +215,8 @@ def _entry_points():
                 points_by_name.setdefault((name, point.name), (point, owner))
     # `python -m gantk` in a checkout that is not installed
     if not any(name == "gantk" for name, _ in points_by_name):
-        root, source = Path(__file__).parents[2], SimpleNamespace(name="gantk", version="source")
+        root = Path(__file__).parents[2]
+        source = SimpleNamespace(name="gantk", version="source")
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         sys.path += [
             str(root / folder)

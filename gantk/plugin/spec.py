@@ -63,7 +63,8 @@ class Kind:
     """
 
     def __init__(self, kind: str, having: tuple[str, ...] = ()):
-        self.kind, self.having = kind, having
+        self.kind = kind
+        self.having = having
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._bind)
@@ -204,11 +205,10 @@ def bind(kind: str, value: Any) -> Part:
     try:
         return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
     except UserError as error:
-        field = (
-            model.model_fields.get(error.path[0])
-            if len(error.path) == 1 and error.path[0] not in options
-            else None
-        )
+        if len(error.path) == 1 and error.path[0] not in options:
+            field = model.model_fields.get(error.path[0])
+        else:
+            field = None
         if field is None or field.is_required() or kind_of(field.metadata):
             raise
         raise entry.refused(
@@ -249,7 +249,8 @@ def _with_default_names(model: type[BaseModel], values: Mapping[str, Any]) -> di
     """
     named = dict(values)
     for key, field in model.model_fields.items():
-        value, kind = named.get(key), field.annotation
+        value = named.get(key)
+        kind = field.annotation
         if not isinstance(value, Mapping):
             continue
         if is_table(kind):

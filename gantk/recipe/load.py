@@ -91,7 +91,8 @@ class Recipe:
                 if isinstance(changes, dict)
             }
             if profile not in known:
-                what, remedy = f"there is no profile '{profile}'", did_you_mean(profile, known)
+                what = f"there is no profile '{profile}'"
+                remedy = did_you_mean(profile, known)
                 raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
             changes = known[profile]
             for path in leaves(changes):
@@ -334,10 +335,13 @@ def find_line(text: str, path: tuple) -> int | None:
     """The line of a TOML text that holds the key at `path`: exact, or the deepest table or key
     found on the way.
     """
-    best, best_depth, wanted = None, 0, tuple(map(str, path))
+    best = None
+    best_depth = 0
+    wanted = tuple(map(str, path))
     for key, number, _ in key_lines(text):
         if wanted[: len(key)] == key and len(key) > best_depth:
-            best, best_depth = number, len(key)
+            best = number
+            best_depth = len(key)
     return best
 
 
@@ -367,7 +371,8 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     TOML.
     """
     key, equals, value = setting.partition("=")
-    key, value = key.strip(), value.strip()
+    key = key.strip()
+    value = value.strip()
     if not equals or not re.fullmatch(r"[\w\-]+(\.[\w\-]+){0,15}", key):
         raise UserError(
             f"'{setting[:99]}' is not key=value",
@@ -397,13 +402,10 @@ def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
         return
     for key, value in settings.items():
         parse_setting(f"{key}=0")  # UserError where it is no key
-        value = (
-            value.tolist()
-            if hasattr(value, "tolist")
-            else str(value)
-            if isinstance(value, Path)
-            else value
-        )
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        elif isinstance(value, Path):
+            value = str(value)
         yield (
             f"{key}={value!r}",
             (str(key).strip(), list(value) if isinstance(value, tuple) else value),

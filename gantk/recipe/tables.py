@@ -13,7 +13,10 @@ from gantk.errors import UserError
 from gantk.plugin import spec
 
 # of a file, all tables, a text; nesting
-MOST_BYTES, MOST_VALUES, MOST_CHARACTERS, DEEPEST = 2**18, 10_000, 4096, 16
+MOST_BYTES = 2**18
+MOST_VALUES = 10_000
+MOST_CHARACTERS = 4096
+DEEPEST = 16
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 
 
@@ -173,13 +176,11 @@ class TrainTable(spec.Table):
     @field_validator("fast", mode="before")
     @classmethod
     def _all_or_nothing(cls, fast: Any) -> Any:
-        return (
-            dict.fromkeys(FastTable.model_fields, False)
-            if fast is False
-            else {}
-            if fast is True
-            else fast
-        )
+        if fast is False:
+            return dict.fromkeys(FastTable.model_fields, False)
+        if fast is True:
+            return {}
+        return fast
 
 
 class EvaluateTable(spec.Table):
@@ -251,7 +252,8 @@ def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
     """UserError, with the key, for tables that are too large or deep, or hold values unknown to
     TOML; called first.
     """
-    stack, count = [((), tables)], 0
+    stack = [((), tables)]
+    count = 0
     while stack:
         path, value = stack.pop()
         is_table = isinstance(value, Mapping)

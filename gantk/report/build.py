@@ -64,11 +64,10 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     """
     record = RunRecord(Path(run))
     sections = _further_sections(record)
-    live = (
-        None
-        if renewed_after is None
-        else {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
-    )
+    if renewed_after is None:
+        live = None
+    else:
+        live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
     story = _story(record, live) | {"sections": sections}
     listed = {
         name: [n for s in sections for n in s.get(name, ())] for name in ("styles", "scripts")
@@ -140,7 +139,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     all_verdicts = verdicts(run)
     sentence, tone = headline(all_verdicts)
     steps, blocks = sample_blocks(run.samples)
-    curves, places = _curves(run), count()
+    curves = _curves(run)
+    places = count()
     is_below = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
     return {
         "run": run,
@@ -257,11 +257,9 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Numbers of images and subjects by set and domain, how they were split, and a leak that was
     allowed.
     """
-    sets, names, rows = (
-        run.split.get("splits") or {},
-        dict(zip("ab", run.domains, strict=False)),
-        [],
-    )
+    sets = run.split.get("splits") or {}
+    names = dict(zip("ab", run.domains, strict=False))
+    rows = []
     for name in ("train", "validation", "test"):
         records = sets.get(name) or ()
         images = Counter(names.get(record["domain"], record["domain"]) for record in records)

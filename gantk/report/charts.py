@@ -56,8 +56,11 @@ class Chart:
     ):
         places, table, self.bin = _binned(series)
         finite = table[np.isfinite(table)]
-        low, high = float(finite.min()), float(finite.max())
-        self.title, self.x, self.shown = title, x, "linear"
+        low = float(finite.min())
+        high = float(finite.max())
+        self.title = title
+        self.x = x
+        self.shown = "linear"
         self.axes = {"linear": _axis(low, high, from_zero=from_zero)}
         if allow_log and low > 0:
             self.axes["log"] = _axis(low, high, log=True)
@@ -75,12 +78,12 @@ class Chart:
             curve["colour"] = order.index(curve["name"])
 
     def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
-        finite, steps = np.isfinite(row), np.array(self.steps)
-        drawn = (
-            np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
-            if joined
-            else row
-        )
+        finite = np.isfinite(row)
+        steps = np.array(self.steps)
+        if joined:
+            drawn = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
+        else:
+            drawn = row
         values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in drawn]
         latest = next((number(value) for value in reversed(values) if value is not None), "–")
         trends = self._paths(_trend(row)) if len(row) >= 60 and not joined else {}
@@ -94,7 +97,8 @@ class Chart:
 
     def _paths(self, row: np.ndarray) -> dict[str, str]:
         """Axis name -> SVG path through the finite values."""
-        finite, paths = np.isfinite(row), {}
+        finite = np.isfinite(row)
+        paths = {}
         across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]]
         for name, axis in self.axes.items():
             points = zip(across, SIDE * axis.place(row[finite]), strict=True)
@@ -157,7 +161,8 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
         [[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()]
     )
     width = math.ceil(len(steps) / MOST_POINTS)
-    edges, finite = np.arange(0, len(steps), width), np.isfinite(table)
+    edges = np.arange(0, len(steps), width)
+    finite = np.isfinite(table)
     total = np.add.reduceat(np.where(finite, table, 0.0), edges, axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
         return (
@@ -169,7 +174,8 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
 
 def _trend(row: np.ndarray) -> np.ndarray:
     """The centred moving average over a thirtieth of the curve."""
-    window, finite = np.ones(2 * (len(row) // 60) + 1), np.isfinite(row)
+    window = np.ones(2 * (len(row) // 60) + 1)
+    finite = np.isfinite(row)
     total = np.convolve(np.where(finite, row, 0.0), window, mode="same")
     return np.where(finite, total / np.convolve(finite, window, mode="same").clip(1), math.nan)
 
@@ -179,11 +185,13 @@ def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False
     value is below.
     """
     if log:
-        low, high = math.log10(low), math.log10(high)
+        low = math.log10(low)
+        high = math.log10(high)
     from_zero = from_zero and low >= 0
     low = 0.0 if from_zero else low
     margin = 0.06 * (high - low) or (0.1 if log else 0.05 * abs(high) or 1.0)
-    low, high = low if from_zero else low - margin, high + margin
+    low = low if from_zero else low - margin
+    high = high + margin
     values = nice_ticks(low, high)
     if log:
         multiples = (1,) if high - low > 2.5 else (1, 2, 5)

@@ -39,7 +39,8 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
         way = direction_name(direction, domains)
         for metric, entry in scores.items():
             judged = ((metrics.get("verdict") or {}).get(direction) or {}).get(metric) or {}
-            best, plain = judged.get("best_baseline"), direction.removesuffix("_post")
+            best = judged.get("best_baseline")
+            plain = direction.removesuffix("_post")
             rival = ((metrics.get("baselines") or {}).get(best) or {}).get(plain, {}).get(
                 metric
             ) or {}

@@ -52,7 +52,8 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     """
     if samples is None:
         return [], []
-    steps, last = list(samples.steps), samples.steps[-1]
+    steps = list(samples.steps)
+    last = samples.steps[-1]
     newest = _frames(samples, last)
     small = len(steps) * _size(newest) > LOSSLESS_BUDGET
     if small:
@@ -61,14 +62,14 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[dict[str, An
     by_step = [*(_frames(samples, step, small) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
-        inputs = (
-            [embedded(samples.picture("input", d, i)) for i in range(d.count)] if d.source else []
-        )
-        truths = (
-            [embedded(samples.picture("truth", d, i)) for i in range(d.count)]
-            if samples.has_truth
-            else []
-        )
+        if d.source:
+            inputs = [embedded(samples.picture("input", d, i)) for i in range(d.count)]
+        else:
+            inputs = []
+        if samples.has_truth:
+            truths = [embedded(samples.picture("truth", d, i)) for i in range(d.count)]
+        else:
+            truths = []
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
         blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
     return steps, blocks
@@ -80,18 +81,15 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
     for direction in samples.directions:
         frame: Frame = {"output": [], "error": [], "mean": []}
         for i in range(direction.count):
-            output, truth = (
-                samples.picture(step, direction, i),
-                samples.picture("truth", direction, i),
-            )
-            error, mean = "", ""
+            output = samples.picture(step, direction, i)
+            truth = samples.picture("truth", direction, i)
+            error = ""
+            mean = ""
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second)
-                error, mean = (
-                    preview(picture) if small else _encoded(picture, "png", optimize=True),
-                    f"{value:.1f}",
-                )
+                error = preview(picture) if small else _encoded(picture, "png", optimize=True)
+                mean = f"{value:.1f}"
             frame["output"].append(embedded(output, SMALL if small else None))
             frame["error"].append(error)
             frame["mean"].append(mean)

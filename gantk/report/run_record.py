@@ -57,9 +57,10 @@ class Log:
         def note(curves: Curves, group: str, name: str, value: Any) -> None:
             # text: the reason why a checkpoint was barred from the choice
             if not isinstance(value, str):
-                curves.setdefault(group, {}).setdefault(name, {})[step] = (
-                    math.nan if value is None else float(value)
-                )
+                if value is None:
+                    curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan
+                else:
+                    curves.setdefault(group, {}).setdefault(name, {})[step] = float(value)
 
         for full_name, value in (entry.get("losses") or {}).items():
             group, _, name = full_name.rpartition("/")

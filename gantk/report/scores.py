@@ -41,7 +41,8 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
                 f"neighbours in {features}" if head in NEIGHBOURS else name, []
             ).append(name)
         for names in groups.values():
-            head, region = names[0].partition("_")[0], words.region_of(names[0]).capitalize()
+            head = names[0].partition("_")[0]
+            region = words.region_of(names[0]).capitalize()
             section = region or (
                 "Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image"
             )
@@ -95,7 +96,8 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
         for end in figures
         if end is not None and math.isfinite(end)
     ] or [0.0]
-    low, high = min(finite), max(finite)
+    low = min(finite)
+    high = max(finite)
 
     def percent(value: float | None) -> float | None:
         if value is None or not math.isfinite(value):
@@ -113,10 +115,15 @@ def tone_of(judged: dict[str, Any]) -> str:
     """Returns "good", "near" (ahead, but within chance) or "bad"; "" where there was no baseline to
     compare with.
     """
-    better, chance = judged.get("better"), judged.get("probability", 1.0)
+    better = judged.get("better")
+    chance = judged.get("probability", 1.0)
     if better is None:
         return ""
-    return "bad" if not better else "good" if chance is not None and chance >= SURE else "near"
+    if not better:
+        return "bad"
+    if chance is not None and chance >= SURE:
+        return "good"
+    return "near"
 
 
 def verdicts(run: RunRecord) -> list[dict[str, Any]]:
@@ -125,10 +132,8 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
     """
     results = []
     for direction, scores in (run.metrics.get("metrics") or {}).items():
-        judged, rivals = (
-            (run.metrics.get("verdict") or {}).get(direction) or {},
-            _baselines(run, direction),
-        )
+        judged = (run.metrics.get("verdict") or {}).get(direction) or {}
+        rivals = _baselines(run, direction)
         findings = [
             _finding(metric, score, judged.get(metric) or {}, rivals)
             for metric, score in scores.items()
@@ -155,7 +160,8 @@ def _finding(
     """Compare one metric with its best baseline and, if that was fitted on pairs and wins, with the
     best other one.
     """
-    places, tone = words.decimals(score), tone_of(judged)
+    places = words.decimals(score)
+    tone = tone_of(judged)
     also = {}
     if tone != "good" and judged.get("best_baseline") in words.FITTED_ON_PAIRS:
         also = judged.get("without_pairs") or {}
@@ -179,11 +185,9 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
     """`better than 18.50 dB, identity`, with the probability where it is within chance; "" without
     a baseline.
     """
-    best, tone, probability = (
-        judged.get("best_baseline"),
-        tone_of(judged),
-        judged.get("probability", 1.0),
-    )
+    best = judged.get("best_baseline")
+    tone = tone_of(judged)
+    probability = judged.get("probability", 1.0)
     if not best:
         return ""
     comparison = {
@@ -194,11 +198,10 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
     }[tone]
     entry = rivals.get(best, {}).get(metric)
     value = f"{words.with_unit(entry, places)}, " if entry else ""
-    doubt = (
-        f" (in {probability:.0%} of the draws)"
-        if probability is not None
-        else " (one patient: no probability)"
-    )
+    if probability is not None:
+        doubt = f" (in {probability:.0%} of the draws)"
+    else:
+        doubt = " (one patient: no probability)"
     return f"{comparison} {value}{words.baseline_name(best)}{doubt if tone == 'near' else ''}"
 
 
@@ -298,4 +301,8 @@ def chosen(run: RunRecord) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return words.number(value)
-    return "–" if value is None else f"{value:,}" if type(value) is int else str(value)
+    if value is None:
+        return "–"
+    if type(value) is int:
+        return f"{value:,}"
+    return str(value)

@@ -107,7 +107,13 @@ def decimals(entry: Scored) -> int:
     size = abs(entry.get("value") or 0.0)
     if entry.get("unit") == "dB":
         return 2
-    return 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 4
+    if size >= 100:
+        return 1
+    if size >= 10:
+        return 2
+    if size >= 0.1:
+        return 3
+    return 4
 
 
 def digits(value: float | None, places: int) -> str:
@@ -127,16 +133,17 @@ def with_unit(entry: Scored, places: int) -> str:
 def interval(entry: Scored, places: int) -> str:
     """The ends of a score's 95 % interval, such as `23.81 to 24.81`; "" where there is none."""
     low, high = entry.get("ci95") or (None, None)
-    return (
-        f"{digits(low, places)} to {digits(high, places)}"
-        if low is not None and high is not None
-        else ""
-    )
+    if low is not None and high is not None:
+        return f"{digits(low, places)} to {digits(high, places)}"
+    return ""
 
 
 def count(entry: Scored) -> str:
     """The size of the sample behind a score: patients, and images where that number differs."""
-    n, images = entry.get("n"), entry.get("images")
-    return (
-        "" if n is None else f"n = {n} ({images} images)" if images and images != n else f"n = {n}"
-    )
+    n = entry.get("n")
+    images = entry.get("images")
+    if n is None:
+        return ""
+    if images and images != n:
+        return f"n = {n} ({images} images)"
+    return f"n = {n}"

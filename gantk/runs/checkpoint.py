@@ -89,13 +89,15 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     """
     # aligns the offsets
     ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))
-    header, end = {}, 0
+    header = {}
+    end = 0
     for name, tensor in ordered:
         if tensor.dtype not in DTYPES:
             raise UserError(
                 f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps"
             )
-        start, end = end, end + tensor.numel() * tensor.element_size()
+        start = end
+        end = end + tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": DTYPES[tensor.dtype],
             "shape": [*tensor.shape],
@@ -260,7 +262,9 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
-        result, meta, seal = read(path), {}, None
+        result = read(path)
+        meta = {}
+        seal = None
         with suppress(Exception):  # version 0.1 wrote no SHA-256
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]

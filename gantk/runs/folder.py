@@ -64,7 +64,8 @@ class Run:
         return str(self.path)
 
     def __repr__(self) -> str:
-        steps, scores = checkpoint.steps_saved(self.checkpoints), []
+        steps = checkpoint.steps_saved(self.checkpoints)
+        scores = []
         with suppress(UserError):
             firsts = [
                 (direction, next(iter(found.items())))
@@ -165,11 +166,10 @@ class Run:
         """Open an existing run; UserError where the folder is not a run."""
         path = Path(path)
         if not path.is_dir():
-            what = (
-                f"'{path}' is a file, not a run folder"
-                if path.is_file()
-                else f"there is no folder '{path}'"
-            )
+            if path.is_file():
+                what = f"'{path}' is a file, not a run folder"
+            else:
+                what = f"there is no folder '{path}'"
             raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
         if not (path / "recipe.toml").is_file():
             what = f"'{path}' is not a run folder: it has no recipe.toml"
@@ -186,10 +186,8 @@ class Run:
         text, tables = read_toml(
             path, str(path), "recipe", "`gantk recipes`, or restore it from a copy"
         )
-        source, stored = (
-            mapping(mapping(tables.get("data")).get("source")),
-            self.path / "data" / "table.csv",
-        )
+        source = mapping(mapping(tables.get("data")).get("source"))
+        stored = self.path / "data" / "table.csv"
         path_of_data = Path(str(source.get("path", "/")))
         if path_of_data.parts[-2:] == stored.parts[-2:] and stored.is_file():
             # images inside the run folder, which may have been moved
@@ -265,12 +263,12 @@ class Run:
         continues that run.
         """
         begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
-        then = (
-            f"go on with it: gantk resume {argument(self.path)}"
-            if begun
-            else f"start that one again: {self._again}"
-        )
-        what, remedy = f"'{self.path}' already holds a run", f"choose another --out, or {then}"
+        if begun:
+            then = f"go on with it: gantk resume {argument(self.path)}"
+        else:
+            then = f"start that one again: {self._again}"
+        what = f"'{self.path}' already holds a run"
+        remedy = f"choose another --out, or {then}"
         return UserError(what, where="--out", remedy=remedy)
 
     @property

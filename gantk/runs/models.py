@@ -36,7 +36,8 @@ def find_model(
     `say` prints which model was chosen where it is not a path, and the limits that a packed model's
     card states. UserError with the nearest name where no model is found.
     """
-    name, models = os.fspath(model), all_models()
+    name = os.fspath(model)
+    models = all_models()
     if "://" in name:
         path = load().hook.gantk_find_model(address=name, say=say)
         if path is None:

@@ -13,7 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gantk.errors import UserError, counted, told
 from gantk.plugin.spec import Share
 
-LARGEST, LONGEST = 2**26, 2**20  # bytes: the largest file, the longest line of the log
+# bytes: the largest file, the longest line of the log
+LARGEST = 2**26
+LONGEST = 2**20
 Step = Annotated[int, Field(ge=0, le=10**15)]
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
@@ -255,17 +257,16 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the readable lines of log.jsonl; damaged or cut-off lines are counted in a message
     added to `problems`.
     """
-    skipped, first_error = 0, ""
+    skipped = 0
+    first_error = ""
     if path.is_file():
         with open(path, "rb") as file:
             for number, text in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
                 try:
                     yield checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
-                    skipped, first_error = (
-                        skipped + 1,
-                        first_error or f"the first, line {number}: {told(error)}",
-                    )
+                    skipped = skipped + 1
+                    first_error = first_error or f"the first, line {number}: {told(error)}"
     if skipped:
         problems.append(
             f"{counted(skipped, 'line')} of {path.name} left out, as they could not be read;"

@@ -128,13 +128,11 @@ class Examples:
         made_from: Tensor | list[str],
         records=(),
     ):
-        self.data, self.letter, self.device, self.made_from, self.records = (
-            data,
-            letter,
-            device,
-            made_from,
-            records,
-        )
+        self.data = data
+        self.letter = letter
+        self.device = device
+        self.made_from = made_from
+        self.records = records
 
     def __call__(self, n: int, label: str | None = None) -> Tensor:
         data = self.data()
@@ -152,8 +150,6 @@ class Examples:
         images_of = {
             label: iter(self(self.made_from.count(label), label)) for label in set(self.made_from)
         }
-        return (
-            torch.stack([next(images_of[label]) for label in self.made_from])
-            if images_of
-            else self(n)
-        )
+        if images_of:
+            return torch.stack([next(images_of[label]) for label in self.made_from])
+        return self(n)

@@ -82,7 +82,8 @@ class SourceContract(Contract):
         )
 
     def test_data_finds_it_and_a_folder_of_nothing_is_an_error_in_words(self, d, tmp_path):
-        source, empty = registry().get("source", self.source).load(), tmp_path / "empty"
+        source = registry().get("source", self.source).load()
+        empty = tmp_path / "empty"
         empty.mkdir()
         with pytest.raises(UserError):
             bind_or_raise("source", {"name": self.source, "path": str(empty)})(

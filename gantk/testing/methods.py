@@ -131,7 +131,8 @@ class MethodContract(Contract):
     def test_each_phase_moves_its_own_modules_only(self, d):
         method = self.build(d)
         stage = method.stages(4)[0]
-        engine, batch = self.engine(method), self.batch_at(method, 0, stage.size)
+        engine = self.engine(method)
+        batch = self.batch_at(method, 0, stage.size)
         method.begin(stage, batch)
         for phase in method.phases():
             before = {
@@ -246,7 +247,8 @@ class _Translation(torch.nn.Module):
 
     def __init__(self, method: Method, to: str):
         super().__init__()
-        self.method, self.to_domain = method, to
+        self.method = method
+        self.to_domain = to
 
     def forward(self, image: Tensor) -> Tensor:
         return self.method.translate(image, self.to_domain)

@@ -100,7 +100,8 @@ class NetworkContract(Contract):
         )
 
     def test_memory_format_does_not_change_the_result(self, d):
-        network, images = self.build(2, d).eval(), self.images(2, 2, d)
+        network = self.build(2, d).eval()
+        images = self.images(2, 2, d)
         with torch.no_grad():
             expected = network(images)
             network.to(memory_format=CHANNELS_LAST[d])
@@ -124,7 +125,8 @@ class NetworkContract(Contract):
                     )
 
     def test_its_state_dict_is_all_of_it(self, d):
-        network, images = self.build(1, d).eval(), self.images(1, 1, d)
+        network = self.build(1, d).eval()
+        images = self.images(1, 1, d)
         torch.manual_seed(1)
         other = self.build(1, d).eval()
         other.load_state_dict(network.state_dict())
@@ -186,7 +188,8 @@ class DiscriminatorContract(NetworkContract):
         )
 
     def test_gradient_penalties_reach_the_weights(self, d):
-        network, images = self.build(1, d), self.images(2, 1, d).requires_grad_()
+        network = self.build(1, d)
+        images = self.images(2, 1, d).requires_grad_()
         (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
         gradient.square().sum().backward()
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
@@ -244,7 +247,8 @@ class LossContract(Contract):
         loss = self.part()()
         if not hasattr(loss, "discriminator"):
             pytest.skip("not an adversarial loss")
-        high, low = torch.full((4, 1), 2.0), torch.full((4, 1), -2.0)
+        high = torch.full((4, 1), 2.0)
+        low = torch.full((4, 1), -2.0)
         assert loss.discriminator(high, low) < loss.discriminator(low, high)
         assert loss.generator(high * 0.5) < loss.generator(low * 0.5)
 

@@ -147,7 +147,8 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _place() -> str:
     """The innermost line of the stack outside torch: of gantk, a plugin or a test."""
-    own, inside = Path(__file__).name, Path(torch.__file__).parent
+    own = Path(__file__).name
+    inside = Path(torch.__file__).parent
     frames = [
         frame for frame in traceback.extract_stack() if inside not in Path(frame.filename).parents
     ]

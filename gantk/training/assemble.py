@@ -59,20 +59,21 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an
     existing run.
     """
-    train, threads = model.train, Threads(runtime.world > 1 or runtime.device.type != "cpu")
+    train = model.train
+    threads = Threads(runtime.world > 1 or runtime.device.type != "cpu")
 
     def built() -> tuple[Data, Method, Batches, Scorer, Start]:
         data = Data(model.data, model.method.target, known)
         method = trained.build_method(model, data.channels, data.classes, data.range, runtime)
-        sets, ranks = data.training_sets(), (runtime.rank, runtime.world)
+        sets = data.training_sets()
+        ranks = (runtime.rank, runtime.world)
         batches = Batches(
             sets, train.batch, train.seed, data.paired, *ranks, workers=model.data.workers
         )
-        batches.end = (
-            train.steps
-            if train.steps is not None
-            else round(train.epochs * batches.steps_per_epoch)
-        )
+        if train.steps is not None:
+            batches.end = train.steps
+        else:
+            batches.end = round(train.epochs * batches.steps_per_epoch)
         if method.weighs_lesions and not model.data.mask:
             remedy = (
                 "set data.mask = true, or method.lesion = 1.0 if it has that; data.source.mask"
@@ -152,10 +153,12 @@ def restore(parts: Parts, folder: Path) -> None:
     if meta.get("packed") is not None:
         weights = trained.completed(trained.inference_state(folder), parts.method, meta)
         checkpoint.load_into(parts.method, weights, str(folder))
-        parts.engine.ema, parts.engine.step = None, meta["step"]
+        parts.engine.ema = None
+        parts.engine.step = meta["step"]
     else:
         live, average = trained.split_weights(checkpoint.load_weights(folder))
-        state, rank = checkpoint.load_state(folder), parts.runtime.rank
+        state = checkpoint.load_state(folder)
+        rank = parts.runtime.rank
         parts.threads.saved = state.get("threads") or get_num_threads()
         buffers = state.get("ranks", [])  # of all ranks but the first
         if rank > 0 and len(buffers) == parts.runtime.world - 1:

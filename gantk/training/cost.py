@@ -90,8 +90,10 @@ def cost_of(model: Model) -> Cost:
     """The lower bound of a recipe's training; without weights if its method cannot be built this
     way.
     """
-    data, train = model.data, model.train
-    size, letters = data.patch or data.size, "ab" if len(data.domains) == 2 else ["image"]
+    data = model.data
+    train = model.train
+    size = data.patch or data.size
+    letters = "ab" if len(data.domains) == 2 else ["image"]
     channels = {
         x: (1 + d.count("+")) * (2 * data.neighbours + 1)
         for x, d in zip(letters, data.domains, strict=True)
@@ -126,7 +128,8 @@ def require_memory(model: Model) -> None:
     """Raise UserError, with figures, for a training that does not fit into any device's memory on
     this machine.
     """
-    cost, most = cost_of(model), most_memory()
+    cost = cost_of(model)
+    most = most_memory()
     if most is not None and cost.gib > most:
         what = (
             f"this training takes {cost.gib:,.1f} GiB at the least, and there are {most:.1f} GiB:"

@@ -21,7 +21,9 @@ class EMA:
     def __init__(
         self, method: nn.Module, modules: Iterable[nn.Module], decay: float, fused: bool = True
     ):
-        self.decay, self.updates, self.fused = decay, 0, fused
+        self.decay = decay
+        self.updates = 0
+        self.fused = fused
         chosen = {
             id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]
         }
@@ -36,14 +38,10 @@ class EMA:
         }
         self._live = weights | buffers
         self.average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
-        self._weights, self._means = (
-            list(weights.values()),
-            [self.average[name] for name in weights],
-        )
-        self._buffers, self._copies = (
-            list(buffers.values()),
-            [self.average[name] for name in buffers],
-        )
+        self._weights = list(weights.values())
+        self._means = [self.average[name] for name in weights]
+        self._buffers = list(buffers.values())
+        self._copies = [self.average[name] for name in buffers]
         # of live weights in the next average
         self._share = torch.zeros((), device=next(method.parameters()).device)
 

@@ -37,7 +37,10 @@ class Engine:
         runtime: Runtime,
         graph: Callable[[], Any] | None = None,
     ):
-        self.method, self.table, self.steps, self.runtime = method, table, steps, runtime
+        self.method = method
+        self.table = table
+        self.steps = steps
+        self.runtime = runtime
         self.schedule = table.schedule()
         self.step = 0
         self.doing = ""  # which part of a step is being computed, for the progress display
@@ -52,9 +55,10 @@ class Engine:
             name: [float(g["lr"]) for g in o.param_groups] for name, o in self.optimizers.items()
         }
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
-        self.ema = (
-            EMA(method, averaged, table.ema, table.fast.fused) if table.ema and averaged else None
-        )
+        if table.ema and averaged:
+            self.ema = EMA(method, averaged, table.ema, table.fast.fused)
+        else:
+            self.ema = None
         self._move_states()
         self._trained = list(
             dict.fromkeys(p for phase in self.phases for p in self.parameters[phase.name])
@@ -83,7 +87,8 @@ class Engine:
         """
         last = 0
         for stage in self.method.stages(self.steps):
-            last, begun = last + stage.steps, False
+            last = last + stage.steps
+            begun = False
             if last > self.step and self.capture:
                 self.capture.forget()
             while self.step < last:
@@ -184,11 +189,10 @@ class Engine:
             self.doing = f"{where}{microbatch}: gradients"
             part_total.backward()
             if number == len(parts):
-                self.doing = (
-                    f"{where}: waiting for {self.runtime.world} ranks"
-                    if self.runtime.world > 1
-                    else where
-                )
+                if self.runtime.world > 1:
+                    self.doing = f"{where}: waiting for {self.runtime.world} ranks"
+                else:
+                    self.doing = where
                 self.reductions[phase.name].reduce()
             total += part_total.detach()
             for name, loss in part_losses.items():
@@ -206,7 +210,8 @@ class Engine:
         """GantkError if a loss since the last call was not finite: one device synchronisation for
         all these steps.
         """
-        steps, self._unchecked = self._unchecked, []
+        steps = self._unchecked
+        self._unchecked = []
         totals = torch.stack([losses.sum() for _, _, losses in steps]).tolist() if steps else []
         for (step, names, losses), total in zip(steps, totals, strict=True):
             if math.isfinite(total):
@@ -244,16 +249,20 @@ class Engine:
         UserError that names `where` the state is from, with nothing loaded, if it belongs to
         another training.
         """
-        name, ready = "step", {}
+        name = "step"
+        ready = {}
         try:
-            step, updates = state["step"], state["ema_updates"]
+            step = state["step"]
+            updates = state["ema_updates"]
             if not 0 <= updates <= step <= self.steps:
                 raise ValueError(
                     f"{step} of {self.steps}, with {updates} updates of the moving average"
                 )
             for phase in self.phases:
-                name, runs = f"optimizer of the {phase.name}", -(-step // phase.every)
-                saved, make = state["optimizers"][phase.name], self._maker(phase)
+                name = f"optimizer of the {phase.name}"
+                runs = -(-step // phase.every)
+                saved = state["optimizers"][phase.name]
+                make = self._maker(phase)
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], make, saved, runs)
         except Exception as error:  # a damaged state may raise any error
             what = f"this is not the state of this training: {name}: {told(error)}"

@@ -21,7 +21,8 @@ from gantk.terminal import duration
 
 SHORT = {"generators": "g", "discriminators": "d"}
 # seconds: window of the speed estimate; a step beyond this shows what it computes
-SPEED_WINDOW, SLOW_STEP = 60.0, 10.0
+SPEED_WINDOW = 60.0
+SLOW_STEP = 10.0
 
 
 class LiveView:
@@ -49,17 +50,17 @@ class LiveView:
         shown: bool = True,
         doing: Callable[[], str] = lambda: "",
     ):
-        self.console, self.shown, self.clock, self.total = (
-            console or Console(),
-            shown,
-            clock,
-            total_steps,
-        )
+        self.console = console or Console()
+        self.shown = shown
+        self.clock = clock
+        self.total = total_steps
         unwanted = (
             os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         )
         self.plain = bool(unwanted) or not self.console.is_terminal or not shown
-        self.busy, self._doing, self._speed = None, doing, ""
+        self.busy = None
+        self._doing = doing
+        self._speed = ""
         self.write_error: OSError | None = None
         self._begun = self._printed = clock()
         self._notebook_line = None  # handle of the line that the next one replaces

@@ -49,8 +49,12 @@ class Training:
         seconds: float = 0.0,
         profile: StepProfile | None = None,
     ):
-        self.parts, self.run, self.profile = parts, run, profile
-        self.engine, self.runtime, self.table = parts.engine, parts.runtime, parts.model.train
+        self.parts = parts
+        self.run = run
+        self.profile = profile
+        self.engine = parts.engine
+        self.runtime = parts.runtime
+        self.table = parts.model.train
         data = parts.model.data
         self.feed = Prefetcher(parts.batches, parts.runtime, data.dims, self.table.fast.pin)
         self.augments = [augment(data.dims) for augment in data.augment]
@@ -61,18 +65,18 @@ class Training:
         self.used = Used(run.usage() if run else {}, self.runtime.device)
         # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
-        self._interval_seconds, self._logged_step, self._clock_start = (
-            0.0,
-            self.engine.step,
-            time.perf_counter(),
-        )
+        self._interval_seconds = 0.0
+        self._logged_step = self.engine.step
+        self._clock_start = time.perf_counter()
         self._notes_logged = 0  # how many of the engine's notes are logged
         # time of the last report.html; seconds it took
-        self._reported, self._report_cost = time.perf_counter(), 0.0
+        self._reported = time.perf_counter()
+        self._report_cost = 0.0
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
-        last, table = self.engine.steps, self.table
+        last = self.engine.steps
+        table = self.table
         if self.runtime.main:  # from the log: a kill during a save may have lost best.json
             log = self.run.read_log()
             self._known = {line.get("note") for line in log}
@@ -102,7 +106,8 @@ class Training:
             for stage, batch, losses in self.engine.fit(self.batch_at):
                 step = self.engine.step
                 view.step(step)
-                ending, stopping = step == last, self._stopping(stopped or view.write_error, step)
+                ending = step == last
+                stopping = self._stopping(stopped or view.write_error, step)
                 logging, drawing = (
                     step % every == 0 or ending for every in (table.log_every, table.sample_every)
                 )
@@ -183,11 +188,13 @@ class Training:
 
     def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
         self._check_finite()
-        step, elapsed = self.engine.step, self._interval_seconds
+        step = self.engine.step
+        elapsed = self._interval_seconds
         speed = (
             (step - self._logged_step) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
         )
-        self._interval_seconds, self._logged_step = 0.0, step
+        self._interval_seconds = 0.0
+        self._logged_step = step
         self.seconds += elapsed
         energy(self.runtime.device)  # read often enough to notice each overflow of its counter
         if not self.runtime.main:
@@ -217,7 +224,8 @@ class Training:
     def _samples(self, view: LiveView) -> None:
         """Write pictures of held-out images; log their scores, if the truth is known, and alarms."""
         if self.runtime.main:
-            step, view.busy = self.engine.step, "samples and their scores"
+            step = self.engine.step
+            view.busy = "samples and their scores"
             with inference_weights(self.parts.method, self.engine):
                 outputs = self.scorer.outputs(self.sample_batch)
                 scores = self.scorer.validate()
@@ -255,11 +263,13 @@ class Training:
 
     def _save(self, view: LiveView) -> None:
         self._check_finite()
-        buffers = (
-            self.runtime.collect(own_buffers(self.parts.method)) if self.runtime.world > 1 else None
-        )
+        if self.runtime.world > 1:
+            buffers = self.runtime.collect(own_buffers(self.parts.method))
+        else:
+            buffers = None
         if self.runtime.main:
-            step, view.busy = self.engine.step, "judging and saving the weights"
+            step = self.engine.step
+            view.busy = "judging and saving the weights"
             if self._regular(step):  # a save at an interruption is not scored and keeps the threads
                 self._judge(view)
                 if line := self.parts.threads.choose(step):
@@ -302,16 +312,16 @@ class Training:
             write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
             view.print(f"report.html could not be renewed: {told(error)}", style="yellow")
-        self._reported, view.busy = time.perf_counter(), None
+        self._reported = time.perf_counter()
+        view.busy = None
         self._report_cost = self._reported - began
 
     def _check_finite(self) -> None:
         steps = checkpoint.steps_saved(self.run.checkpoints)
-        saved = (
-            f"The last good checkpoint is step {steps[-1]}."
-            if steps
-            else "No checkpoint had been saved yet."
-        )
+        if steps:
+            saved = f"The last good checkpoint is step {steps[-1]}."
+        else:
+            saved = "No checkpoint had been saved yet."
         self.runtime.sync_errors(lambda: self.engine.check_finite(saved))
 
     def _keep_best(self) -> None:
@@ -415,7 +425,8 @@ class StepProfile:
                 remedy=f"set train.steps to {WARM_UP + count} or more",
             )
         kinds = torch.profiler.ProfilerActivity
-        self.lines, self.kind = [], device.type
+        self.lines = []
+        self.kind = device.type
         if device.type != "cuda":
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints that there is no GPU
         self.profiler = torch.profiler.profile(
@@ -430,11 +441,13 @@ class StepProfile:
         written.
         """
         self.profiler.step()
-        lines, self.lines = self.lines, []
+        lines = self.lines
+        self.lines = []
         return lines
 
     def _write(self, profiler: torch.profiler.profile) -> None:
-        averages, trace = profiler.key_averages(), "trace.json.gz"
+        averages = profiler.key_averages()
+        trace = "trace.json.gz"
         table = averages.table(
             sort_by=f"self_{self.kind}_time_total", row_limit=15, max_name_column_width=40
         )

@@ -19,7 +19,8 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
     """Yield sets of settings that lower the memory of a training and are not in force, the mildest
     first.
     """
-    train, data = model.train, model.data
+    train = model.train
+    data = model.data
     on_cpu = ("train.fast.keep_memory=false",) if device.startswith("cpu") else ()
     recomputing = () if train.recompute else ("train.recompute=true",)
     microbatches = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()

@@ -128,9 +128,10 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
         if "capturable" in group:
             group["capturable"] = fused and cuda
         on_device = fused and (group.get("fused") or group.get("capturable"))
-        group["lr"] = (
-            torch.tensor(float(group["lr"]), device=device) if on_device else float(group["lr"])
-        )
+        if on_device:
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+        else:
+            group["lr"] = float(group["lr"])
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             alike = isinstance(value, Tensor) and value.shape == weight.shape
@@ -151,7 +152,8 @@ def state_to_load(
     built by `make`, has after two steps from zero. Torch's keep the recipe's options: a training
     changes none but the learning rate.
     """
-    saved_groups, groups = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    saved_groups = saved["param_groups"]
+    groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
         raise ValueError("it is of other weights")
     for name, limit in (("lr", 1e9), ("betas", 1.0)):
@@ -189,7 +191,8 @@ def _check_state(
         raise ValueError(f"it remembers {len(states)} of {count} weights")
     for index, state in states.items():
         for name, value in expected.get(index, {}).items():
-            found, wanted = _kinds(state.get(name, "missing")), _kinds(value)
+            found = _kinds(state.get(name, "missing"))
+            wanted = _kinds(value)
             if not found <= wanted and (wanted or not isinstance(value, list)):
                 raise ValueError(
                     f"'{name}' of weight {index} is {', '.join(found)} there and"
@@ -249,7 +252,8 @@ class Linear:
         start: Share = 0.5,  # the part of the training after which the decay begins, 0..1
         end: Weight = 0.0,  # the factor at the end
     ):
-        self.start, self.end = start, end
+        self.start = start
+        self.end = end
 
     def __call__(self, progress: float) -> float:
         done = max(0.0, progress - self.start) / max(1e-9, 1.0 - self.start)

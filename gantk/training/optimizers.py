@@ -88,7 +88,8 @@ class Warmup:
         rise: Share = 0.05,  # share of the training that is warm-up, 0..1
         end: Weight = 0.0,  # the factor at the end
     ):
-        self.rise, self.cosine = rise, Cosine(end=end)
+        self.rise = rise
+        self.cosine = Cosine(end=end)
 
     def __call__(self, progress: float) -> float:
         if progress < self.rise:

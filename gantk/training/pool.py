@@ -60,7 +60,8 @@ class ImagePool(nn.Module):
         """`forward` for images and store of one memory format, without a synchronisation; changes
         the store.
         """
-        batch, capacity = len(images), self.capacity
+        batch = len(images)
+        capacity = self.capacity
         drawn = torch.randint(2 * capacity, (batch,), device=images.device)
         number = torch.arange(batch, device=images.device)  # of each image in the batch
         full = self.count + number >= capacity
@@ -74,12 +75,14 @@ class ImagePool(nn.Module):
         if batch > 1:
             # row i: those at image i's place
             rivals = torch.where((place == place[:, None]) & ~bypassing, number, -1)
-            before, last = torch.where(number < number[:, None], rivals, -1).amax(1), rivals.amax(1)
+            before = torch.where(number < number[:, None], rivals, -1).amax(1)
+            last = rivals.amax(1)
             returned = images.index_select(
                 0, torch.where(exchanged & (before >= 0), before, number)
             )
             written = images.index_select(0, last.clamp(min=0))
-            exchanged, bypassing = exchanged & (before < 0), last < 0
+            exchanged = exchanged & (before < 0)
+            bypassing = last < 0
 
         def where(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
             return torch.where(condition.view(-1, *[1] * (images.ndim - 1)), images, others)

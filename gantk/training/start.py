@@ -32,11 +32,9 @@ def find_weights(name: str) -> Path:
     """
     try:
         path = find_model(name)
-        return (
-            path
-            if path.is_file() or (path / "meta.json").is_file()
-            else RunFolder.open(path).chosen()
-        )
+        if path.is_file() or (path / "meta.json").is_file():
+            return path
+        return RunFolder.open(path).chosen()
     except UserError as error:
         raise error.at(WHERE) from None
 
@@ -50,11 +48,12 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     fits is not finite.
     """
     place = find_weights(name)
-    meta, file = (
-        (checkpoint.load_meta(place), place / "weights.safetensors")
-        if place.is_dir()
-        else ({}, place)
-    )
+    if place.is_dir():
+        meta = checkpoint.load_meta(place)
+        file = place / "weights.safetensors"
+    else:
+        meta = {}
+        file = place
     tensors = checkpoint.load_weights(place) if meta else read_state(place, WHERE)
     live, average = trained.split_weights(tensors)
     saved = (live | average) or tensors
@@ -70,10 +69,13 @@ def start_from(name: str, method: Method, data: Data) -> Start:
         for key, value in state.items()
         if isinstance(value, nn.Parameter) or id(value) in updated
     }
-    drawn, unused = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - state.keys())
-    copied, misfits = {}, []
+    drawn = sorted(wanted.keys() - saved.keys())
+    unused = sorted(saved.keys() - state.keys())
+    copied = {}
+    misfits = []
     for key in sorted(wanted.keys() & saved.keys()):
-        old, new = saved[key], wanted[key]
+        old = saved[key]
+        new = wanted[key]
         if old.shape == new.shape and old.is_floating_point() == new.is_floating_point():
             copied[key] = old  # float16 may become float32
         else:
@@ -99,10 +101,8 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     with torch.no_grad():
         for key, tensor in copied.items():
             wanted[key].copy_(tensor)
-    digest, taken = (
-        sha256_of(file),
-        f"{len(copied)} of {len(wanted)} tensors, {count / total:.0%} of the weights",
-    )
+    digest = sha256_of(file)
+    taken = f"{len(copied)} of {len(wanted)} tensors, {count / total:.0%} of the weights"
     lines = [f"{place} (sha256 {digest[:8]}): {taken}"]
     lines += [f"not there, so drawn from the seed: {_layers(drawn, wanted)}"] if drawn else []
     lines += (
@@ -141,7 +141,9 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
     """Lines on domains and intensity settings that differ between the start's training and this
     one.
     """
-    start_names, names, notes = meta.get("domains"), [*data.table.domains], []
+    start_names = meta.get("domains")
+    names = [*data.table.domains]
+    notes = []
     if start_names and [*map(str.lower, start_names)] != [*map(str.lower, names)]:
         notes.append(
             f"the start's domains are {' and '.join(start_names)}, in this order; here"

@@ -72,11 +72,10 @@ class Trial:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
             yield f"training {duration(3600 * self.hours)}, samples and scores apart"
         for way in self.ways:
-            took = (
-                f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step"
-                if way.fits
-                else "does not fit either"
-            )
+            if way.fits:
+                took = f"{way.peak_gib:.2f} GiB, {1000 * way.step_s:.0f} ms a step"
+            else:
+                took = "does not fit either"
             yield f"with     {' '.join(f'--set {each}' for each in way.settings)}: {took}"
 
 
@@ -96,7 +95,8 @@ def predict(
     its data are wrong.
     """
     loaded, model = checked_recipe(recipe, data, set, profile)
-    trial, ways = _in_child(loaded, (), device, memory), []
+    trial = _in_child(loaded, (), device, memory)
+    ways = []
     for settings in () if trial.fits else lighter(model, trial.device):
         with suppress(UserError):  # networks that do not take so small an image
             ways.append(_in_child(loaded, settings, device, memory))
@@ -110,7 +110,8 @@ def _in_child(
 ) -> Trial:
     """Run one trial in its own process; its UserError or GantkError is raised here."""
     model = recipe.override(settings).check()
-    cost, most = cost_of(model), memory or (free_memory(device) if device else most_memory())
+    cost = cost_of(model)
+    most = memory or (free_memory(device) if device else most_memory())
     if most is not None and cost.gib > most:
         return Trial(False, device or "cpu", most, settings=settings, counted=str(cost))
     arguments = {"tables": resolved(model), "device": device, "memory": memory}
@@ -144,17 +145,22 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
         _limit(free - moments / GIB)
     try:
         parts = assemble(model, runtime)
-        training, engine, first, seconds = Training(parts, None), parts.engine, 0, 0.0
+        training = Training(parts, None)
+        engine = parts.engine
+        first = 0
+        seconds = 0.0
         update_s = _without_moments(engine) if moments else 0.0
         for stage in parts.method.stages(engine.steps):
-            engine.step, took = first, []
+            engine.step = first
+            took = []
             began = time.perf_counter()
             for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
                 runtime.synchronize()
                 took.append(time.perf_counter() - began)
                 began = time.perf_counter()
             step_s = min(took[1:] or took) + update_s
-            seconds, first = seconds + stage.steps * step_s, first + stage.steps
+            seconds = seconds + stage.steps * step_s
+            first = first + stage.steps
         training.feed.close()
     except UserError:
         raise
@@ -179,12 +185,12 @@ def _without_moments(engine: Engine) -> float:
 
     later = 0.0
     for phase in engine.phases:
-        rule, count = (
-            engine.optimizers[phase.name],
-            sum(p.numel() for p in engine.parameters[phase.name]),
-        )
-        some, took = torch.nn.Parameter(torch.zeros(SOME)), []
-        some.grad, tried = torch.zeros(SOME), type(rule)([some], **rule.defaults)
+        rule = engine.optimizers[phase.name]
+        count = sum(p.numel() for p in engine.parameters[phase.name])
+        some = torch.nn.Parameter(torch.zeros(SOME))
+        took = []
+        some.grad = torch.zeros(SOME)
+        tried = type(rule)([some], **rule.defaults)
         for _ in range(STEPS):
             began = time.perf_counter()
             tried.step()

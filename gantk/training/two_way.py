@@ -50,7 +50,9 @@ class TwoWayOptions(Additions):
     pairs: PairFinder | None = None
 
 
-PUBLISHED, PUBLISHED_TWO_WAY = Additions(), TwoWayOptions()  # as in the papers
+# as in the papers
+PUBLISHED = Additions()
+PUBLISHED_TWO_WAY = TwoWayOptions()
 
 
 @dataclass(frozen=True)
@@ -111,24 +113,29 @@ class CycleMethod(Method):
     ):
         super().__init__(geometry)
         self.weighs_lesions = terms.lesion != 1
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
         if terms.identity and a != b:
             what = (
                 f"an identity loss needs as many channels in as out, and the domains have {a}"
                 f" and {b}"
             )
             raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
-        self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
-        self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
-        self.adversarial, self.terms, self.critic = adversarial(), terms, critic
+        self.g_ab = generator(a, b, dims)
+        self.g_ba = generator(b, a, dims)
+        self.d_a = discriminator(a, dims)
+        self.d_b = discriminator(b, dims)
+        self.adversarial = adversarial()
+        self.terms = terms
+        self.critic = critic
         self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
-        self.cycle, self.identity = Cycle(), Identity()
+        self.cycle = Cycle()
+        self.identity = Identity()
         self.pairs = terms.pairs() if terms.pairs else None
         self.augment_a, self.augment_b = (terms.augmented(dims, self.adversarial) for _ in range(2))
-        self.pool_a, self.pool_b = (
-            ImagePool(pool, a, geometry.size),
-            ImagePool(pool, b, geometry.size),
-        )
+        self.pool_a = ImagePool(pool, a, geometry.size)
+        self.pool_b = ImagePool(pool, b, geometry.size)
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> Mapping[str, Companions]:
         """Similar images of the other domain for each image, if the option `pairs` is set; else {}."""
@@ -160,14 +167,17 @@ class CycleMethod(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Adversarial, cycle, identity and structure losses, each by name and direction."""
-        real_a, real_b, terms = batch["a"], batch["b"], self.terms
+        real_a = batch["a"]
+        real_b = batch["b"]
+        terms = self.terms
         same_b, same_a = ([real_b], [real_a]) if terms.identity else ([], [])
         fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *same_b)
         fake_a, cycled_a, *identity_a = self.batched_forward(
             self.g_ba, real_b, self._defended(fake_b), *same_a
         )
         cycled_b = self.g_ab(self._defended(fake_a))
-        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+        batch["fake_a"] = fake_a.detach()
+        batch["fake_b"] = fake_b.detach()
         weight_a, weight_b = (
             lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b")
         )
@@ -176,7 +186,8 @@ class CycleMethod(Method):
             "cycle_b": terms.cycle_b * self.cycle(cycled_b, real_b, weight_b),
         }
         if terms.adversarial:
-            judged_a, judged_b = self.d_a(self.augment_a(fake_a)), self.d_b(self.augment_b(fake_b))
+            judged_a = self.d_a(self.augment_a(fake_a))
+            judged_b = self.d_b(self.augment_b(fake_b))
             losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(judged_a)
             losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(judged_b)
         if terms.identity:
@@ -194,7 +205,8 @@ class CycleMethod(Method):
         """Real against fake for both domains; fakes come through the image pool."""
         if "fake_a" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
-                batch["fake_b"], batch["fake_a"] = self.g_ab(batch["a"]), self.g_ba(batch["b"])
+                batch["fake_b"] = self.g_ab(batch["a"])
+                batch["fake_a"] = self.g_ba(batch["b"])
         losses = {}
         judges = (
             ("a", self.d_a, self.pool_a, self.augment_a),
@@ -215,11 +227,9 @@ class CycleMethod(Method):
         """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et
         al. 2019, 4.2).
         """
-        return (
-            fake + std * torch.randn_like(fake, dtype=torch.float).to(fake)
-            if (std := self.terms.defense)
-            else fake
-        )
+        if std := self.terms.defense:
+            return fake + std * torch.randn_like(fake, dtype=torch.float).to(fake)
+        return fake
 
 
 def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:

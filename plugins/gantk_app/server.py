@@ -55,7 +55,9 @@ class Guard:
     """
 
     def __init__(self, app, hosts: set[str], most: int):
-        self.app, self.hosts, self.most = app, hosts, most
+        self.app = app
+        self.hosts = hosts
+        self.most = most
 
     async def __call__(self, scope, receive, send):
         async def answer(message):
@@ -75,7 +77,8 @@ class Guard:
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        host, length = headers.get("host", ""), headers.get("content-length", "0")
+        host = headers.get("host", "")
+        length = headers.get("content-length", "0")
         if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
             return 403, f"This server answers to {' and '.join(sorted(self.hosts))} only."
         if urlsplit(headers.get("origin") or f"//{host}").netloc != host:
@@ -96,7 +99,8 @@ class Guard:
 
 def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
     """Build the web application: the endpoints, and the page at /."""
-    limits, directions = service.model.identity().get("limits", ""), service.directions
+    limits = service.model.identity().get("limits", "")
+    directions = service.directions
     app = FastAPI(
         title=service.run,
         description=f"To {', '.join(directions)}. {limits}",
@@ -120,9 +124,12 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
             result = service.translate(upload, to or next(iter(directions)))
         except Exception as error:
             shutil.rmtree(upload.parent.parent)
-            status = (
-                400 if isinstance(error, UserError) else 503 if isinstance(error, Full) else 500
-            )
+            if isinstance(error, UserError):
+                status = 400
+            elif isinstance(error, Full):
+                status = 503
+            else:
+                status = 500
             raise HTTPException(status, failure_of(error)) from error
         headers = {
             "Gantk-Notes": json.dumps(list(map(": ".join, result.notes))),
@@ -132,9 +139,10 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/files/{folder}/{name}", include_in_schema=False)
     def file(folder: str, name: str):
-        path = (
-            SCRIPTS.get(name, HERE) if folder == "own" else service.folder / folder / "made" / name
-        )
+        if folder == "own":
+            path = SCRIPTS.get(name, HERE)
+        else:
+            path = service.folder / folder / "made" / name
         if ".." in (folder, name) or not path.is_file():
             raise HTTPException(404, "This result was deleted. Translate the scan again.")
         return FileResponse(str(path), filename=None if folder == "own" else name)
@@ -162,7 +170,9 @@ def application(service: Service, host: str = "127.0.0.1") -> FastAPI:
 def window(service: Service, limits: str) -> gr.Blocks:
     """Build the page that a user sees: upload, direction, result and viewer."""
     # uploads: by browser session
-    uploads, scores, cache = {}, {}, service.folder.resolve() / "uploads"
+    uploads = {}
+    scores = {}
+    cache = service.folder.resolve() / "uploads"
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
         scores = read(service.model.run.path / "metrics.json")
@@ -218,14 +228,10 @@ def window(service: Service, limits: str) -> gr.Blocks:
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(scores), elem_id="scores")
             with gr.Column(scale=3, min_width=300):
-                status, _ = (
-                    gr.HTML(PARTS.start(), elem_id="said"),
-                    gr.HTML("<div id='viewer' hidden></div>"),
-                )
-        result_data, asked = (
-            gr.JSON(visible=False),
-            {"api_visibility": "private", "concurrency_limit": None},
-        )
+                status = gr.HTML(PARTS.start(), elem_id="said")
+                _ = gr.HTML("<div id='viewer' hidden></div>")
+        result_data = gr.JSON(visible=False)
+        asked = {"api_visibility": "private", "concurrency_limit": None}
         upload.change(take, upload, start, show_progress="hidden", **asked)
         done = start.click(
             go, [way, unsure], [status, result_data], show_progress_on=status, **asked

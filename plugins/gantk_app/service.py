@@ -46,9 +46,14 @@ class Service:
         from gantk import load
 
         # most: bytes of an upload
-        self.run, self.folder, self.most, self.device = run, folder, most, device
-        self.queue, self.moved = [], threading.Condition()
-        self.model, self.directions = load(run, device=device), {}
+        self.run = run
+        self.folder = folder
+        self.most = most
+        self.device = device
+        self.queue = []
+        self.moved = threading.Condition()
+        self.model = load(run, device=device)
+        self.directions = {}
         for letter in "ba":
             with suppress(UserError):  # the model lacks this direction
                 frame = self.model.frame(self.model.domain(letter))
@@ -98,8 +103,11 @@ class Service:
         """
         from gantk import translate
 
-        messages, packed, made = [], upload.suffix.lower() == ".zip", upload.parent.parent / "made"
-        out, content = made / "out", made / "content"
+        messages = []
+        packed = upload.suffix.lower() == ".zip"
+        made = upload.parent.parent / "made"
+        out = made / "out"
+        content = made / "content"
         options = {"to": to, "uncertainty": "auto" if uncertainty else None, "device": self.device}
         options |= {
             "say": messages.append,
@@ -217,7 +225,8 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
         for kind in ("input", "output", "difference", "uncertainty")[: len(volumes)]
     }
     for name, volume in zip(files.values(), volumes, strict=True):
-        low, step = float(volume.min()), float(np.ptp(volume)) / 4095 or 1.0
+        low = float(volume.min())
+        step = float(np.ptp(volume)) / 4095 or 1.0
         levels = (
             ((volume[::thin, ::thin, ::thin] - low) / step)
             .round()

@@ -73,7 +73,8 @@ class Bids(VolumeSource):
         scans = [
             n for n in map(parsed, images) if n and n.path.is_relative_to(self.root / n.subject)
         ]
-        people, items = self._participants(), []
+        people = self._participants()
+        items = []
         for letter in self.names:
             for scan in self._of_domain(letter, scans):
                 variant = [
@@ -151,10 +152,12 @@ class Bids(VolumeSource):
 
     def _participants(self) -> dict[str, dict[str, str]]:
         """Subject -> its `split` and `label` in participants.tsv."""
-        path, label = self.root / "participants.tsv", self.label.lower()
+        path = self.root / "participants.tsv"
+        label = self.label.lower()
         columns, rows = read_rows(path) if label or path.is_file() else ([], [])
         if label and label not in columns:
-            what, remedy = f"'{path}' has no column '{self.label}'", did_you_mean(label, columns)
+            what = f"'{path}' has no column '{self.label}'"
+            remedy = did_you_mean(label, columns)
             raise UserError(what, where="data.source.label", allowed=columns, remedy=remedy)
         people = {}
         for line, row in rows:

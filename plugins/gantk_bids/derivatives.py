@@ -52,7 +52,10 @@ class Derivatives:
     """
 
     def __init__(self, scans: Sequence[Named], target: Path, frame: Any, model: dict[str, str]):
-        self.target, self.frame, self.model, self.written_to = target, frame, model, False
+        self.target = target
+        self.frame = frame
+        self.model = model
+        self.written_to = False
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
         # derivatives/ and sourcedata/ have other roots
         inside = [scan for scan in scans if _root(scan) == self.root]
@@ -79,10 +82,8 @@ class Derivatives:
         if scan is None:
             return None
         usual = CONTRASTS.get(one_word(contrast), "")
-        suffix, plain = (
-            SUFFIXES.get(usual, scan.suffix).split("_")[-1],
-            usual in SUFFIXES and usual != "t1ce",
-        )
+        suffix = SUFFIXES.get(usual, scan.suffix).split("_")[-1]
+        plain = usual in SUFFIXES and usual != "t1ce"
         label = "gantk" + ("" if plain else contrast) + tail
         values = (
             {"space": scan.suffix} | scan.entities | {"desc": re.sub("[^A-Za-z0-9]", "", label)}
@@ -142,7 +143,8 @@ class Derivatives:
         _write(self.target / DESCRIPTION, description)
 
     def _generator(self) -> dict[str, Any]:
-        model, direction = self.model, f"{self.frame.source} to {self.frame.target}"
+        model = self.model
+        direction = f"{self.frame.source} to {self.frame.target}"
         text = f"{model['name']}, {direction}, weights sha256 {model['sha256']}"
         text += f". {model['limits']}" if model.get("limits") else ""
         return {"Name": "gantk", "Version": __version__, "Description": text}

@@ -69,9 +69,9 @@ class Dicom(SeriesFormat):
         """The value ranges that can be stored: 0 to 255 or 65,535 in colour; any value in gray, by
         its rescale.
         """
-        return (
-            [(0.0, 255.0), (0.0, 65535.0)] if image.channels == 3 else super().limits(path, image)
-        )
+        if image.channels == 3:
+            return [(0.0, 255.0), (0.0, 65535.0)]
+        return super().limits(path, image)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write one derived file with the source's patient and study."""

@@ -104,16 +104,17 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     if stack.slices[0].frame is not None:
         headers, headers.frames = Headers(headers[:1]), tuple(each.frame for each in stack.slices)
     headers.rescales = tuple(each.rescale for each in stack.slices)
-    shape, shifts = (len(stack.slices), *stack.slices[0].shape), None
+    shape = (len(stack.slices), *stack.slices[0].shape)
+    shifts = None
     if stack.drift is not None:
         stack, shape, shifts = _straightened(stack, headers, path)
     affine = None if stack.slices[0].position is None else stack.affine
-    headers.shape, headers.remarks = shape[::-1], stack.remarks
-    written = (
-        first_number(headers[0], "ImagesInAcquisition")
-        if text_of(headers[0], "Manufacturer") == "gantk"
-        else 0
-    )
+    headers.shape = shape[::-1]
+    headers.remarks = stack.remarks
+    if text_of(headers[0], "Manufacturer") == "gantk":
+        written = first_number(headers[0], "ImagesInAcquisition")
+    else:
+        written = 0
     if (lacking := int(written or 0) - len(stack.slices)) > 0:
         headers.remarks += (
             f"'{path}': lacks {counted(lacking, 'slice')} of the {written:g} that were written",
@@ -136,7 +137,8 @@ def _chosen(
     """The only stack of these slices, or number `volume`; frames without a position are one stack
     in file order.
     """
-    first, remarks = headers[slices[0].path], ()
+    first = headers[slices[0].path]
+    remarks = ()
     unplaced = len(slices) > 1 and slices[0].frame is not None and slices[0].position is None
     if unplaced:
         if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
@@ -204,7 +206,8 @@ def _is_inverted(dataset: Dataset) -> bool:
 def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
     """Decode and rescale all slices: float32 (slices, rows, columns), and the stored type."""
     pixels = np.empty((len(stack.slices), *stack.slices[0].shape), dtype=np.float32)
-    padding, kinds = np.zeros(pixels.shape, dtype=bool), set()
+    padding = np.zeros(pixels.shape, dtype=bool)
+    kinds = set()
     for k, (stored, each) in enumerate(zip(_stored(stack, headers), stack.slices, strict=True)):
         dataset = headers[k if each.frame is None else 0]
         numbers = _used_bits(stored, dataset)
@@ -227,7 +230,8 @@ def _values(stack: Stack, headers: Headers) -> tuple[np.ndarray, np.dtype]:
         pixels[padding] = pixels[~padding].min()  # padding is not measured: treat it as air
     if set(headers.rescales) == {(1.0, 0.0)}:
         return pixels, np.result_type(*kinds)
-    ends, whole = (pixels.min(), pixels.max()), np.array_equal(pixels, np.rint(pixels))
+    ends = (pixels.min(), pixels.max())
+    whole = np.array_equal(pixels, np.rint(pixels))
     holding = (
         kind
         for kind in map(np.iinfo, ("i2", "u2", "i4"))
@@ -240,7 +244,8 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Remove other data from the unused bits of stored numbers (overlays in old files; PS3.3,
     C.7.6.3).
     """
-    width, bits = 8 * stored.dtype.itemsize, int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    width = 8 * stored.dtype.itemsize
+    bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
     high = int(dataset.get("HighBit", bits - 1))
     if stored.dtype.kind not in "iu" or bits >= width or high >= width:
         return stored
@@ -263,7 +268,8 @@ def _straightened(
     if headers.frames:
         what = f"'{path}' was taken with a tilted gantry, and its frames are one file"
         raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
-    first, count = stack.slices[0], len(stack.slices)
+    first = stack.slices[0]
+    count = len(stack.slices)
     before = np.minimum(0, stack.drift * (count - 1))
     shifts = np.maximum(np.outer(np.arange(count), stack.drift) - before, 0)
     rows, columns = (int(n) for n in np.ceil(shifts.max(axis=0)).astype(int) + 1 + first.shape[:2])
@@ -312,10 +318,8 @@ def _frames(path: Path, dataset: Dataset, numbers: Sequence[int]) -> Iterator[np
     """Yield frames of a file as stored, (rows, columns) or (rows, columns, 3), one at a time;
     UserError if damaged.
     """
-    syntax, shape = (
-        UID(dataset.file_meta.TransferSyntaxUID),
-        (int(dataset.Rows), int(dataset.Columns)),
-    )
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    shape = (int(dataset.Rows), int(dataset.Columns))
     with readable(path), whole(path, dataset) as file:
         places = places_of_frames(file, dataset) if syntax.is_encapsulated else None
         if syntax.is_encapsulated and (
@@ -349,7 +353,8 @@ def _by_simpleitk(file: Bounded) -> np.ndarray:
     """
     import SimpleITK as sitk
 
-    source, bare = dcmread(file), Dataset()
+    source = dcmread(file)
+    bare = Dataset()
     bare.update(
         {
             tag: element
@@ -359,20 +364,17 @@ def _by_simpleitk(file: Bounded) -> np.ndarray:
     )
     count = int(source.get("NumberOfFrames") or 1)
     bare.PixelData = encapsulate([*generate_frames(source.PixelData, number_of_frames=count)])
-    bare["PixelData"].VR, bare["PixelData"].is_undefined_length = "OB", True
-    bare.SOPClassUID, bare.Modality, bare.file_meta = (
-        SecondaryCaptureImageStorage,
-        "OT",
-        source.file_meta,
-    )
+    bare["PixelData"].VR = "OB"
+    bare["PixelData"].is_undefined_length = True
+    bare.SOPClassUID = SecondaryCaptureImageStorage
+    bare.Modality = "OT"
+    bare.file_meta = source.file_meta
     bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = "1.2"
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy.dcm")
         bare.save_as(copy, enforce_file_format=True)
         image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
-    pixels, kept = (
-        sitk.GetArrayFromImage(image),
-        2 if image.GetNumberOfComponentsPerPixel() == 1 else 3,
-    )
+    pixels = sitk.GetArrayFromImage(image)
+    kept = 2 if image.GetNumberOfComponentsPerPixel() == 1 else 3
     return pixels.reshape(-1, *pixels.shape[-kept:])

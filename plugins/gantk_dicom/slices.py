@@ -117,11 +117,10 @@ def kind_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # the system's message
         return error.strerror
     tag = re.search(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)", str(error)[:1000])
-    at = (
-        f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip()
-        if tag
-        else ""
-    )
+    if tag:
+        at = f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip()
+    else:
+        at = ""
     return f"it is damaged ({type(error).__name__}{at})"
 
 
@@ -135,7 +134,8 @@ def header(path: Path) -> Dataset:
         marked = meta is None and file.peek(132)[128:132] == b"DICM"
         dataset = dcmread(file, stop_before_pixels=True, force=not marked)
         expect_short(dataset)
-        dataset.begins, dataset.held = file.tell(), file.size - file.tell()
+        dataset.begins = file.tell()
+        dataset.held = file.size - file.tell()
         if meta is not None or not hasattr(dataset, "file_meta"):
             dataset.file_meta = FileMetaDataset() if meta is None else meta
         dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
@@ -164,11 +164,11 @@ def opened(path: Path) -> tuple[Dataset, list[Slice]]:
         if "MOSAIC" in (dataset.get("ImageType") or ()):
             what = f"'{path}' is a mosaic: all slices of a volume as tiles of one picture"
             raise UserError(what, remedy="convert it to NIfTI with dcm2niix first")
-        rows, columns, frames = int(dataset.Rows), int(dataset.Columns), _frames_of(dataset)
-        samples, bits = (
-            int(dataset.get("SamplesPerPixel") or 1),
-            int(dataset.get("BitsAllocated") or 16),
-        )
+        rows = int(dataset.Rows)
+        columns = int(dataset.Columns)
+        frames = _frames_of(dataset)
+        samples = int(dataset.get("SamplesPerPixel") or 1)
+        bits = int(dataset.get("BitsAllocated") or 16)
         kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
         if kind not in (*GRAY, *COLOUR):
             raise UserError(
@@ -200,7 +200,12 @@ def _no_image(dataset: Dataset) -> str | None:
     """Describe a file without an image; None where it holds one."""
     uid = _class_of(dataset)
     if uid in NO_SCAN or "Rows" not in dataset or "Columns" not in dataset:
-        known = uid.name if uid.name != uid else "of a class that is not known" if uid else ""
+        if uid.name != uid:
+            known = uid.name
+        elif uid:
+            known = "of a class that is not known"
+        else:
+            known = ""
         return known or "a file without rows and columns"
     return None
 
@@ -285,14 +290,13 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         def group(name: str, own: Dataset = own) -> Dataset:
             return (own.get(name) or shared.get(name) or [Dataset()])[0] if framed else dataset
 
-        measures, values = group("PixelMeasuresSequence"), group("PixelValueTransformationSequence")
+        measures = group("PixelMeasuresSequence")
+        values = group("PixelValueTransformationSequence")
         values = values if "RescaleSlope" in values else dataset
         rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
         position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
-        axes, spacing = (
-            _axes(group("PlaneOrientationSequence")),
-            _numbers(measures, "PixelSpacing", 2),
-        )
+        axes = _axes(group("PlaneOrientationSequence"))
+        spacing = _numbers(measures, "PixelSpacing", 2)
         placed = position is not None and axes is not None and spacing is not None
         if rescale[0] == 0 or (placed and min(spacing) <= 0):
             raise Broken(
@@ -306,10 +310,8 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
             abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness")
         )
         place = (np.array(position), axes, spacing) if placed else (None, None, (1.0, 1.0))
-        shape, order = (
-            (int(dataset.Rows), int(dataset.Columns)),
-            int(_number(dataset, "InstanceNumber")),
-        )
+        shape = (int(dataset.Rows), int(dataset.Columns))
+        order = int(_number(dataset, "InstanceNumber"))
         frame = number if framed else None
         found.append(Slice(path, frame, shape, *place, apart, thickness, order, rescale, marks))
     return found
@@ -352,7 +354,11 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | Non
 def _text(value: object) -> str:
     """An element's value as text, several values joined by _; "" where there is none."""
     several = not isinstance(value, str) and np.ndim(value) > 0
-    return "_".join(map(str, value)) if several else "" if value is None else str(value)
+    if several:
+        return "_".join(map(str, value))
+    if value is None:
+        return ""
+    return str(value)
 
 
 # --- stacks
@@ -374,7 +380,8 @@ class Stack:
         """4 x 4 matrix from voxels (column, row, slice) to mm (RAS); PS3.3, C.7.6.2.1.1, extended
         by slices.
         """
-        first, affine = self.slices[0], np.eye(4)
+        first = self.slices[0]
+        affine = np.eye(4)
         affine[:3, 0] = first.axes[0] * first.spacing[1]
         affine[:3, 1] = first.axes[1] * first.spacing[0]
         affine[:3, 2] = first.normal * self.apart
@@ -431,7 +438,10 @@ def stacked(
     Copies of a slice (same position, same pixels) are left out, with a message in `remarks`.
     `slices` are sorted, `where` names the series in messages.
     """
-    first, kept, copies, remarks = slices[0], [slices[0]], [], []
+    first = slices[0]
+    kept = [slices[0]]
+    copies = []
+    remarks = []
     for each in slices[1:]:
         if np.linalg.norm(each.position - kept[-1].position) <= SAME and same_pixels(
             each, kept[-1]
@@ -453,7 +463,8 @@ def stacked(
     usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
     worst = int(np.argmax(np.abs(steps - usual)))
     if abs(steps[worst] - usual) > EVEN * usual:
-        missing, what = round(float(steps[worst] / usual)) - 1, "is not evenly spaced"
+        missing = round(float(steps[worst] / usual)) - 1
+        what = "is not evenly spaced"
         remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
         if abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual:
             what = f"lacks {counted(missing, 'slice')}"
@@ -469,7 +480,8 @@ def stacked(
             allowed="slices that are evenly apart, to 5 %",
             remedy=remedy,
         )
-    apart, stated = float(steps.mean()), first.apart
+    apart = float(steps.mean())
+    stated = first.apart
     if stated and apart > 1.5 * stated and abs(apart - stated - first.thickness) > EVEN * apart:
         remarks.append(
             f"{where}: slices are missing between all that are there: they lie {apart:.4g} mm"
@@ -508,7 +520,8 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
     """Group a folder's files into scans; series are named NUMBER-DESCRIPTION, with the mark that
     separates stacks.
     """
-    scans, series = [], {}
+    scans = []
+    series = {}
     for file in files:
         slices = []
         try:

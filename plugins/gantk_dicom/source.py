@@ -121,10 +121,8 @@ class Series:
         if wanted in CONTRASTS and self.said["Modality"] in ("CT", "PT"):
             return False  # whatever its folders say
         for text in (*self.words, *reversed(self.place)):
-            said, has_word = (
-                contrast_of(text),
-                wanted in {*map(str.lower, words_of(text)), one_word(text)},
-            )
+            said = contrast_of(text)
+            has_word = wanted in {*map(str.lower, words_of(text)), one_word(text)}
             if said or has_word:
                 return same_contrast(said or "", wanted) or (said is None and has_word)
         return False
@@ -150,7 +148,8 @@ class Dicom(VolumeSource):
     # regex whose group is the patient, searched in the folder, then PatientID; "" = PatientID
     patient: str = ""
 
-    one_contrast, by_names = True, False
+    one_contrast = True
+    by_names = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -163,11 +162,9 @@ class Dicom(VolumeSource):
         previews.
         """
         files = io.files_below(path, True, bool) if path.is_dir() else []
-        return (
-            {"path": str(path)}
-            if sum(map(is_dicom, files)) > sum(map(io.is_image, files))
-            else None
-        )
+        if sum(map(is_dicom, files)) > sum(map(io.is_image, files)):
+            return {"path": str(path)}
+        return None
 
     def records(self) -> list[Record]:
         """One record per series, or per plane of it; UserError where a domain has none."""
@@ -191,7 +188,8 @@ class Dicom(VolumeSource):
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """Scanner, sex, age and so on of each record's scan, from its header; "" where absent."""
-        names, headers = room("names"), {r.path: room("slices").header(r.path) for r in records}
+        names = room("names")
+        headers = {r.path: room("slices").header(r.path) for r in records}
         said = {
             path: {k: names.text_of(found, tag) for k, tag in ABOUT.items()}
             for path, found in headers.items()
@@ -199,7 +197,8 @@ class Dicom(VolumeSource):
         return [said[record.path] for record in records]
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
-        pattern, name = self.asked[letter], self.names[letter]
+        pattern = self.asked[letter]
+        name = self.names[letter]
         if pattern is not None:
             chosen = [
                 one for one in found if any(map(pattern.search, (*one.words, "/".join(one.place))))
@@ -208,11 +207,10 @@ class Dicom(VolumeSource):
             scans = [series for series in found if not series.excluded]
             chosen = [series for series in scans if series.means(name)]
             if not chosen and len(self.domains) == 1:
-                chosen = (
-                    []
-                    if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans)
-                    else scans
-                )
+                if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans):
+                    chosen = []
+                else:
+                    chosen = scans
         if not chosen:
             examples = [f"'{one.scan.name}' ({one.label})" for one in found[:4]]
             there = f"; there are {', '.join(examples)}" if found else ", nor any other"
@@ -227,9 +225,11 @@ class Dicom(VolumeSource):
         return chosen
 
     def _item(self, letter: str, series: Series) -> Item:
-        header, place = series.said, "/".join((*series.place, series.scan.path.name))
+        header = series.said
+        place = "/".join((*series.place, series.scan.path.name))
         key = series.scan.name if series.scan.name != "." else self.root.resolve().name
-        names, identifier = room("names"), header["PatientID"]
+        names = room("names")
+        identifier = header["PatientID"]
         subject = names.pseudonym(identifier) or _subject_of(series.place) or key
         if self.pattern and (self.pattern.search(place) or not identifier):
             subject = patient_of(place, self.pattern)
@@ -253,12 +253,14 @@ def contrast_of(text: str) -> str | None:
     known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
     if "t1" in known or "t1ce" in known:
         agent = AGENT.search(f" {' '.join(words)} ") or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
-        return (
-            "t1ce"
-            if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} "))
-            else "t1"
-        )
-    return "flair" if "flair" in known else known[0] if known else None
+        if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} ")):
+            return "t1ce"
+        return "t1"
+    if "flair" in known:
+        return "flair"
+    if known:
+        return known[0]
+    return None
 
 
 def _subject_of(place: Parts) -> str:

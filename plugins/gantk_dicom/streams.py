@@ -22,7 +22,8 @@ from gantk.formats.voxels import CHUNK
 
 MOST_READS = 1_000_000  # read calls per header: an element takes two
 # bytes of a sequence, and of any other element that is not binary
-MOST_ITEMS, MOST_TEXT = 2**25, 2**22
+MOST_ITEMS = 2**25
+MOST_TEXT = 2**22
 MOST_INFLATED = 64 * 2**20  # bytes of a deflated header
 MOST_FRAMES = 65_536  # frames of one file
 START = 2**17  # leading bytes of a compressed picture that must state its size
@@ -45,7 +46,8 @@ class Bounded(io.BufferedReader):
 
     def __init__(self, raw: BinaryIO, reads: float = float("inf")):
         super().__init__(raw)
-        self.size, self.reads = self.seek(0, io.SEEK_END), reads
+        self.size = self.seek(0, io.SEEK_END)
+        self.reads = reads
         self.seek(0)
 
     def read(self, size: int | None = -1) -> bytes:
@@ -86,7 +88,8 @@ def inflated(file: BinaryIO, most: int) -> io.BytesIO:
     """Inflate a file from its current position, at most `most` bytes: a few bytes can expand to any
     number.
     """
-    found, inflate = io.BytesIO(), zlib.decompressobj(-zlib.MAX_WBITS)
+    found = io.BytesIO()
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     while found.tell() < most and not inflate.eof and (packed := file.read(CHUNK)):
         found.write(inflate.decompress(packed, most - found.tell()))
     found.seek(0)
@@ -118,12 +121,12 @@ def places_of_frames(file: Bounded, dataset: Dataset) -> tuple[list[int], list[i
     Broken where a frame is far too long, or states another size than the header: memory was checked
     for the latter.
     """
-    frames, size = (
-        int(dataset.get("NumberOfFrames") or 1),
-        (int(dataset.Rows), int(dataset.Columns)),
-    )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    size = (int(dataset.Rows), int(dataset.Columns))
     rle = UID(dataset.file_meta.TransferSyntaxUID) == RLELossless
-    most, places, lengths = 4 * declared(dataset) // frames + START, [], []
+    most = 4 * declared(dataset) // frames + START
+    places = []
+    lengths = []
     file.seek(dataset.begins + 12)
     table = _item(file)
     file.seek(table or 0, io.SEEK_CUR)
@@ -164,11 +167,9 @@ def stated_size(start: bytes) -> tuple[int, int] | None:
 def _item(file: Bounded) -> int | None:
     """Read the header of an item and return the item's length; None where no item begins here."""
     head = file.read(8)
-    return (
-        struct.unpack("<I", head[4:])[0]
-        if len(head) == 8 and head[:4] == b"\xfe\xff\x00\xe0"
-        else None
-    )
+    if len(head) == 8 and head[:4] == b"\xfe\xff\x00\xe0":
+        return struct.unpack("<I", head[4:])[0]
+    return None
 
 
 def _deflated(raw: io.FileIO) -> FileMetaDataset | None:

@@ -119,11 +119,10 @@ def withdraw(folder: Path) -> None:
 
 def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
     folder = Path(os.path.realpath(folder))
-    existing = (
-        [file for file in folder.iterdir() if file.is_file() and is_dicom(file)]
-        if folder.exists()
-        else []
-    )
+    if folder.exists():
+        existing = [file for file in folder.iterdir() if file.is_file() and is_dicom(file)]
+    else:
+        existing = []
     for file in existing:
         if not text_of(header(file), "SeriesDescription").endswith(MARK):
             what = f"the folder '{folder}' holds other DICOM files, such as '{file.name}'"
@@ -219,7 +218,8 @@ def _derived(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
 
 def _framed(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
     """Yield one dataset with all slices as frames, on one scale."""
-    source, rescales = image.header[0], image.header.rescales
+    source = image.header[0]
+    rescales = image.header.rescales
     one_scale = rescales if len(set(rescales)) == 1 else [(1.0, 0.0)] * len(volume)
     dataset = _header(source, new, framed=True)
     dataset.NumberOfFrames = len(volume)
@@ -244,10 +244,8 @@ def _sliced(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]
             steps = np.linalg.norm(affine[:3, :3], axis=0)
             dataset.ImagePositionPatient = _texts((affine @ [0, 0, k, 1])[:3])
             dataset.ImageOrientationPatient = _texts((affine[:3, :2] / steps[:2]).T.ravel())
-            dataset.PixelSpacing, dataset.SliceThickness = (
-                _texts(steps[[1, 0]]),
-                _texts(steps[2:])[0],
-            )
+            dataset.PixelSpacing = _texts(steps[[1, 0]])
+            dataset.SliceThickness = _texts(steps[2:])[0]
         if counted != len(volume):
             dataset.InstanceNumber = k + 1
         dataset.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
@@ -288,7 +286,8 @@ def _scales(
                 for plane, rescale in zip(volume, candidates, strict=True)
             ):
                 return [(*rescale, sign) for rescale in candidates]
-    low, high = float(volume.min()), float(volume.max())
+    low = float(volume.min())
+    high = float(volume.max())
     step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
     # DS has 16 characters
     return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)
@@ -316,14 +315,14 @@ def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
 def _add_numbers(dataset: Dataset, numbers: np.ndarray, samples: int) -> None:
     """Add stored numbers to a dataset: gray (..., rows, columns), or RGB (rows, columns, 3)."""
     dataset.Rows, dataset.Columns = numbers.shape[:2] if samples == 3 else numbers.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (
-        samples,
-        "RGB" if samples == 3 else "MONOCHROME2",
-    )
+    dataset.SamplesPerPixel = samples
+    dataset.PhotometricInterpretation = "RGB" if samples == 3 else "MONOCHROME2"
     if samples == 3:
         dataset.PlanarConfiguration = 0
     bits = 8 * numbers.dtype.itemsize
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.BitsAllocated = bits
+    dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
     dataset.PixelRepresentation = int(numbers.dtype.kind == "i")
     dataset.PixelData = numbers.tobytes() + b"\0" * (numbers.nbytes % 2)
     dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
@@ -353,7 +352,9 @@ def _new_elements(source: Dataset, description: str) -> Dataset:
     shown = re.sub(r"\s+", " ", description).strip()
     new = Dataset()
     new.Modality = modality_of(description, str(source.get("Modality") or "OT"))
-    new.SeriesInstanceUID, new.SeriesNumber, new.SyntheticData = new_uid(), number + 1000, "YES"
+    new.SeriesInstanceUID = new_uid()
+    new.SeriesNumber = number + 1000
+    new.SyntheticData = "YES"
     new.SeriesDescription = f"synthetic {shown[:40]} {MARK}".replace("  ", " ")
     text = (
         f"Synthetic {f'{shown} image'.strip()} made by gantk {__version__} with a neural network"
@@ -385,7 +386,8 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
 
     `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
-    dataset, keywords = Dataset(), {*KEPT.split(), *(FRAMED.split() if framed else ())}
+    dataset = Dataset()
+    keywords = {*KEPT.split(), *(FRAMED.split() if framed else ())}
     for tag in list(source.keys()):
         if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
             with suppress(Exception):  # pydicom can raise any exception for a damaged value
@@ -415,7 +417,8 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
         )
     if framed:  # PS3.3, C.8.13.1 and C.8.16.2
         dataset.ImageType = [*new.ImageType, "NONE"]
-        dataset.ContentQualification, dataset.PresentationLUTShape = "RESEARCH", "IDENTITY"
+        dataset.ContentQualification = "RESEARCH"
+        dataset.PresentationLUTShape = "IDENTITY"
         dataset.setdefault("PixelPresentation", "MONOCHROME")
         dataset.setdefault("VolumetricProperties", "VOLUME")
         dataset.setdefault("VolumeBasedCalculationTechnique", "NONE")
@@ -425,7 +428,9 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
             dataset.AcquisitionContrast = "UNKNOWN"
     elif strict:  # acquisition elements of a synthetic image
         if new.Modality == "MR":
-            dataset.ScanningSequence, dataset.SequenceVariant = "RM", "NONE"  # research mode
+            # research mode
+            dataset.ScanningSequence = "RM"
+            dataset.SequenceVariant = "NONE"
         for keyword in SLICED[new.Modality].split():
             dataset.setdefault(keyword, None)
     dataset.file_meta = FileMetaDataset()
@@ -474,7 +479,8 @@ def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Datase
     item.remove_private_tags()
     if purpose:
         code = Dataset()
-        code.CodeValue, code.CodeMeaning = purpose.value, purpose.meaning
+        code.CodeValue = purpose.value
+        code.CodeMeaning = purpose.meaning
         code.CodingSchemeDesignator = purpose.scheme_designator
         item.PurposeOfReferenceCodeSequence = Items([code])
     return item

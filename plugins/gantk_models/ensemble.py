@@ -42,7 +42,8 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
     model.
     """
     if isinstance(model, (str, os.PathLike)):
-        path, text = Path(model), os.fspath(model)
+        path = Path(model)
+        text = os.fspath(model)
         if os.path.exists(path):  # Path.exists raises for a text longer than file names may be
             return _folds(path) if path.is_dir() and not (path / "recipe.toml").exists() else None
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)
@@ -101,7 +102,9 @@ class Ensemble(TrainedModel):
     """
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
-        self.members, self._look, self._inner_look = members, PLAIN, PLAIN
+        self.members = members
+        self._look = PLAIN
+        self._inner_look = PLAIN
         first = _ends(members[0], None)
         for member, name in zip(members, names, strict=True):
             try:
@@ -174,9 +177,11 @@ class Ensemble(TrainedModel):
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             made = member.translate(images, name, self._member_look(look), share, grad=grad)
-            mean, square = (
-                (made, 0 * made) if mean is None else _updated(made, mean, square, number)
-            )
+            if mean is None:
+                mean = made
+                square = 0 * made
+            else:
+                mean, square = _updated(made, mean, square, number)
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
         return stack([mean, (square / (number - 1)) ** 0.5]) if look.uncertainty else mean
 
@@ -197,11 +202,10 @@ class Ensemble(TrainedModel):
             (made,) = member.images(seen, name, self._member_look(look), share)
             if mean is None:
                 mean = made.pixels
-                square = (
-                    zeros_beside(image.spill, mean.shape)
-                    if look.uncertainty
-                    else np.broadcast_to(0, mean.shape)
-                )
+                if look.uncertainty:
+                    square = zeros_beside(image.spill, mean.shape)
+                else:
+                    square = np.broadcast_to(0, mean.shape)
                 continue
             for part in slabs(mean.shape[1:]):
                 mean[:, part], apart = _updated(
@@ -248,7 +252,8 @@ class Ensemble(TrainedModel):
                     allowed=KINDS,
                     remedy="name one run for other kinds",
                 )
-            self._look, self._inner_look = look, replace(look, uncertainty=None)
+            self._look = look
+            self._inner_look = replace(look, uncertainty=None)
         return self._inner_look
 
 

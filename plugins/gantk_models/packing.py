@@ -57,13 +57,15 @@ def pack(
     Raises GantkError, and writes no folder, if an output differs from the run's by a gray level of
     255 or more.
     """
-    out, text = Path(out), text_of(Path(card or OURS))
+    out = Path(out)
+    text = text_of(Path(card or OURS))
     if out.exists():
         raise UserError(
             f"'{out}' exists already", where="OUT", remedy="name another folder, or remove it first"
         )
     before = Translator.load(find_model(run, say), "cpu")
-    source, meta = before.run, checkpoint.load_meta(before.checkpoint)
+    source = before.run
+    meta = checkpoint.load_meta(before.checkpoint)
     noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _seen(source.split())
     left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
     weights = {
@@ -150,10 +152,12 @@ def _apart(one: Translator, other: Translator) -> tuple[float, str]:
     measured on.
     """
     low, high = one.method.geometry.range
-    on, largest = [], 0.0
+    on = []
+    largest = 0.0
     for letter in one.method.directions() or [None]:
         direction = letter and Direction(one, one.frame(letter).target)
-        images, answers = direction and torch.from_numpy(direction.inputs[0]), []
+        images = direction and torch.from_numpy(direction.inputs[0])
+        answers = []
         on.append(direction.on if direction else "4 images from noise")
         for method in (one.method, other.method):
             torch.manual_seed(0)

@@ -36,8 +36,11 @@ def filled(text: str, name: str, model: Path, dtype: str) -> str:
     packed model.
     """
     tables = read_toml(model / "recipe.toml", "recipe.toml", "recipe", "`gantk recipes`")[1]
-    run, data, train = Run(model), mapping(tables.get("data")), mapping(tables.get("train"))
-    size, noted = (run.latest() / "weights.safetensors").stat().st_size, packed(run) or {}
+    run = Run(model)
+    data = mapping(tables.get("data"))
+    train = mapping(tables.get("train"))
+    size = (run.latest() / "weights.safetensors").stat().st_size
+    noted = packed(run) or {}
     length = f"{train['steps']:,} steps" if train.get("steps") else f"{train.get('epochs')} epochs"
     pixels = " x ".join(map(str, data.get("patch") or data.get("size") or []))
     facts = {

@@ -58,7 +58,9 @@ class AttentionUNet(b.Network):
         super().__init__()
         strided = down == "stride"
         b.check_levels(attention, 0, depth)
-        self.dims, self.depth, self.strided = dims, depth, strided
+        self.dims = dims
+        self.depth = depth
+        self.strided = strided
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth + 1)]
         bias = norm == "none"  # a norm subtracts the bias of the layer before it
 
@@ -113,11 +115,10 @@ class AttentionUNet(b.Network):
             )
             for drop, lv in zip(drops, upwards, strict=True)
         )
-        self.last = (
-            b.conv(dims, 2 * width, out_channels, 3)
-            if strided
-            else b.conv(dims, width, out_channels, 1)
-        )
+        if strided:
+            self.last = b.conv(dims, 2 * width, out_channels, 3)
+        else:
+            self.last = b.conv(dims, width, out_channels, 1)
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
 
@@ -131,7 +132,8 @@ class AttentionUNet(b.Network):
         """The encoder's feature maps, shallow to deep: one at full resolution and one for every
         halving.
         """
-        x, maps = b.in_layout_of(self, x), []
+        x = b.in_layout_of(self, x)
+        maps = []
         for level, unit in enumerate(self.encoder):
             pool = level and not self.strided
             x = unit((F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)) if pool else x)

@@ -22,7 +22,8 @@ option_fields = dataclass(kw_only=True, eq=False)  # the fields are the options 
 class HFlip(Augment):
     """Mirror left and right."""
 
-    geometric, axis = True, -1
+    geometric = True
+    axis = -1
 
     def apply(self, image: Tensor) -> Tensor:
         return image.flip(self.axis)
@@ -164,7 +165,8 @@ class Curve(Augment):
     def apply(self, image: Tensor) -> Tensor:
         axes = tuple(range(1, image.ndim))
         # the networks' range is about 2 wide
-        black, step = image.amin(dim=axes, keepdim=True), 2 / self.steps
+        black = image.amin(dim=axes, keepdim=True)
+        step = 2 / self.steps
         slopes = (
             torch.randn(len(image), self.steps, device=image.device)
             .mul(self.by)
@@ -210,8 +212,10 @@ class Blur(Augment):
     def apply(self, image: Tensor) -> Tensor:
         soft = image
         for axis in [*range(2, image.ndim)] * 2:
-            first, last = soft.narrow(axis, 0, 1), soft.narrow(axis, soft.shape[axis] - 1, 1)
-            wide, side = torch.cat([first, soft, last], axis), soft.shape[axis]
+            first = soft.narrow(axis, 0, 1)
+            last = soft.narrow(axis, soft.shape[axis] - 1, 1)
+            wide = torch.cat([first, soft, last], axis)
+            side = soft.shape[axis]
             soft = (wide.narrow(axis, 0, side) + wide.narrow(axis, 2, side)) / 4 + soft / 2
         return torch.lerp(image, soft, self.draw(image, *self.by).to(image.dtype))
 

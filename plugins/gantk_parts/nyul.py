@@ -64,10 +64,8 @@ class Nyul(Mapping, name="nyul"):
             or percentiles[-1] > 100
             or (np.diff(percentiles) <= 0).any()
         ):
-            what, allowed = (
-                f"{list(percentiles)} are no percentiles to match",
-                "one or more, rising, from 0 to 100",
-            )
+            what = f"{list(percentiles)} are no percentiles to match"
+            allowed = "one or more, rising, from 0 to 100"
             raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
         if self.unit == "median" and 50 not in percentiles:
             what = (
@@ -86,11 +84,8 @@ class Nyul(Mapping, name="nyul"):
             values = some_of(pixels)
             air = np.percentile(values, 5)
             above = values[values > air]
-            values = (
-                above[above > air + AIR * (np.percentile(above, 99) - air)]
-                if above.size
-                else values
-            )
+            if above.size:
+                values = above[above > air + AIR * (np.percentile(above, 99) - air)]
         else:
             values, others = split_values(pixels, self.foreground)
             air = np.median(others) if others.size else values.min()
@@ -128,10 +123,8 @@ class Nyul(Mapping, name="nyul"):
         """Native landmarks and their positions in the range; landmarks that coincide are merged by
         their mean.
         """
-        native, network = (
-            np.array(self.landmarks or self.fitted["mean"]),
-            np.array(self.fitted["scale"]),
-        )
+        native = np.array(self.landmarks or self.fitted["mean"])
+        network = np.array(self.fitted["scale"])
         if self.unit == "median":  # add a landmark: last + (median - air)
             middle, (start, end) = self.fitted["kept"].index(self.place), self.range
             native = np.append(native, native[-1] + native[middle] - native[0])
@@ -156,7 +149,8 @@ class Unit(Linear, name="unit"):
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Learn nothing; UserError where values of the images are outside the full scale."""
-        low, high = min(image.min() for image in images), max(image.max() for image in images)
+        low = min(image.min() for image in images)
+        high = max(image.max() for image in images)
         if low < 0 or high > self.fitted[1]:
             what = f"values from {low:g} to {high:g} are not those of {self.bits}-bit pictures"
             remedy = "choose bits = 16, or the intensity 'percentile'"

@@ -39,7 +39,8 @@ class LPIPS(PairMetric):
     edges and textures, and needs no file.
     """
 
-    unit, higher_is_better = "", False
+    unit = ""
+    higher_is_better = False
     in_mask = None
 
     def __init__(
@@ -54,7 +55,8 @@ class LPIPS(PairMetric):
         seed: Seed = 0,  # of random weights
     ):
         super().__init__(data_range, dims)
-        drawn, self.smallest = weights == "random", NETS[net][1]
+        drawn = weights == "random"
+        self.smallest = NETS[net][1]
         self.name = "lpips_random" if drawn else "lpips"
         self.which = f"net={net}-random-seed-{seed}" if drawn else f"version-0.1/net={net}"
         self.network = lpips_network(net, seed if drawn else None)

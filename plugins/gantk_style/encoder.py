@@ -21,7 +21,8 @@ LAYERS = tuple(
     for number in range(1, count + 1)
 )
 # ImageNet's, for each colour, in [0, 1]
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
 
 
 class VGG19(nn.Module):
@@ -59,12 +60,14 @@ class VGG19(nn.Module):
                 )
         if not layers:
             raise UserError("no layer of VGG19 is asked for", allowed=LAYERS)
-        self.layers, self.range = tuple(layers), range
+        self.layers = tuple(layers)
+        self.range = range
         depth = max(map(LAYERS.index, layers)) + 1
         drawn = weights == "random" and not torch.empty(0).is_meta
-        convolutions = (
-            _random_vgg(seed) if drawn else _convolutions(timm_model(VGG, weights, seed=seed))
-        )
+        if drawn:
+            convolutions = _random_vgg(seed)
+        else:
+            convolutions = _convolutions(timm_model(VGG, weights, seed=seed))
         self.blocks = nn.ModuleDict(dict(list(convolutions.items())[:depth]))
         self.pool = nn.AvgPool2d(2)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -76,7 +79,8 @@ class VGG19(nn.Module):
         """The feature maps in the order of `layers`."""
         slices = image.transpose(1, 2).flatten(0, 1) if image.ndim == 5 else image
         low, high = self.range
-        maps, seen = ((slices - low) / (high - low) - self.mean) / self.deviation, {}
+        maps = ((slices - low) / (high - low) - self.mean) / self.deviation
+        seen = {}
         for name, convolution in self.blocks.items():
             if name.endswith("_1") and name != LAYERS[0]:
                 maps = self.pool(maps)

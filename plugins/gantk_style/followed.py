@@ -31,7 +31,8 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
     if masks is None or "a_to_b" not in result["metrics"]:
         return
     x, y = (scorer.reals.seen(records[:count]) for records in (plain, examples))
-    made, device = [], scorer.runtime.device
+    made = []
+    device = scorer.runtime.device
     with torch.no_grad(), scorer.runtime.autocast():
         for image, example in zip(x.split(scorer.batch), y.split(scorer.batch), strict=True):
             made.append(
@@ -39,14 +40,13 @@ def add_scores(result: dict[str, Any], scorer: Scorer) -> None:
                 .float()
                 .cpu()
             )
-    made, tumour, patients = (
-        torch.cat(made),
-        masks.nan_to_num(0.0),
-        [record.subject for record in plain[:count]],
-    )
+    made = torch.cat(made)
+    tumour = masks.nan_to_num(0.0)
+    patients = [record.subject for record in plain[:count]]
     inside = tumour * (x.mean(1, keepdim=True) > scorer.low + AIR * scorer.span)
     outside = 1 - widened(tumour, EDGE)
-    rows, images = result["metrics"]["a_to_b"], f"with-examples={count}"
+    rows = result["metrics"]["a_to_b"]
+    images = f"with-examples={count}"
     for metric, truth, region, where in (
         (MAE, y, inside, "inside-its-tumour"),
         (SSIM, x, outside, "outside-of-it"),

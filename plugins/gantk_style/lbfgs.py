@@ -65,7 +65,8 @@ class ImageLBFGS(torch.optim.Optimizer):
             gradient, **{k: state[k] for k in ("moves", "turns", "inverse", "scale")}
         )
         move = move * (group["longest"] / _rms(move)).clamp(max=1.0)
-        state["now"], state["gradient"] = now.clone(), gradient.clone()
+        state["now"] = now.clone()
+        state["gradient"] = gradient.clone()
         image.add_(move.view(image.shape).to(image.dtype))
 
     @staticmethod
@@ -74,21 +75,21 @@ class ImageLBFGS(torch.optim.Optimizer):
         step is ignored (inverse 0) and the next ones grow, as a line search would: no minimum is
         near.
         """
-        product, square = (move * turn).sum(1, keepdim=True), (turn * turn).sum(1, keepdim=True)
+        product = (move * turn).sum(1, keepdim=True)
+        square = (turn * turn).sum(1, keepdim=True)
         curved = product > 1e-10 * square
         state["scale"] = torch.where(
             curved, product / square.clamp(min=1e-30), BOLDER * state["scale"]
         )
         state["inverse"] = [*state["inverse"], torch.where(curved, 1 / product, 0.0)][-history:]
-        state["moves"], state["turns"] = (
-            [*state["moves"], move][-history:],
-            [*state["turns"], turn][-history:],
-        )
+        state["moves"] = [*state["moves"], move][-history:]
+        state["turns"] = [*state["turns"], turn][-history:]
 
 
 def _two_loops(gradient: Tensor, moves: list, turns: list, inverse: list, scale: Tensor) -> Tensor:
     """The product of the estimated inverse Hessian and the gradient (Nocedal 1980), row by row."""
-    direction, weights = gradient.clone(), []
+    direction = gradient.clone()
+    weights = []
     for move, turn, factor in zip(reversed(moves), reversed(turns), reversed(inverse), strict=True):
         weights.append(factor * (move * direction).sum(1, keepdim=True))
         direction -= weights[-1] * turn

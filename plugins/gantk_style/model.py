@@ -49,7 +49,8 @@ class Style(Method):
         translate_steps: Count = 100,  # optimizer steps of a translation
     ):
         super().__init__(geometry)
-        self.how, self.translate_steps = how, translate_steps
+        self.how = how
+        self.translate_steps = translate_steps
         # in a list, so that its 80 MB are not in the state_dict
         self._frozen = [how.encoder(geometry.range)]
         contents, styles = (
@@ -74,7 +75,8 @@ class Style(Method):
     def begin(self, stage: Stage, batch: Batch) -> None:
         """Store the first images of `a` and `b`, unless a resumed checkpoint holds them."""
         if not bool(self.placed):
-            count, brought = len(self.contents), min(len(batch["a"]), len(batch["b"]))
+            count = len(self.contents)
+            brought = min(len(batch["a"]), len(batch["b"]))
             if brought < count:
                 what = f"{count} images are to be placed, and a step brings {brought}"
                 raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")

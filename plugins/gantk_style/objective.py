@@ -79,10 +79,12 @@ class Objective:
     def __init__(
         self, content: Tensor, style: Tensor, encoder: VGG19, how: How, *, shared: bool = True
     ):
-        self.encoder, self.how = encoder, how
+        self.encoder = encoder
+        self.how = how
         self.factors: dict[str, Tensor] = {}  # by layer, (N, channels)
         with torch.no_grad():
-            kept, painted = self._maps(content), self._maps(style)
+            kept = self._maps(content)
+            painted = self._maps(style)
             if how.rescale:
                 self.factors = {
                     layer: _factors(kept[layer], painted[layer], shared) for layer in kept
@@ -93,7 +95,9 @@ class Objective:
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """The weighted losses by name, (N,) each; losses of weight 0 are left out."""
-        how, maps, losses = self.how, self._maps(image), {}
+        how = self.how
+        maps = self._maps(image)
+        losses = {}
         if how.content_weight:
             kept = _difference(
                 [self._scaled(maps, layer) for layer in how.content_layers], self.content
@@ -115,12 +119,11 @@ class Objective:
 
     def _scaled(self, maps: dict[str, Tensor], layer: str) -> Tensor:
         """A layer's maps, rescaled by the filters' factors."""
-        found, factors = maps[layer], self.factors.get(layer)
-        return (
-            found
-            if factors is None
-            else found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
-        )
+        found = maps[layer]
+        factors = self.factors.get(layer)
+        if factors is None:
+            return found
+        return found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
 
     def _grams(self, maps: dict[str, Tensor]) -> list[Tensor]:
         """Gram matrices, rescaled after averaging positions: there may be fewer styles than

@@ -47,7 +47,11 @@ class StylePost:
         steps: Count = 100,  # optimizer steps of each batch
         batch: Count = 16,  # images that are optimised at once
     ):
-        self.role, self.styles, self.batch, self.how, self.steps = role, styles, batch, how, steps
+        self.role = role
+        self.styles = styles
+        self.batch = batch
+        self.how = how
+        self.steps = steps
         self.other = _file(image, dims, range) if image else None
         self.encoder = how.encoder(range)
 
@@ -63,9 +67,12 @@ class StylePost:
         done = []
         for first in range(0, len(images), self.batch):
             made = images[first : first + self.batch]
-            content, style = (
-                (made, others) if shared else (others[first : first + self.batch], made)
-            )
+            if shared:
+                content = made
+                style = others
+            else:
+                content = others[first : first + self.batch]
+                style = made
             done.append(self.paint(content, style, shared=shared)[0])
         return torch.cat(done)
 

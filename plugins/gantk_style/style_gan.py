@@ -52,18 +52,26 @@ class StyleTransferGAN(Method):
         examples: Kept = 16,  # training images of `b` that are stored for translations
     ):
         super().__init__(geometry)
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
         if change and a != b:
             what = (
                 f"a change of an image needs as many channels in as out, and the domains have {a}"
                 f" and {b}"
             )
             raise UserError(what, where="method.change", remedy="set method.change = false")
-        self.g_ab, self.g_ba = generator(a + b, b, dims), generator(b, a, dims)
-        self.d_a, self.d_b = discriminator(a, dims), discriminator(b, dims)
-        self.adversarial, self.l1 = adversarial(), L1()
-        self.identity, self.style, self.example = identity, style, example
-        self.change, self.defense = change, defense
+        self.g_ab = generator(a + b, b, dims)
+        self.g_ba = generator(b, a, dims)
+        self.d_a = discriminator(a, dims)
+        self.d_b = discriminator(b, dims)
+        self.adversarial = adversarial()
+        self.l1 = L1()
+        self.identity = identity
+        self.style = style
+        self.example = example
+        self.change = change
+        self.defense = defense
         self.register_buffer("examples", torch.zeros(examples, b, *geometry.size))
         self.register_buffer("kept", torch.zeros((), dtype=torch.long))
 
@@ -78,17 +86,17 @@ class StyleTransferGAN(Method):
         """Adversarial losses of G(x, y) and F(y), identity and style losses (Chang et al. 2018,
         section 3.1).
         """
-        plain, example = batch["a"], batch["b"]
+        plain = batch["a"]
+        example = batch["b"]
         self._keep(example)
-        fake_b, noise_a, noise_b = (
-            self._add(plain, example),
-            self._noise(plain),
-            self._noise(example),
-        )
+        fake_b = self._add(plain, example)
+        noise_a = self._noise(plain)
+        noise_b = self._noise(example)
         fake_a, cycled_a = self.batched_forward(
             self.g_ba, example, fake_b + noise_a, call=self._remove
         )
-        batch["fake_a"], batch["fake_b"] = fake_a.detach(), fake_b.detach()
+        batch["fake_a"] = fake_a.detach()
+        batch["fake_b"] = fake_b.detach()
         losses = {
             "adversarial_a": self.adversarial.generator(self.d_a(fake_a)),
             "adversarial_b": self.adversarial.generator(self.d_b(fake_b)),
@@ -192,7 +200,8 @@ class StyleTransferGAN(Method):
         """For each image the stored example with the smallest difference at COARSE pixels; (N, C,
         *size).
         """
-        examples, squares = _resized(self.examples.to(image), image), (COARSE,) * self.geometry.dims
+        examples = _resized(self.examples.to(image), image)
+        squares = (COARSE,) * self.geometry.dims
         pooled = F.adaptive_avg_pool2d if self.geometry.dims == 2 else F.adaptive_avg_pool3d
         here, there = (
             pooled(x.mean(1, keepdim=True), squares).flatten(1) for x in (image, examples)

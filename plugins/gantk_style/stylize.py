@@ -62,7 +62,9 @@ def stylize(
     Returns the path written. UserError before any work where a file, an option or the two images do
     not fit.
     """
-    content, style, out = Path(content), Path(style), Path(out)
+    content = Path(content)
+    style = Path(style)
+    out = Path(out)
     options = _of_recipe(recipe, profile) if recipe is not None else {}
     options |= Recipe({}).override(set).tables
     for name in OF_GENERATORS:
@@ -74,7 +76,8 @@ def stylize(
         name: value for name, value in (("steps", steps), ("weights", weights)) if value is not None
     }
     _check_paths(content, style, out)
-    known, example = _read(content, gray), _read(style, gray)
+    known = _read(content, gray)
+    example = _read(style, gray)
     if known.channels != example.channels and options.get("color", "style") == "style":
         names = {1: "gray", 3: "in colour"}
         what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
@@ -109,7 +112,8 @@ def _paint(
     """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
     unchanged.
     """
-    done, count = slices.copy(), len(slices)
+    done = slices.copy()
+    count = len(slices)
     shown = [k for k in range(count) if slices[k].min() < slices[k].max()]
     for first in range(0, len(shown), post.batch):
         chosen = shown[first : first + post.batch]
@@ -157,11 +161,10 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
 def _check_paths(content: Path, style: Path, out: Path) -> None:
     """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
     if out.is_dir() or not is_image(out):
-        what = (
-            f"'{out}' is a folder"
-            if out.is_dir()
-            else f"'{out.name}' has no suffix that gantk writes"
-        )
+        if out.is_dir():
+            what = f"'{out}' is a folder"
+        else:
+            what = f"'{out.name}' has no suffix that gantk writes"
         raise UserError(
             what, where="OUT", allowed=f"a file, such as {out.stem or 'styled'}{suffix_of(content)}"
         )
@@ -182,11 +185,9 @@ def _read(path: Path, gray: bool) -> Image:
     """Read an image file; with `gray`, turn it to gray."""
     image = read(path)
     check_colours(image.channels, f"'{path}'", str(path))
-    return (
-        replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy())
-        if gray
-        else image
-    )
+    if gray:
+        return replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy())
+    return image
 
 
 def _progress(label: str, steps: int, say: Callable[[str], None]) -> Watch:

@@ -133,8 +133,10 @@ def _descend(
     watch: Watch | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the optimiser; returns each image's best state and the objective (steps + 1, N)."""
-    rule, history = make_rule(objective.how, [canvas]), []
-    best, lowest = canvas.detach().clone(), torch.tensor(math.inf, device=canvas.device)
+    rule = make_rule(objective.how, [canvas])
+    history = []
+    best = canvas.detach().clone()
+    lowest = torch.tensor(math.inf, device=canvas.device)
 
     @torch.enable_grad()
     def closure() -> Tensor:
@@ -144,7 +146,8 @@ def _descend(
         each.sum().backward()
         now = each.detach()
         better = (now < lowest).view(-1, *[1] * (canvas.ndim - 1))
-        best, lowest = torch.where(better, canvas.detach(), best), torch.minimum(now, lowest)
+        best = torch.where(better, canvas.detach(), best)
+        lowest = torch.minimum(now, lowest)
         history.append(now)
         if watch is not None:
             watch(len(history) - 1, now)

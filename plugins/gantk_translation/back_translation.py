@@ -37,15 +37,17 @@ class BackTranslation(Method):
         vary: list[Augment] = [],
     ):
         super().__init__(geometry)
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
-        self.g_ab, self.g_ba = generator(a, b, dims), generator(b, a, dims)
-        self.start_ab, self.start_ba = frozen(generator(a, b, dims)), frozen(generator(b, a, dims))
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
+        self.g_ab = generator(a, b, dims)
+        self.g_ba = generator(b, a, dims)
+        self.start_ab = frozen(generator(a, b, dims))
+        self.start_ba = frozen(generator(b, a, dims))
         self.register_buffer("begun", torch.zeros(()))  # 1 once these two have the starting weights
-        self.compare, self.match, self.vary = (
-            reconstruction(),
-            match,
-            [change(dims) for change in vary],
-        )
+        self.compare = reconstruction()
+        self.match = match
+        self.vary = [change(dims) for change in vary]
 
     def phases(self) -> list[Phase]:
         """One phase for each direction."""
@@ -101,7 +103,8 @@ def matched(image: Tensor, real: Tensor, air: float) -> Tensor:
     """
     pixels, levels = (each.flatten(0, 1).flatten(1) for each in (image, real))
     levels = levels.sort(dim=1).values
-    rank, last = pixels.argsort(dim=1).argsort(dim=1), pixels.shape[1] - 1
+    rank = pixels.argsort(dim=1).argsort(dim=1)
+    last = pixels.shape[1] - 1
     dark, darker = ((x <= air).sum(dim=1, keepdim=True).clamp(max=last) for x in (pixels, levels))
     # 0 for the darkest tissue, 1 for the brightest
     share = (rank - dark).clamp(min=0) / (last - dark).clamp(min=1)

@@ -98,7 +98,8 @@ def placed_anew(
     """
     from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
 
-    sick, new = [each for each in maps if (each == lesion).any()], []
+    sick = [each for each in maps if (each == lesion).any()]
+    new = []
     if not sick:
         what = (
             f"none of {len(maps)} label maps has the class {lesion}, from which new ones would have"
@@ -111,13 +112,15 @@ def placed_anew(
         old = maps[rng.integers(len(maps))]
         nearest = distance_transform_edt(old == lesion, return_distances=False, return_indices=True)
         one = moved(old[tuple(nearest)], rng, 10.0, 0.1)
-        parts, tissue = label(sick[rng.integers(len(sick))] == lesion)[0], np.isin(one, host)
+        parts = label(sick[rng.integers(len(sick))] == lesion)[0]
+        tissue = np.isin(one, host)
         for number, box in enumerate(
             find_objects(parts) if rng.random() < len(sick) / len(maps) else (), 1
         ):
             # so that turning and scaling crop nothing
             shape = np.pad(parts[box] == number, max(parts[box].shape))
-            shape, places = np.argwhere(moved(shape, rng, 180.0, 0.4)), np.argwhere(tissue)
+            shape = np.argwhere(moved(shape, rng, 180.0, 0.4))
+            places = np.argwhere(tissue)
             if len(shape) and len(places):
                 at = np.rint(shape - shape.mean(0) + places[rng.integers(len(places))]).astype(int)
                 at = at[((at >= 0) & (at < one.shape)).all(1)]
@@ -135,7 +138,8 @@ def moved(image: np.ndarray, rng: np.random.Generator, degrees: float, scale: fl
     """
     from scipy.ndimage import affine_transform
 
-    turn, line = np.deg2rad(rng.uniform(-degrees, degrees)), np.eye(image.ndim)
+    turn = np.deg2rad(rng.uniform(-degrees, degrees))
+    line = np.eye(image.ndim)
     line[-2:, -2:] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     line = (
         line

@@ -24,7 +24,8 @@ ALIKE = 0.5  # least correlation of neighbouring pixels: heads have 0.88 or more
 EVEN = 0.5
 PLANES = 8  # planes of a volume in which neighbours are compared
 # shares of a domain's range: a difference below SAME is none, tissue is above TISSUE
-SAME, TISSUE = 0.01, 0.1
+SAME = 0.01
+TISSUE = 0.1
 FARTHER = 1.5  # an image looks like another domain if its own is this many times as far away
 
 
@@ -65,16 +66,15 @@ def names_another(names: Sequence[str], meant: str) -> str:
     MR fits any of MR's contrasts, and T1 with a contrast agent fits T1.
     """
     for name in names:
-        contrasts, rest = set(), name
+        contrasts = set()
+        rest = name
         while (match := contrast_in(rest, set()))[0]:
             contrasts.add(CONTRASTS[match[0]])
             rest = match[1]
         if contrasts:
-            return (
-                ""
-                if meant in contrasts or any(_may_be(each, meant) for each in contrasts)
-                else min(contrasts)
-            )
+            if meant in contrasts or any(_may_be(each, meant) for each in contrasts):
+                return ""
+            return min(contrasts)
     return ""
 
 
@@ -121,8 +121,10 @@ def doubt_of_result(given: np.ndarray, made: np.ndarray, frame: Any) -> str | No
         return "became nearly what it was: the translation changed nothing"
     if not np.ptp(made) > 0:
         return None
-    quantiles, middle = tissue_quantiles(made.reshape(-1)), np.array(values["target"]["quantiles"])
-    swapped, near = quantiles[0] + quantiles[-1] - quantiles[::-1], values["target"]["near"]
+    quantiles = tissue_quantiles(made.reshape(-1))
+    middle = np.array(values["target"]["quantiles"])
+    swapped = quantiles[0] + quantiles[-1] - quantiles[::-1]
+    near = values["target"]["near"]
     if distance(quantiles, middle) > FARTHER * max(near, distance(swapped, middle)):
         return (
             f"became an image whose bright and dark are swapped, as {frame.target} never was in"
@@ -146,7 +148,8 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
         return "is noise: neighbouring pixels have nothing in common"
     if own is None:
         return ""
-    low, reach = np.percentile(gray, 1), own["high"] - own["low"]
+    low = np.percentile(gray, 1)
+    reach = own["high"] - own["low"]
     if own["low"] > -0.05 * reach and low < -0.5 * reach:
         return "has values far below 0, as Hounsfield units have"
     if own["low"] < -0.1 * reach and own["low"] <= -200 and gray.min() >= 0:

@@ -48,7 +48,8 @@ class Watched(TorchDispatchMode):
 
     def __init__(self, networks: dict[str, nn.Module]):
         super().__init__()
-        self.passes, self.now = {name: [] for name in networks}, None
+        self.passes = {name: [] for name in networks}
+        self.now = None
         for name, network in networks.items():
             network.register_forward_pre_hook(
                 lambda _, given, name=name: self._begin(name, given[0])
@@ -69,9 +70,12 @@ class Watched(TorchDispatchMode):
         last = now.layers[-1] if now.layers else None
         if name == "convolution":
             _, weight, _, stride, padding, _, transposed = args[:7]
-            kind, filters = (
-                ("transposed", weight.shape[1]) if transposed else ("plain", weight.shape[0])
-            )
+            if transposed:
+                kind = "transposed"
+                filters = weight.shape[1]
+            else:
+                kind = "plain"
+                filters = weight.shape[0]
             now.layers.append(
                 Layer(kind, filters, weight.shape[1], stride[0], padding[0], result.shape[-1])
             )
@@ -97,18 +101,15 @@ class Watched(TorchDispatchMode):
 
 def told_of_generator(call: Pass) -> dict[str, object]:
     """What a report may state of a network that gives an image."""
-    hidden, last = call.layers[:-1], call.layers[-1]
+    hidden = call.layers[:-1]
+    last = call.layers[-1]
     plain, up = (
         [layer for layer in call.layers if layer.kind == kind] for kind in ("plain", "transposed")
     )
-    down, inner = (
-        [layer for layer in plain if layer.stride > 1],
-        [layer for layer in up if layer is not last],
-    )
-    filters, lowest = (
-        [layer.filters for layer in down],
-        min((layer.side for layer in plain), default=0),
-    )
+    down = [layer for layer in plain if layer.stride > 1]
+    inner = [layer for layer in up if layer is not last]
+    filters = [layer.filters for layer in down]
+    lowest = min((layer.side for layer in plain), default=0)
     ahead = [layer for layer in plain if layer is not last]
     return {
         "first_layer": call.layers[0].kind,

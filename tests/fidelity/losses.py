@@ -54,13 +54,11 @@ class Fixed(nn.Module):
 
     def __init__(self, role: str, channels: int, size: tuple[int, ...], number: int, labels: bool):
         super().__init__()
-        self.role, self.channels, self.number, self.labels, self.calls = (
-            role,
-            channels,
-            number,
-            labels,
-            [],
-        )
+        self.role = role
+        self.channels = channels
+        self.number = number
+        self.labels = labels
+        self.calls = []
         self.where = nn.Parameter(torch.zeros(()))  # by which methods tell a network's device
         self.places = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(number))
 
@@ -96,7 +94,9 @@ class Step:
         self, method: Method, fixed: Mapping[str, Fixed], seed: int, images: int, label: int = 0
     ):
         batch = batch_of(method, images, label=label)
-        self.batch, self.losses, self.calls = dict(batch), {}, {}
+        self.batch = dict(batch)
+        self.losses = {}
+        self.calls = {}
         torch.manual_seed(seed)
         method.begin(method.stages(STEPS)[-1], batch)
         for phase in method.phases():
@@ -139,10 +139,10 @@ def of_losses(method: Method) -> dict[str, dict[str, Any]]:
         Step(method, fixed, *each) for each in ((0, 0), (0, 1), (1, 0), (0, 0, 1))
     ]
 
-    losses, additions = (
-        {"terms": sorted({re.sub("(_ab?|_ba?)$", "", name) for name in first.losses["generator"]})},
-        [],
-    )
+    losses = {
+        "terms": sorted({re.sub("(_ab?|_ba?)$", "", name) for name in first.losses["generator"]})
+    }
+    additions = []
     # ProGAN grows, and has a game of its own
     if len({stage.size for stage in method.stages(STEPS)}) < 3:
         additions += [name for name in first.losses["discriminator"] if not name.startswith("d_")]
@@ -236,4 +236,8 @@ def distribution(noise: list[Tensor]) -> str:
     """
     values = torch.cat(noise)[:, :64].flatten().double()
     moment = float((values - values.mean()).pow(4).mean() / values.var() ** 2)
-    return "uniform" if 1.6 < moment < 2.1 else "normal" if 2.4 < moment < 3.6 else "another"
+    if 1.6 < moment < 2.1:
+        return "uniform"
+    if 2.4 < moment < 3.6:
+        return "normal"
+    return "another"

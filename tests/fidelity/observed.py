@@ -26,7 +26,8 @@ RECORDS: dict[str, list] = {}  # whatever contrasts and size: heads with lesions
 
 def observed(model: Model) -> dict[str, dict[str, Any]]:
     """By group and name: what the system of a checked recipe is."""
-    drawn, normal = set(), torch.Tensor.normal_
+    drawn = set()
+    normal = torch.Tensor.normal_
     with mock.patch.object(
         torch.Tensor, "normal_", lambda w, *a, **k: drawn.add((w.ndim, *a)) or normal(w, *a, **k)
     ):
@@ -49,7 +50,9 @@ def observed(model: Model) -> dict[str, dict[str, Any]]:
 
 def of_data(model: Model) -> dict[str, Any]:
     """What the networks are trained on."""
-    table, target, split = model.data, model.method.target, model.data.split.model_dump()
+    table = model.data
+    target = model.method.target
+    split = model.data.split.model_dump()
     size = (64,) * table.dims
     key = json.dumps([table.source.table(), table.dims, size])
     RECORDS[key] = records = (
@@ -115,7 +118,8 @@ def built(model: Model) -> Method:
 
 def of_networks(method: Method) -> dict[str, dict[str, Any]]:
     """By role the layers of a network in the first pass of a step; and what no report speaks of."""
-    own, stages = networks(method), method.stages(STEPS)
+    own = networks(method)
+    stages = method.stages(STEPS)
     for pool in (module for module in method.modules() if isinstance(module, ImagePool)):
         pool.capacity = 0  # its images are no network's business
     if len({stage.size for stage in stages}) > 2:
@@ -198,7 +202,9 @@ def of_style(model: Model) -> dict[str, Any]:
     """
     if not model.post:
         return {}
-    part, seen, images = model.post[0], [], -torch.ones(2, 1, 64, 64)
+    part = model.post[0]
+    seen = []
+    images = -torch.ones(2, 1, 64, 64)
     post = replace(part, options=part.options | {"weights": "random"})(2, (-1.0, 1.0))
     post.paint = lambda content, style, **more: seen.append((content, style)) or (content, None)
     post(

@@ -76,17 +76,12 @@ def departures(name, model):
 
 def settings(tables, path=()):
     """(path, value) of every setting of resolved tables; lists of tables entry by entry."""
-    tables = (
-        dict(enumerate(tables))
-        if isinstance(tables, list) and tables and isinstance(tables[0], dict)
-        else tables
-    )
+    if isinstance(tables, list) and tables and isinstance(tables[0], dict):
+        tables = dict(enumerate(tables))
     inner = tables.items() if isinstance(tables, dict) else ()
-    return (
-        [each for key, value in inner for each in settings(value, (*path, key))]
-        if inner
-        else [(path, tables)]
-    )
+    if inner:
+        return [each for key, value in inner for each in settings(value, (*path, key))]
+    return [(path, tables)]
 
 
 @pytest.mark.fidelity
@@ -141,7 +136,9 @@ def changes(tables):
     for path, value in settings(
         {key: tables[key] for key in ("method", "data", "train", "post") if key in tables}
     ):
-        key, inside, others = ".".join(map(str, path)), path[:-1], other_values(value)
+        key = ".".join(map(str, path))
+        inside = path[:-1]
+        others = other_values(value)
         if key == "method.name" and "generator" in tables["method"]:
             own = {part: tables["method"][part] for part in ("generator", "discriminator")}
             yield key, [(inside, own | {"name": "cyclegan" if value == "pix2pix" else "pix2pix"})]
@@ -173,7 +170,8 @@ def noticed(name):
     """By key that the report does not leave open: what departs once it is changed, to the first
     value that will do.
     """
-    found, tables = {}, resolved(model_of(name))
+    found = {}
+    tables = resolved(model_of(name))
     free = re.compile("|".join(SYSTEMS[name][1]))
     for key, tries in changes(tables):
         for path, value in tries if not free.search(key) else ():

@@ -89,7 +89,9 @@ def gantk(*args: object, cwd: Path | None = None) -> Outcome:
     """`python -m gantk ...` in this process; anything but an exit is raised, as a user would see a
     traceback.
     """
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out = io.StringIO()
+    err = io.StringIO()
+    code = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
@@ -205,7 +207,8 @@ def numbers(
     grid = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     image = 0.1 * rng.random(shape) + 0.1 * grid[-1]
     for _ in range(6):
-        centre, width = rng.uniform(-0.7, 0.7, len(shape)), rng.uniform(0.1, 0.4)
+        centre = rng.uniform(-0.7, 0.7, len(shape))
+        width = rng.uniform(0.1, 0.4)
         away = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
         image += rng.random() * np.exp(-away / width**2 / 2)
     image = low + (high - low) * (image - image.min()) / np.ptp(image)

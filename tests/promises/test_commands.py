@@ -121,7 +121,8 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
 def test_the_doctor_looks_at_the_machine_and_at_a_recipe(tmp_path):
     done = gantk("doctor")
     rows = [line.split()[0] for line in done.out.splitlines() if line.strip()]
-    assert done.code in (0, 1) and {"gantk", "python", "torch", "device", "disk"} <= set(rows)
+    assert done.code in (0, 1)
+    assert {"gantk", "python", "torch", "device", "disk"} <= set(rows)
     wanted = [
         "--recipe",
         recipe(tmp_path / "tiny.toml"),
@@ -150,7 +151,8 @@ def test_a_run_leaves_the_files_that_the_readme_lists(run):
     for step in saved(run):
         held = {path.name for path in (run / "checkpoints" / step).iterdir()}
         assert held == {"weights.safetensors", "state.safetensors", "state.json", "meta.json"}
-    assert list((run / "profile").iterdir()) and list((run / "samples").rglob("*.png"))
+    assert list((run / "profile").iterdir())
+    assert list((run / "samples").rglob("*.png"))
     steps = [line for line in log_of(run) if "losses" in line]
     assert [line["step"] for line in steps] == list(range(1, 17))
     assert all(isinstance(value, float) for line in steps for value in line["losses"].values())
@@ -172,9 +174,13 @@ def test_metrics_have_values_intervals_counts_and_definitions_beside_baselines_a
                 assert {"value", "ci95", "n", "definition"} <= score.keys()
                 # of one patient there is no interval
                 low, high = score["ci95"] or [score["value"]] * 2
-                assert (score["ci95"] is None) == (score["n"] == 1) and score["n"] >= 1
-                assert low <= score["value"] <= high and len(score["definition"]) > 10
-    assert metrics["domains"] == ["T1", "T2"] and metrics["step"] == 16 and "verdict" in metrics
+                assert (score["ci95"] is None) == (score["n"] == 1)
+                assert score["n"] >= 1
+                assert low <= score["value"] <= high
+                assert len(score["definition"]) > 10
+    assert metrics["domains"] == ["T1", "T2"]
+    assert metrics["step"] == 16
+    assert "verdict" in metrics
     assert any(isinstance(value, float) and value > 0 for value in metrics["speed"].values())
 
 
@@ -199,7 +205,8 @@ def test_data_are_looked_at_before_training(scans, tmp_path):
     shutil.copytree(scans, broken)
     (broken / "T1" / "p-03.png").write_bytes(b"no picture")
     done = gantk("data", "check", broken)
-    assert done.code == 1 and "p-03.png" in done.out
+    assert done.code == 1
+    assert "p-03.png" in done.out
     assert re.search(r"[GM]i?B", said("data", "fetch"))
 
 
@@ -212,16 +219,20 @@ def test_the_functions_do_what_the_commands_do(run, scans, tmp_path):
         run, source, tmp_path / "api.png", to="T2", device="cpu", say=lines.append
     )
     said("translate", run, source, tmp_path / "cli.png", "--to", "T2", "--device", "cpu")
-    assert [Path(path) for path in written_to] == [tmp_path / "api.png"] and lines
+    assert [Path(path) for path in written_to] == [tmp_path / "api.png"]
+    assert lines
     assert (tmp_path / "api.png").read_bytes() == (tmp_path / "cli.png").read_bytes()
-    model, image = toolkit.load(run, device="cpu"), pixels(source)[None, None].astype(np.float32)
+    model = toolkit.load(run, device="cpu")
+    image = pixels(source)[None, None].astype(np.float32)
     values, other = (model.translate(image, to=to) for to in ("T2", "T1"))
-    assert values.shape == (1, 1, 32, 32) and not np.array_equal(values, other)
+    assert values.shape == (1, 1, 32, 32)
+    assert not np.array_equal(values, other)
     assert np.abs(values[0, 0].clip(0, 255) - pixels(tmp_path / "cli.png")).max() <= 0.51
     folder = toolkit.run(
         TINY | NOISE, out=tmp_path / "noise", device="cpu", set=["train.seed=3"], say=lines.append
     )
-    assert folder.path == tmp_path / "noise" and (folder.path / "report.html").is_file()
+    assert folder.path == tmp_path / "noise"
+    assert (folder.path / "report.html").is_file()
     assert folder.recipe().tables["train"]["seed"] == 3
     assert toolkit.resume(folder.path, device="cpu", say=lines.append).path == folder.path
     assert (

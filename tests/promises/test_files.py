@@ -24,7 +24,8 @@ def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
         }
         for side in ("in", "out")
     ]
-    assert len(names[0]) == 11 and names[0] == names[1]
+    assert len(names[0]) == 11
+    assert names[0] == names[1]
     for series, count in (("mr", 5), ("ct", 4)):
         assert len(list((identity / "out" / series).glob("*.dcm"))) == count
 
@@ -32,7 +33,8 @@ def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
 @pytest.mark.parametrize("name", ["oblique.nii.gz", "scaled.nii", "floats.nii.gz", "bytes.nii.gz"])
 def test_nifti_keeps_its_grid_and_its_stored_numbers(identity, name):
     before, after = (nib.load(identity / side / name) for side in ("in", "out"))
-    assert after.shape == before.shape and after.get_data_dtype() == before.get_data_dtype()
+    assert after.shape == before.shape
+    assert after.get_data_dtype() == before.get_data_dtype()
     assert np.array_equal(after.affine, before.affine)
     assert nib.aff2axcodes(after.affine) == nib.aff2axcodes(before.affine)
     for header in ("get_zooms", "get_xyzt_units"):
@@ -81,13 +83,10 @@ def test_pictures_keep_their_mode_and_numbers(identity, name):
 
 
 def test_colour_comes_back_in_colour(identity):
-    before, after = (
-        Image.open(identity / "rgb" / "trainA" / "3.png"),
-        Image.open(identity / "colour.png"),
-    )
-    assert after.mode == before.mode == "RGB" and np.array_equal(
-        np.asarray(after), np.asarray(before)
-    )
+    before = Image.open(identity / "rgb" / "trainA" / "3.png")
+    after = Image.open(identity / "colour.png")
+    assert after.mode == before.mode == "RGB"
+    assert np.array_equal(np.asarray(after), np.asarray(before))
 
 
 def rescaled(dataset) -> np.ndarray:
@@ -164,10 +163,12 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
         files.nifti(
             tmp_path / "in" / f"{k}.nii.gz", files.numbers(k, (32, 32, 3), 0, 900, np.int16)
         )
-    out, said = tmp_path / "out", []
+    out = tmp_path / "out"
+    said = []
     assert files.python("-c", KILLED, trained, tmp_path / "in", out).code == -signal.SIGKILL
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.nii.gz")}
-    assert times and "3.nii.gz" not in times
+    assert times
+    assert "3.nii.gz" not in times
     assert len(gantk.translate(trained, tmp_path / "in", out, device="cpu", say=said.append)) == 4
     assert f"{len(times)} of 4 inputs done before" in said[-1]
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times

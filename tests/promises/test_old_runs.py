@@ -181,12 +181,16 @@ def test_an_old_run_has_the_scores_it_had(old):
 def test_an_old_run_goes_on_as_it_would_have(old, tmp_path):
     done = gantk("resume", old, "--device", "cpu")
     assert done.code == 0, done.err
-    assert saved(old)[-1] == "step-000012" and (old / "report.html").is_file()
+    assert saved(old)[-1] == "step-000012"
+    assert (old / "report.html").is_file()
     steps = [
         json.loads(line)["step"] for line in (old / "log.jsonl").read_text("utf-8").splitlines()
     ]
-    assert sorted(set(steps)) == list(range(13)) and steps == sorted(steps)
-    found, then, before = made_of(old, tmp_path / "out"), expected(old, 12), expected(old, 8)
+    assert sorted(set(steps)) == list(range(13))
+    assert steps == sorted(steps)
+    found = made_of(old, tmp_path / "out")
+    then = expected(old, 12)
+    before = expected(old, 8)
     span = 300.0 if old.name == "noise" else RANGE
     assert np.abs(found - then).max() <= 5e-3 * span < 3e-2 * span < np.abs(before - then).max()
 
@@ -228,4 +232,5 @@ def test_a_run_with_every_key_of_01_trains(tmp_path):
     wrote = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text("utf-8"))
     now = written_out(str(tmp_path / "keys.toml"))
     # `written_out` tells the truth
-    assert wrote["translate"] == now["translate"] and wrote["method"] == now["method"]
+    assert wrote["translate"] == now["translate"]
+    assert wrote["method"] == now["method"]

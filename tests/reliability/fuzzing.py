@@ -95,11 +95,10 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
     """Files by the name of a sample; the first of each is the one that is changed."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    gray, volume = (
-        rng.integers(0, 255, (24, 20), np.uint8),
-        rng.integers(0, 900, (6, 7, 5), np.int16),
-    )
-    deep, colour = gray.astype(np.uint16) * 200, rng.integers(0, 255, (24, 20, 3), np.uint8)
+    gray = rng.integers(0, 255, (24, 20), np.uint8)
+    volume = rng.integers(0, 900, (6, 7, 5), np.int16)
+    deep = gray.astype(np.uint16) * 200
+    colour = rng.integers(0, 255, (24, 20, 3), np.uint8)
     pictures = {
         "gray.png": (gray, {}),
         "deep.png": (deep, {}),
@@ -164,9 +163,10 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
     }.items():
         PIL.Image.fromarray(gray).save(buffer := io.BytesIO(), **options)
         dataset = dcmread(made.save(made.dataset(), folder / f"{name}.dcm", gray, 8))
-        dataset.file_meta.TransferSyntaxUID = (
-            uid.JPEGBaseline8Bit if name == "jpeg" else uid.JPEG2000
-        )
+        if name == "jpeg":
+            dataset.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+        else:
+            dataset.file_meta.TransferSyntaxUID = uid.JPEG2000
         dataset.PixelData = encapsulate([buffer.getvalue()])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(folder / f"{name}.dcm")
@@ -236,7 +236,8 @@ def _elements(content: bytes) -> Iterator[tuple[int, int]]:
     """
     at = 132
     while at + 12 <= len(content):
-        tag, kind = content[at : at + 4], content[at + 4 : at + 6]
+        tag = content[at : at + 4]
+        kind = content[at + 4 : at + 6]
         if tag[:2] == b"\xfe\xff" or kind == b"SQ":
             end = at + (8 if tag[:2] == b"\xfe\xff" else 12)
         elif kind.isupper():
@@ -282,16 +283,16 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
     ]
     parts = parts or [(0, len(content))]
     start, end = rng.choice(parts)
-    part, other = content[start:end], rng.choice(parts)
+    part = content[start:end]
+    other = rng.choice(parts)
     match rng.choice(CHANGES):
         case "number":  # at its start, its end (where values are) or anywhere
             kind = rng.choice("bBhHiIqfd")
             pattern = rng.choice("<<>") + kind
-            value = (
-                rng.choice(FLOATS)
-                if kind in "fd"
-                else rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
-            )
+            if kind in "fd":
+                value = rng.choice(FLOATS)
+            else:
+                value = rng.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind))
             number = struct.pack(
                 pattern.replace(kind, kind.upper() if kind in "bhiq" else kind), value
             )
@@ -311,7 +312,8 @@ def _changed_once(content: bytes, others: list[bytes], rng: random.Random) -> by
         case "swap":
             part = content[slice(*other)]
         case "resize":
-            place, size = rng.randrange(len(part)), rng.choice((1, 2, 4, 16, 4000))
+            place = rng.randrange(len(part))
+            size = rng.choice((1, 2, 4, 16, 4000))
             part = part[:place] + (
                 bytes(size) + part[place:] if rng.random() < 0.5 else part[place + size :]
             )

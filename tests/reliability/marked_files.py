@@ -14,7 +14,9 @@ import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 BROKEN = 24  # damaged copies of each file
-NUMBERS, PLACES = count(10000), {}  # of marks, and where each was put
+# of marks, and where each was put
+NUMBERS = count(10000)
+PLACES = {}
 
 
 def mark(place: str, digits: bool = False) -> str:
@@ -78,13 +80,15 @@ def dicom_tree(root: Path, patients: int = 6) -> Path:
 def hide(path: Path) -> None:
     """Private elements at three depths, an overlay, and the file meta group."""
     found = pydicom.dcmread(path)
-    inner, middle = pydicom.Dataset(), pydicom.Dataset()
+    inner = pydicom.Dataset()
+    middle = pydicom.Dataset()
     for depth, part in enumerate((inner, middle, found)):
         block = part.private_block(0x0009 + 2 * depth, mark("private creator"), create=True)
         block.add_new(1, "LO", mark(f"private element at depth {3 - depth}"))
         block.add_new(2, "UN", mark("private bytes").encode() + b" ")
     middle.RequestedProcedureDescription = mark("sequence")
-    middle.ReferencedPatientSequence, inner.PatientID = [inner], mark("nested PatientID")
+    middle.ReferencedPatientSequence = [inner]
+    inner.PatientID = mark("nested PatientID")
     found.RequestAttributesSequence = [middle]
     (
         found.add_new(0x60000010, "US", 32),
@@ -111,16 +115,14 @@ def nifti_tree(root: Path, patients: int = 6) -> Path:
                         : image.header.template_dtype[field].itemsize
                     ].encode()
             for code in ("comment", "dicom", "afni"):
-                content = (
-                    made.dataset(PatientName=mark("dicom extension"))
-                    if code == "dicom"
-                    else mark(f"{code} extension").encode()
-                )
-                extension = (
-                    nib.nifti1.Nifti1DicomExtension
-                    if code == "dicom"
-                    else nib.nifti1.Nifti1Extension
-                )
+                if code == "dicom":
+                    content = made.dataset(PatientName=mark("dicom extension"))
+                else:
+                    content = mark(f"{code} extension").encode()
+                if code == "dicom":
+                    extension = nib.nifti1.Nifti1DicomExtension
+                else:
+                    extension = nib.nifti1.Nifti1Extension
                 image.header.extensions.append(extension(2 if code == "dicom" else code, content))
             path = root / f"p{number}" / f"p{number}_{contrast}.nii{'.gz' * (number % 2)}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,14 +153,13 @@ def picture_tree(root: Path, patients: int = 6) -> Path:
     for number, kind in zip(range(patients), ["png", "jpg", "tif"] * 9, strict=False):
         for place, contrast in enumerate(("T1", "T2")):
             (root / contrast).mkdir(parents=True, exist_ok=True)
-            path, exif = root / contrast / f"p{number}.{kind}", Image.Exif()
+            path = root / contrast / f"p{number}.{kind}"
+            exif = Image.Exif()
             pixels = made.head(1, 32, 32, seed=10 * number + place)[0]
             picture = Image.fromarray((pixels / 5).astype(np.uint8))
-            exif[0x013B], exif[0x010E], exif[0x9C9D] = (
-                mark("artist"),
-                mark("EXIF"),
-                mark("author").encode("utf-16-le"),
-            )
+            exif[0x013B] = mark("artist")
+            exif[0x010E] = mark("EXIF")
+            exif[0x9C9D] = mark("author").encode("utf-16-le")
             exif.get_ifd(0x8769)[0x9286] = mark("user comment").encode()
             if kind == "png":
                 text = PngImagePlugin.PngInfo()
@@ -172,11 +173,9 @@ def picture_tree(root: Path, patients: int = 6) -> Path:
                 picture.save(path, exif=exif, comment=mark("JPEG comment"), quality=95)
             else:
                 tags = TiffImagePlugin.ImageFileDirectory_v2()
-                tags[270], tags[315], tags[65000] = (
-                    mark("description"),
-                    mark("artist"),
-                    mark("private tag"),
-                )
+                tags[270] = mark("description")
+                tags[315] = mark("artist")
+                tags[65000] = mark("private tag")
                 picture.save(path, tiffinfo=tags, exif=exif)
     return root
 

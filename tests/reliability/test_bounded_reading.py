@@ -21,7 +21,9 @@ from pydicom.encaps import encapsulate
 from gantk.errors import UserError
 from gantk.formats import files as io
 
-SECONDS, GIB = 20, 2  # of computing, and beyond what the test itself takes
+# of computing, and beyond what the test itself takes
+SECONDS = 20
+GIB = 2
 ZEROS = bytes(2**20)
 
 
@@ -121,7 +123,8 @@ def compressed(
     """A DICOM file of compressed pixels."""
     dataset = dcmread(made.save(made.dataset(), path, np.zeros((2, 2), np.uint8)))
     dataset.Rows, dataset.Columns = size
-    dataset.NumberOfFrames, dataset.file_meta.TransferSyntaxUID = frames, syntax
+    dataset.NumberOfFrames = frames
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = encapsulate(pieces, has_bot=False)
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path)

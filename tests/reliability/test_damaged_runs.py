@@ -25,7 +25,10 @@ from tiny import draw_pictures
 from warm import Warm
 
 pytestmark = pytest.mark.slow
-SEED, COUNT, SECONDS, MEMORY = 20261121, 100, 60, 2 * 2**20
+SEED = 20261121
+COUNT = 100
+SECONDS = 60
+MEMORY = 2 * 2**20
 STEP = "checkpoints/step-000004"
 JSON = [
     f"{STEP}/meta.json",
@@ -81,13 +84,12 @@ VALUES += [0.5]
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
     """The paths to all values inside a JSON document."""
-    parts = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    else:
+        parts = ()
     return [path] * bool(path) + [
         each for key, part in parts for each in places(part, (*path, key))
     ]
@@ -133,7 +135,8 @@ def header_changed(content: bytes, rng: random.Random) -> bytes:
 
 def damage(path: Path, rng: random.Random) -> str:
     """Damage a file; what was done to it."""
-    whole, at = path.read_bytes(), rng.randrange(path.stat().st_size)
+    whole = path.read_bytes()
+    at = rng.randrange(path.stat().st_size)
     if path.suffix in (".json", ".jsonl") and rng.random() < 0.6:
         lines = whole.decode().splitlines() if path.suffix == ".jsonl" else [whole.decode()]
         number = rng.randrange(len(lines))
@@ -188,15 +191,18 @@ def test_a_damaged_run_is_one_message_or_no_harm(tiny_run, tmp_path):
         shutil.copy(picture, place / "in.png")
         return place
 
-    whole, plain = {}, 0
+    whole = {}
+    plain = 0
     for command in COMMANDS:
         place = fresh(f"whole-{command}")
         if command != "export":  # which leaves threads behind, and no fork has them
             gantk.use(place, *COMMANDS[command], code=2 * (command == "sample"))
         code, said, _, memory = gantk(place, *COMMANDS[command])
         assert code == 2 * (command == "sample"), said
-        whole[command], plain = results(command, place), max(plain, memory)
-    rng, wrong = random.Random(SEED), []
+        whole[command] = results(command, place)
+        plain = max(plain, memory)
+    rng = random.Random(SEED)
+    wrong = []
     for number in range(int(os.environ.get("GANTK_MUTATIONS", COUNT))):
         file = rng.choice(JSON * 2 + OTHERS)
         command = rng.choice(

@@ -64,7 +64,8 @@ def recipe_of(name: str, folder: Path) -> dict:
     tables["method"]["generator"] |= {"dropout": 0.3}
     tables["train"] |= LENGTH
     if name == "noise":
-        tables["method"], tables["data"]["domains"] = {}, ["A"]
+        tables["method"] = {}
+        tables["data"]["domains"] = ["A"]
         tables["data"]["source"] = {"name": "images", "path": str(folder / "data" / "A")}
     for table, own in RECIPES[name].items():
         tables[table] |= own
@@ -139,18 +140,26 @@ def until(child: int, ends: float) -> int | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_whatever_stops_a_training_it_ends_alike(name, tmp_path):
-    recipe, chance = recipe_of(name, tmp_path), random.Random(f"kills of {name}")
+    recipe = recipe_of(name, tmp_path)
+    chance = random.Random(f"kills of {name}")
     span = undisturbed(recipe, tmp_path)
-    whole, kills = promised(tmp_path / "whole"), 0
+    whole = promised(tmp_path / "whole")
+    kills = 0
     assert promised(tmp_path / "second") == whole
     while kills < KILLS:
-        run, lives, code, left = tmp_path / f"killed-{kills}", [], None, chance.randint(1, 4)
+        run = tmp_path / f"killed-{kills}"
+        lives = []
+        code = None
+        left = chance.randint(1, 4)
         while code != 0:
-            child, sent = alive(recipe, run), chance.choice(SIGNALS)
+            child = alive(recipe, run)
+            sent = chance.choice(SIGNALS)
             code = until(child, time.monotonic() + (chance.random() * span if left else math.inf))
             if code is None:
                 os.kill(child, sent)
-                code, kills, left = until(child, math.inf), kills + 1, left - 1
+                code = until(child, math.inf)
+                kills = kills + 1
+                left = left - 1
             lives.append((sent.name, code))
             assert code in (0, 130, -sent), lives
         found = promised(run)

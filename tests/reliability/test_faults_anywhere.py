@@ -48,7 +48,8 @@ def gantk(tmp_path_factory, place):
         pytest.skip(
             "faults are put between a process and Linux by a library that a C compiler makes"
         )
-    folder, source = tmp_path_factory.mktemp("faults"), Path(__file__).with_name("faults.c")
+    folder = tmp_path_factory.mktemp("faults")
+    source = Path(__file__).with_name("faults.c")
     subprocess.run(
         [compiler, "-shared", "-fPIC", "-O1", "-o", folder / "faults.so", source, "-ldl"],
         check=True,
@@ -120,7 +121,9 @@ def stop(
     ("fault", "start", "count"), [("kill", "run", 230), ("kill", "resume", 60), ("full", "run", 20)]
 )
 def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
-    run, expected, half = place / "k", outcome(place / "r"), place / "half"
+    run = place / "k"
+    expected = outcome(place / "r")
+    half = place / "half"
     if start == "resume" and not half.exists():  # as Ctrl-C after step 2 leaves it
         shutil.copytree(place / "r", half)
         shutil.rmtree(half / "checkpoints" / "step-000004")

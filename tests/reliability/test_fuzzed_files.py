@@ -20,12 +20,11 @@ import pytest
 from tiny import ROOT, draw_pictures
 
 pytestmark = pytest.mark.slow
-SEED, COUNT = (
-    int(os.environ.get("GANTK_FUZZ_SEED", 20261121)),
-    int(os.environ.get("GANTK_FUZZ_COUNT", 5000)),
-)
+SEED = int(os.environ.get("GANTK_FUZZ_SEED", 20261121))
+COUNT = int(os.environ.get("GANTK_FUZZ_COUNT", 5000))
 # of computing for one file; of memory in use at a time, above what the process takes before
-SECONDS, GIB = 20, 2
+SECONDS = 20
+GIB = 2
 BLOCKED = 300  # seconds on the clock, in which less than SECONDS of computing were done
 WORKER = """
 import json, os, resource, signal, sys, traceback
@@ -75,7 +74,9 @@ class Worker:
     """A process that reads folders one after the other, and is replaced where one kills it."""
 
     def __init__(self):
-        self.process, self.folder, self.since = None, None, 0.0
+        self.process = None
+        self.folder = None
+        self.since = 0.0
 
     def begin(self, folder: Path) -> None:
         if self.process is None:
@@ -99,14 +100,16 @@ class Worker:
             self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
         self.process.stdin.write(f"{folder}\n")
         self.process.stdin.flush()
-        self.folder, self.since = folder, time.monotonic()
+        self.folder = folder
+        self.since = time.monotonic()
 
     def end(self) -> tuple[int, list[str]]:
         """How many good files were read, and what was said; what ended the process."""
         line = self.process.stdout.readline()
         if not line:
             self.process.kill()
-            code, self.process = self.process.wait(), None
+            code = self.process.wait()
+            self.process = None
             return 0, [
                 f"! ended by signal {-code}, 27 being that of the limit of {SECONDS} s of computing"
             ]
@@ -116,11 +119,15 @@ class Worker:
 def test_damaged_files_are_read_or_refused_and_good_ones_beside_them_are_read(tmp_path, request):
     real = Path(os.environ.get("GANTK_TEST_DATA", ROOT.parent / "shared" / "data"))
     samples = fuzzing.corpus(tmp_path / "corpus", real if real.is_dir() else None)
-    names, starts = list(samples), [next(iter(parts.values())) for parts in samples.values()]
+    names = list(samples)
+    starts = [next(iter(parts.values())) for parts in samples.values()]
     draw_pictures(tmp_path / "good", 1)
     good = next((tmp_path / "good").rglob("*.png"))
     workers = [Worker() for _ in range(len(os.sched_getaffinity(0)))]
-    idle, outcomes, failed, number = list(workers), collections.Counter(), {}, 0
+    idle = list(workers)
+    outcomes = collections.Counter()
+    failed = {}
+    number = 0
     while number < COUNT or len(idle) < len(workers):
         while idle and number < COUNT:
             rng = random.Random(f"{SEED} {number}")
@@ -131,7 +138,8 @@ def test_damaged_files_are_read_or_refused_and_good_ones_beside_them_are_read(tm
             for place, (part, content) in enumerate(samples[name].items()):
                 changed = content if place else fuzzing.changed(content, starts, rng)
                 (folder / "bad" / part).write_bytes(changed)
-            worker, number = idle.pop(), number + 1
+            worker = idle.pop()
+            number = number + 1
             worker.begin(folder)
         busy = {worker.process.stdout: worker for worker in workers if worker not in idle}
         for ready in select.select(list(busy), [], [], 5)[0]:
@@ -163,7 +171,8 @@ def test_damaged_files_are_read_or_refused_and_good_ones_beside_them_are_read(tm
 
 def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk, monkeypatch):
     monkeypatch.setenv("GANTK_MAX_GIB", "0.01")
-    samples, rng = fuzzing.corpus(tmp_path / "corpus", None), random.Random(SEED)
+    samples = fuzzing.corpus(tmp_path / "corpus", None)
+    rng = random.Random(SEED)
     starts = [next(iter(parts.values())) for parts in samples.values()]
     draw_pictures(tmp_path / "in", 4)
     good = [path.relative_to(tmp_path / "in") for path in (tmp_path / "in").rglob("*.png")]
@@ -177,4 +186,5 @@ def test_good_files_among_damaged_ones_are_translated(tiny_run, tmp_path, gantk,
         outcome
     )
     checked = gantk("data", "check", tmp_path / "in")
-    assert checked.code in (0, 1, 2) and "Traceback" not in checked.out + checked.err
+    assert checked.code in (0, 1, 2)
+    assert "Traceback" not in checked.out + checked.err

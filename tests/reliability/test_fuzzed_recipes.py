@@ -30,7 +30,10 @@ from tiny import PATCHGAN, UNET, small_run
 
 from gantk.recipe.load import all_recipes, load_recipe, resolved
 
-RECIPES, METADATA, SECONDS, GIB = 400, 200, 20.0, 2.0
+RECIPES = 400
+METADATA = 200
+SECONDS = 20.0
+GIB = 2.0
 # of recipes, of metadata
 SEEDS = [int(os.environ.get("GANTK_FUZZ_SEED", seed)) for seed in (22, 8)]
 NUMBERS = [
@@ -98,8 +101,10 @@ def mutated(tables: dict, rng: random.Random) -> dict:
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         paths = leaves(tables)
         path = rng.choice(paths)
-        inside, key = reduce(getitem, path[:-1], tables), path[-1]
-        value, kind = inside[key], rng.randrange(10)
+        inside = reduce(getitem, path[:-1], tables)
+        key = path[-1]
+        value = inside[key]
+        kind = rng.randrange(10)
         if kind < 5 and isinstance(value, (int, float)) and not isinstance(value, bool):
             inside[key] = rng.choice([*NUMBERS, *(value * 10**k for k in (-3, 1, 2, 4)), -value])
         elif kind < 7:
@@ -116,7 +121,8 @@ def mutated(tables: dict, rng: random.Random) -> dict:
 
 def spoiled(text: str, rng: random.Random) -> bytes:
     """The text as bytes of which some are others: cut off, doubled, nested, or not of its kind."""
-    content, place = text.encode(), rng.randrange(len(text))
+    content = text.encode()
+    place = rng.randrange(len(text))
     inserts = [
         b"\0",
         b"\xff",
@@ -147,7 +153,9 @@ class Worker:
     """
 
     def __init__(self, kind: str, folder: Path):
-        self.command, self.folder, self.process = [sys.executable, str(WORKER), kind], folder, None
+        self.command = [sys.executable, str(WORKER), kind]
+        self.folder = folder
+        self.process = None
 
     def seconds(self) -> float:
         """What it has computed so far: a busy machine is no hang."""
@@ -164,7 +172,9 @@ class Worker:
             }
             self.process = subprocess.Popen(self.command, cwd=self.folder, **pipes)
             assert self.process.stdout.readline() == "ready\n"
-        began, before, ready = time.monotonic(), self.seconds(), []
+        began = time.monotonic()
+        before = self.seconds()
+        ready = []
         self.process.stdin.write(question + "\n")
         while (
             not ready
@@ -197,7 +207,9 @@ def answers(kind: str, questions: dict[str, str], folder: Path) -> dict[str, dic
 
 @pytest.mark.slow
 def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
-    rng, texts, questions = random.Random(SEEDS[0]), [], {}
+    rng = random.Random(SEEDS[0])
+    texts = []
+    questions = {}
     for name in sorted(all_recipes()):
         recipe = load_recipe(name)
         texts += [
@@ -231,9 +243,12 @@ def test_fuzzed_metadata_of_a_model_are_sound_or_told_in_one_message(tmp_path):
         tmp_path, {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}, steps=2
     )
     model = onnx.load(gantk.export(run, out=tmp_path / "whole.onnx", say=str))
-    rng, questions, meta = random.Random(SEEDS[1]), {}, json.loads(model.metadata_props[0].value)
+    rng = random.Random(SEEDS[1])
+    questions = {}
+    meta = json.loads(model.metadata_props[0].value)
     for number in range(METADATA):
-        path, text = tmp_path / f"{number}.onnx", json.dumps(mutated(meta, rng))
+        path = tmp_path / f"{number}.onnx"
+        text = json.dumps(mutated(meta, rng))
         if rng.random() < 0.2:
             text = (
                 spoiled(text.replace(":", "= "), rng).decode("utf-8", "replace").replace("= ", ":")

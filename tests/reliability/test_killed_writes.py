@@ -45,7 +45,8 @@ def test_a_result_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(wa
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     kinds = done.stdout.split()
-    assert "old" in kinds and kinds[-1] == "new"
+    assert "old" in kinds
+    assert kinds[-1] == "new"
 
 
 # --- the process that starts those which are killed; it knows no torch, so that it may fork
@@ -59,24 +60,18 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     from gantk.inference.translation import Translation
     from gantk_parts.ct.intensity import Window
 
-    maps, frame = (
-        ("image", "spread")[: 1 + ("uncertain" in way)],
-        Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0)),
-    )
+    maps = ("image", "spread")[: 1 + ("uncertain" in way)]
+    frame = Frame("T1", "T2", 2, (24, 20), 1, (-1.0, 1.0))
     scale = Window(low=0.0, high=2000.0)
 
     def run(x):
         return np.concatenate([x + by, np.full_like(x, by)][: len(maps)], axis=1)
 
     model = TrainedModel()
-    model.domain, model.contrasts = (
-        lambda name: "b",
-        lambda letter: ["T2" if letter == "b" else "T1"],
-    )
-    model.frame, model.identity = (
-        lambda letter: frame,
-        lambda: {"name": "shifted", "sha256": str(by)},
-    )
+    model.domain = lambda name: "b"
+    model.contrasts = lambda letter: ["T2" if letter == "b" else "T1"]
+    model.frame = lambda letter: frame
+    model.identity = lambda: {"name": "shifted", "sha256": str(by)}
     model.pipeline = lambda letter, look: Pipeline(frame, scale, scale, run, maps)
     look = Look(uncertainty="flips" if len(maps) > 1 else None)
     suffix = way.split()[-1] if "." in way else ""
@@ -162,7 +157,9 @@ def main(way: str, folder: Path) -> None:
         (folder / name / "out" / "mine").mkdir()
         (folder / name / "out" / "mine" / "notes.txt").write_text("mine")
         states.append(found(folder / name))
-    place, number, killed = folder / "place", 1, True
+    place = folder / "place"
+    number = 1
+    killed = True
     while killed:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(folder / "old", place)

@@ -122,7 +122,8 @@ def every_command(
     tables = copy.deepcopy(TINY)
     tables["data"]["split"] = {"test": 0.34, "validation": 0.0} | split
     (folder / "tiny.toml").write_text(tomli_w.dumps(tables))
-    cpu, bad = ["--device", "cpu"], broken(files, folder / "damaged")
+    cpu = ["--device", "cpu"]
+    bad = broken(files, folder / "damaged")
     commands = [
         ["data", "check", data],
         ["data", "check", data, "--json", "check.json"],
@@ -158,18 +159,18 @@ def every_command(
 
 @pytest.mark.parametrize("kind", ["dicom", "nifti", "pictures"])
 def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
-    data, split = tmp_path / "data", {}
+    data = tmp_path / "data"
+    split = {}
     if kind == "dicom":
         dicom_tree(data)
-        files, inputs = sorted(data.rglob("*.dcm"))[:4], [data / "export0" / "SE0"]
+        files = sorted(data.rglob("*.dcm"))[:4]
+        inputs = [data / "export0" / "SE0"]
         inputs.append(sorted(data.rglob("*.dcm"))[0])
     elif kind == "nifti":
         nifti_tree(data)
         more = itk_files(tmp_path / "itk")
-        files, inputs = (
-            [*sorted(data.rglob("*.nii*"))[:4], *more],
-            [sorted(data.rglob("*.nii*"))[0], *more],
-        )
+        files = [*sorted(data.rglob("*.nii*"))[:4], *more]
+        inputs = [sorted(data.rglob("*.nii*"))[0], *more]
     else:
         picture_tree(data)
         split = {"by": "image"}
@@ -188,15 +189,18 @@ def test_no_mark_of_an_identifier_comes_out_of_any_command(tmp_path, kind):
         sep="\n",
     )
     failed = {commands[number][0] for number, code in enumerate(endings) if code != "0"}
-    assert "resume" not in failed and "export" not in failed and "eval" not in failed
+    assert "resume" not in failed
+    assert "export" not in failed
+    assert "eval" not in failed
     found = {"what was printed": leaks(said)}
     for path in tmp_path.rglob("*"):
         if path.is_file() and path not in before:
             # derived DICOM is the same patient's, and of the same study
             there = leaks(path.read_bytes())
-            found[str(path)] = (
-                {each for each in there if each in NEVER} if path.suffix == ".dcm" else there
-            )
+            if path.suffix == ".dcm":
+                found[str(path)] = {each for each in there if each in NEVER}
+            else:
+                found[str(path)] = there
         found[f"name of {path}"] = leaks(os.fsencode(path.name)) if path not in before else set()
     assert {where: what for where, what in found.items() if what} == {}
 
@@ -213,16 +217,16 @@ STRICT = {
     "name", [b"Sch\xc3\xa4del\xe2\x80\xae", b"\xff\xfe\x1b[31m"], ids=["UTF-8", "bytes"]
 )
 def test_every_command_works_with_any_names_on_a_terminal_that_knows_ascii_alone(tmp_path, name):
-    data, called, cpu = tmp_path / "data", os.fsdecode(name), ["--device", "cpu"]
+    data = tmp_path / "data"
+    called = os.fsdecode(name)
+    cpu = ["--device", "cpu"]
     for file in sorted(nifti_tree(tmp_path / "plain").rglob("*.nii*")):
         place = data / f"{called}{file.parent.name}"
         place.mkdir(parents=True, exist_ok=True)
         file.rename(place / f"{called}_{file.name}")
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(TINY | {"summary": "Schädel"}), "utf-8")
-    one, made_of_it = (
-        sorted(data.rglob("*.nii"))[0],
-        called if name.isascii() or name[0] == 83 else "run",
-    )
+    one = sorted(data.rglob("*.nii"))[0]
+    made_of_it = called if name.isascii() or name[0] == 83 else "run"
     commands = [
         ["data", "check", data],
         ["data", "check", data, "--json", "-"],

@@ -35,7 +35,8 @@ ENDLESS = [
     "--set",
     "train.sample_every=1000000",
 ]
-STARTS, SEED = 40, 1
+STARTS = 40
+SEED = 1
 FROM_PYTHON = re.compile(r'File "(?!<|.*/bin/gantk)[^"]*gantk')  # a line of ours in a traceback
 
 
@@ -96,7 +97,8 @@ def test_starts_in_threes_get_folders_of_their_own(place):
         for seed, (code, out, err) in enumerate(ended(*begun), 10 * round):
             assert code == 0, err
             run = Path(re.search(r"^run +(\S+)$", out, re.M)[1])
-            assert f"seed = {seed}\n" in (run / "recipe.toml").read_text() and steps(run) == [
+            assert f"seed = {seed}\n" in (run / "recipe.toml").read_text()
+            assert steps(run) == [
                 1,
                 2,
                 3,
@@ -132,13 +134,14 @@ def test_of_three_starts_and_two_resumes_in_one_folder_one_wins_and_the_others_a
     }
     del codes[first.pid]
     ((code, err),) = codes.values()
-    assert code == 2 and f"process {first.pid} on " in err and "gantk resume one" in err
+    assert code == 2
+    assert f"process {first.pid} on " in err
+    assert "gantk resume one" in err
     again = start("resume", "one", "--device", "cpu")
     until(lambda: again.stdout.readline().startswith("step "), again)
     again.send_signal(signal.SIGTERM)
-    assert ended(again)[0][0] == 130 and steps(place / "one") == list(
-        range(1, steps(place / "one")[-1] + 1)
-    )
+    assert ended(again)[0][0] == 130
+    assert steps(place / "one") == list(range(1, steps(place / "one")[-1] + 1))
 
 
 def test_beside_a_training_others_read_and_none_writes(place):
@@ -154,7 +157,8 @@ def test_beside_a_training_others_read_and_none_writes(place):
         assert code == 0 or f"process {training.pid} on " in err
         assert training.poll() is None
     training.send_signal(signal.SIGINT)
-    assert ended(training)[0][0] == 130 and saves(place / "run")[-1] == steps(place / "run")[-1]
+    assert ended(training)[0][0] == 130
+    assert saves(place / "run")[-1] == steps(place / "run")[-1]
 
 
 WAYS = (
@@ -170,7 +174,8 @@ WAYS = (
 
 @pytest.mark.parametrize("way", WAYS)
 def test_saving_comes_first_and_telling_second(place, way):
-    run, terminal = place / "run", None
+    run = place / "run"
+    terminal = None
     reading, writing = pty.openpty() if way == "terminal" else os.pipe()
     streams = {
         "stdout": writing,
@@ -205,7 +210,8 @@ def test_saving_comes_first_and_telling_second(place, way):
         until(lambda: logged() and len(steps(run)) > count + 2, training)
         training.send_signal(signal.SIGINT)
     ((code, _, err),) = ended(training)
-    assert code == 130 and saves(run) == [steps(run)[-1]]
+    assert code == 130
+    assert saves(run) == [steps(run)[-1]]
     assert err is None or "Traceback" not in err and "gantk resume run" in err
 
 
@@ -215,7 +221,8 @@ def test_ctrl_c_while_gantk_starts_ends_it_with_130(place):
         began = time.perf_counter()
         ended(start(*command))
         whole = time.perf_counter() - began
-    drawn, early = random.Random(SEED), 0
+    drawn = random.Random(SEED)
+    early = 0
     for number in range(STARTS):
         process = start(*command)
         time.sleep(whole * (number + drawn.random()) / STARTS)
@@ -241,7 +248,8 @@ def test_a_killed_bench_leaves_no_training_and_goes_on(place):
     until(lambda: not Path(f"/proc/{pid}").exists(), again)
     second = start(*bench, "--resume")
     code, _, err = ended(second)[0]
-    assert code == 2 and f"process {again.pid} on " in err
+    assert code == 2
+    assert f"process {again.pid} on " in err
     again.send_signal(signal.SIGINT)
     assert ended(again)[0][0] == 130
     ended(killed)

@@ -13,7 +13,8 @@ import pytest
 import tomli_w
 from tiny import TINY
 
-STEPS, EVERY = 50_000, 2_500
+STEPS = 50_000
+EVERY = 2_500
 WATCH = """
 import gc, json, os, sys
 from pathlib import Path
@@ -75,7 +76,9 @@ def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"step"')]
     assert len(rows) == STEPS // EVERY
-    early, late = rows[3], rows[-1]  # settled: the first samples, saves and reports are behind
+    # settled: the first samples, saves and reports are behind
+    early = rows[3]
+    late = rows[-1]
     steps = (late["step"] - early["step"]) / 1000
     assert (late["resident"] - early["resident"]) / steps < 0.25 * 2**20, rows
     assert late["threads"] <= early["threads"] and late["open"] <= early["open"], rows

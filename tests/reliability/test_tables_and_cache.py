@@ -41,7 +41,8 @@ METHOD = type("Unpaired", (), {"paired": False, "reads": ("a", "b")})
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     """A folder of 8,000 pictures of 12 pixels."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(SEED)
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(SEED)
     for number in range(8000):
         Image.fromarray(rng.integers(0, 255, (12, 12), dtype=np.uint8)).save(
             folder / f"{number:05d}.png"
@@ -73,7 +74,8 @@ def calls(function) -> int:
 
 
 def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
-    few, many = table(pictures, 2000), table(pictures, 8000)
+    few = table(pictures, 2000)
+    many = table(pictures, 8000)
     records(few)
     peaks = []
     for path in (few, many):
@@ -89,12 +91,15 @@ def test_work_and_memory_of_a_table_grow_with_its_rows_and_no_faster(pictures):
 def test_a_check_of_a_very_large_table_opens_a_bounded_number_of_files_twice(pictures, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 1000)
     monkeypatch.setattr(near_duplicates, "SOME", 200)
-    opened, table_of_all = [], table(pictures, 8000)
+    opened = []
+    table_of_all = table(pictures, 8000)
     sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" else None)
     shares: list[float] = []
     found = check(table_of_all, progress=lambda share, what: shares.append(share))
     pngs = [str(path) for path in opened if str(path).endswith(".png")]
-    assert len(found["files"]) == 200 and shares == sorted(shares) and len(shares) > 200
+    assert len(found["files"]) == 200
+    assert shares == sorted(shares)
+    assert len(shares) > 200
     # Each header for its pair's grid, each file once for its bytes; beyond that the sample alone.
     assert len(pngs) < 2 * 8000 + 5 * 200
 
@@ -113,12 +118,12 @@ def test_wrong_rows_are_counted_and_the_first_are_kept_in_little_memory(tmp_path
         return str(told.value), used
 
     said, _ = peak(200)
-    assert (
-        "200 of 200 rows" in said and "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
-    )
+    assert "200 of 200 rows" in said
+    assert "does not exist (400): 'nowhere/T1_0.png' in line 2" in said
     assert "and 395 more" in said
     (_, some), (said, many) = peak(6000), peak(12000)
-    assert "does not exist (24000)" in said and "and at least 9995 more" in said
+    assert "does not exist (24000)" in said
+    assert "and at least 9995 more" in said
     assert many < some + 200_000, "bytes: as good as nothing for 6,000 further rows"
 
 
@@ -150,7 +155,9 @@ print("right", flush=True)
 
 
 def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_path):
-    chance, limit, size = random.Random(SEED), 2**21, 0
+    chance = random.Random(SEED)
+    limit = 2**21
+    size = 0
     for number in range(12):
         # the fourth filling of each finds what the others left
         folder = tmp_path / f"cache-{number % 3}"
@@ -167,7 +174,8 @@ def test_of_four_who_fill_one_cache_one_is_killed_and_all_others_are_right(tmp_p
         time.sleep(chance.uniform(0, 0.15))
         os.kill(started[0].pid, signal.SIGKILL)
         for one in started[1:]:
-            assert one.communicate()[0] == b"right\n" and one.returncode == 0
+            assert one.communicate()[0] == b"right\n"
+            assert one.returncode == 0
         started[0].communicate()
         with suppress(OSError):  # it is full: what was used within the hour stays
             Cache(folder, limit)._make_room(1)  # as the first store of the next process does

@@ -22,7 +22,8 @@ from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
 from gantk.inference.translation import Translation
 from gantk_parts.ct.intensity import Window
 
-FILES, PART = 2000, 400
+FILES = 2000
+PART = 400
 VOLUME = 192  # planes of 512 x 512: 201 MB as float32
 MEASURE = """
 import json, resource, sys
@@ -37,13 +38,13 @@ print(json.dumps(peaks))
 
 def model() -> TrainedModel:
     """One that gives back what it sees."""
-    frame, scale, made = (
-        Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0)),
-        Window(low=0.0, high=250.0),
-        TrainedModel(),
-    )
-    made.domain, made.contrasts = lambda name: "b", lambda letter: ["T2" if letter == "b" else "T1"]
-    made.frame, made.identity = lambda letter: frame, lambda: {"name": "same", "sha256": "0"}
+    frame = Frame("T1", "T2", 2, (32, 32), 1, (-1.0, 1.0))
+    scale = Window(low=0.0, high=250.0)
+    made = TrainedModel()
+    made.domain = lambda name: "b"
+    made.contrasts = lambda letter: ["T2" if letter == "b" else "T1"]
+    made.frame = lambda letter: frame
+    made.identity = lambda: {"name": "same", "sha256": "0"}
     made.pipeline = lambda letter, look: Pipeline(frame, scale, scale, lambda x: x)
     return made
 
@@ -66,14 +67,13 @@ def pictures(folder: Path, count: int) -> Path:
 
 @pytest.mark.slow
 def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
-    source, marks = pictures(tmp_path / "in", FILES), []
+    source = pictures(tmp_path / "in", FILES)
+    marks = []
 
     def written() -> int:
-        return (
-            int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
-            if sys.platform == "linux"
-            else 0
-        )
+        if sys.platform == "linux":
+            return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
+        return 0
 
     before = written()
     translate(
@@ -92,7 +92,8 @@ def test_each_of_thousands_of_files_costs_as_much_as_the_first(tmp_path):
     )
     results = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     assert written() - before < results + 500 * FILES  # a line of the list for each
-    assert not list(tmp_path.glob(".*")) and len(list((tmp_path / "out").iterdir())) == FILES
+    assert not list(tmp_path.glob(".*"))
+    assert len(list((tmp_path / "out").iterdir())) == FILES
 
 
 def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_list(tmp_path):
@@ -102,7 +103,8 @@ def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_li
         translate(source, tmp_path / "out")
     ledger = tmp_path / ".out.translation.json"
     lines = ledger.read_text().splitlines()
-    assert len(lines) == 6 and "slice-00005.png" in lines[-1]
+    assert len(lines) == 6
+    assert "slice-00005.png" in lines[-1]
     ledger.write_text("\n".join(lines)[:-40])  # a kill within the last line
     (source / "slice-00004.png").write_bytes((source / "slice-00003.png").read_bytes())
     assert "4 of 6 inputs done before" in translate(source, tmp_path / "out")[-1]
@@ -120,7 +122,8 @@ def test_what_was_done_before_is_known_after_a_torn_line_and_an_older_kind_of_li
     ):
         ledger.write_text(text)
         done = f", {count} of 6 inputs done before" if count else "files to"
-        assert done in translate(source, tmp_path / "out")[-1] and not ledger.exists()
+        assert done in translate(source, tmp_path / "out")[-1]
+        assert not ledger.exists()
 
 
 def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
@@ -149,7 +152,8 @@ def test_a_folder_that_a_training_writes_to_is_not_translated_into(tmp_path):
 def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_on_with(
     tiny_run, tmp_path
 ):
-    source, out = pictures(tmp_path / "in", 300), tmp_path / "out"
+    source = pictures(tmp_path / "in", 300)
+    out = tmp_path / "out"
     command = [
         sys.executable,
         "-m",
@@ -174,7 +178,9 @@ def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_o
     one.send_signal(signal.SIGSTOP)  # so that it is not over too soon
     other = start()
     _, said = other.communicate(timeout=300)
-    assert other.returncode == 2 and f"process {one.pid} on " in said and "Traceback" not in said
+    assert other.returncode == 2
+    assert f"process {one.pid} on " in said
+    assert "Traceback" not in said
     one.kill()
     one.communicate()
     done = len(list(out.glob("*.png")))
@@ -182,11 +188,9 @@ def test_of_two_translations_into_one_folder_one_wins_and_a_killed_one_is_gone_o
     told, said = again.communicate(timeout=300)
     assert again.returncode == 0, said
     earlier = int(told.split(" of 300 inputs done before")[0].split()[-1])
-    assert (
-        done - 1 <= earlier <= done
-        and len(list(out.iterdir())) == 300
-        and not list(tmp_path.glob(".*"))
-    )
+    assert done - 1 <= earlier <= done
+    assert len(list(out.iterdir())) == 300
+    assert not list(tmp_path.glob(".*"))
     assert all(np.asarray(Image.open(path)).shape == (32, 32) for path in out.iterdir())
 
 

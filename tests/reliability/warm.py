@@ -90,7 +90,8 @@ class Warm:
 
     def __init__(self, folder: Path, library: Path | None = None):
         """`folder`: for what is printed; `library`: of faults.c."""
-        self.output, self.armed = folder / "output.txt", library is not None
+        self.output = folder / "output.txt"
+        self.armed = library is not None
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "GANTK_CACHE_GIB": "0",

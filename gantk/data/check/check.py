@@ -54,16 +54,19 @@ def check(
     warning may, a note is good to know. Writes nothing, and holds one image in memory at a time.
     UserError where the path does not exist or has no image; unreadable files are problems.
     """
-    path, usage, report, start = Path(path), None, progress or (lambda share, what: None), 0.0
+    path = Path(path)
+    usage = None
+    report = progress or (lambda share, what: None)
+    start = 0.0
     report(0.0, f"reading {path.name}")
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        start, token = 0.2, READING.set(_TableProgress(path.name, report))
+        start = 0.2
+        token = READING.set(_TableProgress(path.name, report))
         try:
-            usage = (
-                usage_by_guess(path, set=set)
-                if recipe is None
-                else usage_by_recipe(path, recipe, set)
-            )
+            if recipe is None:
+                usage = usage_by_guess(path, set=set)
+            else:
+                usage = usage_by_recipe(path, recipe, set)
         finally:
             READING.reset(token)
         named = {
@@ -77,7 +80,8 @@ def check(
         from gantk.data.sources.source import nothing_fits
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
-    items, count = [], len(scans)
+    items = []
+    count = len(scans)
     scans = scans if every else [scans[n] for n in sampled([scan.name for scan in scans])]
     for number, scan in enumerate(scans):
         report(start + (0.8 - start) * number / len(scans), scan.name)
@@ -110,9 +114,10 @@ def check(
         what = f"no training could use this: {error.what}"
         problems.append(problem("source", "warning" if little else "error", what, (), error.remedy))
         for item in items:  # domains from file names alone
-            item.domains = (
-                [CONTRASTS.get(item.name_says, item.name_says).upper()] if item.name_says else []
-            )
+            if item.name_says:
+                item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()]
+            else:
+                item.domains = []
     report(0.95, "comparisons")
     problems += _compare([item for item in items if item.error is None], usage)
     report(1.0, "done")
@@ -151,7 +156,10 @@ class _TableProgress:
     """
 
     def __init__(self, name: str, tell: Callable[[float, str], None]):
-        self.name, self.tell, self.passes, self.share = name, tell, 0, 0.0
+        self.name = name
+        self.tell = tell
+        self.passes = 0
+        self.share = 0.0
 
     def __call__(self, share: float, line: int) -> None:
         self.passes += share < self.share

@@ -218,7 +218,8 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     # height and width of the content
     boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE
     height, width = (boxes * [item.facts["shape"] for item in items]).T
-    area, aspect = boxes.prod(axis=1), height / width
+    area = boxes.prod(axis=1)
+    aspect = height / width
     # Most must be axial. Small contents are left out: the lowest and highest slices of a head have
     # any shape.
     odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
@@ -262,13 +263,12 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
 
 
 def _header_contradicts(item: Inspected, domain: str) -> bool:
-    meant, said = (
-        CONTRASTS.get(one_word(domain), ""),
-        CONTRASTS.get(item.header_says, item.header_says),
-    )
+    meant = CONTRASTS.get(one_word(domain), "")
+    said = CONTRASTS.get(item.header_says, item.header_says)
     if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
-    echo, inversion = item.facts.get("echo_time"), item.facts.get("inversion_time")
+    echo = item.facts.get("echo_time")
+    inversion = item.facts.get("inversion_time")
     if echo is None or not meant or said:
         return False
     return (meant in ("t1", "t1ce", "pd") and echo > 60) or (

@@ -57,7 +57,12 @@ def inspect(scan: io.Scan) -> Inspected:
     """
     suffix = io.suffix_of(scan.path)
     series = io.series_format(scan.files[0]) if scan.files else None
-    kind = series.name.lower() if series else suffix[1:] if io.is_image(scan.path) else "folder"
+    if series:
+        kind = series.name.lower()
+    elif io.is_image(scan.path):
+        kind = suffix[1:]
+    else:
+        kind = "folder"
     item = Inspected(scan, {"path": scan.name, "format": kind})
     # of a folder, dots and all
     own = io.stem_of(scan.name) if io.is_image(scan.path) else Path(scan.name).name
@@ -81,13 +86,12 @@ def inspect(scan: io.Scan) -> Inspected:
     item.facts |= _facts(image)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
-    item.patient, item.header_says = (
-        header_facts.pop("patient", ""),
-        header_facts.pop("contrast", ""),
-    )
+    item.patient = header_facts.pop("patient", "")
+    item.header_says = header_facts.pop("contrast", "")
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.
-    named, remarks = f"'{scan.path}'", (*item.remarks, *image.remarks)
+    named = f"'{scan.path}'"
+    remarks = (*item.remarks, *image.remarks)
     item.remarks = tuple(
         remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
     )
@@ -105,8 +109,11 @@ def _read(item: Inspected) -> Image:
 
 
 def _facts(image: Image) -> dict[str, Any]:
-    pixels, flat = image.pixels, image.pixels.reshape(-1)
-    low, high, gray = pixels.min(), pixels.max(), pixels[0]
+    pixels = image.pixels
+    flat = image.pixels.reshape(-1)
+    low = pixels.min()
+    high = pixels.max()
+    gray = pixels[0]
     differs = np.abs(gray - background(gray)) > 0.05 * (gray.max() - gray.min())
     facts = {
         "shape": list(pixels.shape[1:]),

@@ -16,9 +16,12 @@ from gantk.data.split.near_duplicates import background
 
 SIDE = 128  # side in pixels at which pairs are compared
 # most pairs, pictures and volumes of a domain that are measured
-PAIRS, PICTURES, VOLUMES = 16, 16, 3
+PAIRS = 16
+PICTURES = 16
+VOLUMES = 3
 # pairs for telling chance; share of comparisons that a pair of one anatomy wins
-FEWEST, ALIKE = 4, 0.75
+FEWEST = 4
+ALIKE = 0.75
 AWAY = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
 
 
@@ -162,7 +165,8 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
 def pixels_of(records: Sequence[Record]) -> Pixels:
     """Measure some images of a domain."""
     stacks = {record.scan_key: record.scan for record in records if record.scan}
-    images, ranges = [], []
+    images = []
+    ranges = []
     for scan in [*stacks.values()][:: max(1, -(-len(stacks) // VOLUMES))]:
         stack = scan()[0]
         areas = np.array([_differs(plane, stack).mean() for plane in stack])
@@ -197,7 +201,8 @@ def _differs(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _reach(differs: np.ndarray, axis: int) -> int:
     """Length of the shortest centred interval that holds all lines with more than 1 % foreground."""
-    lines, side = np.flatnonzero(differs.mean(axis=1 - axis) > 0.01), differs.shape[axis]
+    lines = np.flatnonzero(differs.mean(axis=1 - axis) > 0.01)
+    side = differs.shape[axis]
     return int(2 * max(side / 2 - lines[0], lines[-1] + 1 - side / 2)) if len(lines) else side
 
 

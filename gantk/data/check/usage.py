@@ -58,11 +58,9 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 
 
 def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
-    names, listed, uncertain = (
-        dict(zip(domain_letters(table.domains), table.domains, strict=True)),
-        table,
-        [],
-    )
+    names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
+    listed = table
+    uncertain = []
     if recipe is None and "channels" in table.source.options:
         # A mixture of gray and colour, which a guessed source would refuse, is reported as a
         # separate problem.
@@ -140,10 +138,8 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
         columns, rows = open_rows(path)
         counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
         if not counts:  # a column for each domain: those whose first cells are files, if any are
-            others, first = (
-                [name for name in columns if name not in TABLE_COLUMNS],
-                islice(open_rows(path)[1], 20),
-            )
+            others = [name for name in columns if name not in TABLE_COLUMNS]
+            first = islice(open_rows(path)[1], 20)
             named = {
                 x
                 for _, row in first
@@ -186,7 +182,8 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the readable records as a training would; leaks and impossible splits become problems."""
-    by_recipe, table = usage.recipe is not None, usage.table
+    by_recipe = usage.recipe is not None
+    table = usage.table
     unreadable = {
         absolute(file) for item in items if item.error is not None for file in item.scan.files
     }
@@ -242,7 +239,8 @@ def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
     """Yield problems: images without a partner where others have one, and patients who lack a
     contrast.
     """
-    complete, paired = complete_pairs(records), usage.method.paired
+    complete = complete_pairs(records)
+    paired = usage.method.paired
     for kind, error, some, words, remedy in (
         (
             "pairs",

@@ -37,7 +37,8 @@ SPLIT_WORD = re.compile(
 )
 SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
 # characters of a regular expression; seconds that it may take for one name
-LONGEST, PATIENCE = 1000, 2.0
+LONGEST = 1000
+PATIENCE = 2.0
 # folders of masks: no domain
 LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")
 # Files of masks: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`,
@@ -87,7 +88,8 @@ def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
     ]
     if not globs:
         return folder, list_images(folder, recursive=True)
-    start, pattern = Path(*parts[: globs[0]]), str(Path(*parts[globs[0] :]))
+    start = Path(*parts[: globs[0]])
+    pattern = str(Path(*parts[globs[0] :]))
     with suppress(ValueError):  # it is no glob
         if images := [path for path in start.glob(pattern) if is_image(path) and path.is_file()]:
             return start, LISTED.get()(sorted(images, key=natural))
@@ -124,8 +126,10 @@ class BoundedPattern:
     """
 
     def __init__(self, pattern: str, flags: int):
-        self.pattern, self.compiled = pattern, re.compile(pattern, flags)
-        self.groups, self.groupindex = self.compiled.groups, self.compiled.groupindex
+        self.pattern = pattern
+        self.compiled = re.compile(pattern, flags)
+        self.groups = self.compiled.groups
+        self.groupindex = self.compiled.groupindex
 
     def search(self, text: str) -> re.Match | None:
         if threading.current_thread() is not threading.main_thread() or not hasattr(
@@ -286,10 +290,8 @@ def without_derived(images: Sequence[Path]) -> list[Path]:
     (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast beside
     one that does (`bias`).
     """
-    stems, folders = (
-        [(image, image.parent, stem_of(image).lower()) for image in images],
-        defaultdict(set),
-    )
+    stems = [(image, image.parent, stem_of(image).lower()) for image in images]
+    folders = defaultdict(set)
     for _, folder, stem in stems:
         folders[folder].add(stem)
     above = {
@@ -461,7 +463,8 @@ def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str
     A split counts if there are several (`TrainT1` alone means nothing), a place if it differs
     within the domain.
     """
-    items, places = [], defaultdict(set)
+    items = []
+    places = defaultdict(set)
     for path, (letter, index) in images.items():
         parts = _folders(os.path.dirname(path), root)
         place = tuple(

@@ -113,9 +113,9 @@ def patient_folders(place: Parts, shared: int = 0) -> str:
     of the first `shared` ones.
     """
     own, end = _with_patient(place, shared)
-    return (
-        "/".join(own or place) if end is None else "/".join([*own[:end], without_visit(own[end])])
-    )
+    if end is None:
+        return "/".join(own or place)
+    return "/".join([*own[:end], without_visit(own[end])])
 
 
 def patient_name(place: Parts, shared: int = 0) -> str:

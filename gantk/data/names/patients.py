@@ -58,7 +58,8 @@ def reading_of(names: Sequence[str]) -> Reading | None:
     parts = [LAST.match(name) for name in names]
     if not names or not all(parts):
         return None
-    before, numbers = [part[1] for part in parts], [part[2] for part in parts]
+    before = [part[1] for part in parts]
+    numbers = [part[2] for part in parts]
     if len(set(before)) > 1:
         return _by_field(names, before, numbers)
     return _by_digits(before[0], numbers)
@@ -101,9 +102,10 @@ def _by_field(
     ]
     fields = [re.findall(r"\d+", text) for text in patients]
     alike = len({len(each) for each in fields}) == 1
-    columns = (
-        [column for column in zip(*fields, strict=True) if len(set(column)) > 1] if alike else []
-    )
+    if alike:
+        columns = [column for column in zip(*fields, strict=True) if len(set(column)) > 1]
+    else:
+        columns = []
     several = len(set(patients)) < len(set(names))
     if not several or not all(fields) or (alike and not columns):  # `yes_1` and `no_1` are classes
         return None

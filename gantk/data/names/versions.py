@@ -37,7 +37,8 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
     for letter, name in source.names.items():
         if not (own := usual_contrast(name)):
             continue
-        folders, counts = defaultdict[Path, dict[str, Item]](dict), Counter[Path]()
+        folders = defaultdict[Path, dict[str, Item]](dict)
+        counts = Counter[Path]()
         for item in items:
             if item.letter == letter and not item.contrasts:
                 counts[folder := item.shown.parent] += 1
@@ -104,11 +105,10 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     first, taken = (relative_to(each.shown, root).as_posix() for each in (item, other))
     ways = "--set data.source.a='**/orig/*T1*' and the like for b"
     if item.contrasts or item.letter == "image":  # sources whose `a` is no glob
-        ways = (
-            "take the others out of the folder"
-            if item.contrasts or not words
-            else f"--set data.source.a={words[0]}"
-        )
+        if item.contrasts or not words:
+            ways = "take the others out of the folder"
+        else:
+            ways = f"--set data.source.a={words[0]}"
     note = (
         f"{counted(left, 'file')} left out as other versions: '{first}' beside '{taken}'. To"
         f" choose: {ways}"
@@ -121,7 +121,8 @@ def _version(item: Item, root: Path) -> tuple[tuple, Words]:
     these words.
     """
     folders, said = _folders(relative_to(item.shown, root).parts[:-1])
-    stem, words = stem_of(item.shown), []
+    stem = stem_of(item.shown)
+    words = []
     if is_volume(item.source):
         words = WORD.findall(stem.lower())
         # raw 3DT1, then T1_preprocessed

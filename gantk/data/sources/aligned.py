@@ -30,7 +30,8 @@ class Aligned(FileSource):
     patient: str = ""
     channels: Channels = None  # convert all images to gray (1) or colour (3); None = unchanged
 
-    found_for, guesses = (2,), True
+    found_for = (2,)
+    guesses = True
 
     def __post_init__(self):
         if len(self.domains) != 2 or self.dims != 2:
@@ -50,9 +51,9 @@ class Aligned(FileSource):
             return None
         with suppress(UserError):
             sides = [io.outline(item.source).pixels.shape[1:] for item in items[:3]]
-            return (
-                {"path": str(path)} if all(width == 2 * height for height, width in sides) else None
-            )
+            if all(width == 2 * height for height, width in sides):
+                return {"path": str(path)}
+            return None
         return None
 
     def records(self) -> list[Record]:

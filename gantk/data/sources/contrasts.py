@@ -40,7 +40,8 @@ class Contrasts(VolumeSource):
     # regex whose group is the patient, searched in the folder's path; "" = its numbered part
     patient: str = ""
 
-    found_for, channels = (2,), 1
+    found_for = (2,)
+    channels = 1
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -81,10 +82,8 @@ class Contrasts(VolumeSource):
             what = f"no folder in '{self.root}' holds a file named {' or '.join(lacking)}"
             allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
             said = {names.contrast_said(image.relative_to(self.root)) for image in images} - {None}
-            what, remedy = (
-                what + f"; there are {shown}" * bool(shown),
-                names.rename_or_map(said, self.domains),
-            )
+            what = what + f"; there are {shown}" * bool(shown)
+            remedy = names.rename_or_map(said, self.domains)
             raise UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
         patients = [
             folder for folder in files if names.numbered(folder.relative_to(self.root).parts)
@@ -93,18 +92,15 @@ class Contrasts(VolumeSource):
             folder: folder.relative_to(self.root).parts or (folder.resolve().name,)
             for folder in files
         }
-        items, subjects = [], names.patients_of(places.values(), "numbered folders")
+        items = []
+        subjects = names.patients_of(places.values(), "numbered folders")
         for folder in patients if 2 * len(patients) > len(files) else files:
-            own, subject = (
-                [mask for mask in masks if mask.parent == folder],
-                subjects[places[folder]],
-            )
+            own = [mask for mask in masks if mask.parent == folder]
+            subject = subjects[places[folder]]
             items += self._of_patient(folder, files[folder], own, subject)
         names.only_if_several(items)
-        records, places = (
-            self.records_of(items),
-            {item.key: place for place, item in enumerate(items)},
-        )
+        records = self.records_of(items)
+        places = {item.key: place for place, item in enumerate(items)}
         return sorted(
             records,
             key=lambda record: (places[record.scan_key or record.key], record.position or 0.0),

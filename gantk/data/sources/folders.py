@@ -40,7 +40,9 @@ class Folders(VolumeSource):
     mask: str = ""
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
-    rank, found_for, guesses = 1, (2,), True
+    rank = 1
+    found_for = (2,)
+    guesses = True
 
     def __post_init__(self):
         if len(self.domains) != 2:
@@ -65,11 +67,10 @@ class Folders(VolumeSource):
         images = names.images_below(path)
         said = (names.contrast_said(image.relative_to(path)) for image in images)
         contrasts = Counter(filter(None, said)).most_common(2)
-        others = (
-            []
-            if all(map(io.is_volume, images))
-            else [tuple(word for word, _ in contrasts), ("A", "B")]
-        )
+        if all(map(io.is_volume, images)):
+            others = []
+        else:
+            others = [tuple(word for word, _ in contrasts), ("A", "B")]
         for domains in (("T1", "T2"), ("CT", "MR"), *others):
             with suppress(UserError):
                 if len(domains) == 2 and _are_domains(names.discover(path, domains, images)):
@@ -101,7 +102,8 @@ class Folders(VolumeSource):
         """The images of the folders or globs that the options name, and the masks among all files
         there.
         """
-        items, listed = [], io.list_images(self.root, recursive=True) if self.root.parts else []
+        items = []
+        listed = io.list_images(self.root, recursive=True) if self.root.parts else []
         for letter, domain in self.names.items():
             folder, images = names.images_of(
                 self.root / self.asked[letter], f"data.source.{letter}"
@@ -123,7 +125,12 @@ def named(items: list[Item], source: FileSource) -> list[Item]:
     as `patient07`.
     """
     by_folder = 2 * sum(bool(names.numbered(item.place)) for item in items) > len(items)
-    mode = "folders" if by_folder else "take" if source.patient == "names" else source.asks
+    if by_folder:
+        mode = "folders"
+    elif source.patient == "names":
+        mode = "take"
+    else:
+        mode = source.asks
     subjects = None if source.pattern else patients_in_names(items, mode)
     for place, item in enumerate(items):
         item.key = source.key_of(item.source)
@@ -165,11 +172,8 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
     groups = {"a": images}
     with suppress(UserError):
         items = names.discover(path, ("A", "B"), images) if len(domains) == 2 else []
-        groups = (
-            {x: [item.source for item in items if item.letter == x] for x in "ab"}
-            if items
-            else groups
-        )
+        if items:
+            groups = {x: [item.source for item in items if item.letter == x] for x in "ab"}
     groups = {letter: [image.relative_to(path) for image in own] for letter, own in groups.items()}
     said = [{names.contrast_said(image) for image in own} - {None} for own in groups.values()]
     if any(own - set.intersection(*said) for own in said) or (len(said) == 1 and said[0]):

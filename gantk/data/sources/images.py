@@ -35,7 +35,8 @@ class Images(VolumeSource):
     a: str = ""
     only: str = ""  # keep the images of this class, by its folder's name; "" = all
 
-    rank, guesses = 3, True
+    rank = 3
+    guesses = True
 
     def __post_init__(self):
         if len(self.domains) != 1:
@@ -65,13 +66,15 @@ class Images(VolumeSource):
         for item in items if len(classes) > 1 else ():
             # folders below the class's may be patients'
             if item.place and item.place[0] in classes:
-                item.label, item.place = item.place[0], item.place[1:]
+                item.label = item.place[0]
+                item.place = item.place[1:]
         records = self.records_of(named(items, self))
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
             known = sorted({record.label for record in records} - {None})
             allowed = known or "folders of the classes' names, such as yes and no"
-            what, remedy = f"no image is of the class '{self.only}'", did_you_mean(self.only, known)
+            what = f"no image is of the class '{self.only}'"
+            remedy = did_you_mean(self.only, known)
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
         return kept
 

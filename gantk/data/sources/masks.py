@@ -127,11 +127,8 @@ def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
     if GLOB.search(name):
         text = mask.name
         for literal in re.split(r"[*?]|\[[^\]]*\]", name.rpartition("/")[2]):
-            text = (
-                re.sub(re.escape(literal), "", text, flags=re.IGNORECASE)
-                if len(literal) > 1
-                else text
-            )
+            if len(literal) > 1:
+                text = re.sub(re.escape(literal), "", text, flags=re.IGNORECASE)
         return bare_stem(stem_of(text), domains)
     wanted = {word.lower() for word in words_of(name)}
     pieces = re.split(r"([_\-. ]+)", stem_of(mask))

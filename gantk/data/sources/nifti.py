@@ -50,7 +50,8 @@ class Nifti(VolumeSource):
     patient: str = ""
     mask: str = ""  # word or glob that matches the files of lesion masks, such as seg or mask*
 
-    rank, one_contrast = 2, True
+    rank = 2
+    one_contrast = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,12 +95,12 @@ class Nifti(VolumeSource):
         ]
         named = iter(patients_in_names(stems, ""))
         for item in items:
-            place, item.subject = item.place, next(named)
-            item.study = (
-                "/".join(place)
-                if place and beside[place, "a"] == beside[place, "b"] == 1
-                else item.name
-            )
+            place = item.place
+            item.subject = next(named)
+            if place and beside[place, "a"] == beside[place, "b"] == 1:
+                item.study = "/".join(place)
+            else:
+                item.study = item.name
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
             elif (several and names.numbered(place)) or (place and beside[place, item.letter] == 1):
@@ -148,7 +149,8 @@ class Nifti(VolumeSource):
         contrast.
         """
         usual = usual_contrast(self.names[letter])
-        text, folder = self.asked[letter], self.root / self.asked[letter]
+        text = self.asked[letter]
+        folder = self.root / self.asked[letter]
         if not text:
             chosen = names.of_contrast(said, words[letter], {*words.values()} - {words[letter]})
             others = any(exclude(CONTRASTS.get(word or ""), usual) for word in said.values())
@@ -171,11 +173,10 @@ class Nifti(VolumeSource):
             chosen = chosen or (names.of_contrast(said, one_word(text), set()) if asked else [])
         if not chosen:
             there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(said)[:4])
-            there = (
-                f"; there are {there}"
-                if there
-                else f", nor any volume ({', '.join(io.volume_suffixes())})"
-            )
+            if there:
+                there = f"; there are {there}"
+            else:
+                there = f", nor any volume ({', '.join(io.volume_suffixes())})"
             what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
             allowed = "words of the files' names, or a glob below path"
             contrasts = {CONTRASTS.get(word or "") for word in said.values()}

@@ -68,11 +68,10 @@ def _by_rows(
         for letter, column in sorted(columns.items()):
             item = image(row, column)
             if item is None or item.letter != letter or item.pair:
-                what = (
-                    f"is no image in the column '{column}'"
-                    if item is None or not item.pair
-                    else "is in two pairs"
-                )
+                if item is None or not item.pair:
+                    what = f"is no image in the column '{column}'"
+                else:
+                    what = "is in two pairs"
                 what = f"'{row.get(column, '')}' {what}"
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
             item.pair = row[columns["a"]]
@@ -105,9 +104,10 @@ def pair_by_name(items: Sequence[Item]) -> None:
     for (split, name), members in alike.items():
         for item in members:
             pair = "/".join(filter(None, (split, name)))
-            item.pair = (
-                pair if (split, name) in shared else f"alone/{item.letter}/{split or ''}/{name}"
-            )
+            if (split, name) in shared:
+                item.pair = pair
+            else:
+                item.pair = f"alone/{item.letter}/{split or ''}/{name}"
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:

@@ -83,7 +83,9 @@ class Reader:
     """
 
     def __init__(self, dims: int, channels: int | None = None):
-        self.dims, self.channels, self.view = dims, channels, SamplingGrid()
+        self.dims = dims
+        self.channels = channels
+        self.view = SamplingGrid()
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
         self._volumes: OrderedDict[Hashable, np.ndarray] = OrderedDict()
         self._locks: dict[Hashable, Lock] = {}
@@ -113,11 +115,10 @@ class Reader:
 
         On a view that resamples: 1 where more than half of a voxel is inside the mask.
         """
-        shares = (
-            self._mask(item)
-            if plane is None
-            else self._cached((item.mask, item.onto), self._mask, item)[:, plane]
-        )
+        if plane is None:
+            shares = self._mask(item)
+        else:
+            shares = self._cached((item.mask, item.onto), self._mask, item)[:, plane]
         self._expect_dims(item.mask, shares)
         return (shares.max(axis=0, keepdims=True) > 0.5).astype(np.float32)
 
@@ -226,6 +227,6 @@ def is_volume(source: Source) -> bool:
     if isinstance(source, io.Scan):
         return True
     form = io.formats().get(io.suffix_of(source))
-    return (
-        form.volumes or isinstance(form, SeriesFormat) if form else bool(io.series_format(source))
-    )
+    if form:
+        return form.volumes or isinstance(form, SeriesFormat)
+    return bool(io.series_format(source))

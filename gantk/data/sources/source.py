@@ -48,9 +48,16 @@ class FileSource:
     asks: ClassVar[str | list] = ""
     one_contrast = False  # whether a domain such as "T1+FLAIR" is a mistake
     # whether names, no table or headers, say what is an image; sentences on those left out
-    by_names, notes = True, ()
+    by_names = True
+    notes = ()
     # Defaults for sources that lack these options.
-    planes, channels, onto, patient, mask, a, b = (0.0, 1.0), None, "none", "", "", "", ""
+    planes = (0.0, 1.0)
+    channels = None
+    onto = "none"
+    patient = ""
+    mask = ""
+    a = ""
+    b = ""
 
     def __post_init__(self):
         kind = type(self).__name__.lower()
@@ -76,7 +83,8 @@ class FileSource:
                 where="data.domains",
                 remedy=f"{remedy}takes, or name one contrast for each domain",
             )
-        self.root, self.pattern = Path(self.path), regex_option(self.patient)
+        self.root = Path(self.path)
+        self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked = {"a": self.a, "b": self.b, "image": self.a}
         self.words = {letter: self.asked[letter] or name for letter, name in self.names.items()}
@@ -110,7 +118,8 @@ class FileSource:
         whole volumes have none. UserError where a domain has fewer than two images, so that none
         can be held out.
         """
-        records, pictures = [], Counter()
+        records = []
+        pictures = Counter()
         if self.by_names:
             refuse_folders_of_visits(items, self)
             items, note = one_version(items, self.root)

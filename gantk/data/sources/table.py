@@ -27,7 +27,8 @@ from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 
 # wrong cells of one mistake that a message quotes, and that are kept to be counted
-SHOWN, KEPT = 5, 10_000
+SHOWN = 5
+KEPT = 10_000
 LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
 
 
@@ -52,7 +53,8 @@ class Manifest(VolumeSource):
     onto: Onto = "none"  # resample a pair's other image onto the grid of this one, by their headers
     channels: Channels = None  # turn all images to gray (1) or colour (3); None = as they are
 
-    one_contrast, by_names = True, False
+    one_contrast = True
+    by_names = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,18 +68,20 @@ class Manifest(VolumeSource):
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """`{"path": ...}` of a .csv or .tsv file."""
-        return (
-            {"path": str(path)}
-            if path.is_file() and path.suffix.lower() in (".csv", ".tsv")
-            else None
-        )
+        if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+            return {"path": str(path)}
+        return None
 
     def records(self) -> list[Record]:
         """A record for each image, or each plane of a volume; one UserError lists all wrong cells
         with their lines.
         """
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
-        names, self.splits, words, count, wrong = [], False, Counter(), 0, 0
+        names = []
+        self.splits = False
+        words = Counter()
+        count = 0
+        wrong = 0
         for _, row in self._rows(names):
             self.splits |= bool(row.get("split"))  # if one row has a split, every row needs one
             words[row.get("domain", "")] += 1
@@ -86,7 +90,8 @@ class Manifest(VolumeSource):
             self._expect_domains(words)
         items: dict[tuple[str, str], Item] = {}
         for line, row in self._rows():
-            mistakes, count = self.counts.total(), count + 1
+            mistakes = self.counts.total()
+            count = count + 1
             for item in self._items(line, row, columns):
                 if (item.letter, item.key) in items:
                     self._note(UserError("stands there twice", where=item.key), line)
@@ -113,11 +118,9 @@ class Manifest(VolumeSource):
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """The row of each record's image, column -> cell; {} for an image without a row."""
-        names, row_of, self.splits = (
-            [],
-            {(r.domain, r.scan_key or r.key): {} for r in records},
-            False,
-        )
+        names = []
+        row_of = {(r.domain, r.scan_key or r.key): {} for r in records}
+        self.splits = False
         rows = self._rows(names)
         columns = self._columns(names)
         for line, row in rows:
@@ -137,11 +140,9 @@ class Manifest(VolumeSource):
             names += columns
         rows = ((line, row) for line, row in rows if row.get("split", "").lower() not in LEFT_OUT)
         alike = [] if "patient" in columns else [name for name in PATIENT if name in columns]
-        return (
-            ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows)
-            if alike
-            else rows
-        )
+        if alike:
+            return ((line, row | {"patient": row.get(alike[0], "")}) for line, row in rows)
+        return rows
 
     def _note(self, error: UserError, line: int) -> None:
         """Count a wrong cell for the one error message at the end."""
@@ -174,10 +175,8 @@ class Manifest(VolumeSource):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
             allowed = both if len(self.domains) == 2 else f"path, or {each}"
-            what, there = (
-                f"{self.called} has the columns {listed(names)}",
-                [x for x in names if x in CONTRASTS],
-            )
+            what = f"{self.called} has the columns {listed(names)}"
+            there = [x for x in names if x in CONTRASTS]
             remedy = rename_or_map([name.upper() for name in there], self.domains)
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
@@ -203,9 +202,12 @@ class Manifest(VolumeSource):
         """The items of a row: one for its path, none if its domain is another one; or one for each
         domain's path.
         """
-        study, items, split = row.get("pair", ""), [], None
+        study = row.get("pair", "")
+        items = []
+        split = None
         if columns is None:
-            letter, word = None, row.get("domain", "")
+            letter = None
+            word = row.get("domain", "")
             try:
                 letter = self.letters[word] if word in self.letters else self._letter_of(word)
                 self.letters[word] = letter
@@ -304,13 +306,13 @@ class Manifest(VolumeSource):
             mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))
         if not mode:
             raise UserError("does not exist", where=text)
-        path, start = Path(place), f"{self.folder}{os.sep}" * bool(self.folder.parts)
+        path = Path(place)
+        start = f"{self.folder}{os.sep}" * bool(self.folder.parts)
         below = str(path).startswith(start)
-        shown = (
-            str(path)[len(start) :].replace(os.sep, "/")
-            if below
-            else relative_to(path, self.folder).as_posix()
-        )
+        if below:
+            shown = str(path)[len(start) :].replace(os.sep, "/")
+        else:
+            shown = relative_to(path, self.folder).as_posix()
         if stat.S_ISDIR(mode):
             series = io.scans(path, recursive=False)
             if len(series) != 1:

@@ -35,10 +35,8 @@ def check_leakage(
             "patient", [(r.subject, r.subject, s) for r, s in zip(records, sides, strict=True)]
         )
     if len(set(sides)) > 1:
-        earlier, sample = (
-            getattr(splits, "fingerprints", {}),
-            sampled([record.key for record in records]),
-        )
+        earlier = getattr(splits, "fingerprints", {})
+        sample = sampled([record.key for record in records])
         if len(sample) < len(records):  # compares the bytes of all files
             equal = [(i, j) for i, j in exact_copies(records) if sides[i] != sides[j]]
             contrast = {i: fingerprint(records[i], False).digest for i in {i for i, _ in equal}}

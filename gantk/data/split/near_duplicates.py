@@ -38,7 +38,8 @@ COPY_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 SAMPLED = 64  # neighbours of a stack that are compared to measure how alike its slices are
 BLOCK = 512  # images compared with all others at once
 # most images that are all compared by pixels; how many are of a larger set
-MOST_COMPARED, SOME = 20_000, 2_000
+MOST_COMPARED = 20_000
+SOME = 2_000
 DIGEST = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
 Sets = dict[str, list[Record]]
@@ -81,7 +82,8 @@ def fingerprint(
     if row is None:
         return placed(fingerprint_of(record.key, record.read(), near), record)
     preparation.to_size(record)
-    digest, images = row[:DIGEST], row[DIGEST:].reshape(2, -1, SIDE, SIDE)
+    digest = row[:DIGEST]
+    images = row[DIGEST:].reshape(2, -1, SIDE, SIDE)
     known = Fingerprint(
         record.key,
         digest.tobytes().hex() if digest.any() else None,
@@ -137,7 +139,8 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
     """The mean of the channels, each from 0 to 1 between its 1st and 99.5th percentile, averaged
     down to 128 pixels or more on each side; None without contrast.
     """
-    channels, factors = [], [max(1, side // ENOUGH) for side in pixels.shape[1:]]
+    channels = []
+    factors = [max(1, side // ENOUGH) for side in pixels.shape[1:]]
     for channel in pixels:
         small = np.float32(channel)
         if max(factors) > 1:
@@ -147,7 +150,8 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
             small = pool(from_numpy(small)[None], factors)[0].numpy()
         low, high = np.percentile(small, [1, 99.5])
         if not high > low:  # small things on a large background
-            low, high = small.min(), small.max()
+            low = small.min()
+            high = small.max()
         if np.isfinite(low) and high > low:
             channels.append(((small - low) / (high - low)).clip(0, 1))
     return np.mean(channels, axis=0, dtype=np.float32) if channels else None
@@ -252,7 +256,8 @@ def near_copies(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
         {digest: images[at[0]].thumbnails for digest, at in places.items()}
     ):
         for i, j in (sorted(pair) for pair in product(places[one], places[other])):
-            first, second = images[i], images[j]
+            first = images[i]
+            second = images[j]
             known = first.subject and second.subject
             apart = first.subject != second.subject if known else score >= COPY_OF_UNKNOWN
             if apart and stands_out(first, second, score):
@@ -329,7 +334,8 @@ def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> l
     """
     if any(record.subject or not record.files for record in records):
         return []
-    chosen, empty = set(sampled([record.key for record in records])), Fingerprint("", None, None)
+    chosen = set(sampled([record.key for record in records]))
+    empty = Fingerprint("", None, None)
     images = [
         known.get(r.id) or (fingerprint(r) if n in chosen else placed(empty, r))
         for n, r in enumerate(records)
@@ -393,7 +399,8 @@ def first_of_copies(
         return name
 
     for i, j in pairs:
-        one, other = root(unit_of(records[i])), root(unit_of(records[j]))
+        one = root(unit_of(records[i]))
+        other = root(unit_of(records[j]))
         first |= {one: one, other: one}
     return {name: root(name) for name in first}
 
@@ -422,7 +429,8 @@ def with_near_copies(
     """The sets with near copies of held-out records, and the copies' partners, moved to the set of
     these records.
     """
-    moved, order = places, range(len(records))
+    moved = places
+    order = range(len(records))
     while target := _copies_of_held_out(moved, pairs):  # by index, the set to move to
         # the order of earlier versions
         order = [n for name in SETS for n in order if moved[n] == name]

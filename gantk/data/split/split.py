@@ -82,7 +82,8 @@ def split_records(
         raise UserError(
             what, where="data.split", allowed="shares of 0 or more whose sum is below 1"
         )
-    shares, made = {"test": test, "validation": validation}, {"seed": seed}
+    shares = {"test": test, "validation": validation}
+    made = {"seed": seed}
     draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
     if file:
         records, details = read_split_file(records, file, folds, fold)
@@ -110,14 +111,18 @@ def _as_given(
     }
     origin = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
-        where, allowed = (
-            ("data.split.file", "rows with train") if file else ("data.source", "a train folder")
-        )
+        if file:
+            where = "data.split.file"
+            allowed = "rows with train"
+        else:
+            where = "data.source"
+            allowed = "a train folder"
         raise UserError(
             f"as {origin}, this leaves no image to train on", where=where, allowed=allowed
         )
     # Shares refer to all images, so that they are larger shares of the training images.
-    whole, limits = len(records) / len(given["train"]), {"test": 0.5, "validation": 0.4}
+    whole = len(records) / len(given["train"])
+    limits = {"test": 0.5, "validation": 0.4}
     shares = {
         name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limits[name])
         for name in limits
@@ -125,15 +130,19 @@ def _as_given(
     splits, how = draw(given["train"], shares)
     named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
     if named_sets:
-        taken = (
-            f", the rest from the training images by {splits.by}" if any(shares.values()) else ""
-        )
+        if any(shares.values()):
+            taken = f", the rest from the training images by {splits.by}"
+        else:
+            taken = ""
         splits |= named_sets
         empty = "".join(
             f", no {name}" for name, share in shares.items() if not share and name not in named_sets
         )
         how = f"{' and '.join(named_sets)} as {origin}{taken}{empty}: {_counts(splits)}"
-    splits.by = "file" if file else "folders" if named_sets else splits.by
+    if file:
+        splits.by = "file"
+    elif named_sets:
+        splits.by = "folders"
     return splits, how
 
 
@@ -152,11 +161,10 @@ def _draw(
     not tested.
     """
     shares = shares | {"test": 1 / folds} if folds else shares
-    held_out, alone = any(shares.values()), len({record.subject for record in records}) == 1
-    requested, by = (
-        by,
-        _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image",
-    )
+    held_out = any(shares.values())
+    alone = len({record.subject for record in records}) == 1
+    requested = by
+    by = _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
     seen = alike.fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
     near = [(i, j) for i, j, _ in alike.near_copies(seen)]
     exact = alike.exact_copies(records) if held_out and by != "patient" else []
@@ -168,15 +176,16 @@ def _draw(
         kinds, unit = _units(
             records, by, alike.first_of_copies(records, exact + near if folds else exact)
         )
-        kinds, validated = (
-            _for_validation(kinds, shares, requested, folds) if by == "patient" else (kinds, True)
-        )
+        if by == "patient":
+            kinds, validated = _for_validation(kinds, shares, requested, folds)
+        else:
+            kinds = kinds
+            validated = True
         shares = shares if validated else shares | {"validation": 0.0}
-        place = (
-            _in_fold(kinds, shares, seed, by, folds, fold)
-            if folds
-            else _in_sets(kinds, shares, seed, by)
-        )
+        if folds:
+            place = _in_fold(kinds, shares, seed, by, folds, fold)
+        else:
+            place = _in_sets(kinds, shares, seed, by)
         sets = alike.with_near_copies([place[unit(record)] for record in records], records, near)
     for name in SETS:
         missing = {record.domain for record in records} - {record.domain for record in sets[name]}
@@ -209,7 +218,8 @@ def _draw(
 
 def _counts(sets: Sets) -> str:
     """`8+8 train, 2+2 validation, 2+2 test images of a+b`."""
-    domains, parts = sorted({record.domain for name in SETS for record in sets[name]}), []
+    domains = sorted({record.domain for name in SETS for record in sets[name]})
+    parts = []
     for name in SETS:
         counts = [sum(record.domain == domain for record in sets[name]) for domain in domains]
         parts.append(f"{'+'.join(map(str, counts))} {name}")
@@ -221,10 +231,8 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
     asked for.
     """
     nameless = [record.key for record in records if not record.subject]
-    known, placed = (
-        len(nameless) < len(records),
-        all(record.position is not None for record in records),
-    )
+    known = len(nameless) < len(records)
+    placed = all(record.position is not None for record in records)
     if by == "auto" and not folds and not known:
         return "block" if placed else "image"
     if by == "auto" and nameless and known:
@@ -253,9 +261,11 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
         )
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
     if by == "patient" and nameless:
-        what, allowed = "which image is of which patient", "'block' or 'image' for such images"
+        what = "which image is of which patient"
+        allowed = "'block' or 'image' for such images"
     elif by == "block" and not placed:
-        what, allowed = "the order of the images", "'patient' or 'image' for such images"
+        what = "the order of the images"
+        allowed = "'patient' or 'image' for such images"
     else:
         return by
     raise UserError(
@@ -269,9 +279,12 @@ def _for_validation(
     """Kinds of patients, merged where none is large enough; and whether a patient can be kept for
     validation.
     """
-    share, largest, count = shares["validation"], max(map(len, kinds)), sum(map(len, kinds))
+    share = shares["validation"]
+    largest = max(map(len, kinds))
+    count = sum(map(len, kinds))
     if largest < 2 and not folds:  # with so few patients, kinds have no meaning
-        kinds, largest = [sorted(sum(kinds, []))], count
+        kinds = [sorted(sum(kinds, []))]
+        largest = count
     enough = largest - -(-largest // folds) > 1 if folds else largest > 1 + (shares["test"] > 0)
     enough &= bool(
         requested != "auto"
@@ -349,7 +362,8 @@ def _in_fold(
     """The set of each unit in one fold. Every unit is tested in one fold; sizes of folds differ by
     one unit at most, in total and for each kind.
     """
-    count, rng = sum(map(len, kinds)), np.random.default_rng(seed)
+    count = sum(map(len, kinds))
+    rng = np.random.default_rng(seed)
     if not 2 <= folds <= count:
         what = f"{count} {by}s cannot be dealt out to {folds} folds"
         raise UserError(
@@ -434,7 +448,8 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
         segments = max(runs.values(), default=1)
         names = ["train"] * count
         for segment in range(segments):
-            start, end = round(count * segment / segments), round(count * (segment + 1) / segments)
+            start = round(count * segment / segments)
+            end = round(count * (segment + 1) / segments)
             chosen = [
                 (name, (sizes[name] + n - 1 - segment) // n)
                 for name, n in runs.items()
@@ -496,7 +511,8 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
     patients.
     """
     trained, tested = ({r.subject for r in splits[name]} for name in ("train", "test"))
-    both, lines = trained & tested - {""}, []
+    both = trained & tested - {""}
+    lines = []
     if both:
         s = "s stand" if len(both) > 1 else " stands"
         lines.append(
@@ -579,14 +595,15 @@ def read_splits(
 
     UserError names images that are gone or have changed; new images are left out.
     """
-    entries, set_of = {}, {}  # by a record's id: its entry, and the set that lists it
+    # by a record's id: its entry, and the set that lists it
+    entries = {}
+    set_of = {}
     for name in (*SETS, "set_aside"):
         for entry in content.get(name) or ():
-            entries[entry["domain"], entry["key"]], set_of[entry["domain"], entry["key"]] = (
-                entry,
-                name,
-            )
-    present, complete = {record.id: record for record in records}, "set_aside" in content
+            entries[entry["domain"], entry["key"]] = entry
+            set_of[entry["domain"], entry["key"]] = name
+    present = {record.id: record for record in records}
+    complete = "set_aside" in content
     _expect_unchanged(entries, present, sha256, complete)
     known: dict[tuple[str, str], Record] = {}
     for key, entry in entries.items():
@@ -595,16 +612,20 @@ def read_splits(
             present[key], pair=entry["pair"], label=entry.get("label"), subject=subject
         )
     sets = {name: [record for key, record in known.items() if set_of[key] == name] for name in SETS}
-    left_out, training = set(map(tuple, content.get("left_out") or ())), sets["train"]
+    left_out = set(map(tuple, content.get("left_out") or ()))
+    training = sets["train"]
     # an earlier version did not list images left out and set aside, of patients that it trained on
     if not complete:
         patients = {record.subject for record in training} - (
             {""} if content["by"] != "block" else set()
         )
         unlisted = {r.id: r for r in records if r.id not in known and r.subject in patients}
-        known, left_out = (
-            (known, {*unlisted}) if content["by"] == "block" else (known | unlisted, left_out)
-        )
+        if content["by"] == "block":
+            known = known
+            left_out = {*unlisted}
+        else:
+            known = known | unlisted
+            left_out = left_out
     held_out = {record.id for name in SETS[1:] for record in sets[name]}
     named_records = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
     sets["train"] = [

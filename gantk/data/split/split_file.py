@@ -50,19 +50,16 @@ def read_split_file(
     )
     sets: dict[str, str] = {}
     for line, row in lines:
-        name, value, where = (
-            row.get(column, ""),
-            row.get(kind, "").lower(),
-            f"{WHERE}: '{path.name}', line {line}",
-        )
+        name = row.get(column, "")
+        value = row.get(kind, "").lower()
+        where = f"{WHERE}: '{path.name}', line {line}"
         if not name:
             raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
         if value not in WORDS if kind == "split" else not value.isdecimal():
-            allowed = (
-                "train, validation, test; none to leave it out"
-                if kind == "split"
-                else "0, 1, 2, ..."
-            )
+            if kind == "split":
+                allowed = "train, validation, test; none to leave it out"
+            else:
+                allowed = "0, 1, 2, ..."
             raise UserError(
                 f"'{value}' is no {kind}",
                 where=where,
@@ -125,7 +122,8 @@ def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
     present = [name for name in names if name in header]
     if not present:
         what = f"'{path}' has no column '{names[0]}', but {listed([*map(repr, header)])}"
-        allowed, remedy = f"a header with one of {', '.join(names)}", did_you_mean(names[0], header)
+        allowed = f"a header with one of {', '.join(names)}"
+        remedy = did_you_mean(names[0], header)
         raise UserError(what, where=f"{WHERE}: line 1", allowed=allowed, remedy=remedy)
     if present == ["split", "fold"]:
         raise UserError(
@@ -143,16 +141,15 @@ def _sets_of(
     folder.
     """
     if column != "path":
-        # a pseudonym's attribute `of` is the patient's name in the file
-        by_patient = column == "patient"
-        names = (
-            (lambda r: (r.subject, getattr(r.subject, "of", "")))
-            if by_patient
-            else (lambda r: (r.key, r.scan_key))
-        )
-        return [
-            next((sets[name] for name in names(record) if name in sets), None) for record in records
-        ]
+        found = []
+        for record in records:
+            if column == "patient":
+                # a pseudonym's attribute `of` is the patient's name in the file
+                names = (record.subject, getattr(record.subject, "of", ""))
+            else:
+                names = (record.key, record.scan_key)
+            found.append(next((sets[name] for name in names if name in sets), None))
+        return found
     places = {(path.parent / name).resolve(): value for name, value in sets.items()}
 
     @cache  # each plane of a volume has the same path
@@ -170,7 +167,8 @@ def _missing(
         "path": lambda r: str(r.path or r.key),
         "key": lambda r: r.key,
     }[column]
-    names, count = sorted(set(map(name, missing))), len(set(map(name, records)))
+    names = sorted(set(map(name, missing)))
+    count = len(set(map(name, records)))
     shown = ", ".join(f"'{name}'" for name in names[:5]) + (" ..." if len(names) > 5 else "")
     what = (
         f"{len(names)} of {count} {'patients' if column == 'patient' else 'images'} have no row in"

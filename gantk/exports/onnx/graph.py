@@ -39,7 +39,8 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     """The file's bytes, the difference of its outputs from PyTorch's, and the inputs it accepts, in
     words.
     """
-    method, data = direction.network.method, direction.translator.model.data
+    method = direction.network.method
+    data = direction.translator.model.data
     window = tuple(method.geometry.size)
     large = np.prod(window) > LARGE or data.fit == "crop" or window != tuple(data.size)
     network = exact_norms(direction.network) if large else direction.network
@@ -48,10 +49,8 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
     for batch, free in [(True, True)] * (sizes is not None) + [(True, False), (False, False)]:
         try:
             model = to_onnx(network, direction, batch, sizes if free else None)
-            session, larger = (
-                open_session(model.SerializeToString()),
-                sizes["multiple"] if free else 0,
-            )
+            session = open_session(model.SerializeToString())
+            larger = sizes["multiple"] if free else 0
             parity = direction.checked(
                 lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
                 "ONNX file",
@@ -71,14 +70,14 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             "parity": parity,
             "free": takes,
         }
-        entry.key, entry.value = KEY, json.dumps(state(direction) | about)
+        entry.key = KEY
+        entry.value = json.dumps(state(direction) | about)
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
-        rule = (
-            f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}"
-            if free
-            else "at one size"
-        )
+        if free:
+            rule = f"every side a multiple of {sizes['multiple']}, at least {sizes['smallest']}"
+        else:
+            rule = "at one size"
         return (
             model.SerializeToString(),
             parity["line"],
@@ -91,8 +90,10 @@ def state(direction: Direction) -> dict[str, Any]:
     """The metadata stored beside the network: all settings that bring native images to it and back,
     for JSON.
     """
-    translator, letter = direction.translator, direction.letter
-    model, method = translator.model, translator.method
+    translator = direction.translator
+    letter = direction.letter
+    model = translator.model
+    method = translator.method
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
     common = {
         "kind": "samples" if direction.samples else "translation",
@@ -149,7 +150,8 @@ def to_onnx(
     free = {0: torch.export.Dim("batch", min=1, max=4096)} if batch else {}
     if sizes:
         step = sizes["multiple"]
-        least, most = max(2, sizes["smallest"] // step), LONGEST // step
+        least = max(2, sizes["smallest"] // step)
+        most = LONGEST // step
         named = list(enumerate(AXES[5 - inputs[0].ndim :], 2))
         free |= {k: step * torch.export.Dim(f"side{k}", min=least, max=most) for k, _ in named}
     shapes = tuple({k: axis for k, axis in free.items() if k < each.ndim} for each in inputs)
@@ -200,7 +202,9 @@ class AxisByAxis(nn.Module):
         super().__init__()
         # 0: each channel is a group
         self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.eps = norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = x.unflatten(1, (self.groups or x.shape[1], -1))
@@ -231,7 +235,8 @@ def exact_norms(network: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the prints, logs and warnings of torch's exporters inside this context."""
-    silent, before = io.StringIO(), logging.root.manager.disable
+    silent = io.StringIO()
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with (

@@ -34,9 +34,12 @@ class OnnxModel(TrainedModel):
     """
 
     def __init__(self, session: Any, meta: dict[str, Any], path: Path):
-        self.session, self.meta = session, meta
-        self._frame, self._letter = Frame(**meta["frame"]), meta["direction"][-1]
-        self._window, self._free = tuple(meta["window"]), meta["free"]
+        self.session = session
+        self.meta = meta
+        self._frame = Frame(**meta["frame"])
+        self._letter = meta["direction"][-1]
+        self._window = tuple(meta["window"])
+        self._free = meta["free"]
         self._mappings = []
         for end in ("source", "target"):
             try:
@@ -134,14 +137,17 @@ class OnnxModel(TrainedModel):
         padded by reflection to a size that it accepts. Others are processed in overlapping windows,
         each with its own norm statistics.
         """
-        window, size, sizes = self._window, images.shape[2:], self._free["sizes"]
+        window = self._window
+        size = images.shape[2:]
+        sizes = self._free["sizes"]
         if (
             sizes
             and size != window
             and self.meta["statistics"] == "image"
             and np.prod(size) <= WHOLE
         ):
-            step, least = sizes["multiple"], sizes["smallest"]
+            step = sizes["multiple"]
+            least = sizes["smallest"]
             window = tuple(-(-max(side, least) // step) * step for side in size)
         framed, inside = padded(images, tuple(map(max, size, window)))
 
@@ -192,7 +198,8 @@ def limit_memory(onnxruntime: Any) -> None:
     """Limit the memory of networks' activations to half of the free memory, for all sessions of
     this process.
     """
-    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    use = onnxruntime.OrtMemType.DEFAULT
     # 1: grow as needed
     sizes = {"max_mem": round((free_memory() or 8) / 2 * GIB), "arena_extend_strategy": 1}
     place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
@@ -223,8 +230,10 @@ def require_own_weights(path: Path) -> None:
 
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
     """Run a session's network on a batch; returns its first output. UserError where the run fails."""
-    names, count = [each.name for each in session.get_inputs()], len(inputs[0])
-    step, parts = 1 if one_by_one else count, []
+    names = [each.name for each in session.get_inputs()]
+    count = len(inputs[0])
+    step = 1 if one_by_one else count
+    parts = []
     for first in range(0, count, step):
         given = {
             name: np.ascontiguousarray(x[first : first + step])

@@ -24,8 +24,10 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
     finding, `fdr` (Benjamini and Hochberg, 1995), for the share of false ones among the findings,
     and `of`, the number of tests.
     """
-    p, count = np.array([test["p"] for test in tests]), len(tests)
-    order, ranks = np.argsort(p), np.arange(1, count + 1)
+    p = np.array([test["p"] for test in tests])
+    count = len(tests)
+    order = np.argsort(p)
+    ranks = np.arange(1, count + 1)
     holm = np.maximum.accumulate(p[order] * ranks[::-1]).clip(max=1)
     fdr = np.minimum.accumulate((p[order] * count / ranks)[::-1])[::-1]
     for place, *values in zip(order, holm.tolist(), fdr.tolist(), strict=True):
@@ -43,9 +45,11 @@ def compare_systems(
     has its share of bootstrap draws at the first place and its 95 % interval; only for systems that
     share two patients or more.
     """
-    tests, ranks = [], []
+    tests = []
+    ranks = []
     for score in (name for name, higher in senses.items() if higher is not None):
-        sign, scored = 1 if senses[score] else -1, {}
+        sign = 1 if senses[score] else -1
+        scored = {}
         for system, of in scores.items():
             found = {
                 patient: value for patient, value in of.get(score, {}).items() if value is not None
@@ -78,7 +82,8 @@ def _ranks(
     from scipy.stats import rankdata
 
     picks = np.random.default_rng(0).integers(0, values.shape[1], (DRAWS, values.shape[1]))
-    places, means = rankdata(-sign * values[:, picks].mean(2), axis=0), values.mean(1)
+    places = rankdata(-sign * values[:, picks].mean(2), axis=0)
+    means = values.mean(1)
     for place in np.argsort(-sign * means, kind="stable"):
         low, high = np.percentile(places[place], [2.5, 97.5])
         row = {
@@ -94,14 +99,16 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
     """Replace the gains of all verdicts by tests, corrected together; yields lines on them for a
     terminal.
     """
-    judged, tests = {}, []
+    judged = {}
+    tests = []
     for direction, rows in result["verdict"].items():
         for metric, row in rows.items():
             test = paired_test(row.pop("gains", ()))
             if fair := row["without_pairs"]:
                 fair.pop("gains", None)
             if test:
-                row["test"], judged[direction, metric] = test, row
+                row["test"] = test
+                judged[direction, metric] = row
                 tests.append(test)
     correct_tests(tests)
     n = max((test["n"] for test in tests), default=0)

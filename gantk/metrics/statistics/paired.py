@@ -12,9 +12,11 @@ import numpy as np
 from gantk.metrics.intervals import estimate
 
 # up to EXACT patients all sign patterns are tried, beyond it FLIPS random ones
-EXACT, FLIPS = 20, 20_000
+EXACT = 20
+FLIPS = 20_000
 # patients: below FEWEST no sign-flip p is below 0.05; `needed` is at most MOST
-FEWEST, MOST = 6, 10_000
+FEWEST = 6
+MOST = 10_000
 REACH = 2.802  # standard normal quantiles 0.975 + 0.80: effect at 80 % power in standard errors
 
 
@@ -32,7 +34,8 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
     gains = np.asarray(gains, dtype=float)
     if (n := len(gains)) < 2:
         return None
-    mean, effect = estimate(gains, [str(i) for i in range(n)]), hedges_g(gains)
+    mean = estimate(gains, [str(i) for i in range(n)])
+    effect = hedges_g(gains)
     result = {
         "n": n,
         "gain": mean.value,
@@ -64,7 +67,8 @@ def hedges_g(gains: np.ndarray) -> float | None:
     """
     from scipy.special import gammaln
 
-    free, spread = len(gains) - 1, gains.std(ddof=1)
+    free = len(gains) - 1
+    spread = gains.std(ddof=1)
     if free < 2 or spread <= 1e-12 * np.abs(gains).max():
         return None
     return float(

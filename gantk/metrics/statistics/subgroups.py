@@ -56,7 +56,10 @@ def add_subgroups(
     these, the gap to the best, and the gap's p-value by random regrouping of the patients,
     corrected over all tests.
     """
-    by, found, tests, lines = [name.lower() for name in scorer.model.evaluate.by], {}, [], []
+    by = [name.lower() for name in scorer.model.evaluate.by]
+    found = {}
+    tests = []
+    lines = []
     for direction, one in tested.items() if by else ():
         known = [
             scorer.data.source.about([pair[letter] for pair in one.pairs])
@@ -127,7 +130,9 @@ def _scored(
     """One score's groups; with two large ones or more, also the worst and the best, their gap and
     its p-value.
     """
-    which, rows, means = np.array(groups), {}, {}
+    which = np.array(groups)
+    rows = {}
+    means = {}
     for name in sorted(set(groups)):
         own = [patient for patient, group in zip(patients, groups, strict=True) if group == name]
         rows[name] = estimate(values[which == name], own).row()
@@ -143,8 +148,10 @@ def _scored(
         pick(means, key=lambda name: means[name].mean())
         for pick in ((min, max) if higher else (max, min))
     )
-    gap, every = abs(means[best].mean() - means[worst].mean()), np.concatenate([*means.values()])
-    ends, rng = np.cumsum([len(own) for own in means.values()])[:-1], np.random.default_rng(0)
+    gap = abs(means[best].mean() - means[worst].mean())
+    every = np.concatenate([*means.values()])
+    ends = np.cumsum([len(own) for own in means.values()])[:-1]
+    rng = np.random.default_rng(0)
     gaps = [
         np.ptp([part.mean() for part in np.split(rng.permutation(every), ends)])
         for _ in range(SHUFFLES)

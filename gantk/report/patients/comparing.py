@@ -53,7 +53,9 @@ def comparison(records: list[RunRecord]) -> str:
         n if known.count(n) == 1 else str(r.path): r for n, r in zip(known, records, strict=True)
     }
     sets = [_test_set(record) for record in records]
-    places, charts, same = count(), _curves(named), len(set(sets)) == 1 and bool(sets[0])
+    places = count()
+    charts = _curves(named)
+    same = len(set(sets)) == 1 and bool(sets[0])
     story = {
         "title": f"{len(named)} runs compared",
         "runs": [_facts(name, record) for name, record in named.items()],
@@ -121,7 +123,8 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
     """The result of `gantk.compare_systems` for the runs, on metrics whose scores all have a
     patient.
     """
-    scores, senses = {}, {}
+    scores = {}
+    senses = {}
     for name, record in named.items():
         of = scores[name] = {}
         for key, one in kept(record.path).items():

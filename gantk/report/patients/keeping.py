@@ -43,7 +43,8 @@ def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
 def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
     """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
-    cases, scans = list(_cases(one, rows)), []
+    cases = list(_cases(one, rows))
+    scans = []
     for number, case in enumerate(cases):
         case["stem"] = f"{direction}-{number}"
         case["units"] = [
@@ -70,7 +71,8 @@ def by_patient(tested: Tested) -> list[dict[str, Any]]:
 
     An image without a known patient has a row of its own under the image's key.
     """
-    raw, numbers = _raw(tested), patient_numbers(tested.scores.patients)
+    raw = _raw(tested)
+    numbers = patient_numbers(tested.scores.patients)
     rows = []
     for number in range(numbers.max() + 1):
         own = np.flatnonzero(numbers == number).tolist()
@@ -87,14 +89,16 @@ def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
     The latter do not depend on scores, so that several runs on one split show the same images.
     """
     (name, values), *_ = _raw(tested).items()
-    count, by_name = SHOWN[tested.made.ndim - 2], sorted(rows, key=lambda row: row["patient"])
+    count = SHOWN[tested.made.ndim - 2]
+    by_name = sorted(rows, key=lambda row: row["patient"])
     places = {}
     for row in rows[:count]:
         places[min(row["images"], key=lambda place: _rank(tested, _mean(values[[place]])))] = row
     for row in spread(by_name, count):
         places.setdefault(row["images"][len(row["images"]) // 2], row)
     for place, row in places.items():
-        source, truth = tested.pairs[place][OTHER[tested.to]], tested.pairs[place][tested.to]
+        source = tested.pairs[place][OTHER[tested.to]]
+        truth = tested.pairs[place][tested.to]
         known = {"patient": row["patient"], "rank": 1 + rows.index(row), "place": place}
         known |= {
             "input": str(source.path or source.key),
@@ -128,7 +132,8 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     """Indices of all axial slices of an image's scan, in order, and their voxel (z, row, column) in
     mm; or [], ().
     """
-    own, table = tested.pairs[place][tested.to], tested.data.table
+    own = tested.pairs[place][tested.to]
+    table = tested.data.table
     records = [pair[tested.to] for pair in tested.pairs]
     places = [
         i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)

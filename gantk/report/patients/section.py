@@ -96,7 +96,8 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
 
 def packed(pixels: np.ndarray) -> dict[str, Any]:
     """Pixels (H, W) as a PNG in a data URI, 16 bits: the high byte in red, the low byte in green."""
-    low, high = float(pixels.min()), float(pixels.max())
+    low = float(pixels.min())
+    high = float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
     bytes_ = np.stack([levels >> 8, levels & 255, np.zeros_like(levels)], axis=-1).astype(np.uint8)
     buffer = io.BytesIO()

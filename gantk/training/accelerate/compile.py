@@ -50,7 +50,9 @@ class CompiledLoss:
     """
 
     def __init__(self, method: Method, phase: Phase, notes: list[str], backend: str):
-        self.method, self.phase, self.notes = method, phase, notes
+        self.method = method
+        self.phase = phase
+        self.notes = notes
         self._tested: set[Hashable] = set()
         self._compiled_loss: Callable | None = _compiled(phase.loss, backend)
 
@@ -59,11 +61,10 @@ class CompiledLoss:
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         kind = self._kind(batch)
         if self._compiled_loss is not None and kind not in self._tested and not capturing:
-            why = (
-                self._failure(batch)
-                if len(self._tested) < KINDS
-                else f"there are more than {KINDS} kinds of steps"
-            )
+            if len(self._tested) < KINDS:
+                why = self._failure(batch)
+            else:
+                why = f"there are more than {KINDS} kinds of steps"
             self._tested.add(kind)
             if why is not None:
                 self._compiled_loss = None
@@ -127,7 +128,8 @@ class CompiledLoss:
         """Losses, gradients, added images and buffers of one call. Restores buffers and random
         numbers.
         """
-        inside, devices = Batch(batch), {image.device for image in batch.values() if image.is_cuda}
+        inside = Batch(batch)
+        devices = {image.device for image in batch.values() if image.is_cuda}
         places = [
             (part, n, t)
             for part in self.method.modules()

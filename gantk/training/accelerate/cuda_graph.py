@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
 WARM_UP = 3
 # a new graph is tested over this many steps, at most this many steps later in the training
-TRIED, AHEAD = 2, 1000
+TRIED = 2
+AHEAD = 1000
 # relative differences of losses, and of a step's changes (rounding affects Adam)
-TOLERANCE, MOVED = 0.05, 0.5
+TOLERANCE = 0.05
+MOVED = 0.5
 Losses = dict[str, Tensor]
 After = tuple[Tensor, TensorState]  # the losses of a few steps, and all tensors after them
 
@@ -42,7 +44,9 @@ class Graph:
     """
 
     def __init__(self, stream: torch.cuda.Stream, pool: Any):
-        self._stream, self._pool, self._graph = stream, pool, torch.cuda.CUDAGraph()
+        self._stream = stream
+        self._pool = pool
+        self._graph = torch.cuda.CUDAGraph()
         self.replay = self._graph.replay
 
     def record(self, call: Callable[[], Losses]) -> Losses:
@@ -69,12 +73,12 @@ class Capture:
     """
 
     def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
-        self.engine, self.device = engine, engine.runtime.device
-        why = (
-            ["several ranks: what they tell each other is not recorded"]
-            if engine.runtime.world > 1
-            else []
-        )
+        self.engine = engine
+        self.device = engine.runtime.device
+        if engine.runtime.world > 1:
+            why = ["several ranks: what they tell each other is not recorded"]
+        else:
+            why = []
         for name, rule in engine.optimizers.items():
             if not all(
                 group.get("fused") or group.get("capturable") for group in rule.param_groups
@@ -85,11 +89,10 @@ class Capture:
                 )
         self.obstacle = next(iter(why), None)  # the reason why no step is recorded
         engine.notes += [f"steps are not recorded: {each}" for each in why[:1]]
-        self._stream = (
-            torch.cuda.Stream(self.device)
-            if self.device.type == "cuda" and not self.obstacle
-            else None
-        )
+        if self.device.type == "cuda" and not self.obstacle:
+            self._stream = torch.cuda.Stream(self.device)
+        else:
+            self._stream = None
         self._graph = graph or (lambda: Graph(self._stream, self._pool))
         self.forget()
 
@@ -124,7 +127,9 @@ class Capture:
         """Record a step, and compare two replays with two plain steps; returns success. Restores
         all state.
         """
-        engine, before, why = self.engine, None, None
+        engine = self.engine
+        before = None
+        why = None
         python = PythonState(engine.method, engine.optimizers.values())
         with torch.random.fork_rng([self.device] if self._stream else []):
             try:
@@ -133,18 +138,18 @@ class Capture:
                 wanted = self._after(lambda: engine.take(Batch(inputs)), before)
                 python.expect_same()
                 engine.set_time(0)
-                inside, graph = Batch(inputs), self._graph()
+                inside = Batch(inputs)
+                graph = self._graph()
                 losses = graph.record(lambda: engine.take(inside))
                 before.restore()
                 why = _difference(
                     wanted, self._after(lambda: graph.replay() or losses, before), before
                 )
             except Exception as error:  # any error: training continues without graphs
-                why = (
-                    told(error)
-                    if isinstance(error, ValueError)
-                    else f"{type(error).__name__}: {told(error)}"
-                )
+                if isinstance(error, ValueError):
+                    why = told(error)
+                else:
+                    why = f"{type(error).__name__}: {told(error)}"
             if before is not None:
                 before.restore()
         python.restore()
@@ -204,7 +209,8 @@ def _difference(wanted: After, found: After, before: TensorState) -> str | None:
     near = torch.allclose(
         found[0], wanted[0], rtol=TOLERANCE, atol=TOLERANCE / 1000, equal_nan=True
     )
-    apart, moved = found[1].distances(wanted[1]), wanted[1].distances(before)
+    apart = found[1].distances(wanted[1])
+    moved = wanted[1].distances(before)
     wrong = ([] if near else ["losses"]) + [
         k for k in moved if not apart[k] <= MOVED * max(moved[k], 1e-12)
     ]

@@ -50,7 +50,8 @@ class Recomputed:
     """
 
     def __init__(self, module: nn.Module, forward: Forward):
-        self.module, self.forward = module, forward
+        self.module = module
+        self.forward = forward
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         if not (self.module.training and torch.is_grad_enabled()):

@@ -56,14 +56,14 @@ class PythonState:
             *module.named_modules(),
             *((f"optimizer {type(o).__name__}", o) for o in optimizers),
         ]
-        self._before, self._random = (
-            copy.deepcopy(dict(self._plain())),
-            (random.getstate(), np.random.get_state()),
-        )
+        self._before = copy.deepcopy(dict(self._plain()))
+        self._random = (random.getstate(), np.random.get_state())
 
     def expect_same(self) -> None:
         """Raise a ValueError that names what a step changed, if it changed anything."""
-        now, before, missing = dict(self._plain()), self._before, object()
+        now = dict(self._plain())
+        before = self._before
+        missing = object()
         found = [
             place for place in before | now if before.get(place, missing) != now.get(place, missing)
         ]
@@ -87,7 +87,8 @@ class PythonState:
         for owner, attribute in [place for place, _ in self._plain() if place not in self._before]:
             delattr(self._owners[owner][1], attribute)
         for (owner, attribute), value in self._before.items():
-            attributes, value = vars(self._owners[owner][1]), copy.deepcopy(value)
+            attributes = vars(self._owners[owner][1])
+            value = copy.deepcopy(value)
             if isinstance(held := attributes.get(attribute), list):  # others may hold the same list
                 held[:] = value
             elif held != value:
@@ -105,8 +106,6 @@ class PythonState:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
-    return (
-        all(map(_is_plain, value))
-        if isinstance(value, list | tuple | set | frozenset)
-        else isinstance(value, PLAIN)
-    )
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return isinstance(value, PLAIN)

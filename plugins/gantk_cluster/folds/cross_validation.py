@@ -70,21 +70,18 @@ def cross_validate(
 
     def settings(k: int) -> Settings:
         part = {"data.split.folds": folds, "data.split.fold": k}
-        return (
-            {**set, **part}
-            if isinstance(set, Mapping)
-            else [*set, *(f"{key}={n}" for key, n in part.items())]
-        )
+        if isinstance(set, Mapping):
+            return {**set, **part}
+        return [*set, *(f"{key}={n}" for key, n in part.items())]
 
     loaded, model = checked_recipe(recipe, data, settings(0), profile, overrides)
     if model.data.split.file:
         what = "data.split.file says already who is tested, and --folds deals out the patients anew"
         raise UserError(what, where="--folds", remedy="leave one of both out")
-    folder = (
-        Path(out)
-        if out
-        else new_folder(Path("runs") / f"{loaded.name}-folds-{datetime.now():%Y%m%d-%H%M%S}")
-    )
+    if out:
+        folder = Path(out)
+    else:
+        folder = new_folder(Path("runs") / f"{loaded.name}-folds-{datetime.now():%Y%m%d-%H%M%S}")
     if (folder / "recipe.toml").exists():
         raise UserError(
             f"'{folder}' is a run itself", where="--out", remedy="name a folder for all folds"
@@ -147,7 +144,8 @@ def summary(runs: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
     """
     values_of: dict[str, dict[str, list[tuple[float, str]]]] = {}
     for place in runs:
-        schema, remedy = RootModel[dict[str, KEPT]], f"gantk eval {argument(place)} writes it again"
+        schema = RootModel[dict[str, KEPT]]
+        remedy = f"gantk eval {argument(place)} writes it again"
         for direction, kept in read(place / "patients.json", schema, remedy).items():
             for row in kept["patients"]:
                 for metric, value in row["scores"].items():

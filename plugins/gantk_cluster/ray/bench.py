@@ -31,10 +31,16 @@ class RemoteChild(Child):
     """The child process of one row on some node; its log is read from the shared file system."""
 
     def __init__(self, room: Room, job: Job, run: Path, log: Path, *_: object):
-        self.ray, self.job, self.run, self.log = room.ray, job, run, log
+        self.ray = room.ray
+        self.job = job
+        self.run = run
+        self.log = log
         stopping(log).unlink(missing_ok=True)
-        self._read, self._step = 0, 0
-        self.started, self._began, self._stopping = now(), time.perf_counter(), None
+        self._read = 0
+        self._step = 0
+        self.started = now()
+        self._began = time.perf_counter()
+        self._stopping = None
         task = room.ray.remote(attended).options(max_retries=0, **room.asked)
         self.end = task.remote(os.getcwd(), job, run, log, room.threads, room.device)
 

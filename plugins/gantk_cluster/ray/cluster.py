@@ -58,16 +58,16 @@ def connected(address: str | None, threads: int, device: str | None, *seen: Path
                 if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
                     raise OSError
         except (OSError, ValueError) as error:
-            why = (
-                "it is no HOST:PORT"
-                if isinstance(error, ValueError)
-                else error.strerror or "it is no Ray, or hangs"
-            )
+            if isinstance(error, ValueError):
+                why = "it is no HOST:PORT"
+            else:
+                why = error.strerror or "it is no Ray, or hangs"
             what = f"no Ray cluster answers at '{address}': {why}"
             raise UserError(
                 what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy
             ) from None
-    before, dashboard = signal.getsignal(signal.SIGTERM), False if address == "local" else None
+    before = signal.getsignal(signal.SIGTERM)
+    dashboard = False if address == "local" else None
     try:
         ray.init(address, include_dashboard=dashboard, configure_logging=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -100,19 +100,19 @@ class Room:
         # the most that one node has
         cores, self.gpus = map(max, zip((0, 0), *sizes.values(), strict=True))
         gpu = device.startswith("cuda") if device else self.gpus > 0
-        self.ray, self.device = ray, "cuda" if gpu else device
+        self.ray = ray
+        self.device = "cuda" if gpu else device
         self.threads = max(min(threads, cores // self.gpus if gpu and self.gpus else cores), 1)
         room = {
             node: min(cpus // self.threads, gpus if gpu else cpus)
             for node, (cpus, gpus) in sizes.items()
         }
-        self.count, self.nodes = sum(room.values()), [node for node in room if room[node]]
+        self.count = sum(room.values())
+        self.nodes = [node for node in room if room[node]]
         self.asked = {"num_cpus": self.threads, "num_gpus": int(gpu)}
         if not self.count:
-            what, remedy = (
-                f"no node of the cluster has a {'GPU' if gpu else 'core'}",
-                "add one, or leave --address out",
-            )
+            what = f"no node of the cluster has a {'GPU' if gpu else 'core'}"
+            remedy = "add one, or leave --address out"
             raise UserError(what, where="--address", remedy=remedy)
 
     def __str__(self) -> str:
@@ -159,7 +159,8 @@ def unusable(needed: list[str]) -> str:
     """Runs on a node: returns why it is unusable, or ""; the last path is a file with the driver's
     version.
     """
-    name, until = f"the node {os.uname().nodename}", time.monotonic() + LATE
+    name = f"the node {os.uname().nodename}"
+    until = time.monotonic() + LATE
     while missing := [path for path in needed if not os.access(path, os.R_OK)]:
         if time.monotonic() > until:
             return f"{name} does not see '{missing[0]}'"

@@ -28,7 +28,8 @@ class Worker:
         os.chdir(folder)
         torch.set_num_threads(room[0])
         os.environ |= ALONE | {"OMP_NUM_THREADS": str(room[0])}  # for exported models
-        self.work, work.model = work, load(run, device=room[1])
+        self.work = work
+        work.model = load(run, device=room[1])
         if work.model.identity() != identity:
             raise GantkError(
                 f"on the node {os.uname().nodename} '{run}' has other weights than on this machine"
@@ -85,13 +86,11 @@ class Sharing:
     """Assigns files to workers, each file to one worker at a time."""
 
     def __init__(self, room: Room, given: tuple, jobs: list[Job], done: Callable):
-        self.room, self.given, self.done, self.waiting, self.deaths = (
-            room,
-            given,
-            done,
-            deque(jobs),
-            Counter(),
-        )
+        self.room = room
+        self.given = given
+        self.done = done
+        self.waiting = deque(jobs)
+        self.deaths = Counter()
         # pending result -> worker, file (None: loads the model)
         self.busy: dict[Any, tuple[Any, Job | None]] = {}
 

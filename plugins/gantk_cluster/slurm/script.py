@@ -48,7 +48,8 @@ def job_script(
         if value
         for word in (f"--{key}", value)
     ]
-    begun, sweeps = (Path(what) / SWEEP).is_file(), sweep is not None
+    begun = (Path(what) / SWEEP).is_file()
+    sweeps = sweep is not None
     if begun or (Path(what) / "recipe.toml").is_file():
         if words or out or sweeps:
             remedy = "leave --data, --set, --profile, --out and --sweep out"
@@ -58,12 +59,13 @@ def job_script(
             run.recipe().check()
             refuse_packed(run)
             run.latest()
-        name, out, sweeps, words = Path(what).absolute().name, what, begun, []
+        name = Path(what).absolute().name
+        out = what
+        sweeps = begun
+        words = []
     else:
-        name, words = (
-            checked_recipe(what, data, list(set), profile)[0].name,
-            [what, *words, *(sweep or [])],
-        )
+        name = checked_recipe(what, data, list(set), profile)[0].name
+        words = [what, *words, *(sweep or [])]
         if out and any((Path(out) / each).exists() for each in ("recipe.toml", SWEEP)):
             remedy = f"name another one, or go on with it: gantk slurm {shlex.quote(out)}"
             raise UserError(f"'{out}' is in use", where="--out", remedy=remedy)
@@ -80,7 +82,8 @@ def job_script(
             where="--partition",
             remedy="`sinfo` lists them",
         )
-    name, minutes = re.sub(r"[^\w.]+", "-", name), ceil(60 * (hours or 0))
+    name = re.sub(r"[^\w.]+", "-", name)
+    minutes = ceil(60 * (hours or 0))
     resources = {"gpus-per-node": gpus, "cpus-per-task": cpus, "partition": partition}
     resources |= {"time": minutes and f"{minutes // 60}:{minutes % 60:02}:00"}
     settings = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}

@@ -183,12 +183,12 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
         """
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
-            value, number = result.get("score"), trial.trial_id.rpartition("_")[2]
-            shown = (
-                "no score"
-                if value is None
-                else f"step {result['step']} of {asked['steps']}, score {value:.4g}"
-            )
+            value = result.get("score")
+            number = trial.trial_id.rpartition("_")[2]
+            if value is None:
+                shown = "no score"
+            else:
+                shown = f"step {result['step']} of {asked['steps']}, score {value:.4g}"
             say(f"trial    {number}: {shown}, {_words(trial.config)}")
 
         def on_trial_recover(self, iteration, trials, trial, **info):
@@ -201,7 +201,9 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             if stopped:
                 signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
 
-    axes, steps, scheduler = axes_of(asked["space"]), asked["steps"], None
+    axes = axes_of(asked["space"])
+    steps = asked["steps"]
+    scheduler = None
     if asked["scheduler"] == "asha":
         scheduler = ASHAScheduler(
             "step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3
@@ -262,19 +264,21 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     scored.
     """
     asked = read(folder / ASKED, KEPT)
-    rows, rule, higher = [], "", False
+    rows = []
+    rule = ""
+    higher = False
     for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL}")):
-        known, scores = read(run / TRIAL, NOTED), {}
+        known = read(run / TRIAL, NOTED)
+        scores = {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
         best = (max if higher else min)(scores, key=scores.get, default=None)
-        state = (
-            "failed"
-            if known["error"]
-            else "finished"
-            if (run / "metrics.json").is_file()
-            else "stopped"
-        )
+        if known["error"]:
+            state = "failed"
+        elif (run / "metrics.json").is_file():
+            state = "finished"
+        else:
+            state = "stopped"
         row = {
             "trial": run.name,
             "values": known["values"][-1][1],
@@ -372,9 +376,10 @@ def _axis(text: str) -> Axis:
     key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
     if not (found := RANGE.fullmatch(values)):
         listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
-        choices = (
-            listed if isinstance(listed, list) else [each.strip() for each in values.split(",")]
-        )
+        if isinstance(listed, list):
+            choices = listed
+        else:
+            choices = [each.strip() for each in values.split(",")]
         if len(choices) < 2 or "" in choices or any(choices.count(each) > 1 for each in choices):
             raise error
         return Axis(key, tuple(choices))

@@ -87,7 +87,9 @@ class Reporter:
     """
 
     def __init__(self, run: Path, score: str | None):
-        self.run, self.score, self.reported = run, score, 0
+        self.run = run
+        self.score = score
+        self.reported = 0
 
     def note(self, config: dict[str, Any], error: str | None = None) -> None:
         """Write trial.json: the trial's name, its settings with the step from which they hold, and

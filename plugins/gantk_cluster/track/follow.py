@@ -42,7 +42,9 @@ class Follower:
     """
 
     def __init__(self, run: Path, part: Part):
-        self.run, self.part, self.last = RunFolder(run), part, -1
+        self.run = RunFolder(run)
+        self.part = part
+        self.last = -1
         self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
         self.state: dict[str, Any] = read(run / FILE, KEPT).get(part.name, {})
         # The last step sent of each kind; after a kill, of the process before it, if the tracker
@@ -79,7 +81,8 @@ class Follower:
         if not ending:
             return
         self._bring_samples()
-        metrics, report = read(self.run.path / "metrics.json"), self.run.path / "report.html"
+        metrics = read(self.run.path / "metrics.json")
+        report = self.run.path / "report.html"
         finished = metrics and report.is_file() and metrics["step"] <= self.last
         if finished:
             found = flat({"scores": metrics["metrics"], "baselines": metrics["baselines"]})

@@ -83,7 +83,8 @@ class WandB:
             mode = os.environ.get("WANDB_MODE") or (
                 "online" if wandb.login(prompt=False) else "offline"
             )
-        self.state, self.wandb = state, wandb
+        self.state = state
+        self.wandb = wandb
         state["killed"] = dict(state["brought"])  # a kill loses what wandb buffers
         self.run = wandb.init(
             project=project,
@@ -138,17 +139,17 @@ class MLflow:
         import mlflow.entities
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.mlflow, beside = mlflow, run.absolute().parent
+        self.mlflow = mlflow
+        beside = run.absolute().parent
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
         local = None if uri else (beside / "mlflow-artifacts").as_uri()
         self.client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{beside / 'mlflow.db'}")
         if "id" not in state:
             found = self.client.get_experiment_by_name(experiment)
-            of = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(experiment, artifact_location=local)
-            )
+            if found:
+                of = found.experiment_id
+            else:
+                of = self.client.create_experiment(experiment, artifact_location=local)
             state["id"] = self.client.create_run(of, run_name=run.name).info.run_id
             for key, value in flat(recipe):
                 self.client.log_param(state["id"], key, str(value)[:500])
@@ -156,10 +157,8 @@ class MLflow:
         self.client.update_run(self.id, status="RUNNING")  # also after a resume
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
-        scalars, now = (
-            {name: v for name, v in values.items() if not isinstance(v, Path)},
-            round(1000 * time.time()),
-        )
+        scalars = {name: v for name, v in values.items() if not isinstance(v, Path)}
+        now = round(1000 * time.time())
         self.client.log_batch(
             self.id, [self.mlflow.entities.Metric(*each, now, step) for each in scalars.items()]
         )

@@ -31,9 +31,11 @@ def template() -> torch.Tensor:
     with np.load(Path(__file__).with_name("anatomy.npz")) as file:
         left = [file[name].astype(np.float32) for name in ("brain", "gray", "white")]
     brain, gray, white = (np.concatenate([part, part[..., -2::-1]], axis=-1) for part in left)
-    gray, white = gray / np.float32(255), white / np.float32(255)
+    gray = gray / np.float32(255)
+    white = white / np.float32(255)
     total = np.maximum(gray + white, 1.0)
-    gray, white = gray / total, white / total
+    gray = gray / total
+    white = white / total
     return torch.from_numpy(np.stack([np.clip(brain - gray - white, 0, None), gray, white]))
 
 
@@ -157,8 +159,10 @@ class Subject:
         shears[[0, 0, 1], [1, 2, 2]] = rng.normal(0, 0.02, 3).clip(-0.04, 0.04)
         self.affine = torch.tensor(_rotation(turns) @ shears @ np.diag(scales), dtype=torch.float32)
         self.shift = torch.tensor(rng.normal(0, 3, 3).clip(-6, 6), dtype=torch.float32)  # mm
-        self.warp, self.deform = Waves(rng, 3, 16, (80.0, 200.0)), deform
-        self.coil, self.bias = Waves(rng, 1, 6, (250.0, 600.0)), bias
+        self.warp = Waves(rng, 3, 16, (80.0, 200.0))
+        self.deform = deform
+        self.coil = Waves(rng, 1, 6, (250.0, 600.0))
+        self.bias = bias
         # Factors on T1 and T2 of each tissue; bounded, so that gray matter is always darker than
         # white.
         self.relaxation = rng.uniform(1 - jitter, 1 + jitter, (2, len(TISSUES)))
@@ -168,10 +172,8 @@ class Subject:
         if skull:
             rng = np.random.default_rng([seed, number, 1, 1])
             mean = rng.uniform((1.5, 4.0, 3.5), (3.5, 6.0, 6.0))  # mm of gap, bone and scalp
-            self.thickness, self.uneven = (
-                torch.tensor(mean, dtype=torch.float32),
-                Waves(rng, 3, 12, (60.0, 150.0)),
-            )
+            self.thickness = torch.tensor(mean, dtype=torch.float32)
+            self.uneven = Waves(rng, 3, 12, (60.0, 150.0))
             shells = rng.uniform(1 - jitter, 1 + jitter, (2, len(SHELLS)))
             self.relaxation = np.concatenate([self.relaxation, shells], axis=1)
 
@@ -219,7 +221,8 @@ class Subject:
 def _rotation(turns: np.ndarray) -> np.ndarray:
     matrix = np.eye(3)
     for axis, turn in enumerate(turns):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
+        i = (axis + 1) % 3
+        j = (axis + 2) % 3
         one = np.eye(3)
         one[[i, i, j, j], [i, j, i, j]] = np.cos(turn), -np.sin(turn), np.sin(turn), np.cos(turn)
         matrix = one @ matrix

@@ -30,7 +30,9 @@ FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
 SHOWN = 4  # fewest pixels of lesion for the label "tumour"
 ROOM = 2**28  # bytes of the cache of heads
 # voxels a head; images; voxels computed for labels
-MOST_VOXELS, MOST_IMAGES, MOST_DRAWN = 2**24, 100_000, 2**27
+MOST_VOXELS = 2**24
+MOST_IMAGES = 100_000
+MOST_DRAWN = 2**27
 
 # At 1.5 T: T1 in ms, T2 in ms, proton density relative to water.
 RELAXATION = {
@@ -87,9 +89,10 @@ def signal(
     density of 1.
     """
     tr, te, ti = SEQUENCES[sequence] if isinstance(sequence, str) else sequence
-    recovered = (
-        1 - np.exp(-tr / t1) if ti is None else np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
-    )
+    if ti is None:
+        recovered = 1 - np.exp(-tr / t1)
+    else:
+        recovered = np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
     return density * recovered * np.exp(-te / t2)
 
 
@@ -195,7 +198,9 @@ class Phantom:
             what = f"the phantom cannot be imaged with dims={dims} and size={list(size)}"
             allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
             raise UserError(what, where="data.size", allowed=allowed)
-        self.letters, self.dims, self.size = domain_letters(tuple(domains)), dims, tuple(size)
+        self.letters = domain_letters(tuple(domains))
+        self.dims = dims
+        self.size = tuple(size)
         # the class of each domain's images; () = any
         self.shown = tuple(domains) if contrast else ()
         if contrast and sorted(domains) != CLASSES:
@@ -206,15 +211,14 @@ class Phantom:
         self.contrasts = [
             tuple(map(contrast_of, (contrast or domain).split("+"))) for domain in domains
         ]
-        self.subjects, self.noise, self.seed, self.lesions, self.only = (
-            subjects,
-            noise,
-            seed,
-            lesions,
-            only,
-        )
+        self.subjects = subjects
+        self.noise = noise
+        self.seed = seed
+        self.lesions = lesions
+        self.only = only
         self.counts = dict(zip(("tumour", "healthy"), counts, strict=True)) if counts else None
-        self.tissues, self.sequences = TISSUES + SHELLS if skull else TISSUES, sequences
+        self.tissues = TISSUES + SHELLS if skull else TISSUES
+        self.sequences = sequences
         self.head = dict(
             jitter=jitter, deform=deform, bias=bias, lesions=lesions, healthy=healthy, skull=skull
         )
@@ -222,9 +226,10 @@ class Phantom:
         sides = tuple(FIELD_OF_VIEW / side for side in size)
         self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
         if dims == 2:
-            self.levels = (
-                np.linspace(*CEREBRUM, slices) if slices > 1 else np.array([sum(CEREBRUM) / 2])
-            )
+            if slices > 1:
+                self.levels = np.linspace(*CEREBRUM, slices)
+            else:
+                self.levels = np.array([sum(CEREBRUM) / 2])
         else:
             self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
         self._heads: dict[int, Subject] = {}
@@ -256,11 +261,10 @@ class Phantom:
                 for i, letter in enumerate(self.letters):
                     if not self.shown or self.shown[i] == label:
                         read = partial(self._read, number, level, self.contrasts[i])
-                        scan = (
-                            None
-                            if level is None
-                            else partial(self._stack, number, self.contrasts[i])
-                        )
+                        if level is None:
+                            scan = None
+                        else:
+                            scan = partial(self._stack, number, self.contrasts[i])
                         records.append(Record(letter, subject, key, read, scan=scan, **known))
         if not records:
             what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
@@ -338,7 +342,8 @@ class Phantom:
         """
         tissue = self._tissue_of(number)
         tissue = (tissue if level is None else tissue[:, level]).numpy()
-        factors, place = self._subject(number).relaxation, 0 if level is None else 1 + level
+        factors = self._subject(number).relaxation
+        place = 0 if level is None else 1 + level
         seeds = {
             contrast: [self.seed, number, 1 + CONTRASTS.index(contrast), place]
             for contrast in contrasts
@@ -362,7 +367,9 @@ class Phantom:
 
         CT is in Hounsfield units, and air where no tissue is. MR is positive, with Rician noise.
         """
-        shares, gain, rng = tissue[:-1], tissue[-1], np.random.default_rng(seed)
+        shares = tissue[:-1]
+        gain = tissue[-1]
+        rng = np.random.default_rng(seed)
         if contrast == "LABELS":
             likely = np.stack([1 - shares.sum(0), *shares])
             lesion = 1 + TISSUES.index("lesion")

@@ -39,10 +39,12 @@ def unpack(archive: Path, folder: Path) -> None:
     wrong, it holds links or devices, it unpacks to more than `TIMES` its size, or two names are
     invalid or equal on some system.
     """
-    room, names = TIMES * archive.stat().st_size + PIECE, {}
+    room = TIMES * archive.stat().st_size + PIECE
+    names = {}
     members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive, room)
     for number, (name, size, source) in enumerate(members):
-        place, room = folder / _checked(name, names, source is None), room - size
+        place = folder / _checked(name, names, source is None)
+        room = room - size
         if room < 0 or number >= MEMBERS:
             raise Refused(f"it unpacks to more than {TIMES} times its size, or {MEMBERS} members")
         (place if source is None else place.parent).mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,12 @@ def public_sets() -> list[tuple[str, ...]]:
     for name, known in known_sets().items():
         sizes = [file.get("size", 0) for file in known.get("files", {}).values()]
         total = f"{sum(sizes) / 1e9:.1f} GB" if sum(sizes) >= 1e9 else f"{sum(sizes) / 1e6:.1f} MB"
-        size = "on request" if not sizes else total if all(sizes) else "not published"
+        if not sizes:
+            size = "on request"
+        elif all(sizes):
+            size = total
+        else:
+            size = "not published"
         rows.append(
             (name, known["about"], size, known["licence"], known.get("ask") or known["base"])
         )
@@ -194,11 +199,9 @@ def _fetch_file(
     progress: Callable,
 ) -> dict[str, Any]:
     """Download and check one file in the staging folder; returns its entry for the record."""
-    file, url, size = (
-        staging / path.replace("/", "__"),
-        f"{base}/{quote(path)}",
-        known.get("size", 0),
-    )
+    file = staging / path.replace("/", "__")
+    url = f"{base}/{quote(path)}"
+    size = known.get("size", 0)
     published = known.get("checksum", "")
     expected = published or trusted
     if not file.exists():
@@ -314,10 +317,12 @@ def _unpacked(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     GantkError for a damaged archive or gzipped file, which is deleted, so that the next call
     downloads it again.
     """
-    result, scratch = staging / "unpacked", staging / "scratch"
+    result = staging / "unpacked"
+    scratch = staging / "scratch"
     shutil.rmtree(result, ignore_errors=True)  # left by an earlier attempt
     for path, known in files.items():
-        file, place = staging / path.replace("/", "__"), result / known.get("into", "") / path
+        file = staging / path.replace("/", "__")
+        place = result / known.get("into", "") / path
         try:
             if file.name.endswith(ENDINGS):
                 shutil.rmtree(scratch, ignore_errors=True)

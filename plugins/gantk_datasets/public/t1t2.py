@@ -46,7 +46,9 @@ FIGURES = {
 # Test patients, never trained on.
 HELD_OUT = {"lesjak-lo12", "lesjak-cs26", "hku-7A", "hku-S6B", "BraTS-GLI-00028", "BraTS2021_01484"}
 # a 3 T slice: field of view in mm, number of rows, mm between slices
-FIELD, ROWS, THICK = 230.0, 490, 10.0
+FIELD = 230.0
+ROWS = 490
+THICK = 10.0
 
 
 def prepare(folder: Path) -> None:
@@ -99,10 +101,8 @@ def study(folder: Path, patient: str, number: int) -> tuple[Path, Path]:
     """
     start = f"open_ms_data/longitudinal/raw/patient{patient}/study{number}_"
     to_flair = [transform(folder / f"{start}{c}_intrastudy_to_FLAIR.txt") for c in ("T1W", "T2W")]
-    published, fitted = (
-        nib.load(folder / f"{start}T2W.nii.gz"),
-        folder / f"{start}T2W_fitted.nii.gz",
-    )
+    published = nib.load(folder / f"{start}T2W.nii.gz")
+    fitted = folder / f"{start}T2W_fitted.nii.gz"
     save(
         fitted,
         np.asanyarray(published.dataobj),
@@ -122,7 +122,8 @@ def transform(path: Path) -> np.ndarray:
         np.array(lines[key].split(), float) for key in ("Parameters", "FixedParameters")
     )
     # ITK's axes point to the left and the back
-    matrix, flip = np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])
+    matrix = np.eye(4)
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     matrix[:3, :3] = numbers[:9].reshape(3, 3)
     matrix[:3, 3] = numbers[9:] + centre - matrix[:3, :3] @ centre
     return flip @ matrix @ flip
@@ -137,7 +138,8 @@ def slices(folder: Path, figure: str) -> tuple[Path, Path]:
     source = "Supplementary Figure " + figure[1:] if figure[0] == "S" else "Figure " + figure
     source = folder / "ulf/Data for Figures in the Manuscript" / source / "3T"
     x, y, degrees = FIGURES[figure]
-    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    cos = np.cos(np.deg2rad(degrees))
+    sin = np.sin(np.deg2rad(degrees))
     move = np.eye(4)
     move[:2, :2] = [[cos, sin], [-sin, cos]]
     move[:2, 3] = move[:2, :2] @ (x, y)

@@ -95,7 +95,8 @@ def push(
             where="--license",
             allowed="those of the hub, such as cc-by-4.0, apache-2.0, other",
         )
-    api, path = _library().HfApi(library_name="gantk", library_version=__version__), find_model(run)
+    api = _library().HfApi(library_name="gantk", library_version=__version__)
+    path = find_model(run)
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
         if card is None and packed(Run.open(path)) is not None:
@@ -143,9 +144,6 @@ def _as_gantk_error(what: str) -> Iterator[None]:
             "Check the name, and `hf auth login` or HF_TOKEN where it is private or to be"
             " written to."
         )
-        remedy = (
-            remedy
-            if status in (401, 403, 404)
-            else "Check the network, and HF_ENDPOINT where it is set."
-        )
+        if status not in (401, 403, 404):
+            remedy = "Check the network, and HF_ENDPOINT where it is set."
         raise GantkError(f"{what}: {told(error)} {remedy}") from error

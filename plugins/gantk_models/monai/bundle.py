@@ -84,7 +84,8 @@ class Monai:
 def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
     """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
-    frame, size = translator.frame(direction.letter), tuple(translator.model.data.size)
+    frame = translator.frame(direction.letter)
+    size = tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
     direction.inputs = (padded(direction.inputs[0], size)[0],)
     for count in (2, 1):  # a network may trace only with a batch of one
@@ -103,7 +104,8 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
 
 def _windows(direction: Direction) -> bool:
     """Whether an image of the recipe's size is translated in windows, each with its own statistics."""
-    model, size = direction.translator.model, tuple(direction.translator.method.geometry.size)
+    model = direction.translator.model
+    size = tuple(direction.translator.method.geometry.size)
     return model.translate.statistics == "window" and size != tuple(model.data.size)
 
 
@@ -125,8 +127,10 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     """The text of docs/README.md: intended use, how to run it, scores, what was checked and what is
     left out.
     """
-    translator, frame = direction.translator, direction.translator.frame(direction.letter)
-    data, names = translator.model.data, translator.contrasts(OTHER[direction.letter])
+    translator = direction.translator
+    frame = direction.translator.frame(direction.letter)
+    data = translator.model.data
+    names = translator.contrasts(OTHER[direction.letter])
     given = f"a folder of NIfTI volumes, {names[0]} each"
     if len(names) > 1:
         given = (

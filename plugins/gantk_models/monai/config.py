@@ -50,7 +50,8 @@ def inference(direction: Direction) -> dict[str, Any]:
             f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))" for name in names
         )
         files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
-    inferer, model = part("SimpleInferer"), direction.translator.model
+    inferer = part("SimpleInferer")
+    model = direction.translator.model
     if model.data.dims == 2 and not model.data.neighbours:
         batch = model.translate.batch
         inferer = part("SliceInferer", roi_size=[-1, -1], sw_batch_size=batch, spatial_dim=0)
@@ -148,14 +149,17 @@ def _range(key: str, low: float, high: float, start: float, end: float) -> dict[
 
 
 def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    target, names = lines_of(direction.target), direction.translator.contrasts(direction.letter)
+    target = lines_of(direction.target)
+    names = direction.translator.contrasts(direction.letter)
     inverse = {
         "transform": "@preprocessing",
         "orig_keys": keys[0],
         "nearest_interp": False,
         "to_tensor": True,
     }
-    steps, made, tails = [part("Invertd", keys="pred", **inverse)], ["pred"], ["_".join(names)]
+    steps = [part("Invertd", keys="pred", **inverse)]
+    made = ["pred"]
+    tails = ["_".join(names)]
     if len(target) > 1:
         tails = [re.sub(r"\W", "_", name) for name in names]
         steps.append(part("SplitDimd", keys="pred", dim=0, output_postfixes=tails))
@@ -185,11 +189,10 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     """The content of metadata.json: all mandatory keys of the MONAI Bundle Specification, and
     `about` under "gantk".
     """
-    translator, frame = direction.translator, direction.translator.frame(direction.letter)
-    task, method = (
-        f"Translation of {frame.source} into {frame.target} images",
-        translator.model.method.name,
-    )
+    translator = direction.translator
+    frame = direction.translator.frame(direction.letter)
+    task = f"Translation of {frame.source} into {frame.target} images"
+    method = translator.model.method.name
     (rows,) = scores(direction)["metrics"].values()
     return {
         "schema": SCHEMA,
@@ -235,17 +238,18 @@ def scores(direction: Direction) -> dict[str, Any]:
 
 
 def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
-    translator, names = direction.translator, direction.translator.contrasts(letter)
-    data, geometry = translator.model.data, translator.method.geometry
+    translator = direction.translator
+    names = direction.translator.contrasts(letter)
+    data = translator.model.data
+    geometry = translator.method.geometry
     channels = geometry.channels[letter] // (2 * data.neighbours + 1)
     kinds = {MODALITIES.get(name.upper(), "MR" if MR.match(name) else "n/a") for name in names}
     modality = kinds.pop() if len(kinds) == 1 else "n/a"
     if len(names) != channels:
-        names = (
-            ["red", "green", "blue"]
-            if channels == 3
-            else [f"{names[0]} {k}" for k in range(channels)]
-        )
+        if channels == 3:
+            names = ["red", "green", "blue"]
+        else:
+            names = [f"{names[0]} {k}" for k in range(channels)]
     return {
         "type": "image",
         "format": "hounsfield" if modality == "CT" else "magnitude",

@@ -23,7 +23,8 @@ class Plain(nn.Module):
 
     def __init__(self, network: nn.Module, any_batch: bool):
         super().__init__()
-        self.network, self.any_batch = network, any_batch
+        self.network = network
+        self.any_batch = any_batch
 
     def forward(self, image: Tensor) -> Tensor:
         if self.any_batch or image.shape[0] == 1:
@@ -46,24 +47,21 @@ class Fitted(nn.Module):
         super().__init__()
         start, end = frame.range
         self.tissue = [float(level) for level in tissue or [start + AIR * (end - start)]]
-        self.network, self.reach, self.low, self.size = (
-            network,
-            frame.neighbours,
-            float(frame.range[0]),
-            [*frame.size],
-        )
-        self.stretch, self.guided, self.box, self.flat = (
-            frame.fit == "stretch",
-            frame.detail == "guided",
-            WINDOW,
-            FLAT,
-        )
+        self.network = network
+        self.reach = frame.neighbours
+        self.low = float(frame.range[0])
+        self.size = [*frame.size]
+        self.stretch = frame.fit == "stretch"
+        self.guided = frame.detail == "guided"
+        self.box = WINDOW
+        self.flat = FLAT
 
     def forward(self, image: Tensor) -> Tensor:
         native = image.shape[2:]
         content = self.content(native)
         seen = self.placed(self.resized(image, content), content, image.flatten(2).amin(dim=2))
-        output, shown = self.middle(self.network(seen)).clone(), self.middle(image)
+        output = self.middle(self.network(seen)).clone()
+        shown = self.middle(image)
         if self.guided and content != native:
             made = self.with_detail(output, self.middle(seen), shown, content, native)
         else:
@@ -91,7 +89,8 @@ class Fitted(nn.Module):
     def resized(self, image: Tensor, size: list[int]) -> Tensor:
         """Resize linearly, axis by axis; averages where an axis shrinks."""
         for k in range(len(size)):
-            side, to = image.shape[k + 2], size[k]
+            side = image.shape[k + 2]
+            to = size[k]
             if side != to:
                 step = side / to
                 centres = (
@@ -138,7 +137,8 @@ class Fitted(nn.Module):
             channels = output.shape[1]
             seen = seen.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
             native = native.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
-        x, y = seen.double(), output.double()
+        x = seen.double()
+        y = output.double()
         mean_x = self.mean(x)
         variance = self.mean(self.mean(x * x) - mean_x * mean_x)
         covariance = self.mean(self.mean(x * y) - mean_x * self.mean(y))
@@ -167,7 +167,9 @@ class Stacked(nn.Module):
 
     def __init__(self, network: nn.Module, reach: int, batch: int):
         super().__init__()
-        self.network, self.reach, self.batch = network, reach, batch
+        self.network = network
+        self.reach = reach
+        self.batch = batch
 
     def forward(self, image: Tensor) -> Tensor:
         volumes: list[Tensor] = []
@@ -201,7 +203,8 @@ def compiled(network: nn.Module) -> bytes:
     """The bytes of TorchScript's file without its debug records, which contain paths of this
     machine.
     """
-    whole, kept = io.BytesIO(), io.BytesIO()
+    whole = io.BytesIO()
+    kept = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(network.eval()), whole)

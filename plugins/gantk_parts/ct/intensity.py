@@ -61,10 +61,8 @@ class Windows(Mapping, name="ct"):
                 f"air {self.air:g}, low {self.low:g}, high {self.high:g}, bone {self.bone:g}, share"
                 f" {self.share:g}"
             )
-            what, allowed = (
-                f"these windows are empty: {given}",
-                "air < low < high < bone, share above 0",
-            )
+            what = f"these windows are empty: {given}"
+            allowed = "air < low < high < bone, share above 0"
             raise UserError(what, where="data.intensity", allowed=allowed)
         self._set_corners()
 
@@ -85,10 +83,8 @@ class Windows(Mapping, name="ct"):
         Padding (-2000, -3024) is mapped to just below air: values far below black would show the
         discriminator which images are real.
         """
-        low, high = (
-            min(float(image.min()) for image in images),
-            max(float(image.max()) for image in images),
-        )
+        low = min(float(image.min()) for image in images)
+        high = max(float(image.max()) for image in images)
         if low >= 0 and self.no_hu != "refuse":
             line = {"percentile": Percentile, "minmax": MinMax}[self.no_hu](range=self.range)
             line.fit(images)
@@ -119,11 +115,9 @@ class Windows(Mapping, name="ct"):
         """A message for the user if the training images hold no Hounsfield units, with their
         mapping; else "".
         """
-        return (
-            f"no Hounsfield units, so mapped by {self.no_hu} and not by windows"
-            if len(self.fitted[0]) == 2
-            else ""
-        )
+        if len(self.fitted[0]) == 2:
+            return f"no Hounsfield units, so mapped by {self.no_hu} and not by windows"
+        return ""
 
     @property
     def tissue(self) -> list[float]:
@@ -145,7 +139,8 @@ class Domains:
         # network intensities of black and white, for both
         range: tuple[float, float] = (-1.0, 1.0),
     ):
-        self.range, own = tuple(map(float, range)), [list(part().range) for part in (a, b)]
+        self.range = tuple(map(float, range))
+        own = [list(part().range) for part in (a, b)]
         if any(each not in ([-1.0, 1.0], list(self.range)) for each in own):
             what = (
                 f"the two domains have the ranges {own[0]} and {own[1]}, and networks have one,"

@@ -49,29 +49,29 @@ class CorrelationRatio:
             raise UserError(
                 what, where="correlation_ratio", allowed="tissue = [low, high], low < high"
             )
-        self.weight, self.tissue, self.window, self.fluid, self.fluid_from = (
-            weight,
-            tissue,
-            window,
-            fluid,
-            fluid_from,
-        )
-        self.least, self.data_range, self.black = (floor * data_range) ** 2, data_range, black
+        self.weight = weight
+        self.tissue = tissue
+        self.window = window
+        self.fluid = fluid
+        self.fluid_from = fluid_from
+        self.least = (floor * data_range) ** 2
+        self.data_range = data_range
+        self.black = black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        source, output = source.detach().float(), output.float()
+        source = source.detach().float()
+        output = output.float()
         if source.shape[1] != output.shape[1]:
-            source, output = source.mean(1, keepdim=True), output.mean(1, keepdim=True)
+            source = source.mean(1, keepdim=True)
+            output = output.mean(1, keepdim=True)
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
         inside = (
             (widened(((place < 0) | (place > 1)).float(), self.window // 2) == 0).float().flatten(1)
         )
-        place, values, count = (
-            place.flatten(1),
-            output.flatten(1),
-            inside.sum(1, keepdim=True).clamp_min(1),
-        )
+        place = place.flatten(1)
+        values = output.flatten(1)
+        count = inside.sum(1, keepdim=True).clamp_min(1)
 
         def mean(x: Tensor) -> Tensor:  # over the tissue, (N, 1)
             return (inside * x).sum(1, keepdim=True) / count
@@ -79,7 +79,8 @@ class CorrelationRatio:
         levels = torch.arange(BINS, device=source.device)
         near = (1 - (place[..., None] * (BINS - 1) - levels).abs()).clamp_min(0) * inside[..., None]
         means = torch.einsum("npk,np->nk", near, values) / near.sum(1).clamp_min(1e-6)
-        function, apart = torch.einsum("npk,nk->np", near, means), values - mean(values)
+        function = torch.einsum("npk,nk->np", near, means)
+        apart = values - mean(values)
         whole = mean(apart.square()) + self.least
         loss = (mean((values - function).square()) + self.least) / whole
         if self.fluid != "any" and min(source.shape[2:]) >= self.fluid_from:

@@ -26,7 +26,9 @@ class HounsfieldMAE(MAE):
     value score nan.
     """
 
-    name, unit, in_units = "mae_hu", "HU", None
+    name = "mae_hu"
+    unit = "HU"
+    in_units = None
     of_unit = "HU"  # called with native intensities, and only for domains with this unit
 
     def __init__(
@@ -45,7 +47,8 @@ class HounsfieldMAE(MAE):
             raise UserError(
                 what, where="evaluate.metrics", allowed="within = [low, high], low < high"
             )
-        self.no_hu, self.within = no_hu, within
+        self.no_hu = no_hu
+        self.within = within
         self.name += "_within" if within else ""
 
     def expect_data(self, data: Data) -> None:
@@ -95,7 +98,9 @@ class HounsfieldPSNR(HounsfieldMAE):
     mapping.
     """
 
-    name, unit, higher_is_better = "psnr_hu", "dB", True
+    name = "psnr_hu"
+    unit = "dB"
+    higher_is_better = True
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:
         return (output - reference).square()

@@ -49,13 +49,19 @@ class FeatureLoss:
                 f"{len(layer_weights)} layer_weights for {len(layers)} layers",
                 allowed="one for each",
             )
-        self.source, self.norm, self.weight = (network, weights, side, tuple(layers)), norm, weight
-        self.layer_weights, self.data_range, self.black = layer_weights, data_range, black
+        self.source = (network, weights, side, tuple(layers))
+        self.norm = norm
+        self.weight = weight
+        self.layer_weights = layer_weights
+        self.data_range = data_range
+        self.black = black
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        network, scale = opened(*self.source), (self.black, self.data_range)
+        network = opened(*self.source)
+        scale = (self.black, self.data_range)
         with torch.autocast(output.device.type, enabled=False):
-            made, real = network(output, *scale), network(target.detach(), *scale)
+            made = network(output, *scale)
+            real = network(target.detach(), *scale)
         weights = self.layer_weights or (1 / len(made),) * len(made)
         size = torch.abs if self.norm == "l1" else torch.square
         errors = (
@@ -83,7 +89,8 @@ class BodyL1:
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
-        self.background, self.level = background, black + threshold * data_range
+        self.background = background
+        self.level = black + threshold * data_range
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         counts = self.background + (1 - self.background) * body_of(target, self.level)

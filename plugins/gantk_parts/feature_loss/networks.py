@@ -37,12 +37,12 @@ class Maps(nn.Module):
         pictures: bool,
     ):
         super().__init__()
-        self.network, self.name, self.channels = (
-            network.eval().requires_grad_(False),
-            name,
-            channels,
-        )
-        self.dims, self.pictures, self.seen = len(size), pictures, {}
+        self.network = network.eval().requires_grad_(False)
+        self.name = name
+        self.channels = channels
+        self.dims = len(size)
+        self.pictures = pictures
+        self.seen = {}
         inner = getattr(network, "network", network)  # wrapped by the metrics' resizing and scaling
         names = [layer for layer, _ in inner.named_modules() if layer]
         # timm's; else those of a U-Net
@@ -56,10 +56,8 @@ class Maps(nn.Module):
                     *(name for name in names if "." not in name),
                     "parts of these, as encoder.0",
                 ]
-                what, remedy = (
-                    f"the network '{name}' has no layer '{layer}'",
-                    did_you_mean(layer, names),
-                )
+                what = f"the network '{name}' has no layer '{layer}'"
+                remedy = did_you_mean(layer, names)
                 raise UserError(what, where="layers", allowed=allowed, remedy=remedy)
             if layer != OUTPUT:
                 keep = lambda _, given, found, layer=layer: self.seen.update({layer: found})  # noqa: E731
@@ -117,7 +115,8 @@ def opened(network: str, weights: str | None, side: int | None, layers: tuple[st
             found = Features(network, 1.0, 2, weights=weights, side=side).network
             return Maps(found, network, layers, found.channels, (64, 64), True)
         run = Run.open(network)
-        model, saved = run.recipe().check(), run.chosen()
+        model = run.recipe().check()
+        saved = run.chosen()
         if model.method.name != "segmenter":
             what = (
                 f"'{network}' is a run of the method '{model.method.name}', and features are taken"
@@ -126,10 +125,8 @@ def opened(network: str, weights: str | None, side: int | None, layers: tuple[st
             raise UserError(
                 what, where="network", remedy="make one with: gantk run segmenter --data FOLDER"
             )
-        meta, here = (
-            load_meta_of("segmenter", saved),
-            Runtime(torch.device("cpu"), "fp32", channels_last=True),
-        )
+        meta = load_meta_of("segmenter", saved)
+        here = Runtime(torch.device("cpu"), "fp32", channels_last=True)
         method = load_method(model, saved, meta, (-1.0, 1.0), here)
     return Maps(
         method.network, network, layers, meta["channels"]["image"], method.geometry.size, False
@@ -146,7 +143,8 @@ def pin(value: object, where: str) -> None:
     they differ.
     """
     if isinstance(value, Part) and (value.kind, value.name) == ("loss", "feature"):
-        table, name = value.options, value.options["network"]
+        table = value.options
+        name = value.options["network"]
         table["network"] = os.path.abspath(name) if is_run(name) else name
         found = opened(*(table[key] for key in ("network", "weights", "side", "layers"))).sha256()
         if table["sha256"] not in ("", found):

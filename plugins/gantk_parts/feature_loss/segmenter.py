@@ -25,7 +25,8 @@ class Segmenter(Method):
     generates no images.
     """
 
-    reads, weighs_lesions = ("image",), True
+    reads = ("image",)
+    weighs_lesions = True
 
     def __init__(
         self,
@@ -44,10 +45,8 @@ class Segmenter(Method):
             "head": 2,
             "activation_out": "none",
         }
-        self.network, self.cross_entropy = (
-            UNet(geometry.channels["image"], 1, geometry.dims, **shape),
-            cross_entropy,
-        )
+        self.network = UNet(geometry.channels["image"], 1, geometry.dims, **shape)
+        self.cross_entropy = cross_entropy
         for weights in (each for each in self.network.parameters() if each.ndim > 2):
             nn.init.kaiming_normal_(weights)
 
@@ -58,8 +57,10 @@ class Segmenter(Method):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Dice and cross-entropy; an image without a mask counts as without lesion."""
         found = self.network(batch["image"]).float()
-        mask, likely = batch.get("mask_image", torch.zeros_like(found)).float(), found.sigmoid()
-        shared, sizes = (likely * mask).sum(), likely.square().sum() + mask.square().sum()
+        mask = batch.get("mask_image", torch.zeros_like(found)).float()
+        likely = found.sigmoid()
+        shared = (likely * mask).sum()
+        sizes = likely.square().sum() + mask.square().sum()
         entropy = F.binary_cross_entropy_with_logits(found, mask)
         return {
             "dice": 1 - (2 * shared + 1) / (sizes + 1),
@@ -74,11 +75,9 @@ def dice_by_image(
     """For each image the Dice over all images of its patient, (N,); nan for a patient without a
     lesion.
     """
-    numbers, device, drawn = (
-        patient_numbers(patients),
-        method.progress.device,
-        masks.flatten(1) > 0.5,
-    )
+    numbers = patient_numbers(patients)
+    device = method.progress.device
+    drawn = masks.flatten(1) > 0.5
     found = torch.cat(
         [method.network(part.to(device)).cpu() > 0 for part in images.split(16)]
     ).flatten(1)
@@ -92,10 +91,8 @@ def add_dice(result: dict[str, Any], scorer: Scorer) -> None:
     records = [
         record for record in scorer.reals.records("test", "image") if scorer.reals.masked(record)
     ]
-    masks, patients = (
-        scorer.reals.masks_of(records) if records else None,
-        [record.subject for record in records],
-    )
+    masks = scorer.reals.masks_of(records) if records else None
+    patients = [record.subject for record in records]
     if masks is not None:
         values = dice_by_image(scorer.method, scorer.reals.seen(records), masks, patients)
         about = {

@@ -10,9 +10,13 @@ from torch import Tensor
 from gantk.runs.trained import Examples
 from gantk_parts.post.volumes import AIR, each_volume
 
-TISSUES, ROUNDS = 6, 30  # Gaussians of the mixture; rounds of expectation and maximisation
+# Gaussians of the mixture; rounds of expectation and maximisation
+TISSUES = 6
+ROUNDS = 30
 LEAST = 0.02  # deviation of a Gaussian, in the logarithm: no tissue is a single value
-ENOUGH, MOST = 500, 40_000  # voxels of tissue: fewer are left alone, of more an even part is taken
+# voxels of tissue: fewer are left alone, of more an even part is taken
+ENOUGH = 500
+MOST = 40_000
 
 
 class InputBiasField:
@@ -67,18 +71,18 @@ def slopes_of_field(values: Tensor, at: Tensor) -> Tensor:
     fitted by a plane.
     """
     ranks = (torch.arange(TISSUES, device=values.device) + 0.5) / TISSUES
-    means, shares = values.quantile(ranks), torch.full_like(ranks, 1 / TISSUES)
-    deviations, slopes = (
-        torch.full_like(ranks, float(values.std()) / TISSUES + LEAST),
-        values.new_zeros(3),
-    )
+    means = values.quantile(ranks)
+    shares = torch.full_like(ranks, 1 / TISSUES)
+    deviations = torch.full_like(ranks, float(values.std()) / TISSUES + LEAST)
+    slopes = values.new_zeros(3)
     ridge = 1e-3 * len(values) * torch.eye(3, device=values.device)
     for _ in range(ROUNDS):
         even = values - at @ slopes
         apart = (even[:, None] - means) / deviations
         belongs = (shares.log() - deviations.log() - apart.square() / 2).softmax(1)
         count = belongs.sum(0).clamp_min(1e-6)
-        shares, means = count / count.sum(), (belongs * even[:, None]).sum(0) / count
+        shares = count / count.sum()
+        means = (belongs * even[:, None]).sum(0) / count
         deviations = (
             ((belongs * (even[:, None] - means).square()).sum(0) / count).sqrt().clamp_min(LEAST)
         )

@@ -45,9 +45,12 @@ class AgreeingSlices:
         # share of the range: windows whose input varies less are replaced by their mean
         floor: Positive = 0.01,
     ):
-        self.dims, self.strength, self.smooth = dims, strength, smooth
+        self.dims = dims
+        self.strength = strength
+        self.smooth = smooth
         span = range[1] - range[0]
-        self.least, self.level = (floor * span) ** 2, range[0] + AIR * span
+        self.least = (floor * span) ** 2
+        self.level = range[0] + AIR * span
 
     def __call__(self, images: Tensor, examples: Examples) -> Tensor:
         """Filter the images volume by volume; UserError where there is no input as the guide."""
@@ -71,20 +74,23 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
     """
     if not jump(made, level) > wanted:
         return 0.0
-    low, high = 0.0, 1.0
+    low = 0.0
+    high = 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high)
-            if jump(torch.lerp(made, filtered, middle), level) > wanted
-            else (low, middle)
-        )
+        if jump(torch.lerp(made, filtered, middle), level) > wanted:
+            low = middle
+            high = high
+        else:
+            low = low
+            high = middle
     return high
 
 
 def guided(made: Tensor, given: Tensor, least: float) -> Tensor:
     """Guided filter: `made` (C, D, H, W) as a linear function of `given` in windows of 3 a side."""
-    guide, output = window_mean(given), window_mean(made)
+    guide = window_mean(given)
+    output = window_mean(made)
     variance = window_mean(given.square()) - guide.square()
     slope = (window_mean(given * made) - guide * output) / (variance.clamp_min(0) + least)
     return window_mean(slope) * given + window_mean(output - slope * guide)

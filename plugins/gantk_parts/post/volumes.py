@@ -37,7 +37,8 @@ def each_volume(
     if dims == 3:
         return torch.stack([changed(*pair) for pair in zip(images, inputs, strict=True)])
     spots = list(map(spot, examples.records)) or [("", number) for number in range(len(images))]
-    done, order = images.clone(), sorted(range(len(images)), key=spots.__getitem__)
+    done = images.clone()
+    order = sorted(range(len(images)), key=spots.__getitem__)
     for _, group in groupby(order, key=lambda number: spots[number][0]):
         places = list(group)
         done[places] = changed(

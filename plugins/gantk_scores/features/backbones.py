@@ -26,7 +26,9 @@ from gantk_scores.features.timm_networks import timm_model
 WHERE = "evaluate.metrics"
 SIDE = 224  # pixels, unless the file or the recipe states another size
 WEIGHTS = (".pt", ".pth", ".ts", ".safetensors", ".bin", ".ckpt", ".tar")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where timm states none
+# ImageNet's, where timm states none
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
@@ -49,7 +51,9 @@ class Backbone(nn.Module):
         file: Path | None = None,
     ):
         super().__init__()
-        self.network, self.channels, self.size = network, channels, tuple(size)
+        self.network = network
+        self.channels = channels
+        self.size = tuple(size)
         self.suffix = "_" + re.sub(r"[^\w.-]+", "-", file.stem if file else name)
         self.what = "-".join(
             [name] * bool(name) + ([file.name, fingerprint(file)] if file else ["pretrained"])
@@ -148,10 +152,12 @@ def timm_backbone(
         )
         raise UserError(what, where=WHERE, remedy=remedy)
     path = None if weights is None else found_file(weights)
-    network = (
-        timm_model(name, "pretrained", num_classes=0) if path is None else timm_with(name, path)
-    )
-    config, channels = network.pretrained_cfg, network.state_dict()[_stem(network)].shape[1]
+    if path is None:
+        network = timm_model(name, "pretrained", num_classes=0)
+    else:
+        network = timm_with(name, path)
+    config = network.pretrained_cfg
+    channels = network.state_dict()[_stem(network)].shape[1]
     size = config.get("input_size", (3, SIDE, SIDE))[1:] if side is None else (side, side)
     scale = mean or config.get("mean", MEAN), std or config.get("std", STD)
     return Backbone(
@@ -166,7 +172,8 @@ def timm_with(name: str, path: Path) -> nn.Module:
     Removes a prefix of all names (`module.`, `backbone.`); children may be numbered in order, as in
     nn.Sequential; further weights in the file, such as a classifier's, are ignored.
     """
-    state, network = read_state(path, WHERE), timm_model(name, "random", num_classes=0)
+    state = read_state(path, WHERE)
+    network = timm_model(name, "random", num_classes=0)
     own_names = tuple(
         key for key in network.state_dict() if not key.endswith("num_batches_tracked")
     )
@@ -191,10 +198,8 @@ def timm_with(name: str, path: Path) -> nn.Module:
         )
         raise UserError(what, where=WHERE, remedy=remedy)
     names, prefix = fits[0]
-    weights, stem = (
-        {own: state[prefix + key] for own, key in zip(own_names, names, strict=True)},
-        _stem(network),
-    )
+    weights = {own: state[prefix + key] for own, key in zip(own_names, names, strict=True)}
+    stem = _stem(network)
     channels = weights[stem].shape[1:2]
     if channels not in ((), network.state_dict()[stem].shape[1:2]):
         network = timm_model(name, "random", num_classes=0, in_chans=channels[0])

@@ -21,7 +21,9 @@ class Inception(nn.Module):
     them.
     """
 
-    channels, what, suffix = 3, "inception-2048", ""
+    channels = 3
+    what = "inception-2048"
+    suffix = ""
     # metrics published with it; they use it by default if its weights are on this machine
     published = ("kid", "fid")
 

@@ -78,9 +78,10 @@ def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
-    cached = (
-        try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
-    )
+    if config.hf_hub_id:
+        cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    else:
+        cached = None
     own = weights_file(name) or (Path(cached) if isinstance(cached, str) else None)
     if own is not None:
         return _from_file(name, own, options)

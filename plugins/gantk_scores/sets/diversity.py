@@ -24,7 +24,9 @@ class Diversity:
     """
 
     sets = True
-    name, unit, higher_is_better = "diversity", "", None
+    name = "diversity"
+    unit = ""
+    higher_is_better = None
 
     def __init__(
         self,
@@ -34,7 +36,8 @@ class Diversity:
         # 1 - MS-SSIM (at least 11 pixels a side), or mean difference
         distance: Literal["ms_ssim", "l1"] = "ms_ssim",
     ):
-        self.distance, self.similarity = distance, MSSSIM(data_range, dims)
+        self.distance = distance
+        self.similarity = MSSSIM(data_range, dims)
         self.definition = (
             f"diversity/{'1-ms_ssim' if distance == 'ms_ssim' else 'l1'}/relative-to-real-images"
         )
@@ -60,14 +63,14 @@ class Diversity:
         """((P, 2) indices, (P,) distances) of pairs of different patients; of any pairs if there is
         one patient.
         """
-        pairs, values = different_pairs(group.patients), []
+        pairs = different_pairs(group.patients)
+        values = []
         for part in np.array_split(pairs, max(1, -(-len(pairs) // 32))):
             x, y = (group.images[torch.as_tensor(part[:, side])].float() for side in (0, 1))
-            alike = (
-                self.similarity(x, y)
-                if self.distance == "ms_ssim"
-                else 1 - (x - y).abs().flatten(1).mean(1)
-            )
+            if self.distance == "ms_ssim":
+                alike = self.similarity(x, y)
+            else:
+                alike = 1 - (x - y).abs().flatten(1).mean(1)
             values.append((1 - alike).double().cpu().numpy())
         return pairs, np.concatenate(values)
 

@@ -41,11 +41,9 @@ class Radiomics:
             what = f"the metric 'frd' needs frd-score and pyradiomics, and there is no {error.name}"
             raise UserError(what, where="evaluate.metrics", remedy=INSTALL) from error
         setVerbosity(logging.CRITICAL)
-        self.data_range, self.files, self.extract = (
-            data_range,
-            SimpleITK,
-            frd.process_image_mask_pair,
-        )
+        self.data_range = data_range
+        self.files = SimpleITK
+        self.extract = frd.process_image_mask_pair
         self.extractor = frd.get_feature_extractor("v1", image_dim=dims)
 
     def __call__(self, images: Tensor) -> np.ndarray:
@@ -75,8 +73,11 @@ class Frd:
     of the same size only. UserError for fewer than 8.
     """
 
-    sets, published = True, ("frd",)
-    name, unit, higher_is_better = "frd", "", False
+    sets = True
+    published = ("frd",)
+    name = "frd"
+    unit = ""
+    higher_is_better = False
 
     @staticmethod
     def at_hand() -> bool:
@@ -93,7 +94,8 @@ class Frd:
         enough(self.name, test, fake, least=LEAST)
         sides = [group.vectors(self.network) for group in (test, fake)]
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean, deviation = np.nanmean(sides[0], 0), np.nanstd(sides[0], 0)
+            mean = np.nanmean(sides[0], 0)
+            deviation = np.nanstd(sides[0], 0)
             real, made = ((side - mean) / deviation for side in sides)
         # frd-score leaves these images out, and then these features
         whole = [~np.isnan(side).any(1) for side in sides]

@@ -22,7 +22,9 @@ class MSSSIM(PairMetric):
     scale is 176 pixels wide.
     """
 
-    name, unit, higher_is_better = "ms_ssim", "", True
+    name = "ms_ssim"
+    unit = ""
+    higher_is_better = True
     in_mask = None
     smallest = 2 * RADIUS + 1
 
@@ -40,5 +42,6 @@ class MSSSIM(PairMetric):
             if scale == len(weights) - 1:
                 found = found * luminance[0] / luminance[1]
             score = score * region_mean(found, None).clamp_min(0) ** (weight / sum(weights))
-            output, reference = shrink(output, 2), shrink(reference, 2)
+            output = shrink(output, 2)
+            reference = shrink(reference, 2)
         return score

@@ -39,7 +39,8 @@ class Prdc(InFeatures):
 
     k: Count = 5  # the neighbour at a ball's radius; 5 in Naeem et al., 3 in Kynkaanniemi et al.
 
-    kind, higher_is_better = "prdc", True
+    kind = "prdc"
+    higher_is_better = True
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -65,11 +66,10 @@ class Prdc(InFeatures):
             details = {"if_alike": alike[name]} if name in alike else {}
             details |= {"warning": WARNING} if few else {}
             low, high = (None, None) if ci95 is None else (float(end[place]) for end in ci95)
-            interval = (
-                None
-                if low == high
-                else (max(0.0, low), high if name == "density" else min(1.0, high))
-            )
+            if low == high:
+                interval = None
+            else:
+                interval = (max(0.0, low), high if name == "density" else min(1.0, high))
             scores[name + self.network.suffix] = Score(
                 float(values[place]), interval, len(fake), definition, details
             )
@@ -81,8 +81,10 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
     and (F,).
     """
     middle = real.mean(0)  # centred, because distances between vectors far from 0 lose digits
-    real, fake = real - middle, fake - middle
-    between, inside = squared_distances(real, fake), [squared_distances(x, x) for x in (real, fake)]
+    real = real - middle
+    fake = fake - middle
+    between = squared_distances(real, fake)
+    inside = [squared_distances(x, x) for x in (real, fake)]
     for away in inside:
         np.fill_diagonal(away, np.inf)  # a vector is not its own neighbour
 
@@ -92,7 +94,8 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
         away = between[np.ix_(*kept)]
         # number of real images' (closed) balls around each fake
         held = (away <= radii[0][:, None]).sum(0)
-        recall, coverage = (away <= radii[1]).any(1).mean(), (away.min(1) <= radii[0]).mean()
+        recall = (away <= radii[1]).any(1).mean()
+        coverage = (away.min(1) <= radii[0]).mean()
         return np.array([(held > 0).mean(), recall, held.mean() / k, coverage])
 
     return shares

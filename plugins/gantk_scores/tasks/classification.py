@@ -49,7 +49,10 @@ class Judge:
     side: LearntSide = 64  # side in pixels to which images are resized
     seed: Seed = 0  # of the classifier's weights and of the order of its batches
 
-    sets, name, unit, higher_is_better = True, "", "", True
+    sets = True
+    name = ""
+    unit = ""
+    higher_is_better = True
 
     def answers(self, images: Tensor, labels: Tensor, classes: int, asked: Tensor) -> np.ndarray:
         """Train a classifier on images (N, C, *size), labels (N,); returns probabilities (N,
@@ -62,11 +65,13 @@ class Judge:
         ]
 
         def make() -> nn.Module:
-            channels, small = pictures.shape[1], self.backbone == "small"
+            channels = pictures.shape[1]
+            small = self.backbone == "small"
             options = {"seed": self.seed, "num_classes": 0, "in_chans": channels}
-            body = (
-                SmallConv(channels) if small else timm_model(self.backbone, self.weights, **options)
-            )
+            if small:
+                body = SmallConv(channels)
+            else:
+                body = timm_model(self.backbone, self.weights, **options)
             width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
             return (
                 nn.Sequential(body, nn.Linear(width, classes))
@@ -122,7 +127,9 @@ class Classification(Judge):
     # steps of 16 images for each of three classifiers; on one core 0.05 s each, resnet18 0.3 s
     steps: Count = 300
 
-    baselines, needs_classes, name = False, True, "classification"
+    baselines = False
+    needs_classes = True
+    name = "classification"
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         train, test, fake = (
@@ -173,14 +180,16 @@ class Classification(Judge):
         definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
         if not folds:
             return Score(None, None, len(test), f"{definition}/not-computed: {TOO_FEW}")
-        found, truth = [], []
+        found = []
+        truth = []
         for learn, asked in folds:
             own, true = (
                 torch.searchsorted(torch.tensor(classes), group.labels) for group in (learn, asked)
             )
             found.append(self.answers(learn.images, own, len(classes), asked.images))
             truth.append(true.numpy())
-        found, truth = np.concatenate(found), np.concatenate(truth)
+        found = np.concatenate(found)
+        truth = np.concatenate(truth)
         patients = [patient for _, asked in folds for patient in asked.patients]
 
         def row(statistic: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Any]:
@@ -188,7 +197,8 @@ class Classification(Judge):
             return {"value": statistic(found, truth), "ci95": list(ci95) if ci95 else None}
 
         accuracy = row(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
-        best, details = row(balanced_accuracy), {"accuracy": accuracy, "auroc": row(area_under_roc)}
+        best = row(balanced_accuracy)
+        details = {"accuracy": accuracy, "auroc": row(area_under_roc)}
         return Score(best["value"], best["ci95"], len(test), definition, details)
 
 
@@ -202,7 +212,8 @@ class TwoSample(Judge):
     least as many right answers by guessing.
     """
 
-    name, higher_is_better = "two_sample", False
+    name = "two_sample"
+    higher_is_better = False
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         from scipy.special import bdtrc
@@ -213,7 +224,8 @@ class TwoSample(Judge):
         # a fake translated from a patient's other contrast reveals the patient
         test = apart(test, known)
         train = apart(apart(train, test), fake)
-        count, tested = min(len(train), len(known)), min(len(test), len(asked))
+        count = min(len(train), len(known))
+        tested = min(len(test), len(asked))
         if min(count, tested) < 2:
             sizes = f"{len(train)} and {len(test)} real, {len(fake)} made"
             raise UserError(
@@ -223,7 +235,8 @@ class TwoSample(Judge):
             )
         learned = torch.cat([_spread(group, count).images for group in (train, known)])
         real, made = (_spread(group, tested) for group in (test, asked))
-        labels, truth = torch.arange(2).repeat_interleave(count), np.repeat([0, 1], tested)
+        labels = torch.arange(2).repeat_interleave(count)
+        truth = np.repeat([0, 1], tested)
         found = self.answers(learned, labels, 2, torch.cat([real.images, made.images]))
         names = [*(patient or f"real {i}" for i, patient in enumerate(real.patients))]
         names += [f"made {i}" for i in range(tested)]
@@ -248,7 +261,8 @@ class SmallConv(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        widths, layers = (channels, 16, 32, 64, 128), []
+        widths = (channels, 16, 32, 64, 128)
+        layers = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [
                 nn.Conv2d(before, after, 3, padding=1, bias=False),
@@ -293,10 +307,8 @@ def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
     """A mask (N,), bool, of the images of `train` that show no patient of `test` and are not copies
     of its images.
     """
-    patients, seen = (
-        set(test.patients) - {""},
-        {image.cpu().numpy().tobytes() for image in test.images},
-    )
+    patients = set(test.patients) - {""}
+    seen = {image.cpu().numpy().tobytes() for image in test.images}
     both = zip(train.patients, train.images, strict=True)
     keep = [
         patient not in patients and image.cpu().numpy().tobytes() not in seen
@@ -348,7 +360,8 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
     areas = [np.nan] if len(labels) < 2 else []
     # with two classes both areas are equal
     for label in labels[1:] if probabilities.shape[1] == 2 else labels:
-        inside, scores = truth == label, probabilities[:, label]
+        inside = truth == label
+        scores = probabilities[:, label]
         more = scores[inside][:, None] - scores[~inside]
         areas.append((more > 0).mean() + (more == 0).mean() / 2 if more.size else np.nan)
     return float(np.mean(areas))

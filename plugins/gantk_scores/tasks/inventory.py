@@ -47,8 +47,12 @@ class Inventory:
     segmenter: str | None = None
     seed: Seed = 0  # of the segmenter's weights and of the order of its batches
 
-    sets, needs_masks, baselines = True, True, False
-    name, unit, higher_is_better = "inventory", "", False
+    sets = True
+    needs_masks = True
+    baselines = False
+    name = "inventory"
+    unit = ""
+    higher_is_better = False
 
     @property
     def definition(self) -> str:
@@ -60,7 +64,8 @@ class Inventory:
                 "no made image belongs to an input with a lesion mask", where="evaluate.metrics"
             )
         known = fake.masks.flatten(1).isfinite().all(1)
-        find, fakes = self._segmenter(train), chosen(fake, known)
+        find = self._segmenter(train)
+        fakes = chosen(fake, known)
         inputs = fake.inputs[known.cpu()] if fake.inputs is not None else None
         before = find(inputs) > 0 if self.segmenter and inputs is not None else fakes.masks > 0
         rows = inventory(before, find(fakes.images) > 0, self.least)
@@ -74,9 +79,10 @@ class Inventory:
             rows[:, 3],
         ]
         estimates = [estimate(each, fakes.patients) for each in values]
-        blind = (
-            {"warning": BLIND.format(real[0])} if real[0] is not None and real[0] > MISSED else {}
-        )
+        if real[0] is not None and real[0] > MISSED:
+            blind = {"warning": BLIND.format(real[0])}
+        else:
+            blind = {}
         about = zip(NAMES, estimates, real, strict=True)
         return {
             name: Score(one.value, one.ci95, len(fakes), how, {"real": same} | blind)
@@ -115,10 +121,8 @@ def inventory(before: Tensor, after: Tensor, least: int = 1) -> np.ndarray:
 
     def alone(mask: np.ndarray, other: np.ndarray) -> tuple[int, int]:
         parts, _ = label(mask)
-        sizes, shared = (
-            np.bincount(parts.ravel()),
-            np.bincount(parts[other].ravel(), minlength=parts.max() + 1),
-        )
+        sizes = np.bincount(parts.ravel())
+        shared = np.bincount(parts[other].ravel(), minlength=parts.max() + 1)
         counted = sizes[1:] >= least
         return int(counted.sum()), int((counted & (shared[1:] == 0)).sum())
 

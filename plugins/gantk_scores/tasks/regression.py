@@ -38,7 +38,10 @@ class Regression:
         steps: Count = 300,  # training steps of 8 images (2 volumes)
         seed: Seed = 0,  # of the weights and of the order of the batches
     ):
-        self.dims, self.low, self.high, self.runtime = dims, float(low), float(high), runtime
+        self.dims = dims
+        self.low = float(low)
+        self.high = float(high)
+        self.runtime = runtime
         pairs = [(source.detach().float(), target.detach().float()) for source, target in pairs]
         sizes = sorted({tuple(image.shape[1:]) for pair in pairs for image in pair})
         if len(sizes) != 1:
@@ -53,7 +56,8 @@ class Regression:
             source, target = mirrored([source, target], generator)
             target = runtime.place(self._scaled(target), dims)
             with runtime.autocast():
-                output, known = network(self._seen(source)), target.isfinite()
+                output = network(self._seen(source))
+                known = target.isfinite()
                 return (
                     (output.float() - target.nan_to_num()).abs() * known
                 ).sum() / known.sum().clamp_min(1)

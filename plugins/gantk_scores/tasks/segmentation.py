@@ -49,8 +49,11 @@ class Segmentation:
     teach: bool = False
     seed: Seed = 0  # of the segmenter's weights and of the order of its batches
 
-    sets, needs_masks = True, True
-    name, unit, higher_is_better = "segmentation", "", True
+    sets = True
+    needs_masks = True
+    name = "segmentation"
+    unit = ""
+    higher_is_better = True
 
     def __post_init__(self) -> None:
         side = SIDE[self.dims] if self.side is None else self.side
@@ -149,13 +152,11 @@ class Segmenter:
     """
 
     def __init__(self, dims: int, steps: int, side: int, seed: int, data_range: float):
-        self.dims, self.steps, self.side, self.seed, self.data_range = (
-            dims,
-            steps,
-            side,
-            seed,
-            data_range,
-        )
+        self.dims = dims
+        self.steps = steps
+        self.side = side
+        self.seed = seed
+        self.data_range = data_range
 
     @property
     def definition(self) -> str:
@@ -172,10 +173,8 @@ class Segmenter:
             picked = torch.multinomial(
                 share, BATCH[self.dims], replacement=True, generator=generator
             )
-            image, mask = (
-                images[picked.to(images.device)],
-                drawn[picked.to(drawn.device)].to(images.device),
-            )
+            image = images[picked.to(images.device)]
+            mask = drawn[picked.to(drawn.device)].to(images.device)
             image, mask = mirrored([self._seen(image), self._shrunk(mask)], generator)
             return dice_loss(network(image), mask)
 
@@ -189,7 +188,8 @@ class Segmenter:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Segment images; returns lesion masks (N, 1, *size), bool."""
-        mode, masks = "bilinear" if self.dims == 2 else "trilinear", []
+        mode = "bilinear" if self.dims == 2 else "trilinear"
+        masks = []
         with torch.autocast(images.device.type, enabled=False):
             for part in images.split(max(1, PASS // self._seen(images[:1])[0, 0].numel())):
                 answer = self.network(self._seen(part))
@@ -219,5 +219,6 @@ def dice_loss(answers: Tensor, masks: Tensor) -> Tensor:
     first hundred steps.
     """
     likely = answers.sigmoid()
-    shared, sizes = (likely * masks).sum(), likely.square().sum() + masks.square().sum()
+    shared = (likely * masks).sum()
+    sizes = likely.square().sum() + masks.square().sum()
     return 1 - (2 * shared + 1) / (sizes + 1)

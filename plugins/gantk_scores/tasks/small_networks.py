@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from gantk.inference.windows import padded
 from gantk.plugin.spec import bind_or_raise
 
-WIDTH, DEPTH = 16, 3  # of the small U-Net
+# of the small U-Net
+WIDTH = 16
+DEPTH = 3
 BATCH = {2: 8, 3: 2}  # images per training step, by dimensions
 RATE = 5e-3  # Adam's learning rate
 

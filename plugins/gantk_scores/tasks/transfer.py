@@ -38,7 +38,9 @@ class Transfer(Judge):
 
     steps: Count = 300  # steps of 16 images; on one core 0.05 s each, resnet18 0.3 s
 
-    baselines, uses_masks, name = False, True, "transfer"
+    baselines = False
+    uses_masks = True
+    name = "transfer"
 
     def expect_data(self, data: Data) -> None:
         """Set the data that the classifier is trained on; UserError where a domain has too few
@@ -79,17 +81,17 @@ class Transfer(Judge):
         """Real training images of patients not in `asked`, and their labels: 1 for domain `to`,
         else 0.
         """
-        images, names, labels = [], [], []
+        images = []
+        names = []
+        labels = []
         for letter in ("a", "b"):
             records = [record for record in self.data.splits["train"] if record.domain == letter]
             records = spread(records, fitting(MOST // 2, BYTES // 2, self.data.table.size))
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
             names += [record.subject for record in records]
             labels += [int(letter == to)] * len(records)
-        group, labels = (
-            ImageGroup(torch.stack(images) - self.data.range[0], names),
-            torch.tensor(labels),
-        )
+        group = ImageGroup(torch.stack(images) - self.data.range[0], names)
+        labels = torch.tensor(labels)
         keep = torch.stack([strangers(group, other) for other in asked]).all(0)
         if len(labels[keep].unique()) < 2:
             what = (
@@ -104,7 +106,8 @@ class Transfer(Judge):
 
     def _kept(self, fake: ImageGroup) -> Score:
         """The SSIM of translations and inputs, outside the inputs' lesions."""
-        metric, outside = SSIM(self.data_range, self.dims), None
+        metric = SSIM(self.data_range, self.dims)
+        outside = None
         if fake.masks is not None:
             outside = 1 - widened(fake.masks.nan_to_num(0.0).float(), EDGE).to(fake.images.device)
         ssim = estimate(metric(fake.images, fake.inputs, outside).cpu().numpy(), fake.patients)

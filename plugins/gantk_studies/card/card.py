@@ -40,7 +40,8 @@ def write_card(
             expect_file(file, where)
     path = find_model(run, say)
     record = RunRecord(path)
-    facts, asked = facts_of(record), tomllib.loads(ITEMS.read_text("utf-8"))
+    facts = facts_of(record)
+    asked = tomllib.loads(ITEMS.read_text("utf-8"))
     items = [
         _answer_item(guideline, item, facts) for guideline, each in asked.items() for item in each
     ]
@@ -69,7 +70,8 @@ def score_table(found: dict[str, Any]) -> str:
     """A Markdown table of metrics.json: each score with its interval, beside the best baseline's
     score.
     """
-    rows, names = [], dict(zip("ab", found.get("domains") or "ab", strict=False))
+    rows = []
+    names = dict(zip("ab", found.get("domains") or "ab", strict=False))
     for direction, metrics in (found.get("metrics") or {}).items():
         way = " to ".join(names.get(letter, letter) for letter in direction.split("_to_"))
         for name, row in metrics.items():
@@ -87,9 +89,9 @@ def score_table(found: dict[str, Any]) -> str:
             )
             beside = f"{_number(others[best])} ({best})" if best else "-"
             rows.append((way, name, _number(row), row.get("n") or "-", beside))
-    return (
-        markdown_table(HEADS, rows) if rows else "It was not scored: the run has no metrics.json."
-    )
+    if rows:
+        return markdown_table(HEADS, rows)
+    return "It was not scored: the run has no metrics.json."
 
 
 def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:
@@ -101,11 +103,9 @@ def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str
 def _number(row: dict[str, Any]) -> str:
     ends = row.get("ci95") or [None]
     interval = "" if None in ends else " [{:.4g}, {:.4g}]".format(*ends)
-    return (
-        "-"
-        if row.get("value") is None
-        else f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
-    )
+    if row.get("value") is None:
+        return "-"
+    return f"{row['value']:.4g}{interval} {row.get('unit') or ''}".rstrip()
 
 
 def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:

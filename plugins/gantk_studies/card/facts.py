@@ -96,7 +96,9 @@ def _join(*parts: str | None) -> str:
 
 
 def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
-    data, sets, counts = run.recipe.get("data") or {}, run.split.get("splits") or {}, []
+    data = run.recipe.get("data") or {}
+    sets = run.split.get("splits") or {}
+    counts = []
     for name in ("train", "validation", "test", "set_aside", "left_out"):
         if images := sets.get(name):
             people = {
@@ -143,27 +145,24 @@ def _weights(run: Run) -> Iterator[str]:
 
 
 def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
-    method, train, about = (
-        run.recipe.get("method") or {},
-        run.recipe.get("train") or {},
-        run.environment,
-    )
-    speed, best = (
-        run.metrics.get("speed") or {},
-        (run.recipe.get("evaluate") or {}).get("checkpoint") == "best",
-    )
-    spent = (
-        f"{speed.get('steps')} steps in {duration(speed['seconds'])}"
-        if speed.get("seconds")
-        else ""
-    )
-    memory = (
-        f"peak memory {speed['peak_memory_gib']:.2f} GiB" if speed.get("peak_memory_gib") else ""
-    )
+    method = run.recipe.get("method") or {}
+    train = run.recipe.get("train") or {}
+    about = run.environment
+    speed = run.metrics.get("speed") or {}
+    best = (run.recipe.get("evaluate") or {}).get("checkpoint") == "best"
+    if speed.get("seconds"):
+        spent = f"{speed.get('steps')} steps in {duration(speed['seconds'])}"
+    else:
+        spent = ""
+    if speed.get("peak_memory_gib"):
+        memory = f"peak memory {speed['peak_memory_gib']:.2f} GiB"
+    else:
+        memory = ""
     packages = [
         f"{name} {version}" for name, version in (about.get("packages") or {}).items() if version
     ]
-    version, python = about.get("gantk") or noted.get("gantk"), about.get("python")
+    version = about.get("gantk") or noted.get("gantk")
+    python = about.get("python")
     start = Path(train["start"]).name if train.get("start") else ""
     return {
         "technique": (
@@ -194,23 +193,20 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(run: RunRecord) -> dict[str, Any]:
-    found, results, definitions, tests, power, not_beaten, groups = (
-        run.metrics,
-        [],
-        {},
-        [],
-        [],
-        [],
-        [],
-    )
+    found = run.metrics
+    results = []
+    definitions = {}
+    tests = []
+    power = []
+    not_beaten = []
+    groups = []
     for key, rows in (found.get("metrics") or {}).items():
         for name, row in rows.items():
             definitions[f"{name}: {row.get('definition')}"] = row
-            ends = (
-                " [{:.4g}, {:.4g}]".format(*row["ci95"])
-                if None not in (row.get("ci95") or [None])
-                else ""
-            )
+            if None not in (row.get("ci95") or [None]):
+                ends = " [{:.4g}, {:.4g}]".format(*row["ci95"])
+            else:
+                ends = ""
             if row.get("value") is not None:
                 results.append(
                     f"{run.label(key)} {name} {row['value']:.4g}{ends} (n={row.get('n')})"

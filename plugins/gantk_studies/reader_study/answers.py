@@ -62,7 +62,9 @@ def load(
             where="STUDY",
             remedy="name what `gantk study new` wrote",
         )
-    digest, accepted, problems = sha256_of(file), {}, []
+    digest = sha256_of(file)
+    accepted = {}
+    problems = []
     for path in map(Path, answers):
         try:
             if not (said := read(path, ANSWERS, "ask the reader to save again")):
@@ -91,7 +93,8 @@ def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
     """A reader's answers with their questions; ValueError for impossible answers. A rating of 3 is
     half right.
     """
-    asked, kind = np.array(key["readers"][said["reader"]]), key["kind"]
+    asked = np.array(key["readers"][said["reader"]])
+    kind = key["kind"]
     places, answer, seconds = (
         np.array([one[x] for one in said["answers"]]) for x in ("question", "answer", "seconds")
     )

@@ -155,7 +155,8 @@ def chosen(
         raise UserError(
             what, where="--pairs", remedy=f"--pairs {len(patients)}" if patients else "name others"
         )
-    order, before = [*map(int, rng.permutation(len(patients)))], Counter()
+    order = [*map(int, rng.permutation(len(patients)))]
+    before = Counter()
     turns = [before.update([patients[place]]) or before[patients[place]] for place in order]
     return [couples[order[n]] for n in np.argsort(turns, kind="stable")[:pairs]]
 
@@ -208,13 +209,14 @@ def of_run(
             where="RUN",
             remedy="translate yours: --real and --fake",
         )
-    method, data = model.method, data_of(model.run, model.model.data, type(model.method))
-    directions, reals = method.directions(), RealImages(data, "cpu")
-    letter = (
-        model.domain(to)
-        if directions or to not in (None, model.model.data.domains[0])
-        else method.reads[0]
-    )
+    method = model.method
+    data = data_of(model.run, model.model.data, type(model.method))
+    directions = method.directions()
+    reals = RealImages(data, "cpu")
+    if directions or to not in (None, model.model.data.domains[0]):
+        letter = model.domain(to)
+    else:
+        letter = method.reads[0]
     source = OTHER[letter] if directions else letter
     sides = (reals.records(split, side) for side in (letter, source))
     couples = [(pair[letter], pair[source]) for pair in data.pairs(split)] or [
@@ -232,7 +234,8 @@ def of_run(
         labels = [record.label if method.conditional else None for record in records]
         made = [model.sample(1, int(rng.integers(2**31)), label)[0] for label in labels]
         made = list(map(model.intensity[letter].forward, made))
-    real, names = windows(reals.shown(records), tuple(made[0].shape[1:])), model.contrasts(letter)
+    real = windows(reals.shown(records), tuple(made[0].shape[1:]))
+    names = model.contrasts(letter)
     first = model.part(letter, to).start or 0  # of several contrasts one is shown; or all colours
     shown = slice(first, first + 1) if names[1:] else slice(None)
     images = np.stack([[plane(image[shown]) for image in each] for each in (real, made)], axis=1)

@@ -32,7 +32,8 @@ def score_study(
     UserError if no file is scored.
     """
     key, rows, problems = load(study, answers)
-    kind, count = key["kind"], len(key["cases"])
+    kind = key["kind"]
+    count = len(key["cases"])
     readers = {name: reader_row(kind, one) for name, one in rows.items()}
     pooled = {"accuracy": over_both(accuracy, rows.values(), count)[0]}
     if kind == "rating":
@@ -146,20 +147,24 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
     labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
     if len(rows) < 2 or labels.shape[1] < 2:
         return None
-    value, count = fleiss(labels), labels.shape[1]
+    value = fleiss(labels)
+    count = labels.shape[1]
     ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), [*map(str, range(count))], DRAWS)
     fleiss_row = {"value": None if np.isnan(value) else value, "ci95": ci95, "n": count}
-    weights, cohen = "quadratic" if kind == "rating" else None, {}
+    weights = "quadratic" if kind == "rating" else None
+    cohen = {}
     for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
-        cohen[f"{one}, {other}"] = (
-            float(cohen_kappa_score(a, b, weights=weights)) if len({*a, *b}) > 1 else None
-        )
+        if len({*a, *b}) > 1:
+            cohen[f"{one}, {other}"] = float(cohen_kappa_score(a, b, weights=weights))
+        else:
+            cohen[f"{one}, {other}"] = None
     return {"fleiss": fleiss_row, "cohen": cohen, "cohen_weights": weights}
 
 
 def fleiss(labels: np.ndarray) -> float:
     """Fleiss' kappa (1971) of (readers, items) categories; nan where all are equal."""
     counts = np.stack([(labels == each).sum(0) for each in np.unique(labels)], 1)
-    n, expected = len(labels), ((counts.sum(0) / counts.sum()) ** 2).sum()
+    n = len(labels)
+    expected = ((counts.sum(0) / counts.sum()) ** 2).sum()
     observed = ((counts**2).sum(1) - n).mean() / (n * (n - 1))
     return float((observed - expected) / (1 - expected)) if expected < 1 else np.nan

@@ -71,7 +71,8 @@ def embedded(run: Path, stem: str) -> dict[str, Any]:
     affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
     packed = {}
     for kind, each in voxels.items():
-        low, step = float(each.min()), float(np.ptp(each)) / LEVELS or 1.0
+        low = float(each.min())
+        step = float(np.ptp(each)) / LEVELS or 1.0
         image = nibabel.Nifti1Image(
             ((each[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16), affine
         )

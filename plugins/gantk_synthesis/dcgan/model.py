@@ -56,8 +56,11 @@ class DCGAN(Method):
         adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)
-        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
-        self.latent, self.critic, self.noise = latent, critic, noise
+        self.conditional = conditional
+        self.classes = geometry.known_classes(conditional)
+        self.latent = latent
+        self.critic = critic
+        self.noise = noise
         channels = geometry.channels["image"]
         self.generator = DCGANGenerator(
             latent + self.classes,
@@ -143,7 +146,8 @@ class DCGAN(Method):
             layer.reset_running_stats()
             layer.momentum = None  # a plain mean over all batches
             layer.train()
-        noise, labels = self._noise(NORM_IMAGES, seed=0), None
+        noise = self._noise(NORM_IMAGES, seed=0)
+        labels = None
         if self.classes:
             shares = (self.shown + 1) / (self.shown + 1).sum()
             places = (torch.arange(NORM_IMAGES, device=shares.device) * GOLDEN + 0.5) % 1
@@ -181,11 +185,9 @@ class DCGAN(Method):
         return self._random((len(batch["image"]), self.latent), device=batch["image"].device)
 
     def _random(self, shape: tuple[int, ...], **where: Any) -> Tensor:
-        return (
-            torch.randn(shape, **where)
-            if self.noise == "normal"
-            else torch.rand(shape, **where) * 2 - 1
-        )
+        if self.noise == "normal":
+            return torch.randn(shape, **where)
+        return torch.rand(shape, **where) * 2 - 1
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """Generate images from noise, concatenated with the one-hot class: the first layer learns a
@@ -207,7 +209,8 @@ class Judge:
 
     def __init__(self, method: DCGAN, label: Tensor | None):
         self.batch_independent = getattr(method.discriminator, "batch_independent", True)
-        self._method, self._label = method, label
+        self._method = method
+        self._label = label
 
     def __call__(self, image: Tensor) -> Tensor:
         return self._method._judge(image, self._label)

@@ -54,7 +54,8 @@ class DCGANGenerator(nn.Module):
         ends: tuple[float, float] = (-1.0, 1.0),
     ):
         super().__init__()
-        dims, count = len(size), b.doublings(size, "a DCGAN generator")
+        dims = len(size)
+        count = b.doublings(size, "a DCGAN generator")
         b.check_levels(
             attention, 1, count, f", doublings before an image of {' x '.join(map(str, size))}"
         )
@@ -109,11 +110,11 @@ class DCGANDiscriminator(b.Network):
         spectral: bool = False,  # spectral norm of every convolution (Miyato et al., 2018)
     ):
         super().__init__()
-        self.dims, self.depth, self.halvings = dims, depth, depth - (first_stride == 1)
-        filters, strides = (
-            [width * min(2**level, 8) for level in range(depth)],
-            [first_stride] + [2] * (depth - 1),
-        )
+        self.dims = dims
+        self.depth = depth
+        self.halvings = depth - (first_stride == 1)
+        filters = [width * min(2**level, 8) for level in range(depth)]
+        strides = [first_stride] + [2] * (depth - 1)
         layers = discriminators.halvings(
             dims, in_channels, filters, strides, norm, affine, spectral
         )

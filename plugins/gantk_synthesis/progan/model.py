@@ -69,13 +69,15 @@ class ProGAN(Method):
         super().__init__(geometry)
         levels = levels_of(geometry.size)
         self.shares = _checked_shares(shares, levels)
-        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
-        self.latent, self.fade, self.drift, self.critic = latent, fade, drift, critic
-        filters, channels, dims = (
-            filters_at(levels, base, width),
-            geometry.channels["image"],
-            geometry.dims,
-        )
+        self.conditional = conditional
+        self.classes = geometry.known_classes(conditional)
+        self.latent = latent
+        self.fade = fade
+        self.drift = drift
+        self.critic = critic
+        filters = filters_at(levels, base, width)
+        channels = geometry.channels["image"]
+        dims = geometry.dims
         self.g = Generator(channels, dims, filters, latent, self.classes)
         self.d = Discriminator(channels, dims, filters, self.classes)
         self.adversarial = adversarial()
@@ -99,7 +101,8 @@ class ProGAN(Method):
         """
         first = max(0, len(self.shares) - steps)  # every level from here on gets at least one step
         shares = self.shares[first:] if steps else self.shares[-1:]
-        spare, total = max(0, steps - len(shares)), sum(shares)
+        spare = max(0, steps - len(shares))
+        total = sum(shares)
         edges = [
             0,
             *(
@@ -128,7 +131,9 @@ class ProGAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """The adversarial loss of images from new noise."""
-        alpha, level, label = self._fade_in(), self._growth.level, batch.get("label")
+        alpha = self._fade_in()
+        level = self._growth.level
+        label = batch.get("label")
         real = batch["image"]
         fake = self.g(torch.randn(len(real), self.latent, device=real.device), level, alpha, label)
         batch["fake"] = fake.detach()
@@ -142,14 +147,17 @@ class ProGAN(Method):
         """The discriminator's adversarial loss, the penalty if the adversarial loss has one, and
         drift.
         """
-        alpha, level, label = self._fade_in(), self._growth.level, batch.get("label")
+        alpha = self._fade_in()
+        level = self._growth.level
+        label = batch.get("label")
         real = faded(batch["image"], alpha)
         if "fake" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake"] = self.g(
                     torch.randn(len(real), self.latent, device=real.device), level, alpha, label
                 )
-        real, fake = self.augment(real), self.augment(batch["fake"])
+        real = self.augment(real)
+        fake = self.augment(batch["fake"])
         logits, of_fakes = self._judged(real, fake, label)
         self.augment.observe(logits)
         losses = {"adversarial": self.adversarial.discriminator(logits, of_fakes)}
@@ -177,7 +185,8 @@ class ProGAN(Method):
         """A function from noise (n, latent), and labels (n,) if conditional, to images at the
         current level.
         """
-        level, alpha = int(self.level), self.alpha if float(self.alpha) < 1 else None
+        level = int(self.level)
+        alpha = self.alpha if float(self.alpha) < 1 else None
 
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
             made = self.g(noise, level, alpha, label)
@@ -203,7 +212,8 @@ class ProGAN(Method):
         computed for each separately, as in the paper: over both together it would reveal the
         mixture.
         """
-        alpha, level = self.alpha if self._growth.fade else None, self._growth.level
+        alpha = self.alpha if self._growth.fade else None
+        level = self._growth.level
         if not self.batched:
             return self.d(real, level, alpha, label), self.d(fake, level, alpha, label)
         labels = None if label is None else torch.cat([label, label])

@@ -45,7 +45,8 @@ class Generator(nn.Module):
 
     def __init__(self, channels: int, dims: int, filters: list[int], latent: int, classes: int = 0):
         super().__init__()
-        self.dims, self.classes = dims, classes
+        self.dims = dims
+        self.classes = classes
         # The paper's 4x4 convolution of a 1x1 map, as a linear layer; He's constant is that of the
         # convolution.
         area = SMALLEST**dims
@@ -67,7 +68,8 @@ class Generator(nn.Module):
         """Images of 4 * 2**level pixels a side; `alpha`, a scalar, fades from the level below (0)
         to this one (1).
         """
-        x, below = self._first(latent, label), None
+        x = self._first(latent, label)
+        below = None
         for grow, refine in zip(self.grow[:level], self.refine[:level], strict=True):
             below = x
             x = pixel_norm(leaky(grow.after_doubling(x)))

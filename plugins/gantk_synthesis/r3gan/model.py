@@ -53,12 +53,11 @@ class R3GAN(Method):
         adapt: Fraction = 0.0,
     ):
         super().__init__(geometry)
-        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
-        self.latent, self.gamma, self.gamma_end = (
-            latent,
-            gamma,
-            gamma if gamma_end is None else gamma_end,
-        )
+        self.conditional = conditional
+        self.classes = geometry.known_classes(conditional)
+        self.latent = latent
+        self.gamma = gamma
+        self.gamma_end = gamma if gamma_end is None else gamma_end
         options = dict(width=width, blocks=blocks, expand=expand, group=group, plain=plain)
         channels = geometry.channels["image"]
         self.g = Generator(
@@ -76,16 +75,15 @@ class R3GAN(Method):
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """How far each fake stays behind its real partner."""
-        real, label = self._real(batch), batch.get("label")
+        real = self._real(batch)
+        label = batch.get("label")
         noise = torch.randn(len(real), self.latent, device=real.device)
         fake = self._generate(noise, label)
         # once for both phases: changes are dear
         real, seen = self.augment(torch.cat([real, fake])).split(len(real))
-        batch["fake"], batch["seen_real"], batch["seen_fake"] = (
-            fake.detach(),
-            real.detach(),
-            seen.detach(),
-        )
+        batch["fake"] = fake.detach()
+        batch["seen_real"] = real.detach()
+        batch["seen_fake"] = seen.detach()
         with torch.no_grad():
             of_real = self.d(batch["seen_real"], label)
         return {"adversarial": pairing(self.d(seen, label), of_real)}

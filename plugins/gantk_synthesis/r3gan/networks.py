@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gantk.nets import blocks as b
 
 HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
-POINT, HALVE = partial(b.conv, kernel=1), partial(b.conv, kernel=4, stride=2, padding=1)
+POINT = partial(b.conv, kernel=1)
+HALVE = partial(b.conv, kernel=4, stride=2, padding=1)
 DOUBLE = partial(b.upsample, "resize")  # pixels repeated, and a 3x3 convolution
 leaky = partial(F.leaky_relu, negative_slope=0.2)
 
@@ -76,7 +77,9 @@ class Body(b.Network):
         self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, plain: bool
     ):
         super().__init__()
-        self.dims, self.plain, count = len(size), plain, b.doublings(size, "R3GAN")
+        self.dims = len(size)
+        self.plain = plain
+        count = b.doublings(size, "R3GAN")
         self.filters = [width * min(2**level, 8) for level in reversed(range(count + 1 - plain))]
         self.start = (self.filters[0], *(side // 2**count for side in size))
         total = blocks * len(self.filters)

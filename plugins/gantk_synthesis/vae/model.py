@@ -73,39 +73,36 @@ class VAE(Method):
                 ' "pixels"'
             )
             raise UserError(what, where="method.compare", remedy=remedy)
-        self.conditional, self.classes = conditional, geometry.known_classes(conditional)
-        self.beta, self.sigma, self.gan, self.compare, self.fitted = (
-            beta,
-            sigma,
-            gan,
-            compare,
-            prior == "fitted",
-        )
+        self.conditional = conditional
+        self.classes = geometry.known_classes(conditional)
+        self.beta = beta
+        self.sigma = sigma
+        self.gan = gan
+        self.compare = compare
+        self.fitted = prior == "fitted"
         # random numbers per sample
-        self.code, self.latent = latent, latent + (prod(geometry.size) if gan else 0)
+        self.code = latent
+        self.latent = latent + (prod(geometry.size) if gan else 0)
         # moving average of the products of (1, code)
         self.register_buffer("moments", torch.eye(latent + 1))
-        channels, size = geometry.channels["image"], geometry.size
+        channels = geometry.channels["image"]
+        size = geometry.size
         self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
         self.decoder = Decoder(
             latent + self.classes, channels, size, width, up, geometry.range, noisy=gan > 0
         )
         if gan:
-            self.discriminator, self.adversarial = (
-                Encoder(channels + self.classes, 1, size, width),
-                adversarial(),
-            )
+            self.discriminator = Encoder(channels + self.classes, 1, size, width)
+            self.adversarial = adversarial()
 
     def phases(self) -> list[Phase]:
         """Encoder and decoder together; then the discriminator, if any, on the fakes left in the
         batch.
         """
         both = Phase("autoencoder", (self.encoder, self.decoder), self.autoencoder_losses, ema=True)
-        return (
-            [both, Phase("discriminator", (self.discriminator,), self.discriminator_losses)]
-            if self.gan
-            else [both]
-        )
+        if self.gan:
+            return [both, Phase("discriminator", (self.discriminator,), self.discriminator_losses)]
+        return [both]
 
     def autoencoder_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction and divergence losses, per value compared (Kingma & Welling 2014, equation
@@ -203,7 +200,8 @@ class VAE(Method):
             self.moments
         )
         # the first column is the mean, the rest the covariance's root
-        mean, factor = factor[:, 0], factor[:, 1:]
+        mean = factor[:, 0]
+        factor = factor[:, 1:]
 
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
             code, grain = noise.tensor_split([len(mean)], 1)

@@ -32,7 +32,8 @@ class Encoder(nn.Module):
 
     def __init__(self, in_channels: int, outputs: int, size: tuple[int, ...], width: int):
         super().__init__()
-        dims, filters = len(size), filters_of(width, size)
+        dims = len(size)
+        filters = filters_of(width, size)
         self.levels = nn.ModuleList()
         for level, (inputs, wide) in enumerate(zip([in_channels, *filters], filters, strict=False)):
             layers = [b.conv(dims, inputs, wide, 4, stride=2, padding=1)]
@@ -71,8 +72,10 @@ class Decoder(nn.Module):
         noisy: bool = False,
     ):
         super().__init__()
-        dims, filters = len(size), filters_of(width, size)[::-1]
-        self.start, self.ends = (filters[0], *(side // 2 ** len(filters) for side in size)), ends
+        dims = len(size)
+        filters = filters_of(width, size)[::-1]
+        self.start = (filters[0], *(side // 2 ** len(filters) for side in size))
+        self.ends = ends
         self.project = nn.Linear(inputs, prod(self.start))
         self.doubles = nn.ModuleList()
         for wide, narrow in zip(filters, [*filters[1:], filters[-1]], strict=True):

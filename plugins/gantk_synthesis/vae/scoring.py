@@ -14,7 +14,10 @@ from gantk.metrics.references import fitting, spread
 from gantk.metrics.verdict import pair_verdict
 from gantk.runs.folder import RunFolder
 
-IMAGES, BYTES, SHOWN = 256, 2**29, 8  # most test images that are scored; their bytes; images shown
+# most test images that are scored; their bytes; images shown
+IMAGES = 256
+BYTES = 2**29
+SHOWN = 8
 
 
 def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> None:
@@ -34,7 +37,8 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     )
     if not records:
         return
-    images, made = scorer.reals.seen(records), []
+    images = scorer.reals.seen(records)
+    made = []
     labels = torch.tensor(
         [classes.get(record.label, 0) for record in records], device=scorer.runtime.device
     )
@@ -42,14 +46,16 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
         for part, label in zip(images.split(scorer.batch), labels.split(scorer.batch), strict=True):
             placed = scorer.runtime.place(part, data.table.dims)
             made.append(method.reconstruct(placed, label).float().cpu())
-    truth, output = data.centre(images), data.centre(torch.cat(made))
+    truth = data.centre(images)
+    output = data.centre(torch.cat(made))
     mean = scorer.reals.shown(others).mean(0, keepdim=True).expand_as(truth)
     metrics = [metric(high - low, data.table.dims) for metric in (PSNR, SSIM, MAE)]
     pairs = PairScorer(
         metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"]
     )
     references = References(truth, [record.subject for record in records])
-    scores, rival = pairs(output, references), pairs(mean, references)
+    scores = pairs(output, references)
+    rival = pairs(mean, references)
     result["metrics"]["reconstruction"] = pairs.rows(scores)
     result["baselines"].setdefault("mean_image", {})["reconstruction"] = pairs.rows(rival)
     result["verdict"]["reconstruction"] = pair_verdict(scores, {"mean_image": rival}, pairs.senses)

@@ -76,8 +76,10 @@ class AnyToAny(Method):
         inputs = len(self.sources) * (self.planes + 1) + len(self.targets)
         self.generator = generator(inputs, geometry.channels["b"], geometry.dims)
         self.discriminator = discriminator(inputs + self.planes, geometry.dims)
-        self.adversarial, self.l1 = adversarial(), l1
-        self.compare, self.compared = reconstruction(), reconstruction.name
+        self.adversarial = adversarial()
+        self.l1 = l1
+        self.compare = reconstruction()
+        self.compared = reconstruction.name
         self.augment = DiscriminatorAugment(augment, geometry.dims, adapt, self.adversarial)
 
     def directions(self) -> list[str]:
@@ -98,17 +100,13 @@ class AnyToAny(Method):
         forward pass.
         """
         target, kept = self.draw(batch)
-        conditions, real = (
-            self.network_input(batch["a"], kept, target),
-            self._parts(batch["b"], self.targets),
-        )
+        conditions = self.network_input(batch["a"], kept, target)
+        real = self._parts(batch["b"], self.targets)
         fake = self._parts(self.generator(conditions), self.targets)
         drawn = torch.arange(len(target), device=target.device), slice(None), target
-        batch["conditions"], batch["real"], batch["fake"] = (
-            conditions,
-            real[drawn],
-            fake[drawn].detach(),
-        )
+        batch["conditions"] = conditions
+        batch["real"] = real[drawn]
+        batch["fake"] = fake[drawn].detach()
         logits = self.discriminator(self.augment(torch.cat([conditions, fake[drawn]], 1)))
         losses = {"adversarial": self.adversarial.generator(logits)}
         if self.l1:
@@ -135,11 +133,10 @@ class AnyToAny(Method):
         Uniform over the targets and sources that the patient has, and over the number of sources to
         keep.
         """
-        present, available = (
-            self.there(batch["a"], self.sources),
-            self.there(batch["b"], self.targets),
-        )
-        rows, device = len(present), present.device
+        present = self.there(batch["a"], self.sources)
+        available = self.there(batch["b"], self.targets)
+        rows = len(present)
+        device = present.device
         # present ones come first
         target = (torch.rand(available.shape, device=device) + available).argmax(1)
         free = present & ~self.own[target]

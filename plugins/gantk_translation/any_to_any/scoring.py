@@ -23,7 +23,9 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     intensity map from them, see no more than the network. Baselines over all contrasts at once are
     removed where a contrast is both source and target, because they see the truth.
     """
-    method, data, known = scorer.method, tested.data, tested.references
+    method = scorer.method
+    data = tested.data
+    known = tested.references
     if set(method.sources) & set(method.targets):
         for rows in (*result["baselines"].values(), result["verdict"]):
             rows.pop("a_to_b", None)
@@ -33,11 +35,10 @@ def add_scores(tested: Tested, scorer: Scorer, result: dict[str, Any]) -> None:
     )
     count = fitting(BASELINE_IMAGES, BYTES // (2 * len(method.sources)), data.table.size)
     pairs = spread(data.pairs("train"), count)
-    train = (
-        {letter: scorer.reals.shown([pair[letter] for pair in pairs]) for letter in "ab"}
-        if pairs
-        else {}
-    )
+    if pairs:
+        train = {letter: scorer.reals.shown([pair[letter] for pair in pairs]) for letter in "ab"}
+    else:
+        train = {}
     for source in (*method.sources, "others"):
         alone = source != "others"
         made = tested.made

@@ -58,7 +58,9 @@ class CUT(Method):
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
         if a != b:
             what = (
                 f"cut looks at what it made with its own encoder, and the domains have {a} and {b}"
@@ -69,14 +71,17 @@ class CUT(Method):
                 where="method.name",
                 remedy="use cyclegan, dualgan or munit with identity = 0.0",
             )
-        self.g_ab, self.d_b = generator(a, b, dims), discriminator(b, dims)
+        self.g_ab = generator(a, b, dims)
+        self.d_b = discriminator(b, dims)
         channels = [a, *feature_channels(self.g_ab, a, geometry.size)]
         self.layers = check_layers(layers, len(channels))
         kept = [channels[layer] for layer in self.layers]
         self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
-        self.adversarial, self.further = adversarial(), further
+        self.adversarial = adversarial()
+        self.further = further
         self.augment_b = further.augmented(dims, self.adversarial)
-        self.weight, self.nce_identity = nce, nce_identity and nce > 0
+        self.weight = nce
+        self.nce_identity = nce_identity and nce > 0
 
     def phases(self) -> list[Phase]:
         """The generator with the contrastive heads, then the discriminator on the first phase's
@@ -101,7 +106,8 @@ class CUT(Method):
         """Adversarial and contrastive losses (equation 5), and structure losses with a weight above
         0.
         """
-        real_a, real_b = batch["a"], batch["b"]
+        real_a = batch["a"]
+        real_b = batch["b"]
         fake_b, *same_b = self.batched_forward(
             self.g_ab, real_a, *([real_b] if self.nce_identity else [])
         )

@@ -34,7 +34,8 @@ class PatchNCE(nn.Module):
         temperature: float = 0.07,
     ):
         super().__init__()
-        self.patches, self.temperature = patches, temperature
+        self.patches = patches
+        self.temperature = temperature
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width))
             for count in channels

@@ -26,7 +26,9 @@ class NMI(PairMetric):
     outputs do not lie on their inputs.
     """
 
-    name, unit, higher_is_better = "nmi", "", True
+    name = "nmi"
+    unit = ""
+    higher_is_better = True
 
     def _method(self) -> str:
         return f"{self.name}/studholme/{BINS}-bins-of-own-range"

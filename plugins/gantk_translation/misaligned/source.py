@@ -45,13 +45,12 @@ class Misaligned:
         validation: Held = 0.1,  # share of the validation set, scored while training
         seed: Seed = 0,  # of the displacement fields
     ):
-        self.part, self.size, self.pixels, self.seed = (
-            source(domains, dims, size),
-            tuple(size),
-            pixels,
-            seed,
-        )
-        self.shares, self.asks = {"test": test, "validation": validation}, ""
+        self.part = source(domains, dims, size)
+        self.size = tuple(size)
+        self.pixels = pixels
+        self.seed = seed
+        self.shares = {"test": test, "validation": validation}
+        self.asks = ""
 
     def sees(self, view: SamplingGrid) -> None:
         """Set the plane and spacing in which the wrapped source slices volumes; computed heads do
@@ -118,7 +117,8 @@ def drawn_field(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
     shift = np.broadcast_to(rng.standard_normal(dims).reshape(-1, *[1] * dims), middle.shape)
     one, other = rng.permutation(dims)[:2]
     turn = np.zeros_like(middle)
-    turn[one], turn[other] = middle[other], -middle[one]
+    turn[one] = middle[other]
+    turn[other] = -middle[one]
     points = np.stack(
         np.meshgrid(*(np.linspace(0, CONTROL - 1, side) for side in size), indexing="ij")
     )

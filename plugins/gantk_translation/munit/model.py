@@ -85,12 +85,16 @@ class MUNIT(Method):
     ):
         super().__init__(geometry)
         shape = width, downs, blocks, style_dim, mlp_dim, activation_out
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
         self.auto_a, self.auto_b = (Autoencoder(channels, dims, *shape) for channels in (a, b))
         self.d_a, self.d_b = (
             MultiScale(discriminator, channels, dims, scales) for channels in (a, b)
         )
-        self.adversarial, self.l1, self.further = adversarial(), L1(), further
+        self.adversarial = adversarial()
+        self.l1 = L1()
+        self.further = further
         self.weights = Weights(image, content, style, cycle, lesion)
         self.weighs_lesions = lesion != 1
         self.augment_a, self.augment_b = (
@@ -124,7 +128,8 @@ class MUNIT(Method):
         losses = {}
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
-            auto, own = self._auto(name), (content[name], style[name])
+            auto = self._auto(name)
+            own = (content[name], style[name])
             same, fake = self.batched_forward(
                 auto, own, (content[other], codes.drawn[name]), call=auto.decode
             )
@@ -206,7 +211,8 @@ class MUNIT(Method):
         """The losses of a fake of domain `name`, translated from the other domain's images
         (equations 2 to 4).
         """
-        weights, auto = self.weights, self._auto(name)
+        weights = self.weights
+        auto = self._auto(name)
         losses = {f"adversarial_{name}": self._adversarial(name, fake)}
         if weights.style:
             losses[f"style_{name}"] = weights.style * self.l1(auto.style(fake), codes.drawn[name])
@@ -242,7 +248,8 @@ class MUNIT(Method):
         """Add style codes to a domain's mean style, image by image, so that microbatches give the
         same mean as a whole batch: a plain mean of the first MEMORY codes, then a moving average.
         """
-        mean, seen = getattr(self, f"style_{name}"), getattr(self, f"styles_seen_{name}")
+        mean = getattr(self, f"style_{name}")
+        seen = getattr(self, f"styles_seen_{name}")
         numbers = seen + torch.arange(1, len(codes) + 1, device=codes.device)
         # each image's weight in the mean when it is added
         share = numbers.clamp_max(MEMORY).reciprocal()

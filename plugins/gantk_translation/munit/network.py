@@ -142,7 +142,8 @@ class Decoder(nn.Module):
         )
         layers: list[nn.Module] = []
         for level in range(downs, 0, -1):
-            inputs, outputs = width * 2**level, width * 2 ** (level - 1)
+            inputs = width * 2**level
+            outputs = width * 2 ** (level - 1)
             layers += [Doubling(inputs, outputs, dims), LayerNorm(outputs), nn.ReLU(inplace=True)]
         layers += [
             conv(dims, width, channels, 7, mode="reflect"),

@@ -66,7 +66,8 @@ class Pix2Pix(Regression):
         # apply them only as often as keeps this r_t (0.6 in ADA's paper); 0 = always
         adapt: Fraction = 0.0,
     ):
-        self.noise, self.classes = noise, geometry.known_classes(conditional)
+        self.noise = noise
+        self.classes = geometry.known_classes(conditional)
         options = {
             "generator": generator,
             "reconstruction": reconstruction,
@@ -85,7 +86,9 @@ class Pix2Pix(Regression):
                 where="method.l1",
                 allowed="0 or more",
             )
-        self.adversarial, self.l1, self.test_dropout = adversarial(), l1, test_dropout
+        self.adversarial = adversarial()
+        self.l1 = l1
+        self.test_dropout = test_dropout
         if test_dropout and not self.dropouts():
             what = "test_dropout keeps a generator's dropout on, and this one has none"
             raise UserError(
@@ -128,7 +131,8 @@ class Pix2Pix(Regression):
         losses = {}
         for to in self.directions():
             judge, augment = self.judge_of(to)
-            real, fake = self.pair(batch, to, batch[to]), self.pair(batch, to, batch[f"fake_{to}"])
+            real = self.pair(batch, to, batch[to])
+            fake = self.pair(batch, to, batch[f"fake_{to}"])
             losses |= self.telling_apart(
                 f"{OTHER[to]}{to}", judge, self.adversarial, real, fake, augment
             )
@@ -148,7 +152,8 @@ class Pix2Pix(Regression):
         """Run a generator; `noise` None: the fixed noise of seed 0 for every image; `label` None:
         unknown class.
         """
-        seen, size = [image], image.shape[2:]
+        seen = [image]
+        size = image.shape[2:]
         if self.noise:
             noise = self.seen_in_use.to(image) if noise is None else noise
             for axis in range(2, image.ndim):  # tile the noise over a larger image

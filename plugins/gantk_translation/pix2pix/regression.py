@@ -45,12 +45,16 @@ class Regression(Method):
             raise UserError(
                 what, where="method.lesion", allowed="above 0; 1 = like all other pixels"
             )
-        a, b, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
         self.g_ab = generator(a + beside, b, dims)
         if both:
             self.g_ba = generator(b + beside, a, dims)
-        self.both, self.lesion = both, lesion
-        self.compare, self.compared = reconstruction(), reconstruction.name
+        self.both = both
+        self.lesion = lesion
+        self.compare = reconstruction()
+        self.compared = reconstruction.name
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses) or self.compared in self.further:
             what = (

@@ -64,13 +64,11 @@ class RegGAN(Method):
         gain: Share = 0.2,
     ):
         super().__init__(geometry)
-        self.gan, self.correction, self.smoothness, self.edges, self.gain = (
-            gan,
-            correction,
-            smoothness,
-            edges,
-            gain,
-        )
+        self.gan = gan
+        self.correction = correction
+        self.smoothness = smoothness
+        self.edges = edges
+        self.gain = gain
         self.further = {part.name: part() for part in target_losses}
         if len(self.further) < len(target_losses):
             raise UserError(
@@ -78,8 +76,11 @@ class RegGAN(Method):
                 where="method.target_losses",
                 remedy="give each of them once",
             )
-        source, target, dims = geometry.channels["a"], geometry.channels["b"], geometry.dims
-        self.g_ab, self.adversarial = generator(source, target, dims), adversarial()
+        source = geometry.channels["a"]
+        target = geometry.channels["b"]
+        dims = geometry.dims
+        self.g_ab = generator(source, target, dims)
+        self.adversarial = adversarial()
         self.learned = registration == "network"
         if self.learned:
             self.r_ab = Registration(
@@ -99,22 +100,24 @@ class RegGAN(Method):
         phase.
         """
         trained = (self.g_ab, self.r_ab) if self.learned else (self.g_ab,)
-        judged = (
-            [Phase("discriminators", (self.d_b,), self.discriminator_losses)] if self.gan else []
-        )
+        if self.gan:
+            judged = [Phase("discriminators", (self.d_b,), self.discriminator_losses)]
+        else:
+            judged = []
         return [Phase("generators", trained, self.generator_losses, ema=True), *judged]
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_total = gan L_Adv + correction L_Corr + smoothness L_Smooth; L_Corr = |y - y^ o T|,
         mean over pixels.
         """
-        source, real, weight = batch["a"], batch["b"], self.edges
+        source = batch["a"]
+        real = batch["b"]
+        weight = self.edges
         fake = seen = self.translate(source, "b")
-        field = (
-            self.r_ab(fake, real)
-            if self.learned
-            else self.r_ab(source, fake.detach(), real, self.progress)
-        )
+        if self.learned:
+            field = self.r_ab(fake, real)
+        else:
+            field = self.r_ab(source, fake.detach(), real, self.progress)
         # linear ones blur, and y is sharp
         laid = moved(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")
         # where T saves little it would follow G's own errors, and G be free to make them

@@ -20,8 +20,10 @@ class Registration(b.Network):
 
     def __init__(self, channels: int, dims: int, width: int, depth: int, limit: float):
         super().__init__()
-        self.depth, self.limit = depth, limit
-        layers, inputs = [], 2 * channels
+        self.depth = depth
+        self.limit = limit
+        layers = []
+        inputs = 2 * channels
         for level in range(depth + 3):  # three at the smallest size, for a large receptive field
             filters = width * 2 ** min(level, depth - 1, 2)
             kernel = {"kernel": 4, "stride": 2, "padding": 1} if level < depth else {"kernel": 3}

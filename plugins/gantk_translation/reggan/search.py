@@ -41,12 +41,14 @@ class Search(nn.Module):
         # edges of x count to the end, or G draws outlines where it likes, and T follows
         late = progress.clamp(max=0.5)
         with torch.autocast(real.device.type, enabled=False):
-            before, after = edges(source), edges(real)
+            before = edges(source)
+            after = edges(real)
             shown = torch.cat([(1 - late) * before, late * edges(fake), fake.float()], 1)
             field = self.registered(
                 shown, torch.cat([(1 - late) * after, late * after, real.float()], 1)
             )
-            grays, others = gray_levels(source), gray_levels(real)
+            grays = gray_levels(source)
+            others = gray_levels(real)
             for _ in range(2):  # the histogram follows the field
                 joint = others.flatten(2) @ moved(grays, field).flatten(2).mT
                 shown = [before / 2, progress * fake.float(), grays, likely(joint, grays)]
@@ -100,7 +102,8 @@ def registered(
     `field` on, `steps` of Levenberg and Marquardt, reweighted, at each of `levels`, coarse to fine;
     one that does not lower the sum is not taken.
     """
-    size, dims = like.shape[2:], like.ndim - 2
+    size = like.shape[2:]
+    dims = like.ndim - 2
     field = like.new_zeros(len(like), dims, *size, dtype=torch.float32) if field is None else field
     for scale, intervals, deviation in levels:
         # volumes are halved once more
@@ -156,14 +159,16 @@ def expanded(
     """Expand what is minimised about a field's weights (N, dims, *K): them, the value (N, 1, 1),
     descent, curvature.
     """
-    dims, count = len(lines), lines[0].shape[1]
+    dims = len(lines)
+    count = lines[0].shape[1]
     field = along_axes(weights, [line.mT for line in lines])
     at = moved(image, torch.stack([field[:, n] * scale for n, scale in enumerate(scales)], 1))
     slopes = [
         slope * by
         for slope, by in zip(torch.gradient(at, dim=[*range(2, at.ndim)]), scales, strict=True)
     ]
-    apart, pull = like - at, weights.flatten(2) @ stiff
+    apart = like - at
+    pull = weights.flatten(2) @ stiff
     length = apart.square().sum(1, keepdim=True).sqrt()
     share = 1 / length.clamp_min(LEAST) / like[0, 0].numel()
     value = (
@@ -204,12 +209,11 @@ def zoom(field: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     """Fit each field's zoom about the middle of the edges `found`, weighed by them: the mean, and a
     zoom of 1.
     """
-    share, axes = found[:, : field.shape[1]].sum(1, keepdim=True), [*range(2, field.ndim)]
+    share = found[:, : field.shape[1]].sum(1, keepdim=True)
+    axes = [*range(2, field.ndim)]
     lines = [torch.arange(float(side), device=share.device) for side in share.shape[2:]]
-    places, mass = (
-        torch.stack(torch.meshgrid(*lines, indexing="ij")),
-        share.sum(axes, keepdim=True).clamp_min(1e-6),
-    )
+    places = torch.stack(torch.meshgrid(*lines, indexing="ij"))
+    mass = share.sum(axes, keepdim=True).clamp_min(1e-6)
     places = places - (places * share).sum(axes, keepdim=True) / mass
     along, whole = ((share * places * each).flatten(1).sum(1) for each in (field, places))
     return (along / whole.clamp_min(1e-6)).mean(), places

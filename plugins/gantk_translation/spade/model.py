@@ -55,9 +55,17 @@ class SPADEGAN(Method):
         l1: Weight = 0.0,  # weight of the L1 between a generated image and its truth
     ):
         super().__init__(geometry)
-        maps, images, dims = classes * geometry.channels["a"], geometry.channels["b"], geometry.dims
-        self.classes, self.style, self.grain, self.divergence = classes, style, grain, divergence
-        self.features, self.l1, self.adversarial, self.unlike = features, l1, adversarial(), L1()
+        maps = classes * geometry.channels["a"]
+        images = geometry.channels["b"]
+        dims = geometry.dims
+        self.classes = classes
+        self.style = style
+        self.grain = grain
+        self.divergence = divergence
+        self.features = features
+        self.l1 = l1
+        self.adversarial = adversarial()
+        self.unlike = L1()
         shape = {"width": width, "ups": ups, "hidden": hidden, "norm": norm}
         self.g_ab = Generator(dims, maps + style, images, **shape)
         self.e_b = Encoder(dims, images, width, style) if divergence else None
@@ -89,8 +97,10 @@ class SPADEGAN(Method):
         """Adversarial and feature losses, the mean over the scales; the styles' divergence from
         N(0, I).
         """
-        maps, real = self.planes(batch["a"]), batch["b"]
-        z, losses = torch.randn(len(real), self.style, device=real.device), {}
+        maps = self.planes(batch["a"])
+        real = batch["b"]
+        z = torch.randn(len(real), self.style, device=real.device)
+        losses = {}
         if self.e_b is not None:
             mean, log_variance = self.e_b(real).float().unbind(1)
             z = mean + (log_variance / 2).exp() * z
@@ -119,7 +129,8 @@ class SPADEGAN(Method):
         """The discriminators' losses of maps with real images and with generated ones, at each
         scale.
         """
-        maps, losses = self.planes(batch["a"]), {}
+        maps = self.planes(batch["a"])
+        losses = {}
         real, fake = (self.d_b.sizes(torch.cat([maps, batch[name]], 1)) for name in ("b", "fake_b"))
         for scale, judge in enumerate(self.d_b.judges):
             losses |= self.telling_apart(
@@ -140,7 +151,8 @@ class SPADEGAN(Method):
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """`n` images of each map, (n, N, C, *size), with styles and grains drawn with `seed`."""
-        planes, generator = self._asked(image, to), torch.Generator().manual_seed(seed)
+        planes = self._asked(image, to)
+        generator = torch.Generator().manual_seed(seed)
         shapes = (1, self.style), (1, self.geometry.channels["b"], *image.shape[2:])
         drawn = [
             [torch.randn(shape, generator=generator).to(image) for shape in shapes]
@@ -181,10 +193,12 @@ class SPADEGAN(Method):
         """Add a batch to each class's noise estimate: the mean difference of neighbours inside the
         class.
         """
-        shrink, axes = getattr(F, f"max_pool{maps.ndim - 2}d"), [0, *range(2, maps.ndim)]
+        shrink = getattr(F, f"max_pool{maps.ndim - 2}d")
+        axes = [0, *range(2, maps.ndim)]
         maps = -shrink(-maps[:, self.own], 3, 1, 1)
         # pi**0.5 / 2
-        both, steps = maps[..., 1:] * maps[..., :-1], 0.8862 * real.float().diff(dim=-1).abs()
+        both = maps[..., 1:] * maps[..., :-1]
+        steps = 0.8862 * real.float().diff(dim=-1).abs()
         self.noise += torch.stack([(both * step).sum(axes) for step in steps.split(1, 1)])
         self.pixels += both.sum(axes)
 

@@ -26,9 +26,10 @@ class SPADE(nn.Module):
     def __init__(self, dims: int, channels: int, planes: int, hidden: int, norm: str):
         super().__init__()
         batch = norm == "batch"
-        self.norm = (
-            b.BATCH_NORM[dims](channels, affine=False) if batch else b.InstanceNorm(channels)
-        )
+        if batch:
+            self.norm = b.BATCH_NORM[dims](channels, affine=False)
+        else:
+            self.norm = b.InstanceNorm(channels)
         self.seen = b.conv(dims, planes, hidden, 3, mode="replicate")
         self.modulation = b.conv(dims, hidden, 2 * channels, 3, mode="replicate")
         nn.init.zeros_(self.modulation.bias)
@@ -73,8 +74,10 @@ class Generator(b.Network):
         self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int, norm: str
     ):
         super().__init__()
-        self.ups, filters = ups, [width * min(2**level, MOST) for level in reversed(range(ups + 1))]
-        self.first, self.last = b.conv(dims, planes, filters[0], 3), b.conv(dims, width, outputs, 3)
+        self.ups = ups
+        filters = [width * min(2**level, MOST) for level in reversed(range(ups + 1))]
+        self.first = b.conv(dims, planes, filters[0], 3)
+        self.last = b.conv(dims, width, outputs, 3)
         pairs = zip([filters[0], *filters], filters, strict=False)
         self.blocks = nn.ModuleList(Block(dims, *each, planes, hidden, norm) for each in pairs)
 
@@ -101,7 +104,8 @@ class Encoder(b.Network):
         super().__init__()
         widths = zip((channels, width, 2 * width), (width, 2 * width, 4 * width), strict=True)
         layers = [(b.conv(dims, *each, 3, stride=2), nn.LeakyReLU(0.2)) for each in widths]
-        self.layers, self.codes = nn.Sequential(*sum(layers, ())), nn.Linear(4 * width, 2 * numbers)
+        self.layers = nn.Sequential(*sum(layers, ()))
+        self.codes = nn.Linear(4 * width, 2 * numbers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.codes(self.layers(b.in_layout_of(self, x)).flatten(2).mean(2)).unflatten(

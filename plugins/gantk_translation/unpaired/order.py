@@ -42,7 +42,9 @@ class Matched:
         # of outlines: a pixel further above black than this share of the range is no air
         threshold: Fraction = 0.05,
     ):
-        self.by, self.among, self.threshold = by, among, threshold
+        self.by = by
+        self.among = among
+        self.threshold = threshold
 
     def __call__(self, batches: Batches) -> Pairing:
         """The order for these batches; UserError where they are paired, or slice positions are
@@ -62,10 +64,8 @@ class Matched:
         if self.by == "outline" or (self.by == "auto" and None in heights.values()):
             heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
         elif None in heights.values():
-            what, allowed = (
-                "an image has no place in a stack of two slices or more",
-                "auto, outline",
-            )
+            what = "an image has no place in a stack of two slices or more"
+            allowed = "auto, outline"
             raise UserError(
                 what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"'
             )
@@ -73,11 +73,10 @@ class Matched:
         near = nearest(
             heights[leads], heights[follows], max(1, round(self.among * len(sets[follows])))
         )
-        shares = (
-            np.frombuffer(sets[follows].weights)
-            if sets[follows].weights
-            else np.ones(len(sets[follows]))
-        )
+        if sets[follows].weights:
+            shares = np.frombuffer(sets[follows].weights)
+        else:
+            shares = np.ones(len(sets[follows]))
         stream = sorted(sets).index(leads)
         return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
 
@@ -96,9 +95,13 @@ class Pairing:
         near: list,
         shares: np.ndarray,
     ):
-        self.seed, self.stream, self.weights, self.letters = seed, stream, weights, letters
+        self.seed = seed
+        self.stream = stream
+        self.weights = weights
+        self.letters = letters
         # similar images of the other domain, for each image; their weights
-        self.near, self.shares = near, shares
+        self.near = near
+        self.shares = shares
 
     def __call__(self, place: int) -> dict[str, int]:
         """The index of an image for each domain."""

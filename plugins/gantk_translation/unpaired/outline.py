@@ -32,8 +32,11 @@ class Outline:
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
-        self.weight, self.threshold, self.softness = weight, threshold, softness
-        self.data_range, self.black = data_range, black
+        self.weight = weight
+        self.threshold = threshold
+        self.softness = softness
+        self.data_range = data_range
+        self.black = black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
         """The loss of images (N, C, *size), 2-D or 3-D; numbers of channels may differ. The source
@@ -45,7 +48,8 @@ class Outline:
                 f"an outline is compared with that of the own source, pixel by pixel, not {shapes}"
             )
         shown, wanted = (self.above(image) for image in (output, source.detach()))
-        own, its = body(shown.detach() > 0), body(wanted > 0)
+        own = body(shown.detach() > 0)
+        its = body(wanted > 0)
         steps = shown / self.softness
         soft = 0.5 * steps / (1 + steps.abs())
         # the second term is 0 and has the gradient
@@ -66,7 +70,8 @@ def body(bright: Tensor) -> Tensor:
 
     Single bright pixels, such as noise in air, are removed first by a median over 3 pixels a side.
     """
-    pool, dims = (F.avg_pool2d if bright.ndim == 4 else F.avg_pool3d), bright.ndim - 2
+    pool = F.avg_pool2d if bright.ndim == 4 else F.avg_pool3d
+    dims = bright.ndim - 2
     kept = (pool(F.pad(bright.float(), (1,) * (2 * dims)), 3, 1) > 0.5).float()
     ways = (kept.flip(axis).cummax(axis).values.flip(axis) for axis in range(2, 2 + dims))
     return torch.stack([*(kept.cummax(axis).values for axis in range(2, 2 + dims)), *ways]).amin(0)

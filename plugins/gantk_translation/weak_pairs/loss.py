@@ -51,18 +51,20 @@ class WeakPairs:
         # longer side in pixels at which images are compared; they are registered at half of it
         side: Side = 96,
     ):
-        self.weight, self.alone, self.candidates = weight, alone, candidates
-        self.registration, self.stiffness, self.side = registration, stiffness, side
+        self.weight = weight
+        self.alone = alone
+        self.candidates = candidates
+        self.registration = registration
+        self.stiffness = stiffness
+        self.side = side
 
     def companions(self, sets: Mapping[str, Sequence[Tensor]]) -> dict[str, Companions]:
         """For each image of `a` its candidates of `b`, concatenated as channels, and for `b` those
         of `a`.
         """
         if sets["a"][0].ndim != 3:
-            what, remedy = (
-                "like images are found among slices, not volumes",
-                "leave out method.pairs",
-            )
+            what = "like images are found among slices, not volumes"
+            remedy = "leave out method.pairs"
             raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
         whole = {letter: seen(images, self.side) for letter, images in sets.items()}
         small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
@@ -158,7 +160,9 @@ class Companions:
 
     def __init__(self, other: str, like: Tensor, *moves: Tensor):
         # moves: arguments of `grid`, by image and candidate
-        self.other, self.like, self.moves = other, like, moves
+        self.other = other
+        self.like = like
+        self.moves = moves
 
     def __call__(self, index: int, sets: Mapping[str, Sequence[Tensor]]) -> Tensor:
         images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])

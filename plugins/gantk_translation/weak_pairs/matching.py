@@ -16,15 +16,21 @@ from gantk.losses.edges import blurred, edges
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
 SIX = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)  # pairs of neighbours that are compared
 # threshold of the body above black, share of the range; weight of its mask beside MIND
-BODY, BODY_WEIGHT = 0.06, 3.0
+BODY = 0.06
+BODY_WEIGHT = 3.0
 GRID = 8  # control points along a side of a deformation
 # affine and free steps of a registration; learning rate in half images
-AFFINE, FREE, RATE = 15, 25, 0.01
+AFFINE = 15
+FREE = 25
+RATE = 0.01
 RIM = 0.09  # depth of a rim, share of a side
 ZOOMS = torch.linspace(-0.04, 0.04, 8)  # none is 0, which would not blur
-TOGETHER, ROWS = 512, 256  # batch sizes: pairs registered; images compared with all others
+# batch sizes: pairs registered; images compared with all others
+TOGETHER = 512
+ROWS = 256
 # most distances of an assignment; a partner's largest distance, relative to the nearest's
-MOST, FAR = 2**25, 1.5
+MOST = 2**25
+FAR = 1.5
 
 
 def seen(images: Sequence[Tensor], side: int) -> Tensor:
@@ -62,7 +68,8 @@ def body(image: Tensor) -> Tensor:
     The rim of fluid is dark in T1 and bright in T2: with MIND alone, registered heads are 2 to 3 %
     too small or large.
     """
-    low, high = image.min(), image.max()
+    low = image.min()
+    high = image.max()
     return blurred((image > low + BODY * (high - low)).float(), 1.0)
 
 
@@ -154,7 +161,8 @@ def zoom_inside(fixed: Tensor, moving: Tensor) -> float:
     places = F.affine_grid(
         torch.eye(2, 3).expand(len(fixed), 2, 3), fixed.shape, align_corners=False
     )
-    wanted, costs = edges(blurred(fixed, 1.0)), []
+    wanted = edges(blurred(fixed, 1.0))
+    costs = []
     for zoom in ZOOMS:
         apart = edges(blurred(sampled(moving, (1 + zoom) * places), 1.0)) - wanted
         costs.append((apart.square().sum(1, keepdim=True) * inside).mean())
@@ -181,10 +189,12 @@ def explained(source: Tensor, target: Tensor, each: bool = False) -> Tensor:
     largest for aligned images of the same anatomy, in any two contrasts.
     """
     bins, groups = (10, len(source)) if each else (20, 1)
-    low, high = source.min(), source.max()
+    low = source.min()
+    high = source.max()
     shares = [(image - low) / (high - low + 1e-6) for image in (source, blurred(source, 1.5))]
     coarse, fine = ((share * (bins - 1)).round().long().view(groups, -1) for share in shares)
-    values, place = target.reshape(groups, -1), coarse * bins + fine
+    values = target.reshape(groups, -1)
+    place = coarse * bins + fine
     place = place + bins**2 * torch.arange(groups)[:, None]
     counts = torch.bincount(place.flatten(), minlength=groups * bins**2).clamp_min(1)
     means = torch.bincount(place.flatten(), values.flatten(), minlength=groups * bins**2) / counts

@@ -108,10 +108,8 @@ def explain(
 
     found, made, rise = attribution_of(model.method)
     other = attribution_of(randomised(model.method))[0]
-    correlation, magnitudes = (
-        rank_correlation(found, other),
-        rank_correlation(found.abs(), other.abs()),
-    )
+    correlation = rank_correlation(found, other)
+    magnitudes = rank_correlation(found.abs(), other.abs())
     picture = panels(*view.shown(x[0].cpu(), made, found), view.frame.range)
     result = Explanation(
         view.on_file(found), picture, correlation, magnitudes, rise, float(found.sum())
@@ -152,7 +150,8 @@ def randomised(method: Any) -> Any:
     """A copy of a method with random weights, drawn per tensor from a normal distribution of the
     same deviation.
     """
-    other, drawn = deepcopy(method), torch.Generator().manual_seed(0)
+    other = deepcopy(method)
+    drawn = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in other.parameters():
             if weight.ndim > 1:

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-RED, BLUE, OUTLINE = np.array([255, 40, 20]), np.array([30, 90, 255]), np.array([255, 210, 0])
+RED = np.array([255, 40, 20])
+BLUE = np.array([30, 90, 255])
+OUTLINE = np.array([255, 210, 0])
 FULL = 99.5  # percentile of the map's magnitudes above which colours are saturated
 
 

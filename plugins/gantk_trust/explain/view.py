@@ -39,20 +39,23 @@ class View:
     ):
         pipeline = model.pipeline(letter)
         pipeline.check_channels(given, "IMAGE")
-        self.frame, self.given = pipeline.frame, given
+        self.frame = pipeline.frame
+        self.given = given
         if self.frame.dims > given.dims:
             raise UserError(
                 f"'{given.path}' is a picture, and this model translates volumes", where="IMAGE"
             )
         self.grid = SamplingGrid(self.frame.plane, self.frame.spacing)
-        pixels, wanted = self.grid.forward(given).pixels, self._mask(mask)
+        pixels = self.grid.forward(given).pixels
+        wanted = self._mask(mask)
         self.by_slice = self.frame.dims < given.dims
         if number is not None and not self.by_slice:
             raise UserError(f"there are no slices of '{given.path}' to choose", where="--slice")
         self.places = [0] * (2 * self.frame.neighbours + 1)
         self.stack = np.moveaxis(pixels, 1, 0) if self.by_slice else pixels[None]
         if self.by_slice:
-            at, count = self._slice(number, wanted), len(self.stack)
+            at = self._slice(number, wanted)
+            count = len(self.stack)
             reach = range(at - self.frame.neighbours, at + self.frame.neighbours + 1)
             self.places = [min(max(place, 0), count - 1) for place in reach]
             wanted = None if wanted is None else wanted[at]
@@ -160,9 +163,10 @@ class View:
                 raise UserError("nothing of the mask is in this slice", where="--mask, --slice")
             return wanted
         inside = np.zeros(sides, bool)
-        parts = (
-            [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")] if text else []
-        )
+        if text:
+            parts = [re.fullmatch(r"\s*(\d+):(\d+)\s*", part) for part in text.split(",")]
+        else:
+            parts = []
         ends = [tuple(map(int, part.groups())) if part else (0, 0) for part in parts]
         fits = len(ends) in (2, len(sides)) if text else True
         if not fits or any(

@@ -15,9 +15,11 @@ from gantk.plugin.loader import registry
 from gantk.plugin.spec import Seed
 
 # pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
-FINE, COARSE = 1.0, 6.0
+FINE = 1.0
+COARSE = 6.0
 # tolerated difference: a share of the range for noise, and this factor times the local slope
-NOISE, EDGE = 0.025, 0.5
+NOISE = 0.025
+EDGE = 0.5
 BINS = 24  # intensity bins for averaging the usual output
 
 
@@ -62,7 +64,8 @@ class Suspicion:
     invents and removes again on the way back are not found.
     """
 
-    needs, scale = "", 1.0
+    needs = ""
+    scale = 1.0
 
     def __init__(
         self,
@@ -102,7 +105,8 @@ def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
     translates back.
     """
     low, high = method.geometry.range
-    span, seen = high - low, image if image.shape == output.shape else image.mean(1, keepdim=True)
+    span = high - low
+    seen = image if image.shape == output.shape else image.mean(1, keepdim=True)
     pairs = [(output, usual(output, seen, low, span)), (seen, usual(seen, output, low, span))]
     found = sum(disagreement(one.mean(1, keepdim=True), other, span) for one, other in pairs) / 2
     if len(method.directions()) == 2:

@@ -17,7 +17,9 @@ from gantk.runs.folder import Run
 from gantk.runs.schemas import Part, Preview, Step, table
 from gantk_trust.hallucination.sfrc import against_truth, candidates, planes
 
-LISTED, SHOWN = 20, 4  # patches listed per direction, and those of them that are drawn
+# patches listed per direction, and those of them that are drawn
+LISTED = 20
+SHOWN = 4
 REACH = 16  # pixels drawn on each side of a patch's centre
 KINDS = ("input", "output", "truth")
 PATCH = table(
@@ -46,7 +48,8 @@ def keep(run: Path, tested: dict[str, Tested]) -> None:
 def _listed(one: Tested) -> list[dict[str, Any]]:
     low, high = one.data.range
     images = [planes(each) for each in (one.inputs, one.made, one.references.images)]
-    depth, rows = len(images[0]) // len(one.made), []
+    depth = len(images[0]) // len(one.made)
+    rows = []
     found = against_truth(*images[1:], high - low)
     for patch in candidates(found, LISTED, REACH // 2):
         at, plane = divmod(patch["image"], depth)

@@ -30,7 +30,9 @@ class SFRC(PairMetric):
     patch would count. Volumes are processed plane by plane.
     """
 
-    name, unit, higher_is_better = "sfrc", "", False
+    name = "sfrc"
+    unit = ""
+    higher_is_better = False
 
     def __init__(
         self,
@@ -45,7 +47,10 @@ class SFRC(PairMetric):
         floor: Share = 0.08,
     ):
         super().__init__(data_range, dims)
-        self.patch, self.threshold, self.frequency, self.floor = patch, threshold, frequency, floor
+        self.patch = patch
+        self.threshold = threshold
+        self.frequency = frequency
+        self.floor = floor
         self.smallest = patch
 
     def expect_size(self, size: Sequence[int]) -> None:
@@ -61,7 +66,8 @@ class SFRC(PairMetric):
             planes(each) for each in (output, reference, *([] if mask is None else [mask.float()]))
         ]
         at = self.patch // 2
-        flagged, inside = [], []
+        flagged = []
+        inside = []
         for made, real, *known in zip(*(each.split(RESTS) for each in images), strict=True):
             rings = ring_correlation(made, real, self.patch, self.floor * self.data_range)
             flagged.append((crossing(rings, self.threshold) < self.frequency * self.patch).float())
@@ -96,13 +102,15 @@ def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Te
         patches = images.unfold(2, patch, STEP).unfold(3, patch, STEP)
         return torch.fft.rfft2((patches - patches.mean((-1, -2), keepdim=True)) * window)
 
-    rows, columns = torch.fft.fftfreq(patch) * patch, torch.fft.rfftfreq(patch) * patch
+    rows = torch.fft.fftfreq(patch) * patch
+    columns = torch.fft.rfftfreq(patch) * patch
     radius = (rows[:, None].square() + columns.square()).sqrt().round()
     # rfft2 computes only half of the plane
     twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)
     rings = ((radius == torch.arange(1, patch // 2 + 1)[:, None, None]) * twice).to(one.device)
     noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
-    a, b = spectra(one), spectra(other)
+    a = spectra(one)
+    b = spectra(other)
     common, *powers = (
         torch.einsum("ncabij,rij->nabr", each, rings) + noise
         for each in ((a * b.conj()).real, a.abs().square(), b.abs().square())
@@ -120,7 +128,8 @@ def crossing(rings: Tensor, threshold: float) -> Tensor:
     curve = torch.cat([torch.ones_like(rings[..., :1]), rings], -1)
     below = curve < threshold
     first = below.float().argmax(-1, keepdim=True).clamp_min(1)
-    high, low = curve.gather(-1, first - 1), curve.gather(-1, first)
+    high = curve.gather(-1, first - 1)
+    low = curve.gather(-1, first)
     at = first - 1 + (high - threshold) / (high - low).clamp_min(1e-6)
     return torch.where(below.any(-1), at[..., 0], float(rings.shape[-1] + 1))
 
@@ -142,10 +151,8 @@ def against_truth(
     )
     lost = 1 - rings[..., : max(1, patch // 4)].mean(-1)
     hann = torch.hann_window(patch, periodic=False, device=output.device) + 1e-3
-    weights, size = (
-        (hann[:, None] * hann).reshape(1, -1, 1),
-        [STEP * (side - 1) + patch for side in lost.shape[1:]],
-    )
+    weights = (hann[:, None] * hann).reshape(1, -1, 1)
+    size = [STEP * (side - 1) + patch for side in lost.shape[1:]]
     sums = [
         F.fold(each.flatten(1)[:, None] * weights, size, patch, stride=STEP)
         for each in (lost, torch.ones_like(lost))

@@ -19,7 +19,9 @@ from gantk.runs.schemas import Preview, table
 
 # Alarm: `copied` > COPIED with its whole interval, or with the ratio's < NEAR; or the whole of
 # `membership`'s > MEMBER.
-COPIED, NEAR, MEMBER = 0.1, 0.8, 0.6
+COPIED = 0.1
+NEAR = 0.8
+MEMBER = 0.6
 KINDS = ("made", "training", "held out")
 KEPT = table(
     "cases",
@@ -29,11 +31,10 @@ KEPT = table(
 
 def keep(run: Path, result: dict[str, Any], scorer: Any, metric: Any) -> None:
     """Add `membership_d` and the alarm to the result, and write memorisation.json."""
-    rows, letter = result["metrics"]["image"], metric.data.letters[0]
-    train, test = (
-        metric.training(),
-        scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1],
-    )
+    rows = result["metrics"]["image"]
+    letter = metric.data.letters[0]
+    train = metric.training()
+    test = scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1]
     network = getattr(scorer.method, "discriminator", None)
     if network is not None and not scorer.method.conditional and "membership" in rows:
         low, high = scorer.data.range
@@ -89,7 +90,8 @@ def _picture(image: Tensor) -> str:
     """An image (C, *size) in 0..1 as a data URI: the mean of the channels, a volume's middle plane."""
     plane = image.float().cpu().mean(0)
     plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
-    levels, times = (plane.clamp(0, 1) * 255).round().byte().numpy(), max(1, 128 // len(plane))
+    levels = (plane.clamp(0, 1) * 255).round().byte().numpy()
+    times = max(1, 128 // len(plane))
     return preview(Image.fromarray(levels.repeat(times, 0).repeat(times, 1)))
 
 

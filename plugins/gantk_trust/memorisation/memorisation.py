@@ -48,11 +48,14 @@ class Memorisation(InFeatures):
     0.8; or all of `membership`'s above 0.6.
     """
 
-    kind, higher_is_better, baselines = "memorisation", None, False
+    kind = "memorisation"
+    higher_is_better = None
+    baselines = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.name, self.definition = "memorisation", f"memorisation/{self.seen}"
+        self.name = "memorisation"
+        self.definition = f"memorisation/{self.seen}"
         # of the images scored last, those nearest to training images
         self.nearest: list[dict[str, Any]] = []
 
@@ -80,15 +83,14 @@ class Memorisation(InFeatures):
         train = self.training() if hasattr(self, "data") else train
         enough(self.name, train, test, least=LEAST)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
-        groups, found = (train, test, fake), {}
+        groups = (train, test, fake)
+        found = {}
         apart = {
             "": pixel_distances(*groups),
             "_features": feature_distances(*groups, self.network),
         }
-        real, side = (
-            [*train.patients, *test.patients],
-            np.arange(len(train) + len(test)) < len(train),
-        )
+        real = [*train.patients, *test.patients]
+        side = np.arange(len(train) + len(test)) < len(train)
         for end, (away, between) in apart.items():
 
             def scores(
@@ -100,16 +102,14 @@ class Memorisation(InFeatures):
                 )
 
             values, ends = left_out_interval(scores, real, fake.patients, least=LEAST)
-            ends = (
-                None
-                if ends is None
-                else (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
-            )
-            pairs = (
-                [None, None]
-                if ends is None
-                else [tuple(map(float, each)) for each in zip(*ends, strict=True)]
-            )
+            if ends is None:
+                ends = None
+            else:
+                ends = (np.maximum(ends[0], [-1, 0]), np.minimum(ends[1], [1, np.inf]))
+            if ends is None:
+                pairs = [None, None]
+            else:
+                pairs = [tuple(map(float, each)) for each in zip(*ends, strict=True)]
             for name, value, ci95 in zip(
                 (f"copied{end}", f"distance_ratio{end}"), values, pairs, strict=True
             ):
@@ -134,17 +134,13 @@ class Memorisation(InFeatures):
         """
         from sklearn.metrics import roc_auc_score
 
-        values, truth = (
-            np.concatenate([inside, outside]),
-            np.repeat([1, 0], [len(inside), len(outside)]),
-        )
+        values = np.concatenate([inside, outside])
+        truth = np.repeat([1, 0], [len(inside), len(outside)])
 
         def auc(at: np.ndarray) -> float:
-            return (
-                float(roc_auc_score(truth[at], values[at]))
-                if 0 < truth[at].sum() < len(at)
-                else np.nan
-            )
+            if 0 < truth[at].sum() < len(at):
+                return float(roc_auc_score(truth[at], values[at]))
+            return np.nan
 
         names = [
             f"{kind} {patient}"
@@ -162,7 +158,8 @@ def compared(
     """`copied` and `distance_ratio` from distances (F, N), (F, M) and (M, N); equal distances count
     half.
     """
-    nearest, other = training.min(1), held_out.min(1)
+    nearest = training.min(1)
+    other = held_out.min(1)
     chance = training.shape[1] / (training.shape[1] + held_out.shape[1])
     share = ((nearest < other) + 0.5 * (nearest == other)).mean()
     return float((share - chance) / (1 - chance)), float(
@@ -207,6 +204,7 @@ def feature_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup, net
     training images.
     """
     own, other, made = (group.vectors(network) for group in (train, test, fake))
-    mean, deviation = own.mean(0), np.maximum(own.std(0), 1e-6)
+    mean = own.mean(0)
+    deviation = np.maximum(own.std(0), 1e-6)
     own, other, made = (torch.from_numpy((each - mean) / deviation) for each in (own, other, made))
     return torch.cdist(made, torch.cat([own, other])).numpy(), torch.cdist(other, own).numpy()

@@ -71,7 +71,10 @@ def judge_uncertainty(
     from scipy.stats import spearmanr
 
     scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
-    scores, curves, covered, owners = [], [], [], []
+    scores = []
+    curves = []
+    covered = []
+    owners = []
     for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         varied = min(np.ptp(e), np.ptp(u)) > 0
         auroc, auroc_10 = (
@@ -108,10 +111,8 @@ def judge_uncertainty(
 
     large = {}
     if span:
-        name, images = (
-            "auroc/error-above-10-percent-of-range",
-            _by_patient(errors, uncertainties, 1, patients),
-        )
+        name = "auroc/error-above-10-percent-of-range"
+        images = _by_patient(errors, uncertainties, 1, patients)
         whole = {patient: _auroc(e > LARGE * span, u) for patient, e, u in images}
         of_whole = estimate([*whole.values()], [*whole])
         large = {
@@ -157,7 +158,8 @@ def _by_patient(errors: Map, uncertainties: Map, foreground: Map | int, patients
     )
     numbers = patient_numbers(patients)
     for number in range(len(set(numbers))):
-        e, u = errors[numbers == number], uncertainties[numbers == number]
+        e = errors[numbers == number]
+        u = uncertainties[numbers == number]
         known = (inside[numbers == number] > 0) & np.isfinite(e) & np.isfinite(u)
         if known.any():
             yield (

@@ -91,7 +91,8 @@ class Dropout(Flips):
     def spread(
         self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
     ) -> Tensor:
-        generator, outputs = torch.Generator().manual_seed(self.seed), []
+        generator = torch.Generator().manual_seed(self.seed)
+        outputs = []
         for _ in range(PASSES):
             with dropping(method, generator):
                 outputs.append(method.translate(image, to).float())
@@ -109,10 +110,8 @@ class Checkpoints(Flips):
     def spread(
         self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
     ) -> Tensor:
-        own, outputs = (
-            {name: tensor.clone() for name, tensor in method.state_dict().items()},
-            [plain],
-        )
+        own = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+        outputs = [plain]
         try:
             for weights in others:
                 method.load_state_dict(weights)
@@ -187,11 +186,10 @@ def dropping(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
 
     def drop(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
-        shape = (
-            (1, *x.shape[1:])
-            if isinstance(layer, nn.Dropout)
-            else (1, x.shape[1], *[1] * (x.ndim - 2))
-        )
+        if isinstance(layer, nn.Dropout):
+            shape = (1, *x.shape[1:])
+        else:
+            shape = (1, x.shape[1], *[1] * (x.ndim - 2))
         if (layer, shape) not in masks:
             kept = torch.rand(shape, generator=generator) >= layer.p
             masks[layer, shape] = kept.to(x.device, x.dtype) / max(
