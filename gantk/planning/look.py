@@ -207,7 +207,4 @@ def _by_headers(
         if better and other.patients >= scans.patients:
             scans = other
             own = settings
-        else:
-            scans = scans
-            own = own
     return scans

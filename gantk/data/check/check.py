@@ -22,6 +22,7 @@ from gantk.data.check.usage import (
     usage_by_recipe,
 )
 from gantk.data.dataset import without_full_collections
+from gantk.data.preparation import Record
 from gantk.data.sources.rows import READING
 from gantk.data.split.near_duplicates import sampled
 from gantk.errors import UserError, counted
@@ -30,6 +31,7 @@ from gantk.formats.contrasts import CONTRASTS
 
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
+SHARE_OF_TABLE = 0.2  # of the progress of a check, for reading the table
 
 
 @io.listed_once()
@@ -55,99 +57,156 @@ def check(
     UserError where the path does not exist or has no image; unreadable files are problems.
     """
     path = Path(path)
-    usage = None
     report = progress or (lambda share, what: None)
-    start = 0.0
     report(0.0, f"reading {path.name}")
+    usage = None
+    begun = 0.0
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        start = 0.2
-        token = READING.set(_TableProgress(path.name, report))
-        try:
-            if recipe is None:
-                usage = usage_by_guess(path, set=set)
-            else:
-                usage = usage_by_recipe(path, recipe, set)
-        finally:
-            READING.reset(token)
-        named = {
-            r.files: (r.files[0] if len(r.files) == 1 else r.files[0].parent, r)
-            for r in usage.records
-        }
-        scans = [io.Scan(place, files, r.scan_key or r.key) for files, (place, r) in named.items()]
+        begun = SHARE_OF_TABLE
+        usage = _usage_of_table(path, recipe, set, report)
+        scans = _scans_of_records(usage.records)
+    elif path.is_file():
+        scans = [io.Scan(path, (path,), path.name)]
     else:
-        scans = [io.Scan(path, (path,), path.name)] if path.is_file() else io.scans(path)
+        scans = io.scans(path)
     if not scans:
         from gantk.data.sources.source import nothing_fits
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
-    items = []
+
     count = len(scans)
-    scans = scans if every else [scans[n] for n in sampled([scan.name for scan in scans])]
+    if not every:
+        scans = [scans[n] for n in sampled([scan.name for scan in scans])]
+    items = []
     for number, scan in enumerate(scans):
-        report(start + (0.8 - start) * number / len(scans), scan.name)
+        report(begun + (0.8 - begun) * number / len(scans), scan.name)
         items.append(inspect(scan))
     problems = list(findings.broken(items))
     if len(items) < count:
-        what = (
-            f"the pixels of {len(items)} of {count} images were looked at, drawn from all of them"
-        )
-        problems.append(
-            problem("sample", "note", what, (), "--every looks at all, which takes its time")
-        )
+        problems.append(_sample_note(len(items), count))
+
     report(0.8, "the split")
     try:
-        if path.is_file() and usage is None:
-            raise UserError("no training could use one file alone")
-        usage = usage or (
-            usage_by_guess(path, items, set)
-            if recipe is None
-            else usage_by_recipe(path, recipe, set)
-        )
+        if usage is None:
+            usage = _usage_of_files(path, items, recipe, set)
         assign(usage, items)
         split_up(usage, items)
         problems += usage.problems
     except UserError as error:
         if (error.where or "").startswith("--set"):
             raise
-        # Without a recipe, too few images for a training are only a warning.
-        little = recipe is None and error.what.startswith(("no ", "only one image"))
-        what = f"no training could use this: {error.what}"
-        problems.append(problem("source", "warning" if little else "error", what, (), error.remedy))
+        problems.append(_unusable(error, guessed=recipe is None))
         for item in items:  # domains from file names alone
+            item.domains = []
             if item.name_says:
                 item.domains = [CONTRASTS.get(item.name_says, item.name_says).upper()]
-            else:
-                item.domains = []
+
     report(0.95, "comparisons")
     problems += _compare([item for item in items if item.error is None], usage)
     report(1.0, "done")
+    return _result(path, usage, items, count, problems)
+
+
+def _usage_of_table(
+    path: Path,
+    recipe: str | Path | None,
+    settings: Iterable[str],
+    report: Callable[[float, str], None],
+) -> Usage:
+    """How a training would use the rows of a CSV; its reading is reported line by line."""
+    token = READING.set(_TableProgress(path.name, report))
+    try:
+        if recipe is None:
+            return usage_by_guess(path, set=settings)
+        return usage_by_recipe(path, recipe, settings)
+    finally:
+        READING.reset(token)
+
+
+def _usage_of_files(
+    path: Path, items: Sequence[Inspected], recipe: str | Path | None, settings: Iterable[str]
+) -> Usage:
+    """How a training would use the images of a folder."""
+    if path.is_file():
+        raise UserError("no training could use one file alone")
+    if recipe is None:
+        return usage_by_guess(path, items, settings)
+    return usage_by_recipe(path, recipe, settings)
+
+
+def _scans_of_records(records: Iterable[Record]) -> list[io.Scan]:
+    """The scans that the rows of a table name, each once; a series is named by its folder."""
+    scans = {}
+    for record in records:
+        first = record.files[0]
+        place = first if len(record.files) == 1 else first.parent
+        scans[record.files] = io.Scan(place, record.files, record.scan_key or record.key)
+    return list(scans.values())
+
+
+def _sample_note(looked_at: int, count: int) -> Problem:
+    what = f"the pixels of {looked_at} of {count} images were looked at, drawn from all of them"
+    return problem("sample", "note", what, (), "--every looks at all, which takes its time")
+
+
+def _unusable(error: UserError, guessed: bool) -> Problem:
+    """The problem that no training could use the images.
+
+    Where the use was guessed, too few images for a training are only a warning.
+    """
+    too_few = guessed and error.what.startswith(("no ", "only one image"))
+    severity = "warning" if too_few else "error"
+    what = f"no training could use this: {error.what}"
+    return problem("source", severity, what, (), error.remedy)
+
+
+def _result(
+    path: Path,
+    usage: Usage | None,
+    items: Sequence[Inspected],
+    count: int,
+    problems: Sequence[Problem],
+) -> dict[str, Any]:
+    """The result of `check` as JSON."""
     splits = (usage and usage.splits) or {}
-    place = {
-        absolute(file): name
-        for name, records in splits.items()
-        for r in records
-        for file in r.files[:1]
-    }
+    split = None
+    set_of_file = {}
+    if splits:
+        sizes = {name: len(records) for name, records in splits.items()}
+        split = {"by": splits.by, "how": usage.how} | sizes
+        for name, records in splits.items():
+            for record in records:
+                for file in record.files[:1]:
+                    set_of_file[absolute(file)] = name
+
+    files = []
+    for item in items:
+        own_files = [absolute(file) for file in item.scan.files]
+        own_sets = {set_of_file[file] for file in own_files if file in set_of_file}
+        place = {
+            "domains": item.domains,
+            "patient": item.patient or None,
+            "split": sorted(own_sets),
+        }
+        files.append(item.facts | place)
     return {
         "format": FORMAT,
         "path": str(path),
         "recipe": usage and usage.recipe,
         "source": usage and usage.table.source.table() | {"path": str(path)},
         "images": count,
-        "patients": len({record.subject for record in usage.records} - {""}) if usage else 0,
+        "patients": len(_patients(usage.records)) if usage else 0,
         "domains": _domains(usage, items),
-        "split": {"by": splits.by, "how": usage.how} | {k: len(v) for k, v in splits.items()}
-        if splits
-        else None,
+        "split": split,
         "summary": _summary(usage, items, count),
         "problems": sorted(problems, key=lambda each: SEVERITIES.index(each["severity"])),
-        "files": [
-            item.facts
-            | {"domains": item.domains, "patient": item.patient or None}
-            | {"split": sorted({place[f] for f in map(absolute, item.scan.files) if f in place})}
-            for item in items
-        ],
+        "files": files,
     }
+
+
+def _patients(records: Iterable[Record]) -> set[str]:
+    """The names of the patients, without the empty name of an unknown one."""
+    return {record.subject for record in records} - {""}
 
 
 class _TableProgress:
@@ -164,7 +223,10 @@ class _TableProgress:
     def __call__(self, share: float, line: int) -> None:
         self.passes += share < self.share
         self.share = share
-        self.tell(0.2 * min(1.0, (self.passes + share) / 3), f"reading {self.name}, line {line}")
+        self.tell(
+            SHARE_OF_TABLE * min(1.0, (self.passes + share) / 3),
+            f"reading {self.name}, line {line}",
+        )
 
 
 def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
@@ -178,86 +240,92 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
         several = any("+" in domain for domain in item.domains)
         groups[tuple(item.domains), item.name_says if several else None].append(item)
         stack = tuple(item.domains), Path(item.name).parent.as_posix()
-        item.seen = replace(
-            item.seen, subject=item.patient, stack=stack, position=float(places[stack])
-        )
+        position = float(places[stack])
+        item.seen = replace(item.seen, subject=item.patient, stack=stack, position=position)
         places[stack] += 1
+
     for (domains, _), group in groups.items():
         of = f" of {' and '.join(domains)}" if domains else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
             problems += finding(group, of)
-    frequent = [
-        domain
-        for domain, _ in Counter(domain for item in items for domain in item.domains).most_common(2)
-    ]
-    problems += findings.wrong_contrast(
-        items, list(usage.names.values()) if usage else sorted(frequent)
-    )
+    problems += findings.wrong_contrast(items, _two_domains(items, usage))
     if usage and usage.recipe is not None:  # drop problems that the recipe's settings solve
-        settings = {
-            "channels": usage.table.source.options.get("channels"),
-            "spacing": usage.table.spacing,
-        }
+        table = usage.table
+        settings = {"channels": table.source.options.get("channels"), "spacing": table.spacing}
         problems = [each for each in problems if not settings.get(each["kind"])]
     return problems + list(findings.copies(items))
 
 
+def _two_domains(items: Sequence[Inspected], usage: Usage | None) -> list[str]:
+    """The domains of the use; without one the two that most images have."""
+    if usage:
+        return list(usage.names.values())
+    counts = Counter(domain for item in items for domain in item.domains)
+    return sorted(domain for domain, _ in counts.most_common(2))
+
+
 def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[str, int]]:
+    """Domain -> its numbers of files, images and patients."""
     domains = {}
     for letter, name in usage.names.items() if usage else ():
         records = [record for record in usage.records if record.domain == letter]
-        patients = {record.subject for record in records} - {""}
         domains[name] = {
             "files": sum(name in item.domains for item in items),
             "images": len(records),
+            "patients": len(_patients(records)),
         }
-        domains[name]["patients"] = len(patients)
     return domains
 
 
 def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dict[str, str]:
     """Topic -> a line of text about it."""
-
-    def shares(values: Iterable) -> str:
-        counts = Counter(map(str, values)).most_common()
-        return listed(
-            [f"{value} ({count})" if len(counts) > 1 else value for value, count in counts]
-        )
-
     readable = [item for item in items if item.error is None]
+    formats = Counter(item.facts["format"] for item in items)
+    files = ", ".join(f"{n} {name}" for name, n in formats.most_common())
+    if len(readable) < len(items):
+        files += f"; {len(items) - len(readable)} cannot be read"
     lines = {
-        "files": ", ".join(
-            f"{n} {name}" for name, n in Counter(i.facts["format"] for i in items).most_common()
-        )
+        "files": files,
+        "size": _values(" x ".join(map(str, item.facts["shape"])) for item in readable),
+        "type": _values(item.facts["dtype"] for item in readable),
     }
-    lines["files"] += (
-        f"; {len(items) - len(readable)} cannot be read" if len(readable) < len(items) else ""
-    )
-    lines["size"] = shares(" x ".join(map(str, item.facts["shape"])) for item in readable)
-    lines["type"] = shares(item.facts["dtype"] for item in readable)
     spacings = {tuple(item.facts["spacing"] or ()) for item in readable}
     if len(spacings) == 1 and spacings != {()}:
         lines["spacing"] = " x ".join(f"{step:g}" for step in spacings.pop()) + " mm"
     if usage is None:
         return lines
-    domains = _domains(usage, readable).items()
+
     lines["source"] = usage.table.source.name
-    looked = " looked at" * (len(items) < count)
-    pairs = (
-        (name, counted(e["images"], "image"), counted(e["files"], "file")) for name, e in domains
-    )
-    lines["domains"] = ", ".join(
-        f"{name}: {images}, {files}{looked}" if looked else f"{name}: {images} of {files}"
-        for name, images, files in pairs
-    )
-    lines["patients"] = str(len({record.subject for record in usage.records} - {""}) or "not known")
+    lines["domains"] = _domains_line(usage, readable, sampled=len(items) < count)
+    lines["patients"] = str(len(_patients(usage.records)) or "not known")
     if len(usage.names) == 2:
-        first, second = (
-            {r.pair for r in usage.records if r.domain == letter} - {None} for letter in "ab"
-        )
-        lines["pairs"] = f"{len(first & second)} registered" if first & second else "none known"
+        in_a = {record.pair for record in usage.records if record.domain == "a"}
+        in_b = {record.pair for record in usage.records if record.domain == "b"}
+        pairs = (in_a & in_b) - {None}
+        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
     lines["split"] = usage.how or "none"
-    left = [item.name for item in readable if not item.domains]
-    return lines | (
-        {"left out": f"{counted(left, 'file')} of no domain: {listed(left)}"} if left else {}
-    )
+    left_out = [item.name for item in readable if not item.domains]
+    if left_out:
+        lines["left out"] = f"{counted(left_out, 'file')} of no domain: {listed(left_out)}"
+    return lines
+
+
+def _values(values: Iterable[Any]) -> str:
+    """The different values, the most frequent first, with their counts where there are several."""
+    counts = Counter(map(str, values)).most_common()
+    if len(counts) == 1:
+        return listed([counts[0][0]])
+    return listed([f"{value} ({count})" for value, count in counts])
+
+
+def _domains_line(usage: Usage, items: Sequence[Inspected], sampled: bool) -> str:
+    """Each domain's numbers of images and files; of a sample, how many files were looked at."""
+    parts = []
+    for name, numbers in _domains(usage, items).items():
+        images = counted(numbers["images"], "image")
+        files = counted(numbers["files"], "file")
+        if sampled:
+            parts.append(f"{name}: {images}, {files} looked at")
+        else:
+            parts.append(f"{name}: {images} of {files}")
+    return ", ".join(parts)

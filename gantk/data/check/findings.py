@@ -287,31 +287,46 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     items = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
     first = np.array([item.domains == [domains[0]] for item in items], dtype=bool)
     views = {item.seen.thumbnails.shape for item in items}
-    if len(domains) != 2 or min(first.sum(), (~first).sum()) < ENOUGH or len(views) > 1:
+    smaller = min(first.sum(), (~first).sum())
+    if len(domains) != 2 or smaller < ENOUGH or len(views) > 1:
         return []
-    places = [np.flatnonzero(side) for side in (first, ~first)]
-    shown = np.concatenate([place[:: -(-len(place) // NEIGHBOURS)] for place in places])
-    traits = np.stack([_contrast_features(item.seen.thumbnails) for item in items])
-    # smaller numbers lose less precision in the differences of squares
-    traits -= traits.mean(axis=0)
-    squares = (traits**2).mean(axis=1)
-    distance = squares[:, None] + squares[shown] - 2 / traits.shape[1] * (traits @ traits[shown].T)
-    np.sqrt(np.maximum(distance, 1e-8, out=distance), out=distance)
+
+    neighbours = np.concatenate([_every_nth(np.flatnonzero(side)) for side in (first, ~first)])
+    features = np.stack([_contrast_features(item.seen.thumbnails) for item in items])
+    distance = _distances(features, neighbours)
     patients = np.unique([item.patient or item.name for item in items], return_inverse=True)[1]
-    distance[patients[:, None] == patients[shown]] = np.inf
-    ratio = np.full(len(items), -np.inf)
+    distance[patients[:, None] == patients[neighbours]] = np.inf
+
+    log_ratio = np.full(len(items), -np.inf)  # own distance over that to the other domain
     for side in (first, ~first):
-        own, other = (
-            np.partition(distance[side][:, each[shown]], 2, axis=1)[:, 2] for each in (side, ~side)
-        )
-        ratio[side] = [
-            np.log(x / y) if np.isfinite(x + y) else -np.inf
-            for x, y in zip(own, other, strict=True)
-        ]
-        if np.median(ratio[side]) > -0.4:  # the two domains look alike
+        own = _third_smallest(distance[side][:, side[neighbours]])
+        other = _third_smallest(distance[side][:, ~side[neighbours]])
+        known = np.isfinite(own + other)
+        log_ratio[np.flatnonzero(side)[known]] = np.log(own[known] / other[known])
+        if np.median(log_ratio[side]) > -0.4:  # the two domains look alike
             return []
-    odd = [item for item, by in zip(items, ratio, strict=True) if by > 0.25]
-    return odd if len(odd) <= FEW * min(first.sum(), (~first).sum()) else []
+    odd = [item for item, ratio in zip(items, log_ratio, strict=True) if ratio > 0.25]
+    return odd if len(odd) <= FEW * smaller else []
+
+
+def _every_nth(places: np.ndarray) -> np.ndarray:
+    """At most NEIGHBOURS of the places, at equal steps."""
+    return places[:: -(-len(places) // NEIGHBOURS)]
+
+
+def _distances(features: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """(N, M) root mean square distances of N feature vectors to the M that `neighbours` names."""
+    # smaller numbers lose less precision in the differences of squares
+    features = features - features.mean(axis=0)
+    squares = (features**2).mean(axis=1)
+    products = features @ features[neighbours].T
+    distance = squares[:, None] + squares[neighbours] - 2 / features.shape[1] * products
+    return np.sqrt(np.maximum(distance, 1e-8))
+
+
+def _third_smallest(distance: np.ndarray) -> np.ndarray:
+    """The third smallest value of each row."""
+    return np.partition(distance, 2, axis=1)[:, 2]
 
 
 def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
@@ -339,32 +354,32 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
             exact[item.seen.digest].append(item)
     groups = [group for group in exact.values() if len(group) > 1]
     if groups:
-        spare = [item for group in groups for item in group[1:]]
-        shown = listed(
-            [" = ".join(repr(item.name) for item in group[:3]) for group in groups], "; "
-        )
-        across = sum(len({tuple(item.domains) for item in group}) > 1 for group in groups)
-        what = (
-            f"{counted(spare, 'image')} of which the pixels are another's too, {across} across"
-            f" domains: {shown}"
-        )
-        yield problem(
-            "copies",
-            "warning",
-            what,
-            [i.name for group in groups for i in group],
-            "remove the copies",
-        )
+        yield _exact_copies(groups)
+
     firsts = [group[0] for group in exact.values()]
-    near = [
-        (firsts[i].name, firsts[j].name) for i, j, _ in near_copies([item.seen for item in firsts])
-    ]
+    near = []
+    for i, j, _ in near_copies([item.seen for item in firsts]):
+        near.append((firsts[i].name, firsts[j].name))
     if near:
-        what = (
-            f"{counted(near, 'pair')} of near copies:"
-            f" {listed([f'{one!r} and {other!r}' for one, other in near], '; ')}"
-        )
+        pairs = listed([f"{one!r} and {other!r}" for one, other in near], "; ")
+        what = f"{counted(near, 'pair')} of near copies: {pairs}"
         names = list(dict.fromkeys(name for pair in near for name in pair))
-        yield problem(
-            "near-copies", "warning", what, names, "remove one of each, or keep both on one side"
-        )
+        remedy = "remove one of each, or keep both on one side"
+        yield problem("near-copies", "warning", what, names, remedy)
+
+
+def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
+    """The problem of groups of images with equal pixels."""
+    spare = sum(len(group) - 1 for group in groups)
+    across = 0
+    names = []
+    equations = []
+    for group in groups:
+        across += len({tuple(item.domains) for item in group}) > 1
+        names += [item.name for item in group]
+        equations.append(" = ".join(repr(item.name) for item in group[:3]))
+    what = (
+        f"{counted(spare, 'image')} of which the pixels are another's too, {across} across"
+        f" domains: {listed(equations, '; ')}"
+    )
+    return problem("copies", "warning", what, names, "remove the copies")

@@ -5,7 +5,7 @@ images of one domain.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +77,9 @@ class Pixels:
 def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
     """Measure how well pairs fit each other, on at most 16 spread over all; None without pairs."""
     rows = []
-    for pair in pairs[:: max(1, -(-len(pairs) // PAIRS))]:
-        one, other = (_small(pair[letter].read()) for letter in "ab")
+    for pair in pairs[:: _step(len(pairs), PAIRS)]:
+        one = _small(pair["a"].read())
+        other = _small(pair["b"].read())
         rows.append((_shift(one, other), _gain(one, other)))
     return Fit(*np.median(rows, axis=0).round(2).tolist(), len(rows)) if rows else None
 
@@ -95,30 +96,42 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
     """
     if len(pairs) < FEWEST:
         return None
+    compared = [
+        (subject, rank, _small(pair["a"].read()), _small(pair["b"].read()))
+        for subject, rank, pair in _pairs_of_all_patients(pairs)
+    ]
+    shares_won = []
+    for subject, rank, image, partner in compared:
+        others = [b for other, at, _, b in compared if other != subject and at == rank]
+        if not others:
+            others = [b for other, at, _, b in compared if other == subject and abs(at - rank) == 1]
+        if others:
+            information = _information(image, partner)
+            wins = [information > _information(image, other) for other in others]
+            shares_won.append(np.mean(wins))
+    return float(np.mean(shares_won)) if shares_won else None
+
+
+def _pairs_of_all_patients(
+    pairs: Sequence[dict[str, Record]],
+) -> Iterator[tuple[str, int, dict[str, Record]]]:
+    """Yield (patient, rank, pair): at most PAIRS, as many of each patient, ordered by rank.
+
+    A patient's pairs are the middles of equal parts of the stack.
+    """
     stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
     for pair in pairs:
         stacks[pair["a"].subject].append(pair)
-    each = max(1, PAIRS // len(stacks))
-    places = [  # of each patient, as many pairs from the middles of equal parts of the stack
-        (subject, rank, own[int((rank + 0.5) * len(own) / min(each, len(own)))])
-        for subject, own in [*stacks.items()][:: max(1, -(-len(stacks) // PAIRS))]
-        for rank in range(min(each, len(own)))
-    ]
-    seen = [
-        (subject, rank, *(_small(pair[letter].read()) for letter in "ab"))
-        for subject, rank, pair in places
-    ]
-    won = []
-    for subject, rank, one, partner in seen:
-        others = [b for other, at, _, b in seen if other != subject and at == rank]
-        others = others or [
-            b for other, at, _, b in seen if other == subject and abs(at - rank) == 1
-        ]
-        least = _information(one, partner)
-        won.append(
-            np.mean([least > _information(one, other) for other in others]) if others else np.nan
-        )
-    return None if np.isnan(won).all() else float(np.nanmean(won))
+    most = max(1, PAIRS // len(stacks))
+    for subject, own in [*stacks.items()][:: _step(len(stacks), PAIRS)]:
+        count = min(most, len(own))
+        for rank in range(count):
+            yield subject, rank, own[int((rank + 0.5) * len(own) / count)]
+
+
+def _step(count: int, most: int) -> int:
+    """The step at which at most `most` of `count` things are taken."""
+    return max(1, -(-count // most))
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
@@ -136,16 +149,16 @@ def _shift(one: np.ndarray, other: np.ndarray) -> float:
     """The shift, in percent of the width, at which the edges of two images correlate best."""
     from scipy.ndimage import gaussian_gradient_magnitude
 
-    edges = (gaussian_gradient_magnitude(each, 1.0) for each in (one, other))
-    first, second = (np.fft.fft2(each - each.mean()) for each in edges)
-    most = SIDE // 8
-    near = np.fft.fftshift(np.fft.ifft2(first * second.conj()).real)
-    near = near[SIDE // 2 - most : SIDE // 2 + most + 1, SIDE // 2 - most : SIDE // 2 + most + 1]
-    return (
-        100
-        * float(np.hypot(*(np.array(np.unravel_index(near.argmax(), near.shape)) - most)))
-        / SIDE
-    )
+    spectra = []
+    for image in (one, other):
+        edges = gaussian_gradient_magnitude(image, 1.0)
+        spectra.append(np.fft.fft2(edges - edges.mean()))
+    correlation = np.fft.fftshift(np.fft.ifft2(spectra[0] * spectra[1].conj()).real)
+    farthest = SIDE // 8
+    centre = slice(SIDE // 2 - farthest, SIDE // 2 + farthest + 1)
+    near = correlation[centre, centre]
+    best = np.array(np.unravel_index(near.argmax(), near.shape)) - farthest
+    return 100 * float(np.hypot(*best)) / SIDE
 
 
 def _gain(one: np.ndarray, other: np.ndarray) -> float:
@@ -167,28 +180,36 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     stacks = {record.scan_key: record.scan for record in records if record.scan}
     images = []
     ranges = []
-    for scan in [*stacks.values()][:: max(1, -(-len(stacks) // VOLUMES))]:
-        stack = scan()[0]
-        areas = np.array([_differs(plane, stack).mean() for plane in stack])
-        full = np.flatnonzero(areas >= areas.max() / 3)
-        ranges.append((full[0] / len(areas), (full[-1] + 1) / len(areas)))
-        images += [stack[i] for i in full[:: max(1, len(full) // 6)]]
+    for scan in [*stacks.values()][:: _step(len(stacks), VOLUMES)]:
+        planes, extent = _full_planes(scan()[0])
+        images += planes
+        ranges.append(extent)
     if not stacks:
-        images = [
-            np.nan_to_num(r.read()).mean(axis=0)
-            for r in records[:: max(1, -(-len(records) // PICTURES))]
-        ]
-    differ = [_differs(image, image) for image in images]
+        for record in records[:: _step(len(records), PICTURES)]:
+            images.append(np.nan_to_num(record.read()).mean(axis=0))
+    masks = [_differs(image, image) for image in images]
+    sizes = np.array([image.shape for image in images])
     highs = [np.percentile(image - background(image), [99.5, 99.9]) for image in images]
+    mirrored = [_mirror(image, mask) for image, mask in zip(images, masks, strict=True)]
     return Pixels(
-        tuple(int(np.median([image.shape[axis] for image in images])) for axis in (0, 1)),
-        tuple(max(_reach(each, axis) for each in differ) for axis in (0, 1)),
-        tuple(np.median(ranges, axis=0).round(2).tolist()) if ranges else None,
-        float(min((image == background(image)).mean() for image in images)),
-        float(np.mean([each.mean() for each in differ])),
-        float(np.median([_mirror(*each) for each in zip(images, differ, strict=True)])),
-        float(np.median([most / max(high, 1e-9) for high, most in highs])),
+        shape=tuple(int(np.median(sizes[:, axis])) for axis in (0, 1)),
+        content=tuple(max(_reach(mask, axis) for mask in masks) for axis in (0, 1)),
+        planes=tuple(np.median(ranges, axis=0).round(2).tolist()) if ranges else None,
+        empty=float(min((image == background(image)).mean() for image in images)),
+        seen=float(np.mean([mask.mean() for mask in masks])),
+        mirror=float(np.median(mirrored)),
+        bright=float(np.median([highest / max(high, 1e-9) for high, highest in highs])),
     )
+
+
+def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, float]]:
+    """About six planes of those with at least a third of the fullest one's content, and the start
+    and end of these as shares of the stack.
+    """
+    areas = np.array([_differs(plane, stack).mean() for plane in stack])
+    full = np.flatnonzero(areas >= areas.max() / 3)
+    extent = (full[0] / len(areas), (full[-1] + 1) / len(areas))
+    return [stack[i] for i in full[:: max(1, len(full) // 6)]], extent
 
 
 def _differs(image: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected
@@ -84,78 +85,91 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
     refusal = None
     for domains in _guesses(path, items):
         try:
-            source = source_for(path, len(domains))
-            if len(domains) == 2 and source["name"] == "images":
-                continue
-            table = (
-                Recipe({"data": {"source": source, "domains": list(domains)}})
-                .override(set)
-                .data_table()
-            )
-            domains = table.domains
-            usage = _usage(
-                table, type("AnyMethod", (), {"paired": False, "reads": domain_letters(domains)})
-            )
+            usage = _usage_as(path, domains, set)
         except UserError as error:
             refusal = refusal or error
             # the domains exist but cannot be used: report that error
             if not error.what.startswith("no "):
                 break
             continue
-        if domains == ("A", "B"):
-            apart = folders_apart(
-                {
-                    x: [r.path.relative_to(path) for r in usage.records if r.domain == x]
-                    for x in "ab"
-                }
-            )
-            if not all(
-                name.endswith(letter.upper()) for letter, names in apart.items() for name in names
-            ):
-                if any(item.name_says for item in items) and all(
-                    is_volume(record.path) for record in usage.records
-                ):
-                    continue  # one contrast of two sites or groups
-                what = "no name says a contrast: taken for two domains, "
-                what += " and ".join(
-                    f"{letter.upper()} ({', '.join(names)})" for letter, names in apart.items()
-                )
-                usage.problems.append(
-                    problem("domains", "note", what, (), "classes of one domain: use 'images'")
-                )
+        if usage is None:
+            continue
+        groups = _unnamed_groups(path, usage)
+        if groups:
+            named = any(item.name_says for item in items)
+            if named and all(is_volume(record.path) for record in usage.records):
+                continue  # one contrast of two sites or groups
+            what = f"no name says a contrast: taken for two domains, {groups}"
+            remedy = "classes of one domain: use 'images'"
+            usage.problems.append(problem("domains", "note", what, (), remedy))
         return usage
     raise refusal
 
 
+def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage | None:
+    """The use of images as these domains; None where no source finds two domains."""
+    source = source_for(path, len(domains))
+    if len(domains) == 2 and source["name"] == "images":
+        return None
+    recipe = Recipe({"data": {"source": source, "domains": list(domains)}})
+    table = recipe.override(settings).data_table()
+    reads = domain_letters(table.domains)
+    return _usage(table, type("AnyMethod", (), {"paired": False, "reads": reads}))
+
+
+def _unnamed_groups(path: Path, usage: Usage) -> str:
+    """The names by which domains A and B were told apart, where these do not end in A and B."""
+    if list(usage.names.values()) != ["A", "B"]:
+        return ""
+    files = {
+        letter: [r.path.relative_to(path) for r in usage.records if r.domain == letter]
+        for letter in "ab"
+    }
+    apart = folders_apart(files)
+    if all(name.endswith(letter.upper()) for letter, names in apart.items() for name in names):
+        return ""
+    return " and ".join(f"{letter.upper()} ({', '.join(names)})" for letter, names in apart.items())
+
+
 def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]]:
-    words = [
-        item.name_says or item.header_says or item.facts.get("modality") or "" for item in items
-    ]
-    counts = Counter(CONTRASTS.get(word.lower(), word).upper() for word in words if word)
-    if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
-        del counts["MR"]
-    if path.is_file():
-        columns, rows = open_rows(path)
-        counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
-        if not counts:  # a column for each domain: those whose first cells are files, if any are
-            others = [name for name in columns if name not in TABLE_COLUMNS]
-            first = islice(open_rows(path)[1], 20)
-            named = {
-                x
-                for _, row in first
-                for x in others
-                if row.get(x) and (path.parent / row[x]).exists()
-            }
-            counts = Counter(
-                OF_FILES.sub("", name) for name in others if name in named or not named
-            )
+    """Yield the domains that images may be of, the likeliest first."""
+    is_table = path.is_file()
+    counts = _domains_in_table(path) if is_table else _domains_in_files(items)
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
     frequent.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
     if len(frequent) > 1:
         yield tuple(frequent[:2])
-    if not path.is_file():
+    if not is_table:
         yield "A", "B"
-    yield (frequent[0],) if frequent and path.is_file() else ("images",)
+    yield (frequent[0],) if frequent and is_table else ("images",)
+
+
+def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
+    """How many images are of each contrast, by their names, headers or modality."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        word = item.name_says or item.header_says or item.facts.get("modality") or ""
+        if word:
+            counts[CONTRASTS.get(word.lower(), word).upper()] += 1
+    if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
+        del counts["MR"]
+    return counts
+
+
+def _domains_in_table(path: Path) -> Counter[str]:
+    """How many rows of a table are of each domain, or its columns that name files."""
+    columns, rows = open_rows(path)
+    counts = Counter(row["domain"] for _, row in rows if row.get("domain"))
+    if counts:
+        return counts
+    # a column for each domain: those whose first cells are files, if any are
+    others = [name for name in columns if name not in TABLE_COLUMNS]
+    of_files = set()
+    for _, row in islice(open_rows(path)[1], 20):
+        for name in others:
+            if row.get(name) and (path.parent / row[name]).exists():
+                of_files.add(name)
+    return Counter(OF_FILES.sub("", name) for name in others if name in of_files or not of_files)
 
 
 def absolute(path: Path) -> str:
@@ -183,56 +197,65 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the readable records as a training would; leaks and impossible splits become problems."""
     by_recipe = usage.recipe is not None
-    table = usage.table
-    unreadable = {
-        absolute(file) for item in items if item.error is not None for file in item.scan.files
-    }
-    records = [
-        r for r in usage.records if not unreadable or unreadable.isdisjoint(map(absolute, r.files))
-    ]
-    usage.records = records  # what is counted is what a training could read
-    usage.problems += _incomplete(usage, records)
-    # Reuse fingerprints of pictures that a training would use without resampling.
-    items = items if table.dims == 2 and table.plane == "axial" and table.spacing is None else ()
-    items = [
-        item
-        for item in items
-        if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2
-    ]
-    whole = {item.scan.files: item.seen for item in items}
-    seen = {
-        r.id: placed(whole[r.files], r)
-        for r in records
-        if r.files in whole and not r.scan and not r.missing
-    }
+    _leave_out_unreadable(usage, items)
+    usage.problems += _incomplete(usage, usage.records)
+    fingerprints = _fingerprints(usage, items)
     try:
         usage.splits, usage.how = split_records(
-            records, **table.split.model_dump(), fingerprints=seen
+            usage.records, **usage.table.split.model_dump(), fingerprints=fingerprints
         )
-        usage.splits.fingerprints |= seen
+        usage.splits.fingerprints |= fingerprints
     except UserError as error:
         what = f"{'this split' if by_recipe else 'the usual split'} is not possible: {error.what}"
-        usage.problems.append(
-            problem("split", "error" if by_recipe else "warning", what, (), error.remedy)
-        )
+        severity = "error" if by_recipe else "warning"
+        usage.problems.append(problem("split", severity, what, (), error.remedy))
         return
     # no doubt about the patients
     if not any(each["kind"] == "patients" for each in usage.problems):
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
-    trained = [
-        r
-        for r in training_of(table, usage.method, usage.splits["train"])
-        if r.domain in usage.method.reads
-    ]
     try:
-        check_leakage(
-            usage.splits | {"train": trained},
-            same_patient=usage.method.paired or table.same_patient,
-        )
+        _check_leakage(usage, usage.splits)
     except UserError as error:
         kind = "same-patient" if error.where == "data.same_patient" else "leak"
         severity = "error" if by_recipe or kind == "leak" else "note"
         usage.problems.append(problem(kind, severity, error.what, (), error.remedy))
+
+
+def _leave_out_unreadable(usage: Usage, items: Sequence[Inspected]) -> None:
+    """Keep only the records that a training could read."""
+    unreadable = set()
+    for item in items:
+        if item.error is not None:
+            unreadable |= {absolute(file) for file in item.scan.files}
+    if unreadable:
+        usage.records = [
+            record for record in usage.records if unreadable.isdisjoint(map(absolute, record.files))
+        ]
+
+
+def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, str], Any]:
+    """The fingerprints, by record, of pictures that a training would use without resampling."""
+    table = usage.table
+    if table.dims != 2 or table.plane != "axial" or table.spacing is not None:
+        return {}
+    seen = {}
+    for item in items:
+        if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2:
+            seen[item.scan.files] = item.seen
+    return {
+        record.id: placed(seen[record.files], record)
+        for record in usage.records
+        if record.files in seen and not record.scan and not record.missing
+    }
+
+
+def _check_leakage(usage: Usage, splits: Splits) -> None:
+    """UserError where a training of this use would see what it is tested on."""
+    table = usage.table
+    training = training_of(table, usage.method, splits["train"])
+    trained = [record for record in training if record.domain in usage.method.reads]
+    same_patient = usage.method.paired or table.same_patient
+    check_leakage(splits | {"train": trained}, same_patient=same_patient)
 
 
 def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
@@ -241,31 +264,24 @@ def _incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
     """
     complete = complete_pairs(records)
     paired = usage.method.paired
-    for kind, error, some, words, remedy in (
-        (
-            "pairs",
-            paired,
-            [r for r in records if complete and r.pair is not None and r.pair not in complete],
-            "without a partner in the other domain",
-            "complete the pairs, or leave these out",
-        ),
-        (
-            "contrasts",
-            usage.table.missing != "mask",
-            [r for r in records if r.missing],
-            "that lack a contrast",
-            'leave them out, or set data.missing = "mask"',
-        ),
-    ):
-        names = list(dict.fromkeys(record.scan_key or record.key for record in some))
+    if complete:
+        alone = [r for r in records if r.pair is not None and r.pair not in complete]
+        names = _scan_names(alone)
         if names:
-            yield problem(
-                kind,
-                "error" if error else "warning",
-                f"{counted(names, 'image')} {words}:",
-                names,
-                remedy,
-            )
+            severity = "error" if paired else "warning"
+            what = f"{counted(names, 'image')} without a partner in the other domain:"
+            remedy = "complete the pairs, or leave these out"
+            yield problem("pairs", severity, what, names, remedy)
+    names = _scan_names([record for record in records if record.missing])
+    if names:
+        severity = "warning" if usage.table.missing == "mask" else "error"
+        what = f"{counted(names, 'image')} that lack a contrast:"
+        remedy = 'leave them out, or set data.missing = "mask"'
+        yield problem("contrasts", severity, what, names, remedy)
     if paired and not complete:
         what = "the method learns from registered pairs, and there are none"
         yield problem("pairs", "error", what, (), "give a CSV of pairs, or name images alike")
+
+
+def _scan_names(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(record.scan_key or record.key for record in records))

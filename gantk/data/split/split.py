@@ -106,39 +106,33 @@ def _as_given(
     """The sets that a file, folders or a table name; sets of `asked` that they do not name are
     drawn from train.
     """
-    given = {
-        name: [record for record in records if (record.split or "train") == name] for name in SETS
-    }
+    given: dict[str, list[Record]] = {name: [] for name in SETS}
+    for record in records:
+        given[record.split or "train"].append(record)
     origin = f"'{Path(file).name}' says" if file else "the folders or the table say"
     if not given["train"]:
+        what = f"as {origin}, this leaves no image to train on"
         if file:
-            where = "data.split.file"
-            allowed = "rows with train"
-        else:
-            where = "data.source"
-            allowed = "a train folder"
-        raise UserError(
-            f"as {origin}, this leaves no image to train on", where=where, allowed=allowed
-        )
+            raise UserError(what, where="data.split.file", allowed="rows with train")
+        raise UserError(what, where="data.source", allowed="a train folder")
+
     # Shares refer to all images, so that they are larger shares of the training images.
     whole = len(records) / len(given["train"])
-    limits = {"test": 0.5, "validation": 0.4}
-    shares = {
-        name: 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limits[name])
-        for name in limits
-    }
+    shares = {}
+    for name, limit in (("test", 0.5), ("validation", 0.4)):
+        shares[name] = 0.0 if given[name] else min(asked.get(name, 0.0) * whole, limit)
     splits, how = draw(given["train"], shares)
     named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
     if named_sets:
-        if any(shares.values()):
-            taken = f", the rest from the training images by {splits.by}"
-        else:
-            taken = ""
+        drawn_by = splits.by
         splits |= named_sets
-        empty = "".join(
-            f", no {name}" for name, share in shares.items() if not share and name not in named_sets
-        )
-        how = f"{' and '.join(named_sets)} as {origin}{taken}{empty}: {_counts(splits)}"
+        how = f"{' and '.join(named_sets)} as {origin}"
+        if any(shares.values()):
+            how += f", the rest from the training images by {drawn_by}"
+        for name, share in shares.items():
+            if not share and name not in named_sets:
+                how += f", no {name}"
+        how += f": {_counts(splits)}"
     if file:
         splits.by = "file"
     elif named_sets:
@@ -153,67 +147,84 @@ def _draw(
     seed: int,
     gap: int,
     blocks: int,
-    known,
-    folds=0,
-    fold=0,
+    known: Mapping,
+    folds: int = 0,
+    fold: int = 0,
 ) -> tuple[Splits, str]:
     """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are
     not tested.
     """
-    shares = shares | {"test": 1 / folds} if folds else shares
+    if folds:
+        shares = shares | {"test": 1 / folds}
     held_out = any(shares.values())
-    alone = len({record.subject for record in records}) == 1
     requested = by
-    by = _resolved(records, by, folds, alone and shares["test"] > 0) if held_out else "image"
-    seen = alike.fingerprints_of_unknown(records, known) if held_out and by != "patient" else []
-    near = [(i, j) for i, j, _ in alike.near_copies(seen)]
-    exact = alike.exact_copies(records) if held_out and by != "patient" else []
+    if held_out:
+        one_patient = len({record.subject for record in records}) == 1
+        by = _resolved(records, by, folds, one_patient and shares["test"] > 0)
+    else:
+        by = "image"
+    # Copies of one picture must not stand on two sides.
+    seen, near, exact = [], [], []
+    if held_out and by != "patient":
+        seen = alike.fingerprints_of_unknown(records, known)
+        near = [(i, j) for i, j, _ in alike.near_copies(seen)]
+        exact = alike.exact_copies(records)
+
+    validated = True
     if by == "block":
         places = _by_block(records, shares, seed, gap, blocks)
         sets = alike.without_copies(places, records, alike.around_held_out(exact, places) + near)
     else:
         # Copies of one picture are one unit: else a training image could also be scored.
-        kinds, unit = _units(
-            records, by, alike.first_of_copies(records, exact + near if folds else exact)
-        )
+        copies = exact + near if folds else exact
+        kinds, unit = _units(records, by, alike.first_of_copies(records, copies))
         if by == "patient":
             kinds, validated = _for_validation(kinds, shares, requested, folds)
-        else:
-            kinds = kinds
-            validated = True
-        shares = shares if validated else shares | {"validation": 0.0}
+        if not validated:
+            shares = shares | {"validation": 0.0}
         if folds:
-            place = _in_fold(kinds, shares, seed, by, folds, fold)
+            set_of_unit = _in_fold(kinds, shares, seed, by, folds, fold)
         else:
-            place = _in_sets(kinds, shares, seed, by)
-        sets = alike.with_near_copies([place[unit(record)] for record in records], records, near)
+            set_of_unit = _in_sets(kinds, shares, seed, by)
+        places = [set_of_unit[unit(record)] for record in records]
+        sets = alike.with_near_copies(places, records, near)
+    _expect_every_domain(records, sets, shares, by, folds)
+
+    how = f"by {by}: "
+    if folds:
+        how = f"fold {fold} of {folds} (0 to {folds - 1}), {how}"
+    how += _description(records, sets, by)
+    if not validated:
+        how += "; none is kept for validation, for want of patients"
+    fingerprints = {r.id: one for r, one in zip(records, seen, strict=False) if one.digest}
+    return Splits(sets, by, fingerprints=fingerprints), how
+
+
+def _expect_every_domain(
+    records: Sequence[Record], sets: Sets, shares: Mapping[str, float], by: str, folds: int
+) -> None:
+    """UserError where a set that was asked for has no image of a domain."""
+    domains = {record.domain for record in records}
     for name in SETS:
-        missing = {record.domain for record in records} - {record.domain for record in sets[name]}
+        missing = domains - {record.domain for record in sets[name]}
         if missing and shares.get(name, 1):
             what = f"no image of domain {', '.join(sorted(missing))} is left for {name}"
             remedy = "set that share to 0, ask for fewer folds, lower data.split.gap, or add data"
-            remedy = BLOCK if by == "patient" and not folds else remedy
+            if by == "patient" and not folds:
+                remedy = BLOCK
             raise UserError(what, where="data.split", remedy=remedy)
-    how = f"fold {fold} of {folds} (0 to {folds - 1}), by {by}: " if folds else f"by {by}: "
+
+
+def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
+    """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
-        patients = ", ".join(
-            f"{len({record.subject for record in sets[name]})} {name}" for name in SETS
-        )
-        how += f"{patients} patients ({_counts(sets)})"
-        how += "; none is kept for validation, for want of patients" * (not validated)
-    else:
-        left = len(records) - sum(map(len, sets.values()))
-        how += _counts(sets) + f", {left} left out beside held-out ones or as their copies" * bool(
-            left
-        )
-    return (
-        Splits(
-            sets,
-            by,
-            fingerprints={r.id: one for r, one in zip(records, seen, strict=False) if one.digest},
-        ),
-        how,
-    )
+        patients = {name: {record.subject for record in sets[name]} for name in SETS}
+        counts = ", ".join(f"{len(patients[name])} {name}" for name in SETS)
+        return f"{counts} patients ({_counts(sets)})"
+    left_out = len(records) - sum(map(len, sets.values()))
+    if left_out:
+        return f"{_counts(sets)}, {left_out} left out beside held-out ones or as their copies"
+    return _counts(sets)
 
 
 def _counts(sets: Sets) -> str:
@@ -223,7 +234,10 @@ def _counts(sets: Sets) -> str:
     for name in SETS:
         counts = [sum(record.domain == domain for record in sets[name]) for domain in domains]
         parts.append(f"{'+'.join(map(str, counts))} {name}")
-    return f"{', '.join(parts)} images" + (f" of {'+'.join(domains)}" if len(domains) > 1 else "")
+    text = f"{', '.join(parts)} images"
+    if len(domains) > 1:
+        text += f" of {'+'.join(domains)}"
+    return text
 
 
 def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str:
@@ -233,17 +247,41 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
     nameless = [record.key for record in records if not record.subject]
     known = len(nameless) < len(records)
     placed = all(record.position is not None for record in records)
-    if by == "auto" and not folds and not known:
-        return "block" if placed else "image"
-    if by == "auto" and nameless and known:
+    if by == "auto":
+        if not known and not folds:
+            return "block" if placed else "image"
+        if known:
+            _expect_patients(records, nameless, alone, placed)
+        by = "patient"
+    if folds and by == "block":
+        what = (
+            f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or"
+            " images"
+        )
+        raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
+    if by == "patient" and nameless:
+        what = "the source does not know which image is of which patient"
+        allowed = "'block' or 'image' for such images"
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME)
+    if by == "block" and not placed:
+        what = "the source does not know the order of the images"
+        allowed = "'patient' or 'image' for such images"
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME)
+    return by
+
+
+def _expect_patients(
+    records: Sequence[Record], nameless: Sequence[str], alone: bool, placed: bool
+) -> None:
+    """UserError where some images say no patient, or where all are of one and some are tested."""
+    if nameless:
         what = (
             f"{len(nameless)} of {len(records)} images say no patient, and the others do:"
             f" '{nameless[0]}'"
         )
-        raise UserError(
-            what, where="data.split.by", remedy=f"leave them out, or name theirs: {NAME}"
-        )
-    if by == "auto" and known and alone:
+        remedy = f"leave them out, or name theirs: {NAME}"
+        raise UserError(what, where="data.split.by", remedy=remedy)
+    if alone:
         what = (
             f"all images are of one patient, '{records[0].subject}', and no patient is left to be"
             " tested"
@@ -253,24 +291,6 @@ def _resolved(records: Sequence[Record], by: By, folds: int, alone: bool) -> str
         )
         remedy = f"{NAME}; else {BLOCK if placed else 'add patients'}"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
-    by = "patient" if by == "auto" else by
-    if folds and by == "block":
-        what = (
-            f"by = 'block' holds out runs of slices, and folds = {folds} deals out patients or"
-            " images"
-        )
-        raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
-    if by == "patient" and nameless:
-        what = "which image is of which patient"
-        allowed = "'block' or 'image' for such images"
-    elif by == "block" and not placed:
-        what = "the order of the images"
-        allowed = "'patient' or 'image' for such images"
-    else:
-        return by
-    raise UserError(
-        f"the source does not know {what}", where="data.split.by", allowed=allowed, remedy=NAME
-    )
 
 
 def _for_validation(
@@ -281,19 +301,19 @@ def _for_validation(
     """
     share = shares["validation"]
     largest = max(map(len, kinds))
-    count = sum(map(len, kinds))
     if largest < 2 and not folds:  # with so few patients, kinds have no meaning
         kinds = [sorted(sum(kinds, []))]
-        largest = count
-    enough = largest - -(-largest // folds) > 1 if folds else largest > 1 + (shares["test"] > 0)
-    enough &= bool(
-        requested != "auto"
-        or folds
-        or not shares["test"]
-        or largest >= FEW
-        or round(share * largest)
-    )
-    return kinds, enough or not share
+        largest = len(kinds[0])
+    if not share:
+        return kinds, True
+    if folds:
+        largest_fold = -(-largest // folds)
+        return kinds, largest - largest_fold > 1
+    tested = shares["test"] > 0
+    if largest <= 1 + tested:
+        return kinds, False
+    asked = requested != "auto" or not tested
+    return kinds, asked or largest >= FEW or round(share * largest) > 0
 
 
 # --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each
@@ -310,7 +330,7 @@ def _units(
     and so is a group of copies, represented by the `first`; kinds are the pairs, and the images of
     each domain and class.
     """
-    kinds: dict[Hashable, list] = defaultdict(list)
+    kinds: dict[Any, list] = defaultdict(list)
     if by == "patient":
         contents: dict[str, set] = defaultdict(set)
         for record in records:
@@ -318,13 +338,16 @@ def _units(
         for patient in sorted(contents):
             kinds[tuple(sorted(contents[patient]))].append(patient)
         return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
+
+    def unit(record: Record) -> Hashable:
+        name = unit_of(record)
+        return first.get(name, name)
+
     labels = {unit_of(record): record.label or "" for record in reversed(records)}
     for name in dict.fromkeys(map(unit_of, records)):
         if first.get(name, name) == name:
             kinds[name[0], labels[name]].append(name)
-    return [kinds[kind] for kind in sorted(kinds)], lambda record: first.get(
-        unit_of(record), unit_of(record)
-    )
+    return [kinds[kind] for kind in sorted(kinds)], unit
 
 
 def _in_sets(
@@ -400,34 +423,48 @@ def _by_block(
     """
     stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        stacks[record.subject, "" if record.subject else record.label or ""].append(record)
+        label = "" if record.subject else record.label or ""
+        stacks[record.subject, label].append(record)
     place: dict[int, str] = {}  # id(record) -> set; "" beside a block
     for _, stack in sorted(stacks.items()):
-        by_position = sorted(stack, key=lambda r: r.position)
-        ordered = {
-            d: [r for r in by_position if r.domain == d] for d in sorted({r.domain for r in stack})
+        slices: dict[str, list[Record]] = {
+            domain: [] for domain in sorted({r.domain for r in stack})
         }
-        partners = {r.pair for r in ordered.get("b", ())} - {None}
-        paired = any(r.pair in partners for r in ordered.get("a", ()))
-        for domain, slices in ordered.items():
-            if domain == "b" and paired:
-                of_pair = {r.pair: place[id(r)] for r in ordered["a"] if r.pair is not None}
-                names = [of_pair.get(r.pair, "train") for r in slices]
-            else:
-                # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
-                # about the same.
-                names = _runs(len(slices), shares, gap, blocks, seed)
-            held_out = [i for i, name in enumerate(names) if name not in ("train", "")]
-            beside = {j for i in held_out for j in range(i - gap, i + gap + 1)}
-            names = [
-                "" if name == "train" and i in beside else name for i, name in enumerate(names)
-            ]
-            place |= {id(record): name for record, name in zip(slices, names, strict=True)}
-        # neighbours in b's own order, whose partners in a would otherwise still be trained on
-        if paired:
-            dropped = {record.pair for record in ordered["b"] if not place[id(record)]} - {None}
-            place |= {id(record): "" for record in ordered["a"] if record.pair in dropped}
+        for record in sorted(stack, key=lambda record: record.position):
+            slices[record.domain].append(record)
+        place |= _blocks_of_stack(slices, shares, seed, gap, blocks)
     return [place[id(record)] for record in records]
+
+
+def _blocks_of_stack(
+    slices: dict[str, list[Record]], shares: dict[str, float], seed: int, gap: int, blocks: int
+) -> dict[int, str]:
+    """The set of each slice of one stack, by id(record); `slices` are each domain's, in order."""
+    partners = {record.pair for record in slices.get("b", ())} - {None}
+    paired = any(record.pair in partners for record in slices.get("a", ()))
+    place: dict[int, str] = {}
+    for domain, own in slices.items():
+        if domain == "b" and paired:
+            of_pair = {r.pair: place[id(r)] for r in slices["a"] if r.pair is not None}
+            names = [of_pair.get(record.pair, "train") for record in own]
+        else:
+            # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
+            # about the same.
+            names = _runs(len(own), shares, gap, blocks, seed)
+        held_out = [number for number, name in enumerate(names) if name not in ("train", "")]
+        for number in held_out:
+            for beside in range(max(0, number - gap), min(len(names), number + gap + 1)):
+                if names[beside] == "train":
+                    names[beside] = ""
+        for record, name in zip(own, names, strict=True):
+            place[id(record)] = name
+    if paired:
+        # neighbours in b's own order, whose partners in a would otherwise still be trained on
+        dropped = {record.pair for record in slices["b"] if not place[id(record)]} - {None}
+        for record in slices["a"]:
+            if record.pair in dropped:
+                place[id(record)] = ""
+    return place
 
 
 def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int) -> list[str]:
@@ -488,17 +525,19 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     """
     domains_of: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        domains_of[record.subject].add(record.domain)
-    both = sorted(
-        patient for patient, domains in domains_of.items() if patient and {"a", "b"} <= domains
-    )
-    order = np.random.default_rng(seed).permutation(len(both))
-    kept_domain = {both[i]: "a" if n < (len(both) + 1) // 2 else "b" for n, i in enumerate(order)}
+        if record.subject:
+            domains_of[record.subject].add(record.domain)
+    both = sorted(patient for patient, domains in domains_of.items() if {"a", "b"} <= domains)
+    kept_domain = {}
     if len(both) == 1:  # it keeps the domain that other patients lack
-        others = {
-            record.domain for record in records if record.subject and record.subject != both[0]
-        }
-        kept_domain = {both[0]: "a" if "b" in others else "b"} if others else {}
+        (patient,) = both
+        others = set().union(*(domains for name, domains in domains_of.items() if name != patient))
+        if others:
+            kept_domain[patient] = "a" if "b" in others else "b"
+    else:
+        order = np.random.default_rng(seed).permutation(len(both))
+        for number, place in enumerate(order):
+            kept_domain[both[place]] = "a" if number < (len(both) + 1) // 2 else "b"
     return [
         record
         for record in records
@@ -574,17 +613,20 @@ def _files_behind(
     """All files that are read for an image, by the id of its file's first record; and the hashes of
     these files.
     """
+    first_of_file = {}
+    for record in records:
+        if record.path:
+            first_of_file.setdefault((record.domain, record.path), record)
     files = {}
-    for record in {
-        (each.domain, each.path): each for each in reversed(records) if each.path
-    }.values():
-        parts = {
-            part for file in (*record.files, *record.mask_files) for part in files_of(file)
-        } - {*record.files}
+    paths: set[Path] = set()
+    for record in first_of_file.values():
+        parts: set[Path] = set()
+        for file in (*record.files, *record.mask_files):
+            parts |= set(files_of(file))
+        parts -= set(record.files)
         files[record.id] = {"path": [record.path], "others": record.others, "parts": sorted(parts)}
-    return files, sha256(
-        {path for kinds in files.values() for paths in kinds.values() for path in paths}
-    )
+        paths |= {record.path, *record.others, *parts}
+    return files, sha256(paths)
 
 
 def read_splits(
@@ -603,30 +645,19 @@ def read_splits(
             entries[entry["domain"], entry["key"]] = entry
             set_of[entry["domain"], entry["key"]] = name
     present = {record.id: record for record in records}
-    complete = "set_aside" in content
-    _expect_unchanged(entries, present, sha256, complete)
+    _expect_unchanged(entries, present, sha256)
+
     known: dict[tuple[str, str], Record] = {}
     for key, entry in entries.items():
         subject = present[key].subject if entry["subject"] else ""
-        known[key] = replace(
-            present[key], pair=entry["pair"], label=entry.get("label"), subject=subject
-        )
-    sets = {name: [record for key, record in known.items() if set_of[key] == name] for name in SETS}
-    left_out = set(map(tuple, content.get("left_out") or ()))
+        label = entry.get("label")
+        known[key] = replace(present[key], pair=entry["pair"], label=label, subject=subject)
+    sets: dict[str, list[Record]] = {name: [] for name in (*SETS, "set_aside")}
+    for key, record in known.items():
+        sets[set_of[key]].append(record)
     training = sets["train"]
-    # an earlier version did not list images left out and set aside, of patients that it trained on
-    if not complete:
-        patients = {record.subject for record in training} - (
-            {""} if content["by"] != "block" else set()
-        )
-        unlisted = {r.id: r for r in records if r.id not in known and r.subject in patients}
-        if content["by"] == "block":
-            known = known
-            left_out = {*unlisted}
-        else:
-            known = known | unlisted
-            left_out = left_out
     held_out = {record.id for name in SETS[1:] for record in sets[name]}
+    left_out = set(map(tuple, content.get("left_out") or ()))
     named_records = [known.get(r.id, r) for r in records if r.id in known or r.id in left_out]
     sets["train"] = [
         record for record in named_records if record.id in known and record.id not in held_out
@@ -636,49 +667,41 @@ def read_splits(
 
 
 def _expect_unchanged(
-    entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable, complete: bool
-):
-    """UserError where images are not `present`, or their files' SHA-256 differ; `complete`: all
-    files have one.
-    """
-    files_of_record, hashes = _files_behind(
-        [present[key] for key in entries if key in present], sha256
-    )
-    wrong: dict[str, list[str]] = {"gone": [], "changed": []}
+    entries: Mapping[tuple, Any], present: Mapping[tuple, Record], sha256: Callable
+) -> None:
+    """UserError where images are not `present`, or their files' SHA-256 differ."""
+    found = [present[key] for key in entries if key in present]
+    files_of_record, hashes = _files_behind(found, sha256)
+    gone = []
+    changed = []
     for key, entry in entries.items():
         if key not in present:
-            wrong["gone"].append(key[1])
+            gone.append(key[1])
         elif entry["path"]:
-            files = (files_of_record.get(key, {}) if complete else {}) | {
-                "path": [present[key].path]
-            }
-            now = {kind: [hashes.get(path) for path in paths] for kind, paths in files.items()}
-            recorded = {
-                kind: [entry] if kind == "path" else entry.get(kind) or () for kind in files
-            }
-            if now != {
-                kind: [file.get("sha256") for file in listed] for kind, listed in recorded.items()
-            }:
-                wrong["changed"].append(key[1])
-    if problems := [
-        f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}"
-        for what, keys in wrong.items()
-        if keys
-    ]:
+            files = files_of_record.get(key, {}) | {"path": [present[key].path]}
+            for kind, paths in files.items():
+                recorded = [entry] if kind == "path" else entry.get(kind) or ()
+                before = [file.get("sha256") for file in recorded]
+                if before != [hashes.get(path) for path in paths]:
+                    changed.append(key[1])
+                    break
+    problems = []
+    for what, keys in (("gone", gone), ("changed", changed)):
+        if keys:
+            problems.append(f"{named(keys)} {'is' if len(keys) < 2 else 'are'} {what}")
+    if problems:
         remedy = (
             "put back what was there, or say where it is now: data.source.path in the run's"
             " recipe.toml"
         )
-        raise UserError(
-            f"since this run was split, {', and '.join(problems)}",
-            where="split.json",
-            remedy=remedy,
-        )
+        what = f"since this run was split, {', and '.join(problems)}"
+        raise UserError(what, where="split.json", remedy=remedy)
 
 
 def named(keys: Iterable[str]) -> str:
     """`5 images ('p01/t1.nii', 'p02/t1.nii', 'p03/t1.nii', ...)`: how many, and the first files."""
     names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
-    return (
-        f"{counted(names, 'image')} ({', '.join(map(repr, names[:3]))}{', ...' * (len(names) > 3)})"
-    )
+    first = ", ".join(map(repr, names[:3]))
+    if len(names) > 3:
+        first += ", ..."
+    return f"{counted(names, 'image')} ({first})"

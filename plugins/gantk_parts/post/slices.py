@@ -80,9 +80,7 @@ def least_strength(made: Tensor, filtered: Tensor, wanted: float, level: float) 
         middle = (low + high) / 2
         if jump(torch.lerp(made, filtered, middle), level) > wanted:
             low = middle
-            high = high
         else:
-            low = low
             high = middle
     return high
 
