@@ -37,7 +37,7 @@ _PUBLIC = {
     "gantk.training.two_way": ["CycleMethod", "Terms"],
     "gantk.training.pool": ["ImagePool"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
-    "gantk.runs.folder": ["Run", "RunFolder"],
+    "gantk.runs.folder": ["Run"],
     "gantk.data.preparation": ["Record"],
     "gantk.plugin.spec": [
         "AdversarialLoss",

@@ -204,7 +204,7 @@ def _train(
     from gantk.training.loop import Training
 
     def report() -> Path:
-        from gantk.report import write_report  # not imported before the first step
+        from gantk.report.build import write_report  # not imported before the first step
 
         return write_report(folder.path)
 

@@ -71,11 +71,6 @@ class UserError(GantkError):
     def _render_traceback_(self) -> list[str]:
         return [f"error: {self}"]  # what a notebook shows
 
-    @property
-    def error(self) -> UserError:
-        """The error itself: what a `Problem` of 0.1 held."""
-        return self
-
     def at(self, where: str) -> UserError:
         """Return this error with `where` before the place that it already names."""
         self.where = f"{where}: {self.where}" if self.where else where

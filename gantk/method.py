@@ -217,8 +217,6 @@ class Method(nn.Module):
         joined = [torch.cat(tensors) for tensors in zip(*passes, strict=True)]
         return _split(call(*joined), [len(arguments[0]) for arguments in passes])
 
-    together = batched_forward  # its name in 0.1
-
     def telling_apart(
         self,
         name: str,

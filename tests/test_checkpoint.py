@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import shutil
-import zipfile
 from functools import partial
 
 import pytest
@@ -23,7 +22,7 @@ from gantk.files import HOST
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.runs import checkpoint
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run
 from gantk.testing.small import small_part, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import adam, sgd
@@ -46,15 +45,6 @@ def save(folder, step: int, keep: int = 1, also: tuple[int, ...] = ()):
     saved = checkpoint.save(folder, step, *content(step))
     checkpoint.prune(folder, keep, also, lambda step: True)
     return saved
-
-
-def as_of_01(folder):
-    """The checkpoint as 0.1 wrote it: its state as a pickle of torch's."""
-    state = checkpoint.load_state(folder)
-    for name in ("state.json", "state.safetensors"):
-        (folder / name).unlink(missing_ok=True)
-    torch.save(state, folder / "state.pt")
-    return folder
 
 
 def assert_whole(folder, step: int) -> None:
@@ -181,7 +171,6 @@ def test_a_crash_at_any_point_of_a_save_leaves_whole_checkpoints(
 
 LOADERS = {
     "weights.safetensors": checkpoint.load_weights,
-    "state.pt": checkpoint.load_state,
     "state.safetensors": checkpoint.load_state,
     "state.json": checkpoint.load_state,
     "meta.json": checkpoint.load_meta,
@@ -201,7 +190,7 @@ class Payload:
 )
 def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, name, dress):
     monkeypatch.chdir(tmp_path)
-    folder = as_of_01(save(tmp_path, 1)) if name == "state.pt" else save(tmp_path, 1)
+    folder = save(tmp_path, 1)
     with open(folder / name, "wb") as file:
         dress(Payload(), file)
     with pytest.raises(
@@ -217,11 +206,10 @@ def test_a_missing_file_and_any_bytes_are_refused_or_read_and_nothing_else_is_ra
     tmp_path, name
 ):
     folder = save(tmp_path, 1)
-    path = (as_of_01(folder) if name == "state.pt" else folder) / name
+    path = folder / name
     whole = path.read_bytes()
     path.unlink()
-    missing = "state.safetensors" if name == "state.pt" else name
-    with pytest.raises(UserError, match=f"'{missing}' is not a readable gantk checkpoint"):
+    with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
         LOADERS[name](path.parent)
     rng = random.Random(0)
     for data, at in (
@@ -259,12 +247,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("rule", RULES)
-def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(
-    tmp_path, rule, steps, old
-):
+def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(tmp_path, rule, steps):
     whole, _ = trained(RULES[rule], 4)
     engine, state = trained(RULES[rule], steps)
     weights = {name: tensor.clone() for name, tensor in engine.method.state_dict().items()}
@@ -272,7 +257,7 @@ def test_every_update_rule_goes_on_from_its_state_as_if_nothing_had_been(
     folder = checkpoint.save(tmp_path, steps, {}, state, {})
     other, _ = trained(RULES[rule], 0)
     other.method.load_state_dict(weights)
-    other.load_state_dict(checkpoint.load_state(as_of_01(folder) if old else folder), average)
+    other.load_state_dict(checkpoint.load_state(folder), average)
     for _ in other.fit(lambda step, stage: Batch(image=torch.ones(2, 1))):
         pass
     assert all(
@@ -343,14 +328,6 @@ def test_a_state_that_is_not_this_trainings_is_refused_before_any_of_it_is_taken
         engine.load_state_dict(checkpoint.load_state(folder), engine.ema.state_dict(), str(folder))
     assert engine.step == 0
     assert str(engine.state_dict()) == str(before)
-
-
-def test_a_state_of_01_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
-    folder = as_of_01(save(tmp_path, 1))
-    with zipfile.ZipFile(folder / "state.pt", "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("archive/data/0", bytes(10**7))
-    with pytest.raises(UserError, match="it unpacks to more than it is"):
-        checkpoint.load_state(folder)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +408,7 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     from gantk.machine.runtime import start
     from gantk.training.assemble import assemble, restore
 
-    model = RunFolder.open(copied_run).recipe().check()
+    model = Run.open(copied_run).recipe().check()
     saved = copied_run / "checkpoints" / "step-000004"
     meta = json.loads((saved / "meta.json").read_text())
     del meta["sha256"]
@@ -469,6 +446,6 @@ def test_a_run_killed_before_its_first_save_is_started_again_and_no_other_in_its
         run(tiny_recipe, set={"train.batch": 1}, **quiet)
     run(str(copied_run / "recipe.toml"), **quiet)
     assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
-    steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]
+    steps = [line["step"] for line in Run(copied_run).read_log() if "losses" in line]
     assert steps == [1, 2, 3, 4]
     assert not (copied_run / "samples/step-000099").exists()

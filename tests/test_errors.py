@@ -120,7 +120,7 @@ def test_a_training_that_finds_the_disk_full_says_what_is_saved_and_goes_on_from
             Run, "add_to_log", lambda run, line: full() if line["step"] > 2 else write(run, line)
         )
         # a second failure hides the first one of none
-        patch.setattr("gantk.report.write_report", full)
+        patch.setattr("gantk.report.build.write_report", full)
         with pytest.raises(
             GantkError,
             match=f"No space left.*up to step 2 is saved. Go on with: gantk resume {out}",

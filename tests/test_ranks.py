@@ -35,7 +35,7 @@ from gantk.method import Batch, Geometry, Method, Stage
 from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run
 from gantk.testing.small import random_images, small_part, small_size, train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import sgd
@@ -120,7 +120,7 @@ def test_a_killed_rank_is_started_again_and_the_weights_are_those_of_an_undistur
     )
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    steps = [line["step"] for line in RunFolder(tmp_path / "broken").read_log() if "losses" in line]
+    steps = [line["step"] for line in Run(tmp_path / "broken").read_log() if "losses" in line]
     assert steps == sorted(set(steps))
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 import pytest
 import torch
 
-from gantk import Terms
 from gantk.errors import UserError
 from gantk.lookup.options import options_help
 from gantk.plugin.loader import registry
@@ -396,15 +395,10 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
     assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")
 
 
-def test_options_and_losses_go_by_their_names_of_0_1_too(parts):
+def test_options_go_by_their_earlier_names_too(parts):
     again = small(method={"name": "munit", "local_ncc": 0.5}).override(["method.structure=0.75"])
     assert again.check().method.options["local_ncc"] == 0.75
     # whose own option has an old name
     own = small(method={"name": "own"}).override(["method.structure=1.0"])
     assert own.check().method.options == {"structure": 1.0, "local_ncc": 0.0}
     assert not own.notes
-    with pytest.warns(DeprecationWarning, match="local_ncc"):
-        assert bind("loss", "structure").target is bind("loss", "local_ncc").target
-    assert Terms(1.0, 1.0, structure=2.0, texture=0.06) == Terms(
-        1.0, 1.0, local_ncc=2.0, noise_floor=0.06
-    )

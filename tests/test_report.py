@@ -17,7 +17,8 @@ from pages import Page, draw_samples
 from PIL import Image
 
 from gantk.errors import UserError
-from gantk.report import pictures, write_report
+from gantk.report import pictures
+from gantk.report.build import write_report
 from gantk.report.pictures import ERROR_CEILING, error_map
 
 RECIPE = """\

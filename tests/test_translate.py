@@ -21,7 +21,7 @@ import gantk as toolkit
 from gantk.errors import GantkError, UserError
 from gantk.formats.image import Image
 from gantk.inference.pipeline import Frame, Look, Pipeline
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run
 from gantk_parts.ct.intensity import Window
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
@@ -312,7 +312,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
 
 
 def test_a_run_is_used_by_the_checkpoint_that_its_recipe_chooses(copied_run):
-    run = RunFolder(copied_run)
+    run = Run(copied_run)
     recipe = copied_run / "recipe.toml"
     best = copied_run / "best.json"
     best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 2}))

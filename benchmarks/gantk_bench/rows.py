@@ -14,7 +14,7 @@ from typing import Any
 import gantk
 from gantk.errors import GantkError, UserError
 from gantk.files import write_file
-from gantk.runs.folder import Run, RunFolder
+from gantk.runs.folder import Run
 
 FORMAT = 1
 # an absolute path of two names or more: between quotes it may contain blanks, else it ends at the
@@ -100,7 +100,7 @@ def figures(run: Path) -> Row:
         raise GantkError(
             f"the run ended well, and yet its figures cannot be read: {error}"
         ) from None
-    log = RunFolder(run).read_log()
+    log = Run(run).read_log()
     curve = []
     seconds = 0.0
     for line in log:

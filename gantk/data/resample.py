@@ -336,8 +336,3 @@ def resample_onto(
                 done, outside, where=(place < -0.5 - UNMOVED) | (place > side - 0.5 + UNMOVED)
             )
     return replace(kept, pixels=out)
-
-
-# their names in 0.1
-Fit = Resize
-View = SamplingGrid

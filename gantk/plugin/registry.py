@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,8 +34,6 @@ KINDS = {
 }
 
 PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
-# names in version 0.1
-RENAMED = {("loss", "structure"): "local_ncc", ("loss", "flatness"): "flat_region"}
 
 
 @dataclass(frozen=True)
@@ -128,10 +125,6 @@ class Registry:
         """The entry of that name; UserError with the nearest spelling, name collisions, and plugins
         that failed.
         """
-        if (kind, name) in RENAMED and (kind, name) not in self.entries:
-            new = RENAMED[kind, name]
-            warnings.warn(f"the {kind} '{name}' is now '{new}'", DeprecationWarning, stacklevel=2)
-            name = new
         if (kind, name) in self.entries:
             return self.entries[kind, name]
         if (kind, name) in self.contested:

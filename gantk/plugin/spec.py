@@ -18,8 +18,6 @@ from pydantic_core import PydanticCustomError, core_schema
 from gantk.errors import UserError, counted, did_you_mean, told
 from gantk.plugin.loader import registry
 
-Problem = UserError  # its name in version 0.1
-
 
 @dataclass(frozen=True)
 class Part:

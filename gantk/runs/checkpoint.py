@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
@@ -182,13 +180,7 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it
     fits the networks.
-
-    A state.pt of version 0.1 is read by torch's restricted reader, which refuses a pickle that
-    would run code.
     """
-    old = checkpoint / "state.pt"
-    if old.is_file():
-        return _read(old, lambda path: checked(path, SCHEMAS["state.json"], _unpickled))
     tensors = _read(checkpoint / "state.safetensors", load_file)
 
     def restored(found: dict[str, Any]) -> Any:
@@ -201,14 +193,6 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return _read(
         checkpoint / "state.json", lambda path: checked(content(path), SCHEMAS[path.name], parse)
     )
-
-
-def _unpickled(path: Path) -> Any:
-    # torch does not compress: a file that grows when unpacked is not torch's
-    with zipfile.ZipFile(path) as parts:
-        if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
-            raise ValueError("it unpacks to more than it is")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -265,7 +249,7 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         result = read(path)
         meta = {}
         seal = None
-        with suppress(Exception):  # version 0.1 wrote no SHA-256
+        with suppress(Exception):  # a damaged meta.json is told when it is read itself
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
         if seal and seal != (
@@ -275,9 +259,6 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         return result
     except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = told(error)
-        # torch's own message recommends weights_only=False
-        if isinstance(error, pickle.UnpicklingError):
-            detail = "it is damaged, or a pickle that may run code"
         detail = "it is missing" if isinstance(error, FileNotFoundError) else detail
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
     remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"

@@ -322,9 +322,6 @@ class Run:
             return {}
 
 
-RunFolder = Run  # its name in version 0.1
-
-
 def _warn(what: str) -> None:
     from gantk.terminal import say
 

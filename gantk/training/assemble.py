@@ -21,7 +21,7 @@ from gantk.method import Method
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint, trained
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run
 from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
 
@@ -108,9 +108,7 @@ def assemble(model: Model, runtime: Runtime, known: dict[str, Any] | None = None
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start)
 
 
-def save_checkpoint(
-    run: RunFolder, parts: Parts, buffers: list[dict[str, Tensor]] | None = None
-) -> Path:
+def save_checkpoint(run: Run, parts: Parts, buffers: list[dict[str, Tensor]] | None = None) -> Path:
     """Save weights (live and averaged), engine state, and what inference needs; returns the
     checkpoint's folder.
 

@@ -28,7 +28,7 @@ from gantk.metrics.checkpoint_choice import Choice, Criterion
 from gantk.metrics.evaluate import alarms
 from gantk.plugin.loader import load
 from gantk.runs import checkpoint
-from gantk.runs.folder import RunFolder
+from gantk.runs.folder import Run
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
@@ -45,7 +45,7 @@ class Training:
     def __init__(
         self,
         parts: Parts,
-        run: RunFolder | None,
+        run: Run | None,
         seconds: float = 0.0,
         profile: StepProfile | None = None,
     ):
@@ -305,7 +305,7 @@ class Training:
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
         view.busy = "renewing report.html"
-        from gantk.report import write_report  # not before the first step
+        from gantk.report.build import write_report  # not before the first step
 
         began = time.perf_counter()
         try:

@@ -5,7 +5,7 @@ others use as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -62,25 +62,7 @@ class Terms(TwoWayOptions):
     cycle_a: float  # L1 between an image and a -> b -> a of it
     cycle_b: float  # L1 between an image and b -> a -> b of it
     identity: float = 0.0  # L1 between an image of the target domain and its translation
-    # local_ncc, flat_region, noise_floor and augment by their names in 0.1
-    structure: InitVar[float | None] = None
-    flatness: InitVar[float | None] = None
-    texture: InitVar[float | None] = None
     adversarial: float = 1.0
-    augments: InitVar[Sequence[Part] | None] = None
-
-    def __post_init__(
-        self, structure: float | None, flatness: float | None, texture: float | None, augments
-    ) -> None:
-        old = {
-            "local_ncc": structure,
-            "flat_region": flatness,
-            "noise_floor": texture,
-            "augment": augments,
-        }
-        for name, value in old.items():
-            if value is not None:
-                object.__setattr__(self, name, value)
 
 
 class CycleMethod(Method):

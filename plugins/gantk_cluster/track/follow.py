@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import RootModel
 
-from gantk import Part, RunFolder
+from gantk import Part, Run
 from gantk.errors import told
 from gantk.plugin.spec import bind
 from gantk.runs.schemas import Step, inside, read, table
@@ -27,8 +27,7 @@ def followers(run: Path, leaving: bool = False) -> list[Follower]:
     """The followers of a run, opened at the first call; `leaving` removes them from the cache."""
     if run not in _open:
         _open[run] = [
-            Follower(run, bind("tracker", one))
-            for one in RunFolder(run).recipe().tables.get("track", [])
+            Follower(run, bind("tracker", one)) for one in Run(run).recipe().tables.get("track", [])
         ]
     return _open.pop(run) if leaving else _open[run]
 
@@ -42,7 +41,7 @@ class Follower:
     """
 
     def __init__(self, run: Path, part: Part):
-        self.run = RunFolder(run)
+        self.run = Run(run)
         self.part = part
         self.last = -1
         self.log = open(run / "log.jsonl", encoding="utf-8")  # noqa: SIM115 - stays open, as it grows
