@@ -19,7 +19,7 @@ from gantk.plugin.loader import load as plugins
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
-    from gantk.inference.pipeline import TrainedModel
+    from gantk.inference.model import TrainedModel
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.tables import Model
     from gantk.runs.folder import Run
@@ -418,7 +418,7 @@ def translate(
     """
     from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
-    from gantk.inference.pipeline import PLANES, Look
+    from gantk.inference.frame import PLANES, TranslateOptions
     from gantk.inference.translation import Translation
 
     if variants is not None and style is not None:
@@ -442,12 +442,12 @@ def translate(
         raise UserError(
             f"gantk writes no '{format}'", where="--format", allowed=[kind[1:] for kind in kinds]
         )
-    look = Look(
+    options = TranslateOptions(
         variants, seed, None if style is None else read(Path(style)), planes, uncertainty, tta
     )
     model = _load(run, device, say)
     translation = Translation(
-        model, to, look, volume, say, progress, clip, suffix, keep_header, workers
+        model, to, options, volume, say, progress, clip, suffix, keep_header, workers
     )
     return translation.path(Path(input), Path(output))
 

@@ -20,7 +20,8 @@ import gantk as toolkit
 from gantk.data.intensity import MinMax, Percentile, ZScore
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction, require_steady
-from gantk.inference.pipeline import Frame, Look, Pipeline
+from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.pipeline import Pipeline
 from gantk.inference.translator import Translator
 from gantk_models.monai.bundle import answers
 from gantk_models.monai.config import scaling
@@ -166,9 +167,9 @@ def test_what_an_exported_model_cannot_do_is_refused(exported):
         model.domain("T1")
     with pytest.raises(UserError, match="no images from noise"):
         toolkit.sample(exported[0], out="nowhere")
-    for look in (Look(variants=2), Look(uncertainty="flips")):
+    for options in (TranslateOptions(variants=2), TranslateOptions(uncertainty="flips")):
         with pytest.raises(UserError, match="one answer to an image"):
-            model.translate(native((1, 1, 32, 32)), look=look)
+            model.translate(native((1, 1, 32, 32)), options=options)
 
 
 @pytest.mark.parametrize(

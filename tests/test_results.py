@@ -14,7 +14,9 @@ from gantk import api
 from gantk.data.intensity import Percentile
 from gantk.errors import GantkError, UserError
 from gantk.formats.contrasts import values_of
-from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import Pipeline
 from gantk_parts.ct.intensity import Window
 from gantk_trust.wrong_contrast import no_anatomy
 
@@ -42,9 +44,9 @@ class Stretched(TrainedModel):
     def identity(self):
         return {"name": "stretched", "sha256": "0"}
 
-    def pipeline(self, letter, look=Look()):  # noqa: B008
+    def pipeline(self, letter, options=TranslateOptions()):  # noqa: B008
         window = Window(low=0.0, high=250.0)
-        count = look.variants or 1
+        count = options.variants or 1
         maps = ("image",) * count
         return Pipeline(
             self._frame, window, window, lambda x: np.concatenate([4 / 3 * x] * count, axis=1), maps
@@ -251,7 +253,7 @@ def test_a_blank_image_becomes_a_blank_one_and_a_note_counts_them(
     scale = Percentile(per=per, foreground=foreground)
     scale.fit([np.random.default_rng(0).normal(100, 20, (1, 40, 50)).astype(np.float32)])
     model = Stretched(RANGE)
-    model.pipeline = lambda letter, look: Pipeline(model.frame("b"), scale, scale, lambda x: x)
+    model.pipeline = lambda letter, options: Pipeline(model.frame("b"), scale, scale, lambda x: x)
     monkeypatch.setattr(api, "_load", lambda run, device=None, say=None: model)
     # resized, one value is not quite one any more
     for name, value in (("a", 0), ("b", 250), ("c", 251)):

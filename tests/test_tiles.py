@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import gantk as toolkit
 from gantk.inference.receptive_field import Memory
-from gantk.inference.tiles import Tiling
+from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import by_windows, padded
 from gantk.nets.blocks import (
     LARGE,
@@ -103,7 +103,7 @@ def difference(ours: Tensor, reference: Tensor) -> float:
 
 
 def whole(network: nn.Module, x: Tensor) -> Tensor:
-    return Tiling(network, network, memory=1 << 40, place=channels_last)(x)
+    return TiledNetwork(network, network, memory=1 << 40, place=channels_last)(x)
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +111,9 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr("gantk.inference.tiles.TOO_OFTEN", 20)
 
 
-def tiled(network: nn.Module, **options) -> Tiling:
+def tiled(network: nn.Module, **options) -> TiledNetwork:
     """In the smallest tiles that there are, whatever the memory."""
-    return Tiling(network, network, **{"memory": 0, "place": channels_last} | options)
+    return TiledNetwork(network, network, **{"memory": 0, "place": channels_last} | options)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -154,8 +154,8 @@ def test_tiles_agree_in_bfloat16():
         with torch.autocast("cpu", torch.bfloat16):
             return network(x)
 
-    together = Tiling(half, network, place=channels_last)(x)
-    done = Tiling(half, network, memory=0, level=4, place=channels_last)(x)
+    together = TiledNetwork(half, network, place=channels_last)(x)
+    done = TiledNetwork(half, network, memory=0, level=4, place=channels_last)(x)
     rounding = (together - whole(network, x)).abs().mean()
     assert 0 < (done - together).abs().mean() < rounding
 
@@ -172,7 +172,7 @@ def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
     assert torch.equal(larger[..., :top, inside[1]], x[..., 1 : top + 1, :].flip(-2))
     assert np.array_equal(padded(x.numpy(), larger.shape[2:])[0], larger.numpy())
     with torch.no_grad():
-        assert torch.equal(Tiling(network, network)(x), network(larger)[(..., *inside)])
+        assert torch.equal(TiledNetwork(network, network)(x), network(larger)[(..., *inside)])
 
 
 def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
@@ -248,9 +248,9 @@ def test_a_runs_windows_and_an_exported_models_are_blended_alike(tiny_run):
     pixels = np.random.default_rng(0).uniform(0, 300, (2, 1, 45, 70)).astype(np.float32)
     pixels[:, :, :, 35:] *= 0.3
     exported = OnnxModel(Session(), meta, tiny_run).run(pixels / 150 - 1)
-    own = model.pipeline("b").run(pixels / 150 - 1)
+    own = model.pipeline("b").network(pixels / 150 - 1)
     np.testing.assert_allclose(exported, own, atol=1e-5)
-    at_once = Tiling(network, model.method)(torch.from_numpy(pixels / 150 - 1)).numpy()
+    at_once = TiledNetwork(network, model.method)(torch.from_numpy(pixels / 150 - 1)).numpy()
     assert np.abs(at_once - own).max() > 0.01 * np.ptp(own)
 
 

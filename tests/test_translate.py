@@ -20,7 +20,8 @@ from tiny import PATCHGAN, UNET, small_run
 import gantk as toolkit
 from gantk.errors import GantkError, UserError
 from gantk.formats.image import Image
-from gantk.inference.pipeline import Frame, Look, Pipeline
+from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.pipeline import Pipeline
 from gantk.runs.folder import Run
 from gantk_parts.ct.intensity import Window
 
@@ -237,10 +238,10 @@ def test_a_full_disk_is_an_error_and_one_without_a_reserve_is_not_used(
 
 def test_all_slices_get_one_style_and_an_examples_changes_the_translation(multimodal, tmp_path):
     model = toolkit.load(multimodal, device="cpu")
-    look = Look(variants=2, seed=3)
+    options = TranslateOptions(variants=2, seed=3)
     pixels = np.random.default_rng(0).uniform(0, 600, (5, 1, 32, 32)).astype(np.float32)
-    whole = model.translate(pixels, look=look)
-    alone = model.translate(pixels[3:4], look=look)
+    whole = model.translate(pixels, options=options)
+    alone = model.translate(pixels[3:4], options=options)
     assert whole.shape == (2, 5, 1, 32, 32)
     np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
     bright, dark = (
@@ -375,7 +376,7 @@ def test_several_runs_give_the_mean_of_their_native_results_and_how_far_they_dif
     together = toolkit.load(paths, device="cpu")
     array = nib.load(scan).get_fdata().T.astype(np.float32)
     expected = np.stack([toolkit.load(path, device="cpu").translate(array) for path in paths])
-    mean, deviation = together.translate(array, look=Look(uncertainty="auto"))
+    mean, deviation = together.translate(array, options=TranslateOptions(uncertainty="auto"))
     np.testing.assert_allclose(mean, expected.mean(0), rtol=1e-4, atol=0.01)
     np.testing.assert_allclose(deviation, expected.std(0, ddof=1), rtol=1e-3, atol=0.02)
     tensor = torch.tensor(array, requires_grad=True)
@@ -422,7 +423,7 @@ def test_a_mirrored_image_gives_the_mirrored_result_with_tta_alone(runs):
     model = toolkit.load(runs["first"], device="cpu")
     sides = (pixels[0, 0], pixels[0, 0, :, ::-1].copy())
     for tta in (True, False):
-        one, other = (model.translate(each, look=Look(tta=tta)) for each in sides)
+        one, other = (model.translate(each, options=TranslateOptions(tta=tta)) for each in sides)
         assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta
 
 

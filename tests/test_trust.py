@@ -242,9 +242,11 @@ def test_a_run_keeps_its_suspicious_patches_and_scales_the_spread_that_it_transl
     plain, spread = (
         each.numpy() for each in kind.maps(model.method, "b", torch.from_numpy(pixels))
     )
-    from gantk.inference.pipeline import Look
+    from gantk.inference.frame import TranslateOptions
 
-    through = model._network("b", Look(uncertainty="suspicion"))(torch.from_numpy(pixels)).numpy()
+    through = model._network("b", TranslateOptions(uncertainty="suspicion"))(
+        torch.from_numpy(pixels)
+    ).numpy()
     doubt = "gantk_trust.wrong_contrast.doubt_of_result"
     monkeypatch.setattr(doubt, lambda *of: f"is {of[1].shape}, {of[2].target}")
     nib.save(nib.Nifti1Image(pixels[0, 0][..., None], np.eye(4)), tmp_path / "scan.nii")

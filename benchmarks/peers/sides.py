@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from harness import Turn
 from torch import Tensor, nn
 
 from gantk.errors import GantkError
-from gantk.inference.tiles import whole_images
+from gantk.inference.tiles import TiledNetwork
 from gantk.machine.runtime import start
 from gantk.method import Batch, Stage
 from gantk.recipe.load import load_recipe
@@ -129,8 +130,8 @@ class OwnSide(Side):
         self._running = self.parts.engine.fit(self._placed)
         if self.windows:
             method = self.parts.method.eval()
-            self._whole = whole_images(
-                lambda x: method.translate(x, "b"), method, model, self.parts.runtime
+            self._whole = TiledNetwork.of_method(
+                partial(method.translate, to="b"), method, model, self.parts.runtime
             )
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gantk.data.resample import Resize
 from gantk.errors import GantkError, UserError, counted
-from gantk.inference.pipeline import OTHER
+from gantk.inference.frame import OTHER
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
 from gantk.runs.checkpoint import load_meta

@@ -14,34 +14,44 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
 from gantk.inference import array_types as objects
-from gantk.inference.pipeline import WHOLE, Look, Pipeline, TrainedModel
+from gantk.inference.array_shapes import as_batch, check_values, own_mapping, unbatched
+from gantk.inference.frame import TranslateOptions
+from gantk.inference.masks import outside_of
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import WHOLE, Pipeline
 
 KINDS = "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these"
 
 
 def translated(
-    model: TrainedModel, images: Any, to: str | None, look: Look, progress: Any, grad: bool
+    model: TrainedModel,
+    images: Any,
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+    grad: bool,
 ) -> Any:
     """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and
     returned.
     """
     if isinstance(images, (list, tuple)):
-        return [translated(model, each, to, look, progress, grad) for each in images]
+        return [translated(model, each, to, options, progress, grad) for each in images]
     if is_tensor(images):
-        return _tensor(model, images, to, look, progress, grad)
+        return _tensor(model, images, to, options, progress, grad)
     if grad:
         what = f"gradients are of tensors, and this is {_called(images)}"
         raise UserError(what, where="grad", remedy="convert it: torch.as_tensor(array)")
-    back = objects.nothing
-    if isinstance(images, (str, Path)):
-        images = read(images)
-    elif not isinstance(images, Image):
+    if isinstance(images, Image):
+        image, back = images, objects.nothing
+    elif isinstance(images, (str, Path)):
+        image, back = read(images), objects.nothing
+    else:
         taken = objects.taken(images)
-        images, back = taken if taken else (images, None)
-    if back is None:
-        return _array(model, images, to, look, progress)
-    results = [back(image) for image in model.images(images, to, look, progress)]
-    return results[0] if len(results) == 1 and look.variants is None else results
+        if taken is None:
+            return _array(model, images, to, options, progress)
+        image, back = taken
+    results = [back(made) for made in model.images(image, to, options, progress)]
+    return results[0] if len(results) == 1 and options.variants is None else results
 
 
 def is_tensor(value: Any) -> bool:
@@ -54,48 +64,60 @@ def _called(value: Any) -> str:
 
 
 def _array(
-    model: TrainedModel, array: Any, to: str | None, look: Look, progress: Any
+    model: TrainedModel, array: Any, to: str | None, options: TranslateOptions, progress: Any
 ) -> np.ndarray:
     if not hasattr(array, "__array__"):
-        raise UserError(
-            f"{_called(array)} is no image that can be translated", where="translate", allowed=KINDS
-        )
+        what = f"{_called(array)} is no image that can be translated"
+        raise UserError(what, where="translate", allowed=KINDS)
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} holds no intensities"
         raise UserError(what, where="translate", allowed="integers and floats")
-    pipeline = model.pipeline(letter := model.domain(to), look)
-    batch, several = as_batch(array.shape, pipeline.frame)
+    letter = model.domain(to)
+    pipeline = model.pipeline(letter, options)
+    shape, kind = as_batch(array.shape, pipeline.frame)
     with np.errstate(over="ignore", invalid="ignore"):  # check_values reports values beyond float32
-        pixels = np.ascontiguousarray(array.reshape(batch), dtype=np.float32)
+        pixels = np.ascontiguousarray(array.reshape(shape), dtype=np.float32)
     check_values(pixels, pipeline.frame)
-    # a post-step would treat it as a volume
-    alone = several == "batch" and pipeline.frame.batch == WHOLE
-    mapping = own_mapping(pipeline, pixels, several)
-    if alone:
-        each = [pipeline.stack(image, mapping, progress) for image in np.split(pixels, len(pixels))]
-        done = [*map(np.concatenate, zip(*each, strict=True))]
+
+    mapping = own_mapping(pipeline, pixels, kind)
+    if kind == "batch" and pipeline.frame.batch == WHOLE:
+        # alone: a post-step would treat them as a volume
+        singles = [pipeline.stack(one, mapping, progress) for one in np.split(pixels, len(pixels))]
+        maps = [np.concatenate(parts) for parts in zip(*singles, strict=True)]
     else:
-        done = pipeline.stack(pixels, mapping, progress)
+        maps = pipeline.stack(pixels, mapping, progress)
     if pipeline.frame.masked:
-        if several != "batch":
-            scans = [(slice(None),)]
-        else:
-            scans = [(slice(n, n + 1),) for n in range(len(pixels))]
-        for scan in scans:  # masks expect a volume's order, (C, D, H, W)
-            views = [each[scan].swapaxes(0, 1) for each in done]
-            outside = pipeline.outside(pixels[scan].swapaxes(0, 1))
-            pipeline.mask(views, outside, own_mapping(pipeline, pixels, several))
+        _mask(pipeline, pixels, maps, mapping, kind)
     dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float32)
-    results = [
-        unbatched(each[:, model.part(letter, to)], several).astype(dtype, copy=False)
-        for each in done
-    ]
-    return results[0] if len(results) == 1 and look.variants is None else np.stack(results)
+    results = []
+    for made in maps:
+        part = made[:, model.part(letter, to)]
+        results.append(unbatched(part, kind).astype(dtype, copy=False))
+    return results[0] if len(results) == 1 and options.variants is None else np.stack(results)
+
+
+def _mask(
+    pipeline: Pipeline, pixels: np.ndarray, maps: list[np.ndarray], mapping: Any, kind: str
+) -> None:
+    """Fill, in place, what is masked out of each scan: of a batch, each image."""
+    scans = [slice(None)]
+    if kind == "batch":
+        scans = [slice(number, number + 1) for number in range(len(pixels))]
+    for scan in scans:  # masks expect a volume's order, (C, D, H, W)
+        outside = outside_of(pixels[scan].swapaxes(0, 1))
+        if outside:
+            views = [made[scan].swapaxes(0, 1) for made in maps]
+            pipeline.mask(views, outside, mapping)
 
 
 def _tensor(
-    model: TrainedModel, images: Any, to: str | None, look: Look, progress: Any, grad: bool
+    model: TrainedModel,
+    images: Any,
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+    grad: bool,
 ) -> Any:
     torch = sys.modules["torch"]
     dtype = images.dtype if images.is_floating_point() else torch.float32
@@ -107,88 +129,9 @@ def _tensor(
     if grad:
         from gantk.inference.gradient import differentiable
 
-        return differentiable(model, images, to, look).to(images.device, dtype)
+        return differentiable(model, images, to, options).to(images.device, dtype)
     host = images.detach().cpu()
     host = host.float() if dtype in (torch.bfloat16, torch.float16) else host
-    return torch.from_numpy(_array(model, host.numpy(), to, look, progress)).to(
+    return torch.from_numpy(_array(model, host.numpy(), to, options, progress)).to(
         images.device, dtype
     )
-
-
-def as_batch(shape: tuple[int, ...], frame: Any) -> tuple[tuple[int, ...], str]:
-    """The shape (N, C, *spatial) of an array for a model, and its kind: "one" image, "stack",
-    "channels" or "batch".
-
-    UserError where the number of axes or of channels does not fit the model, or the array is empty.
-    """
-    dims = frame.dims
-    channels = frame.channels
-    axes = "H, W" if dims == 2 else "D, H, W"
-    if channels == 1:
-        plain = [f"({axes})", f"({'D' if dims == 2 else 'N'}, {axes})"]
-    else:
-        plain = [f"({channels}, {axes})"]
-    allowed = [*plain, f"(N, {channels}, {axes})"]
-    extra = len(shape) - dims
-    whole = (1, 1, *shape), (len(shape) and shape[0], 1, *shape[1:]), shape
-    if extra not in (0, 1, 2) or 0 in shape:
-        what = (
-            f"an array of shape {tuple(shape)} is"
-            f" {'empty' if 0 in shape else f'nothing to a {dims}-D model'}"
-        )
-        remedy = None
-        if 0 not in shape and (dims, len(shape)) == (2, 5):
-            remedy = (
-                "translate volume by volume: [model.translate(volume) for volume in array[:, 0]]"
-            )
-        raise UserError(what, where="translate", allowed=" or ".join(allowed), remedy=remedy)
-    several = ("one", "stack", "batch")[extra]
-    batch = whole[extra]
-    if channels > 1 and extra == 1:
-        batch = (1, *shape)
-        several = "channels"
-    if batch[1] != channels:
-        names = frame.source.split("+")
-        needs = " and ".join(names) if len(names) == channels else "as it was trained"
-        what = f"an array of shape {tuple(shape)} has {batch[1]} channel{'s' * (batch[1] != 1)}"
-        what += f", and this model takes {channels} ({needs})"
-        remedy = "move the channels in front of rows and columns: np.moveaxis(array, -1, -3)"
-        remedy = remedy if channels in shape[-1:] and dims == 2 else None
-        raise UserError(what, where="translate", allowed=" or ".join(allowed), remedy=remedy)
-    return tuple(batch), several
-
-
-def unbatched(images: Any, several: str) -> Any:
-    """Bring (N, D, *spatial) back to the input's axes; a target of several channels keeps their
-    axis.
-    """
-    if several == "one":
-        return images[0, 0] if images.shape[1] == 1 else images[0]
-    if several == "stack":
-        return images[:, 0] if images.shape[1] == 1 else images
-    return images[0] if several == "channels" else images
-
-
-def check_values(pixels: np.ndarray, frame: Any) -> None:
-    """Raise UserError where values are not finite; a contrast that is NaN throughout may mean a
-    missing one.
-    """
-    wrong = ~np.isfinite(pixels)
-    lacking = np.isnan(pixels).all(axis=tuple(range(2, pixels.ndim)))
-    if lacking.any() and frame.channels > 1:
-        if frame.missing == "refuse":
-            what = "a contrast is NaN throughout, and this model was not trained to do without"
-            raise UserError(what, where="translate", remedy='train with data.missing = "mask"')
-        wrong[lacking] = False
-    if count := int(wrong.sum()):
-        what = f"{count} of {wrong.size} values are not finite, or beyond what float32 holds"
-        raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
-
-
-def own_mapping(pipeline: Pipeline, pixels: np.ndarray, several: str) -> Any:
-    """The intensity mapping of (N, C, *spatial), fitted as for one file; unfitted for a batch with
-    one per image.
-    """
-    if several == "batch" and getattr(pipeline.source, "per", "set") != "set":
-        return pipeline.source
-    return pipeline.own_scale(pixels.swapaxes(0, 1))

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from gantk.data.resample import Resize, resize
 from gantk.errors import UserError
-from gantk.inference.arrays import as_batch, check_values, own_mapping, unbatched
-from gantk.inference.pipeline import FLAT, WINDOW, Look, Pipeline
-from gantk.inference.tiles import Tiling
+from gantk.inference.array_shapes import as_batch, check_values, own_mapping, unbatched
+from gantk.inference.frame import TranslateOptions
+from gantk.inference.pipeline import Pipeline
+from gantk.inference.processing import FLAT, WINDOW
+from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import padded, tiles
 
 
-def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Tensor:
+def differentiable(model: Any, images: Tensor, to: str | None, options: TranslateOptions) -> Tensor:
     """Translate a tensor as `translate` does; returns float32 on the model's device, with its
     autograd graph.
 
@@ -34,9 +36,9 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
             "an exported model has no gradients", where="grad", remedy="load the run folder"
         )
     if (
-        look.variants is not None
-        or look.uncertainty
-        or look.example is not None
+        options.variants is not None
+        or options.uncertainty
+        or options.example is not None
         or model.model.post
     ):
         what = (
@@ -50,7 +52,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, look: Look) -> Te
             where="grad",
             remedy="call .float() on it",
         )
-    pipeline = model.pipeline(letter, look)
+    pipeline = model.pipeline(letter, options)
     shape, several = as_batch(tuple(images.shape), pipeline.frame)
     native = images.reshape(shape).to(model.runtime.device, torch.float32)
     host = native.detach().cpu().numpy()
@@ -138,7 +140,7 @@ def _network(model: Any, letter: str) -> Callable[[Tensor], Tensor]:
             return method.translate(runtime.place(images, dims), letter).float()
 
     window = trained if table.statistics == "window" else None
-    tiling = Tiling(
+    tiling = TiledNetwork(
         straight, method, window=window, place=lambda x: runtime.place(x, dims), memory=2**62
     )
 

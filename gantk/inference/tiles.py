@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,8 +39,8 @@ class Plan:
     split: Split | None = None
 
 
-class Tiling:
-    """Applies a network to images of any size: (N, C, *size) to (N, D, *size), float32, on the CPU.
+class TiledNetwork:
+    """A network that takes images of any size: (N, C, *size) to (N, D, *size), float32, on the CPU.
 
     The result in tiles equals that of the whole image, to rounding, also with instance or group
     norms: computed per tile, these would give neighbouring tiles different brightness. Instead
@@ -46,7 +48,7 @@ class Tiling:
     Golub and LeVeque 1983). Small maps, deep inside the network, are computed for the whole image
     at once: that saves passes, and tiles need less overlap.
 
-    Valid sides, receptive field and memory are measured by running the network, once per `Tiling`.
+    Valid sides, receptive field and memory are measured by running the network, once per object.
     A network that cannot be split (its layers run in another order each time) is run on independent
     windows, or on the whole image.
     """
@@ -65,6 +67,8 @@ class Tiling:
         level: float | None = None,
         # moves images to the network's device and memory format
         place: Callable[[Tensor], Tensor] = lambda x: x,
+        size: tuple[int, ...] | None = None,  # images of this size are run whole
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.function = function
         self.module = module
@@ -74,28 +78,62 @@ class Tiling:
         self.memory = memory
         self.level = level
         self.place = place
+        self.size = size
+        self.autocast = autocast
         self._requirements: Requirements | None = None
         self._plans: dict[tuple[int, ...], Plan] = {}
 
-    @torch.no_grad()
+    @classmethod
+    def of_method(
+        cls, function: Callable[[Tensor], Tensor], method: Method, model: Model, runtime: Runtime
+    ) -> TiledNetwork:
+        """The tiled network of `function`, which runs layers of `method`.
+
+        The recipe's [translate] table sets how many images are run at once, how much memory they
+        may need, and where norms take their statistics.
+        """
+        table = model.translate
+        size = tuple(method.geometry.size)
+        return cls(
+            function,
+            method,
+            window=size if table.statistics == "window" else None,
+            overlap=table.overlap,
+            batch=table.batch,
+            memory=int(table.memory * 2**30),
+            place=partial(runtime.place, dims=model.data.dims),
+            size=size,
+            autocast=runtime.autocast,
+        )
+
     def __call__(self, images: Tensor) -> Tensor:
-        plan = self.plan(tuple(images.shape[1:]))
-        framed, inside = padded(images.cpu(), plan.size)
-        if plan.split:
-            done = torch.cat(
-                [_in_tiles(self._requirements, plan, image) for image in framed.split(1)]
-            )
-        elif plan.window != plan.size:
-            run = lambda part: self._run(torch.from_numpy(part)).numpy()  # noqa: E731
-            done = torch.from_numpy(
-                by_windows(framed.numpy(), plan.window, self.overlap, run, plan.batch)
-            )
-        else:
-            done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
-        return done[(..., *inside)]
+        with torch.no_grad():
+            if tuple(images.shape[2:]) == self.size:
+                return torch.cat([self._run(part) for part in images.split(self.batch)])
+            plan = self.plan(tuple(images.shape[1:]))
+            framed, inside = padded(images.cpu(), plan.size)
+            if plan.split:
+                parts = [_in_tiles(self._requirements, plan, image) for image in framed.split(1)]
+                done = torch.cat(parts)
+            elif plan.window != plan.size:
+                blended = by_windows(
+                    framed.numpy(), plan.window, self.overlap, self._run_array, plan.batch
+                )
+                done = torch.from_numpy(blended)
+            else:
+                done = torch.cat([self._run(part) for part in framed.split(plan.batch)])
+            return done[(..., *inside)]
 
     def _run(self, images: Tensor) -> Tensor:
-        return self.function(self.place(images)).float().cpu()
+        with self.autocast():
+            return self.function(self.place(images)).float().cpu()
+
+    def _run_array(self, images: np.ndarray) -> np.ndarray:
+        return self._run(torch.from_numpy(images)).numpy()
+
+    def _run_placed(self, images: Tensor) -> Tensor:
+        with self.autocast():
+            return self.function(images)
 
     @torch.no_grad()
     def plan(self, shape: tuple[int, ...]) -> Plan:
@@ -113,7 +151,7 @@ class Tiling:
             raise Unfit("as asked for")
         if self._requirements is None or self._requirements.channels != channels:
             self._requirements = Requirements(
-                self.function, self.module, channels, len(size), self.place
+                self._run_placed, self.module, channels, len(size), self.place
             )
         needs = self._requirements
         steps = zip(size, needs.base, needs.multiple, strict=True)
@@ -256,47 +294,8 @@ def _assembled(
     return whole
 
 
-def whole_images(
-    network: Callable[[Tensor], Tensor], method: Method, model: Model, runtime: Runtime
-) -> Callable[[Tensor], Tensor]:
-    """A function that runs `network`, made of layers of `method`, on (N, C, *size): (N, D, *size),
-    float32, on the CPU.
-
-    Images of the training size are run directly, others by `Tiling`. The recipe's [translate] table
-    sets how many are run at once, how much memory they may need, and where norms take their
-    statistics.
-    """
-    table = model.translate
-    size = tuple(method.geometry.size)
-    place = partial(runtime.place, dims=model.data.dims)
-
-    def straight(images: Tensor) -> Tensor:
-        with runtime.autocast():
-            return network(images)
-
-    window = size if table.statistics == "window" else None
-    options = {
-        "overlap": table.overlap,
-        "batch": table.batch,
-        "memory": int(table.memory * 2**30),
-        "place": place,
-    }
-    tiling = Tiling(straight, method, window=window, **options)
-
-    @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        if tuple(images.shape[2:]) != size:
-            return tiling(images)
-        return torch.cat(
-            [straight(place(part)).float().cpu() for part in images.split(table.batch)]
-        )
-
-    return run
-
-
 class AnySize:
-    """A method whose `translate` takes images of any size on the CPU and returns float32 there: see
-    `whole_images`.
+    """A method whose `translate` takes images of any size on the CPU and returns float32 there.
 
     Uncertainties that change images or weights between translations can so be computed for whole
     images.
@@ -304,13 +303,17 @@ class AnySize:
 
     def __init__(self, method: Method, model: Model, runtime: Runtime):
         self.method = method
-        self._through = cache(
-            lambda to: whole_images(lambda x: method.translate(x, to), method, model, runtime)
-        )
+        self._networks: dict[str, TiledNetwork] = {}
+        self._model = model
+        self._runtime = runtime
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Translate images (N, C, *size) to domain `to`."""
-        return self._through(to)(images)
+        if to not in self._networks:
+            self._networks[to] = TiledNetwork.of_method(
+                partial(self.method.translate, to=to), self.method, self._model, self._runtime
+            )
+        return self._networks[to](images)

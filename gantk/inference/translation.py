@@ -25,15 +25,16 @@ from gantk.files import sweep
 from gantk.formats import files
 from gantk.formats.files import Scan, read, suffix_of
 from gantk.formats.image import Image, same_grid
+from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.ledger import Ledger
-from gantk.inference.pipeline import OTHER, Look, TrainedModel
+from gantk.inference.model import TrainedModel
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
-STEPS = 64  # least span of whole numbers for a domain whose files held fractions
-LONGEST = 255  # bytes of a name, at most, on common file systems
-SEEN = 200_000  # about how many pixels of an image are compared with its translation
-ROOM = 1 << 30  # bytes of three images, at most, for reading and writing while the network runs
+MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
+MAX_NAME_BYTES = 255  # of a file on common file systems
+COMPARED_PIXELS = 200_000  # about how many of an image are compared with its translation
+OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Job:
         return [file for scan in self.scans if scan is not None for file in scan.files]
 
 
+@dataclass(frozen=True)
+class Clipped:
+    """What was clipped of one result: to the limits of its file."""
+
+    beyond: int  # values beyond the limits
+    values: int
+    low: float  # of the image
+    high: float
+    limits: str
+
+
 class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
 
@@ -59,50 +71,49 @@ class Translation:
         self,
         model: TrainedModel,
         to: str | None,
-        look: Look,
+        options: TranslateOptions,
         volume: int | None,
         say: Callable[[str], None],
         progress: Callable[[float, str], None] | None,
-        clip: bool = True,
-        suffix: str = "",
-        keep_header: bool = False,
-        workers: Callable[..., None] | None = None,
+        clip: bool = True,  # whether to clip overshoot
+        suffix: str = "",  # of results; "": the input's
+        keep_header: bool = False,  # whether to copy header texts
+        workers: Callable[..., None] | None = None,  # see `_shared_out`
     ):
         self.model = model
         self.to = to
-        self.look = look
+        self.options = options
         self.volume = volume
         self.say = say
         self.progress = progress or (lambda share, name: None)
+        self.clip = clip
+        self.suffix = suffix
+        self.keep_header = keep_header
+        self.workers = workers
         self.letter = model.domain(to)
         self.frame = model.frame(self.letter)
-        names = model.contrasts(self.letter)
-        self.outputs = names[model.part(self.letter, to)]  # the contrasts to write
-        if self.outputs != names:
-            self.frame = replace(self.frame, target=self.outputs[0])
         self.contrasts = model.contrasts(OTHER[self.letter])
-        if look.uncertainty:
-            factor, patients = model.spread_scale(self.letter, look.uncertainty)
-            if factor:
-                scaled = f"by {factor:.3g}, as fitted on {counted(patients, 'validation patient')}"
-            else:
-                scaled = ""
-            say(
-                "note     the uncertainty is"
-                f" {f'scaled {scaled}' if scaled else 'not scaled: a spread, not an error'}"
-            )
-        self.workers = workers  # see `_shared_out`
-        # whether to clip overshoot; to copy header texts
-        self.clip = clip
-        self.keep_header = keep_header
-        self.suffix = suffix  # of results, "" for the input's
+        all_outputs = model.contrasts(self.letter)
+        self.outputs = all_outputs[model.part(self.letter, to)]  # the contrasts to write
+        if self.outputs != all_outputs:
+            self.frame = replace(self.frame, target=self.outputs[0])
+        if options.uncertainty:
+            self._say_scale(options.uncertainty)
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        # clipped, all, lowest, highest, limits
-        self.clipped: list[tuple[int, int, float, float, str]] = []
+        self.clipped: list[Clipped] = []
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
+
+    def _say_scale(self, kind: str) -> None:
+        """Say how the uncertainty was scaled to errors."""
+        factor, patients = self.model.spread_scale(self.letter, kind)
+        if factor:
+            fitted = f"as fitted on {counted(patients, 'validation patient')}"
+            self.say(f"note     the uncertainty is scaled by {factor:.3g}, {fitted}")
+        else:
+            self.say("note     the uncertainty is not scaled: a spread, not an error")
 
     def path(self, source: Path, target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
@@ -113,167 +124,165 @@ class Translation:
         kept.
         """
         if not source.exists():
-            raise UserError(
-                f"there is no file or folder '{source}'", where="INPUT", remedy="check the path"
-            )
+            what = f"there is no file or folder '{source}'"
+            raise UserError(what, where="INPUT", remedy="check the path")
         if not source.is_dir():
-            job = Job(
-                (Scan(source, (source,), source.name),),
-                _target_file(source, target, self.suffix),
-                source.name,
-            )
-            return self._translate_all(
-                [job] if job.target == target else self._named([job], target)
-            )
+            scan = Scan(source, (source,), source.name)
+            job = Job((scan,), _target_file(source, target, self.suffix), source.name)
+            # into a folder: a plugin may name the result
+            jobs = [job] if job.target == target else self._named([job], target)
+            return self._translate_all(jobs)
         if target.resolve() == source.resolve():
-            raise UserError(
-                "OUTPUT is INPUT itself", where=str(target), remedy="name another folder"
-            )
+            what = "OUTPUT is INPUT itself"
+            raise UserError(what, where=str(target), remedy="name another folder")
         if len(self.contrasts) > 1:
             jobs = _patients(source, target, self.contrasts, self.frame.target)
         else:
-            if target.resolve().is_relative_to(source.resolve()):
-                inside = target.resolve()
-            else:
-                inside = Path()
-            below = [
-                scan
-                for scan in files.scans(source)
-                if not scan.path.resolve().is_relative_to(inside)
-            ]
-            if len(below) == 1 and below[0].path == source:  # one DICOM series
+            scans = _scans_outside(source, target)
+            if len(scans) == 1 and scans[0].path == source:  # one DICOM series
                 if suffix_of(target) not in files.formats():
                     target = _with_suffix(target, self.suffix)
-                return self._translate_all([Job((below[0],), target, source.name)])
-            jobs = [Job((scan,), target / scan.name, scan.name) for scan in below]
-        jobs = self._named(
-            [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs], target
-        )
+                return self._translate_all([Job((scans[0],), target, source.name)])
+            jobs = [Job((scan,), target / scan.name, scan.name) for scan in scans]
+        jobs = [replace(job, target=_with_suffix(job.target, self.suffix)) for job in jobs]
+        jobs = self._named(jobs, target)
         if target.is_file() or files.is_image(target):
-            raise UserError(
-                f"'{target}' is no folder",
-                where="OUTPUT",
-                remedy="INPUT is a folder, so name a folder",
-            )
+            what = f"'{target}' is no folder"
+            remedy = "INPUT is a folder, so name a folder"
+            raise UserError(what, where="OUTPUT", remedy=remedy)
         if not jobs:
-            raise UserError(
-                f"no images in the folder '{source}'", where="INPUT", allowed=files.readable()
-            )
+            what = f"no images in the folder '{source}'"
+            raise UserError(what, where="INPUT", allowed=files.readable())
         return self._translate_all(jobs, target)
 
     def _named(self, jobs: Sequence[Job], target: Path) -> list[Job]:
         """The jobs with result names from a plugin, without those it gives no name; unchanged
         without such a plugin.
         """
-        files = [file for job in jobs for file in job.files]
-        model = self.model.identity()
         self.count = len(jobs)
         self.layout = load().hook.gantk_name_results(
-            files=files, target=target, frame=self.frame, model=model
+            files=[file for job in jobs for file in job.files],
+            target=target,
+            frame=self.frame,
+            model=self.model.identity(),
         )
         if not self.layout:
             return list(jobs)
-        self.folder, names = (
-            target,
-            {job: self.layout.name(job.files, "", self.frame.target) for job in jobs},
-        )
-        if out := [job.name for job, name in names.items() if not name]:
-            self.notes["note", f"left out, not called {self.frame.source}"] = out
-        return [
-            replace(job, target=target / f"{name}{suffix_of(job.target)}")
-            for job, name in names.items()
-            if name
-        ]
+        self.folder = target
+        named = []
+        left_out = []
+        for job in jobs:
+            name = self.layout.name(job.files, "", self.frame.target)
+            if name:
+                path = target / f"{name}{suffix_of(job.target)}"
+                named.append(replace(job, target=path))
+            else:
+                left_out.append(job.name)
+        if left_out:
+            self.notes["note", f"left out, not called {self.frame.source}"] = left_out
+        return named
 
     def _translate_all(self, jobs: Sequence[Job], folder: Path | None = None) -> list[Path]:
         """Translate jobs whose results go into `folder`; without a folder there is one job, whose
-        error is raised.
+        error is raised. Returns the paths of all results, those of an earlier call included.
         """
-        example = self.look.example
-        style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        to = self.letter if self.outputs == self.model.contrasts(self.letter) else self.frame.target
-        options = {"to": to, "volume": self.volume} | vars(self.look) | {"example": style}
-        options |= {"clip": self.clip, "format": self.suffix, "keep_header": self.keep_header}
-        options |= {"model": self.model.identity()}
-        ledger = Ledger(folder, options) if folder else None
+        ledger = Ledger(folder, self._identity()) if folder else None
+        # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
-            return self._unfinished(jobs, folder, ledger)
+            self._sweep(jobs, folder)
+            done: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
+            if folder:
+                earlier = [path for paths in done.values() for path in paths or ()]
+                self.targets = {job.target for job in jobs} | set(earlier)
+            self._expect_possible_names(jobs)
+            new = [job for job in jobs if done[job] is None]
+            if self.workers:
+                outcomes = done | self._shared_out(new, len(jobs), ledger)
+            else:
+                shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
+                outcomes = done | self._overlapped(new, shares, ledger)
 
-    def _unfinished(self, jobs: Sequence[Job], folder: Path | None, ledger: Any) -> list[Path]:
-        """Translate the jobs that have no results in the ledger yet; returns the paths of all
-        results.
-        """
-        for place in {job.target.parent for job in jobs} | (
-            {folder, folder.absolute().parent} if folder else set()
-        ):
+            failed = {job: outcomes[job] for job in jobs if isinstance(outcomes[job], Exception)}
+            if failed and not folder:
+                raise next(iter(failed.values()))
+            written = [path for job in jobs if job not in failed for path in outcomes[job]]
+            self.progress(1.0, "")
+            self._say_results(written, folder, len(jobs), len(jobs) - len(new))
+            if failed:
+                raise self._failure(failed, len(jobs))
+            return written
+
+    def _identity(self) -> dict[str, Any]:
+        """What two calls must have in common, so that one's results are the other's."""
+        example = self.options.example
+        style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
+        whole_domain = self.outputs == self.model.contrasts(self.letter)
+        return {
+            "to": self.letter if whole_domain else self.frame.target,
+            "volume": self.volume,
+            **vars(self.options),
+            "example": style,
+            "clip": self.clip,
+            "format": self.suffix,
+            "keep_header": self.keep_header,
+            "model": self.model.identity(),
+        }
+
+    def _sweep(self, jobs: Sequence[Job], folder: Path | None) -> None:
+        """Delete what killed calls left half-written beside the results."""
+        places = {job.target.parent for job in jobs}
+        if folder:
+            places |= {folder, folder.absolute().parent}
+        for place in places:
             sweep(place)
-        outcomes: dict[Job, Any] = {job: ledger and ledger.results(job) for job in jobs}
-        self.targets = {job.target for job in jobs if folder}.union(
-            *filter(None, outcomes.values())
-        )
-        new = [job for job in jobs if outcomes[job] is None]
+
+    def _expect_possible_names(self, jobs: Sequence[Job]) -> None:
+        """UserError where two results would have one name, or one a name that no disk holds."""
         parts = self.outputs if len(self.outputs) > 1 else [""]
-        paths = Counter(
-            self._path(job, tail, part) for job in jobs for tail in self._tails for part in parts
-        )
-        if twice := [
-            f"{count} images would become '{path.name}'"
-            for path, count in paths.items()
-            if count > 1
-        ]:
-            raise UserError(
-                twice[0], where="OUTPUT", remedy="translate one of them into another folder"
-            )
-        if long := [path.name for path in paths if len(os.fsencode(path.name)) > LONGEST]:
+        paths: Counter[Path] = Counter()
+        for job in jobs:
+            for tail in self._tails:
+                paths.update(self._path(job, tail, part) for part in parts)
+        for path, count in paths.items():
+            if count > 1:
+                what = f"{count} images would become '{path.name}'"
+                remedy = "translate one of them into another folder"
+                raise UserError(what, where="OUTPUT", remedy=remedy)
+        long = [path.name for path in paths if len(os.fsencode(path.name)) > MAX_NAME_BYTES]
+        if long:
             what = (
-                f"{counted(long, 'result')} would have a name of more than {LONGEST} bytes, such as"
-                f" '{long[0]}'"
+                f"{counted(long, 'result')} would have a name of more than {MAX_NAME_BYTES} bytes,"
+                f" such as '{long[0]}'"
             )
-            raise UserError(
-                what,
-                where="OUTPUT",
-                remedy="shorten the names of the inputs: no disk holds such names",
-            )
-        shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-        outcomes |= (
-            self._shared_out(new, len(jobs), ledger)
-            if self.workers
-            else self._overlapped(new, shares, ledger)
-        )
-        failed = [job for job in jobs if isinstance(outcomes[job], Exception)]
-        if failed and not folder:
-            raise outcomes[failed[0]]
-        written = [path for job in jobs if job not in failed for path in outcomes[job]]
-        self.progress(1.0, "")
+            remedy = "shorten the names of the inputs: no disk holds such names"
+            raise UserError(what, where="OUTPUT", remedy=remedy)
+
+    def _say_results(
+        self, written: Sequence[Path], folder: Path | None, count: int, done_before: int
+    ) -> None:
+        """Say notes, what was clipped, and what was written for `count` inputs."""
         for (kind, line), names in self.notes.items():
             self.say(f"{kind:9}{line}{_of(names, self.count) if folder else ''}")
-        if any(beyond for beyond, *_ in self.clipped):
-            beyond, values, low, high, ends = zip(*self.clipped, strict=True)
-            some = (
-                f"{100 * sum(beyond) / sum(values):.2g} % of all values to"
-                f" {' or '.join(sorted(set(ends)))}"
-            )
-            ran = f"which run from {min(low):.4g} to {max(high):.4g} (--format tif keeps them)"
-            self.say(
-                f"clipped  {some} in {np.count_nonzero(beyond)} of {len(beyond)} images, {ran}"
-            )
-        if len(new) < len(jobs):
-            earlier = f", {len(jobs) - len(new)} of {len(jobs)} inputs done before"
-        else:
-            earlier = ""
-        for line in [f"{counted(written, 'file')} to {folder}{earlier}"] if folder else written:
-            self.say(f"written  {line}")
-        if failed:
-            kind = "files" if len(self.contrasts) == 1 else "patients"
-            lines = [f"{len(failed)} of {len(jobs)} {kind} could not be translated:"]
-            lines += _reasons({job: outcomes[job] for job in failed}, len(jobs))
-            failure = GantkError("\n  ".join(lines))
-            if all(isinstance(outcomes[job], UserError) for job in jobs):
-                failure.exit_code = 2
-            else:
-                failure.exit_code = 1
-            raise failure
-        return written
+        if any(clipped.beyond for clipped in self.clipped):
+            self.say(_clipped_line(self.clipped))
+        if folder is None:
+            for path in written:
+                self.say(f"written  {path}")
+            return
+        line = f"written  {counted(written, 'file')} to {folder}"
+        if done_before:
+            line += f", {done_before} of {count} inputs done before"
+        self.say(line)
+
+    def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
+        """One error for all inputs, of `count`, that could not be translated."""
+        kind = "files" if len(self.contrasts) == 1 else "patients"
+        lines = [f"{len(failed)} of {count} {kind} could not be translated:"]
+        lines += _reasons(failed, count)
+        failure = GantkError("\n  ".join(lines))
+        users_fault = all(isinstance(error, UserError) for error in failed.values())
+        failure.exit_code = 2 if users_fault and len(failed) == count else 1
+        return failure
 
     def one(self, job: Job) -> tuple[Any, dict, list]:
         """Translate one job; returns its paths or its error (one of FAILURES), its messages, and
@@ -314,7 +323,8 @@ class Translation:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
         While the network runs, the next job is read and the last one written, if three images fit
-        into ROOM. Any other error, and Ctrl-C, stop all jobs once the current result is written.
+        into OVERLAP_BYTES. Any other error, and Ctrl-C, stop all jobs once the current result is
+        written.
         """
         outcomes: dict[Job, Any] = {}
         ahead: dict[Job, Future] = {}
@@ -324,7 +334,7 @@ class Translation:
             for job, following in zip_longest(jobs, jobs[1:]):
                 try:
                     image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
-                    overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= ROOM
+                    overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
                     made = self._translated(job, image, shares[job], len(shares))
@@ -343,44 +353,44 @@ class Translation:
         return outcomes
 
     def _read(self, job: Job) -> Image:
-        if len(job.scans) > 1:
-            if [
-                name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan
-            ] == self.outputs:
-                raise UserError(
-                    f"nothing but {self.outputs[0]} to make it from",
-                    where="INPUT",
-                    allowed=self.contrasts,
-                )
-            return _stacked(job.scans, self.contrasts, self.frame.missing)
-        return read(job.scans[0], self.volume)
+        if len(job.scans) == 1:
+            return read(job.scans[0], self.volume)
+        present = [name for name, scan in zip(self.contrasts, job.scans, strict=True) if scan]
+        if present == self.outputs:
+            what = f"nothing but {self.outputs[0]} to make it from"
+            raise UserError(what, where="INPUT", allowed=self.contrasts)
+        return _stacked(job.scans, self.contrasts, self.frame.missing)
 
     def _translated(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
+        """Translate a job's image; plugins may warn of a single contrast before and after."""
         self.progress(begun, job.name)
+        hooks = load().hook
         single = len(job.scans) == 1  # plugins check single contrasts only
-        for line in image.remarks if single else ():
-            self.notes["note", line.removeprefix(f"'{image.path}'").lstrip(": ")].append(job.name)
-        if single and {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
-            image = self._recoloured(image, job)
-        if np.ptp(image.pixels) == 0:
-            self.notes[
-                "note", f"blank, of one value throughout, as is their {self.frame.target}"
-            ].append(job.name)
-        self._warn(
-            job, load().hook.gantk_image_warning(image=image, frame=self.frame) if single else ()
-        )
-        share = lambda done, total: self.progress(begun + done / total / jobs, job.name)  # noqa: E731
-        spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
-        every = slice(None, None, max(1, round((image.pixels[0].size / SEEN) ** (1 / image.dims))))
-        some = (slice(None), *[every] * image.dims)
-        given = image.pixels[some].copy() if single else None  # the image may be overwritten
-        made = self.model.images(replace(image, own=True, spill=spill), self.to, self.look, share)
         if single:
+            for line in image.remarks:
+                line = line.removeprefix(f"'{image.path}'").lstrip(": ")
+                self.notes["note", line].append(job.name)
+            if {image.channels, self.frame.channels} == {1, 3} and image.affine is None:
+                image = self._recoloured(image, job)
+        if np.ptp(image.pixels) == 0:
+            line = f"blank, of one value throughout, as is their {self.frame.target}"
+            self.notes["note", line].append(job.name)
+        if single:
+            self._warn(job, hooks.gantk_image_warning(image=image, frame=self.frame))
+
+        def report(done: int, total: int) -> None:
+            self.progress(begun + done / total / jobs, job.name)
+
+        spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
+        step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
+        some = (slice(None), *[slice(None, None, step)] * image.dims)
+        given = image.pixels[some].copy() if single else None  # the image may be overwritten
+        own = replace(image, own=True, spill=spill)
+        made = self.model.images(own, self.to, self.options, report)
+        if single:
+            shown = made[0].pixels[some]
             self._warn(
-                job,
-                load().hook.gantk_translation_warning(
-                    given=given, made=made[0].pixels[some], frame=self.frame
-                ),
+                job, hooks.gantk_translation_warning(given=given, made=shown, frame=self.frame)
             )
         return made
 
@@ -396,9 +406,9 @@ class Translation:
     @cached_property
     def _tails(self) -> list[str]:
         """The endings of the names of one input's results."""
-        if self.look.variants is not None:
-            return [f"-{number}" for number in range(1, self.look.variants + 1)]
-        return ["", "_uncertainty"] if self.look.uncertainty else [""]
+        if self.options.variants is not None:
+            return [f"-{number}" for number in range(1, self.options.variants + 1)]
+        return ["", "_uncertainty"] if self.options.uncertainty else [""]
 
     def _path(self, job: Job, tail: str, contrast: str) -> Path:
         """The path of a result; `contrast` is "" if it is the only one."""
@@ -411,39 +421,41 @@ class Translation:
         return job.target.with_name(f"{stem}{tail}{job.target.name[len(stem) :]}")
 
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
+        """Write the results of a job, one file for each contrast; returns their paths."""
         pending = []
         for tail, result in zip(self._tails, results, strict=True):
-            # one file for each contrast
-            several = len(self.outputs) > 1 and result.channels == len(self.outputs)
-            if several:
-                parts = zip(result.pixels[:, None], self.outputs, strict=True)
-            else:
-                parts = [(result.pixels, "")]
-            for pixels, name in parts:
-                path = self._path(job, tail, name)
+            for contrast, pixels in self._contrasts_of(result):
+                path = self._path(job, tail, contrast)
                 image = replace(result, pixels=pixels, keep_header=self.keep_header)
                 if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
                     image = replace(image, dtype=None)
-                fitted = self._fitted(path, image, job) if self.clip else (path, image, [])
-                pending.append((*fitted, name or self.frame.target, tail))
+                clipped = None
+                if self.clip:
+                    path, image, clipped = self._fitted(path, image, job)
+                pending.append((path, image, clipped, contrast or self.frame.target, tail))
         for path, *_ in pending[1:]:  # deletes what an earlier call has left of these
             files.writer_of(path, pending[0][1]).withdraw(path)
         for path, image, clipped, shown, tail in pending:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if writing := getattr(self.layout, "writing", None):
+            writing = getattr(self.layout, "writing", None)
+            if writing:
                 writing(path, job.files, shown)
-            files.write(
-                path,
-                image,
-                description=f"uncertainty of {shown}" if tail == "_uncertainty" else shown,
-            )
-            self.clipped += clipped
+            description = f"uncertainty of {shown}" if tail == "_uncertainty" else shown
+            files.write(path, image, description=description)
+            if clipped:
+                self.clipped.append(clipped)
             if self.layout:
                 self.layout.written(path, job.files, shown)
         written = [path for path, *_ in pending]
         if ledger:
             ledger.add(job, written)
         return written
+
+    def _contrasts_of(self, result: Image) -> list[tuple[str, np.ndarray]]:
+        """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""
+        if len(self.outputs) == 1 or result.channels != len(self.outputs):
+            return [("", result.pixels)]
+        return list(zip(self.outputs, result.pixels[:, None], strict=True))
 
     @cached_property
     def _range(self) -> tuple[float, float, bool]:
@@ -452,55 +464,55 @@ class Translation:
         """
         if known := self.frame.values.get("target"):
             return known["low"], known["high"], known["whole"]
-        mapping = self.model.pipeline(self.letter, self.look).target  # older runs do not hold them
+        mapping = self.model.pipeline(
+            self.letter, self.options
+        ).target  # older runs do not hold them
         lines = getattr(mapping, "lines", [mapping])
         ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
         return min(ends), max(ends), True
 
-    def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, list]:
-        """Clip overshoot to the whole numbers that a file holds; returns path, image, and the entry
-        for `clipped`.
+    def _fitted(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
+        """Clip overshoot to the whole numbers that a file holds; returns path, image, and what was
+        clipped.
 
         If these cannot hold the target's range either, a file in a folder becomes a TIFF; else
         UserError.
         """
         low, high, whole = self._range
         limits = files.writer_of(path, image).limits(path, image)
-        if not whole and high - low < STEPS:  # rounding would leave too few levels
+        if not whole and high - low < MIN_LEVELS:  # rounding would leave too few levels
             limits = [ends for ends in limits if ends[1] == np.inf]
         fits = [ends for ends in limits if ends[0] <= low + 0.05 * (high - low) and high <= ends[1]]
         if not fits:
-            what = (
-                f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)}"
-                " file holds"
-            )
-            other = _with_suffix(path, ".tif")
-            if (
-                self.suffix
-                or path == other
-                or not self.targets
-                or other in self.targets
-                or image.channels > 1
-            ):
-                raise UserError(
-                    what, where=str(path), remedy="write another kind: --format tif, or nii.gz"
-                )
-            self.targets.add(other)
-            self.notes["note", f"{what}: written as .tif"].append(job.name)
-            return self._fitted(other, replace(image, dtype=None), job)
+            return self._as_tiff(path, image, job)
         least, most = fits[0]
         if most == np.inf:
-            return path, image, []
+            return path, image, None
         rounded = np.rint(image.pixels)
-        beyond = np.count_nonzero((rounded < least) | (rounded > most))
-        low = float(image.pixels.min())
-        high = float(image.pixels.max())
-        ends = f"{least:g} .. {most:g}"
-        return (
-            path,
-            replace(image, pixels=np.clip(rounded, least, most)),
-            [(beyond, rounded.size, low, high, ends)],
+        clipped = Clipped(
+            beyond=np.count_nonzero((rounded < least) | (rounded > most)),
+            values=rounded.size,
+            low=float(image.pixels.min()),
+            high=float(image.pixels.max()),
+            limits=f"{least:g} .. {most:g}",
         )
+        return path, replace(image, pixels=np.clip(rounded, least, most)), clipped
+
+    def _as_tiff(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
+        """What `_fitted` returns for a TIFF in place of `path`, whose format cannot hold the range;
+        UserError where the user has asked for this format or file.
+        """
+        low, high, _ = self._range
+        what = f"{self.frame.target} runs from {low:g} to {high:g}, which no {suffix_of(path)}"
+        what += " file holds"
+        tiff = _with_suffix(path, ".tif")
+        asked_for = self.suffix or not self.targets
+        if asked_for or path == tiff or tiff in self.targets or image.channels > 1:
+            remedy = "write another kind: --format tif, or nii.gz"
+            raise UserError(what, where=str(path), remedy=remedy)
+        self.targets.add(tiff)
+        self.notes["note", f"{what}: written as .tif"].append(job.name)
+        return self._fitted(tiff, replace(image, dtype=None), job)
 
     def _recoloured(self, image: Image, job: Job) -> Image:
         """Convert a colour picture to gray for a model of gray ones, and gray to colour for one of
@@ -508,12 +520,36 @@ class Translation:
         """
         from gantk.data.sources.reader import LUMA
 
-        # (channels after, channels before)
-        weights = np.ones((3, 1)) if image.channels == 1 else LUMA[None]
-        self.notes[
-            "note", "colour, taken as gray" if len(weights) == 1 else "gray, taken as colour"
-        ].append(job.name)
+        if image.channels == 1:
+            weights = np.ones((3, 1))  # (channels after, channels before)
+            line = "gray, taken as colour"
+        else:
+            weights = LUMA[None]
+            line = "colour, taken as gray"
+        self.notes["note", line].append(job.name)
         return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
+
+
+def _clipped_line(clipped: Sequence[Clipped]) -> str:
+    """How many values of all results were clipped to the limits of their files."""
+    share = sum(each.beyond for each in clipped) / sum(each.values for each in clipped)
+    limits = " or ".join(sorted({each.limits for each in clipped}))
+    affected = sum(each.beyond > 0 for each in clipped)
+    low = min(each.low for each in clipped)
+    high = max(each.high for each in clipped)
+    return (
+        f"clipped  {100 * share:.2g} % of all values to {limits} in {affected} of {len(clipped)}"
+        f" images, which run from {low:.4g} to {high:.4g} (--format tif keeps them)"
+    )
+
+
+def _scans_outside(source: Path, target: Path) -> list[Scan]:
+    """The scans of a folder, without those in the folder of results where it lies inside."""
+    scans = files.scans(source)
+    results = target.resolve()
+    if not results.is_relative_to(source.resolve()):
+        return list(scans)
+    return [scan for scan in scans if not scan.path.resolve().is_relative_to(results)]
 
 
 def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
@@ -521,45 +557,43 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
     alone.
     """
     # by the message without names and numbers: the first one, and the jobs
-    messages = {}
+    messages: dict[str, str] = {}
     names = defaultdict(list)
     for job, error in errors.items():
-        text = message = f"{job.files[0]}: {error or type(error).__name__}"
+        message = f"{job.files[0]}: {error or type(error).__name__}"
+        text = message
         for name in (str(job.files[0]), str(job.target), job.target.name):
             text = text.replace(name, "")
         text = re.sub(r"-?\d[\d.]*", "", text)
         messages.setdefault(text, message)
         names[text].append(job.name)
-    return [
-        f"{line} The same{_of(names[text], count)}" if names[text][1:] else line
-        for text, line in messages.items()
-    ]
+    lines = []
+    for text, message in messages.items():
+        alike = f" The same{_of(names[text], count)}" if len(names[text]) > 1 else ""
+        lines.append(f"{message}{alike}")
+    return lines
 
 
 def _stacked(parts: Sequence[Scan | None], contrasts: list[str], missing: str) -> Image:
     """Read a patient's contrasts as the channels of one image; a missing contrast is nan."""
-    absent = [contrast for contrast, scan in zip(contrasts, parts, strict=True) if scan is None]
-    images = [read(scan) for scan in parts if scan is not None]
-    first = images[0]
+    images = [None if scan is None else read(scan) for scan in parts]
+    first = next(image for image in images if image is not None)
+    absent = [name for name, image in zip(contrasts, images, strict=True) if image is None]
     if absent and missing == "refuse":
+        what = f"{' and '.join(absent)} missing in '{first.path.parent}'"
         remedy = 'add the files, or train with data.missing = "mask"'
-        raise UserError(
-            f"{' and '.join(absent)} missing in '{first.path.parent}'", where="INPUT", remedy=remedy
-        )
+        raise UserError(what, where="INPUT", remedy=remedy)
+    channels = []
     for image in images:
+        if image is None:
+            channels.append(np.full_like(first.pixels, np.nan))
+            continue
         if not same_grid(image, first) or image.channels != 1:
             what = f"'{image.path}' is not on the grid of '{first.path}'"
-            raise UserError(
-                what, where="INPUT", remedy="resample all contrasts of a patient onto one of them"
-            )
-    blank = np.full_like(first.pixels, np.nan)
-    remaining = iter(images)
-    return replace(
-        first,
-        pixels=np.concatenate(
-            [blank if scan is None else next(remaining).pixels for scan in parts]
-        ),
-    )
+            remedy = "resample all contrasts of a patient onto one of them"
+            raise UserError(what, where="INPUT", remedy=remedy)
+        channels.append(image.pixels)
+    return replace(first, pixels=np.concatenate(channels))
 
 
 def _patients(source: Path, target: Path, contrasts: list[str], domain: str) -> list[Job]:
@@ -624,7 +658,5 @@ def _stem(path: Path) -> str:
 
 def _of(names: Sequence[str], count: int) -> str:
     """Text with the number of images that a line applies to, of `count`, and the first three names."""
-    return (
-        f" ({len(names)} of {count} images:"
-        f" {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-    )
+    more = ", ..." if len(names) > 3 else ""
+    return f" ({len(names)} of {count} images: {', '.join(names[:3])}{more})"

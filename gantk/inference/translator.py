@@ -5,9 +5,9 @@ recipe's post-steps.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from gantk.errors import UserError
 from gantk.files import sha256_of, write_file
 from gantk.formats.files import write
 from gantk.formats.image import Image
-from gantk.inference.pipeline import OTHER, PLAIN, WHOLE, Frame, Look, Pipeline, TrainedModel
-from gantk.inference.tiles import AnySize, whole_images
+from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import WHOLE, Pipeline
+from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
@@ -48,7 +50,7 @@ class Translator(TrainedModel):
     # by domain, of the training images; empty in old runs
     values: dict[str, dict] = field(default_factory=dict)
     packed: dict | None = None  # what `gantk pack` recorded
-    _last: tuple[str, Look, Pipeline] | None = field(default=None, repr=False)
+    _last: tuple[str, TranslateOptions, Pipeline] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         data = self.model.data
@@ -96,20 +98,23 @@ class Translator(TrainedModel):
         """The letter of a domain's human name; None: the first that the method can produce."""
         directions = self.method.directions()
         if name is None:
-            # raises
-            return directions[0] if directions else self.method.translate(torch.empty(0), "b")
+            if not directions:
+                self.method.translate(torch.empty(0), "b")  # raises
+            return directions[0]
         names = dict(zip("ab", self.model.data.domains, strict=False))
-        # one of several
-        human = {each.lower(): letter for letter in directions for each in self.contrasts(letter)}
-        human |= {names[letter].lower(): letter for letter in directions}
+        allowed = []
+        letters = {}
+        for letter in directions:
+            allowed += [*self.contrasts(letter), names[letter]]
+            for contrast in self.contrasts(letter):  # one of several
+                letters[contrast.lower()] = letter
+        for letter in directions:
+            letters[names[letter].lower()] = letter
         # a name wins over a letter: the first domain may be called B
-        chosen = human.get(name.lower(), name.lower())
+        chosen = letters.get(name.lower(), name.lower())
         if chosen not in directions:
-            made = [
-                name for letter in directions for name in [*self.contrasts(letter), names[letter]]
-            ]
-            allowed = list(dict.fromkeys(made))
-            raise UserError(f"this run cannot produce '{name}'", where="--to", allowed=allowed)
+            what = f"this run cannot produce '{name}'"
+            raise UserError(what, where="--to", allowed=list(dict.fromkeys(allowed)))
         return chosen
 
     def identity(self) -> dict[str, str]:
@@ -119,11 +124,10 @@ class Translator(TrainedModel):
         except FileNotFoundError:  # deleted by a running training: no other translation can use it
             digest = secrets.token_hex()
         name = self.model.method.name
-        noted = self.packed
-        if noted is None:
+        if self.packed is None:
             return {"name": name, "sha256": digest}
         return {
-            "name": f"{noted.get('name')} ({name})",
+            "name": f"{self.packed.get('name')} ({name})",
             "sha256": digest,
             "limits": limits_of(self.run.path),
         }
@@ -138,82 +142,109 @@ class Translator(TrainedModel):
         """The frame of the direction that ends in the domain `letter`."""
         data = self.model.data
         table = self.model.translate
-        names = data.domains[0], data.domains[-1]
-        source, target = names if letter == "b" else names[::-1]
-        same = ("dims", "fit", "neighbours", "plane", "spacing", "missing")
+        source, target = data.domains[0], data.domains[-1]
+        if letter != "b":
+            source, target = target, source
+        values = {}
+        if self.values:
+            values = {"source": self.values[OTHER[letter]], "target": self.values[letter]}
         return Frame(
             source=source,
             target=target,
+            dims=data.dims,
             size=tuple(data.size),
             channels=self.method.geometry.channels[OTHER[letter]] // (2 * data.neighbours + 1),
             range=self.method.geometry.range,
-            **{key: getattr(data, key) for key in same},
-            **{key: getattr(table, key) for key in ("batch", "detail", "masked")},
-            values=self.values
-            and {"source": self.values[OTHER[letter]], "target": self.values[letter]},
+            fit=data.fit,
+            neighbours=data.neighbours,
+            plane=data.plane,
+            spacing=data.spacing,
+            missing=data.missing,
+            batch=table.batch,
+            detail=table.detail,
+            masked=table.masked,
+            values=values,
             pipelined=self.model.train.fast.pipelined,
         )
 
-    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
+    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
         """The pipeline from native images of the other domain to this one; the last one is cached
         for many files.
         """
-        if self._last is not None and self._last[0] == letter and self._last[1] is look:
+        if self._last is not None and self._last[0] == letter and self._last[1] is options:
             return self._last[2]  # what a network needs is measured once
-        # which loads other weights
-        if self.runtime.device.type == "cpu" and look.uncertainty != "checkpoints":
+        # the uncertainty "checkpoints" loads other weights
+        if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
             fold_for_inference(self.method)
-        maps = ("image", "spread") if look.uncertainty else ("image",) * (look.variants or 1)
-        network = self._network(letter, look)
-
-        def run(batch: np.ndarray) -> np.ndarray:
-            seen = torch.from_numpy(batch)
-            made = [network(part) for part in seen.split(self.model.translate.batch)]
-            made = torch.cat(made) if made[1:] else made[0]  # a volume is not copied
-            parts = zip(made.chunk(len(maps), dim=1), maps, strict=True)
-            done = [
-                self._finished(part, letter, seen).cpu() if kind == "image" else part
-                for part, kind in parts
-            ]
-            return torch.cat(done, dim=1).numpy()
-
-        if self._posts.whole:
-            frame = replace(self.frame(letter), batch=WHOLE)
+        if options.uncertainty:
+            maps = ("image", "spread")
         else:
-            frame = self.frame(letter)
-        pipeline = Pipeline(
-            frame, self.intensity[OTHER[letter]], self.intensity[letter], run, maps, look.tta
-        )
-        self._last = letter, look, pipeline
+            maps = ("image",) * (options.variants or 1)
+        network = partial(self._run, self._network(letter, options), letter, maps)
+        frame = self.frame(letter)
+        if self._posts.whole:
+            frame = replace(frame, batch=WHOLE)
+        source = self.intensity[OTHER[letter]]
+        target = self.intensity[letter]
+        pipeline = Pipeline(frame, source, target, network, maps, options.tta)
+        self._last = letter, options, pipeline
         return pipeline
 
-    def _network(self, letter: str, look: Look) -> Callable[[Tensor], Tensor]:
+    def _run(
+        self,
+        network: Callable[[Tensor], Tensor],
+        letter: str,
+        maps: Sequence[str],
+        images: np.ndarray,
+    ) -> np.ndarray:
+        """Run a network and the recipe's post-steps: (N, C, *size) to (N, maps x D, *size)."""
+        seen = torch.from_numpy(images)
+        parts = [network(part) for part in seen.split(self.model.translate.batch)]
+        made = torch.cat(parts) if len(parts) > 1 else parts[0]  # a volume is not copied
+        results = []
+        for part, kind in zip(made.chunk(len(maps), dim=1), maps, strict=True):
+            if kind == "image":
+                part = self._finished(part, letter, seen).cpu()
+            results.append(part)
+        return torch.cat(results, dim=1).numpy()
+
+    def _network(self, letter: str, options: TranslateOptions) -> Callable[[Tensor], Tensor]:
         """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty
         are channels.
         """
         method = self.method
-        if look.uncertainty:
-            maker = registry().get("uncertainty", look.uncertainty).load()(seed=look.seed)
-            others = earlier_weights(self.checkpoint) if look.uncertainty == "checkpoints" else []
-            maker.check(method, 1 + len(others))
-            maker.scale = self.spread_scale(letter, look.uncertainty)[0] or 1.0
-            whole = AnySize(method, self.model, self.runtime)
-            return lambda x: torch.cat(maker.maps(whole, letter, x, others), dim=1)
-        if look.variants is not None:
+        if options.uncertainty:
+            return self._uncertain_network(letter, options)
+        if options.variants is not None:
 
-            def network(x):
-                return (
-                    method.variants(x, letter, look.variants, look.seed).movedim(0, 1).flatten(1, 2)
-                )  # noqa: E731
-        elif look.example is None:
-            network = lambda x: method.translate(x, letter)  # noqa: E731
+            def network(x: Tensor) -> Tensor:
+                variants = method.variants(x, letter, options.variants, options.seed)
+                return variants.movedim(0, 1).flatten(1, 2)
+
+        elif options.example is not None:
+            style = self._example(options.example, letter)
+            example = self.runtime.place(style, self.model.data.dims)
+
+            def network(x: Tensor) -> Tensor:
+                return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
+
         else:
-            example = self.runtime.place(self._example(look.example, letter), self.model.data.dims)
+            network = partial(method.translate, to=letter)
+        return TiledNetwork.of_method(network, method, self.model, self.runtime)
 
-            def network(x):
-                return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))  # noqa: E731
-
-        return whole_images(network, method, self.model, self.runtime)
+    def _uncertain_network(
+        self, letter: str, options: TranslateOptions
+    ) -> Callable[[Tensor], Tensor]:
+        """A function that returns the translation and its uncertainty as channels."""
+        maker = registry().get("uncertainty", options.uncertainty).load()(seed=options.seed)
+        others = []
+        if options.uncertainty == "checkpoints":
+            others = earlier_weights(self.checkpoint)
+        maker.check(self.method, 1 + len(others))
+        factor, _ = self.spread_scale(letter, options.uncertainty)
+        maker.scale = factor or 1.0
+        method = AnySize(self.method, self.model, self.runtime)
+        return lambda x: torch.cat(maker.maps(method, letter, x, others), dim=1)
 
     @cached_property
     def _uncertainty_scores(self) -> dict[str, dict]:
@@ -265,25 +296,29 @@ class Translator(TrainedModel):
         `label`: their class.
         """
         classes = self.method.geometry.classes
-        if label is not None and label not in classes:
-            what = f"this run knows no class '{label}'"
-            raise UserError(
-                what, where="--label", allowed=classes or "none: it was trained without labels"
-            )
-        if label is None:
-            labels = None
-        else:
+        labels = None
+        if label is not None:
+            if label not in classes:
+                what = f"this run knows no class '{label}'"
+                allowed = classes or "none: it was trained without labels"
+                raise UserError(what, where="--label", allowed=allowed)
             labels = torch.full((n,), classes.index(label), device=self.runtime.device)
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
-        if self.method.conditional and classes:
-            made_of = [label or classes[i % len(classes)] for i in range(n)]
-        else:
-            made_of = []
-        images = self._finished(images, "image", made_of) if post else images
+        if post:
+            images = self._finished(images, "image", self._classes_of_samples(n, label))
         reach = self.model.data.neighbours
         shown = images.chunk(2 * reach + 1, dim=1)[reach].cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
+
+    def _classes_of_samples(self, n: int, label: str | None) -> list[str]:
+        """The class of each of `n` samples: the one asked for, else one after the other; [] where
+        the method knows none.
+        """
+        classes = self.method.geometry.classes
+        if not classes or not self.method.conditional:
+            return []
+        return [label or classes[i % len(classes)] for i in range(n)]
 
     def sample_to(self, out: Path, n: int, seed: int, label: str | None, post: bool) -> list[Path]:
         """Write `n` images from noise into the folder `out`; returns the paths written.
@@ -297,30 +332,35 @@ class Translator(TrainedModel):
         if out.exists() and not out.is_dir():
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
         if out.is_dir() and any(out.glob("sample-*")):
-            raise UserError(
-                f"'{out}' holds samples already",
-                where="--out",
-                remedy="name another folder, or empty it",
-            )
+            what = f"'{out}' holds samples already"
+            raise UserError(what, where="--out", remedy="name another folder, or empty it")
         images = self.sample(n, seed, label, post)
-        mapping = self.intensity["image"]
-        flat = np.ones((images.shape[1], *[1] * (images.ndim - 2)), dtype=np.float32)
-        low, high = (np.asarray(mapping.inverse(flat * end)) for end in mapping.range)
-        bits, largest = (8, 255) if high.max() <= 255 else (16, 65535)
-        colours = (1, 3) if bits == 8 else (1,)
-        whole = low.min() >= -0.01 * high.max() and 64 <= high.max() <= largest
-        png = images.ndim == 4 and images.shape[1] in colours and whole
+        kind = self._picture_type(images.shape[1:])
+        suffix = ".nii.gz" if kind is None else ".png"
         out.mkdir(parents=True, exist_ok=True)
-        paths = [out / f"sample-{number:04d}{'.png' if png else '.nii.gz'}" for number in range(n)]
+        paths = [out / f"sample-{number:04d}{suffix}" for number in range(n)]
         for path, pixels in zip(paths, images, strict=True):
-            if png:
-                write(
-                    path, Image(np.clip(np.rint(pixels), 0, largest), dtype=np.dtype(f"uint{bits}"))
-                )
-            else:
+            if kind is None:
                 write(path, Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32)))
-        classes = self.method.geometry.classes
-        if classes and self.method.conditional:
-            rows = [(path.name, label or classes[i % len(classes)]) for i, path in enumerate(paths)]
+            else:
+                gray_levels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max)
+                write(path, Image(gray_levels, dtype=kind))
+        classes = self._classes_of_samples(n, label)
+        if classes:
+            rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
             write_file(out / "labels.csv", csv_text(("file", "label"), rows).encode())
         return paths
+
+    def _picture_type(self, shape: tuple[int, ...]) -> np.dtype | None:
+        """The whole numbers of PNG that hold images (C, *spatial) of the training's range; None if
+        there are none.
+        """
+        mapping = self.intensity["image"]
+        flat = np.ones((shape[0], *[1] * (len(shape) - 1)), dtype=np.float32)
+        low = np.asarray(mapping.inverse(flat * mapping.range[0])).min()
+        high = np.asarray(mapping.inverse(flat * mapping.range[1])).max()
+        kind = np.dtype("uint8" if high <= 255 else "uint16")
+        colours = (1, 3) if kind == np.uint8 else (1,)
+        is_picture = len(shape) == 3 and shape[0] in colours
+        fits = low >= -0.01 * high and 64 <= high <= np.iinfo(kind).max
+        return kind if is_picture and fits else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.split import consequences
 from gantk.errors import UserError
-from gantk.inference.tiles import AnySize, whole_images
+from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
@@ -421,8 +421,9 @@ class Scorer:
         CPU.
         """
         if to not in self._networks:
-            network = lambda x: self.method.translate(x, to)  # noqa: E731
-            self._networks[to] = whole_images(network, self.method, self.model, self.runtime)
+            self._networks[to] = TiledNetwork.of_method(
+                partial(self.method.translate, to=to), self.method, self.model, self.runtime
+            )
         return self._networks[to](images)
 
     def _translate_shared(self, images: Tensor, to: str) -> Tensor | None:

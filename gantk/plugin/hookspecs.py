@@ -89,7 +89,7 @@ def gantk_training_ended(run) -> None:
 def gantk_image_warning(image, frame) -> str | None:
     """Check an image before its translation; returns a warning, or None.
 
-    `image` is a gantk.formats.image.Image; `frame`, a gantk.inference.pipeline.Frame, describes
+    `image` is a gantk.formats.image.Image; `frame`, a gantk.inference.frame.Frame, describes
     what the model expects. A warning that several images of a folder share is printed once, with
     the number of images.
     """
@@ -111,7 +111,7 @@ def gantk_name_results(files, target, frame, model):
     the default names.
 
     `files` are the inputs' paths, `target` is the output folder, `frame` a
-    gantk.inference.pipeline.Frame, `model` the name and sha256 of the weights. The object has
+    gantk.inference.frame.Frame, `model` the name and sha256 of the weights. The object has
     `name(files, tail, contrast)`: the result's path below the folder, without suffix, or None to
     skip these inputs (tail: "-2" for variants, "_uncertainty", else ""); and `written(path, files,
     contrast)`, called after each result. Optional: `writing`, called with the same arguments before
@@ -121,7 +121,7 @@ def gantk_name_results(files, target, frame, model):
 
 @hookspec(firstresult=True)
 def gantk_load_model(model, device):
-    """Load a model of the plugin's own kind; returns a gantk.inference.pipeline.TrainedModel, or
+    """Load a model of the plugin's own kind; returns a gantk.inference.model.TrainedModel, or
     None for other kinds.
 
     `model` (one or several paths) and `device` are the arguments of `gantk.load`.

@@ -29,7 +29,7 @@ from gantk.runs import checkpoint
 from gantk.runs.schemas import inside, read, read_log
 
 if TYPE_CHECKING:
-    from gantk.inference.pipeline import TrainedModel
+    from gantk.inference.model import TrainedModel
 
 PACKAGES = (
     "torch",

@@ -20,7 +20,9 @@ from gantk.errors import UserError, counted
 from gantk.files import zeros_beside
 from gantk.formats.files import natural
 from gantk.formats.image import Image
-from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, Progress, TrainedModel
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import Pipeline, Progress
 
 KINDS = ("members", "auto")  # kinds of uncertainty: both are the standard deviation between members
 
@@ -103,8 +105,8 @@ class Ensemble(TrainedModel):
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
         self.members = members
-        self._look = PLAIN
-        self._inner_look = PLAIN
+        self._options = DEFAULT_OPTIONS
+        self._inner_options = DEFAULT_OPTIONS
         first = _ends(members[0], None)
         for member, name in zip(members, names, strict=True):
             try:
@@ -148,9 +150,9 @@ class Ensemble(TrainedModel):
         ).hexdigest()
         return {"name": f"mean of {len(identities)}: {names}", "sha256": digest}
 
-    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
+    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
         """The pipeline of the first member."""
-        return self.members[0].pipeline(letter, self._member_look(look))
+        return self.members[0].pipeline(letter, self._member_options(options))
 
     def sample_to(self, *options: Any) -> list[Path]:
         """Always a UserError: an ensemble makes no images from noise."""
@@ -162,7 +164,7 @@ class Ensemble(TrainedModel):
         self,
         images: Any,
         to: str | None = None,
-        look: Look = PLAIN,
+        options: TranslateOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
         *,
         grad=False,
@@ -171,38 +173,38 @@ class Ensemble(TrainedModel):
         new first axis.
         """
         if isinstance(images, (list, tuple)):
-            return [self.translate(each, to, look, progress, grad=grad) for each in images]
+            return [self.translate(each, to, options, progress, grad=grad) for each in images]
         if not hasattr(images, "__array__"):  # a file or an Image: calls `self.images` for the mean
-            return super().translate(images, to, look, progress, grad=grad)
+            return super().translate(images, to, options, progress, grad=grad)
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            made = member.translate(images, name, self._member_look(look), share, grad=grad)
+            made = member.translate(images, name, self._member_options(options), share, grad=grad)
             if mean is None:
                 mean = made
                 square = 0 * made
             else:
                 mean, square = _updated(made, mean, square, number)
         stack = np.stack if isinstance(mean, np.ndarray) else sys.modules["torch"].stack
-        return stack([mean, (square / (number - 1)) ** 0.5]) if look.uncertainty else mean
+        return stack([mean, (square / (number - 1)) ** 0.5]) if options.uncertainty else mean
 
     def images(
         self,
         image: Image,
         to: str | None = None,
-        look: Look = PLAIN,
+        options: TranslateOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
     ) -> list[Image]:
         """Translate an image on its own grid; returns [mean], or [mean, standard deviation] with
-        `look.uncertainty`.
+        `options.uncertainty`.
         """
         mean = square = None
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
             # only the last may overwrite it
             seen = replace(image, own=image.own and number == len(self.members))
-            (made,) = member.images(seen, name, self._member_look(look), share)
+            (made,) = member.images(seen, name, self._member_options(options), share)
             if mean is None:
                 mean = made.pixels
-                if look.uncertainty:
+                if options.uncertainty:
                     square = zeros_beside(image.spill, mean.shape)
                 else:
                     square = np.broadcast_to(0, mean.shape)
@@ -211,9 +213,9 @@ class Ensemble(TrainedModel):
                 mean[:, part], apart = _updated(
                     made.pixels[:, part], mean[:, part], square[:, part], number
                 )
-                if look.uncertainty:
+                if options.uncertainty:
                     square[:, part] = apart
-        if not look.uncertainty:
+        if not options.uncertainty:
             return [replace(made, pixels=mean)]
         square /= number - 1
         return [replace(made, pixels=mean), replace(made, pixels=np.sqrt(square, out=square))]
@@ -233,18 +235,18 @@ class Ensemble(TrainedModel):
                 progress and (lambda done, all, k=k: progress(k * all + done, count * all)),
             )
 
-    def _member_look(self, look: Look) -> Look:
-        """The options for each member; returns the same object for the same `look`, since members
+    def _member_options(self, options: TranslateOptions) -> TranslateOptions:
+        """The options for each member; returns the same object for the same `options`, since members
         cache by identity.
         """
-        if look is not self._look:
-            if look.variants is not None:
+        if options is not self._options:
+            if options.variants is not None:
                 what = (
                     "variants are drawn at random, and several models draw different ones: their"
                     " mean is blurred"
                 )
                 raise UserError(what, where="--variants", remedy="name one run")
-            if look.uncertainty not in (None, *KINDS):
+            if options.uncertainty not in (None, *KINDS):
                 what = "the uncertainty of several models is how far they differ"
                 raise UserError(
                     what,
@@ -252,9 +254,9 @@ class Ensemble(TrainedModel):
                     allowed=KINDS,
                     remedy="name one run for other kinds",
                 )
-            self._look = look
-            self._inner_look = replace(look, uncertainty=None)
-        return self._inner_look
+            self._options = options
+            self._inner_options = replace(options, uncertainty=None)
+        return self._inner_options
 
 
 def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:

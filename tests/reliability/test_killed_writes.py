@@ -56,7 +56,9 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     """By a model that adds a number, with a map of spread where the way has one."""
     import numpy as np
 
-    from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+    from gantk.inference.frame import Frame, TranslateOptions
+    from gantk.inference.model import TrainedModel
+    from gantk.inference.pipeline import Pipeline
     from gantk.inference.translation import Translation
     from gantk_parts.ct.intensity import Window
 
@@ -72,10 +74,10 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     model.contrasts = lambda letter: ["T2" if letter == "b" else "T1"]
     model.frame = lambda letter: frame
     model.identity = lambda: {"name": "shifted", "sha256": str(by)}
-    model.pipeline = lambda letter, look: Pipeline(frame, scale, scale, run, maps)
-    look = Look(uncertainty="flips" if len(maps) > 1 else None)
+    model.pipeline = lambda letter, options: Pipeline(frame, scale, scale, run, maps)
+    options = TranslateOptions(uncertainty="flips" if len(maps) > 1 else None)
     suffix = way.split()[-1] if "." in way else ""
-    Translation(model, None, look, None, lambda line: None, None, suffix=suffix).path(
+    Translation(model, None, options, None, lambda line: None, None, suffix=suffix).path(
         source, target
     )
 

@@ -18,7 +18,9 @@ from PIL import Image
 
 from gantk.errors import GantkError, UserError
 from gantk.files import held
-from gantk.inference.pipeline import Frame, Look, Pipeline, TrainedModel
+from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import Pipeline
 from gantk.inference.translation import Translation
 from gantk_parts.ct.intensity import Window
 
@@ -45,13 +47,13 @@ def model() -> TrainedModel:
     made.contrasts = lambda letter: ["T2" if letter == "b" else "T1"]
     made.frame = lambda letter: frame
     made.identity = lambda: {"name": "same", "sha256": "0"}
-    made.pipeline = lambda letter, look: Pipeline(frame, scale, scale, lambda x: x)
+    made.pipeline = lambda letter, options: Pipeline(frame, scale, scale, lambda x: x)
     return made
 
 
 def translate(source: Path, target: Path, progress=None) -> list[str]:
     said: list[str] = []
-    Translation(model(), None, Look(), None, said.append, progress).path(source, target)
+    Translation(model(), None, TranslateOptions(), None, said.append, progress).path(source, target)
     return said
 
 

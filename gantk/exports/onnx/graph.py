@@ -24,7 +24,7 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import Direction
 from gantk.exports.onnx.metadata import FORMAT
 from gantk.exports.onnx.model import KEY, call, open_session
-from gantk.inference.pipeline import OTHER
+from gantk.inference.frame import OTHER
 from gantk.method import Method, check_networks
 from gantk.nets.blocks import InstanceNorm
 

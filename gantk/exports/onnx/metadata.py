@@ -43,7 +43,7 @@ class Values(Entry):
 
 
 class FrameEntry(Entry):
-    """The fields of `gantk.inference.pipeline.Frame`."""
+    """The fields of `gantk.inference.frame.Frame`."""
 
     source: Name
     target: Name

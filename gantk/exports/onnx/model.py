@@ -14,7 +14,9 @@ import numpy as np
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, told
 from gantk.exports.onnx.metadata import AGAIN, read_metadata
-from gantk.inference.pipeline import PLAIN, Frame, Look, Pipeline, TrainedModel
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.model import TrainedModel
+from gantk.inference.pipeline import Pipeline
 from gantk.inference.windows import by_windows, padded
 from gantk.machine.usage import GIB, free_memory
 
@@ -108,21 +110,21 @@ class OnnxModel(TrainedModel):
         """Name and weights' hash: two translations with equal hashes are by the same weights."""
         return {"name": f"{self.meta['method']}, ONNX", "sha256": self.meta["trained"]["sha256"]}
 
-    def pipeline(self, letter: str, look: Look = PLAIN) -> Pipeline:
-        """The pipeline from native image to translation; UserError where `look` needs several
+    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
+        """The pipeline from native image to translation; UserError where `options` needs several
         outputs per image.
         """
         asked = {
-            "--variants": look.variants,
-            "--style": look.example,
-            "--uncertainty": look.uncertainty,
+            "--variants": options.variants,
+            "--style": options.example,
+            "--uncertainty": options.uncertainty,
         }
         for option in (option for option, value in asked.items() if value is not None):
             what = "an exported model gives one answer to an image"
             raise UserError(
                 what, where=option, remedy="use the run folder that it was exported from"
             )
-        return Pipeline(self._frame, *self._mappings, self.run, tta=look.tta)
+        return Pipeline(self._frame, *self._mappings, self.run, tta=options.tta)
 
     def sample_to(self, *options: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""

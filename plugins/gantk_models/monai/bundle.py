@@ -18,7 +18,7 @@ from gantk import __version__, score_table
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
 from gantk.files import whole_folder
-from gantk.inference.pipeline import OTHER
+from gantk.inference.frame import OTHER
 from gantk.inference.windows import padded
 from gantk.method import check_networks
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
@@ -172,7 +172,7 @@ intensities alone or nothing at all, has learnt nothing of use.
 ## What was checked
 
 `models/model.ts` was compared with the trained PyTorch network: {parity_line}.
-The exporter does not run MONAI: `configs/inference.json` was written for MONAI {VERSIONS["monai"]}. Look at a first
+The exporter does not run MONAI: `configs/inference.json` was written for MONAI {VERSIONS["monai"]}. TranslateOptions at a first
 result before you use many.
 
 ## What is left out

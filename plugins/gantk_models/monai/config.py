@@ -17,7 +17,7 @@ from gantk import __version__
 from gantk.data.intensity import Linear, PerChannel
 from gantk.errors import UserError
 from gantk.exports.exporting import Direction
-from gantk.inference.pipeline import OTHER
+from gantk.inference.frame import OTHER
 from gantk.runs.schemas import read
 
 # axes of a volume sliced in each plane

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gantk.data.intensity import AIR
-from gantk.inference.pipeline import FLAT, WINDOW, Frame
+from gantk.inference.frame import Frame
+from gantk.inference.processing import FLAT, WINDOW
 
 
 class Plain(nn.Module):
@@ -132,7 +133,7 @@ class Fitted(nn.Module):
     def with_detail(
         self, output: Tensor, seen: Tensor, native: Tensor, content: list[int], size: list[int]
     ) -> Tensor:
-        """`gantk.inference.pipeline.with_detail`, for TorchScript."""
+        """`gantk.inference.processing.with_detail`, for TorchScript."""
         if seen.shape[1] != output.shape[1]:
             channels = output.shape[1]
             seen = seen.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)

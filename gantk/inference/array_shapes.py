@@ -1,0 +1,99 @@
+"""Shapes and values of arrays that are translated: what a model takes, and how results are returned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gantk.errors import UserError
+from gantk.inference.frame import Frame
+from gantk.inference.pipeline import Pipeline
+
+
+def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], str]:
+    """The shape (N, C, *spatial) of an array for a model, and its kind: "one" image, "stack",
+    "channels" or "batch".
+
+    UserError where the number of axes or of channels does not fit the model, or the array is empty.
+    """
+    dims = frame.dims
+    channels = frame.channels
+    extra = len(shape) - dims
+    if extra not in (0, 1, 2) or 0 in shape:
+        described = "empty" if 0 in shape else f"nothing to a {dims}-D model"
+        what = f"an array of shape {tuple(shape)} is {described}"
+        remedy = None
+        if 0 not in shape and (dims, len(shape)) == (2, 5):
+            remedy = (
+                "translate volume by volume: [model.translate(volume) for volume in array[:, 0]]"
+            )
+        raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
+
+    if extra == 0:
+        batch, kind = (1, 1, *shape), "one"
+    elif extra == 2:
+        batch, kind = shape, "batch"
+    elif channels > 1:
+        batch, kind = (1, *shape), "channels"
+    else:
+        batch, kind = (shape[0], 1, *shape[1:]), "stack"
+    if batch[1] != channels:
+        names = frame.source.split("+")
+        needs = " and ".join(names) if len(names) == channels else "as it was trained"
+        plural = "" if batch[1] == 1 else "s"
+        what = (
+            f"an array of shape {tuple(shape)} has {batch[1]} channel{plural}, and this model"
+            f" takes {channels} ({needs})"
+        )
+        remedy = None
+        if channels in shape[-1:] and dims == 2:
+            remedy = "move the channels in front of rows and columns: np.moveaxis(array, -1, -3)"
+        raise UserError(what, where="translate", allowed=_allowed_shapes(frame), remedy=remedy)
+    return tuple(batch), kind
+
+
+def _allowed_shapes(frame: Frame) -> str:
+    """The shapes that a model takes, in words."""
+    axes = "H, W" if frame.dims == 2 else "D, H, W"
+    batch = f"(N, {frame.channels}, {axes})"
+    if frame.channels > 1:
+        return f"({frame.channels}, {axes}) or {batch}"
+    several = "D" if frame.dims == 2 else "N"
+    return f"({axes}) or ({several}, {axes}) or {batch}"
+
+
+def unbatched(images: Any, several: str) -> Any:
+    """Bring (N, D, *spatial) back to the input's axes; a target of several channels keeps their
+    axis.
+    """
+    if several == "one":
+        return images[0, 0] if images.shape[1] == 1 else images[0]
+    if several == "stack":
+        return images[:, 0] if images.shape[1] == 1 else images
+    return images[0] if several == "channels" else images
+
+
+def check_values(pixels: np.ndarray, frame: Frame) -> None:
+    """Raise UserError where values are not finite; a contrast that is NaN throughout may mean a
+    missing one.
+    """
+    wrong = ~np.isfinite(pixels)
+    lacking = np.isnan(pixels).all(axis=tuple(range(2, pixels.ndim)))
+    if lacking.any() and frame.channels > 1:
+        if frame.missing == "refuse":
+            what = "a contrast is NaN throughout, and this model was not trained to do without"
+            raise UserError(what, where="translate", remedy='train with data.missing = "mask"')
+        wrong[lacking] = False
+    if count := int(wrong.sum()):
+        what = f"{count} of {wrong.size} values are not finite, or beyond what float32 holds"
+        raise UserError(what, where="translate", remedy="replace them: np.nan_to_num(array, nan=0)")
+
+
+def own_mapping(pipeline: Pipeline, pixels: np.ndarray, several: str) -> Any:
+    """The intensity mapping of (N, C, *spatial), fitted as for one file; unfitted for a batch with
+    one per image.
+    """
+    if several == "batch" and getattr(pipeline.source, "per", "set") != "set":
+        return pipeline.source
+    return pipeline.own_scale(pixels.swapaxes(0, 1))

@@ -1,0 +1,49 @@
+"""What describes a translation: one direction of a model (`Frame`), and a user's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gantk.formats.image import Image
+
+OTHER = {"a": "b", "b": "a"}
+PLANES = ("axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class TranslateOptions:
+    """Options of one translation; the defaults give the method's own, deterministic result."""
+
+    variants: int | None = None  # this many results, from styles drawn at random ...
+    seed: int = 0  # ... with this seed
+    example: Image | None = None  # or one result in the style of this image of the target domain
+    # the slices of a volume for a 2-D network; "all": the median over the three planes
+    planes: str | None = None
+    uncertainty: str | None = None  # the kind of uncertainty returned as a second map
+    tta: bool = False  # whether to average with the result for the mirrored image
+
+
+DEFAULT_OPTIONS = TranslateOptions()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One direction of a trained model as plain values, as recipes and exported files hold them."""
+
+    source: str  # the domains' human names
+    target: str
+    dims: int  # spatial axes of the network's input
+    size: tuple[int, ...]  # of the network's input
+    channels: int  # of one native image: contrasts, or 3 for colour
+    range: tuple[float, float]  # network intensities of black and white
+    fit: str = "pad"
+    neighbours: int = 0  # slices on each side given as further channels
+    plane: str = "axial"
+    spacing: tuple[float, ...] | None = None  # mm
+    missing: str = "refuse"  # what to do if a patient lacks a contrast
+    batch: int = 16  # slices per pass
+    detail: str = "guided"  # how results are enlarged
+    masked: bool = False  # whether regions masked out of the input are masked in the result
+    # by "source" and "target", see `contrasts.values_of`
+    values: dict[str, dict] = field(default_factory=dict)
+    pipelined: bool = True  # whether files are read and written while the network runs

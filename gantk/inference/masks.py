@@ -1,0 +1,79 @@
+"""Regions that are masked out of an image: found from its corners, and filled in the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A region at an image's border, masked out with one value per channel."""
+
+    level: np.ndarray  # (C,)
+    planes: list[np.ndarray]  # the region in each plane (H, W), packed to bits
+
+    def fill(self, image: np.ndarray, level: np.ndarray) -> None:
+        """Set the region of an image (D, *spatial) to `level`, (D,), in place."""
+        for plane, bits in zip(_planes(image), self.planes, strict=True):
+            plane[:, _unpacked(bits, plane.shape[1:])] = level[:, None]
+
+
+def outside_of(pixels: np.ndarray) -> Outside | None:
+    """The region that is connected to the border and has the corners' common value per channel;
+    None where the corners of (C, *spatial) differ.
+    """
+    corner_places = np.ix_(*[[0, -1]] * (pixels.ndim - 1))
+    corners = pixels[(slice(None), *corner_places)].reshape(len(pixels), -1)
+    if not np.isfinite(corners).all() or np.ptp(corners, axis=1).any():  # no mask
+        return None
+    planes = _planes(pixels)
+    level = corners[:, 0].reshape(-1, 1, 1)
+    alike = [np.packbits((plane == level).all(axis=0)) for plane in planes]
+    return Outside(corners[:, 0], from_border(alike, (len(planes), *planes.shape[2:])))
+
+
+def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np.ndarray]:
+    """The part of `alike`, bit-packed planes (H, W), that is connected to the border through faces
+    of voxels.
+
+    Holes inside a head are left out; one with an opening of one voxel, or cut by the border, is
+    included. Planes are filled one by one, up and down until nothing changes, so that only bits of
+    a volume are in memory.
+    """
+    from scipy.ndimage import label  # slow import, needed for masks only
+
+    depth, *plane_sides = sides
+    edge = np.zeros(plane_sides, bool)
+    for axis in (0, 1):
+        np.moveaxis(edge, axis, 0)[[0, -1]] |= plane_sides[axis] > 1
+    border = np.packbits(edge)
+    filled = [np.zeros_like(bits) for bits in alike]
+    changed = True
+    while changed:
+        changed = False
+        for k in [*range(depth), *reversed(range(depth))]:
+            inner = 0 < k < depth - 1 or depth == 1
+            seeds = border if inner else alike[k]
+            if k > 0:
+                seeds = seeds | filled[k - 1]
+            if k + 1 < depth:
+                seeds = seeds | filled[k + 1]
+            starts = alike[k] & seeds & ~filled[k]
+            if starts.any():
+                regions, count = label(_unpacked(alike[k], plane_sides))
+                reached = np.zeros(count + 1, bool)
+                reached[regions[_unpacked(starts, plane_sides)]] = True
+                filled[k] |= np.packbits(reached[regions])
+                changed = True
+    return filled
+
+
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """A view of an image (C, *spatial) as planes (planes, C, H, W); a picture has one plane."""
+    return np.moveaxis(pixels if pixels.ndim == 4 else pixels[:, None], 1, 0)
+
+
+def _unpacked(bits: np.ndarray, sides) -> np.ndarray:
+    return np.unpackbits(bits, count=sides[0] * sides[1]).view(bool).reshape(sides)

@@ -1,0 +1,104 @@
+"""The interface of a trained model: a run's, an exported file's, an ensemble's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gantk.formats.image import Image
+from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
+from gantk.inference.pipeline import Pipeline, Progress
+
+
+class TrainedModel:
+    """What a run's model and an exported file have in common. They define `domain(name)`, the
+    letter of a domain, and `pipeline(letter, options)`, the Pipeline from native images of the other
+    domain to this one.
+    """
+
+    domain: Callable[[str | None], str]
+    pipeline: Callable[..., Pipeline]
+    contrasts: Callable[[str], list[str]]  # of a domain, one channel each
+    # (n, seed, label) of a run that makes images from noise: (n, C, *size)
+    sample: Callable[..., np.ndarray]
+
+    def part(self, letter: str, to: str | None) -> slice:
+        """The channels of a domain that `to` names: that of one contrast, or all if it is not one
+        of several.
+        """
+        names = [name.lower() for name in self.contrasts(letter)]
+        place = names.index(to.lower()) if to and len(names) > 1 and to.lower() in names else None
+        return slice(place, None if place is None else place + 1)
+
+    def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
+        """The factor fitted for a kind of uncertainty, and the number of validation patients;
+        (None, 0) if none.
+        """
+        return None, 0
+
+    def translate(
+        self,
+        images: Any,
+        to: str | None = None,
+        options: TranslateOptions = DEFAULT_OPTIONS,
+        progress: Progress | None = None,
+        *,
+        grad: bool = False,
+    ) -> Any:
+        """Images in, images of the same kind and grid out, in the target domain's intensities,
+        never clipped.
+
+            t2 = gantk.load("runs/NAME").translate(t1)      # arrays give arrays, tensors tensors,
+            nibabel nibabel
+
+        Args:
+            images: in the intensities of the files that were trained on, one of
+
+                * arrays and tensors. To a 2-D model (H, W) is an image, (D, H, W) a stack of slices
+                  of one scan,
+                  (N, C, H, W) a batch; to a 3-D model (D, H, W) is a volume, (N, D, H, W) several,
+                  (N, C, D, H, W) a
+                  batch. To a model of several channels (C, H, W), or (C, D, H, W), is one image.
+                  Floats keep their
+                  type, whole numbers become float32; tensors stay on their device.
+                * images of nibabel and SimpleITK: float32 on the same grid, affine or origin and
+                  direction kept.
+                * a path (a file, or a folder of one DICOM series) or an `Image` of
+                  gantk.formats.image: an `Image`,
+                  which `gantk.formats.files.write(path, image)` writes.
+                * a list of these: a list of results.
+            to: the domain to make, by its name, or one of its contrasts; None: the recipe's second
+              domain.
+            options: options of the result; several results are stacked on a new first axis, or are a
+              list of images.
+            grad: for tensors: let gradients reach the input, which needs the memory of a training
+              step.
+
+        An array whose values are off the training set's scale gets a scale of its own, as files do.
+        NaN throughout a channel is a contrast that is missing. UserError where shape, channels,
+        type or values do not fit.
+        """
+        from gantk.inference.arrays import translated
+
+        return translated(self, images, to, options, progress, grad)
+
+    def images(
+        self,
+        image: Image,
+        to: str | None = None,
+        options: TranslateOptions = DEFAULT_OPTIONS,
+        progress: Progress | None = None,
+    ) -> list[Image]:
+        """Translate one file's image; returns one image, or one for each variant, or the image and
+        its uncertainty.
+        """
+        pipeline = self.pipeline(letter := self.domain(to), options)
+        part = self.part(letter, to)
+        pipeline.check_channels(image)
+        return [
+            replace(each, pixels=each.pixels[part])
+            for each in pipeline.images(image, options.planes, progress)
+        ]

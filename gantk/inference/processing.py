@@ -1,0 +1,188 @@
+"""What a network sees of an image, and back: `Preprocess` and its inverse, `Postprocess`.
+
+Preprocess:  neighbouring slices as channels -> the network's size -> the source's intensities.
+Postprocess: the target's intensities <- the native size, with the input's detail <- the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gantk.data.intensity import to_network
+from gantk.data.resample import Resize, slabs
+from gantk.files import zeros_beside
+
+if TYPE_CHECKING:
+    from gantk.inference.frame import Frame
+
+WINDOW = 3  # side in pixels, at the networks' size, of the windows in which `line_of` fits lines
+FLAT = 1e-10  # share of the squared range: windows with less variance than this get slope 0
+
+
+class Preprocess:
+    """Images in native intensities to a network's input."""
+
+    def __init__(self, frame: Frame, mapping: Any, native: tuple[int, ...]):
+        """`mapping`: the source's intensity mapping for these images; `native`: their sides."""
+        self.frame = frame
+        self.mapping = mapping
+        if frame.fit == "crop":  # the network runs at the native size
+            self.resize = Resize(native, native, "pad")
+        else:
+            self.resize = Resize(native, frame.size, frame.fit)
+
+    def __call__(self, images: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image at `index` of (N, C, *native) with its neighbours as channels, as it is and as
+        the network sees it: (C, *native) and (C, *size).
+        """
+        native = self._with_neighbours(images, index)
+        return native, to_network(native, self.mapping, self.resize)
+
+    def middle(self, stacked: np.ndarray, axis: int = 0) -> np.ndarray:
+        """The channels of the image itself, without those of its neighbouring slices."""
+        reach = self.frame.neighbours
+        return np.split(stacked, 2 * reach + 1, axis)[reach]
+
+    def _with_neighbours(self, images: np.ndarray, index: int) -> np.ndarray:
+        """The image and its neighbours; at the ends the outermost slice is repeated."""
+        reach = self.frame.neighbours
+        if not reach:
+            return np.ascontiguousarray(images[index])  # strided if sliced
+        places = np.clip(np.arange(index - reach, index + reach + 1), 0, len(images) - 1)
+        return np.concatenate(images[places])
+
+
+class Postprocess:
+    """The inverse of a `Preprocess`: a network's results to the target's native intensities."""
+
+    def __init__(self, preprocess: Preprocess, target: Any, maps: Sequence[str]):
+        """`target`: the target's intensity mapping; `maps`: the kind of each result, "image" or
+        "spread", a deviation from the image before it.
+        """
+        self.preprocess = preprocess
+        self.frame = preprocess.frame
+        self.mapping = preprocess.mapping
+        self.resize = preprocess.resize
+        self.target = target
+        self.maps = tuple(maps)
+
+    def write(
+        self,
+        native: np.ndarray,
+        seen: np.ndarray,
+        outputs: Sequence[np.ndarray],
+        canvases: Sequence[np.ndarray],
+    ) -> None:
+        """Write the results (D, *size) for one image, as `preprocess` returned it, into canvases
+        (D, *native), a few planes at a time.
+        """
+        guided = self.resize.content != self.resize.native and self.frame.detail == "guided"
+        lines: list[tuple[np.ndarray, np.ndarray] | None] = []
+        for output, kind in zip(outputs, self.maps, strict=True):
+            fitted = guided and kind == "image"
+            lines.append(line_of(output, self.preprocess.middle(seen)) if fitted else None)
+        for planes in self._parts():
+            enlarge = partial(self.resize.inverse, planes=planes)
+            if guided:
+                high = self.mapping.forward(self.preprocess.middle(native)[:, planes])
+                high = np.where(np.isnan(high), self.frame.range[0], high)
+            for output, line, kind, canvas in zip(outputs, lines, self.maps, canvases, strict=True):
+                if kind == "image":
+                    image = with_detail(*line, high, enlarge) if line else enlarge(output)
+                    canvas[:, planes] = self.target.inverse(image)
+                else:  # a deviation from the image before it
+                    width = np.maximum(enlarge(output), 0)
+                    upper = self.target.inverse(image + width)
+                    lower = self.target.inverse(image - width)
+                    canvas[:, planes] = np.abs(upper - lower) / 2
+
+    def write_blank(self, image: np.ndarray, canvases: Sequence[np.ndarray]) -> None:
+        """Write the target's value for that of a blank image (C, *native) into the canvases.
+
+        A value brighter than air has no known translation: black.
+        """
+        spatial = [slice(1)] * (image.ndim - 1)
+        level = image[(slice(None), *spatial)]
+        bright = self.mapping.forward(level).ravel() > self.mapping.tissue
+        air = np.where(bright, np.nan, level.ravel())
+        for canvas, kind in zip(canvases, self.maps, strict=True):
+            if kind == "image":
+                target = target_level(self.frame, self.mapping, self.target, air, len(canvas))
+                canvas[:] = target.reshape(-1, *[1] * len(spatial))
+
+    def _parts(self) -> Sequence[slice]:
+        """The planes that are written at a time: all, if each image has its own mapping."""
+        if getattr(self.mapping, "per", "set") == "set":
+            return self.resize.slabs
+        return [slice(None)]
+
+
+def target_level(
+    frame: Frame, source: Any, target: Any, level: np.ndarray, channels: int
+) -> np.ndarray:
+    """The target's value per channel for the source value `level`; black if it cannot be mapped."""
+    flat = np.full((channels, *[1] * frame.dims), frame.range[0], dtype=np.float32)
+    if channels == len(level) and np.isfinite(level).all():
+        flat = source.forward(level.reshape(flat.shape))
+    return np.asarray(target.inverse(flat)).reshape(channels)
+
+
+# ---- detail: the native input's, on results of the network's size
+
+
+def line_of(
+    output: np.ndarray, seen: np.ndarray, spill: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit an output as slope x input + remainder; returns (remainder, slope), (D, *size), for
+    `with_detail`.
+
+    The slope is by least squares in every small window. `with_detail` enlarges remainder and slope
+    instead of the output and applies the slope to the input at full resolution: the fast guided
+    filter (He & Sun 2015) without regularisation, and with the remainder kept, so that an output
+    equal to its input stays equal.
+
+    `output`: (D, *size); `seen`: the network's input, (C, *size), matched by channel if C = D, else
+    averaged. Volumes are processed a few planes at a time; `spill` is the folder for large results.
+    """
+    from scipy.ndimage import uniform_filter  # slow import, not needed at the networks' size
+
+    if len(seen) != len(output):
+        seen = seen.mean(axis=0, keepdims=True).repeat(len(output), axis=0)
+    flat = FLAT * (float(seen.max()) - float(seen.min())) ** 2
+    rest = zeros_beside(spill, output.shape)
+    slopes = zeros_beside(spill, output.shape)
+    reach = 2 * (WINDOW // 2)  # of two means
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return uniform_filter(values, size=(1, *[WINDOW] * (values.ndim - 1)), mode="nearest")
+
+    for part in slabs(output.shape[1:]):
+        begin = max(0, part.start - reach)
+        x = seen[:, begin : part.stop + reach].astype(np.float64)
+        y = output[:, begin : part.stop + reach].astype(np.float64)
+        mean_x = mean(x)
+        variance = mean(mean(x * x) - mean_x * mean_x)
+        covariance = mean(mean(x * y) - mean_x * mean(y))
+        slope = np.divide(covariance, variance, out=np.zeros_like(x), where=variance > flat)
+        inner = slice(part.start - begin, part.stop - begin)
+        rest[:, part] = (y - slope * x)[:, inner]
+        slopes[:, part] = slope[:, inner]
+    return rest, slopes
+
+
+def with_detail(
+    rest: np.ndarray, slope: np.ndarray, native: np.ndarray, enlarge: Callable
+) -> np.ndarray:
+    """Enlarge remainder and slope (D, *size) and apply them to the native input; returns (D,
+    *native).
+    """
+    if len(native) != len(slope):
+        native = native.mean(axis=0, keepdims=True)
+    done = enlarge(slope) * native
+    done += enlarge(rest)
+    return done
