@@ -199,14 +199,8 @@ def _train(
     step 0.
     """
     from gantk.machine.restart import advice
-    from gantk.machine.runtime import describe
     from gantk.training.assemble import restore
     from gantk.training.loop import Training
-
-    def report() -> Path:
-        from gantk.report.build import write_report  # not imported before the first step
-
-        return write_report(folder.path)
 
     runtime = parts.runtime
     engine = parts.engine
@@ -215,31 +209,23 @@ def _train(
         runtime.sync_errors(lambda: restore(parts, saved))
     if resumed and runtime.main:
         seconds = folder.rewind_log(engine.step if saved else -1)
-    if line := parts.threads.choose(engine.step):
+    line = parts.threads.choose(engine.step)
+    if line:
         engine.notes.append(line)
-    weights = sum(parameter.numel() for parameter in parts.method.parameters())
-    machine = describe(runtime)
-    ranks = f", {runtime.world} ranks" if runtime.world > 1 else ""
-    size = f"{weights / 1e6:.2g} M weights, {counted(engine.steps, 'step')}"
-    place = (
-        f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}{ranks}"
-    )
-    say(f"train    {parts.model.method.name}, {size}, {place}")
-    for line in parts.data.notes:
-        say(line)
+    _say_training(parts, say)
     if resumed:
         say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
+
+    def say_safely(line: str) -> None:
+        # a closed terminal or pipe must not stop the scoring
+        with suppress(OSError, SystemExit):
+            say(line)
+
     with runtime.watched(lambda: advice(folder.path, runtime.world)), ExitStack() as ending:
         ending.callback(parts.threads.reset)
         if runtime.main:
             ending.callback(plugins().hook.gantk_training_ended, run=folder.path)
         training = Training(parts, folder, seconds, profile)
-
-        def say_safely(line: str) -> None:
-            # a closed terminal or pipe must not stop the scoring
-            with suppress(OSError, SystemExit):
-                say(line)
-
         try:
             training.fit()
             if runtime.main and folder.chosen() != folder.latest():
@@ -250,14 +236,37 @@ def _train(
             if runtime.main:
                 # makes the page stop reloading; its failure must not hide `error`
                 with suppress(Exception):
-                    report()
-            if isinstance(error, OSError) and (failure := machine_failure(error)):
+                    _write_report(folder)
+            failure = machine_failure(error) if isinstance(error, OSError) else None
+            if failure:
                 raise GantkError(f"{failure} {advice(folder.path, runtime.world)}") from error
             raise
         if runtime.main:
-            say_safely(f"report   {report()}")
+            say_safely(f"report   {_write_report(folder)}")
         runtime.wait()
     return folder
+
+
+def _say_training(parts: Parts, say: Say) -> None:
+    """Say what is trained, where, and what the data's reading has to be noted for."""
+    from gantk.machine.runtime import describe
+
+    runtime = parts.runtime
+    weights = sum(parameter.numel() for parameter in parts.method.parameters())
+    machine = describe(runtime)
+    size = f"{weights / 1e6:.2g} M weights, {counted(parts.engine.steps, 'step')}"
+    place = f"{machine['device']} {runtime.precision}, {counted(machine['threads'], 'thread')}"
+    if runtime.world > 1:
+        place += f", {runtime.world} ranks"
+    say(f"train    {parts.model.method.name}, {size}, {place}")
+    for line in parts.data.notes:
+        say(line)
+
+
+def _write_report(folder: Run) -> Path:
+    from gantk.report.build import write_report  # not imported before the first step
+
+    return write_report(folder.path)
 
 
 def evaluate(

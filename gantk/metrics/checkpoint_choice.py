@@ -48,14 +48,11 @@ class Choice:
 
     def add(self, step: int, entry: dict[str, Any]) -> None:
         """Add a save's scores; they replace earlier ones of the same step."""
-        self.table = [row for row in self.table if row["step"] != step] + [
-            {"step": step} | entry | {"step": step}
-        ]
+        others = [row for row in self.table if row["step"] != step]
+        self.table = [*others, {"step": step} | entry | {"step": step}]
 
     def add_log(self, log: Iterable[dict[str, Any]], regular: Callable[[int], bool]) -> None:
-        """Add the scores of regular saves from log.jsonl; older versions scored saves at
-        interruptions too.
-        """
+        """Add the scores of regular saves from log.jsonl."""
         for line in log:
             if line.get("selection") and regular(line["step"]):
                 self.add(line["step"], line["selection"])

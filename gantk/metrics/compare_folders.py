@@ -4,7 +4,7 @@ a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,31 +78,53 @@ def compare_folders(
     where names or grids do not match, where a file cannot be read or holds NaN, and where the truth
     is constant.
     """
-    parts = [bind_or_raise("metric", name) for name in metrics]
+    of_pairs, of_sets = _metric_parts(metrics)
     whose = _patients(patient)
-    for part in parts:
-        if unit := getattr(part.target, "of_unit", ""):
+    pairs = []
+    scale = {}
+    line = (1.0, 0.0)
+    if of_pairs or match:
+        pairs = _require_same_grid(matched(predicted, truth))
+        scale = _fit_line(pairs) | {"matched": match}
+    if match:
+        line = (scale["slope"], scale["offset"])
+    rows = {}
+    if of_pairs:
+        rows |= _pair_rows(pairs, of_pairs, device, line, whose)
+    if of_sets:
+        rows |= _set_rows(_files(predicted), _files(truth), of_sets, device, line, whose)
+    if match:
+        for row in rows.values():
+            row["definition"] += "/predictions-matched-linearly"
+    unknown = len(pairs) > 1 and all(whose(real) == real.name for _, real in pairs)
+    return {
+        "metrics": {"pred_to_truth": rows},
+        "baselines": {},
+        "verdict": {},
+        "scale": scale,
+        "patients_unknown": unknown,
+    }
+
+
+def _metric_parts(names: Sequence[str]) -> tuple[list[Part], list[Part]]:
+    """The parts of pair metrics and of set metrics; UserError for those that need a run."""
+    of_pairs = []
+    of_sets = []
+    for name in names:
+        part = bind_or_raise("metric", name)
+        unit = getattr(part.target, "of_unit", "")
+        if unit:
             what = (
                 f"'{part.name}' is for runs, which know their units; files are compared in their"
                 f" own, CT in {unit}"
             )
-            raise UserError(
-                what, where="--metrics", remedy="take mae, which is then in the files' unit"
-            )
-    of_sets = [part for part in parts if getattr(part.target, "sets", False)]
-    of_pairs = [part for part in parts if part not in of_sets]
-    pairs = _require_same_grid(matched(predicted, truth)) if of_pairs or match else []
-    scale = _fit_line(pairs) | {"matched": match} if pairs else {}
-    line = (scale["slope"], scale["offset"]) if match else (1.0, 0.0)
-    rows = _pair_rows(pairs, of_pairs, device, line, whose) if of_pairs else {}
-    rows |= (
-        _set_rows(_files(predicted), _files(truth), of_sets, device, line, whose) if of_sets else {}
-    )
-    for row in rows.values() if match else ():
-        row["definition"] += "/predictions-matched-linearly"
-    unknown = len(pairs) > 1 and all(whose(real) == real.name for _, real in pairs)
-    whole = {"metrics": {"pred_to_truth": rows}, "baselines": {}, "verdict": {}}
-    return whole | {"scale": scale, "patients_unknown": unknown}
+            remedy = "take mae, which is then in the files' unit"
+            raise UserError(what, where="--metrics", remedy=remedy)
+        if getattr(part.target, "sets", False):
+            of_sets.append(part)
+        else:
+            of_pairs.append(part)
+    return of_pairs, of_sets
 
 
 def scale_line(scale: dict[str, Any]) -> str:
@@ -134,33 +156,40 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
     """Pairs of files with the same name up to the suffix; UserError that lists names in one folder
     only.
     """
-    folders = (predicted, truth)
-    sides = [_files(folder) for folder in (predicted, truth)]
+    made = _files(predicted)
+    real = _files(truth)
     if predicted.is_file() and truth.is_file():
-        return [(sides[0][0], sides[1][0])]
-    named = [
-        {scan.name.removesuffix(suffix_of(scan.name)): scan for scan in side} for side in sides
-    ]
-    # Ignore sub-folders where they differ, if file names alone are unique.
-    bare = [{name.rpartition("/")[2]: scan for name, scan in names.items()} for names in named]
-    if named[0].keys() != named[1].keys() and [*map(len, bare)] == [*map(len, sides)]:
-        named = bare
-    for folder, side, names in zip(folders, sides, named, strict=True):
-        if len(names) < len(side):
-            twice = next(scan.name for scan in side if scan not in names.values())
+        return [(made[0], real[0])]
+    made_of_name = _by_name(made)
+    real_of_name = _by_name(real)
+    if made_of_name.keys() != real_of_name.keys():
+        # Ignore sub-folders where they differ, if file names alone are unique.
+        made_alone = {name.rpartition("/")[2]: scan for name, scan in made_of_name.items()}
+        real_alone = {name.rpartition("/")[2]: scan for name, scan in real_of_name.items()}
+        if len(made_alone) == len(made) and len(real_alone) == len(real):
+            made_of_name = made_alone
+            real_of_name = real_alone
+    sides = ((predicted, made, made_of_name), (truth, real, real_of_name))
+    for folder, found, names in sides:
+        if len(names) < len(found):
+            twice = next(scan.name for scan in found if scan not in names.values())
             what = f"{folder} holds several images of one name: {twice}"
             raise UserError(what, where=WHERE, remedy="leave one image of each name")
-    unmatched = [sorted(names.keys() - other.keys()) for names, other in (named, named[::-1])]
-    if any(unmatched):
-        shown = [", ".join(names[:5] + ["..."] * (len(names) > 5)) for names in unmatched]
-        lists = [
-            f"{len(n)} only in {f}: {s}"
-            for n, f, s in zip(unmatched, folders, shown, strict=True)
-            if n
-        ]
-        what = f"the two folders do not hold the same names; {'; '.join(lists)}"
+    unmatched = []
+    for (folder, _, names), (*_, others) in (sides, sides[::-1]):
+        alone = sorted(names.keys() - others.keys())
+        if alone:
+            shown = [*alone[:5], "..."] if len(alone) > 5 else alone
+            unmatched.append(f"{len(alone)} only in {folder}: {', '.join(shown)}")
+    if unmatched:
+        what = f"the two folders do not hold the same names; {'; '.join(unmatched)}"
         raise UserError(what, where=WHERE, remedy="name each image like its truth")
-    return [(scan, named[1][name]) for name, scan in named[0].items()]
+    return [(scan, real_of_name[name]) for name, scan in made_of_name.items()]
+
+
+def _by_name(scans: Sequence[Scan]) -> dict[str, Scan]:
+    """Name without suffix -> scan."""
+    return {scan.name.removesuffix(suffix_of(scan.name)): scan for scan in scans}
 
 
 def _require_same_grid(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:

@@ -294,10 +294,10 @@ class Scorer:
         """The images to score, by name: the network's, and those after the recipe's post-steps."""
         made = {key: self.data.centre(output)}
         if self.posts.steps:
-            examples = Examples(
-                lambda: self.data, letter, device := self.runtime.device, made_from, records
-            )
-            made[f"{key}_post"] = self.data.centre(self.posts(output.to(device), examples).cpu())
+            device = self.runtime.device
+            examples = Examples(lambda: self.data, letter, device, made_from, records)
+            after_posts = self.posts(output.to(device), examples).cpu()
+            made[f"{key}_post"] = self.data.centre(after_posts)
         return made
 
     def _score(
@@ -317,46 +317,57 @@ class Scorer:
         score: real images of other patients, scored as if generated.
         """
         images = made | baselines
-        rows: dict[str, dict[str, Any]] = {name: {} for name in images}
+        rows: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
         verdicts: dict[str, dict[str, Any]] = {name: {} for name in made}
         scores: dict[str, Scores] = {}
         if references:
-            scores = {name: self.pairs(each, references) for name, each in images.items()}
-            rows = {name: self.pairs.rows(each) for name, each in scores.items()}
+            for name, each in images.items():
+                scores[name] = self.pairs(each, references)
+                rows[name] = self.pairs.rows(scores[name])
             rivals = {name: scores[name] for name in baselines}
-            verdicts = {
-                name: pair_verdict(scores[name], rivals, self.pairs.senses) for name in made
-            }
-        to_score = images if self.set_metrics else {}
-        groups = {
-            name: replace(about, images=self.reals.group(x).images, found={})
-            for name, x in to_score.items()
-        }
+            for name in made:
+                verdicts[name] = pair_verdict(scores[name], rivals, self.pairs.senses)
+        set_scores = self._set_scores(letter, made, baselines, about)
+        rivals_of_set = {name: set_scores[name] for name in baselines}
+        for name in made:
+            verdicts[name] |= set_verdict(set_scores[name], rivals_of_set)
+            result["metrics"][name] = rows[name] | set_scores[name]
+        result["verdict"] |= verdicts
+        for name in [*baselines, "real_split"]:
+            if name in baselines or set_scores[name]:
+                of_baseline = result["baselines"].setdefault(name, {})
+                of_baseline[key] = rows[name] | set_scores[name]
+        return scores
+
+    def _set_scores(
+        self,
+        letter: str,
+        made: dict[str, Tensor],
+        baselines: dict[str, Tensor],
+        about: ImageGroup | None,
+    ) -> dict[str, dict[str, Any]]:
+        """The scores of sets, by name of the images, and of "real_split"."""
+        images = made | baselines
         set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
+        if not self.set_metrics:
+            return set_scores
+        groups = {}
+        for name, each in images.items():
+            groups[name] = replace(about, images=self.reals.group(each).images, found={})
+        some = next(iter(made.values()))
         for metric in self.set_metrics:
             classes = getattr(metric, "needs_classes", False)
             beside = getattr(metric, "baselines", True)
-            train, test, note = self.reals.sets(letter, tuple(made[key].shape[2:]), classes)
+            train, test, note = self.reals.sets(letter, tuple(some.shape[2:]), classes)
             for name in groups if beside else made:
-                rows_of_set = set_rows(metric, train, test, groups[name], note)
-                set_scores[name] |= {
-                    key: row | {"n": len(set(about.patients))} for key, row in rows_of_set.items()
-                }
+                for score, row in set_rows(metric, train, test, groups[name], note).items():
+                    set_scores[name][score] = row | {"n": len(set(about.patients))}
             if beside and train is not test:
                 real = halves(train)[1]
-                real = chosen(real, torch.arange(len(real)) < len(made[key]))
-                set_scores["real_split"] |= set_rows(
-                    metric, train, test, real, f"{note}/training-images-as-if-made"
-                )
-        for name in made:
-            verdicts[name] |= set_verdict(
-                set_scores[name], {rival: set_scores[rival] for rival in baselines}
-            )
-        result["metrics"] |= {name: rows[name] | set_scores[name] for name in made}
-        result["verdict"] |= verdicts
-        for name in [*baselines, *(["real_split"] if set_scores["real_split"] else [])]:
-            result["baselines"].setdefault(name, {})[key] = rows.get(name, {}) | set_scores[name]
-        return scores
+                real = chosen(real, torch.arange(len(real)) < len(some))
+                note = f"{note}/training-images-as-if-made"
+                set_scores["real_split"] |= set_rows(metric, train, test, real, note)
+        return set_scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are
@@ -467,72 +478,79 @@ class Scorer:
 
     def _check_metrics(self) -> None:
         """Raise a UserError if a metric does not suit this method or these data."""
-        directions = self.method.directions()
-        what = ""
         for metric in [*self.pairs.metrics, *self.set_metrics]:
-            self.reals.masks |= any(
-                getattr(metric, name, False) for name in ("uses_masks", "needs_masks")
-            )
-            if metric in self.pairs.metrics and not directions:
-                what = "compares an output with its truth, and images from noise have none"
-                remedy = "use metrics of sets, such as kid, fid or prdc"
-            elif hasattr(metric, "expect_data"):
-                metric.expect_data(self.data)
-            elif (
-                metric in self.pairs.metrics
-                and self.data.pairs("test")
-                and hasattr(metric, "expect_size")
-            ):
-                metric.expect_size(self.model.data.size)
-            elif getattr(metric, "needs_classes", False):
-                letter = (directions or self.method.reads)[0]
-                train, test = (
-                    {r.label for r in self.reals.labelled(split, letter)}
-                    for split in ("train", "test")
+            if getattr(metric, "uses_masks", False) or getattr(metric, "needs_masks", False):
+                self.reals.masks = True
+            unfit = self._unfit(metric)
+            if unfit:
+                what, remedy = unfit
+                raise UserError(
+                    f"the metric '{metric.name}' {what}",
+                    where="evaluate.metrics",
+                    remedy=f"{remedy}, or leave it out",
                 )
-                made = (
-                    directions
-                    or self._sampled(torch.zeros(1, 1, *self.method.geometry.size)).labels
-                    is not None
-                )
-                if len(train & test) < 2 or not made:
-                    known = " and ".join(
-                        ", ".join(sorted(names)) or "none" for names in (train, test)
-                    )
-                    what = (
-                        "needs real images of two classes on both sides of the split (there are"
-                        f" {known}), and made "
-                    )
-                    what += (
-                        f"images of a known class (they are of {'one' if made else 'a mixture'})"
-                    )
-                    remedy = (
-                        "use one folder a class, and data.labels = true or one class alone"
-                        " (data.source.only)"
-                    )
-            elif getattr(metric, "needs_masks", False):
-                records = [
-                    self.reals.records(split, to)
-                    for to in directions
-                    for split in ("train", "test")
-                ]
-                known = [
-                    sum(self.reals.masked(record) is not None for record in each)
-                    for each in records
-                ]
-                if not known or not all(known):
-                    counts = " and ".join(
-                        f"{have} of {len(each)}" for have, each in zip(known, records, strict=True)
-                    )
-                    what = (
-                        "needs lesion masks to learn from and to test; known are"
-                        f" {counts or 'none of noise'}"
-                    )
-                    remedy = 'name the masks (data.source.mask = "seg"), give the phantom lesions'
-            if what:
-                what = f"the metric '{metric.name}' {what}"
-                remedy = f"{remedy}, or leave it out"
-                raise UserError(what, where="evaluate.metrics", remedy=remedy)
+
+    def _unfit(self, metric: Any) -> tuple[str, str] | None:
+        """(what is wrong, remedy) where a metric does not suit, else None; a metric's own checks
+        raise a UserError.
+        """
+        of_pairs = metric in self.pairs.metrics
+        if of_pairs and not self.method.directions():
+            what = "compares an output with its truth, and images from noise have none"
+            return what, "use metrics of sets, such as kid, fid or prdc"
+        if hasattr(metric, "expect_data"):
+            metric.expect_data(self.data)
+        elif of_pairs and hasattr(metric, "expect_size") and self.data.pairs("test"):
+            metric.expect_size(self.model.data.size)
+        elif getattr(metric, "needs_classes", False):
+            return self._without_classes()
+        elif getattr(metric, "needs_masks", False):
+            return self._without_masks()
+        return None
+
+    def _without_classes(self) -> tuple[str, str] | None:
+        """What is wrong where classes are not known on both sides of the split, and of images
+        made.
+        """
+        directions = self.method.directions()
+        letter = (directions or self.method.reads)[0]
+        train = {record.label for record in self.reals.labelled("train", letter)}
+        test = {record.label for record in self.reals.labelled("test", letter)}
+        if directions:
+            made_known = True
+        else:
+            one_image = torch.zeros(1, 1, *self.method.geometry.size)
+            made_known = self._sampled(one_image).labels is not None
+        if len(train & test) >= 2 and made_known:
+            return None
+        known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
+        what = (
+            "needs real images of two classes on both sides of the split (there are"
+            f" {known}), and made images of a known class (they are of"
+            f" {'one' if made_known else 'a mixture'})"
+        )
+        remedy = (
+            "use one folder a class, and data.labels = true or one class alone (data.source.only)"
+        )
+        return what, remedy
+
+    def _without_masks(self) -> tuple[str, str] | None:
+        """What is wrong where a domain has no lesion masks to learn from or to test."""
+        counts = []
+        complete = True
+        for to in self.method.directions():
+            for split in ("train", "test"):
+                records = self.reals.records(split, to)
+                known = sum(self.reals.masked(record) is not None for record in records)
+                counts.append(f"{known} of {len(records)}")
+                complete &= known > 0
+        if counts and complete:
+            return None
+        what = (
+            "needs lesion masks to learn from and to test; known are"
+            f" {' and '.join(counts) or 'none of noise'}"
+        )
+        return what, 'name the masks (data.source.mask = "seg"), give the phantom lesions'
 
 
 def difference(images: Tensor) -> float:

@@ -126,41 +126,49 @@ class PairScorer:
     def __call__(self, output: Tensor, references: References) -> Scores:
         """Compute all scores of outputs (N, C, *size) in network intensities."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-        regions = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
-        known = [suffix for suffix in self.suffixes if not suffix or regions[suffix] is not None]
         for first in range(0, len(output), self.batch):
-            part = slice(first, first + self.batch)
-            made, real = (images[part].to(self.device) for images in (output, references.images))
-            masks = {
-                suffix: regions[suffix][part].to(self.device) if suffix else None
-                for suffix in known
-            }
-            found["finite", ""].append(made.isfinite().flatten(1).all(1))
-            if references.units is not None:
-                native = [references.units.native(each, first) for each in (made, real)]
-                self._add(found, "native", *native, masks)
-                self._add(found, "raw", *native, masks, references.units.name)
-            # Metrics count from black: SSIM's luminance term means nothing where intensities change
-            # sign.
-            made = made - self.low
-            real = real - self.low
-            self._add(found, "raw", made, real, masks)
-            if self.contrast.name in self.rows_of and LESION in masks:
-                found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
-            for suffix, mask in masks.items():
-                if suffix != LESION:
-                    self._add(
-                        found,
-                        "corrected",
-                        linearly_corrected(made, real, mask),
-                        real,
-                        {suffix: mask},
-                    )
+            self._add_batch(found, output, references, slice(first, first + self.batch))
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
         finite = values.pop(("finite", "")) > 0
         unit = references.units.name if references.units is not None else ""
         volumes = references.volumes or [""] * len(output)
         return Scores(values, references.patients, volumes, finite, unit, references.above)
+
+    def _add_batch(
+        self,
+        found: dict[tuple[str, str], list[Tensor]],
+        output: Tensor,
+        references: References,
+        part: slice,
+    ) -> None:
+        """Add the scores of some images."""
+        made = output[part].to(self.device)
+        real = references.images[part].to(self.device)
+        masks: dict[str, Tensor | None] = {}
+        for suffix in self.suffixes:
+            if not suffix:
+                masks[suffix] = None
+            elif suffix == FOREGROUND and references.foreground is not None:
+                masks[suffix] = references.foreground[part].to(self.device)
+            elif suffix == LESION and references.masks is not None:
+                masks[suffix] = references.masks[part].to(self.device)
+        found["finite", ""].append(made.isfinite().flatten(1).all(1))
+        if references.units is not None:
+            native_made = references.units.native(made, part.start)
+            native_real = references.units.native(real, part.start)
+            self._add(found, "native", native_made, native_real, masks)
+            self._add(found, "raw", native_made, native_real, masks, references.units.name)
+        # Metrics count from black: SSIM's luminance term means nothing where intensities change
+        # sign.
+        made = made - self.low
+        real = real - self.low
+        self._add(found, "raw", made, real, masks)
+        if self.contrast.name in self.rows_of and LESION in masks:
+            found["raw", self.contrast.name].append(self.contrast(made, real, masks[LESION]))
+        for suffix, mask in masks.items():
+            if suffix != LESION:
+                corrected = linearly_corrected(made, real, mask)
+                self._add(found, "corrected", corrected, real, {suffix: mask})
 
     def _add(
         self,

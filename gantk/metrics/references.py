@@ -85,8 +85,8 @@ class RealImages:
 
         Patients keep their split; new ones are split in the same shares.
         """
-        part = self.data.table.source
         table = self.data.table
+        part = table.source
         default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
         if table.neighbours or part.options.get("only", default) == default:
             return {}
@@ -94,31 +94,26 @@ class RealImages:
         records = self.data.listed(
             lambda: all_classes(table.domains, table.dims, table.size).records()
         )
-        in_splits = {record.id for records in self.data.splits.values() for record in records}
+        in_splits = set()
+        split_of = {}  # by patient
+        for split, own in self.data.splits.items():
+            for record in own:
+                in_splits.add(record.id)
+                if record.subject:
+                    split_of[record.subject] = split
         left_out = [record for record in records if record.id not in in_splits]
-        split_of = {
-            r.subject: split
-            for split, records in self.data.splits.items()
-            for r in records
-            if r.subject
-        }
-        units = sorted({record.subject or record.key for record in left_out} - split_of.keys())
-        test, validation = (
-            round(share * len(units)) for share in (table.split.test, table.split.validation)
-        )
-        for rank, index in enumerate(
-            np.random.default_rng(table.split.seed).permutation(len(units))
-        ):
-            if rank < test:
-                split_of[units[index]] = "test"
-            elif rank < test + validation:
-                split_of[units[index]] = "validation"
-            else:
-                split_of[units[index]] = "train"
-        return {
-            split: [r for r in left_out if split_of[r.subject or r.key] == split]
-            for split in self.data.splits
-        }
+        new = sorted({record.subject or record.key for record in left_out} - split_of.keys())
+        test = round(table.split.test * len(new))
+        validation = round(table.split.validation * len(new))
+        names = ["test"] * test + ["validation"] * validation
+        names += ["train"] * (len(new) - len(names))
+        order = np.random.default_rng(table.split.seed).permutation(len(new))
+        for index, name in zip(order, names, strict=False):
+            split_of[new[index]] = name
+        by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
+        for record in left_out:
+            by_split[split_of[record.subject or record.key]].append(record)
+        return by_split
 
     def seen(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""

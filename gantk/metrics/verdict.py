@@ -111,63 +111,69 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
     """Yield the result as lines for a terminal: model, baselines, verdict; scores of the foreground
     are left out.
     """
-    yield from (f"note     {said}" for said in result.get("split", {}).get("consequences", ()))
+    for consequence in result.get("split", {}).get("consequences", ()):
+        yield f"note     {consequence}"
     if not result["metrics"]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
     for key, metrics in result["metrics"].items():
         title = title_of(key, result.get("domains", []))
-        shown = {
-            metric: score for metric, score in metrics.items() if not metric.endswith(FOREGROUND)
-        }
-        rows = {"model": metrics} | {
-            name: rows[key] for name, rows in result["baselines"].items() if key in rows
-        }
-        for name, row in rows.items():
-            cells = [
-                f"{metric} {_cell(score)}"
-                for metric, score in row.items()
-                if not metric.endswith(FOREGROUND)
-            ]
-            for first in range(0, len(cells), CELLS):
-                head = (title, name) if first == 0 else ("", "")
-                yield (
-                    f"score    {head[0]:<10} {head[1]:<14}"
-                    f" {'   '.join(cells[first : first + CELLS])}"
-                )
-        warnings = defaultdict(list)  # one line for all scores with the same warning
-        for metric, score in shown.items():
-            if score["value"] is None and "not-computed" in score["definition"]:
-                yield (
-                    f"warning  {title}: {metric}"
-                    f" {score['definition'].partition('/not-computed: ')[2]}"
-                )
-            if score.get("details", {}).get("warning"):
-                warnings[score["details"]["warning"]].append(metric)
-        for warning, names in warnings.items():
-            yield f"warning  {title}: {', '.join(names)}: {warning}"
+        shown = {name: row for name, row in metrics.items() if not name.endswith(FOREGROUND)}
+        yield from _score_lines(title, "model", metrics)
+        for name, rows in result["baselines"].items():
+            if key in rows:
+                yield from _score_lines(title, name, rows[key])
+        yield from _warning_lines(title, shown)
         if key in result.get("alarms", {}):
             yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
         if unsure:
-            cells = "   ".join(
-                f"{name} {_cell(unsure[name])}" for name in OF_UNCERTAINTY if name in unsure
-            )
+            names = [name for name in OF_UNCERTAINTY if name in unsure]
+            cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in names)
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
-        judged = result["verdict"].get(key, {})
-        better = [
-            name
-            for name, verdict in judged.items()
-            if verdict["better"] and verdict["probability"] is None
-        ]
-        if better := [name for name in better if name in shown and shown[name]["n"] == 1]:
-            yield f"note     {title}: better in {', '.join(better)}, of one patient: no probability"
-        for metric, verdict in judged.items():
-            if not verdict["better"] and metric in shown:
-                yield (
-                    f"warning  {title}: the model does not beat {verdict['best_baseline']} in"
-                    f" {metric}"
-                )
+        yield from _verdict_lines(title, shown, result["verdict"].get(key, {}))
     yield from result.get("lines", ())
+
+
+def _score_lines(title: str, name: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """The scores of the model or of a baseline, `CELLS` to a line."""
+    cells = [
+        f"{metric} {_cell(row)}" for metric, row in rows.items() if not metric.endswith(FOREGROUND)
+    ]
+    for first in range(0, len(cells), CELLS):
+        yield f"score    {title:<10} {name:<14} {'   '.join(cells[first : first + CELLS])}"
+        title = name = ""
+
+
+def _warning_lines(title: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """What was not computed and why, and scores' own warnings, one line for equal ones."""
+    warnings = defaultdict(list)
+    for metric, row in rows.items():
+        if row["value"] is None and "not-computed" in row["definition"]:
+            reason = row["definition"].partition("/not-computed: ")[2]
+            yield f"warning  {title}: {metric} {reason}"
+        warning = row.get("details", {}).get("warning")
+        if warning:
+            warnings[warning].append(metric)
+    for warning, metrics in warnings.items():
+        yield f"warning  {title}: {', '.join(metrics)}: {warning}"
+
+
+def _verdict_lines(
+    title: str, rows: Mapping[str, dict[str, Any]], verdicts: Mapping[str, dict[str, Any]]
+) -> Iterator[str]:
+    """In which scores the model is better for one patient alone, and in which it is not better."""
+    of_one_patient = []
+    for metric, verdict in verdicts.items():
+        better_somehow = verdict["better"] and verdict["probability"] is None
+        if better_somehow and metric in rows and rows[metric]["n"] == 1:
+            of_one_patient.append(metric)
+    if of_one_patient:
+        names = ", ".join(of_one_patient)
+        yield f"note     {title}: better in {names}, of one patient: no probability"
+    for metric, verdict in verdicts.items():
+        if metric in rows and not verdict["better"]:
+            best = verdict["best_baseline"]
+            yield f"warning  {title}: the model does not beat {best} in {metric}"
 
 
 def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str | None:

@@ -60,62 +60,46 @@ class UNet(b.Network):
         self.layers = stem + 2 * depth + head
         self.relu_skips = relu_skips
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth)]
-        # a norm would subtract the offset again
-        normed_bias = norm == "none" if bias is None else bias
-        plain_bias = True if bias is None else bias
-
-        def normed(channels: int) -> nn.Module:
-            return b.norm(norm, channels, dims, affine=affine)
-
-        def step(layer: nn.Module, channels: int, inner: bool) -> list[nn.Module]:
-            return [layer, *([normed(channels)] if inner else []), nn.LeakyReLU(0.2, inplace=True)]
+        units = Units(dims, norm, affine, bias)
 
         layers: list[nn.Module] = []
-        for i in range(stem):
-            inner = norm_first or i > 0
-            first = b.conv(
-                dims,
-                width if i else in_channels,
-                width,
-                3,
-                bias=normed_bias if inner else plain_bias,
-            )
-            layers += step(first, width, inner)
+        for number in range(stem):
+            inputs = width if number else in_channels
+            layers += units.down(inputs, width, 3, normed=norm_first or number > 0)
         self.stem = nn.Sequential(*layers)
 
-        inputs = [width if stem else in_channels, *filters]
+        inputs_of_level = [width if stem else in_channels, *filters]
         self.encoder = nn.ModuleList()
         for level in range(depth):
-            inner = level != depth - 1 and (norm_first or level > 0)
-            bias = normed_bias if inner else plain_bias
-            down = b.conv(dims, inputs[level], filters[level], 4, stride=2, padding=1, bias=bias)
-            self.encoder.append(nn.Sequential(*step(down, filters[level], inner)))
+            normed = level != depth - 1 and (norm_first or level > 0)
+            halving = units.down(
+                inputs_of_level[level], filters[level], 4, normed=normed, stride=2, padding=1
+            )
+            self.encoder.append(nn.Sequential(*halving))
         # at the end of a level, so that decoder and skip get its result
         for level in sorted(set(attention)):
-            (self.encoder[level - 1] if level else self.stem).append(
-                b.SelfAttention(dims, inputs[level])
-            )
+            place = self.encoder[level - 1] if level else self.stem
+            place.append(b.SelfAttention(dims, inputs_of_level[level]))
 
         self.decoder = nn.ModuleList()
         for level in reversed(range(depth)):
             innermost = level == depth - 1
-            third = level >= depth - 3
-            wide = filters[level] * (1 if innermost else 2)
-            if level or head:
-                narrow = filters[level - 1] if level else width
-                enlarge = b.upsample(up, dims, wide, narrow, bias=normed_bias), normed(narrow)
-                self.decoder.append(
-                    nn.Sequential(*enlarge, *([nn.Dropout(dropout)] if dropout and third else []))
-                )
-            else:
-                self.decoder.append(b.upsample(up, dims, wide, out_channels))
+            inputs = filters[level] if innermost else 2 * filters[level]  # with the skip
+            if level == 0 and not head:
+                self.decoder.append(b.upsample(up, dims, inputs, out_channels))
+                continue
+            outputs = filters[level - 1] if level else width
+            drop = dropout if level >= depth - 3 else 0.0
+            self.decoder.append(units.up(up, inputs, outputs, drop))
 
         layers = []
-        wide = width * (2 if stem else 1)
+        inputs = 2 * width if stem else width
         for _ in range(head - 1):
-            layers += [b.conv(dims, wide, width, 3, bias=normed_bias), normed(width), b.ReLU()]
-            wide = width
-        self.head = nn.Sequential(*layers, *([b.conv(dims, wide, out_channels, 3)] if head else []))
+            layers += [*units.plain(inputs, width), b.ReLU()]
+            inputs = width
+        if head:
+            layers.append(b.conv(dims, inputs, out_channels, 3))
+        self.head = nn.Sequential(*layers)
         self.activation_out = b.output_activation(activation_out)
         b.init_weights(self)
 
@@ -148,10 +132,47 @@ class UNet(b.Network):
             x = Join.apply(step(x), skips.pop(), self.relu_skips)
         x = self.decoder[-1](x)
         if len(self.head):
-            x = self.head(
-                Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x)
-            )
+            x = Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x)
+            x = self.head(x)
         return self.activation_out(x)
+
+
+class Units:
+    """Builds a U-Net's convolutions with the norm and the offsets that its options ask for."""
+
+    def __init__(self, dims: int, norm: NormKind, affine: bool, bias: bool | None):
+        self.dims = dims
+        self.norm = norm
+        self.affine = affine
+        # a norm would subtract the offset again
+        self.bias_before_norm = norm == "none" if bias is None else bias
+        self.bias = True if bias is None else bias
+
+    def normed(self, channels: int) -> nn.Module:
+        return b.norm(self.norm, channels, self.dims, affine=self.affine)
+
+    def down(
+        self, inputs: int, outputs: int, kernel: int, *, normed: bool, **shape: int
+    ) -> list[nn.Module]:
+        """A convolution, its norm if `normed`, and LeakyReLU."""
+        bias = self.bias_before_norm if normed else self.bias
+        layers = [b.conv(self.dims, inputs, outputs, kernel, bias=bias, **shape)]
+        if normed:
+            layers.append(self.normed(outputs))
+        return [*layers, nn.LeakyReLU(0.2, inplace=True)]
+
+    def up(self, kind: UpKind, inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+        """A doubling of the size, its norm, and dropout if there is any."""
+        enlarge = b.upsample(kind, self.dims, inputs, outputs, bias=self.bias_before_norm)
+        layers = [enlarge, self.normed(outputs)]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        return nn.Sequential(*layers)
+
+    def plain(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """A 3x3 convolution and its norm."""
+        layer = b.conv(self.dims, inputs, outputs, 3, bias=self.bias_before_norm)
+        return [layer, self.normed(outputs)]
 
 
 class Join(torch.autograd.Function):

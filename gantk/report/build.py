@@ -114,11 +114,14 @@ def render(
     not its own.
     """
     templates = _templates(*folders, HERE)
-    read = lambda name: templates.loader.get_source(templates, name)[0]  # noqa: E731
-    style, script = ("\n".join(map(read, names)) for names in (styles, scripts))
+
+    def joined(names: Sequence[str]) -> str:
+        return "\n".join(templates.loader.get_source(templates, name)[0] for name in names)
+
+    script = joined(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return templates.get_template(template).render(
-        **story, style=Markup(style), script=Markup(script), digest=digest
+        **story, style=Markup(joined(styles)), script=Markup(script), digest=digest
     )
 
 
@@ -141,7 +144,12 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     steps, blocks = sample_blocks(run.samples)
     curves = _curves(run)
     places = count()
-    is_below = run.path.is_absolute() and run.path.is_relative_to(Path.cwd())
+    numbered_curves = {}
+    for section, charts in curves.items():
+        numbered_curves[section] = [(next(places), each) for each in charts]
+    folder = run.path
+    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
     return {
         "run": run,
         "title": _title(run),
@@ -159,32 +167,32 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "blocks": blocks,
         "error_scale": error_scale(),
         "ceiling": ERROR_CEILING,
-        "curves": {
-            section: [(next(places), each) for each in charts] for section, charts in curves.items()
-        },
+        "curves": numbered_curves,
         "best": chosen(run),
         "marks": _marks(run),
         "split": _split_summary(run),
-        "folder": argument(run.path.relative_to(Path.cwd()) if is_below else run.path),
+        "folder": argument(folder),
         # the position determines the colour
         "systems": ["model", "identity", *words.BASELINE_NAMES.values()],
         "live": live,
-        # read by the page's script; null for the last step's pictures, which the page itself embeds
         "data": {
             "live": live,
             "steps": steps,
-            "frames": {
-                block["direction"].key: {
-                    kind: frames if kind == "mean" else [*frames[:-1], None]
-                    for kind, frames in block["frames"].items()
-                }
-                for block in blocks
-            },
+            "frames": {block["direction"].key: _frames(block) for block in blocks},
             "scores": {
-                d.key: [_score_line(run, d.key, step) for step in steps] for d in run.directions
+                direction.key: [_score_line(run, direction.key, step) for step in steps]
+                for direction in run.directions
             },
             "charts": [each.data for charts in curves.values() for each in charts],
         },
+    }
+
+
+def _frames(block: dict[str, Any]) -> dict[str, list]:
+    """A block's pictures for the page's script: null for the last step's, which the page embeds."""
+    return {
+        kind: frames if kind == "mean" else [*frames[:-1], None]
+        for kind, frames in block["frames"].items()
     }
 
 
@@ -192,39 +200,45 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one for each group of losses and each validation metric."""
     # gives a direction the same colour in every chart
     labels = [direction.label for direction in run.directions]
-    sections = ("losses", "validation", "selection", "rejection", "reliability")
-    drawn: dict[str, list[Chart | None]] = {name: [] for name in sections}
+    drawn: dict[str, list[Chart | None]] = {"losses": []}
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
         drawn["losses"].append(chart(title, series, from_zero=True, allow_log=True))
     for section, curves in (("validation", run.log.validation), ("selection", run.log.selection)):
+        drawn[section] = []
         for name, series in curves.items():
             named = {run.label(key) or metric_name(name): points for key, points in series.items()}
             drawn[section].append(chart(metric_name(name), named, names=labels))
-    # Rejection curves: the remaining error when the most uncertain pixels are set aside.
-    for direction, judged in (run.metrics.get("uncertainty") or {}).items():
-        curve = judged.get("rejection") or {}
-        aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
-        names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
-        series = {
-            said: dict(zip(aside, curve.get(name) or (), strict=False))
-            for name, said in names.items()
-        }
-        drawn["rejection"].append(
-            chart(run.label(direction), series, from_zero=True, x="{} % set aside", tick="{} %")
-        )
-        curves = (judged.get("reliability") or {}).items()
-        shares = {name: [round(100 * share, 2) for share in one] for name, one in curves}
-        nominal = shares.get("nominal") or ()
-        names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
-        series = {
-            said: dict(zip(nominal, shares.get(name) or (), strict=False))
-            for name, said in names.items()
-        }
-        drawn["reliability"].append(
-            chart(run.label(direction), series, from_zero=True, x="{} % promised", tick="{} %")
-        )
+    uncertainty = (run.metrics.get("uncertainty") or {}).items()
+    drawn["rejection"] = [_rejection_chart(run.label(key), judged) for key, judged in uncertainty]
+    drawn["reliability"] = [
+        _reliability_chart(run.label(key), judged) for key, judged in uncertainty
+    ]
     return {section: [each for each in charts if each] for section, charts in drawn.items()}
+
+
+def _rejection_chart(title: str, judged: dict[str, Any]) -> Chart | None:
+    """The remaining error when the most uncertain pixels are set aside."""
+    curve = judged.get("rejection") or {}
+    aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept") or ()]
+    names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
+    series = {}
+    for name, label in names.items():
+        series[label] = dict(zip(aside, curve.get(name) or (), strict=False))
+    return chart(title, series, from_zero=True, x="{} % set aside", tick="{} %")
+
+
+def _reliability_chart(title: str, judged: dict[str, Any]) -> Chart | None:
+    """How often the error lies within its stated interval, beside how often it should."""
+    shares = {}
+    for name, curve in (judged.get("reliability") or {}).items():
+        shares[name] = [round(100 * share, 2) for share in curve]
+    nominal = shares.get("nominal") or ()
+    names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
+    series = {}
+    for name, label in names.items():
+        series[label] = dict(zip(nominal, shares.get(name) or (), strict=False))
+    return chart(title, series, from_zero=True, x="{} % promised", tick="{} %")
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:

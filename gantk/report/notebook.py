@@ -34,21 +34,22 @@ def run_html(run: Any) -> str:
 
 
 def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
+    """The table of scores beside the best baseline's."""
     rows = []
     for direction, scores in (metrics.get("metrics") or {}).items():
-        way = direction_name(direction, domains)
+        verdicts = (metrics.get("verdict") or {}).get(direction) or {}
         for metric, entry in scores.items():
-            judged = ((metrics.get("verdict") or {}).get(direction) or {}).get(metric) or {}
-            best = judged.get("best_baseline")
-            plain = direction.removesuffix("_post")
-            rival = ((metrics.get("baselines") or {}).get(best) or {}).get(plain, {}).get(
-                metric
-            ) or {}
-            low_high = " to ".join(map(number, entry.get("ci95") or ()))
-            against = f"{best} {number(rival.get('value'))}" if best else ""
-            ahead = {True: "ahead", False: "behind"}.get(judged.get("better"), "")
-            value = f"{number(entry.get('value'))} {entry.get('unit') or ''}"
-            cells = (way, metric, value, low_high, f"n = {entry.get('n')}", against, ahead)
+            judged = verdicts.get(metric) or {}
+            rival = _rival(metrics, judged.get("best_baseline"), direction, metric)
+            cells = (
+                direction_name(direction, domains),
+                metric,
+                f"{number(entry.get('value'))} {entry.get('unit') or ''}",
+                " to ".join(map(number, entry.get("ci95") or ())),
+                f"n = {entry.get('n')}",
+                rival,
+                {True: "ahead", False: "behind"}.get(judged.get("better"), ""),
+            )
             rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
     if not rows:
         return "<div>not scored yet</div>"
@@ -56,6 +57,15 @@ def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
     head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
     body = "".join(f'<tr style="background: none">{row}</tr>' for row in [head, *rows])
     return f'<table style="border-collapse: collapse; margin: 6px 0">{body}</table>'
+
+
+def _rival(metrics: dict[str, Any], baseline: str | None, direction: str, metric: str) -> str:
+    """A baseline's name and score; "" without a baseline."""
+    if not baseline:
+        return ""
+    scores = (metrics.get("baselines") or {}).get(baseline) or {}
+    entry = scores.get(direction.removesuffix("_post"), {}).get(metric) or {}
+    return f"{baseline} {number(entry.get('value'))}"
 
 
 def _pictures(run: Any, domains: list[str]) -> str:

@@ -53,25 +53,18 @@ class Log:
         """Add the values of one line of the log to the curves."""
         step = entry["step"]
         self.last_step = max(step, self.last_step or 0)
-
-        def note(curves: Curves, group: str, name: str, value: Any) -> None:
-            # text: the reason why a checkpoint was barred from the choice
-            if not isinstance(value, str):
-                if value is None:
-                    curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan
-                else:
-                    curves.setdefault(group, {}).setdefault(name, {})[step] = float(value)
-
         for full_name, value in (entry.get("losses") or {}).items():
             group, _, name = full_name.rpartition("/")
-            note(self.losses, group or "losses", name, value)
+            _add_point(self.losses, group or "losses", name, step, value)
         for direction, scores in (entry.get("validation") or {}).items():
             for metric, value in scores.items():
-                note(self.validation, metric, direction, value)
+                _add_point(self.validation, metric, direction, step, value)
         for direction, criteria in (entry.get("selection") or {}).items():
-            several = isinstance(criteria, dict)
-            for name, value in criteria.items() if several else [(direction, criteria)]:
-                note(self.selection, name, direction if several else "", value)
+            if isinstance(criteria, dict):
+                for name, value in criteria.items():
+                    _add_point(self.selection, name, direction, step, value)
+            else:
+                _add_point(self.selection, direction, "", step, criteria)
         if entry.get("alarm"):
             self.alarms.append(entry)
         self.stopped = entry.get("stopped", self.stopped)
@@ -81,6 +74,13 @@ class Log:
             self.seconds = entry["seconds"]
         if entry.get("stage") is not None:
             self.stages.setdefault(entry["stage"], step)
+
+
+def _add_point(curves: Curves, group: str, name: str, step: int, value: Any) -> None:
+    """Add a value to a curve: nan for None; a text, such as why a checkpoint was barred, is none."""
+    if not isinstance(value, str):
+        points = curves.setdefault(group, {}).setdefault(name, {})
+        points[step] = math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True)

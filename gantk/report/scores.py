@@ -5,6 +5,7 @@ chosen checkpoint.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from gantk.report import words
@@ -32,32 +33,41 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         sections = sections_of.setdefault(run.label(direction), {})
         rivals = {
-            words.baseline_name(name): scores for name, scores in _baselines(run, direction).items()
+            words.baseline_name(name): own for name, own in _baselines(run, direction).items()
         }
-        groups: dict[str, list[str]] = {}
-        for name in scores:  # the scores of nearest neighbours in the same features share a card
-            head, _, features = name.partition("_")
-            groups.setdefault(
-                f"neighbours in {features}" if head in NEIGHBOURS else name, []
-            ).append(name)
-        for names in groups.values():
-            head = names[0].partition("_")[0]
-            region = words.region_of(names[0]).capitalize()
-            section = region or (
-                "Sets of images" if head in SETS else "Tasks" if head in TASKS else "Whole image"
-            )
-            sections.setdefault(section, []).append(_card(names, {"model": scores} | rivals))
+        for names in _names_of_cards(scores):
+            card = _card(names, {"model": scores} | rivals)
+            sections.setdefault(_section(names[0]), []).append(card)
         uncertainty = (run.metrics.get("uncertainty") or {}).get(direction) or {}
-        rows = {
-            name: row
-            for name, row in uncertainty.items()
-            if isinstance(row, dict) and "value" in row
-        }
+        rows = {}
+        for name, row in uncertainty.items():
+            if isinstance(row, dict) and "value" in row:
+                rows[name] = row
         if rows:
-            sections["Uncertainty against error"] = [
-                _card([name], {"model": rows}) for name in rows
-            ]
+            own_cards = [_card([name], {"model": rows}) for name in rows]
+            sections["Uncertainty against error"] = own_cards
     return sections_of
+
+
+def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
+    """The scores of each card: those of nearest neighbours in the same features share one."""
+    groups: dict[str, list[str]] = {}
+    for name in scores:
+        head, _, features = name.partition("_")
+        key = f"neighbours in {features}" if head in NEIGHBOURS else name
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def _section(name: str) -> str:
+    """The section of a score's card."""
+    region = words.region_of(name).capitalize()
+    head = name.partition("_")[0]
+    if region:
+        return region
+    if head in SETS:
+        return "Sets of images"
+    return "Tasks" if head in TASKS else "Whole image"
 
 
 def _baselines(run: RunRecord, direction: str) -> Baselines:
@@ -79,33 +89,28 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
     for all rows.
     """
     blank = dict.fromkeys(FIELDS)
-    scores = {
-        name: found for name, found in scores.items() if any(found.get(metric) for metric in names)
-    }
-    rows = {
-        name: [blank | (found.get(metric) or {}) for metric in names]
-        for name, found in scores.items()
-    }
-    ends = {
-        name: (*(first["ci95"] or (None, None)), first["value"])
-        for name, (first, *_) in rows.items()
-    }
-    finite = [
-        end
-        for figures in ends.values()
-        for end in figures
-        if end is not None and math.isfinite(end)
-    ] or [0.0]
+    rows = {}
+    ends = {}
+    for name, own in scores.items():
+        if any(own.get(metric) for metric in names):
+            rows[name] = [blank | (own.get(metric) or {}) for metric in names]
+            first = rows[name][0]
+            ends[name] = (*(first["ci95"] or (None, None)), first["value"])
+    finite = [end for row in ends.values() for end in row if _is_finite(end)] or [0.0]
     low = min(finite)
     high = max(finite)
 
     def percent(value: float | None) -> float | None:
-        if value is None or not math.isfinite(value):
+        if not _is_finite(value):
             return None
         return 4 + 92 * (value - low) / (high - low) if high > low else 50.0
 
-    whiskers = {name: [percent(end) for end in figures] for name, figures in ends.items()}
+    whiskers = {name: [percent(end) for end in row] for name, row in ends.items()}
     return {"names": names, "score": rows["model"][0], "rows": rows, "whiskers": whiskers}
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 # ---- verdicts: sentences that compare the model with its best baseline
@@ -207,33 +212,36 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
 
 def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
     """The verdict of the whole run in one sentence, and its tone."""
-
-    def where(tone: str) -> str:
-        """`PSNR or MAE for T2 → T1`: the metrics of that tone, by direction."""
-        parts = [
-            (_named(verdict["findings"], tone), verdict["direction"]) for verdict in all_verdicts
-        ]
-        return "; ".join(f"{names} for {direction}" for names, direction in parts if names)
-
     findings = [finding for verdict in all_verdicts for finding in verdict["findings"]]
     tones = {finding["tone"] for finding in findings} - {""}
+    if not tones:
+        none = "Nothing to compare with: no baseline was measured."
+        return none if all_verdicts else "", ""
     if "bad" in tones:
-        place = f" on {where('bad')}" if len(tones) > 1 else ""
-        fair = all(
-            finding["without_tone"] == "good" for finding in findings if finding["tone"] == "bad"
-        )
+        place = f" on {_where(all_verdicts, 'bad')}" if len(tones) > 1 else ""
+        behind = [finding for finding in findings if finding["tone"] == "bad"]
+        fair = all(finding["without_tone"] == "good" for finding in behind)
         unpaired = "; it beats the best of those that needed no pairs" if fair else ""
         return f"The model does not beat the best baseline{place}{unpaired}.", "bad"
     if tones == {"near"}:
         return f"The model is ahead of the best baseline, but {_doubt(findings)}.", "near"
     if "near" in tones:
-        return f"The model beats the best baseline, {_doubt(findings)} on {where('near')}.", "near"
-    if tones:
-        judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
-        both = len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged)
-        place = "in both directions" if both else f"for {words.listed(judged)}"
-        return f"The model beats the best baseline {place}.", "good"
-    return ("Nothing to compare with: no baseline was measured." if all_verdicts else ""), ""
+        place = _where(all_verdicts, "near")
+        return f"The model beats the best baseline, {_doubt(findings)} on {place}.", "near"
+    judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
+    both = len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged)
+    place = "in both directions" if both else f"for {words.listed(judged)}"
+    return f"The model beats the best baseline {place}.", "good"
+
+
+def _where(all_verdicts: list[dict[str, Any]], tone: str) -> str:
+    """`PSNR or MAE for T2 → T1`: the metrics of that tone, by direction."""
+    parts = []
+    for verdict in all_verdicts:
+        names = _named(verdict["findings"], tone)
+        if names:
+            parts.append(f"{names} for {verdict['direction']}")
+    return "; ".join(parts)
 
 
 def _sentence(findings: list[dict[str, str]]) -> str:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,26 @@ REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may tak
 REPEAT = 10.0  # seconds after a stop in which a scheduler or shell may repeat its signal
 # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
 WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done after a step."""
+
+    log: bool
+    samples: bool
+    save: bool
+    stop: bool  # an interruption, after which the training can be resumed
+    end: bool  # the last step
+
+    @property
+    def anything(self) -> bool:
+        return self.log or self.samples or self.save
+
+    @property
+    def save_in_between(self) -> bool:
+        """Whether a save is due that is neither the last one nor an interruption's."""
+        return self.save and not self.end and not self.stop
 
 
 class Training:
@@ -75,68 +96,76 @@ class Training:
 
     def fit(self) -> None:
         """Train to the end. Ctrl-C finishes the step, saves, and raises Interrupted."""
-        last = self.engine.steps
-        table = self.table
-        if self.runtime.main:  # from the log: a kill during a save may have lost best.json
-            log = self.run.read_log()
-            self._known = {line.get("note") for line in log}
-            self.choice.add_log(log, self._regular)
-            if self.choice.best not in checkpoint.steps_saved(self.run.checkpoints):
-                # in older runs a save at an interruption could win
-                self.choice.add_log(log, lambda step: True)
-            self._keep_best()
+        if self.runtime.main:
+            self._choose_among_earlier_saves()
+        view = LiveView(self.engine.steps, shown=self.runtime.main, doing=lambda: self.engine.doing)
         traced = self.profile.profiler if self.profile else nullcontext()
-        shown = LiveView(last, shown=self.runtime.main, doing=lambda: self.engine.doing)
-        with stop_on_ctrl_c() as stopped, shown as view, closing(self.feed), ExitStack() as tracing:
-            view.step(self.engine.step)
-            if self.engine.step == 0:
-                self._samples(view)
-            if last == 0:  # untrained weights are saved too, to compare with
-                self._save(view)
-            if self.table.patience:
-                saves = counted(self.table.patience, "save")
-                view.print(
-                    f"patience {saves} without a better score, which looks at"
-                    f" {self.criterion.image_kind}"
-                )
+        with stop_on_ctrl_c() as stopped, view, closing(self.feed), ExitStack() as tracing:
+            self._begin(view)
             if self._out_of_patience(view):  # it had ended before this resume
                 return
             tracing.enter_context(traced)
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self.batch_at):
-                step = self.engine.step
-                view.step(step)
-                ending = step == last
-                stopping = self._stopping(stopped or view.write_error, step)
-                logging, drawing = (
-                    step % every == 0 or ending for every in (table.log_every, table.sample_every)
-                )
-                saving = step % table.save_every == 0 or ending or stopping
-                if not (
-                    logging or drawing or saving or self.profile or self.used.first_step is None
-                ):
+                view.step(self.engine.step)
+                due = self._due(stop=bool(stopped or view.write_error))
+                if not due.anything and not self.profile and self.used.first_step is not None:
                     continue
                 with self._clock_stopped():
                     if self.used.first_step is None:
                         self.used.first_step = since_start()
-                    if logging:
+                    if due.log:
                         self._log(view, stage, batch, losses)
-                    if drawing:
+                    if due.samples:
                         self._samples(view)
-                    if saving:
+                    if due.save:
                         self._save(view)
-                    if self.runtime.main and not stopping:
+                    if self.runtime.main and not due.stop:
                         self._renew_report(view)
                     if self.profile is not None:
                         view.print(*self.profile.step())
-                    if saving and not ending and not stopping and self._out_of_patience(view):
-                        if not logging:
+                    if due.save_in_between and self._out_of_patience(view):
+                        if not due.log:
                             self._log(view, stage, batch, losses)
-                        if not drawing:
+                        if not due.samples:
                             self._samples(view)
                         return
-                if stopping:
+                if due.stop:
                     self._interrupt(view, stopped)
+
+    def _choose_among_earlier_saves(self) -> None:
+        """Find the best save in the log: a kill during a save may have lost best.json."""
+        log = self.run.read_log()
+        self._known = {line.get("note") for line in log}
+        self.choice.add_log(log, self._regular)
+        self._keep_best()
+
+    def _begin(self, view: LiveView) -> None:
+        """Show and save what there is before the first step of this process."""
+        view.step(self.engine.step)
+        if self.engine.step == 0:
+            self._samples(view)
+        if self.engine.steps == 0:  # untrained weights are saved too, to compare with
+            self._save(view)
+        if self.table.patience:
+            saves = counted(self.table.patience, "save")
+            view.print(
+                f"patience {saves} without a better score, which looks at"
+                f" {self.criterion.image_kind}"
+            )
+
+    def _due(self, stop: bool) -> Due:
+        """What is to be done after the step that has just ended; `stop`: the user asked to stop."""
+        step = self.engine.step
+        end = step == self.engine.steps
+        stop = self._stopping(stop, step)
+        return Due(
+            log=end or step % self.table.log_every == 0,
+            samples=end or step % self.table.sample_every == 0,
+            save=end or stop or step % self.table.save_every == 0,
+            stop=stop,
+            end=end,
+        )
 
     def _interrupt(self, view: LiveView, stopped: list[int]) -> NoReturn:
         """End a training that was saved before its last step: raises Interrupted, or the error of
@@ -156,16 +185,20 @@ class Training:
         """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it
         does.
         """
-        if not self.table.patience or not self.choice.table and self.runtime.world == 1:
+        if not self.table.patience:
             return False
-        step, (waited, best) = self.engine.step, self.choice.patience_used()
+        if not self.choice.table and self.runtime.world == 1:
+            return False
+        waited, best = self.choice.patience_used()
         if not self.runtime.gather(waited >= self.table.patience)[0]:
             return False
-        why = (
-            f"train.patience: no better score than at step {best} in {counted(waited, 'save')}"
-            f" ({self.choice.rule})"
-        )
         if self.runtime.main:
+            step = self.engine.step
+            saves = counted(waited, "save")
+            why = (
+                f"train.patience: no better score than at step {best} in {saves}"
+                f" ({self.choice.rule})"
+            )
             if not any("stopped" in line for line in self.run.read_log()):
                 self.run.add_to_log({"step": step, "stopped": why})
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
@@ -190,9 +223,8 @@ class Training:
         self._check_finite()
         step = self.engine.step
         elapsed = self._interval_seconds
-        speed = (
-            (step - self._logged_step) * self.table.batch * self.runtime.world / max(elapsed, 1e-9)
-        )
+        images = (step - self._logged_step) * self.table.batch * self.runtime.world
+        speed = images / max(elapsed, 1e-9)
         self._interval_seconds = 0.0
         self._logged_step = step
         self.seconds += elapsed
@@ -201,13 +233,14 @@ class Training:
             return
         # one synchronisation
         values = torch.stack(list(losses.values())).tolist() if losses else []
+        optimizer = next(iter(self.engine.optimizers.values()))
         line = {
             "step": step,
             "epoch": step // self.parts.batches.steps_per_epoch,
             "stage": stage.name,
             "seconds": round(self.seconds, 3),
             "images_per_s": round(speed, 2),
-            "lr": float(next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]),
+            "lr": float(optimizer.param_groups[0]["lr"]),
             "losses": {name: round(value, 6) for name, value in zip(losses, values, strict=True)},
         }
         self.run.add_to_log(line)
@@ -240,45 +273,41 @@ class Training:
         self.runtime.wait()  # else the other ranks' next reduction may time out
 
     def _write_samples(self, step: int, outputs: dict[str, Tensor]) -> None:
-        low, high = self.parts.data.range
         folder = self.run.path / "samples"
         earlier = {int(path.name[5:]) for path in folder.glob("step-*")}
         for direction, images in outputs.items():
-            for k, image in enumerate(images.float().cpu().numpy()):
-                self.run.write_picture(f"step-{step:06d}", f"{direction}-{k}", image, low, high)
+            self._write_pictures(f"step-{step:06d}", direction, images.float().cpu())
             if not (folder / "input" / f"{direction}-0.png").exists():
-                for group, known in (
-                    ("input", self.sample_batch.inputs),
-                    ("truth", self.sample_batch.truths),
-                ):
-                    for k, image in enumerate(known.get(direction, [])):
-                        self.run.write_picture(
-                            group, f"{direction}-{k}", np.asarray(image), low, high
-                        )
+                self._write_pictures("input", direction, self.sample_batch.inputs.get(direction))
+                self._write_pictures("truth", direction, self.sample_batch.truths.get(direction))
         folder.mkdir(exist_ok=True)
         steps = sorted({each for each in earlier if each < step} | {step})
-        self.run.write_json(
-            "samples/index.json", self.sample_batch.index(self.parts.data) | {"steps": steps}
-        )
+        index = self.sample_batch.index(self.parts.data) | {"steps": steps}
+        self.run.write_json("samples/index.json", index)
+
+    def _write_pictures(self, group: str, direction: str, images: Tensor | None) -> None:
+        """Write one picture for each of the images, if there are any, to samples/GROUP."""
+        low, high = self.parts.data.range
+        for number, image in enumerate([] if images is None else images):
+            self.run.write_picture(group, f"{direction}-{number}", np.asarray(image), low, high)
 
     def _save(self, view: LiveView) -> None:
         self._check_finite()
+        buffers = None
         if self.runtime.world > 1:
             buffers = self.runtime.collect(own_buffers(self.parts.method))
-        else:
-            buffers = None
         if self.runtime.main:
             step = self.engine.step
             view.busy = "judging and saving the weights"
             if self._regular(step):  # a save at an interruption is not scored and keeps the threads
                 self._judge(view)
-                if line := self.parts.threads.choose(step):
+                line = self.parts.threads.choose(step)
+                if line:
                     self.run.add_to_log({"step": step, "note": line})
                     view.print(line, style="yellow")
             save_checkpoint(self.run, self.parts, buffers)
-            self.run.write_json(
-                "usage.json", self.used.state(step, self.seconds + self._interval_seconds)
-            )
+            seconds = self.seconds + self._interval_seconds
+            self.run.write_json("usage.json", self.used.state(step, seconds))
             self._keep_best()
             view.busy = None
         self.runtime.wait()
@@ -344,14 +373,11 @@ def resized(batch: Batch, size: tuple[int, ...]) -> Batch:
     """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they
     are.
     """
-    other = {
-        name: tensor
-        for name, tensor in batch.items()
-        if tensor.ndim > 2 and tensor.shape[2:] != tuple(size)
-    }
-    return Batch(
-        batch | {name: F.interpolate(tensor, size, mode="area") for name, tensor in other.items()}
-    )
+    changed = {}
+    for name, tensor in batch.items():
+        if tensor.ndim > 2 and tensor.shape[2:] != tuple(size):
+            changed[name] = F.interpolate(tensor, size, mode="area")
+    return Batch(batch | changed)
 
 
 @contextmanager

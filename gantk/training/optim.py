@@ -124,20 +124,22 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
     cuda = device.type == "cuda"
     for group in optimizer.param_groups:
         if not fused:
-            group |= {key: False for key in ("fused", "foreach") if key in group}
+            for key in ("fused", "foreach"):
+                if key in group:
+                    group[key] = False
         if "capturable" in group:
             group["capturable"] = fused and cuda
+        rate = float(group["lr"])
         on_device = fused and (group.get("fused") or group.get("capturable"))
-        if on_device:
-            group["lr"] = torch.tensor(float(group["lr"]), device=device)
-        else:
-            group["lr"] = float(group["lr"])
+        group["lr"] = torch.tensor(rate, device=device) if on_device else rate
     for weight, state in optimizer.state.items():
         for name, value in state.items():
-            alike = isinstance(value, Tensor) and value.shape == weight.shape
-            if alike and not same_order(value, weight):  # saved with another train.channels_last
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape == weight.shape and not same_order(value, weight):
+                # saved with another train.channels_last
                 state[name] = torch.empty_like(weight).copy_(value)
-            elif name == "step" and cuda and isinstance(value, Tensor):
+            elif name == "step" and cuda:
                 state[name] = value.to(device)
     optimizer._warned_capturable_if_run_uncaptured = cuda  # warm-up steps are meant to
 
@@ -156,11 +158,7 @@ def state_to_load(
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
         raise ValueError("it is of other weights")
-    for name, limit in (("lr", 1e9), ("betas", 1.0)):
-        for group in saved_groups:
-            for number in map(float, torch.as_tensor(group.get(name, 0.0)).flatten()):
-                if not 0 <= number <= limit:
-                    raise ValueError(f"its '{name}' is {number:g}")
+    _expect_in_range(saved_groups)
     is_torchs = any(
         base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2]
     )
@@ -173,11 +171,26 @@ def state_to_load(
             raise
         expected = {}  # a plugin's optimizer may not work on zeros on a CPU
     _check_state(saved["state"], expected, len(parameters), steps)
-    for saved_group, group in zip(saved_groups, groups, strict=True) if not is_torchs else ():
-        for key, value in saved_group.items():
-            if key not in RUN_OPTIONS:
-                group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+    if not is_torchs:
+        for saved_group, group in zip(saved_groups, groups, strict=True):
+            _take_options(saved_group, group)
     return {"state": saved["state"], "param_groups": groups}
+
+
+def _expect_in_range(groups: list[dict[str, Any]]) -> None:
+    """ValueError where learning rates or betas are not finite or out of their range."""
+    for name, limit in (("lr", 1e9), ("betas", 1.0)):
+        for group in groups:
+            for number in map(float, torch.as_tensor(group.get(name, 0.0)).flatten()):
+                if not 0 <= number <= limit:
+                    raise ValueError(f"its '{name}' is {number:g}")
+
+
+def _take_options(saved: dict[str, Any], group: dict[str, Any]) -> None:
+    """Copy a saved group's options, without those of a run; JSON has made lists of its tuples."""
+    for key, value in saved.items():
+        if key not in RUN_OPTIONS:
+            group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
 
 
 def _check_state(

@@ -23,7 +23,7 @@ from gantk.runs.schemas import read
 from gantk.training.assemble import Start
 
 WHERE = "train.start"
-LEAST = 0.01  # share of weights that must fit: a few biases fit between any two networks
+MIN_SHARE = 0.01  # of weights that must fit: a few biases fit between any two networks
 
 
 def find_weights(name: str) -> Path:
@@ -44,33 +44,87 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     method; returns a Start.
 
     Copies parameters, and buffers of modules that a phase updates (no image pools), if name, shape
-    and float or integer type agree. UserError if less than `LEAST` of the weights fit, or one that
-    fits is not finite.
+    and float or integer type agree. UserError if less than `MIN_SHARE` of the weights fit, or one
+    that fits is not finite.
     """
     place = find_weights(name)
+    meta: dict[str, Any] = {}
     if place.is_dir():
         meta = checkpoint.load_meta(place)
         file = place / "weights.safetensors"
+        tensors = checkpoint.load_weights(place)
     else:
-        meta = {}
         file = place
-    tensors = checkpoint.load_weights(place) if meta else read_state(place, WHERE)
+        tensors = read_state(place, WHERE)
     live, average = trained.split_weights(tensors)
     saved = (live | average) or tensors
-    updated = {
-        id(buffer)
-        for phase in method.phases()
-        for module in phase.updates
-        for buffer in module.buffers()
-    }
     state = method.state_dict(keep_vars=True)
-    wanted = {
+    wanted = _wanted(method, state)
+    copied, misfits = _fitting(wanted, saved)
+    share = _count(copied) / _count(wanted) if wanted else 0.0
+    if share < MIN_SHARE:
+        what = (
+            f"the weights of '{name}' do not fit the networks of this recipe"
+            f" ({counted(copied, 'tensor')} would): "
+        )
+        if misfits:
+            what += misfits[0]
+        else:
+            what += f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
+        remedy = "take the [method] table of the recipe that they were trained with"
+        raise UserError(what, where=WHERE, remedy=remedy)
+    not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
+    if not_finite:
+        what = f"'{not_finite[0]}' of '{name}' is not finite ({counted(not_finite, 'tensor')})"
+        raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
+    with torch.no_grad():
+        for key, tensor in copied.items():
+            wanted[key].copy_(tensor)
+
+    drawn = sorted(wanted.keys() - saved.keys())
+    unused = sorted(saved.keys() - state.keys())
+    digest = sha256_of(file)
+    taken = f"{len(copied)} of {len(wanted)} tensors, {share:.0%} of the weights"
+    printed = [f"start    {place} (sha256 {digest[:8]}): {taken}"]
+    if drawn:
+        printed.append(f"start    not there, so drawn from the seed: {_layers(drawn, wanted)}")
+    if misfits:
+        described = f"{listed(misfits)} ({counted(misfits, 'tensor')})"
+        printed.append(f"start    of another shape there, so drawn: {described}")
+    if unused:
+        printed.append(f"start    there, and nowhere here: {_layers(unused, saved)}")
+    printed += [f"note     {line}" for line in _differences(meta, data)]
+    record = {
+        "from": name,
+        "path": str(place),
+        "sha256": digest,
+        "step": meta.get("step"),
+        "taken": [*copied],
+        "not_there": drawn,
+        "other_shape": misfits,
+        "unused": unused,
+    }
+    leaks = _leaks(name, meta, place, data) if meta else None
+    return Start(tuple(printed), {"start": record}, leaks)
+
+
+def _wanted(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of a method, and the buffers of modules that a phase updates."""
+    updated = set()
+    for phase in method.phases():
+        for module in phase.updates:
+            updated |= {id(buffer) for buffer in module.buffers()}
+    return {
         key: value
         for key, value in state.items()
         if isinstance(value, nn.Parameter) or id(value) in updated
     }
-    drawn = sorted(wanted.keys() - saved.keys())
-    unused = sorted(saved.keys() - state.keys())
+
+
+def _fitting(
+    wanted: dict[str, Tensor], saved: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The saved tensors that can be copied, and a description of those of another shape or type."""
     copied = {}
     misfits = []
     for key in sorted(wanted.keys() & saved.keys()):
@@ -80,51 +134,11 @@ def start_from(name: str, method: Method, data: Data) -> Start:
             copied[key] = old  # float16 may become float32
         else:
             misfits.append(f"{key} {checkpoint.kind_of(old)}, here {checkpoint.kind_of(new)}")
-    count, total = (
-        sum(tensor.numel() for tensor in chosen.values()) for chosen in (copied, wanted)
-    )
-    if count < LEAST * total:
-        what = (
-            f"the weights of '{name}' do not fit the networks of this recipe"
-            f" ({counted(copied, 'tensor')} would): "
-        )
-        what += (
-            misfits[0]
-            if misfits
-            else f"they have '{next(iter(saved))}', these '{next(iter(wanted))}'"
-        )
-        remedy = "take the [method] table of the recipe that they were trained with"
-        raise UserError(what, where=WHERE, remedy=remedy)
-    if not_finite := [key for key, tensor in copied.items() if not tensor.isfinite().all()]:
-        what = f"'{not_finite[0]}' of '{name}' is not finite ({counted(not_finite, 'tensor')})"
-        raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
-    with torch.no_grad():
-        for key, tensor in copied.items():
-            wanted[key].copy_(tensor)
-    digest = sha256_of(file)
-    taken = f"{len(copied)} of {len(wanted)} tensors, {count / total:.0%} of the weights"
-    lines = [f"{place} (sha256 {digest[:8]}): {taken}"]
-    lines += [f"not there, so drawn from the seed: {_layers(drawn, wanted)}"] if drawn else []
-    lines += (
-        [f"of another shape there, so drawn: {listed(misfits)} ({counted(misfits, 'tensor')})"]
-        if misfits
-        else []
-    )
-    lines += [f"there, and nowhere here: {_layers(unused, saved)}"] if unused else []
-    record = {
-        "from": name,
-        "path": str(place),
-        "sha256": digest,
-        "step": meta.get("step"),
-        "taken": [*copied],
-    }
-    record |= {"not_there": drawn, "other_shape": misfits, "unused": unused}
-    printed = [f"start    {line}" for line in lines] + [
-        f"note     {line}" for line in _differences(meta, data)
-    ]
-    return Start(
-        tuple(printed), {"start": record}, _leaks(name, meta, place, data) if meta else None
-    )
+    return copied, misfits
+
+
+def _count(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
@@ -151,12 +165,13 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
         )
     for letter, new in data.intensity_state().items():
         old = meta.get("intensity", {}).get(letter, new)
-        learned = ("fitted", "contrasts", "lines")  # fitted to each data set, so they may differ
-        keys = [
-            key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in learned
-        ]
-        other = [f"{key} = {old.get(key)} (here {new.get(key)})" for key in keys]
-        notes += [f"the start saw other intensities: {', '.join(other)}"] if other else []
+        other = []
+        for key in sorted(old | new):
+            learned = key in ("fitted", "contrasts", "lines")  # fitted to each data set
+            if old.get(key) != new.get(key) and not learned:
+                other.append(f"{key} = {old.get(key)} (here {new.get(key)})")
+        if other:
+            notes.append(f"the start saw other intensities: {', '.join(other)}")
     return [*dict.fromkeys(notes)]
 
 

@@ -28,6 +28,8 @@ from gantk.training.cost import cost_of, most_memory
 from gantk.training.memory import is_out_of_memory, lighter
 
 if TYPE_CHECKING:
+    from gantk.machine.runtime import Runtime
+    from gantk.recipe.tables import Model
     from gantk.training.engine import Engine
 
 LARGE = 2**30  # bytes: larger optimizer moments are added to the result and not allocated
@@ -133,35 +135,17 @@ def _in_child(
 def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -> Trial:
     """Run `STEPS` steps of every stage in this process."""
     from gantk.machine.runtime import start
-    from gantk.training.assemble import assemble
-    from gantk.training.loop import Training
 
     model = Recipe(tables).check()
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
+    on_cpu = runtime.device.type == "cpu"
     free = memory or free_memory(runtime.device)
     cost = cost_of(model)
-    moments = cost.moments if runtime.device.type == "cpu" and cost.moments > LARGE else 0
-    if runtime.device.type == "cpu" and free:
+    moments = cost.moments if on_cpu and cost.moments > LARGE else 0
+    if on_cpu and free:
         _limit(free - moments / GIB)
     try:
-        parts = assemble(model, runtime)
-        training = Training(parts, None)
-        engine = parts.engine
-        first = 0
-        seconds = 0.0
-        update_s = _without_moments(engine) if moments else 0.0
-        for stage in parts.method.stages(engine.steps):
-            engine.step = first
-            took = []
-            began = time.perf_counter()
-            for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
-                runtime.synchronize()
-                took.append(time.perf_counter() - began)
-                began = time.perf_counter()
-            step_s = min(took[1:] or took) + update_s
-            seconds = seconds + stage.steps * step_s
-            first = first + stage.steps
-        training.feed.close()
+        step_s, seconds = _time_stages(model, runtime, without_moments=bool(moments))
     except UserError:
         raise
     except Exception as error:
@@ -169,11 +153,38 @@ def _measure(tables: dict[str, Any], device: str | None, memory: float | None) -
             raise
         return Trial(False, str(runtime.device), free)
     peak = peak_memory(runtime.device)
-    peak = peak and peak + moments / GIB
+    if peak:
+        peak += moments / GIB
     fits = peak is None or free is None or peak <= free
-    return Trial(
-        fits, str(runtime.device), free, peak, step_s, seconds / 3600, model.train.batch / step_s
-    )
+    speed = model.train.batch / step_s
+    return Trial(fits, str(runtime.device), free, peak, step_s, seconds / 3600, speed)
+
+
+def _time_stages(model: Model, runtime: Runtime, without_moments: bool) -> tuple[float, float]:
+    """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
+    from gantk.training.assemble import assemble
+    from gantk.training.loop import Training
+
+    parts = assemble(model, runtime)
+    training = Training(parts, None)
+    engine = parts.engine
+    update_s = _without_moments(engine) if without_moments else 0.0
+    first = 0
+    seconds = 0.0
+    step_s = 0.0
+    for stage in parts.method.stages(engine.steps):
+        engine.step = first
+        took = []
+        began = time.perf_counter()
+        for _ in islice(engine.fit(training.batch_at), min(STEPS, stage.steps)):
+            runtime.synchronize()
+            took.append(time.perf_counter() - began)
+            began = time.perf_counter()
+        step_s = min(took[1:] or took) + update_s
+        seconds += stage.steps * step_s
+        first += stage.steps
+    training.feed.close()
+    return step_s, seconds
 
 
 def _without_moments(engine: Engine) -> float:

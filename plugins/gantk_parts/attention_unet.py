@@ -4,6 +4,7 @@ connections.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -17,6 +18,57 @@ from gantk.nets.unet import Join
 from gantk.plugin.spec import Fraction, Width
 
 Units = Annotated[int, Field(ge=2, le=12)]  # encoder units
+
+
+class PooledUnits:
+    """Units of two 3x3 convolutions, each with norm and ReLU, as published."""
+
+    def __init__(self, dims: int, norm: NormKind, affine: bool):
+        self.dims = dims
+        self.bias = norm == "none"  # a norm subtracts the bias of the layer before it
+        self.norm = partial(b.norm, norm, dims=dims, affine=affine)
+
+    def encoder(self, level: int, inputs: int, outputs: int) -> nn.Sequential:
+        return self._unit(inputs, outputs)
+
+    def enlarge(self, kind: UpKind, inputs: int, outputs: int) -> nn.Sequential:
+        upsample = b.upsample(kind, self.dims, inputs, outputs, bias=self.bias)
+        return nn.Sequential(upsample, self.norm(outputs))
+
+    def decoder(self, channels: int, dropout: float) -> nn.Sequential:
+        unit = self._unit(2 * channels, channels)
+        if dropout:
+            unit.append(nn.Dropout(dropout))
+        return unit
+
+    def _unit(self, inputs: int, outputs: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            layer = b.conv(self.dims, channels, outputs, 3, bias=self.bias)
+            layers += [layer, self.norm(outputs), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers)
+
+
+class StridedUnits:
+    """Units of one convolution, LeakyReLU and norm, in this order."""
+
+    def __init__(self, dims: int, norm: NormKind, affine: bool):
+        self.dims = dims
+        self.norm = partial(b.norm, norm, dims=dims, affine=affine)
+
+    def encoder(self, level: int, inputs: int, outputs: int) -> nn.Sequential:
+        if level == 0:
+            return self._unit(b.conv(self.dims, inputs, outputs, 3), outputs)
+        return self._unit(b.conv(self.dims, inputs, outputs, 4, stride=2, padding=1), outputs)
+
+    def enlarge(self, kind: UpKind, inputs: int, outputs: int) -> nn.Sequential:
+        return self._unit(b.upsample(kind, self.dims, inputs, outputs), outputs)
+
+    def decoder(self, channels: int, dropout: float) -> nn.Module:
+        return nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def _unit(self, layer: nn.Module, channels: int) -> nn.Sequential:
+        return nn.Sequential(layer, nn.LeakyReLU(0.2, inplace=True), self.norm(channels))
 
 
 class AttentionUNet(b.Network):
@@ -62,58 +114,32 @@ class AttentionUNet(b.Network):
         self.depth = depth
         self.strided = strided
         filters = [min(width * 2**level, width * max_multiplier) for level in range(depth + 1)]
-        bias = norm == "none"  # a norm subtracts the bias of the layer before it
+        units = StridedUnits(dims, norm, affine) if strided else PooledUnits(dims, norm, affine)
 
-        def normed(layer: nn.Module, channels: int) -> list[nn.Module]:
-            return [layer, b.norm(norm, channels, dims, affine=affine)]
-
-        def active(layer: nn.Module, channels: int) -> list[nn.Module]:
-            return [
-                layer,
-                nn.LeakyReLU(0.2, inplace=True),
-                b.norm(norm, channels, dims, affine=affine),
-            ]
-
-        def strided_unit(level: int) -> nn.Sequential:
-            if not level:
-                return nn.Sequential(*active(b.conv(dims, in_channels, width, 3), width))
-            halving = b.conv(dims, filters[level - 1], filters[level], 4, stride=2, padding=1)
-            return nn.Sequential(*active(halving, filters[level]))
-
-        def unit(inputs: int, outputs: int, drop: float = 0.0) -> nn.Sequential:
-            layers: list[nn.Module] = []
-            for channels in (inputs, outputs):
-                layers += [
-                    *normed(b.conv(dims, channels, outputs, 3, bias=bias), outputs),
-                    nn.ReLU(inplace=True),
-                ]
-            return nn.Sequential(*layers, *([nn.Dropout(drop)] if drop else []))
-
-        def enlarge(inputs: int, outputs: int) -> nn.Sequential:
-            if strided:
-                return nn.Sequential(*active(b.upsample(up, dims, inputs, outputs), outputs))
-            return nn.Sequential(*normed(b.upsample(up, dims, inputs, outputs, bias=bias), outputs))
-
-        pooled = map(unit, [in_channels, *filters[:-1]], filters)
-        self.encoder = nn.ModuleList(map(strided_unit, range(depth + 1)) if strided else pooled)
+        self.encoder = nn.ModuleList()
+        for level in range(depth + 1):
+            inputs = filters[level - 1] if level else in_channels
+            self.encoder.append(units.encoder(level, inputs, filters[level]))
         for level in sorted(set(attention)):
             self.encoder[level].append(b.SelfAttention(dims, filters[level]))
+
         upwards = list(reversed(range(depth)))
-        # a decoder's map
-        below = [filters[lv + 1] * (2 if strided and lv < depth - 1 else 1) for lv in upwards]
+        below = []  # channels of the map below each decoder unit
+        for level in upwards:
+            joined = strided and level < depth - 1  # with the skip of that level
+            below.append(2 * filters[level + 1] if joined else filters[level + 1])
         self.enlarge = nn.ModuleList(
-            enlarge(wide, filters[lv]) for wide, lv in zip(below, upwards, strict=True)
+            units.enlarge(up, inputs, filters[level])
+            for inputs, level in zip(below, upwards, strict=True)
         )
-        gated = list(zip(below, upwards, strict=True))[: depth if strided else depth - 1]
-        self.gates = nn.ModuleList(AttentionGate(dims, filters[lv], wide) for wide, lv in gated)
-        drops = [dropout if step < 3 else 0.0 for step in range(depth)]
+        gated = depth if strided else depth - 1
+        self.gates = nn.ModuleList(
+            AttentionGate(dims, filters[level], inputs)
+            for inputs, level in zip(below[:gated], upwards[:gated], strict=True)
+        )
         self.decoder = nn.ModuleList(
-            (
-                (nn.Dropout(drop) if drop else nn.Identity())
-                if strided
-                else unit(2 * filters[lv], filters[lv], drop)
-            )
-            for drop, lv in zip(drops, upwards, strict=True)
+            units.decoder(filters[level], dropout if number < 3 else 0.0)
+            for number, level in enumerate(upwards)
         )
         if strided:
             self.last = b.conv(dims, 2 * width, out_channels, 3)
@@ -135,8 +161,9 @@ class AttentionUNet(b.Network):
         x = b.in_layout_of(self, x)
         maps = []
         for level, unit in enumerate(self.encoder):
-            pool = level and not self.strided
-            x = unit((F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)) if pool else x)
+            if level and not self.strided:
+                x = F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, 2)
+            x = unit(x)
             maps.append(x)
         return maps
 

@@ -47,32 +47,37 @@ def compare_systems(
     """
     tests = []
     ranks = []
-    for score in (name for name, higher in senses.items() if higher is not None):
-        sign = 1 if senses[score] else -1
-        scored = {}
-        for system, of in scores.items():
-            found = {
-                patient: value for patient, value in of.get(score, {}).items() if value is not None
-            }
-            scored |= {system: found} if found else {}
+    for score, higher in senses.items():
+        if higher is None:
+            continue
+        sign = 1 if higher else -1
+        scored = {}  # system -> patient -> value
+        for system, of_score in scores.items():
+            values = of_score.get(score, {})
+            known = {patient: value for patient, value in values.items() if value is not None}
+            if known:
+                scored[system] = known
         for one, other in combinations(scored, 2):
-            both = [patient for patient in scored[one] if patient in scored[other]]
-            test = paired_test(
-                [sign * (scored[one][patient] - scored[other][patient]) for patient in both]
-            )
-            tests += [{"score": score, "one": one, "other": other} | test] if test else []
-        shared = [
-            p for p in next(iter(scored.values()), {}) if all(p in own for own in scored.values())
-        ]
+            gains = [
+                sign * (value - scored[other][patient])
+                for patient, value in scored[one].items()
+                if patient in scored[other]
+            ]
+            test = paired_test(gains)
+            if test:
+                tests.append({"score": score, "one": one, "other": other} | test)
+        shared = _shared_patients(scored)
         if len(scored) > 1 and len(shared) > 1:
-            ranks += _ranks(
-                score,
-                np.array([[own[p] for p in shared] for own in scored.values()]),
-                sign,
-                [*scored],
-            )
+            values = np.array([[own[patient] for patient in shared] for own in scored.values()])
+            ranks += _ranks(score, values, sign, [*scored])
     correct_tests(tests)
     return {"tests": tests, "ranks": ranks}
+
+
+def _shared_patients(scored: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The patients of whom every system has a score, in the first system's order."""
+    first, *others = scored.values() or [{}]
+    return [patient for patient in first if all(patient in own for own in others)]
 
 
 def _ranks(

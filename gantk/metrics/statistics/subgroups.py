@@ -56,38 +56,44 @@ def add_subgroups(
     these, the gap to the best, and the gap's p-value by random regrouping of the patients,
     corrected over all tests.
     """
-    by = [name.lower() for name in scorer.model.evaluate.by]
-    found = {}
-    tests = []
+    columns = [name.lower() for name in scorer.model.evaluate.by]
+    if not columns or not tested:
+        return iter(())
+    found = {direction: _subgroups_of(one, columns, scorer) for direction, one in tested.items()}
+    rows = [
+        (direction, column, metric, row)
+        for direction, by_column in found.items()
+        for column, by_metric in by_column.items()
+        for metric, row in by_metric.items()
+    ]
+    correct_tests([row for *_, row in rows if "p" in row])
+    result["subgroups"] = found
     lines = []
-    for direction, one in tested.items() if by else ():
-        known = [
-            scorer.data.source.about([pair[letter] for pair in one.pairs])
-            for letter in (one.to, OTHER[one.to])
-        ]
-        about = [
-            {k: v for row in both for k, v in row.items() if v} for both in zip(*known, strict=True)
-        ]
-        of = found[direction] = {name: {} for name in by}
-        for name in by:
-            groups = banded(name, [row.get(name, "") for row in about])
-            for (kind, metric), values in one.scores.values.items():
-                if kind == "raw" and one.senses[metric] is not None:
-                    of[name][metric] = _scored(
-                        values, groups, one.scores.patients, one.senses[metric]
-                    )
-                    tests += [of[name][metric]] if "p" in of[name][metric] else []
-    correct_tests(tests)
-    for direction, name, metric in (
-        (d, n, m) for d, of in found.items() for n, rows in of.items() for m in rows
-    ):
+    for direction, column, metric, row in rows:
         if not metric.endswith(FOREGROUND):
-            said = _said(name, found[direction][name][metric])
-            lines.append(
-                f"group    {title_of(direction, result.get('domains', []))}: {metric} {said}"
-            )
-    result |= {"subgroups": found} if found else {}
+            title = title_of(direction, result.get("domains", []))
+            lines.append(f"group    {title}: {metric} {_said(column, row)}")
     return iter(lines)
+
+
+def _subgroups_of(
+    one: Tested, columns: Sequence[str], scorer: Scorer
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Column -> metric -> the groups of one direction's test images, see `_scored`."""
+    about: list[dict[str, str]] = [{} for _ in one.pairs]  # of each pair, its target's first
+    for letter in (one.to, OTHER[one.to]):
+        rows = scorer.data.source.about([pair[letter] for pair in one.pairs])
+        for known, row in zip(about, rows, strict=True):
+            known |= {key: value for key, value in row.items() if value}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for column in columns:
+        found[column] = {}
+        groups = banded(column, [row.get(column, "") for row in about])
+        for (kind, metric), values in one.scores.values.items():
+            higher = one.senses[metric] if kind == "raw" else None
+            if higher is not None:
+                found[column][metric] = _scored(values, groups, one.scores.patients, higher)
+    return found
 
 
 def banded(name: str, values: Sequence[str]) -> list[str]:
@@ -96,32 +102,35 @@ def banded(name: str, values: Sequence[str]) -> list[str]:
 
     Ages are years ("45", "89+") or DICOM age strings ("045Y", "018M").
     """
-    age = re.compile(
-        r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$" if name == "age" else r"(-?\d+(?:\.\d+)?)()$", re.I
-    )
-    matches = [age.match(value) for value in values]
-    if not any(values) or any(
-        value and not match for value, match in zip(values, matches, strict=True)
-    ):
-        return [value or UNKNOWN for value in values]
-    per_year = {"m": 12, "w": 52.18, "d": 365.25}
-    numbers = [float(m[1]) / per_year.get(m[2].lower(), 1) if m else None for m in matches]
-    known = sorted({number for number in numbers if number is not None})
+    as_they_are = [value or UNKNOWN for value in values]
+    numbers = [_number(name, value) if value else None for value in values]
+    texts = any(value and number is None for value, number in zip(values, numbers, strict=True))
+    if not any(values) or texts:
+        return as_they_are
     if name == "age":
-        bands = [int(n // YEARS) * YEARS if n is not None else None for n in numbers]
+        bands = [None if years is None else int(years // YEARS) * YEARS for years in numbers]
         return [UNKNOWN if low is None else f"{low}-{low + YEARS - 1}" for low in bands]
-    if len(known) <= FEW:
-        return [value or UNKNOWN for value in values]
-    ends = [
-        known[0],
-        *np.quantile([n for n in numbers if n is not None], [1 / 3, 2 / 3]).tolist(),
-        known[-1],
-    ]
+    known = [number for number in numbers if number is not None]
+    if len(set(known)) <= FEW:
+        return as_they_are
+    thirds = np.quantile(known, [1 / 3, 2 / 3])
+    ends = [min(known), *thirds.tolist(), max(known)]
     names = [f"{low:g} to {high:g}" for low, high in pairwise(ends)]
     return [
-        UNKNOWN if n is None else names[int(np.searchsorted(ends[1:3], n, "right"))]
-        for n in numbers
+        UNKNOWN if number is None else names[int(np.searchsorted(thirds, number, "right"))]
+        for number in numbers
     ]
+
+
+def _number(name: str, text: str) -> float | None:
+    """The number in a cell, of an age in years; None where it is a text."""
+    if name != "age":
+        return float(text) if re.match(r"-?\d+(?:\.\d+)?$", text) else None
+    match = re.match(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$", text, re.I)
+    if match is None:
+        return None
+    per_year = {"m": 12, "w": 52.18, "d": 365.25}
+    return float(match[1]) / per_year.get(match[2].lower(), 1)
 
 
 def _scored(

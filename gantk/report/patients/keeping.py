@@ -5,7 +5,7 @@ units.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,31 +132,37 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     """Indices of all axial slices of an image's scan, in order, and their voxel (z, row, column) in
     mm; or [], ().
     """
-    own = tested.pairs[place][tested.to]
     table = tested.data.table
     records = [pair[tested.to] for pair in tested.pairs]
+    own = records[place]
     places = [
         i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)
     ]
     places.sort(key=lambda i: records[i].position or 0.0)
     if not own.scan_key or len(places) < SLICES or table.plane != "axial" or own.path is None:
         return [], ()
-    apart = float(np.median(np.diff([records[i].position or 0.0 for i in places])))
     try:
         scan = read(own.path)
-        # one file of a DICOM series
-        scan = scan if len(scan.spacing) == 3 else read(own.path.parent)
+        if len(scan.spacing) != 3:  # one file of a DICOM series
+            scan = read(own.path.parent)
     except UserError:  # a folder of several series
         return [], ()
+    positions = [records[i].position or 0.0 for i in places]
+    slices_apart = float(np.median(np.diff(positions)))
     asked = table.spacing or ()  # mm of rows and columns only, or of the slices too
     depth, *plane = (*scan.spacing[: 3 - len(asked)], *asked)
-    native = [side * mm for side, mm in zip(scan.pixels.shape[-2:], scan.spacing[-2:], strict=True)]
-    shrunk = [side / mm / to for side, mm, to in zip(native, plane, table.size, strict=True)]
+    return places, (slices_apart * depth, *_pixel_of_network(scan, plane, table))
+
+
+def _pixel_of_network(scan: Image, plane: Sequence[float], table: Any) -> list[float]:
+    """mm of a pixel at the networks' size; `plane`: mm of rows and columns before the resize."""
+    shrunk = []
+    for side, native_mm, mm, to in zip(
+        scan.pixels.shape[-2:], scan.spacing[-2:], plane, table.size, strict=True
+    ):
+        shrunk.append(side * native_mm / mm / to)
     factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "stretch": shrunk}[table.fit]
-    return places, (
-        apart * depth,
-        *(mm * factor for mm, factor in zip(plane, factors, strict=True)),
-    )
+    return [mm * factor for mm, factor in zip(plane, factors, strict=True)]
 
 
 def _write(
