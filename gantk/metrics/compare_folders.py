@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk.data.names.domains import numbered, patient_of, regex_option
+from gantk.data.names.domains import patient_of, regex_option
+from gantk.data.names.patient_folders import numbered
 from gantk.errors import UserError
 from gantk.formats.files import Scan, difference, read, readable, scans, suffix_of
 from gantk.machine.runtime import start

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from gantk.data.names.domains import (
     SPLIT_WORD,
-    Parts,
-    numbered,
     only_if_several,
     patient_of,
     regex_option,
     split_of,
 )
+from gantk.data.names.patient_folders import Parts, numbered
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Onto, VolumeSource

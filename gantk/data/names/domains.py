@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from gantk.data.names.patient_folders import Parts, numbered
+from gantk.data.names.patients import patients_of
 from gantk.data.sources.reader import Item, is_volume
 from gantk.errors import UserError, told
 from gantk.formats.contrasts import (
@@ -51,7 +53,6 @@ LABEL = re.compile(
 FURTHER = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")
 GLOB = re.compile(r"[*?\[]")
 
-Parts = tuple[str, ...]  # the folders of a path
 Files = dict[str, Path | None]  # the file of each contrast
 Match = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
 
@@ -102,20 +103,6 @@ def relative_to(path: Path, root: Path) -> Path:
 
 
 # --- patients and splits
-
-
-def numbered(parts: Sequence[str]) -> list[str]:
-    """The parts with a digit, as folders of patients have; folders of classes (`tumour`) have none."""
-    return [part for part in parts if any(map(str.isdigit, part))]
-
-
-def patients_of(places: Collection[Parts], how: str = "folders") -> dict[Parts, str]:
-    """The patient of each place, its folders; see `patients_in_names`."""
-    from gantk.data.names.patients import patients_in_names
-
-    items = [Item("image", Path(), place=place) for place in dict.fromkeys(places)]
-    patients = patients_in_names(items, how)
-    return {item.place: patient for item, patient in zip(items, patients, strict=True)}
 
 
 class BoundedPattern:

@@ -9,8 +9,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
-from gantk.data.names.domains import Parts, numbered
 from gantk.formats.contrasts import contrast_in
+
+Parts = tuple[str, ...]  # the folders of a path
 
 DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
 VISITS = r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)[\W_]?[dmvw]?\d*"
@@ -41,6 +42,11 @@ SEVERAL = re.compile(
     r"(?i)^(?:train|test|val)|(?<![a-z])(?:(?:train(?:ing)?|test(?:ing)?|val|validation)(?:\D*$|[\W_]*data)|dataset"
     r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)[\W_]*\d*$)"
 )
+
+
+def numbered(parts: Sequence[str]) -> list[str]:
+    """The parts with a digit, as folders of patients have; folders of classes (`tumour`) have none."""
+    return [part for part in parts if any(map(str.isdigit, part))]
 
 
 def without_visit(name: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from gantk.data.names.domains import numbered
 from gantk.data.names.patient_folders import (
     PERSON,
+    Parts,
+    numbered,
     patient_folders,
     patient_in,
     patient_name,
@@ -181,3 +183,10 @@ def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list
         if isinstance(how, list):
             how.append(unsure(names, reading))
     return reading.patients if reading.sure or how == "take" else None
+
+
+def patients_of(places: Iterable[Parts], how: str = "folders") -> dict[Parts, str]:
+    """The patient of each place, its folders; see `patients_in_names`."""
+    items = [Item("image", Path(), place=place) for place in dict.fromkeys(places)]
+    patients = patients_in_names(items, how)
+    return {item.place: patient for item, patient in zip(items, patients, strict=True)}

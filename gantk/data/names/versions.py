@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantk.data.names.domains import Parts, relative_to
-from gantk.data.names.patient_folders import VERSION
+from gantk.data.names.domains import relative_to
+from gantk.data.names.patient_folders import VERSION, Parts
 from gantk.data.sources.reader import Item, is_volume
 from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of

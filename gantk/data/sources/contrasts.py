@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
+from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patients import patients_of
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import expect_one_grid, expect_one_mask, separate_masks
 from gantk.data.sources.reader import Item
@@ -85,15 +87,13 @@ class Contrasts(VolumeSource):
             what = what + f"; there are {shown}" * bool(shown)
             remedy = names.rename_or_map(said, self.domains)
             raise UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
-        patients = [
-            folder for folder in files if names.numbered(folder.relative_to(self.root).parts)
-        ]
+        patients = [folder for folder in files if numbered(folder.relative_to(self.root).parts)]
         places = {
             folder: folder.relative_to(self.root).parts or (folder.resolve().name,)
             for folder in files
         }
         items = []
-        subjects = names.patients_of(places.values(), "numbered folders")
+        subjects = patients_of(places.values(), "numbered folders")
         for folder in patients if 2 * len(patients) > len(files) else files:
             own = [mask for mask in masks if mask.parent == folder]
             subject = subjects[places[folder]]

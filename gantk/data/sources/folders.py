@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
+from gantk.data.names.patient_folders import numbered
 from gantk.data.names.patients import patients_in_names
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, is_mask, separate_masks
@@ -124,7 +125,7 @@ def named(items: list[Item], source: FileSource) -> list[Item]:
     """Set key and patient of items: folders are patients if most files lie in numbered ones, such
     as `patient07`.
     """
-    by_folder = 2 * sum(bool(names.numbered(item.place)) for item in items) > len(items)
+    by_folder = 2 * sum(bool(numbered(item.place)) for item in items) > len(items)
     if by_folder:
         mode = "folders"
     elif source.patient == "names":

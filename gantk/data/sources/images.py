@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.data.names import domains as names
+from gantk.data.names.patient_folders import numbered
 from gantk.data.preparation import Record
 from gantk.data.sources.folders import named
 from gantk.data.sources.masks import find_masks, separate_masks
@@ -60,9 +61,7 @@ class Images(VolumeSource):
         images, masks = self._images()
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
-        classes = {
-            item.place[0] for item in items if item.place and not names.numbered(item.place[:1])
-        }
+        classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
         for item in items if len(classes) > 1 else ():
             # folders below the class's may be patients'
             if item.place and item.place[0] in classes:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gantk.data.names import domains as names
-from gantk.data.names.patients import patients_in_names
+from gantk.data.names.patient_folders import numbered
+from gantk.data.names.patients import patients_in_names, patients_of
 from gantk.data.preparation import Record
 from gantk.data.sources.masks import find_masks, separate_masks
 from gantk.data.sources.reader import Item
@@ -89,7 +90,7 @@ class Nifti(VolumeSource):
         find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
         beside = Counter((item.place, item.letter) for item in items)
         several = len({item.place for item in items}) > 1
-        folders = names.patients_of((item.place for item in items), "numbered folders")
+        folders = patients_of((item.place for item in items), "numbered folders")
         stems = [
             replace(item, place=(), stem=item.stem or io.stem_of(item.source)) for item in items
         ]
@@ -103,7 +104,7 @@ class Nifti(VolumeSource):
                 item.study = item.name
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
-            elif (several and names.numbered(place)) or (place and beside[place, item.letter] == 1):
+            elif (several and numbered(place)) or (place and beside[place, item.letter] == 1):
                 item.subject = folders[place]
         return self.records_of(items)
 
@@ -122,9 +123,7 @@ class Nifti(VolumeSource):
                 folders = image.relative_to(self.root).parts[:-1]
                 rests = (contrast_in(part, wanted)[1] for part in folders)
                 rests = (
-                    rest
-                    for rest in rests
-                    if names.numbered([rest]) or not names.SPLIT_WORD.match(rest)
+                    rest for rest in rests if numbered([rest]) or not names.SPLIT_WORD.match(rest)
                 )
                 known = {
                     "volume": volume,
