@@ -461,6 +461,18 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "trial's JSON without a trial": lambda h: train(h, "--json", "-"),
     "export of nothing": lambda h: ["export", "nowhere", "--out", "model.onnx"],
     "check of nothing": lambda h: ["data", "check", "nowhere"],
+    "table that is there": lambda h: [
+        (h / "scans.csv").touch(),
+        *("data", "check", ".", "--table", "scans.csv"),
+    ][1:],
+    "table without domains": lambda h: [
+        files.two_domains(h / "data", 2, 2),
+        (h / "scans.csv").write_text(
+            "path,domain\n"
+            + "".join(f"data/train{x}/slice-0{n}.png,\n" for x in "AB" for n in (0, 1))
+        ),
+        *train(h, "--data", "scans.csv"),
+    ][2:],
 }
 
 

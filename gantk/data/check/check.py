@@ -21,6 +21,7 @@ from gantk.data.check.usage import (
     usage_by_guess,
     usage_by_recipe,
 )
+from gantk.data.check.write_table import expect_new_table, write_table
 from gantk.data.dataset import without_full_collections
 from gantk.data.preparation import Record
 from gantk.data.sources.rows import READING
@@ -45,6 +46,8 @@ def check(
     set: Iterable[str] = (),
     # read the pixels of every image, even of a very large set, instead of a sample
     every: bool = False,
+    # write what was understood to this new CSV, with empty cells for what is not known
+    table: str | Path | None = None,
     # called with the finished share and the current operation
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
@@ -53,10 +56,13 @@ def check(
 
     `files` has the facts of every inspected image, see `gantk.data.check.inspect.inspect`, with its
     domain, patient and split; `problems` are sorted by severity: an error would spoil a training, a
-    warning may, a note is good to know. Writes nothing, and holds one image in memory at a time.
+    warning may, a note is good to know. Writes nothing but `table`, and holds one image in memory
+    at a time.
     UserError where the path does not exist or has no image; unreadable files are problems.
     """
     path = Path(path)
+    if table is not None:
+        expect_new_table(Path(table))
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
@@ -74,6 +80,7 @@ def check(
 
         raise UserError(nothing_fits(path), where="PATH", allowed=io.readable())
 
+    every_scan = scans
     count = len(scans)
     if not every:
         scans = [scans[n] for n in sampled([scan.name for scan in scans])]
@@ -103,8 +110,11 @@ def check(
 
     report(0.95, "comparisons")
     problems += _compare([item for item in items if item.error is None], usage)
+    result = _result(path, usage, items, count, problems)
+    if table is not None:
+        result["summary"]["table"] = write_table(Path(table), path, every_scan, usage, items)
     report(1.0, "done")
-    return _result(path, usage, items, count, problems)
+    return result
 
 
 def _usage_of_table(

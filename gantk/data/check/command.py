@@ -16,6 +16,11 @@ from gantk.terminal import json_option, write_json
 @click.option(
     "--every", is_flag=True, help="Look at the pixels of all images, even of more than 20,000."
 )
+@click.option(
+    "--table",
+    metavar="FILE",
+    help="Write what is known of each image to this new CSV; fill in its empty cells.",
+)
 @json_option("Write the findings as JSON too")
 def check_command(path, json_file, **options) -> None:
     """Say what the images in PATH are and what is wrong with them; nothing is trained.
@@ -23,7 +28,8 @@ def check_command(path, json_file, **options) -> None:
     PATH is a folder, a DICOM tree or a CSV. Reported are files that cannot be read, the same
     patient or the same pixels on both sides of a split, near copies, mixed planes, sizes and
     spacings, empty images, and images that look like the other domain's. Exit code 1 where
-    something would spoil a training.
+    something would spoil a training. --table writes a CSV to complete and to train with: gantk run
+    RECIPE --data FILE.
     """
     from rich.markup import escape
 

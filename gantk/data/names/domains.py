@@ -16,6 +16,7 @@ from pathlib import Path
 from gantk.data.names.patient_folders import Parts, numbered
 from gantk.data.names.patients import patients_of
 from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, told
 from gantk.formats.contrasts import (
     CONTRASTS,
@@ -317,7 +318,10 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
                     f"'{image.parent}' holds two files of {contrast}: '{other.name}' and"
                     f" '{image.name}'"
                 )
-                remedy = "leave one of them out, or name the one that is no image with mask"
+                remedy = (
+                    "leave one of them out, or name the one that is no image with mask."
+                    f" {FILL_IN_TABLE}"
+                )
                 raise UserError(what, where="data.source.path", remedy=remedy)
             folders[image.parent][contrast] = image
     return {folder: files for folder, files in folders.items() if any(files.values())}
@@ -439,6 +443,7 @@ def discover(
         )
         allowed = "trainA and trainB, folders or files named after the domains, or two folders"
         remedy = rename_or_map([word for word, _ in counts.most_common(2)], domains) or ways
+        remedy = f"{remedy}. {FILL_IN_TABLE}"
         raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
     return items_in(root, letters, names)
 

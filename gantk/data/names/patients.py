@@ -20,6 +20,7 @@ from gantk.data.names.patient_folders import (
     without_visits,
 )
 from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError
 
 # `slice_012` at the end
@@ -82,7 +83,7 @@ def unsure(names: Sequence[str], found: Reading) -> UserError:
         '--set data.source.patient=names if they do; --set data.split.by=block (or "image") if'
         " not; "
     )
-    remedy += "another part of the names: --set data.source.patient=REGEX"
+    remedy += f"another part of the names: --set data.source.patient=REGEX. {FILL_IN_TABLE}"
     return UserError(what, where="data.source.patient", remedy=remedy)
 
 

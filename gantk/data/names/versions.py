@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gantk.data.names.domains import relative_to
 from gantk.data.names.patient_folders import VERSION, Parts
 from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError, counted
 from gantk.formats.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
 from gantk.formats.files import stem_of
@@ -63,7 +64,9 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
                 f"--set data.source.{x}='**/*_{each}.*'" for x, each in source.names.items()
             )
             raise UserError(
-                what, where="data.source", remedy=f"name the files of each domain: {ways}"
+                what,
+                where="data.source",
+                remedy=f"name the files of each domain: {ways}. {FILL_IN_TABLE}",
             )
 
 

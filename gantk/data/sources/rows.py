@@ -16,6 +16,9 @@ from gantk.errors import UserError, told
 OF_FILES = re.compile(r"_(path|file|image)$")
 # columns that say the patient as well
 PATIENT = ("patient_id", "participant_id", "subject", "subject_id")
+LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
+# Ends the remedy where names do not decide what an image is.
+FILL_IN_TABLE = "`gantk data check SCANS --table scans.csv` writes a table to fill in"
 # Called every 1000 lines of a file with the share that was read and the line's number.
 READING: ContextVar[Callable[[float, int], None]] = ContextVar(
     "READING", default=lambda share, line: None

@@ -18,6 +18,7 @@ from gantk.data.names.versions import one_version, refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
 from gantk.data.sources.reader import Item, Reader, is_volume
+from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError
 from gantk.formats import files as io
 
@@ -108,7 +109,9 @@ class FileSource:
         """The error for an image that belongs to both domains."""
         what = f"'{name}' belongs to both domains, {' and '.join(self.names.values())}"
         return UserError(
-            what, where="data.source", remedy="make data.source.a and data.source.b more exact"
+            what,
+            where="data.source",
+            remedy=f"make data.source.a and data.source.b more exact. {FILL_IN_TABLE}",
         )
 
     def records_of(self, items: Sequence[Item]) -> list[Record]:

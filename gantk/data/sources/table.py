@@ -19,7 +19,7 @@ from gantk.data.names.domains import bare_stem, relative_to, rename_or_map, spli
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_by_name
 from gantk.data.sources.reader import Item, Source, is_volume
-from gantk.data.sources.rows import OF_FILES, PATIENT, open_rows
+from gantk.data.sources.rows import LEFT_OUT, OF_FILES, PATIENT, open_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.data.split.split_file import listed
 from gantk.errors import UserError, counted, did_you_mean
@@ -29,7 +29,6 @@ from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contr
 # wrong cells of one mistake that a message quotes, and that are kept to be counted
 SHOWN = 5
 KEPT = 10_000
-LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
 
 
 @dataclass(kw_only=True)
@@ -209,7 +208,11 @@ class Manifest(VolumeSource):
             letter = None
             word = row.get("domain", "")
             try:
-                letter = self.letters[word] if word in self.letters else self._letter_of(word)
+                letter = (
+                    self.letters[word]
+                    if word in self.letters
+                    else self._letter_of(word, row.get("path", ""))
+                )
                 self.letters[word] = letter
             except UserError as error:
                 self._note(error, line)
@@ -282,11 +285,13 @@ class Manifest(VolumeSource):
         ]
         return next(iter(exact + alike), None)
 
-    def _letter_of(self, word: str) -> str | None:
+    def _letter_of(self, word: str, path: str) -> str | None:
         """The letter of the domain that a row names; None for another contrast. UserError for an
         unknown word.
         """
         letter = self._letter(word)
+        if not word and letter is None:
+            raise UserError(f"has no domain ({', '.join(self.words.values())})", where=path)
         if letter is None and one_word(word) not in CONTRASTS:
             close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
             if close or len(self.names) > 1:

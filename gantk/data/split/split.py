@@ -29,8 +29,8 @@ BLOCK = (
     " these heads alone"
 )
 NAME = (
-    "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient name"
-    " them"
+    "data.source.patient = REGEX, one folder for each patient, or a CSV with a column patient"
+    " (`gantk data check SCANS --table scans.csv` writes it) name them"
 )
 
 

@@ -1,0 +1,158 @@
+"""Writes what `gantk data check` understood as a table, which users complete and train with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gantk.data.check.inspect import Inspected
+from gantk.data.check.usage import Usage, absolute
+from gantk.data.names.domains import relative_to, without_labels
+from gantk.data.names.patient_folders import PERSON, has_patient
+from gantk.data.names.patients import patients_of
+from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.rows import LEFT_OUT, csv_text
+from gantk.errors import UserError, counted
+from gantk.formats import files as io
+from gantk.formats.contrasts import CONTRASTS, joined, words_of
+
+
+@dataclass
+class Row:
+    """One file of a table; an empty cell is not known."""
+
+    path: str
+    domain: str = ""
+    patient: str = ""
+    split: str = ""
+    label: str = ""
+    mask: str = ""
+    pair: str = ""
+
+
+def expect_new_table(table: Path) -> None:
+    """UserError where a table cannot be written there: nothing is overwritten."""
+    if table.suffix.lower() != ".csv":
+        raise UserError(f"'{table}' is no CSV", where="--table", allowed="a name that ends in .csv")
+    if table.exists():
+        raise UserError(f"'{table}' exists already", where="--table", remedy="name another file")
+    if not table.absolute().parent.is_dir():
+        raise UserError(f"'{table.parent}' is no folder", where="--table", remedy="create it first")
+
+
+def write_table(
+    table: Path,
+    path: Path,
+    scans: Sequence[io.Scan],
+    usage: Usage | None,
+    items: Sequence[Inspected],
+) -> None:
+    """Write one row for each image below `path`; paths are relative to the table where they can be.
+
+    With a `usage` the table gives the same records, and files that it does not use are left out by
+    `none` in the column split. Without one, a row says what its names alone are sure of.
+    """
+    if usage:
+        rows = _rows_of_records(usage, {scan.files[0]: scan.path for scan in scans})
+        used = set()
+        for record in usage.records:
+            used |= set(map(absolute, (*record.files, *record.mask_files)))
+        for scan in scans:
+            if used.isdisjoint(map(absolute, scan.files)):
+                domain = _contrast_of(scan.name)
+                rows.append(Row(str(scan.path), domain, split=LEFT_OUT[0]))
+    else:
+        rows = _rows_of_names(path, scans, items)
+
+    folder = table.absolute().parent
+    for row in rows:
+        row.path = _relative(row.path, folder)
+        row.mask = row.mask and _relative(row.mask, folder)
+    columns = ["path", "domain", "patient"]
+    columns += ["split"] if any(row.split for row in rows) else []
+    columns += ["label"] if any(row.label for row in rows) else []
+    columns += ["mask"] if any(row.mask for row in rows) else []
+    columns += ["pair"] if usage and len(usage.names) == 2 else []
+    cells = [[getattr(row, column) for column in columns] for row in rows]
+    with table.open("x", encoding="utf-8") as file:
+        file.write(csv_text(columns, cells))
+    trained = [row for row in rows if row.split != LEFT_OUT[0]]
+    domains = sum(not row.domain for row in trained)
+    patients = sum(not row.patient for row in trained)
+    return (
+        f"'{table}' has {counted(rows, 'row')}: {domains} without a domain, {patients} without a"
+        f" patient, {len(rows) - len(trained)} left out"
+    )
+
+
+def _rows_of_records(usage: Usage, place_of: Mapping[Path, Path]) -> list[Row]:
+    """A row for each image that is used, in the order of the records.
+
+    `place_of` has the folder of each DICOM series, by its first file.
+    """
+    complete = complete_pairs(usage.records)
+    splits = any(record.split for record in usage.records)
+    # "images" is no contrast but the check's word for one unknown domain.
+    known = {letter: "" if name == "images" else name for letter, name in usage.names.items()}
+    rows: dict[tuple[str, str], Row] = {}
+    for record in usage.records:
+        image = str(place_of.get(record.files[0], record.files[0]))
+        if (record.domain, image) in rows:  # another plane of the same volume
+            continue
+        row = Row(image, known[record.domain], record.subject, label=record.label or "")
+        if splits:
+            row.split = record.split or "train"
+        if record.mask_files:
+            row.mask = str(record.mask_files[0])
+        if record.pair in complete:
+            plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
+            row.pair = record.pair.removesuffix(plane)
+        rows[record.domain, image] = row
+    return list(rows.values())
+
+
+def _rows_of_names(path: Path, scans: Sequence[io.Scan], items: Sequence[Inspected]) -> list[Row]:
+    """A row for each image whose use is not known: a contrast or patient that is not sure is empty.
+
+    A patient is a folder with a number of its own or a word for a person in the path; a DICOM
+    header knows both patient and contrast.
+    """
+    inspected = {item.name: item for item in items}
+    images = set(without_labels([scan.path for scan in scans], path))
+    places = {scan.name: relative_to(scan.path, path).parts[:-1] for scan in scans}
+    patients = patients_of(places.values(), "numbered folders")
+    rows = []
+    for scan in scans:
+        item = inspected.get(scan.name)
+        row = Row(str(scan.path), _contrast_of(scan.name))
+        place = places[scan.name]
+        person = PERSON.search(scan.name)
+        if item and item.header_says and not row.domain:
+            row.domain = CONTRASTS.get(item.header_says, item.header_says).upper()
+        if item and item.patient:
+            row.patient = item.patient
+        elif has_patient(place):
+            row.patient = patients[place]
+        elif person:
+            row.patient = person[0]
+        if scan.path not in images:
+            row.split = LEFT_OUT[0]
+        rows.append(row)
+    return rows
+
+
+def _contrast_of(name: str) -> str:
+    """The only contrast that a relative path contains; "" where it contains several or none."""
+    *folders, file = Path(name).parts
+    said = set()
+    for part in (*folders, io.stem_of(file)):
+        words = joined([word.lower() for word in words_of(part)])
+        said |= {CONTRASTS[word] for word in words if word in CONTRASTS}
+    if len(said) > 1:
+        said.discard("mr")  # T1 says more than MR
+    return said.pop().upper() if len(said) == 1 else ""
+
+
+def _relative(path: str, folder: Path) -> str:
+    return relative_to(Path(absolute(Path(path))), folder).as_posix()

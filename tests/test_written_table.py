@@ -1,0 +1,200 @@
+"""`gantk data check SCANS --table scans.csv`: the table trains as the folder does, and what names do
+not decide is an empty cell.
+"""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+from volumes import FROM_NOISE, UNPAIRED, load, volume
+
+from gantk.cli import attach_commands, cli
+from gantk.data.check.check import check
+from gantk.data.sources.source import source_for
+from gantk.errors import UserError
+
+
+def picture(path):
+    """A picture whose pixels depend on its path."""
+    seed = sum(map(ord, str(path)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 16), np.uint8)).save(path)
+
+
+def rows_of(table):
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def records_of(path, domains, **split):
+    """What a source makes of a path: what of a record a table can say."""
+    source = source_for(path, len(domains))
+    method = UNPAIRED if len(domains) == 2 else FROM_NOISE
+    data = load(source, method, domains=domains, split=split or {"by": "image"})
+    return {
+        (
+            record.path,
+            record.key.rpartition("/plane")[2] if record.scan_key else "",
+            record.domain,
+            record.subject,
+            record.split,
+            record.label,
+            record.mask_files,
+        )
+        for records in data.splits.values()
+        for record in records
+    }, {
+        tuple(record.path for record in pair.values())
+        for split in (data.splits if len(domains) == 2 else ())
+        for pair in data.pairs(split)
+    }
+
+
+def grown(root, names):
+    for n, name in enumerate(names):
+        if name.endswith(".png"):
+            picture(root / name)
+        else:
+            volume(root / name, n)
+    return root
+
+
+LAYOUTS = {
+    "pictures": [f"{k}/p{n}/{i}.png" for k in ("CT", "MR") for n in range(6) for i in range(3)],
+    "pictures in splits": [
+        f"{s}/{k}/{n}{s}.png" for s in ("train", "test") for k in ("CT", "MR") for n in range(4)
+    ],
+    "volumes": [f"patient{n}/{k}.nii.gz" for n in range(5) for k in ("T1", "T2")],
+    "names": [f"sub-{n:02d}_{k}w.nii" for n in range(5) for k in ("T1", "T2")],
+    "visits": [f"p{n}/ses-{i}/{k}.nii" for n in range(5) for i in (1, 2) for k in ("T1", "T2")],
+    "versions": [
+        f"{v}/p{n}/{k}.nii" for v in ("orig", "pre") for n in range(4) for k in ("T1", "T2")
+    ],
+    "a mask": [f"p{n}/{k}.nii" for n in range(4) for k in ("T1", "T2", "seg")],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
+    root = grown(tmp_path / "scans", LAYOUTS[layout])
+    result = check(root, table=tmp_path / "scans.csv")
+    domains = tuple(result["domains"])
+    found = records_of(root, domains)
+    assert found[0]
+    assert records_of(tmp_path / "scans.csv", domains) == found
+    rows = rows_of(tmp_path / "scans.csv")
+    assert {row["path"] for row in rows} == {f"scans/{name}" for name in LAYOUTS[layout]}
+
+
+def test_files_that_are_not_used_are_left_out_by_the_split(tmp_path):
+    root = grown(tmp_path / "scans", LAYOUTS["versions"] + LAYOUTS["a mask"])
+    check(root, table=tmp_path / "t.csv")
+    left = {row["path"] for row in rows_of(tmp_path / "t.csv") if row["split"] == "none"}
+    assert {f"scans/p{n}/seg.nii" for n in range(4)} <= left
+
+
+def test_the_paths_are_relative_to_the_tables_folder_or_absolute(tmp_path):
+    root = grown(tmp_path / "scans", LAYOUTS["volumes"])
+    (tmp_path / "tables").mkdir()
+    check(root, table=root / "in.csv")
+    check(root, table=tmp_path / "tables" / "out.csv")
+    assert rows_of(root / "in.csv")[0]["path"] == "patient0/T1.nii.gz"
+    assert rows_of(tmp_path / "tables" / "out.csv")[0]["path"] == f"{root}/patient0/T1.nii.gz"
+
+
+def test_a_class_and_no_domain_are_written_for_images_of_one_kind(tmp_path):
+    root = grown(
+        tmp_path / "scans",
+        [f"{k}/{n}.png" for k in ("glioma", "pituitary", "none found") for n in range(4)],
+    )
+    check(root, table=tmp_path / "t.csv")
+    rows = rows_of(tmp_path / "t.csv")
+    assert {row["domain"] for row in rows} == {""}
+    assert {row["label"] for row in rows} == {"glioma", "pituitary", "none found"}
+    assert len(records_of(tmp_path / "t.csv", ("MR",))[0]) == 12
+
+
+VISITS = [
+    f"P{n}/{v}/P{n}_{v}_{k}.nii"
+    for n in (1, 2)
+    for v in ("T1", "T2")
+    for k in ("FLAIR", "T1", "T2")
+]
+
+
+def test_visits_that_are_called_as_contrasts_are_empty_cells_to_fill_in(tmp_path):
+    root = grown(tmp_path / "scans", VISITS)
+    result = check(root, table=tmp_path / "t.csv")
+    (problem,) = [each for each in result["problems"] if each["kind"] == "source"]
+    assert "`gantk data check SCANS --table scans.csv` writes a table" in problem["remedy"]
+    rows = rows_of(tmp_path / "t.csv")
+    assert len(rows) == len(VISITS)
+    assert {row["patient"] for row in rows} == {"P1", "P2"}
+    assert {row["domain"] for row in rows if "FLAIR" in row["path"]} == {""}
+
+    with pytest.raises(
+        UserError,
+        match=r"8 of 12 rows .* has no domain \(T1, T2\) \(8\): 'scans/P1/T1/P1_T1_FLAIR.nii' in line 2, .* and 3 more",
+    ):
+        records_of(tmp_path / "t.csv", ("T1", "T2"))
+    text = "path,domain,patient\n" + "".join(
+        f"{row['path']},{row['path'][:-4].rpartition('_')[2]},{row['patient']}\n" for row in rows
+    )
+    (tmp_path / "t.csv").write_text(text)
+    records, _ = records_of(tmp_path / "t.csv", ("T1", "T2"))
+    assert {(path.name[:-4].rpartition("_")[2], domain) for path, _, domain, *_ in records} == {
+        ("T1", "a"),
+        ("T2", "b"),
+    }
+
+
+def test_possible_patients_are_empty_cells_and_the_error_names_the_table(tmp_path):
+    root = grown(
+        tmp_path / "scans",
+        [f"{k}/{n}_{i:03d}.png" for k in ("CT", "MR") for n in (12, 15) for i in range(5)],
+    )
+    result = check(root, table=tmp_path / "t.csv")
+    (problem,) = [each for each in result["problems"] if each["kind"] == "patients"]
+    assert "--table scans.csv" in problem["remedy"]
+    assert {row["patient"] for row in rows_of(tmp_path / "t.csv")} == {""}
+    with pytest.raises(UserError) as error:
+        load({"name": "folders", "path": str(root)}, domains=("CT", "MR"), split={})
+    assert "--table scans.csv" in error.value.remedy
+
+
+def test_names_that_decide_nothing_are_rows_without_a_domain(tmp_path):
+    root = grown(tmp_path / "scans", [f"site{n}/x{n}.png" for n in range(4)])
+    check(root, table=tmp_path / "t.csv")
+    assert [row["domain"] for row in rows_of(tmp_path / "t.csv")] == [""] * 4
+    with pytest.raises(UserError, match="--table scans.csv") as error:
+        load({"name": "folders", "path": str(root)}, domains=("T1", "T2"), split={})
+    assert "cannot tell which images" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [("there.csv", "exists"), ("scans.xlsx", "is no CSV"), ("no/scans.csv", "is no folder")],
+)
+def test_nothing_is_overwritten(tmp_path, name, says, capsys):
+    root = grown(tmp_path / "scans", LAYOUTS["volumes"])
+    (tmp_path / "there.csv").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    attach_commands(cli)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["data", "check", str(root), "--table", str(tmp_path / name)])
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_says_how_many_cells_are_empty(tmp_path, capsys, monkeypatch):
+    grown(tmp_path / "scans", VISITS)
+    monkeypatch.chdir(tmp_path)
+    attach_commands(cli)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["data", "check", "scans", "--table", "scans.csv"])
+    assert end.value.code == 1
+    words = " ".join(capsys.readouterr().out.split())
+    assert "'scans.csv' has 12 rows: 8 without a domain, 0 without a patient, 0 left out" in words
