@@ -11,7 +11,7 @@ from tiny import TINY, draw_pictures
 import gantk
 from gantk.errors import UserError
 from gantk.metrics.statistics import paired
-from gantk.metrics.statistics.subgroups import banded
+from gantk.metrics.statistics.subgroups import group_names
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import systems
 
@@ -24,7 +24,7 @@ def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs(monkeypatch):
     assert 0.01 < p < 0.2
     assert paired.sign_flip_p(np.ones(3)) == 2 / 2**3
     assert paired.sign_flip_p(np.zeros(4)) == 1
-    monkeypatch.setattr(paired, "EXACT", 4)
+    monkeypatch.setattr(paired, "MAX_EXACT_PATIENTS", 4)
     assert paired.sign_flip_p(gains) == pytest.approx(p, abs=4 * (p / paired.FLIPS) ** 0.5)
     assert paired.paired_test([1.0]) is None
 
@@ -125,16 +125,16 @@ def test_a_bench_says_which_tests_were_made_on_whom_and_corrected_how():
 
 
 def test_values_become_groups_ages_in_bands_of_twenty_years():
-    assert banded("age", ["045Y", "61", "18M", "89+", ""]) == [
+    assert group_names("age", ["045Y", "61", "18M", "89+", ""]) == [
         "40-59",
         "60-79",
         "0-19",
         "80-99",
         "not known",
     ]
-    assert banded("sex", ["F", "", "M"]) == ["F", "not known", "M"]
-    assert banded("field", ["1.5", "3"]) == ["1.5", "3"]
-    assert set(banded("weight", [str(n) for n in range(50, 80)])) == {
+    assert group_names("sex", ["F", "", "M"]) == ["F", "not known", "M"]
+    assert group_names("field", ["1.5", "3"]) == ["1.5", "3"]
+    assert set(group_names("weight", [str(n) for n in range(50, 80)])) == {
         "50 to 59.6667",
         "59.6667 to 69.3333",
         "69.3333 to 79",

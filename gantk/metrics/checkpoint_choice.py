@@ -25,12 +25,12 @@ from gantk.metrics.evaluate import Scorer, difference
 from gantk.metrics.references import OTHER, fitting, spread, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
-# images translated at a save: at most, at least; real ones to compare with
-MOST = 32
-FEWEST = 8
-REALS = 64
-BYTES = 2**28  # at most of a set of images, so fewer volumes
-FLOOR = 0.1  # kid (standardised features) of sets of a few dozen real images of different patients
+MAX_SOURCES = 32  # images translated at a save
+MIN_SOURCES = 8  # validation images; with fewer, training images are translated
+MAX_REALS = 64  # real images to compare with
+MAX_SET_BYTES = 2**28  # so that a set has fewer volumes than images
+# kid (standardised features) of sets of a few dozen real images of different patients
+KID_OF_REALS = 0.1
 OF_TRANSLATIONS = (
     "lowest kid + structure^4 + cycle^4: 1 is kid of a copy of the input, structure of an unrelated"
     " image"
@@ -66,16 +66,18 @@ class Choice:
         if not scored:
             return max((row["step"] for row in self.table), default=None)
         sign = -1 if self.higher else 1
-        return min(
+        best = min(
             scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
-        )["step"]
+        )
+        return best["step"]
 
     def patience_used(self) -> tuple[int, int | None]:
         """The number of scored saves since the best one, none of them better, and the step of the
         best one.
         """
         scored = [row["step"] for row in self.table if row.get("score") is not None]
-        return sum(step > self.best for step in scored), self.best if scored else None
+        best = self.best if scored else None
+        return sum(best is not None and step > best for step in scored), best
 
     def state(self) -> dict[str, Any]:
         """The content of best.json."""
@@ -97,7 +99,8 @@ class Criterion:
         self.data = scorer.data
         self.method = scorer.method
         self.reals = scorer.reals
-        self.kid, directions = Kid(scorer.span, scorer.dims), self.method.directions()
+        self.kid = Kid(scorer.span, scorer.dims)
+        directions = self.method.directions()
         curves = [metric.name for metric in scorer.curves.metrics]
         self.rule = "lowest kid_random of images from noise"
         self.higher = False
@@ -112,20 +115,15 @@ class Criterion:
     @property
     def image_kind(self) -> str:
         """The kind of images that scores are computed on, in words."""
-        few = [
-            to
-            for to in self.method.directions()
-            if len(self.reals.records("validation", OTHER[to])) < FEWEST
-        ]
-        if few:
-            known = f"training images, for want of {FEWEST} validation images"
-        else:
-            known = "validation images"
-        if not self.method.directions():
+        directions = self.method.directions()
+        if not directions:
             return "images from noise"
         if self.higher:
             return "validation pairs"
-        return known
+        for to in directions:
+            if len(self.reals.records("validation", OTHER[to])) < MIN_SOURCES:
+                return f"training images, for want of {MIN_SOURCES} validation images"
+        return "validation images"
 
     def __call__(self) -> dict[str, Any]:
         criteria = self._criteria()
@@ -143,36 +141,44 @@ class Criterion:
         targets = real.images.cpu()
         inputs = self.data.centre(sources)
         outputs = self.data.centre(made)
+        kid = self._kid(real, outputs)
+        kid_of_inputs = self._kid(real, identity(inputs, targets.shape[1]))
         unrelated = targets[torch.arange(len(inputs)) % len(targets)] + self.scorer.low
-        groups = map(self.reals.group, (outputs, identity(inputs, targets.shape[1])))
-        kid, kid_of_inputs = (self.kid(real, real, group).value for group in groups)
-        structure, unlike = (self._structure(images, inputs) for images in (outputs, unrelated))
-        score = (
-            math.sqrt(max(kid, 0.0) / max(kid_of_inputs, FLOOR))
-            + (structure / max(unlike, 1e-6)) ** 4
-        )
+        structure = self._structure(outputs, inputs)
+        structure_of_unrelated = self._structure(unrelated, inputs)
+        score = math.sqrt(max(kid, 0.0) / max(kid_of_inputs, KID_OF_REALS))
+        score += (structure / max(structure_of_unrelated, 1e-6)) ** 4
         criteria = {self.kid.name: round(kid, 6), "structure": round(structure, 6)}
         if OTHER[to] in self.method.directions():
-            # half of them, to save time
+            # every second image, to save time
             back = self.data.centre(self.scorer.translate(made[::2], OTHER[to]))
             cycle = float((back - inputs[::2]).abs().mean())
             criteria["cycle"] = round(cycle, 6)
-            score = score + (cycle / max(difference(inputs), 1e-6)) ** 4
+            score += (cycle / max(difference(inputs), 1e-6)) ** 4
         return f"{OTHER[to]}_to_{to}", criteria | {"score": score}
+
+    def _kid(self, real: ImageGroup, images: Tensor) -> float:
+        value = self.kid(real, real, self.reals.group(images)).value
+        return math.nan if value is None else value
 
     def _structure(self, output: Tensor, source: Tensor) -> float:
         """1 - squared local correlation at half the resolution."""
         from gantk.losses.structure import local_ncc_and_flat_region
 
         device = self.scorer.runtime.device
-        pair = [
+        output, source = (
             F.interpolate(images.to(device), scale_factor=0.5, mode="area")
             for images in (output, source)
-        ]
-        options = {"threshold": 0.03, "data_range": self.scorer.span, "black": self.scorer.low}
-        return float(
-            local_ncc_and_flat_region(*pair, window=min(5, *pair[0].shape[2:]), **options)[0]
         )
+        unlike, _ = local_ncc_and_flat_region(
+            output,
+            source,
+            window=min(5, *output.shape[2:]),
+            threshold=0.03,
+            data_range=self.scorer.span,
+            black=self.scorer.low,
+        )
+        return float(unlike)
 
     @cached_property
     def _images(self) -> dict[str, tuple[Tensor, ImageGroup]]:
@@ -181,21 +187,20 @@ class Criterion:
         """
         images = {}
         size = self.method.geometry.size
+        max_reals = fitting(MAX_REALS, MAX_SET_BYTES, size, MIN_SOURCES)
+        max_sources = fitting(MAX_SOURCES, MAX_SET_BYTES, size, MIN_SOURCES)
         for to in self.method.directions():
             sources = self.reals.records("validation", OTHER[to])
-            real = self.reals.training(to)
-            sources = sources if len(sources) >= FEWEST else self.reals.training(OTHER[to])
-            # all patients have both domains: sources from half of them
-            if len(of_other_patients(real, sources)) < 2:
+            if len(sources) < MIN_SOURCES:
+                sources = self.reals.training(OTHER[to])
+            training = self.reals.training(to)
+            if len(of_other_patients(training, sources)) < 2:
+                # All patients have both domains: the sources are those of half of them.
                 sources = sources[: -(-len(sources) // 2)]
-            real = spread(
-                of_other_patients(real, sources) or real, fitting(REALS, BYTES, size, FEWEST)
-            )
-            inputs = self.reals.seen(spread(sources, fitting(MOST, BYTES, size, FEWEST)))
-            images[to] = (
-                windows(inputs, size),
-                self.reals.group(windows(self.reals.shown(real), size)),
-            )
+            real = spread(of_other_patients(training, sources) or training, max_reals)
+            inputs = self.reals.seen(spread(sources, max_sources))
+            group = self.reals.group(windows(self.reals.shown(real), size))
+            images[to] = (windows(inputs, size), group)
         return images
 
 

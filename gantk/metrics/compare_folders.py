@@ -4,7 +4,8 @@ a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,32 @@ from gantk.metrics.verdict import summary_lines
 from gantk.plugin.spec import Part, bind_or_raise
 
 WHERE = "--pred, --truth"
-SAMPLES = 100_000  # pixels per pair for fitting the line
-SLOPES = 0.4, 2.5  # the truth is on another scale if the line's slope is outside these ...
-# ... or if the error exceeds this share of its range, and the line removes more than half of it
-SEEN = 0.05
-LEFT = 0.5
+MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
+# The truth is on another scale if the line's slope is outside these bounds, or if the error exceeds
+# a share of the truth's range and the line leaves less than half of it.
+MIN_SLOPE = 0.4
+MAX_SLOPE = 2.5
+MIN_ERROR_OF_RANGE = 0.05
+MAX_ERROR_LEFT = 0.5
+MAX_LISTED_NAMES = 5
+NO_PATIENTS = (
+    "note     n counts images: nothing says whose they are, and slices of one head are no patients"
+    " (--patient REGEX finds the patient in their names)"
+)
+
+PatientOf = Callable[[Scan], str]
+FilePair = tuple[Scan, Scan]  # a prediction and its truth
+
+
+@dataclass(frozen=True)
+class Line:
+    """The linear function from predictions to the truth's scale."""
+
+    slope: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, intensities: Any) -> Any:
+        return intensities * self.slope + self.offset
 
 
 def compare(
@@ -48,13 +70,13 @@ def compare(
     result = compare_folders(
         Path(predicted), Path(truth), list(metrics), start(device, "fp32").device, match, patient
     )
-    lines = [
-        *summary_lines(result),
-        scale_line(result["scale"]),
-        result["patients_unknown"] and NAMELESS,
-    ]
-    for line in filter(None, lines):
+    for line in summary_lines(result):
         say(line)
+    about_scale = scale_line(result["scale"])
+    if about_scale:
+        say(about_scale)
+    if result["patients_unknown"]:
+        say(NO_PATIENTS)
     return result
 
 
@@ -80,24 +102,26 @@ def compare_folders(
     is constant.
     """
     of_pairs, of_sets = _metric_parts(metrics)
-    whose = _patients(patient)
-    pairs = []
-    scale = {}
-    line = (1.0, 0.0)
+    patient_of_file = _patient_function(patient)
+    pairs: list[FilePair] = []
+    scale: dict[str, Any] = {}
+    line = Line()
     if of_pairs or match:
-        pairs = _require_same_grid(matched(predicted, truth))
+        pairs = pairs_of_files(predicted, truth)
+        _require_same_grid(pairs)
         scale = _fit_line(pairs) | {"matched": match}
     if match:
-        line = (scale["slope"], scale["offset"])
-    rows = {}
+        line = Line(scale["slope"], scale["offset"])
+    rows: dict[str, Any] = {}
     if of_pairs:
-        rows |= _pair_rows(pairs, of_pairs, device, line, whose)
+        rows |= _pair_rows(pairs, of_pairs, device, line, patient_of_file)
     if of_sets:
-        rows |= _set_rows(_files(predicted), _files(truth), of_sets, device, line, whose)
+        folders = (_files(predicted), _files(truth))
+        rows |= _set_rows(*folders, of_sets, device, line, patient_of_file)
     if match:
         for row in rows.values():
             row["definition"] += "/predictions-matched-linearly"
-    unknown = len(pairs) > 1 and all(whose(real) == real.name for _, real in pairs)
+    unknown = len(pairs) > 1 and all(patient_of_file(real) == real.name for _, real in pairs)
     return {
         "metrics": {"pred_to_truth": rows},
         "baselines": {},
@@ -132,28 +156,23 @@ def scale_line(scale: dict[str, Any]) -> str:
     """Describe a result's `scale` in one line; "" if predictions were not matched and are on the
     truth's scale.
     """
-    if not (scale and (scale["matched"] or scale["another"])):
+    if not scale:
         return ""
     if scale["matched"]:
         words = "matched  all predictions by one line:"
-    else:
+    elif scale["another"]:
         words = "warning  another scale? --match takes"
-    ends = "{:.4g} to {:.4g} against {:.4g} to {:.4g}".format(
-        *scale["predictions"], *scale["truth"]
-    )
+    else:
+        return ""
+    low, high = scale["predictions"]
+    true_low, true_high = scale["truth"]
     return (
         f"{words} truth = {scale['slope']:.4g} x prediction {scale['offset']:+.4g} (they ran from"
-        f" {ends})"
+        f" {low:.4g} to {high:.4g} against {true_low:.4g} to {true_high:.4g})"
     )
 
 
-NAMELESS = (
-    "note     n counts images: nothing says whose they are, and slices of one head are no patients"
-)
-NAMELESS += " (--patient REGEX finds the patient in their names)"
-
-
-def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
+def pairs_of_files(predicted: Path, truth: Path) -> list[FilePair]:
     """Pairs of files with the same name up to the suffix; UserError that lists names in one folder
     only.
     """
@@ -161,31 +180,47 @@ def matched(predicted: Path, truth: Path) -> list[tuple[Scan, Scan]]:
     real = _files(truth)
     if predicted.is_file() and truth.is_file():
         return [(made[0], real[0])]
-    made_of_name = _by_name(made)
-    real_of_name = _by_name(real)
-    if made_of_name.keys() != real_of_name.keys():
+    made_by_name = _by_name(made)
+    real_by_name = _by_name(real)
+    if made_by_name.keys() != real_by_name.keys():
         # Ignore sub-folders where they differ, if file names alone are unique.
-        made_alone = {name.rpartition("/")[2]: scan for name, scan in made_of_name.items()}
-        real_alone = {name.rpartition("/")[2]: scan for name, scan in real_of_name.items()}
+        made_alone = _without_folders(made_by_name)
+        real_alone = _without_folders(real_by_name)
         if len(made_alone) == len(made) and len(real_alone) == len(real):
-            made_of_name = made_alone
-            real_of_name = real_alone
-    sides = ((predicted, made, made_of_name), (truth, real, real_of_name))
-    for folder, found, names in sides:
-        if len(names) < len(found):
-            twice = next(scan.name for scan in found if scan not in names.values())
-            what = f"{folder} holds several images of one name: {twice}"
-            raise UserError(what, where=WHERE, remedy="leave one image of each name")
-    unmatched = []
-    for (folder, _, names), (*_, others) in (sides, sides[::-1]):
-        alone = sorted(names.keys() - others.keys())
-        if alone:
-            shown = [*alone[:5], "..."] if len(alone) > 5 else alone
-            unmatched.append(f"{len(alone)} only in {folder}: {', '.join(shown)}")
+            made_by_name = made_alone
+            real_by_name = real_alone
+    _require_unique(predicted, made, made_by_name)
+    _require_unique(truth, real, real_by_name)
+    unmatched = [
+        *_only_in(predicted, made_by_name, real_by_name),
+        *_only_in(truth, real_by_name, made_by_name),
+    ]
     if unmatched:
         what = f"the two folders do not hold the same names; {'; '.join(unmatched)}"
         raise UserError(what, where=WHERE, remedy="name each image like its truth")
-    return [(scan, real_of_name[name]) for name, scan in made_of_name.items()]
+    return [(scan, real_by_name[name]) for name, scan in made_by_name.items()]
+
+
+def _without_folders(by_name: dict[str, Scan]) -> dict[str, Scan]:
+    return {name.rpartition("/")[2]: scan for name, scan in by_name.items()}
+
+
+def _require_unique(folder: Path, found: list[Scan], by_name: dict[str, Scan]) -> None:
+    """Raise UserError where two images of a folder have one name."""
+    if len(by_name) < len(found):
+        twice = next(scan.name for scan in found if scan not in by_name.values())
+        what = f"{folder} holds several images of one name: {twice}"
+        raise UserError(what, where=WHERE, remedy="leave one image of each name")
+
+
+def _only_in(folder: Path, names: dict[str, Scan], others: dict[str, Scan]) -> Iterator[str]:
+    """Yield the first names that only this folder has, if there are any."""
+    alone = sorted(names.keys() - others.keys())
+    listed = alone[:MAX_LISTED_NAMES]
+    if len(alone) > MAX_LISTED_NAMES:
+        listed.append("...")
+    if alone:
+        yield f"{len(alone)} only in {folder}: {', '.join(listed)}"
 
 
 def _by_name(scans: Sequence[Scan]) -> dict[str, Scan]:
@@ -193,18 +228,17 @@ def _by_name(scans: Sequence[Scan]) -> dict[str, Scan]:
     return {scan.name.removesuffix(suffix_of(scan.name)): scan for scan in scans}
 
 
-def _require_same_grid(pairs: list[tuple[Scan, Scan]]) -> list[tuple[Scan, Scan]]:
-    """Return the pairs unchanged; UserError where a prediction is on another grid than its truth."""
+def _require_same_grid(pairs: list[FilePair]) -> None:
+    """Raise UserError where a prediction is on another grid than its truth."""
     for made, real in pairs:
-        if differs := difference(made, real):  # compares headers only
+        differs = difference(made, real)  # compares headers only
+        if differs:
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
-            raise UserError(
-                what, where=WHERE, remedy="resample the one onto the other's grid first"
-            )
-    return pairs
+            remedy = "resample the one onto the other's grid first"
+            raise UserError(what, where=WHERE, remedy=remedy)
 
 
-def _read(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
+def _read(pair: FilePair) -> list[np.ndarray]:
     """The pixels of a prediction and of its truth; UserError where their shapes differ."""
     made, real = (read(scan).pixels for scan in pair)
     if made.shape != real.shape:
@@ -214,44 +248,47 @@ def _read(pair: tuple[Scan, Scan]) -> list[np.ndarray]:
     return [made, real]
 
 
-def _fit_line(pairs: list[tuple[Scan, Scan]]) -> dict[str, Any]:
+def _fit_line(pairs: list[FilePair]) -> dict[str, Any]:
     """Fit the linear function from predictions to the truth's scale; returns it, both ranges, and
     whether `another`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off
     the line. A regression would shrink a poor prediction to the mean, and so score it too well.
     """
-    pixels = [
-        np.stack([each.ravel()[:: max(1, each.size // SAMPLES)] for each in _read(pair)])
-        for pair in pairs
-    ]
+    pixels = []
+    for pair in pairs:
+        both = [each.ravel()[:: max(1, each.size // MAX_LINE_PIXELS)] for each in _read(pair)]
+        pixels.append(np.stack(both))
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
     slope = 1.0
     offset = 0.0
-    kept = slice(None)
+    near: Any = slice(None)  # the pixels that are not far off the line
     for _ in range(10):
-        if x[kept].std() > 0 < y[kept].std():
-            slope = float(y[kept].std() / x[kept].std())
-            offset = float(y[kept].mean() - slope * x[kept].mean())
+        if x[near].std() > 0 < y[near].std():
+            slope = float(y[near].std() / x[near].std())
+            offset = float(y[near].mean() - slope * x[near].mean())
         distance = np.abs(slope * x + offset - y)
-        kept = distance <= 4.5 * np.median(distance) + 0.01 * np.ptp(y)
-    before, after = (np.sqrt(np.mean((a * x + b - y) ** 2)) for a, b in ((1, 0), (slope, offset)))
-    another = not SLOPES[0] <= slope <= SLOPES[1] or (
-        before > SEEN * np.ptp(y) and after < LEFT * before
+        near = distance <= 4.5 * np.median(distance) + 0.01 * np.ptp(y)
+    before = np.sqrt(np.mean((x - y) ** 2))
+    after = np.sqrt(np.mean((slope * x + offset - y) ** 2))
+    large_error = before > MIN_ERROR_OF_RANGE * np.ptp(y)
+    another = not MIN_SLOPE <= slope <= MAX_SLOPE or (
+        large_error and after < MAX_ERROR_LEFT * before
     )
-    ends = {
-        name: [float(each.min()), float(each.max())]
-        for name, each in (("predictions", x), ("truth", y))
+    return {
+        "slope": slope,
+        "offset": offset,
+        "predictions": [float(x.min()), float(x.max())],
+        "truth": [float(y.min()), float(y.max())],
+        "another": bool(another),
     }
-    return {"slope": slope, "offset": offset, **ends, "another": bool(another)}
 
 
 def _pair_rows(
-    pairs: list[tuple[Scan, Scan]], parts: list[Part], device: Any, line: tuple, whose
+    pairs: list[FilePair], parts: list[Part], device: Any, line: Line, patient_of_file: PatientOf
 ) -> dict[str, Any]:
     black, data_range = _black_and_range([truth for _, truth in pairs])
-    # scorers by dimensions
-    scorers = {}
+    scorers: dict[int, PairScorer] = {}  # by dimensions
     found = []
     for pair in pairs:
         made, real = (torch.tensor(pixels)[None] for pixels in _read(pair))
@@ -259,42 +296,54 @@ def _pair_rows(
         if dims not in scorers:
             metrics = [part(data_range, dims) for part in parts]
             scorers[dims] = PairScorer(metrics, black, data_range, dims, 1, device, ["whole"])
-        found.append(scorers[dims](made * line[0] + line[1], References(real, [whose(pair[1])])))
-    return next(iter(scorers.values())).rows(joined(found))
+        references = References(real, [patient_of_file(pair[1])])
+        found.append(scorers[dims](line(made), references))
+    first_scorer = next(iter(scorers.values()))
+    return first_scorer.rows(joined(found))
 
 
 def _set_rows(
-    predicted: list[Scan], truth: list[Scan], parts: list[Part], device: Any, line: tuple, whose
+    predicted: list[Scan],
+    truth: list[Scan],
+    parts: list[Part],
+    device: Any,
+    line: Line,
+    patient_of_file: PatientOf,
 ) -> dict[str, Any]:
     black, data_range = _black_and_range(truth)
-    folders = [[read(scan).pixels for scan in files] for files in (predicted, truth)]
-    shapes = sorted({image.shape for images in folders for image in images})
+    made = [read(scan).pixels for scan in predicted]
+    real = [read(scan).pixels for scan in truth]
+    shapes = sorted({image.shape for image in [*made, *real]})
     if len(shapes) > 1:
-        shown = " and ".join(str(list(shape)) for shape in shapes[:2])
+        first_two = " and ".join(str(list(shape)) for shape in shapes[:2])
         raise UserError(
-            f"sets of images are compared at one size, and these have {shown}",
+            f"sets of images are compared at one size, and these have {first_two}",
             remedy="resize them first",
         )
-    made, real = (torch.from_numpy(np.stack(images)).to(device) for images in folders)
-    stacked = made * line[0] + line[1] - black, real - black
-    names = [list(map(whose, files)) for files in (predicted, truth)]
-    fake, real = map(ImageGroup, stacked, names)
-    metrics = [part(data_range, real.images.ndim - 2) for part in parts]
-    return {
-        name: row
-        for each in metrics
-        for name, row in set_rows(each, real, real, fake, strict=True).items()
-    }
+    made_images = line(torch.from_numpy(np.stack(made)).to(device)) - black
+    real_images = torch.from_numpy(np.stack(real)).to(device) - black
+    fake_set = ImageGroup(made_images, [patient_of_file(scan) for scan in predicted])
+    real_set = ImageGroup(real_images, [patient_of_file(scan) for scan in truth])
+    rows: dict[str, Any] = {}
+    for part in parts:
+        metric = part(data_range, real_images.ndim - 2)
+        rows |= set_rows(metric, real_set, real_set, fake_set, strict=True)
+    return rows
 
 
-def _patients(pattern: str) -> Callable[[Scan], str]:
+def _patient_function(pattern: str) -> PatientOf:
     """A function from image to patient: the pattern's group, else a numbered folder (`patient07`),
     else the image.
     """
-    if found := regex_option(pattern):
-        return lambda scan: patient_of(scan.name, found)
-    folders = lambda scan: Path(scan.name).parts[:-1]  # noqa: E731
-    return lambda scan: "/".join(folders(scan)) if numbered(folders(scan)) else scan.name
+    regex = regex_option(pattern)
+    if regex:
+        return lambda scan: patient_of(scan.name, regex)
+
+    def numbered_folder(scan: Scan) -> str:
+        folders = Path(scan.name).parts[:-1]
+        return "/".join(folders) if numbered(folders) else scan.name
+
+    return numbered_folder
 
 
 def _files(path: Path) -> list[Scan]:

@@ -22,21 +22,30 @@ from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.features import published
 from gantk.metrics.pair_scores import PairScorer, References, Scores
-from gantk.metrics.references import BYTES, MOST, OTHER, RealImages, fitting, spread
+from gantk.metrics.references import (
+    MAX_SET_BYTES,
+    MAX_SET_IMAGES,
+    OTHER,
+    RealImages,
+    fitting,
+    spread,
+)
 from gantk.metrics.sets import ImageGroup, Kid, chosen, halves, set_rows
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.trained import Examples, Posts
 
-VALIDATION = 16  # pairs scored while training
-VALIDATED = ("psnr", "ssim")  # with these metrics
-SAMPLED = 64  # images from noise scored while training
+MAX_VALIDATION_PAIRS = 16  # pairs scored while training
+VALIDATION_METRICS = ("psnr", "ssim")
+MAX_VALIDATION_SAMPLES = 64  # images from noise scored while training
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
-COLLAPSED = 0.15  # below this share of the difference between real images, outputs have collapsed
-INVERTED = -0.3  # correlation with the truth, in tissue, below which outputs have inverted contrast
-BASELINE_IMAGES = 64  # training images for histograms and intensity maps
+# Outputs have collapsed below this share of the difference between real images.
+MIN_SHARE_OF_DIFFERENCE = 0.15
+# Outputs have inverted contrast below this correlation with the truth in tissue.
+MIN_CORRELATION = -0.3
+MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 # the metrics that a recipe has by default
 OF_TRANSLATIONS = ("psnr", "ssim", "mae")
 OF_SAMPLES = ("kid",)
@@ -94,8 +103,12 @@ class Tested:
 
 def default_metrics(method: Method) -> list[Any]:
     """The metrics of a recipe that names none; for noise also published ones that are at hand."""
-    of_samples = [*OF_SAMPLES, *published()] if method.samples else []
-    return [*OF_TRANSLATIONS * bool(method.directions()), *of_samples]
+    metrics: list[Any] = []
+    if method.directions():
+        metrics += OF_TRANSLATIONS
+    if method.samples:
+        metrics += [*OF_SAMPLES, *published()]
+    return metrics
 
 
 class Scorer:
@@ -122,7 +135,8 @@ class Scorer:
             parts = [bind_or_raise("metric", each) for each in default_metrics(method)]
         built = [part(self.span, self.dims) for part in parts]
         names = [metric.name for metric in built]
-        if twice := [name for name in names if names.count(name) > 1]:
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
             raise UserError(
                 f"two metrics are called '{twice[0]}'",
                 where="evaluate.metrics",
@@ -130,12 +144,10 @@ class Scorer:
             )
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
-        curves = [metric for metric in of_pairs if metric.name in VALIDATED]
-        about = (self.low, self.span, self.dims)
-        self.pairs = PairScorer(
-            of_pairs, *about, self.batch, runtime.device, model.evaluate.regions
-        )
-        self.curves = PairScorer(curves, *about, self.batch, runtime.device, ["whole"])
+        curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
+        scaling = (self.low, self.span, self.dims, self.batch, runtime.device)
+        self.pairs = PairScorer(of_pairs, *scaling, model.evaluate.regions)
+        self.curves = PairScorer(curves, *scaling, ["whole"])
         self._check_metrics()
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
@@ -161,21 +173,22 @@ class Scorer:
             batch.records[key] = spread(sources, count)
             batch.seen[key] = self.reals.seen(batch.records[key])
             batch.inputs[key] = self.data.centre(batch.seen[key])
+            real = batch.inputs[key]
             if pairs:
-                batch.truths[key] = self.reals.shown([pair[to] for pair in spread(pairs, count)])
-            batch.differences[key] = difference((batch.truths if pairs else batch.inputs)[key])
+                real = self.reals.shown([pair[to] for pair in spread(pairs, count)])
+                batch.truths[key] = real
+            batch.differences[key] = difference(real)
         if self.method.samples and not self.method.directions():
             batch.noise = count
-            real = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
-            batch.differences["image"] = difference(self.reals.shown(real))
+            records = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
+            batch.differences["image"] = difference(self.reals.shown(records))
         return batch
 
     def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
         """The method's current outputs for the batch, before any post-step."""
         if batch.noise:
-            return {
-                "image": self.data.centre(self.method.sample(batch.noise, seed=0).float().cpu())
-            }
+            images = self.method.sample(batch.noise, seed=0).float().cpu()
+            return {"image": self.data.centre(images)}
         return {
             key: self.data.centre(self.translate(images, key[-1]))
             for key, images in batch.seen.items()
@@ -185,39 +198,35 @@ class Scorer:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
         images from noise.
         """
-        results: dict[str, dict[str, float]] = {}
+        scores: dict[str, dict[str, float | None]] = {}
         for to, (sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to))
             rows = self.curves.rows(self.curves(made, references))
-            results[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
+            scores[f"{OTHER[to]}_to_{to}"] = {name: row["value"] for name, row in rows.items()}
         if self.method.samples and not self.method.directions() and self.set_metrics:
-            kid, (train, real) = Kid(self.span, self.dims), self.reals.for_curves(self.letter)
-            count = min(SAMPLED, self.model.evaluate.images)
-            images = torch.cat(
-                [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
-            )
-            results["image"] = {
-                kid.name: kid(train, real, self._sampled(self.data.centre(images))).value
-            }
-        known = (
-            (key, {name: v for name, v in scores.items() if v is not None})
-            for key, scores in results.items()
-        )
-        return {
-            key: {name: round(v, 4) for name, v in scores.items()}
-            for key, scores in known
-            if scores
-        }
+            kid = Kid(self.span, self.dims)
+            train, real = self.reals.for_curves(self.letter)
+            count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
+            passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
+            images = self.data.centre(torch.cat(passes))
+            scores["image"] = {kid.name: kid(train, real, self._sampled(images)).value}
+        results = {}
+        for key, values in scores.items():
+            known = {name: round(v, 4) for name, v in values.items() if v is not None}
+            if known:
+                results[key] = known
+        return results
 
     @cached_property
     def _validation(self) -> dict[str, tuple[Tensor, References]]:
-        pairs = spread(self.data.pairs("validation"), VALIDATION)
-        found = {}
-        for to in self.method.directions() if pairs else ():
-            found[to] = (
-                self.reals.seen([pair[OTHER[to]] for pair in pairs]),
-                self.reals.references(pairs, to),
-            )
+        """By target domain, the network inputs of the validation pairs and their references."""
+        found: dict[str, tuple[Tensor, References]] = {}
+        pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
+        if not pairs:
+            return found
+        for to in self.method.directions():
+            sources = self.reals.seen([pair[OTHER[to]] for pair in pairs])
+            found[to] = (sources, self.reals.references(pairs, to))
         return found
 
     def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> dict[str, Any]:
@@ -244,49 +253,57 @@ class Scorer:
         key = f"{OTHER[to]}_to_{to}"
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs]
-        sources = sources or (self.reals.records("test", OTHER[to]) if self.set_metrics else [])
-        output = self._translate_shared(inputs := self.reals.seen(sources), to) if sources else None
-        if output is None:
+        if not sources and self.set_metrics:
+            sources = self.reals.records("test", OTHER[to])
+        if not sources:
+            return
+        inputs = self.reals.seen(sources)
+        output = self._translate_shared(inputs, to)
+        if output is None:  # not rank 0
             return
         made = self._with_posts(key, output, to, inputs, sources)
         shown = self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
+        references = None
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
-        else:
-            references = None
-        about = self.reals.group(shown, sources) if self.set_metrics else None
-        about = about and replace(about, inputs=about.images, to=to)
+        about = None
+        if self.set_metrics:
+            group = self.reals.group(shown, sources)
+            about = replace(group, inputs=group.images, to=to)
         scores = self._score(result, key, to, made, baselines, about, references)
-        if references:
-            share = result.setdefault("foreground", {})[key] = float(
-                references.foreground.float().mean()
-            )
-            if alarm := alarm_of_foreground(result["metrics"][key], share):
-                result.setdefault("alarms", {})[key] = alarm
-            own = scores[key]
-            senses = self.pairs.senses
-            self.tested[key] = Tested(
-                self.data, pairs, to, shown, made[key], references, own, senses
-            )
-        if references and self.model.evaluate.uncertainty != "none":
-            result.setdefault("uncertainty", {})[key] = self._uncertainty(
-                inputs, references, to, others
-            )
+        if references is None:
+            return
+        if references.foreground is not None:
+            self._add_foreground(result, key, references.foreground)
+        self.tested[key] = Tested(
+            self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses
+        )
+        if self.model.evaluate.uncertainty != "none":
+            uncertainty = self._uncertainty(inputs, references, to, others)
+            result.setdefault("uncertainty", {})[key] = uncertainty
+
+    def _add_foreground(self, result: dict[str, Any], key: str, foreground: Tensor) -> None:
+        """Add the foreground's share of all pixels, and an alarm where it is implausibly large."""
+        share = float(foreground.float().mean())
+        result.setdefault("foreground", {})[key] = share
+        alarm = alarm_of_foreground(result["metrics"][key], share)
+        if alarm:
+            result.setdefault("alarms", {})[key] = alarm
 
     def _test_samples(self, result: dict[str, Any]) -> None:
         count = self.model.evaluate.images
         passes = self.runtime.share(
             range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count)
         )
-        if passes is not None:
-            if self.classes:
-                classes = [self.method.geometry.classes[i % self.classes] for i in range(count)]
-            else:
-                classes = []
-            made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
-            noise = {"noise": self.reals.noise(self.letter, count)}
-            self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
+        if passes is None:  # not rank 0
+            return
+        classes = []
+        if self.classes:
+            classes = [self.method.geometry.classes[i % self.classes] for i in range(count)]
+        made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
+        noise = {"noise": self.reals.noise(self.letter, count)}
+        self._score(result, "image", self.letter, made, noise, self._sampled(made["image"]))
 
     def _with_posts(
         self, key: str, output: Tensor, letter: str, made_from, records=()
@@ -349,7 +366,7 @@ class Scorer:
         """The scores of sets, by name of the images, and of "real_split"."""
         images = made | baselines
         set_scores: dict[str, dict[str, Any]] = {name: {} for name in [*images, "real_split"]}
-        if not self.set_metrics:
+        if about is None:  # no metric of sets
             return set_scores
         groups = {}
         for name, each in images.items():
@@ -375,34 +392,31 @@ class Scorer:
 
         A baseline maps sources (N, C, *size), as they are scored, to images of the target domain.
         """
-        pool = self.reals.shown(spread(self.reals.records("train", to), BASELINE_IMAGES))
+        pool = self.reals.shown(spread(self.reals.records("train", to), MAX_BASELINE_IMAGES))
         yield "identity", lambda sources: identity(sources, pool.shape[1])
         yield "histogram", HistogramMatching(pool)
         pairs = self.data.pairs("train")
-        table = self.model
 
-        def shown(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        def images_of_pairs(count: int) -> Iterator[tuple[Tensor, Tensor]]:
             for pair in spread(pairs, count):
                 yield self.reals.shown([pair[OTHER[to]]])[0], self.reals.shown([pair[to]])[0]
 
         if pairs:
-            yield "intensity_map", IntensityMap(shown(BASELINE_IMAGES))
-        if pairs and table.evaluate.regression:
-            options = {
-                "name": "regression",
-                "steps": table.evaluate.regression,
-                "seed": table.train.seed,
-            }
-            images = shown(fitting(MOST, BYTES // 2, table.data.size))
-            yield (
-                "regression",
-                bind_or_raise("baseline", options)(
-                    images, self.dims, *self.data.range, self.runtime
-                ),
-            )
+            yield "intensity_map", IntensityMap(images_of_pairs(MAX_BASELINE_IMAGES))
+        steps = self.model.evaluate.regression
+        if pairs and steps:
+            options = {"name": "regression", "steps": steps, "seed": self.model.train.seed}
+            regression = bind_or_raise("baseline", options)
+            count = fitting(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
+            training = images_of_pairs(count)
+            yield "regression", regression(training, self.dims, *self.data.range, self.runtime)
 
     def _uncertainty(
-        self, inputs: Tensor, references: References, to: str, others
+        self,
+        inputs: Tensor,
+        references: References,
+        to: str,
+        others: Sequence[Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
@@ -411,21 +425,18 @@ class Scorer:
 
         def errors_and_spread(
             truth: References, inputs: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+        ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
             made, deviation = map(self.data.centre, maker.maps(whole, to, inputs, others))
             return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
 
-        pairs = spread(self.data.pairs("validation"), VALIDATION)
-        seen = self.reals.seen([pair[OTHER[to]] for pair in pairs]) if pairs else None
+        fitted_on = None
+        pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
         if pairs:
-            fitted_on = errors_and_spread(
-                self.reals.references(pairs, to, self.data.centre(seen)), seen
-            )
-        else:
-            fitted_on = None
-        return {"kind": maker.chosen(self.method)} | judge(
-            *errors_and_spread(references, inputs), self.span, fitted_on
-        )
+            seen = self.reals.seen([pair[OTHER[to]] for pair in pairs])
+            validation = self.reals.references(pairs, to, self.data.centre(seen))
+            fitted_on = errors_and_spread(validation, seen)
+        scores = judge(*errors_and_spread(references, inputs), self.span, fitted_on)
+        return {"kind": maker.chosen(self.method)} | scores
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the
@@ -455,11 +466,10 @@ class Scorer:
         size.
         """
         number = min(SAMPLE_PASS, count - first)
-        classes = self.classes
-        if classes:
-            labels = torch.arange(first, first + number, device=self.runtime.device) % classes
-        else:
-            labels = None
+        labels = None
+        if self.classes:
+            order = torch.arange(first, first + number, device=self.runtime.device)
+            labels = order % self.classes
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(number, SAMPLE_SEED + first // SAMPLE_PASS, labels)
         return images.float().cpu()
@@ -468,12 +478,14 @@ class Scorer:
         """Images from noise as a set, with classes: in turn, or the only class in the training
         images.
         """
-        count = len(images)
-        classes = self.classes
-        known = {r.label for r in self.reals.training(self.letter)}
-        labels = torch.arange(count) % classes if classes else None
-        if not classes and len(known) == 1 and None not in known:
-            labels = torch.full((count,), self.reals.classes.index(*known))
+        labels = None
+        known = {record.label for record in self.reals.training(self.letter)}
+        if self.classes:
+            labels = torch.arange(len(images)) % self.classes
+        elif len(known) == 1:
+            only = known.pop()
+            if only is not None:
+                labels = torch.full((len(images),), self.reals.classes.index(only))
         return self.reals.group(images, labels=labels)
 
     def _check_metrics(self) -> None:
@@ -514,8 +526,8 @@ class Scorer:
         """
         directions = self.method.directions()
         letter = (directions or self.method.reads)[0]
-        train = {record.label for record in self.reals.labelled("train", letter)}
-        test = {record.label for record in self.reals.labelled("test", letter)}
+        train = {str(record.label) for record in self.reals.labelled("train", letter)}
+        test = {str(record.label) for record in self.reals.labelled("test", letter)}
         if directions:
             made_known = True
         else:
@@ -524,10 +536,10 @@ class Scorer:
         if len(train & test) >= 2 and made_known:
             return None
         known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
+        made_of = "one" if made_known else "a mixture"
         what = (
             "needs real images of two classes on both sides of the split (there are"
-            f" {known}), and made images of a known class (they are of"
-            f" {'one' if made_known else 'a mixture'})"
+            f" {known}), and made images of a known class (they are of {made_of})"
         )
         remedy = (
             "use one folder a class, and data.labels = true or one class alone (data.source.only)"
@@ -557,8 +569,10 @@ def difference(images: Tensor) -> float:
     """Mean absolute difference between two of the images (N, C, *size), over all pairs; 0 for a
     single one.
     """
+    if len(images) < 2:
+        return 0.0
     rows = images.detach().float().cpu().flatten(1)
-    return float(torch.pdist(rows, p=1).mean()) / rows.shape[1] if len(rows) > 1 else 0.0
+    return float(torch.pdist(rows, p=1).mean()) / rows.shape[1]
 
 
 def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str, str]]:
@@ -569,35 +583,35 @@ def alarms(outputs: dict[str, Tensor], batch: SampleBatch) -> Iterator[tuple[str
         images = images.float().cpu()
         not_finite = len(images) - int(images.isfinite().flatten(1).all(1).sum())
         if not_finite:
-            yield (
-                "not-finite",
-                f"{key}: {not_finite} of {len(images)} outputs hold NaN or infinite values",
-            )
+            counts = f"{not_finite} of {len(images)}"
+            yield "not-finite", f"{key}: {counts} outputs hold NaN or infinite values"
             continue
         inputs = batch.inputs.get(key)
         truths = batch.truths.get(key)
-        if (
-            inputs is not None
-            and inputs.shape == images.shape
-            and float((images - inputs).abs().mean()) < 0.01
-        ):
+        if _nearly_equal(images, inputs):
             yield "no-change", f"{key}: the output is the input, nearly unchanged"
         elif truths is not None and truths.shape == images.shape:
-            tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
-            correlation = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
-            if correlation < INVERTED:
-                yield (
-                    "inverted",
-                    (
-                        f"{key}: what should be bright is dark, and the other way round"
-                        f" ({correlation:.2f})"
-                    ),
-                )
+            correlation = _correlation_in_tissue(images, truths)
+            if correlation < MIN_CORRELATION:
+                what = "what should be bright is dark, and the other way round"
+                yield "inverted", f"{key}: {what} ({correlation:.2f})"
         variation = difference(images)
         real_variation = batch.differences.get(key, 0.0)
-        if len(images) > 1 and variation < max(0.002, COLLAPSED * real_variation):
+        smallest = max(0.002, MIN_SHARE_OF_DIFFERENCE * real_variation)
+        if len(images) > 1 and variation < smallest:
+            message = f"{key}: the outputs are all alike"
             if real_variation:
-                share = f", differing by {variation / real_variation:.0%} of what real images do"
-            else:
-                share = ""
-            yield "collapse", f"{key}: the outputs are all alike{share}"
+                share = variation / real_variation
+                message += f", differing by {share:.0%} of what real images do"
+            yield "collapse", message
+
+
+def _nearly_equal(images: Tensor, inputs: Tensor | None) -> bool:
+    if inputs is None or inputs.shape != images.shape:
+        return False
+    return float((images - inputs).abs().mean()) < 0.01
+
+
+def _correlation_in_tissue(images: Tensor, truths: Tensor) -> float:
+    tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
+    return float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])

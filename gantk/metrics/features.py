@@ -115,7 +115,7 @@ def published() -> list[dict[str, str]]:
 
 
 def middle_slices(volumes: Tensor) -> list[Tensor]:
-    """The three middle slices of volumes (N, C, D, H, W): (N, C, H, W), (N, C, D, W), (N, C, D, H)."""
+    """The middle slices of volumes (N, C, D, H, W) across the axes D, H and W."""
     return [volumes.select(axis, volumes.shape[axis] // 2) for axis in (2, 3, 4)]
 
 

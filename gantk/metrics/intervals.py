@@ -20,6 +20,7 @@ DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
 
 Interval = tuple[float, float] | None
+Values = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Estimate:
 def metric_row(
     metric: Any, found: Any, images: int, definition: str, corrected: float | None = None
 ) -> dict[str, Any]:
-    """A metric's row of metrics.json; `found` has a value, its ci95 and n, the number of patients."""
+    """A row of metrics.json; `found` has a value, its ci95 and n, the number of patients."""
     about = {"images": images, "unit": metric.unit, "definition": definition}
     about |= {"higher_is_better": metric.higher_is_better, "corrected": corrected}
     return Estimate(found.value, found.ci95, found.n).row() | about
@@ -67,7 +68,7 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
 
 
 def estimate(
-    values: Sequence[float], patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS
+    values: Values, patients: Sequence[str], *, alike: bool = False, draws: int = DRAWS
 ) -> Estimate:
     """Mean over images, then over patients, with a percentile interval from resampling patients
     (Efron, 1979).
@@ -79,7 +80,8 @@ def estimate(
     if not len(sums):
         return Estimate(None, None, 0)
     if not alike:
-        sums, counts = sums / counts, np.ones(len(sums))
+        sums = sums / counts
+        counts = np.ones(len(sums))
     value = float(sums.sum() / counts.sum())
     n = int(counts.sum())
     if len(sums) < 2:
@@ -90,8 +92,8 @@ def estimate(
 
 
 def probability_better(
-    model: Sequence[float],
-    baseline: Sequence[float],
+    model: Values,
+    baseline: Values,
     patients: Sequence[str],
     *,
     higher_is_better: bool,
@@ -109,7 +111,7 @@ def probability_better(
 
 
 def patient_gains(
-    one: Sequence[float], other: Sequence[float], patients: Sequence[str], *, higher_is_better: bool
+    one: Values, other: Values, patients: Sequence[str], *, higher_is_better: bool
 ) -> np.ndarray:
     """By how much `one` is better than `other`, averaged over each patient's images, for patients
     scored in both.
@@ -118,7 +120,7 @@ def patient_gains(
     return patient_means(gains if higher_is_better else -gains, patients)
 
 
-def patient_means(values: Sequence[float], patients: Sequence[str]) -> np.ndarray:
+def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
     """The mean of each patient's values without nan, for patients with any value."""
     sums, counts = _by_patient(values, patients)
     return sums / counts
@@ -167,11 +169,12 @@ def left_out_interval(
         return value, None
     variance = 0.0
     for side, (groups, count) in enumerate(zip(sides, counts, strict=True)):
-        kept = [
-            [groups != left, whole[1]] if side == 0 else [whole[0], groups != left]
-            for left in range(count)
-        ]
-        values = np.array([statistic(*both) for both in kept])
+        results = []
+        for left_out in range(count):
+            kept = list(whole)
+            kept[side] = groups != left_out
+            results.append(statistic(*kept))
+        values = np.array(results)
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
     return value, (value - reach, value + reach)
@@ -196,30 +199,35 @@ def per_level(
     levels = {"slice": estimate(scores, patients, alike=True).row()}
     if not any(volumes) or len(set(volumes)) == len(volumes):
         return levels
-    of_mean, means, weights = pooled or (None, scores, np.ones(len(scores)))
+    if pooled:
+        of_mean, means, weights = pooled
+        how = "pooled-over-slices"
+    else:
+        of_mean = None
+        means = scores
+        weights = np.ones(len(scores))
+        how = "mean-of-slices"
     numbers = patient_numbers(volumes)
     known = ~np.isnan(means)
     owners = [patients[first] for first in np.unique(numbers, return_index=True)[1]]
-    totals, sums = (
-        np.bincount(numbers[known], w[known], len(owners)) for w in (weights, weights * means)
-    )
+    totals = np.bincount(numbers[known], weights[known], len(owners))
+    sums = np.bincount(numbers[known], (weights * means)[known], len(owners))
     values = np.divide(sums, totals, out=np.full(len(owners), np.nan), where=totals > 0)
     if of_mean:
         values = of_mean(torch.from_numpy(values)).numpy()
-    how = "pooled-over-slices" if of_mean else "mean-of-slices"
     return levels | {"volume": estimate(values, owners, alike=True).row() | {"how": how}}
 
 
-def _by_patient(values: Sequence[float], patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of each patient's values without nan, for patients with any value."""
     if len(values) != len(patients):
         raise UserError(
             f"{len(values)} values cannot belong to the patients of {len(patients)} images"
         )
-    values = np.asarray(values, dtype=float)
+    scores = np.asarray(values, dtype=float)
     numbers = head_numbers(patients)
-    known = ~np.isnan(values)
-    sums = np.bincount(numbers[known], values[known])
+    known = ~np.isnan(scores)
+    sums = np.bincount(numbers[known], scores[known])
     counts = np.bincount(numbers[known])
     return sums[counts > 0], counts[counts > 0]
 

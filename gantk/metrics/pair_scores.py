@@ -18,10 +18,9 @@ from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.intervals import Estimate, estimate, metric_row, per_level
 from gantk.metrics.pairs import LesionContrast
 
-# suffixes of the names of scores in a region
+# Suffixes of the names of scores in a region, by region as recipes name them.
 FOREGROUND = "_foreground"
 LESION = "_lesion"
-# by region, as recipes name them
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
@@ -71,10 +70,10 @@ class Scores:
 def joined(parts: Sequence[Scores]) -> Scores:
     """Concatenate the scores of several calls."""
     values = {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values}
-    patients, volumes = (
-        sum((getattr(part, name) for part in parts), []) for name in ("patients", "volumes")
-    )
-    return Scores(values, patients, volumes, np.concatenate([part.finite for part in parts]))
+    patients = [patient for part in parts for patient in part.patients]
+    volumes = [volume for part in parts for volume in part.volumes]
+    finite = np.concatenate([part.finite for part in parts])
+    return Scores(values, patients, volumes, finite)
 
 
 class PairScorer:
@@ -112,12 +111,11 @@ class PairScorer:
             raise UserError(
                 what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
             )
-        rows = [(metric, suffix) for suffix in self.suffixes for metric in self.metrics]
-        self.rows_of = {
-            m.name + suffix: (m, suffix)
-            for m, suffix in rows
-            if not suffix or m.name not in whole_only
-        }
+        self.rows_of: dict[str, tuple[Any, str]] = {}  # row -> its metric and region
+        for suffix in self.suffixes:
+            for metric in self.metrics:
+                if not suffix or metric.name not in whole_only:
+                    self.rows_of[metric.name + suffix] = (metric, suffix)
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
@@ -172,44 +170,53 @@ class PairScorer:
 
     def _add(
         self,
-        found: dict,
+        found: dict[tuple[str, str], list[Tensor]],
         kind: str,
         made: Tensor,
         real: Tensor,
-        masks: dict[str, Any],
+        masks: dict[str, Tensor | None],
         unit: str = "",
     ) -> None:
-        """Add the scores by every metric of this unit; a metric of a map computes it once for all
-        regions.
-        """
-        for metric in (each for each in self.metrics if getattr(each, "of_unit", "") == unit):
-            inside = {
-                suffix: mask
-                for suffix, mask in masks.items()
-                if not suffix or getattr(metric, "in_mask", None)
-            }
+        """Add the scores by every metric of this unit."""
+        for metric in self.metrics:
+            if getattr(metric, "of_unit", "") != unit:
+                continue
+            in_mask = getattr(metric, "in_mask", None)
+            regions = {suffix: mask for suffix, mask in masks.items() if not suffix or in_mask}
             of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
-            if of_mean is not None:
-                for suffix, (mean, weight) in zip(
-                    inside, metric.means(made, real, [*inside.values()]), strict=True
-                ):
-                    name = metric.name + suffix
-                    found[kind, name].append(of_mean(mean))
-                    if kind == "raw":
-                        found["mean", name].append(mean)
-                        found["weight", name].append(weight)
-            elif kind != "native":
-                for suffix, mask in inside.items():
-                    scores = metric(made, real, *(() if mask is None else (mask,)))
-                    if scores.shape != (len(made),):
-                        what = (
-                            f"the metric '{metric.name}' returns {tuple(scores.shape)} for"
-                            f" {len(made)} images"
-                        )
-                        raise UserError(
-                            what, where="evaluate.metrics", allowed="one number an image: (N,)"
-                        )
-                    found[kind, metric.name + suffix].append(scores)
+            if of_mean is None:
+                if kind != "native":
+                    self._add_scores(found, kind, metric, made, real, regions)
+                continue
+            # A metric of a map computes it once for all regions.
+            means = metric.means(made, real, [*regions.values()])
+            for suffix, (mean, weight) in zip(regions, means, strict=True):
+                name = metric.name + suffix
+                found[kind, name].append(of_mean(mean))
+                if kind == "raw":
+                    found["mean", name].append(mean)
+                    found["weight", name].append(weight)
+
+    def _add_scores(
+        self,
+        found: dict[tuple[str, str], list[Tensor]],
+        kind: str,
+        metric: Any,
+        made: Tensor,
+        real: Tensor,
+        regions: dict[str, Tensor | None],
+    ) -> None:
+        """Add one metric's scores of every region."""
+        for suffix, mask in regions.items():
+            scores = metric(made, real) if mask is None else metric(made, real, mask)
+            if scores.shape != (len(made),):
+                raise UserError(
+                    f"the metric '{metric.name}' returns {tuple(scores.shape)} for"
+                    f" {len(made)} images",
+                    where="evaluate.metrics",
+                    allowed="one number an image: (N,)",
+                )
+            found[kind, metric.name + suffix].append(scores)
 
     def rows(self, scores: Scores) -> dict[str, Any]:
         """The rows of metrics.json, by name."""
@@ -218,35 +225,35 @@ class PairScorer:
         }
 
     def _row(self, name: str, scores: Scores) -> dict[str, Any]:
-        (metric, suffix), patients, trouble = (
-            self.rows_of[name],
-            scores.patients,
-            scores.trouble(name),
-        )
+        metric, suffix = self.rows_of[name]
+        patients = scores.patients
         definition = metric.in_mask if suffix else metric.definition
         if suffix == FOREGROUND:
             definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(scores.above)}"
+        trouble = scores.trouble(name)
         if trouble:
-            return metric_row(
-                metric, Estimate(None, None, 0), 0, f"{definition}/not-computed: {trouble}"
-            )
-        kinds = ("raw", "corrected", "native", "mean", "weight")
-        raw, corrected, native, mean, weight = (scores.values.get((kind, name)) for kind in kinds)
-        gap = None if corrected is None else estimate(corrected, patients, draws=1).value
-        row = metric_row(
-            metric, estimate(raw, patients), int((~np.isnan(raw)).sum()), definition, gap
-        )
-        pooled = None if mean is None else (metric.of_mean, mean, weight)
+            nothing = Estimate(None, None, 0)
+            return metric_row(metric, nothing, 0, f"{definition}/not-computed: {trouble}")
+        raw = scores.values["raw", name]
+        count = int((~np.isnan(raw)).sum())
+        gap = None
+        if ("corrected", name) in scores.values:
+            gap = estimate(scores.values["corrected", name], patients, draws=1).value
+        row = metric_row(metric, estimate(raw, patients), count, definition, gap)
+        pooled = None
+        if ("mean", name) in scores.values:
+            pooled = (metric.of_mean, scores.values["mean", name], scores.values["weight", name])
         row["per"] = per_level(raw, patients, scores.volumes, self.dims, pooled)
-        if native is not None:
+        if ("native", name) in scores.values:
             kind = "hounsfield" if scores.unit == "HU" else "native"
             where = definition.rpartition("/")[2]
-            about = {
+            native = estimate(scores.values["native", name], patients).row()
+            row["in_units"] = {
+                "value": native["value"],
+                "ci95": native["ci95"],
                 "unit": scores.unit,
                 "definition": f"{metric.native}/{kind}-intensities/{where}",
             }
-            found = estimate(native, patients).row()
-            row["in_units"] = {"value": found["value"], "ci95": found["ci95"]} | about
         return row
 
 
@@ -259,8 +266,7 @@ def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
     """
     inside = []
     for image, tissue in images:
-        level = torch.tensor(tissue, dtype=image.dtype, device=image.device).reshape(
-            -1, *[1] * (image.ndim - 2)
-        )
-        inside.append((image > level).any(1, keepdim=True))
+        levels = torch.tensor(tissue, dtype=image.dtype, device=image.device)
+        levels = levels.reshape(-1, *[1] * (image.ndim - 2))
+        inside.append((image > levels).any(1, keepdim=True))
     return torch.stack(inside).any(0)

@@ -72,7 +72,7 @@ class PairMetric:
 
     @contextmanager
     def _compared(self, output: Tensor, reference: Tensor) -> Iterator[None]:
-        """Context manager: no gradients, full precision; UserError if the two cannot be compared."""
+        """No gradients, full precision; UserError if the two cannot be compared."""
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
             raise UserError(
@@ -272,7 +272,7 @@ def _window_mean(x: Tensor) -> Tensor:
 
 
 def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of each image over all its channels and positions, or over those inside the mask: (N,)."""
+    """Mean of each image over all its values, or over those inside the mask: (N,)."""
     if mask is None:
         return values.flatten(1).mean(1)
     return torch.where(mask, values, 0).flatten(1).sum(1) / region_count(values, mask)

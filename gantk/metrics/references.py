@@ -24,12 +24,13 @@ from gantk.metrics.pair_scores import References, foreground
 from gantk.metrics.sets import ImageGroup
 
 OTHER = {"a": "b", "b": "a"}
-MOST = 1024  # most images of a set; of more, an evenly spaced choice
-BYTES = 2**30  # at most of a set, so fewer volumes
-CURVE = 64  # real images per set, for scores while training
-FEW = 32  # definitions say so if there are fewer held-out images
-# "CT", "sCT", "CBCT", "low-dose CT"
-CT = re.compile(r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)")
+MAX_SET_IMAGES = 1024  # of more images, an evenly spaced choice
+MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
+MAX_CURVE_IMAGES = 64  # real images per set, for scores while training
+FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
+CT = re.compile(
+    r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)"
+)  # "CT", "sCT", "CBCT", "low-dose CT"
 AIR = -200.0  # a scale with black below this is in Hounsfield units: fat ends at about -120
 
 
@@ -58,26 +59,17 @@ class RealImages:
 
     def labelled(self, split: str, letter: str) -> list[Record]:
         """Records of a split and domain whose class is known, of all classes."""
-        records = [
-            *self.records(split, letter),
-            *(r for r in self._left_out.get(split, ()) if r.domain == letter),
-        ]
-        return [record for record in records if record.label is not None]
+        left_out = [r for r in self._left_out.get(split, ()) if r.domain == letter]
+        return [r for r in self.records(split, letter) + left_out if r.label is not None]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of real images, including those left out of training."""
-        known = [
-            r
-            for splits in (self.data.splits, self._left_out)
-            for records in splits.values()
-            for r in records
-        ]
-        rest = {record.label for record in known if record.label is not None} - set(
-            self.data.classes
-        )
+        known = set()
+        for records in [*self.data.splits.values(), *self._left_out.values()]:
+            known.update(record.label for record in records if record.label is not None)
         # batch labels index data.classes, so these come first
-        return (*self.data.classes, *sorted(rest))
+        return (*self.data.classes, *sorted(known.difference(self.data.classes)))
 
     @cached_property
     def _left_out(self) -> dict[str, list[Record]]:
@@ -129,7 +121,7 @@ class RealImages:
         """Noise images: each pixel is drawn independently, with its mean and deviation over the
         training images.
         """
-        images = self.shown(spread(self.records("train", letter), MOST // 4))
+        images = self.shown(spread(self.records("train", letter), MAX_SET_IMAGES // 4))
         mean = images.mean(0)
         deviation = images.std(0, correction=0)
         drawn = torch.randn(count, *mean.shape, generator=torch.Generator().manual_seed(0))
@@ -139,7 +131,9 @@ class RealImages:
         """The record itself if it has a lesion mask, else a registered record with one; None if
         there is none.
         """
-        return record if record.mask is not None else self._masked_pairs.get(record.pair)
+        if record.mask is not None:
+            return record
+        return self._masked_pairs.get(record.pair) if record.pair else None
 
     @cached_property
     def _masked_pairs(self) -> dict[str, Record]:
@@ -154,13 +148,17 @@ class RealImages:
         """Lesion masks (N, 1, *size) of 0 and 1, nan for images without a mask; None if no mask
         shows a lesion.
         """
-        unknown = torch.full((1, *self.data.table.size), torch.nan)
-        drawn = map(self.masked, records)
-        masks = [unknown if record is None else self._mask(record) for record in drawn]
+        masks = []
+        for record in records:
+            masked = self.masked(record)
+            if masked is None:
+                masks.append(torch.full((1, *self.data.table.size), torch.nan))
+            else:
+                masks.append(self._mask(masked))
         return torch.stack(masks) if any((mask > 0).any() for mask in masks) else None
 
     def _mask(self, record: Record) -> Tensor:
-        """The mask (1, *size): 1 where most of a pixel is lesion; all 0 if the record has no mask."""
+        """The mask (1, *size): 1 where most of a pixel is lesion; all 0 without a mask."""
         mask = self.data.preparation.mask(record)
         if mask is None:
             return torch.zeros(1, *self.data.table.size)
@@ -172,28 +170,27 @@ class RealImages:
         """References in domain `to` of pairs; with `sources` (N, C, *size) also masks, volumes and
         units.
         """
-        records, (low, high) = [pair[to] for pair in pairs], self.data.range
-        references = References(self.shown(records), [record.subject for record in records])
+        records = [pair[to] for pair in pairs]
+        images = self.shown(records)
+        patients = [record.subject for record in records]
         if sources is None:
-            return references
-        tissue = {letter: self.data.intensity[letter].tissue for letter in (to, OTHER[to])}
-        above = sorted(
-            {
-                f"{(level - low) / (high - low):.0%}"
-                for levels in tissue.values()
-                for level in levels
-            }
-        )
+            return References(images, patients)
+        tissue = self.data.intensity[to].tissue
+        tissue_of_sources = self.data.intensity[OTHER[to]].tissue
+        low, high = self.data.range
+        levels = [*tissue, *tissue_of_sources]
+        above = sorted({f"{(level - low) / (high - low):.0%}" for level in levels})
         masks = torch.stack(
             [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
         )
-        return replace(
-            references,
+        return References(
+            images,
+            patients,
             masks=masks if masks.any() else None,
-            foreground=foreground((sources, tissue[OTHER[to]]), (references.images, tissue[to])),
-            above="-and-".join(above),
+            foreground=foreground((sources, tissue_of_sources), (images, tissue)),
             volumes=[f"{r.subject}/{r.scan_key}" if r.scan_key else r.subject for r in records],
             units=units_of(self.data, records, to),
+            above="-and-".join(above),
         )
 
     def group(
@@ -202,17 +199,22 @@ class RealImages:
         """Images in network intensities as a set: those of `records`, or else each of a patient of
         its own.
         """
-        patients = [record.subject for record in records] or [
-            f"drawn {number}" for number in range(len(images))
-        ]
-        if records and self.classes:  # -1 where unknown
-            labels = torch.tensor(
-                [self.classes.index(r.label) if r.label is not None else -1 for r in records]
-            )
-        masks = self.masks_of(records) if self.masks and records else None
+        masks = None
+        if records:
+            patients = [record.subject for record in records]
+        else:
+            patients = [f"drawn {number}" for number in range(len(images))]
+        if records and self.classes:
+            labels = torch.tensor([self._class_number(record) for record in records])
+        if records and self.masks:
+            masks = self.masks_of(records)
         if masks is not None:
             masks = windows(masks, images.shape[2:])  # cut out as the images were
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
+
+    def _class_number(self, record: Record) -> int:
+        """The place of a record's class among all classes; -1 where it is unknown."""
+        return -1 if record.label is None else self.classes.index(record.label)
 
     def sets(
         self, letter: str, size: tuple[int, ...], all_classes: bool = False
@@ -221,33 +223,35 @@ class RealImages:
         scores' definitions.
         """
         find = self.labelled if all_classes else self.records
-        splits = ("train", "test")
-        train, test = (
-            self._set(find(split, letter), (split, all_classes, letter), size) for split in splits
-        )
+        train = self._set(find("train", letter), ("train", all_classes, letter), size)
+        test = None
+        held_out = find("test", letter)
+        if held_out:
+            test = self._set(held_out, ("test", all_classes, letter), size)
         if test is None or len(test) < 2:
             return train, train, "/against-training-images-as-none-are-held-out"
-        return train, test, f"/only-{len(test)}-held-out" if len(test) < FEW else ""
+        note = f"/only-{len(test)}-held-out" if len(test) < FEW_IMAGES else ""
+        return train, test, note
 
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
         """Small sets of training and of validation images; training images twice if the latter are
         too few.
         """
         size = tuple(self.data.table.patch or self.data.table.size)
-        few = {
-            split: spread(self.records(split, letter), CURVE) for split in ("train", "validation")
-        }
-        train, held = (
-            self._set(records, ("curve", split, letter), size) for split, records in few.items()
-        )
-        return train, held if len(few["validation"]) >= FEW // 2 else train
+        training = spread(self.records("train", letter), MAX_CURVE_IMAGES)
+        held_out = spread(self.records("validation", letter), MAX_CURVE_IMAGES)
+        train = self._set(training, ("curve", "train", letter), size)
+        if len(held_out) < FEW_IMAGES // 2:
+            return train, train
+        return train, self._set(held_out, ("curve", "validation", letter), size)
 
-    def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup | None:
+    def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup:
+        """The set of some records, read once; `name` says which records they are."""
         key = (*name, tuple(size))
-        if key not in self._sets and records:
-            records = spread(records, fitting(MOST, BYTES, self.data.table.size))
+        if key not in self._sets:
+            records = spread(records, fitting(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size))
             self._sets[key] = self.group(windows(self.shown(records), size), records)
-        return self._sets.get(key)
+        return self._sets[key]
 
 
 def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
@@ -259,8 +263,9 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
     rng = np.random.default_rng(0)
     cut = []
     for image in images:
-        for axis, shown in enumerate(size, 1):
-            image = image.narrow(axis, int(rng.integers(image.shape[axis] - shown + 1)), shown)
+        for axis, side in enumerate(size, 1):
+            first = int(rng.integers(image.shape[axis] - side + 1))
+            image = image.narrow(axis, first, side)
         cut.append(image)
     return torch.stack(cut)
 
@@ -313,13 +318,21 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
         ]
     else:
         mappings = [preparation.mapping(record, intensity) for record in records]
-    domain = dict(zip(data.letters, data.table.domains, strict=True))[letter]
-    pictures = any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
-    blacks = (
+    domain = data.table.domains[data.letters.index(letter)]
+    in_hounsfield = (
+        CT.search(domain.lower())
+        and not any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
+        and (_windows_are_set(mappings) or _black_is_air(mappings))
+    )
+    return Units("HU" if in_hounsfield else "native", mappings)
+
+
+def _windows_are_set(mappings: Sequence[Any]) -> bool:
+    return all(getattr(mapping, "name", "") == "window" for mapping in mappings)
+
+
+def _black_is_air(mappings: Sequence[Any]) -> bool:
+    blacks = [
         float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16]
-    )
-    by_hand = all(getattr(mapping, "name", "") == "window" for mapping in mappings)
-    hounsfield = (
-        CT.search(domain.lower()) and not pictures and (by_hand or max(blacks, default=0.0) < AIR)
-    )
-    return Units("HU" if hounsfield else "native", mappings)
+    ]
+    return max(blacks, default=0.0) < AIR

@@ -27,14 +27,11 @@ from gantk.metrics.intervals import (
 )
 from gantk.plugin.spec import Number, Side
 
-# as published; smaller sets are compared whole
-SUBSET = 1000
+SUBSET = 1000  # images, as published; smaller sets are compared whole
 SUBSETS = 100
 BLOCK = 1024  # vectors per side of a block of the kernel matrix
-FEW = 32  # definitions say so if there are fewer images
-WARNING = (
-    f"fewer than {FEW} images: unbiased, but chance weighs much; read the interval, not the value"
-)
+FEW_IMAGES = 32  # definitions say so if there are fewer images
+WARNING = f"fewer than {FEW_IMAGES} images: unbiased, but chance weighs much; read the interval, not the value"
 
 
 @dataclass
@@ -49,7 +46,7 @@ class ImageGroup:
     masks: Tensor | None = None  # (N, 1, *size), above 0 inside a lesion; None if unknown
     inputs: Tensor | None = None  # the inputs of translations; None for other images
     to: str = ""  # the domain that they were translated to, "a" or "b"
-    # cached vectors
+    # cached vectors, by features
     found: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -76,11 +73,13 @@ class Score:
 def chosen(group: ImageGroup, keep: Tensor) -> ImageGroup:
     """The group of those images for which `keep` (N,) is true."""
     where = keep.nonzero()[:, 0].cpu()
-    parts = group.images, group.labels, group.masks
-    images, labels, masks = (
-        part if part is None else part[where.to(part.device)] for part in parts
-    )
-    return ImageGroup(images, [group.patients[i] for i in where.tolist()], labels, masks)
+
+    def of(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part[where.to(part.device)]
+
+    images = group.images[where.to(group.images.device)]
+    patients = [group.patients[i] for i in where.tolist()]
+    return ImageGroup(images, patients, of(group.labels), of(group.masks))
 
 
 def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
@@ -94,14 +93,15 @@ def halves(group: ImageGroup) -> tuple[ImageGroup, ImageGroup]:
 
 def enough(name: str, *groups: ImageGroup, least: int = 2, remedy: str | None = None) -> None:
     """Raise a UserError that names the metric if a set holds fewer images than `least`."""
-    if min(map(len, groups)) < least:
-        what = (
-            f"{name} compares sets, and these hold"
-            f" {' and '.join(str(len(group)) for group in groups)} images"
-        )
-        raise UserError(
-            what, where="evaluate.metrics", allowed=f"{least} or more of each", remedy=remedy
-        )
+    if min(map(len, groups)) >= least:
+        return
+    counts = " and ".join(str(len(group)) for group in groups)
+    raise UserError(
+        f"{name} compares sets, and these hold {counts} images",
+        where="evaluate.metrics",
+        allowed=f"{least} or more of each",
+        remedy=remedy,
+    )
 
 
 def set_rows(
@@ -128,10 +128,13 @@ def set_rows(
         if strict:
             raise
         scores = Score(None, None, len(fake), f"{metric.definition}/not-computed: {error}")
+    if not isinstance(scores, dict):
+        scores = {metric.name: scores}
     rows = {}
-    for name, score in (scores if isinstance(scores, dict) else {metric.name: scores}).items():
-        row = metric_row(metric, score, score.n, score.definition + note)
-        rows[name] = row | (score.details and {"details": score.details})
+    for name, score in scores.items():
+        rows[name] = metric_row(metric, score, score.n, score.definition + note)
+        if score.details:
+            rows[name]["details"] = score.details
     return rows
 
 
@@ -157,8 +160,15 @@ class InFeatures:
     higher_is_better = False
 
     def __post_init__(self) -> None:
-        options = {"weights": self.weights, "mean": self.mean, "std": self.std, "side": self.side}
-        self.network = Features(self.features, self.data_range, self.dims, **options)
+        self.network = Features(
+            self.features,
+            self.data_range,
+            self.dims,
+            weights=self.weights,
+            mean=self.mean,
+            std=self.std,
+            side=self.side,
+        )
         self.name = self.kind + self.network.suffix  # no suffix for the published features
         scale = "/asinh-standardised-on-training-images" if self.network.standardised else ""
         self.seen = f"features={self.network.what}{scale}"  # the features, for the definition
@@ -171,14 +181,12 @@ class InFeatures:
         real = test.vectors(self.network)
         made = fake.vectors(self.network)
         if self.network.standardised:
+            # Standardise by training images; arcsinh limits the weight of images far from them.
             scale = train.vectors(self.network)
             mean = scale.mean(0)
-            deviation = scale.std(0)
-            # Standardise by training images; arcsinh limits the weight of images that are far from
-            # them.
-            real, made = (
-                np.arcsinh((x - mean) / np.maximum(deviation, 1e-6)) for x in (real, made)
-            )
+            deviation = np.maximum(scale.std(0), 1e-6)
+            real = np.arcsinh((real - mean) / deviation)
+            made = np.arcsinh((made - mean) / deviation)
         return real, made
 
 
@@ -201,40 +209,43 @@ class Kid(InFeatures):
 
     def __post_init__(self) -> None:
         if self.subset < 0 or self.subset == 1:
-            what = f"subset = {self.subset} is no set"
             raise UserError(
-                what, where="evaluate.metrics", allowed="2 or more, or 0 for as many as there are"
+                f"subset = {self.subset} is no set",
+                where="evaluate.metrics",
+                allowed="2 or more, or 0 for as many as there are",
             )
         super().__post_init__()
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        enough(
-            self.name,
-            test,
-            fake,
-            least=max(2, self.subset),
-            remedy="set subset = 0" if self.subset else None,
-        )
+        remedy = "set subset = 0" if self.subset else None
+        enough(self.name, test, fake, least=max(2, self.subset), remedy=remedy)
         real, made = self.vectors(train, test, fake)
         value, ci95 = squared_mmd(real, made, test.patients, fake.patients)
         how = "whole-sets"
         fewest = min(len(real), len(made))
         size = self.subset or (SUBSET if fewest > SUBSET else 0)
         if size:
-            rng = np.random.default_rng(0)
             whole = value
-            drawn = (
-                [x[rng.choice(len(x), size, replace=False)] for x in (real, made)]
-                for _ in range(SUBSETS)
-            )
-            value = float(np.mean([squared_mmd(*both)[0] for both in drawn]))
+            value = _mean_of_subsets(real, made, size)
             how = f"subsets={SUBSETS}x{size}"
             ci95 = ci95 and (ci95[0] - whole + value, ci95[1] - whole + value)
-        few = fewest < FEW
-        definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}" + (
-            "/few-images" if few else ""
-        )
-        return Score(value, ci95, len(fake), definition, {"warning": WARNING} if few else {})
+        definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
+        details = {}
+        if fewest < FEW_IMAGES:
+            definition += "/few-images"
+            details = {"warning": WARNING}
+        return Score(value, ci95, len(fake), definition, details)
+
+
+def _mean_of_subsets(real: np.ndarray, fake: np.ndarray, size: int) -> float:
+    """The mean squared MMD of random (seeded) subsets of both sets."""
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(SUBSETS):
+        some_real = real[rng.choice(len(real), size, replace=False)]
+        some_fake = fake[rng.choice(len(fake), size, replace=False)]
+        values.append(squared_mmd(some_real, some_fake)[0])
+    return float(np.mean(values))
 
 
 def squared_mmd(
@@ -248,9 +259,11 @@ def squared_mmd(
 
     Also returns its jackknife interval over patients; None if no patients are given.
     """
-    sides = [(real, real_patients), (fake, fake_patients)]
-    # (n, GROUPS)
-    r, f = (np.eye(GROUPS)[group_numbers(patients or ["all"] * len(x))] for x, patients in sides)
+    real_patients = real_patients or ["all"] * len(real)
+    fake_patients = fake_patients or ["all"] * len(fake)
+    # (n, GROUPS): 1 where a vector is in a group
+    r = np.eye(GROUPS)[group_numbers(real_patients)]
+    f = np.eye(GROUPS)[group_numbers(fake_patients)]
     rr = kernel_sums(real, real, r, r)
     ff = kernel_sums(fake, fake, f, f)
     rf = kernel_sums(real, fake, r, f)
@@ -265,9 +278,7 @@ def squared_mmd(
             x @ rr @ x / (n * (n - 1)) + y @ ff @ y / (m * (m - 1)) - 2 * (x @ rf @ y) / (n * m)
         )
 
-    value, ci95 = left_out_interval(
-        of_kept, real_patients or ["all"] * len(real), fake_patients or ["all"] * len(fake)
-    )
+    value, ci95 = left_out_interval(of_kept, real_patients, fake_patients)
     return value, ci95 and (float(ci95[0]), float(ci95[1]))
 
 

@@ -16,10 +16,13 @@ from gantk.metrics.pair_scores import FOREGROUND, Scores
 
 WITH_PAIRS = ("intensity_map", "regression")  # baselines fitted on registered pairs
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
-CELLS = 3  # scores on a line
-# scores of an uncertainty
+CELLS_PER_LINE = 3
+# the scores of an uncertainty that a terminal shows
 OF_UNCERTAINTY = ("auroc", "auroc_10", "auroc_10_whole", "ause", "spearman", "coverage")
-MOST_FOREGROUND = 0.9  # plausible share of foreground in images of heads
+MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
+
+# a baseline's mean, and the details of the verdict against it
+Rival = tuple[float | None, dict[str, Any]]
 
 
 def pair_verdict(
@@ -32,31 +35,35 @@ def pair_verdict(
     finite never wins.
     """
     verdicts = {}
-    patients = model.patients
-    for kind, name in [
-        key for key in model.values if key[0] == "raw" and senses[key[1]] is not None
-    ]:
-        values = model.values[kind, name]
-        higher = senses[name]
-        broken = model.trouble(name)
-        rivals = {}
-        for rival, scores in baselines.items():
-            if (kind, name) in scores.values and not scores.trouble(name):
-                others = scores.values[kind, name]
-                details = {"probability": 0.0}
-                if not broken:  # per-patient gains are for statistical tests
-                    details["probability"] = probability_better(
-                        values, others, patients, higher_is_better=higher
-                    )
-                    details["gains"] = patient_gains(
-                        values, others, patients, higher_is_better=higher
-                    ).tolist()
-                rivals[rival] = estimate(others, patients, draws=1).value, details
-        worst = -np.inf if higher else np.inf
-        verdicts[name] = _verdict(
-            worst if broken else estimate(values, patients, draws=1).value, rivals, higher
-        )
-    return {name: verdict for name, verdict in verdicts.items() if verdict}
+    for kind, name in model.values:
+        higher = senses[name] if kind == "raw" else None
+        if higher is None:
+            continue
+        rivals = {
+            rival: _rival(model, scores, name, higher)
+            for rival, scores in baselines.items()
+            if ("raw", name) in scores.values and not scores.trouble(name)
+        }
+        value: float | None
+        if model.trouble(name):
+            value = -np.inf if higher else np.inf
+        else:
+            value = estimate(model.values["raw", name], model.patients, draws=1).value
+        verdict = _verdict(value, rivals, higher)
+        if verdict:
+            verdicts[name] = verdict
+    return verdicts
+
+
+def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
+    """A baseline's mean, the probability that the model is better, and each patient's gain."""
+    values = baseline.values["raw", name]
+    details: dict[str, Any] = {"probability": 0.0}
+    if not model.trouble(name):  # the gains are for statistical tests
+        both = (model.values["raw", name], values, model.patients)
+        details["probability"] = probability_better(*both, higher_is_better=higher)
+        details["gains"] = patient_gains(*both, higher_is_better=higher).tolist()
+    return estimate(values, model.patients, draws=1).value, details
 
 
 def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -66,45 +73,58 @@ def set_verdict(model: dict[str, Any], baselines: Mapping[str, dict[str, Any]]) 
     verdicts = {}
     for name, row in model.items():
         higher = row["higher_is_better"]
+        if higher is None:
+            continue
         rivals = {}
-        for rival, other in ((key, rows[name]) for key, rows in baselines.items() if name in rows):
-            probability = None
-            if row["ci95"] and other["ci95"] and higher is not None:
-                gain = (row["value"] - other["value"]) * (1 if higher else -1)
-                errors = [
-                    (interval[1] - interval[0]) / (2 * 1.96)
-                    for interval in (row["ci95"], other["ci95"])
-                ]
-                error = float(np.hypot(*errors))
-                if error > 0:
-                    probability = NormalDist().cdf(gain / error)
-                else:
-                    probability = (1 + float(np.sign(gain))) / 2
-            rivals[rival] = other["value"], {"probability": probability}
-        verdicts[name] = None if higher is None else _verdict(row["value"], rivals, higher)
-    return {name: verdict for name, verdict in verdicts.items() if verdict}
+        for rival, rows in baselines.items():
+            if name in rows:
+                details = {"probability": _probability_of_rows(row, rows[name], higher)}
+                rivals[rival] = rows[name]["value"], details
+        verdict = _verdict(row["value"], rivals, higher)
+        if verdict:
+            verdicts[name] = verdict
+    return verdicts
+
+
+def _probability_of_rows(row: dict[str, Any], other: dict[str, Any], higher: bool) -> float | None:
+    """The probability that a row is better than another; None where one has no interval."""
+    if not row["ci95"] or not other["ci95"]:
+        return None
+    gain = row["value"] - other["value"]
+    if not higher:
+        gain = -gain
+    errors = [(high - low) / (2 * 1.96) for low, high in (row["ci95"], other["ci95"])]
+    error = float(np.hypot(*errors))
+    if error > 0:
+        return NormalDist().cdf(gain / error)
+    return (1 + float(np.sign(gain))) / 2
 
 
 def _verdict(
-    value: float | None, rivals: Mapping[str, tuple[float | None, dict[str, Any]]], higher: bool
+    value: float | None, rivals: Mapping[str, Rival], higher: bool
 ) -> dict[str, Any] | None:
-    """The verdict against the best baseline, (value, details); under `without_pairs` that against
-    those without.
-    """
-    verdicts = []
-    for left_out in ((CEILING,), (CEILING, *WITH_PAIRS)):
-        known = {
-            name: mean
-            for name, (mean, _) in rivals.items()
-            if mean is not None and name not in left_out
-        }
-        best = (max if higher else min)(known, key=known.get, default=None)
-        if best is None or value is None:
-            verdicts.append(None)
-            continue
-        better = bool(value > known[best] if higher else value < known[best])
-        verdicts.append({"better": better, "best_baseline": best} | rivals[best][1])
-    return verdicts[0] and verdicts[0] | {"without_pairs": verdicts[1]}
+    """The verdict against the best baseline; under `without_pairs` that against those without."""
+    verdict = _against_best(value, rivals, higher, (CEILING,))
+    if verdict is None:
+        return None
+    without_pairs = _against_best(value, rivals, higher, (CEILING, *WITH_PAIRS))
+    return verdict | {"without_pairs": without_pairs}
+
+
+def _against_best(
+    value: float | None, rivals: Mapping[str, Rival], higher: bool, left_out: Sequence[str]
+) -> dict[str, Any] | None:
+    """The verdict against the best baseline that is not left out; None where nothing is scored."""
+    means = {
+        name: mean
+        for name, (mean, _) in rivals.items()
+        if mean is not None and name not in left_out
+    }
+    if value is None or not means:
+        return None
+    best = (max if higher else min)(means, key=means.__getitem__)
+    better = bool(value > means[best] if higher else value < means[best])
+    return {"better": better, "best_baseline": best} | rivals[best][1]
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -117,12 +137,12 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         yield "score    no held-out pairs are known, so nothing was scored against a truth"
     for key, metrics in result["metrics"].items():
         title = title_of(key, result.get("domains", []))
-        shown = {name: row for name, row in metrics.items() if not name.endswith(FOREGROUND)}
+        of_whole = {name: row for name, row in metrics.items() if not name.endswith(FOREGROUND)}
         yield from _score_lines(title, "model", metrics)
         for name, rows in result["baselines"].items():
             if key in rows:
                 yield from _score_lines(title, name, rows[key])
-        yield from _warning_lines(title, shown)
+        yield from _warning_lines(title, of_whole)
         if key in result.get("alarms", {}):
             yield f"warning  {title}: {result['alarms'][key]}"
         unsure = result.get("uncertainty", {}).get(key)
@@ -130,18 +150,19 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
             names = [name for name in OF_UNCERTAINTY if name in unsure]
             cells = "   ".join(f"{name} {_cell(unsure[name])}" for name in names)
             yield f"unsure   {title:<10} {unsure['kind']:<14} {cells}"
-        yield from _verdict_lines(title, shown, result["verdict"].get(key, {}))
+        yield from _verdict_lines(title, of_whole, result["verdict"].get(key, {}))
     yield from result.get("lines", ())
 
 
 def _score_lines(title: str, name: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """The scores of the model or of a baseline, `CELLS` to a line."""
+    """The scores of the model or of a baseline, `CELLS_PER_LINE` to a line."""
     cells = [
         f"{metric} {_cell(row)}" for metric, row in rows.items() if not metric.endswith(FOREGROUND)
     ]
-    for first in range(0, len(cells), CELLS):
-        yield f"score    {title:<10} {name:<14} {'   '.join(cells[first : first + CELLS])}"
-        title = name = ""
+    for first in range(0, len(cells), CELLS_PER_LINE):
+        yield f"score    {title:<10} {name:<14} {'   '.join(cells[first : first + CELLS_PER_LINE])}"
+        title = ""  # the next lines continue this one
+        name = ""
 
 
 def _warning_lines(title: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[str]:
@@ -180,17 +201,17 @@ def alarm_of_foreground(rows: Mapping[str, dict[str, Any]], share: float) -> str
     """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else
     None.
     """
-    same = [
-        name
-        for name, row in rows.items()
-        if row["value"] == rows.get(name + FOREGROUND, {}).get("value", -1)
-    ]
-    # perfect scores are equal
-    same = [name for name in same if rows[name]["value"] not in (None, 0.0, 1.0, 100.0)]
-    if share <= MOST_FOREGROUND and not same:
+    same = []
+    for name, row in rows.items():
+        inside = rows.get(name + FOREGROUND, {}).get("value", -1)
+        perfect = row["value"] in (None, 0.0, 1.0, 100.0)  # perfect scores are equal
+        if row["value"] == inside and not perfect:
+            same.append(name)
+    if share <= MAX_FOREGROUND and not same:
         return None
     what = f"{share:.0%} of all pixels count as foreground, as if there were no air"
-    what += f", so that {', '.join(same)} are the same over both" * bool(same)
+    if same:
+        what += f", so that {', '.join(same)} are the same over both"
     return (
         f'{what}: look at data.intensity, or score the whole alone (evaluate.regions = ["whole"])'
     )
@@ -204,25 +225,28 @@ def title_of(key: str, domains: Sequence[str]) -> str:
         return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
     if key == "image" and domains:
         return f"{domains[0]} from noise"
-    names, (source, _, target) = dict(zip("ab", domains, strict=False)), key.partition("_to_")
+    names = dict(zip("ab", domains, strict=False))
+    source, _, target = key.partition("_to_")
     if names and target:
         return f"{names.get(source, source)} -> {names.get(target, target)}"
     return key
 
 
 def _cell(score: dict[str, Any]) -> str:
+    """A score such as `24.51 dB [23.10, 25.92] (n=8, 240 images)`; "-" without a value."""
     if score["value"] is None:
         return "-"
     digits = 2 if score["unit"] == "dB" else 3
+    text = f"{score['value']:.{digits}f}"
+    if score["unit"]:
+        text += f" {score['unit']}"
     if score["ci95"]:
-        interval = f" [{score['ci95'][0]:.{digits}f}, {score['ci95'][1]:.{digits}f}]"
-    else:
-        interval = ""
-    images = f", {score['images']} images" if score.get("images", score["n"]) != score["n"] else ""
+        low, high = score["ci95"]
+        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
     units = score.get("in_units") or {}
     if units.get("unit") == "HU" and units.get("value") is not None:
-        own = f" = {units['value']:.4g} HU"
-    else:
-        own = ""
-    unit = f" {score['unit']}" if score["unit"] else ""
-    return f"{score['value']:.{digits}f}{unit}{interval}{own} (n={score['n']}{images})"
+        text += f" = {units['value']:.4g} HU"
+    count = f"n={score['n']}"
+    if score.get("images", score["n"]) != score["n"]:
+        count += f", {score['images']} images"
+    return f"{text} ({count})"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gantk.metrics.pair_scores import FOREGROUND
-from gantk.metrics.statistics.paired import FEWEST, paired_test
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
 from gantk.metrics.verdict import title_of
 
 DRAWS = 2000
@@ -30,8 +30,8 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
     ranks = np.arange(1, count + 1)
     holm = np.maximum.accumulate(p[order] * ranks[::-1]).clip(max=1)
     fdr = np.minimum.accumulate((p[order] * count / ranks)[::-1])[::-1]
-    for place, *values in zip(order, holm.tolist(), fdr.tolist(), strict=True):
-        tests[place] |= dict(zip(("holm", "fdr"), values, strict=True)) | {"of": count}
+    for place, of_holm, of_fdr in zip(order, holm.tolist(), fdr.tolist(), strict=True):
+        tests[place].update(holm=of_holm, fdr=of_fdr, of=count)
 
 
 def compare_systems(
@@ -45,16 +45,16 @@ def compare_systems(
     has its share of bootstrap draws at the first place and its 95 % interval; only for systems that
     share two patients or more.
     """
-    tests = []
-    ranks = []
+    tests: list[dict[str, Any]] = []
+    ranks: list[dict[str, Any]] = []
     for score, higher in senses.items():
         if higher is None:
             continue
         sign = 1 if higher else -1
         scored = {}  # system -> patient -> value
         for system, of_score in scores.items():
-            values = of_score.get(score, {})
-            known = {patient: value for patient, value in values.items() if value is not None}
+            by_patient = of_score.get(score, {})
+            known = {patient: value for patient, value in by_patient.items() if value is not None}
             if known:
                 scored[system] = known
         for one, other in combinations(scored, 2):
@@ -109,8 +109,8 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
     for direction, rows in result["verdict"].items():
         for metric, row in rows.items():
             test = paired_test(row.pop("gains", ()))
-            if fair := row["without_pairs"]:
-                fair.pop("gains", None)
+            if row["without_pairs"]:
+                row["without_pairs"].pop("gains", None)
             if test:
                 row["test"] = test
                 judged[direction, metric] = row
@@ -118,17 +118,18 @@ def add_tests(result: dict[str, Any]) -> Iterator[str]:
     correct_tests(tests)
     n = max((test["n"] for test in tests), default=0)
     for (direction, metric), row in judged.items():
-        if n >= FEWEST and not metric.endswith(FOREGROUND):
+        if n >= MIN_TEST_PATIENTS and not metric.endswith(FOREGROUND):
             title = title_of(direction, result.get("domains", []))
-            yield f"test     {title}: {metric} {said(row['test'])}, against {row['best_baseline']}"
+            words = test_in_words(row["test"])
+            yield f"test     {title}: {metric} {words}, against {row['best_baseline']}"
     if tests:
-        few = f"; fewer than {FEWEST} patients can show nothing at 5 %" * (n < FEWEST)
-        yield (
-            f"note     tests: sign flips over {n} patients, Holm over {len(tests)} comparisons{few}"
-        )
+        note = f"note     tests: sign flips over {n} patients, Holm over {len(tests)} comparisons"
+        if n < MIN_TEST_PATIENTS:
+            note += f"; fewer than {MIN_TEST_PATIENTS} patients can show nothing at 5 %"
+        yield note
 
 
-def said(test: Mapping[str, Any]) -> str:
+def test_in_words(test: Mapping[str, Any]) -> str:
     """A test in words: `+1.2 [0.8, 1.6], p 0.002, Holm 0.012, g 1.2, 8 patients for 80 % power`."""
     low, high = test["ci95"]
     cells = [
@@ -136,5 +137,8 @@ def said(test: Mapping[str, Any]) -> str:
         f"p {test['p']:.2g}",
         f"Holm {test['holm']:.2g}",
     ]
-    cells += [f"g {test['effect']:.2g}"] if test["effect"] is not None else []
-    return ", ".join(cells + [f"{test['needed']} patients for 80 % power"] * bool(test["needed"]))
+    if test["effect"] is not None:
+        cells.append(f"g {test['effect']:.2g}")
+    if test["needed"]:
+        cells.append(f"{test['needed']} patients for 80 % power")
+    return ", ".join(cells)

@@ -11,13 +11,13 @@ import numpy as np
 
 from gantk.metrics.intervals import estimate
 
-# up to EXACT patients all sign patterns are tried, beyond it FLIPS random ones
-EXACT = 20
+# Up to this number of patients all sign patterns are tried, beyond it FLIPS random ones.
+MAX_EXACT_PATIENTS = 20
 FLIPS = 20_000
-# patients: below FEWEST no sign-flip p is below 0.05; `needed` is at most MOST
-FEWEST = 6
-MOST = 10_000
-REACH = 2.802  # standard normal quantiles 0.975 + 0.80: effect at 80 % power in standard errors
+MIN_TEST_PATIENTS = 6  # with fewer no sign-flip p is below 0.05
+MAX_NEEDED_PATIENTS = 10_000  # larger numbers are not stated
+# standard normal quantiles 0.975 + 0.80: the effect at 80 % power, in standard errors
+POWER_QUANTILES = 2.802
 
 
 def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
@@ -31,20 +31,22 @@ def paired_test(gains: Sequence[float]) -> dict[str, Any] | None:
     """
     from scipy.stats import wilcoxon
 
-    gains = np.asarray(gains, dtype=float)
-    if (n := len(gains)) < 2:
+    values = np.asarray(gains, dtype=float)
+    n = len(values)
+    if n < 2:
         return None
-    mean = estimate(gains, [str(i) for i in range(n)])
-    effect = hedges_g(gains)
-    result = {
+    mean = estimate(values, [str(i) for i in range(n)])
+    effect = hedges_g(values)
+    return {
         "n": n,
         "gain": mean.value,
-        "ci95": list(mean.ci95),
-        "p": sign_flip_p(gains),
-        "exact": n <= EXACT,
+        "ci95": mean.row()["ci95"],
+        "p": sign_flip_p(values),
+        "exact": n <= MAX_EXACT_PATIENTS,
+        "wilcoxon": float(wilcoxon(values).pvalue) if values.any() else 1.0,
+        "effect": effect,
+        "needed": patients_needed(effect),
     }
-    result["wilcoxon"] = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
-    return result | {"effect": effect, "needed": patients_needed(effect)}
 
 
 def sign_flip_p(gains: np.ndarray) -> float:
@@ -52,7 +54,7 @@ def sign_flip_p(gains: np.ndarray) -> float:
     is.
     """
     reached = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()  # rounding must not break ties
-    if len(gains) <= EXACT:
+    if len(gains) <= MAX_EXACT_PATIENTS:
         sums = gains[:1]  # the first sign is fixed: mirrored patterns are equally far from 0
         for gain in gains[1:]:
             sums = np.concatenate([sums + gain, sums - gain])
@@ -71,12 +73,8 @@ def hedges_g(gains: np.ndarray) -> float | None:
     spread = gains.std(ddof=1)
     if free < 2 or spread <= 1e-12 * np.abs(gains).max():
         return None
-    return float(
-        gains.mean()
-        / spread
-        * np.exp(gammaln(free / 2) - gammaln((free - 1) / 2))
-        / (free / 2) ** 0.5
-    )
+    ratio_of_gammas = np.exp(gammaln(free / 2) - gammaln((free - 1) / 2))
+    return float(gains.mean() / spread * ratio_of_gammas / (free / 2) ** 0.5)
 
 
 def patients_needed(effect: float | None) -> int | None:
@@ -85,9 +83,11 @@ def patients_needed(effect: float | None) -> int | None:
     """
     from scipy.special import nctdtr, stdtrit
 
-    about = (REACH / effect) ** 2 if effect else np.inf
-    if about > MOST:
+    if not effect:
         return None
-    counts = np.arange(max(FEWEST, int(about) - 3), int(about) + 12)
+    about = (POWER_QUANTILES / effect) ** 2
+    if about > MAX_NEEDED_PATIENTS:
+        return None
+    counts = np.arange(max(MIN_TEST_PATIENTS, int(about) - 3), int(about) + 12)
     missed = nctdtr(counts - 1, abs(effect) * counts**0.5, stdtrit(counts - 1, 0.975))
     return int(counts[(missed <= 0.2).argmax()])

@@ -5,7 +5,7 @@ and the gap.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,10 +20,10 @@ from gantk.metrics.statistics.comparing import correct_tests
 from gantk.metrics.verdict import title_of
 from gantk.recipe.tables import Model
 
-LEAST = 5  # fewest patients of a group that is compared
+MIN_COMPARED_PATIENTS = 5  # smaller groups are listed, not compared
 SHUFFLES = 2000
-YEARS = 20  # width of an age band
-FEW = 8  # columns with more different numbers than this are divided into thirds
+BAND_YEARS = 20  # width of an age band
+MAX_SINGLE_NUMBERS = 8  # columns with more different numbers are divided into thirds
 UNKNOWN = "not known"
 
 
@@ -32,23 +32,24 @@ def check_columns(model: Model) -> None:
     source = model.data.source(model.data.domains, model.data.dims, model.data.size)
     columns = source.columns() if hasattr(source, "columns") else []
     for name in model.evaluate.by:
-        if name.lower() not in columns:
-            what = f"the data know no column '{name}' of their patients"
-            none = (
-                f"none: the source '{model.data.source.name}' has no table; manifest, bids and"
-                " dicom have"
-            )
-            remedy = (
-                did_you_mean(name.lower(), columns) or "name one that is there, or leave it out"
-            )
-            raise UserError(
-                what, where="evaluate.by", allowed=", ".join(columns) or none, remedy=remedy
-            )
+        if name.lower() in columns:
+            continue
+        none = (
+            f"none: the source '{model.data.source.name}' has no table; manifest, bids and"
+            " dicom have"
+        )
+        nearest = did_you_mean(name.lower(), columns)
+        raise UserError(
+            f"the data know no column '{name}' of their patients",
+            where="evaluate.by",
+            allowed=", ".join(columns) or none,
+            remedy=nearest or "name one that is there, or leave it out",
+        )
 
 
 def add_subgroups(
     tested: Mapping[str, Tested], result: dict[str, Any], scorer: Scorer
-) -> Iterator[str]:
+) -> list[str]:
     """Add `subgroups` by direction and column to a result; returns lines on each column's worst
     group for a terminal.
 
@@ -58,68 +59,86 @@ def add_subgroups(
     """
     columns = [name.lower() for name in scorer.model.evaluate.by]
     if not columns or not tested:
-        return iter(())
+        return []
     found = {direction: _subgroups_of(one, columns, scorer) for direction, one in tested.items()}
-    rows = [
+    result["subgroups"] = found
+    lines = []
+    scores = [
         (direction, column, metric, row)
         for direction, by_column in found.items()
         for column, by_metric in by_column.items()
         for metric, row in by_metric.items()
     ]
-    correct_tests([row for *_, row in rows if "p" in row])
-    result["subgroups"] = found
-    lines = []
-    for direction, column, metric, row in rows:
+    correct_tests([row for *_, row in scores if "p" in row])
+    for direction, column, metric, row in scores:
         if not metric.endswith(FOREGROUND):
             title = title_of(direction, result.get("domains", []))
-            lines.append(f"group    {title}: {metric} {_said(column, row)}")
-    return iter(lines)
+            lines.append(f"group    {title}: {metric} {_in_words(column, row)}")
+    return lines
 
 
 def _subgroups_of(
     one: Tested, columns: Sequence[str], scorer: Scorer
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Column -> metric -> the groups of one direction's test images, see `_scored`."""
-    about: list[dict[str, str]] = [{} for _ in one.pairs]  # of each pair, its target's first
-    for letter in (one.to, OTHER[one.to]):
-        rows = scorer.data.source.about([pair[letter] for pair in one.pairs])
-        for known, row in zip(about, rows, strict=True):
-            known |= {key: value for key, value in row.items() if value}
+    about = _patient_data(one, scorer)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for column in columns:
         found[column] = {}
-        groups = banded(column, [row.get(column, "") for row in about])
+        groups = group_names(column, [row.get(column, "") for row in about])
         for (kind, metric), values in one.scores.values.items():
-            higher = one.senses[metric] if kind == "raw" else None
+            if kind != "raw":
+                continue
+            higher = one.senses[metric]
             if higher is not None:
                 found[column][metric] = _scored(values, groups, one.scores.patients, higher)
     return found
 
 
-def banded(name: str, values: Sequence[str]) -> list[str]:
+def _patient_data(one: Tested, scorer: Scorer) -> list[dict[str, str]]:
+    """What the data's table knows of each pair's patient; the source image's row wins."""
+    about: list[dict[str, str]] = [{} for _ in one.pairs]
+    for letter in (one.to, OTHER[one.to]):
+        rows = scorer.data.source.about([pair[letter] for pair in one.pairs])
+        for known, row in zip(about, rows, strict=True):
+            known.update((key, value) for key, value in row.items() if value)
+    return about
+
+
+def group_names(column: str, values: Sequence[str]) -> list[str]:
     """The group of each value: ages in bands of 20 years, other numbers in thirds if there are
     many, else the value.
 
     Ages are years ("45", "89+") or DICOM age strings ("045Y", "018M").
     """
-    as_they_are = [value or UNKNOWN for value in values]
-    numbers = [_number(name, value) if value else None for value in values]
-    texts = any(value and number is None for value, number in zip(values, numbers, strict=True))
-    if not any(values) or texts:
-        return as_they_are
-    if name == "age":
-        bands = [None if years is None else int(years // YEARS) * YEARS for years in numbers]
-        return [UNKNOWN if low is None else f"{low}-{low + YEARS - 1}" for low in bands]
-    known = [number for number in numbers if number is not None]
-    if len(set(known)) <= FEW:
-        return as_they_are
-    thirds = np.quantile(known, [1 / 3, 2 / 3])
-    ends = [min(known), *thirds.tolist(), max(known)]
+    numbers: dict[str, float] = {}
+    for value in filter(None, values):
+        number = _number(column, value)
+        if number is None:  # a column of texts
+            return [value or UNKNOWN for value in values]
+        numbers[value] = number
+    names: dict[str, str] = {}
+    if column == "age":
+        names = {value: _age_band(years) for value, years in numbers.items()}
+    elif len(set(numbers.values())) > MAX_SINGLE_NUMBERS:
+        names = _thirds(numbers, [numbers[value] for value in values if value])
+    return [names.get(value, value) if value else UNKNOWN for value in values]
+
+
+def _age_band(years: float) -> str:
+    low = int(years // BAND_YEARS) * BAND_YEARS
+    return f"{low}-{low + BAND_YEARS - 1}"
+
+
+def _thirds(numbers: Mapping[str, float], known: Sequence[float]) -> dict[str, str]:
+    """The third, such as `50 to 60`, of each value; a third has as many of the `known` numbers."""
+    inner_ends = np.quantile(known, [1 / 3, 2 / 3])
+    ends = [min(known), *inner_ends.tolist(), max(known)]
     names = [f"{low:g} to {high:g}" for low, high in pairwise(ends)]
-    return [
-        UNKNOWN if number is None else names[int(np.searchsorted(thirds, number, "right"))]
-        for number in numbers
-    ]
+    return {
+        value: names[int(np.searchsorted(inner_ends, number, "right"))]
+        for value, number in numbers.items()
+    }
 
 
 def _number(name: str, text: str) -> float | None:
@@ -139,46 +158,50 @@ def _scored(
     """One score's groups; with two large ones or more, also the worst and the best, their gap and
     its p-value.
     """
-    which = np.array(groups)
+    group_of_image = np.array(groups)
+    patient_of_image = np.array(patients)
     rows = {}
-    means = {}
+    compared: dict[str, np.ndarray] = {}  # group -> the mean of each patient
     for name in sorted(set(groups)):
-        own = [patient for patient, group in zip(patients, groups, strict=True) if group == name]
-        rows[name] = estimate(values[which == name], own).row()
-        if rows[name]["n"] >= LEAST and name != UNKNOWN:
-            means[name] = patient_means(values[which == name], own)
-    result: dict[str, Any] = {
-        "groups": rows,
-        "too_few": [name for name in rows if name not in means],
-    }
-    if len(means) < 2:
+        inside = group_of_image == name
+        own = patient_of_image[inside].tolist()
+        rows[name] = estimate(values[inside], own).row()
+        if rows[name]["n"] >= MIN_COMPARED_PATIENTS and name != UNKNOWN:
+            compared[name] = patient_means(values[inside], own)
+    too_few = [name for name in rows if name not in compared]
+    result: dict[str, Any] = {"groups": rows, "too_few": too_few}
+    if len(compared) < 2:
         return result
-    worst, best = (
-        pick(means, key=lambda name: means[name].mean())
-        for pick in ((min, max) if higher else (max, min))
-    )
-    gap = abs(means[best].mean() - means[worst].mean())
-    every = np.concatenate([*means.values()])
-    ends = np.cumsum([len(own) for own in means.values()])[:-1]
+    means = {name: own.mean() for name, own in compared.items()}
+    lowest = min(means, key=means.__getitem__)
+    highest = max(means, key=means.__getitem__)
+    worst, best = (lowest, highest) if higher else (highest, lowest)
+    gap = abs(means[best] - means[worst])
+    p = _chance_of_gap(gap, [*compared.values()])
+    return result | {"worst": worst, "best": best, "gap": float(gap), "p": p}
+
+
+def _chance_of_gap(gap: float, groups: Sequence[np.ndarray]) -> float:
+    """The p-value of a gap between means: how often random regrouping gives one as large."""
+    every = np.concatenate(groups)
+    ends = np.cumsum([len(own) for own in groups])[:-1]
     rng = np.random.default_rng(0)
-    gaps = [
-        np.ptp([part.mean() for part in np.split(rng.permutation(every), ends)])
-        for _ in range(SHUFFLES)
-    ]
-    chance = (1 + sum(wide >= gap * (1 - 1e-9) for wide in gaps)) / (1 + SHUFFLES)
-    return result | {"worst": worst, "best": best, "gap": float(gap), "p": float(chance)}
+    as_large = 0
+    for _ in range(SHUFFLES):
+        means = [part.mean() for part in np.split(rng.permutation(every), ends)]
+        as_large += int(np.ptp(means) >= gap * (1 - 1e-9))
+    return float((1 + as_large) / (1 + SHUFFLES))
 
 
-def _said(name: str, row: Mapping[str, Any]) -> str:
+def _in_words(name: str, row: Mapping[str, Any]) -> str:
     cells = [
         f"{group} {one['value']:.4g} (n={one['n']})"
         for group, one in row["groups"].items()
         if one["n"]
     ]
-    few = f"; too few (under {LEAST}): {', '.join(row['too_few'])}" * bool(row["too_few"])
-    if "gap" not in row:
-        return f"by {name}: {', '.join(cells)}{few}"
-    return (
-        f"by {name}: {', '.join(cells)}; worst {row['worst']}, gap {row['gap']:.3g}, Holm"
-        f" {row['holm']:.2g}{few}"
-    )
+    words = f"by {name}: {', '.join(cells)}"
+    if "gap" in row:
+        words += f"; worst {row['worst']}, gap {row['gap']:.3g}, Holm {row['holm']:.2g}"
+    if row["too_few"]:
+        words += f"; too few (under {MIN_COMPARED_PATIENTS}): {', '.join(row['too_few'])}"
+    return words

@@ -15,7 +15,7 @@ from gantk.errors import UserError
 from gantk.losses.structure import widened
 from gantk.metrics.intervals import estimate
 from gantk.metrics.pairs import SSIM
-from gantk.metrics.references import BYTES, MOST, fitting, spread
+from gantk.metrics.references import MAX_SET_BYTES, MAX_SET_IMAGES, fitting, spread
 from gantk.metrics.sets import ImageGroup, Score
 from gantk.plugin.spec import Count
 from gantk_scores.tasks.classification import Judge, strangers
@@ -86,7 +86,9 @@ class Transfer(Judge):
         labels = []
         for letter in ("a", "b"):
             records = [record for record in self.data.splits["train"] if record.domain == letter]
-            records = spread(records, fitting(MOST // 2, BYTES // 2, self.data.table.size))
+            records = spread(
+                records, fitting(MAX_SET_IMAGES // 2, MAX_SET_BYTES // 2, self.data.table.size)
+            )
             images += [self.data.centre(self.data.image(record)[None])[0] for record in records]
             names += [record.subject for record in records]
             labels += [int(letter == to)] * len(records)

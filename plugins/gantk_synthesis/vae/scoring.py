@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gantk.metrics.evaluate import BASELINE_IMAGES, Scorer
+from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, PSNR, SSIM
 from gantk.metrics.references import fitting, spread
@@ -33,7 +33,7 @@ def add_reconstructions(run: Path, scorer: Scorer, result: dict[str, Any]) -> No
     ]
     records = spread(known, fitting(IMAGES, BYTES, data.table.size))
     others = spread(
-        scorer.reals.records("train", "image"), fitting(BASELINE_IMAGES, BYTES, data.table.size)
+        scorer.reals.records("train", "image"), fitting(MAX_BASELINE_IMAGES, BYTES, data.table.size)
     )
     if not records:
         return
