@@ -26,8 +26,8 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import ERROR_CEILING, error_scale, sample_blocks
-from gantk.report.run_record import RunRecord
-from gantk.report.scores import SURE, cards, chosen, headline, verdicts
+from gantk.report.run_record import Curves, RunRecord
+from gantk.report.scores import SURE, best_checkpoint, cards, headline, verdicts
 from gantk.report.statistics import section as statistics_section
 from gantk.report.words import metric_name, number
 from gantk.terminal import duration
@@ -42,7 +42,7 @@ SPEED = (
     "peak_memory_gib",
     "energy_j",
 )
-# of `words`
+# functions of `words` that the templates use
 FILTERS = (
     "number",
     "short_time",
@@ -64,20 +64,18 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     """
     record = RunRecord(Path(run))
     sections = _further_sections(record)
-    if renewed_after is None:
-        live = None
-    else:
+    live = None
+    if renewed_after is not None:
         live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
     story = _story(record, live) | {"sections": sections}
-    listed = {
-        name: [n for s in sections for n in s.get(name, ())] for name in ("styles", "scripts")
-    }
+    styles = [name for section in sections for name in section.get("styles", ())]
+    scripts = [name for section in sections for name in section.get("scripts", ())]
     page = render(
         "page.html.j2",
         story,
         folders=[section["folder"] for section in sections],
-        styles=("page.css", *listed["styles"]),
-        scripts=("charts.js", "zoom.js", "page.js", *listed["scripts"], "live.js"),
+        styles=("page.css", *styles),
+        scripts=("charts.js", "zoom.js", "page.js", *scripts, "live.js"),
     )
     return write_file(record.path / "report.html", page.encode("utf-8", "backslashreplace"))
 
@@ -105,8 +103,7 @@ def render(
     template: str,
     story: dict[str, Any],
     *,
-    # searched before this one for the template, its styles and its scripts
-    folders: Sequence[Path] = (),
+    folders: Sequence[Path] = (),  # searched before this one for the template and its files
     styles: Sequence[str] = ("page.css",),
     scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
 ) -> str:
@@ -114,9 +111,10 @@ def render(
     not its own.
     """
     templates = _templates(*folders, HERE)
+    loader = FileSystemLoader([*folders, HERE])
 
     def joined(names: Sequence[str]) -> str:
-        return "\n".join(templates.loader.get_source(templates, name)[0] for name in names)
+        return "\n".join(loader.get_source(templates, name)[0] for name in names)
 
     script = joined(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
@@ -127,13 +125,16 @@ def render(
 
 @cache
 def _templates(*folders: Path) -> Environment:
-    """The templates of these folders, cached: compiling a template takes longer than rendering it."""
-    options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    """The templates of these folders, cached: compiling one takes longer than rendering it."""
     templates = Environment(
-        loader=FileSystemLoader(folders), autoescape=lambda name: ".md" not in name, **options
+        loader=FileSystemLoader(folders),
+        autoescape=lambda name: ".md" not in (name or ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    templates.filters |= {name: getattr(words, name) for name in FILTERS}
-    templates.filters |= {"duration": duration, "median": median, "quote": shlex.quote}
+    templates.filters.update((name, getattr(words, name)) for name in FILTERS)
+    templates.filters.update(duration=duration, median=median, quote=shlex.quote)
     return templates
 
 
@@ -143,7 +144,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     sentence, tone = headline(all_verdicts)
     steps, blocks = sample_blocks(run.samples)
     curves = _curves(run)
-    places = count()
+    places = count()  # the page's script finds a chart by its number
     numbered_curves = {}
     for section, charts in curves.items():
         numbered_curves[section] = [(next(places), each) for each in charts]
@@ -154,8 +155,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "run": run,
         "title": _title(run),
         "method": (run.recipe.get("method") or {}).get("name"),
-        # None where the recipe counts in epochs
-        "total": (run.recipe.get("train") or {}).get("steps"),
+        "total": (run.recipe.get("train") or {}).get("steps"),  # None: it counts in epochs
         "speed": dict.fromkeys(SPEED) | (run.metrics.get("speed") or {}),
         "summary": run.recipe.get("summary") or "",
         "headline": sentence,
@@ -168,12 +168,11 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "error_scale": error_scale(),
         "ceiling": ERROR_CEILING,
         "curves": numbered_curves,
-        "best": chosen(run),
+        "best": best_checkpoint(run),
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
-        # the position determines the colour
-        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],
+        "systems": ["model", "identity", *words.BASELINE_NAMES.values()],  # gives their colours
         "live": live,
         "data": {
             "live": live,
@@ -198,23 +197,32 @@ def _frames(block: dict[str, Any]) -> dict[str, list]:
 
 def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     """Section -> its charts: one for each group of losses and each validation metric."""
-    # gives a direction the same colour in every chart
-    labels = [direction.label for direction in run.directions]
-    drawn: dict[str, list[Chart | None]] = {"losses": []}
+    losses = []
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
-        drawn["losses"].append(chart(title, series, from_zero=True, allow_log=True))
-    for section, curves in (("validation", run.log.validation), ("selection", run.log.selection)):
-        drawn[section] = []
-        for name, series in curves.items():
-            named = {run.label(key) or metric_name(name): points for key, points in series.items()}
-            drawn[section].append(chart(metric_name(name), named, names=labels))
-    uncertainty = (run.metrics.get("uncertainty") or {}).items()
-    drawn["rejection"] = [_rejection_chart(run.label(key), judged) for key, judged in uncertainty]
-    drawn["reliability"] = [
-        _reliability_chart(run.label(key), judged) for key, judged in uncertainty
-    ]
+        losses.append(chart(title, series, from_zero=True, allow_log=True))
+    drawn = {
+        "losses": losses,
+        "validation": _charts_of_metrics(run, run.log.validation),
+        "selection": _charts_of_metrics(run, run.log.selection),
+        "rejection": [],
+        "reliability": [],
+    }
+    for key, judged in (run.metrics.get("uncertainty") or {}).items():
+        drawn["rejection"].append(_rejection_chart(run.label(key), judged))
+        drawn["reliability"].append(_reliability_chart(run.label(key), judged))
     return {section: [each for each in charts if each] for section, charts in drawn.items()}
+
+
+def _charts_of_metrics(run: RunRecord, curves: Curves) -> list[Chart | None]:
+    """A chart of each metric, with a curve of each direction."""
+    order = [direction.label for direction in run.directions]  # the same colours in every chart
+    charts = []
+    for metric, series in curves.items():
+        title = metric_name(metric)
+        by_label = {run.label(key) or title: points for key, points in series.items()}
+        charts.append(chart(title, by_label, names=order))
+    return charts
 
 
 def _rejection_chart(title: str, judged: dict[str, Any]) -> Chart | None:
@@ -246,25 +254,30 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
     if run.best.get("step") is not None:
         marks.append((run.best["step"], "best", "chosen checkpoint"))
-    return marks + [(a["step"], "alarm", a["alarm"]) for a in run.log.alarms]
+    marks += [(alarm["step"], "alarm", alarm["alarm"]) for alarm in run.log.alarms]
+    return marks
 
 
 def _score_line(run: RunRecord, direction: str, step: int) -> str:
-    scores = [
-        (name, curves.get(direction, {}).get(step)) for name, curves in run.log.validation.items()
-    ]
-    texts = [
-        f"{metric_name(name)} {number(value, 3)}" for name, value in scores if value is not None
-    ]
+    texts = []
+    for name, curves in run.log.validation.items():
+        value = curves.get(direction, {}).get(step)
+        if value is not None:
+            texts.append(f"{metric_name(name)} {number(value, 3)}")
     return f"validation at this step: {', '.join(texts)}" if texts else ""
 
 
 def _title(run: RunRecord) -> str:
     """`T1 ↔ T2`, `T1 → T2` where one direction is trained, `T1 from noise` where none is."""
-    if run.directions and all(direction.source is None for direction in run.directions):
-        return " and ".join(direction.target for direction in run.directions) + " from noise"
-    keys = {direction.key for direction in run.directions} or set(run.metrics.get("metrics") or {})
-    return run.label(keys.pop()) if len(keys) == 1 else " ↔ ".join(run.domains) or run.path.name
+    targets = [direction.target for direction in run.directions if direction.source is None]
+    if targets and len(targets) == len(run.directions):
+        return f"{' and '.join(targets)} from noise"
+    keys = {direction.key for direction in run.directions}
+    if not keys:
+        keys = set(run.metrics.get("metrics") or {})
+    if len(keys) == 1:
+        return run.label(keys.pop())
+    return " ↔ ".join(run.domains) or run.path.name
 
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
@@ -274,15 +287,17 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     sets = run.split.get("splits") or {}
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
+    domains = set()
     for name in ("train", "validation", "test"):
         records = sets.get(name) or ()
         images = Counter(names.get(record["domain"], record["domain"]) for record in records)
         subjects = {record["subject"] for record in records if record.get("subject")}
         rows.append({"name": name, "images": images, "subjects": len(subjects)})
-    domains = sorted({domain for row in rows for domain in row["images"]})
-    about = {"how": run.split.get("how"), "leak": run.split.get("leakage_allowed")}
-    return about | {
+        domains.update(images)
+    return {
+        "how": run.split.get("how"),
+        "leak": run.split.get("leakage_allowed"),
         "rows": rows,
-        "domains": domains,
+        "domains": sorted(domains),
         "consequences": sets.get("consequences") or (),
     }

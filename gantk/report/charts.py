@@ -13,7 +13,7 @@ from gantk.report.words import number
 
 # side of the SVG viewBox; the page stretches it, so text and dots are HTML placed by percentage
 SIDE = 1000
-MOST_POINTS = 500  # longer curves are averaged in bins; the page states the bin size
+MAX_POINTS = 500  # longer curves are averaged in bins; the page states the bin size
 
 
 class Axis(NamedTuple):
@@ -46,8 +46,7 @@ class Chart:
         series: dict[str, Points],
         *,
         from_zero: bool = False,  # whether the linear axis begins at 0
-        # whether a logarithmic axis is offered where all values are positive
-        allow_log: bool = False,
+        allow_log: bool = False,  # whether to offer a logarithmic axis for positive values
         x: str = "step {}",  # label of a position on the horizontal axis
         tick: str = "{}",  # label of a tick of that axis
         names: Sequence[str] = (),  # curves with the same colour in every chart, in order
@@ -102,10 +101,9 @@ class Chart:
         across = [SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]]
         for name, axis in self.axes.items():
             points = zip(across, SIDE * axis.place(row[finite]), strict=True)
-            # a dot
-            paths[name] = (
-                "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "h0" * (len(across) == 1)
-            )
+            paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+            if len(across) == 1:
+                paths[name] += "h0"  # a dot
         return paths
 
     def at(self, place: float) -> str:
@@ -118,11 +116,14 @@ class Chart:
     @property
     def data(self) -> dict[str, Any]:
         """The data by which the page's script shows values at the pointer."""
-        names, values = ([curve[key] for curve in self.curves] for key in ("name", "points"))
-        axes = {name: axis[:3] for name, axis in self.axes.items()}
-        return dict(
-            steps=self.steps, names=names, values=values, axes=axes, shown=self.shown, x=self.x
-        )
+        return {
+            "steps": self.steps,
+            "names": [curve["name"] for curve in self.curves],
+            "values": [curve["points"] for curve in self.curves],
+            "axes": {name: axis[:3] for name, axis in self.axes.items()},
+            "shown": self.shown,
+            "x": self.x,
+        }
 
 
 def chart(title: str, series: dict[str, Points], **options: Any) -> Chart | None:
@@ -160,16 +161,14 @@ def _binned(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray, int]:
     table = np.array(
         [[points.get(step, math.nan) for step in steps.tolist()] for points in series.values()]
     )
-    width = math.ceil(len(steps) / MOST_POINTS)
+    width = math.ceil(len(steps) / MAX_POINTS)
     edges = np.arange(0, len(steps), width)
     finite = np.isfinite(table)
     total = np.add.reduceat(np.where(finite, table, 0.0), edges, axis=1)
+    entries = np.add.reduceat(finite.astype(float), edges, axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was logged there
-        return (
-            np.maximum.reduceat(steps, edges),
-            total / np.add.reduceat(finite.astype(float), edges, axis=1),
-            width,
-        )
+        means = total / entries
+    return np.maximum.reduceat(steps, edges), means, width
 
 
 def _trend(row: np.ndarray) -> np.ndarray:
@@ -187,18 +186,24 @@ def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False
     if log:
         low = math.log10(low)
         high = math.log10(high)
-    from_zero = from_zero and low >= 0
-    low = 0.0 if from_zero else low
-    margin = 0.06 * (high - low) or (0.1 if log else 0.05 * abs(high) or 1.0)
-    low = low if from_zero else low - margin
-    high = high + margin
-    values = nice_ticks(low, high)
-    if log:
-        multiples = (1,) if high - low > 2.5 else (1, 2, 5)
-        values = [
-            m * 10.0**p for p in range(math.floor(low), math.ceil(high) + 1) for m in multiples
-        ]
-        values = [value for value in values if low <= math.log10(value) <= high]
+    at_zero = from_zero and low >= 0
+    if at_zero:
+        low = 0.0
+    margin = 0.06 * (high - low)
+    if not margin:
+        margin = 0.1 if log else 0.05 * abs(high) or 1.0
+    if not at_zero:
+        low -= margin
+    high += margin
     axis = Axis(low, high, log, [])
-    axis.ticks.extend((100 * float(axis.place(value)), number(value)) for value in values)
+    for value in _log_ticks(low, high) if log else nice_ticks(low, high):
+        axis.ticks.append((100 * float(axis.place(value)), number(value)))
     return axis
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, and their multiples by 2 and 5 on a short axis, inside 10^[low, high]."""
+    multiples = (1,) if high - low > 2.5 else (1, 2, 5)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    values = [multiple * 10.0**power for power in powers for multiple in multiples]
+    return [value for value in values if low <= math.log10(value) <= high]

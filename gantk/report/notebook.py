@@ -11,7 +11,7 @@ from gantk.errors import argument
 from gantk.report.words import direction_name, number
 from gantk.runs.schemas import inside, read
 
-LARGEST = 4  # held-out images of one direction that are shown, each as input, output and truth
+MAX_IMAGES = 4  # held-out images of one direction, each as input, output and truth
 CELL = "padding: 2px 12px 2px 0; text-align: left; background: none; color: inherit; border: 0"
 
 
@@ -35,54 +35,63 @@ def run_html(run: Any) -> str:
 
 def _scores(metrics: dict[str, Any], domains: list[str]) -> str:
     """The table of scores beside the best baseline's."""
-    rows = []
+    names = ("", "score", "model", "95 % interval", "over", "best baseline", "")
+    head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
+    rows = [head]
     for direction, scores in (metrics.get("metrics") or {}).items():
-        verdicts = (metrics.get("verdict") or {}).get(direction) or {}
         for metric, entry in scores.items():
-            judged = verdicts.get(metric) or {}
-            rival = _rival(metrics, judged.get("best_baseline"), direction, metric)
-            cells = (
+            cells = [
                 direction_name(direction, domains),
                 metric,
                 f"{number(entry.get('value'))} {entry.get('unit') or ''}",
                 " to ".join(map(number, entry.get("ci95") or ())),
                 f"n = {entry.get('n')}",
-                rival,
-                {True: "ahead", False: "behind"}.get(judged.get("better"), ""),
-            )
+                *_comparison(metrics, direction, metric),
+            ]
             rows.append("".join(f'<td style="{CELL}">{html.escape(cell)}</td>' for cell in cells))
-    if not rows:
+    if len(rows) == 1:
         return "<div>not scored yet</div>"
-    names = ("", "score", "model", "95 % interval", "over", "best baseline", "")
-    head = "".join(f'<th style="{CELL}; font-weight: bold">{name}</th>' for name in names)
-    body = "".join(f'<tr style="background: none">{row}</tr>' for row in [head, *rows])
+    body = "".join(f'<tr style="background: none">{row}</tr>' for row in rows)
     return f'<table style="border-collapse: collapse; margin: 6px 0">{body}</table>'
 
 
-def _rival(metrics: dict[str, Any], baseline: str | None, direction: str, metric: str) -> str:
-    """A baseline's name and score; "" without a baseline."""
-    if not baseline:
-        return ""
-    scores = (metrics.get("baselines") or {}).get(baseline) or {}
-    entry = scores.get(direction.removesuffix("_post"), {}).get(metric) or {}
-    return f"{baseline} {number(entry.get('value'))}"
+def _comparison(metrics: dict[str, Any], direction: str, metric: str) -> tuple[str, str]:
+    """The best baseline's name and score, and "ahead" or "behind"; two "" without a baseline."""
+    verdicts = (metrics.get("verdict") or {}).get(direction) or {}
+    judged = verdicts.get(metric) or {}
+    rival = ""
+    baseline = judged.get("best_baseline")
+    if baseline:
+        scores = (metrics.get("baselines") or {}).get(baseline) or {}
+        entry = scores.get(direction.removesuffix("_post"), {}).get(metric) or {}
+        rival = f"{baseline} {number(entry.get('value'))}"
+    if judged.get("better") is None:
+        return rival, ""
+    return rival, "ahead" if judged["better"] else "behind"
 
 
 def _pictures(run: Any, domains: list[str]) -> str:
+    """The last step's outputs in a row, each between its input and its truth."""
     samples = list(run.samples.items())
+    if not samples:
+        return ""
+    step, outputs = samples[-1]
     figures = []
-    for path in samples[-1][1] if samples else []:
-        direction, _, place = path.stem.rpartition("-")
-        if int(place) < LARGEST and (int(place) == 0 or len(samples[-1][1]) <= LARGEST):
-            words = {"input": "input", path.parent.name: f"step {samples[-1][0]}", "truth": "truth"}
-            for group, word in words.items():
-                picture = run.path / "samples" / group / path.name
-                if inside(run.path, picture):
-                    figures.append(
-                        _figure(picture, f"{direction_name(direction, domains)}: {word}")
-                    )
+    for path in outputs:
+        direction, _, number_of_image = path.stem.rpartition("-")
+        title = direction_name(direction, domains)
+        count = MAX_IMAGES if len(outputs) <= MAX_IMAGES else 1
+        if int(number_of_image) >= count:
+            continue
+        groups = {"input": "input", path.parent.name: f"step {step}", "truth": "truth"}
+        for group, words in groups.items():
+            picture = run.path / "samples" / group / path.name
+            if inside(run.path, picture):
+                figures.append(_figure(picture, f"{title}: {words}"))
+    if not figures:
+        return ""
     row = "display: flex; flex-wrap: wrap; gap: 8px; margin: 6px 0"
-    return f'<div style="{row}">{"".join(figures)}</div>' if figures else ""
+    return f'<div style="{row}">{"".join(figures)}</div>'
 
 
 def _figure(picture: Path, words: str) -> str:

@@ -25,6 +25,9 @@ FILES = (
     "samples/index.json",
 )
 
+MAX_PICTURE_SIDE = 2**13  # pixels
+MAX_PICTURE_BYTES = 2**26
+
 # step -> value; a step logged twice (a resumed run) keeps its last value
 Points = dict[float, float]
 Curves = dict[str, dict[str, Points]]
@@ -53,18 +56,7 @@ class Log:
         """Add the values of one line of the log to the curves."""
         step = entry["step"]
         self.last_step = max(step, self.last_step or 0)
-        for full_name, value in (entry.get("losses") or {}).items():
-            group, _, name = full_name.rpartition("/")
-            _add_point(self.losses, group or "losses", name, step, value)
-        for direction, scores in (entry.get("validation") or {}).items():
-            for metric, value in scores.items():
-                _add_point(self.validation, metric, direction, step, value)
-        for direction, criteria in (entry.get("selection") or {}).items():
-            if isinstance(criteria, dict):
-                for name, value in criteria.items():
-                    _add_point(self.selection, name, direction, step, value)
-            else:
-                _add_point(self.selection, direction, "", step, criteria)
+        self._add_curves(step, entry)
         if entry.get("alarm"):
             self.alarms.append(entry)
         self.stopped = entry.get("stopped", self.stopped)
@@ -75,12 +67,27 @@ class Log:
         if entry.get("stage") is not None:
             self.stages.setdefault(entry["stage"], step)
 
+    def _add_curves(self, step: int, entry: dict[str, Any]) -> None:
+        for full_name, value in (entry.get("losses") or {}).items():
+            group, _, name = full_name.rpartition("/")
+            _add_point(self.losses, group or "losses", name, step, value)
+        for direction, scores in (entry.get("validation") or {}).items():
+            for metric, value in scores.items():
+                _add_point(self.validation, metric, direction, step, value)
+        for direction, criteria in (entry.get("selection") or {}).items():
+            if not isinstance(criteria, dict):  # such as the score over all directions
+                _add_point(self.selection, direction, "", step, criteria)
+                continue
+            for name, value in criteria.items():
+                _add_point(self.selection, name, direction, step, value)
+
 
 def _add_point(curves: Curves, group: str, name: str, step: int, value: Any) -> None:
     """Add a value to a curve: nan for None; a text, such as why a checkpoint was barred, is none."""
-    if not isinstance(value, str):
-        points = curves.setdefault(group, {}).setdefault(name, {})
-        points[step] = math.nan if value is None else float(value)
+    if isinstance(value, str):
+        return
+    points = curves.setdefault(group, {}).setdefault(name, {})
+    points[step] = math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,7 @@ class Direction:
     source: str | None
     target: str
     count: int
-    # "patient" and "image" of each picture; empty in older runs
-    images: tuple[dict[str, Any], ...] = ()
+    images: tuple[dict[str, Any], ...] = ()  # "patient" and "image" of each picture
 
     @property
     def label(self) -> str:
@@ -116,7 +122,8 @@ class Samples:
 
         Links that lead out of the run folder are refused.
         """
-        group = f"step-{group:06d}" if isinstance(group, int) else group
+        if isinstance(group, int):
+            group = f"step-{group:06d}"
         path = self.folder / group / f"{direction.key}-{i}.png"
         if path not in self._is_valid:
             wrong = wrong_picture(path, self.folder.parent) if os.path.lexists(path) else ""
@@ -135,9 +142,12 @@ def wrong_picture(path: Path, run: Path) -> str:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
-            return "it is too large" if max(*image.size, path.stat().st_size >> 13) > 2**13 else ""
+            sides = image.size
+            size = path.stat().st_size
     except Exception as error:  # damaged bytes can raise any exception
         return f"it is no PNG: {told(error)}"
+    too_large = max(sides) > MAX_PICTURE_SIDE or size > MAX_PICTURE_BYTES
+    return "it is too large" if too_large else ""
 
 
 class RunRecord:
@@ -174,16 +184,14 @@ class RunRecord:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The human names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        return tuple(
-            (self.recipe.get("data") or {}).get("domains") or self.metrics.get("domains") or ()
-        )
+        """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
+        of_recipe = (self.recipe.get("data") or {}).get("domains")
+        return tuple(of_recipe or self.metrics.get("domains") or ())
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
-        return direction_name(
-            direction, self.domains, {known.key: known.label for known in self.directions}
-        )
+        labels = {known.key: known.label for known in self.directions}
+        return direction_name(direction, self.domains, labels)
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
@@ -192,21 +200,16 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
     for path in folder.glob("step-*/*.png"):
         key, _, number = path.stem.rpartition("-")
         last[key] = max(last.get(key, 0), int(number) if number.isdecimal() else 0)
-    directions = tuple(
-        Direction(
-            key,
-            e.get("from"),
-            e["to"],
-            min(e["count"], last[key] + 1),
-            tuple(e.get("images") or ()),
-        )
-        for key, e in index["directions"].items()
-        if key in last
-    )
-    samples = Samples(folder, directions, (), bool(index.get("has_truth")), problems)
-    kept = tuple(
+    directions = []
+    for key, entry in index["directions"].items():
+        if key in last:
+            count = min(entry["count"], last[key] + 1)
+            images = tuple(entry.get("images") or ())
+            directions.append(Direction(key, entry.get("from"), entry["to"], count, images))
+    samples = Samples(folder, tuple(directions), (), bool(index.get("has_truth")), problems)
+    steps = [
         step
         for step in sorted(set(index["steps"]))
-        if any(samples.picture(step, d, 0) for d in directions)
-    )
-    return replace(samples, steps=kept) if kept else None
+        if any(samples.picture(step, direction, 0) for direction in directions)
+    ]
+    return replace(samples, steps=tuple(steps)) if steps else None

@@ -12,11 +12,13 @@ from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
 
-MOST_NAMED = 4  # metrics named in one sentence; more are only counted
+MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 # share of bootstrap draws that must favour the model before the page says that it beats a baseline
 SURE = 0.95
+# by tone
+COMPARISONS = {"good": "better than", "near": "ahead of", "bad": "not better than", "": "beside"}
 NEIGHBOURS = ("precision", "recall", "density", "coverage")  # four scores that share one card
-# first word of name
+# first words of the names of scores of sets
 SETS = ("fid", "kid", "prdc", "diversity", "two", "copied", "distance", "membership", *NEIGHBOURS)
 # first words of downstream tasks' scores
 TASKS = ("classification", "segmentation", "inventory", "accuracy", "dice")
@@ -32,21 +34,21 @@ def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
     sections_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for direction, scores in (run.metrics.get("metrics") or {}).items():
         sections = sections_of.setdefault(run.label(direction), {})
-        rivals = {
-            words.baseline_name(name): own for name, own in _baselines(run, direction).items()
-        }
+        systems = {"model": scores}
+        for name, own in _baselines(run, direction).items():
+            systems[words.baseline_name(name)] = own
         for names in _names_of_cards(scores):
-            card = _card(names, {"model": scores} | rivals)
-            sections.setdefault(_section(names[0]), []).append(card)
-        uncertainty = (run.metrics.get("uncertainty") or {}).get(direction) or {}
-        rows = {}
-        for name, row in uncertainty.items():
-            if isinstance(row, dict) and "value" in row:
-                rows[name] = row
-        if rows:
-            own_cards = [_card([name], {"model": rows}) for name in rows]
-            sections["Uncertainty against error"] = own_cards
+            sections.setdefault(_section(names[0]), []).append(_card(names, systems))
+        uncertainty = _uncertainty_cards(run, direction)
+        if uncertainty:
+            sections["Uncertainty against error"] = uncertainty
     return sections_of
+
+
+def _uncertainty_cards(run: RunRecord, direction: str) -> list[dict[str, Any]]:
+    entry = (run.metrics.get("uncertainty") or {}).get(direction) or {}
+    rows = {name: row for name, row in entry.items() if isinstance(row, dict) and "value" in row}
+    return [_card([name], {"model": rows}) for name in rows]
 
 
 def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
@@ -95,22 +97,23 @@ def _card(names: list[str], scores: Baselines) -> dict[str, Any]:
         if any(own.get(metric) for metric in names):
             rows[name] = [blank | (own.get(metric) or {}) for metric in names]
             first = rows[name][0]
-            ends[name] = (*(first["ci95"] or (None, None)), first["value"])
-    finite = [end for row in ends.values() for end in row if _is_finite(end)] or [0.0]
-    low = min(finite)
-    high = max(finite)
-
-    def percent(value: float | None) -> float | None:
-        if not _is_finite(value):
-            return None
-        return 4 + 92 * (value - low) / (high - low) if high > low else 50.0
-
-    whiskers = {name: [percent(end) for end in row] for name, row in ends.items()}
+            low, high = first["ci95"] or (None, None)
+            ends[name] = [low, high, first["value"]]
+    known = [end for row in ends.values() for end in row if end is not None]
+    axis = [end for end in known if math.isfinite(end)] or [0.0]
+    whiskers = {
+        name: [_percent(end, min(axis), max(axis)) for end in row] for name, row in ends.items()
+    }
     return {"names": names, "score": rows["model"][0], "rows": rows, "whiskers": whiskers}
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _percent(value: float | None, low: float, high: float) -> float | None:
+    """The position of a value on a card's axis, which leaves a margin at both ends."""
+    if value is None or not math.isfinite(value):
+        return None
+    if high <= low:
+        return 50.0
+    return 4 + 92 * (value - low) / (high - low)
 
 
 # ---- verdicts: sentences that compare the model with its best baseline
@@ -144,18 +147,21 @@ def verdicts(run: RunRecord) -> list[dict[str, Any]]:
             for metric, score in scores.items()
         ]
         tones = [finding["tone"] for finding in findings]
-        tone = next((tone for tone in ("bad", "near", "good") if tone in tones), "")
-        sentence = _sentence(findings)
-        parts = {region: [f for f in findings if f["region"] == region] for region in words.REGIONS}
-        regions = {region: (_sentence(own), own) for region, own in parts.items() if own}
-        whole = [finding for finding in findings if not finding["region"]]
-        verdict = {
-            "direction": run.label(direction),
-            "sentence": sentence,
-            "tone": tone,
-            "findings": findings,
-        }
-        results.append(verdict | {"whole": whole, "regions": regions})
+        regions = {}
+        for region in words.REGIONS:
+            own = [finding for finding in findings if finding["region"] == region]
+            if own:
+                regions[region] = (_sentence(own), own)
+        results.append(
+            {
+                "direction": run.label(direction),
+                "sentence": _sentence(findings),
+                "tone": next((tone for tone in ("bad", "near", "good") if tone in tones), ""),
+                "findings": findings,
+                "whole": [finding for finding in findings if not finding["region"]],
+                "regions": regions,
+            }
+        )
     return results
 
 
@@ -167,22 +173,21 @@ def _finding(
     """
     places = words.decimals(score)
     tone = tone_of(judged)
-    also = {}
+    also: dict[str, Any] = {}
     if tone != "good" and judged.get("best_baseline") in words.FITTED_ON_PAIRS:
         also = judged.get("without_pairs") or {}
-    apart = _against(metric, also, rivals, places)
+    without_pairs = _against(metric, also, rivals, places)
+    one_patient = judged.get("probability", 1.0) is None
     return {
         "metric": words.metric_name(metric),
         "region": words.region_of(metric),
         "score": words.with_unit(score, places),
         "interval": words.interval(score, places),
         "tone": tone,
-        "doubt": "of one patient alone"
-        if judged.get("probability", 1.0) is None
-        else "within chance",
+        "doubt": "of one patient alone" if one_patient else "within chance",
         "against": _against(metric, judged, rivals, places),
-        "without_pairs": f"without pairs: {apart}" if apart else "",
-        "without_tone": tone_of(also) if apart else "",
+        "without_pairs": f"without pairs: {without_pairs}" if without_pairs else "",
+        "without_tone": tone_of(also) if without_pairs else "",
     }
 
 
@@ -191,47 +196,56 @@ def _against(metric: str, judged: dict[str, Any], rivals: Baselines, places: int
     a baseline.
     """
     best = judged.get("best_baseline")
-    tone = tone_of(judged)
-    probability = judged.get("probability", 1.0)
     if not best:
         return ""
-    comparison = {
-        "good": "better than",
-        "near": "ahead of",
-        "bad": "not better than",
-        "": "beside",
-    }[tone]
+    tone = tone_of(judged)
+    text = COMPARISONS[tone]
     entry = rivals.get(best, {}).get(metric)
-    value = f"{words.with_unit(entry, places)}, " if entry else ""
-    if probability is not None:
-        doubt = f" (in {probability:.0%} of the draws)"
-    else:
-        doubt = " (one patient: no probability)"
-    return f"{comparison} {value}{words.baseline_name(best)}{doubt if tone == 'near' else ''}"
+    if entry:
+        text += f" {words.with_unit(entry, places)},"
+    text += f" {words.baseline_name(best)}"
+    if tone == "near":
+        probability = judged.get("probability", 1.0)
+        if probability is None:
+            text += " (one patient: no probability)"
+        else:
+            text += f" (in {probability:.0%} of the draws)"
+    return text
 
 
 def headline(all_verdicts: list[dict[str, Any]]) -> tuple[str, str]:
     """The verdict of the whole run in one sentence, and its tone."""
+    if not all_verdicts:
+        return "", ""
     findings = [finding for verdict in all_verdicts for finding in verdict["findings"]]
     tones = {finding["tone"] for finding in findings} - {""}
     if not tones:
-        none = "Nothing to compare with: no baseline was measured."
-        return none if all_verdicts else "", ""
+        return "Nothing to compare with: no baseline was measured.", ""
     if "bad" in tones:
-        place = f" on {_where(all_verdicts, 'bad')}" if len(tones) > 1 else ""
-        behind = [finding for finding in findings if finding["tone"] == "bad"]
-        fair = all(finding["without_tone"] == "good" for finding in behind)
-        unpaired = "; it beats the best of those that needed no pairs" if fair else ""
-        return f"The model does not beat the best baseline{place}{unpaired}.", "bad"
+        return _headline_of_bad(all_verdicts, findings, mixed=len(tones) > 1), "bad"
     if tones == {"near"}:
         return f"The model is ahead of the best baseline, but {_doubt(findings)}.", "near"
     if "near" in tones:
         place = _where(all_verdicts, "near")
         return f"The model beats the best baseline, {_doubt(findings)} on {place}.", "near"
     judged = [verdict["direction"] for verdict in all_verdicts if verdict["tone"]]
-    both = len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged)
-    place = "in both directions" if both else f"for {words.listed(judged)}"
+    place = f"for {words.listed(judged)}"
+    if len(judged) == 2 and all("→" in name and "post-steps" not in name for name in judged):
+        place = "in both directions"
     return f"The model beats the best baseline {place}.", "good"
+
+
+def _headline_of_bad(
+    all_verdicts: list[dict[str, Any]], findings: list[dict[str, str]], *, mixed: bool
+) -> str:
+    """The sentence where the model does not win; it names the metrics if it does win in others."""
+    sentence = "The model does not beat the best baseline"
+    if mixed:
+        sentence += f" on {_where(all_verdicts, 'bad')}"
+    behind = [finding for finding in findings if finding["tone"] == "bad"]
+    if all(finding["without_tone"] == "good" for finding in behind):
+        sentence += "; it beats the best of those that needed no pairs"
+    return f"{sentence}."
 
 
 def _where(all_verdicts: list[dict[str, Any]], tone: str) -> str:
@@ -246,14 +260,16 @@ def _where(all_verdicts: list[dict[str, Any]], tone: str) -> str:
 
 def _sentence(findings: list[dict[str, str]]) -> str:
     """The verdict of one direction."""
-    parts = []
-    for tone, first, later, end in (
-        ("bad", "Does not beat the best baseline", "", ""),
-        ("good", "Beats the best baseline", "beats it", ""),
-        ("near", "Ahead of the best baseline", "ahead of it", f", but {_doubt(findings)}"),
+    parts: list[str] = []
+    for tone, first, later in (
+        ("bad", "Does not beat the best baseline", ""),
+        ("good", "Beats the best baseline", "beats it"),
+        ("near", "Ahead of the best baseline", "ahead of it"),
     ):
-        if names := _named(findings, tone):
-            parts.append(f"{later if parts else first} on {names}{end}")
+        names = _named(findings, tone)
+        if names:
+            doubt = f", but {_doubt(findings)}" if tone == "near" else ""
+            parts.append(f"{later if parts else first} on {names}{doubt}")
     return f"{'; '.join(parts)}." if parts else "Measured; no baseline to compare with."
 
 
@@ -264,20 +280,23 @@ def _doubt(findings: list[dict[str, str]]) -> str:
 
 def _named(findings: list[dict[str, str]], tone: str) -> str:
     """The names of the metrics with that tone, or their number where there are more than
-    MOST_NAMED.
+    MAX_NAMED_METRICS.
     """
-    names = [f["metric"] for f in findings if f["tone"] == tone]
-    if len(names) <= MOST_NAMED:
-        return words.listed(names, "or" if tone == "bad" else "and") if names else ""
-    judged = sum(1 for f in findings if f["tone"])
-    most = "any of the" if tone == "bad" else "all"
-    return f"{len(names)} of {judged} scores" if len(names) < judged else f"{most} {judged} scores"
+    names = [finding["metric"] for finding in findings if finding["tone"] == tone]
+    if not names:
+        return ""
+    if len(names) <= MAX_NAMED_METRICS:
+        return words.listed(names, "or" if tone == "bad" else "and")
+    judged = sum(1 for finding in findings if finding["tone"])
+    if len(names) < judged:
+        return f"{len(names)} of {judged} scores"
+    return f"any of the {judged} scores" if tone == "bad" else f"all {judged} scores"
 
 
 # ---- the chosen checkpoint
 
 
-def chosen(run: RunRecord) -> dict[str, Any]:
+def best_checkpoint(run: RunRecord) -> dict[str, Any]:
     """best.json for the page: the chosen step, the rule, and the table of candidates; {} where none
     was chosen.
     """
@@ -285,25 +304,29 @@ def chosen(run: RunRecord) -> dict[str, Any]:
     if step is None:
         return {}
     rows = [dict(flat(row)) for row in run.best.get("table") or ()]
-    named = dict.fromkeys(name for row in rows for name in row)
-    columns = sorted(named, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
-    parts = [name.rpartition(".") for name in columns]  # a_to_b.kid_random
-    titles = [
-        (direction and run.label(direction), words.metric_name(name))
-        for direction, _, name in parts
-    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = sorted(names, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
+    barred = ""
+    cells = []
+    for row in rows:
+        is_best = row.get("step") == step
+        if is_best and not barred:
+            barred = str(row.get("barred") or "")
+        cells.append((is_best, [_cell(row.get(name)) for name in columns]))
     return {
         "step": step,
         "rule": run.best.get("rule") or "",
-        "barred": next(
-            (str(row["barred"]) for row in rows if row.get("step") == step and row.get("barred")),
-            "",
-        ),
-        "columns": [" ".join(filter(None, title)) for title in titles],
-        "rows": [
-            (row.get("step") == step, [_cell(row.get(name)) for name in columns]) for row in rows
-        ],
+        "barred": barred,
+        "columns": [_column_title(run, name) for name in columns],
+        "rows": cells,
     }
+
+
+def _column_title(run: RunRecord, column: str) -> str:
+    """The title of a column such as `a_to_b.kid_random`."""
+    direction, _, metric = column.rpartition(".")
+    title = words.metric_name(metric)
+    return f"{run.label(direction)} {title}" if direction else title
 
 
 def _cell(value: Any) -> str:
