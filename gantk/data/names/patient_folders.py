@@ -14,7 +14,10 @@ from gantk.formats.contrasts import contrast_in
 Parts = tuple[str, ...]  # the folders of a path
 
 DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
-VISITS = r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)[\W_]?[dmvw]?\d*"
+VISITS = (
+    r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
+    r"[\W_]?[dmvw]?\d*"
+)
 # A folder, or a word, of one version of images: `raw`, `Preprocessed_Data`, `n4`; a scanner's:
 # `3T`, `GE1T5`.
 VERSION = re.compile(
@@ -45,7 +48,7 @@ SEVERAL = re.compile(
 
 
 def numbered(parts: Sequence[str]) -> list[str]:
-    """The parts with a digit, as folders of patients have; folders of classes (`tumour`) have none."""
+    """The parts with a digit, as folders of patients have; those of classes (`tumour`) have none."""
     return [part for part in parts if any(map(str.isdigit, part))]
 
 
@@ -68,14 +71,21 @@ def without_visits(names: Sequence[str]) -> list[str]:
     `site1_007` has) or this is a person's. A word that all of them end with (`_nifti`) does not
     count, and `p07_FU3` beside `p07` is the same patient's.
     """
-    found = {name: name for name in names}
-    while rest := dict(_shorter({*found.values()})):
-        found = {name: rest.get(own, own) for name, own in found.items()}
-    known = {*found.values()}
-    for name, own in found.items():
-        ends = (end.start() for end in re.finditer(r"(?<=\d)(?=[-_. ][^/]*$)", own))
-        found[name] = next((own[:end] for end in ends if own[:end] in known), own)
-    return [found[name] for name in names] if len({*found.values()}) < len(found) else list(names)
+    patient_of = {name: name for name in names}
+    while True:
+        shorter = dict(_shorter(set(patient_of.values())))
+        if not shorter:
+            break
+        patient_of = {name: shorter.get(own, own) for name, own in patient_of.items()}
+    known = set(patient_of.values())
+    for name, own in patient_of.items():
+        for end in re.finditer(r"(?<=\d)(?=[-_. ][^/]*$)", own):
+            if own[: end.start()] in known:
+                patient_of[name] = own[: end.start()]
+                break
+    if len(set(patient_of.values())) == len(patient_of):
+        return list(names)
+    return [patient_of[name] for name in names]
 
 
 def _shorter(names: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -84,22 +94,29 @@ def _shorter(names: Collection[str]) -> Iterator[tuple[str, str]]:
     """
     alike: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in names:
-        if (last := LAST_WORD.search(name)) and numbered([name[: last.start()]]):
-            alike[re.sub(r"\d+", "0", name.rpartition("/")[2])].append(
-                (name[: last.start()], name[last.start() :])
-            )
+        last = LAST_WORD.search(name)
+        if last and numbered([name[: last.start()]]):
+            pattern = re.sub(r"\d+", "0", name.rpartition("/")[2])
+            alike[pattern].append((name[: last.start()], name[last.start() :]))
     for pairs in alike.values():
-        heads, tails = ({*each} for each in zip(*pairs, strict=True))
-        apart = _digits(heads) >= _digits(tails) or all(map(PERSON.search, heads))
-        if len(heads) > 1 and (
-            len(tails) == 1 or (len(tails) <= len(heads) < len(pairs) and apart)
-        ):
-            yield from ((head + tail, head) for head, tail in pairs)
+        heads = {head for head, _ in pairs}
+        tails = {tail for _, tail in pairs}
+        if len(heads) > 1 and (len(tails) == 1 or _are_visits(heads, tails, len(pairs))):
+            for head, tail in pairs:
+                yield head + tail, head
+
+
+def _are_visits(patients: Collection[str], visits: Collection[str], count: int) -> bool:
+    """Whether `count` names are of several visits of some patients."""
+    if not len(visits) <= len(patients) < count:
+        return False
+    return _digits(patients) >= _digits(visits) or all(map(PERSON.search, patients))
 
 
 def _digits(names: Collection[str]) -> int:
     """The most digits of the names' last numbers."""
-    return max((len(match[0]) for name in names if (match := NUMBER.search(name))), default=0)
+    numbers = filter(None, map(NUMBER.search, names))
+    return max((len(number[0]) for number in numbers), default=0)
 
 
 def patient_in(name: str) -> str:
@@ -148,27 +165,45 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
     """The folders without visits and versions, and the index of the patient's own, None where no
     folder is numbered.
     """
-    visits = {
-        i for i, x in enumerate(place) if _is_no_patient(x) or (i > shared and DATED.match(x))
-    }
-    own = tuple(x for i, x in enumerate(place) if i < shared or i not in visits)
-    ends = [i for i in range(shared, len(own)) if numbered([contrast_in(own[i], set())[1]])]
-    alone = (i for i in ends if not SEVERAL.search(own[i]))
-    return own, next(
-        (i for i in ends if PERSON.search(own[i])), next(alone, ends[-1] if ends else None)
-    )
+    own = []
+    for i, folder in enumerate(place):
+        is_visit = _is_no_patient(folder) or (i > shared and DATED.match(folder))
+        if i < shared or not is_visit:
+            own.append(folder)
+    candidates = []
+    for i in range(shared, len(own)):
+        without_contrast = contrast_in(own[i], set())[1]
+        if numbered([without_contrast]):
+            candidates.append(i)
+    persons = [i for i in candidates if PERSON.search(own[i])]
+    single = [i for i in candidates if not SEVERAL.search(own[i])]
+    likeliest = [*persons[:1], *single[:1], *candidates[-1:]]
+    return tuple(own), likeliest[0] if likeliest else None
 
 
 def shared_folders(places: Collection[Parts]) -> int:
     """How many leading folders all places share that are no patient's: numbered ones, alike or
     many, lie below.
     """
-    ends = min(places, default=()), max(places, default=())
-    unlike = (i for i, (x, y) in enumerate(zip(*ends, strict=False)) if x != y or PERSON.search(x))
-    for shared in range(next(unlike, min(map(len, ends))), 0, -1):
-        found = [_with_patient(place, shared) for place in {*places}]
-        names = {own[end] for own, end in found if end is not None}
-        alike = len({re.sub(r"\d", "", name) for name in names}) < len(names)
-        if (alike or len(names) > 3) and all(end is not None for _, end in found):
-            return shared
+    for shared in range(_common_folders(places), 0, -1):
+        names = set()
+        for place in set(places):
+            own, patient = _with_patient(place, shared)
+            if patient is None:
+                break
+            names.add(own[patient])
+        else:
+            alike = len({re.sub(r"\d", "", name) for name in names}) < len(names)
+            if alike or len(names) > 3:
+                return shared
     return 0
+
+
+def _common_folders(places: Collection[Parts]) -> int:
+    """The number of leading folders that all places have, up to the first that names a person."""
+    first = min(places, default=())
+    last = max(places, default=())
+    for i, (one, other) in enumerate(zip(first, last, strict=False)):
+        if one != other or PERSON.search(one):
+            return i
+    return min(len(first), len(last))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,24 @@ if TYPE_CHECKING:
     from gantk.data.sources.source import FileSource
 
 # The least liked versions first: brains without skull, then what is as it was scanned.
-LEAST = re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc")
+UNLIKED = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|orig|unproc"))
 # A word of a volume's name that says a version: `p1_T1_n4`.
 WORD = re.compile(rf"(?i)(?<![^\W_]){VERSION.pattern.removeprefix('(?i)')}(?![^\W_])")
 
 Words = tuple[Parts, Parts]  # the words of a path's folders, and of its name, that say its version
+
+
+@dataclass
+class Version:
+    """One version of an image."""
+
+    item: Item
+    image: tuple  # what all versions of the image share
+    words: Words
+
+    @property
+    def all_words(self) -> Parts:
+        return self.words[0] + self.words[1]
 
 
 def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
@@ -36,38 +50,44 @@ def refuse_folders_of_visits(items: Sequence[Item], source: FileSource) -> None:
     and `T2_in_T1` end in no contrast of their own.
     """
     for letter, name in source.names.items():
-        if not (own := usual_contrast(name)):
+        own = usual_contrast(name)
+        if not own:
             continue
-        folders = defaultdict[Path, dict[str, Item]](dict)
         counts = Counter[Path]()
+        ends = defaultdict[Path, dict[str, Item]](dict)  # the contrasts that names end in
         for item in items:
-            if item.letter == letter and not item.contrasts:
-                counts[folder := item.shown.parent] += 1
-                before, last = ["", "", *(word.lower() for word in words_of(stem_of(item.shown)))][
-                    -2:
-                ]
-                if last in CONTRASTS and not before.endswith(("to", "in")):
-                    folders[folder].setdefault(CONTRASTS[last].upper(), item)
-        mixed = [
-            x
-            for x, said in folders.items()
-            if len(said) > 1 and any(exclude(one.lower(), own) for one in said)
-        ]
+            if item.letter != letter or item.contrasts:
+                continue
+            folder = item.shown.parent
+            counts[folder] += 1
+            contrast = _contrast_at_end(item)
+            if contrast:
+                ends[folder].setdefault(contrast, item)
+        mixed = []
+        for folder, said in ends.items():
+            if len(said) > 1 and any(exclude(contrast.lower(), own) for contrast in said):
+                mixed.append(folder)
         if 2 * sum(counts[folder] for folder in mixed) > counts.total():
-            said = folders[mixed[0]]
-            first = relative_to(next(iter(said.values())).shown, source.root).as_posix()
-            what = (
-                f"files that would count as {name} end in {', '.join(sorted(said))}: '{first}' and"
-                " others"
-            )
-            ways = " ".join(
-                f"--set data.source.{x}='**/*_{each}.*'" for x, each in source.names.items()
-            )
-            raise UserError(
-                what,
-                where="data.source",
-                remedy=f"name the files of each domain: {ways}. {FILL_IN_TABLE}",
-            )
+            raise _mixed_folder(ends[mixed[0]], name, source)
+
+
+def _contrast_at_end(item: Item) -> str | None:
+    """The contrast that a file's name ends in; None after `to` and `in`."""
+    words = [word.lower() for word in words_of(stem_of(item.shown))]
+    if not words or words[-1] not in CONTRASTS:
+        return None
+    if len(words) > 1 and words[-2].endswith(("to", "in")):
+        return None
+    return CONTRASTS[words[-1]].upper()
+
+
+def _mixed_folder(said: dict[str, Item], name: str, source: FileSource) -> UserError:
+    first = relative_to(next(iter(said.values())).shown, source.root).as_posix()
+    contrasts = ", ".join(sorted(said))
+    what = f"files that would count as {name} end in {contrasts}: '{first}' and others"
+    ways = " ".join(f"--set data.source.{x}='**/*_{each}.*'" for x, each in source.names.items())
+    remedy = f"name the files of each domain: {ways}. {FILL_IN_TABLE}"
+    return UserError(what, where="data.source", remedy=remedy)
 
 
 def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | None]:
@@ -78,64 +98,82 @@ def one_version(items: Sequence[Item], root: Path) -> tuple[list[Item], str | No
     those whose folders hold at least half as many images as any, in both domains, the one without
     such a word is taken; else the processed one, the one as it was scanned, the one without skull.
     """
-    folders = {part for folder in {item.shown.parent for item in items} for part in folder.parts}
-    stems = (item.shown.name for item in items if is_volume(item.source))
-    if not any(map(VERSION.fullmatch, folders)) and not any(map(WORD.search, stems)):
+    if not _may_be_versions(items):
         return list(items), None
-    marked = [(item, *_version(item, root)) for item in items]
-    versions: dict[tuple, dict[Words, Item]] = defaultdict(dict)
-    counts = {item.letter: Counter() for item in items}
-    for item, key, words in marked:
-        versions[key].setdefault(words, item)
-        counts[item.letter][words[0]] += 1
-    complete = {
-        words[0]: min(count[words[0]] for count in counts.values()) for _, _, words in marked
-    }
-
-    def liking(words: Words) -> tuple:
-        least = (not any(map(each.match, sum(words, ()))) for each in LEAST)
-        return 2 * complete[words[0]] >= max(complete.values()), not any(words), *least, words
-
-    best = {key: max(found, key=liking) for key, found in versions.items()}
-    left = [
-        (item, sum(words, ()), versions[key][best[key]])
-        for item, key, words in marked
-        if words != best[key]
-    ]
-    if not left:
+    versions = [_version(item, root) for item in items]
+    best = _best_versions(versions)
+    left_out = [each for each in versions if each.words != best[each.image].words]
+    if not left_out:
         return list(items), None
-    item, words, other = left[0]
-    first, taken = (relative_to(each.shown, root).as_posix() for each in (item, other))
-    ways = "--set data.source.a='**/orig/*T1*' and the like for b"
-    if item.contrasts or item.letter == "image":  # sources whose `a` is no glob
-        if item.contrasts or not words:
-            ways = "take the others out of the folder"
-        else:
-            ways = f"--set data.source.a={words[0]}"
+    kept = [each.item for each in versions if each.words == best[each.image].words]
+    first = left_out[0]
+    other = best[first.image].item
+    left, taken = (relative_to(each.shown, root).as_posix() for each in (first.item, other))
     note = (
-        f"{counted(left, 'file')} left out as other versions: '{first}' beside '{taken}'. To"
-        f" choose: {ways}"
+        f"{counted(left_out, 'file')} left out as other versions: '{left}' beside '{taken}'. To"
+        f" choose: {_way_to_choose(first)}"
     )
-    return [item for item, key, words in marked if words == best[key]], note
+    return kept, note
 
 
-def _version(item: Item, root: Path) -> tuple[tuple, Words]:
-    """What all versions of an item's image share, such as its path without words for versions, and
-    these words.
-    """
-    folders, said = _folders(relative_to(item.shown, root).parts[:-1])
+def _may_be_versions(items: Sequence[Item]) -> bool:
+    """Whether any folder, or any volume's name, has a word for a version."""
+    folders = {part for folder in {item.shown.parent for item in items} for part in folder.parts}
+    if any(map(VERSION.fullmatch, folders)):
+        return True
+    return any(WORD.search(item.shown.name) for item in items if is_volume(item.source))
+
+
+def _best_versions(versions: Sequence[Version]) -> dict[tuple, Version]:
+    """The most liked version of each image."""
+    counts = {each.item.letter: Counter[Parts]() for each in versions}
+    for each in versions:
+        counts[each.item.letter][each.words[0]] += 1
+    # of each kind of folder the number of images in the domain that has fewer
+    complete = {}
+    for each in versions:
+        folders = each.words[0]
+        complete[folders] = min(count[folders] for count in counts.values())
+    most = max(complete.values())
+
+    def liking(each: Version) -> tuple:
+        full = 2 * complete[each.words[0]] >= most
+        liked = [not any(map(unliked.match, each.all_words)) for unliked in UNLIKED]
+        return full, not each.all_words, *liked, each.words
+
+    best: dict[tuple, Version] = {}
+    for each in versions:
+        if each.image not in best or liking(each) > liking(best[each.image]):
+            best[each.image] = each
+    return best
+
+
+def _way_to_choose(left_out: Version) -> str:
+    """The settings by which a user takes the version that was left out."""
+    if left_out.item.contrasts:
+        return "take the others out of the folder"
+    if left_out.item.letter == "image":  # `a` is no glob in a source of one domain
+        words = left_out.all_words
+        return f"--set data.source.a={words[0]}" if words else "take the others out of the folder"
+    return "--set data.source.a='**/orig/*T1*' and the like for b"
+
+
+def _version(item: Item, root: Path) -> Version:
+    """An item with its path without words for versions, which all versions share, and these words."""
+    folders, folder_words = _folders(relative_to(item.shown, root).parts[:-1])
     stem = stem_of(item.shown)
-    words = []
+    name_words: list[str] = []
     if is_volume(item.source):
-        words = WORD.findall(stem.lower())
+        name_words = WORD.findall(stem.lower())
         # raw 3DT1, then T1_preprocessed
         stem = without_gaps(WORD.sub("", stem).removeprefix("3D")) or stem
-    return (item.letter, *folders, stem, item.volume), (said, tuple(words))
+    image = (item.letter, *folders, stem, item.volume)
+    return Version(item, image, (folder_words, tuple(name_words)))
 
 
 @lru_cache(maxsize=2**16)
-def _folders(parts: Parts) -> tuple[Parts, Parts]:
+def _folders(parts: Parts) -> Words:
     """The folders that say no version, and those that do, in lower case."""
-    return tuple(x for x in parts if not VERSION.fullmatch(x)), tuple(
-        x.lower() for x in parts if VERSION.fullmatch(x)
-    )
+    others = tuple(part for part in parts if not VERSION.fullmatch(part))
+    versions = tuple(part.lower() for part in parts if VERSION.fullmatch(part))
+    return others, versions
