@@ -1,4 +1,4 @@
-"""Finds the part of pictures' names that is the patient, and whether this is sure or only possible."""
+"""Finds the part of pictures' names that is the patient, and whether this is sure."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from gantk.data.sources.reader import Item, is_volume
 from gantk.data.sources.rows import FILL_IN_TABLE
 from gantk.errors import UserError
 
-# `slice_012` at the end
-SLICE = re.compile(r"(?i)(?<![a-z])(?:slice|slc|sl|plane|frame|z)[\W_]*\d+\W*$")
+SLICE_WORD = r"(?:slice|slc|sl|plane|frame|z)"
+SLICE = re.compile(rf"(?i)(?<![a-z]){SLICE_WORD}[\W_]*\d+\W*$")  # `slice_012` at the end
+SLICE_END = re.compile(rf"(?i)[\W_]*{SLICE_WORD}?[\W_]*$")  # of the text before its number
 # text before the last number, the number, the rest
 LAST = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)
-# fewest stacks whose shared slice numbers are sure to be slices; two or three may be years or
-# classes
-SURE = 4
-STACK = 3  # fewest images of a stack
-STEP = 10  # largest step between the numbers of neighbouring slices
-# share of the numbers of so many digits; a running number that reaches it continues in the next
-# digit
-FULL = 0.75
+# Fewest stacks whose shared slice numbers are sure to be slices: two or three may be years or
+# classes.
+MIN_SURE_STACKS = 4
+MIN_IMAGES_PER_STACK = 3
+MAX_SLICE_STEP = 10  # between the numbers of neighbouring slices
+# Share of the numbers of so many digits: a running number that reaches it continues in the next
+# digit.
+FULL_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,22 @@ def unsure(names: Sequence[str], found: Reading) -> UserError:
     first, other = (names[found.patients.index(patient)] for patient in patients[:2])
     what = (
         f"the file names may say patients: '{first}' of patient '{patients[0]}', '{other}' of"
-        f" '{patients[1]}' "
-    )
-    what += (
-        f"({len(patients)} in all). Without them slices of one patient may be trained on and tested"
+        f" '{patients[1]}' ({len(patients)} in all). Without them slices of one patient may be"
+        " trained on and tested"
     )
     remedy = (
         '--set data.source.patient=names if they do; --set data.split.by=block (or "image") if'
-        " not; "
+        " not; another part of the names: --set data.source.patient=REGEX."
+        f" {FILL_IN_TABLE}"
     )
-    remedy += f"another part of the names: --set data.source.patient=REGEX. {FILL_IN_TABLE}"
     return UserError(what, where="data.source.patient", remedy=remedy)
 
 
 def _by_person(names: Sequence[str]) -> Reading | None:
-    found = [PERSON.search(name) for name in names]
-    if not all(found) or len({match[0] for match in found}) < 2:
+    patients = [match[0] for match in map(PERSON.search, names) if match]
+    if len(patients) < len(names) or len(set(patients)) < 2:
         return None
-    return Reading([match[0] for match in found], True)
+    return Reading(patients, True)
 
 
 def _by_field(
@@ -100,39 +99,42 @@ def _by_field(
     """Patients by the text before the last number, if it has numbers that vary and a patient has
     several images.
     """
-    patients = [
-        re.sub(r"(?i)[\W_]*(?:slice|slc|sl|plane|frame|z)?[\W_]*$", "", text) for text in before
-    ]
+    patients = [SLICE_END.sub("", text) for text in before]
     fields = [re.findall(r"\d+", text) for text in patients]
-    alike = len({len(each) for each in fields}) == 1
-    if alike:
-        columns = [column for column in zip(*fields, strict=True) if len(set(column)) > 1]
-    else:
-        columns = []
-    several = len(set(patients)) < len(set(names))
-    if not several or not all(fields) or (alike and not columns):  # `yes_1` and `no_1` are classes
+    if len(set(patients)) == len(set(names)) or not all(fields):
         return None
-    # `1_2_030`, visit 2 of patient 1: two numbers group the images differently. The first number is
-    # the patient.
-    one = alike and all(
-        len(set(zip(column, patients, strict=True))) == len(set(column)) for column in columns
-    )
-    if alike and not one:
-        patients = list(columns[0])
-    slices = all(map(SLICE.search, names))
-    return Reading(patients, one and (slices or _shared_stacks(_stacks(patients, numbers), SURE)))
+    unambiguous = False
+    if len({len(each) for each in fields}) == 1:
+        columns = [column for column in zip(*fields, strict=True) if len(set(column)) > 1]
+        if not columns:  # `yes_1` and `no_1` are classes
+            return None
+        unambiguous = all(_group_alike(column, patients) for column in columns)
+        if not unambiguous:  # `1_2_030`, visit 2 of patient 1: the first number is the patient
+            patients = list(columns[0])
+    if not unambiguous:
+        return Reading(patients, False)
+    are_slices = all(map(SLICE.search, names))
+    sure = are_slices or _shared_stacks(_stacks(patients, numbers), MIN_SURE_STACKS)
+    return Reading(patients, sure)
+
+
+def _group_alike(column: Sequence[str], patients: Sequence[str]) -> bool:
+    """Whether each value of a column belongs to one patient."""
+    return len(set(zip(column, patients, strict=True))) == len(set(column))
 
 
 def _by_digits(before: str, numbers: Sequence[str]) -> Reading | None:
     """Patients by the leading digits of one number; as many last digits as fit are the slice."""
     for digits in (4, 3, 2):
         patients = [number[:-digits] for number in numbers]
+        slices = [number[-digits:] for number in numbers]
         if not all(patients) or len(set(patients)) < 2:
             continue
-        stacks = _stacks(patients, [number[-digits:] for number in numbers])
-        highest = max(max(stack) for stack in stacks.values())
-        if highest < FULL * 10**digits and _shared_stacks(stacks, 2):
-            return Reading([before + patient for patient in patients], len(stacks) >= SURE)
+        stacks = _stacks(patients, slices)
+        highest = max(stack[-1] for stack in stacks.values())
+        if highest < FULL_SHARE * 10**digits and _shared_stacks(stacks, 2):
+            names = [before + patient for patient in patients]
+            return Reading(names, len(stacks) >= MIN_SURE_STACKS)
     return None
 
 
@@ -144,17 +146,22 @@ def _stacks(patients: Sequence[str], numbers: Sequence[str]) -> dict[str, list[i
     return {patient: sorted(each) for patient, each in numbers_of.items()}
 
 
-def _shared_stacks(stacks: Mapping[str, Sequence[int]], least: int) -> bool:
-    """Whether there are at least `least` stacks, each of close numbers, and the ranges of all of
-    them overlap.
+def _shared_stacks(stacks: Mapping[str, Sequence[int]], min_count: int) -> bool:
+    """Whether there are at least `min_count` stacks, each of close numbers, and the ranges of all
+    of them overlap.
     """
-    if len(stacks) < least or min(map(len, stacks.values())) < STACK:
+    if len(stacks) < min_count:
         return False
     for stack in stacks.values():
-        step = median(high - low for low, high in zip(stack, stack[1:], strict=False))
-        if step > STEP or stack[-1] - stack[0] > 2 * step * (len(stack) + 1):
+        if len(stack) < MIN_IMAGES_PER_STACK:
             return False
-    return max(stack[0] for stack in stacks.values()) <= min(stack[-1] for stack in stacks.values())
+        steps = [high - low for low, high in zip(stack, stack[1:], strict=False)]
+        step = median(steps)
+        if step > MAX_SLICE_STEP or stack[-1] - stack[0] > 2 * step * (len(stack) + 1):
+            return False
+    highest_start = max(stack[0] for stack in stacks.values())
+    lowest_end = min(stack[-1] for stack in stacks.values())
+    return highest_start <= lowest_end
 
 
 def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list[str] | None:
@@ -168,22 +175,29 @@ def patients_in_names(items: Sequence[Item], how: str | list[UserError]) -> list
         shared = shared_folders({item.place for item in items})
         patient_of = patient_folders if how == "folders" else patient_name
         return without_visits([patient_of(item.place, shared) for item in items])
-    if any(is_volume(item.source) for item in items):  # each volume is a patient's
-        volumes = [item for item in items if is_volume(item.source)]
-        patients = iter(without_visits([patient_in(item.name) for item in volumes]))
-        return [next(patients) if is_volume(item.source) else "" for item in items]
+    if any(is_volume(item.source) for item in items):
+        return _patients_of_volumes(items)
     if any(numbered(item.place) for item in items):
         return None  # folders are named after patients
     names = [item.stem for item in items]
     reading = reading_of(names)
     if reading is None:
         return None
-    if not reading.sure:
-        if how == "ask":
-            raise unsure(names, reading)
-        if isinstance(how, list):
-            how.append(unsure(names, reading))
-    return reading.patients if reading.sure or how == "take" else None
+    if reading.sure or how == "take":
+        return reading.patients
+    if how == "ask":
+        raise unsure(names, reading)
+    if isinstance(how, list):
+        how.append(unsure(names, reading))
+    return None
+
+
+def _patients_of_volumes(items: Sequence[Item]) -> list[str]:
+    """The patient of each volume, by its own name; none for pictures."""
+    are_volumes = [is_volume(item.source) for item in items]
+    names = [item.name for item, is_one in zip(items, are_volumes, strict=True) if is_one]
+    patients = iter(without_visits([patient_in(name) for name in names]))
+    return [next(patients) if is_one else "" for is_one in are_volumes]
 
 
 def patients_of(places: Iterable[Parts], how: str = "folders") -> dict[Parts, str]:
