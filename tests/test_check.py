@@ -414,7 +414,7 @@ def test_equal_files_are_as_many_pairs_as_files_and_none_stays_on_both_sides(stu
     ids=["nested", "many", "long", "a number", "deep"],
 )
 def test_a_pattern_that_would_search_for_ever_ends(pattern, says, monkeypatch):
-    monkeypatch.setattr("gantk.data.names.domains.PATIENCE", 0.1)
+    monkeypatch.setattr("gantk.data.names.domains.MAX_SEARCH_SECONDS", 0.1)
     with pytest.raises(UserError, match=says) as told:
         patient_of("a" * 200 + "!.png", regex_option(pattern))
     assert len(str(told.value)) < 500

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from gantk.data.names.patient_folders import Parts, numbered
 from gantk.data.names.patients import patients_of
@@ -39,9 +40,8 @@ SPLIT_WORD = re.compile(
     r"(?=[A-Z0-9_\-. ]|[a-z]\d|[ab]$|$)"
 )
 SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
-# characters of a regular expression; seconds that it may take for one name
-LONGEST = 1000
-PATIENCE = 2.0
+MAX_PATTERN_CHARACTERS = 1000
+MAX_SEARCH_SECONDS = 2.0  # that a regular expression may take for one name
 # folders of masks: no domain
 LABELS = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")
 # Files of masks: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`,
@@ -50,12 +50,21 @@ LABEL = re.compile(
     r"(?i:mask|msk|seg|segm|segmentation|label|annotation)[sS]?\d*(?![a-z])|(?:^|[\W_])(?i:gt)$"
 )
 
-# before further words of a name in lower case
+# The places before further words of a name in lower case.
 FURTHER = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")
 GLOB = re.compile(r"[*?\[]")
 
 Files = dict[str, Path | None]  # the file of each contrast
 Match = tuple[str, int | None]  # the domain of a path, and the index of the folder that names it
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Scored(NamedTuple):
+    """A match, how clear it is, and the other folders."""
+
+    match: Match
+    points: int
+    folders: Parts
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -71,31 +80,36 @@ def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = 
 
     All as well if one of `words`, which the user chose for the domains, says masks.
     """
-    apart = lru_cache(lambda folder: any(map(LABELS.fullmatch, relative_to(folder, root).parts)))
-    kept = [
-        image for image in images if not LABEL.search(stem_of(image)) and not apart(image.parent)
-    ]
-    return list(images) if not kept or any(map(LABEL.search, words)) else kept
+
+    @lru_cache
+    def is_masks_folder(folder: Path) -> bool:
+        return any(map(LABELS.fullmatch, relative_to(folder, root).parts))
+
+    if any(map(LABEL.search, words)):
+        return list(images)
+    kept = []
+    for image in images:
+        if not LABEL.search(stem_of(image)) and not is_masks_folder(image.parent):
+            kept.append(image)
+    return kept or list(images)
 
 
 def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
     """The folder that a folder or glob starts from, and its images in natural order; what exists is
     no glob.
     """
-    parts = folder.parts
-    globs = [
-        n
-        for n, part in enumerate(parts)
-        if GLOB.search(part) and not Path(*parts[: n + 1]).exists()
-    ]
-    if not globs:
-        return folder, list_images(folder, recursive=True)
-    start = Path(*parts[: globs[0]])
-    pattern = str(Path(*parts[globs[0] :]))
-    with suppress(ValueError):  # it is no glob
-        if images := [path for path in start.glob(pattern) if is_image(path) and path.is_file()]:
+    for n, part in enumerate(folder.parts):
+        start = Path(*folder.parts[:n])
+        if not GLOB.search(part) or (start / part).exists():
+            continue
+        images: list[Path] = []
+        with suppress(ValueError):  # it is no glob
+            found = start.glob(str(Path(*folder.parts[n:])))
+            images = [path for path in found if is_image(path) and path.is_file()]
+        if images:
             return start, LISTED.get()(sorted(images, key=natural))
-    raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
+        raise UserError(f"no images match '{folder}'", where=option, allowed=readable())
+    return folder, list_images(folder, recursive=True)
 
 
 def relative_to(path: Path, root: Path) -> Path:
@@ -125,7 +139,7 @@ class BoundedPattern:
         ):
             return self.compiled.search(text)
         before = signal.signal(signal.SIGVTALRM, self._stop)
-        signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SEARCH_SECONDS)
         try:
             return self.compiled.search(text)
         finally:
@@ -133,7 +147,7 @@ class BoundedPattern:
             signal.signal(signal.SIGVTALRM, before)
 
     def _stop(self, *_) -> None:
-        what = f"the pattern '{self.pattern}' takes more than {PATIENCE:g} s for one name"
+        what = f"the pattern '{self.pattern}' takes more than {MAX_SEARCH_SECONDS:g} s for one name"
         raise UserError(
             what,
             where="data.source",
@@ -148,8 +162,8 @@ def regex_option(pattern: str, option: str = "patient") -> BoundedPattern | None
     if pattern in ("", "names"):
         return None
     try:
-        if len(pattern) > LONGEST:
-            raise re.error(f"it is longer than {LONGEST} characters")
+        if len(pattern) > MAX_PATTERN_CHARACTERS:
+            raise re.error(f"it is longer than {MAX_PATTERN_CHARACTERS} characters")
         compiled = BoundedPattern(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
         what = f"'{pattern[:99]}' is no regular expression: {told(error)}"
@@ -184,11 +198,12 @@ def split_of(parts: Parts) -> str | None:
     """`train`, `validation` or `test` where a folder's name starts with such a word, or ends with
     it: `CT_test`.
     """
-    ends = (words_of(part)[-1:] for part in parts)
-    match = next(
-        filter(None, map(SPLIT_WORD.match, (*parts, *(last for end in ends for last in end)))), None
-    )
-    return match and SPLITS[match[0].lower().removeprefix("images")[:2]]
+    last_words = [words_of(part)[-1] for part in parts if words_of(part)]
+    for text in (*parts, *last_words):
+        word = SPLIT_WORD.match(text)
+        if word:
+            return SPLITS[word[0].lower().removeprefix("images")[:2]]
+    return None
 
 
 def only_if_several(items: Sequence[Item]) -> None:
@@ -207,20 +222,21 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
     """
     own = [one_word(domain) for domain in domains]
     fits = {word: [same_contrast(one_word(word), each) for each in own] for word in said}
-    usual = {word: USUAL.index(word) if word in USUAL else len(USUAL) for word in said}
-    said = sorted(fits, key=lambda word: (not any(fits[word]), usual[word], natural(word)))[
-        : len(domains)
-    ]
-    if len(said) < len(domains):
+
+    def usefulness(word: str) -> tuple:
+        usual = USUAL.index(word) if word in USUAL else len(USUAL)
+        return not any(fits[word]), usual, natural(word)
+
+    words = sorted(fits, key=usefulness)[: len(domains)]
+    if len(words) < len(domains):
         return ""
     # What fits a domain stays its own; of others the usual order decides.
-    said = said[::-1] if len(said) == 2 and (fits[said[0]][1] or fits[said[1]][0]) else said
-    each = " ".join(
-        f'--set data.source.{letter}="{word}"' for letter, word in zip("ab", said, strict=False)
-    )
+    if len(words) == 2 and (fits[words[0]][1] or fits[words[1]][0]):
+        words.reverse()
+    settings = [f'--set data.source.{x}="{word}"' for x, word in zip("ab", words, strict=False)]
     return (
-        f"rename the recipe's domains, --set 'data.domains={json.dumps(said)}', or say what each is"
-        f" called, {each}"
+        f"rename the recipe's domains, --set 'data.domains={json.dumps(words)}', or say what each"
+        f" is called, {' '.join(settings)}"
     )
 
 
@@ -232,13 +248,15 @@ def domain_match(name: str, domain: str) -> int:
     words = joined([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
     if "".join(words) == wanted:
         return 3
-    if any(same_contrast(word, wanted) for word in words) or wanted in map(
-        str.__add__, words, words[1:]
-    ):
+    two_words = map(str.__add__, words, words[1:])
+    if any(same_contrast(word, wanted) for word in words) or wanted in two_words:
         return 2
-    # A single letter starts too many words.
-    alike = [word for word in words if min(len(word), len(wanted)) > 1]
-    return int(any(word.startswith(wanted) or wanted.startswith(word) for word in alike))
+    for word in words:
+        # A single letter starts too many words.
+        if min(len(word), len(wanted)) > 1:
+            if word.startswith(wanted) or wanted.startswith(word):
+                return 1
+    return 0
 
 
 def bare_stem(stem: str, domains: Sequence[str]) -> str:
@@ -251,24 +269,30 @@ def bare_stem(stem: str, domains: Sequence[str]) -> str:
 
 @lru_cache(maxsize=2**12)  # the names of a million images repeat few words
 def _bare(word: str, domain: str) -> str:
+    """A word of a name without the domain: its number where they are glued, as in `mr007`."""
     glued = re.fullmatch(rf"{re.escape(domain)}([a-z]*)(\d*)", word, re.IGNORECASE)
-    if glued and (glued[1] or not glued[2] or not domain[-1].isdigit()):
-        return glued[2]
-    # not `trainA` for A
-    return "" if domain_match(word, domain) >= 2 and (len(domain) > 1 or len(word) == 1) else word
+    if glued:
+        letters, number = glued.groups()
+        if letters or not number or not domain[-1].isdigit():
+            return number
+    if domain_match(word, domain) < 2 or (len(domain) == 1 and len(word) > 1):
+        return word  # such as `trainA` for A
+    return ""
 
 
 def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) -> list[Path]:
     """The images of a contrast, by its own word in the name; in folders without it, by a synonym
     not in `others`.
     """
-    own = {image.parent for image, each in said.items() if each == word}
-    alike = (
-        i for i, each in said.items() if same_contrast(each or "", word) and each not in others
-    )
-    return without_derived(
-        [image for image in alike if said[image] == word or image.parent not in own]
-    )
+    own_folders = {image.parent for image, each in said.items() if each == word}
+    images = []
+    for image, each in said.items():
+        if each == word:
+            images.append(image)
+        elif image.parent not in own_folders and each not in others:
+            if same_contrast(each or "", word):
+                images.append(image)
+    return without_derived(images)
 
 
 def without_derived(images: Sequence[Path]) -> list[Path]:
@@ -278,29 +302,31 @@ def without_derived(images: Sequence[Path]) -> list[Path]:
     (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast beside
     one that does (`bias`).
     """
-    stems = [(image, image.parent, stem_of(image).lower()) for image in images]
-    folders = defaultdict(set)
-    for _, folder, stem in stems:
-        folders[folder].add(stem)
-    above = {
-        folder: [folders[each] for each in (folder, *folder.parents) if each in folders]
-        for folder in folders
-    }
-    said = {image: usual_contrast(stem) for image, _, stem in stems if is_volume(image)}
-    named = {image.parent for image, contrast in said.items() if contrast}
+    stems_of = defaultdict(set)  # by folder
+    for image in images:
+        stems_of[image.parent].add(stem_of(image).lower())
+    contrasts = {image: usual_contrast(stem_of(image)) for image in images if is_volume(image)}
+    with_contrast = {image.parent for image, contrast in contrasts.items() if contrast}
 
-    def derived(stem: str, there: list[set[str]]) -> bool:
-        ends = (end.start() for end in FURTHER.finditer(stem))
-        return any(
-            stem[:end] in each and usual_contrast(stem[:end]) for end in ends for each in there
-        )
+    @lru_cache
+    def stems_above(folder: Path) -> list[set[str]]:
+        return [stems_of[each] for each in (folder, *folder.parents) if each in stems_of]
 
-    kept = (
-        (image, stem, above[folder])
-        for image, folder, stem in stems
-        if folder not in named or said.get(image, 1)
-    )
-    return [image for image, stem, there in kept if not derived(stem, there)]
+    def is_derived(image: Path) -> bool:
+        stem = stem_of(image).lower()
+        for end in FURTHER.finditer(stem):
+            original = stem[: end.start()]
+            if any(original in stems for stems in stems_above(image.parent)):
+                if usual_contrast(original):
+                    return True
+        return False
+
+    kept = []
+    for image in images:
+        is_side_file = image.parent in with_contrast and not contrasts.get(image, "no volume")
+        if not is_side_file and not is_derived(image):
+            kept.append(image)
+    return kept
 
 
 def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Path, Files]:
@@ -313,30 +339,28 @@ def contrast_files(images: Sequence[Path], contrasts: Sequence[str]) -> dict[Pat
     folders: dict[Path, Files] = {image.parent: dict.fromkeys(contrasts) for image in images}
     for contrast, word in wanted.items():
         for image in of_contrast(contrast_of, word, words - {word}):
-            if other := folders[image.parent][contrast]:
-                what = (
-                    f"'{image.parent}' holds two files of {contrast}: '{other.name}' and"
-                    f" '{image.name}'"
-                )
-                remedy = (
-                    "leave one of them out, or name the one that is no image with mask."
-                    f" {FILL_IN_TABLE}"
-                )
-                raise UserError(what, where="data.source.path", remedy=remedy)
+            other = folders[image.parent][contrast]
+            if other:
+                raise _two_files(contrast, other, image)
             folders[image.parent][contrast] = image
     return {folder: files for folder, files in folders.items() if any(files.values())}
+
+
+def _two_files(contrast: str, one: Path, other: Path) -> UserError:
+    what = f"'{one.parent}' holds two files of {contrast}: '{one.name}' and '{other.name}'"
+    remedy = f"leave one of them out, or name the one that is no image with mask. {FILL_IN_TABLE}"
+    return UserError(what, where="data.source.path", remedy=remedy)
 
 
 def contrast_said(path: Path) -> str | None:
     """The usual contrast in a relative path, the one nearest to the file's name: T1 for
     `x/t1w/1.png`.
     """
-    words = (
-        contrast_in(SPLIT_WORD.sub("", part), set())[0]
-        for part in (stem_of(path), *reversed(path.parts[:-1]))
-    )
-    word = next(filter(None, words), None)
-    return word and CONTRASTS[word].upper()
+    for part in (stem_of(path), *reversed(path.parts[:-1])):
+        word = contrast_in(SPLIT_WORD.sub("", part), set())[0]
+        if word:
+            return CONTRASTS[word].upper()
+    return None
 
 
 def folders_apart(groups: Mapping[str, Collection[Path]]) -> dict[str, list[str]]:
@@ -360,28 +384,24 @@ def expect_no_other_contrast(
     Only domains that are usual contrasts are checked: a domain may have any other name.
     """
     contrasts = {
-        letter: {contrast_said(path) for path in paths} - {None} for letter, paths in groups.items()
+        letter: set(map(contrast_said, paths)) - {None} for letter, paths in groups.items()
     }
     common = set.intersection(*contrasts.values()) if len(contrasts) > 1 else set()
     unexpected = {letter: words - common for letter, words in contrasts.items()}
     for letter, words in unexpected.items():
         own = usual_contrast(domains[letter])
-        fit = (
-            word == own.upper() or (len(contrasts) == 1 and not exclude(word.lower(), own))
-            for word in words
-            if own
+        if not own or not words or own.upper() in words:
+            continue
+        if len(contrasts) == 1 and not all(exclude(word.lower(), own) for word in words):
+            continue
+        apart = folders_apart(groups)
+        called = [min(said or apart[x] or [x], key=natural) for x, said in unexpected.items()]
+        meant = list(domains.values())
+        what = (
+            f"folder or file names say {' and '.join(called)}, and this recipe has"
+            f" {' and '.join(meant)}"
         )
-        if own and words and not any(fit):
-            apart = folders_apart(groups)
-            called = [
-                min(words or apart[each] or [each], key=natural)
-                for each, words in unexpected.items()
-            ]
-            own = " and ".join(domains.values())
-            what = f"folder or file names say {' and '.join(called)}, and this recipe has {own}"
-            raise UserError(
-                what, where="data.domains", remedy=rename_or_map(called, list(domains.values()))
-            )
+        raise UserError(what, where="data.domains", remedy=rename_or_map(called, meant))
 
 
 def discover(
@@ -404,48 +424,58 @@ def discover(
         )
     parts_of = {image: _folders(os.path.dirname(image), root) for image in images}
     folders = sorted(dict.fromkeys(parts_of.values()), key=lambda parts: natural("/".join(parts)))
+
+    def of_folders(matches: Mapping[Parts, Match]) -> dict[Path, Match]:
+        return {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
+
     names = dict(zip("ab", domains, strict=True))
-    matches = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
-    letters: dict[Path, Match] = {
-        image: matches[parts] for image, parts in parts_of.items() if parts in matches
-    }
-    letters = letters or _by_file_name(parts_of, domains)
+    by_folder = _clearest(folders, lambda part: [domain_match(part, domain) for domain in domains])
+    letters = of_folders(by_folder) or _by_file_name(parts_of, domains)
     if not letters:
-        last = lambda part: "".join(words_of(SPLIT_WORD.sub("", part))[-1:]).lower()  # noqa: E731
-        matches = _clearest(
-            folders, lambda part: [int(last(part) == x) for x in "ab"]
-        ) or _two_groups(folders, domains)
-        letters = {image: matches[parts] for image, parts in parts_of.items() if parts in matches}
-        groups = {
-            letter: [i.relative_to(root) for i, (own, _) in letters.items() if own == letter]
-            for letter in "ab"
-        }
+        letters = of_folders(_clearest(folders, _ends_in_a_or_b) or _two_groups(folders, domains))
+        groups: dict[str, list[Path]] = {"a": [], "b": []}
+        for image, (letter, _) in letters.items():
+            groups[letter].append(image.relative_to(root))
         expect_no_other_contrast(groups, names)
-    kept = (
-        without_derived([image for image, (own, _) in letters.items() if own == letter])
-        for letter in "ab"
-    )
-    letters = {image: letters[image] for own in kept for image in own}
     if not letters:
-        counts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
-        shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8]) + (
-            " ..." if len(folders) > 8 else ""
-        )
+        raise _cannot_tell(root, domains, images, folders)
+    kept = {}
+    for letter in "ab":
+        own = [image for image, match in letters.items() if match[0] == letter]
+        kept |= {image: letters[image] for image in without_derived(own)}
+    return items_in(root, kept, names)
+
+
+def _ends_in_a_or_b(folder: str) -> list[int]:
+    """For each domain whether the last word of a folder's name is its letter: `trainA`."""
+    words = words_of(SPLIT_WORD.sub("", folder))
+    last = words[-1].lower() if words else ""
+    return [int(last == letter) for letter in "ab"]
+
+
+def _cannot_tell(
+    root: Path, domains: Sequence[str], images: Sequence[Path], folders: Sequence[Parts]
+) -> UserError:
+    """The error that no rule finds two domains, with the settings that would."""
+    contrasts = Counter(filter(None, (contrast_said(image.relative_to(root)) for image in images)))
+    shown = ", ".join(f"'{'/'.join(parts) or '.'}'" for parts in folders[:8])
+    if len(folders) > 8:
+        shown += " ..."
+    what = (
+        f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}:"
+        f" folders {shown}"
+    )
+    allowed = "trainA and trainB, folders or files named after the domains, or two folders"
+    remedy = rename_or_map([word for word, _ in contrasts.most_common(2)], domains)
+    if not remedy:
         kind = "nifti" if all(map(is_volume, images)) else "folders"
-        ways = (
+        remedy = (
             f"set data.domains to names that there are, or --set data.source.name={kind} and words"
-            " or globs, "
+            " or globs, --set data.source.a=WORD --set data.source.b='*_0001*'"
         )
-        ways += "--set data.source.a=WORD --set data.source.b='*_0001*'"
-        what = (
-            f"cannot tell which images in '{root}' are {domains[0]} and which are {domains[1]}:"
-            f" folders {shown}"
-        )
-        allowed = "trainA and trainB, folders or files named after the domains, or two folders"
-        remedy = rename_or_map([word for word, _ in counts.most_common(2)], domains) or ways
-        remedy = f"{remedy}. {FILL_IN_TABLE}"
-        raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
-    return items_in(root, letters, names)
+    return UserError(
+        what, where="data.source.path", allowed=allowed, remedy=f"{remedy}. {FILL_IN_TABLE}"
+    )
 
 
 def items_in(root: Path, images: Mapping[Path, Match], domains: Mapping[str, str]) -> list[Item]:
@@ -484,47 +514,47 @@ def _clearest(folders: Sequence[Parts], score: Callable[[str], list[int]]) -> di
     found = {}
     for parts in folders:
         scores = [score(part) for part in parts]
-        a, b = (
-            max(((each[i], place) for place, each in enumerate(scores)), default=(0, 0))
-            for i in (0, 1)
-        )
+        a = max(((each[0], place) for place, each in enumerate(scores)), default=(0, 0))
+        b = max(((each[1], place) for place, each in enumerate(scores)), default=(0, 0))
         if a[0] != b[0]:
             points, place = max(a, b)
-            found[parts] = ("ab"[b > a], place), points, parts[:place] + parts[place + 1 :]
+            letter = "b" if b > a else "a"
+            others = parts[:place] + parts[place + 1 :]
+            found[parts] = Scored((letter, place), points, others)
     return _best_of_patients(found)
 
 
 def _by_file_name(parts_of: Mapping[Path, Parts], domains: Sequence[str]) -> dict[Path, Match]:
     """The domain of the images whose names match one best; {} unless both domains have some."""
-    scores = {
-        image: [domain_match(stem_of(image), domain) for domain in domains] for image in parts_of
-    }
-    clear = {image: (a, b) for image, (a, b) in scores.items() if a != b and max(a, b) >= 2}
-    return _best_of_patients(
-        {i: (("ab"[b > a], None), max(a, b), parts_of[i]) for i, (a, b) in clear.items()}
-    )
+    found = {}
+    for image, parts in parts_of.items():
+        a, b = (domain_match(stem_of(image), domain) for domain in domains)
+        if a != b and max(a, b) >= 2:
+            found[image] = Scored(("b" if b > a else "a", None), max(a, b), parts)
+    return _best_of_patients(found)
 
 
-def _best_of_patients(found: Mapping[Hashable, tuple[Match, int, Parts]]) -> dict[Hashable, Match]:
-    """Of matches with points and folders, each patient's best, if it has 2 points or there are
-    none; {} unless both domains have some. `T1_brain` is left out beside `T1`, not where it is a
-    patient's only T1; `t1ce` always.
+def _best_of_patients(found: Mapping[Key, Scored]) -> dict[Key, Match]:
+    """Each patient's best matches, if they have 2 points or there are none; {} unless both domains
+    have some. `T1_brain` is left out beside `T1`, not where it is a patient's only T1; `t1ce`
+    always.
     """
-    groups: dict[tuple[str, str], dict[Hashable, int]] = defaultdict(dict)
-    patients = patients_of(parts for _, _, parts in found.values())
-    for key, ((letter, _), points, parts) in found.items():
-        groups[letter, patients[parts] if numbered(parts) else "/".join(parts[:1])][key] = points
-    tops = {
-        x: max((points for (letter, _), points, _ in found.values() if letter == x), default=0)
-        for x in "ab"
-    }
-    least = {group: max(*own.values(), min(2, tops[group[0]])) for group, own in groups.items()}
-    best = {
-        key: found[key][0]
-        for group, own in groups.items()
-        for key in own
-        if own[key] == least[group]
-    }
+    patients = patients_of(each.folders for each in found.values())
+    groups: dict[tuple[str, str], list[Key]] = defaultdict(list)
+    most_points = {"a": 0, "b": 0}
+    for key, each in found.items():
+        letter = each.match[0]
+        most_points[letter] = max(most_points[letter], each.points)
+        if numbered(each.folders):
+            patient = patients[each.folders]
+        else:
+            patient = "/".join(each.folders[:1])
+        groups[letter, patient].append(key)
+    best = {}
+    for (letter, _), keys in groups.items():
+        own_best = max(found[key].points for key in keys)
+        if own_best >= min(2, most_points[letter]):
+            best |= {key: found[key].match for key in keys if found[key].points == own_best}
     return best if len({letter for letter, _ in best.values()}) == 2 else {}
 
 
@@ -532,19 +562,20 @@ def _two_groups(folders: Sequence[Parts], domains: Sequence[str]) -> dict[Parts,
     """The domains of two groups of folders: in alphabetical order, unless a name matches a domain.
     Folders of splits and masks, and parts that all paths share, are ignored.
     """
-    folders = [parts for parts in folders if not any(map(LABELS.fullmatch, parts))]
-    kept = {
-        parts: [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
-        for parts in folders
-    }
+    kept = {}  # the indices of the parts that are no splits
+    for parts in folders:
+        if not any(map(LABELS.fullmatch, parts)):
+            kept[parts] = [i for i, part in enumerate(parts) if not SPLIT_WORD.fullmatch(part)]
+
+    def fits_second(name: str) -> int:
+        return domain_match(name, domains[1]) - domain_match(name, domains[0])
+
     for depth in range(min(map(len, kept.values()), default=0)):
         names = sorted({parts[own[depth]] for parts, own in kept.items()}, key=natural)
-        names.sort(key=lambda name: domain_match(name, domains[1]) - domain_match(name, domains[0]))
+        names.sort(key=fits_second)
         if len(names) > 2:
             return {}
         if len(names) == 2:
-            return {
-                parts: ("ab"[names.index(parts[own[depth]])], own[depth])
-                for parts, own in kept.items()
-            }
+            letters = dict(zip(names, "ab", strict=True))
+            return {parts: (letters[parts[own[depth]]], own[depth]) for parts, own in kept.items()}
     return {}

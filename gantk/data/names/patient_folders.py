@@ -48,7 +48,7 @@ SEVERAL = re.compile(
 
 
 def numbered(parts: Sequence[str]) -> list[str]:
-    """The parts with a digit, as folders of patients have; those of classes (`tumour`) have none."""
+    """The parts with a digit: those of patients have one, those of classes (`tumour`) do not."""
     return [part for part in parts if any(map(str.isdigit, part))]
 
 

@@ -159,7 +159,7 @@ def _way_to_choose(left_out: Version) -> str:
 
 
 def _version(item: Item, root: Path) -> Version:
-    """An item with its path without words for versions, which all versions share, and these words."""
+    """An item with its path without words for versions, and these words."""
     folders, folder_words = _folders(relative_to(item.shown, root).parts[:-1])
     stem = stem_of(item.shown)
     name_words: list[str] = []
