@@ -20,7 +20,7 @@ from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.contrasts import usual_contrast
 
-ENOUGH = 3  # known contrasts that make `accepts` take a folder for a patient's
+MIN_CONTRASTS = 3  # known ones in a folder that `accepts` takes for a patient's
 
 
 @dataclass(kw_only=True)
@@ -51,19 +51,19 @@ class Contrasts(VolumeSource):
         contrasts.
         """
         images = names.images_below(path)
+        by_contrast = defaultdict(list)
+        for image in images:
+            contrast = usual_contrast(io.stem_of(image))
+            if contrast:
+                by_contrast[contrast].append(image)
         folders: dict[Path, Counter] = defaultdict(Counter)
-        said = {image: usual_contrast(io.stem_of(image)) for image in images}
-        for contrast in {*said.values()}:
-            for image in names.without_derived(
-                [image for image in images if said[image] == contrast]
-            ):
+        for contrast, own in by_contrast.items():
+            for image in names.without_derived(own):
                 folders[image.parent][contrast] += 1
-        patients = {
-            folder for folder, said in folders.items() if len(said.keys() - {None}) >= ENOUGH
-        }
-        patients = {
-            f for f in patients if not any(count > 1 for name, count in folders[f].items() if name)
-        }
+        patients = set()
+        for folder, counts in folders.items():
+            if len(counts) >= MIN_CONTRASTS and max(counts.values()) == 1:
+                patients.add(folder)
         volumes = {image.parent for image in images if io.is_volume(image)}
         return {"path": str(path)} if len(patients) > 1 or patients & volumes else None
 
@@ -74,37 +74,41 @@ class Contrasts(VolumeSource):
         images, masks = separate_masks(
             io.list_images(self.root, recursive=True), self.root, self.mask, self.words
         )
-        wanted = tuple(
+        wanted = list(
             dict.fromkeys(name for said in self.words.values() for name in contrast_names(said))
         )
         files = names.contrast_files(images, wanted)
         lacking = [name for name in wanted if not any(each[name] for each in files.values())]
         if lacking:
-            shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
-            what = f"no folder in '{self.root}' holds a file named {' or '.join(lacking)}"
-            allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
-            said = {names.contrast_said(image.relative_to(self.root)) for image in images} - {None}
-            what = what + f"; there are {shown}" * bool(shown)
-            remedy = names.rename_or_map(said, self.domains)
-            raise UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
-        patients = [folder for folder in files if numbered(folder.relative_to(self.root).parts)]
-        places = {
-            folder: folder.relative_to(self.root).parts or (folder.resolve().name,)
-            for folder in files
-        }
-        items = []
+            raise self._lacks(lacking, images)
+        places = {}
+        for folder in files:
+            places[folder] = folder.relative_to(self.root).parts or (folder.resolve().name,)
         subjects = patients_of(places.values(), "numbered folders")
-        for folder in patients if 2 * len(patients) > len(files) else files:
-            own = [mask for mask in masks if mask.parent == folder]
-            subject = subjects[places[folder]]
-            items += self._of_patient(folder, files[folder], own, subject)
+        folders = [folder for folder in files if numbered(folder.relative_to(self.root).parts)]
+        if 2 * len(folders) <= len(files):
+            folders = list(files)
+        items = []
+        for folder in folders:
+            own_masks = [mask for mask in masks if mask.parent == folder]
+            items += self._of_patient(folder, files[folder], own_masks, subjects[places[folder]])
         names.only_if_several(items)
-        records = self.records_of(items)
-        places = {item.key: place for place, item in enumerate(items)}
+        order = {item.key: n for n, item in enumerate(items)}
         return sorted(
-            records,
-            key=lambda record: (places[record.scan_key or record.key], record.position or 0.0),
+            self.records_of(items),
+            key=lambda record: (order[record.scan_key or record.key], record.position or 0.0),
         )
+
+    def _lacks(self, lacking: Sequence[str], images: Sequence[Path]) -> UserError:
+        """The error for contrasts that no folder holds."""
+        what = f"no folder in '{self.root}' holds a file named {' or '.join(lacking)}"
+        if images:
+            shown = ", ".join(f"'{image.relative_to(self.root)}'" for image in images[:4])
+            what += f"; there are {shown}"
+        allowed = "words of the files' names, joined by + within a domain: T1+FLAIR"
+        contrasts = (names.contrast_said(image.relative_to(self.root)) for image in images)
+        remedy = names.rename_or_map(set(filter(None, contrasts)), self.domains)
+        return UserError(what, where="data.domains", allowed=allowed, remedy=remedy)
 
     def _of_patient(
         self, folder: Path, files: names.Files, masks: Sequence[Path], subject: str
@@ -125,15 +129,18 @@ class Contrasts(VolumeSource):
         expect_one_mask(masks, folder)
         for mask in masks:
             expect_one_grid(mask, first)
-        known = {
-            "subject": names.patient_of(key, self.pattern) if self.pattern else subject,
-            "mask": next(iter(masks), None),
-            "pair": key if len(self.domains) > 1 else None,
-            "split": names.split_of(parts),
-        }
         items = []
         for letter, said in self.words.items():
             contrasts = {name: files[name] for name in contrast_names(said)}
-            if present := list(filter(None, contrasts.values())):
-                items.append(Item(letter, present[0], key, contrasts=contrasts, **known))
+            present = list(filter(None, contrasts.values()))
+            if not present:
+                continue
+            item = Item(letter, present[0], key, subject, contrasts=contrasts)
+            if self.pattern:
+                item.subject = names.patient_of(key, self.pattern)
+            if masks:
+                item.mask = masks[0]
+            item.pair = key if len(self.domains) > 1 else None
+            item.split = names.split_of(parts)
+            items.append(item)
         return items

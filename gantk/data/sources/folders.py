@@ -1,4 +1,4 @@
-"""The data source over folders of files of two domains, and the patients and classes of such files."""
+"""The data source over folders of two domains, and the patients and classes of their files."""
 
 from __future__ import annotations
 
@@ -66,15 +66,16 @@ class Folders(VolumeSource):
         `path`.
         """
         images = names.images_below(path)
-        said = (names.contrast_said(image.relative_to(path)) for image in images)
-        contrasts = Counter(filter(None, said)).most_common(2)
-        if all(map(io.is_volume, images)):
-            others = []
-        else:
-            others = [tuple(word for word, _ in contrasts), ("A", "B")]
-        for domains in (("T1", "T2"), ("CT", "MR"), *others):
+        candidates = [("T1", "T2"), ("CT", "MR")]
+        if not all(map(io.is_volume, images)):
+            said = (names.contrast_said(image.relative_to(path)) for image in images)
+            most = Counter(filter(None, said)).most_common(2)
+            if len(most) == 2:
+                candidates.append((most[0][0], most[1][0]))
+            candidates.append(("A", "B"))
+        for domains in candidates:
             with suppress(UserError):
-                if len(domains) == 2 and _are_domains(names.discover(path, domains, images)):
+                if _are_domains(names.discover(path, domains, images)):
                     return {"path": str(path)}
         return None
 
@@ -97,7 +98,7 @@ class Folders(VolumeSource):
         images, masks = separate_masks(
             io.list_images(self.root, recursive=True), self.root, self.mask, self.words
         )
-        return names.discover(self.root, tuple(self.words.values()), images), masks
+        return names.discover(self.root, (self.words["a"], self.words["b"]), images), masks
 
     def _items_of_options(self) -> tuple[list[Item], list[Path]]:
         """The images of the folders or globs that the options name, and the masks among all files
@@ -142,7 +143,7 @@ def named(items: list[Item], source: FileSource) -> list[Item]:
 
 
 def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, ...]:
-    """The classes of the records of these domains, sorted; UserError where some records have none."""
+    """The sorted classes of the records of these domains; UserError where some have none."""
     needed = [record for record in records if record.domain in domains]
     without = [record.key for record in needed if record.label is None]
     if without:
@@ -159,40 +160,49 @@ def nameless(path: Path, domains: Sequence[str]) -> str | None:
     None where names contain a domain or another contrast, and where the domains are no usual
     contrasts.
     """
-    images = names.images_below(path)
-    words = {
-        part
-        for image in images
-        for part in (*image.relative_to(path).parts[:-1], io.stem_of(image))
-    }
-    words |= {path.resolve().name} if len(domains) == 1 else set()
-    if not any(map(usual_contrast, domains)) or any(
-        names.domain_match(x, name) > 1 for x in words for name in domains
-    ):
+    if not any(map(usual_contrast, domains)):
+        return None
+    images = [image.relative_to(path) for image in names.images_below(path)]
+    words = {path.resolve().name} if len(domains) == 1 else set()
+    for image in images:
+        words |= {*image.parts[:-1], io.stem_of(image)}
+    if any(names.domain_match(word, name) > 1 for word in words for name in domains):
         return None
     groups = {"a": images}
-    with suppress(UserError):
-        items = names.discover(path, ("A", "B"), images) if len(domains) == 2 else []
-        if items:
-            groups = {x: [item.source for item in items if item.letter == x] for x in "ab"}
-    groups = {letter: [image.relative_to(path) for image in own] for letter, own in groups.items()}
-    said = [{names.contrast_said(image) for image in own} - {None} for own in groups.values()]
-    if any(own - set.intersection(*said) for own in said) or (len(said) == 1 and said[0]):
+    if len(domains) == 2:
+        with suppress(UserError):
+            groups = _two_groups(path, images)
+    said = [set(map(names.contrast_said, own)) - {None} for own in groups.values()]
+    if len(said) == 1 and said[0]:
         return None
-    apart = names.folders_apart(groups) if len(groups) > 1 else dict.fromkeys("ab"[: len(domains)])
-    called = [
-        f"{letter.upper()} ({', '.join(own)})" if own else letter.upper()
-        for letter, own in apart.items()
-    ]
-    return f"no name in '{path}' says {' or '.join(domains)}: called {' and '.join(called)}"
+    if any(own != said[0] for own in said):
+        return None
+    called = " and ".join("AB"[: len(domains)])
+    if len(groups) > 1:
+        called = " and ".join(
+            f"{letter.upper()} ({', '.join(own)})" if own else letter.upper()
+            for letter, own in names.folders_apart(groups).items()
+        )
+    return f"no name in '{path}' says {' or '.join(domains)}: called {called}"
+
+
+def _two_groups(path: Path, images: Sequence[Path]) -> dict[str, list[Path]]:
+    """The relative paths of two groups of images; UserError where there are none."""
+    groups: dict[str, list[Path]] = {"a": [], "b": []}
+    for item in names.discover(path, ("A", "B"), [path / image for image in images]):
+        groups[item.letter].append(item.shown.relative_to(path))
+    return groups
 
 
 def _are_domains(items: Sequence[Item]) -> bool:
     """Whether two groups are two domains; two groups of volumes that share contrasts are two
     patients.
     """
-    groups = [[item.source for item in items if item.letter == letter] for letter in "ab"]
-    if not all(groups) or not all(map(io.is_volume, sum(groups, []))):
-        return all(groups)
-    contrasts = [{usual_contrast(io.stem_of(path)) for path in paths} for paths in groups]
-    return len(contrasts[0] & contrasts[1] - {None}) < 2
+    if {item.letter for item in items} != {"a", "b"}:
+        return False
+    if not all(io.is_volume(item.shown) for item in items):
+        return True
+    contrasts: dict[str, set[str | None]] = {"a": set(), "b": set()}
+    for item in items:
+        contrasts[item.letter].add(usual_contrast(io.stem_of(item.shown)))
+    return len((contrasts["a"] & contrasts["b"]) - {None}) < 2

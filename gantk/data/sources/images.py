@@ -62,15 +62,15 @@ class Images(VolumeSource):
         items = of_one_domain(self.root, images)
         find_masks(items, masks, self.root, self.mask, ())
         classes = {item.place[0] for item in items if item.place and not numbered(item.place[:1])}
-        for item in items if len(classes) > 1 else ():
-            # folders below the class's may be patients'
-            if item.place and item.place[0] in classes:
-                item.label = item.place[0]
-                item.place = item.place[1:]
+        if len(classes) > 1:
+            for item in items:  # folders below the class's may be patients'
+                if item.place and item.place[0] in classes:
+                    item.label = item.place[0]
+                    item.place = item.place[1:]
         records = self.records_of(named(items, self))
         kept = [record for record in records if self.only in ("", record.label)]
         if not kept:
-            known = sorted({record.label for record in records} - {None})
+            known = sorted({record.label for record in records if record.label})
             allowed = known or "folders of the classes' names, such as yes and no"
             what = f"no image is of the class '{self.only}'"
             remedy = did_you_mean(self.only, known)
@@ -82,17 +82,16 @@ class Images(VolumeSource):
         return Path(self.root.resolve().name) / image.relative_to(self.root)
 
     def _images(self) -> tuple[list[Path], list[Path]]:
-        """The images whose names contain the domain, or all images if no name does; and the masks."""
+        """The images whose names contain the domain, or all if no name does; and the masks."""
         images, masks = separate_masks(
             io.list_images(self.root, recursive=True), self.root, self.mask, self.words
         )
         word = self.a or self.domains[0]
-        parts = {image: (*self._shown(image).parts[:-1], io.stem_of(image)) for image in images}
-        own = [
-            image
-            for image in images
-            if any(names.domain_match(part, word) > 1 for part in parts[image])
-        ]
+        own = []
+        for image in images:
+            parts = (*self._shown(image).parts[:-1], io.stem_of(image))
+            if any(names.domain_match(part, word) > 1 for part in parts):
+                own.append(image)
         if self.a and not own:
             what = f"no name in '{self.root}' says '{self.a}'"
             raise self.nothing_of("image", what, "a word of file or folder names")

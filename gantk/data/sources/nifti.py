@@ -71,118 +71,138 @@ class Nifti(VolumeSource):
         contrasts.
         """
         images = names.images_below(path)
-        said = {
-            CONTRASTS.get(_contrast_in_path(image.relative_to(path), set())[0] or "")
-            for image in images
-        } - {None}
+        said = set()
+        for image in images:
+            word, _ = _contrast_in_path(image.relative_to(path), set())
+            if word:
+                said.add(CONTRASTS[word])
         return {"path": str(path)} if len(said) > 1 and all(map(io.is_volume, images)) else None
 
     def records(self) -> list[Record]:
         """A record for every volume, or every plane of a volume; UserError where a domain has no
         files.
         """
-        listed = [
-            image for image in io.list_images(self.root, recursive=True) if io.is_volume(image)
-        ]
-        images, masks = separate_masks(listed, self.root, self.mask, self.words)
+        files = filter(io.is_volume, io.list_images(self.root, recursive=True))
+        images, masks = separate_masks(list(files), self.root, self.mask, self.words)
         items = self._items(images)
         names.only_if_several(items)
         find_masks(items, masks, self.root, self.mask, self.domains, one_grid=self.onto == "none")
         beside = Counter((item.place, item.letter) for item in items)
         several = len({item.place for item in items}) > 1
         folders = patients_of((item.place for item in items), "numbered folders")
-        stems = [
-            replace(item, place=(), stem=item.stem or io.stem_of(item.source)) for item in items
-        ]
-        named = iter(patients_in_names(stems, ""))
-        for item in items:
+        by_name = self._patients_by_name(items)
+        for item, patient in zip(items, by_name, strict=True):
             place = item.place
-            item.subject = next(named)
             if place and beside[place, "a"] == beside[place, "b"] == 1:
                 item.study = "/".join(place)
             else:
                 item.study = item.name
+            item.subject = patient
             if self.pattern:
                 item.subject = names.patient_of(item.key, self.pattern)
             elif (several and numbered(place)) or (place and beside[place, item.letter] == 1):
                 item.subject = folders[place]
         return self.records_of(items)
 
+    def _patients_by_name(self, items: Sequence[Item]) -> list[str]:
+        """The patient of each file by its name alone."""
+        stems = [
+            replace(item, place=(), stem=item.stem or io.stem_of(item.shown)) for item in items
+        ]
+        return patients_in_names(stems, "") or [""] * len(items)
+
     def _items(self, images: Sequence[Path]) -> list[Item]:
         """The files of each domain, in natural order."""
         words = {letter: one_word(name) for letter, name in self.names.items()}
         asked = {one_word(text) for text in self.words.values() if text.isalnum()}
         wanted = {*words.values(), *(asked if len(asked) > 1 else ())}
-        said = {image: _contrast_in_path(image.relative_to(self.root), wanted) for image in images}
+        contrasts: dict[Path, str | None] = {}
+        stems = {}
+        for image in images:
+            contrasts[image], stems[image] = _contrast_in_path(image.relative_to(self.root), wanted)
         items: list[Item] = []
         for letter, volume in zip(words, self.volumes or (None,) * len(words), strict=True):
-            chosen = self._of_domain(
-                letter, {image: each for image, (each, _) in said.items()}, words
-            )
-            for image in chosen:
+            for image in self._of_domain(letter, contrasts, words):
                 folders = image.relative_to(self.root).parts[:-1]
-                rests = (contrast_in(part, wanted)[1] for part in folders)
-                rests = (
-                    rest for rest in rests if numbered([rest]) or not names.SPLIT_WORD.match(rest)
-                )
-                known = {
-                    "volume": volume,
-                    "place": tuple(filter(None, rests)),
-                    "stem": said[image][1],
-                }
-                items.append(
-                    Item(letter, image, self.key_of(image), split=names.split_of(folders), **known)
-                )
-        twice = next(
-            (path for path, count in Counter(item.source for item in items).items() if count > 1),
-            None,
-        )
+                item = Item(letter, image, self.key_of(image), split=names.split_of(folders))
+                item.volume = volume
+                item.place = _place(folders, wanted)
+                item.stem = stems[image]
+                items.append(item)
+        counts = Counter(item.source for item in items)
+        twice = [source for source, count in counts.items() if count > 1]
         if twice and len(set(self.volumes)) < 2:
-            raise self.in_both(twice)
+            raise self.in_both(twice[0])
         return items
 
     def _of_domain(
-        self, letter: str, said: dict[Path, str | None], words: dict[str, str]
+        self, letter: str, contrasts: dict[Path, str | None], words: dict[str, str]
     ) -> list[Path]:
         """The images of a domain: those that match its option, else those whose path states its
         contrast.
         """
-        usual = usual_contrast(self.names[letter])
         text = self.asked[letter]
-        folder = self.root / self.asked[letter]
+        folder = self.root / text
         if not text:
-            chosen = names.of_contrast(said, words[letter], {*words.values()} - {words[letter]})
-            others = any(exclude(CONTRASTS.get(word or ""), usual) for word in said.values())
-            chosen = list(said) if not chosen and len(words) == 1 and not others else chosen
+            chosen = self._of_contrast(letter, contrasts, words)
         elif names.GLOB.search(text) or folder.is_dir():
-            pattern = folder if "/" in text or folder.is_dir() else self.root / "**" / text
+            is_path = "/" in text or folder.is_dir()
+            pattern = folder if is_path else self.root / "**" / text
             matched = set(names.images_of(pattern, f"data.source.{letter}")[1])
-            chosen = [image for image in said if image in matched]
+            chosen = [image for image in contrasts if image in matched]
         else:
-            asked = set(map(str.lower, words_of(text)))
-            stems = {
-                image: str(image.relative_to(self.root).with_name(io.stem_of(image)))
-                for image in said
-            }
-            chosen = [
-                image
-                for image in said
-                if asked and asked <= set(map(str.lower, words_of(stems[image])))
-            ]
-            chosen = chosen or (names.of_contrast(said, one_word(text), set()) if asked else [])
+            chosen = self._with_words(text, contrasts)
         if not chosen:
-            there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(said)[:4])
-            if there:
-                there = f"; there are {there}"
-            else:
-                there = f", nor any volume ({', '.join(io.volume_suffixes())})"
-            what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
-            allowed = "words of the files' names, or a glob below path"
-            contrasts = {CONTRASTS.get(word or "") for word in said.values()}
-            raise self.nothing_of(
-                letter, f"no file in '{self.root}' {what}{there}", allowed, contrasts
-            )
+            raise self._no_file(letter, contrasts)
         return chosen
+
+    def _of_contrast(
+        self, letter: str, contrasts: dict[Path, str | None], words: dict[str, str]
+    ) -> list[Path]:
+        """The images whose path states the domain's contrast; all if none states another one, and
+        there is one domain.
+        """
+        chosen = names.of_contrast(contrasts, words[letter], {*words.values()} - {words[letter]})
+        if chosen or len(words) > 1:
+            return chosen
+        usual = usual_contrast(self.names[letter])
+        others = any(exclude(CONTRASTS.get(word or ""), usual) for word in contrasts.values())
+        return [] if others else list(contrasts)
+
+    def _with_words(self, text: str, contrasts: dict[Path, str | None]) -> list[Path]:
+        """The images whose relative path has all words of a text, else those of its contrast."""
+        wanted = {word.lower() for word in words_of(text)}
+        if not wanted:
+            return []
+        chosen = []
+        for image in contrasts:
+            name = str(image.relative_to(self.root).with_name(io.stem_of(image)))
+            if wanted <= {word.lower() for word in words_of(name)}:
+                chosen.append(image)
+        return chosen or names.of_contrast(contrasts, one_word(text), set())
+
+    def _no_file(self, letter: str, contrasts: dict[Path, str | None]) -> UserError:
+        """The error for a domain without a file."""
+        text = self.asked[letter]
+        what = f"matches '{text}'" if text else f"is named '{self.names[letter]}'"
+        there = ", ".join(f"'{image.relative_to(self.root)}'" for image in list(contrasts)[:4])
+        if there:
+            there = f"; there are {there}"
+        else:
+            there = f", nor any volume ({', '.join(io.volume_suffixes())})"
+        allowed = "words of the files' names, or a glob below path"
+        said = {CONTRASTS.get(word or "") for word in contrasts.values()}
+        return self.nothing_of(letter, f"no file in '{self.root}' {what}{there}", allowed, said)
+
+
+def _place(folders: Sequence[str], wanted: set[str]) -> tuple[str, ...]:
+    """The folders of an image without the words for contrasts and splits."""
+    place = []
+    for folder in folders:
+        rest = contrast_in(folder, wanted)[1]
+        if rest and (numbered([rest]) or not names.SPLIT_WORD.match(rest)):
+            place.append(rest)
+    return tuple(place)
 
 
 def _contrast_in_path(shown: Path, wanted: set[str]) -> tuple[str | None, str]:

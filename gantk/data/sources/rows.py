@@ -81,7 +81,7 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells): the columns, in lower case, and then each row that is not empty."""
+    """Yield (line number, cells): first the columns, in lower case, then each row with a cell."""
     try:
         with (
             StringIO(text, newline="") if text else path.open(encoding="utf-8-sig", newline="")

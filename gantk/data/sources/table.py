@@ -1,8 +1,8 @@
 """The data source over a table of images: a CSV (or TSV) with a row for each image, or for each
 pair.
 
-`gantk.data.array_tables.source_of` turns a table given in Python into a recipe's `data.source` of this
-kind.
+`gantk.data.array_tables.source_of` turns a table given in Python into a recipe's `data.source` of
+this kind.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from gantk.errors import UserError, counted, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.contrasts import CONTRASTS, contrast_in, one_word, same_contrast
 
-# wrong cells of one mistake that a message quotes, and that are kept to be counted
-SHOWN = 5
-KEPT = 10_000
+# Wrong cells of one mistake that a message quotes, and that are kept to be counted.
+MAX_QUOTED_CELLS = 5
+MAX_KEPT_CELLS = 10_000
 
 
 @dataclass(kw_only=True)
@@ -61,7 +61,7 @@ class Manifest(VolumeSource):
         self.called = "the table" if self.table else f"'{self.root}'"
         # mistake -> its first cells and their line numbers
         self.wrong: dict[str, dict[str, int]] = defaultdict(dict)
-        self.counts = Counter()  # mistake -> how often it occurs
+        self.counts = Counter[str]()  # mistake -> how often it occurs
         self.letters: dict[str, str | None] = {}  # word in the column domain -> domain's letter
 
     @classmethod
@@ -76,9 +76,9 @@ class Manifest(VolumeSource):
         with their lines.
         """
         # Rows are read twice and not kept, so that a million wrong rows take no memory.
-        names = []
+        names: list[str] = []
         self.splits = False
-        words = Counter()
+        words = Counter[str]()
         count = 0
         wrong = 0
         for _, row in self._rows(names):
@@ -117,18 +117,18 @@ class Manifest(VolumeSource):
 
     def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
         """The row of each record's image, column -> cell; {} for an image without a row."""
-        names = []
-        row_of = {(r.domain, r.scan_key or r.key): {} for r in records}
+        names: list[str] = []
+        row_of: dict[tuple[str, str], dict[str, str]] = {
+            (record.domain, record.scan_key or record.key): {} for record in records
+        }
         self.splits = False
         rows = self._rows(names)
         columns = self._columns(names)
         for line, row in rows:
-            row_of |= {
-                key: row
-                for i in self._items(line, row, columns)
-                if (key := (i.letter, i.key)) in row_of
-            }
-        return [row_of[r.domain, r.scan_key or r.key] for r in records]
+            for item in self._items(line, row, columns):
+                if (item.letter, item.key) in row_of:
+                    row_of[item.letter, item.key] = row
+        return [row_of[record.domain, record.scan_key or record.key] for record in records]
 
     def _rows(self, names: list[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:
         """Line number and cells of each row that is not left out; the columns' names are appended
@@ -146,17 +146,19 @@ class Manifest(VolumeSource):
     def _note(self, error: UserError, line: int) -> None:
         """Count a wrong cell for the one error message at the end."""
         self.counts[error.what] += 1
-        if len(cells := self.wrong[error.what]) < KEPT:
+        cells = self.wrong[error.what]
+        if len(cells) < MAX_KEPT_CELLS:
             cells.setdefault(str(error.where)[:80], line)
 
     def _mistakes(self) -> Iterator[str]:
         """Yield each mistake with its count and its first cells, with their lines."""
         for kind, cells in self.wrong.items():
-            shown = ", ".join(f"'{cell}' in line {line}" for cell, line in [*cells.items()][:SHOWN])
-            more = f" and {'at least ' * (len(cells) == KEPT)}{len(cells) - SHOWN} more" * (
-                len(cells) > SHOWN
-            )
-            yield f"{kind} ({self.counts[kind]}): {shown}{more}"
+            first = [*cells.items()][:MAX_QUOTED_CELLS]
+            quoted = ", ".join(f"'{cell}' in line {line}" for cell, line in first)
+            if len(cells) > MAX_QUOTED_CELLS:
+                least = "at least " if len(cells) == MAX_KEPT_CELLS else ""
+                quoted += f" and {least}{len(cells) - MAX_QUOTED_CELLS} more"
+            yield f"{kind} ({self.counts[kind]}): {quoted}"
 
     def _columns(self, names: list[str]) -> dict[str, str] | None:
         """The column of each domain's paths; None where one column `path` holds them all."""
@@ -164,12 +166,7 @@ class Manifest(VolumeSource):
             return None
         columns = {}
         for letter, domain in self.words.items():
-            alike = (
-                name
-                for name in names
-                if same_contrast(one_word(OF_FILES.sub("", name)), one_word(domain))
-            )
-            columns[letter] = domain.lower() if domain.lower() in names else next(alike, letter)
+            columns[letter] = self._column_of(letter, domain, names)
         if not set(columns.values()) <= set(names):
             each = " and ".join(f"'{name}'" for name in self.words.values())
             both = f"path and domain, or a column of paths for each domain, here {each}"
@@ -180,6 +177,15 @@ class Manifest(VolumeSource):
             raise UserError(what, where="data.source.path", allowed=allowed, remedy=remedy)
         return columns
 
+    def _column_of(self, letter: str, domain: str, names: list[str]) -> str:
+        """The column of a domain's paths: its name, or a synonym of it, or its letter."""
+        if domain.lower() in names:
+            return domain.lower()
+        for name in names:
+            if same_contrast(one_word(OF_FILES.sub("", name)), one_word(domain)):
+                return name
+        return letter
+
     def _expect_domains(self, counts: Counter) -> None:
         """Raise UserError if the column domain names no domain of this recipe; `counts` is of its
         words.
@@ -188,7 +194,7 @@ class Manifest(VolumeSource):
         if counts and not any(map(self._letter, counts)):
             shown = ", ".join(
                 f"'{word}' ({count} row{'s' * (count > 1)})"
-                for word, count in counts.most_common(SHOWN)
+                for word, count in counts.most_common(MAX_QUOTED_CELLS)
             )
             what = (
                 f"the column domain of {self.called} says {shown}, and this recipe has"
@@ -201,62 +207,66 @@ class Manifest(VolumeSource):
         """The items of a row: one for its path, none if its domain is another one; or one for each
         domain's path.
         """
-        study = row.get("pair", "")
-        items = []
-        split = None
         if columns is None:
-            letter = None
-            word = row.get("domain", "")
-            try:
-                letter = (
-                    self.letters[word]
-                    if word in self.letters
-                    else self._letter_of(word, row.get("path", ""))
-                )
-                self.letters[word] = letter
-            except UserError as error:
-                self._note(error, line)
+            letter = self._domain_of_row(line, row)
             columns = {letter: "path"} if letter else {}
-        if self.splits and not (split := split_of((row.get("split", ""),))):
-            self._note(
-                UserError("is no split (train, validation, test)", where=row.get("split", "")), line
-            )
-        place = row.get("position") or row.get("slice", "")
-        for letter, column in columns.items():
-            if not row.get(column):
-                continue
-            try:
-                source, key = self._source(row[column])
-                subject = row.get("patient", "")
-                # a volume is one patient's scan: its name may say whose
-                if not subject and is_volume(source):
-                    words = set(map(one_word, self.words.values()))
-                    subject = (
-                        contrast_in(io.stem_of(key), words)[1]
-                        or Path(key).parent.name
-                        or io.stem_of(key)
-                    )
-                item = Item(
-                    letter, source, key, subject, split=split, label=row.get("label") or None
+        split = None
+        if self.splits:
+            split = split_of((row.get("split", ""),))
+            if not split:
+                wrong = UserError(
+                    "is no split (train, validation, test)", where=row.get("split", "")
                 )
-                item.stem = place
-                if place:
-                    with suppress(ValueError):
-                        item.position = float(place)
-                items.append(item)
-            except UserError as error:
-                self._note(error, line)
+                self._note(wrong, line)
+        items = []
+        for letter, column in columns.items():
+            if row.get(column):
+                try:
+                    items.append(self._item(letter, row, column, split))
+                except UserError as error:
+                    self._note(error, line)
         try:
             if columns and not any(row.get(column) for column in columns.values()):
                 raise UserError("is empty", where=" and ".join(columns.values()))
             for item in items:
                 item.subject = items[0].subject
-                item.study = study or (items[0].key if len(columns) > 1 else "")
+                item.study = row.get("pair", "") or (items[0].key if len(columns) > 1 else "")
             if items and row.get("mask"):
                 self._add_mask(items, row["mask"])
         except UserError as error:
             self._note(error, line)
         return items
+
+    def _domain_of_row(self, line: int, row: dict[str, str]) -> str | None:
+        """The letter of a row's domain; None for another contrast, or an unknown word, which is
+        noted.
+        """
+        word = row.get("domain", "")
+        try:
+            if word not in self.letters:
+                self.letters[word] = self._letter_of(word, row.get("path", ""))
+            return self.letters[word]
+        except UserError as error:
+            self._note(error, line)
+            return None
+
+    def _item(self, letter: str, row: dict[str, str], column: str, split: str | None) -> Item:
+        """The item of the file that a cell names."""
+        source, key = self._source(row[column])
+        subject = row.get("patient", "")
+        if not subject and is_volume(source):
+            subject = self._patient_in(key)
+        item = Item(letter, source, key, subject, split=split, label=row.get("label") or None)
+        item.stem = row.get("position") or row.get("slice", "")
+        with suppress(ValueError):  # it is a word, or empty
+            item.position = float(item.stem)
+        return item
+
+    def _patient_in(self, key: str) -> str:
+        """The patient of a volume, which is one patient's scan: its name may say whose."""
+        words = set(map(one_word, self.words.values()))
+        stem = io.stem_of(key)
+        return contrast_in(stem, words)[1] or Path(key).parent.name or stem
 
     def _add_mask(self, items: Sequence[Item], text: str) -> None:
         """Set the mask of a row's images: of those on the mask's grid, or of all where images are
@@ -275,15 +285,13 @@ class Manifest(VolumeSource):
         """The letter of the domain that a row names; None for another domain."""
         if len(self.domains) == 1 and not word:
             return "image"
-        exact = [
-            letter for letter, name in self.words.items() if word.lower() in (name.lower(), letter)
-        ]
-        alike = [
-            letter
-            for letter, name in self.words.items()
-            if same_contrast(one_word(word), one_word(name))
-        ]
-        return next(iter(exact + alike), None)
+        for letter, name in self.words.items():
+            if word.lower() in (name.lower(), letter):
+                return letter
+        for letter, name in self.words.items():
+            if same_contrast(one_word(word), one_word(name)):
+                return letter
+        return None
 
     def _letter_of(self, word: str, path: str) -> str | None:
         """The letter of the domain that a row names; None for another contrast. UserError for an
@@ -295,40 +303,40 @@ class Manifest(VolumeSource):
         if letter is None and one_word(word) not in CONTRASTS:
             close = did_you_mean(word[:80], [name.lower() for name in self.words.values()])
             if close or len(self.names) > 1:
-                known = ", ".join(self.words.values())
-                raise UserError(
-                    " ".join(filter(None, [f"is no domain ({known})", close])), where=word
-                )
+                what = f"is no domain ({', '.join(self.words.values())})"
+                raise UserError(f"{what} {close}" if close else what, where=word)
         return letter
 
     def _source(self, text: str) -> tuple[Source, str]:
         """The file or DICOM series that a cell names, and its key: the path relative to the table
         where possible.
         """
-        mode = _mode(place := os.path.join(self.folder, text))
-        if "\\" in text and not mode:
-            # a table written on Windows
-            mode = _mode(place := os.path.join(self.folder, text.replace("\\", "/")))
+        path = os.path.join(self.folder, text)
+        mode = _mode(path)
+        if "\\" in text and not mode:  # a table written on Windows
+            path = os.path.join(self.folder, text.replace("\\", "/"))
+            mode = _mode(path)
         if not mode:
             raise UserError("does not exist", where=text)
-        path = Path(place)
-        start = f"{self.folder}{os.sep}" * bool(self.folder.parts)
-        below = str(path).startswith(start)
-        if below:
-            shown = str(path)[len(start) :].replace(os.sep, "/")
-        else:
-            shown = relative_to(path, self.folder).as_posix()
+        place = Path(path)
+        key = self._key(place)
         if stat.S_ISDIR(mode):
-            series = io.scans(path, recursive=False)
+            series = io.scans(place, recursive=False)
             if len(series) != 1:
-                raise UserError(
-                    f"is a folder of {counted(series, 'image')}, and not of one DICOM series",
-                    where=text,
-                )
-            return series[0], shown
-        if not io.is_image(path) and not is_volume(path):
+                what = f"is a folder of {counted(series, 'image')}, and not of one DICOM series"
+                raise UserError(what, where=text)
+            return series[0], key
+        if not io.is_image(place) and not is_volume(place):
             raise UserError("is no image that can be read", where=text)
-        return path, shown
+        return place, key
+
+    def _key(self, path: Path) -> str:
+        """The path relative to the table's folder where it lies below; as text, which is faster."""
+        start = f"{self.folder}{os.sep}" if self.folder.parts else ""
+        text = str(path)
+        if text.startswith(start):
+            return text[len(start) :].replace(os.sep, "/")
+        return relative_to(path, self.folder).as_posix()
 
 
 def _mode(path: str) -> int:
@@ -344,9 +352,13 @@ def _pair_slices(items: Sequence[Item]) -> None:
     per domain, else the patient and the slice's stem; images of unknown patients are paired by name
     where nearly all names agree.
     """
-    counts = Counter((item.subject, item.letter) for item in items)
-    for item in items:
-        alone = max(counts[item.subject, letter] for letter in "ab") == 1
-        item.study = item.subject and (item.subject if alone else f"{item.subject}/{item.stem}")
     if not any(item.subject for item in items):
         pair_by_name(items)
+        return
+    counts = Counter((item.subject, item.letter) for item in items)
+    for item in items:
+        patient = item.subject
+        if patient and counts[patient, "a"] <= 1 and counts[patient, "b"] <= 1:
+            item.study = patient
+        elif patient:
+            item.study = f"{patient}/{item.stem}"
