@@ -8,7 +8,7 @@ good to know), `what` is wrong, the names of the `files` concerned, and a `remed
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,10 +19,10 @@ from gantk.data.split.near_duplicates import SIDE, background, content_box, near
 from gantk.errors import counted
 from gantk.formats.contrasts import CONTRASTS, one_word
 
-ENOUGH = 12  # minimum images per domain for finding outliers
-NEIGHBOURS = 2_000  # reference images per domain to compare all images with
-FEW = 0.25  # largest share of the images that may be reported as outliers
-SHOWN = 4  # file names per sentence
+MIN_IMAGES = 12  # per domain for finding outliers
+MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
+MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
+MAX_LISTED = 4  # file names per sentence
 
 Problem = dict[str, Any]
 
@@ -31,7 +31,8 @@ def problem(
     kind: str, severity: str, what: str, files: Sequence[str] = (), remedy: str | None = None
 ) -> Problem:
     """Build a problem; where `what` ends with a colon, the first few files are named after it."""
-    what += f" {listed([repr(file) for file in files])}" if what.endswith(":") else ""
+    if what.endswith(":"):
+        what += f" {listed([repr(file) for file in files])}"
     return {
         "kind": kind,
         "severity": severity,
@@ -43,9 +44,10 @@ def problem(
 
 def listed(texts: Sequence[str], between: str = ", ") -> str:
     """Join the first few texts, and add the number of the others."""
-    return between.join(texts[:SHOWN]) + (
-        f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    )
+    text = between.join(texts[:MAX_LISTED])
+    if len(texts) > MAX_LISTED:
+        text += f" and {len(texts) - MAX_LISTED} more"
+    return text
 
 
 # --- single images
@@ -98,12 +100,15 @@ def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
         names = [item.name for item in items if is_so(item.facts)]
         if names:
             yield problem(kind, severity, f"{counted(names, 'image')} {words}:", names, remedy)
-    for remark in dict.fromkeys(remark for item in items for remark in item.remarks):
-        names = [item.name for item in items if remark in item.remarks]
-        lacking = re.search(r"\blacks\b|slices are missing", remark)
-        yield problem(
-            "slices" if lacking else "remark", "warning" if lacking else "note", f"{remark}:", names
-        )
+    names_of_remark = defaultdict(list)
+    for item in items:
+        for remark in dict.fromkeys(item.remarks):
+            names_of_remark[remark].append(item.name)
+    for remark, names in names_of_remark.items():
+        if re.search(r"\blacks\b|slices are missing", remark):
+            yield problem("slices", "warning", f"{remark}:", names)
+        else:
+            yield problem("remark", "note", f"{remark}:", names)
 
 
 # --- images that differ from the others of their domain
@@ -168,13 +173,17 @@ FAR = (
 
 
 def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Finds planes, dimensions, sizes, channels and types that differ between images of a domain."""
+    """Finds planes, dimensions, sizes, channels and types that differ within a domain."""
     for kind, severity, value, words, remedy in UNLIKE:
-        values = {item.name: each for item in items if (each := value(item.facts)) is not None}
-        counts = Counter(values.values()).most_common()
-        if len(counts) > 1:
-            spread = listed([f"{count} {each}" for each, count in counts])
-            odd = [name for name, each in values.items() if each != counts[0][0]]
+        names_of = defaultdict(list)
+        for item in items:
+            names_of[value(item.facts)].append(item.name)
+        names_of.pop(None, None)
+        groups = sorted(names_of.items(), key=lambda each: len(each[1]), reverse=True)
+        if len(groups) > 1:
+            spread = listed([f"{len(names)} {each}" for each, names in groups])
+            usual = groups[0][0]
+            odd = [item.name for item in items if value(item.facts) not in (None, usual)]
             yield problem(kind, severity, f"images{of} {words} ({spread}):", odd, remedy)
 
 
@@ -183,49 +192,59 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     for kind, value, ratio, words, remedy in FAR:
         for dims in (1, 2, 3):
             some = [item for item in items if len(value(item.facts) or ()) == dims]
-            values = np.array([value(item.facts) for item in some]).reshape(-1, dims)
-            usual = np.median(values, axis=0) if some else values
-            odd = [
-                i
-                for i, each in enumerate(values)
-                if (np.abs(np.log(each / usual)) > np.log(ratio)).any()
-            ]
-            if odd:
-                severity = "warning" if len(some) >= 4 and len(odd) <= FEW * len(some) else "note"
-                first, most = (
-                    " x ".join(f"{number:.3g}" for number in numbers)
-                    for numbers in (values[odd[0]], usual)
-                )
-                what = (
-                    f"{counted(odd, 'image')}{of} with another {kind} ({first} against {most}"
-                    f" {words}):"
-                )
-                yield problem(kind, severity, what, [some[i].name for i in odd], remedy)
+            if not some:
+                continue
+            values = np.array([value(item.facts) for item in some])
+            usual = np.median(values, axis=0)
+            is_odd = (np.abs(np.log(values / usual)) > np.log(ratio)).any(axis=1)
+            odd = np.flatnonzero(is_odd)
+            if not odd.size:
+                continue
+            is_few = len(some) >= 4 and len(odd) <= MAX_OUTLIER_SHARE * len(some)
+            severity = "warning" if is_few else "note"
+            what = (
+                f"{counted(odd, 'image')}{of} with another {kind} ({_numbers(values[odd[0]])}"
+                f" against {_numbers(usual)} {words}):"
+            )
+            yield problem(kind, severity, what, [some[i].name for i in odd], remedy)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _thumbnails(item: Inspected) -> np.ndarray | None:
+    return None if item.seen is None else item.seen.thumbnails
 
 
 def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Finds pictures that may be sagittal: wider and less symmetric than the others. (Pictures
     state no plane.)
     """
-    items = [
-        item for item in items if item.facts["plane"] is None and len(item.facts["shape"]) == 2
-    ]
-    items = [item for item in items if item.seen.thumbnails is not None]
-    if len(items) < ENOUGH:
+    pictures = []
+    thumbnails = []
+    for item in items:
+        views = _thumbnails(item)
+        if item.facts["plane"] is None and len(item.facts["shape"]) == 2 and views is not None:
+            pictures.append(item)
+            thumbnails.append(views[:, 0])
+    if len(pictures) < MIN_IMAGES:
         return
-    frames, contents = np.float32([item.seen.thumbnails[:, 0] for item in items]).swapaxes(0, 1)
+    frames, contents = np.array(thumbnails, np.float32).swapaxes(0, 1)
     symmetry = np.array([np.corrcoef(one.ravel(), one[:, ::-1].ravel())[0, 1] for one in contents])
     # height and width of the content
     boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / SIDE
-    height, width = (boxes * [item.facts["shape"] for item in items]).T
+    height, width = (boxes * [item.facts["shape"] for item in pictures]).T
     area = boxes.prod(axis=1)
     aspect = height / width
     # Most must be axial. Small contents are left out: the lowest and highest slices of a head have
     # any shape.
+    mostly_axial = np.median(symmetry) >= 0.7 and np.median(aspect) >= 1.05
+    if not mostly_axial:  # not a number is not, either
+        return
     odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
-    odd &= np.median(symmetry) >= 0.7 and np.median(aspect) >= 1.05
-    names = [item.name for item, is_odd in zip(items, odd, strict=True) if is_odd]
-    if 0 < len(names) <= FEW * len(items):
+    names = [pictures[i].name for i in np.flatnonzero(odd)]
+    if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
         what = (
             f"{counted(names, 'picture')}{of} may be sagittal, wider and less symmetric than the"
             " axial others:"
@@ -244,36 +263,42 @@ def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterat
     """Finds images that belong to the other domain by their DICOM header or by their appearance."""
     odd = _look_like_the_other(items, domains)
     for domain, other in zip(domains, domains[::-1], strict=False):
-        own = [item for item in items if item.domains == [domain]]
-        for item in (item for item in own if _header_contradicts(item, domain)):
-            said = item.facts.get("description") or item.facts.get("modality") or "otherwise"
-            said += (
-                f", TE {item.facts['echo_time']:g} ms"
-                if item.facts.get("echo_time") is not None
-                else ""
-            )
-            what = f"'{item.name}' is in {domain}, and its header says {said}"
-            yield problem("contrast", "warning", what, [item.name], f"is it {other}? Look at it")
-        names = [item.name for item in own if item in odd and not _header_contradicts(item, domain)]
-        if names:
-            what = f"{counted(names, 'image')} of {domain} that may look like {other}:"
-            yield problem(
-                "contrast", "warning", what, names, f"look at them, and move what is {other}"
-            )
+        looking = []
+        for item in items:
+            if item.domains != [domain]:
+                continue
+            if _header_contradicts(item, domain):
+                what = f"'{item.name}' is in {domain}, and its header says {_said_by_header(item)}"
+                remedy = f"is it {other}? Look at it"
+                yield problem("contrast", "warning", what, [item.name], remedy)
+            elif item in odd:
+                looking.append(item.name)
+        if looking:
+            what = f"{counted(looking, 'image')} of {domain} that may look like {other}:"
+            remedy = f"look at them, and move what is {other}"
+            yield problem("contrast", "warning", what, looking, remedy)
+
+
+def _said_by_header(item: Inspected) -> str:
+    said = item.facts.get("description") or item.facts.get("modality") or "otherwise"
+    echo = item.facts.get("echo_time")
+    return said if echo is None else f"{said}, TE {echo:g} ms"
 
 
 def _header_contradicts(item: Inspected, domain: str) -> bool:
+    """Whether a header states another contrast, or an echo time (ms) that is not the domain's."""
     meant = CONTRASTS.get(one_word(domain), "")
     said = CONTRASTS.get(item.header_says, item.header_says)
-    if meant and said and said != meant and {meant, said} != {"t1", "t1ce"}:
+    if not meant:
+        return False
+    if said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
     echo = item.facts.get("echo_time")
-    inversion = item.facts.get("inversion_time")
-    if echo is None or not meant or said:
+    if echo is None or said:
         return False
-    return (meant in ("t1", "t1ce", "pd") and echo > 60) or (
-        meant == "t2" and echo < 45 and not inversion
-    )
+    if meant == "t2":
+        return echo < 45 and not item.facts.get("inversion_time")
+    return meant in ("t1", "t1ce", "pd") and echo > 60
 
 
 def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> list[Inspected]:
@@ -283,35 +308,42 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     Neighbours are of other patients. [] where a domain has fewer than 12 images or the domains look
     alike.
     """
-    items = [item for item in items if item.domains in [[name] for name in domains]]
-    items = [item for item in items if item.seen is not None and item.seen.thumbnails is not None]
-    first = np.array([item.domains == [domains[0]] for item in items], dtype=bool)
-    views = {item.seen.thumbnails.shape for item in items}
-    smaller = min(first.sum(), (~first).sum())
-    if len(domains) != 2 or smaller < ENOUGH or len(views) > 1:
+    compared = []
+    thumbnails = []
+    for item in items:
+        views = _thumbnails(item)
+        if views is not None and item.domains in [[name] for name in domains]:
+            compared.append(item)
+            thumbnails.append(views)
+    if len(domains) != 2 or len({views.shape for views in thumbnails}) != 1:
+        return []
+    in_first = np.array([item.domains == [domains[0]] for item in compared], dtype=bool)
+    smaller = min(in_first.sum(), (~in_first).sum())
+    if smaller < MIN_IMAGES:
         return []
 
-    neighbours = np.concatenate([_every_nth(np.flatnonzero(side)) for side in (first, ~first)])
-    features = np.stack([_contrast_features(item.seen.thumbnails) for item in items])
+    sides = (in_first, ~in_first)
+    neighbours = np.concatenate([_every_nth(np.flatnonzero(side)) for side in sides])
+    features = np.stack([_contrast_features(views) for views in thumbnails])
     distance = _distances(features, neighbours)
-    patients = np.unique([item.patient or item.name for item in items], return_inverse=True)[1]
+    patients = np.unique([item.patient or item.name for item in compared], return_inverse=True)[1]
     distance[patients[:, None] == patients[neighbours]] = np.inf
 
-    log_ratio = np.full(len(items), -np.inf)  # own distance over that to the other domain
-    for side in (first, ~first):
+    log_ratio = np.full(len(compared), -np.inf)  # own distance over that to the other domain
+    for side in sides:
         own = _third_smallest(distance[side][:, side[neighbours]])
         other = _third_smallest(distance[side][:, ~side[neighbours]])
         known = np.isfinite(own + other)
         log_ratio[np.flatnonzero(side)[known]] = np.log(own[known] / other[known])
         if np.median(log_ratio[side]) > -0.4:  # the two domains look alike
             return []
-    odd = [item for item, ratio in zip(items, log_ratio, strict=True) if ratio > 0.25]
-    return odd if len(odd) <= FEW * smaller else []
+    odd = [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
+    return odd if len(odd) <= MAX_OUTLIER_SHARE * smaller else []
 
 
 def _every_nth(places: np.ndarray) -> np.ndarray:
-    """At most NEIGHBOURS of the places, at equal steps."""
-    return places[:: -(-len(places) // NEIGHBOURS)]
+    """At most MAX_NEIGHBOURS of the places, at equal steps."""
+    return places[:: -(-len(places) // MAX_NEIGHBOURS)]
 
 
 def _distances(features: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
@@ -356,16 +388,15 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     if groups:
         yield _exact_copies(groups)
 
-    firsts = [group[0] for group in exact.values()]
-    near = []
-    for i, j, _ in near_copies([item.seen for item in firsts]):
-        near.append((firsts[i].name, firsts[j].name))
+    seen = [group[0].seen for group in exact.values() if group[0].seen]
+    names = [group[0].name for group in exact.values()]
+    near = [(names[i], names[j]) for i, j, _ in near_copies(seen)]
     if near:
         pairs = listed([f"{one!r} and {other!r}" for one, other in near], "; ")
         what = f"{counted(near, 'pair')} of near copies: {pairs}"
-        names = list(dict.fromkeys(name for pair in near for name in pair))
+        files = list(dict.fromkeys(name for pair in near for name in pair))
         remedy = "remove one of each, or keep both on one side"
-        yield problem("near-copies", "warning", what, names, remedy)
+        yield problem("near-copies", "warning", what, files, remedy)
 
 
 def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:

@@ -15,14 +15,13 @@ from gantk.data.resample import Resize
 from gantk.data.split.near_duplicates import background
 
 SIDE = 128  # side in pixels at which pairs are compared
-# most pairs, pictures and volumes of a domain that are measured
-PAIRS = 16
-PICTURES = 16
-VOLUMES = 3
-# pairs for telling chance; share of comparisons that a pair of one anatomy wins
-FEWEST = 4
-ALIKE = 0.75
-AWAY = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
+# Upper bounds of what is measured of a domain.
+MAX_PAIRS = 16
+MAX_PICTURES = 16
+MAX_VOLUMES = 3
+MIN_PAIRS = 4  # for telling chance
+ALIKE = 0.75  # least share of comparisons that pairs of one anatomy win
+SHIFT = 4  # pixels of SIDE (3 %) by which a pair is shifted for comparison
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,14 @@ class Pixels:
 def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
     """Measure how well pairs fit each other, on at most 16 spread over all; None without pairs."""
     rows = []
-    for pair in pairs[:: _step(len(pairs), PAIRS)]:
+    for pair in pairs[:: _step(len(pairs), MAX_PAIRS)]:
         one = _small(pair["a"].read())
         other = _small(pair["b"].read())
         rows.append((_shift(one, other), _gain(one, other)))
-    return Fit(*np.median(rows, axis=0).round(2).tolist(), len(rows)) if rows else None
+    if not rows:
+        return None
+    shift, gain = np.median(rows, axis=0).round(2).tolist()
+    return Fit(shift, gain, len(rows))
 
 
 def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
@@ -94,7 +96,7 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
     space (0.91 where patients are unknown); up to 0.56 with partners drawn at random, or other
     patients' at the same place (facades 0.69); 0.6 to 0.9 for pairs moved by 3 % of the width.
     """
-    if len(pairs) < FEWEST:
+    if len(pairs) < MIN_PAIRS:
         return None
     compared = [
         (subject, rank, _small(pair["a"].read()), _small(pair["b"].read()))
@@ -115,15 +117,15 @@ def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
 def _pairs_of_all_patients(
     pairs: Sequence[dict[str, Record]],
 ) -> Iterator[tuple[str, int, dict[str, Record]]]:
-    """Yield (patient, rank, pair): at most PAIRS, as many of each patient, ordered by rank.
+    """Yield (patient, rank, pair): at most MAX_PAIRS, as many of each patient, ordered by rank.
 
     A patient's pairs are the middles of equal parts of the stack.
     """
     stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
     for pair in pairs:
         stacks[pair["a"].subject].append(pair)
-    most = max(1, PAIRS // len(stacks))
-    for subject, own in [*stacks.items()][:: _step(len(stacks), PAIRS)]:
+    most = max(1, MAX_PAIRS // len(stacks))
+    for subject, own in [*stacks.items()][:: _step(len(stacks), MAX_PAIRS)]:
         count = min(most, len(own))
         for rank in range(count):
             yield subject, rank, own[int((rank + 0.5) * len(own) / count)]
@@ -163,7 +165,9 @@ def _shift(one: np.ndarray, other: np.ndarray) -> float:
 
 def _gain(one: np.ndarray, other: np.ndarray) -> float:
     """Mutual information of two images, divided by that after a shift by 3 % of the width."""
-    moved = [_information(one, np.roll(other, by, axis)) for by in (-AWAY, AWAY) for axis in (0, 1)]
+    moved = [
+        _information(one, np.roll(other, by, axis)) for by in (-SHIFT, SHIFT) for axis in (0, 1)
+    ]
     return _information(one, other) / max(float(np.mean(moved)), 1e-9)
 
 
@@ -179,59 +183,74 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     """Measure some images of a domain."""
     stacks = {record.scan_key: record.scan for record in records if record.scan}
     images = []
-    ranges = []
-    for scan in [*stacks.values()][:: _step(len(stacks), VOLUMES)]:
+    extents = []
+    for scan in [*stacks.values()][:: _step(len(stacks), MAX_VOLUMES)]:
         planes, extent = _full_planes(scan()[0])
         images += planes
-        ranges.append(extent)
+        extents.append(extent)
     if not stacks:
-        for record in records[:: _step(len(records), PICTURES)]:
+        for record in records[:: _step(len(records), MAX_PICTURES)]:
             images.append(np.nan_to_num(record.read()).mean(axis=0))
-    masks = [_differs(image, image) for image in images]
-    sizes = np.array([image.shape for image in images])
-    highs = [np.percentile(image - background(image), [99.5, 99.9]) for image in images]
-    mirrored = [_mirror(image, mask) for image, mask in zip(images, masks, strict=True)]
+    foregrounds = [_foreground(image, image) for image in images]
+    empty = [float((image == background(image)).mean()) for image in images]
+    mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
+    rows, columns = np.median([image.shape for image in images], axis=0)
+    planes = None
+    if extents:
+        start, end = np.median(extents, axis=0).round(2).tolist()
+        planes = (start, end)
     return Pixels(
-        shape=tuple(int(np.median(sizes[:, axis])) for axis in (0, 1)),
-        content=tuple(max(_reach(mask, axis) for mask in masks) for axis in (0, 1)),
-        planes=tuple(np.median(ranges, axis=0).round(2).tolist()) if ranges else None,
-        empty=float(min((image == background(image)).mean() for image in images)),
-        seen=float(np.mean([mask.mean() for mask in masks])),
+        shape=(int(rows), int(columns)),
+        content=(max(_reach(x, 0) for x in foregrounds), max(_reach(x, 1) for x in foregrounds)),
+        planes=planes,
+        empty=min(empty),
+        seen=float(np.mean([mask.mean() for mask in foregrounds])),
         mirror=float(np.median(mirrored)),
-        bright=float(np.median([highest / max(high, 1e-9) for high, highest in highs])),
+        bright=float(np.median([_brightness(image) for image in images])),
     )
+
+
+def _brightness(image: np.ndarray) -> float:
+    """The 99.9th percentile above the background as a multiple of the 99.5th."""
+    high, highest = np.percentile(image - background(image), [99.5, 99.9])
+    return highest / max(high, 1e-9)
 
 
 def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, float]]:
     """About six planes of those with at least a third of the fullest one's content, and the start
     and end of these as shares of the stack.
     """
-    areas = np.array([_differs(plane, stack).mean() for plane in stack])
+    areas = np.array([_foreground(plane, stack).mean() for plane in stack])
     full = np.flatnonzero(areas >= areas.max() / 3)
     extent = (full[0] / len(areas), (full[-1] + 1) / len(areas))
     return [stack[i] for i in full[:: max(1, len(full) // 6)]], extent
 
 
-def _differs(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The foreground mask of an image, with a threshold from the whole volume that it belongs to."""
+def _foreground(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The foreground mask of an image, with a threshold from the volume that it belongs to."""
     air = background(whole)
-    return np.abs(image - air) > 0.05 * max(
-        abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air), 1e-9
-    )
+    bright = abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air)
+    return np.abs(image - air) > 0.05 * max(bright, 1e-9)
 
 
-def _reach(differs: np.ndarray, axis: int) -> int:
-    """Length of the shortest centred interval that holds all lines with more than 1 % foreground."""
-    lines = np.flatnonzero(differs.mean(axis=1 - axis) > 0.01)
-    side = differs.shape[axis]
-    return int(2 * max(side / 2 - lines[0], lines[-1] + 1 - side / 2)) if len(lines) else side
+def _reach(foreground: np.ndarray, axis: int) -> int:
+    """Length of the shortest centred interval with all lines of more than 1 % foreground."""
+    lines = np.flatnonzero(foreground.mean(axis=1 - axis) > 0.01)
+    side = foreground.shape[axis]
+    if not len(lines):
+        return side
+    return int(2 * max(side / 2 - lines[0], lines[-1] + 1 - side / 2))
 
 
-def _mirror(image: np.ndarray, differs: np.ndarray) -> float:
+def _mirror(image: np.ndarray, foreground: np.ndarray) -> float:
     """Correlation of an image's content with its mirror image."""
-    columns = np.flatnonzero(differs.mean(axis=0) > 0.01)
-    part = image[:, columns[0] : columns[-1] + 1] if len(columns) > 1 else image
-    return float(np.corrcoef(part.ravel(), part[:, ::-1].ravel())[0, 1]) if part.std() > 0 else 0.0
+    columns = np.flatnonzero(foreground.mean(axis=0) > 0.01)
+    content = image
+    if len(columns) > 1:
+        content = image[:, columns[0] : columns[-1] + 1]
+    if not content.std() > 0:
+        return 0.0
+    return float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
 
 
 def warning_of_unlike_pairs(data) -> str | None:
