@@ -24,6 +24,7 @@ from gantk.data.check.usage import (
 from gantk.data.check.write_table import expect_new_table, write_table
 from gantk.data.dataset import without_full_collections
 from gantk.data.preparation import Record
+from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.rows import READING
 from gantk.data.split.near_duplicates import sampled
 from gantk.errors import UserError, counted
@@ -178,16 +179,15 @@ def _result(
     problems: Sequence[Problem],
 ) -> dict[str, Any]:
     """The result of `check` as JSON."""
-    splits = (usage and usage.splits) or {}
-    split = None
+    split: dict[str, Any] | None = None
     set_of_file = {}
-    if splits:
-        sizes = {name: len(records) for name, records in splits.items()}
-        split = {"by": splits.by, "how": usage.how} | sizes
-        for name, records in splits.items():
+    if usage and usage.splits:
+        sizes = {name: len(records) for name, records in usage.splits.items()}
+        split = {"by": usage.splits.by, "how": usage.how} | sizes
+        for name, records in usage.splits.items():
             for record in records:
-                for file in record.files[:1]:
-                    set_of_file[absolute(file)] = name
+                if record.path is not None:
+                    set_of_file[absolute(record.path)] = name
 
     files = []
     for item in items:
@@ -244,14 +244,15 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     items = [item for item in items if item.domains or usage is None]
     problems = list(findings.about_each(items))
     groups: dict[tuple, list[Inspected]] = defaultdict(list)
-    places: Counter = Counter()
+    places = Counter[tuple]()
     for item in items:
         # Contrasts within a domain of several ("T1+FLAIR") are not compared with each other.
         several = any("+" in domain for domain in item.domains)
         groups[tuple(item.domains), item.name_says if several else None].append(item)
-        stack = tuple(item.domains), Path(item.name).parent.as_posix()
-        position = float(places[stack])
-        item.seen = replace(item.seen, subject=item.patient, stack=stack, position=position)
+        stack = (tuple(item.domains), Path(item.name).parent.as_posix())
+        if item.seen:
+            place = float(places[stack])
+            item.seen = replace(item.seen, subject=item.patient, stack=stack, position=place)
         places[stack] += 1
 
     for (domains, _), group in groups.items():
@@ -276,8 +277,10 @@ def _two_domains(items: Sequence[Inspected], usage: Usage | None) -> list[str]:
 
 def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[str, int]]:
     """Domain -> its numbers of files, images and patients."""
+    if usage is None:
+        return {}
     domains = {}
-    for letter, name in usage.names.items() if usage else ():
+    for letter, name in usage.names.items():
         records = [record for record in usage.records if record.domain == letter]
         domains[name] = {
             "files": sum(name in item.domains for item in items),
@@ -290,6 +293,24 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
 def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dict[str, str]:
     """Topic -> a line of text about it."""
     readable = [item for item in items if item.error is None]
+    lines = _summary_of_files(items, readable)
+    if usage is None:
+        return lines
+    lines["source"] = usage.table.source.name
+    lines["domains"] = _domains_line(usage, readable, sampled=len(items) < count)
+    lines["patients"] = str(len(_patients(usage.records)) or "not known")
+    if len(usage.names) == 2:
+        pairs = complete_pairs(usage.records)
+        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
+    lines["split"] = usage.how or "none"
+    left_out = [item.name for item in readable if not item.domains]
+    if left_out:
+        lines["left out"] = f"{counted(left_out, 'file')} of no domain: {listed(left_out)}"
+    return lines
+
+
+def _summary_of_files(items: Sequence[Inspected], readable: Sequence[Inspected]) -> dict[str, str]:
+    """Formats, sizes, types and spacing of the files."""
     formats = Counter(item.facts["format"] for item in items)
     files = ", ".join(f"{n} {name}" for name, n in formats.most_common())
     if len(readable) < len(items):
@@ -302,21 +323,6 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
     spacings = {tuple(item.facts["spacing"] or ()) for item in readable}
     if len(spacings) == 1 and spacings != {()}:
         lines["spacing"] = " x ".join(f"{step:g}" for step in spacings.pop()) + " mm"
-    if usage is None:
-        return lines
-
-    lines["source"] = usage.table.source.name
-    lines["domains"] = _domains_line(usage, readable, sampled=len(items) < count)
-    lines["patients"] = str(len(_patients(usage.records)) or "not known")
-    if len(usage.names) == 2:
-        in_a = {record.pair for record in usage.records if record.domain == "a"}
-        in_b = {record.pair for record in usage.records if record.domain == "b"}
-        pairs = (in_a & in_b) - {None}
-        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none known"
-    lines["split"] = usage.how or "none"
-    left_out = [item.name for item in readable if not item.domains]
-    if left_out:
-        lines["left out"] = f"{counted(left_out, 'file')} of no domain: {listed(left_out)}"
     return lines
 
 

@@ -38,7 +38,7 @@ class Usage:
     """The records, problems and splits that a [data] table yields, without training."""
 
     table: DataTable
-    method: type  # its `reads` and `paired` are used
+    method: type[Any]  # its `reads` and `paired` are used
     names: dict[str, str]  # domain letter -> human name
     records: list[Record]
     recipe: str | None = None  # the table's recipe; None: a guess
@@ -58,10 +58,10 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
     return _usage(model.data, model.method.target, loaded.origin)
 
 
-def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
+def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Usage:
     names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
     listed = table
-    uncertain = []
+    uncertain: list[UserError] = []
     if recipe is None and "channels" in table.source.options:
         # A mixture of gray and colour, which a guessed source would refuse, is reported as a
         # separate problem.
@@ -69,12 +69,12 @@ def _usage(table: DataTable, method: type, recipe: str | None = None) -> Usage:
         listed = table.model_copy(update={"source": part})
     source, records = source_and_records(listed, method, uncertain)
     usage = Usage(table, method, names, records, recipe)
-    usage.problems += [problem("versions", "note", note) for note in getattr(source, "notes", ())]
+    for note in getattr(source, "notes", ()):
+        usage.problems.append(problem("versions", "note", note))
     # a run with this recipe would stop with this error
     severity = "warning" if recipe is None else "error"
-    usage.problems += [
-        problem("patients", severity, each.what, (), each.remedy) for each in uncertain
-    ]
+    for each in uncertain:
+        usage.problems.append(problem("patients", severity, each.what, (), each.remedy))
     return usage
 
 
@@ -82,7 +82,7 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
     """The likely use of images: domains named by files or headers, else two groups, else one
     domain.
     """
-    refusal = None
+    refusal: UserError | None = None
     for domains in _guesses(path, items):
         try:
             usage = _usage_as(path, domains, set)
@@ -97,13 +97,15 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
         groups = _unnamed_groups(path, usage)
         if groups:
             named = any(item.name_says for item in items)
-            if named and all(is_volume(record.path) for record in usage.records):
+            if named and all(
+                is_volume(file) for record in usage.records for file in record.files[:1]
+            ):
                 continue  # one contrast of two sites or groups
             what = f"no name says a contrast: taken for two domains, {groups}"
             remedy = "classes of one domain: use 'images'"
             usage.problems.append(problem("domains", "note", what, (), remedy))
         return usage
-    raise refusal
+    raise refusal or UserError(f"no use of '{path}' is known")
 
 
 def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage | None:
@@ -121,14 +123,16 @@ def _unnamed_groups(path: Path, usage: Usage) -> str:
     """The names by which domains A and B were told apart, where these do not end in A and B."""
     if list(usage.names.values()) != ["A", "B"]:
         return ""
-    files = {
-        letter: [r.path.relative_to(path) for r in usage.records if r.domain == letter]
-        for letter in "ab"
-    }
-    apart = folders_apart(files)
-    if all(name.endswith(letter.upper()) for letter, names in apart.items() for name in names):
-        return ""
-    return " and ".join(f"{letter.upper()} ({', '.join(names)})" for letter, names in apart.items())
+    files: dict[str, list[Path]] = {"a": [], "b": []}
+    for record in usage.records:
+        if record.path:
+            files[record.domain].append(record.path.relative_to(path))
+    groups = []
+    told = False  # whether a folder is named otherwise than by its domain's letter
+    for letter, folders in folders_apart(files).items():
+        groups.append(f"{letter.upper()} ({', '.join(folders)})")
+        told |= not all(folder.endswith(letter.upper()) for folder in folders)
+    return " and ".join(groups) if told else ""
 
 
 def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]]:
@@ -136,12 +140,15 @@ def _guesses(path: Path, items: Sequence[Inspected]) -> Iterator[tuple[str, ...]
     is_table = path.is_file()
     counts = _domains_in_table(path) if is_table else _domains_in_files(items)
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
-    frequent.sort(key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name))
+    usual = {name: USUAL.index(name) for name in frequent if name in USUAL}
+    frequent.sort(key=lambda name: (usual.get(name, len(USUAL)), name))
     if len(frequent) > 1:
         yield tuple(frequent[:2])
     if not is_table:
         yield "A", "B"
-    yield (frequent[0],) if frequent and is_table else ("images",)
+        yield ("images",)
+    else:
+        yield (frequent[0] if frequent else "images",)
 
 
 def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
@@ -164,12 +171,13 @@ def _domains_in_table(path: Path) -> Counter[str]:
         return counts
     # a column for each domain: those whose first cells are files, if any are
     others = [name for name in columns if name not in TABLE_COLUMNS]
-    of_files = set()
-    for _, row in islice(open_rows(path)[1], 20):
-        for name in others:
-            if row.get(name) and (path.parent / row[name]).exists():
-                of_files.add(name)
-    return Counter(OF_FILES.sub("", name) for name in others if name in of_files or not of_files)
+    first_rows = [row for _, row in islice(open_rows(path)[1], 20)]
+    of_files = []
+    for name in others:
+        cells = filter(None, (row.get(name) for row in first_rows))
+        if any((path.parent / cell).exists() for cell in cells):
+            of_files.append(name)
+    return Counter(OF_FILES.sub("", name) for name in of_files or others)
 
 
 def absolute(path: Path) -> str:
@@ -182,20 +190,23 @@ def absolute(path: Path) -> str:
 
 def assign(usage: Usage, items: Sequence[Inspected]) -> None:
     """Set the domains and the patient of every image."""
-    by_file = {absolute(file): item for item in items for file in item.scan.files}
+    item_of = {absolute(file): item for item in items for file in item.scan.files}
     own = {record.path for record in usage.records}
     for record in usage.records:
-        # A record's further files count unless they are another record's own, used here only as the
-        # target grid.
-        for file in (file for file in record.files if file == record.path or file not in own):
-            item = by_file.get(absolute(file))
-            if item is not None:
-                item.domains = list(dict.fromkeys([*item.domains, usage.names[record.domain]]))
-                item.patient = record.subject or item.patient
+        for file in record.files:
+            if file != record.path and file in own:
+                continue  # another record's own file, used here only as the target grid
+            item = item_of.get(absolute(file))
+            if item is None:
+                continue
+            domain = usage.names[record.domain]
+            if domain not in item.domains:
+                item.domains.append(domain)
+            item.patient = record.subject or item.patient
 
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
-    """Split the readable records as a training would; leaks and impossible splits become problems."""
+    """Split the readable records as a training would; leaks and impossible splits are problems."""
     by_recipe = usage.recipe is not None
     _leave_out_unreadable(usage, items)
     usage.problems += _incomplete(usage, usage.records)
@@ -204,14 +215,15 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         usage.splits, usage.how = split_records(
             usage.records, **usage.table.split.model_dump(), fingerprints=fingerprints
         )
-        usage.splits.fingerprints |= fingerprints
     except UserError as error:
-        what = f"{'this split' if by_recipe else 'the usual split'} is not possible: {error.what}"
+        which = "this split" if by_recipe else "the usual split"
+        what = f"{which} is not possible: {error.what}"
         severity = "error" if by_recipe else "warning"
         usage.problems.append(problem("split", severity, what, (), error.remedy))
         return
-    # no doubt about the patients
-    if not any(each["kind"] == "patients" for each in usage.problems):
+    usage.splits.fingerprints |= fingerprints
+    patients_in_doubt = any(each["kind"] == "patients" for each in usage.problems)
+    if not patients_in_doubt:
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
     try:
         _check_leakage(usage, usage.splits)
@@ -242,11 +254,11 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
     for item in items:
         if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2:
             seen[item.scan.files] = item.seen
-    return {
-        record.id: placed(seen[record.files], record)
-        for record in usage.records
-        if record.files in seen and not record.scan and not record.missing
-    }
+    fingerprints = {}
+    for record in usage.records:
+        if record.files in seen and not record.scan and not record.missing:
+            fingerprints[record.id] = placed(seen[record.files], record)
+    return fingerprints
 
 
 def _check_leakage(usage: Usage, splits: Splits) -> None:

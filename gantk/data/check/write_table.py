@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,26 +54,17 @@ def write_table(
     `none` in the column split. Without one, a row says what its names alone are sure of.
     """
     if usage:
-        rows = _rows_of_records(usage, {scan.files[0]: scan.path for scan in scans})
-        used = set()
-        for record in usage.records:
-            used |= set(map(absolute, (*record.files, *record.mask_files)))
-        for scan in scans:
-            if used.isdisjoint(map(absolute, scan.files)):
-                domain = _contrast_of(scan.name)
-                rows.append(Row(str(scan.path), domain, split=LEFT_OUT[0]))
+        rows = [*_rows_of_records(usage, scans), *_rows_left_out(usage, scans)]
     else:
         rows = _rows_of_names(path, scans, items)
-
     folder = table.absolute().parent
     for row in rows:
         row.path = _relative(row.path, folder)
         row.mask = row.mask and _relative(row.mask, folder)
     columns = ["path", "domain", "patient"]
-    columns += ["split"] if any(row.split for row in rows) else []
-    columns += ["label"] if any(row.label for row in rows) else []
-    columns += ["mask"] if any(row.mask for row in rows) else []
-    columns += ["pair"] if usage and len(usage.names) == 2 else []
+    columns += [name for name in ("split", "label", "mask") if any(getattr(r, name) for r in rows)]
+    if usage and len(usage.names) == 2:
+        columns.append("pair")  # empty cells too: pairs are those of the folder
     cells = [[getattr(row, column) for column in columns] for row in rows]
     with table.open("x", encoding="utf-8") as file:
         file.write(csv_text(columns, cells))
@@ -86,11 +77,19 @@ def write_table(
     )
 
 
-def _rows_of_records(usage: Usage, place_of: Mapping[Path, Path]) -> list[Row]:
-    """A row for each image that is used, in the order of the records.
+def _rows_left_out(usage: Usage, scans: Sequence[io.Scan]) -> Iterator[Row]:
+    """Yield a row for each image that is not used."""
+    used = set()
+    for record in usage.records:
+        used |= set(map(absolute, (*record.files, *record.mask_files)))
+    for scan in scans:
+        if used.isdisjoint(map(absolute, scan.files)):
+            yield Row(str(scan.path), _contrast_of(scan.name), split=LEFT_OUT[0])
 
-    `place_of` has the folder of each DICOM series, by its first file.
-    """
+
+def _rows_of_records(usage: Usage, scans: Sequence[io.Scan]) -> list[Row]:
+    """A row for each image that is used, in the order of the records."""
+    place_of = {scan.files[0]: scan.path for scan in scans}  # of a DICOM series its folder
     complete = complete_pairs(usage.records)
     splits = any(record.split for record in usage.records)
     # "images" is no contrast but the check's word for one unknown domain.
@@ -105,7 +104,7 @@ def _rows_of_records(usage: Usage, place_of: Mapping[Path, Path]) -> list[Row]:
             row.split = record.split or "train"
         if record.mask_files:
             row.mask = str(record.mask_files[0])
-        if record.pair in complete:
+        if record.pair is not None and record.pair in complete:
             plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
             row.pair = record.pair.removesuffix(plane)
         rows[record.domain, image] = row

@@ -253,9 +253,9 @@ def domain_match(name: str, domain: str) -> int:
         return 2
     for word in words:
         # A single letter starts too many words.
-        if min(len(word), len(wanted)) > 1:
-            if word.startswith(wanted) or wanted.startswith(word):
-                return 1
+        either_starts_the_other = word.startswith(wanted) or wanted.startswith(word)
+        if min(len(word), len(wanted)) > 1 and either_starts_the_other:
+            return 1
     return 0
 
 
@@ -289,9 +289,10 @@ def of_contrast(said: Mapping[Path, str | None], word: str, others: set[str]) ->
     for image, each in said.items():
         if each == word:
             images.append(image)
-        elif image.parent not in own_folders and each not in others:
-            if same_contrast(each or "", word):
-                images.append(image)
+        elif image.parent in own_folders or each in others:
+            continue
+        elif same_contrast(each or "", word):
+            images.append(image)
     return without_derived(images)
 
 
@@ -316,9 +317,9 @@ def without_derived(images: Sequence[Path]) -> list[Path]:
         stem = stem_of(image).lower()
         for end in FURTHER.finditer(stem):
             original = stem[: end.start()]
-            if any(original in stems for stems in stems_above(image.parent)):
-                if usual_contrast(original):
-                    return True
+            exists = any(original in stems for stems in stems_above(image.parent))
+            if exists and usual_contrast(original):
+                return True
         return False
 
     kept = []
