@@ -106,7 +106,7 @@ def printable(text: str) -> str:
     )
 
 
-def told(error: BaseException, most: int = 160) -> str:
+def told(error: BaseException | str, most: int = 160) -> str:
     """The message of a library's error in one line of at most `most` characters; without one, the
     error's class.
 

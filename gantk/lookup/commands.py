@@ -5,7 +5,9 @@ and recipes.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.markup import escape
@@ -13,7 +15,7 @@ from rich.markup import escape
 from gantk.errors import UserError, did_you_mean, told
 from gantk.files import expect_file, write_file
 from gantk.plugin.loader import load
-from gantk.plugin.registry import KINDS
+from gantk.plugin.registry import KINDS, Entry
 from gantk.plugin.settings import disabled_plugins
 from gantk.terminal import Escaping, complain, console, say, table
 
@@ -32,15 +34,20 @@ def list_(kind) -> None:
         for each in kinds
     }
     if out.is_terminal:  # the kind's description stands once, above its entries
-        for each, rows in entries.items():
+        for each, summaries in entries.items():
             out.print(f"[bold]{each}[/]: {KINDS[each]}")
-            others = [
-                (e.name, says if e.owner == "gantk" else f"{says} [dim](from {e.owner})[/]")
-                for e, says in rows
-            ]
-            out.print(table((), [(f"  {name}", says) for name, says in others]))
+            lines = []
+            for entry, text in summaries:
+                if entry.owner != "gantk":
+                    text += f" [dim](from {entry.owner})[/]"
+                lines.append((f"  {entry.name}", text))
+            out.print(table((), lines))
     else:
-        rows = [(e.kind, e.name, e.owner, says) for each in entries.values() for e, says in each]
+        rows = [
+            (entry.kind, entry.name, entry.owner, text)
+            for summaries in entries.values()
+            for entry, text in summaries
+        ]
         out.print(table(("kind", "name", "from", ""), rows))
     for name, problem in registry.broken.items():
         complain(f"[yellow]plugin {name} did not load: {escape(problem)}[/]")
@@ -62,41 +69,53 @@ def show(ctx, kind, name, profile) -> None:
     gantk show recipe dualgan_t1t2    a recipe with every default, as TOML
     gantk show model t1t2             a model's card: what it was trained on, how good it is, its limits
     """
-    import inspect
-
-    from gantk.lookup.options import options_help
     from gantk.recipe.tables import TABLES
 
-    out = console()
     if kind == "recipe" and name:
         _show_recipe(name, profile)
         return
     if kind == "model" and name:
-        from gantk.runs.models import CARD, card, find_model
-
-        if not (text := card(path := find_model(name))):
-            raise UserError(f"'{path}' has no {CARD}", remedy="`gantk pack RUN OUT` writes one")
-        out.print(escape(text), soft_wrap=True)
+        _show_card(name)
         return
     kind = kind.removeprefix("train.").removeprefix("data.")
-    if kind in TABLES and not name:
+    if name:
+        entry = load().registry.get(_kind(kind), name)
+        head = f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}"
+        _show_options(head, entry.load(), entry)
+    elif kind in TABLES:
         where, target = TABLES[kind]
-        head = (
-            f"[bold]{escape(f'[{where}]' if where else 'a recipe')}[/]"
-            + f"  --set {where}.KEY=VALUE" * bool(where)
-        )
-    elif not name:
+        head = "[bold]a recipe[/]"
+        if where:
+            head = f"[bold]{escape(f'[{where}]')}[/]  --set {where}.KEY=VALUE"
+        _show_options(head, target)
+    else:
         models = ctx.find_root().command.commands.get("models") if kind == "model" else None
         ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)
-        return
-    else:
-        entry = load().registry.get(_kind(kind), name)
-        target = entry.load()
-        head = f"[bold]{entry.kind} {entry.name}[/]  from {escape(entry.owner)}"
+
+
+def _show_card(name: str) -> None:
+    from gantk.runs.models import CARD, card, find_model
+
+    path = find_model(name)
+    text = card(path)
+    if not text:
+        raise UserError(f"'{path}' has no {CARD}", remedy="`gantk pack RUN OUT` writes one")
+    console().print(escape(text), soft_wrap=True)
+
+
+def _show_options(head: str, target: Callable[..., Any], entry: Entry | None = None) -> None:
+    """Print what a part or a table of recipes is, and its options."""
+    import inspect
+
+    from gantk.lookup.options import options_help
+
+    out = console()
     out.print(f"{head}\n\n{escape(inspect.getdoc(target) or 'no description')}\n")
     try:
-        rows = [map(escape, row) for row in options_help(target)]
+        rows = [tuple(map(escape, row)) for row in options_help(target)]
     except Exception as error:  # an annotation may name what is not there
+        if entry is None:
+            raise
         raise entry.refused("has options that no recipe can hold", error) from error
     out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
 
@@ -117,12 +136,15 @@ def _show_recipe(name: str, profile: str | None) -> None:
         f"# {recipe.origin}; profiles: {profiles or 'none'}",
         *(f"# {line}" for line in in_full(recipe, profile)),
     ]
-    for key, note, said in [*((line, "", True) for line in head), *lines]:
+    for line in head:
+        out.print(escape(line))
+    mark = "    # "
+    for key, note, is_given in lines:
         line = f"{key:<32} # {note}" if note else key
         if out.is_terminal and note and len(line) > out.width:
-            mark = "    # "
-            line = f"{key}\n{textwrap.fill(note, out.width, initial_indent=mark, subsequent_indent=mark)}"
-        out.print(escape(line), style=None if said else "dim")
+            wrapped = textwrap.fill(note, out.width, initial_indent=mark, subsequent_indent=mark)
+            line = f"{key}\n{wrapped}"
+        out.print(escape(line), style=None if is_given else "dim")
 
 
 @click.command()
@@ -132,7 +154,7 @@ def plugins() -> None:
     rows = []
     for plugin in sorted(loaded.plugins, key=lambda plugin: plugin.distribution == "gantk"):
         if plugin.disabled:
-            gives = f"[yellow]{escape(plugin.problem)}[/]"
+            gives = f"[yellow]{escape(plugin.problem or '')}[/]"
         elif plugin.problem:
             gives = f"[red]did not load: {escape(plugin.problem)}[/]"
         else:
@@ -203,7 +225,11 @@ def _kind(kind: str) -> str:
     """The registry's name of a kind (`generators` -> `generator`); the registry raises UserError
     for an unknown one.
     """
-    single = {"losses": "loss"}.get(kind, kind.removesuffix("s") if kind not in KINDS else kind)
+    single = kind
+    if kind == "losses":
+        single = "loss"
+    elif kind not in KINDS:
+        single = kind.removesuffix("s")
     load().registry.of_kind(single)
     return single
 

@@ -11,7 +11,7 @@ from gantk.plugin.spec import toml
 from gantk.recipe.load import Recipe, leaves, mapping, resolved
 
 ABOUT = ("format", "summary", "paper")  # tables that describe the recipe: they are not compared
-UNSAID = object()  # stands for a key that is not set
+NOT_SET = object()  # stands for a key that is not set
 
 
 def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str, tuple[Any, Any]]:
@@ -24,7 +24,7 @@ def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str
     return {
         key: pair
         for key, pair in pairs.items()
-        if not _agree(*pair) and (filled_in or pair[1] is not UNSAID)
+        if not _agree(*pair) and (filled_in or pair[1] is not NOT_SET)
     }
 
 
@@ -37,13 +37,14 @@ def in_short(tables: Mapping) -> str:
         return ""
     changed = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
     parts = [f"other {', '.join(changed)}" if changed else "as stated"]
-    for name, over in mapping(tables.get("profile")).items():
+    for name, profile in mapping(tables.get("profile")).items():
         changed = [
             ".".join(path[1:])
-            for path in leaves(mapping(over))
-            if _at(over, path) != _at(tables, path)
+            for path in leaves(mapping(profile))
+            if _at(profile, path) != _at(tables, path)
         ]
-        parts += [f"{name}: other {', '.join(changed)}"] if changed else []
+        if changed:
+            parts.append(f"{name}: other {', '.join(changed)}")
     return "; ".join(parts)
 
 
@@ -61,28 +62,38 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
     if stated:
         count = len(list(leaves(stated)))
         differences = departures(stated, here, filled_in=True)
-        yield (
-            f"{paper.get('title', 'the report')}: {count - len(differences)} of {count} stated"
-            " settings are kept"
-        )
+        title = paper.get("title", "the report")
+        yield f"{title}: {count - len(differences)} of {count} stated settings are kept"
         for key, (theirs, value) in differences.items():
-            yield f"departs: {key} = {_shown(value)} where the report has {_shown(theirs)}"
+            yield f"departs: {key} = {_text(value)} where the report has {_text(theirs)}"
     if isinstance(ours, list) and ours:
-        chosen = [f"{key} = {_shown(_at(here, tuple(str(key).split('.'))))}" for key in ours]
+        chosen = [f"{key} = {_text(_at(here, tuple(str(key).split('.'))))}" for key in ours]
         yield f"open in the report, chosen here: {', '.join(chosen)}"
-    for name in mapping(recipe.tables.get("profile")) if paper and profile is None else ():
-        over = resolved(recipe.override([], name).check())
-        for path in dict.fromkeys([*leaves(here), *leaves(over)]):
-            theirs, before, after = (_at(tables, path) for tables in (stated, here, over))
-            if path[0] not in ABOUT and before != after:
-                if theirs is UNSAID:
-                    whose = ", ours"
-                elif _agree(theirs, before):
-                    whose = ", as stated"
-                else:
-                    whose = ", not as stated"
-                was = f"without it {_shown(before)}{whose if stated else ''}"
-                yield f"--profile {name}: {'.'.join(path)} = {_shown(after)} ({was})"
+    if paper and profile is None:
+        for name in mapping(recipe.tables.get("profile")):
+            changed = resolved(recipe.override([], name).check())
+            yield from _changes_by_profile(name, here, changed, stated)
+
+
+def _changes_by_profile(
+    name: str, without: Mapping, changed: Mapping, stated: Mapping
+) -> Iterator[str]:
+    """Yield a line for each key that a profile changes, and whose the value without it is."""
+    for path in dict.fromkeys([*leaves(without), *leaves(changed)]):
+        before = _at(without, path)
+        after = _at(changed, path)
+        if path[0] in ABOUT or before == after:
+            continue
+        theirs = _at(stated, path)
+        whose = ""
+        if stated and theirs is NOT_SET:
+            whose = ", ours"
+        elif stated and _agree(theirs, before):
+            whose = ", as stated"
+        elif stated:
+            whose = ", not as stated"
+        key = ".".join(path)
+        yield f"--profile {name}: {key} = {_text(after)} (without it {_text(before)}{whose})"
 
 
 def _agree(stated: Any, here: Any) -> bool:
@@ -91,17 +102,22 @@ def _agree(stated: Any, here: Any) -> bool:
     """
     if isinstance(stated, list) and isinstance(here, list):
         return len(stated) == len(here) and all(map(_agree, stated, here))
-    if isinstance(stated, Mapping) and isinstance(here, Mapping):
+    if not isinstance(here, Mapping):
+        return stated == here
+    if isinstance(stated, Mapping):
         return all(key in here and _agree(value, here[key]) for key, value in stated.items())
-    return stated == (here.get("name") if isinstance(here, Mapping) else here)
+    return stated == here.get("name")
 
 
 def _at(tables: Any, path: tuple[str, ...]) -> Any:
-    for key in path:  # a part may be written as a bare name instead of a table
-        bare = tables if key == "name" and isinstance(tables, str) else UNSAID
-        tables = tables.get(key, UNSAID) if isinstance(tables, Mapping) else bare
+    """The value of a key; a part may be written as a bare name instead of a table."""
+    for key in path:
+        if isinstance(tables, Mapping):
+            tables = tables.get(key, NOT_SET)
+        elif key != "name" or not isinstance(tables, str):
+            return NOT_SET
     return tables
 
 
-def _shown(value: Any) -> str:
-    return "not said" if value is UNSAID or value is None else toml(value)
+def _text(value: Any) -> str:
+    return "not said" if value is NOT_SET or value is None else toml(value)

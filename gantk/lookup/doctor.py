@@ -26,11 +26,8 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     missing = [extra for extra, package in EXTRAS.items() if installed(package) is None]
     yield "extras", f"not installed: {', '.join(missing)}" if missing else "all installed", None
     free = shutil.disk_usage(os.getcwd()).free / 2**30
-    yield (
-        "disk",
-        f"{free:.1f} GiB free here",
-        "less than 2 GiB: checkpoints may not fit" if free < 2 else None,
-    )
+    problem = "less than 2 GiB: checkpoints may not fit" if free < 2 else None
+    yield "disk", f"{free:.1f} GiB free here", problem
     yield from _plugins()
 
 
@@ -59,17 +56,11 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         yield "device", "-", f"torch does not start: {told(error)}"
         return
     threads = counted(machine["threads"], "thread")
-    yield (
-        "device",
-        f"{machine['device']} ({machine['cpu']}, {threads}), {machine['precision']}",
-        None,
-    )
+    device = f"{machine['device']} ({machine['cpu']}, {threads}), {machine['precision']}"
+    yield "device", device, None
     if machine["cuda"]:
-        yield (
-            "cuda",
-            f"{machine['cuda']}, cuDNN {machine['cudnn']}, driver {machine['driver'] or 'unknown'}",
-            None,
-        )
+        driver = machine["driver"] or "unknown"
+        yield "cuda", f"{machine['cuda']}, cuDNN {machine['cudnn']}, driver {driver}", None
     elif torch.version.cuda and not torch.cuda.is_available():
         about = (
             f"torch is built for CUDA {torch.version.cuda}; no device is visible, the CPU is used"
@@ -78,8 +69,6 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
     try:
         import torchvision  # noqa: F401  (timm, lpips and pytorch-fid need it)
     except Exception as error:
-        yield (
-            "torchvision",
-            "-",
-            f"it does not fit this torch ({told(error, 60)}): install the one that belongs to it",
-        )
+        why = told(error, 60)
+        problem = f"it does not fit this torch ({why}): install the one that belongs to it"
+        yield "torchvision", "-", problem

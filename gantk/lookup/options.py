@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -14,6 +14,7 @@ from gantk.plugin.spec import groups_of, is_table, kind_of, options_of
 
 # pydantic's names for the bounds of a range
 SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+NO_BOUND = 10**9  # a count may be any number below it
 
 
 def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
@@ -21,26 +22,31 @@ def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
     the source.
     """
     comments = _comments(target)
-    rows = []
     for group in groups_of(target).values():
         comments |= _comments(group)
-    for name, hint, default in options_of(target):
-        if default is ...:
-            default_text = "required"
-        elif default is None:
-            default_text = "none"
-        else:
-            default_text = json.dumps(default, default=str)
-        default_text = "" if is_table(hint) else default_text
-        rows.append((name, _type_text(hint), default_text, comments.get(name, "")))
-    return rows
+    return [
+        (name, _type_text(hint), _default_text(hint, default), comments.get(name, ""))
+        for name, hint, default in options_of(target)
+    ]
+
+
+def _default_text(hint: Any, default: Any) -> str:
+    if is_table(hint):
+        return ""
+    if default is ...:
+        return "required"
+    return "none" if default is None else json.dumps(default, default=str)
 
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
     """Option -> the comment on its line of the signature or dataclass, or on the lines above it."""
+    sources: list[Any] = [target]
+    if is_dataclass(target):
+        sources = [*inspect.getmro(target)[:-1]]
+    elif inspect.isclass(target) and not is_table(target):
+        sources = [target.__init__]
     comments: dict[str, str] = {}
-    own = target.__init__ if inspect.isclass(target) and not is_table(target) else target
-    for source in target.__mro__[:-1] if is_dataclass(target) else [own]:
+    for source in sources:
         try:
             lines = inspect.getsource(source).splitlines()
         except (OSError, TypeError):
@@ -61,21 +67,24 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
 
 def _type_text(hint: Any) -> str:
     """A type as shown to users: choices by their values, parts by their kind."""
-    inner = get_args(hint)
-    origin = get_origin(hint)
     if is_table(hint):
         return "table"
-    if kind := kind_of(getattr(hint, "__metadata__", ())):
+    if hint is type(None):
+        return "none"
+    kind = kind_of(getattr(hint, "__metadata__", ()))
+    if kind:
         return kind
+    inner = get_args(hint)
+    if inner:
+        return _generic_text(hint, inner)
+    return getattr(hint, "__name__", str(hint))
+
+
+def _generic_text(hint: Any, inner: tuple[Any, ...]) -> str:
+    """The text of a type with arguments."""
+    origin = get_origin(hint)
     if origin is Annotated:
-        marks = [mark for each in hint.__metadata__ for mark in getattr(each, "metadata", [each])]
-        ends = [
-            f" {s} {e}"
-            for mark in marks
-            for key, s in SIGNS
-            if (e := getattr(mark, key, 10**9)) < 10**9
-        ]
-        return _type_text(inner[0]) + ",".join(ends)
+        return _type_text(inner[0]) + ",".join(_bounds(hint))
     if origin is Literal:
         return " | ".join(map(json.dumps, inner))
     if origin in (Union, UnionType):
@@ -86,6 +95,16 @@ def _type_text(hint: Any) -> str:
         return f"[{', '.join(map(_type_text, inner))}]"
     if origin is dict:
         return "table" if inner[1] is Any else f"table of {_type_text(inner[1])}"
-    if hint is type(None):
-        return "none"
-    return str(hint) if inner else getattr(hint, "__name__", str(hint))
+    return str(hint)
+
+
+def _bounds(hint: Any) -> Iterator[str]:
+    """Yield the bounds of an annotated number, such as ` >= 1`; those that bound nothing are left
+    out.
+    """
+    for constraint in hint.__metadata__:
+        for mark in getattr(constraint, "metadata", [constraint]):
+            for key, sign in SIGNS:
+                bound = getattr(mark, key, NO_BOUND)
+                if bound < NO_BOUND:
+                    yield f" {sign} {bound}"

@@ -38,7 +38,10 @@ def summary(entry: Entry) -> str:
 
 @functools.cache
 def _source(module: str) -> ast.Module:
-    return ast.parse(Path(importlib.util.find_spec(module).origin).read_text("utf-8"))
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{module} has no source")
+    return ast.parse(Path(spec.origin).read_text("utf-8"))
 
 
 def first_sentence(text: str) -> str:
@@ -56,32 +59,45 @@ def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     """
     notes = {}
     for path, _, line in key_lines(recipe.text):
-        if match := re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line):
+        match = re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line)
+        if match:
             notes[path] = match[1]
     return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
 
 
 def _lines(
-    table: Part | Table | Mapping, path: tuple, notes: Mapping, said: set
+    table: Part | Table | Mapping, path: tuple[str, ...], notes: Mapping, given: set
 ) -> Iterator[tuple[str, str, bool]]:
-    part = isinstance(table, Part)
-    values = {"name": table.name} | table.options if part else dict(table)
-    if isinstance(table, Mapping):
-        options = []
+    """Yield the lines of a table: values first, then the tables inside; `given` are the paths of
+    the keys that the recipe sets.
+    """
+    values: dict[str, Any]
+    options: list[tuple[str, str, str, str]] = []
+    if isinstance(table, Part):
+        values = {"name": table.name} | table.options
+        options = options_help(table.target)
     else:
-        options = options_help(table.target if part else type(table))
+        values = dict(table)
+        if isinstance(table, Table):
+            options = options_help(type(table))
     comments = {name: comment for name, _, _, comment in options}
+    tables = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, (Part, Table)) or (key == "paper" and value != {})
+    }
 
-    def is_table(pair: tuple[str, Any]) -> bool:
-        return isinstance(pair[1], (Part, Table)) or (pair[0] == "paper" and pair[1] != {})
-
-    for key, value in sorted(values.items(), key=is_table):  # tables last
+    def note_and_given(key: str) -> tuple[str, bool]:
         here = (*path, key)
-        note = notes.get((*path, key)) or comments.get(key, "")
-        own = any(each[: len(here)] == here for each in said)
-        if is_table((key, value)):
-            yield "", "", False
-            yield f"[{'.'.join(here)}]", note, own
-            yield from _lines(value, here, notes, said)
-        else:
-            yield f"# {key} =" if value is None else f"{key} = {toml(plain(value))}", note, own
+        is_given = any(each[: len(here)] == here for each in given)
+        return notes.get(here) or comments.get(key, ""), is_given
+
+    for key, value in values.items():
+        if key not in tables:
+            line = f"# {key} =" if value is None else f"{key} = {toml(plain(value))}"
+            yield line, *note_and_given(key)
+    for key, value in tables.items():
+        here = (*path, key)
+        yield "", "", False
+        yield f"[{'.'.join(here)}]", *note_and_given(key)
+        yield from _lines(value, here, notes, given)

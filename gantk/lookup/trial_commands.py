@@ -1,4 +1,4 @@
-"""`gantk doctor` and `gantk run RECIPE --try`: the machine's state, a training's memory and time."""
+"""`gantk doctor` and `gantk run RECIPE --try`: the machine's state, a training's needs."""
 
 import sys
 
@@ -14,11 +14,11 @@ def try_recipe(recipe, json_file, precision=None, **options) -> None:
     from gantk.terminal import line_printer
     from gantk.training.trial import predict
 
-    options["set"] = [*options["set"], *([f'train.precision="{precision}"'] if precision else [])]
-    found = predict(
-        recipe,
-        **{name: options[name] for name in ("data", "set", "profile", "device") if name in options},
-    )
+    settings = [*options["set"]]
+    if precision:
+        settings.append(f'train.precision="{precision}"')
+    known = {name: options[name] for name in ("data", "profile", "device") if name in options}
+    found = predict(recipe, set=settings, **known)
     for line in found.lines():
         line_printer(json_file)(line)
     write_json(json_file, asdict(found))
@@ -48,11 +48,11 @@ def examine(recipe, **options) -> None:
         raise click.UsageError(
             "--set, --profile, --device and --json say how a --recipe is to be tried"
         )
-    found = list(findings())
-    states = [
-        f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]" for _, _, problem in found
-    ]
-    console().print(
-        table((), [(f[0], escape(f[1]), state) for f, state in zip(found, states, strict=True)])
-    )
-    sys.exit(1 if any(problem for _, _, problem in found) else 0)
+    rows = []
+    any_problem = False
+    for name, state, problem in findings():
+        verdict = f"[red]{escape(problem)}[/]" if problem else "[green]ok[/]"
+        rows.append((name, escape(state), verdict))
+        any_problem |= bool(problem)
+    console().print(table((), rows))
+    sys.exit(1 if any_problem else 0)

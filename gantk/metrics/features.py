@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from gantk.errors import UserError
 from gantk.plugin.loader import registry
 
 WHERE = "evaluate.metrics"
-PASS = 32  # images per call of a network
-GRAY_SIDE = 128  # largest side for random features; larger images are shrunk
+IMAGES_PER_PASS = 32
+MAX_GRAY_SIDE = 128  # for random features; larger images are shrunk
 
 
 class Features:
@@ -52,18 +53,14 @@ class Features:
         self.dims = dims
         options = {"weights": weights, "mean": mean, "std": std, "side": side}
         given = {name: value for name, value in options.items() if value is not None}
-        known = registry().names("features")
-        kind = next(
-            (name for name in (features, Path(features).suffix[1:]) if name in known), "timm"
-        )
-        make = registry().get("features", kind).load()
-        taken = inspect.signature(make).parameters
-        if given.keys() - taken.keys():
-            what = f"the features '{features}' take no `{min(given.keys() - taken.keys())}`"
+        make = registry().get("features", _registered_name(features)).load()
+        parameters = inspect.signature(make).parameters
+        unknown = given.keys() - parameters.keys()
+        if unknown:
             raise UserError(
-                what,
+                f"the features '{features}' take no `{min(unknown)}`",
                 where=WHERE,
-                allowed=[name for name in options if name in taken] or "no options",
+                allowed=[name for name in options if name in parameters] or "no options",
             )
         self.network = make(features, **given).eval().requires_grad_(False)
         self.suffix = self.network.suffix
@@ -81,14 +78,16 @@ class Features:
         finite = []
         channels = self.network.channels
         with torch.autocast(images.device.type, enabled=False):
-            for part in images.split(PASS):
+            for part in images.split(IMAGES_PER_PASS):
                 finite.append(part.isfinite().all())  # read once, at the end: one synchronisation
                 part = part.float() / self.data_range
                 numbers = []
                 for picture in middle_slices(part) if self.dims == 3 else [part]:
                     picture = picture.clamp(0, 1)
-                    apart = [each.expand(-1, channels, -1, -1) for each in picture.split(1, 1)]
-                    seen = [picture] if picture.shape[1] == channels else apart
+                    if picture.shape[1] == channels:
+                        seen = [picture]
+                    else:
+                        seen = [gray.expand(-1, channels, -1, -1) for gray in picture.split(1, 1)]
                     numbers += [self.network(each).flatten(1) for each in seen]
                 vectors.append(torch.cat(numbers, 1))
         if not torch.stack(finite).all():
@@ -100,17 +99,28 @@ class Features:
         return torch.cat(vectors).cpu().double().numpy()
 
 
+def _registered_name(features: str) -> str:
+    """The registered features that a name, or a file's suffix, stands for; else those of timm."""
+    known = registry().names("features")
+    for name in (features, Path(features).suffix[1:]):
+        if name in known:
+            return name
+    return "timm"
+
+
 def published() -> list[dict[str, str]]:
     """Metrics as they were published: of registered features whose weights, or of packages that are
     installed.
     """
     found = []
-    # where a part's own name stands
+    # by kind, the key of a metric's table that names the part
     for kind, key in (("features", "features"), ("metric", "name")):
         for entry in registry().of_kind(kind):
             with suppress(UserError):  # of a plugin that does not load
-                metrics = getattr(make := entry.load(), "published", ())
-                found += [{"name": name, key: entry.name} for name in metrics if make.at_hand()]
+                part: Any = entry.load()
+                for name in getattr(part, "published", ()):
+                    if part.at_hand():
+                        found.append({"name": name, key: entry.name})
     return found
 
 
@@ -142,7 +152,8 @@ class RandomConv(nn.Module):
         self.mixers = nn.ParameterList()
         for level in range(4):
             filters = torch.randn(32, 32 if level else 1, 5, 5, generator=generator)
-            filters = filters if level else filters - filters.mean((2, 3), keepdim=True)
+            if level == 0:
+                filters = filters - filters.mean((2, 3), keepdim=True)
             filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
             if level == 0:
                 filters[0] = 1 / 25
@@ -151,8 +162,8 @@ class RandomConv(nn.Module):
             self.mixers.append(nn.Parameter(mixer, requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        if max(x.shape[2:]) > GRAY_SIDE:
-            scale = GRAY_SIDE / max(x.shape[2:])
+        if max(x.shape[2:]) > MAX_GRAY_SIDE:
+            scale = MAX_GRAY_SIDE / max(x.shape[2:])
             x = F.interpolate(x, [max(1, round(side * scale)) for side in x.shape[2:]], mode="area")
         found = []
         for filters, mixer in zip(self.filters, self.mixers, strict=True):

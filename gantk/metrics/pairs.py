@@ -204,7 +204,11 @@ class SSIM(MapMetric):
         return luminance[0] * structure[0] / (luminance[1] * structure[1])
 
     def _on_map(self, mask: Tensor | None) -> Tensor | None:
-        return None if mask is None else mask[(..., *[slice(RADIUS, -RADIUS)] * self.dims)]
+        if mask is None:
+            return None
+        for axis in range(-self.dims, 0):
+            mask = mask.narrow(axis, RADIUS, mask.shape[axis] - 2 * RADIUS)
+        return mask
 
 
 class LesionContrast(PairMetric):
@@ -228,13 +232,15 @@ class LesionContrast(PairMetric):
             raise UserError("lesion_contrast needs lesion masks", where="evaluate.metrics")
         inside = mask[:, :1].float()
         ring = (widened(inside, RING) - inside) > 0
-        made, real = (
-            # (N, C)
-            torch.stack(
-                [region_mean(c, inside > 0) - region_mean(c, ring) for c in image.split(1, 1)], 1
+
+        def contrasts(image: Tensor) -> Tensor:  # (N, C)
+            channels = image.split(1, 1)
+            return torch.stack(
+                [region_mean(c, inside > 0) - region_mean(c, ring) for c in channels], 1
             )
-            for image in (output, reference)
-        )
+
+        made = contrasts(output)
+        real = contrasts(reference)
         factor = (made * real).sum(1) / real.square().sum(1)
         return torch.where(real.abs().amax(1) < FAINT * self.data_range, torch.nan, factor)
 
@@ -260,8 +266,8 @@ def _window_mean(x: Tensor) -> Tensor:
     """Gaussian-weighted mean of every window inside the images (K, N, C, *size), one axis after
     another.
     """
-    kernel = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * SIGMA**2))
-    kernel = (kernel / kernel.sum()).tolist()
+    gaussian = torch.exp(-(torch.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * SIGMA**2))
+    kernel = (gaussian / gaussian.sum()).tolist()
     for axis in range(3, x.ndim):
         count = x.shape[axis] - 2 * RADIUS
         total = kernel[0] * x.narrow(axis, 0, count)

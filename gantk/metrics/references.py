@@ -65,7 +65,7 @@ class RealImages:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of real images, including those left out of training."""
-        known = set()
+        known: set[str] = set()
         for records in [*self.data.splits.values(), *self._left_out.values()]:
             known.update(record.label for record in records if record.label is not None)
         # batch labels index data.classes, so these come first

@@ -31,7 +31,10 @@ SUBSET = 1000  # images, as published; smaller sets are compared whole
 SUBSETS = 100
 BLOCK = 1024  # vectors per side of a block of the kernel matrix
 FEW_IMAGES = 32  # definitions say so if there are fewer images
-WARNING = f"fewer than {FEW_IMAGES} images: unbiased, but chance weighs much; read the interval, not the value"
+WARNING = (
+    f"fewer than {FEW_IMAGES} images: unbiased, but chance weighs much; read the interval, not the"
+    " value"
+)
 
 
 @dataclass

@@ -73,7 +73,7 @@ def load() -> Loaded:
     manager.add_hookspecs(hookspecs)
     registry = Registry()
     plugins = []
-    owners = {}
+    owners: dict[str, str] = {}
     _register(manager, registry, builtins, "gantk", "gantk")
     for point, distribution in sorted(
         _entry_points(), key=lambda pair: (pair[1].name != "gantk", pair[0].name)
@@ -205,9 +205,10 @@ def _entry_points():
     """(entry point, distribution) by name, without duplicates: an editable install is on the path
     twice.
     """
-    points_by_name = {}
+    points_by_name: dict[tuple[str, str], tuple[importlib.metadata.EntryPoint, Any]] = {}
     for distribution in importlib.metadata.distributions():
-        if points := distribution.entry_points.select(group="gantk"):
+        points = distribution.entry_points.select(group="gantk")
+        if points:
             # Read once: each access to `name` or `version` parses all metadata again.
             owner = SimpleNamespace(name=distribution.name, version=distribution.version)
             name = re.sub(r"[-_.]+", "-", owner.name).lower()
@@ -218,16 +219,12 @@ def _entry_points():
         root = Path(__file__).parents[2]
         source = SimpleNamespace(name="gantk", version="source")
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-        sys.path += [
-            str(root / folder)
-            for folder in ("plugins", "benchmarks")
-            if str(root / folder) not in sys.path
-        ]
+        for folder in ("plugins", "benchmarks"):
+            if str(root / folder) not in sys.path:
+                sys.path.append(str(root / folder))
         for name, value in project["entry-points"]["gantk"].items():
-            points_by_name["gantk", name] = (
-                importlib.metadata.EntryPoint(name, value, "gantk"),
-                source,
-            )
+            point = importlib.metadata.EntryPoint(name, value, "gantk")
+            points_by_name["gantk", name] = (point, source)
     # a folder lists distributions in any order
     return [points_by_name[key] for key in sorted(points_by_name)]
 

@@ -54,11 +54,12 @@ class Entry:
         fails.
         """
         try:
-            loaded, (module, _, attribute) = self.target, str(self.target).partition(":")
+            loaded: Any = self.target
             if isinstance(loaded, str):
-                loaded = functools.reduce(
-                    getattr, attribute.split("."), importlib.import_module(module)
-                )
+                module, _, attribute = loaded.partition(":")
+                loaded = importlib.import_module(module)
+                for name in attribute.split("."):
+                    loaded = getattr(loaded, name)
             if not callable(loaded):
                 raise TypeError(f"{type(loaded).__name__} is neither a class nor a function")
             return loaded

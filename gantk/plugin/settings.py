@@ -50,21 +50,21 @@ def _words(text: str) -> list[str]:
 
 def _disabled_by(path: Path) -> list[str]:
     """The list `plugins.disable` of one `gantk.toml`."""
+    where = str(path)
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"the settings are not readable: {told(error)}", where=path) from error
-    plugins = tables.get("plugins", {})
-    other_keys = [key for key in tables if key != "plugins"]
+        raise UserError(f"the settings are not readable: {told(error)}", where=where) from error
+    packages = None
+    plugins = tables.pop("plugins", {})
+    other_keys = list(tables)
     if isinstance(plugins, dict):
-        other_keys += [f"plugins.{key}" for key in plugins if key != "disable"]
-        packages = plugins.get("disable", [])
-    else:
-        packages = None
+        packages = plugins.pop("disable", [])
+        other_keys += [f"plugins.{key}" for key in plugins]
     if other_keys:
         what = f"there is no setting '{other_keys[0]}'"
-        raise UserError(what, where=path, allowed=["plugins.disable"])
+        raise UserError(what, where=where, allowed=["plugins.disable"])
     if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
         what = "plugins.disable is not a list of packages"
-        raise UserError(what, where=path, allowed=EXAMPLE)
+        raise UserError(what, where=where, allowed=EXAMPLE)
     return packages

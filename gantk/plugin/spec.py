@@ -8,9 +8,9 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, TypeGuard, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
@@ -27,7 +27,7 @@ class Part:
 
     kind: str
     name: str
-    target: Callable[..., Any]
+    target: Any  # a class or a function
     options: dict[str, Any]
 
     def __call__(self, *context: Any) -> Any:
@@ -129,33 +129,38 @@ for _name, _words in {
 
     Made by `generator(channels_in, channels_out, dims)`: a torch.nn.Module. Called with images
     {IMAGES}; returns the same with channels_out.
-    `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may raise a UserError."""
+    `batch_independent = True` says that it keeps a batch's images apart; `check_size(size)` may
+    raise a UserError."""
     ),
     "Discriminator": (
         f"""A network from images to logits: `discriminator: gantk.Discriminator = "patchgan"`.
 
     Made by `discriminator(channels, dims)`: a torch.nn.Module. Called with images
     {IMAGES}; returns raw logits,
-    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a generator."""
+    above 0 for real: (N, 1, *patches) or (N, 1). `batch_independent` and `check_size` as of a
+    generator."""
     ),
     "Loss": (
         """A loss of two batches of images: `loss: gantk.Loss = "l1"`.
 
-    Made by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the loss says otherwise;
-    returns a float32 tensor of shape (), from which gradients reach `output`."""
+    Made by `loss()`. Called with (output, target), (N, C, *size) in network intensities unless the
+    loss says otherwise; returns a float32 tensor of shape (), from which gradients reach
+    `output`."""
     ),
     "AdversarialLoss": (
         """A game of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.
 
-    Made by `adversarial()`. Its `generator(fake)` and `discriminator(real, fake)` are called with raw logits of any
-    shape and return what either minimises, a float32 tensor of shape (). Its `penalty(discriminator, real, fake)`, of
-    images, returns one more term of the discriminator's, or None."""
+    Made by `adversarial()`. Its `generator(fake)` and `discriminator(real, fake)` are called with
+    raw logits of any shape and return what either minimises, a float32 tensor of shape (). Its
+    `penalty(discriminator, real, fake)`, of images, returns one more term of the discriminator's,
+    or None."""
     ),
     "Augment": (
         f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
 
     Made by `augment(dims)`. Called with images {IMAGES};
-    returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs then do."""
+    returns the same shape and type. `geometric = True` says that pixels move, as masks and pairs
+    then do."""
     ),
 }.items():
     globals()[_name].__doc__ = _words
@@ -195,7 +200,8 @@ def bind(kind: str, value: Any) -> Part:
         raise UserError(
             what, allowed=registry().names(kind), remedy=f'write {kind} = {{ name = "..." }}'
         )
-    target = (entry := registry().get(kind, name)).load()
+    entry = registry().get(kind, name)
+    target = entry.load()
     try:
         model = options_model(target)
     except Exception as error:
@@ -203,10 +209,9 @@ def bind(kind: str, value: Any) -> Part:
     try:
         return Part(kind, name, target, dict(check(model, options, f"'{name}'")))
     except UserError as error:
+        field = None
         if len(error.path) == 1 and error.path[0] not in options:
             field = model.model_fields.get(error.path[0])
-        else:
-            field = None
         if field is None or field.is_required() or kind_of(field.metadata):
             raise
         raise entry.refused(
@@ -219,9 +224,9 @@ def bind_or_raise(kind: str, value: Any) -> Part:
     try:
         return bind(kind, value)
     except UserError as error:
-        raise (
-            error.at(f"{kind}: {'.'.join(map(str, error.path))}") if error.path else error
-        ) from None
+        if error.path:
+            error = error.at(f"{kind}: {'.'.join(map(str, error.path))}")
+        raise error from None
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
@@ -297,7 +302,7 @@ def _fields_at(model: Any, path: list) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def kind_of(marks: tuple) -> str | None:
+def kind_of(marks: Iterable[Any]) -> str | None:
     """The kind of part in an annotation's metadata; None where the annotation is not a part."""
     return next((mark.kind for mark in marks if isinstance(mark, Kind)), None)
 
@@ -329,12 +334,15 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
     A parameter whose default is a dataclass is replaced by its fields, so that parts can share a
     group of options.
     """
-    described = {name: (hint, default) for name, hint, default in options_of(target)}
+    described: dict[str, Any] = {
+        name: (hint, default) for name, hint, default in options_of(target)
+    }
     for name, (_, default) in described.items():
         if name == "name" or name.startswith("_"):
             raise ValueError(f"an option cannot be called '{name}'")
         json.dumps(None if default is ... else plain(default))
-    return create_model(getattr(target, "__name__", "options"), __base__=Table, **described)
+    title = str(getattr(target, "__name__", "options"))
+    return create_model(title, __base__=Table, **described)
 
 
 def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -363,7 +371,7 @@ def groups_of(target: Callable[..., Any]) -> dict[str, type]:
     return {name: kind for name, kind in defaults.items() if is_dataclass(kind)}
 
 
-def is_table(hint: Any) -> bool:
+def is_table(hint: Any) -> TypeGuard[type[Table]]:
     return isinstance(hint, type) and issubclass(hint, Table)
 
 

@@ -19,9 +19,9 @@ from gantk.errors import UserError, did_you_mean, told
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
 from gantk.recipe.tables import (
-    DEEPEST,
     FORMAT,
-    MOST_BYTES,
+    MAX_DEPTH,
+    MAX_FILE_BYTES,
     DataTable,
     FastTable,
     Model,
@@ -81,49 +81,62 @@ class Recipe:
         Python values.
         """
         recipe = copy.deepcopy(self)
-        tables = recipe.tables
-        recipe._rename(tables)
-        profiles = tables.pop("profile", {})
+        recipe._rename(recipe.tables)
+        profiles = mapping(recipe.tables.pop("profile", {}))
         if profile is not None:
-            known = {
-                name: changes
-                for name, changes in mapping(profiles).items()
-                if isinstance(changes, dict)
-            }
-            if profile not in known:
-                what = f"there is no profile '{profile}'"
-                remedy = did_you_mean(profile, known)
-                raise UserError(what, where=self.origin, allowed=known or "none", remedy=remedy)
-            changes = known[profile]
-            for path in leaves(changes):
-                recipe.overridden[".".join(path)] = place(
-                    self.text, self.origin, ("profile", profile, *path)
-                )
-            recipe._rename(changes, ("profile", profile))
-            _drop_other_length(tables, changes.get("train"))
-            _merge(tables, changes)
+            recipe._apply_profile(profile, profiles)
         for setting, (key, value) in _parsed(settings):
-            require_bounded({key: value}, lambda path, setting=setting: f"--set {setting}")
-            key, value = recipe._renamed(key, value)
-            if key is None:
-                continue
-            if not isinstance(settings, Mapping):
-                recipe.texts[key] = setting.partition("=")[2].strip()
-            if key in ("train.steps", "train.epochs") and value is not None:
-                _drop_other_length(tables, {key[6:]: value})
-            recipe.overridden[_put(tables, key, value, setting)] = f"--set {setting}"
-        recipe._rename(tables)
+            recipe._apply_setting(key, value, setting, typed=not isinstance(settings, Mapping))
+        recipe._rename(recipe.tables)
         return recipe
+
+    def _apply_profile(self, name: str, profiles: dict[str, Any]) -> None:
+        """Merge the table of a profile into the recipe's tables."""
+        known = {key: changes for key, changes in profiles.items() if isinstance(changes, dict)}
+        if name not in known:
+            raise UserError(
+                f"there is no profile '{name}'",
+                where=self.origin,
+                allowed=known or "none",
+                remedy=did_you_mean(name, known),
+            )
+        changes = known[name]
+        for path in leaves(changes):
+            where = place(self.text, self.origin, ("profile", name, *path))
+            self.overridden[".".join(path)] = where
+        self._rename(changes, ("profile", name))
+        _drop_other_length(self.tables, changes.get("train"))
+        _merge(self.tables, changes)
+
+    def _apply_setting(self, old_key: str, old_value: Any, setting: str, *, typed: bool) -> None:
+        """Set a dotted key; `typed`: `setting` is the text of the command line."""
+        where = f"--set {setting}"
+        require_bounded({old_key: old_value}, lambda path: where)
+        key, value = self._renamed(old_key, old_value)
+        if key is None:
+            return
+        if typed:
+            self.texts[key] = setting.partition("=")[2].strip()
+        if key in ("train.steps", "train.epochs") and value is not None:
+            _drop_other_length(self.tables, {key.removeprefix("train."): value})
+        self.overridden[_put(self.tables, key, value, setting)] = where
 
     def _renamed(self, key: str, value: Any) -> tuple[str | None, Any]:
         """A setting's current key and value; the key is None where it has no effect any more."""
-        new = RENAMED.get(key, key)
-        new, values = new if isinstance(new, tuple) else (new, {})
-        if new == key or (
-            key.startswith("method.") and not _has_option(self.tables.get("method"), new, key)
-        ):
+        renamed = RENAMED.get(key, key)
+        values: dict[str, Any] = {}
+        if isinstance(renamed, tuple):
+            new, values = renamed
+        elif renamed is None:
+            self.notes[key] = f"{key} has no effect any more"
+            return None, value
+        else:
+            new = renamed
+        if new == key:
             return key, value
-        self.notes[key] = f"{key} is now {new}" if new else f"{key} has no effect any more"
+        if key.startswith("method.") and not _has_option(self.tables.get("method"), new, key):
+            return key, value
+        self.notes[key] = f"{key} is now {new}"
         return new, values.get(value, value) if isinstance(value, str) else value
 
     def _rename(self, tables: dict[str, Any], inside: tuple[str, ...] = ()) -> None:
@@ -135,10 +148,11 @@ class Recipe:
             if last not in mapping(tables.get(first)):
                 continue
             new, value = self._renamed(old, tables[first][last])
-            if new != old:
-                del tables[first][last]
-            # else the current key wins
-            if new not in (None, old) and tuple(new.split(".")) not in leaves(tables):
+            if new == old:
+                continue
+            del tables[first][last]
+            # The current key wins where both are set.
+            if new is not None and tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
 
@@ -160,19 +174,18 @@ class Recipe:
             )
         model = self._bound(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
-            what = (
-                "train.steps and train.epochs:"
-                f" {'neither' if model.train.steps is None else 'both'} given"
+            how_many = "neither" if model.train.steps is None else "both"
+            raise UserError(
+                f"train.steps and train.epochs: {how_many} given",
+                where=self._place(("train",)),
+                remedy="give one of the two, for example train.steps = 2400",
             )
-            remedy = "give one of the two, for example train.steps = 2400"
-            raise UserError(what, where=self._place(("train",)), remedy=remedy)
         return model
 
     def data_table(self) -> DataTable:
         """The checked [data] table of a recipe that may lack the other tables."""
-        return self._bound(
-            create_model("DataAlone", __base__=Table, data=(DataTable, ...)), self.tables
-        ).data
+        alone = create_model("DataAlone", __base__=Table, data=(DataTable, ...))
+        return self._bound(alone, self.tables).data
 
     def _bound(self, model: type, tables: dict[str, Any]) -> Any:
         """The tables as an instance of `model`; unquoted values of `--set` become strings where a
@@ -231,10 +244,10 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
     remedy = f"compare it with a {kind} of {others}"
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
         # Windows editors write a byte-order mark
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        if len(content) > MOST_BYTES or DOTTED.search(text):
+        if len(content) > MAX_FILE_BYTES or DOTTED.search(text):
             raise RecursionError
         return text, tomllib.loads(text)
     except OSError as error:
@@ -247,7 +260,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
         ) from None
     except RecursionError:  # parsing would take minutes, or all memory
         what = (
-            f"'{origin}' is longer than {MOST_BYTES:,} bytes, or nested deeper than {DEEPEST}"
+            f"'{origin}' is longer than {MAX_FILE_BYTES:,} bytes, or nested deeper than {MAX_DEPTH}"
             " tables"
         )
         raise UserError(what, remedy=remedy) from None
@@ -261,7 +274,7 @@ def read_toml(path: Path, origin: str, kind: str, others: str) -> tuple[str, dic
 
 
 def find_recipe(name: str) -> tuple[Path, str]:
-    """(file, its name in messages): the path as typed, else a bundled recipe, else a plugin's own."""
+    """(file, its name in messages): the path as typed, else a bundled recipe, else a plugin's."""
     typed = Path(name)
     if typed.is_file():
         return typed, name
@@ -355,8 +368,9 @@ def key_lines(text: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
         pair = re.match(r"([\w.\-\"' \t]+)=", line)
         if header:
             table = _split(header[1])
-        if header or pair:
-            yield table if header else table + _split(pair[1]), number, line
+            yield table, number, line
+        elif pair:
+            yield table + _split(pair[1]), number, line
 
 
 def _split(key: str) -> tuple[str, ...]:
@@ -385,8 +399,9 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         parsed = value  # a bare word, a path, a pattern: the shell removes quotes
-    # a date: a folder's name
-    return key, parsed if isinstance(parsed, (str, bool, int, float, list, dict)) else value
+    if not isinstance(parsed, (str, bool, int, float, list, dict)):
+        parsed = value  # a date: a folder's name
+    return key, parsed
 
 
 def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
@@ -395,10 +410,8 @@ def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
     """
     if not isinstance(settings, Mapping):
         several = isinstance(settings, Iterable) and not isinstance(settings, str)
-        yield from (
-            (setting, parse_setting(setting))
-            for setting in map(str, settings if several else [settings])
-        )
+        for setting in map(str, settings if several else [settings]):
+            yield setting, parse_setting(setting)
         return
     for key, value in settings.items():
         parse_setting(f"{key}=0")  # UserError where it is no key
@@ -406,10 +419,10 @@ def _parsed(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:
             value = value.tolist()
         elif isinstance(value, Path):
             value = str(value)
-        yield (
-            f"{key}={value!r}",
-            (str(key).strip(), list(value) if isinstance(value, tuple) else value),
-        )
+        setting = f"{key}={value!r}"
+        if isinstance(value, tuple):
+            value = list(value)
+        yield setting, (str(key).strip(), value)
 
 
 def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
@@ -455,7 +468,8 @@ def _drop_other_length(tables: dict[str, Any], given: Any) -> None:
 
 def _merge(tables: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(tables.get(key), dict) and "name" not in value:
+        is_part = isinstance(value, Mapping) and "name" in value  # replaces the part before
+        if isinstance(value, Mapping) and isinstance(tables.get(key), dict) and not is_part:
             _merge(tables[key], value)
         else:
             tables[key] = value
@@ -474,7 +488,10 @@ def _has_option(method: Any, new: str, old: str) -> bool:
 def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every value that is not a table."""
     for key, value in tables.items():
-        yield from leaves(value, (*path, key)) if isinstance(value, Mapping) else [(*path, key)]
+        if isinstance(value, Mapping):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
 
 
 def mapping(value: Any) -> dict[str, Any]:

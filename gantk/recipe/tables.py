@@ -12,12 +12,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from gantk.errors import UserError
 from gantk.plugin import spec
 
-# of a file, all tables, a text; nesting
-MOST_BYTES = 2**18
-MOST_VALUES = 10_000
-MOST_CHARACTERS = 4096
-DEEPEST = 16
+MAX_FILE_BYTES = 2**18
+MAX_VALUES = 10_000
+MAX_TEXT_CHARACTERS = 4096
+MAX_DEPTH = 16
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
+
+
+def _named(part: str) -> Any:
+    """The default of a key that takes a part: a name, which pydantic binds when it validates it."""
+    return part
 
 
 class SplitTable(spec.Table):
@@ -43,7 +47,7 @@ class DataTable(spec.Table):
     """Where images come from and what the networks see of them."""
 
     # what reads the images: `gantk list source`; --data chooses the one that fits
-    source: spec.Source = "phantom"
+    source: spec.Source = _named("phantom")
     # human names; the first is `a`, the second `b`; "T1+FLAIR" is two contrasts
     domains: tuple[str, ...] = ("A", "B")
     dims: Literal[2, 3] = 2  # 2: pictures and slices; 3: volumes
@@ -62,7 +66,7 @@ class DataTable(spec.Table):
     # if a patient lacks a contrast: an error, or train to do without it
     missing: Literal["refuse", "mask"] = "refuse"
     # maps native values to the networks' range: `gantk list intensity`
-    intensity: spec.Intensity = "percentile"
+    intensity: spec.Intensity = _named("percentile")
     augment: list[spec.Augment] = []  # applied to every training image, on the device
     # unpaired methods: a subject gives one domain only, as in a real unpaired study
     unpair: bool = True
@@ -82,9 +86,9 @@ class DataTable(spec.Table):
     @field_validator("domains")
     @classmethod
     def _one_or_two_names(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
-        # any contrast of several to any other
-        different = len(set(domains)) == len(domains) or "+" in domains[0]
-        if not (different and 1 <= len(domains) <= 2 and all(domains)):
+        any_to_any = "+" in domains[0] if domains else False  # of the contrasts of one domain
+        different = len(set(domains)) == len(domains) or any_to_any
+        if not different or len(domains) not in (1, 2) or not all(domains):
             raise ValueError("one name or two different ones are needed")
         return domains
 
@@ -102,10 +106,10 @@ class DataTable(spec.Table):
         cls, patch: tuple[int, ...] | None, info: ValidationInfo
     ) -> tuple[int, ...] | None:
         size = info.data.get("size", ())
-        fits = patch is None or (
-            len(patch) == len(size) and all(0 < p <= s for p, s in zip(patch, size, strict=True))
-        )
-        if not fits:
+        if patch is None:
+            return None
+        same_length = len(patch) == len(size)
+        if not same_length or any(side > whole for side, whole in zip(patch, size, strict=True)):
             raise ValueError(
                 f"it should have {len(size)} sides, none larger than those of data.size,"
                 f" {list(size)}"
@@ -153,11 +157,11 @@ class TrainTable(spec.Table):
     # images per forward; None: the batch. Smaller saves memory, costs time
     microbatch: spec.Count | None = None
     # the update rule, with its learning rate: `gantk show optimizer adam`
-    optimizer: spec.OptimizerPart = "adam"
+    optimizer: spec.OptimizerPart = _named("adam")
     # by phase, where it differs: { discriminators = { name = "adam" } }
     optimizers: dict[str, spec.OptimizerPart] = {}
     # the learning rate over the training: `gantk list schedule`
-    schedule: spec.SchedulePart = "linear"
+    schedule: spec.SchedulePart = _named("linear")
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the device is fast at it
     # true, false, or a table of the parts to turn off: { kernels = false }
     fast: FastTable = FastTable()
@@ -252,41 +256,39 @@ def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
     """UserError, with the key, for tables that are too large or deep, or hold values unknown to
     TOML; called first.
     """
-    stack = [((), tables)]
+    stack: list[tuple[tuple, Any]] = [((), tables)]
     count = 0
     while stack:
         path, value = stack.pop()
-        is_table = isinstance(value, Mapping)
-        parts = list(
-            value.items()
-            if is_table
-            else enumerate(value)
-            if isinstance(value, (list, tuple))
-            else ()
-        )
+        parts: list[tuple[Any, Any]] = []
+        if isinstance(value, Mapping):
+            parts = list(value.items())
+        elif isinstance(value, (list, tuple)):
+            parts = list(enumerate(value))
         count += len(parts)
-        texts = [text for text in (value, *path[-1:]) if isinstance(text, str)]
-        supported = is_table or value is None or isinstance(value, (str, int, float, list, tuple))
-        wrong = {
-            f"there are more than {MOST_VALUES:,} values": count > MOST_VALUES,
-            f"tables are nested deeper than {DEEPEST}": len(path) > DEEPEST,
-            f"a text has more than {MOST_CHARACTERS:,} characters": any(
-                len(text) > MOST_CHARACTERS for text in texts
-            ),
-            "a text is not UTF-8, or holds a NUL": any(
-                re.search("[\0\ud800-\udfff]", text) for text in texts
-            ),
-            f"a {type(value).__name__} is neither text, number nor table": not supported,
-            f"input should be a finite number, not {value}": (
-                isinstance(value, float) and not isfinite(value)
-            ),
-            "a whole number has more than 64 bits": (
-                isinstance(value, int) and value.bit_length() > 63
-            ),
-        }
-        for what in [what for what, is_wrong in wrong.items() if is_wrong][:1]:
-            shown = tuple(str(key)[:80] for key in path[:DEEPEST])
-            raise UserError(
-                f"{'.'.join(shown) or 'the recipe'}: {what}", where=place_of(shown)[:160]
-            )
+        wrong = _what_is_wrong(path, value, count)
+        if wrong:
+            keys = tuple(str(key)[:80] for key in path[:MAX_DEPTH])
+            where = place_of(keys)[:160]
+            raise UserError(f"{'.'.join(keys) or 'the recipe'}: {wrong}", where=where)
         stack += [((*path, key), part) for key, part in parts]
+
+
+def _what_is_wrong(path: tuple, value: Any, count: int) -> str | None:
+    """Why a recipe cannot hold a value at `path`, with `count` values so far; None if it can."""
+    texts = [text for text in (value, *path[-1:]) if isinstance(text, str)]
+    if count > MAX_VALUES:
+        return f"there are more than {MAX_VALUES:,} values"
+    if len(path) > MAX_DEPTH:
+        return f"tables are nested deeper than {MAX_DEPTH}"
+    if any(len(text) > MAX_TEXT_CHARACTERS for text in texts):
+        return f"a text has more than {MAX_TEXT_CHARACTERS:,} characters"
+    if any(re.search("[\0\ud800-\udfff]", text) for text in texts):
+        return "a text is not UTF-8, or holds a NUL"
+    if value is not None and not isinstance(value, (str, int, float, list, tuple, Mapping)):
+        return f"a {type(value).__name__} is neither text, number nor table"
+    if isinstance(value, float) and not isfinite(value):
+        return f"input should be a finite number, not {value}"
+    if isinstance(value, int) and value.bit_length() > 63:
+        return "a whole number has more than 64 bits"
+    return None

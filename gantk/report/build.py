@@ -287,7 +287,7 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     sets = run.split.get("splits") or {}
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
-    domains = set()
+    domains: set[str] = set()
     for name in ("train", "validation", "test"):
         records = sets.get(name) or ()
         images = Counter(names.get(record["domain"], record["domain"]) for record in records)

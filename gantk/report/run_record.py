@@ -83,7 +83,7 @@ class Log:
 
 
 def _add_point(curves: Curves, group: str, name: str, step: int, value: Any) -> None:
-    """Add a value to a curve: nan for None; a text, such as why a checkpoint was barred, is none."""
+    """Add a value to a curve: nan for None; texts, such as why a checkpoint was barred, are not."""
     if isinstance(value, str):
         return
     points = curves.setdefault(group, {}).setdefault(name, {})

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,16 +29,18 @@ DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.bool: "BOOL",
-}
-DTYPES |= {
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
 }
-DTYPES |= {torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.complex64: "C64"}
-DTYPES |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 T = TypeVar("T")
 
 
@@ -60,17 +62,22 @@ def save(
                 f"what an optimizer remembers holds a {kind_of(value)}, which no checkpoint keeps"
             )
             raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
-        order = sorted(
-            range(value.ndim), key=lambda axis: not value.is_contiguous() and -value.stride(axis)
-        )
-        tensors[name := f"tensor-{len(tensors)}"] = value.detach().permute(order)
+        order = list(range(value.ndim))
+        if not value.is_contiguous():
+            order.sort(key=lambda axis: -value.stride(axis))
+        name = f"tensor-{len(tensors)}"
+        tensors[name] = value.detach().permute(order)
         return {"$tensor": name, "$order": order}
 
-    with whole_folder(final := path_of(folder, step)) as made:
+    final = path_of(folder, step)
+    with whole_folder(final) as made:
         state_text = json.dumps(state, default=store_tensor).encode()  # fills `tensors`
-        written = {"weights.safetensors": _safetensors(weights)}
+        written: dict[str, Iterable[bytes | memoryview]] = {
+            "weights.safetensors": _safetensors(weights)
+        }
         if state is not None:
-            written |= {"state.json": [state_text], "state.safetensors": _safetensors(tensors)}
+            written["state.json"] = [state_text]
+            written["state.safetensors"] = _safetensors(tensors)
         digests = {name: hashlib.sha256() for name in written}
         for name, parts in written.items():
             write_file(made / name, map(partial(_hashed, digests[name]), parts))
@@ -85,7 +92,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file tensor by tensor: a copy of the whole file may not fit into memory
     during training.
     """
-    # aligns the offsets
+    # the largest elements first, so that every offset is aligned
     ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))
     header = {}
     end = 0
@@ -95,7 +102,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
                 f"the weight '{name}' is {kind_of(tensor)}, of a type that no checkpoint keeps"
             )
         start = end
-        end = end + tensor.numel() * tensor.element_size()
+        end += tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": DTYPES[tensor.dtype],
             "shape": [*tensor.shape],
@@ -136,12 +143,16 @@ def path_of(folder: Path, step: int) -> Path:
 
 def steps_saved(folder: Path) -> list[int]:
     """The steps of all complete checkpoints of a run, ascending."""
-    names = (path.name for path in folder.glob("step-*") if (path / "meta.json").is_file())
-    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
+    steps = []
+    for path in folder.glob("step-*"):
+        match = re.fullmatch(r"step-(\d+)", path.name)
+        if match and (path / "meta.json").is_file():
+            steps.append(int(match[1]))
+    return sorted(steps)
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
-    """The content of a checkpoint's meta.json; UserError where it is damaged or in a newer format."""
+    """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
     meta = _read(checkpoint / "meta.json", lambda path: checked(content(path), SCHEMAS[path.name]))
     if meta["format"] > FORMAT:
         what = f"this checkpoint has format {meta['format']}, and this gantk reads up to {FORMAT}"
@@ -187,7 +198,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         if "$tensor" not in found:
             return {int(key) if key.isdecimal() else key: value for key, value in found.items()}
         order = found["$order"]
-        return tensors[found["$tensor"]].permute(sorted(range(len(order)), key=order.__getitem__))
+        original_order = sorted(range(len(order)), key=order.__getitem__)
+        return tensors[found["$tensor"]].permute(original_order)
 
     parse = partial(json.loads, object_hook=restored)
     return _read(
@@ -200,9 +212,9 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     not finite.
     """
     check_same(module.state_dict(), weights, where)
-    if wrong := [
-        name for name, _ in module.named_parameters() if not weights[name].isfinite().all()
-    ]:
+    parameters = (name for name, _ in module.named_parameters())
+    wrong = [name for name in parameters if not weights[name].isfinite().all()]
+    if wrong:
         what = f"'{wrong[0]}' of the checkpoint is not finite ({counted(wrong, 'tensor')})"
         raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
     module.load_state_dict(weights)
@@ -212,27 +224,20 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
     """Compare tensors with those expected by name, shape and type; UserError that names the first
     difference.
     """
-    expected, found = (
-        {name: kind_of(tensor) for name, tensor in each.items()} for each in (expected, found)
+    here = {name: kind_of(tensor) for name, tensor in expected.items()}
+    there = {name: kind_of(tensor) for name, tensor in found.items()}
+    differing = sorted(name for name in here | there if here.get(name) != there.get(name))
+    if not differing:
+        return
+    on_one_side = here.keys() ^ there.keys()
+    name = next((name for name in differing if name in on_one_side), differing[0])
+    detail = f"'{name}' is {there.get(name, 'missing')} there and {here.get(name, 'unknown')} here"
+    raise UserError(
+        f"the checkpoint belongs to another method or network: {detail}"
+        f" ({counted(differing, 'difference')})",
+        where=where,
+        remedy="use the recipe it was trained with: recipe.toml of its run folder",
     )
-    differing = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if differing:
-        name = next(
-            (name for name in differing if not (name in expected and name in found)), differing[0]
-        )
-        detail = (
-            f"'{name}' is {found.get(name, 'missing')} there and {expected.get(name, 'unknown')}"
-            " here"
-        )
-        what = (
-            f"the checkpoint belongs to another method or network: {detail}"
-            f" ({counted(differing, 'difference')})"
-        )
-        raise UserError(
-            what,
-            where=where,
-            remedy="use the recipe it was trained with: recipe.toml of its run folder",
-        )
 
 
 def kind_of(value: Any) -> str:
@@ -252,14 +257,15 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         with suppress(Exception):  # a damaged meta.json is told when it is read itself
             meta = json.loads(content(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
-        if seal and seal != (
-            _sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)
-        ):
-            raise ValueError("it is not what was saved, by its SHA-256")
+        if seal:
+            digest = _sha256_of_meta(meta) if path.name == "meta.json" else sha256_of(path)
+            if seal != digest:
+                raise ValueError("it is not what was saved, by its SHA-256")
         return result
+    except FileNotFoundError:
+        detail = "it is missing"
     except Exception as error:  # damaged bytes can make the readers raise any exception
         detail = told(error)
-        detail = "it is missing" if isinstance(error, FileNotFoundError) else detail
     what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
     remedy = "use an earlier checkpoint of the run, or copy it again from where it was made"
     raise UserError(what, where=str(path), remedy=f"{remedy}; pickled files are never loaded")

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,20 +66,12 @@ class Run:
         steps = checkpoint.steps_saved(self.checkpoints)
         scores = []
         with suppress(UserError):
-            firsts = [
-                (direction, next(iter(found.items())))
-                for direction, found in self.metrics.items()
-                if found
-            ]
-            scores = [
-                f"{direction} {name} {row['value']:.4g}"
-                for direction, (name, row) in firsts
-                if row.get("value")
-            ]
-        return (
-            f"Run('{self.path}':"
-            f" {', '.join([f'step {steps[-1]}' if steps else 'nothing saved yet', *scores])})"
-        )
+            for direction, rows in self.metrics.items():
+                name, row = next(iter(rows.items()), ("", {}))
+                if row.get("value"):
+                    scores.append(f"{direction} {name} {row['value']:.4g}")
+        saved = f"step {steps[-1]}" if steps else "nothing saved yet"
+        return f"Run('{self.path}': {', '.join([saved, *scores])})"
 
     def _repr_html_(self) -> str | None:
         from gantk.report.notebook import run_html
@@ -212,8 +203,9 @@ class Run:
             file.write((json.dumps(line) + "\n").encode())
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All readable lines of log.jsonl; prints a warning that counts damaged or cut-off lines."""
-        lines = list(read_log(self.path / "log.jsonl", problems := []))
+        """All readable lines of log.jsonl; prints a warning that counts damaged lines."""
+        problems: list[str] = []
+        lines = list(read_log(self.path / "log.jsonl", problems))
         for problem in problems:
             _warn(problem)
         return lines
@@ -224,11 +216,10 @@ class Run:
         """
         if step < 0:  # training starts from the beginning
             shutil.rmtree(self.path / "samples", ignore_errors=True)
-        kept = [line for line in self.read_log() if line["step"] <= step]
-        write_file(
-            self.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept).encode()
-        )
-        return max([line.get("seconds") or 0.0 for line in kept], default=0.0)
+        lines = [line for line in self.read_log() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        write_file(self.path / "log.jsonl", text.encode())
+        return max([line.get("seconds") or 0.0 for line in lines], default=0.0)
 
     def write_picture(
         self, group: str, name: str, image: np.ndarray, low: float, high: float
@@ -239,15 +230,13 @@ class Run:
         if image.ndim == 4:
             image = image[:, image.shape[1] // 2]  # the middle slice of a volume
         image = image[:3] if len(image) >= 3 else image[:1]
-        pixels = (
-            np.clip((np.nan_to_num(image) - low) / (high - low) * 255, 0, 255)
-            .round()
-            .astype(np.uint8)
-        )
+        levels = (np.nan_to_num(image) - low) / (high - low) * 255
+        pixels = np.clip(levels, 0, 255).round().astype(np.uint8)
         folder = self.path / "samples" / group
         folder.mkdir(parents=True, exist_ok=True)
         picture = Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
-        picture.save(content := BytesIO(), "png")
+        content = BytesIO()
+        picture.save(content, "png")
         write_file(folder / f"{name}.png", content.getvalue())
 
     def latest(self) -> Path:
@@ -306,7 +295,8 @@ class Run:
         """The content of split.json: the images of each set as they were at training; UserError
         where it is missing.
         """
-        if splits := read(self.path / "split.json"):
+        splits = read(self.path / "split.json")
+        if splits:
             return splits
         what = f"'{self.path / 'split.json'}' is missing, and it alone says who was trained on"
         raise UserError(what, remedy="restore it from a copy")
@@ -331,11 +321,10 @@ def _warn(what: str) -> None:
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for every value of nested tables."""
     for key, value in table.items():
-        yield from (
-            flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else [(prefix + key, value)]
-        )
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 @contextmanager
@@ -373,12 +362,15 @@ def new_folder(path: Path) -> Path:
     """Create the folder, or `PATH-2`, `PATH-3` ... where it exists; returns a path that no other
     process gets.
     """
-    for number in count(1):
-        with suppress(FileExistsError):
-            (made := path.with_name(f"{path.name}-{number}") if number > 1 else path).mkdir(
-                parents=True
-            )
-            return made
+    folder = path
+    number = 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
 
 
 def _plugins() -> dict[str, Any]:

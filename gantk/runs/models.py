@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,17 +58,23 @@ def find_model(
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
     else:
-        named = re.fullmatch(NAME, name)
-        remedy = [
-            did_you_mean(name, models),
-            "name the folder that `gantk run` printed: runs/NAME-TIME",
-        ]
-        what = f"there is no folder '{name}'" + ", and no model of that name" * bool(named)
-        remedy[1] += ", or a model that `gantk models` lists" * bool(named)
-        raise UserError(what, remedy=" or ".join(filter(None, remedy)).replace("? or ", "? Else "))
-    if limits := limits_of(path):
+        raise _no_model(name, models)
+    limits = limits_of(path)
+    if limits:
         say(f"limits   {limits}")
     return path
+
+
+def _no_model(name: str, models: Iterable[str]) -> UserError:
+    what = f"there is no folder '{name}'"
+    remedy = "name the folder that `gantk run` printed: runs/NAME-TIME"
+    if re.fullmatch(NAME, name):
+        what += ", and no model of that name"
+        remedy += ", or a model that `gantk models` lists"
+    nearest = did_you_mean(name, models)
+    if nearest:
+        remedy = f"{nearest} or {remedy}".replace("? or ", "? Else ")
+    return UserError(what, remedy=remedy)
 
 
 def all_models() -> dict[str, tuple[Path, str]]:

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -13,9 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gantk.errors import UserError, counted, told
 from gantk.plugin.spec import Share
 
-# bytes: the largest file, the longest line of the log
-LARGEST = 2**26
-LONGEST = 2**20
+MAX_FILE_BYTES = 2**26
+MAX_LINE_BYTES = 2**20  # of the log
 Step = Annotated[int, Field(ge=0, le=10**15)]
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
@@ -26,19 +26,30 @@ Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 
 
-def table(*required: str, **kinds: Any) -> type[BaseModel]:
+def table(*required: str, **kinds: Any) -> Any:
     """The schema of a JSON object: a type per key. Keys not in `required` may be absent or null;
     others are ignored.
     """
-    keys = {
-        key: (kind, ...) if key in required else (kind | None, None) for key, kind in kinds.items()
-    }
+    keys: dict[str, Any] = {}
+    for key, kind in kinds.items():
+        keys[key] = (kind, ...) if key in required else (kind | None, None)
     return create_model("Table", __config__=ConfigDict(defer_build=True), **keys)
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    if words := [key for key, value in row.items() if isinstance(value, str) and key != "barred"]:
-        raise ValueError(f"'{words[0]}' is no number")
+def list_of(schema: Any) -> Any:
+    """The schema of a list."""
+    return GenericAlias(list, (schema,))
+
+
+def by_name(schema: Any, key: Any = str) -> Any:
+    """The schema of an object with any keys."""
+    return GenericAlias(dict, (key, schema))
+
+
+def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    for key, value in row.items():
+        if isinstance(value, str) and key != "barred":
+            raise ValueError(f"'{key}' is no number")
     return row
 
 
@@ -47,7 +58,7 @@ ROW = table(
     **SCORE,
     higher_is_better=bool,
     corrected=float,
-    per=dict[str, table(**SCORE)],
+    per=by_name(table(**SCORE)),
     in_units=table(**SCORE),
 )
 TEST = table(
@@ -67,12 +78,12 @@ TEST = table(
     of=Step,
 )
 JUDGED = {"better": bool, "best_baseline": str, "probability": Share, "test": TEST}
-ROWS = dict[str, dict[str, ROW]]  # by direction and metric
+ROWS = by_name(by_name(ROW))  # by direction and metric
 CURVES = dict[str, list[float]]
 GROUPS = table(
     "groups",
     "too_few",
-    groups=dict[str, ROW],
+    groups=by_name(ROW),
     too_few=list[str],
     worst=str,
     gap=float,
@@ -80,7 +91,7 @@ GROUPS = table(
     holm=Share,
 )
 CHOSEN_BY = Annotated[
-    dict[str, dict[str, float | None] | float | str | None], AfterValidator(_numbers)
+    dict[str, dict[str, float | None] | float | str | None], AfterValidator(_require_numbers)
 ]
 SPEED = table(
     step=Step,
@@ -93,8 +104,8 @@ SPEED = table(
     energy_j=Amount,
     predicted=dict[str, Any],
 )
-FILES = list[table("path", "sha256", path=str, sha256=str)]
-IMAGES = list[
+FILES = list_of(table("path", "sha256", path=str, sha256=str))
+IMAGES = list_of(
     table(
         "domain",
         "key",
@@ -112,7 +123,7 @@ IMAGES = list[
         others=FILES,
         parts=FILES,
     )
-]
+)
 MAPPING = {"name": str, "range": Annotated[list[Finite], Field(min_length=2, max_length=2)]}
 VALUES = table("low", "high", low=Finite, high=Finite, quantiles=list[Finite], near=Amount)
 COUNT = Annotated[int, Field(ge=0, le=10_000)]
@@ -132,17 +143,17 @@ SCHEMAS = {
         format=Annotated[int, Field(ge=1)],
         classes=list[str],
         channels=dict[str, Annotated[int, Field(ge=1, le=2**16)]],
-        values=dict[str, VALUES],
+        values=by_name(VALUES),
         packed=table(
             "left_out",
             left_out=list[str],
             name=str,
             split=str,
             gantk=str,
-            seen=table("train", by=str | None, train=list[table(sha256=str)]),
+            seen=table("train", by=str | None, train=list_of(table(sha256=str))),
         ),
         intensity=Annotated[
-            dict[str, table(**MAPPING, lines=list[table(**MAPPING)])], Field(min_length=1)
+            by_name(table(**MAPPING, lines=list_of(table(**MAPPING)))), Field(min_length=1)
         ],
     ),
     "state.json": table(
@@ -150,9 +161,9 @@ SCHEMAS = {
         ema_updates=Step,
         threads=Annotated[int, Field(ge=1, le=4096)],
         ranks=list[dict[str, Any]],
-        optimizers=dict[
-            str, table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])
-        ],
+        optimizers=by_name(
+            table(state=dict[int, dict[str, Any]], param_groups=list[dict[str, Any]])
+        ),
     ),
     "recipe.toml": table(  # the keys that the report reads; gantk.recipe checks all keys
         summary=str,
@@ -197,15 +208,14 @@ SCHEMAS = {
     "usage.json": SPEED,
     "metrics.json": table(
         metrics=ROWS,
-        baselines=dict[str, ROWS],
+        baselines=by_name(ROWS),
         alarms=dict[str, str],
         speed=SPEED,
         domains=list[str],
         step=Step,
-        subgroups=dict[str, dict[str, dict[str, GROUPS]]],
-        verdict=dict[str, dict[str, table(**JUDGED, without_pairs=table(**JUDGED)) | None]],
-        uncertainty=dict[
-            str,
+        subgroups=by_name(by_name(by_name(GROUPS))),
+        verdict=by_name(by_name(table(**JUDGED, without_pairs=table(**JUDGED)) | None)),
+        uncertainty=by_name(
             table(
                 auroc=ROW,
                 auroc_10=ROW,
@@ -217,10 +227,10 @@ SCHEMAS = {
                 reliability=CURVES,
                 scale=table(factor=float | None, patients=Step),
             ),
-        ],
+        ),
     ),
     "index.json": table(
-        "directions", "steps", directions=dict[Part, SHOWN], steps=list[Step], has_truth=bool
+        "directions", "steps", directions=by_name(SHOWN, key=Part), steps=list[Step], has_truth=bool
     ),
     "environment.json": table(
         gantk=str, packages=dict[str, str | None], started=str, device=str, precision=str
@@ -261,11 +271,11 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
     first_error = ""
     if path.is_file():
         with open(path, "rb") as file:
-            for number, text in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
+            for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
                 try:
                     yield checked(text.decode(), SCHEMAS[path.name])
                 except ValueError as error:
-                    skipped = skipped + 1
+                    skipped += 1
                     first_error = first_error or f"the first, line {number}: {told(error)}"
     if skipped:
         problems.append(
@@ -275,10 +285,12 @@ def read_log(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def content(path: Path) -> str:
-    """The text of a file of a run; ValueError where it is not a file or larger than a run writes."""
-    largest = LARGEST * (8 if path.name == "split.json" else 1)  # split.json lists every image
-    if path.stat().st_size > largest or not path.is_file():
-        raise ValueError(f"it is no file, or one of more than {largest >> 20} MB")
+    """The text of a file of a run; ValueError where it is no file or larger than a run writes."""
+    max_bytes = MAX_FILE_BYTES
+    if path.name == "split.json":  # it lists every image
+        max_bytes *= 8
+    if path.stat().st_size > max_bytes or not path.is_file():
+        raise ValueError(f"it is no file, or one of more than {max_bytes >> 20} MB")
     return path.read_bytes().decode("utf-8-sig")
 
 
@@ -293,9 +305,8 @@ def checked(
         schema.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(
-            f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
-        ) from None
+        key = ".".join(map(str, first["loc"])) or "all of it"
+        raise ValueError(f"{key}: {first['msg']}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value

@@ -1,4 +1,4 @@
-"""Builds a run's method, loads live or averaged weights into it, and runs the recipe's post-steps."""
+"""Builds a run's method, loads its weights, live or averaged, and runs the recipe's post-steps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def build_method(
     check_networks(method, key="data.patch" if model.data.patch else "data.size")
     method.batched = model.train.fast.batched_forward
     use_kernels(method, model.train.fast.kernels)
-    return runtime.place(method, model.data.dims)
+    runtime.place(method, model.data.dims)
+    return method
 
 
 def load_method(

@@ -5,7 +5,7 @@ recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,16 @@ def write_report(*runs: str | Path, out: str | Path | None = None) -> Path:
             remedy="name each once",
         )
     path = Path(expect_file(out or "comparison.html", "--out"))
-    return write_file(
-        path,
-        comparison([RunRecord(folder) for folder in folders]).encode("utf-8", "backslashreplace"),
-    )
+    page = comparison([RunRecord(folder) for folder in folders])
+    return write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
 def comparison(records: list[RunRecord]) -> str:
     """The HTML of the page that compares runs."""
-    known = [record.path.resolve().name for record in records]
-    named = {
-        n if known.count(n) == 1 else str(r.path): r for n, r in zip(known, records, strict=True)
-    }
+    names = [record.path.resolve().name for record in records]
+    named = {}
+    for name, record in zip(names, records, strict=True):
+        named[name if names.count(name) == 1 else str(record.path)] = record
     sets = [_test_set(record) for record in records]
     places = count()
     charts = _curves(named)
@@ -67,8 +65,13 @@ def comparison(records: list[RunRecord]) -> str:
         "differences": _differences(named),
         "data": {"charts": [each.data for each in charts]},
     }
-    files = {"styles": ("page.css", "patients.css"), "scripts": ("charts.js", "patients.js")}
-    return render("compare.html.j2", story, folders=[HERE], **files)
+    return render(
+        "compare.html.j2",
+        story,
+        folders=[HERE],
+        styles=("page.css", "patients.css"),
+        scripts=("charts.js", "patients.js"),
+    )
 
 
 def _test_set(record: RunRecord) -> frozenset:
@@ -81,16 +84,13 @@ def _test_set(record: RunRecord) -> frozenset:
 
 def _facts(name: str, record: RunRecord) -> dict[str, Any]:
     """A run's row in the first table: method, steps, time and verdict."""
-    total, (sentence, tone) = (
-        (record.recipe.get("train") or {}).get("steps"),
-        headline(verdicts(record)),
-    )
+    sentence, tone = headline(verdicts(record))
     return {
         "name": name,
         "path": str(record.path),
         "method": (record.recipe.get("method") or {}).get("name") or "",
         "step": record.log.last_step or 0,
-        "total": total,
+        "total": (record.recipe.get("train") or {}).get("steps"),
         "seconds": record.log.seconds,
         "verdict": sentence or ("" if record.metrics.get("metrics") else "Not scored."),
         "tone": tone,
@@ -99,46 +99,51 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
 
 
 def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
-    """Direction in words -> its metrics, a row of scores for each run, and the distinct baselines."""
+    """Direction in words -> its metrics, a row of scores for each run, and distinct baselines."""
     found: dict[str, dict[str, Any]] = {}
     for place, (name, record) in enumerate(named.items()):
+        baselines = record.metrics.get("baselines") or {}
         for key, scores in (record.metrics.get("metrics") or {}).items():
-            table = found.setdefault(
-                record.label(key), {"metrics": {}, "rows": [], "baselines": {}}
-            )
-            table["metrics"] |= {
-                metric: row for metric, row in scores.items() if metric not in table["metrics"]
-            }
+            empty: dict[str, Any] = {"metrics": {}, "rows": [], "baselines": {}}
+            table = found.setdefault(record.label(key), empty)
+            for metric, row in scores.items():
+                table["metrics"].setdefault(metric, row)
             table["rows"].append((place, name, scores))
-            for rival, rows in (record.metrics.get("baselines") or {}).items():
-                own = rows.get(key) or {}
-                others = table["baselines"].setdefault(baseline_name(rival), [])
-                values = {metric: row.get("value") for metric, row in own.items()}
-                if own and values not in [values_of for _, values_of, _ in others]:
-                    others.append((name, values, own))
+            for rival, rows in baselines.items():
+                listed = table["baselines"].setdefault(baseline_name(rival), [])
+                _add_baseline(listed, name, rows.get(key) or {})
     return found
+
+
+def _add_baseline(listed: list[tuple], run: str, rows: dict[str, Any]) -> None:
+    """Add a run's scores of a baseline, unless another run's have the same values."""
+    values = {metric: row.get("value") for metric, row in rows.items()}
+    if rows and values not in [known for _, known, _ in listed]:
+        listed.append((run, values, rows))
 
 
 def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
     """The result of `gantk.compare_systems` for the runs, on metrics whose scores all have a
     patient.
     """
-    scores = {}
-    senses = {}
+    scores: dict[str, dict[Hashable, dict[str, float | None]]] = {}
+    senses: dict[Hashable, bool | None] = {}
     for name, record in named.items():
-        of = scores[name] = {}
+        scores[name] = {}
+        metrics = record.metrics.get("metrics") or {}
         for key, one in kept(record.path).items():
-            for metric, row in ((record.metrics.get("metrics") or {}).get(key) or {}).items():
+            for metric, row in (metrics.get(key) or {}).items():
                 values = {each["patient"]: each["scores"].get(metric) for each in one["patients"]}
-                # else no patient is known
-                if row.get("n") == sum(value is not None for value in values.values()):
-                    of[record.label(key), metric] = values
-                    senses[record.label(key), metric] = row.get("higher_is_better")
+                count = sum(value is not None for value in values.values())
+                if row.get("n") == count:  # else no patient is known
+                    label = (record.label(key), metric)
+                    scores[name][label] = values
+                    senses[label] = row.get("higher_is_better")
     found = compare_systems(scores, senses)
-    return {
-        k: [row | dict(zip(("label", "score"), row["score"], strict=True)) for row in v]
-        for k, v in found.items()
-    }
+    for rows in found.values():
+        for row in rows:
+            row["label"], row["score"] = row["score"]
+    return found
 
 
 def _curves(named: dict[str, RunRecord]) -> list[Chart]:
@@ -149,9 +154,9 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
     for name, record in named.items():
         for metric, directions in (record.log.validation or record.log.selection).items():
             for key, points in directions.items():
-                title = ", ".join(
-                    filter(None, [metric_name(metric), record.label(key) if key else ""])
-                )
+                title = metric_name(metric)
+                if key:
+                    title += f", {record.label(key)}"
                 series.setdefault(title, {})[name] = points
     drawn = [chart(title, found, joined=True, names=list(named)) for title, found in series.items()]
     return [each for each in drawn if each]
@@ -166,25 +171,25 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[dict[str, Any]]:
             for case in one["cases"]:
                 found[record.label(key), case["image"], case["input"], case["truth"]] = case
         by_run.append(found)
-    for same in by_run[0]:
+    for same, first in by_run[0].items():
         if not all(same in found for found in by_run):
             continue
-        label, image, *_ = same
-        shown = [
-            pictures(r, found[same]["stem"])
-            for r, found in zip(named.values(), by_run, strict=True)
+        drawn = [
+            pictures(record, found[same]["stem"])
+            for record, found in zip(named.values(), by_run, strict=True)
         ]
-        if any("output" not in each or "truth" not in each for each in shown):
+        if any("output" not in each or "truth" not in each for each in drawn):
             continue
-        first = by_run[0][same]
-        outputs = {f"output-{place}": each["output"] for place, each in enumerate(shown)}
-        scores = [found[same]["scores"] for found in by_run]
-        about = {"label": label, "image": image, "scores": scores, "names": list(named)}
-        yield (
-            first
-            | about
-            | {"pictures": {"input": shown[0]["input"], "truth": shown[0]["truth"]} | outputs}
-        )
+        shown = {"input": drawn[0]["input"], "truth": drawn[0]["truth"]}
+        for place, each in enumerate(drawn):
+            shown[f"output-{place}"] = each["output"]
+        yield first | {
+            "label": same[0],
+            "image": same[1],
+            "scores": [found[same]["scores"] for found in by_run],
+            "names": list(named),
+            "pictures": shown,
+        }
 
 
 def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:

@@ -23,10 +23,10 @@ from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, spread, units_of
 
 KINDS = ("input", "output", "truth")
-SLICES = 8  # fewest slices of a scan that is saved as a volume
-SCANS = 2  # most volumes of one direction
+MIN_SLICES = 8  # of a scan that is saved as a volume
+MAX_VOLUMES = 2  # of one direction
 # by dims: images of the worst patients, and as many of patients chosen without scores
-SHOWN = {2: 3, 3: 1}
+IMAGES_OF_WORST = {2: 3, 3: 1}
 
 
 def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
@@ -44,7 +44,7 @@ def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
     """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
     cases = list(_cases(one, rows))
-    scans = []
+    volumes: list[dict[str, Any]] = []
     for number, case in enumerate(cases):
         case["stem"] = f"{direction}-{number}"
         case["units"] = [
@@ -52,17 +52,16 @@ def _kept(direction: str, one: Tested, folder: Path) -> dict[str, Any]:
             for kind in KINDS
         ]
         places, voxel = _scan(one, case["place"])
-        if (
-            places
-            and case["patient"] not in [scan["patient"] for scan in scans]
-            and len(scans) < SCANS
-        ):
-            scans.append({"patient": case["patient"], "stem": f"{direction}-scan-{number}"})
+        has_volume = case["patient"] in [volume["patient"] for volume in volumes]
+        if places and not has_volume and len(volumes) < MAX_VOLUMES:
+            stem = f"{direction}-scan-{number}"
+            volumes.append({"patient": case["patient"], "stem": stem})
             for kind in KINDS:
-                _write(one, places, kind, folder / f"{scans[-1]['stem']}-{kind}.nii.gz", voxel)
-    scans = scans or [case for case in cases if one.made.ndim == 5]
+                _write(one, places, kind, folder / f"{stem}-{kind}.nii.gz", voxel)
+    if not volumes and one.made.ndim == 5:
+        volumes = cases
     higher = one.senses[next(iter(_raw(one)))] is not False
-    return {"patients": rows, "cases": cases, "volumes": scans, "higher": higher}
+    return {"patients": rows, "cases": cases, "volumes": volumes, "higher": higher}
 
 
 def by_patient(tested: Tested) -> list[dict[str, Any]]:
@@ -88,25 +87,28 @@ def _cases(tested: Tested, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
 
     The latter do not depend on scores, so that several runs on one split show the same images.
     """
-    (name, values), *_ = _raw(tested).items()
-    count = SHOWN[tested.made.ndim - 2]
-    by_name = sorted(rows, key=lambda row: row["patient"])
-    places = {}
+    raw = _raw(tested)
+    first_metric = next(iter(raw.values()))
+    count = IMAGES_OF_WORST[tested.made.ndim - 2]
+    rows_of_images = {}
     for row in rows[:count]:
-        places[min(row["images"], key=lambda place: _rank(tested, _mean(values[[place]])))] = row
+        worst = min(row["images"], key=lambda place: _rank(tested, _mean(first_metric[[place]])))
+        rows_of_images[worst] = row
+    by_name = sorted(rows, key=lambda row: row["patient"])
     for row in spread(by_name, count):
-        places.setdefault(row["images"][len(row["images"]) // 2], row)
-    for place, row in places.items():
+        middle = row["images"][len(row["images"]) // 2]
+        rows_of_images.setdefault(middle, row)
+    for place, row in rows_of_images.items():
         source = tested.pairs[place][OTHER[tested.to]]
         truth = tested.pairs[place][tested.to]
-        known = {"patient": row["patient"], "rank": 1 + rows.index(row), "place": place}
-        known |= {
+        yield {
+            "patient": row["patient"],
+            "rank": 1 + rows.index(row),
+            "place": place,
             "input": str(source.path or source.key),
             "truth": str(truth.path or truth.key),
             "image": source.key,
-        }
-        yield known | {
-            "scores": {metric: _mean(own[[place]]) for metric, own in _raw(tested).items()}
+            "scores": {metric: _mean(own[[place]]) for metric, own in raw.items()},
         }
 
 
@@ -135,11 +137,14 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     table = tested.data.table
     records = [pair[tested.to] for pair in tested.pairs]
     own = records[place]
-    places = [
-        i for i, r in enumerate(records) if (r.subject, r.scan_key) == (own.subject, own.scan_key)
-    ]
-    places.sort(key=lambda i: records[i].position or 0.0)
-    if not own.scan_key or len(places) < SLICES or table.plane != "axial" or own.path is None:
+    if not own.scan_key or table.plane != "axial" or own.path is None:
+        return [], ()
+    positions = {
+        index: record.position or 0.0
+        for index, record in enumerate(records)
+        if (record.subject, record.scan_key) == (own.subject, own.scan_key)
+    }
+    if len(positions) < MIN_SLICES:
         return [], ()
     try:
         scan = read(own.path)
@@ -147,11 +152,11 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
             scan = read(own.path.parent)
     except UserError:  # a folder of several series
         return [], ()
-    positions = [records[i].position or 0.0 for i in places]
-    slices_apart = float(np.median(np.diff(positions)))
-    asked = table.spacing or ()  # mm of rows and columns only, or of the slices too
-    depth, *plane = (*scan.spacing[: 3 - len(asked)], *asked)
-    return places, (slices_apart * depth, *_pixel_of_network(scan, plane, table))
+    slices_apart = float(np.median(np.diff(sorted(positions.values()))))
+    spacing = table.spacing or ()  # mm of rows and columns only, or of the slices too
+    depth, *plane = (*scan.spacing[: 3 - len(spacing)], *spacing)
+    voxel = (slices_apart * depth, *_pixel_of_network(scan, plane, table))
+    return sorted(positions, key=lambda index: positions[index]), voxel
 
 
 def _pixel_of_network(scan: Image, plane: Sequence[float], table: Any) -> list[float]:
@@ -172,22 +177,24 @@ def _write(
     returns their unit.
     """
     letter = OTHER[tested.to] if kind == "input" else tested.to
-    images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}[
-        kind
-    ]
-    native, unit = zip(
-        *(_native(tested, tested.pairs[i][letter], images[i], letter) for i in places), strict=True
-    )
+    images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}
     colours = len(tested.data.contrasts[letter]) == 1
-    several = [(each.mean(0) if colours else each[0]).numpy().astype(np.float32) for each in native]
-    pixels = np.nan_to_num(several[0] if len(places) == 1 else np.stack(several))[None]
-    known = voxel or tested.data.table.spacing or ()
-    depth, row, column = (*[1.0] * (3 - len(known)), *known)
-    Nifti().write(
-        path,
-        Image(pixels, UPRIGHT @ np.diag([column, row, depth, 1.0]) if pixels.ndim == 4 else None),
-    )
-    return unit[0]
+    slices = []
+    units = []
+    for place in places:
+        record = tested.pairs[place][letter]
+        native, unit = _native(tested, record, images[kind][place], letter)
+        one_channel = native.mean(0) if colours else native[0]
+        slices.append(one_channel.numpy().astype(np.float32))
+        units.append(unit)
+    pixels = np.nan_to_num(slices[0] if len(places) == 1 else np.stack(slices))[None]
+    affine = None
+    if pixels.ndim == 4:
+        known = voxel or tested.data.table.spacing or ()
+        depth, row, column = (*[1.0] * (3 - len(known)), *known)
+        affine = UPRIGHT @ np.diag([column, row, depth, 1.0])
+    Nifti().write(path, Image(pixels, affine))
+    return units[0]
 
 
 def _native(
@@ -197,8 +204,8 @@ def _native(
     intensities are known.
     """
     units = units_of(tested.data, [record], letter)
+    pixels = image.float().cpu()
     if units is None:
-        return image.float().cpu(), ""
-    return units.native(image[None].float().cpu())[0], {"native": "file's"}.get(
-        units.name, units.name
-    )
+        return pixels, ""
+    unit = "file's" if units.name == "native" else units.name
+    return units.native(pixels[None])[0], unit

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image as Picture
-from pydantic import Field, RootModel
+from pydantic import Field, RootModel, create_model
 
 from gantk.errors import argument, told
 from gantk.formats.nifti import Nifti
-from gantk.runs.schemas import Part, Step, inside, read, table
+from gantk.runs.schemas import Part, Step, by_name, inside, list_of, read, table
 
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
@@ -42,10 +42,15 @@ CASE = table(
 )
 VOLUME = table("patient", "stem", patient=str, stem=Part)
 KEPT = table(
-    "patients", "cases", patients=list[PATIENT], cases=list[CASE], volumes=list[VOLUME], higher=bool
+    "patients",
+    "cases",
+    patients=list_of(PATIENT),
+    cases=list_of(CASE),
+    volumes=list_of(VOLUME),
+    higher=bool,
 )
-PATIENTS = RootModel[dict[Part, KEPT]]
-ROWS = 12  # rows of the table that are shown at first
+PATIENTS = create_model("Patients", __base__=RootModel, root=(by_name(KEPT, key=Part), ...))
+MAX_VISIBLE_ROWS = 12  # of the table, at first
 
 
 def section(record) -> dict[str, Any] | None:
@@ -54,20 +59,27 @@ def section(record) -> dict[str, Any] | None:
     directions = [_direction(record, key, one) for key, one in found.items() if one["patients"]]
     if not directions:
         return None
-    files = {
+    return {
         "folder": HERE,
         "template": "patients.html.j2",
         "styles": ["patients.css"],
         "scripts": ["patients.js"],
+        "directions": directions,
+        "rows": MAX_VISIBLE_ROWS,
     }
-    return files | {"directions": directions, "rows": ROWS}
 
 
 def _direction(record, key: str, found: dict[str, Any]) -> dict[str, Any]:
-    cases = [case | {"pictures": pictures(record, case["stem"])} for case in found["cases"]]
-    source, target = (*record.label(key).split("\u00a0→\u00a0"), "")[:2]
-    about = {"label": record.label(key), "source": source, "target": target}
-    return found | about | {"metrics": list(found["patients"][0]["scores"]), "cases": cases}
+    """A direction's entry of patients.json with its labels and pictures."""
+    label = record.label(key)
+    source, _, target = label.partition("\u00a0→\u00a0")
+    return found | {
+        "label": label,
+        "source": source,
+        "target": target,
+        "metrics": list(found["patients"][0]["scores"]),
+        "cases": [case | {"pictures": pictures(record, case["stem"])} for case in found["cases"]],
+    }
 
 
 def kept(run: Path) -> dict[str, Any]:
@@ -95,7 +107,7 @@ def pictures(record, stem: str) -> dict[str, dict[str, Any]]:
 
 
 def packed(pixels: np.ndarray) -> dict[str, Any]:
-    """Pixels (H, W) as a PNG in a data URI, 16 bits: the high byte in red, the low byte in green."""
+    """Pixels (H, W) as a PNG in a data URI: the high byte in red, the low byte in green."""
     low = float(pixels.min())
     high = float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
