@@ -197,23 +197,14 @@ class Itk(Format):
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
         sides = stored.shape
         size = header.size
-        n = min(len(header.size), 3)
-        if not 2 <= len(size) <= 4 or min(sides) < 1 or sum(n > 1 for n in size[:3]) < 2:
+        spread = sum(n > 1 for n in size[:3])
+        if not 2 <= len(size) <= 4 or min(sides) < 1 or spread < 2:
             raise ValueError(
                 f"it has axes of the sides {sides}, not 2, 3 or 4, of space and then time"
             )
         stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
         stored.expect_whole()
-        vectors = header.vectors[:n, :n]
-        origin = header.origin[:n]
-        spacing = np.linalg.norm(vectors, axis=0)
-        if not (np.isfinite(spacing).all() and spacing.all()):
-            raise ValueError(f"it has a spacing of {spacing} mm")
-        if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
-            raise ValueError("its directions map no volume")
-        header = replace(
-            header, size=size[:n], vectors=vectors, origin=origin, compressed=bool(stored.packing)
-        )
+        header = _in_space(header, compressed=bool(stored.packing))
         parts = 1 if axis is None else sides[axis]
         if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
             return header, stored, axis, (0, 1, 2)
@@ -236,52 +227,31 @@ class Nrrd(Itk):
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no such header")
         lines = _lines(start[start.index(b"\n") : end.start() if end else None])
-        metadata = {name: value for name, separator, value in lines if separator == ":="}
-        metadata |= {
-            f"NRRD_{name}": value
-            for name, separator, value in lines
-            if separator == ":" and name in KEPT
-        }
-        fields = {
-            name.replace(" ", "").lower(): value
-            for name, separator, value in lines
-            if separator == ":"
-        }
+        metadata = {}
+        fields = {}
+        for name, separator, value in lines:
+            if separator == ":=":
+                metadata[name] = value
+            elif separator == ":":
+                fields[name.replace(" ", "").lower()] = value
+        for name, separator, value in lines:
+            if separator == ":" and name in KEPT:
+                metadata[f"NRRD_{name}"] = value
+
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
         kinds = [kind for kind, (_, names) in TYPES.items() if re.fullmatch(names, fields["type"])]
-        if (
-            encoding not in PACKINGS
-            or not kinds
-            or not len(sides) == int(fields["dimension"]) <= MOST_AXES
-        ):
+        axes_known = len(sides) == int(fields["dimension"]) <= MOST_AXES
+        if encoding not in PACKINGS or not kinds or not axes_known:
             raise Broken(
                 f"its {len(sides)} axes hold values of a type, or in an encoding, that is not read"
             )
         if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
             raise Broken("it skips a part of its voxels' file")
-        steps = re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
-        apart = [
-            n
-            for n, kind in enumerate(fields.get("kinds", "").lower().split())
-            if kind not in DOMAINS
-        ]
-        apart += [n for n, step in enumerate(steps) if step == "none"]
-        axes = [axis for axis in range(len(sides)) if axis not in apart[:1]]
-        nothing = [0.0] * len(axes)
-        if steps:
-            vectors = np.array([(_floats(steps[axis]) + nothing)[: len(axes)] for axis in axes]).T
-        else:
-            spacings = _floats(fields.get("spacings", "1 " * len(sides)))
-            vectors = np.diag(
-                [1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes]
-            )
-        origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
-        for axis, sign in enumerate(
-            TURNED.get(re.sub("-superior.*", "", fields.get("space", "").lower()), ())
-        ):
-            vectors[axis] *= sign
-            origin[axis] *= sign
+
+        values_axis = _axis_of_values(fields)
+        axes = [axis for axis in range(len(sides)) if axis != values_axis]
+        vectors, origin = _space_of_nrrd(fields, axes, len(sides))
         dtype = np.dtype(kinds[0]).newbyteorder(">" if fields.get("endian") == "big" else "<")
         data = fields.get("datafile")
         if data is None:
@@ -292,7 +262,7 @@ class Nrrd(Itk):
             opens = 0
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
-        return ItkHeader(size, vectors, origin, metadata), stored, apart[0] if apart else None
+        return ItkHeader(size, vectors, origin, metadata), stored, values_axis
 
     def text(self, header: ItkHeader, kind: str, values: int, file: str, packed: int) -> str:
         """The header as text, in version 4 of the format."""
@@ -415,6 +385,57 @@ def _beside(path: Path, name: str) -> Path:
     if not voxels.is_file():
         raise Broken(f"its second file{shown} is not there")
     return voxels
+
+
+def _in_space(header: ItkHeader, compressed: bool) -> ItkHeader:
+    """A header with the axes of space alone; ValueError where these map no volume."""
+    n = min(len(header.size), 3)
+    vectors = header.vectors[:n, :n]
+    origin = header.origin[:n]
+    spacing = np.linalg.norm(vectors, axis=0)
+    if not (np.isfinite(spacing).all() and spacing.all()):
+        raise ValueError(f"it has a spacing of {spacing} mm")
+    if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
+        raise ValueError("its directions map no volume")
+    return replace(
+        header, size=header.size[:n], vectors=vectors, origin=origin, compressed=compressed
+    )
+
+
+def _axis_of_values(fields: dict[str, str]) -> int | None:
+    """The axis of an NRRD that is none of space or time, such as that of colours."""
+    for axis, kind in enumerate(fields.get("kinds", "").lower().split()):
+        if kind not in DOMAINS:
+            return axis
+    for axis, step in enumerate(_directions(fields)):
+        if step == "none":
+            return axis
+    return None
+
+
+def _directions(fields: dict[str, str]) -> list[str]:
+    """`(1,0,0)` or `none` for each axis of an NRRD; [] where it states spacings alone."""
+    return re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
+
+
+def _space_of_nrrd(
+    fields: dict[str, str], axes: list[int], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors (columns) of the axes of space, of `count` in all, and the origin, in LPS."""
+    nothing = [0.0] * len(axes)
+    directions = _directions(fields)
+    if directions:
+        rows = [(_floats(directions[axis]) + nothing)[: len(axes)] for axis in axes]
+        vectors = np.array(rows).T
+    else:
+        spacings = _floats(fields.get("spacings", "1 " * count))
+        vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
+    origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
+    space = re.sub("-superior.*", "", fields.get("space", "").lower())
+    for axis, sign in enumerate(TURNED.get(space, ())):
+        vectors[axis] *= sign
+        origin[axis] *= sign
+    return vectors, origin
 
 
 def _lines(header: bytes) -> list[tuple[str, str, str]]:

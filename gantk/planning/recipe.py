@@ -105,31 +105,33 @@ def _sized(
     seconds = 0.9 * 3600 * hours
 
     def timed(rung: Rung) -> Any:
-        return predict(
-            Recipe(_tables(_filled(seen, lines, rung, wanted, ""))).override(settings),
-            device=device,
-        )
+        tables = _tables(_filled(seen, lines, rung, wanted, ""))
+        return predict(Recipe(tables).override(settings), device=device)
 
-    found = timed(rungs[0])
-    wider = _work(rungs[1]) / _work(rungs[0]) if seen.paired else 1.0
-    if lines[0].value == "pix2pix" and found.fits and 3600 * found.hours * wider > seconds:
-        lines = shorter(lines)
-        found = timed(rungs[0])
-    if not found.fits:
-        ways = [f"--set {each}" for way in found.ways if way.fits for each in way.settings]
-        what = f"a training of these images does not fit into memory ({found.counted})"
+    cheapest = timed(rungs[0])
+    if lines[0].value == "pix2pix" and cheapest.fits:
+        wider = _work(rungs[1]) / _work(rungs[0]) if seen.paired else 1.0
+        if 3600 * cheapest.hours * wider > seconds:
+            lines = shorter(lines)
+            cheapest = timed(rungs[0])
+    if not cheapest.fits:
+        ways = [f"--set {each}" for way in cheapest.ways if way.fits for each in way.settings]
+        what = f"a training of these images does not fit into memory ({cheapest.counted})"
         raise UserError(what, where="SCANS", remedy=" ".join(ways) or None)
-    each = 3600 * found.hours / _work(rungs[0])
-    place = max(
-        (i for i, rung in enumerate(rungs) if each * _work(rung) * rung.least <= seconds), default=0
-    )
-    best = found
+
+    seconds_per_work = 3600 * cheapest.hours / _work(rungs[0])
+    place = 0
+    for number, rung in enumerate(rungs):
+        if seconds_per_work * _work(rung) * rung.least <= seconds:
+            place = number
+    best = cheapest
     while place:
         best = timed(rungs[place])
         if best.fits and 3600 * best.hours * rungs[place].least <= 1.1 * seconds:
             break
-        place = place - 1
-        best = found
+        place -= 1
+        best = cheapest
+
     step = 3600 * best.hours / wanted
     count = _count(seen)
     most = int(min(MOST * wanted, max(wanted, PASSES * count / _batch(seen))))
@@ -138,15 +140,13 @@ def _sized(
         f"{1000 * step:.0f} ms each on {best.device}, tried: {duration(steps * step)} of"
         f" {duration(3600 * hours)}"
     )
-    why += f"; {wanted} are usual, so more time would help" * (steps < wanted)
-    why += f"; more gain little of {counted(count, 'image')}" * (steps == most)
-    return _filled(
-        seen,
-        lines,
-        rungs[place],
-        steps,
-        why + (f"; {best.peak_gib:.1f} GiB" if best.peak_gib else ""),
-    )
+    if steps < wanted:
+        why += f"; {wanted} are usual, so more time would help"
+    if steps == most:
+        why += f"; more gain little of {counted(count, 'image')}"
+    if best.peak_gib:
+        why += f"; {best.peak_gib:.1f} GiB"
+    return _filled(seen, lines, rungs[place], steps, why)
 
 
 def _work(rung: Rung) -> float:
@@ -162,44 +162,68 @@ def _rungs(seen: Scans) -> list[Rung]:
     """
     if len(seen.domains) == 1:
         why = "a power of two, for DCGAN"
-        return [
-            Rung((side, side), "pad", width, why)
-            for side, width in ((64, 1), (64, 2), (128, 1), (128, 2))
-        ]
-    pixels = list(seen.pixels.values())
-    files = [
-        f for f in seen.files if seen.source.get("onto") != "a" or seen.domains[0] in f["domains"]
-    ]
-    shapes = {tuple(each["shape"][-2:]) for each in files}
-    whole = [max(each.shape[axis] for each in pixels) for axis in (0, 1)]
-    content = [min(whole[axis], max(each.content[axis] for each in pixels)) for axis in (0, 1)]
-    grids = {tuple(each["spacing"] or ()) for each in files}
-    one = len(shapes) == 1 or (seen.volumes and len(grids) == 1)
-    native = " x ".join(map(str, whole))
-    why = (
-        f"{native} in {'the' if one else 'most'} files, resized: more pixels would leave too few"
-        " steps in that time"
-    )
-    sizes = [
-        tuple(_up(side * each / max(whole), 4) for each in whole)
-        for side in SIDES
-        if side < 0.95 * max(whole)
-    ]
+        pairs = ((64, 1), (64, 2), (128, 1), (128, 2))
+        return [Rung((side, side), "pad", width, why) for side, width in pairs]
     # the shipped recipes' widths: 32 for pairs, which gain more by width, else 16
     usual = 2 if seen.paired else 1
-    rungs = [Rung(size, "pad", usual, why) for size in sizes]
-    if max(whole) <= 512:
-        if one:
-            why = f"all that is no background of {native}, as it is in the files"
-        else:
-            why = f"most are {native}"
-        size = tuple(_up(each) for each in (content if one else whole))
-        rungs.append(Rung(size, "crop" if one else "pad", usual, why))
-    wider = [rungs[-1]._replace(width=width) for width in (2, 4)]
-    narrow = rungs[0]._replace(width=1)
-    if seen.paired:  # twice the filters in half of the steps were 1.3 dB better
-        rungs[0] = rungs[0]._replace(least=0.5)
-    return [narrow, *rungs[2 - usual :], *wider[usual - 1 :]]
+    rungs = _resized_rungs(seen, usual)
+    native = _native_rung(seen, usual)
+    if native:
+        rungs.append(native)
+    cheapest = rungs[0]._replace(width=1)
+    wider = [rungs[-1]._replace(width=width) for width in (2, 4) if width > usual]
+    if not seen.paired:
+        return [cheapest, *rungs[1:], *wider]
+    # twice the filters in half of the steps were 1.3 dB better
+    return [cheapest, rungs[0]._replace(least=0.5), *rungs[1:], *wider]
+
+
+def _full_size(seen: Scans) -> list[int]:
+    """Rows and columns that hold the images of every domain."""
+    pixels = list(seen.pixels.values())
+    return [max(each.shape[axis] for each in pixels) for axis in (0, 1)]
+
+
+def _one_grid(seen: Scans) -> bool:
+    """Whether all files that a training reads have one size, or as volumes one grid."""
+    files = seen.files
+    if seen.source.get("onto") == "a":
+        files = [file for file in files if seen.domains[0] in file["domains"]]
+    shapes = {tuple(file["shape"][-2:]) for file in files}
+    grids = {tuple(file["spacing"] or ()) for file in files}
+    return len(shapes) == 1 or (seen.volumes and len(grids) == 1)
+
+
+def _resized_rungs(seen: Scans, width: int) -> list[Rung]:
+    """Candidates of fewer pixels than the files have."""
+    whole = _full_size(seen)
+    native = " x ".join(map(str, whole))
+    why = (
+        f"{native} in {'the' if _one_grid(seen) else 'most'} files, resized: more pixels would"
+        " leave too few steps in that time"
+    )
+    rungs = []
+    for side in SIDES:
+        if side < 0.95 * max(whole):
+            size = tuple(_up(side * each / max(whole), 4) for each in whole)
+            rungs.append(Rung(size, "pad", width, why))
+    return rungs
+
+
+def _native_rung(seen: Scans, width: int) -> Rung | None:
+    """The candidate with the files' own pixels; None for more than 512 on a side."""
+    whole = _full_size(seen)
+    native = " x ".join(map(str, whole))
+    if max(whole) > 512:
+        return None
+    if not _one_grid(seen):
+        return Rung(tuple(map(_up, whole)), "pad", width, f"most are {native}")
+    content = []
+    for axis in (0, 1):
+        widest = max(each.content[axis] for each in seen.pixels.values())
+        content.append(min(whole[axis], widest))
+    why = f"all that is no background of {native}, as it is in the files"
+    return Rung(tuple(map(_up, content)), "crop", width, why)
 
 
 def _up(side: float, less: int = 0) -> int:
@@ -223,7 +247,26 @@ def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) ->
     [evaluate].
     """
     noise = len(seen.domains) == 1
+    fit = {
+        "crop": "nothing is resized",
+        "pad": "the aspect is kept; what is left over is background",
+    }[rung.fit]
+    data = [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)]
+    masked = not noise and seen.volumes and seen.empty > 0.4
+    translate = [(masked, "masked", True, "empty in the input is empty in the result")]
+    return [
+        *_method_of_rung(lines, rung, noise, seen.paired),
+        *lines_of("data", data),
+        *lines_of("train", _train_lines(seen, steps, why)),
+        *lines_of("evaluate", _evaluate_lines(seen)),
+        *lines_of("translate", translate),
+    ]
+
+
+def _method_of_rung(lines: list[Line], rung: Rung, noise: bool, paired: bool) -> list[Line]:
+    """The method's lines for a candidate's size and width."""
     small = min(rung.size) < 64
+    widened = ("method.generator", "method.discriminator") if noise else ("method.generator",)
     made = []
     for key, value, about in lines:
         if key == "method.low_res_warmup" and small:
@@ -231,59 +274,51 @@ def _filled(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) ->
         if key == "method.discriminator" and small and not noise:
             value = value | {"receptive_field": 16}
             about = "small patches for small images"
-        if key in ("method.generator", "method.discriminator")[: 2 if noise else 1]:
-            deep = {"depth": 4} if seen.paired and rung.width > 1 else {}
-            value = value | {"width": value["width"] * rung.width} | deep
-        made.append(Line(key, value * rung.width if key == "method.width" else value, about))
+        if key in widened:
+            value = value | {"width": value["width"] * rung.width}
+            if paired and rung.width > 1:
+                value = value | {"depth": 4}
+        if key == "method.width":
+            value = value * rung.width
+        made.append(Line(key, value, about))
+    return made
+
+
+def _train_lines(seen: Scans, steps: int, why: str) -> list[tuple[bool, str, Any, str]]:
+    """(wanted, key, value, reason) of the table [train]."""
+    noise = len(seen.domains) == 1
     short = steps < 1500
-    air = min(each.seen for each in seen.pixels.values()) < 0.85
-    fit = {
-        "crop": "nothing is resized",
-        "pad": "the aspect is kept; what is left over is background",
-    }[rung.fit]
-    rate = ADAM | {"lr": 5e-4 if short else 2e-4}
-    train = [
+    if short:
+        rate, reason = 5e-4, "larger steps, for there are few"
+    else:
+        rate, reason = 2e-4, "the usual rate"
+    average = 0.99 if short else 0.995
+    mean = f"results are by the mean weights of {100 if short else 200} steps"
+    sampling = "at most ten sets of sample pictures, which take their time"
+    return [
         (True, "steps", steps, why),
         (True, "batch", _batch(seen), "small, for more steps in the same time"),
-        (
-            not noise,
-            "optimizer",
-            rate,
-            "larger steps, for there are few" if short else "the usual rate",
-        ),
+        (not noise, "optimizer", ADAM | {"lr": rate}, reason),
         (True, "schedule", "linear", "the last decibel comes as the steps grow small"),
-        (
-            True,
-            "ema",
-            0.99 if short else 0.995,
-            f"results are by the mean weights of {100 if short else 200} steps",
-        ),
-        (
-            True,
-            "sample_every",
-            max(100, steps // 10),
-            "at most ten sets of sample pictures, which take their time",
-        ),
+        (True, "ema", average, mean),
+        (True, "sample_every", max(100, steps // 10), sampling),
         (True, "save_every", max(100, steps // 5), "at most five checkpoints"),
     ]
-    scores = "against the truth" if seen.fit and seen.fit.good else "only where a truth is known"
-    evaluate = [
-        (
-            True,
-            "metrics",
-            ["kid"] if noise else ["psnr", "ssim", "mae"],
-            "of sets" if noise else scores,
-        ),
+
+
+def _evaluate_lines(seen: Scans) -> list[tuple[bool, str, Any, str]]:
+    """(wanted, key, value, reason) of the table [evaluate]."""
+    if len(seen.domains) == 1:
+        metrics, reason = ["kid"], "of sets"
+    elif seen.fit and seen.fit.good:
+        metrics, reason = ["psnr", "ssim", "mae"], "against the truth"
+    else:
+        metrics, reason = ["psnr", "ssim", "mae"], "only where a truth is known"
+    air = min(each.seen for each in seen.pixels.values()) < 0.85
+    return [
+        (True, "metrics", metrics, reason),
         (not air, "regions", ["whole"], "there is no air around what is shown"),
     ]
-    masked = not noise and seen.volumes and seen.empty > 0.4
-    made += lines_of(
-        "data", [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)]
-    )
-    made += [*lines_of("train", train), *lines_of("evaluate", evaluate)]
-    return made + lines_of(
-        "translate", [(masked, "masked", True, "empty in the input is empty in the result")]
-    )
 
 
 def _tables(lines: Iterable[Line]) -> dict[str, Any]:
@@ -295,6 +330,7 @@ def _tables(lines: Iterable[Line]) -> dict[str, Any]:
 
 def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
+    lines = list(lines)
     if seen.paired:
         kind = "registered pairs"
     elif len(seen.domains) > 1:
@@ -302,32 +338,37 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
     else:
         kind = "from noise"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. What it saw:"]
-    shown = [(key, said) for key, said in seen.found["summary"].items() if key != "split"]
-    told = (
-        each
-        for each in seen.found["problems"]
-        if each["severity"] != "note" and each["kind"] not in ANSWERED
-    )
-    shown += [(each["severity"], each["what"]) for each in told]
-    out += [row for key, said in shown for row in _comment(f"{key:9} {said}")]
-    out += [
-        "",
-        "format = 1",
-        f"summary = {toml('Planned: ' + ' and '.join(seen.domains) + f', {kind}.')}",
-    ]
+    for key, text in seen.found["summary"].items():
+        if key != "split":
+            out += _comment(f"{key:9} {text}")
+    for problem in seen.found["problems"]:
+        if problem["severity"] != "note" and problem["kind"] not in ANSWERED:
+            out += _comment(f"{problem['severity']:9} {problem['what']}")
+    summary = f"Planned: {' and '.join(seen.domains)}, {kind}."
+    out += ["", "format = 1", f"summary = {toml(summary)}"]
     for table in TABLES:
         own = [line for line in lines if line.key.startswith(f"{table}.")]
-        out += ["", f"[{table}]"] if own else []
+        if own:
+            out += ["", f"[{table}]"]
         for line in own:
-            key = line.key.partition(".")[2]
-            if line.value is not None:
-                text = f"{key} = {toml(line.value)}"
-            else:
-                text = f"# {key}: {line.why}"
-            fits = line.value is None or len(text) + len(line.why) + 3 <= WIDE
-            why = f" # {line.why}" if line.why and line.value is not None else ""
-            out += [text + why] if fits else [*_comment(line.why), text]
+            out += _key_lines(line)
     return "\n".join(out) + "\n"
+
+
+def _key_lines(line: Line) -> list[str]:
+    """One key with its reason as a comment, beside it where that fits; a key without value is a
+    comment itself.
+    """
+    key = line.key.partition(".")[2]
+    if line.value is None:
+        return [f"# {key}: {line.why}"]
+    text = f"{key} = {toml(line.value)}"
+    if not line.why:
+        return [text]
+    beside = f"{text} # {line.why}"
+    if len(text) + len(line.why) + 3 <= WIDE:
+        return [beside]
+    return [*_comment(line.why), text]
 
 
 def _comment(text: str) -> list[str]:

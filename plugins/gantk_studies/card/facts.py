@@ -82,13 +82,17 @@ def _options(table: Mapping[str, Any], keys: Iterable[str]) -> str:
 
 def _without_paths(value: Any) -> Any:
     """Remove folders and tables of files from a source's options: they may name patients."""
-    if isinstance(value, dict):
-        return {
-            k: Path(str(v)).name if k == "path" else _without_paths(v)
-            for k, v in value.items()
-            if k != "table"
-        }
-    return [_without_paths(each) for each in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_without_paths(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, each in value.items():
+        if key == "path":
+            kept[key] = Path(str(each)).name
+        elif key != "table":
+            kept[key] = _without_paths(each)
+    return kept
 
 
 def _join(*parts: str | None) -> str:
@@ -98,43 +102,42 @@ def _join(*parts: str | None) -> str:
 def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     data = run.recipe.get("data") or {}
     sets = run.split.get("splits") or {}
-    counts = []
-    for name in ("train", "validation", "test", "set_aside", "left_out"):
-        if images := sets.get(name):
-            people = {
-                image["subject"]
-                for image in images
-                if isinstance(image, dict) and image.get("subject")
-            }
-            counts.append(
-                f"{name.replace('_', ' ')}: {len(people) or 'unknown'} patients, {len(images)}"
-                " images"
-            )
     source = _without_paths(data.get("source") or {})
-    leaks = "patients on both sides of the split were allowed" * bool(
-        run.split.get("leakage_allowed")
-    )
     split = split_hash(run.split) if sets else noted.get("split")
     ways = [run.label(key) for key in run.metrics.get("metrics") or ()]
     task = f"made: {', '.join(ways)}" if ways else f"images of {', '.join(run.domains)}"
+    disjoint = ""
+    if sets.get("by"):
+        leaks = ""
+        if run.split.get("leakage_allowed"):
+            leaks = "patients on both sides of the split were allowed"
+        disjoint = _join(f"by {sets['by']}", leaks, *(sets.get("consequences") or []))
+    _, _, licences = card(run.path).partition("\n## Data and licences\n")
     return {
         "source": _options({"source": source}, ["source"]) if source else "",
-        "licence": " ".join(
-            card(run.path).partition("\n## Data and licences\n")[2].partition("\n## ")[0].split()
-        ),
-        "counts": _join(*counts),
+        "licence": " ".join(licences.partition("\n## ")[0].split()),
+        "counts": _join(*_counts(sets)),
         "preprocessing": _options(data, SHOWN),
         "missing": MISSING.get(data.get("missing")),
         "augmentation": data and (_options(data, ["augment"]) or "no augmentation"),
         "split": _join(run.split.get("how"), f"seed {sets['seed']}" if "seed" in sets else ""),
-        "disjoint": (
-            _join(f"by {sets['by']}", leaks, *(sets.get("consequences") or []))
-            if sets.get("by")
-            else ""
-        ),
+        "disjoint": disjoint,
         "hashes": _join(split and f"split sha256 {split}", *_weights(Run(run.path))),
         "task": run.domains and task,
     }
+
+
+def _counts(sets: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the numbers of patients and images of each set."""
+    for name in ("train", "validation", "test", "set_aside", "left_out"):
+        images = sets.get(name)
+        if images:
+            people = set()
+            for image in images:
+                if isinstance(image, dict) and image.get("subject"):
+                    people.add(image["subject"])
+            patients = len(people) or "unknown"
+            yield f"{name.replace('_', ' ')}: {patients} patients, {len(images)} images"
 
 
 def _weights(run: Run) -> Iterator[str]:
@@ -148,116 +151,123 @@ def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
     method = run.recipe.get("method") or {}
     train = run.recipe.get("train") or {}
     about = run.environment
-    speed = run.metrics.get("speed") or {}
-    best = (run.recipe.get("evaluate") or {}).get("checkpoint") == "best"
-    if speed.get("seconds"):
-        spent = f"{speed.get('steps')} steps in {duration(speed['seconds'])}"
-    else:
-        spent = ""
-    if speed.get("peak_memory_gib"):
-        memory = f"peak memory {speed['peak_memory_gib']:.2f} GiB"
-    else:
-        memory = ""
-    packages = [
-        f"{name} {version}" for name, version in (about.get("packages") or {}).items() if version
-    ]
-    version = about.get("gantk") or noted.get("gantk")
-    python = about.get("python")
-    start = Path(train["start"]).name if train.get("start") else ""
-    return {
-        "technique": (
-            method
-            and f"deep learning, method '{method.get('name')}': {run.recipe.get('summary') or ''}"
-        ),
-        "model": _options({"method": method}, ["method"]) if method else "",
-        "training": _options(train, TRAINED),
-        "start": (
-            train
-            and (f"the weights of {start}" if start else f"drawn from the seed {train.get('seed')}")
-        ),
-        "hardware": _join(_options(about, MACHINE), spent, memory),
-        "software": _join(
-            version and f"gantk {version}", python and f"Python {python}", ", ".join(packages)
-        ),
-        "chosen": f"the best save by {run.best.get('rule')}" if best else train and "the last save",
-        "ensemble": (
-            train
-            and (
-                "one network, a moving average of its weights"
-                if train.get("ema")
-                else "one network"
-            )
-        ),
+    facts = {
+        "hardware": _join(_options(about, MACHINE), *_cost(run.metrics.get("speed") or {})),
+        "software": _join(*_software(about, noted)),
         "reproduce": about and "recipe.toml of the run holds every setting",
     }
+    if method:
+        summary = run.recipe.get("summary") or ""
+        facts["technique"] = f"deep learning, method '{method.get('name')}': {summary}"
+        facts["model"] = _options({"method": method}, ["method"])
+    if train:
+        facts["training"] = _options(train, TRAINED)
+        if train.get("start"):
+            facts["start"] = f"the weights of {Path(train['start']).name}"
+        else:
+            facts["start"] = f"drawn from the seed {train.get('seed')}"
+        facts["ensemble"] = "one network"
+        if train.get("ema"):
+            facts["ensemble"] += ", a moving average of its weights"
+    if (run.recipe.get("evaluate") or {}).get("checkpoint") == "best":
+        facts["chosen"] = f"the best save by {run.best.get('rule')}"
+    elif train:
+        facts["chosen"] = "the last save"
+    return facts
+
+
+def _cost(speed: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the time and the memory that a training took."""
+    if speed.get("seconds"):
+        yield f"{speed.get('steps')} steps in {duration(speed['seconds'])}"
+    if speed.get("peak_memory_gib"):
+        yield f"peak memory {speed['peak_memory_gib']:.2f} GiB"
+
+
+def _software(about: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the versions of gantk, Python and the packages."""
+    version = about.get("gantk") or noted.get("gantk")
+    if version:
+        yield f"gantk {version}"
+    if about.get("python"):
+        yield f"Python {about['python']}"
+    packages = about.get("packages") or {}
+    yield ", ".join(f"{name} {version}" for name, version in packages.items() if version)
 
 
 def _evaluation(run: RunRecord) -> dict[str, Any]:
     found = run.metrics
-    results = []
-    definitions = {}
+    rows = [
+        (key, name, row)
+        for key, scores in (found.get("metrics") or {}).items()
+        for name, row in scores.items()
+    ]
+    results = _join(*(_result(run, key, name, row) for key, name, row in rows))
     tests = []
     power = []
     not_beaten = []
-    groups = []
-    for key, rows in (found.get("metrics") or {}).items():
-        for name, row in rows.items():
-            definitions[f"{name}: {row.get('definition')}"] = row
-            if None not in (row.get("ci95") or [None]):
-                ends = " [{:.4g}, {:.4g}]".format(*row["ci95"])
-            else:
-                ends = ""
-            if row.get("value") is not None:
-                results.append(
-                    f"{run.label(key)} {name} {row['value']:.4g}{ends} (n={row.get('n')})"
-                )
-            judged = ((found.get("verdict") or {}).get(key) or {}).get(name) or {}
-            not_beaten += [f"{name} {run.label(key)}"] if judged.get("better") is False else []
-            if test := judged.get("test"):
-                p = (
-                    f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')}"
-                    f" comparisons, n={test['n']}"
-                )
-                tests.append(f"{run.label(key)} {name} difference {test['gain']:.3g}, {p}")
-                power += (
-                    [f"{run.label(key)} {name}: {test['needed']} patients"]
-                    if test.get("needed")
-                    else []
-                )
-    for key, columns in (found.get("subgroups") or {}).items():
-        for column, (name, row) in (
-            (column, each) for column, rows in columns.items() for each in rows.items()
-        ):
-            of = [
-                f"{group} {one['value']:.4g} (n={one['n']})"
-                for group, one in row["groups"].items()
-                if one["n"]
-            ]
-            groups.append(f"{run.label(key)} {name} by {column}: {', '.join(of)}")
-    alarms = dict.fromkeys(
-        [*(each.get("message") for each in run.log.alarms), *(found.get("alarms") or {}).values()]
-    )
-    pairs = any(row.get("per") for row in definitions.values())
-    patients = max((row.get("n") or 0 for row in definitions.values()), default=0)
-    beaten = f" The best baseline is not beaten in {', '.join(not_beaten)}." if not_beaten else ""
-    return {
-        "reference": "the registered true image of the same patient" if pairs else "",
-        "internal": (
-            f"{patients} held-out patients of the source of the training data" if patients else ""
+    for key, name, _ in rows:
+        label = run.label(key)
+        judged = ((found.get("verdict") or {}).get(key) or {}).get(name) or {}
+        if judged.get("better") is False:
+            not_beaten.append(f"{name} {label}")
+        test = judged.get("test")
+        if test:
+            p = (
+                f"p {test['p']:.2g}, Holm {test.get('holm', 1):.2g} of {test.get('of')}"
+                f" comparisons, n={test['n']}"
+            )
+            tests.append(f"{label} {name} difference {test['gain']:.3g}, {p}")
+            if test.get("needed"):
+                power.append(f"{label} {name}: {test['needed']} patients")
+    reasons = [alarm.get("message") for alarm in run.log.alarms]
+    alarms = dict.fromkeys([*reasons, *(found.get("alarms") or {}).values()])
+    patients = max((row.get("n") or 0 for *_, row in rows), default=0)
+    limits = limits_of(run.path) or LIMITS
+    if not_beaten:
+        limits += f" The best baseline is not beaten in {', '.join(not_beaten)}."
+    facts = {
+        "metrics": _join(
+            *dict.fromkeys(f"{name}: {row.get('definition')}" for _, name, row in rows)
         ),
-        "metrics": _join(*definitions),
         "baselines": ", ".join(found.get("baselines") or []),
         "statistics": _join(STATISTICS if results else "", TESTS if tests else ""),
-        "results": _join(*results),
+        "results": results,
         "tests": _join(*tests),
-        "power": (
-            _join(*power)
-            and f"for 80 % power, were the true effect the one that was seen: {_join(*power)}"
-        ),
-        "subgroups": _join(*groups),
+        "subgroups": _join(*_subgroups(run)),
         "failures": _join(*_worst(run), *alarms),
-        "limits": (limits_of(run.path) or LIMITS) + beaten,
+        "limits": limits,
     }
+    if any(row.get("per") for *_, row in rows):
+        facts["reference"] = "the registered true image of the same patient"
+    if patients:
+        facts["internal"] = f"{patients} held-out patients of the source of the training data"
+    if power:
+        condition = "for 80 % power, were the true effect the one that was seen"
+        facts["power"] = f"{condition}: {_join(*power)}"
+    return facts
+
+
+def _result(run: RunRecord, key: str, name: str, row: Mapping[str, Any]) -> str:
+    """One score with its interval; "" where it has no value."""
+    if row.get("value") is None:
+        return ""
+    interval = ""
+    if None not in (row.get("ci95") or [None]):
+        interval = " [{:.4g}, {:.4g}]".format(*row["ci95"])
+    return f"{run.label(key)} {name} {row['value']:.4g}{interval} (n={row.get('n')})"
+
+
+def _subgroups(run: RunRecord) -> Iterator[str]:
+    """Yield one line for each score and column: the value of each group."""
+    for key, columns in (run.metrics.get("subgroups") or {}).items():
+        for column, rows in columns.items():
+            for name, row in rows.items():
+                groups = []
+                for group, one in row["groups"].items():
+                    if one["n"]:
+                        groups.append(f"{group} {one['value']:.4g} (n={one['n']})")
+                yield f"{run.label(key)} {name} by {column}: {', '.join(groups)}"
 
 
 def _worst(run: RunRecord) -> Iterator[str]:

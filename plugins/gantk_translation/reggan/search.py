@@ -38,30 +38,32 @@ class Search(nn.Module):
 
     @torch.no_grad()
     def forward(self, source: Tensor, fake: Tensor, real: Tensor, progress: Tensor) -> Tensor:
+        """The field (N, dims, *size), in pixels, that lays `fake`, the translation of `source`, on
+        `real`; `progress` is the share of the training that is over.
+        """
         # edges of x count to the end, or G draws outlines where it likes, and T follows
         late = progress.clamp(max=0.5)
         with torch.autocast(real.device.type, enabled=False):
             before = edges(source)
             after = edges(real)
-            shown = torch.cat([(1 - late) * before, late * edges(fake), fake.float()], 1)
-            field = self.registered(
-                shown, torch.cat([(1 - late) * after, late * after, real.float()], 1)
-            )
-            grays = gray_levels(source)
-            others = gray_levels(real)
+            image = torch.cat([(1 - late) * before, late * edges(fake), fake.float()], 1)
+            like = torch.cat([(1 - late) * after, late * after, real.float()], 1)
+            field = self.registered(image, like)
+            source_grays = gray_levels(source)
+            real_grays = gray_levels(real)
             for _ in range(2):  # the histogram follows the field
-                joint = others.flatten(2) @ moved(grays, field).flatten(2).mT
-                shown = [before / 2, progress * fake.float(), grays, likely(joint, grays)]
-                like = [
-                    after / 2,
-                    progress * real.float(),
-                    likely(joint.mT.contiguous(), others),
-                    others,
-                ]
-                field = self.refined(torch.cat(shown, 1), torch.cat(like, 1), field=field)
-            back = reduce(lambda back, _: -moved(field, back), range(4), -field)
-            (here, places), (there, _) = zoom(field, after), zoom(back, before)
-            self.zoom.lerp_((here - there) / 2, 0.01)
+                joint = real_grays.flatten(2) @ moved(source_grays, field).flatten(2).mT
+                expected_real = likely(joint, source_grays)
+                expected_source = likely(joint.mT.contiguous(), real_grays)
+                image = [before / 2, progress * fake.float(), source_grays, expected_real]
+                like = [after / 2, progress * real.float(), expected_source, real_grays]
+                field = self.refined(torch.cat(image, 1), torch.cat(like, 1), field=field)
+            inverse = -field
+            for _ in range(4):  # fixed-point iterations
+                inverse = -moved(field, inverse)
+            forth, places = zoom(field, after)
+            back, _ = zoom(inverse, before)
+            self.zoom.lerp_((forth - back) / 2, 0.01)
             return field - self.zoom * places
 
 
@@ -70,18 +72,20 @@ def gray_levels(image: Tensor) -> Tensor:
     GRAYS, *size).
     """
     gray = image.float().mean(1, keepdim=True)
-    low, high = (end([*range(1, gray.ndim)], keepdim=True) for end in (gray.amin, gray.amax))
+    axes = [*range(1, gray.ndim)]
+    low = gray.amin(axes, keepdim=True)
+    high = gray.amax(axes, keepdim=True)
     levels = torch.arange(float(GRAYS), device=gray.device).view(-1, *[1] * (gray.ndim - 2))
-    return (
-        1 - ((gray - low) / (high - low).clamp_min(1e-6) * (GRAYS - 1) - levels).abs()
-    ).clamp_min(0)
+    level = (gray - low) / (high - low).clamp_min(1e-6) * (GRAYS - 1)
+    return (1 - (level - levels).abs()).clamp_min(0)
 
 
 def likely(joint: Tensor, grays: Tensor) -> Tensor:
     """Chances of the other image's gray levels where this has `grays`, by their joint histogram (N,
     other, this).
     """
-    return (joint / joint.sum(1, keepdim=True).clamp_min(1e-6) @ grays.flatten(2)).view_as(grays)
+    chances = joint / joint.sum(1, keepdim=True).clamp_min(1e-6)
+    return (chances @ grays.flatten(2)).view_as(grays)
 
 
 @torch.no_grad()
@@ -104,94 +108,98 @@ def registered(
     """
     size = like.shape[2:]
     dims = like.ndim - 2
-    field = like.new_zeros(len(like), dims, *size, dtype=torch.float32) if field is None else field
+    if field is None:
+        field = like.new_zeros(len(like), dims, *size, dtype=torch.float32)
     for scale, intervals, deviation in levels:
         # volumes are halved once more
-        shown = [max(min(8, side), side // (scale * (dims - 1))) for side in size]
-        pair = [
-            blurred(F.interpolate(each.float(), shown, mode="area"), deviation)
+        small = [max(min(8, side), side // (scale * (dims - 1))) for side in size]
+        small_image, small_like = (
+            blurred(F.interpolate(each.float(), small, mode="area"), deviation)
             for each in (image, like)
+        )
+        # splines along each axis, at the pixels of the images and of the small ones
+        whole_lines = [
+            splines(intervals, like.device, *sides) for sides in zip(size, size, strict=True)
         ]
-        whole, lines = (
-            [*map(partial(splines, intervals, like.device), size, to)] for to in (size, shown)
-        )
-        changes = [
-            [line.diff(dim=0) if n == m else line for n, line in enumerate(whole)]
-            for m in range(dims)
+        small_lines = [
+            splines(intervals, like.device, *sides) for sides in zip(size, small, strict=True)
         ]
-        stiff = stiffness * sum(
-            reduce(torch.kron, [x.mT @ x / len(x) for x in each]) for each in changes
-        )
-        about = partial(
-            expanded,
-            *pair,
-            lines,
-            [seen / side for seen, side in zip(shown, size, strict=True)],
-            stiff,
-        )
-        best = about(
-            along_axes(
-                field, [torch.linalg.solve_ex(line.mT @ line, line.mT)[0].mT for line in whole]
-            )
-        )
-        damping = (
-            1e-3
-            / len(stiff)
-            * torch.eye(dims * len(stiff), device=like.device).repeat(len(like), 1, 1)
-        )
-        for _ in range(steps):
-            # does not wait for a GPU
-            change = torch.linalg.solve_ex(best[3] + damping, best[2].flatten(1))[0]
-            found = about(best[0] + change.view_as(best[0]))
-            better = found[1] < best[1]
-            best = [
-                torch.where(better.view(-1, *[1] * (x.ndim - 1)), x, y)
-                for x, y in zip(found, best, strict=True)
-            ]
-            damping = damping * torch.where(better, 1 / 3, 8)
-        field = along_axes(best[0], [line.mT for line in whole])
+        stiff = stiffness * bending(whole_lines)
+        scales = [to / side for to, side in zip(small, size, strict=True)]
+        linearised = partial(expanded, small_image, small_like, small_lines, scales, stiff)
+        projections = [torch.linalg.solve_ex(line.mT @ line, line.mT)[0].mT for line in whole_lines]
+        weights = levenberg_marquardt(linearised, along_axes(field, projections), stiff, steps)
+        field = along_axes(weights, [line.mT for line in whole_lines])
     return field.clamp(-limit, limit)
+
+
+def bending(lines: list[Tensor]) -> Tensor:
+    """The matrix M for which weights w have the mean squared gradient w' M w of their field."""
+    total = 0
+    for axis in range(len(lines)):
+        factors = [line.diff(dim=0) if n == axis else line for n, line in enumerate(lines)]
+        total = total + reduce(torch.kron, [x.mT @ x / len(x) for x in factors])
+    return total
+
+
+def levenberg_marquardt(linearised, weights: Tensor, stiff: Tensor, steps: int) -> Tensor:
+    """Minimise from `weights` on, (N, dims, *K), each pair with its own damping; returns the best
+    weights.
+
+    `linearised(weights)` returns weights, value (N, 1, 1), descent direction and Hessian.
+    """
+    dims = weights.shape[1]
+    best = linearised(weights)
+    identity = torch.eye(dims * len(stiff), device=weights.device)
+    damping = 1e-3 / len(stiff) * identity.repeat(len(weights), 1, 1)
+    for _ in range(steps):
+        # solve_ex does not wait for a GPU
+        change = torch.linalg.solve_ex(best[3] + damping, best[2].flatten(1))[0]
+        tried = linearised(best[0] + change.view_as(best[0]))
+        better = tried[1] < best[1]
+        best = [
+            torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+            for new, old in zip(tried, best, strict=True)
+        ]
+        damping = damping * torch.where(better, 1 / 3, 8)
+    return best[0]
 
 
 def expanded(
     image: Tensor, like: Tensor, lines: list, scales: list, stiff: Tensor, weights: Tensor
 ) -> list[Tensor]:
-    """Expand what is minimised about a field's weights (N, dims, *K): them, the value (N, 1, 1),
-    descent, curvature.
+    """Linearise the objective at `weights`, (N, dims, *K); returns weights, value (N, 1, 1),
+    descent direction and Gauss-Newton Hessian.
     """
     dims = len(lines)
     count = lines[0].shape[1]
     field = along_axes(weights, [line.mT for line in lines])
-    at = moved(image, torch.stack([field[:, n] * scale for n, scale in enumerate(scales)], 1))
-    slopes = [
-        slope * by
-        for slope, by in zip(torch.gradient(at, dim=[*range(2, at.ndim)]), scales, strict=True)
-    ]
+    scaled = torch.stack([field[:, n] * scale for n, scale in enumerate(scales)], 1)
+    at = moved(image, scaled)
+    gradients = torch.gradient(at, dim=[*range(2, at.ndim)])
+    slopes = [slope * by for slope, by in zip(gradients, scales, strict=True)]
     apart = like - at
+
+    # the value: a Huber norm of the differences, and the bending of the field
     pull = weights.flatten(2) @ stiff
     length = apart.square().sum(1, keepdim=True).sqrt()
+    huber = torch.where(length < LEAST, length.square() / LEAST, 2 * length - LEAST)
+    value = huber.flatten(1).mean(1)[:, None, None]
+    value = value + (weights.flatten(2) * pull).sum((1, 2), keepdim=True)
+
+    # reweighted least squares: each pixel counts by its share
     share = 1 / length.clamp_min(LEAST) / like[0, 0].numel()
-    value = (
-        torch.where(length < LEAST, length.square() / LEAST, 2 * length - LEAST)
-        .flatten(1)
-        .mean(1)[:, None, None]
-    )
-    down = along_axes(
-        torch.cat([(slope * apart * share).sum(1, keepdim=True) for slope in slopes], 1), lines
-    )
-    both = torch.cat(
-        [(one * other * share).sum(1, keepdim=True) for one in slopes for other in slopes], 1
-    )
-    both = along_axes(both, [(line[:, :, None] * line[:, None]).flatten(1) for line in lines])
+    down = torch.cat([(slope * apart * share).sum(1, keepdim=True) for slope in slopes], 1)
+    down = along_axes(down, lines).flatten(2) - pull
+    products = []
+    for one in slopes:
+        products += [(one * other * share).sum(1, keepdim=True) for other in slopes]
+    pairs_of_lines = [(line[:, :, None] * line[:, None]).flatten(1) for line in lines]
+    both = along_axes(torch.cat(products, 1), pairs_of_lines)
     both = both.view(len(like), dims, dims, *[count] * 2 * dims)  # of each axis two indices
     both = both.permute(0, 1, *range(3, 3 + 2 * dims, 2), 2, *range(4, 4 + 2 * dims, 2))
-    curved = both.reshape(len(like), pull[0].numel(), -1) + torch.block_diag(*[stiff] * dims)
-    return [
-        weights,
-        value + (weights.flatten(2) * pull).sum((1, 2), keepdim=True),
-        down.flatten(2) - pull,
-        curved,
-    ]
+    hessian = both.reshape(len(like), pull[0].numel(), -1) + torch.block_diag(*[stiff] * dims)
+    return [weights, value, down, hessian]
 
 
 def splines(intervals: int, device: torch.device, side: int, shown: int) -> Tensor:
@@ -215,5 +223,6 @@ def zoom(field: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.stack(torch.meshgrid(*lines, indexing="ij"))
     mass = share.sum(axes, keepdim=True).clamp_min(1e-6)
     places = places - (places * share).sum(axes, keepdim=True) / mass
-    along, whole = ((share * places * each).flatten(1).sum(1) for each in (field, places))
+    along = (share * places * field).flatten(1).sum(1)
+    whole = (share * places * places).flatten(1).sum(1)
     return (along / whole.clamp_min(1e-6)).mean(), places
