@@ -64,18 +64,7 @@ class Data:
             lambda: source_and_records(table, method, "" if known else "ask")
         )
         if known:
-            present = records
-            self.how = known.get("how") or ""
-            sha256 = _preparation(table, records).sha256
-            self.splits, self.training, records = read_splits(known["splits"], present, sha256)
-            ids = {record.id for record in records}
-            before = self.files if self._before is None else self._before
-            if new := (self.files - before) | {
-                record.key for record in present if record.id not in ids
-            }:
-                self.notes.append(
-                    f"note     not in the run's split.json, so left out: {named(sorted(new))}"
-                )
+            records = self._read_known(known, records)
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
@@ -101,6 +90,21 @@ class Data:
             self.preparation.stacks = stacked(
                 records, [*self.splits.values(), self.training], table.neighbours
             )
+
+    def _read_known(self, known: Mapping[str, Any], present: list[Record]) -> list[Record]:
+        """Take the splits of a run's split.json; returns all records that it names."""
+        self.how = known.get("how") or ""
+        sha256 = _preparation(self.table, present).sha256
+        self.splits, self.training, records = read_splits(known["splits"], present, sha256)
+        named_ids = {record.id for record in records}
+        files_before = self.files if self._before is None else self._before
+        new = self.files - files_before
+        new |= {record.key for record in present if record.id not in named_ids}
+        if new:
+            self.notes.append(
+                f"note     not in the run's split.json, so left out: {named(sorted(new))}"
+            )
+        return records
 
     def _fit(self, letter: str, training: list[Record]) -> None:
         """Fit the intensity mapping of a domain to these training images only, and set its number

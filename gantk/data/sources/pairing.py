@@ -88,26 +88,28 @@ def pair_by_name(items: Sequence[Item]) -> None:
     alike: dict[tuple, list[Item]] = defaultdict(list)
     for item in items:
         alike[item.split, item.name].append(item)
-    shared = set()
-    for name, members in alike.items():
-        if sorted(item.letter for item in members) == ["a", "b"]:
-            scans = [item.source for item in members if is_volume(item.source)]
-            # scans on different grids are not registered
-            if len(scans) < 2 or difference(*scans) is None:
-                shared.add(name)
-    smaller = min(
-        sum(any(item.letter == letter for item in members) for members in alike.values())
-        for letter in "ab"
-    )
+    shared = {name for name, members in alike.items() if _are_registered(members)}
+    counts = {"a": 0, "b": 0}  # names in each domain
+    for members in alike.values():
+        for letter in {item.letter for item in members}:
+            counts[letter] += 1
+    smaller = min(counts.values())
     if not smaller or len(shared) < NAMED_ALIKE * smaller:
         return
     for (split, name), members in alike.items():
         for item in members:
-            pair = "/".join(filter(None, (split, name)))
             if (split, name) in shared:
-                item.pair = pair
+                item.pair = "/".join(filter(None, (split, name)))
             else:
                 item.pair = f"alone/{item.letter}/{split or ''}/{name}"
+
+
+def _are_registered(items: Sequence[Item]) -> bool:
+    """Whether items are one of each domain; scans on different grids are not registered."""
+    if sorted(item.letter for item in items) != ["a", "b"]:
+        return False
+    scans = [item.source for item in items if is_volume(item.source)]
+    return len(scans) < 2 or difference(*scans) is None
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
@@ -131,40 +133,45 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     if complete and not broken:
         return
     unpaired = "use an unpaired method such as dualgan"
-    scans: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
-    for record in alone:
-        if record.subject and record.path and is_volume(record.path):
-            scans[record.subject][record.domain].add(record.path)
-    for files in scans.values():
-        if len(files["a"]) == len(files["b"]) == 1 and (
-            differs := difference(*files["a"], *files["b"])
-        ):
-            what = (
-                f"'{min(files['a'])}' and '{min(files['b'])}' are of one patient, and on different"
-                f" grids: {differs}"
-            )
-            remedy = (
-                "resample one onto the other by their headers: the sources nifti, bids, dicom and"
-                " manifest take "
-            )
-            raise UserError(
-                what, where="data.source", remedy=f'{remedy}onto = "a" (or "b"). Or {unpaired}'
-            )
-    if complete:
+    apart = _on_different_grids(alone)
+    if apart:
+        what = apart
+        remedy = (
+            "resample one onto the other by their headers: the sources nifti, bids, dicom and"
+            f' manifest take onto = "a" (or "b"). Or {unpaired}'
+        )
+    elif complete:
+        lacking = domains[1 if broken[0].domain == "a" else 0]
         what = (
             f"{len(broken)} of {len(records)} images have no partner: the first is"
-            f" '{broken[0].key}', "
+            f" '{broken[0].key}', which {lacking} lacks"
         )
-        what += f"which {domains[1 if broken[0].domain == 'a' else 0]} lacks"
         remedy = f"remove them, list the pairs in a CSV (data.source.pairs), or {unpaired}"
     else:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
         what = (
             f"the source knows none among {counts[0]} images of {domains[0]} and {counts[1]} of"
-            f" {domains[1]}: "
+            f" {domains[1]}: the first without a partner is '{records[0].key}'"
         )
-        what += f"the first without a partner is '{records[0].key}'"
         remedy = f"give a CSV of pairs (data.source.pairs), side-by-side pictures, or {unpaired}"
-    raise UserError(
-        f"this method learns from registered pairs, and {what}", where="data.source", remedy=remedy
-    )
+    if not apart:
+        what = f"this method learns from registered pairs, and {what}"
+    raise UserError(what, where="data.source", remedy=remedy)
+
+
+def _on_different_grids(records: Sequence[Record]) -> str:
+    """What says that a patient's only two scans lie on different grids; "" where there are none."""
+    scans: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
+    for record in records:
+        if record.subject and record.path and is_volume(record.path):
+            scans[record.subject][record.domain].add(record.path)
+    for files in scans.values():
+        if len(files["a"]) == len(files["b"]) == 1:
+            (one,) = files["a"]
+            (other,) = files["b"]
+            differs = difference(one, other)
+            if differs:
+                return (
+                    f"'{one}' and '{other}' are of one patient, and on different grids: {differs}"
+                )
+    return ""

@@ -122,40 +122,37 @@ class FileSource:
         can be held out.
         """
         records = []
-        pictures = Counter()
+        pictures: Counter = Counter()
         if self.by_names:
             refuse_folders_of_visits(items, self)
             items, note = one_version(items, self.root)
             self.notes = [note] if note else []
         _pair_studies(items, self.onto)
         for item in items:
+            is_picture = not item.contrasts and not is_volume(item.source)
             for plane in self.reader.planes(item, self.planes):
                 position = item.position if plane is None else plane
-                if (
-                    position is None
-                    and plane is None
-                    and not item.contrasts
-                    and not is_volume(item.source)
-                ):
+                if position is None and is_picture:
                     stack = (item.letter, item.subject, item.split)
                     position = pictures[stack]
                     pictures[stack] += 1
                 records.append(self._record(item, plane, position))
         for letter, name in sorted(self.names.items()):
-            own = [record.key for record in records if record.domain == letter]
-            if len(own) < 2:
-                what = (
-                    f"{'only one image' if own else 'no images'}{f' of {name}' if name else ''} in"
-                    f" '{self.root}'"
-                )
-                what += f": '{own[0]}'" if own else ""
-                raise UserError(
-                    what,
-                    where="data.source.path",
-                    allowed=io.readable(),
-                    remedy="two or more are needed",
-                )
+            self._expect_two([record.key for record in records if record.domain == letter], name)
         return records
+
+    def _expect_two(self, keys: Sequence[str], name: str) -> None:
+        """UserError where a domain has fewer than two images."""
+        if len(keys) >= 2:
+            return
+        what = "only one image" if keys else "no images"
+        if name:
+            what += f" of {name}"
+        what += f" in '{self.root}'"
+        if keys:
+            what += f": '{keys[0]}'"
+        remedy = "two or more are needed"
+        raise UserError(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
     def _record(self, item: Item, plane: int | None, position: int | None) -> Record:
         tail = "" if plane is None else f"/plane-{plane:03d}"

@@ -31,47 +31,68 @@ def check_leakage(
     records = [record for name in SETS for record in splits[name]]
     leaks = []
     if getattr(splits, "by", None) != "block":
-        leaks += _on_two_sides(
-            "patient", [(r.subject, r.subject, s) for r, s in zip(records, sides, strict=True)]
-        )
+        subjects = [record.subject for record in records]
+        leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
     if len(set(sides)) > 1:
-        earlier = getattr(splits, "fingerprints", {})
-        sample = sampled([record.key for record in records])
-        if len(sample) < len(records):  # compares the bytes of all files
-            equal = [(i, j) for i, j in exact_copies(records) if sides[i] != sides[j]]
-            contrast = {i: fingerprint(records[i], False).digest for i in {i for i, _ in equal}}
-            equal = [(contrast[i], records[n].key, sides[n]) for i, j in equal for n in (i, j)]
-            leaks += _on_two_sides("file", equal)
-        seen = [earlier.get(records[n].id) or fingerprint(records[n], near) for n in sample]
-        sides = [sides[n] for n in sample]
-        leaks += _on_two_sides(
-            "image", [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)]
-        )
-        for i, j, _ in near_copies(seen):
-            if sides[i] != sides[j]:
-                leaks.append(
-                    f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in"
-                    f" {sides[j]}"
-                )
+        leaks += _copies_on_two_sides(records, sides, getattr(splits, "fingerprints", {}), near)
     if leaks:
+        what = f"training and held-out images are not apart: {listed(leaks, '; ')}"
         remedy = (
             "remove the copies, split by patient, or overrule with --allow-leakage, which the run"
             " records"
         )
-        what = f"training and held-out images are not apart: {listed(leaks, '; ')}"
         raise UserError(what, where="data.split", remedy=remedy)
+    if not same_patient:
+        _expect_one_domain_each(splits["train"])
+
+
+def _copies_on_two_sides(
+    records: Sequence[Record], sides: Sequence[str], earlier: Mapping, near: bool
+) -> list[str]:
+    """Lines on equal files, identical pixels and near copies on two sides; `earlier` fingerprints
+    are not computed again.
+    """
+    leaks = []
+    sample = sampled([record.key for record in records])
+    if len(sample) < len(records):  # compares the bytes of all files
+        digests = {}
+        equal = []
+        for i, j in exact_copies(records):
+            if sides[i] != sides[j]:
+                if i not in digests:
+                    digests[i] = fingerprint(records[i], False).digest
+                equal += [(digests[i], records[n].key, sides[n]) for n in (i, j)]
+        leaks += _on_two_sides("file", equal)
+    seen = [earlier.get(records[n].id) or fingerprint(records[n], near) for n in sample]
+    seen_sides = [sides[n] for n in sample]
+    named = [(one.digest, one.name, side) for one, side in zip(seen, seen_sides, strict=True)]
+    leaks += _on_two_sides("image", named)
+    for i, j, _ in near_copies(seen):
+        if seen_sides[i] != seen_sides[j]:
+            leaks.append(
+                f"image '{seen[i].name}' in {seen_sides[i]} is a near copy of '{seen[j].name}' in"
+                f" {seen_sides[j]}"
+            )
+    return leaks
+
+
+def _expect_one_domain_each(records: Sequence[Record]) -> None:
+    """UserError where patients give training images of both domains."""
     domains: dict[str, set[str]] = defaultdict(set)
-    for record in splits["train"]:
+    for record in records:
         domains[record.subject].add(record.domain)
-    both = sorted(repr(patient) for patient, seen in domains.items() if patient and len(seen) > 1)
+    both = sorted(repr(patient) for patient, own in domains.items() if patient and len(own) > 1)
     # one patient alone cannot give one domain only
-    if both and not same_patient and len(domains) > 1:
-        what = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
-        what += (
-            f" training images of both domains, as no unpaired study has them: {listed(both, ', ')}"
+    if both and len(domains) > 1:
+        who = "a patient gives" if len(both) == 1 else f"{len(both)} patients give"
+        what = (
+            f"{who} training images of both domains, as no unpaired study has them:"
+            f" {listed(both, ', ')}"
         )
-        remedy = "set data.unpair = true, by which each of two or more patients gives one domain, "
-        remedy += "or data.same_patient = true to train on them all the same"
+        remedy = (
+            "set data.unpair = true, by which each of two or more patients gives one domain, or"
+            " data.same_patient = true to train on them all the same"
+        )
         raise UserError(what, where="data.same_patient", remedy=remedy)
 
 

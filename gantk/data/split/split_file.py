@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -36,40 +36,16 @@ def read_split_file(
     """
     path = Path(file)
     if not path.exists():
-        raise UserError(
-            f"the file '{path}' does not exist",
-            where=WHERE,
-            remedy="correct the path, or leave it out",
-        )
+        what = f"the file '{path}' does not exist"
+        raise UserError(what, where=WHERE, remedy="correct the path, or leave it out")
     try:
         header, lines = read_rows(path)
     except UserError as error:
         raise error.at(WHERE) from error
-    column, kind = (
-        _column(path, header, names) for names in (("patient", "path", "key"), ("split", "fold"))
-    )
-    sets: dict[str, str] = {}
-    for line, row in lines:
-        name = row.get(column, "")
-        value = row.get(kind, "").lower()
-        where = f"{WHERE}: '{path.name}', line {line}"
-        if not name:
-            raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
-        if value not in WORDS if kind == "split" else not value.isdecimal():
-            if kind == "split":
-                allowed = "train, validation, test; none to leave it out"
-            else:
-                allowed = "0, 1, 2, ..."
-            raise UserError(
-                f"'{value}' is no {kind}",
-                where=where,
-                allowed=allowed,
-                remedy=did_you_mean(value, WORDS),
-            )
-        value = WORDS.get(value, value)
-        if sets.setdefault(name, value) != value:
-            what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
-            raise UserError(what, where=where, remedy="keep one of the two rows")
+    column = _column(path, header, ("patient", "path", "key"))
+    kind = _column(path, header, ("split", "fold"))
+    sets = _read_sets(path, lines, column, kind)
+    entry: dict[str, Any] = {"file": {"path": str(path), "sha256": sha256_of(path)}}
     numbers = sorted({int(value) for value in sets.values()}) if kind == "fold" else []
     if (kind == "fold" and fold not in numbers) or folds not in (0, len(numbers)):
         what = (
@@ -79,40 +55,65 @@ def read_split_file(
         allowed = ", ".join(map(str, numbers)) or "folds = 0 with a column split"
         raise UserError(what, where="data.split.fold", allowed=allowed)
     if kind == "fold":
+        entry["fold"] = fold
         sets = {name: "test" if int(value) == fold else "train" for name, value in sets.items()}
-    assigned = _sets_of(records, path, column, sets)
-    if None in assigned:
-        raise _missing(
-            path,
-            column,
-            records,
-            [r for r, place in zip(records, assigned, strict=True) if place is None],
-        )
-    kept = [
-        replace(r, split=place)
-        for r, place in zip(records, assigned, strict=True)
-        if place != "none"
-    ]
-    of_pair: dict[str, str | None] = {}
-    for record in kept:  # rows by path can put registered images into different sets
-        if (
-            record.pair is not None
-            and of_pair.setdefault(record.pair, record.split) != record.split
-        ):
+
+    assigned = list(zip(records, _sets_of(records, path, column, sets), strict=True))
+    without_row = [record for record, place in assigned if place is None]
+    if without_row:
+        raise _missing(path, column, records, without_row)
+    kept = [replace(record, split=place) for record, place in assigned if place != "none"]
+    _expect_pairs_together(kept, path)
+    return kept, entry
+
+
+def _read_sets(
+    path: Path, lines: Iterable[tuple[int, dict[str, str]]], column: str, kind: str
+) -> dict[str, str]:
+    """The set, or the number of the fold, of each name in `column`; UserError with the line of a
+    wrong row.
+    """
+    sets: dict[str, str] = {}
+    for line, row in lines:
+        name = row.get(column, "")
+        value = row.get(kind, "").lower()
+        where = f"{WHERE}: '{path.name}', line {line}"
+        if not name:
+            raise UserError(f"this row names no {column}", where=where, remedy="correct that row")
+        known = value in WORDS if kind == "split" else value.isdecimal()
+        if not known:
+            allowed = "0, 1, 2, ..."
+            if kind == "split":
+                allowed = "train, validation, test; none to leave it out"
+            remedy = did_you_mean(value, WORDS)
+            raise UserError(f"'{value}' is no {kind}", where=where, allowed=allowed, remedy=remedy)
+        value = WORDS.get(value, value)
+        if sets.setdefault(name, value) != value:
+            what = f"'{name}' is in '{value}' here, and in '{sets[name]}' above"
+            raise UserError(what, where=where, remedy="keep one of the two rows")
+    return sets
+
+
+def _expect_pairs_together(records: Sequence[Record], path: Path) -> None:
+    """UserError where rows by path put registered images into different sets."""
+    set_of_pair: dict[str, str | None] = {}
+    for record in records:
+        if record.pair is None:
+            continue
+        first = set_of_pair.setdefault(record.pair, record.split)
+        if first != record.split:
             what = (
-                f"'{record.key}' is in {record.split}, and the image registered with it in"
-                f" {of_pair[record.pair]}"
+                f"'{record.key}' is in {record.split}, and the image registered with it in {first}"
             )
             raise UserError(what, where=f"{WHERE}: '{path.name}'", remedy="put both into one set")
-    entry = {"file": {"path": str(path), "sha256": sha256_of(path)}}
-    return kept, entry | ({"fold": fold} if kind == "fold" else {})
 
 
 def listed(columns: Sequence[str]) -> str:
     """The first columns of a table, for messages; shortened, because a file that is no table has
     any text.
     """
-    return ", ".join(name[:22] for name in columns[:9]) + ", ..." * (len(columns) > 9)
+    text = ", ".join(name[:22] for name in columns[:9])
+    return f"{text}, ..." if len(columns) > 9 else text
 
 
 def _column(path: Path, header: list[str], names: tuple[str, ...]) -> str:
