@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -419,12 +419,12 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         raise UserError(what, remedy="look at its permissions")
 
-    files = []
-    visits = Counter()
+    listings = _listings.get()
     key = (str(folder), recursive, wanted, LISTED.get())
-    cache = {} if _listings.get() is None else _listings.get()
-    if key in cache:
-        return [*cache[key]]
+    if listings is not None and key in listings:
+        return [*listings[key]]
+    files = []
+    visits: Counter[str] = Counter()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         parents = list(map(os.path.realpath, (place, *Path(place).absolute().parents)))
         visits[parents[0]] += 1
@@ -433,17 +433,24 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
                 f"folders below '{folder}' are {DEEPEST} deep, or {MOST_VISITS} links lead to one"
             )
             raise UserError(what, remedy="remove links from folders to folders")
-        run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
-        folders[:] = [
-            name for name in folders if recursive and not run and not name.startswith(".")
-        ]
-        folders[:] = [
-            name for name in folders if os.path.realpath(os.path.join(place, name)) not in parents
-        ]
-        paths = [Path(place, name) for name in names if not run and not name.startswith(".")]
-        files += [path for path in paths if os.path.isfile(path) and wanted(path)]
-    cache[key] = LISTED.get()(sorted(files, key=natural))
-    return [*cache[key]]
+        is_run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
+        if is_run:
+            folders.clear()  # os.walk does not visit them
+            continue
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and os.path.isfile(path) and wanted(path):
+                files.append(path)
+        folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
+    found = LISTED.get()(sorted(files, key=natural))
+    if listings is not None:
+        listings[key] = found
+    return [*found]
+
+
+def _may_enter(place: str, name: str, parents: Sequence[str]) -> bool:
+    """Whether a folder is visible and no link to one of its own parents."""
+    return not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in parents
 
 
 @contextmanager

@@ -123,57 +123,28 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     voxels = _voxels_of(path)
     packing = "gzip" if path.suffix.lower() == ".gz" else ""
     with (gzip.open if packing else open)(path, "rb") as file:
-        start = file.read(540)
-        kinds = [
-            kind.header_class
-            for kind in _kinds(path)
-            if kind.header_class.may_contain_header(start)
-        ]
-        if not kinds and path.suffix.lower() == ".hdr" and len(start) == 348:
-            remedy = (
-                "convert both files to NIfTI,"
-                " nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII), "
-            )
-            remedy += "check left and right in a viewer, and move the pair away"
-            raise UserError(
-                f"'{path}' is Analyze 7.5, which does not say what is left and right", remedy=remedy
-            )
-        if not kinds:
-            raise ValueError("it has no such header")
-        first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
-        length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
-        if length > LONGEST:
-            raise ValueError(f"its header declares {length} bytes before the voxels")
-        start = io.BytesIO(start + file.read(max(0, length - len(start))))
-        header = kinds[0].from_fileobj(start, check=False)  # with its extensions
+        header = _header_of(path, voxels, file)
     dtype = header.get_data_dtype()
-    sides = tuple(map(int, header.get_data_shape()))
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
-        raise UserError(
-            f"'{path}' holds values of type {dtype}",
-            allowed="integers and floats, one value a voxel",
-        )
+        what = f"'{path}' holds values of type {dtype}"
+        raise UserError(what, allowed="integers and floats, one value a voxel")
+    sides = tuple(map(int, header.get_data_shape()))
     shape = (*sides, 1, 1)[:3]
     count = int(np.prod(sides[3:], dtype=object))
     if min(sides, default=0) < 1 or sum(n > 1 for n in shape) < 2:
         raise ValueError(f"its header gives the sides {sides}")
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
-    wrong = [
-        step
-        for step, n in zip(header["pixdim"][1:4], shape, strict=True)
-        if n > 1 and not 0 < abs(step) < np.inf
-    ]
-    if wrong:
-        raise ValueError(
-            f"it has a spacing of {wrong[0]:g} mm; its header (pixdim) needs the true one"
-        )
+    for step, n in zip(header["pixdim"][1:4], shape, strict=True):
+        if n > 1 and not 0 < abs(step) < np.inf:
+            raise ValueError(
+                f"it has a spacing of {step:g} mm; its header (pixdim) needs the true one"
+            )
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     slope, inter = header.get_slope_inter()
     scale = {} if slope is None else {"slope": slope, "inter": inter}
-    stored = Stored(
-        voxels, shape, dtype, offset + chosen * size, offset + count * size, packing, **scale
-    )
+    begin = offset + chosen * size
+    stored = Stored(voxels, shape, dtype, begin, offset + count * size, packing, **scale)
     stored.expect_whole()
     header.check_fix(SILENT, error_level=40)
     if count > 1:
@@ -182,3 +153,27 @@ def _opened(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError("its affine (sform or qform) maps no volume")
     return header, affine, stored
+
+
+def _header_of(path: Path, voxels: Path, file: Any) -> Any:
+    """The header at the start of an open file, with its extensions."""
+    start = file.read(540)
+    kinds = [
+        kind.header_class for kind in _kinds(path) if kind.header_class.may_contain_header(start)
+    ]
+    if not kinds:
+        if path.suffix.lower() == ".hdr" and len(start) == 348:
+            remedy = (
+                "convert both files to NIfTI,"
+                " nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII), check left"
+                " and right in a viewer, and move the pair away"
+            )
+            what = f"'{path}' is Analyze 7.5, which does not say what is left and right"
+            raise UserError(what, remedy=remedy)
+        raise ValueError("it has no such header")
+    first = kinds[0](start[: kinds[0].sizeof_hdr], check=False)
+    length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
+    if length > LONGEST:
+        raise ValueError(f"its header declares {length} bytes before the voxels")
+    whole = start + file.read(max(0, length - len(start)))
+    return kinds[0].from_fileobj(io.BytesIO(whole), check=False)

@@ -43,6 +43,7 @@ WHITE = 262
 ORIENTATION = 274
 SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
+JPEGS = ("JPEG", "MPO")  # formats whose EXIF data turn the picture
 SIDES = (256, 257)
 HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"  # start of a PNG; its pixels mostly follow directly
 
@@ -59,53 +60,23 @@ class Picture(Format):
         """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's
         EXIF turn applied.
         """
-        if not values and path.suffix.lower() == ".png" and (shape := _outline(path)):
-            expect_room(path, shape[0] * shape[1] * shape[2])
-            return Image(zeros(*shape), path=path)
+        if not values and path.suffix.lower() == ".png":
+            shape = _outline(path)
+            if shape:
+                expect_room(path, shape[0] * shape[1] * shape[2])
+                return Image(zeros(*shape), path=path)
         # a JPEG named .png is read as JPEG
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
             # else Pillow maps the file, and truncating it meanwhile kills the process
             picture.filename = ""
-            kind = picture.format
-            turns = picture.format in ("JPEG", "MPO", "TIFF")
-            # A TIFF may have a million pages: they are not counted. An MPO's second page is the
-            # view of the other eye.
-            if (
-                picture.tag_v2.next
-                if kind == "TIFF"
-                else kind != "MPO" and getattr(picture, "n_frames", 1) > 1
-            ):
-                remedy = "save each as a file of its own, or all as a NIfTI volume"
-                raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
+            _expect_one_page(path, picture)
             # Each scan of a JPEG takes as long to decode as the whole picture.
-            if kind in ("JPEG", "MPO") and path.read_bytes().count(b"\xff\xda") > 100:
+            if picture.format in JPEGS and path.read_bytes().count(b"\xff\xda") > 100:
                 raise ValueError("it is drawn in more than 100 scans")
             expect_room(path, picture.width * picture.height * len(picture.getbands()))
             if not values:
-                turned = turns and picture.getexif().get(ORIENTATION) in range(5, 9)
-                if kind == "TIFF":
-                    stored = [picture.tag_v2[side] for side in SIDES]
-                else:
-                    stored = picture.size
-                gray = MODES.get(picture.mode, picture.mode) != "RGB"
-                return Image(zeros(1 if gray else 3, *stored[:: 1 if turned else -1]), path=path)
-            if _is_deep(picture):
-                array = _by_simpleitk(path, picture)
-            else:
-                if picture.format == "TIFF" or not turns:
-                    upright = picture
-                else:
-                    upright = PIL.ImageOps.exif_transpose(picture)
-                array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
-            # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
-            if kind == "TIFF":
-                tags = picture.tag_v2
-                stored = array.dtype.str[1:]
-                coded = f"{'ui'[tags.get(SIGN, (1,))[0] == 2]}{tags.get(BITS, (1,))[0] // 8}"
-                if (stored, coded) in (("u1", "i1"), ("i4", "u4")):
-                    array = array.view(coded)
-                if array.dtype == np.uint16 and tags.get(WHITE) == 0:
-                    array = 65535 - array
+                return Image(zeros(*_shape_of(picture)), path=path)
+            array = _array_of(path, picture)
             dtype = array.dtype.newbyteorder("=")
             # 16-bit gray in older versions of Pillow
             if picture.mode == "I" and picture.format == "PNG":
@@ -243,3 +214,49 @@ def _stored(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray
         " value"
     )
     raise UserError(what, allowed=allowed, remedy="write to a .tif or .nii.gz file instead")
+
+
+def _expect_one_page(path: Path, picture: PIL.Image.Image) -> None:
+    """UserError for several pages. A TIFF may have a million: they are not counted. An MPO's second
+    page is the view of the other eye.
+    """
+    if picture.format == "TIFF":
+        several = bool(picture.tag_v2.next)
+    else:
+        several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
+    if several:
+        remedy = "save each as a file of its own, or all as a NIfTI volume"
+        raise UserError(f"'{path}' holds several pages", allowed="one", remedy=remedy)
+
+
+def _shape_of(picture: PIL.Image.Image) -> tuple[int, ...]:
+    """The shape (C, H, W) that a picture is read with, from its header alone."""
+    if picture.format == "TIFF":
+        width, height = (picture.tag_v2[side] for side in SIDES)
+    else:
+        width, height = picture.size
+    if picture.format in (*JPEGS, "TIFF") and picture.getexif().get(ORIENTATION) in range(5, 9):
+        width, height = height, width
+    channels = 3 if MODES.get(picture.mode, picture.mode) == "RGB" else 1
+    return channels, height, width
+
+
+def _array_of(path: Path, picture: PIL.Image.Image) -> np.ndarray:
+    """The values of a picture: (H, W) or (H, W, 3), upright."""
+    if _is_deep(picture):
+        array = _by_simpleitk(path, picture)
+    else:
+        upright = PIL.ImageOps.exif_transpose(picture) if picture.format in JPEGS else picture
+        array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
+    if picture.format != "TIFF":
+        return array
+    # Pillow decodes int8 as uint8, uint32 as int32, and does not invert 16 bits
+    tags = picture.tag_v2
+    stored = array.dtype.str[1:]
+    signed = tags.get(SIGN, (1,))[0] == 2
+    coded = f"{'i' if signed else 'u'}{tags.get(BITS, (1,))[0] // 8}"
+    if (stored, coded) in (("u1", "i1"), ("i4", "u4")):
+        array = array.view(coded)
+    if array.dtype == np.uint16 and tags.get(WHITE) == 0:
+        array = 65535 - array
+    return array

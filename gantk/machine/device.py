@@ -62,46 +62,52 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(
-            f"'{name}' is not a device", where=WHERE, allowed="auto, cpu, cuda, cuda:0, mps"
-        ) from None
+        allowed = "auto, cpu, cuda, cuda:0, mps"
+        raise UserError(f"'{name}' is not a device", where=WHERE, allowed=allowed) from None
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(
-            "no MPS device is available", where=WHERE, remedy=f"leave --device out, or {CPU}"
-        )
+        what = "no MPS device is available"
+        raise UserError(what, where=WHERE, remedy=f"leave --device out, or {CPU}")
     if device.type != "cuda":
         return device
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hidden = "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
-    if not torch.cuda.is_available():
-        if torch.version.cuda:
-            none = "no CUDA device is available"
-        else:
-            none = "this torch is built without CUDA"
-        trouble = cuda_trouble()
-        remedy = LOOK if trouble else f"leave --device out, or {CPU}"
-        raise UserError(trouble or f"{none}{hidden}", where=WHERE, remedy=remedy)
-    count = torch.cuda.device_count()
-    if device.index is not None and device.index >= count:
-        allowed = [f"cuda:{index}" for index in range(count)]
-        raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
-    # if srun gives each task one visible GPU, count is 1
-    if device.index is None and 1 < count <= local:
-        what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
-        remedy = (
-            f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all"
-            " with --device cpu"
-        )
-        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
-    device = torch.device(
-        "cuda", (local if count > 1 else 0) if device.index is None else device.index
-    )
+    device = _own_gpu(device, rank, local)
     try:
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:  # no kernels for this GPU, no memory left, or a defect
         what = f"{_card(device)} does not compute: {first_sentence(str(error))}"
         raise UserError(what, where=WHERE, remedy=LOOK) from None
     return device
+
+
+def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
+    """The GPU asked for, or this process's own among those of the machine; UserError if there is
+    none.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if visible is None else f": CUDA_VISIBLE_DEVICES is '{visible}'"
+    if not torch.cuda.is_available():
+        trouble = cuda_trouble()
+        if trouble:
+            raise UserError(trouble, where=WHERE, remedy=LOOK)
+        what = "this torch is built without CUDA"
+        if torch.version.cuda:
+            what = "no CUDA device is available"
+        raise UserError(f"{what}{hidden}", where=WHERE, remedy=f"leave --device out, or {CPU}")
+    count = torch.cuda.device_count()
+    if device.index is not None:
+        if device.index >= count:
+            allowed = [f"cuda:{index}" for index in range(count)]
+            raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
+        return device
+    if count == 1:  # also if srun gives each task one visible GPU
+        return torch.device("cuda", 0)
+    if count <= local:
+        what = f"rank {rank} is process {local + 1} of its machine, which has {count} GPUs"
+        remedy = (
+            f"start at most {count} processes on it (torchrun --nproc-per-node {count}), or all"
+            " with --device cpu"
+        )
+        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
+    return torch.device("cuda", local)
 
 
 def precision_on(device: torch.device, wanted: str) -> str:

@@ -4,6 +4,7 @@ augmentation, split.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
 from gantk.errors import counted
@@ -89,35 +90,30 @@ def _grid(seen: Scans) -> list[Line]:
     """
     if not seen.volumes:
         return []
-    lying = [each.get("plane") for each in seen.files]
-    thick = [plane for plane in lying if plane in ("axial", "coronal", "sagittal")]
-    by_slices = 2 * len(thick) > len(lying)
-    most = max(thick, key=thick.count) if by_slices else "axial"
-    if by_slices:
+    plane = "axial"
+    why = "most voxels are about as long as wide"
+    planes = [file.get("plane") for file in seen.files]
+    thick = [name for name in planes if name in ("axial", "coronal", "sagittal")]
+    if 2 * len(thick) > len(planes):
+        plane = max(thick, key=thick.count)
         why = "the scans' slices are thick, and lie in this plane"
-    else:
-        why = "most voxels are about as long as wide"
-    lines = [Line("data.plane", most, why)]
-    steps = [each["spacing"] for each in seen.files if len(each["spacing"] or ()) == 3]
-    if (
-        steps
-        and "onto" not in {k for k, v in seen.source.items() if v not in ("", "none")}
-        and most == "axial"
-    ):
-        axes = list(zip(*steps, strict=True))
-        if max(max(axis) / min(axis) for axis in axes) > 1.1:
-            low, high = (" x ".join(f"{end(axis):.3g}" for axis in axes) for end in (min, max))
-            middle = [round(median(axis), 3) for axis in axes]
-            lines.append(
-                Line(
-                    "data.spacing",
-                    middle,
-                    f"mm; voxels are {low} to {high}, and here all have the median",
-                )
-            )
-        else:
-            lines.append(Line("data.spacing", None, "as it is: all scans have the same"))
+    lines = [Line("data.plane", plane, why)]
+    spacings = [file["spacing"] for file in seen.files if len(file["spacing"] or ()) == 3]
+    resampled_by_source = seen.source.get("onto") not in (None, "", "none")
+    if spacings and plane == "axial" and not resampled_by_source:
+        lines.append(_spacing(spacings))
     return lines
+
+
+def _spacing(spacings: Sequence[Sequence[float]]) -> Line:
+    """The line for the common spacing: the median where voxel sizes differ by more than a tenth."""
+    axes = list(zip(*spacings, strict=True))
+    if max(max(axis) / min(axis) for axis in axes) <= 1.1:
+        return Line("data.spacing", None, "as it is: all scans have the same")
+    low = " x ".join(f"{min(axis):.3g}" for axis in axes)
+    high = " x ".join(f"{max(axis):.3g}" for axis in axes)
+    why = f"mm; voxels are {low} to {high}, and here all have the median"
+    return Line("data.spacing", [round(median(axis), 3) for axis in axes], why)
 
 
 def _intensity(seen: Scans) -> Line:

@@ -102,7 +102,8 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
     if in_colour(headers[0]):
         return _picture(path, stack, headers, values)
     if stack.slices[0].frame is not None:
-        headers, headers.frames = Headers(headers[:1]), tuple(each.frame for each in stack.slices)
+        headers = Headers(headers[:1])
+        headers.frames = tuple(each.frame for each in stack.slices)
     headers.rescales = tuple(each.rescale for each in stack.slices)
     shape = (len(stack.slices), *stack.slices[0].shape)
     shifts = None
@@ -110,15 +111,7 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         stack, shape, shifts = _straightened(stack, headers, path)
     affine = None if stack.slices[0].position is None else stack.affine
     headers.shape = shape[::-1]
-    headers.remarks = stack.remarks
-    if text_of(headers[0], "Manufacturer") == "gantk":
-        written = first_number(headers[0], "ImagesInAcquisition")
-    else:
-        written = 0
-    if (lacking := int(written or 0) - len(stack.slices)) > 0:
-        headers.remarks += (
-            f"'{path}': lacks {counted(lacking, 'slice')} of the {written:g} that were written",
-        )
+    headers.remarks = (*stack.remarks, *_lacking(path, headers, len(stack.slices)))
     sides = shape if affine is None else upright_sides(shape[::-1], affine)
     sides = (1, *(n for n in sides if n > 1))
     if not values:
@@ -129,6 +122,17 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
             pixels = _shifted(pixels, shape, shifts)
         upright = pixels if affine is None else to_upright(pixels.transpose(2, 1, 0), affine)
         return Image(np.ascontiguousarray(upright.reshape(sides)), affine, path, dtype, headers)
+
+
+def _lacking(path: Path, headers: Headers, count: int) -> tuple[str, ...]:
+    """A remark where a series that gantk wrote has fewer slices than were written."""
+    if text_of(headers[0], "Manufacturer") != "gantk":
+        return ()
+    written = int(first_number(headers[0], "ImagesInAcquisition") or 0)
+    if written <= count:
+        return ()
+    lacking = counted(written - count, "slice")
+    return (f"'{path}': lacks {lacking} of the {written} that were written",)
 
 
 def _chosen(

@@ -280,41 +280,48 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     """
     count = _frames_of(dataset)
     framed = count > 1 or "PerFrameFunctionalGroupsSequence" in dataset
+    if not framed:
+        return [_slice_of(dataset, path, None, lambda name: dataset)]
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    each = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
-    if len(each) != count:
-        raise Broken(f"it declares {count} frames and describes {len(each)}")
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count
+    if len(frames) != count:
+        raise Broken(f"it declares {count} frames and describes {len(frames)}")
     found = []
-    for number, own in enumerate(each):
+    for number, own in enumerate(frames):
 
         def group(name: str, own: Dataset = own) -> Dataset:
-            return (own.get(name) or shared.get(name) or [Dataset()])[0] if framed else dataset
+            return (own.get(name) or shared.get(name) or [Dataset()])[0]
 
-        measures = group("PixelMeasuresSequence")
-        values = group("PixelValueTransformationSequence")
-        values = values if "RescaleSlope" in values else dataset
-        rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
-        position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
-        axes = _axes(group("PlaneOrientationSequence"))
-        spacing = _numbers(measures, "PixelSpacing", 2)
-        placed = position is not None and axes is not None and spacing is not None
-        if rescale[0] == 0 or (placed and min(spacing) <= 0):
-            raise Broken(
-                f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}"
-            )
-        pairs = FRAME_MARKS if framed else [("", mark) for mark in MARKS]
-        marks = {name: _text(group(sequence).get(name)) for sequence, name in pairs}
-        if placed:
-            marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
-        apart, thickness = (
-            abs(_number(measures, name)) for name in ("SpacingBetweenSlices", "SliceThickness")
-        )
-        place = (np.array(position), axes, spacing) if placed else (None, None, (1.0, 1.0))
-        shape = (int(dataset.Rows), int(dataset.Columns))
-        order = int(_number(dataset, "InstanceNumber"))
-        frame = number if framed else None
-        found.append(Slice(path, frame, shape, *place, apart, thickness, order, rescale, marks))
+        found.append(_slice_of(dataset, path, number, group))
     return found
+
+
+def _slice_of(
+    dataset: Dataset, path: Path, frame: int | None, group: Callable[[str], Dataset]
+) -> Slice:
+    """One slice; `group(name)` holds the values of a functional group for this frame."""
+    measures = group("PixelMeasuresSequence")
+    values = group("PixelValueTransformationSequence")
+    if "RescaleSlope" not in values:
+        values = dataset
+    rescale = (_number(values, "RescaleSlope", 1.0), _number(values, "RescaleIntercept"))
+    position = _numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3)
+    axes = _axes(group("PlaneOrientationSequence"))
+    spacing = _numbers(measures, "PixelSpacing", 2)
+    placed = position is not None and axes is not None and spacing is not None
+    if rescale[0] == 0 or (placed and min(spacing) <= 0):
+        raise Broken(f"it has RescaleSlope {rescale[0]:g} and PixelSpacing {list(spacing or ())}")
+    pairs = [("", mark) for mark in MARKS] if frame is None else FRAME_MARKS
+    marks = {name: _text(group(sequence).get(name)) for sequence, name in pairs}
+    place = (None, None, (1.0, 1.0))
+    if placed:
+        marks = {"plane": PLANES[int(np.argmax(np.abs(np.cross(*axes))))]} | marks
+        place = (np.array(position), axes, spacing)
+    apart = abs(_number(measures, "SpacingBetweenSlices"))
+    thickness = abs(_number(measures, "SliceThickness"))
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    order = int(_number(dataset, "InstanceNumber"))
+    return Slice(path, frame, shape, *place, apart, thickness, order, rescale, marks)
 
 
 def _axes(place: Dataset) -> np.ndarray | None:
@@ -439,47 +446,21 @@ def stacked(
     `slices` are sorted, `where` names the series in messages.
     """
     first = slices[0]
-    kept = [slices[0]]
-    copies = []
     remarks = []
-    for each in slices[1:]:
-        if np.linalg.norm(each.position - kept[-1].position) <= SAME and same_pixels(
-            each, kept[-1]
-        ):
-            copies.append(each.name)
-        else:
-            kept.append(each)
+    kept, copies = _without_copies(slices, same_pixels)
     if copies:
-        names = ", ".join(copies[:3]) + ", ..." * (len(copies) > 3)
+        names = ", ".join(copies[:3])
+        if len(copies) > 3:
+            names += ", ..."
         remarks.append(
             f"{where}: left out {len(copies)} of {len(slices)} slices, copies of others there:"
             f" {names}"
         )
     if len(kept) == 1:
-        return Stack(
-            (first,), first.position, first.apart or first.thickness or 1.0, None, tuple(remarks)
-        )
+        apart = first.apart or first.thickness or 1.0
+        return Stack((first,), first.position, apart, None, tuple(remarks))
     steps = np.diff([each.position @ first.normal for each in kept])
-    usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
-    worst = int(np.argmax(np.abs(steps - usual)))
-    if abs(steps[worst] - usual) > EVEN * usual:
-        missing = round(float(steps[worst] / usual)) - 1
-        what = "is not evenly spaced"
-        remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
-        if abs(steps[worst] - (missing + 1) * usual) <= 2 * EVEN * usual:
-            what = f"lacks {counted(missing, 'slice')}"
-            if missing < 0:
-                what = "holds two different slices at one place"
-                remedy = (
-                    "put each volume (time point, echo) into a folder of its own, or convert it"
-                    " with dcm2niix"
-                )
-        raise UserError(
-            f"{where} {what}: {kept[worst].name} and {kept[worst + 1].name} lie {steps[worst]:.4g}"
-            f" mm apart, and slices usually {usual:.4g} mm",
-            allowed="slices that are evenly apart, to 5 %",
-            remedy=remedy,
-        )
+    _expect_even(kept, steps, where)
     apart = float(steps.mean())
     stated = first.apart
     if stated and apart > 1.5 * stated and abs(apart - stated - first.thickness) > EVEN * apart:
@@ -488,6 +469,48 @@ def stacked(
             f" apart, and their header says {stated:.4g} mm"
         )
     return Stack(tuple(kept), first.position, apart, _drift(kept, where), tuple(remarks))
+
+
+def _without_copies(
+    slices: Sequence[Slice], same_pixels: Callable[[Slice, Slice], bool]
+) -> tuple[list[Slice], list[str]]:
+    """The slices without copies of the one before, and the names of the copies."""
+    kept = [slices[0]]
+    copies = []
+    for each in slices[1:]:
+        same_place = np.linalg.norm(each.position - kept[-1].position) <= SAME
+        if same_place and same_pixels(each, kept[-1]):
+            copies.append(each.name)
+        else:
+            kept.append(each)
+    return kept, copies
+
+
+def _expect_even(slices: Sequence[Slice], steps: np.ndarray, where: str) -> None:
+    """UserError where one of the steps between slices differs from the usual one."""
+    usual = float(np.median([step for step in steps if step > SAME] or [1.0]))
+    worst = int(np.argmax(np.abs(steps - usual)))
+    step = steps[worst]
+    if abs(step - usual) <= EVEN * usual:
+        return
+    what = "is not evenly spaced"
+    remedy = "copy the missing slices, or put each evenly spaced part into a folder of its own"
+    missing = round(float(step / usual)) - 1
+    whole_steps = abs(step - (missing + 1) * usual) <= 2 * EVEN * usual
+    if whole_steps and missing < 0:
+        what = "holds two different slices at one place"
+        remedy = (
+            "put each volume (time point, echo) into a folder of its own, or convert it with"
+            " dcm2niix"
+        )
+    elif whole_steps:
+        what = f"lacks {counted(missing, 'slice')}"
+    raise UserError(
+        f"{where} {what}: {slices[worst].name} and {slices[worst + 1].name} lie {step:.4g} mm"
+        f" apart, and slices usually {usual:.4g} mm",
+        allowed="slices that are evenly apart, to 5 %",
+        remedy=remedy,
+    )
 
 
 def _drift(slices: Sequence[Slice], where: str) -> np.ndarray | None:
@@ -521,7 +544,7 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
     separates stacks.
     """
     scans = []
-    series = {}
+    series: dict[str, tuple[Dataset, list[Slice]]] = {}
     for file in files:
         slices = []
         try:
@@ -537,39 +560,38 @@ def grouped(folder: Path, files: Sequence[Path]) -> list[Scan]:
             series.setdefault(uid, (dataset, []))[1].extend(slices)
         else:
             scans.append(Scan(file, (file,), file.name))
-    named: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for dataset, slices in series.values():
         stacks = separated(slices)
-        words = (
-            shown(dataset, "SeriesDescription")
-            or shown(dataset, "ProtocolName")
-            or text_of(dataset, "Modality")
-        )
         for stack in stacks:
             paths = tuple(each.path for each in stack)
-            differ = [
-                mark
-                for mark in stack[0].marks
-                if len({other[0].marks[mark] for other in stacks}) > 1
-            ]
-            # the mark that separates the series' stacks
-            label = stack[0].marks[differ[0]] if differ else ""
-            label = f"{differ[0]}_{label}" if differ and differ[0] != "plane" else label
-            parts = [
-                text_of(dataset, "SeriesNumber"),
-                words or "series",
-                label if label.isprintable() else "",
-            ]
-            name = "-".join(
-                filter(
-                    None, (re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts)
-                )
-            )
+            name = _series_name(dataset, stack, stacks)
             if len(paths) == 1:
                 scans.append(Scan(paths[0], paths, paths[0].name))
-            else:
-                named[name] += 1
-                scans.append(
-                    Scan(folder, paths, f"{name}-{named[name]}" if named[name] > 1 else name)
-                )
+                continue
+            counts[name] += 1
+            if counts[name] > 1:
+                name = f"{name}-{counts[name]}"
+            scans.append(Scan(folder, paths, name))
     return sorted(scans, key=lambda scan: natural(scan.name))
+
+
+def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> str:
+    """NUMBER-DESCRIPTION of a series, with the mark that tells this stack from the others."""
+    words = (
+        shown(dataset, "SeriesDescription")
+        or shown(dataset, "ProtocolName")
+        or text_of(dataset, "Modality")
+    )
+    label = ""
+    for mark in stack[0].marks:
+        if len({other[0].marks[mark] for other in stacks}) > 1:
+            label = stack[0].marks[mark]
+            if mark != "plane":
+                label = f"{mark}_{label}"
+            break
+    if not label.isprintable():
+        label = ""
+    parts = (text_of(dataset, "SeriesNumber"), words or "series", label)
+    cleaned = [re.sub(r"[^\w.+-]+", "_", str(part)).strip("._")[:64] for part in parts]
+    return "-".join(filter(None, cleaned))

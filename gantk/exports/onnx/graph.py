@@ -146,47 +146,65 @@ def to_onnx(
     export it.
     """
     inputs = tuple(torch.from_numpy(each[: 2 if batch else 1]) for each in direction.inputs)
-    names = ("noise", "label")[: len(inputs)] if direction.samples else ("image",)
+    input_names = ("noise", "label")[: len(inputs)] if direction.samples else ("image",)
+    axis_names = {0: "batch"} if batch else {}
     free = {0: torch.export.Dim("batch", min=1, max=4096)} if batch else {}
     if sizes:
         step = sizes["multiple"]
         least = max(2, sizes["smallest"] // step)
         most = LONGEST // step
-        named = list(enumerate(AXES[5 - inputs[0].ndim :], 2))
-        free |= {k: step * torch.export.Dim(f"side{k}", min=least, max=most) for k, _ in named}
+        for axis, name in enumerate(AXES[5 - inputs[0].ndim :], 2):
+            free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)
+            axis_names[axis] = name
     shapes = tuple({k: axis for k, axis in free.items() if k < each.ndim} for each in inputs)
+    model = _exported(network, inputs, input_names, shapes)
+    _remove_notes(model)
+    # "batch", "height", "width" in place of numbers
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in axis_names.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    return model
+
+
+def _exported(network: nn.Module, inputs: tuple, input_names: tuple, shapes: tuple) -> Any:
+    """The network as torch exports it; UserError where it cannot."""
     hooks = nn.modules.module._global_buffer_registration_hooks
     before = set(hooks)
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
-            options = {"dynamo": True, "opset_version": OPSET, "verbose": False}
             written = torch.onnx.export(
-                program, (), input_names=names, output_names=["translated"], **options
+                program,
+                (),
+                input_names=input_names,
+                output_names=["translated"],
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
             )
-        model = written.model_proto
+        return written.model_proto
     except Exception as error:  # export can raise any exception of the network's code
         # left by torch.export; it would break every later torch.compile
-        for left in set(hooks) - before:
-            del hooks[left]
+        for hook in set(hooks) - before:
+            del hooks[hook]
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         what = (
             "the translation is more than a pass through networks, or they cannot be traced:"
             f" {lines[0][:200]}"
         )
         raise UserError(what, remedy="translate with the run folder itself") from error
-    # source lines with this machine's paths, and inner shapes
-    for graph in (model.graph, *model.functions):
-        del graph.value_info[:], model.metadata_props[:]
-        notes = (*graph.input, *graph.output, *graph.initializer) if graph is model.graph else ()
-        for thing in (graph, *graph.node, *notes):
-            thing.doc_string = ""
-            del thing.metadata_props[:]
-    # "batch", "height", "width" in place of numbers
-    for value in (*model.graph.input, *model.graph.output):
-        for axis, name in [(0, "batch")] * batch + (named if sizes else []):
-            value.type.tensor_type.shape.dim[axis].dim_param = name
-    return model
+
+
+def _remove_notes(model: Any) -> None:
+    """Remove source lines with this machine's paths, and inner shapes."""
+    graph = model.graph
+    parts = [*graph.input, *graph.output, *graph.initializer]
+    for each in (graph, *model.functions):
+        del each.value_info[:], each.metadata_props[:]
+        parts += [each, *each.node]
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 class AxisByAxis(nn.Module):

@@ -198,52 +198,38 @@ def of_run(
     entries on the run.
     """
     from gantk.inference.translator import Translator
-    from gantk.metrics.references import OTHER, RealImages, windows
+    from gantk.metrics.references import RealImages, windows
     from gantk.runs.folder import Run
     from gantk.runs.models import data_of, find_model
 
     model = Translator.load(Run.open(find_model(run, say)).path, device)
     if model.packed is not None:
-        raise UserError(
-            f"'{run}' is packed, without images",
-            where="RUN",
-            remedy="translate yours: --real and --fake",
-        )
-    method = model.method
+        what = f"'{run}' is packed, without images"
+        raise UserError(what, where="RUN", remedy="translate yours: --real and --fake")
     data = data_of(model.run, model.model.data, type(model.method))
-    directions = method.directions()
     reals = RealImages(data, "cpu")
-    if directions or to not in (None, model.model.data.domains[0]):
-        letter = model.domain(to)
-    else:
-        letter = method.reads[0]
-    source = OTHER[letter] if directions else letter
-    sides = (reals.records(split, side) for side in (letter, source))
-    couples = [(pair[letter], pair[source]) for pair in data.pairs(split)] or [
-        *zip(*sides, strict=False)
-    ]
+    letter, source = _letters(model, to)
+    couples = [(pair[letter], pair[source]) for pair in data.pairs(split)]
+    if not couples:
+        couples = [*zip(reals.records(split, letter), reals.records(split, source), strict=False)]
     patients = [record.subject or record.key for record, _ in couples]
     records, sources = zip(*chosen(couples, patients, pairs, rng, f"the {split} set"), strict=True)
-    if directions:  # one at a time: post-steps take several for the slices of a volume
-        network = model.pipeline(letter).run
-        made = [
-            data.centre(image.new_tensor(network(image[None].numpy())))[0]
-            for image in reals.seen(sources)
-        ]
+    if letter == source:
+        made = _sampled(model, letter, records, rng)
     else:
-        labels = [record.label if method.conditional else None for record in records]
-        made = [model.sample(1, int(rng.integers(2**31)), label)[0] for label in labels]
-        made = list(map(model.intensity[letter].forward, made))
+        made = _translated(model, data, letter, reals.seen(sources))
     real = windows(reals.shown(records), tuple(made[0].shape[1:]))
+
     names = model.contrasts(letter)
     first = model.part(letter, to).start or 0  # of several contrasts one is shown; or all colours
-    shown = slice(first, first + 1) if names[1:] else slice(None)
+    shown = slice(first, first + 1) if len(names) > 1 else slice(None)
     images = np.stack([[plane(image[shown]) for image in each] for each in (real, made)], axis=1)
-    origins = [{"made": source.key} if directions else {} for source in sources]
-    cases = [
-        {"patient": one.subject, "real": one.key} | made
-        for one, made in zip(records, origins, strict=True)
-    ]
+    cases = []
+    for record, origin in zip(records, sources, strict=True):
+        case = {"patient": record.subject, "real": record.key}
+        if letter != source:
+            case["made"] = origin.key
+        cases.append(case)
     about = {
         "run": str(model.run.path),
         "step": int(model.checkpoint.name[5:]),
@@ -251,6 +237,44 @@ def of_run(
         "target": names[first],
     }
     return cases, grays(images, *data.range), about
+
+
+def _letters(model: Any, to: str | None) -> tuple[str, str]:
+    """The domain that is shown, and the one that its images are made from; the same if they are
+    made from noise.
+    """
+    from gantk.inference.frame import OTHER
+
+    directions = model.method.directions()
+    if directions:
+        letter = model.domain(to)
+        return letter, OTHER[letter]
+    if to not in (None, model.model.data.domains[0]):
+        model.domain(to)  # raises
+    letter = model.method.reads[0]
+    return letter, letter
+
+
+def _translated(model: Any, data: Any, letter: str, inputs: Any) -> list[Any]:
+    """Translations of network inputs, one at a time: post-steps take several for the slices of a
+    volume.
+    """
+    network = model.pipeline(letter).network
+    made = []
+    for image in inputs:
+        output = image.new_tensor(network(image[None].numpy()))
+        made.append(data.centre(output)[0])
+    return made
+
+
+def _sampled(model: Any, letter: str, records: Sequence[Any], rng: Any) -> list[Any]:
+    """Images from noise, of the classes of the records where the method knows classes."""
+    made = []
+    for record in records:
+        label = record.label if model.method.conditional else None
+        image = model.sample(1, int(rng.integers(2**31)), label)[0]
+        made.append(model.intensity[letter].forward(image))
+    return made
 
 
 def plane(pixels: np.ndarray) -> np.ndarray:
