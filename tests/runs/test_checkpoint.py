@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import Toy
+from toy_method import Toy
 
 from gantk import resume, run
 from gantk.errors import UserError

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_evaluation import CPU, Samples, scorer_of
+from scorers import CPU, Samples, scorer_of
 from tiny import TINY
 
 import gantk

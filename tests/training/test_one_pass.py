@@ -5,7 +5,7 @@ device waits for.
 import kornia.geometry  # noqa: F401  (its first import copies tensors from the host)
 import pytest
 import torch
-from test_contracts import METHODS, MUNIT
+from method_options import METHODS, MUNIT
 
 from gantk.method import Batch, Geometry, Method
 from gantk.testing.recorded import host_reads

@@ -2,30 +2,25 @@
 batch.
 """
 
-import copy
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny import TINY
+from scorers import Keeps, Samples, scorer_of
 
-from gantk.data.dataset import Data
 from gantk.data.intensity import Percentile
 from gantk.data.preparation import Record
 from gantk.errors import UserError
-from gantk.machine.runtime import Runtime
-from gantk.method import Geometry, Method
-from gantk.metrics.evaluate import SampleBatch, Scorer, alarms
+from gantk.method import Method
+from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.references import units_of
 from gantk.metrics.verdict import summary_lines
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Part, bind_or_raise
-from gantk.recipe.load import load_recipe
+from gantk.plugin.spec import bind_or_raise
 from gantk_parts.ct.intensity import Window
 
-CPU = Runtime(torch.device("cpu"), "fp32", False)
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}
 QUICK = {"name": "classification", "backbone": "small", "steps": 5, "side": 16}
 
@@ -37,14 +32,6 @@ class Translates(Method):
         return image * 0.9 + 0.05
 
 
-class Keeps(Method):
-    """Gives the slice back that it is asked about, without its neighbours."""
-
-    def translate(self, image, to):
-        assert image.shape[1] == self.geometry.channels["a" if to == "b" else "b"]
-        return image
-
-
 class Breaks(Translates):
     """Divides by zero in one pixel of the first image."""
 
@@ -52,21 +39,6 @@ class Breaks(Translates):
         made = super().translate(image, to).clone()
         made[0, 0, 0, 0] = torch.nan
         return made
-
-
-class Samples(Method):
-    """Blurred noise around a bright middle; with classes a corner says which."""
-
-    reads = ("image",)
-    alike = False
-
-    def sample(self, n, seed, labels=None):
-        rng = torch.Generator().manual_seed(seed)
-        shape = (n, self.geometry.channels["image"], *self.geometry.size)
-        images = torch.rand(shape, generator=rng) * 1.6 - 0.8
-        if labels is not None:
-            images[:, :, :4, :4] = labels.float()[:, None, None, None]
-        return images[:1].expand(shape).clone() if self.alike else images
 
 
 class Conditional(Samples):
@@ -89,35 +61,6 @@ class Brighten:
 
     def __call__(self, images, examples):
         return images + 0.1 + 0 * examples(2).mean()
-
-
-def scorer_of(method: type, *metrics, source=None, evaluate=None, post=(), **data) -> Scorer:
-    """A scorer of the tiny phantom recipe, with the tables changed, and a method that has learned
-    nothing.
-    """
-    tables = copy.deepcopy(TINY)
-    noise = issubclass(method, Samples)
-    tables["data"] |= ({"domains": ["T1"]} if noise else {}) | data
-    source = (
-        tables["data"]["source"] | ({"subjects": 10, "slices": 3} if noise else {}) | (source or {})
-    )
-    tables["data"]["source"] = {key: value for key, value in source.items() if value is not None}
-    chosen = {"metrics": list(metrics)} if metrics else {}
-    tables["evaluate"] = (
-        {"samples": 2} | ({"images": 20} if noise else {}) | chosen | (evaluate or {})
-    )
-    model = load_recipe(tables).check()
-    model = model.model_copy(
-        update={"post": [Part("post", each.__name__, each, {}) for each in post]}
-    )
-    held = Data(model.data, method)
-    size = model.data.patch or model.data.size
-    return Scorer(
-        model,
-        held,
-        method(Geometry(model.data.dims, size, held.channels, held.classes, held.range)),
-        CPU,
-    )
 
 
 def lines_of(result: dict) -> str:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_evaluation import Keeps, scorer_of
+from scorers import Keeps, scorer_of
 
 from gantk.data.dataset import Data, records_of
 from gantk.data.preparation import Record

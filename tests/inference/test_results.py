@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from tiny import ROOT
 
 from gantk import api
 from gantk.data.intensity import Percentile
@@ -290,7 +291,7 @@ def test_names_that_no_disk_holds_are_told_before_anything_is_computed(tmp_path,
 
 
 def test_the_independent_scorer_knows_a_volume_in_any_order_of_axes(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from score_volumes import score
 
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from test_contracts import METHODS
+from method_options import METHODS
 from torch import nn
 
 from gantk.errors import GantkError
