@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gantk import timm_model
 from gantk.errors import UserError
-from gantk.metrics.features import PASS, middle_slices
+from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import ImageGroup, Score, chosen, halves
 from gantk.plugin.spec import Count, Seed
@@ -88,13 +88,16 @@ class Judge:
         with torch.autocast(pictures.device.type, enabled=False):
             network = trained(make, loss, self.steps, self.seed, optimizer)
             with torch.no_grad():
-                parts = [network(part).softmax(1) for part in self._pictures(asked).split(PASS)]
+                parts = [
+                    network(part).softmax(1)
+                    for part in self._pictures(asked).split(IMAGES_PER_PASS)
+                ]
         return torch.cat(parts).double().cpu().numpy()
 
     def _pictures(self, images: Tensor) -> Tensor:
         """Resize and scale images to (N, channels, side, side), about -1 to 1."""
         pictures = []
-        for part in images.split(PASS):
+        for part in images.split(IMAGES_PER_PASS):
             part = 2 * part.float() / self.data_range - 1
             views = middle_slices(part) if images.ndim == 5 else [part]
             sized = [
